@@ -1,0 +1,175 @@
+//! `volley demo`: real data into a cluster of three nodes, fetched in parallel, checked, and fetched again
+//! without one of the nodes.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::StreamExt;
+use tpchgen::generators::LineItemGenerator;
+use tpchgen_arrow::LineItemArrow;
+use volley_common::client::{Client, FetchOptions, PutOutcome};
+use volley_common::options::Options;
+use volley_common::{Error, Result, TableName};
+
+use super::dev::DevCluster;
+use crate::args::{Demo, Dev};
+use crate::output::{count, line, size};
+use crate::threads;
+use checksum::{Checksum, Summed};
+
+mod checksum;
+
+const NODES: u16 = 3;
+const SHARDS: u32 = 6;
+/// Rows of a generated batch: about 1.2 MB.
+const BATCH_ROWS: usize = 8192;
+
+/// Runs the demonstration; an error if any check fails.
+pub async fn run(demo: &Demo) -> Result<()> {
+    let started = Instant::now();
+    let dev = Dev { nodes: NODES, coordinators: 1, port: 0, data_dir: None };
+    let mut cluster = DevCluster::start(&dev).await?;
+    step(started, format!("cluster of 1 coordinator and {NODES} nodes at {}", cluster.address))?;
+    let result = steps(demo, &mut cluster).await;
+    let address = cluster.address.clone();
+    if result.is_ok() {
+        line(format!("\nAll checks passed in {:.1} s.", started.elapsed().as_secs_f64()))?;
+        line(next(&address, demo.keep))?;
+        if demo.keep {
+            cluster.wait().await?;
+        }
+    }
+    cluster.shutdown().await;
+    result
+}
+
+async fn steps(demo: &Demo, cluster: &mut DevCluster) -> Result<()> {
+    let client = Client::connect(&cluster.address).await?;
+    let name: TableName = "lineitem".parse()?;
+    let source = put(&client, &name, demo.scale).await?;
+    let nodes = fetch(&client, &name, &source, "fetched").await?;
+
+    let stopped = nodes.into_iter().next().ok_or_else(|| Error::internal("no node sent rows"))?;
+    let started = Instant::now();
+    cluster.stop_node(&stopped).await?;
+    step(started, format!("stopped the node at {stopped}"))?;
+    let nodes = fetch(&client, &name, &source, "fetched again from the other holders").await?;
+    if nodes.contains(&stopped) {
+        return Err(Error::internal(format!("{stopped} is stopped and yet sent rows")));
+    }
+    Ok(())
+}
+
+/// Generates lineitem and puts it on the way; what the source was.
+async fn put(client: &Client, name: &TableName, scale: f64) -> Result<Summed> {
+    let started = Instant::now();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let batches = threads::read(move |emit| {
+        let mut checksum = Checksum::new(&LineItemArrow::schema_ref())?;
+        let generator = LineItemGenerator::new(scale, 1, 1);
+        for batch in LineItemArrow::new(generator).with_batch_size(BATCH_ROWS) {
+            let batch = batch.map_err(|e| Error::internal(format!("generating lineitem: {e}")))?;
+            checksum.add(&batch)?;
+            emit(batch)?;
+        }
+        let _ = tell.send(checksum.sum());
+        Ok(())
+    });
+    let options = Options { shard_by: Some(vec!["l_orderkey".into()]), shards: Some(SHARDS), ..Options::default() };
+    let outcome = client.put(name, &options, LineItemArrow::schema_ref(), batches).await?;
+    let source = told.await.map_err(|_| Error::internal("the generator broke off"))?;
+    show_put(started, &source, &outcome)?;
+    check("rows that were put", outcome.rows, source.rows)?;
+    Ok(source)
+}
+
+fn show_put(started: Instant, source: &Summed, outcome: &PutOutcome) -> Result<()> {
+    let rate = rate(started, source.bytes);
+    let (rows, bytes) = (count(source.rows as i64), size(outcome.bytes as i64));
+    step(
+        started,
+        format!(
+            "generated and put TPC-H lineitem: {rows} rows, {bytes} in {} parts by l_orderkey, {rate}, version {}",
+            outcome.parts, outcome.version
+        ),
+    )
+}
+
+/// Fetches everything and compares it with the source; the nodes that sent it.
+async fn fetch(client: &Client, name: &TableName, source: &Summed, verb: &str) -> Result<BTreeSet<String>> {
+    let started = Instant::now();
+    let mut fetch = client.get(name, &Options::default(), FetchOptions::default()).await?;
+    let endpoints = fetch.info.endpoint.len();
+    let mut nodes = BTreeSet::new();
+    let (queue, summing) = summer(fetch.schema.clone());
+    while let Some(fetched) = fetch.next().await {
+        let fetched = fetched?;
+        nodes.insert(fetched.from.to_string());
+        // A closed queue: the thread ended, and its result says why.
+        if queue.send(fetched.batch).await.is_err() {
+            break;
+        }
+    }
+    drop(queue);
+    let got = summing.await.map_err(|_| Error::internal("the checksum's thread broke off"))??;
+    let (rows, rate) = (count(got.rows as i64), rate(started, source.bytes));
+    step(started, format!("{verb}: {rows} rows, {rate}, {endpoints} endpoints in parallel, {} nodes", nodes.len()))?;
+    check("rows", got.rows, source.rows)?;
+    check("checksums over all columns", got.sum, source.sum)?;
+    line(format!("         same rows, same checksum {:016x}", got.sum))?;
+    Ok(nodes)
+}
+
+type Summing = tokio::task::JoinHandle<Result<Summed>>;
+
+/// A thread that sums batches, so that the fetch need not wait for it.
+fn summer(schema: SchemaRef) -> (tokio::sync::mpsc::Sender<RecordBatch>, Summing) {
+    let (queue, mut queued) = tokio::sync::mpsc::channel::<RecordBatch>(8);
+    let thread = tokio::task::spawn_blocking(move || {
+        let mut checksum = Checksum::new(&schema)?;
+        while let Some(batch) = queued.blocking_recv() {
+            checksum.add(&batch)?;
+        }
+        Ok(checksum.sum())
+    });
+    (queue, thread)
+}
+
+fn check(what: &str, got: u64, wanted: u64) -> Result<()> {
+    if got == wanted {
+        return Ok(());
+    }
+    Err(Error::data_loss(format!("{what} differ: the source has {wanted}, the cluster gave {got}")))
+}
+
+fn step(started: Instant, text: String) -> Result<()> {
+    line(format!("{:6.2} s {text}", started.elapsed().as_secs_f64()))
+}
+
+fn rate(started: Instant, bytes: u64) -> String {
+    let megabytes = bytes as f64 / 1e6;
+    format!("{megabytes:.0} MB at {:.0} MB/s", megabytes / started.elapsed().as_secs_f64().max(1e-9))
+}
+
+fn next(address: &str, kept: bool) -> String {
+    let (first, address) = if kept {
+        ("The cluster goes on running until Ctrl-C. In Python (pip install pyarrow):", address)
+    } else {
+        (
+            "Next: run `cargo run --release -p volley -- demo --keep`, which leaves the cluster running at the address it prints; in Python (pip install pyarrow):",
+            address,
+        )
+    };
+    format!(
+        r#"
+{first}
+
+    import pyarrow.flight as flight
+    client = flight.connect("{address}")
+    info = client.get_flight_info(flight.FlightDescriptor.for_path("lineitem"))
+    print(info.total_records, "rows at", [e.locations for e in info.endpoints])
+    table = client.do_get(flight.Ticket(b'{{"table": "lineitem", "columns": ["l_orderkey", "l_comment"], "limit": 1000}}')).read_all()"#
+    )
+}

@@ -1,0 +1,114 @@
+//! `volley get`: into a file that appears when it is whole, or the first rows on the screen.
+
+use std::path::Path;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::util::pretty::pretty_format_batches_with_schema;
+use futures::{StreamExt, TryStreamExt};
+use indicatif::ProgressBar;
+use serde_json::json;
+use volley_common::client::{Client, Fetch, FetchOptions};
+use volley_common::options::Options;
+use volley_common::{Error, Result};
+
+use crate::args::Get;
+use crate::formats::{self, Format};
+use crate::threads::Writer;
+use crate::{output, progress};
+
+/// Rows shown when nobody says how many.
+const SHOWN: u64 = 20;
+
+/// Fetches the table into the file, or shows its first rows.
+pub async fn run(get: &Get, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    match &get.output {
+        Some(path) => {
+            let format = match get.format {
+                Some(format) => format,
+                None => Format::of(path)?,
+            };
+            to_file(&connect().await?, get, path, format, json).await
+        }
+        None => to_screen(&connect().await?, get, json).await,
+    }
+}
+
+fn options(get: &Get, limit: Option<u64>) -> Options {
+    Options { columns: get.columns.clone(), version: get.version, limit, ..Options::default() }
+}
+
+fn how(get: &Get) -> FetchOptions {
+    FetchOptions { streams: get.streams.into(), ..FetchOptions::default() }
+}
+
+async fn to_file(client: &Client, get: &Get, path: &Path, format: Format, json: bool) -> Result<()> {
+    let started = Instant::now();
+    let fetch = client.get(&get.name, &options(get, get.limit), how(get)).await?;
+    let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
+    let rows = write_all(fetch, path, format, &bar).await;
+    bar.finish_and_clear();
+    let (rows, seconds) = (rows?, started.elapsed().as_secs_f64());
+    let bytes = std::fs::metadata(path).map_err(|e| formats::io_error(path, &e))?.len();
+    if json {
+        let table = get.name.to_string();
+        return output::json(
+            &json!({ "table": table, "file": path, "rows": rows, "bytes": bytes, "seconds": seconds }),
+        );
+    }
+    let (rows, size) = (output::plural(rows as i64, "row"), output::size(bytes as i64));
+    output::line(format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display()))
+}
+
+/// Rows written. The file is kept only if the whole fetch came.
+async fn write_all(mut fetch: Fetch, path: &Path, format: Format, bar: &ProgressBar) -> Result<u64> {
+    let (target, schema) = (path.to_path_buf(), fetch.schema.clone());
+    let writer = Writer::start(move || formats::create(&target, format, &schema));
+    let mut rows = 0;
+    while let Some(fetched) = fetch.next().await {
+        let batch = fetched?.batch;
+        rows += batch.num_rows() as u64;
+        bar.inc(batch.num_rows() as u64);
+        if !writer.write(batch).await {
+            break;
+        }
+    }
+    writer.finish().await?;
+    Ok(rows)
+}
+
+async fn to_screen(client: &Client, get: &Get, json: bool) -> Result<()> {
+    let limit = get.limit.unwrap_or(SHOWN);
+    let fetch = client.get(&get.name, &options(get, Some(limit)), how(get)).await?;
+    let schema = fetch.schema.clone();
+    let batches: Vec<RecordBatch> = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
+    if json {
+        return rows_as_json(&batches);
+    }
+    show(&schema, &batches)?;
+    let shown: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
+    if shown == limit && get.limit.is_none() {
+        output::line(format!("the first {shown} rows; --limit N shows more, -o FILE writes all"))?;
+    }
+    Ok(())
+}
+
+fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+    let text = pretty_format_batches_with_schema(schema.clone(), batches)
+        .map_err(|e| Error::unimplemented(format!("the rows cannot be shown ({e}): use -o FILE")))?;
+    output::line(text)
+}
+
+fn rows_as_json(batches: &[RecordBatch]) -> Result<()> {
+    let fail = |e| Error::unimplemented(format!("the rows cannot be shown as JSON ({e}): use -o FILE"));
+    let mut writer = arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
+    for batch in batches {
+        writer.write(batch).map_err(fail)?;
+    }
+    writer.finish().map_err(fail)?;
+    let text = String::from_utf8_lossy(&writer.into_inner()).into_owned();
+    if text.is_empty() { Ok(()) } else { output::line(text.trim_end()) }
+}

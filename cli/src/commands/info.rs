@@ -1,0 +1,70 @@
+//! `volley info`.
+
+use arrow::datatypes::SchemaRef;
+use arrow_flight::{FlightEndpoint, FlightInfo};
+use serde_json::{Value, json};
+use volley_common::client::Client;
+use volley_common::client::address::{Target, target};
+use volley_common::ipc::schema::parse_schema;
+use volley_common::options::Options;
+use volley_common::{Result, TableName};
+
+use super::ls;
+use crate::output::{self, count, size};
+
+/// Endpoints that people get to see; machines get all.
+const SHOWN: usize = 20;
+
+/// Shows a table's schema, size and endpoints.
+pub async fn run(client: &Client, name: &TableName, json: bool) -> Result<()> {
+    let info = client.info(name, &Options::default()).await?;
+    let schema = parse_schema(&info.schema)?;
+    if json { output::json(&describe(&info, &schema)) } else { show(name, &info, &schema) }
+}
+
+fn describe(info: &FlightInfo, schema: &SchemaRef) -> Value {
+    let mut value = ls::describe(info);
+    let columns = schema.fields().iter().map(
+        |field| json!({ "name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable() }),
+    );
+    value["columns"] = columns.collect();
+    value["endpoints"] = info.endpoint.iter().map(|endpoint| json!({ "holders": holders(endpoint) })).collect();
+    value
+}
+
+fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
+    let mut facts = output::table(&[]);
+    facts.add_row(["table", &name.to_string()]);
+    facts.add_row(["version", &ls::version(info).map_or("?".into(), |v| v.to_string())]);
+    facts.add_row(["rows", &count(info.total_records)]);
+    facts.add_row(["size", &size(info.total_bytes)]);
+    facts.add_row(["order", if info.ordered { "as put" } else { "by key" }]);
+    output::line(facts)?;
+
+    let mut columns = output::table(&["column", "type", "null"]);
+    for field in schema.fields() {
+        let null = if field.is_nullable() { "yes" } else { "no" };
+        columns.add_row([field.name(), &field.data_type().to_string(), null]);
+    }
+    output::line(columns)?;
+
+    let mut endpoints = output::table(&["endpoint", "holders"]);
+    for (index, endpoint) in info.endpoint.iter().take(SHOWN).enumerate() {
+        endpoints.add_row([&index.to_string(), &holders(endpoint).join(", ")]);
+    }
+    output::line(endpoints)?;
+    match info.endpoint.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => output::line(format!("and {more} more endpoints")),
+        _ => Ok(()),
+    }
+}
+
+/// Where an endpoint can be had: `HOST:PORT`.
+fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
+    let members = endpoint.location.iter().filter_map(|location| match target(&location.uri) {
+        Some(Target::Origin) => None,
+        Some(Target::Member(address)) => Some(address),
+        None => Some(location.uri.clone()),
+    });
+    members.collect()
+}

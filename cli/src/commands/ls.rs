@@ -1,0 +1,66 @@
+//! `volley ls`.
+
+use arrow_flight::FlightInfo;
+use serde_json::{Value, json};
+use volley_common::Result;
+use volley_common::client::Client;
+use volley_common::ipc::schema::parse_schema;
+use volley_common::options::TableRequest;
+
+use crate::output::{self, count, size};
+
+/// Lists the tables whose names begin with `prefix`.
+pub async fn run(client: &Client, prefix: &str, json: bool) -> Result<()> {
+    let flights = client.list(prefix).await?;
+    if json {
+        return output::json(&Value::Array(flights.iter().map(describe).collect()));
+    }
+    if flights.is_empty() {
+        return output::line("no tables");
+    }
+    let mut table = output::table(&["table", "version", "rows", "size", "columns", "order"]);
+    for info in &flights {
+        let version = version(info).map_or(String::new(), |v| v.to_string());
+        let order = if info.ordered { "as put" } else { "by key" };
+        table.add_row([
+            &name(info),
+            &version,
+            &count(info.total_records),
+            &size(info.total_bytes),
+            &columns(info),
+            order,
+        ]);
+    }
+    output::right(&mut table, &[1, 2, 3, 4]);
+    output::line(table)
+}
+
+/// A table as machines read it.
+pub fn describe(info: &FlightInfo) -> Value {
+    json!({
+        "table": name(info),
+        "version": version(info),
+        "rows": info.total_records,
+        "bytes": info.total_bytes,
+        "ordered": info.ordered,
+    })
+}
+
+/// The table's name, however its descriptor gives it.
+pub fn name(info: &FlightInfo) -> String {
+    let Some(descriptor) = &info.flight_descriptor else { return "?".into() };
+    match TableRequest::from_descriptor(descriptor, &Default::default()) {
+        Ok(request) => request.name.to_string(),
+        Err(_) => descriptor.to_string(),
+    }
+}
+
+/// The version that the info's metadata names: a number, or JSON with one.
+pub fn version(info: &FlightInfo) -> Option<u64> {
+    let value: Value = serde_json::from_slice(&info.app_metadata).ok()?;
+    value.as_u64().or_else(|| value.get("version")?.as_u64())
+}
+
+fn columns(info: &FlightInfo) -> String {
+    parse_schema(&info.schema).map_or("?".into(), |schema| schema.fields().len().to_string())
+}

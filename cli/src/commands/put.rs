@@ -1,0 +1,158 @@
+//! `volley put`: all files are one write, so one version of the table.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use indicatif::ProgressBar;
+use volley_common::client::{Client, PutOutcome};
+use volley_common::ipc::schema::check_appendable;
+use volley_common::options::Options;
+use volley_common::{Error, Result};
+
+use crate::args::Put;
+use crate::formats::{self, Format};
+use crate::threads::{self, Emit};
+use crate::{output, progress};
+
+/// The files of a put: checked to be there and to fit each other.
+struct Files {
+    files: Vec<(PathBuf, Format)>,
+    schema: SchemaRef,
+    bytes: u64,
+}
+
+/// Reads the files into the table.
+pub async fn run(put: &Put, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    let (paths, format, infer_rows) = (put.files.clone(), put.format, put.infer_rows as usize);
+    // The files first: their mistakes need no cluster.
+    let files = tokio::task::spawn_blocking(move || Files::check(&paths, format, infer_rows))
+        .await
+        .map_err(|_| Error::internal("checking the files broke off"))??;
+    let client = connect().await?;
+    let bar = progress::bytes(&put.table.to_string(), files.bytes);
+    let started = Instant::now();
+    let schema = files.schema.clone();
+    let reader = bar.clone();
+    let batches = threads::read(move |emit| files.read(&reader, emit));
+    let outcome = client.put(&put.table, &options(put), schema, batches).await;
+    bar.finish_and_clear();
+    report(&outcome?, started.elapsed().as_secs_f64(), json)
+}
+
+fn report(outcome: &PutOutcome, seconds: f64, json: bool) -> Result<()> {
+    if json {
+        let value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
+        return output::json(&value);
+    }
+    output::line(format!(
+        "{}: version {}, {}, {} in {}, {seconds:.1} s",
+        outcome.table,
+        outcome.version,
+        output::plural(outcome.rows as i64, "row"),
+        output::size(outcome.bytes as i64),
+        output::plural(outcome.parts.into(), "part"),
+    ))
+}
+
+fn options(put: &Put) -> Options {
+    Options {
+        mode: Some(put.mode.into()),
+        shards: put.shards,
+        shard_by: put.shard_by.clone(),
+        replicas: put.replicas,
+        compression: put.compression.map(Into::into),
+        write_id: put.write_id.clone(),
+        ..Options::default()
+    }
+}
+
+impl Files {
+    fn check(paths: &[PathBuf], format: Option<Format>, infer_rows: usize) -> Result<Files> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut bytes = 0;
+        let mut first: Option<(&Path, SchemaRef)> = None;
+        for path in paths {
+            let format = match format {
+                Some(format) => format,
+                None => Format::of(path)?,
+            };
+            let schema = formats::schema(path, format, infer_rows)?;
+            bytes += std::fs::metadata(path).map_err(|e| formats::io_error(path, &e))?.len();
+            match &first {
+                None => first = Some((path, schema)),
+                Some((first, wanted)) => fits(format, wanted, &schema)
+                    .map_err(|e| e.at(format!("{} does not fit {}", path.display(), first.display())))?,
+            }
+            files.push((path.clone(), format));
+        }
+        let (_, schema) = first.ok_or_else(|| Error::invalid("no files were named"))?;
+        Ok(Files { files, schema, bytes })
+    }
+
+    /// Every batch of every file, in order.
+    fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
+        for (path, format) in &self.files {
+            for batch in formats::open(path, *format, self.schema.clone(), bar.clone())? {
+                let batch = batch.map_err(|e| read_error(path, *format, e))?;
+                emit(with_schema(batch, &self.schema).map_err(|e| formats::file_error(path, e))?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error of reading rows; of text, with what decided the types.
+fn read_error(path: &Path, format: Format, error: ArrowError) -> Error {
+    let mut error = formats::file_error(path, error);
+    if matches!(format, Format::Csv | Format::Tsv | Format::Jsonl) {
+        error.message += " (types are inferred from the first rows of the first file: more of them with --infer-rows)";
+    }
+    error
+}
+
+/// A text file is read by the first file's types, so only its columns must be the same; the others'
+/// schemas must be.
+fn fits(format: Format, wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+    match format {
+        Format::Csv | Format::Tsv => same_names(wanted, schema),
+        Format::Jsonl => known_names(wanted, schema),
+        _ => check_appendable(wanted, schema),
+    }
+}
+
+fn same_names(wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+    for (index, field) in wanted.fields().iter().enumerate() {
+        match schema.fields().get(index) {
+            Some(other) if other.name() == field.name() => {}
+            Some(other) => {
+                let (other, field) = (other.name(), field.name());
+                return Err(Error::invalid(format!("column {} is {other:?} instead of {field:?}", index + 1)));
+            }
+            None => return Err(Error::invalid(format!("the column {:?} is missing", field.name()))),
+        }
+    }
+    match schema.fields().get(wanted.fields().len()) {
+        Some(extra) => Err(Error::invalid(format!("the column {:?} is too many", extra.name()))),
+        None => Ok(()),
+    }
+}
+
+fn known_names(wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+    match schema.fields().iter().find(|field| wanted.field_with_name(field.name()).is_err()) {
+        Some(extra) => Err(Error::invalid(format!("the key {:?} is not in the first file", extra.name()))),
+        None => Ok(()),
+    }
+}
+
+/// The same rows under the first file's schema (its metadata may differ).
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if Arc::ptr_eq(&batch.schema(), schema) {
+        return Ok(batch);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
+}

@@ -1,0 +1,236 @@
+//! Every format: what is written is read back, as far as the format can say it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit};
+use tempfile::TempDir;
+
+use super::*;
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn with(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::fs::read_dir(self.0.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn write(path: &Path, batches: &[RecordBatch]) -> Result<()> {
+    let mut sink = create(path, Format::of(path)?, &batches[0].schema())?;
+    for batch in batches {
+        sink.write(batch)?;
+    }
+    sink.finish()
+}
+
+fn read(path: &Path) -> Result<RecordBatch> {
+    let format = Format::of(path)?;
+    read_as(path, schema(path, format, 100)?)
+}
+
+fn read_as(path: &Path, schema: SchemaRef) -> Result<RecordBatch> {
+    let bar = ProgressBar::hidden();
+    let batches: Vec<_> = open(path, Format::of(path)?, schema.clone(), bar)?
+        .collect::<Result<_, _>>()
+        .map_err(|e| file_error(path, e))?;
+    concat_batches(&schema, &batches).map_err(|e| file_error(path, e))
+}
+
+/// Columns that every format can hold, with a null in each.
+fn simple() -> RecordBatch {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)]))),
+        ("x", Arc::new(Float64Array::from(vec![Some(0.5), Some(-1.25), None]))),
+        ("b", Arc::new(BooleanArray::from(vec![None, Some(true), Some(false)]))),
+        ("w", Arc::new(StringArray::from(vec![Some("a,\"b\""), None, Some("grüß\ngott")]))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()
+}
+
+/// Types that only the binary formats keep.
+fn rich() -> RecordBatch {
+    let decimals = Decimal128Array::from(vec![Some(12345), None]).with_precision_and_scale(12, 2).unwrap();
+    let times = TimestampMicrosecondArray::from(vec![None, Some(7)]).with_timezone("Europe/Berlin");
+    let words: DictionaryArray<Int32Type> = vec![Some("x"), Some("y")].into_iter().collect();
+    let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1), None]), None]);
+    let inner = Arc::new(Field::new("i", DataType::Int8, true));
+    let structs = StructArray::from(vec![(inner, Arc::new(Int8Array::from(vec![Some(1), None])) as ArrayRef)]);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("day", Arc::new(Date32Array::from(vec![Some(9000), None]))),
+        ("money", Arc::new(decimals)),
+        ("time", Arc::new(times)),
+        ("words", Arc::new(words)),
+        ("lists", Arc::new(lists)),
+        ("structs", Arc::new(structs)),
+        ("bytes", Arc::new(BinaryArray::from(vec![Some(&b"\xff"[..]), None]))),
+        ("view", Arc::new(StringViewArray::from(vec![Some("longer than twelve bytes"), None]))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()
+}
+
+#[test]
+fn every_format_keeps_simple_columns_and_nulls() {
+    let folder = Folder::new();
+    for name in ["t.parquet", "t.csv", "t.tsv", "t.arrow", "t.feather", "t.arrows", "t.jsonl", "t.ndjson"] {
+        let path = folder.path(name);
+        write(&path, &[simple(), simple()]).unwrap();
+        let back = read(&path).unwrap();
+        let wanted = concat_batches(&simple().schema(), &[simple(), simple()]).unwrap();
+        // JSON's inference knows no order of columns.
+        for field in wanted.schema().fields() {
+            assert_eq!(back.column_by_name(field.name()), wanted.column_by_name(field.name()), "{name} {field}");
+        }
+        assert_eq!(back.num_columns(), wanted.num_columns());
+    }
+    assert_eq!(folder.names().len(), 8, "no temporary file is left: {:?}", folder.names());
+}
+
+#[test]
+fn binary_formats_keep_every_type_and_metadata() {
+    let folder = Folder::new();
+    let schema = rich().schema();
+    let metadata = [("k".to_string(), "v".to_string())].into();
+    let rich = rich().with_schema(Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))).unwrap();
+    for name in ["t.parquet", "t.arrow", "t.arrows"] {
+        let path = folder.path(name);
+        write(&path, std::slice::from_ref(&rich)).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back.columns(), rich.columns(), "{name}");
+        assert_eq!(back.schema().fields(), rich.schema().fields(), "{name}");
+        assert_eq!(back.schema().metadata().get("k").map(String::as_str), Some("v"), "{name}");
+    }
+}
+
+#[test]
+fn text_keeps_dates_and_numbers_that_it_can_write() {
+    let folder = Folder::new();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("day", Arc::new(Date32Array::from(vec![Some(9000), None]))),
+        ("money", Arc::new(Decimal128Array::from(vec![Some(12345), None]).with_precision_and_scale(12, 2).unwrap())),
+        ("time", Arc::new(TimestampSecondArray::from(vec![Some(86_400), None]))),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
+    let path = folder.path("t.csv");
+    write(&path, std::slice::from_ref(&batch)).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "day,money,time\n1994-08-23,123.45,1970-01-02T00:00:00\n,,\n");
+    // Read by the types that were written, the values are the same; inferred, a date is still one.
+    assert_eq!(read_as(&path, batch.schema()).unwrap(), batch);
+    let inferred = read(&path).unwrap().schema();
+    assert_eq!(inferred.field(0).data_type(), &DataType::Date32);
+    assert_eq!(inferred.field(2).data_type(), &DataType::Timestamp(TimeUnit::Second, None));
+}
+
+#[test]
+fn json_keeps_nested_values() {
+    let folder = Folder::new();
+    let rich = rich().project(&[4, 5]).unwrap();
+    let path = folder.path("t.jsonl");
+    write(&path, std::slice::from_ref(&rich)).unwrap();
+    assert_eq!(read_as(&path, rich.schema()).unwrap(), rich);
+    assert!(matches!(read(&path).unwrap().schema().field_with_name("lists").unwrap().data_type(), DataType::List(_)));
+}
+
+#[test]
+fn a_table_without_rows_keeps_its_columns() {
+    let folder = Folder::new();
+    let empty = RecordBatch::new_empty(simple().schema());
+    for name in ["t.parquet", "t.csv", "t.arrow", "t.arrows"] {
+        let path = folder.path(name);
+        write(&path, std::slice::from_ref(&empty)).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back.num_rows(), 0);
+        let names: Vec<_> = back.schema().fields().iter().map(|f| f.name().clone()).collect();
+        assert_eq!(names, ["n", "x", "b", "w"], "{name}");
+    }
+}
+
+#[test]
+fn an_arrow_stream_under_a_files_name_is_read_as_what_it_is() {
+    let folder = Folder::new();
+    write(&folder.path("t.arrows"), &[simple()]).unwrap();
+    std::fs::rename(folder.path("t.arrows"), folder.path("t.arrow")).unwrap();
+    assert_eq!(read(&folder.path("t.arrow")).unwrap(), simple());
+}
+
+#[test]
+fn nothing_stands_under_the_name_until_the_file_is_whole() {
+    let folder = Folder::new();
+    let path = folder.with("t.parquet", "the old one");
+    let mut sink = create(&path, Format::Parquet, &simple().schema()).unwrap();
+    sink.write(&simple()).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
+    drop(sink);
+    assert_eq!(folder.names(), ["t.parquet"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
+}
+
+#[test]
+fn inference_that_saw_only_nulls_loses_nothing_later() {
+    let folder = Folder::new();
+    let path = folder.with("t.csv", "a,b\n1,\n2,\n3,late\n");
+    let schema = schema(&path, Format::Csv, 2).unwrap();
+    assert_eq!(schema.field(1).data_type(), &DataType::Utf8);
+    let batch = read_as(&path, schema).unwrap();
+    assert_eq!(batch.column(1).as_string::<i32>().value(2), "late");
+}
+
+#[test]
+fn bad_files_are_named_with_what_is_wrong() {
+    let folder = Folder::new();
+    for (name, text, why) in [
+        ("t.xlsx", "", "known extensions are .parquet"),
+        ("noextension", "", "known extensions"),
+        ("t.parquet", "not parquet", "Parquet"),
+        ("t.csv", "", "empty"),
+        ("late.csv", "a\n1\n2\nx\n", "'x'"),
+        ("ragged.csv", "a,b\n1,2\n3\n", "line 3"),
+        ("t.arrow", "", "empty"),
+        ("t.feather", "FEA1....", "Feather version 1"),
+        ("t.jsonl", "", "no JSON objects"),
+        ("bad.jsonl", "{\"a\": 1}\n{\"a\": \n", "JSON"),
+    ] {
+        let path = folder.with(name, text);
+        let error = match Format::of(&path) {
+            Ok(format) => schema(&path, format, 1).and_then(|schema| read_as(&path, schema)).unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(error.message.contains(name), "{name}: {error}");
+        assert!(error.message.to_lowercase().contains(&why.to_lowercase()), "{name}: {error}");
+    }
+    let missing = folder.path("missing.csv");
+    let error = schema(&missing, Format::Csv, 1).unwrap_err();
+    assert_eq!(error.code, volley_common::Code::NotFound);
+}
+
+#[test]
+fn a_json_key_that_inference_did_not_see_is_an_error() {
+    let folder = Folder::new();
+    let path = folder.with("t.jsonl", "{\"a\": 1}\n{\"a\": 2, \"late\": 3}\n");
+    let schema = schema(&path, Format::Jsonl, 1).unwrap();
+    let error = read_as(&path, schema).unwrap_err();
+    assert!(error.message.contains("late"), "{error}");
+}
+
+#[test]
+fn csv_refuses_nested_columns_by_name() {
+    let folder = Folder::new();
+    let error = write(&folder.path("t.csv"), &[rich()]).unwrap_err();
+    assert!(error.message.contains("\"lists\"") && error.message.contains(".parquet"), "{error}");
+    assert!(folder.names().is_empty());
+}

@@ -1,0 +1,151 @@
+//! What people and machines get to see on standard output.
+
+use std::io::{ErrorKind, Write};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use serde_json::{Map, Value};
+use volley_common::{Error, Result};
+
+/// Prints a line. If nobody reads any more (`volley ls | head`) the process ends quietly.
+pub fn line(text: impl std::fmt::Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|e| Error::unavailable(format!("cannot write to standard output: {e}"))),
+    }
+}
+
+/// Prints a value as JSON on one line.
+pub fn json(value: &Value) -> Result<()> {
+    line(value)
+}
+
+/// An empty table with these headings.
+pub fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_style(TableComponent::HeaderLines, '─').set_style(TableComponent::MiddleHeaderIntersections, '─');
+    if !headings.is_empty() {
+        table.set_header(headings.to_vec());
+    }
+    table
+}
+
+/// Puts columns of numbers to the right.
+pub fn right(table: &mut Table, columns: &[usize]) {
+    for &index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// A count with a comma every three digits; negative is unknown.
+pub fn count(n: i64) -> String {
+    if n < 0 { "?".into() } else { indicatif::HumanCount(n as u64).to_string() }
+}
+
+/// A size in powers of 1,000, as disks and networks are sold; negative is unknown.
+pub fn size(bytes: i64) -> String {
+    if bytes < 0 { "?".into() } else { indicatif::DecimalBytes(bytes as u64).to_string() }
+}
+
+/// `1 part`, `2 parts`.
+pub fn plural(n: i64, word: &str) -> String {
+    format!("{} {word}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// Any JSON object as tables: its plain values as one, each list of objects as one more under its name.
+pub fn render(value: &Value) -> String {
+    let Value::Object(map) = value else { return cell("", value) };
+    let (lists, plain): (Vec<_>, Vec<_>) = map.iter().flat_map(flat).partition(|(_, v)| is_table(v));
+    let mut blocks = Vec::new();
+    if !plain.is_empty() {
+        blocks.push(plain_table(&plain));
+    }
+    for (name, list) in lists {
+        blocks.push(format!("{name}\n{}", list_table(list)));
+    }
+    blocks.join("\n\n")
+}
+
+/// An object inside: its entries instead of it.
+fn flat<'a>((name, value): (&'a String, &'a Value)) -> Vec<(&'a String, &'a Value)> {
+    match value {
+        Value::Object(inner) => inner.iter().collect(),
+        _ => vec![(name, value)],
+    }
+}
+
+fn is_table(value: &Value) -> bool {
+    value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_object))
+}
+
+fn plain_table(rows: &[(&String, &Value)]) -> String {
+    let mut out = table(&[]);
+    for (key, value) in rows {
+        out.add_row([key.as_str(), &cell(key, value)]);
+    }
+    out.to_string()
+}
+
+fn list_table(list: &Value) -> String {
+    let rows: Vec<&Map<String, Value>> = list.as_array().into_iter().flatten().filter_map(Value::as_object).collect();
+    let mut headings: Vec<&str> = Vec::new();
+    for key in rows.iter().flat_map(|row| row.keys()) {
+        if !headings.contains(&key.as_str()) {
+            headings.push(key);
+        }
+    }
+    let mut out = table(&headings);
+    for row in &rows {
+        out.add_row(headings.iter().map(|key| row.get(*key).map_or(String::new(), |v| cell(key, v))));
+    }
+    for (index, key) in headings.iter().enumerate() {
+        if rows.iter().all(|row| row.get(*key).is_none_or(Value::is_number)) {
+            right(&mut out, &[index]);
+        }
+    }
+    out.to_string()
+}
+
+/// A value as a person reads it; a number under a name that speaks of bytes is a size.
+fn cell(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Number(n) => match n.as_i64() {
+            Some(n) if key.contains("bytes") => size(n),
+            Some(n) if !key.ends_with("_ms") && !key.ends_with("id") => count(n),
+            _ => n.to_string(),
+        },
+        Value::Array(items) if items.iter().all(|i| !i.is_object()) => {
+            items.iter().map(|item| cell(key, item)).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn objects_and_lists_of_objects_become_tables() {
+        let value = json!({
+            "cluster": "c1", "figures": {"parts": 7001}, "bytes": 1_500_000, "peers": ["a", "b"],
+            "nodes": [{"id": "n1", "rows": 1234567}, {"id": "n2", "zone": "z"}],
+        });
+        let text = render(&value);
+        for word in ["c1", "7,001", "1.50 MB", "a, b", "nodes", "1,234,567", "zone", "n2"] {
+            assert!(text.contains(word), "{word} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_unknown_is_a_question_mark() {
+        assert_eq!((count(-1), size(-1)), ("?".to_string(), "?".to_string()));
+        assert_eq!(count(1000), "1,000");
+    }
+}

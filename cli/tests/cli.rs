@@ -1,0 +1,195 @@
+//! The `volley` program against a cluster that it runs itself.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A `volley dev` that is killed with the test.
+struct Dev {
+    child: Child,
+    address: String,
+}
+
+impl Dev {
+    fn start(folder: &Path, more: &[&str]) -> Dev {
+        let mut child = volley(&["dev", "--port", "0", "--data-dir", folder.to_str().unwrap()])
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.strip_prefix("ready ").unwrap_or_else(|| panic!("{line:?}")).trim().to_string();
+        Dev { child, address }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        volley(args).env("VOLLEY_CLUSTER", &self.address).output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let text = self.ok(&[args, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+    }
+
+    /// The error's one line.
+    fn error(&self, args: &[&str]) -> String {
+        one_error(self.run(args), args)
+    }
+
+    /// Ends it as an operator does.
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn volley(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_volley"));
+    command.args(args).env_remove("VOLLEY_CLUSTER");
+    command
+}
+
+fn one_error(output: Output, args: &[&str]) -> String {
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with("volley: ") && text.lines().count() == 1, "{args:?}: {text}");
+    text
+}
+
+fn sorted_lines(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1..].sort_unstable();
+    lines
+}
+
+const CSV: &str = "n,word,day\n1,one,2024-01-01\n2,,2024-01-02\n3,three,\n";
+
+#[test]
+fn tables_go_in_and_out_in_every_format_and_survive_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(at("t.csv"), CSV).unwrap();
+    let data = folder.path().join("data");
+    let dev = Dev::start(&data, &[]);
+
+    let put = dev.json(&["put", &at("t.csv"), "--table", "a/t"]);
+    assert_eq!((&put["rows"], &put["version"]), (&3.into(), &1.into()));
+    for (index, name) in ["t.parquet", "t.arrow", "t.arrows", "t.jsonl", "t.tsv"].iter().enumerate() {
+        dev.ok(&["get", "a/t", "-o", &at(name)]);
+        let put = dev.json(&["put", &at(name), "--table", "a/t"]);
+        assert_eq!(put["version"], index + 2, "{name}");
+    }
+    dev.ok(&["get", "a/t", "--columns", "n,word,day", "-o", &at("back.csv")]);
+    assert_eq!(std::fs::read_to_string(at("back.csv")).unwrap(), CSV);
+
+    dev.ok(&["put", &at("t.csv"), &at("t.csv"), "--table", "keyed", "--shard-by", "n,word", "--shards", "3"]);
+    dev.ok(&["put", &at("t.csv"), "--table", "keyed", "--mode", "append", "--compression", "lz4"]);
+    dev.ok(&["get", "keyed", "-o", &at("keyed.csv")]);
+    let keyed = std::fs::read_to_string(at("keyed.csv")).unwrap();
+    let row = |text: &str| sorted_lines(&keyed).iter().filter(|line| **line == text).count();
+    assert_eq!((row("1,one,2024-01-01"), row("3,three,")), (3, 3));
+
+    dev.stop();
+    let dev = Dev::start(&data, &[]);
+    let list = dev.json(&["ls"]);
+    let names: Vec<_> =
+        list.as_array().unwrap().iter().map(|t| (t["table"].as_str().unwrap(), t["rows"].as_u64())).collect();
+    assert_eq!(names, [("a/t", Some(3)), ("keyed", Some(9))]);
+    assert!(dev.ok(&["get", "a/t"]).contains("three"));
+    assert!(dev.ok(&["info", "keyed"]).contains("by key"));
+    dev.ok(&["drop", "keyed"]);
+    assert_eq!(dev.json(&["ls", "keyed"]), serde_json::json!([]));
+    assert_eq!(dev.json(&["stats"])["tables"], 1);
+    assert_eq!(dev.json(&["cluster", "status"])["nodes"].as_array().unwrap().len(), 3);
+    dev.stop();
+}
+
+#[test]
+fn mistakes_are_one_sentence_and_leave_nothing() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(at("t.csv"), CSV).unwrap();
+    std::fs::write(at("other.csv"), CSV.replace("word", "wort")).unwrap();
+    std::fs::write(at("late.csv"), format!("{CSV}x,four,\n")).unwrap();
+    let data = folder.path().join("data");
+    let dev = Dev::start(&data, &["--nodes", "1"]);
+
+    let has = |args: &[&str], words: &[&str]| {
+        let error = dev.error(args);
+        words.iter().for_each(|word| assert!(error.contains(word), "{args:?}: {word:?} is not in {error}"));
+    };
+    has(&["get", "nowhere"], &["nowhere"]);
+    has(&["drop", "nowhere"], &["nowhere"]);
+    has(&["put", &at("t.xlsx"), "--table", "t"], &["t.xlsx", ".parquet", ".jsonl"]);
+    has(&["put", &at("missing.csv"), "--table", "t"], &["missing.csv", "No such file"]);
+    has(&["put", &at("t.csv"), &at("other.csv"), "--table", "t"], &["other.csv", "wort", "word"]);
+    has(&["put", &at("t.csv"), "--table", "t", "--shard-by", "no"], &["\"no\""]);
+    has(&["put", &at("t.csv"), "--table", "t", "--mode", "append"], &["\"t\""]);
+    // Half of the file can be read: nothing of it is kept.
+    has(
+        &["put", &at("t.csv"), &at("late.csv"), "--table", "t", "--infer-rows", "3"],
+        &["late.csv", "'x'", "--infer-rows"],
+    );
+    assert_eq!(dev.json(&["ls"]), serde_json::json!([]));
+
+    dev.ok(&["put", &at("t.csv"), "--table", "t"]);
+    has(&["get", "t", "-o", &at("t.xlsx")], &["t.xlsx"]);
+    has(&["get", "t", "-o", &at("no/such/folder.csv")], &["folder.csv", "there is no folder"]);
+    has(&["get", "t", "--columns", "no", "-o", &at("new.csv")], &["\"no\""]);
+    has(&["put", &at("t.csv"), "--table", "t", "--mode", "create"], &["\"t\""]);
+    assert!(!Path::new(&at("new.csv")).exists());
+
+    let second = ["dev", "--port", "0", "--data-dir", data.to_str().unwrap()];
+    assert!(one_error(volley(&second).output().unwrap(), &second).contains("running"));
+    let taken = ["dev", "--port", dev.address.rsplit_once(':').unwrap().1];
+    assert!(one_error(volley(&taken).output().unwrap(), &taken).contains(taken[2]));
+    let nobody = ["ls", "--cluster", "127.0.0.1:1"];
+    assert!(one_error(volley(&nobody).output().unwrap(), &nobody).contains("volley dev"));
+    dev.stop();
+}
+
+#[test]
+fn three_coordinators_come_back_on_their_ports() {
+    let folder = TempDir::new().unwrap();
+    let csv = folder.path().join("t.csv");
+    std::fs::write(&csv, CSV).unwrap();
+    let data = folder.path().join("data");
+    let more = ["--coordinators", "3", "--nodes", "1"];
+    let dev = Dev::start(&data, &more);
+    dev.ok(&["put", csv.to_str().unwrap(), "--table", "t"]);
+    dev.stop();
+    let dev = Dev::start(&data, &more);
+    assert_eq!(dev.json(&["cluster", "status"])["coordinators"].as_array().unwrap().len(), 3);
+    assert!(dev.ok(&["get", "t"]).contains("three"));
+    dev.stop();
+    let fewer = ["dev", "--port", "0", "--data-dir", data.to_str().unwrap()];
+    assert!(one_error(volley(&fewer).output().unwrap(), &fewer).contains("--coordinators 3"));
+}
+
+#[test]
+fn the_demonstration_passes_its_own_checks() {
+    let output = volley(&["demo", "--scale", "0.01"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text.matches("60,175 rows").count(), 3, "{text}");
+    assert!(text.contains("All checks passed") && text.contains("flight.connect"), "{text}");
+}

@@ -1,0 +1,228 @@
+//! A member for tests: it sends numbers, fails when it is told to, and remembers what was put.
+
+use std::pin::Pin;
+use std::result::Result;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::*;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::put::BatchEncoder;
+use crate::ipc::decode::{Decoder, Event};
+use crate::ipc::schema::schema_message;
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What a put was to the member.
+#[derive(Debug)]
+pub enum Seen {
+    /// It ended cleanly with these batches.
+    Whole(SchemaRef, Vec<RecordBatch>),
+    /// It broke.
+    Broken,
+}
+
+/// How a member behaves.
+#[derive(Clone)]
+pub struct Fake {
+    /// Rows of a batch.
+    pub rows: i64,
+    /// Every DoGet ends with `status` after so many batches.
+    pub fail_after: Option<usize>,
+    /// See `fail_after`.
+    pub status: Status,
+    /// DoGets so far.
+    pub gets: Arc<AtomicUsize>,
+    puts: mpsc::Sender<Seen>,
+}
+
+/// A member that serves.
+pub struct Member {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// DoGets so far.
+    pub gets: Arc<AtomicUsize>,
+    /// The puts it saw.
+    pub puts: mpsc::Receiver<Seen>,
+}
+
+impl Member {
+    /// `grpc+tcp://HOST:PORT`.
+    pub fn uri(&self) -> String {
+        format!("grpc+tcp://{}", self.address)
+    }
+}
+
+/// Starts a member that behaves as `change` says; it serves until the test ends.
+pub async fn member(change: impl FnOnce(&mut Fake)) -> Member {
+    let (puts, seen) = mpsc::channel(8);
+    let gets = Arc::new(AtomicUsize::new(0));
+    let mut fake =
+        Fake { rows: 10, fail_after: None, status: Status::unavailable("going down"), gets: gets.clone(), puts };
+    change(&mut fake);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tonic::transport::Server::builder().add_service(FlightServiceServer::new(fake));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    Member { address, gets, puts: seen }
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("grpc+tcp://{}", listener.local_addr().unwrap())
+}
+
+/// One column of numbers.
+pub fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
+}
+
+/// A batch of these numbers.
+pub fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
+    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(range))]).unwrap()
+}
+
+/// A FlightInfo whose endpoint k gives the numbers of `ranges[k]` at `locations`.
+pub fn info(ranges: &[(i64, i64)], locations: &[String], ordered: bool) -> FlightInfo {
+    let mut info = FlightInfo::new().with_ordered(ordered);
+    info.schema = schema_message(&schema()).unwrap();
+    info.total_records = ranges.iter().map(|(from, to)| to - from).sum();
+    for (from, to) in ranges {
+        let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(format!("{from} {to}")));
+        for location in locations {
+            endpoint = endpoint.with_location(location);
+        }
+        info = info.with_endpoint(endpoint);
+    }
+    info
+}
+
+/// Tells that a put broke, also if the call is dropped under the handler.
+struct Unless(Option<mpsc::Sender<Seen>>);
+
+impl Unless {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unless {
+    fn drop(&mut self) {
+        if let Some(puts) = self.0.take() {
+            let _ = puts.try_send(Seen::Broken);
+        }
+    }
+}
+
+fn unsupported<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("not by this fake"))
+}
+
+#[tonic::async_trait]
+impl FlightService for Fake {
+    type HandshakeStream = Out<HandshakeResponse>;
+    type ListFlightsStream = Out<FlightInfo>;
+    type DoGetStream = Out<FlightData>;
+    type DoPutStream = Out<PutResult>;
+    type DoActionStream = Out<arrow_flight::Result>;
+    type ListActionsStream = Out<ActionType>;
+    type DoExchangeStream = Out<FlightData>;
+
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        let ticket = String::from_utf8(request.into_inner().ticket.to_vec()).unwrap();
+        let (from, to) = ticket.split_once(' ').unwrap();
+        let (from, to): (i64, i64) = (from.parse().unwrap(), to.parse().unwrap());
+        let mut encoder = BatchEncoder::new();
+        let mut messages = vec![Ok(encoder.schema(&schema()))];
+        for (sent, at) in (from..to).step_by(self.rows as usize).enumerate() {
+            if self.fail_after == Some(sent) {
+                messages.push(Err(self.status.clone()));
+                break;
+            }
+            messages.extend(encoder.batch(&numbers(at..to.min(at + self.rows))).unwrap().into_iter().map(Ok));
+        }
+        Ok(Response::new(futures::stream::iter(messages).boxed()))
+    }
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        let mut messages = request.into_inner();
+        let broken = Unless(Some(self.puts.clone()));
+        let mut decoder = Decoder::new(super::MAX_MESSAGE);
+        let mut batches = Vec::new();
+        loop {
+            match messages.message().await {
+                Ok(Some(message)) => {
+                    if let Event::Batch(batch) = decoder.push(message)? {
+                        batches.push(batch);
+                    }
+                }
+                Ok(None) => break,
+                Err(status) => return Err(status),
+            }
+        }
+        broken.disarm();
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let _ = self.puts.send(Seen::Whole(decoder.schema().unwrap().clone(), batches)).await;
+        let reply = serde_json::json!({
+            "table": "t", "version": 1, "rows": rows, "bytes": 8 * rows, "parts": 1, "write_id": "w",
+        });
+        let result = PutResult { app_metadata: reply.to_string().into() };
+        Ok(Response::new(futures::stream::iter([Ok(result)]).boxed()))
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let action = request.into_inner();
+        match action.r#type.as_str() {
+            "echo" => {
+                let result = arrow_flight::Result { body: action.body };
+                Ok(Response::new(futures::stream::iter([Ok(result)]).boxed()))
+            }
+            "late_error" => {
+                let result = arrow_flight::Result { body: "{}".into() };
+                let items = [Ok(result), Err(Status::aborted("after all"))];
+                Ok(Response::new(futures::stream::iter(items).boxed()))
+            }
+            _ => unsupported(),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        unsupported()
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        unsupported()
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        unsupported()
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        unsupported()
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        unsupported()
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        unsupported()
+    }
+
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
+        unsupported()
+    }
+}

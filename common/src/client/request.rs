@@ -1,0 +1,162 @@
+//! Options into what goes over the wire: a JSON command, or a path with `x-volley-*` headers.
+
+use arrow_flight::FlightDescriptor;
+use serde_json::{Map, Value, json};
+use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+
+use crate::TableName;
+use crate::options::{Codec, HEADER_PREFIX, Mode, Options};
+
+/// The JSON object that says the same as `options` of the table.
+pub fn command(name: &TableName, options: &Options) -> Value {
+    let mut map = fields(options);
+    map.insert("table".into(), name.to_string().into());
+    Value::Object(map)
+}
+
+/// A command descriptor with the options in it.
+pub fn read_descriptor(name: &TableName, options: &Options) -> FlightDescriptor {
+    FlightDescriptor::new_cmd(command(name, options).to_string())
+}
+
+/// The descriptor and headers of a put: a path, so that the table is listed by its path; a command if
+/// a column's name does not fit into a header.
+pub fn write_request(name: &TableName, options: &Options) -> (FlightDescriptor, MetadataMap) {
+    match headers(options) {
+        Some(headers) => (FlightDescriptor::new_path(name.components().to_vec()), headers),
+        None => (read_descriptor(name, options), MetadataMap::new()),
+    }
+}
+
+fn headers(options: &Options) -> Option<MetadataMap> {
+    let mut headers = MetadataMap::new();
+    for (key, value) in fields(options) {
+        let key = format!("{HEADER_PREFIX}{}", key.replace('_', "-"));
+        let key = MetadataKey::from_bytes(key.as_bytes()).ok()?;
+        headers.insert(key, header_value(&value)?);
+    }
+    Some(headers)
+}
+
+/// Strings and lists of strings as header text; none if the text would be read back as something else.
+fn header_value(value: &Value) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+            let items = items?;
+            if items.is_empty() || items.iter().any(|s| s.is_empty() || s.contains(',') || s.trim() != *s) {
+                return None;
+            }
+            items.join(",")
+        }
+        other => other.to_string(),
+    };
+    // A write id of digits only would be read back as a number.
+    let number = value.is_string() && text.parse::<u64>().is_ok();
+    if number || !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// The options that are set, by their names; the table's name is not one of them.
+fn fields(options: &Options) -> Map<String, Value> {
+    let Options {
+        table: _,
+        columns,
+        version,
+        limit,
+        max_endpoints,
+        mode,
+        shards,
+        shard_by,
+        replicas,
+        compression,
+        write_id,
+        retention_s,
+    } = options;
+    let all = json!({
+        "columns": columns,
+        "version": version,
+        "limit": limit,
+        "max_endpoints": max_endpoints,
+        "mode": mode.map(mode_word),
+        "shards": shards,
+        "shard_by": shard_by,
+        "replicas": replicas,
+        "compression": compression.map(codec_word),
+        "write_id": write_id,
+        "retention_s": retention_s,
+    });
+    let Value::Object(all) = all else { return Map::new() };
+    all.into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Replace => "replace",
+        Mode::Create => "create",
+        Mode::Append => "append",
+    }
+}
+
+fn codec_word(codec: Codec) -> &'static str {
+    match codec {
+        Codec::None => "none",
+        Codec::Lz4 => "lz4",
+        Codec::Zstd => "zstd",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::TableRequest;
+    use crate::wire::catalog::DescriptorKind;
+
+    fn name() -> TableName {
+        "a/b".parse().unwrap()
+    }
+
+    fn every_option() -> Options {
+        Options {
+            table: Some("a/b".into()),
+            columns: Some(vec!["x".into(), "y z".into()]),
+            version: Some(3),
+            limit: Some(0),
+            max_endpoints: Some(1),
+            mode: Some(Mode::Append),
+            shards: Some(4),
+            shard_by: Some(vec!["k".into()]),
+            replicas: Some(2),
+            compression: Some(Codec::Zstd),
+            write_id: Some("w-1".into()),
+            retention_s: Some(9),
+        }
+    }
+
+    #[test]
+    fn a_member_reads_back_what_was_asked() {
+        let options = every_option();
+        let read = TableRequest::from_descriptor(&read_descriptor(&name(), &options), &MetadataMap::new()).unwrap();
+        assert_eq!((read.name, read.options), (name(), options.clone()));
+
+        let (descriptor, headers) = write_request(&name(), &options);
+        let write = TableRequest::from_descriptor(&descriptor, &headers).unwrap();
+        assert_eq!(write.kind, DescriptorKind::Path);
+        assert_eq!(write.options, Options { table: None, ..options });
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_header_goes_as_a_command() {
+        let keyed = |column: &str| Options { shard_by: Some(vec![column.into()]), ..Options::default() };
+        let numbered = Options { write_id: Some("42".into()), ..Options::default() };
+        for options in [keyed("a,b"), keyed("größe"), keyed(" a"), numbered] {
+            let (descriptor, headers) = write_request(&name(), &options);
+            let back = TableRequest::from_descriptor(&descriptor, &headers).unwrap();
+            assert_eq!(back.kind, DescriptorKind::Command);
+            assert_eq!(back.options, Options { table: Some("a/b".into()), ..options });
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The client against members that fail on purpose.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{AsArray, DictionaryArray, RecordBatch, StringArray};
+use arrow::datatypes::{Int32Type, Int64Type, Schema};
+use futures::{StreamExt, TryStreamExt, stream};
+use tonic::Status;
+
+use super::fake::*;
+use super::*;
+use crate::Code;
+use crate::options::Options;
+
+const REUSE: &str = "arrow-flight-reuse-connection://?";
+
+async fn values(client: &Client, info: FlightInfo, streams: usize) -> Result<Vec<i64>> {
+    let how = FetchOptions { streams, window: 1 };
+    let batches: Vec<Fetched> = client.fetch(info, how)?.try_collect().await?;
+    let column = |f: &Fetched| f.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    Ok(batches.iter().flat_map(column).collect())
+}
+
+fn table() -> TableName {
+    "t".parse().unwrap()
+}
+
+#[tokio::test]
+async fn endpoints_come_in_order_if_the_info_says_so_and_all_come_if_not() {
+    let member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let ranges = [(0, 95), (95, 100), (100, 100), (100, 250), (250, 251)];
+    let wanted: Vec<i64> = (0..251).collect();
+    for streams in [1, 3, 9] {
+        let ordered = info(&ranges, &[member.uri()], true);
+        assert_eq!(values(&client, ordered, streams).await.unwrap(), wanted);
+        let mut any = values(&client, info(&ranges, &[], false), streams).await.unwrap();
+        any.sort_unstable();
+        assert_eq!(any, wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_location_is_passed_over() {
+    let member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    for next in [member.uri(), REUSE.to_string()] {
+        let info = info(&[(0, 30)], &[nobody().await, "grpc+tls://elsewhere:1".into(), next], true);
+        assert_eq!(values(&client, info, 1).await.unwrap(), (0..30).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_taken_up_elsewhere_without_a_row_lost_or_twice() {
+    let breaking = member(|fake| (fake.rows, fake.fail_after) = (7, Some(3))).await;
+    let whole = member(|fake| fake.rows = 10).await;
+    let client = Client::connect(&whole.address).await.unwrap();
+    let info = info(&[(0, 95), (95, 200)], &[breaking.uri(), whole.uri()], true);
+    assert_eq!(values(&client, info, 2).await.unwrap(), (0..200).collect::<Vec<_>>());
+    assert_eq!(breaking.gets.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn when_every_location_fails_the_error_says_so_after_bounded_tries() {
+    let failing = member(|fake| fake.fail_after = Some(0)).await;
+    let client = Client::connect(&failing.address).await.unwrap();
+    let info = info(&[(0, 30)], &[failing.uri(), REUSE.into()], false);
+    let error = values(&client, info, 4).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains("endpoint 0") && error.message.contains("going down"), "{error}");
+    assert!(failing.gets.load(Ordering::SeqCst) <= 3);
+}
+
+#[tokio::test]
+async fn another_error_than_unavailable_is_final() {
+    let failing = member(|fake| (fake.fail_after, fake.status) = (Some(1), Status::data_loss("bad checksum"))).await;
+    let whole = member(|_| {}).await;
+    let client = Client::connect(&whole.address).await.unwrap();
+    let info = info(&[(0, 30)], &[failing.uri(), whole.uri()], true);
+    let error = values(&client, info, 1).await.unwrap_err();
+    assert_eq!(error.code, Code::DataLoss);
+    assert_eq!(whole.gets.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn fewer_rows_than_promised_are_an_error() {
+    let member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let mut info = info(&[(0, 30)], &[], false);
+    info.total_records = 31;
+    assert_eq!(values(&client, info.clone(), 1).await.unwrap_err().code, Code::DataLoss);
+    // -1 is unknown.
+    info.total_records = -1;
+    assert_eq!(values(&client, info, 1).await.unwrap().len(), 30);
+}
+
+#[tokio::test]
+async fn a_stream_of_another_schema_is_an_error() {
+    let member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let mut info = info(&[(0, 30)], &[], false);
+    info.schema = crate::ipc::schema::schema_message(&Schema::empty()).unwrap();
+    assert!(values(&client, info, 1).await.unwrap_err().message.contains("schema"));
+}
+
+#[tokio::test]
+async fn a_put_arrives_whole_in_messages_of_a_bounded_size() {
+    let mut member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let batches = stream::iter([Ok(numbers(0..1_000_000)), Ok(numbers(0..0)), Ok(numbers(1_000_000..1_000_001))]);
+    let outcome = client.put(&table(), &Options::default(), schema(), batches).await.unwrap();
+    assert_eq!((outcome.rows, outcome.version), (1_000_001, 1));
+    let Some(Seen::Whole(seen, batches)) = member.puts.recv().await else { panic!("the put broke") };
+    assert_eq!(seen, schema());
+    let sizes: Vec<usize> = batches.iter().map(|b| b.num_rows() * 8).collect();
+    assert!(sizes.len() > 4 && sizes.iter().all(|size| *size <= 2 << 20), "{sizes:?}");
+}
+
+#[tokio::test]
+async fn dictionaries_stay_dictionaries_also_when_they_are_replaced() {
+    let mut member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let batch = |words: &[&str]| {
+        let words: DictionaryArray<Int32Type> = words.iter().copied().collect();
+        RecordBatch::try_from_iter([("w", Arc::new(words) as arrow::array::ArrayRef)]).unwrap()
+    };
+    let sent = [batch(&["a", "b", "a"]), batch(&["c", "d", "d"])];
+    let batches = stream::iter(sent.clone().map(Ok));
+    client.put(&table(), &Options::default(), sent[0].schema(), batches).await.unwrap();
+    let Some(Seen::Whole(schema, seen)) = member.puts.recv().await else { panic!("the put broke") };
+    assert_eq!(schema, sent[0].schema());
+    let words = |b: &RecordBatch| {
+        let plain = arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
+        let plain: &StringArray = plain.as_string();
+        plain.iter().flatten().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(seen.iter().flat_map(words).collect::<Vec<_>>(), ["a", "b", "a", "c", "d", "d"]);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_never_looks_whole() {
+    let mut member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    let fails = stream::iter([Ok(numbers(0..10)), Err(Error::data_loss("line 7 is bad"))]);
+    let error = client.put(&table(), &Options::default(), schema(), fails).await.unwrap_err();
+    assert_eq!(error, Error::data_loss("line 7 is bad"));
+    assert!(matches!(member.puts.recv().await, Some(Seen::Broken)));
+
+    let panics = stream::iter([Ok(numbers(0..10))]).chain(stream::once(async { panic!("on purpose") }));
+    client.put(&table(), &Options::default(), schema(), panics).await.unwrap_err();
+    assert!(matches!(member.puts.recv().await, Some(Seen::Broken)));
+}
+
+#[tokio::test]
+async fn actions_speak_json_and_are_read_to_their_end() {
+    let member = member(|_| {}).await;
+    let client = Client::connect(&member.address).await.unwrap();
+    assert_eq!(client.action("echo", &json!({"a": 1})).await.unwrap(), json!({"a": 1}));
+    assert_eq!(client.action("echo", &Value::Null).await.unwrap(), Value::Null);
+    assert_eq!(client.action("late_error", &Value::Null).await.unwrap_err().code, Code::Aborted);
+    assert_eq!(client.action("other", &Value::Null).await.unwrap_err().code, Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable_and_names_the_address() {
+    let address = nobody().await;
+    let error = Client::connect(&address).await.err().unwrap();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains(address.trim_start_matches("grpc+tcp://")), "{error}");
+}

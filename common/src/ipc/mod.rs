@@ -1,0 +1,33 @@
+//! Arrow IPC messages: decoding with checks, cutting, projecting, framing.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`schema`] | schemas to and from their message; does a put fit a table |
+//! | [`decode`] | FlightData → checked record batches; `check`, `types` and `lz4` come before arrow's decoder |
+//! | [`cut`] | record batches of about 1 MiB |
+//! | [`compact`] | slices that own no more than they show |
+//! | [`encode`] | small messages: a batch cut short by `limit` |
+//! | [`project`] | columns of an encoded message, without a copy |
+//! | [`fit`] | a batch under the schema of its table |
+//! | [`frame`] | FlightData on the wire, around slices |
+//! | `walk` | which nodes, buffers and dictionaries a type has, in order |
+
+mod check;
+pub mod compact;
+pub mod cut;
+pub mod decode;
+pub mod encode;
+pub mod fit;
+pub mod frame;
+mod lz4;
+pub mod project;
+#[cfg(test)]
+mod samples;
+pub mod schema;
+mod types;
+mod walk;
+
+/// The size that messages are cut to, bytes: measured, see docs (a client's cost halves against 32 MiB).
+pub const MESSAGE_BYTES: usize = 1 << 20;
+/// No message is larger unless one row is: gRPC clients take 4 MiB by default, framing included.
+pub const MAX_CUT_BYTES: usize = (4 << 20) - (64 << 10);

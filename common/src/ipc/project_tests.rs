@@ -1,0 +1,124 @@
+#![allow(clippy::unwrap_used)]
+use arrow::array::RecordBatch;
+use arrow_flight::FlightData;
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use rand::Rng;
+
+use super::*;
+use crate::ipc::compact::compact;
+use crate::ipc::decode::{Decoder, Event};
+use crate::ipc::encode::{Encoded, encode_batch, first_rows};
+use crate::ipc::samples;
+use crate::ipc::schema::schema_message;
+
+fn encode(batch: &RecordBatch, codec: Option<CompressionType>) -> (Vec<Encoded>, Encoded) {
+    let options = IpcWriteOptions::default().try_with_compression(codec).unwrap();
+    let mut tracker = DictionaryTracker::new(false);
+    IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(batch.schema_ref(), &mut tracker, &options);
+    let (dictionaries, batch) =
+        IpcDataGenerator {}.encode(&compact(batch), &mut tracker, &options, &mut Default::default()).unwrap();
+    (dictionaries.into_iter().map(Encoded::from).collect(), batch.into())
+}
+
+/// What a client sees of the projected stream.
+fn projected(batch: &RecordBatch, columns: &[usize], codec: Option<CompressionType>) -> RecordBatch {
+    let message = schema_message(batch.schema_ref()).unwrap();
+    let schema = parse_schema(&message).unwrap();
+    let (dictionaries, encoded) = encode(batch, codec);
+    let mut decoder = Decoder::new(64 << 20);
+    let header = super::super::schema::flight_header(&project_schema(&message, columns).unwrap());
+    decoder.push(FlightData::new().with_data_header(header)).unwrap();
+    let wanted = dictionary_ids(&schema, columns);
+    for dictionary in &dictionaries {
+        let id = root(&dictionary.header).unwrap().header_as_dictionary_batch().unwrap().id();
+        if wanted.contains(&id) {
+            decoder.push(dictionary.into()).unwrap();
+        }
+    }
+    let projected = project_message(&encoded.header, &schema, columns).unwrap();
+    let body: Vec<u8> =
+        projected.body.iter().flat_map(|r| encoded.body[r.start as usize..r.end as usize].to_vec()).collect();
+    assert_eq!(body.len() as u64, projected.body_len);
+    let data = FlightData::new().with_data_header(projected.header).with_data_body(body);
+    match decoder.push(data).unwrap() {
+        Event::Batch(batch) => batch,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_column_alone_and_together_is_what_arrow_projects() {
+    let mut rng = samples::rng(1);
+    let batch = samples::batch(&mut rng, 77);
+    let all = batch.num_columns();
+    for codec in [None, Some(CompressionType::ZSTD), Some(CompressionType::LZ4_FRAME)] {
+        for column in 0..all {
+            assert_eq!(projected(&batch, &[column], codec), batch.project(&[column]).unwrap(), "column {column}");
+        }
+        for _ in 0..30 {
+            let columns: Vec<_> = (0..rng.random_range(0..12)).map(|_| rng.random_range(0..all)).collect();
+            assert_eq!(projected(&batch, &columns, codec), batch.project(&columns).unwrap(), "columns {columns:?}");
+        }
+        let reversed: Vec<_> = (0..all).rev().collect();
+        assert_eq!(projected(&batch, &reversed, codec), batch.project(&reversed).unwrap());
+    }
+}
+
+#[test]
+fn neighbours_are_one_range() {
+    let batch = samples::batch_of(&mut samples::rng(2), &[const { DataType::Int64 }; 10], 100);
+    let (_, encoded) = encode(&batch, None);
+    let ranges = |columns: &[usize]| project_message(&encoded.header, batch.schema_ref(), columns).unwrap().body.len();
+    assert_eq!((ranges(&[2, 3, 4]), ranges(&[2, 5]), ranges(&[])), (1, 2, 0));
+}
+
+#[test]
+fn wrong_columns_and_damaged_headers_are_errors() {
+    let batch = samples::batch(&mut samples::rng(3), 9);
+    let (_, encoded) = encode(&batch, None);
+    let schema = batch.schema();
+    let past = [batch.num_columns()];
+    assert_eq!(project_message(&encoded.header, &schema, &past).unwrap_err().code, crate::Code::InvalidArgument);
+    assert!(project_schema(&schema_message(&schema).unwrap(), &past).is_err());
+    let all: Vec<_> = (0..batch.num_columns()).collect();
+    for at in (0..encoded.header.len()).step_by(3) {
+        let mut bad = encoded.header.to_vec();
+        bad[at] ^= 0xff;
+        let _ = project_message(&bad, &schema, &all);
+        assert!(project_message(&encoded.header[..at], &schema, &all).is_err());
+    }
+}
+
+#[test]
+fn ids_stay_with_their_columns() {
+    let batch = samples::batch(&mut samples::rng(4), 1);
+    let message = schema_message(batch.schema_ref()).unwrap();
+    let all: Vec<_> = (0..batch.num_columns()).collect();
+    assert_eq!(parse_schema(&project_schema(&message, &all).unwrap()).unwrap(), batch.schema());
+    let schema = parse_schema(&message).unwrap();
+    for column in all {
+        let projected = parse_schema(&project_schema(&message, &[column]).unwrap()).unwrap();
+        let mut ids = Vec::new();
+        ids_of(projected.field(0), &mut ids);
+        assert_eq!(ids, dictionary_ids(&schema, &[column]));
+    }
+}
+
+#[test]
+fn the_first_rows_of_a_message_are_the_first_rows() {
+    let batch = samples::batch(&mut samples::rng(5), 60);
+    let schema = schema_message(batch.schema_ref()).unwrap();
+    let (dictionaries, encoded) = encode_batch(&batch).unwrap();
+    for rows in [0, 1, 33, 60] {
+        let cut = first_rows(&schema, &dictionaries, &encoded, rows).unwrap();
+        let mut decoder = Decoder::new(64 << 20);
+        let header = super::super::schema::flight_header(&schema);
+        decoder.push(FlightData::new().with_data_header(header)).unwrap();
+        dictionaries.iter().for_each(|d| drop(decoder.push(d.into()).unwrap()));
+        match decoder.push((&cut).into()).unwrap() {
+            Event::Batch(back) => assert_eq!(back, batch.slice(0, rows)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

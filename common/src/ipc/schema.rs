@@ -1,0 +1,173 @@
+//! Schemas to and from their IPC message.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, write_message};
+use arrow_ipc::{MessageHeader, MetadataVersion};
+use bytes::Bytes;
+use flatbuffers::VerifierOptions;
+
+use super::types;
+use crate::{Error, Result};
+
+/// Bytes before the flatbuffer of an encapsulated message: 0xFFFFFFFF and its length.
+pub const PREFIX_BYTES: usize = 8;
+
+/// The schema as an encapsulated IPC message: `FlightInfo.schema`, `Table.schema`, and what every part begins with.
+///
+/// Dictionaries are numbered from 0 in the order of the fields, inner ones first.
+///
+/// # Errors
+/// INVALID_ARGUMENT: a dictionary whose values are a dictionary themselves, which IPC cannot say.
+pub fn schema_message(schema: &Schema) -> Result<Bytes> {
+    schema.fields().iter().try_for_each(|field| types::check_field(field, field.name()))?;
+    let options = IpcWriteOptions::default();
+    let mut tracker = DictionaryTracker::new(true);
+    let encoded = IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
+    let mut message = Vec::new();
+    write_message(&mut message, encoded, &options)
+        .map_err(|e| Error::internal(format!("the schema cannot be encoded: {e}")))?;
+    Ok(message.into())
+}
+
+/// Reads an encapsulated schema message; INVALID_ARGUMENT for garbage.
+pub fn parse_schema(message: &[u8]) -> Result<SchemaRef> {
+    match unframe(message) {
+        Some(header) => schema_of(&root(header)?),
+        None => Err(Error::invalid("the schema is not an encapsulated IPC message, or is cut short")),
+    }
+}
+
+/// The bare flatbuffer of an encapsulated message: `FlightData.data_header`. Empty if `message` is cut short.
+pub fn flight_header(message: &[u8]) -> Bytes {
+    unframe(message).map(Bytes::copy_from_slice).unwrap_or_default()
+}
+
+/// An encapsulated message's flatbuffer. Messages of before 2019 have no 0xFFFFFFFF in front.
+fn unframe(message: &[u8]) -> Option<&[u8]> {
+    let rest = message.strip_prefix(&[0xff; 4]).unwrap_or(message);
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(i32::from_le_bytes(*length)).ok()?)
+}
+
+/// Verifies a bare flatbuffer. No more tables are taken than its bytes can hold, so that none is visited twice.
+pub(super) fn root(header: &[u8]) -> Result<arrow_ipc::Message<'_>> {
+    let options = VerifierOptions { max_tables: header.len() / 8 + 16, ..VerifierOptions::default() };
+    let message = arrow_ipc::root_as_message_with_opts(&options, header)
+        .map_err(|e| Error::invalid(format!("the IPC message's header is malformed: {}", first_line(&e))))?;
+    match message.version() {
+        MetadataVersion::V4 | MetadataVersion::V5 => Ok(message),
+        other => Err(Error::invalid(format!("IPC metadata version {other:?} is not supported: send version 4 or 5"))),
+    }
+}
+
+fn first_line(error: &impl std::fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}
+
+/// The schema of a verified schema message; dictionary ids stay as the message has them.
+pub(super) fn schema_of(message: &arrow_ipc::Message<'_>) -> Result<SchemaRef> {
+    let Some(schema) = message.header_as_schema() else {
+        let kind = message.header_type();
+        return Err(Error::invalid(format!("a schema message is wanted, this is a {} message", name_of(kind))));
+    };
+    types::check_schema(&schema)?;
+    let schema = guard("the schema", || Ok(arrow_ipc::convert::fb_to_schema(schema)))?;
+    schema.fields().iter().try_for_each(|field| types::check_field(field, field.name()))?;
+    Ok(Arc::new(schema))
+}
+
+pub(super) fn name_of(kind: MessageHeader) -> &'static str {
+    kind.variant_name().unwrap_or("unknown")
+}
+
+/// Runs arrow's code on what a client sent: an error or a panic of it is the client's INVALID_ARGUMENT.
+pub(super) fn guard<T>(what: &str, run: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Error::invalid(format!("{what} is invalid: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            Err(Error::invalid(format!("{what} is invalid: {text}")))
+        }
+    }
+}
+
+/// Whether rows of schema `put` may be added to a table of schema `table`; INVALID_ARGUMENT names the first differing field.
+///
+/// Names, types, nullability and extension types must agree, in order; other metadata may differ.
+pub fn check_appendable(table: &Schema, put: &Schema) -> Result<()> {
+    for (have, got) in table.fields().iter().zip(put.fields()) {
+        same_field(have, got, have.name())?;
+    }
+    let (have, got) = (table.fields().len(), put.fields().len());
+    match have.cmp(&got) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(Error::invalid(format!(
+            "the schema does not fit the table's: field {:?} is missing ({got} of {have} fields)",
+            table.field(got).name()
+        ))),
+        std::cmp::Ordering::Less => Err(Error::invalid(format!(
+            "the schema does not fit the table's: it has a field {:?} that the table has not",
+            put.field(have).name()
+        ))),
+    }
+}
+
+fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
+    let differs = |what: &str, have: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
+        Err(Error::invalid(format!(
+            "the schema does not fit the table's: field {path:?} has {what} {got:?}, the table's {have:?}"
+        )))
+    };
+    if have.name() != got.name() {
+        return differs("the name", have.name(), got.name());
+    }
+    if !same_type(have.data_type(), got.data_type()) {
+        return differs("type", have.data_type(), got.data_type());
+    }
+    if have.is_nullable() != got.is_nullable() {
+        return differs("nullability", &have.is_nullable(), &got.is_nullable());
+    }
+    if extension(have.metadata()) != extension(got.metadata()) {
+        return differs("the extension type", &extension(have.metadata()), &extension(got.metadata()));
+    }
+    let mut children = types::children(have.data_type()).into_iter().zip(types::children(got.data_type()));
+    children.try_for_each(|(have, got)| same_field(have, got, &format!("{path}.{}", have.name())))
+}
+
+/// Whether types agree but for what their children say of themselves.
+fn same_type(have: &DataType, got: &DataType) -> bool {
+    use DataType::*;
+    match (have, got) {
+        (Dictionary(k, v), Dictionary(l, w)) => k == l && same_type(v, w),
+        (FixedSizeList(_, n), FixedSizeList(_, m)) => n == m,
+        (Map(_, sorted), Map(_, other)) => sorted == other,
+        (Struct(a), Struct(b)) => a.len() == b.len(),
+        (Union(a, mode), Union(b, other)) => mode == other && a.iter().map(|(id, _)| id).eq(b.iter().map(|(id, _)| id)),
+        (List(_), List(_)) | (LargeList(_), LargeList(_)) => true,
+        (ListView(_), ListView(_)) | (LargeListView(_), LargeListView(_)) => true,
+        (RunEndEncoded(_, _), RunEndEncoded(_, _)) => true,
+        (have, got) => have == got,
+    }
+}
+
+fn extension(metadata: &HashMap<String, String>) -> Vec<(&String, &String)> {
+    let mut found: Vec<_> = metadata.iter().filter(|(key, _)| key.starts_with("ARROW:extension:")).collect();
+    found.sort();
+    found
+}
+
+/// The schema of these top-level columns, in this order. Indexes that are out of range are left out.
+pub fn project(schema: &Schema, columns: &[usize]) -> Schema {
+    let fields: Vec<_> = columns.iter().filter_map(|&at| schema.fields().get(at).cloned()).collect();
+    Schema::new_with_metadata(fields, schema.metadata().clone())
+}
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

@@ -1,0 +1,36 @@
+//! What coordinators, nodes and clients of Volley share.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
+//! | [`error`] | the one error type, and its way to and from gRPC |
+//! | [`options`] | what a client may ask for in a descriptor, ticket or header |
+//! | [`ticket`] | signed tickets |
+//! | [`partition`] | which shard a row of a keyed table belongs to |
+//! | [`placement`] | which nodes should hold a shard |
+//! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
+//! | [`wire`] | the protobuf messages between members, and the catalog's rows |
+//! | [`serve`], [`relay`] | the HTTP/2 server loop; handing a call on to another member |
+//! | [`client`] | a client that fetches all endpoints in parallel |
+//! | [`memory`] | giving large blocks back to the system |
+//! | [`config`], [`clock`] | reading configuration; the one place that reads the time |
+
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod ipc;
+pub mod memory;
+pub mod name;
+pub mod options;
+pub mod partition;
+pub mod placement;
+pub mod relay;
+pub mod serve;
+pub mod ticket;
+pub mod wire;
+
+pub use error::{Code, Error, Result};
+pub use ids::{NodeId, PartId};
+pub use name::TableName;

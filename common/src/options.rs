@@ -1,0 +1,303 @@
+//! What a client may ask for: in a descriptor, in a ticket, or in `x-volley-*` headers.
+//!
+//! Every option is known by one name in all three places. An option of writing is no error in a read
+//! (nor the other way), so that one descriptor serves both; an option that nobody knows is.
+
+use arrow_flight::FlightDescriptor;
+use arrow_flight::flight_descriptor::DescriptorType;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
+
+use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
+use crate::{Error, Result, TableName, ticket};
+
+/// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
+pub const HEADER_PREFIX: &str = "x-volley-";
+/// Headers with the prefix that are not options.
+const OTHER_HEADERS: [&str; 2] = ["listener", "leader"];
+
+/// Everything that can be asked for about a table.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// The table's name, components joined by `/`.
+    pub table: Option<String>,
+    /// Reading: the top-level columns to send, in this order.
+    pub columns: Option<Vec<String>>,
+    /// Reading: this version instead of the newest.
+    pub version: Option<u64>,
+    /// Reading: at most so many rows.
+    pub limit: Option<u64>,
+    /// Reading: at most so many endpoints; 1 gives the whole table as one stream.
+    pub max_endpoints: Option<u32>,
+    /// Writing: replace (the default), create or append.
+    pub mode: Option<Mode>,
+    /// Writing: partitions of a new table.
+    pub shards: Option<u32>,
+    /// Writing: columns whose hash decides a row's shard.
+    pub shard_by: Option<Vec<String>>,
+    /// Writing: copies of every part.
+    pub replicas: Option<u32>,
+    /// Writing: how parts are compressed at rest and on the wire.
+    pub compression: Option<Codec>,
+    /// Writing: a name for this write; a write repeated under it takes effect once.
+    pub write_id: Option<String>,
+    /// Writing: seconds for which replaced rows stay readable.
+    pub retention_s: Option<u64>,
+}
+
+/// What a put does to the rows that are there.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The table's new version is just what is put; made if it does not exist.
+    #[default]
+    Replace,
+    /// The table must not exist.
+    Create,
+    /// The rows come after those that are there; the table must exist.
+    Append,
+}
+
+impl From<Mode> for WriteMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Replace => WriteMode::Replace,
+            Mode::Create => WriteMode::Create,
+            Mode::Append => WriteMode::Append,
+        }
+    }
+}
+
+/// Compression of record batch bodies.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// As they are: served without a copy.
+    None,
+    /// LZ4 frames.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Compression::None,
+            Codec::Lz4 => Compression::Lz4,
+            Codec::Zstd => Compression::Zstd,
+        }
+    }
+}
+
+/// A table, how it was named, and what is wanted of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableRequest {
+    /// Which table.
+    pub name: TableName,
+    /// By a path or by a command.
+    pub kind: DescriptorKind,
+    /// What is wanted.
+    pub options: Options,
+}
+
+/// What a DoGet asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TicketRequest {
+    /// A signed ticket, not yet verified.
+    Signed(Vec<u8>),
+    /// A table by name, with options.
+    Table(TableRequest),
+}
+
+impl TableRequest {
+    /// Reads a descriptor and the call's headers.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: no or a bad name, an unknown option or a bad value. UNIMPLEMENTED: Flight SQL.
+    pub fn from_descriptor(descriptor: &FlightDescriptor, headers: &MetadataMap) -> Result<Self> {
+        match DescriptorType::try_from(descriptor.r#type) {
+            Ok(DescriptorType::Path) => Ok(TableRequest {
+                name: TableName::from_components(&descriptor.path)?,
+                kind: DescriptorKind::Path,
+                options: options_from(Map::new(), headers)?,
+            }),
+            Ok(DescriptorType::Cmd) => Self::from_command(&descriptor.cmd, headers),
+            Ok(DescriptorType::Unknown) | Err(_) => Err(Error::invalid(
+                "the descriptor is neither a path nor a command: name the table by FlightDescriptor.for_path or for_command",
+            )),
+        }
+    }
+
+    /// Reads a command or an unsigned ticket: a table's name, or a JSON object.
+    pub fn from_command(bytes: &[u8], headers: &MetadataMap) -> Result<Self> {
+        if is_flight_sql(bytes) {
+            return Err(Error::unimplemented(
+                "Flight SQL is not offered: name a table, as in FlightDescriptor.for_path(\"my_table\")",
+            ));
+        }
+        let mut map = Map::new();
+        if bytes.trim_ascii_start().starts_with(b"{") {
+            map = serde_json::from_slice(bytes)
+                .map_err(|e| Error::invalid(format!("the command is not a JSON object: {e}")))?;
+        } else {
+            let name = TableName::from_bytes(bytes)?;
+            map.insert("table".into(), Value::String(name.to_string()));
+        }
+        let options = options_from(map, headers)?;
+        let name = match &options.table {
+            Some(name) => name.parse()?,
+            None => return Err(Error::invalid("the command names no table: add \"table\": \"NAME\"")),
+        };
+        Ok(TableRequest { name, kind: DescriptorKind::Command, options })
+    }
+}
+
+impl TicketRequest {
+    /// Reads a ticket's bytes and the call's headers.
+    pub fn from_ticket(bytes: &[u8], headers: &MetadataMap) -> Result<Self> {
+        if ticket::is_signed(bytes) {
+            return Ok(TicketRequest::Signed(bytes.to_vec()));
+        }
+        if bytes.is_empty() {
+            return Err(Error::invalid("the ticket is empty: give one from get_flight_info, or a table's name"));
+        }
+        TableRequest::from_command(bytes, headers)
+            .map(TicketRequest::Table)
+            .map_err(|e| e.at("the ticket is neither one of this cluster's nor a table's name"))
+    }
+}
+
+impl Options {
+    /// Checks the values that no type can.
+    fn check(&self) -> Result<()> {
+        let at_least_one = |name: &str, value: Option<u32>| match value {
+            Some(0) => Err(Error::invalid(format!("option {name:?} must be at least 1"))),
+            _ => Ok(()),
+        };
+        at_least_one("shards", self.shards)?;
+        at_least_one("replicas", self.replicas)?;
+        at_least_one("max_endpoints", self.max_endpoints)?;
+        if self.shards.is_some_and(|n| n > MAX_SHARDS) {
+            return Err(Error::invalid(format!("option \"shards\" must be at most {MAX_SHARDS}")));
+        }
+        if self.replicas.is_some_and(|n| n > MAX_REPLICAS) {
+            return Err(Error::invalid(format!("option \"replicas\" must be at most {MAX_REPLICAS}")));
+        }
+        if let Some(id) = &self.write_id {
+            check_write_id(id)?;
+        }
+        Ok(())
+    }
+}
+
+/// Shards a table may have.
+pub const MAX_SHARDS: u32 = 4096;
+/// Copies a table may ask for.
+pub const MAX_REPLICAS: u32 = 16;
+
+/// A write id stands in file names: 1 to 64 letters, digits, `_`, `.` and `-`, not beginning with a dot.
+pub fn check_write_id(id: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if id.is_empty() || id.len() > 64 || id.starts_with('.') || !id.chars().all(good) {
+        return Err(Error::invalid(format!(
+            "the write id {id:?} must be 1 to 64 letters, digits, _, - or . and not begin with a dot"
+        )));
+    }
+    Ok(())
+}
+
+/// A JSON object's options with the headers' beneath them (the object wins).
+fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Options> {
+    for entry in headers.iter() {
+        let KeyAndValueRef::Ascii(key, value) = entry else { continue };
+        let Some(option) = key.as_str().strip_prefix(HEADER_PREFIX) else { continue };
+        if OTHER_HEADERS.contains(&option) {
+            continue;
+        }
+        let text = value.to_str().map_err(|_| Error::invalid(format!("the header {key} is not text")))?;
+        let option = option.replace('-', "_");
+        if !map.contains_key(&option) && option != "table" {
+            map.insert(option.clone(), header_value(&option, text));
+        }
+    }
+    let options: Options =
+        serde_json::from_value(Value::Object(map)).map_err(|e| Error::invalid(format!("bad options: {e}")))?;
+    options.check()?;
+    Ok(options)
+}
+
+fn header_value(option: &str, text: &str) -> Value {
+    let strings = || text.split(',').map(|s| Value::String(s.trim().into())).collect();
+    match option {
+        "columns" | "shard_by" => Value::Array(strings()),
+        _ => text.parse::<u64>().map_or_else(|_| Value::String(text.into()), Value::from),
+    }
+}
+
+/// A Flight SQL command is a protobuf `Any`: field 1 is its type URL.
+fn is_flight_sql(bytes: &[u8]) -> bool {
+    const URL: &[u8] = b"type.googleapis.com/arrow.flight.protocol.sql.";
+    // The URL's length takes one byte or two.
+    let after = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(URL));
+    bytes.first() == Some(&0x0a) && (after(2) || after(3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Code;
+
+    fn command(text: &str) -> Result<TableRequest> {
+        TableRequest::from_command(text.as_bytes(), &MetadataMap::new())
+    }
+
+    #[test]
+    fn a_name_a_path_and_an_object_mean_the_same_table() {
+        let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
+        let by_path = TableRequest::from_descriptor(&path, &MetadataMap::new()).unwrap();
+        assert_eq!(by_path.kind, DescriptorKind::Path);
+        assert_eq!(by_path.name, command("a/b").unwrap().name);
+        assert_eq!(by_path.name, command(r#"{"table": "a/b", "limit": 3}"#).unwrap().name);
+    }
+
+    #[test]
+    fn headers_give_options_and_the_object_wins() {
+        let mut headers = MetadataMap::new();
+        headers.insert("x-volley-shard-by", "a, b".parse().unwrap());
+        headers.insert("x-volley-limit", "7".parse().unwrap());
+        let request = TableRequest::from_command(br#"{"table": "t", "limit": 3}"#, &headers).unwrap();
+        assert_eq!(request.options.limit, Some(3));
+        assert_eq!(request.options.shard_by, Some(vec!["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            (r#"{"table": "t", "colums": []}"#, "colums"),
+            (r#"{"limit": 1}"#, "names no table"),
+            (r#"{"table": "t", "mode": "upsert"}"#, "upsert"),
+            (r#"{"table": "t", "shards": 0}"#, "shards"),
+            (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
+            (r#"{"table": "t""#, "JSON"),
+            ("", "empty"),
+        ] {
+            let error = command(text).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.message.contains(word), "{text}: {error}");
+        }
+        let mut headers = MetadataMap::new();
+        headers.insert("x-volley-colums", "a".parse().unwrap());
+        assert!(TableRequest::from_command(b"t", &headers).unwrap_err().message.contains("colums"));
+    }
+
+    #[test]
+    fn flight_sql_is_unimplemented() {
+        let mut any = vec![0x0a, 50];
+        any.extend_from_slice(b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery");
+        let error = TableRequest::from_command(&any, &MetadataMap::new()).unwrap_err();
+        assert_eq!(error.code, Code::Unimplemented);
+    }
+}

@@ -1,0 +1,222 @@
+//! The canonical bytes of values: what is hashed. The table in the module above is the rule.
+
+use arrow::array::{
+    Array, ArrowPrimitiveType, AsArray, DictionaryArray, PrimitiveArray, RunArray, downcast_dictionary_array,
+    downcast_integer_array, downcast_run_array, downcast_temporal_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{
+    ArrowDictionaryKeyType, ArrowNativeType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type,
+    Float32Type, Float64Type, IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType,
+    RunEndIndexType, TimeUnit, i256,
+};
+
+/// Before a null.
+const NULL: u8 = 0;
+/// Before a value.
+const VALUE: u8 = 1;
+/// The bits that every NaN is hashed as.
+const NAN: u64 = 0x7ff8_0000_0000_0000;
+
+/// A key column of one batch.
+pub(super) trait Column {
+    /// Appends the bytes of one row.
+    fn append(&self, row: usize, to: &mut Vec<u8>);
+
+    /// Hands over the bytes of every row in order; `buffer` is room to put them together.
+    ///
+    /// One virtual call a column: the compiler sees the loop and `append` together.
+    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8]));
+}
+
+/// A column whose values are turned into bytes by `put(row, to)`.
+struct Values<F> {
+    rows: usize,
+    nulls: Option<NullBuffer>,
+    put: F,
+}
+
+impl<F: Fn(usize, &mut Vec<u8>)> Column for Values<F> {
+    #[inline]
+    fn append(&self, row: usize, to: &mut Vec<u8>) {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            to.push(NULL);
+        } else {
+            to.push(VALUE);
+            (self.put)(row, to);
+        }
+    }
+
+    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+        for row in 0..self.rows {
+            buffer.clear();
+            self.append(row, buffer);
+            take(buffer);
+        }
+    }
+}
+
+/// A column whose row `row` is the row `index(row)` of another, or null.
+struct Pointers<'a, F> {
+    rows: usize,
+    index: F,
+    target: Box<dyn Column + 'a>,
+}
+
+impl<F: Fn(usize) -> Option<usize>> Column for Pointers<'_, F> {
+    fn append(&self, row: usize, to: &mut Vec<u8>) {
+        match (self.index)(row) {
+            None => to.push(NULL),
+            Some(index) => self.target.append(index, to),
+        }
+    }
+
+    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+        for row in 0..self.rows {
+            buffer.clear();
+            self.append(row, buffer);
+            take(buffer);
+        }
+    }
+}
+
+/// The column of an array; None for a type that cannot be hashed.
+pub(super) fn column(array: &dyn Array) -> Option<Box<dyn Column + '_>> {
+    let column = match array.data_type() {
+        DataType::Null => values(array, |_, _| {}),
+        DataType::Boolean => {
+            let bools = array.as_boolean();
+            values(array, |row, to| to.push(u8::from(bools.value(row))))
+        }
+        DataType::Float16 => primitive(array.as_primitive::<Float16Type>(), |value| float(value.to_f64())),
+        DataType::Float32 => primitive(array.as_primitive::<Float32Type>(), |value| float(f64::from(value))),
+        DataType::Float64 => primitive(array.as_primitive::<Float64Type>(), float),
+        DataType::Decimal32(_, scale) => decimal(array.as_primitive::<Decimal32Type>(), *scale),
+        DataType::Decimal64(_, scale) => decimal(array.as_primitive::<Decimal64Type>(), *scale),
+        DataType::Decimal128(_, scale) => decimal(array.as_primitive::<Decimal128Type>(), *scale),
+        DataType::Decimal256(_, scale) => decimal(array.as_primitive::<Decimal256Type>(), *scale),
+        DataType::Interval(unit) => interval(array, *unit),
+        DataType::Duration(unit) => duration(array, *unit),
+        DataType::Dictionary(_, _) => return downcast_dictionary_array!(array => dictionary(array), _ => None),
+        DataType::RunEndEncoded(_, _) => return downcast_run_array!(array => runs(array), _ => None),
+        kind if kind.is_integer() => downcast_integer_array!(array => number(array), _ => return None),
+        kind if kind.is_temporal() => downcast_temporal_array!(array => number(array), _ => return None),
+        _ => return strings(array),
+    };
+    Some(column)
+}
+
+fn values<'a>(array: &dyn Array, put: impl Fn(usize, &mut Vec<u8>) + 'a) -> Box<dyn Column + 'a> {
+    // Logical: an array of the null type has no null buffer.
+    Box::new(Values { rows: array.len(), nulls: array.logical_nulls(), put })
+}
+
+fn primitive<'a, T: ArrowPrimitiveType, const N: usize>(
+    array: &'a PrimitiveArray<T>,
+    bytes: impl Fn(T::Native) -> [u8; N] + 'a,
+) -> Box<dyn Column + 'a> {
+    let numbers = array.values();
+    values(array, move |row, to| to.extend_from_slice(&bytes(numbers[row])))
+}
+
+/// Integers and times: 64 bits, two's complement, whatever their width.
+fn number<T>(array: &PrimitiveArray<T>) -> Box<dyn Column + '_>
+where
+    T: ArrowPrimitiveType,
+    T::Native: Into<i128>,
+{
+    // The low 64 bits of an i128 are the two's complement of an i64 and of a u64 alike.
+    primitive(array, |value| (Into::<i128>::into(value) as u64).to_le_bytes())
+}
+
+fn float(value: f64) -> [u8; 8] {
+    let bits = if value.is_nan() {
+        NAN
+    } else if value == 0.0 {
+        0
+    } else {
+        value.to_bits()
+    };
+    bits.to_le_bytes()
+}
+
+fn decimal<T>(array: &PrimitiveArray<T>, scale: i8) -> Box<dyn Column + '_>
+where
+    T: ArrowPrimitiveType,
+    T::Native: Into<i256>,
+{
+    primitive(array, move |value| {
+        let mut bytes = [0; 33];
+        bytes[..32].copy_from_slice(&Into::<i256>::into(value).to_le_bytes());
+        bytes[32] = scale.to_le_bytes()[0];
+        bytes
+    })
+}
+
+/// Durations are not among the types of `downcast_temporal_array`.
+fn duration(array: &dyn Array, unit: TimeUnit) -> Box<dyn Column + '_> {
+    match unit {
+        TimeUnit::Second => number(array.as_primitive::<DurationSecondType>()),
+        TimeUnit::Millisecond => number(array.as_primitive::<DurationMillisecondType>()),
+        TimeUnit::Microsecond => number(array.as_primitive::<DurationMicrosecondType>()),
+        TimeUnit::Nanosecond => number(array.as_primitive::<DurationNanosecondType>()),
+    }
+}
+
+fn interval(array: &dyn Array, unit: IntervalUnit) -> Box<dyn Column + '_> {
+    match unit {
+        IntervalUnit::YearMonth => primitive(array.as_primitive::<IntervalYearMonthType>(), i32::to_le_bytes),
+        IntervalUnit::DayTime => primitive(array.as_primitive::<IntervalDayTimeType>(), |value| {
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&value.days.to_le_bytes());
+            bytes[4..].copy_from_slice(&value.milliseconds.to_le_bytes());
+            bytes
+        }),
+        IntervalUnit::MonthDayNano => primitive(array.as_primitive::<IntervalMonthDayNanoType>(), |value| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&value.months.to_le_bytes());
+            bytes[4..8].copy_from_slice(&value.days.to_le_bytes());
+            bytes[8..].copy_from_slice(&value.nanoseconds.to_le_bytes());
+            bytes
+        }),
+    }
+}
+
+fn strings(array: &dyn Array) -> Option<Box<dyn Column + '_>> {
+    // One form of strings or bytes, given the array as its own type.
+    macro_rules! form {
+        ($array:expr) => {{
+            let typed = $array;
+            values(array, move |row, to| sized(AsRef::<[u8]>::as_ref(typed.value(row)), to))
+        }};
+    }
+    Some(match array.data_type() {
+        DataType::Utf8 => form!(array.as_string::<i32>()),
+        DataType::LargeUtf8 => form!(array.as_string::<i64>()),
+        DataType::Utf8View => form!(array.as_string_view()),
+        DataType::Binary => form!(array.as_binary::<i32>()),
+        DataType::LargeBinary => form!(array.as_binary::<i64>()),
+        DataType::BinaryView => form!(array.as_binary_view()),
+        DataType::FixedSizeBinary(_) => form!(array.as_fixed_size_binary()),
+        _ => return None,
+    })
+}
+
+fn sized(bytes: &[u8], to: &mut Vec<u8>) {
+    to.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    to.extend_from_slice(bytes);
+}
+
+fn dictionary<K: ArrowDictionaryKeyType>(array: &DictionaryArray<K>) -> Option<Box<dyn Column + '_>> {
+    let keys = array.keys();
+    let target = column(array.values().as_ref())?;
+    let index = move |row| keys.is_valid(row).then(|| keys.value(row).as_usize());
+    Some(Box::new(Pointers { rows: array.len(), index, target }))
+}
+
+fn runs<R: RunEndIndexType>(array: &RunArray<R>) -> Option<Box<dyn Column + '_>> {
+    let target = column(array.values().as_ref())?;
+    let index = move |row| Some(array.get_physical_index(row));
+    Some(Box::new(Pointers { rows: array.len(), index, target }))
+}

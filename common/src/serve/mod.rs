@@ -1,0 +1,254 @@
+//! The HTTP/2 server loop below gRPC: accepts, serves, drains.
+//!
+//! tonic's own loop would do, but its bodies copy every message. Here a service answers with a
+//! [`ReplyBody`], which is one of tonic's bodies, a stream of frames around slices, or the body of
+//! another member's answer.
+
+mod body;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+pub(crate) use body::trailers;
+pub use body::{Frames, ReplyBody, ReplyData, grpc_error, grpc_frames};
+
+use crate::{Error, Result};
+
+/// Received bytes of one stream that may wait for their reader: what a stream costs in memory at most.
+pub const STREAM_WINDOW: u32 = 4 << 20;
+/// The window of a connection is as large as HTTP/2 allows: a stream whose reader stands still must
+/// not take the window from the connection's other streams.
+pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// The largest DATA frame that is accepted: one frame a message costs a third of one per 16 KiB.
+pub const FRAME_SIZE: u32 = 4 << 20;
+/// Bytes of one stream that may wait to be sent: at least a whole message.
+pub const SEND_BUFFER: usize = 2 << 20;
+/// Header lists larger than this are refused.
+const HEADER_LIST: u32 = 64 << 10;
+/// A connection that has said nothing at all after this long is closed.
+const FIRST_BYTES: Duration = Duration::from_secs(20);
+/// How long accepting rests after an error such as too many open files.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Clients are pinged after so much silence, and given up after so much more. Generous: a client that
+/// reads nothing for long is welcome, one whose machine is gone is not.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// What one listener takes on at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; a further one is closed as soon as it is accepted.
+    pub connections: usize,
+    /// Streams at once on one connection. High: a client's calls must not wait for each other.
+    pub streams: u32,
+    /// How long open streams may go on after the shutdown began.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 10_000, streams: 4096, drain: Duration::from_secs(10) }
+    }
+}
+
+/// What [`serve`] serves: any tower service of these types.
+pub trait Http2Service:
+    Service<
+        http::Request<Incoming>,
+        Response = http::Response<ReplyBody>,
+        Error = Infallible,
+        Future: Future<Output = Result<http::Response<ReplyBody>, Infallible>> + Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Http2Service for S where
+    S: Service<
+            http::Request<Incoming>,
+            Response = http::Response<ReplyBody>,
+            Error = Infallible,
+            Future: Future<Output = Result<http::Response<ReplyBody>, Infallible>> + Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Listens on `addr` (`HOST:PORT`; port 0 takes a free one, which `local_addr` tells).
+///
+/// # Errors
+/// UNAVAILABLE naming the address: in use, not this machine's, or not an address.
+pub async fn bind(addr: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| {
+        Error::unavailable(match e.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("cannot listen on {addr}: another process uses this port; stop it or choose another port")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("cannot listen on {addr}: this machine has no such address; listen on one of its own")
+            }
+            _ => format!("cannot listen on {addr}: {e}"),
+        })
+    })
+}
+
+/// Serves HTTP/2 on `listener` until `shutdown`, then drains: no new connections or streams, open
+/// streams may end within [`Limits::drain`]. Returns when the last connection is closed.
+pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown: CancellationToken) {
+    serve_with(listener, service, shutdown, Limits::default()).await;
+}
+
+/// [`serve`] with limits of one's own.
+pub async fn serve_with<S: Http2Service>(
+    listener: TcpListener,
+    service: S,
+    shutdown: CancellationToken,
+    limits: Limits,
+) {
+    let http = http2_settings(&limits);
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    // Ends the connections when the drain has taken too long, or when this future is dropped.
+    let kill = CancellationToken::new();
+    let _kill_on_drop = kill.clone().drop_guard();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            stream = accept(&listener) => stream,
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            tracing::warn!(limit = limits.connections, "connection refused: too many are open");
+            continue;
+        };
+        let tokens = (shutdown.clone(), kill.clone());
+        connections.spawn(connection(stream, http.clone(), service.clone(), tokens, permit));
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "ending streams that are still open after the drain limit");
+        kill.cancel();
+        connections.wait().await;
+    }
+}
+
+fn http2_settings(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .adaptive_window(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_SIZE)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http
+}
+
+/// The next connection; rests after errors that are the machine's, not the connection's.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let mut failing = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(e) if is_connection_error(&e) => continue,
+            Err(e) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(error = %e, "cannot accept connections for the moment");
+                }
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn is_connection_error(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(e.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// One connection from its first byte to its last.
+async fn connection<S: Http2Service>(
+    stream: TcpStream,
+    http: http2::Builder<TokioExecutor>,
+    service: S,
+    (shutdown, kill): (CancellationToken, CancellationToken),
+    _permit: OwnedSemaphorePermit,
+) {
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(error = %e, "no TCP_NODELAY on a connection");
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        spoke = tokio::time::timeout(FIRST_BYTES, stream.readable()) => {
+            if !matches!(spoke, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = kill.cancelled() => return,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = connection => result,
+                () = kill.cancelled() => return,
+            }
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!(error = %e, "a connection ended in an error");
+    }
+}
+
+/// Makes a tonic service (such as `tonic::service::Routes` or a generated server) one that [`serve`]
+/// takes, and that a router of one's own can call.
+#[derive(Clone, Debug)]
+pub struct Tonic<S>(pub S);
+
+impl<S> Service<http::Request<Incoming>> for Tonic<S>
+where
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        let reply = self.0.call(request.map(tonic::body::Body::new));
+        Box::pin(async move { Ok(reply.await?.map(ReplyBody::Tonic)) })
+    }
+}

@@ -1,0 +1,77 @@
+//! Servers in the test's own process.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use bytes::Bytes;
+use futures::{Stream, stream};
+use hyper::body::Incoming;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{Limits, ReplyBody, bind, serve_with};
+use crate::Result;
+use crate::ipc::frame::{Frame, frame};
+
+pub(crate) type Reply = http::Response<ReplyBody>;
+
+/// A server that answers every call by `answer`.
+pub(crate) struct Server {
+    pub addr: String,
+    pub shutdown: CancellationToken,
+    pub task: JoinHandle<()>,
+}
+
+impl Server {
+    pub async fn start<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Reply> + Send + 'static,
+    {
+        Server::limited(Limits::default(), answer).await
+    }
+
+    pub async fn limited<F, Fut>(limits: Limits, answer: F) -> Self
+    where
+        F: Fn(http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Reply> + Send + 'static,
+    {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let shutdown = CancellationToken::new();
+        let service = tower::service_fn(move |request| {
+            let reply = answer(request);
+            async move { Ok::<_, Infallible>(reply.await) }
+        });
+        let task = tokio::spawn(serve_with(listener, service, shutdown.clone(), limits));
+        Server { addr, shutdown, task }
+    }
+
+    pub async fn client(&self) -> FlightServiceClient<Channel> {
+        let endpoint = Channel::from_shared(format!("http://{}", self.addr)).unwrap();
+        FlightServiceClient::new(endpoint.connect().await.unwrap())
+    }
+}
+
+/// A message whose body is `size` times `byte`.
+pub(crate) fn message(byte: u8, size: usize) -> Frame {
+    frame(b"header", None, std::iter::once(Bytes::from(vec![byte; size])))
+}
+
+/// Messages of 1 MiB without end; `made` counts them.
+pub(crate) fn endless(made: Arc<AtomicUsize>) -> impl Stream<Item = Result<Frame>> + Send + 'static {
+    stream::repeat_with(move || {
+        made.fetch_add(1, Ordering::SeqCst);
+        Ok(message(7, 1 << 20))
+    })
+}
+
+/// Waits, but not for ever.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it did not happen within 20 s")
+}

@@ -1,0 +1,166 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow_flight::Ticket;
+use futures::{StreamExt, stream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use super::testing::{Server, endless, message, soon};
+use super::*;
+use crate::wire::cluster::node_client::NodeClient;
+use crate::wire::cluster::node_server::{Node, NodeServer};
+use crate::wire::cluster::{
+    CopyPart, CopyPartReply, DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk,
+};
+
+#[tokio::test]
+async fn frames_arrive_and_end_with_ok() {
+    let server =
+        Server::start(|_| async { grpc_frames(stream::iter((0..3).map(|at| Ok(message(at, 3 << 20))))) }).await;
+    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    for at in 0..3 {
+        let data = answer.message().await.unwrap().unwrap();
+        assert_eq!(data.data_header, "header");
+        assert!(data.data_body.len() == 3 << 20 && data.data_body.iter().all(|&byte| byte == at));
+    }
+    assert!(answer.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_becomes_trailers() {
+    let text = "part 7 of table \"é/ü\" is gone: 100 %\nnew line";
+    let server =
+        Server::start(
+            move |_| async move { grpc_frames(stream::iter([Ok(message(1, 10)), Err(Error::data_loss(text))])) },
+        )
+        .await;
+    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    assert!(answer.message().await.unwrap().is_some());
+    let status = answer.message().await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DataLoss, text));
+}
+
+#[tokio::test]
+async fn an_error_at_once_is_the_whole_answer() {
+    let server = Server::start(|_| async { grpc_error(Error::not_found("no table \"x\"")) }).await;
+    let status = server.client().await.do_get(Ticket::default()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "no table \"x\""));
+}
+
+#[tokio::test]
+async fn a_reader_that_stands_still_stops_its_stream_and_no_other() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let counter = made.clone();
+    let server = Server::start(move |request| {
+        let endless = request.headers().contains_key("endless").then(|| endless(counter.clone()));
+        async move {
+            match endless {
+                Some(endless) => grpc_frames(endless),
+                None => grpc_frames(stream::iter((0..64).map(|_| Ok(message(1, 1 << 20))))),
+            }
+        }
+    })
+    .await;
+    let mut client = server.client().await;
+    let mut request = Request::new(Ticket::default());
+    request.metadata_mut().insert("endless", "1".parse().unwrap());
+    let mut still = client.do_get(request).await.unwrap().into_inner();
+    assert!(still.message().await.unwrap().is_some());
+    // This client's connection has one small window for all streams: the other one has its own connection.
+    let other = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    assert_eq!(soon(other.count()).await, 64);
+    let made = made.load(Ordering::SeqCst);
+    assert!(made < 20, "{made} messages were made for a reader that took one");
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_end_and_takes_no_new_ones() {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let receiver = Arc::new(parking_lot::Mutex::new(Some(receiver)));
+    let server = Server::start(move |_| {
+        let receiver = receiver.lock().take().expect("one call");
+        async move { grpc_frames(ReceiverStream::new(receiver)) }
+    })
+    .await;
+    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    server.shutdown.cancel();
+    // The listener is closed before the streams have ended.
+    soon(async { while tokio::net::TcpStream::connect(&server.addr).await.is_ok() {} }).await;
+    sender.send(Ok(message(5, 5))).await.unwrap();
+    assert_eq!(answer.message().await.unwrap().unwrap().data_body, vec![5; 5]);
+    drop(sender);
+    assert!(answer.message().await.unwrap().is_none());
+    soon(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_limit() {
+    let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+    let server = Server::limited(limits, |_| async { grpc_frames(stream::pending()) }).await;
+    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    server.shutdown.cancel();
+    assert!(soon(answer.message()).await.is_err());
+    soon(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let server = Server::limited(limits, |_| async { grpc_error(Error::not_found("x")) }).await;
+    let mut first = server.client().await;
+    assert_eq!(first.do_get(Ticket::default()).await.unwrap_err().code(), Code::NotFound);
+    let mut second = tokio::net::TcpStream::connect(&server.addr).await.unwrap();
+    let mut byte = [0];
+    let read = soon(tokio::io::AsyncReadExt::read(&mut second, &mut byte)).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert_eq!(first.do_get(Ticket::default()).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let error = bind(&addr).await.unwrap_err();
+    assert!(error.message.contains(&addr) && error.message.contains("another process"), "{error}");
+}
+
+/// A service that tonic made.
+struct Peer;
+
+#[tonic::async_trait]
+impl Node for Peer {
+    type FetchPartStream = stream::Iter<std::vec::IntoIter<Result<PartChunk, Status>>>;
+
+    async fn fetch_part(&self, _: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {
+        let chunk = |byte: &u8| Ok(PartChunk { data: vec![*byte; 100].into() });
+        Ok(Response::new(stream::iter([1, 2].iter().map(chunk).collect::<Vec<_>>())))
+    }
+
+    async fn copy_part(&self, _: Request<CopyPart>) -> Result<Response<CopyPartReply>, Status> {
+        Err(Status::data_loss("bad copy"))
+    }
+
+    async fn discard_parts(&self, _: Request<DiscardPartsRequest>) -> Result<Response<DiscardPartsReply>, Status> {
+        Ok(Response::new(DiscardPartsReply {}))
+    }
+}
+
+#[tokio::test]
+async fn tonic_services_are_served_too() {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let routes = tonic::service::Routes::new(NodeServer::new(Peer)).prepare();
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, Tonic(routes), shutdown.clone()));
+    let mut client = NodeClient::new(crate::relay::Relay::new().channel(&addr).unwrap());
+    client.discard_parts(DiscardPartsRequest::default()).await.unwrap();
+    let status = client.copy_part(CopyPart::default()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DataLoss, "bad copy"));
+    let chunks = client.fetch_part(FetchPartRequest::default()).await.unwrap().into_inner();
+    assert_eq!(chunks.count().await, 2);
+    shutdown.cancel();
+    soon(task).await.unwrap();
+}

@@ -1,0 +1,106 @@
+//! Tickets: a magic, the HMAC of the body, the body. Any member verifies one by the cluster's key,
+//! without asking; nobody else can make one.
+
+use hmac::{Hmac, KeyInit, Mac};
+use prost::Message;
+use sha2::Sha256;
+
+use crate::wire::cluster::Ticket;
+use crate::{Error, Result};
+
+/// The first bytes of a signed ticket: no table's name begins so, for it holds a control character.
+pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
+const MAC_BYTES: usize = 32;
+
+/// The cluster's ticket key: HMAC-SHA256, 32 bytes.
+#[derive(Clone)]
+pub struct TicketKey(Vec<u8>);
+
+impl TicketKey {
+    /// Takes the key out of the catalog.
+    pub fn new(key: &[u8]) -> Self {
+        TicketKey(key.to_vec())
+    }
+
+    fn mac(&self, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(MAGIC);
+        mac.update(body);
+        mac
+    }
+
+    /// The bytes of a signed ticket.
+    pub fn sign(&self, ticket: &Ticket) -> Vec<u8> {
+        let body = ticket.encode_to_vec();
+        let mut out = Vec::with_capacity(MAGIC.len() + MAC_BYTES + body.len());
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.mac(&body).finalize().into_bytes());
+        out.extend_from_slice(&body);
+        out
+    }
+
+    /// Checks the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`].
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not a ticket, or damaged. PERMISSION_DENIED: signed by another key.
+    /// NOT_FOUND: expired.
+    pub fn verify(&self, bytes: &[u8], now_ms: u64) -> Result<Ticket> {
+        let rest =
+            bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| Error::invalid("this is not a ticket of Volley"))?;
+        if rest.len() < MAC_BYTES {
+            return Err(Error::invalid("the ticket is cut short"));
+        }
+        let (mac, body) = rest.split_at(MAC_BYTES);
+        self.mac(body).verify_slice(mac).map_err(|_| {
+            Error::denied("the ticket's signature is not this cluster's: it was changed on its way, or another cluster made it; call get_flight_info again")
+        })?;
+        let ticket = Ticket::decode(body).map_err(|e| Error::invalid(format!("the ticket cannot be read: {e}")))?;
+        if ticket.expires_ms <= now_ms {
+            return Err(Error::not_found(format!(
+                "the ticket for table {:?} has expired: call get_flight_info again",
+                ticket.table.join("/")
+            )));
+        }
+        Ok(ticket)
+    }
+}
+
+/// Whether these bytes claim to be a signed ticket (and are not a table's name or JSON).
+pub fn is_signed(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Code;
+
+    fn ticket() -> Ticket {
+        Ticket { table: vec!["a".into()], version: 3, expires_ms: 1000, ..Ticket::default() }
+    }
+
+    #[test]
+    fn a_signed_ticket_verifies_until_it_expires() {
+        let key = TicketKey::new(&[7; 32]);
+        let bytes = key.sign(&ticket());
+        assert!(is_signed(&bytes));
+        assert_eq!(key.verify(&bytes, 999).unwrap(), ticket());
+        assert_eq!(key.verify(&bytes, 1000).unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn forged_changed_and_garbage_tickets_are_refused() {
+        let key = TicketKey::new(&[7; 32]);
+        let bytes = key.sign(&ticket());
+        for at in MAGIC.len()..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(key.verify(&changed, 0).unwrap_err().code, Code::PermissionDenied, "byte {at}");
+        }
+        let other = TicketKey::new(&[8; 32]).sign(&ticket());
+        assert_eq!(key.verify(&other, 0).unwrap_err().code, Code::PermissionDenied);
+        for garbage in [&b"x"[..], b"", b"\x01VOLLEY1short"] {
+            assert_eq!(key.verify(garbage, 0).unwrap_err().code, Code::InvalidArgument);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! How a catalog of a million parts (100 tables of 10,000) does: time and memory, each stage in a process of its own.
+//!
+//! `cargo run -p volley-coordinator --example catalog_scale [FOLDER]`
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::RaftStateMachine;
+use volley_common::wire::catalog as wire;
+use volley_common::wire::catalog::command::Op;
+use volley_common::{NodeId, PartId};
+use volley_coordinator::plan;
+use volley_coordinator::raft::machine::Machine;
+use volley_coordinator::raft::snapshot;
+use volley_coordinator::raft::store::Store;
+use volley_coordinator::raft::{Handle, RaftConfig};
+
+const TABLES: u64 = 100;
+const PARTS: u64 = 10_000;
+const NODES: u64 = 9;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if let [stage, dir] = arguments.as_slice() {
+        return runtime.block_on(run(stage, Path::new(dir)));
+    }
+    let temp = tempfile::TempDir::new().unwrap();
+    let dir = arguments.first().map_or_else(|| temp.path().to_path_buf(), PathBuf::from);
+    for stage in ["fill", "reload", "build", "install", "plan"] {
+        let program = std::env::current_exe().unwrap();
+        assert!(std::process::Command::new(program).arg(stage).arg(&dir).status().unwrap().success(), "{stage} failed");
+    }
+}
+
+async fn run(stage: &str, dir: &Path) {
+    match stage {
+        "fill" => fill(dir).await,
+        "reload" => drop(reload(dir)),
+        "build" => build(dir).await,
+        "install" => install(dir).await,
+        "plan" => plan_one(dir),
+        other => panic!("no stage {other}"),
+    }
+}
+
+/// Prints a stage's time, and this process's memory now and at its peak.
+fn report(what: &str, took: Duration) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mib = |key: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    println!(
+        "{what:44} {took:>10.2?}   RSS {:>5} MiB   anon {:>5} MiB   peak {:>5} MiB",
+        mib("VmRSS"),
+        mib("RssAnon"),
+        mib("VmHWM")
+    );
+}
+
+async fn fill(dir: &Path) {
+    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.to_path_buf());
+    config.deadline = Duration::from_secs(60);
+    let raft = Handle::start(config).await.unwrap();
+    for id in 1..=NODES {
+        let node = wire::Node {
+            id,
+            boot: 1,
+            flight_uri: format!("grpc+tcp://n{id}:1"),
+            peer_addr: format!("n{id}:2"),
+            zone: "z".into(),
+            ..Default::default()
+        };
+        raft.propose(Op::RegisterNode(wire::RegisterNode { node: Some(node) })).await.unwrap();
+    }
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for table in 0..TABLES {
+        raft.propose(Op::BeginWrite(begin(table))).await.unwrap();
+        let one = Instant::now();
+        let parts = (0..PARTS).map(|seq| part(table, seq)).collect();
+        raft.propose(Op::CommitWrite(wire::CommitWrite { write: format!("w{table}"), parts, attempt: 1 }))
+            .await
+            .unwrap();
+        slowest = slowest.max(one.elapsed());
+    }
+    report("fill: 100 commits of 10,000 parts", began.elapsed());
+    println!("  slowest commit {slowest:.2?}, {} parts", raft.view().part_count());
+    raft.shutdown().await;
+    println!("  database {} MiB", std::fs::metadata(dir.join("catalog.redb")).unwrap().len() >> 20);
+}
+
+fn begin(table: u64) -> wire::BeginWrite {
+    wire::BeginWrite {
+        id: format!("w{table}"),
+        table: vec!["scale".into(), format!("t{table}")],
+        kind: wire::DescriptorKind::Path as i32,
+        spec: Some(wire::TableSpec {
+            shards: 16,
+            replicas: 3,
+            min_copies: 2,
+            retention_ms: 1000,
+            ..Default::default()
+        }),
+        schema: vec![7; 1000].into(),
+        placement: (0..16).map(|shard| wire::Holders { nodes: holders(shard) }).collect(),
+        attempt: 1,
+        lease_ms: 600_000,
+        ..Default::default()
+    }
+}
+
+fn holders(shard: u64) -> Vec<u64> {
+    (0..3).map(|copy| 1 + (shard + copy) % NODES).collect()
+}
+
+fn part(table: u64, seq: u64) -> wire::Part {
+    let id = PartId::random();
+    wire::Part {
+        id: Some(id.into()),
+        shard: (seq % 16) as u32,
+        write: format!("w{table}"),
+        seq,
+        rows: 1_000_000,
+        bytes: 64 << 20,
+        crc32c: id.digest() as u32,
+        holders: holders(seq % 16),
+        ..Default::default()
+    }
+}
+
+fn open(dir: &Path) -> Arc<Store> {
+    Store::open(dir, 1, Arc::new(|why: &str| panic!("{why}"))).unwrap()
+}
+
+fn reload(dir: &Path) -> Machine {
+    let began = Instant::now();
+    let machine = Machine::open(open(dir)).unwrap();
+    report("reload: rows from the database", began.elapsed());
+    machine
+}
+
+async fn build(dir: &Path) {
+    let mut machine = reload(dir);
+    let began = Instant::now();
+    let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
+    let snapshot = builder.build_snapshot().await.unwrap();
+    report("build: a snapshot", began.elapsed());
+    println!("  snapshot {} MiB", snapshot.snapshot.file.metadata().unwrap().len() >> 20);
+}
+
+async fn install(dir: &Path) {
+    let built = snapshot::newest(dir).unwrap().unwrap();
+    let fresh = tempfile::TempDir::new_in(dir).unwrap();
+    let store = open(fresh.path());
+    let mut machine = Machine::open(store).unwrap();
+    let arrived = snapshot::temp_path(fresh.path());
+    std::fs::copy(&built.snapshot.path, &arrived).unwrap();
+    let began = Instant::now();
+    machine.install_snapshot(&built.meta, snapshot::SnapshotFile::open(arrived).unwrap()).await.unwrap();
+    report("install: a snapshot, into an empty folder", began.elapsed());
+    assert_eq!(machine.shared().catalog.read().part_count() as u64, TABLES * PARTS);
+}
+
+fn plan_one(dir: &Path) {
+    let machine = reload(dir);
+    let shared = machine.shared();
+    let catalog = shared.catalog.read();
+    let table = catalog.tables().next().unwrap();
+    let alive: BTreeSet<NodeId> = (1..=NODES).map(NodeId).collect();
+    let began = Instant::now();
+    let endpoints = plan::endpoints(&catalog, table, table.version, 1024, &alive, 1).unwrap();
+    report("plan: endpoints of a table of 10,000 parts", began.elapsed());
+    assert_eq!(endpoints.iter().map(|e| e.parts.len() as u64).sum::<u64>(), PARTS);
+    let began = Instant::now();
+    let parts = plan::whole(&catalog, table, table.version, &alive, 1).unwrap();
+    report("plan: one ticket for all of it", began.elapsed());
+    assert_eq!(parts.len() as u64, PARTS);
+}

@@ -1,0 +1,306 @@
+//! Every command, in one place. A refused command changes nothing.
+
+use std::collections::HashSet;
+
+use volley_common::wire::catalog::{
+    self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RegisterNode, RenewWrite,
+    Reply, SetNodeState, StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
+};
+use volley_common::{Error, PartId, Result, TableName};
+
+use super::{Catalog, RowKey, no_table, readable_text};
+
+impl Catalog {
+    /// Applies a command: the only way in which a catalog changes once it is loaded.
+    ///
+    /// A [`reply::Reply::Refusal`] carries a gRPC code and says what to do; nothing changed then.
+    pub fn apply(&mut self, command: &Command) -> Reply {
+        let now = command.now_ms;
+        let result = match &command.op {
+            Some(Op::FormCluster(op)) => self.form_cluster(op, now),
+            Some(Op::RegisterNode(op)) => self.register_node(op, now),
+            Some(Op::SetNodeState(op)) => self.set_node_state(op),
+            Some(Op::BeginWrite(op)) => self.begin_write(op, now),
+            Some(Op::StageParts(op)) => self.stage_parts(op, now),
+            Some(Op::RenewWrite(op)) => self.renew_write(op, now),
+            Some(Op::CommitWrite(op)) => self.commit_write(op, now),
+            Some(Op::AbortWrite(op)) => self.abort_write(op, now),
+            Some(Op::CreateTable(op)) => self.create_table(op, now),
+            Some(Op::DropTable(op)) => self.drop_table(op, now),
+            Some(Op::UpdateHolders(op)) => self.update_holders(op),
+            Some(Op::PinVersion(op)) => self.pin_version(op, now),
+            Some(Op::CancelFlight(op)) => self.cancel_flight(op),
+            Some(Op::Expire(op)) => self.expire(op.remember_writes_ms, now),
+            Some(Op::Clear(_)) => self.clear(),
+            None => Err(Error::unimplemented("the command is of a newer version: update this coordinator")),
+        };
+        let reply = result.unwrap_or_else(|error| {
+            reply::Reply::Refusal(wire::Refusal { code: error.code as i32, message: error.message })
+        });
+        Reply { reply: Some(reply) }
+    }
+
+    fn form_cluster(&mut self, op: &FormCluster, now: u64) -> Result<reply::Reply> {
+        // Every coordinator of a new cluster may propose one: the first one counts, the others agree to it.
+        if self.cluster.is_none() {
+            let (id, ticket_key) = (op.id.clone(), op.ticket_key.clone());
+            self.touched.insert(RowKey::Cluster);
+            self.cluster = Some(wire::Cluster { id, ticket_key, created_ms: now, next_table: 1 });
+        }
+        Ok(done())
+    }
+
+    fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
+        let mut node =
+            op.node.clone().filter(|node| node.id != 0).ok_or_else(|| Error::invalid("the node has no id"))?;
+        node.set_state(wire::NodeState::Alive);
+        self.abort_writes_of_earlier_boots(node.id, node.boot, now);
+        self.touched.insert(RowKey::Node(node.id));
+        self.nodes.insert(node.id, node);
+        Ok(done())
+    }
+
+    /// A node that started anew has forgotten what it was writing.
+    fn abort_writes_of_earlier_boots(&mut self, node: u64, boot: u64, now: u64) {
+        let open = self.open.iter().filter_map(|id| self.writes.get(id));
+        let lost = open.filter(|w| !w.staged && w.writer == node && w.writer_boot != boot);
+        for id in lost.map(|w| w.id.clone()).collect::<Vec<_>>() {
+            self.end_write(&id, "the node that wrote it was restarted: put the rows again", now);
+        }
+    }
+
+    fn set_node_state(&mut self, op: &SetNodeState) -> Result<reply::Reply> {
+        let node = self
+            .nodes
+            .get_mut(&op.node)
+            .ok_or_else(|| Error::not_found(format!("there is no node {:016x}", op.node)))?;
+        if (op.boot == 0 || op.boot == node.boot) && node.state != op.state {
+            node.state = op.state;
+            self.touched.insert(RowKey::Node(op.node));
+        }
+        Ok(done())
+    }
+
+    fn begin_write(&mut self, op: &BeginWrite, now: u64) -> Result<reply::Reply> {
+        TableName::from_components(&op.table)?;
+        volley_common::options::check_write_id(&op.id)?;
+        if let Some(old) = self.writes.get(&op.id)
+            && old.state != WriteState::Aborted as i32
+            && let Some(again) = begun_before(old, op, now)?
+        {
+            self.put_write(again.clone());
+            return Ok(reply::Reply::Write(again));
+        }
+        let write = self.new_write(op, now)?;
+        self.put_write(write.clone());
+        Ok(reply::Reply::Write(write))
+    }
+
+    fn new_write(&self, op: &BeginWrite, now: u64) -> Result<Write> {
+        let mut write = Write {
+            id: op.id.clone(),
+            table: op.table.clone(),
+            kind: op.kind,
+            mode: op.mode,
+            spec: op.spec.clone(),
+            schema: op.schema.clone(),
+            placement: op.placement.clone(),
+            staged: op.staged,
+            writer: op.writer,
+            writer_boot: op.writer_boot,
+            attempt: op.attempt,
+            lease_until_ms: now.saturating_add(op.lease_ms),
+            ..Write::default()
+        };
+        match (self.find(&op.table), op.mode()) {
+            (Some(_), WriteMode::Create) => return Err(already_there(&op.table)),
+            (None, WriteMode::Append) => return Err(no_table(&op.table)),
+            (Some(table), WriteMode::Append) => {
+                let planned = (op.table_id == 0 || op.table_id == table.id)
+                    && (op.schema.is_empty() || op.schema == table.schema);
+                if !planned {
+                    return Err(Error::aborted(format!(
+                        "table {:?} was replaced while the append to it was planned: try again",
+                        op.table.join("/")
+                    )));
+                }
+                write.table_id = table.id;
+                write.kind = table.kind;
+                write.spec.clone_from(&table.spec);
+                write.schema.clone_from(&table.schema);
+                write.placement.clone_from(&table.placement);
+            }
+            (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
+        }
+        Ok(write)
+    }
+
+    fn stage_parts(&mut self, op: &StageParts, now: u64) -> Result<reply::Reply> {
+        let mut write = self.open_write(&op.write)?.clone();
+        if !write.staged {
+            return Err(Error::precondition(format!(
+                "write {:?} is a single put, not one begun by begin_write: nothing can be staged into it",
+                op.write
+            )));
+        }
+        if write.streams.contains(&op.stream) {
+            return Ok(done());
+        }
+        if !write.schema.is_empty() && !op.schema.is_empty() && write.schema != op.schema {
+            return Err(Error::invalid(format!(
+                "the stream's schema differs from that of the streams before it in write {:?}: all must have the same schema",
+                op.write
+            )));
+        }
+        self.check_parts(&write, &op.parts)?;
+        if write.schema.is_empty() {
+            write.schema.clone_from(&op.schema);
+        }
+        for part in &op.parts {
+            let seq = write.parts.len() as u64;
+            write.parts.push(Part { seq, write: write.id.clone(), ..part.clone() });
+        }
+        write.streams.push(op.stream);
+        renew(&mut write, op.lease_ms, now);
+        self.put_write(write);
+        Ok(done())
+    }
+
+    fn renew_write(&mut self, op: &RenewWrite, now: u64) -> Result<reply::Reply> {
+        let mut write = self.open_write(&op.write)?.clone();
+        renew(&mut write, op.lease_ms, now);
+        self.put_write(write);
+        Ok(done())
+    }
+
+    fn update_holders(&mut self, op: &UpdateHolders) -> Result<reply::Reply> {
+        for change in &op.changes {
+            let Some(part) = change.part.as_ref().and_then(|id| self.parts.get(PartId::from(id))) else { continue };
+            if part.holders.contains(&change.node) == change.held {
+                continue;
+            }
+            let mut holders = part.holders.to_vec();
+            match change.held {
+                true => holders.push(change.node),
+                false => holders.retain(|node| *node != change.node),
+            }
+            self.touched.insert(part.key());
+            let id = part.part_id();
+            self.parts.set_holders(id, holders);
+        }
+        Ok(done())
+    }
+
+    fn pin_version(&mut self, op: &PinVersion, now: u64) -> Result<reply::Reply> {
+        let table = self
+            .tables
+            .get(&op.table)
+            .ok_or_else(|| Error::not_found(format!("table {} is gone: call get_flight_info again", op.table)))?;
+        if !super::readable(table, op.version, now) {
+            return Err(Error::not_found(format!(
+                "version {} of table {:?} is no longer kept: {}",
+                op.version,
+                table.name.join("/"),
+                readable_text(table, now)
+            )));
+        }
+        let mut table = table.clone();
+        match table.pins.iter_mut().find(|pin| pin.version == op.version) {
+            Some(pin) => pin.until_ms = pin.until_ms.max(op.until_ms),
+            None => table.pins.push(wire::Pin { version: op.version, until_ms: op.until_ms }),
+        }
+        self.put_table(table);
+        Ok(done())
+    }
+
+    fn cancel_flight(&mut self, op: &CancelFlight) -> Result<reply::Reply> {
+        let until_ms = self.cancelled.get(&op.flight).map_or(0, |old| old.until_ms).max(op.until_ms);
+        self.touched.insert(RowKey::Cancelled(op.flight));
+        self.cancelled.insert(op.flight, wire::Cancelled { flight: op.flight, until_ms });
+        Ok(done())
+    }
+
+    /// An open write by its id.
+    ///
+    /// # Errors
+    /// NOT_FOUND: unknown. ABORTED. FAILED_PRECONDITION: committed.
+    pub(super) fn open_write(&self, id: &str) -> Result<&Write> {
+        let write = self.writes.get(id).ok_or_else(|| {
+            Error::not_found(format!("there is no write {id:?}: it was never begun, or ended long ago; begin one"))
+        })?;
+        match write.state() {
+            WriteState::Open => Ok(write),
+            WriteState::Aborted => Err(aborted(write)),
+            WriteState::Committed => {
+                Err(Error::precondition(format!("write {id:?} is committed already: begin another one for more rows")))
+            }
+        }
+    }
+
+    /// Checks new parts of a write against each other and the catalog.
+    pub(super) fn check_parts(&self, write: &Write, parts: &[Part]) -> Result<()> {
+        let shards = write.spec.as_ref().map_or(1, |spec| spec.shards.max(1));
+        let mut seen = HashSet::with_capacity(parts.len());
+        for part in parts {
+            let id = part.part_id();
+            let bad = |why: &str| Err(Error::invalid(format!("part {id} of write {:?} {why}", write.id)));
+            if part.id.is_none() {
+                return bad("has no id");
+            }
+            if part.holders.is_empty() {
+                return bad("has no holder");
+            }
+            if part.shard >= shards {
+                return bad(&format!("is of shard {}, but the table has {shards}", part.shard));
+            }
+            if !seen.insert(id) || self.parts.get(id).is_some() {
+                return bad("is listed twice");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a write that was begun before (and not aborted) answers when it is begun again; none: a new attempt takes its place.
+fn begun_before(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
+    if old.table != op.table {
+        return Err(Error::invalid(format!(
+            "write id {:?} was used for table {:?}, not {:?}: choose another",
+            op.id,
+            old.table.join("/"),
+            op.table.join("/")
+        )));
+    }
+    let mut write = old.clone();
+    match (old.state(), old.staged) {
+        (WriteState::Open, true) => renew(&mut write, op.lease_ms, now),
+        (WriteState::Open, false) if op.staged => {
+            return Err(Error::precondition(format!(
+                "write id {:?} is that of a put that runs now: begin_write needs another",
+                op.id
+            )));
+        }
+        (WriteState::Open, false) => return Ok(None),
+        (WriteState::Committed | WriteState::Aborted, _) => {}
+    }
+    Ok(Some(write))
+}
+
+fn renew(write: &mut Write, lease_ms: u64, now: u64) {
+    write.lease_until_ms = write.lease_until_ms.max(now.saturating_add(lease_ms));
+}
+
+pub(super) fn done() -> reply::Reply {
+    reply::Reply::Done(Done {})
+}
+
+pub(super) fn already_there(name: &[String]) -> Error {
+    Error::exists(format!(
+        "table {:?} exists already: drop it first, or put with mode replace or append",
+        name.join("/")
+    ))
+}
+
+pub(super) fn aborted(write: &Write) -> Error {
+    Error::aborted(format!("write {:?} was aborted: {}", write.id, write.abort_reason))
+}

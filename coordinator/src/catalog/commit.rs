@@ -1,0 +1,237 @@
+//! What makes tables, versions and writes come and go.
+
+use volley_common::wire::catalog::{
+    AbortWrite, CommitWrite, CreateTable, DropTable, Part, Replaced, Table, TableSpec, Write, WriteMode, WriteOutcome,
+    WriteState, reply,
+};
+use volley_common::{Error, PartId, Result, TableName};
+
+use super::apply::{already_there, done};
+use super::{Catalog, PartRow, RowKey, no_table};
+
+impl Catalog {
+    pub(super) fn commit_write(&mut self, op: &CommitWrite, now: u64) -> Result<reply::Reply> {
+        if let Some(outcome) = self.committed_before(op) {
+            return Ok(reply::Reply::Outcome(outcome));
+        }
+        let write = self.open_write(&op.write)?.clone();
+        if !write.staged && write.attempt != op.attempt {
+            return Err(Error::aborted(format!(
+                "this attempt of write {:?} was superseded by a later attempt",
+                op.write
+            )));
+        }
+        if write.schema.is_empty() {
+            return Err(Error::precondition(format!(
+                "write {:?} has no schema: put at least one stream into it before commit_write, or abort it",
+                op.write
+            )));
+        }
+        let mut parts = if write.staged { write.parts.clone() } else { op.parts.clone() };
+        self.check_parts(&write, &parts)?;
+        // Places of one version are unique, however the writer numbered them.
+        parts.sort_by_key(|part| (part.seq, part.part_id()));
+        let table = self.table_to_commit(&write, now)?;
+        Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
+    }
+
+    fn committed_before(&self, op: &CommitWrite) -> Option<WriteOutcome> {
+        let write = self.writes.get(&op.write)?;
+        write.outcome.clone().filter(|_| write.state() == WriteState::Committed)
+    }
+
+    /// The table as the write makes it, its version already the new one, its totals without the new parts.
+    fn table_to_commit(&self, write: &Write, now: u64) -> Result<Table> {
+        let mut table = match (self.find(&write.table), write.mode()) {
+            (Some(_), WriteMode::Create) => return Err(already_there(&write.table)),
+            (None, WriteMode::Create | WriteMode::Replace) => self.new_table(&write.table, now)?,
+            (Some(table), WriteMode::Replace) => {
+                let mut table = table.clone();
+                table.replaced.push(replaced_by(&table, table.version + 1, now));
+                table.version += 1;
+                (table.rows, table.bytes) = (0, 0);
+                table
+            }
+            (found, WriteMode::Append) => {
+                let mut table = check_append(write, found)?.clone();
+                table.version += 1;
+                table
+            }
+        };
+        if write.mode() != WriteMode::Append {
+            table.kind = write.kind;
+            table.spec.clone_from(&write.spec);
+            table.schema.clone_from(&write.schema);
+            table.placement.clone_from(&write.placement);
+        }
+        table.changed_ms = now;
+        Ok(table)
+    }
+
+    /// A table that is not in the catalog yet: version 1, no rows.
+    fn new_table(&self, name: &[String], now: u64) -> Result<Table> {
+        let cluster =
+            self.cluster.as_ref().ok_or_else(|| Error::precondition("the cluster is not formed yet: try again"))?;
+        Ok(Table {
+            id: cluster.next_table,
+            name: name.to_vec(),
+            version: 1,
+            created_ms: now,
+            changed_ms: now,
+            oldest: 1,
+            ..Table::default()
+        })
+    }
+
+    fn make_visible(&mut self, mut write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
+        if write.mode() != WriteMode::Append {
+            self.remove_all_parts(table.id, table.version, now);
+        }
+        let mut outcome = WriteOutcome {
+            table: table.name.clone(),
+            version: table.version,
+            parts: parts.len() as u32,
+            write: write.id.clone(),
+            ..WriteOutcome::default()
+        };
+        for (seq, part) in parts.iter().enumerate() {
+            outcome.rows += part.rows;
+            outcome.bytes += part.bytes;
+            self.put_part(committed_part(part, &write.id, &table, seq as u64));
+        }
+        table.rows += outcome.rows;
+        table.bytes += outcome.bytes;
+        self.add_table(table);
+        // What a finished write is remembered for: its answer.
+        (write.parts, write.streams, write.placement) = Default::default();
+        write.schema.clear();
+        write.outcome = Some(outcome.clone());
+        write.set_state(WriteState::Committed);
+        write.ended_ms = now;
+        self.put_write(write);
+        outcome
+    }
+
+    /// Puts a table in; a new one takes the next id.
+    fn add_table(&mut self, table: Table) {
+        if let Some(cluster) = self.cluster.as_mut()
+            && table.id == cluster.next_table
+        {
+            cluster.next_table += 1;
+            self.touched.insert(RowKey::Cluster);
+        }
+        self.put_table(table);
+    }
+
+    /// Marks every part of the table that is still there as removed by `version`.
+    fn remove_all_parts(&mut self, table: u64, version: u64, now: u64) {
+        let live = self.parts.up_to(table, u64::MAX).filter(|part| part.removed == 0);
+        let live: Vec<(PartId, RowKey)> = live.map(|part| (part.part_id(), part.key())).collect();
+        for (id, key) in live {
+            self.parts.set_removed(id, version, now);
+            self.touched.insert(key);
+        }
+    }
+
+    pub(super) fn abort_write(&mut self, op: &AbortWrite, now: u64) -> Result<reply::Reply> {
+        let write = self.writes.get(&op.write).ok_or_else(|| {
+            Error::not_found(format!("there is no write {:?}: it was never begun, or ended long ago", op.write))
+        })?;
+        let this_attempt = op.attempt == 0 || op.attempt == write.attempt;
+        match write.state() {
+            WriteState::Committed if this_attempt => {
+                return Err(Error::precondition(format!(
+                    "write {:?} is committed already: it cannot be aborted",
+                    op.write
+                )));
+            }
+            WriteState::Open if this_attempt => {
+                let reason = if op.reason.is_empty() { "its client asked for it" } else { &op.reason };
+                self.end_write(&op.write, reason, now);
+            }
+            WriteState::Open | WriteState::Committed | WriteState::Aborted => {}
+        }
+        Ok(done())
+    }
+
+    /// Turns an open write into an aborted one.
+    pub(super) fn end_write(&mut self, id: &str, reason: &str, now: u64) {
+        let Some(mut write) = self.writes.get(id).cloned() else { return };
+        (write.parts, write.streams, write.placement) = Default::default();
+        write.schema.clear();
+        write.set_state(WriteState::Aborted);
+        write.abort_reason = reason.to_string();
+        write.ended_ms = now;
+        self.put_write(write);
+    }
+
+    pub(super) fn create_table(&mut self, op: &CreateTable, now: u64) -> Result<reply::Reply> {
+        TableName::from_components(&op.table)?;
+        if self.find(&op.table).is_some() {
+            return Err(already_there(&op.table));
+        }
+        let mut table = self.new_table(&op.table, now)?;
+        table.kind = op.kind;
+        table.spec.clone_from(&op.spec);
+        table.schema.clone_from(&op.schema);
+        table.placement.clone_from(&op.placement);
+        self.add_table(table.clone());
+        Ok(reply::Reply::Table(table))
+    }
+
+    pub(super) fn drop_table(&mut self, op: &DropTable, now: u64) -> Result<reply::Reply> {
+        let mut table = self.find(&op.table).ok_or_else(|| no_table(&op.table))?.clone();
+        let after = table.version + 1;
+        table.replaced.push(replaced_by(&table, after, now));
+        table.dropped_ms = now.max(1);
+        self.remove_all_parts(table.id, after, now);
+        self.put_table(table);
+        Ok(done())
+    }
+
+    pub(super) fn clear(&mut self) -> Result<reply::Reply> {
+        let tables: Vec<u64> = self.tables.keys().copied().collect();
+        tables.into_iter().for_each(|id| self.remove_table(id));
+        let parts: Vec<PartId> = self.parts.iter().map(PartRow::part_id).collect();
+        parts.into_iter().for_each(|id| self.remove_part(id));
+        let writes: Vec<String> = self.writes.keys().cloned().collect();
+        writes.iter().for_each(|id| self.remove_write(id));
+        Ok(done())
+    }
+}
+
+/// How long the versions before `version` stay readable: by the retention that they were made with.
+fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
+    let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
+    Replaced { version, until_ms: now.saturating_add(retention) }
+}
+
+/// Whether the table still is what an append was planned against.
+fn check_append<'a>(write: &Write, found: Option<&'a Table>) -> Result<&'a Table> {
+    let name = write.table.join("/");
+    let partition = |spec: &Option<TableSpec>| spec.as_ref().map(|s| (s.shards, s.shard_by.clone()));
+    match found {
+        Some(table) if table.id != write.table_id => Err(Error::aborted(format!(
+            "table {name:?} was dropped and made anew during the append: append again, if the new table is what you mean"
+        ))),
+        Some(table) if table.schema != write.schema || partition(&table.spec) != partition(&write.spec) => {
+            Err(Error::aborted(format!(
+                "table {name:?} was replaced with another schema or other shards during the append: append again"
+            )))
+        }
+        Some(table) => Ok(table),
+        None => Err(Error::aborted(format!(
+            "table {name:?} was dropped during the append: put with mode create to make it anew"
+        ))),
+    }
+}
+
+fn committed_part(part: &Part, write: &str, table: &Table, seq: u64) -> PartRow {
+    let mut row = PartRow::from_part(part);
+    row.write = write.into();
+    row.table = table.id;
+    row.seq = seq;
+    row.added = table.version;
+    (row.removed, row.removed_ms) = (0, 0);
+    row
+}

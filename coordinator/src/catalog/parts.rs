@@ -1,0 +1,205 @@
+//! Parts in memory: a million of them must fit beside everything else.
+//!
+//! A part costs about 112 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the
+//! index by id and 50 in the order: some 250 bytes. Parts of one write share its id.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use volley_common::PartId;
+use volley_common::wire::catalog::Part;
+
+use super::RowKey;
+
+/// One part, as compact as it can be without tricks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartRow {
+    id: [u8; 16],
+    /// The table's id.
+    pub table: u64,
+    /// Which shard of the table.
+    pub shard: u32,
+    /// CRC-32C of the file.
+    pub crc32c: u32,
+    /// Id of the write that made it.
+    pub write: Arc<str>,
+    /// Its place among the parts of the version that brought it.
+    pub seq: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Ids of nodes with a verified copy.
+    pub holders: Box<[u64]>,
+    /// The version that brought it.
+    pub added: u64,
+    /// The version that took it away; 0: still there.
+    pub removed: u64,
+    /// When that was.
+    pub removed_ms: u64,
+}
+
+impl PartRow {
+    /// The part's id.
+    pub fn part_id(&self) -> PartId {
+        PartId(u128::from_be_bytes(self.id))
+    }
+
+    /// Whether it is one of a version's parts.
+    pub fn is_in(&self, version: u64) -> bool {
+        self.added <= version && (self.removed == 0 || self.removed > version)
+    }
+
+    /// Its row's key.
+    pub fn key(&self) -> RowKey {
+        RowKey::Part { table: self.table, added: self.added, seq: self.seq }
+    }
+
+    /// The message.
+    pub fn to_part(&self) -> Part {
+        Part {
+            id: Some(self.part_id().into()),
+            table: self.table,
+            shard: self.shard,
+            write: self.write.to_string(),
+            seq: self.seq,
+            rows: self.rows,
+            bytes: self.bytes,
+            crc32c: self.crc32c,
+            holders: self.holders.to_vec(),
+            added: self.added,
+            removed: self.removed,
+            removed_ms: self.removed_ms,
+        }
+    }
+
+    /// Out of the message.
+    pub fn from_part(part: &Part) -> Self {
+        PartRow {
+            id: part.part_id().to_bytes(),
+            table: part.table,
+            shard: part.shard,
+            crc32c: part.crc32c,
+            write: part.write.as_str().into(),
+            seq: part.seq,
+            rows: part.rows,
+            bytes: part.bytes,
+            holders: part.holders.as_slice().into(),
+            added: part.added,
+            removed: part.removed,
+            removed_ms: part.removed_ms,
+        }
+    }
+}
+
+/// All parts: by id, in order, and by what removed them.
+#[derive(Default)]
+pub(super) struct Parts {
+    slots: Vec<Option<PartRow>>,
+    free: Vec<u32>,
+    by_id: HashMap<[u8; 16], u32>,
+    /// (table, added, seq) → slot.
+    order: BTreeMap<(u64, u64, u64), u32>,
+    /// (table, the version that removed it, slot), of removed parts only.
+    gone: BTreeSet<(u64, u64, u32)>,
+}
+
+impl Parts {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn get(&self, id: PartId) -> Option<&PartRow> {
+        self.by_id.get(&id.to_bytes()).and_then(|slot| self.slot(*slot))
+    }
+
+    pub(super) fn at(&self, table: u64, added: u64, seq: u64) -> Option<&PartRow> {
+        self.order.get(&(table, added, seq)).and_then(|slot| self.slot(*slot))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PartRow> {
+        self.order.values().filter_map(|slot| self.slot(*slot))
+    }
+
+    /// A table's parts of versions up to this one, in order, removed ones too.
+    pub(super) fn up_to(&self, table: u64, version: u64) -> impl Iterator<Item = &PartRow> {
+        let range = self.order.range((table, 0, 0)..=(table, version, u64::MAX));
+        range.filter_map(|(_, slot)| self.slot(*slot))
+    }
+
+    /// The parts that this version of the table removed.
+    pub(super) fn removed_by(&self, table: u64, version: u64) -> impl Iterator<Item = &PartRow> {
+        let range = self.gone.range((table, version, 0)..=(table, version, u32::MAX));
+        range.filter_map(|(_, _, slot)| self.slot(*slot))
+    }
+
+    fn slot(&self, slot: u32) -> Option<&PartRow> {
+        self.slots.get(slot as usize).and_then(Option::as_ref)
+    }
+
+    /// Puts a part in, in place of the one with its id or its place.
+    pub(super) fn insert(&mut self, mut part: PartRow) {
+        self.remove(part.part_id());
+        self.remove_at(part.table, part.added, part.seq);
+        let place = (part.table, part.added, part.seq);
+        if let Some(neighbour) = self.order.range(..place).next_back().and_then(|(_, slot)| self.slot(*slot))
+            && neighbour.write == part.write
+        {
+            part.write = neighbour.write.clone();
+        }
+        let slot = self.take_slot();
+        self.by_id.insert(part.id, slot);
+        self.order.insert(place, slot);
+        if part.removed != 0 {
+            self.gone.insert((part.table, part.removed, slot));
+        }
+        self.slots[slot as usize] = Some(part);
+    }
+
+    fn take_slot(&mut self) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            return slot;
+        }
+        if self.slots.len() == self.slots.capacity() {
+            self.slots.reserve_exact(self.slots.len() / 8 + 64);
+        }
+        self.slots.push(None);
+        (self.slots.len() - 1) as u32
+    }
+
+    pub(super) fn remove_at(&mut self, table: u64, added: u64, seq: u64) {
+        if let Some(id) = self.at(table, added, seq).map(PartRow::part_id) {
+            self.remove(id);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: PartId) -> Option<PartRow> {
+        let slot = self.by_id.remove(&id.to_bytes())?;
+        let part = self.slots[slot as usize].take()?;
+        self.order.remove(&(part.table, part.added, part.seq));
+        self.gone.remove(&(part.table, part.removed, slot));
+        self.free.push(slot);
+        Some(part)
+    }
+
+    /// Changes a part's holders; its place stays.
+    pub(super) fn set_holders(&mut self, id: PartId, holders: Vec<u64>) {
+        if let Some(slot) = self.by_id.get(&id.to_bytes())
+            && let Some(part) = self.slots[*slot as usize].as_mut()
+        {
+            part.holders = holders.into();
+        }
+    }
+
+    /// Marks a part as removed by a version.
+    pub(super) fn set_removed(&mut self, id: PartId, version: u64, now_ms: u64) {
+        if let Some(slot) = self.by_id.get(&id.to_bytes())
+            && let Some(part) = self.slots[*slot as usize].as_mut()
+        {
+            self.gone.remove(&(part.table, part.removed, *slot));
+            part.removed = version;
+            part.removed_ms = now_ms;
+            self.gone.insert((part.table, version, *slot));
+        }
+    }
+}

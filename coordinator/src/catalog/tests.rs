@@ -1,0 +1,8 @@
+//! What the catalog promises, by behaviour.
+#![allow(clippy::unwrap_used)]
+
+mod helpers;
+mod replay;
+mod tables;
+mod versions;
+mod writes;

@@ -1,0 +1,158 @@
+//! Commands in short, and their answers.
+
+use bytes::Bytes;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::reply::Reply as Answer;
+use volley_common::wire::catalog::{
+    BeginWrite, Command, CommitWrite, DropTable, FormCluster, Holders, Node, Part, RegisterNode, StageParts, Table,
+    TableSpec, Write, WriteMode, WriteOutcome,
+};
+use volley_common::{Code, PartId};
+
+use crate::catalog::Catalog;
+
+pub const RETENTION: u64 = 1000;
+pub const LEASE: u64 = 500;
+
+pub fn name(text: &str) -> Vec<String> {
+    text.split('/').map(str::to_string).collect()
+}
+
+pub fn spec() -> TableSpec {
+    TableSpec { shards: 4, replicas: 2, min_copies: 1, retention_ms: RETENTION, ..TableSpec::default() }
+}
+
+pub fn schema() -> Bytes {
+    Bytes::from_static(b"schema a")
+}
+
+pub fn part(id: u128) -> Part {
+    Part {
+        id: Some(PartId(id).into()),
+        shard: (id % 4) as u32,
+        rows: 10,
+        bytes: 100,
+        crc32c: 7,
+        holders: vec![1, 2],
+        ..Part::default()
+    }
+}
+
+pub fn begin(id: &str, table: &str, mode: WriteMode) -> BeginWrite {
+    BeginWrite {
+        id: id.into(),
+        table: name(table),
+        mode: mode as i32,
+        spec: Some(spec()),
+        schema: schema(),
+        placement: vec![Holders { nodes: vec![1, 2] }; 4],
+        writer: 1,
+        writer_boot: 11,
+        attempt: 1,
+        lease_ms: LEASE,
+        ..BeginWrite::default()
+    }
+}
+
+pub fn staged(id: &str, table: &str) -> BeginWrite {
+    BeginWrite {
+        staged: true,
+        schema: Bytes::new(),
+        writer: 0,
+        writer_boot: 0,
+        attempt: 0,
+        ..begin(id, table, WriteMode::Replace)
+    }
+}
+
+pub fn commit(id: &str, parts: &[u128]) -> CommitWrite {
+    let parts = parts.iter().enumerate().map(|(seq, id)| Part { seq: seq as u64, ..part(*id) });
+    CommitWrite { write: id.into(), parts: parts.collect(), attempt: 1 }
+}
+
+pub fn stage(id: &str, stream: u64, parts: &[u128]) -> StageParts {
+    StageParts {
+        write: id.into(),
+        stream,
+        parts: parts.iter().map(|id| part(*id)).collect(),
+        lease_ms: LEASE,
+        schema: schema(),
+    }
+}
+
+pub fn node(id: u64, boot: u64) -> Op {
+    let node =
+        Node { id, boot, flight_uri: format!("grpc+tcp://n{id}:1"), peer_addr: format!("n{id}:2"), ..Node::default() };
+    Op::RegisterNode(RegisterNode { node: Some(node) })
+}
+
+/// A catalog with its clock.
+pub struct World {
+    pub catalog: Catalog,
+    pub now: u64,
+}
+
+impl World {
+    /// A formed cluster of nodes 1 and 2, boots 11 and 12.
+    pub fn new() -> Self {
+        let mut world = World { catalog: Catalog::default(), now: 1_000_000 };
+        world.done(Op::FormCluster(FormCluster { id: "c".into(), ticket_key: Bytes::from_static(b"key") }));
+        world.done(node(1, 11));
+        world.done(node(2, 12));
+        world
+    }
+
+    pub fn apply(&mut self, op: Op) -> Answer {
+        let command = Command { now_ms: self.now, op: Some(op) };
+        self.catalog.apply(&command).reply.unwrap()
+    }
+
+    pub fn done(&mut self, op: Op) {
+        let answer = self.apply(op);
+        assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
+    }
+
+    /// The refusal's message, after a check of its code and that nothing changed.
+    pub fn refused(&mut self, op: Op, code: Code) -> String {
+        let before: Vec<_> = self.catalog.rows().collect();
+        self.catalog.take_changes();
+        let Answer::Refusal(refusal) = self.apply(op) else { panic!("not refused") };
+        assert_eq!(refusal.code, code as i32, "{}", refusal.message);
+        assert_eq!(self.catalog.take_changes(), []);
+        assert!(before == self.catalog.rows().collect::<Vec<_>>());
+        refusal.message
+    }
+
+    pub fn begin(&mut self, begin: BeginWrite) -> Write {
+        match self.apply(Op::BeginWrite(begin)) {
+            Answer::Write(write) => write,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn commit(&mut self, commit: CommitWrite) -> WriteOutcome {
+        match self.apply(Op::CommitWrite(commit)) {
+            Answer::Outcome(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A put from begin to commit.
+    pub fn put(&mut self, write: &str, table: &str, mode: WriteMode, parts: &[u128]) -> WriteOutcome {
+        self.begin(begin(write, table, mode));
+        self.commit(commit(write, parts))
+    }
+
+    pub fn drop_table(&mut self, table: &str) {
+        self.done(Op::DropTable(DropTable { table: name(table) }));
+    }
+
+    pub fn table(&self, table: &str) -> &Table {
+        self.catalog.table_named(&table.parse().unwrap()).unwrap()
+    }
+
+    /// Ids of a version's parts, in order.
+    pub fn parts(&self, table: u64, version: u64) -> Vec<u128> {
+        self.catalog.parts_at(table, version).iter().map(|part| part.part_id().0).collect()
+    }
+}

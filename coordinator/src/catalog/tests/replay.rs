@@ -1,0 +1,178 @@
+//! Random commands: the same log gives the same rows, and the changes alone give them too.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::reply::Reply as Answer;
+use volley_common::wire::catalog::{
+    AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, Expire, FormCluster,
+    HolderChange, PinVersion, RenewWrite, Row, UpdateHolders, Write, WriteMode, WriteState,
+};
+use volley_common::{PartId, TableName};
+
+use super::helpers::*;
+use crate::catalog::{Catalog, Change, RowKey};
+
+fn random_op(random: &mut StdRng) -> Op {
+    let table = ["a", "b", "c/d"][random.random_range(0..3)];
+    let write = format!("w{}", random.random_range(0..12));
+    let mode = [WriteMode::Replace, WriteMode::Create, WriteMode::Append][random.random_range(0..3)];
+    let parts: Vec<u128> = (0..random.random_range(0..4)).map(|_| random.random_range(1..1 << 40)).collect();
+    let attempt = random.random_range(1..3);
+    match random.random_range(0..24) {
+        0..=4 => Op::BeginWrite(BeginWrite { attempt, ..begin(&write, table, mode) }),
+        5 => Op::BeginWrite(staged(&write, table)),
+        6..=9 => Op::StageParts(stage(&write, random.random_range(0..9), &parts)),
+        10..=14 => Op::CommitWrite(CommitWrite { attempt, ..commit(&write, &parts) }),
+        15 => Op::AbortWrite(AbortWrite { write, attempt: 0, ..AbortWrite::default() }),
+        16 => Op::CreateTable(CreateTable {
+            table: name(table),
+            spec: Some(spec()),
+            schema: schema(),
+            ..CreateTable::default()
+        }),
+        17 => Op::DropTable(DropTable { table: name(table) }),
+        18 => Op::PinVersion(PinVersion {
+            table: random.random_range(1..9),
+            version: random.random_range(1..5),
+            until_ms: 1_009_000,
+        }),
+        19 => Op::Expire(Expire { remember_writes_ms: 800 }),
+        20 => node(random.random_range(1..3), random.random_range(11..13)),
+        21 => Op::RenewWrite(RenewWrite { write, lease_ms: LEASE }),
+        22 if random.random_bool(0.1) => Op::Clear(Clear {}),
+        22 => Op::CancelFlight(CancelFlight { flight: random.random_range(0..5), until_ms: 1_005_000 }),
+        _ => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
+    }
+}
+
+/// The commit of a write that is open, by its latest attempt.
+fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
+    let open: Vec<&Write> = catalog.writes().filter(|write| write.state() == WriteState::Open).collect();
+    let Some(write) = open.get(random.random_range(0..12)) else { return random_op(random) };
+    let parts: Vec<u128> = (0..random.random_range(0..4)).map(|_| random.random_range(1..1 << 40)).collect();
+    Op::CommitWrite(CommitWrite { attempt: write.attempt, ..commit(&write.id, &parts) })
+}
+
+/// Changes of holders, of parts that there are.
+fn random_holders(catalog: &Catalog, random: &mut StdRng) -> Op {
+    let some =
+        catalog.all_parts().filter(|_| random.random_bool(0.3)).map(|part| part.part_id()).collect::<Vec<PartId>>();
+    let change = |part: PartId| HolderChange {
+        part: Some(part.into()),
+        node: random.random_range(1..4),
+        held: random.random_bool(0.5),
+    };
+    Op::UpdateHolders(UpdateHolders { changes: some.into_iter().map(change).collect() })
+}
+
+fn follow(follower: &mut Catalog, changes: Vec<Change>) {
+    for change in changes {
+        let key = RowKey::from_bytes(&change.key.to_bytes()).unwrap();
+        assert_eq!(key, change.key);
+        match change.row {
+            Some(row) => follower.insert_row(row),
+            None => follower.remove_row(&key),
+        }
+    }
+}
+
+fn rows(catalog: &Catalog) -> Vec<Row> {
+    catalog.rows().collect()
+}
+
+/// Totals agree with parts, names with tables, and what expiry left behind with what it should.
+fn check(catalog: &Catalog, now: u64) {
+    for table in catalog.tables() {
+        let parts = catalog.parts_at(table.id, table.version);
+        assert_eq!(table.rows, parts.iter().map(|part| part.rows).sum::<u64>());
+        let places: Vec<(u64, u64)> = parts.iter().map(|part| (part.added, part.seq)).collect();
+        assert!(places.is_sorted());
+        let name = TableName::from_components(&table.name).unwrap();
+        assert_eq!(catalog.table_named(&name).map(|t| t.id), Some(table.id));
+    }
+    for part in catalog.all_parts() {
+        assert!(catalog.table(part.table).is_some(), "part {} of no table", part.part_id());
+        assert!(catalog.part(part.part_id()) == Some(part));
+    }
+    for table in catalog.all_tables() {
+        for version in (1..=table.version).filter(|v| catalog.readable_version(table, Some(*v), now).is_ok()) {
+            assert!(catalog.parts_at(table.id, version).iter().all(|part| part.removed == 0 || part.removed > version));
+        }
+    }
+}
+
+#[test]
+fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
+    let (mut answers, mut refusals) = (0, 0);
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
+        let mut now_ms = 1_000_000;
+        for step in 0..250 {
+            now_ms += random.random_range(0..60);
+            let op = match step {
+                0 => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
+                _ if step % 7 == 0 => random_holders(&first, &mut random),
+                _ if step % 3 == 0 => random_commit(&first, &mut random),
+                _ => random_op(&mut random),
+            };
+            let expires = matches!(op, Op::Expire(_)) && !first.needs_expiry(now_ms, 800);
+            let command = Command { now_ms, op: Some(op) };
+            let before = expires.then(|| rows(&first));
+            let reply = first.apply(&command);
+            assert_eq!(reply, again.apply(&command));
+            answers += usize::from(matches!(reply.reply, Some(Answer::Outcome(_))));
+            refusals += usize::from(matches!(reply.reply, Some(Answer::Refusal(_))));
+            if let Some(before) = before {
+                assert!(
+                    before == rows(&first),
+                    "seed {seed}, step {step}: expiry that was not needed changed something"
+                );
+            }
+            follow(&mut follower, first.take_changes());
+            check(&first, now_ms);
+        }
+        assert!(rows(&first) == rows(&again) && rows(&first) == rows(&follower), "seed {seed}");
+        let mut loaded = Catalog::default();
+        rows(&first).into_iter().for_each(|row| loaded.insert_row(row));
+        assert!(rows(&first) == rows(&loaded), "seed {seed}");
+        assert!(loaded.take_changes().is_empty());
+        let later = now_ms + 100_000;
+        let end = Command { now_ms: later, op: Some(Op::Expire(Expire { remember_writes_ms: 800 })) };
+        for catalog in [&mut first, &mut follower, &mut loaded] {
+            catalog.apply(&end);
+            assert!(!catalog.needs_expiry(later, 800), "seed {seed}");
+        }
+        assert!(rows(&first) == rows(&follower) && rows(&first) == rows(&loaded), "seed {seed}");
+    }
+    // The commands are such that much of both kinds happens.
+    assert!(answers > 1000 && refusals > 1000, "{answers} commits, {refusals} refusals");
+}
+
+#[test]
+fn keys_sort_as_their_bytes_and_garbage_is_no_key() {
+    let part = |table, added, seq| RowKey::Part { table, added, seq };
+    let keys = [
+        RowKey::Cluster,
+        RowKey::Node(1),
+        RowKey::Node(256),
+        RowKey::Table(2),
+        part(1, 2, 3),
+        part(1, 2, 300),
+        part(1, 256, 0),
+        part(2, 0, 0),
+        RowKey::Write("a".into()),
+        RowKey::Write("ab".into()),
+        RowKey::Write("b".into()),
+        RowKey::Cancelled(u64::MAX),
+    ];
+    assert!(keys.is_sorted());
+    assert!(keys.iter().map(RowKey::to_bytes).collect::<Vec<_>>().is_sorted());
+    for key in &keys {
+        assert_eq!(RowKey::from_bytes(&key.to_bytes()).as_ref(), Some(key));
+    }
+    for garbage in [&b""[..], b"\x09", b"\x00x", b"\x01short", b"\x03123456789", b"\x04\xff"] {
+        assert_eq!(RowKey::from_bytes(garbage), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! A coordinator's configuration: defaults < TOML file < environment < flags.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use volley_common::config::{self, Listener};
+use volley_common::{Error, Result};
+
+/// What a coordinator is told; every field has a default.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// This coordinator's id, one of `peers`.
+    pub id: u64,
+    /// All coordinators, `ID=HOST:PORT` with their peer ports, this one included; the same on each. Empty: it is alone.
+    pub peers: Vec<String>,
+    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one.
+    pub listen: String,
+    /// Where clients reach it, `grpc+tcp://HOST:PORT`; else as `listen`.
+    pub advertise: Option<String>,
+    /// Where members are served, HOST:PORT.
+    pub peer_listen: String,
+    /// Where health and metrics are served, HOST:PORT.
+    pub http_listen: String,
+    /// The folder of the catalog.
+    pub data_dir: PathBuf,
+    /// Allows to listen elsewhere than on loopback without authentication.
+    pub insecure: bool,
+    /// A development cluster: the actions `clear` and `shutdown` are allowed.
+    pub dev: bool,
+    /// A node silent for so long is neither offered nor chosen, milliseconds.
+    pub silence_ms: u64,
+    /// A node silent for so long has its parts copied elsewhere, milliseconds.
+    pub grace_ms: u64,
+    /// How often nodes report, milliseconds.
+    pub heartbeat_ms: u64,
+    /// How long a call waits for a leader, milliseconds.
+    pub deadline_ms: u64,
+    /// How long replaced parts and tickets live unless the table says otherwise, milliseconds.
+    pub retention_ms: u64,
+    /// How long a write lives without activity, milliseconds.
+    pub lease_ms: u64,
+    /// How long a finished write id is remembered, milliseconds.
+    pub remember_writes_ms: u64,
+    /// Endpoints of a FlightInfo at most.
+    pub max_endpoints: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            id: 1,
+            peers: Vec::new(),
+            listen: "127.0.0.1:8815".into(),
+            advertise: None,
+            peer_listen: "127.0.0.1:8825".into(),
+            http_listen: "127.0.0.1:8835".into(),
+            data_dir: "volley-coordinator-data".into(),
+            insecure: false,
+            dev: false,
+            silence_ms: 10_000,
+            grace_ms: 60_000,
+            heartbeat_ms: 1_000,
+            deadline_ms: 5_000,
+            retention_ms: 15 * 60_000,
+            lease_ms: 10 * 60_000,
+            remember_writes_ms: 24 * 3_600_000,
+            max_endpoints: 1024,
+        }
+    }
+}
+
+/// The command line of `volley-coordinator`; what is not given comes from the environment, the file, the defaults.
+#[derive(Debug, Default, Parser, Serialize)]
+#[command(
+    name = "volley-coordinator",
+    version,
+    about = "Holds the catalog of a Volley cluster and plans its reads and writes"
+)]
+pub struct Flags {
+    /// A TOML file with any of these settings, their dashes as underscores.
+    #[arg(long, env = "VOLLEY_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, say what is wrong, and end.
+    #[arg(long)]
+    #[serde(skip)]
+    pub check_config: bool,
+    /// This coordinator's id, one of --peers [default: 1].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// All coordinators with their peer ports, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT.
+    #[arg(long, value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// Where Flight clients are served [default: 127.0.0.1:8815].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Where clients reach it: grpc+tcp://HOST:PORT.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Where other members are served [default: 127.0.0.1:8825].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<String>,
+    /// Where health and metrics are served [default: 127.0.0.1:8835].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
+    /// The folder of the catalog [default: volley-coordinator-data].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Listen elsewhere than on loopback though there is no authentication.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "config::is_false")]
+    pub insecure: bool,
+    /// A node silent for so many milliseconds is not offered [default: 10000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silence_ms: Option<u64>,
+    /// A node silent for so many milliseconds has its parts copied elsewhere [default: 60000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+    /// How many milliseconds a call waits for a leader [default: 5000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// How many milliseconds replaced rows and tickets live [default: 900000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<u64>,
+}
+
+impl Config {
+    /// Reads the file, the environment and the flags, and checks the result.
+    ///
+    /// # Errors
+    /// One sentence that names the wrong key, value or combination.
+    pub fn load(flags: &Flags) -> Result<Self> {
+        let config: Config = config::load(flags.config.as_deref(), flags)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what no type can.
+    ///
+    /// # Errors
+    /// One sentence that names the wrong value or combination.
+    pub fn check(&self) -> Result<()> {
+        let listener = self.listener().map_err(|e| e.at("--listen"))?;
+        config::check_listen("--listen", &listener.addr, self.insecure)?;
+        config::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
+        config::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        config::reachable_at("--advertise", &listener.addr, self.advertise_addr(), any)?;
+        for (name, value) in
+            [("silence_ms", self.silence_ms), ("heartbeat_ms", self.heartbeat_ms), ("deadline_ms", self.deadline_ms)]
+        {
+            if value == 0 {
+                return Err(Error::invalid(format!("{name} must be at least 1")));
+            }
+        }
+        if self.silence_ms <= self.heartbeat_ms {
+            return Err(Error::invalid(
+                "silence_ms must be more than heartbeat_ms, or every node would count as silent",
+            ));
+        }
+        self.peer_map().map(|_| ())
+    }
+
+    /// Where clients are served.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not an address.
+    pub fn listener(&self) -> Result<Listener> {
+        self.listen.parse()
+    }
+
+    /// What is advertised, without the listener's name before it.
+    pub fn advertise_addr(&self) -> Option<&str> {
+        let text = self.advertise.as_deref()?;
+        match text.split_once('=') {
+            Some((name, uri)) if !name.contains([':', '/']) => Some(uri),
+            _ => Some(text),
+        }
+    }
+
+    /// The coordinators by id; empty if this one is alone.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not ID=HOST:PORT, an id or address twice, this id missing.
+    pub fn peer_map(&self) -> Result<BTreeMap<u64, String>> {
+        let mut peers = BTreeMap::new();
+        for peer in &self.peers {
+            let (id, addr) = parse_peer(peer)?;
+            if peers.values().any(|other| *other == addr) {
+                return Err(Error::invalid(format!("--peers names the address {addr} twice")));
+            }
+            if peers.insert(id, addr).is_some() {
+                return Err(Error::invalid(format!("--peers names the id {id} twice")));
+            }
+        }
+        if !peers.is_empty() && !peers.contains_key(&self.id) {
+            return Err(Error::invalid(format!("--peers does not name this coordinator, --id {}", self.id)));
+        }
+        Ok(peers)
+    }
+
+    /// How long a call waits for a leader.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+
+    /// How long a node may be silent.
+    pub fn silence(&self) -> Duration {
+        Duration::from_millis(self.silence_ms)
+    }
+}
+
+fn parse_peer(text: &str) -> Result<(u64, String)> {
+    let bad = || Error::invalid(format!("--peers has {text:?}: give ID=HOST:PORT, for example 1=10.0.0.1:8825"));
+    let (id, addr) = text.split_once('=').ok_or_else(bad)?;
+    let id: u64 = id.trim().parse().map_err(|_| bad())?;
+    let addr = config::check_advertise(addr.trim()).map_err(|e| e.at("--peers"))?;
+    if id == 0 {
+        return Err(bad());
+    }
+    Ok((id, addr.to_string()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check()
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |word: &str, result: Result<()>| {
+            let error = result.unwrap_err();
+            assert!(error.message.contains(word), "{word}: {error}");
+        };
+        check("--insecure", with(|c| c.listen = "0.0.0.0:8815".into()));
+        check("--advertise", with(|c| (c.listen, c.insecure) = ("0.0.0.0:8815".into(), true)));
+        check("0.0.0.0:1", with(|c| c.advertise = Some("grpc+tcp://0.0.0.0:1".into())));
+        check("1=10.0.0.1:8825", with(|c| c.peers = vec!["h:1".into()]));
+        check("--id 1", with(|c| c.peers = vec!["2=h:1".into()]));
+        check("twice", with(|c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]));
+        check("twice", with(|c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]));
+        check("silence_ms", with(|c| c.silence_ms = 5));
+    }
+
+    #[test]
+    fn a_wildcard_with_an_address_to_tell_is_allowed() {
+        with(|c| {
+            c.listen = "external=0.0.0.0:8815".into();
+            c.advertise = Some("external=grpc+tcp://volley.example:8815".into());
+            c.insecure = true;
+        })
+        .unwrap();
+    }
+}

@@ -1,0 +1,286 @@
+//! Below tonic: DoGet, DoPut and DoExchange go to a node byte for byte, everything else to the services.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow_flight::Ticket;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use prost::Message;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tower::Service as TowerService;
+use volley_common::options::{HEADER_PREFIX, TicketRequest};
+use volley_common::relay::ReqBody;
+use volley_common::serve::{ReplyBody, Tonic, grpc_error};
+use volley_common::{Code, Error, Result};
+
+use crate::service::Service;
+
+/// A client's header that every answer brings back, in success and failure.
+const ECHOED: &str = "x-middleware";
+/// The largest ticket that is taken in, with its gRPC prefix.
+const MAX_TICKET: usize = 8 << 20;
+
+/// What a listener serves: the services behind tonic, and the way to the nodes.
+#[derive(Clone)]
+pub struct Edge {
+    service: Arc<Service>,
+    routes: Tonic<Routes>,
+}
+
+impl Edge {
+    /// Puts the relayed calls before the services.
+    pub fn new(service: Arc<Service>, routes: Routes) -> Self {
+        Edge { service, routes: Tonic(routes.prepare()) }
+    }
+}
+
+type Reply = Response<ReplyBody>;
+
+impl TowerService<Request<Incoming>> for Edge {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<Reply, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let mut edge = self.clone();
+        let echoed: Option<HeaderValue> = request.headers().get(ECHOED).cloned();
+        Box::pin(async move {
+            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_string();
+            let mut reply = edge.dispatch(&method, request).await;
+            count(&method);
+            if let Some(value) = echoed {
+                reply.headers_mut().insert(ECHOED, value);
+            }
+            Ok(reply)
+        })
+    }
+}
+
+impl Edge {
+    async fn dispatch(&mut self, method: &str, request: Request<Incoming>) -> Reply {
+        let flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
+        let reply = match method {
+            "DoGet" if flight => do_get(&self.service, request).await,
+            "DoPut" | "DoExchange" if flight => pass_on(&self.service, request).await,
+            _ => match self.routes.call(request).await {
+                Ok(reply) => Ok(reply),
+                Err(never) => match never {},
+            },
+        };
+        let reply = reply.unwrap_or_else(grpc_error);
+        if let Some(status) = Status::from_header_map(reply.headers()).filter(|_| flight) {
+            tracing::info!(method, code = ?status.code(), error = status.message(), "call refused");
+        }
+        reply
+    }
+}
+
+/// Counts a call; methods that nobody knows go together, so that a client cannot make up series.
+fn count(method: &str) {
+    const KNOWN: [&str; 10] = [
+        "Handshake",
+        "ListFlights",
+        "GetFlightInfo",
+        "PollFlightInfo",
+        "GetSchema",
+        "DoGet",
+        "DoPut",
+        "DoExchange",
+        "DoAction",
+        "ListActions",
+    ];
+    let method = KNOWN.iter().find(|known| **known == method).copied().unwrap_or("other");
+    metrics::counter!("volley_requests_total", "method" => method).increment(1);
+}
+
+/// Reads the ticket, plans it if it is a name, and hands the call to a node that has the data.
+async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
+    let (mut head, body) = request.into_parts();
+    let ticket = read_ticket(body).await?;
+    let metadata = MetadataMap::from_headers(head.headers.clone());
+    let signed = match TicketRequest::from_ticket(&ticket, &metadata)? {
+        TicketRequest::Signed(bytes) => bytes,
+        TicketRequest::Table(table) => service.whole(&table.name, &table.options).await?,
+    };
+    let opened = service.open_ticket(&signed)?;
+    let nodes = service.redeemers(&opened)?;
+    drop_options(&mut head.headers);
+    let message = framed(&Ticket { ticket: signed.into() });
+    let make = || {
+        let mut request = Request::new(ReqBody::from(message.clone()));
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = head.uri.clone();
+        *request.headers_mut() = head.headers.clone();
+        Some(request)
+    };
+    try_nodes(service, &nodes, make).await
+}
+
+/// Hands a stream of the client to a node; another one is tried only while nothing of it was read.
+async fn pass_on(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
+    let (head, body) = request.into_parts();
+    let nodes = service.any_nodes()?;
+    let loan = Loan::new(body);
+    let make = || {
+        let mut request = Request::new(ReqBody::from(tonic::body::Body::new(loan.unread()?)));
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = head.uri.clone();
+        *request.headers_mut() = head.headers.clone();
+        Some(request)
+    };
+    try_nodes(service, &nodes, make).await
+}
+
+/// Hands the request to one node after another until one can be reached; `make` gives it anew, or none if it is spent.
+async fn try_nodes(service: &Service, nodes: &[String], make: impl Fn() -> Option<Request<ReqBody>>) -> Result<Reply> {
+    let mut last = Error::unavailable("no node is alive");
+    for node in nodes {
+        let Some(request) = make() else { break };
+        match service.relay.forward(node, request).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) if error.code == Code::Unavailable => {
+                tracing::warn!(node, %error, "cannot relay a call");
+                last = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.at("none of the live nodes took the call"))
+}
+
+/// The options are in the ticket now; what is left of the headers goes on.
+fn drop_options(headers: &mut HeaderMap) {
+    let options: Vec<_> = headers.keys().filter(|key| key.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
+    for key in options {
+        headers.remove(key);
+    }
+    headers.remove(http::header::CONTENT_LENGTH);
+    // The new message is not compressed, whatever the old one was.
+    headers.remove("grpc-encoding");
+}
+
+async fn read_ticket(body: Incoming) -> Result<Bytes> {
+    let bytes = Limited::new(body, MAX_TICKET)
+        .collect()
+        .await
+        .map_err(|e| Error::invalid(format!("the ticket could not be read (it may have {MAX_TICKET} bytes): {e}")))?
+        .to_bytes();
+    unframed(bytes)
+}
+
+/// The ticket out of the one gRPC message of a DoGet: a flag, four bytes of length, the message.
+fn unframed(mut bytes: Bytes) -> Result<Bytes> {
+    if bytes.len() < 5 {
+        return Err(Error::invalid("DoGet came without a ticket"));
+    }
+    let compressed = bytes.get_u8() != 0;
+    let length = bytes.get_u32() as usize;
+    if compressed {
+        return Err(Error::unimplemented("compressed gRPC messages are not taken: send the ticket uncompressed"));
+    }
+    if bytes.len() != length {
+        return Err(Error::invalid(format!("DoGet's message says {length} bytes and has {}", bytes.len())));
+    }
+    let ticket = Ticket::decode(bytes).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
+    Ok(ticket.ticket)
+}
+
+fn framed(ticket: &Ticket) -> Bytes {
+    let length = ticket.encoded_len();
+    let mut out = BytesMut::with_capacity(5 + length);
+    out.put_u8(0);
+    out.put_u32(length as u32);
+    out.put_slice(&ticket.encode_to_vec());
+    out.freeze()
+}
+
+/// A client's stream that is lent to one attempt after another while nothing of it was read.
+struct Loan(Arc<Mutex<Lent>>);
+
+struct Lent {
+    body: Incoming,
+    read: bool,
+}
+
+impl Loan {
+    fn new(body: Incoming) -> Self {
+        Loan(Arc::new(Mutex::new(Lent { body, read: false })))
+    }
+
+    /// The stream, if nothing of it was read.
+    fn unread(&self) -> Option<Borrowed> {
+        (!self.0.lock().read).then(|| Borrowed(self.0.clone()))
+    }
+}
+
+struct Borrowed(Arc<Mutex<Lent>>);
+
+impl Body for Borrowed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
+        let mut lent = self.0.lock();
+        let polled = Pin::new(&mut lent.body).poll_frame(cx);
+        lent.read |= polled.is_ready();
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().body.size_hint()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_survives_its_frame() {
+        let ticket = Ticket { ticket: Bytes::from_static(b"a/b") };
+        assert_eq!(unframed(framed(&ticket)).unwrap(), ticket.ticket);
+    }
+
+    #[test]
+    fn broken_frames_are_refused() {
+        let good = framed(&Ticket { ticket: Bytes::from_static(b"abc") });
+        let mut compressed = good.to_vec();
+        compressed[0] = 1;
+        assert_eq!(unframed(compressed.into()).unwrap_err().code, Code::Unimplemented);
+        for bad in [&good[..good.len() - 1], &good[..3], b"", b"\0\0\0\0\x02\xff\xff"] {
+            assert_eq!(unframed(Bytes::copy_from_slice(bad)).unwrap_err().code, Code::InvalidArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn options_do_not_go_on_with_a_planned_ticket() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-volley-limit", HeaderValue::from_static("1"));
+        headers.insert("x-other", HeaderValue::from_static("1"));
+        headers.insert("content-length", HeaderValue::from_static("9"));
+        drop_options(&mut headers);
+        assert_eq!(headers.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["x-other"]);
+    }
+}

@@ -1,0 +1,84 @@
+//! Health and metrics over HTTP, for operators.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use volley_common::{Error, Result};
+
+use crate::membership::Membership;
+use crate::service::{Service, live_nodes};
+
+/// One recorder a process, though `volley dev` runs several members in one.
+static METRICS: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+#[derive(Clone)]
+struct Shared {
+    service: Arc<Service>,
+    membership: Arc<Membership>,
+}
+
+/// Serves `/health` and `/metrics` until `stop`.
+///
+/// # Errors
+/// If the listener cannot be served.
+pub fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    membership: Arc<Membership>,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + 'static> {
+    METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().ok());
+    let app = Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(Shared { service, membership });
+    listener.local_addr().map_err(|e| Error::unavailable(format!("the HTTP listener: {e}")))?;
+    Ok(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "health and metrics are no longer served");
+        }
+    })
+}
+
+/// 200 while there is a leader, else 503.
+async fn health(State(shared): State<Shared>) -> (StatusCode, String) {
+    let status = if shared.service.raft.leader().is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut body = shared.service.health();
+    if let Some(trouble) = shared.service.raft.trouble() {
+        body["trouble"] = trouble.into();
+    }
+    (status, format!("{body}\n"))
+}
+
+async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
+    let Some(Some(handle)) = METRICS.get() else {
+        return (StatusCode::NOT_FOUND, "this process keeps no metrics\n".into());
+    };
+    measure(&shared);
+    handle.run_upkeep();
+    (StatusCode::OK, handle.render())
+}
+
+/// What the catalog says at this moment.
+fn measure(shared: &Shared) {
+    let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
+    let raft = &shared.service.raft;
+    let applied = *raft.watch_applied().borrow();
+    let catalog = raft.view();
+    set("volley_tables", catalog.tables().count());
+    set("volley_parts", catalog.part_count());
+    set("volley_nodes", catalog.nodes().count());
+    set("volley_nodes_alive", live_nodes(&catalog).len());
+    set("volley_node_sessions", shared.membership.sessions());
+    set("volley_is_leader", usize::from(raft.is_leader()));
+    set("volley_has_leader", usize::from(raft.leader().is_some()));
+    metrics::gauge!("volley_applied_index").set(applied as f64);
+}

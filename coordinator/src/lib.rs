@@ -1,0 +1,27 @@
+//! The coordinator: holds the catalog in a Raft group, plans reads and writes, orders nodes about.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`catalog`] | the state machine: rows, commands, queries |
+//! | [`raft`] | its replication: openraft on redb over tonic |
+//! | [`plan`], [`scheduler`] | decisions, pure: what a reader is offered, what a node is told |
+//! | [`membership`] | sessions with nodes |
+//! | [`service`] | the use cases |
+//! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
+//! | [`http`] | health and metrics |
+//! | [`server`], [`config`] | wiring and configuration |
+
+pub mod catalog;
+pub mod config;
+pub mod flight;
+pub mod http;
+pub mod membership;
+pub mod peer;
+pub mod plan;
+pub mod raft;
+pub mod scheduler;
+pub mod server;
+pub mod service;
+
+pub use config::Config;
+pub use server::{Listeners, Running, start, start_with_listeners};

@@ -1,0 +1,64 @@
+//! The `volley-coordinator` process.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use volley_common::{Error, Result};
+use volley_coordinator::config::{Config, Flags};
+use volley_coordinator::service::read::host_port;
+
+fn main() -> ExitCode {
+    volley_common::memory::return_large_blocks();
+    let flags = Flags::parse();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "volley-coordinator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<()> {
+    let config = Config::load(flags)?;
+    if flags.check_config {
+        return Ok(());
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("no threads: {e}")))?
+        .block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).map_err(|e| Error::internal(format!("no signals: {e}")))?;
+    let starting = volley_coordinator::start(config);
+    let running = tokio::select! {
+        running = starting => running?,
+        _ = term.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
+    say_ready(&running.flight_uri)?;
+    tokio::select! {
+        ended = running.wait() => return ended,
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping: open streams may end");
+    running.shutdown().await;
+    Ok(())
+}
+
+/// The one line on standard output, for whoever waits for it.
+fn say_ready(uri: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "ready grpc://{}", host_port(uri))
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::internal(format!("standard output: {e}")))
+}

@@ -1,0 +1,174 @@
+//! What the leader does every second: who is silent, who must be told what, what has expired.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+use volley_common::wire::catalog::Expire;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::cluster::CancelledFlights;
+use volley_common::wire::cluster::node_order::What;
+use volley_common::{NodeId, Result, clock};
+
+use super::Membership;
+use super::copying::Copying;
+use super::digest::Expected;
+use crate::scheduler;
+use crate::service::live_nodes;
+use crate::service::read::live_ids;
+
+/// How often the leader looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Copies to order at once, over all nodes.
+const MOST_COPIES: usize = 256;
+/// Changes of the catalog are told to nodes no more often than this.
+const TOLD_EVERY: Duration = Duration::from_millis(50);
+
+impl Membership {
+    /// Leads whenever this coordinator is the leader, until the process stops.
+    pub async fn run(self: Arc<Self>) {
+        let stop = self.service.stop.clone();
+        let mut leader = self.service.raft.watch_leader();
+        let mut applied = self.service.raft.watch_applied();
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let full = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => true,
+                changed = leader.changed() => if changed.is_err() { return } else { true },
+                changed = applied.changed() => if changed.is_err() { return } else { false },
+            };
+            if !self.service.raft.is_leader() {
+                self.step_down();
+            } else if full {
+                self.lead().await;
+            } else {
+                self.tell_changes();
+                tokio::time::sleep(TOLD_EVERY).await;
+            }
+        }
+    }
+
+    /// Ends the sessions: nodes look for the next leader.
+    fn step_down(&self) {
+        let mut state = self.state.lock();
+        state.led_since = None;
+        state.heard.clear();
+        for session in state.sessions.values() {
+            session.end.cancel();
+        }
+    }
+
+    async fn lead(self: &Arc<Self>) {
+        self.state.lock().led_since.get_or_insert_with(Instant::now);
+        for (what, done) in
+            [("expiring", self.expire().await), ("digesting the catalog", self.refresh_expected().await)]
+        {
+            if let Err(error) = done {
+                tracing::warn!(%error, "{what} failed; trying again");
+            }
+        }
+        for (node, boot) in self.silent_nodes() {
+            self.set_silent(node, boot).await;
+        }
+        self.tell_changes();
+        self.order_copies().await;
+    }
+
+    async fn expire(&self) -> Result<()> {
+        let remember_writes_ms = self.service.config.remember_writes_ms;
+        let needed = self.service.raft.view().needs_expiry(clock::now_ms(), remember_writes_ms);
+        if needed {
+            self.service.raft.propose(Op::Expire(Expire { remember_writes_ms })).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh_expected(&self) -> Result<()> {
+        let applied = *self.service.raft.watch_applied().borrow();
+        if !self.state.lock().expected.is_stale(applied, Instant::now()) {
+            return Ok(());
+        }
+        let raft = self.service.raft.clone();
+        let expected = tokio::task::spawn_blocking(move || Expected::of(&raft.view(), applied))
+            .await
+            .map_err(|e| volley_common::Error::internal(format!("a task broke: {e}")))?;
+        self.state.lock().expected = expected;
+        Ok(())
+    }
+
+    /// Nodes that count as alive and have not spoken for longer than they may.
+    fn silent_nodes(&self) -> Vec<(NodeId, u64)> {
+        let alive = live_nodes(&self.service.raft.view());
+        let (now, silence) = (Instant::now(), self.silence());
+        let state = self.state.lock();
+        let Some(led_since) = state.led_since else { return Vec::new() };
+        let silent = alive.into_iter().filter(|node| {
+            let heard = state.heard.get(&NodeId(node.id)).copied().unwrap_or(led_since);
+            now.duration_since(heard) > silence
+        });
+        silent.map(|node| (NodeId(node.id), node.boot)).collect()
+    }
+
+    /// Tells all nodes who is there and what was cancelled, if that changed.
+    fn tell_changes(&self) {
+        let (members, cancelled) = {
+            let catalog = self.service.raft.view();
+            let cancelled: Vec<_> = catalog.cancelled().copied().collect();
+            (self.members(&catalog), cancelled)
+        };
+        let flights: Vec<u64> = cancelled.iter().map(|c| c.flight).collect();
+        let (new_members, new_cancelled) = {
+            let mut state = self.state.lock();
+            let changed = (state.members != members, state.cancelled != flights);
+            (state.members, state.cancelled) = (members.clone(), flights);
+            changed
+        };
+        if new_members {
+            self.tell_all(&What::Members(members));
+        }
+        if new_cancelled {
+            self.tell_all(&What::Cancelled(CancelledFlights { flights: cancelled }));
+        }
+    }
+
+    /// Silent nodes whose grace is not over: their copies count until it is.
+    fn waited(&self, silent: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let (now, grace) = (Instant::now(), Duration::from_millis(self.service.config.grace_ms));
+        let mut state = self.state.lock();
+        state.silent_since.retain(|node, _| silent.contains(node));
+        let mut waits = |node: &NodeId| now.duration_since(*state.silent_since.entry(*node).or_insert(now)) < grace;
+        silent.iter().copied().filter(|node| waits(node)).collect()
+    }
+
+    /// Orders copies of parts that have too few.
+    async fn order_copies(self: &Arc<Self>) {
+        let (alive, silent) = {
+            let catalog = self.service.raft.view();
+            let alive = live_ids(&catalog);
+            let silent = catalog.nodes().map(|node| NodeId(node.id)).filter(|id| !alive.contains(id)).collect();
+            (alive, silent)
+        };
+        let waited = self.waited(&silent);
+        let (busy, mut load) = {
+            let mut state = self.state.lock();
+            (state.copying.busy(Instant::now()), state.copying.load())
+        };
+        let raft = self.service.raft.clone();
+        let decide = move || scheduler::copies(&raft.view(), &alive, &waited, &busy, MOST_COPIES);
+        let Ok(wanted) = tokio::task::spawn_blocking(decide).await else { return };
+        for (node, copy) in wanted {
+            let Some(id) = copy.part.as_ref().map(|part| part.part_id()) else { continue };
+            let load = load.entry(node).or_default();
+            if !Copying::has_room(*load) {
+                continue;
+            }
+            if let Some(order) = self.tell(node, What::Copy(copy)) {
+                self.state.lock().copying.began(id, node, order, Instant::now());
+                *load += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The edge for members: the `Coordinator` service of `cluster.proto`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use volley_common::options::Options;
+use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::catalog::WriteOutcome;
+use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
+use volley_common::wire::cluster::{
+    AbortWriteReply, AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, NodeOrder, NodeReport, PlanReadReply,
+    PlanReadRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, RenewWriteReply,
+    RenewWriteRequest, StagePartsReply, StagePartsRequest, WritePlan,
+};
+use volley_common::{Error, TableName};
+
+use crate::membership::Membership;
+use crate::service::Service;
+
+/// Serves members.
+pub struct Peer {
+    service: Arc<Service>,
+    membership: Arc<Membership>,
+}
+
+impl Peer {
+    /// The tonic service, with the limits that members keep to.
+    pub fn server(service: Arc<Service>, membership: Arc<Membership>) -> CoordinatorServer<Peer> {
+        CoordinatorServer::new(Peer { service, membership })
+            .max_decoding_message_size(MAX_PEER_MESSAGE)
+            .max_encoding_message_size(MAX_PEER_MESSAGE)
+    }
+}
+
+type Orders = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Coordinator for Peer {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let command = request.into_inner().command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
+        let reply = self.service.raft.propose_here(command).await?;
+        Ok(Response::new(ProposeReply { reply: Some(reply) }))
+    }
+
+    async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+        let index = self.service.raft.read_index_here().await?;
+        Ok(Response::new(ReadIndexReply { index }))
+    }
+
+    type SessionStream = Orders;
+
+    async fn session(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<Orders>, Status> {
+        let orders = self.membership.clone().begin(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(orders)))
+    }
+
+    async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
+        Ok(Response::new(self.service.begin_write(request.into_inner()).await?))
+    }
+
+    async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
+        self.service.stage_parts(request.into_inner()).await?;
+        Ok(Response::new(StagePartsReply {}))
+    }
+
+    async fn renew_write(&self, request: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
+        self.service.renew_write(request.into_inner().write).await?;
+        Ok(Response::new(RenewWriteReply {}))
+    }
+
+    async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
+        Ok(Response::new(self.service.commit_write(request.into_inner()).await?))
+    }
+
+    async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
+        let AbortWriteRequest { write, reason, attempt } = request.into_inner();
+        self.service.abort_write(write, reason, attempt).await?;
+        Ok(Response::new(AbortWriteReply {}))
+    }
+
+    async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
+        let PlanReadRequest { table, columns, version, limit } = request.into_inner();
+        let name = TableName::from_components(&table)?;
+        let columns = (!columns.is_empty()).then_some(columns);
+        let options = Options { columns, version, limit, ..Options::default() };
+        let ticket = self.service.whole(&name, &options).await?;
+        Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
+    }
+}

@@ -1,0 +1,218 @@
+//! Changing and reading the catalog: here if this coordinator leads, through the leader otherwise.
+
+use std::future::Future;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+use tonic::{ConnectError, Request, Status};
+use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::catalog::{Command, Reply, command, reply};
+use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
+use volley_common::wire::cluster::{ProposeRequest, ReadIndexRequest};
+use volley_common::{Code, Error, Result, clock};
+
+use super::handle::{CatalogView, Handle, Inner};
+use super::types::Op;
+
+/// Errors that begin so were found before anything was proposed: trying again is safe.
+const NOT_PROPOSED: &str = "not proposed: ";
+/// Room that a command leaves in a message for what is around it.
+const MESSAGE_ROOM: usize = 64 << 10;
+/// Who is not there is asked again after this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How one attempt ended.
+enum Attempt<T> {
+    /// With an answer for the caller.
+    Ended(Result<T>),
+    /// Surely without effect: try again.
+    Again(Error),
+}
+
+impl Handle {
+    /// Changes the catalog, through the leader.
+    ///
+    /// # Errors
+    /// What the catalog refused, with its code. UNAVAILABLE: there was no leader within the deadline, or it was lost
+    /// while it committed; only the message of the latter says that the change may have taken effect.
+    pub async fn propose(&self, op: command::Op) -> Result<reply::Reply> {
+        let command = Command { now_ms: 0, op: Some(op) };
+        if command.encoded_len() > MAX_PEER_MESSAGE - MESSAGE_ROOM {
+            return Err(Error::exhausted(format!(
+                "a change of the catalog of {} bytes is larger than the {} that fit: use fewer or larger parts",
+                command.encoded_len(),
+                MAX_PEER_MESSAGE - MESSAGE_ROOM
+            )));
+        }
+        let deadline = Instant::now() + self.0.config.deadline;
+        let reply = self.through_leader(deadline, |leader| self.propose_to(leader, command.clone(), deadline)).await?;
+        match reply.reply {
+            Some(reply::Reply::Refusal(refusal)) => {
+                Err(Error { code: Code::from_i32(refusal.code), message: refusal.message })
+            }
+            Some(reply) => Ok(reply),
+            None => Err(Error::internal("the catalog gave an empty reply")),
+        }
+    }
+
+    /// Changes the catalog if this coordinator leads; else UNAVAILABLE. What the catalog refuses is a reply.
+    pub async fn propose_here(&self, command: Command) -> Result<Reply> {
+        self.0.propose_here(command).await
+    }
+
+    /// The log index that a linearizable read must have applied, if this coordinator leads; else UNAVAILABLE.
+    pub async fn read_index_here(&self) -> Result<u64> {
+        self.0.read_index_here().await
+    }
+
+    /// The catalog with everything that was acknowledged anywhere before this call.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no leader answered within the deadline. Never an older catalog.
+    pub async fn read(&self) -> Result<CatalogView> {
+        let deadline = Instant::now() + self.0.config.deadline;
+        let index = self.through_leader(deadline, |leader| self.read_index_of(leader, deadline)).await?;
+        let mut applied = self.watch_applied();
+        match timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await {
+            Ok(Ok(_)) => Ok(self.view()),
+            Ok(Err(_)) => Err(Error::unavailable("this coordinator is stopping")),
+            Err(_) => Err(Error::unavailable("this coordinator lags behind the catalog: try another")),
+        }
+    }
+
+    /// Tries with whoever leads until an attempt ends or the time is up.
+    async fn through_leader<T, F: Future<Output = Attempt<T>>>(
+        &self,
+        deadline: Instant,
+        attempt: impl Fn(u64) -> F,
+    ) -> Result<T> {
+        let mut leader = self.watch_leader();
+        let mut last = None;
+        loop {
+            let found = timeout_at(deadline, leader.wait_for(Option::is_some)).await;
+            let Ok(Ok(id)) = found.map(|found| found.map(|id| *id)) else { return Err(self.no_leader(last)) };
+            leader.mark_unchanged();
+            match attempt(id.unwrap_or_default()).await {
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::Again(error) => last = Some(error),
+            }
+            if Instant::now() >= deadline {
+                return Err(self.no_leader(last));
+            }
+            let _ = tokio::time::timeout(PAUSE, leader.changed()).await;
+        }
+    }
+
+    fn no_leader(&self, last: Option<Error>) -> Error {
+        let why = self.trouble().or(last.map(|e| e.message.trim_start_matches(NOT_PROPOSED).to_string()));
+        let why = why.unwrap_or_else(|| "a majority of the coordinators must be up and reach each other".into());
+        Error::unavailable(format!("no leader of the catalog within {:?}: {why}", self.0.config.deadline))
+    }
+
+    fn client(&self, id: u64) -> Option<CoordinatorClient<Channel>> {
+        let client = CoordinatorClient::new(self.0.channels.get(&id)?.clone());
+        Some(client.max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE))
+    }
+
+    async fn propose_to(&self, leader: u64, mut command: Command, deadline: Instant) -> Attempt<Reply> {
+        command.now_ms = clock::now_ms();
+        if leader == self.id() {
+            return match timeout_at(deadline, self.propose_here(command)).await {
+                Ok(outcome) => retry_if_not_proposed(outcome),
+                Err(_) => Attempt::Ended(Err(unknown("the leader did not commit in time"))),
+            };
+        }
+        let Some(mut client) = self.client(leader) else { return stranger(leader) };
+        let request = Request::new(ProposeRequest { command: Some(command) });
+        match timeout_at(deadline, client.propose(request)).await {
+            Ok(Ok(reply)) => match reply.into_inner().reply {
+                Some(reply) => Attempt::Ended(Ok(reply)),
+                None => Attempt::Ended(Err(Error::internal("the leader gave an empty reply"))),
+            },
+            Ok(Err(status)) if never_sent(&status) => Attempt::Again(Error::from(status)),
+            Ok(Err(status)) => retry_if_not_proposed(Err(lost(status))),
+            Err(_) => Attempt::Ended(Err(unknown("the leader did not answer in time"))),
+        }
+    }
+
+    async fn read_index_of(&self, leader: u64, deadline: Instant) -> Attempt<u64> {
+        if leader == self.id() {
+            return match timeout_at(deadline, self.read_index_here()).await {
+                Ok(outcome) => outcome.map_or_else(Attempt::Again, |index| Attempt::Ended(Ok(index))),
+                Err(_) => Attempt::Again(Error::unavailable("the leader reaches no majority")),
+            };
+        }
+        let Some(mut client) = self.client(leader) else { return stranger(leader) };
+        match timeout_at(deadline, client.read_index(ReadIndexRequest {})).await {
+            Ok(Ok(reply)) => Attempt::Ended(Ok(reply.into_inner().index)),
+            Ok(Err(status)) => Attempt::Again(Error::from(status)),
+            Err(_) => Attempt::Again(Error::unavailable("the leader did not answer")),
+        }
+    }
+}
+
+fn stranger<T>(leader: u64) -> Attempt<T> {
+    Attempt::Again(Error::unavailable(format!("coordinator {leader} leads but is not in the peer list")))
+}
+
+fn retry_if_not_proposed<T>(outcome: Result<T>) -> Attempt<T> {
+    match outcome {
+        Err(error) if error.message.starts_with(NOT_PROPOSED) => Attempt::Again(error),
+        outcome => Attempt::Ended(outcome),
+    }
+}
+
+/// UNAVAILABLE, but perhaps done.
+fn unknown(why: &str) -> Error {
+    Error::unavailable(format!(
+        "{why}: the change may or may not have taken effect; repeat it with the same write id, or look"
+    ))
+}
+
+/// An error that another coordinator sent is passed on; a broken connection leaves the outcome open.
+fn lost(status: Status) -> Error {
+    match std::error::Error::source(&status).is_some() {
+        true => unknown(&format!("the leader was lost ({})", status.message())),
+        false => status.into(),
+    }
+}
+
+/// Whether a call failed because no connection was made.
+fn never_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+impl Inner {
+    pub(super) async fn propose_here(&self, command: Command) -> Result<Reply> {
+        let refuse = |why: String| Error::unavailable(format!("{NOT_PROPOSED}{why}"));
+        match self.raft.client_write(Op(command.into())).await {
+            Ok(done) => Ok(done.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Err(refuse(format!("coordinator {} does not lead: {to}", self.config.id)))
+            }
+            Err(RaftError::APIError(error)) => Err(unknown(&error.to_string())),
+            Err(RaftError::Fatal(error)) => Err(unknown(&format!("the leader stopped ({error})"))),
+        }
+    }
+
+    pub(super) async fn read_index_here(&self) -> Result<u64> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(Error::unavailable(format!("coordinator {} does not lead: {to}", self.config.id)))
+            }
+            Err(error) => Err(Error::unavailable(format!("the leader reaches no majority: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Wiring: the parts of a coordinator put together and started.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+use volley_common::relay::Relay;
+use volley_common::serve;
+use volley_common::{Error, Result, config};
+
+use crate::config::Config;
+use crate::flight::Flight;
+use crate::flight::route::Edge;
+use crate::http;
+use crate::membership::Membership;
+use crate::peer::Peer;
+use crate::raft::{Handle, RaftConfig};
+use crate::service::Service;
+
+/// A coordinator that runs in this process.
+pub struct Running {
+    /// Where Flight is served.
+    pub flight_addr: SocketAddr,
+    /// Where members are served.
+    pub peer_addr: SocketAddr,
+    /// Where health and metrics are served.
+    pub http_addr: SocketAddr,
+    /// Where clients are told to reach it: `grpc+tcp://HOST:PORT`.
+    pub flight_uri: String,
+    raft: Handle,
+    stop: CancellationToken,
+    /// Ends the members' service, which the hand-over of leadership still needs.
+    stop_peers: CancellationToken,
+    clients: TaskTracker,
+    peers: TaskTracker,
+    /// Held while it stops, so that all who wait for that wait for the end of it.
+    stopped: tokio::sync::Mutex<bool>,
+}
+
+/// Sockets bound beforehand, for a caller that must know the ports of several coordinators before it starts the first.
+/// What is `None` is bound as the configuration says.
+#[derive(Default)]
+pub struct Listeners {
+    /// For Flight clients.
+    pub flight: Option<TcpListener>,
+    /// For members.
+    pub peer: Option<TcpListener>,
+    /// For health and metrics.
+    pub http: Option<TcpListener>,
+}
+
+/// Binds the ports, starts Raft and serves. Returns when a leader is known, so that clients can be answered.
+///
+/// # Errors
+/// One sentence that says why it cannot start: a port, the folder, the configuration.
+pub async fn start(config: Config) -> Result<Running> {
+    start_with_listeners(config, Listeners::default()).await
+}
+
+/// [`start`] on sockets that are bound already. Port 0 in the configuration stands for the bound one. Without `peers`
+/// the coordinator is alone, whatever its peer port.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Result<Running> {
+    config.check()?;
+    let sockets = Sockets::bind(&config, listeners).await?;
+    let flight_uri = format!("grpc+tcp://{}", sockets.flight_reachable(&config)?);
+    let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
+    raft_config.deadline = config.deadline();
+    let raft = Handle::start(raft_config).await?;
+    let stop = CancellationToken::new();
+    let service = Arc::new(Service::new(config, raft, Relay::new(), flight_uri, stop));
+    let running = serve_all(service, sockets).await?;
+    running.wait_ready().await;
+    Ok(running)
+}
+
+struct Sockets {
+    flight: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config, given: Listeners) -> Result<Self> {
+        Ok(Sockets {
+            flight: bind(given.flight, &config.listener()?.addr).await?,
+            peer: bind(given.peer, &config.peer_listen).await?,
+            http: bind(given.http, &config.http_listen).await?,
+        })
+    }
+
+    fn flight_reachable(&self, config: &Config) -> Result<String> {
+        let listen = config.listener()?.addr;
+        config::reachable_at("--advertise", &listen, config.advertise_addr(), bound(&self.flight)?)
+    }
+
+    /// All coordinators; without a list only this one, where nobody else need dial it but its nodes.
+    fn peers(&self, config: &Config) -> Result<std::collections::BTreeMap<u64, String>> {
+        let mut peers = config.peer_map()?;
+        if peers.is_empty() {
+            let host = self.flight_reachable(config)?;
+            let (host, _) = config::split_host_port(&host)?;
+            let port = bound(&self.peer)?.port();
+            // Where it listens everywhere, members reach it by the host that clients are told.
+            let advertised = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            let listen = &config.peer_listen;
+            let addr = config::reachable_at("--peers", listen, None, bound(&self.peer)?).unwrap_or(advertised);
+            peers.insert(config.id, addr);
+        }
+        Ok(peers)
+    }
+}
+
+async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
+    match given {
+        Some(listener) => Ok(listener),
+        None => serve::bind(addr).await,
+    }
+}
+
+fn bound(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|e| Error::unavailable(format!("a listener has no address: {e}")))
+}
+
+async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
+    let (stop, raft) = (service.stop.clone(), service.raft.clone());
+    let running = Running {
+        flight_addr: bound(&sockets.flight)?,
+        peer_addr: bound(&sockets.peer)?,
+        http_addr: bound(&sockets.http)?,
+        flight_uri: service.flight_uri.clone(),
+        raft: raft.clone(),
+        stop: stop.clone(),
+        stop_peers: CancellationToken::new(),
+        clients: TaskTracker::new(),
+        peers: TaskTracker::new(),
+        stopped: tokio::sync::Mutex::new(false),
+    };
+    let membership = Membership::new(service.clone());
+    let flight = Flight::new(service.clone());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let client_routes = Routes::new(flight.clone().server()).add_service(health.clone());
+    // Members find everything on the peer port, Flight too: so they need only one address of a coordinator.
+    let peer_routes = Routes::new(Peer::server(service.clone(), membership.clone()))
+        .add_service(raft.service())
+        .add_service(health)
+        .add_service(flight.server());
+    let (clients, peers) = (&running.clients, &running.peers);
+    clients.spawn(serve::serve(sockets.flight, Edge::new(service.clone(), client_routes), stop.clone()));
+    peers.spawn(serve::serve(sockets.peer, Edge::new(service.clone(), peer_routes), running.stop_peers.clone()));
+    clients.spawn(membership.clone().run());
+    clients.spawn(report_health(service.clone(), reporter));
+    peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone())?);
+    Ok(running)
+}
+
+/// gRPC health: serving while there is a leader.
+async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
+    let mut leader = service.raft.watch_leader();
+    loop {
+        let led = leader.borrow_and_update().is_some();
+        let status = if led { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+        reporter.set_service_status("", status).await;
+        reporter.set_service_status("arrow.flight.protocol.FlightService", status).await;
+        tokio::select! {
+            () = service.stop.cancelled() => return,
+            changed = leader.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Running {
+    /// Returns when there is a leader and a formed cluster, or when it is to stop.
+    async fn wait_ready(&self) {
+        let mut applied = self.raft.watch_applied();
+        let mut leader = self.raft.watch_leader();
+        loop {
+            let formed = self.raft.view().cluster().is_some();
+            if formed && leader.borrow_and_update().is_some() {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = applied.changed() => if changed.is_err() { return },
+                changed = leader.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Drains and stops; returns when all is done.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let mut stopped = self.stopped.lock().await;
+        if *stopped {
+            return;
+        }
+        self.clients.close();
+        self.clients.wait().await;
+        self.raft.shutdown().await;
+        self.stop_peers.cancel();
+        self.peers.close();
+        self.peers.wait().await;
+        *stopped = true;
+    }
+
+    /// Waits until it stops by itself (the action `shutdown`) or by [`Running::shutdown`].
+    ///
+    /// # Errors
+    /// What ended it, if it was not asked to.
+    pub async fn wait(&self) -> Result<()> {
+        self.stop.cancelled().await;
+        self.shutdown().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! The use cases of a coordinator, on domain types: what both edges ([`crate::flight`] and [`crate::peer`]) call.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`read`] | offers (FlightInfo), tickets, listing |
+//! | [`mod@write`] | begin, stage, commit, abort |
+//! | [`spec`] | pure: what a client asked for and what there is → a table's spec and placement |
+//! | [`tables`] | create, drop, clear |
+//! | [`status`] | figures about the cluster, as JSON |
+
+pub mod read;
+pub mod spec;
+pub mod status;
+pub mod tables;
+pub mod write;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+use volley_common::relay::Relay;
+use volley_common::ticket::TicketKey;
+use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::{Error, Result};
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::raft::Handle;
+
+/// What all of a coordinator's tasks share; one per process, behind an `Arc`.
+pub struct Service {
+    /// The configuration that the process was started with.
+    pub config: Config,
+    /// The replicated catalog.
+    pub raft: Handle,
+    /// Connections to other members.
+    pub relay: Relay,
+    /// Where clients reach this coordinator: `grpc+tcp://HOST:PORT`.
+    pub flight_uri: String,
+    /// Cancelled when the process is to stop.
+    pub stop: CancellationToken,
+    rotation: AtomicUsize,
+}
+
+/// The cluster's id and the key of its tickets.
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster: String,
+    /// Signs and verifies tickets.
+    pub key: TicketKey,
+}
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(config: Config, raft: Handle, relay: Relay, flight_uri: String, stop: CancellationToken) -> Self {
+        Service { config, raft, relay, flight_uri, stop, rotation: AtomicUsize::new(0) }
+    }
+
+    /// The next number of a sequence that spreads load over equals.
+    pub fn rotation(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The cluster's id and key.
+///
+/// # Errors
+/// UNAVAILABLE before the cluster is formed.
+pub fn identity(catalog: &Catalog) -> Result<Identity> {
+    let cluster = catalog
+        .cluster()
+        .ok_or_else(|| Error::unavailable("the cluster is still being formed: try again in a moment"))?;
+    Ok(Identity { cluster: cluster.id.clone(), key: TicketKey::new(&cluster.ticket_key) })
+}
+
+/// The nodes that were heard from lately.
+pub fn live_nodes(catalog: &Catalog) -> Vec<Node> {
+    catalog.nodes().filter(|node| node.state == NodeState::Alive as i32).cloned().collect()
+}
+
+/// Refuses to go on without a live node.
+///
+/// # Errors
+/// UNAVAILABLE that says how many nodes there are.
+pub fn need_nodes(catalog: &Catalog) -> Result<Vec<Node>> {
+    let live = live_nodes(catalog);
+    if !live.is_empty() {
+        return Ok(live);
+    }
+    Err(Error::unavailable(match catalog.nodes().count() {
+        0 => "no node has joined the cluster yet: start volley-node, or try again when it is there".to_string(),
+        n => format!("none of the cluster's {n} nodes has been heard from lately: start them, or try again"),
+    }))
+}

@@ -1,0 +1,334 @@
+//! Reads: what a client is offered, and the tickets that it comes back with.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use volley_common::ipc::project::project_schema;
+use volley_common::ipc::schema::parse_schema;
+use volley_common::options::{Options, TableRequest};
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, NodeState, PinVersion, Table};
+use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
+
+use super::{Identity, Service, identity, need_nodes};
+use crate::catalog::Catalog;
+use crate::plan::{self, EndpointPlan};
+
+/// A table as it is offered to a reader: one version, cut into endpoints.
+pub struct Offer {
+    /// The table's row.
+    pub table: Table,
+    /// The version that all endpoints together are.
+    pub version: u64,
+    /// The schema message that every stream begins with: of the chosen columns.
+    pub schema: Bytes,
+    /// Streams that can be fetched in parallel.
+    pub endpoints: Vec<Endpoint>,
+    /// Rows of all endpoints.
+    pub rows: u64,
+    /// Bytes of all endpoints' parts, all columns; unknown if only some columns or rows are wanted.
+    pub bytes: Option<u64>,
+    /// Whether the endpoints one after the other are the rows in order.
+    pub ordered: bool,
+    /// Until when the tickets are good, milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+/// One stream of an offer.
+pub struct Endpoint {
+    /// Signed.
+    pub ticket: Vec<u8>,
+    /// `grpc+tcp://HOST:PORT` of the live holders; the connection at hand last.
+    pub locations: Vec<String>,
+    /// Rows that the stream brings.
+    pub rows: u64,
+}
+
+/// A table as it is listed.
+pub struct Listed {
+    /// The table's row.
+    pub table: Table,
+    /// Its name.
+    pub name: TableName,
+    /// How it was named when it was made.
+    pub kind: DescriptorKind,
+}
+
+/// What is read: a version, and which of its columns.
+struct Target {
+    version: u64,
+    columns: Option<Vec<usize>>,
+    schema: Bytes,
+    expires_ms: u64,
+}
+
+impl Service {
+    /// Offers a table to a reader.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: a column that it does not have.
+    /// UNAVAILABLE: a shard without a live holder, or no leader.
+    pub async fn offer(&self, request: &TableRequest) -> Result<Offer> {
+        let catalog = self.raft.read().await?;
+        let table = catalog.require_table(&request.name)?;
+        let target = self.target(&catalog, table, &request.options)?;
+        let plans = self.plan(&catalog, table, &target, &request.options)?;
+        let identity = identity(&catalog)?;
+        let blank = ticket(&identity, table, &target, &request.options);
+        let rows: u64 = plans.iter().map(|plan| plan.rows).sum();
+        let whole = request.options.limit.is_none() && target.columns.is_none();
+        let bytes = whole.then(|| plans.iter().map(|plan| plan.bytes).sum());
+        let sign = |plan: EndpointPlan| Endpoint {
+            ticket: identity.key.sign(&Ticket { parts: plan.parts, limit: plan.limit, ..blank.clone() }),
+            locations: plan.locations,
+            rows: plan.rows,
+        };
+        Ok(Offer {
+            version: target.version,
+            schema: target.schema.clone(),
+            endpoints: plans.into_iter().map(sign).collect(),
+            rows,
+            bytes,
+            ordered: table.spec.as_ref().is_none_or(|spec| spec.shard_by.is_empty()),
+            expires_ms: target.expires_ms,
+            table: table.clone(),
+        })
+    }
+
+    /// One signed ticket for all of a table.
+    ///
+    /// # Errors
+    /// As [`Service::offer`].
+    pub async fn whole(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
+        let catalog = self.raft.read().await?;
+        let table = catalog.require_table(name)?;
+        let target = self.target(&catalog, table, options)?;
+        need_nodes(&catalog)?;
+        let identity = identity(&catalog)?;
+        let parts = plan::whole(&catalog, table, target.version, &live_ids(&catalog), self.rotation())?;
+        Ok(identity.key.sign(&Ticket { parts, ..ticket(&identity, table, &target, options) }))
+    }
+
+    /// The schema message of a table, of the chosen columns.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table. INVALID_ARGUMENT: a column that it does not have.
+    pub async fn schema(&self, request: &TableRequest) -> Result<Bytes> {
+        let catalog = self.raft.read().await?;
+        let table = catalog.require_table(&request.name)?;
+        Ok(columns(table, &request.options)?.1)
+    }
+
+    /// The tables whose names begin with `prefix`.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let catalog = self.raft.read().await?;
+        let mut listed = Vec::new();
+        for table in catalog.tables() {
+            let name = TableName::from_components(&table.name)?;
+            if name.to_string().starts_with(prefix) {
+                let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
+                listed.push(Listed { table: table.clone(), name, kind });
+            }
+        }
+        Ok(listed)
+    }
+
+    fn plan(&self, catalog: &Catalog, table: &Table, target: &Target, options: &Options) -> Result<Vec<EndpointPlan>> {
+        let most = options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1);
+        need_nodes(catalog)?;
+        let (alive, rotation) = (live_ids(catalog), self.rotation());
+        plan::limited_endpoints(catalog, table, target.version, most as usize, options.limit, &alive, rotation)
+    }
+
+    fn target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<Target> {
+        let now_ms = clock::now_ms();
+        let version = catalog.readable_version(table, options.version, now_ms)?;
+        let (columns, schema) = columns(table, options)?;
+        Ok(Target {
+            version,
+            columns,
+            schema,
+            expires_ms: expires_ms(table, version, now_ms, self.config.retention_ms),
+        })
+    }
+
+    /// Verifies a signed ticket that came back. Needs no leader: the key is at hand.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: damaged. PERMISSION_DENIED: forged, or of another cluster. NOT_FOUND: expired.
+    /// CANCELLED: its flight was cancelled.
+    pub fn open_ticket(&self, bytes: &[u8]) -> Result<Ticket> {
+        let catalog = self.raft.view();
+        let identity = identity(&catalog)?;
+        let ticket = identity.key.verify(bytes, clock::now_ms())?;
+        if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
+            return Err(Error::cancelled(format!(
+                "the flight of this ticket for table {:?} was cancelled: call get_flight_info again",
+                ticket.table.join("/")
+            )));
+        }
+        Ok(ticket)
+    }
+
+    /// Flight addresses (HOST:PORT) of live nodes for a ticket: holders of its first part first, then the others, which
+    /// fetch from holders.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no node is alive.
+    pub fn redeemers(&self, ticket: &Ticket) -> Result<Vec<String>> {
+        let catalog = self.raft.view();
+        let mut live = need_nodes(&catalog)?;
+        let turn = self.rotation() % live.len();
+        live.rotate_left(turn);
+        let holders: Vec<u64> = match ticket.parts.first() {
+            Some(first) => {
+                let id = first.id.as_ref().map_or(PartId(0), PartId::from);
+                catalog.part(id).map_or_else(|| first.holders.clone(), |part| part.holders.to_vec())
+            }
+            None => Vec::new(),
+        };
+        live.sort_by_key(|node| !holders.contains(&node.id));
+        Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
+    }
+
+    /// Flight addresses (HOST:PORT) of the live nodes, a different one first each time.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no node is alive.
+    pub fn any_nodes(&self) -> Result<Vec<String>> {
+        self.redeemers(&Ticket::default())
+    }
+
+    /// Refuses all tickets of the flight that `ticket` is of, from now on and at every member.
+    ///
+    /// # Errors
+    /// As [`Service::open_ticket`], but a ticket that is cancelled already is no error.
+    pub async fn cancel(&self, ticket: &[u8]) -> Result<()> {
+        let opened = match self.open_ticket(ticket) {
+            Err(error) if error.code == Code::Cancelled => return Ok(()),
+            opened => opened?,
+        };
+        // A renewed endpoint lives longer than the others: remember the flight as long as any may.
+        let until_ms = opened.expires_ms.max(clock::now_ms() + self.config.retention_ms);
+        self.raft.propose(Op::CancelFlight(CancelFlight { flight: opened.flight, until_ms })).await?;
+        Ok(())
+    }
+
+    /// The same ticket with a later expiry, milliseconds since 1970; its version is kept until then.
+    ///
+    /// # Errors
+    /// As [`Service::open_ticket`]; NOT_FOUND: the version is gone.
+    pub async fn renew(&self, ticket: &[u8]) -> Result<(Vec<u8>, u64)> {
+        let mut opened = self.open_ticket(ticket)?;
+        let retention_ms = {
+            let catalog = self.raft.read().await?;
+            let spec = catalog.table(opened.table_id).and_then(|table| table.spec.as_ref());
+            spec.map_or(self.config.retention_ms, |spec| spec.retention_ms.max(1))
+        };
+        let until_ms = opened.expires_ms.max(clock::now_ms() + retention_ms);
+        let pin = PinVersion { table: opened.table_id, version: opened.version, until_ms };
+        self.raft.propose(Op::PinVersion(pin)).await?;
+        opened.expires_ms = until_ms;
+        let key = identity(&self.raft.view())?.key;
+        Ok((key.sign(&opened), until_ms))
+    }
+}
+
+fn ticket(identity: &Identity, table: &Table, target: &Target, options: &Options) -> Ticket {
+    let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
+    Ticket {
+        cluster: identity.cluster.clone(),
+        flight: rand::random(),
+        expires_ms: target.expires_ms,
+        table: table.name.clone(),
+        table_id: table.id,
+        version: target.version,
+        parts: Vec::new(),
+        columns: target.columns.as_ref().map(|columns| Columns { index: index(columns) }),
+        limit: options.limit,
+        schema: table.schema.clone(),
+    }
+}
+
+/// The wanted columns' indexes and the schema message of just them.
+fn columns(table: &Table, options: &Options) -> Result<(Option<Vec<usize>>, Bytes)> {
+    let Some(wanted) = &options.columns else { return Ok((None, table.schema.clone())) };
+    let schema = parse_schema(&table.schema)?;
+    let find = |name: &String| {
+        schema.index_of(name).map_err(|_| {
+            let has: Vec<&str> = schema.fields().iter().take(50).map(|field| field.name().as_str()).collect();
+            Error::invalid(format!(
+                "table {:?} has no column {name:?}; it has {}",
+                table.name.join("/"),
+                has.join(", ")
+            ))
+        })
+    };
+    let indexes = wanted.iter().map(find).collect::<Result<Vec<usize>>>()?;
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = indexes.iter().find(|at| !seen.insert(**at)) {
+        return Err(Error::invalid(format!("the column {:?} is asked for twice", schema.field(*twice).name())));
+    }
+    let message = project_schema(&table.schema, &indexes)?;
+    Ok((Some(indexes), message))
+}
+
+/// Until when a ticket for this version can be kept: the newest for as long as replaced parts stay, an older one until
+/// its parts go.
+fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 {
+    let retention = table.spec.as_ref().map_or(default_ms, |spec| spec.retention_ms);
+    let newest = now_ms.saturating_add(retention.max(1));
+    let Some(end) = table.replaced.iter().find(|replaced| replaced.version > version) else { return newest };
+    let pins = table.pins.iter().filter(|pin| version <= pin.version && pin.version < end.version);
+    pins.map(|pin| pin.until_ms).fold(end.until_ms, u64::max).min(newest)
+}
+
+/// Ids of the nodes that were heard from lately.
+pub fn live_ids(catalog: &Catalog) -> BTreeSet<NodeId> {
+    let alive = |node: &&Node| node.state == NodeState::Alive as i32;
+    catalog.nodes().filter(alive).map(|node| NodeId(node.id)).collect()
+}
+
+/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
+pub fn host_port(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    rest.split(['/', '?']).next().unwrap_or(rest)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
+
+    use super::*;
+
+    fn table() -> Table {
+        Table {
+            version: 5,
+            spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
+            replaced: vec![Replaced { version: 3, until_ms: 700 }, Replaced { version: 5, until_ms: 900 }],
+            ..Table::default()
+        }
+    }
+
+    #[test]
+    fn the_newest_version_is_offered_for_the_retention() {
+        assert_eq!(expires_ms(&table(), 5, 100, 7), 1100);
+    }
+
+    #[test]
+    fn a_replaced_version_is_offered_until_its_parts_go() {
+        assert_eq!(expires_ms(&table(), 4, 100, 7), 900);
+        assert_eq!(expires_ms(&table(), 2, 100, 7), 700);
+        let pinned = Table { pins: vec![Pin { version: 2, until_ms: 800 }], ..table() };
+        assert_eq!(expires_ms(&pinned, 2, 100, 7), 800);
+        assert_eq!(expires_ms(&pinned, 4, 100, 7), 900);
+    }
+
+    #[test]
+    fn addresses_come_out_of_uris() {
+        assert_eq!(host_port("grpc+tcp://n1:8816"), "n1:8816");
+        assert_eq!(host_port("grpc://[::1]:8816/"), "[::1]:8816");
+    }
+}

@@ -1,0 +1,149 @@
+//! Coordinators' Raft groups in one process, over real loopback connections.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+use volley_common::wire::catalog as row;
+use volley_common::wire::catalog::{Node, RegisterNode, command};
+use volley_common::wire::cluster as wire;
+use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
+use volley_coordinator::raft::{Handle, RaftConfig};
+
+/// How long anything that must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The two calls by which coordinators reach the leader.
+struct Forward(Handle);
+
+macro_rules! absent {
+    ($($name:ident($request:ty) -> $reply:ty;)*) => {
+        $(fn $name<'a, 'b>(&'a self, _: Request<$request>)
+            -> std::pin::Pin<Box<dyn Future<Output = Result<Response<$reply>, Status>> + Send + 'b>>
+        where 'a: 'b, Self: 'b {
+            Box::pin(async { Err(Status::unimplemented("not in this test")) })
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl Coordinator for Forward {
+    type SessionStream = tokio_stream::Pending<Result<wire::NodeOrder, Status>>;
+
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        let reply = self.0.propose_here(command).await?;
+        Ok(Response::new(wire::ProposeReply { reply: Some(reply) }))
+    }
+
+    async fn read_index(&self, _: Request<wire::ReadIndexRequest>) -> Result<Response<wire::ReadIndexReply>, Status> {
+        let index = self.0.read_index_here().await?;
+        Ok(Response::new(wire::ReadIndexReply { index }))
+    }
+
+    absent! {
+        session(Streaming<wire::NodeReport>) -> Self::SessionStream;
+        begin_write(wire::BeginWriteRequest) -> wire::WritePlan;
+        stage_parts(wire::StagePartsRequest) -> wire::StagePartsReply;
+        renew_write(wire::RenewWriteRequest) -> wire::RenewWriteReply;
+        commit_write(wire::CommitWriteRequest) -> row::WriteOutcome;
+        abort_write(wire::AbortWriteRequest) -> wire::AbortWriteReply;
+        plan_read(wire::PlanReadRequest) -> wire::PlanReadReply;
+    }
+}
+
+/// A coordinator's Raft and its server.
+pub struct Running {
+    pub raft: Handle,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// As if the process were killed.
+    pub async fn kill(self) {
+        self.stop.cancel();
+        self.served.abort();
+        let _ = self.served.await;
+        self.raft.halt().await;
+    }
+
+    pub async fn shut_down(self) {
+        self.raft.shutdown().await;
+        self.stop.cancel();
+        let _ = self.served.await;
+    }
+}
+
+/// Free ports, and the peer list on them.
+pub async fn peers(count: u64) -> BTreeMap<u64, String> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    held.iter().zip(1..).map(|(l, id)| (id, l.local_addr().unwrap().to_string())).collect()
+}
+
+pub fn config(id: u64, peers: &BTreeMap<u64, String>, dir: &Path) -> RaftConfig {
+    let mut config = RaftConfig::new(id, peers.clone(), dir.join(format!("c{id}")));
+    config.heartbeat = Duration::from_millis(100);
+    config.election_min = Duration::from_millis(500);
+    config.election_max = Duration::from_millis(1000);
+    config.deadline = Duration::from_secs(10);
+    config
+}
+
+pub async fn start(config: RaftConfig) -> Running {
+    let addr: SocketAddr = config.peers[&config.id].parse().unwrap();
+    let raft = Handle::start(config).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(addr).unwrap();
+    let listener = TcpListenerStream::new(socket.listen(128).unwrap());
+    let stop = CancellationToken::new();
+    let server = Server::builder()
+        .add_service(raft.service())
+        .add_service(CoordinatorServer::new(Forward(raft.clone())))
+        .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
+    let served = tokio::spawn(async move { server.await.unwrap() });
+    Running { raft, stop, served }
+}
+
+/// A command that leaves a row behind.
+pub fn node(id: u64) -> command::Op {
+    command::Op::RegisterNode(RegisterNode {
+        node: Some(Node {
+            id,
+            boot: 1,
+            zone: "z".into(),
+            flight_uri: format!("grpc+tcp://127.0.0.1:{}", 1000 + id % 60000),
+            peer_addr: format!("127.0.0.1:{}", 1000 + id % 60000),
+            ..Node::default()
+        }),
+    })
+}
+
+/// Waits until something holds of a coordinator's applied state.
+pub async fn until(raft: &Handle, what: &str, holds: impl Fn(&Handle) -> bool) {
+    let mut applied = raft.watch_applied();
+    let waiting = async {
+        while !holds(raft) {
+            let _ = tokio::time::timeout(Duration::from_millis(50), applied.changed()).await;
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(done.is_ok(), "coordinator {}: {what} did not come: {:?} {}", raft.id(), raft.trouble(), raft.metrics());
+}
+
+/// The id of the leader that this coordinator sees, once it sees one.
+pub async fn leader(raft: &Handle) -> u64 {
+    until(raft, "a leader", |raft| raft.leader().is_some() && raft.view().cluster().is_some()).await;
+    raft.leader().unwrap()
+}

@@ -1,0 +1,268 @@
+//! A node's configuration: defaults < TOML file < environment < flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use volley_common::config::{self, Listener};
+use volley_common::{Error, Result};
+
+/// What a node is told; every field has a default.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Peer addresses of the coordinators, HOST:PORT.
+    pub coordinators: Vec<String>,
+    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one.
+    pub listen: String,
+    /// Where clients reach it, `grpc+tcp://HOST:PORT`; else as `listen`.
+    pub advertise: Option<String>,
+    /// Where members are served, HOST:PORT.
+    pub peer_listen: String,
+    /// Where members reach it, HOST:PORT; else as `peer_listen`, by the host of `advertise` if that listens everywhere.
+    pub peer_advertise: Option<String>,
+    /// Where health and metrics are served, HOST:PORT.
+    pub http_listen: String,
+    /// The folder of parts.
+    pub data_dir: PathBuf,
+    /// The failure domain.
+    pub zone: String,
+    /// Bytes offered; the weight of placement. 0: as the median of the other nodes.
+    pub capacity: u64,
+    /// Allows to listen elsewhere than on loopback without authentication.
+    pub insecure: bool,
+    /// The largest Flight message taken in, bytes.
+    pub max_message: usize,
+    /// Bytes of consecutive rows that go to one shard of a table without keys.
+    pub block_bytes: u64,
+    /// Bytes at which a shard's part is sealed and the next begun.
+    pub part_bytes: u64,
+    /// How long a call waits for a coordinator that can answer, milliseconds.
+    pub deadline_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            coordinators: vec!["127.0.0.1:8825".into()],
+            listen: "127.0.0.1:8816".into(),
+            advertise: None,
+            peer_listen: "127.0.0.1:8826".into(),
+            peer_advertise: None,
+            http_listen: "127.0.0.1:8836".into(),
+            data_dir: "volley-node-data".into(),
+            zone: String::new(),
+            capacity: 0,
+            insecure: false,
+            max_message: 512 << 20,
+            block_bytes: 64 << 20,
+            part_bytes: 256 << 20,
+            deadline_ms: 5_000,
+        }
+    }
+}
+
+/// The command line of `volley-node`; what is not given comes from the environment, the file, the defaults.
+#[derive(Debug, Default, Parser, Serialize)]
+#[command(name = "volley-node", version, about = "Holds parts of a Volley cluster's tables and serves them")]
+pub struct Flags {
+    /// A TOML file with any of these settings, their dashes as underscores.
+    #[arg(long, env = "VOLLEY_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, say what is wrong, and end.
+    #[arg(long)]
+    #[serde(skip)]
+    pub check_config: bool,
+    /// Peer addresses of the coordinators, HOST:PORT,... [default: 127.0.0.1:8825].
+    #[arg(long, value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub coordinators: Vec<String>,
+    /// Where Flight clients are served [default: 127.0.0.1:8816].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Where clients reach it: grpc+tcp://HOST:PORT.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Where other members are served [default: 127.0.0.1:8826].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<String>,
+    /// Where other members reach it: HOST:PORT.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_advertise: Option<String>,
+    /// Where health and metrics are served [default: 127.0.0.1:8836].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
+    /// The folder of parts [default: volley-node-data].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// The failure domain: copies are spread over zones.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Bytes that this node offers [default: as the median of the others].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// Listen elsewhere than on loopback though there is no authentication.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "config::is_false")]
+    pub insecure: bool,
+    /// The largest Flight message that is taken in, bytes [default: 536870912].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_message: Option<usize>,
+}
+
+impl Config {
+    /// Reads the file, the environment and the flags, and checks the result.
+    ///
+    /// # Errors
+    /// One sentence that names the wrong key, value or combination.
+    pub fn load(flags: &Flags) -> Result<Self> {
+        let config: Config = config::load(flags.config.as_deref(), flags)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what no type can.
+    ///
+    /// # Errors
+    /// One sentence that names the wrong value or combination.
+    pub fn check(&self) -> Result<()> {
+        let listener = self.listener().map_err(|e| e.at("--listen"))?;
+        config::check_listen("--listen", &listener.addr, self.insecure)?;
+        config::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
+        config::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 1));
+        self.flight_reachable_at(any)?;
+        self.peer_reachable_at(any)?;
+        if self.coordinators.is_empty() {
+            return Err(Error::invalid(
+                "--coordinators is empty: give the coordinators' peer addresses, HOST:PORT,...",
+            ));
+        }
+        for addr in &self.coordinators {
+            if config::check_advertise(addr).map_err(|e| e.at("--coordinators"))? != addr {
+                return Err(Error::invalid(format!("--coordinators has {addr:?}: give HOST:PORT without a scheme")));
+            }
+        }
+        self.check_sizes()
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        for (name, value, least) in [
+            ("max_message", self.max_message as u64, 64 << 10),
+            ("block_bytes", self.block_bytes, 64 << 10),
+            ("part_bytes", self.part_bytes, 64 << 10),
+            ("deadline_ms", self.deadline_ms, 1),
+        ] {
+            if value < least {
+                return Err(Error::invalid(format!("{name} must be at least {least}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where clients are served.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not an address.
+    pub fn listener(&self) -> Result<Listener> {
+        self.listen.parse()
+    }
+
+    /// HOST:PORT by which clients reach a listener bound at `bound`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: it listens everywhere and nothing is advertised, or the address is bad.
+    pub fn flight_reachable_at(&self, bound: SocketAddr) -> Result<String> {
+        config::reachable_at("--advertise", &self.listener()?.addr, self.advertise_addr(), bound)
+    }
+
+    /// HOST:PORT by which members reach a listener bound at `bound`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: as [`Config::flight_reachable_at`].
+    pub fn peer_reachable_at(&self, bound: SocketAddr) -> Result<String> {
+        let flag = "--peer-advertise";
+        let own = config::reachable_at(flag, &self.peer_listen, self.peer_advertise.as_deref(), bound);
+        match (own, self.advertise_addr()) {
+            (Err(_), Some(uri)) if self.peer_advertise.is_none() => {
+                let (host, _) = config::split_host_port(config::check_advertise(uri)?)?;
+                let (_, port) = config::split_host_port(&self.peer_listen)?;
+                let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+                config::reachable_at(flag, &format!("{host}:{port}"), None, bound)
+            }
+            (own, _) => own,
+        }
+    }
+
+    /// What is advertised, without the listener's name before it.
+    fn advertise_addr(&self) -> Option<&str> {
+        let text = self.advertise.as_deref()?;
+        match text.split_once('=') {
+            Some((name, uri)) if !name.contains([':', '/']) => Some(uri),
+            _ => Some(text),
+        }
+    }
+
+    /// How long a call waits for a coordinator that can answer.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check()
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |word: &str, result: Result<()>| {
+            let error = result.unwrap_err();
+            assert!(error.message.contains(word), "{word}: {error}");
+        };
+        check("--insecure", with(|c| c.peer_listen = "0.0.0.0:8826".into()));
+        check("--advertise", with(|c| (c.listen, c.insecure) = ("0.0.0.0:8816".into(), true)));
+        check("0.0.0.0:1", with(|c| c.advertise = Some("grpc+tcp://0.0.0.0:1".into())));
+        check("--coordinators", with(|c| c.coordinators = Vec::new()));
+        check("--coordinators", with(|c| c.coordinators = vec!["nowhere".into()]));
+        check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
+        check("part_bytes", with(|c| c.part_bytes = 1));
+    }
+
+    #[test]
+    fn members_reach_a_wildcard_by_the_advertised_host() {
+        let config = Config {
+            listen: "0.0.0.0:8816".into(),
+            advertise: Some("external=grpc+tcp://n1.example:9816".into()),
+            peer_listen: "0.0.0.0:8826".into(),
+            insecure: true,
+            ..Config::default()
+        };
+        config.check().unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert_eq!(config.peer_reachable_at(any).unwrap(), "n1.example:8826");
+        assert_eq!(config.flight_reachable_at(any).unwrap(), "n1.example:9816");
+    }
+}

@@ -1,0 +1,217 @@
+//! Another node's answer to a DoGet, taken apart into messages without copying their bodies.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prost::encoding::{WireType, decode_key, decode_varint};
+use tonic::Status;
+use volley_common::relay::Lease;
+use volley_common::{Error, Result};
+
+use super::request::PREFIX;
+use super::source::Piece;
+
+/// FlightData's fields (Flight.proto).
+const DATA_HEADER: u32 = 2;
+const DATA_BODY: u32 = 1000;
+
+/// The messages of one answer, without its schema.
+pub struct Messages {
+    body: Incoming,
+    received: Slices,
+    _lease: Lease,
+}
+
+impl Messages {
+    /// # Errors
+    /// The answer is an error at once.
+    pub fn new(response: http::Response<Incoming>, lease: Lease) -> Result<Self> {
+        let (head, body) = response.into_parts();
+        match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() != tonic::Code::Ok => Err(status.into()),
+            _ if head.status != http::StatusCode::OK => {
+                Err(Error::unavailable(format!("it answers with HTTP status {}", head.status)))
+            }
+            _ => Ok(Messages { body, received: Slices::default(), _lease: lease }),
+        }
+    }
+
+    /// The next dictionary or record batch, whole; `None` once the answer has ended well.
+    ///
+    /// # Errors
+    /// The answer's own; UNAVAILABLE: it broke off. INTERNAL: it is not what nodes send.
+    pub async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            let Some(message) = self.message().await? else { return Ok(None) };
+            let (header, body) = fields(message)?;
+            match kind(&header)? {
+                Kind::Schema => {}
+                Kind::Dictionary => return Ok(Some(Piece { header, body, rows: None })),
+                Kind::Batch(rows) => return Ok(Some(Piece { header, body, rows: Some(rows) })),
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<Option<Slices>> {
+        loop {
+            if let Some(message) = self.received.message()? {
+                return Ok(Some(message));
+            }
+            let frame = match self.body.frame().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(e)) => return Err(Error::unavailable(format!("its answer broke off: {e}"))),
+                None => return Err(Error::unavailable("its answer ended without a status")),
+            };
+            match frame.into_data() {
+                Ok(data) => self.received.push(data),
+                Err(frame) => return self.end(frame.trailers_ref()),
+            }
+        }
+    }
+
+    fn end(&self, trailers: Option<&http::HeaderMap>) -> Result<Option<Slices>> {
+        match trailers.and_then(Status::from_header_map) {
+            Some(status) if status.code() != tonic::Code::Ok => Err(status.into()),
+            Some(_) if self.received.left == 0 => Ok(None),
+            Some(_) | None => Err(Error::unavailable("its answer ended within a message")),
+        }
+    }
+}
+
+/// Received bytes, in the pieces that they came in.
+#[derive(Default)]
+struct Slices {
+    slices: VecDeque<Bytes>,
+    left: usize,
+}
+
+impl Slices {
+    fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.left += bytes.len();
+            self.slices.push_back(bytes);
+        }
+    }
+
+    /// Takes off the next gRPC message, without its prefix, once all of it is here.
+    fn message(&mut self) -> Result<Option<Slices>> {
+        if self.left < PREFIX {
+            return Ok(None);
+        }
+        let mut prefix = [0; PREFIX];
+        for (to, from) in prefix.iter_mut().zip(self.slices.iter().flatten()) {
+            *to = *from;
+        }
+        let [compressed, length @ ..] = prefix;
+        if compressed != 0 {
+            return Err(Error::internal("it sends compressed messages"));
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if self.left < PREFIX + length {
+            return Ok(None);
+        }
+        self.advance(PREFIX);
+        Ok(Some(self.cut(length)))
+    }
+
+    /// Takes off the next `count` bytes, of at least as many.
+    fn cut(&mut self, mut count: usize) -> Slices {
+        let mut taken = Slices::default();
+        while count > 0 {
+            let Some(first) = self.slices.front_mut() else { break };
+            let piece = first.split_to(count.min(first.len()));
+            if first.is_empty() {
+                self.slices.pop_front();
+            }
+            count -= piece.len();
+            self.left -= piece.len();
+            taken.push(piece);
+        }
+        taken
+    }
+}
+
+impl Buf for Slices {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.slices.front().map_or(&[], |first| first)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.cut(count);
+    }
+}
+
+/// Header and body of one FlightData.
+fn fields(mut message: Slices) -> Result<(Bytes, Vec<Bytes>)> {
+    let broken = |e: prost::DecodeError| Error::internal(format!("it sends what is not FlightData: {e}"));
+    let (mut header, mut body) = (Bytes::new(), Vec::new());
+    while message.has_remaining() {
+        let (tag, wire) = decode_key(&mut message).map_err(broken)?;
+        let length = decode_varint(&mut message).map_err(broken)? as usize;
+        if wire != WireType::LengthDelimited || length > message.left {
+            return Err(Error::internal("it sends what is not FlightData"));
+        }
+        let mut value = message.cut(length);
+        match tag {
+            DATA_HEADER => header = value.copy_to_bytes(length),
+            DATA_BODY => body = value.slices.into(),
+            _ => {}
+        }
+    }
+    Ok((header, body))
+}
+
+enum Kind {
+    Schema,
+    Dictionary,
+    /// With its rows.
+    Batch(u64),
+}
+
+fn kind(header: &[u8]) -> Result<Kind> {
+    let message = arrow_ipc::root_as_message(header)
+        .map_err(|e| Error::internal(format!("it sends a message that cannot be read: {e}")))?;
+    if let Some(batch) = message.header_as_record_batch() {
+        return Ok(Kind::Batch(u64::try_from(batch.length()).unwrap_or(0)));
+    }
+    match message.header_type() {
+        arrow_ipc::MessageHeader::Schema => Ok(Kind::Schema),
+        arrow_ipc::MessageHeader::DictionaryBatch => Ok(Kind::Dictionary),
+        other => Err(Error::internal(format!("it sends a message of type {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_however_they_were_cut() {
+        let wire = [&[0, 0, 0, 0, 3][..], b"abc", &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 1], b"d"].concat();
+        for step in 1..wire.len() {
+            let (mut slices, mut seen) = (Slices::default(), Vec::new());
+            for piece in wire.chunks(step) {
+                slices.push(Bytes::copy_from_slice(piece));
+                while let Some(mut message) = slices.message().unwrap() {
+                    seen.push(message.copy_to_bytes(message.remaining()));
+                }
+            }
+            assert_eq!(seen, ["abc", "", "d"], "cut every {step} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_not_flight_data_is_an_error() {
+        for bad in [&b"\x12\x05abc"[..], b"\x10\x05", b"\xff\xff\xff\xff\xff\xff"] {
+            let mut slices = Slices::default();
+            slices.push(Bytes::from_static(bad));
+            assert!(fields(slices).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The messages of a part that others hold: from one holder, and if it breaks, on from the next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::wire::cluster::{Ticket, TicketPart};
+use volley_common::{Error, NodeId, PartId, Result, clock};
+
+use super::incoming::Messages;
+use super::source::Piece;
+use super::{HOP_HEADER, PATH};
+use crate::state::{Members, Shared, host_port};
+
+/// A ticket between nodes lives so long beyond its signing: the client's was verified when the stream
+/// began, and a slow reader may outlive it.
+const TICKET_MS: u64 = 60_000;
+
+/// A part of another node, how far it has been passed on, and who else may have it.
+pub struct RemotePart {
+    state: Arc<Shared>,
+    /// The client's ticket without its parts.
+    ticket: Ticket,
+    /// `skip_batches` counts what was passed on.
+    part: TicketPart,
+    /// Nodes still to be asked, best first.
+    sources: VecDeque<NodeId>,
+    stream: Option<Stream>,
+    /// What the last source said.
+    failure: String,
+}
+
+struct Stream {
+    from: NodeId,
+    messages: Messages,
+    /// Whether it gave a batch: then it may be asked again should it break.
+    useful: bool,
+}
+
+impl RemotePart {
+    /// Nothing is asked before [`RemotePart::next`].
+    pub fn new(state: Arc<Shared>, ticket: &Ticket, part: &TicketPart) -> Self {
+        let sources = sources(&state.members.load(), state.node(), &part.holders);
+        let ticket = Ticket {
+            cluster: ticket.cluster.clone(),
+            flight: ticket.flight,
+            expires_ms: ticket.expires_ms,
+            table: ticket.table.clone(),
+            table_id: ticket.table_id,
+            version: ticket.version,
+            parts: Vec::new(),
+            columns: ticket.columns.clone(),
+            limit: None,
+            schema: ticket.schema.clone(),
+        };
+        let failure = "the coordinators named no other node".into();
+        RemotePart { state, ticket, part: part.clone(), sources, stream: None, failure }
+    }
+
+    /// The next message; at most `left` rows are asked for. `None` after the last.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that names the table and the part: no node gives it.
+    pub async fn next(&mut self, left: Option<u64>) -> Result<Option<Piece>> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.open(left).await?;
+                continue;
+            };
+            match stream.messages.next().await {
+                Ok(Some(piece)) => {
+                    if piece.rows.is_some() {
+                        stream.useful = true;
+                        self.part.skip_batches += 1;
+                    }
+                    return Ok(Some(piece));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => self.give_up(error),
+            }
+        }
+    }
+
+    fn give_up(&mut self, error: Error) {
+        let Some(stream) = self.stream.take() else { return };
+        tracing::warn!(part = %self.id(), node = %stream.from, %error, "a holder broke off: going on at the next");
+        self.failure = format!("node {}: {error}", stream.from);
+        if stream.useful {
+            self.sources.push_back(stream.from);
+        }
+    }
+
+    /// Opens a stream at the next source that has an address.
+    async fn open(&mut self, left: Option<u64>) -> Result<()> {
+        let Some(node) = self.sources.pop_front() else { return Err(self.unavailable()) };
+        let Some(addr) = self.state.members.load().flight_addr(node) else { return Ok(()) };
+        match self.ask(&addr, left).await {
+            Ok(messages) => self.stream = Some(Stream { from: node, messages, useful: false }),
+            Err(error) => {
+                tracing::debug!(part = %self.id(), %node, %error, "a holder does not give a part");
+                self.failure = format!("node {node}: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, addr: &str, left: Option<u64>) -> Result<Messages> {
+        let mut ticket = self.ticket.clone();
+        ticket.limit = left;
+        ticket.expires_ms = ticket.expires_ms.max(clock::now_ms() + TICKET_MS);
+        ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
+        let signed = self.state.ticket_key()?.sign(&ticket);
+        let (response, lease) = self.state.relay.send(addr, request(signed)?).await?;
+        Messages::new(response, lease)
+    }
+
+    fn id(&self) -> PartId {
+        self.part.id.as_ref().map_or(PartId(0), PartId::from)
+    }
+
+    fn unavailable(&self) -> Error {
+        Error::unavailable(format!(
+            "part {} of table {:?} cannot be had from any node just now ({}): try again when its holders are back",
+            self.id(),
+            self.ticket.table.join("/"),
+            self.failure
+        ))
+    }
+}
+
+/// Who may have a part: its holders, live ones first, then the other live nodes (it may have been
+/// copied since the ticket was made).
+fn sources(members: &Members, here: NodeId, holders: &[u64]) -> VecDeque<NodeId> {
+    let alive = |node: &NodeId| members.node(*node).is_some_and(is_alive);
+    let holders = holders.iter().map(|&id| NodeId(id)).filter(|&node| node != here);
+    let (mut found, silent): (Vec<NodeId>, Vec<NodeId>) = holders.partition(alive);
+    let others = members.nodes.keys().filter(|node| **node != here && alive(node));
+    let others: Vec<NodeId> = others.filter(|node| !found.contains(node)).copied().collect();
+    found.extend(others);
+    found.extend(silent);
+    found.into()
+}
+
+fn is_alive(node: &Node) -> bool {
+    node.state() == NodeState::Alive && !host_port(&node.flight_uri).is_empty()
+}
+
+/// A DoGet as gRPC has it on the wire.
+fn request(ticket: Vec<u8>) -> Result<http::Request<Bytes>> {
+    let message = arrow_flight::Ticket { ticket: ticket.into() };
+    let length = message.encoded_len();
+    let mut body = BytesMut::with_capacity(5 + length);
+    body.put_u8(0);
+    body.put_u32(u32::try_from(length).map_err(|_| Error::exhausted("the ticket is larger than 4 GiB"))?);
+    message.encode(&mut body).map_err(|e| Error::internal(format!("a ticket cannot be written: {e}")))?;
+    http::Request::post(PATH)
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .header(HOP_HEADER, "1")
+        .body(body.freeze())
+        .map_err(|e| Error::internal(format!("a request cannot be made: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, state: NodeState) -> (NodeId, Node) {
+        let flight_uri = format!("grpc+tcp://n{id}:1");
+        (NodeId(id), Node { id, flight_uri, state: state.into(), ..Node::default() })
+    }
+
+    #[test]
+    fn holders_come_first_then_other_live_nodes_then_silent_holders() {
+        let nodes = [
+            node(1, NodeState::Alive),
+            node(2, NodeState::Silent),
+            node(3, NodeState::Alive),
+            node(4, NodeState::Alive),
+            node(5, NodeState::Silent),
+        ];
+        let members = Members { nodes: nodes.into_iter().collect(), ..Members::default() };
+        let order = sources(&members, NodeId(1), &[1, 2, 4]);
+        assert_eq!(order, [NodeId(4), NodeId(3), NodeId(2)]);
+    }
+}

@@ -1,0 +1,222 @@
+//! Nodes in the test's own process, that serve nothing but gets.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+use volley_common::ipc::frame::Frame;
+use volley_common::ipc::schema::schema_message;
+use volley_common::relay::Relay;
+use volley_common::serve::{ReplyBody, bind, grpc_frames, serve};
+use volley_common::ticket::TicketKey;
+use volley_common::wire::catalog::{self, Compression, NodeState};
+use volley_common::wire::cluster::{Ticket, TicketPart};
+use volley_common::{Error, PartId, Result, clock};
+
+use crate::config::Config;
+use crate::get::request::{read_ticket, verified};
+use crate::get::source::Source;
+use crate::get::{HOP_HEADER, serve_get};
+use crate::state::{Coordinators, Members, Shared};
+use crate::storage::{PartSpec, Store, Wrote};
+
+/// A node that serves gets, and its folder.
+pub struct TestNode {
+    pub state: Arc<Shared>,
+    pub addr: String,
+    shutdown: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+pub fn key() -> TicketKey {
+    TicketKey::new(&[7; 32])
+}
+
+impl TestNode {
+    pub async fn start() -> Self {
+        TestNode::answering(|state, request| async move { serve_get(state, request).await }).await
+    }
+
+    /// A node that ends each stream with an error after so many messages.
+    pub async fn breaking_after(messages: usize) -> Self {
+        TestNode::answering(move |state, request| async move {
+            let head = request.headers().clone();
+            let bytes = read_ticket(request.into_body()).await.unwrap();
+            let ticket = verified(&state, &bytes, &head).await.unwrap();
+            let source = Source::new(state, ticket, head.contains_key(HOP_HEADER)).unwrap();
+            grpc_frames(broken(source.stream(), messages))
+        })
+        .await
+    }
+
+    async fn answering<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(Arc<Shared>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let shutdown = CancellationToken::new();
+        let state = Arc::new(shared(&dir, &addr, shutdown.clone()));
+        let shared = state.clone();
+        let service = tower::service_fn(move |request| {
+            let reply = answer(shared.clone(), request);
+            async move { Ok::<_, Infallible>(reply.await) }
+        });
+        tokio::spawn(serve(listener, service, shutdown.clone()));
+        TestNode { state, addr, shutdown, _dir: dir }
+    }
+
+    /// Writes a part of one message a batch.
+    pub fn write(&self, batches: &[RecordBatch]) -> PartId {
+        let mut writer = self
+            .state
+            .store
+            .create(PartSpec {
+                table: "t/1".parse().unwrap(),
+                shard: 0,
+                write: "w".into(),
+                seq: 0,
+                schema: batches[0].schema(),
+                compression: Compression::None,
+            })
+            .unwrap();
+        for batch in batches {
+            assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
+        }
+        writer.seal().unwrap().id
+    }
+
+    /// Gets by a signed ticket.
+    pub async fn get(&self, ticket: &Ticket) -> Result<Vec<RecordBatch>, Status> {
+        self.get_bytes(key().sign(ticket)).await
+    }
+
+    /// Gets by whatever bytes.
+    pub async fn get_bytes(&self, ticket: impl Into<Bytes>) -> Result<Vec<RecordBatch>, Status> {
+        let request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
+        self.call(request).await
+    }
+
+    pub async fn call(&self, request: Request<arrow_flight::Ticket>) -> Result<Vec<RecordBatch>, Status> {
+        let channel = Relay::new().channel(&self.addr).unwrap();
+        let reply = FlightServiceClient::new(channel).do_get(request).await?.into_inner();
+        let messages = reply.map_err(|status| FlightError::Tonic(Box::new(status)));
+        let decoded = FlightRecordBatchStream::new_from_flight_data(messages).try_collect().await;
+        decoded.map_err(|e| match e {
+            FlightError::Tonic(status) => *status,
+            other => Status::unknown(other.to_string()),
+        })
+    }
+}
+
+fn broken(
+    frames: impl Stream<Item = Result<Frame>> + Send + 'static,
+    messages: usize,
+) -> impl Stream<Item = Result<Frame>> + Send + 'static {
+    frames.enumerate().map(move |(at, frame)| match at < messages {
+        true => frame,
+        false => Err(Error::unavailable("this node breaks")),
+    })
+}
+
+fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> Shared {
+    let relay = Relay::new();
+    Shared {
+        config: Config::default(),
+        store: Store::open(dir.path()).unwrap(),
+        // Nobody listens there.
+        coordinators: Coordinators::new(relay.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),
+        relay,
+        ticket_key: ArcSwapOption::from_pointee(key()),
+        cluster: ArcSwapOption::from_pointee("c".to_string()),
+        members: ArcSwap::from_pointee(Members::default()),
+        cancelled: Default::default(),
+        puts: Default::default(),
+        pulls: Default::default(),
+        received: Default::default(),
+        peer_addr: addr.to_string(),
+        flight_uri: format!("grpc+tcp://{addr}"),
+        shutdown,
+    }
+}
+
+/// Tells every node of all.
+pub fn introduce(nodes: &[&TestNode]) {
+    let rows: BTreeMap<_, _> = nodes
+        .iter()
+        .map(|node| {
+            let id = node.state.node();
+            let row = catalog::Node {
+                id: id.0,
+                flight_uri: node.state.flight_uri.clone(),
+                state: NodeState::Alive.into(),
+                ..catalog::Node::default()
+            };
+            (id, row)
+        })
+        .collect();
+    for node in nodes {
+        node.state.members.store(Arc::new(Members { nodes: rows.clone(), ..Members::default() }));
+    }
+}
+
+pub fn schema() -> SchemaRef {
+    let word = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("word", word, true),
+        Field::new("text", DataType::Utf8, true),
+    ]))
+}
+
+/// Rows `from..from + rows`; `words` is the dictionary.
+pub fn batch(from: i64, rows: i64, words: &[&str]) -> RecordBatch {
+    let ids: Vec<i64> = (from..from + rows).collect();
+    let texts = ids.iter().map(|id| (id % 3 != 0).then(|| format!("text {id}")));
+    let keys = ids.iter().map(|id| Some((*id as usize % words.len()) as i32));
+    let words: ArrayRef = Arc::new(StringArray::from(words.to_vec()));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(ids.clone())),
+        Arc::new(DictionaryArray::<Int32Type>::new(keys.collect(), words)),
+        Arc::new(StringArray::from_iter(texts)),
+    ];
+    RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+/// A ticket for parts, each with its holders.
+pub fn ticket(parts: &[(PartId, &[&TestNode])]) -> Ticket {
+    let part = |(id, holders): &(PartId, &[&TestNode])| TicketPart {
+        id: Some((*id).into()),
+        holders: holders.iter().map(|node| node.state.node().0).collect(),
+        ..TicketPart::default()
+    };
+    Ticket {
+        flight: 5,
+        expires_ms: clock::now_ms() + 600_000,
+        table: vec!["t".into(), "1".into()],
+        version: 1,
+        parts: parts.iter().map(part).collect(),
+        schema: schema_message(&schema()).unwrap(),
+        ..Ticket::default()
+    }
+}

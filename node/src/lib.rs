@@ -1,0 +1,31 @@
+//! The node: keeps parts as Arrow IPC files, takes puts in and serves slices out.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
+//! | [`put`] | a put: rows into parts, parts to their holders, one commit |
+//! | [`get`] | a get: a ticket into slices of mapped files |
+//! | [`session`] | reports to the leading coordinator, orders back |
+//! | [`copy`] | pulling parts of other nodes |
+//! | [`coordinators`] | calls to the coordinators, with fail-over |
+//! | [`state`] | what all of a node's tasks share |
+//! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
+//! | [`routes`], [`whole`] | which call goes where; request bodies that broke off |
+//! | [`server`], [`http`], [`config`] | wiring, health and metrics, configuration |
+
+pub mod config;
+pub mod coordinators;
+pub mod copy;
+pub mod flight;
+pub mod get;
+pub mod http;
+pub mod peer;
+pub mod put;
+pub mod routes;
+pub mod server;
+pub mod session;
+pub mod state;
+pub mod storage;
+pub mod whole;
+
+pub use server::{Listeners, Running, start, start_with_listeners};

@@ -1,0 +1,149 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray, StringViewArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
+
+use super::*;
+
+/// What came out: per shard the parts, each a list of messages.
+#[derive(Default)]
+struct Seen {
+    parts: Vec<(u32, Vec<RecordBatch>)>,
+    open: BTreeMap<u32, Vec<RecordBatch>>,
+}
+
+impl Sink for Seen {
+    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
+        assert!(batch.num_rows() > 0);
+        self.open.entry(shard).or_default().push(batch.clone());
+        Ok(())
+    }
+
+    fn end_part(&mut self, shard: u32) -> Result<()> {
+        let part = self.open.remove(&shard).expect("a part that ends has rows");
+        self.parts.push((shard, part));
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn finish(mut self) -> Vec<(u32, Vec<RecordBatch>)> {
+        self.parts.extend(self.open);
+        self.parts
+    }
+}
+
+fn numbers(from: i64, rows: i64) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+    let column = Int64Array::from_iter_values(from..from + rows);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]).unwrap()
+}
+
+fn values(messages: &[RecordBatch]) -> Vec<i64> {
+    let column = |b: &RecordBatch| b.column(0).as_primitive::<Int64Type>().values().to_vec();
+    messages.iter().flat_map(column).collect()
+}
+
+fn run(spec: &TableSpec, block_bytes: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
+    let mut shards = Shards::new(spec, &batches[0].schema(), block_bytes).unwrap();
+    let mut seen = Seen::default();
+    for batch in batches {
+        shards.push(batch, &mut seen).unwrap();
+    }
+    shards.flush(&mut seen).unwrap();
+    seen.finish()
+}
+
+fn blocks_of(shards: u32) -> TableSpec {
+    TableSpec { shards, ..TableSpec::default() }
+}
+
+#[test]
+fn blocks_are_consecutive_and_go_round_the_shards() {
+    let rows = 3_000_000;
+    let parts = run(&blocks_of(4), 4 << 20, &[numbers(0, rows)]);
+    assert!((5..=6).contains(&parts.len()), "24 MB in blocks of 4 MiB and up to a message more");
+    assert!(parts.iter().enumerate().all(|(block, part)| part.0 == block as u32 % 4));
+    let all: Vec<i64> = parts.iter().flat_map(|p| values(&p.1)).collect();
+    assert_eq!(all, (0..rows).collect::<Vec<_>>());
+    for (_, part) in &parts[..parts.len() - 1] {
+        let bytes: usize = part.iter().map(data_bytes).sum();
+        assert!((4 << 20..6 << 20).contains(&bytes), "{bytes}");
+        assert!(part.iter().all(|m| data_bytes(m) <= MESSAGE_BYTES + (MESSAGE_BYTES >> 2)));
+    }
+}
+
+#[test]
+fn small_batches_become_messages_of_a_good_size() {
+    let batches: Vec<_> = (0..1000).map(|i| numbers(i * 1000, 1000)).collect();
+    let parts = run(&blocks_of(4), 64 << 20, &batches);
+    assert_eq!(parts.len(), 1);
+    assert!(parts[0].1.len() <= 9, "{} messages for 8 MB", parts[0].1.len());
+    assert_eq!(values(&parts[0].1), (0..1_000_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn batches_without_rows_make_no_part() {
+    assert!(run(&blocks_of(4), 1, &[numbers(0, 0), numbers(0, 0)]).is_empty());
+}
+
+#[test]
+fn keyed_rows_go_where_the_partitioner_says_in_order() {
+    let spec = TableSpec { shards: 7, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let batches: Vec<_> = (0..50).map(|i| numbers(i * 10_000, 10_000)).collect();
+    let parts = run(&spec, 1, &batches);
+    let partitioner = Partitioner::new(&batches[0].schema(), &spec.shard_by, 7).unwrap();
+    let mut expected = vec![Vec::new(); 7];
+    for batch in &batches {
+        for (n, shard) in values(std::slice::from_ref(batch)).into_iter().zip(partitioner.shards_of(batch).unwrap()) {
+            expected[shard as usize].push(n);
+        }
+    }
+    assert_eq!(parts.len(), 7);
+    for (shard, part) in &parts {
+        assert_eq!(values(part), expected[*shard as usize]);
+        assert_eq!(part.len(), 1, "half a megabyte is one message");
+    }
+}
+
+#[test]
+fn what_waits_in_all_shards_together_is_bounded() {
+    let spec = TableSpec { shards: 512, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), 1).unwrap();
+    let mut seen = Seen::default();
+    for i in 0..64 {
+        shards.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();
+        let Shards::Keys(keys) = &shards else { unreachable!() };
+        assert!(keys.total <= MAX_PENDING);
+        assert_eq!(keys.total, keys.shards.iter().map(|p| p.bytes).sum::<usize>());
+    }
+    assert!(!seen.open.is_empty());
+}
+
+#[test]
+fn joining_messages_keeps_one_dictionary() {
+    let words: DictionaryArray<Int32Type> = vec!["a", "b", "a", "c"].into_iter().collect();
+    let schema =
+        Schema::new(vec![Field::new("w", words.data_type().clone(), true), Field::new("k", DataType::Utf8, true)]);
+    let keys = StringArray::from(vec!["w", "x", "y", "z"]);
+    let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(words.clone()), Arc::new(keys)]).unwrap();
+    let spec = TableSpec { shards: 2, shard_by: vec!["k".into()], ..TableSpec::default() };
+    for (_, part) in run(&spec, 1, &[batch.clone(), batch.clone()]) {
+        for message in part {
+            let values = message.column(0).as_dictionary::<Int32Type>().values();
+            assert_eq!(values.as_ref(), words.values().as_ref());
+        }
+    }
+}
+
+#[test]
+fn waiting_rows_do_not_hold_the_messages_that_brought_them() {
+    let long = "x".repeat(1000);
+    let column = StringViewArray::from_iter_values((0..1000).map(|i| format!("{i}{long}")));
+    let schema = Schema::new(vec![Field::new("s", DataType::Utf8View, false)]);
+    let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]).unwrap();
+    let few = compact(&batch.slice(0, 2));
+    assert!(few.get_array_memory_size() < 10_000);
+    assert_eq!(few.column(0).as_ref(), batch.slice(0, 2).column(0).as_ref());
+}

@@ -1,0 +1,230 @@
+//! Puts on nodes that run in this process.
+
+mod cluster;
+
+use std::time::Duration;
+
+use arrow_flight::FlightData;
+use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use volley_common::wire::catalog::WriteState;
+use volley_common::{Error, serve};
+
+use cluster::{Cluster, batch, megabytes, messages};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_is_committed_with_the_holders_of_every_part() {
+    let cluster = Cluster::start(3, &[&[0, 1], &[1, 2]], 2).await;
+    let input = messages("t", megabytes(4)).await;
+    let count = input.len() - 1;
+    let answers = cluster.put(stream::iter(input)).await.unwrap();
+    assert_eq!(answers.len(), count + 1, "one for each message with rows, and the outcome");
+    let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+    assert_eq!((&outcome["table"], &outcome["version"], &outcome["rows"]), (&"t".into(), &1.into(), &524_288.into()));
+    let write = cluster.write();
+    assert_eq!(write.parts.len() as u64, outcome["parts"].as_u64().unwrap());
+    for part in &write.parts {
+        let mut holders = part.holders.clone();
+        let mut placed = write.placement[part.shard as usize].nodes.clone();
+        holders.sort_unstable();
+        placed.sort_unstable();
+        assert_eq!(holders, placed, "part {} of shard {}", part.seq, part.shard);
+    }
+    let of_shard = |shard| write.parts.iter().filter(|p| p.shard == shard).count();
+    cluster.settles(&[of_shard(0), of_shard(0) + of_shard(1), of_shard(1)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_leaves_nothing() {
+    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
+    let (wait, input) = (CancellationToken::new(), messages("t", megabytes(6)).await);
+    let breaks = wait.clone();
+    let end = stream::once(async move {
+        breaks.cancelled().await;
+        Err(Status::unavailable("reset"))
+    });
+    let input = Box::pin(stream::iter(input).chain(end));
+    let put = tokio::spawn({
+        let state = cluster.nodes[0].0.clone();
+        async move { crate::put::put(state, MetadataMap::new(), input).try_collect::<Vec<_>>().await }
+    });
+    while cluster.held(1) < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    wait.cancel();
+    assert!(put.await.unwrap().unwrap_err().message().contains("broke"));
+    cluster.settles(&[0, 0]).await;
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_listening_is_gone() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    let input = stream::iter(messages("t", megabytes(2)).await).chain(stream::pending());
+    let mut results = crate::put::put(cluster.nodes[0].0.clone(), MetadataMap::new(), Box::pin(input));
+    results.next().await.unwrap().unwrap();
+    drop(results);
+    cluster.nodes[0].0.puts.close();
+    cluster.nodes[0].0.puts.wait().await;
+    cluster.settles(&[0]).await;
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_is_replaced_by_another() {
+    let cluster = Cluster::start(3, &[&[0, 1]], 2).await;
+    cluster.nodes[1].2.cancel();
+    while tokio::net::TcpStream::connect(&cluster.nodes[1].0.peer_addr).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
+    let expected = vec![cluster.id(0).0, cluster.id(2).0];
+    assert!(cluster.write().parts.iter().all(|p| p.holders == expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_copies_are_said_and_leave_nothing() {
+    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
+    cluster.nodes[1].2.cancel();
+    while tokio::net::TcpStream::connect(&cluster.nodes[1].0.peer_addr).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unavailable);
+    assert!(error.message().contains("only 1 of the 2 copies"), "{error}");
+    cluster.settles(&[0, 0]).await;
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_no_shard_is_placed_on_keeps_nothing() {
+    let cluster = Cluster::start(3, &[&[1, 2]], 2).await;
+    cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
+    let parts = cluster.write().parts.len();
+    cluster.settles(&[0, parts, parts]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_commit_leaves_nothing() {
+    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
+    cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was dropped"));
+    let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (tonic::Code::Aborted, "the table was dropped"));
+    cluster.settles(&[0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_id_takes_effect_once() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    let command = r#"{"table": "t", "write_id": "once"}"#;
+    let first = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
+    let parts = cluster.held(0);
+    let again = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
+    assert_eq!(first, again);
+    assert_eq!(cluster.held(0), parts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_staged_write_is_staged() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    cluster.fake.0.lock().staged = true;
+    let command = r#"{"table": "t", "write_id": "many"}"#;
+    let answers = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
+    let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+    assert_eq!(outcome["staged"], true);
+    let staged = cluster.fake.0.lock().staged_parts.clone();
+    assert_eq!(staged.len(), 1);
+    assert_eq!(staged[0].parts.iter().map(|p| p.rows).sum::<u64>(), 262_144);
+    assert_eq!(cluster.write().state(), WriteState::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_rows_makes_an_empty_table() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    for rows in [vec![], vec![batch(0, 0), batch(0, 0)]] {
+        let answers = cluster.put(stream::iter(messages("t", rows).await)).await.unwrap();
+        let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+        assert_eq!((&outcome["rows"], &outcome["parts"]), (&0.into(), &0.into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_beginnings_are_said() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    let error = cluster.put(stream::iter(vec![])).await.unwrap_err();
+    assert!(error.message().contains("no messages"));
+    let mut input = messages("t", megabytes(1)).await;
+    input[0].as_mut().unwrap().flight_descriptor = None;
+    let error = cluster.put(stream::iter(input)).await.unwrap_err();
+    assert!(error.message().contains("descriptor"));
+    let mut input = messages("t", megabytes(1)).await;
+    let descriptor = input[0].as_mut().unwrap().flight_descriptor.take();
+    input.remove(0).unwrap();
+    input[0].as_mut().unwrap().flight_descriptor = descriptor;
+    assert_eq!(cluster.put(stream::iter(input)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+/// One HTTP/2 frame of stream 1 (`SETTINGS`: of the connection).
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags, 0, 0, 0, u8::from(kind != 4)]);
+    out.extend(payload);
+    out
+}
+
+/// What a client sends to begin a put: preface, settings, headers (HPACK literals), messages.
+fn begin_by_hand(messages: Vec<Result<FlightData, Status>>) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "volley"),
+        (":path", "/arrow.flight.protocol.FlightService/DoPut"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        headers.extend([0, name.len() as u8]);
+        headers.extend(name.as_bytes());
+        headers.push(value.len() as u8);
+        headers.extend(value.as_bytes());
+    }
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    out.extend(frame(4, 0, &[]));
+    out.extend(frame(1, 4, &headers));
+    for message in messages {
+        let bytes = message.unwrap().encode_to_vec();
+        let mut data = vec![0];
+        data.extend((bytes.len() as u32).to_be_bytes());
+        data.extend(bytes);
+        out.extend(frame(0, 0, &data));
+    }
+    out
+}
+
+/// A stream that is reset by CANCEL or NO_ERROR is no whole put, though libraries take that for an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_reset_is_not_committed() {
+    for reason in [8u32, 0] {
+        let cluster = Cluster::start(1, &[&[0]], 1).await;
+        let state = cluster.nodes[0].0.clone();
+        let listener = serve::bind("127.0.0.1:0").await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(state.clone())));
+        tokio::spawn(serve::serve(listener, router, CancellationToken::new()));
+        client.write_all(&begin_by_hand(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
+        while cluster.fake.0.lock().writes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.write_all(&frame(3, 0, &reason.to_be_bytes())).await.unwrap();
+        while cluster.write().state() == WriteState::Open {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(cluster.write().state(), WriteState::Aborted, "reset with {reason}");
+        cluster.settles(&[0]).await;
+    }
+}

@@ -1,0 +1,209 @@
+//! Wiring: the parts of a node put together and started.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use volley_common::relay::Relay;
+use volley_common::serve::{self, Tonic};
+use volley_common::wire::cluster::node_server::NodeServer;
+use volley_common::{Error, Result};
+
+use crate::config::Config;
+use crate::coordinators::Coordinators;
+use crate::routes::Router;
+use crate::state::Shared;
+use crate::storage::Store;
+use crate::{flight, http, peer, session};
+
+/// How long a shutdown waits for puts that are being taken in.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A node that runs in this process.
+pub struct Running {
+    /// Where Flight is served.
+    pub flight_addr: SocketAddr,
+    /// Where members are served.
+    pub peer_addr: SocketAddr,
+    /// Where health and metrics are served.
+    pub http_addr: SocketAddr,
+    /// Where clients are told to reach it: `grpc+tcp://HOST:PORT`.
+    pub flight_uri: String,
+    state: Arc<Shared>,
+    tasks: TaskTracker,
+    /// Ends the peers' service after the clients'.
+    stop_peers: CancellationToken,
+    failure: Arc<Mutex<Option<Error>>>,
+    ready: watch::Receiver<bool>,
+}
+
+/// Sockets bound beforehand, for a caller that must know the ports before it starts; else they are bound as the
+/// configuration says.
+#[derive(Default)]
+pub struct Listeners {
+    /// For Flight clients.
+    pub flight: Option<TcpListener>,
+    /// For members.
+    pub peer: Option<TcpListener>,
+    /// For health and metrics.
+    pub http: Option<TcpListener>,
+}
+
+/// Opens the data folder, binds the ports and serves. Returns when clients can be answered, which is
+/// after the first session with the leading coordinator has begun.
+///
+/// # Errors
+/// One sentence that says why it cannot start: the folder, a port, the configuration.
+pub async fn start(config: Config) -> Result<Running> {
+    start_with_listeners(config, Listeners::default()).await
+}
+
+/// [`start`] on sockets that are bound already.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Result<Running> {
+    config.check()?;
+    let sockets = Sockets::bind(&config, listeners).await?;
+    let dir = config.data_dir.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&dir))
+        .await
+        .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
+    let state = Arc::new(share(config, store, &sockets)?);
+    let running = serve_all(state, sockets)?;
+    running.wait_ready().await?;
+    Ok(running)
+}
+
+struct Sockets {
+    flight: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config, given: Listeners) -> Result<Self> {
+        Ok(Sockets {
+            flight: bind(given.flight, &config.listener()?.addr).await?,
+            peer: bind(given.peer, &config.peer_listen).await?,
+            http: bind(given.http, &config.http_listen).await?,
+        })
+    }
+}
+
+async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
+    match given {
+        Some(listener) => Ok(listener),
+        None => serve::bind(addr).await,
+    }
+}
+
+fn bound(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|e| Error::unavailable(format!("a listener has no address: {e}")))
+}
+
+fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
+    let relay = Relay::new();
+    Ok(Shared {
+        flight_uri: format!("grpc+tcp://{}", config.flight_reachable_at(bound(&sockets.flight)?)?),
+        peer_addr: config.peer_reachable_at(bound(&sockets.peer)?)?,
+        coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.deadline()),
+        cluster: store.cluster().map(Arc::new).into(),
+        config,
+        store,
+        relay,
+        ticket_key: None.into(),
+        members: Default::default(),
+        cancelled: Default::default(),
+        puts: TaskTracker::new(),
+        pulls: Default::default(),
+        received: Default::default(),
+        shutdown: CancellationToken::new(),
+    })
+}
+
+fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
+    let (ready, is_ready) = watch::channel(false);
+    let running = Running {
+        flight_addr: bound(&sockets.flight)?,
+        peer_addr: bound(&sockets.peer)?,
+        http_addr: bound(&sockets.http)?,
+        flight_uri: state.flight_uri.clone(),
+        state: state.clone(),
+        tasks: TaskTracker::new(),
+        stop_peers: CancellationToken::new(),
+        failure: Arc::default(),
+        ready: is_ready.clone(),
+    };
+    let router = Router::new(state.clone(), Routes::new(flight::service(state.clone())));
+    running.tasks.spawn(serve::serve(sockets.flight, router, state.shutdown.clone()));
+    let peers: NodeServer<_> = peer::service(state.clone());
+    running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));
+    running.tasks.spawn(http::serve(sockets.http, is_ready, running.stop_peers.clone()));
+    let failure = running.failure.clone();
+    running.tasks.spawn(async move {
+        if let Err(error) = session::run(state.clone(), ready).await {
+            tracing::error!(%error, "the cluster does not take this node");
+            *failure.lock() = Some(error);
+            state.shutdown.cancel();
+        }
+    });
+    let (state, tasks, stop) = (running.state.clone(), running.tasks.clone(), running.stop_peers.clone());
+    running.tasks.spawn(async move {
+        state.shutdown.cancelled().await;
+        drain(&state).await;
+        tasks.close();
+        stop.cancel();
+    });
+    Ok(running)
+}
+
+/// Other nodes pull parts of puts that are at their end: peers are served until these are done.
+async fn drain(state: &Shared) {
+    state.puts.close();
+    if tokio::time::timeout(DRAIN, state.puts.wait()).await.is_err() {
+        tracing::warn!(puts = state.puts.len(), "ending puts that are still open after the drain limit");
+    }
+}
+
+impl Running {
+    /// Returns when the first session has begun.
+    async fn wait_ready(&self) -> Result<()> {
+        let mut ready = self.ready.clone();
+        tokio::select! {
+            () = self.state.shutdown.cancelled() => self.wait().await,
+            ready = ready.wait_for(|ready| *ready) => match ready {
+                Ok(_) => Ok(()),
+                // The session's end is on its way to `wait`, which knows why.
+                Err(_) => self.wait().await,
+            },
+        }
+    }
+
+    /// What the node's tasks share, for tests and for `volley dev`.
+    pub fn state(&self) -> &Arc<Shared> {
+        &self.state
+    }
+
+    /// Drains and stops; returns when all is done.
+    pub async fn shutdown(&self) {
+        self.state.shutdown.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// Waits until the node stops by itself or by [`Running::shutdown`].
+    ///
+    /// # Errors
+    /// What ended it, if it was not asked to.
+    pub async fn wait(&self) -> Result<()> {
+        self.state.shutdown.cancelled().await;
+        self.tasks.wait().await;
+        self.failure.lock().clone().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,179 @@
+//! What all tasks of a node share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use volley_common::relay::Relay;
+use volley_common::ticket::TicketKey;
+use volley_common::wire::{catalog, cluster};
+use volley_common::{Error, NodeId, PartId, Result, clock};
+
+use crate::config::Config;
+pub use crate::coordinators::Coordinators;
+use crate::copy::Pulls;
+use crate::storage::Store;
+
+/// What all tasks of a node share; one per process, behind an [`Arc`].
+pub struct Shared {
+    /// The configuration that the process was started with.
+    pub config: Config,
+    /// The parts on this node's disk.
+    pub store: Store,
+    /// Connections to other members.
+    pub relay: Relay,
+    /// The cluster's ticket key; `None` until the node's first session.
+    pub ticket_key: ArcSwapOption<TicketKey>,
+    /// The cluster's id; `None` until the node joined one.
+    pub cluster: ArcSwapOption<String>,
+    /// Who else is there, as the leader last said.
+    pub members: ArcSwap<Members>,
+    /// Flights whose tickets are refused.
+    pub cancelled: Cancelled,
+    /// The coordinators' peer calls, with fail-over.
+    pub coordinators: Coordinators,
+    /// Puts that are being taken in: what a shutdown waits for.
+    pub puts: TaskTracker,
+    /// Parts that are being pulled from other nodes.
+    pub pulls: Pulls,
+    /// Parts that came to be held and are not yet reported.
+    pub received: Received,
+    /// Where members reach this node: HOST:PORT.
+    pub peer_addr: String,
+    /// Where clients reach it: `grpc+tcp://HOST:PORT`.
+    pub flight_uri: String,
+    /// Cancelled when the process is to stop.
+    pub shutdown: CancellationToken,
+}
+
+impl Shared {
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.store.node()
+    }
+
+    /// The ticket key.
+    ///
+    /// # Errors
+    /// UNAVAILABLE before the node has met its coordinators.
+    pub fn ticket_key(&self) -> Result<Arc<TicketKey>> {
+        self.ticket_key.load_full().ok_or_else(|| {
+            Error::unavailable("this node has not yet reached its coordinators and cannot verify tickets: try again")
+        })
+    }
+}
+
+/// The members of the cluster, as the leader last said.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    /// Every known node, live or silent.
+    pub nodes: BTreeMap<NodeId, catalog::Node>,
+    /// Flight addresses (HOST:PORT) of the coordinators.
+    pub coordinator_flight: Vec<String>,
+    /// Peer addresses (HOST:PORT) of the coordinators, in the same order.
+    pub coordinator_peer: Vec<String>,
+}
+
+impl Members {
+    /// Another node.
+    pub fn node(&self, id: NodeId) -> Option<&catalog::Node> {
+        self.nodes.get(&id)
+    }
+
+    /// Where clients and members' relays reach a node's Flight service, as HOST:PORT.
+    pub fn flight_addr(&self, id: NodeId) -> Option<String> {
+        self.node(id).map(|node| host_port(&node.flight_uri).to_string())
+    }
+}
+
+impl From<cluster::Members> for Members {
+    fn from(members: cluster::Members) -> Self {
+        Members {
+            nodes: members.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect(),
+            coordinator_flight: members.coordinator_flight,
+            coordinator_peer: members.coordinator_peer,
+        }
+    }
+}
+
+/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
+pub fn host_port(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    rest.split(['/', '?']).next().unwrap_or(rest)
+}
+
+/// Flights (FlightInfos) that were cancelled, until their tickets expire.
+#[derive(Default)]
+pub struct Cancelled(Mutex<HashMap<u64, u64>>);
+
+impl Cancelled {
+    /// Whether tickets of this flight are refused now.
+    pub fn contains(&self, flight: u64) -> bool {
+        self.0.lock().contains_key(&flight)
+    }
+
+    /// Adds cancelled flights and forgets those whose time is over.
+    pub fn add(&self, flights: &[catalog::Cancelled]) {
+        let now = clock::now_ms();
+        let mut map = self.0.lock();
+        map.retain(|_, until| *until > now);
+        map.extend(flights.iter().map(|c| (c.flight, c.until_ms)));
+    }
+}
+
+/// Parts that came to be held since the last report to the leader: bounded by what the disk holds, as
+/// the same part is noted once.
+#[derive(Default)]
+pub struct Received {
+    parts: Mutex<BTreeMap<PartId, cluster::HeldPart>>,
+    changed: Notify,
+}
+
+impl Received {
+    /// Notes a part for the next report.
+    pub fn add(&self, part: cluster::HeldPart) {
+        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
+        self.parts.lock().insert(id, part);
+        self.changed.notify_one();
+    }
+
+    /// Takes up to `max` parts that are to be reported.
+    pub fn take(&self, max: usize) -> Vec<cluster::HeldPart> {
+        let mut parts = self.parts.lock();
+        let ids: Vec<PartId> = parts.keys().take(max).copied().collect();
+        ids.iter().filter_map(|id| parts.remove(id)).collect()
+    }
+
+    /// Waits until there may be something to report.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_out_of_uris() {
+        for (uri, addr) in
+            [("grpc+tcp://n1:8816", "n1:8816"), ("grpc://[::1]:8816/", "[::1]:8816"), ("n1:8816", "n1:8816")]
+        {
+            assert_eq!(host_port(uri), addr);
+        }
+    }
+
+    #[test]
+    fn a_cancelled_flight_is_forgotten_after_its_time() {
+        let cancelled = Cancelled::default();
+        let until_ms = clock::now_ms() + 60_000;
+        cancelled.add(&[catalog::Cancelled { flight: 1, until_ms }, catalog::Cancelled { flight: 2, until_ms: 1 }]);
+        assert!(cancelled.contains(1));
+        cancelled.add(&[]);
+        assert!(cancelled.contains(1) && !cancelled.contains(2));
+    }
+}

@@ -1,0 +1,188 @@
+"""Clients in the shape of tutorials and of other languages' libraries, unchanged."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+from cluster import action, descriptor, finish, get, put, read_endpoint, wait_until
+
+TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
+
+
+def test_a_client_that_names_tables_by_command(shared, name):
+    """Puts by command, lists, reads `descriptor.command`, takes the first endpoint's ticket."""
+    client = shared.client()
+    writer, _ = client.do_put(flight.FlightDescriptor.for_command(name.encode()), TABLE.schema)
+    writer.write_table(TABLE)
+    writer.close()
+    listed = {f.descriptor.command for f in client.list_flights() if f.descriptor.command}
+    assert name.encode() in listed
+    info = client.get_flight_info(flight.FlightDescriptor.for_command(name.encode()))
+    assert info.descriptor.command == name.encode()
+    assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
+
+
+def test_a_client_that_names_tables_by_path(client, name):
+    """As R does: `descriptor.path[[1]]`, the first endpoint, the original connection."""
+    writer, _ = client.do_put(flight.FlightDescriptor.for_path(name.replace("/", "-")), TABLE.schema)
+    writer.write_table(TABLE)
+    writer.close()
+    paths = [f.descriptor.path for f in client.list_flights() if f.descriptor.path]
+    assert [name.replace("/", "-").encode()] in paths
+    info = client.get_flight_info(flight.FlightDescriptor.for_path(name.replace("/", "-")))
+    assert len(info.endpoints) == 1
+    assert info.endpoints[0].locations[-1].uri == b"arrow-flight-reuse-connection://?"
+    assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
+
+
+def test_tickets_by_name_work_at_every_member(shared, client, name):
+    put(client, name, TABLE)
+    for member in shared.members():
+        there = shared.client(member)
+        assert there.do_get(flight.Ticket(name.encode())).read_all().equals(TABLE), member.name
+        ticket = flight.Ticket(json.dumps({"table": name, "columns": ["b"], "limit": 2}).encode())
+        assert there.do_get(ticket).read_all().equals(TABLE.select(["b"]).slice(0, 2)), member.name
+
+
+def test_every_call_works_at_every_member(shared, name):
+    for i, member in enumerate(shared.members()):
+        there, table = shared.client(member), f"{name}/{i}"
+        assert put(there, table, TABLE)["version"] == 1
+        assert get(there, table).equals(TABLE)
+        assert there.get_schema(descriptor(table)).schema.equals(TABLE.schema)
+        assert [f.descriptor.path for f in there.list_flights(table.encode())] == [[p.encode() for p in table.split("/")]]
+        info = there.get_flight_info(descriptor(table))
+        for other in shared.members():
+            for endpoint in info.endpoints:
+                assert shared.client(other).do_get(endpoint.ticket).read_all().equals(TABLE)
+        list(there.do_action(flight.Action("drop_table", table.encode())))
+        with pytest.raises(KeyError, match=table):
+            there.get_flight_info(descriptor(table))
+
+
+def test_waiting_and_the_example_clients_actions(client, name):
+    client.wait_for_available()
+    list(client.do_action(flight.Action("healthcheck", b""), options=flight.FlightCallOptions(timeout=1)))
+    offered = {a.type for a in client.list_actions()}
+    assert {"create_table", "drop_table", "list_tables", "get_stats", "begin_write", "commit_write", "abort_write",
+            "cluster_status", "healthcheck", "clear", "shutdown"} <= offered
+    put(client, name, TABLE)
+    assert name in json.dumps(action(client, "list_tables"))
+    assert action(client, "get_stats") is not None
+
+
+def test_an_action_takes_effect_though_its_result_is_not_read(client, name):
+    put(client, name, TABLE)
+    client.do_action(flight.Action("drop_table", name.encode()))
+    wait_until(lambda: not list(client.list_flights(name.encode())), 10, "the table is gone")
+
+
+def test_a_writer_may_wait_for_a_result_after_each_batch(client, name):
+    writer, reader = client.do_put(descriptor(name), TABLE.schema)
+    for i in range(5):
+        writer.write_with_metadata(TABLE.to_batches()[0], f"batch {i}".encode())
+        assert reader.read().to_pybytes() == f"batch {i}".encode()
+    outcome = finish(writer, reader)
+    assert outcome["rows"] == 15 and outcome["version"] == 1 and outcome["table"] == name
+
+
+def test_metadata_only_messages_are_no_error(client, name):
+    writer, reader = client.do_put(descriptor(name), TABLE.schema)
+    writer.write_metadata(b"hello")
+    writer.write_table(TABLE)
+    writer.write_metadata(b"bye")
+    assert finish(writer, reader)["rows"] == 3
+
+
+def test_an_exchange_echoes(shared):
+    for member in (shared.coordinators[0], shared.nodes[0]):
+        client = shared.client(member)
+        command = flight.FlightDescriptor.for_command(b'{"exchange": "echo"}')
+        writer, reader = client.do_exchange(command)
+        with writer:
+            writer.begin(TABLE.schema)
+            for i, batch in enumerate(TABLE.to_batches(max_chunksize=1)):
+                writer.write_with_metadata(batch, str(i).encode())
+                chunk = reader.read_chunk()
+                assert chunk.data.equals(batch) and chunk.app_metadata.to_pybytes() == str(i).encode()
+            writer.done_writing()
+            with pytest.raises(StopIteration):
+                reader.read_chunk()
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b"nonsense"))
+        with pytest.raises(pa.ArrowInvalid, match="echo"):
+            writer.begin(TABLE.schema)
+            writer.done_writing()
+            reader.read_chunk()
+
+
+def test_one_endpoint_on_request(client, name):
+    big = pa.table({"i": pa.array(range(3_000_000), pa.int64()), "s": ["x" * 50] * 3_000_000})
+    put(client, name, big, chunk=200_000)
+    assert len(client.get_flight_info(descriptor(name)).endpoints) > 1
+    info = client.get_flight_info(descriptor(name, max_endpoints=1))
+    assert len(info.endpoints) == 1
+    assert client.do_get(info.endpoints[0].ticket).read_all()["i"].equals(big["i"])
+    options = flight.FlightCallOptions(headers=[(b"x-volley-max-endpoints", b"1")])
+    assert len(client.get_flight_info(descriptor(name), options).endpoints) == 1
+
+
+def test_authenticate_while_there_are_no_users(client):
+    pair = client.authenticate_basic_token("anyone", "anything")
+    assert pair[0] == b"authorization" and pair[1].startswith(b"Bearer ")
+    list(client.list_flights(options=flight.FlightCallOptions(headers=[pair])))
+
+
+def test_parallel_loading(shared, client, name):
+    begun = action(client, "begin_write", {"table": name, "mode": "create"})
+    assert begun["nodes"] and begun["write_id"]
+    for i, uri in enumerate(begun["nodes"]):
+        with flight.connect(uri) as node:
+            put(node, name, pa.table({"i": [i] * 10}), write_id=begun["write_id"])
+    with pytest.raises(KeyError):
+        client.get_flight_info(descriptor(name))
+    outcome = action(client, "commit_write", {"write_id": begun["write_id"]})
+    assert outcome["rows"] == 10 * len(begun["nodes"])
+    assert action(shared.client(shared.coordinators[1]), "commit_write", {"write_id": begun["write_id"]}) == outcome
+    assert sorted(get(client, name)["i"].to_pylist()) == sorted(i for i in range(len(begun["nodes"])) for _ in range(10))
+
+
+def test_an_aborted_write_leaves_nothing(client, name):
+    begun = action(client, "begin_write", {"table": name})
+    put(client, name, TABLE, write_id=begun["write_id"])
+    action(client, "abort_write", {"write_id": begun["write_id"]})
+    with pytest.raises(KeyError):
+        client.get_flight_info(descriptor(name))
+    with pytest.raises(flight.FlightError):
+        action(client, "commit_write", {"write_id": begun["write_id"]})
+
+
+def test_a_repeated_write_id_takes_effect_once(shared, client, name):
+    put(client, name, TABLE)
+    first = put(client, name, TABLE, mode="append", write_id=name.replace("/", "-"))
+    again = put(shared.client(shared.nodes[2]), name, TABLE, mode="append", write_id=name.replace("/", "-"))
+    assert again == first
+    assert get(client, name).num_rows == 6
+
+
+def test_cancelled_tickets_are_refused(shared, client, name):
+    put(client, name, TABLE)
+    info = client.get_flight_info(descriptor(name))
+    request = info.serialize()
+    list(client.do_action(flight.Action("CancelFlightInfo", b"\x0a" + varint(len(request)) + request)))
+    # The nodes learn of it a moment later.
+    def refused():
+        try:
+            read_endpoint(client, info.endpoints[0])
+        except flight.FlightCancelledError as error:
+            return name in str(error)
+    wait_until(refused, 10, "the ticket is refused")
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])

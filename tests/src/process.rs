@@ -1,0 +1,215 @@
+//! One member of a cluster: a process with a log, that can be killed, stopped, paused and started again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tokio::sync::oneshot;
+use volley_common::client::Client;
+
+use crate::wait_for;
+
+/// How long a member may take to say that it is ready, or to end on SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines of a log that are shown when a test fails.
+const SHOWN: usize = 40;
+
+/// A member of a cluster.
+pub struct Process {
+    /// `coordinator1`, `node3`, …
+    pub name: String,
+    /// Where Flight clients reach it: HOST:PORT.
+    pub address: String,
+    /// Its data folder.
+    pub folder: PathBuf,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+    /// Gets the first line of standard output.
+    ready: Option<oneshot::Receiver<String>>,
+}
+
+impl Process {
+    /// A member that does not run yet. Its log lies beside its folder.
+    pub fn new(program: &str, name: String, address: String, folder: PathBuf, arguments: Vec<String>) -> Process {
+        let log = folder.with_extension("log");
+        Process { name, address, folder, program: binary(program), arguments, log, child: None, ready: None }
+    }
+
+    /// Starts it, without waiting.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.open_log());
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("VOLLEY_")) {
+            command.env_remove(key);
+        }
+        let mut child = spawn(command).unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.program.display()));
+        let (told, ready) = oneshot::channel();
+        let stdout = child.stdout.take().unwrap();
+        thread::spawn(move || read_output(stdout, told));
+        (self.child, self.ready) = (Some(child), Some(ready));
+    }
+
+    fn open_log(&self) -> File {
+        OpenOptions::new().create(true).append(true).open(&self.log).unwrap()
+    }
+
+    /// Waits for the line `ready grpc://…`.
+    pub async fn ready(&mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        let line = tokio::time::timeout(PATIENCE, ready).await;
+        let line =
+            line.unwrap_or_else(|_| panic!("{} is not ready within {PATIENCE:?}", self.name)).unwrap_or_default();
+        assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
+    }
+
+    /// [`Process::start`] and [`Process::ready`].
+    pub async fn restart(&mut self) {
+        self.start();
+        self.ready().await;
+    }
+
+    /// Gives it another value for one of its flags, from the next start on.
+    pub fn set_flag(&mut self, flag: &str, value: &str) {
+        let at = self.arguments.iter().position(|argument| argument == flag);
+        let at = at.unwrap_or_else(|| panic!("{} has no flag {flag}", self.name));
+        self.arguments[at + 1] = value.to_string();
+    }
+
+    /// Starts it, which must fail: what it says last. A log may have more lines, the reason is one.
+    pub async fn refuses(&mut self) -> String {
+        let before = self.log_len();
+        self.start();
+        let child = self.child.as_mut().unwrap();
+        let status = wait_for(PATIENCE, "it gives up", async || child.try_wait().unwrap()).await;
+        self.child = None;
+        assert!(!status.success(), "{} ended as if all were well", self.name);
+        let log = fs::read(&self.log).unwrap();
+        let text = String::from_utf8_lossy(&log[before..]);
+        let reason = text.lines().last().unwrap_or_default().to_string();
+        assert!(reason.starts_with("volley-"), "{} gave no reason:\n{text}", self.name);
+        reason
+    }
+
+    fn log_len(&self) -> usize {
+        fs::metadata(&self.log).map_or(0, |metadata| metadata.len() as usize)
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Whether it runs (a paused one does).
+    pub fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error means that it has ended already.
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let name = self.name.clone();
+        let mut child = self.child.take().unwrap();
+        wait_for(PATIENCE, &format!("{name} ends on SIGTERM"), async || child.try_wait().unwrap()).await
+    }
+
+    /// SIGSTOP: it runs no more, its connections stay.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    /// A client connected to it; it must be running.
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.address).await.unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// The address as FlightInfo has it.
+    pub fn uri(&self) -> String {
+        format!("grpc+tcp://{}", self.address)
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let text = self.log();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// Hands over the first line, then reads on so that the pipe never fills.
+fn read_output(stdout: ChildStdout, told: oneshot::Sender<String>) {
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    // Nobody may be waiting any more.
+    let _ = told.send(lines.next().unwrap_or_default());
+    lines.for_each(drop);
+}
+
+/// A server's binary, beside the folder of the test's executable.
+fn binary(name: &str) -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    let folder = executable.parent().and_then(Path::parent).unwrap();
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
+    path
+}
+
+type Order = (Command, SyncSender<std::io::Result<Child>>);
+
+/// Starts a child that dies with this process, even if this process is killed.
+///
+/// The kernel sends the signal when the *thread* that made the child ends: so one thread that lives as
+/// long as the process makes them all.
+fn spawn(mut command: Command) -> std::io::Result<Child> {
+    static SPAWNER: OnceLock<SyncSender<Order>> = OnceLock::new();
+    // SAFETY: the closure runs between fork and exec and makes one system call; it neither allocates nor locks.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, orders) = sync_channel::<Order>(0);
+        thread::spawn(move || {
+            for (mut command, reply) in orders {
+                // The one who asked waits for it.
+                let _ = reply.send(command.spawn());
+            }
+        });
+        sender
+    });
+    let (reply, child) = sync_channel(1);
+    spawner.send((command, reply)).unwrap();
+    child.recv().unwrap()
+}

@@ -1,0 +1,87 @@
+//! Flight by hand: messages that a client library would not send, calls that stop halfway.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use arrow_flight::utils::batches_to_flight_data;
+use arrow_flight::{FlightData, FlightDescriptor, PutResult};
+use futures::{Stream, TryStreamExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+use volley_common::client::Client;
+
+use crate::process::Process;
+
+/// The messages of a put by path: the schema with the descriptor, dictionaries and batches.
+pub fn messages(table: &str, schema: &Schema, batches: Vec<RecordBatch>) -> Vec<FlightData> {
+    let mut messages = batches_to_flight_data(schema, batches).unwrap();
+    messages[0].flight_descriptor = Some(FlightDescriptor::new_path(table.split('/').map(String::from).collect()));
+    messages
+}
+
+/// Puts these messages and reads all answers.
+pub async fn put(
+    client: &Client,
+    messages: impl Stream<Item = FlightData> + Send + 'static,
+) -> Result<Vec<PutResult>, Status> {
+    client.flight().do_put(messages).await?.into_inner().try_collect().await
+}
+
+/// A put whose client can stand still, go on, or vanish. It has a connection and a runtime of its own:
+/// ending those is what the member sees when the client's process dies.
+pub struct OpenPut {
+    /// None once the request has ended.
+    send: Option<mpsc::Sender<FlightData>>,
+    answers: Option<Answers>,
+    runtime: Option<Runtime>,
+}
+
+type Answers = JoinHandle<Result<Vec<PutResult>, Status>>;
+
+impl OpenPut {
+    /// Begins a put at a member; nothing is sent yet.
+    pub fn begin(member: &Process) -> OpenPut {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (send, mut queue) = mpsc::channel(1);
+        let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        let address = member.address.clone();
+        let answers = runtime.spawn(async move {
+            let client = Client::connect(&address).await?;
+            client.flight().do_put(stream).await?.into_inner().try_collect().await
+        });
+        OpenPut { send: Some(send), answers: Some(answers), runtime: Some(runtime) }
+    }
+
+    /// Sends messages, as long as the member takes them.
+    pub async fn send(&self, messages: impl IntoIterator<Item = FlightData>) {
+        let send = self.send.as_ref().unwrap();
+        for message in messages {
+            if send.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the request and reads the answers.
+    pub async fn finish(mut self) -> Result<Vec<PutResult>, Status> {
+        self.send = None;
+        self.answers.take().unwrap().await.unwrap()
+    }
+
+    /// Breaks the connection off in the middle of the request.
+    pub fn vanish(self) {}
+}
+
+impl Drop for OpenPut {
+    fn drop(&mut self) {
+        // First the connection, or the end of `send` would look like a clean end of the request.
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+/// The code of a call that must fail.
+pub fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
+    let status = result.unwrap_err();
+    (status.code(), status.message().to_string())
+}

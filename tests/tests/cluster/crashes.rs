@@ -1,0 +1,168 @@
+//! Clients and nodes that are gone in the middle of something, and a cluster that starts again.
+
+use std::time::Duration;
+
+use arrow_flight::FlightDescriptor;
+use futures::StreamExt;
+use volley_common::Code;
+use volley_common::client::FetchOptions;
+use volley_common::options::{Mode, Options};
+use volley_tests::raw::{OpenPut, messages};
+use volley_tests::{Cluster, Shape, rows, wait_for};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn keyed() -> Options {
+    Options { shards: Some(8), shard_by: Some(vec!["id".into()]), ..Options::default() }
+}
+
+async fn gone(cluster: &Cluster, what: &str) {
+    wait_for(SOON, what, async || cluster.files().is_empty().then_some(())).await;
+}
+
+async fn is_unknown(cluster: &mut Cluster, table: &str) {
+    let error = cluster.client().await.info(&rows::name(table), &Options::default()).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_leaves_nothing_behind() {
+    let mut cluster = Cluster::start().await;
+    for member in [&cluster.nodes[1], &cluster.coordinators[2]] {
+        let put = OpenPut::begin(member);
+        put.send(messages("t", &rows::schema(), rows::batches(0..500_000))).await;
+        wait_for(SOON, "the put has reached a disk", async || (!cluster.files().is_empty()).then_some(())).await;
+        put.vanish();
+        gone(&cluster, "the unfinished put's files are removed").await;
+    }
+    is_unknown(&mut cluster, "t").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_writing_node_killed_in_a_put_leaves_nothing_behind() {
+    let mut cluster = Cluster::start().await;
+    for through_coordinator in [false, true] {
+        let member = if through_coordinator { &cluster.coordinators[0] } else { &cluster.nodes[2] };
+        let put = OpenPut::begin(member);
+        put.send(messages("t", &rows::schema(), rows::batches(0..500_000))).await;
+        let busy = wait_for(SOON, "the put has reached a disk", async || cluster.files().first().cloned()).await;
+        // The writing node is the one that has an unfinished file.
+        let victim = cluster.nodes.iter().position(|node| busy.starts_with(&node.folder)).unwrap();
+        cluster.nodes[victim].kill9();
+        put.send(messages("t", &rows::schema(), rows::batches(0..1000))).await;
+        let status = put.finish().await.unwrap_err();
+        // Without a relay between, tonic itself has to name the broken connection.
+        if through_coordinator {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+        }
+        is_unknown(&mut cluster, "t").await;
+        cluster.nodes[victim].restart().await;
+        cluster.settle().await;
+        gone(&cluster, "the dead put's files are removed").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_while_copies_are_made_is_replaced_by_another() {
+    let mut cluster = Cluster::of(Shape { zones: 4, ..Shape::default() }).await;
+    let mut sent = messages("t", &rows::schema(), rows::batches(0..300_000));
+    // 8 shards of 2 copies on 4 nodes: the victim is among their places.
+    let keyed_t = r#"{"table": "t", "shards": 8, "shard_by": ["id"]}"#;
+    sent[0].flight_descriptor = Some(FlightDescriptor::new_cmd(keyed_t));
+    let rest = sent.split_off(5);
+    let put = OpenPut::begin(&cluster.nodes[0]);
+    put.send(sent).await;
+    cluster.nodes[3].kill9();
+    put.send(rest).await;
+    put.finish().await.unwrap();
+    let client = cluster.nodes[0].client().await;
+    assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..300_000));
+    let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
+    // Two copies and the connection itself, though a place of theirs is dead.
+    assert!(info.endpoint.iter().all(|endpoint| endpoint.location.len() == 3));
+    // Later puts go to the nodes that are left.
+    rows::put(&client, "u", &keyed(), 0..50_000).await.unwrap();
+    let info = client.info(&rows::name("u"), &Options::default()).await.unwrap();
+    let dead = cluster.nodes[3].uri();
+    assert!(info.endpoint.iter().all(|endpoint| endpoint.location.iter().all(|location| location.uri != dead)));
+    assert_eq!(rows::get_sorted(&client, "u").await.unwrap(), Vec::from_iter(0..50_000));
+}
+
+/// Rows of a table too large for the windows between a node and a client that stands still.
+const LARGE: i64 = 2_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_in_a_get_is_made_good_by_the_other_holders() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let two = Options { shards: Some(2), ..keyed() };
+    rows::put(&client, "t", &two, 0..LARGE).await.unwrap();
+    let how = FetchOptions { streams: 8, window: 1 };
+    let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
+    let first = fetch.next().await.unwrap().unwrap();
+    let victim = cluster.node_at(&format!("grpc+tcp://{}", first.from));
+    cluster.nodes[victim].kill9();
+    let (endpoint, broken) = (first.endpoint, first.from.clone());
+    let (mut batches, mut went_on) = (vec![first.batch], false);
+    while let Some(part) = fetch.next().await {
+        let part = part.unwrap();
+        went_on |= part.endpoint == endpoint && part.from != broken;
+        batches.push(part.batch);
+    }
+    assert!(went_on, "the stream was over before the node died: this shows nothing");
+    let mut ids = rows::ids(&batches);
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..LARGE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_through_another_member_goes_on_when_its_holder_dies() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &Options::default(), 0..LARGE).await.unwrap();
+    let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
+    let endpoint = &info.endpoint[0];
+    let uris = endpoint.location.iter().map(|location| &location.uri).filter(|uri| uri.starts_with("grpc+tcp"));
+    let holders: Vec<usize> = uris.map(|uri| cluster.node_at(uri)).collect();
+    let whole = client.do_get(endpoint.ticket.clone().unwrap()).await.unwrap().1;
+    let bystander = (0..4).find(|node| !holders.contains(node)).unwrap();
+    let mut stream = cluster.nodes[bystander].client().await.open(endpoint.ticket.clone().unwrap()).await.unwrap();
+    let mut batches = vec![stream.next().await.unwrap().unwrap()];
+    cluster.nodes[holders[0]].kill9();
+    while let Some(batch) = stream.next().await.unwrap() {
+        batches.push(batch);
+    }
+    assert_eq!(rows::ids(&batches), rows::ids(&whole));
+    cluster.nodes[holders[1]].kill9();
+    let there = cluster.nodes[bystander].client().await;
+    let error = there.do_get(endpoint.ticket.clone().unwrap()).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "without a holder: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_killed_and_started_again_has_everything() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "ordered", &Options::default(), 0..60_000).await.unwrap();
+    rows::put(&client, "keyed", &keyed(), 0..60_000).await.unwrap();
+    let append = Options { mode: Some(Mode::Append), write_id: Some("once".into()), ..Options::default() };
+    let outcome = rows::put(&client, "ordered", &append, 60_000..70_000).await.unwrap();
+    let held = client.info(&rows::name("ordered"), &Options::default()).await.unwrap();
+    rows::put(&client, "ordered", &Options::default(), 5..6).await.unwrap();
+
+    cluster.members().for_each(|member| member.kill9());
+    cluster.members().for_each(|member| member.start());
+    cluster.settle().await;
+
+    let client = cluster.client().await;
+    assert_eq!(rows::get(&client, "ordered").await.unwrap(), [5]);
+    assert_eq!(rows::get_sorted(&client, "keyed").await.unwrap(), Vec::from_iter(0..60_000));
+    assert_eq!(rows::put(&client, "ordered", &append, 60_000..70_000).await.unwrap(), outcome);
+    let batches: Vec<_> =
+        client.fetch(held, FetchOptions::default()).unwrap().map(|part| part.unwrap().batch).collect().await;
+    assert_eq!(rows::ids(&batches), Vec::from_iter(0..70_000), "a FlightInfo outlives a restart");
+
+    for member in cluster.members() {
+        assert!(member.stop().await.success(), "{} did not end well on SIGTERM", member.name);
+    }
+}

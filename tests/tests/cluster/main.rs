@@ -1,0 +1,9 @@
+//! A cluster of real processes, driven by the Rust client and by raw Flight calls.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod crashes;
+mod leader;
+mod messages;
+mod starting;
+mod tables;
+mod tickets;

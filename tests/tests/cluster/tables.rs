@@ -1,0 +1,143 @@
+//! Tables come back as they were put, and readers and writers do not see each other's halves.
+
+use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt};
+use volley_common::client::FetchOptions;
+use volley_common::options::{Mode, Options};
+use volley_common::{Code, Result};
+use volley_tests::{Cluster, rows};
+
+fn keyed() -> Options {
+    Options { shards: Some(8), shard_by: Some(vec!["id".into()]), ..Options::default() }
+}
+
+fn append() -> Options {
+    Options { mode: Some(Mode::Append), ..Options::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_go_in_and_come_out_at_every_member() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for member in cluster.members() {
+        let there = member.client().await;
+        let (ordered, hashed) = (format!("{}/ordered", member.name), format!("{}/keyed", member.name));
+        let outcome = rows::put(&there, &ordered, &Options::default(), 0..50_000).await.unwrap();
+        assert_eq!((outcome.table.as_str(), outcome.version, outcome.rows), (ordered.as_str(), 1, 50_000));
+        rows::put(&there, &hashed, &keyed(), 0..50_000).await.unwrap();
+        for reader in [&client, &there] {
+            assert_eq!(rows::get(reader, &ordered).await.unwrap(), Vec::from_iter(0..50_000), "{ordered}");
+            assert_eq!(rows::get_sorted(reader, &hashed).await.unwrap(), Vec::from_iter(0..50_000), "{hashed}");
+        }
+    }
+    let listed = client.list("node").await.unwrap();
+    assert_eq!(listed.len(), 8);
+    assert!(listed.iter().all(|info| info.total_records == 50_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_tables_rows_are_where_the_hash_says_and_every_endpoint_names_two_nodes() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &keyed(), 0..80_000).await.unwrap();
+    let partitioner = volley_common::partition::Partitioner::new(&rows::schema(), &["id".into()], 8).unwrap();
+    let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
+    assert!(!info.ordered);
+    for endpoint in &info.endpoint {
+        let uris: Vec<&str> = endpoint.location.iter().map(|location| location.uri.as_str()).collect();
+        assert_eq!(uris.len(), 3, "two copies and the connection itself: {uris:?}");
+        let (one, two) = (cluster.node_at(uris[0]), cluster.node_at(uris[1]));
+        assert_ne!(one % 2, two % 2, "both copies are in one zone");
+    }
+    let fetched: Vec<_> = client.fetch(info, FetchOptions::default()).unwrap().try_collect().await.unwrap();
+    let mut shards_of_endpoint = std::collections::BTreeMap::new();
+    for part in &fetched {
+        for shard in partitioner.shards_of(&part.batch).unwrap() {
+            assert_eq!(*shards_of_endpoint.entry(part.endpoint).or_insert(shard), shard, "an endpoint mixes shards");
+        }
+    }
+    assert_eq!(shards_of_endpoint.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_info_gives_its_version_whatever_happens_meanwhile() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &Options::default(), 0..30_000).await.unwrap();
+    let hold = async || client.info(&rows::name("t"), &Options::default()).await.unwrap();
+
+    let first = hold().await;
+    rows::put(&client, "t", &append(), 30_000..40_000).await.unwrap();
+    let second = hold().await;
+    rows::put(&client, "t", &Options::default(), 100..200).await.unwrap();
+    let third = hold().await;
+    client.drop_table(&rows::name("t")).await.unwrap();
+
+    for (info, expected) in [(first, 0..30_000), (second, 0..40_000), (third, 100..200)] {
+        assert_eq!(info.total_records, expected.end - expected.start);
+        let batches: Vec<_> =
+            client.fetch(info, FetchOptions::default()).unwrap().map_ok(|part| part.batch).try_collect().await.unwrap();
+        assert_eq!(rows::ids(&batches), Vec::from_iter(expected));
+    }
+    let error = client.info(&rows::name("t"), &Options::default()).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_being_read_survives_a_replace_and_a_drop() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &Options::default(), 0..400_000).await.unwrap();
+    let how = FetchOptions { streams: 1, window: 1 };
+    let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
+    let mut batches = vec![fetch.next().await.unwrap().unwrap().batch];
+    rows::put(&client, "t", &Options::default(), 0..1).await.unwrap();
+    client.drop_table(&rows::name("t")).await.unwrap();
+    while let Some(part) = fetch.next().await {
+        batches.push(part.unwrap().batch);
+    }
+    assert_eq!(rows::ids(&batches), Vec::from_iter(0..400_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_once_take_their_turns() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
+
+    // Appends all count, each once and whole.
+    let others: Vec<_> = join_all(cluster.nodes.iter().map(|node| node.client())).await;
+    let writers =
+        others.iter().zip(1..).map(async |(other, k)| rows::put(other, "t", &append(), k * 1000..(k + 1) * 1000).await);
+    let outcomes: Vec<_> = join_all(writers).await.into_iter().collect::<Result<_>>().unwrap();
+    let mut versions: Vec<u64> = outcomes.iter().map(|outcome| outcome.version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, [2, 3, 4, 5]);
+    let found = rows::get(&client, "t").await.unwrap();
+    assert!(found.chunks(1000).all(|rows| rows.is_sorted()), "an append is torn");
+    assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..5000));
+
+    // Of replaces one is last, whole.
+    let writers = others
+        .iter()
+        .zip(1..)
+        .map(async |(other, k)| rows::put(other, "t", &Options::default(), k * 70_000..(k + 1) * 70_000).await);
+    let outcomes: Vec<_> = join_all(writers).await.into_iter().collect::<Result<_>>().unwrap();
+    let last = outcomes.iter().enumerate().max_by_key(|(_, outcome)| outcome.version).unwrap().0 as i64 + 1;
+    assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(last * 70_000..(last + 1) * 70_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_under_the_same_id_takes_effect_once() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &Options::default(), 0..10).await.unwrap();
+    let named = Options { write_id: Some("nightly".into()), ..append() };
+    let first = rows::put(&client, "t", &named, 10..20).await.unwrap();
+    for node in &cluster.nodes {
+        assert_eq!(rows::put(&node.client().await, "t", &named, 10..20).await.unwrap(), first);
+    }
+    assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..20));
+    let elsewhere = rows::put(&client, "other", &named, 0..10).await;
+    assert!(elsewhere.is_err(), "the id of a write to one table was taken for another: {elsewhere:?}");
+}

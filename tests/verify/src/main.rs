@@ -1,0 +1,166 @@
+//! `cargo verify`: every check that a change must pass, in one command.
+//!
+//! ```text
+//! cargo verify                 all steps, in order; stops at the first that fails
+//! cargo verify STEP...         only these steps
+//! cargo verify --list          the steps
+//! ```
+//!
+//! What a step needs beyond the Rust toolchain is installed in the project's own folder: the Python
+//! environment of the client tests in `.venv`, the dependency checker in `.tools`.
+#![allow(clippy::print_stdout, reason = "this program talks to a person")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+type Outcome = Result<(), String>;
+
+/// A check: its name, what it shows, how it runs.
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Project) -> Outcome,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "format", about: "the code is formatted", run: format },
+    Step { name: "lint", about: "clippy finds nothing", run: lint },
+    Step { name: "test", about: "unit tests, and integration tests on real processes", run: test },
+    Step { name: "clients", about: "tests with pyarrow as the client", run: clients },
+    Step { name: "demo", about: "the demo, small", run: demo },
+    Step { name: "docs", about: "the documentation builds without a warning", run: docs },
+    Step { name: "dependencies", about: "licences, bans and sources of what is linked", run: dependencies },
+];
+
+/// The checker's version: its answers change with it.
+const CARGO_DENY: &str = "0.20.2";
+
+fn main() -> ExitCode {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if asked.iter().any(|a| a == "--list" || a == "--help") {
+        STEPS.iter().for_each(|s| println!("{:<14} {}", s.name, s.about));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(unknown) = asked.iter().find(|a| STEPS.iter().all(|s| s.name != a.as_str())) {
+        println!("there is no step {unknown:?}; `cargo verify --list` names them");
+        return ExitCode::FAILURE;
+    }
+    let chosen = STEPS.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.name));
+    match Project::find().and_then(|project| run_all(&project, chosen)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("\nverify failed: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a Step>) -> Outcome {
+    let mut report = String::new();
+    for step in steps {
+        println!("\n== {}: {}", step.name, step.about);
+        let begin = Instant::now();
+        (step.run)(project).map_err(|why| format!("{}: {why}", step.name))?;
+        report += &format!("  {:<14} {:>5.0} s\n", step.name, begin.elapsed().as_secs_f64());
+    }
+    println!("\nverified:\n{report}");
+    Ok(())
+}
+
+/// Where things are.
+struct Project {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Project {
+    fn find() -> Result<Self, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = root.canonicalize().map_err(|e| format!("the project's folder {}: {e}", root.display()))?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Project { root, target })
+    }
+
+    fn binaries(&self) -> PathBuf {
+        self.target.join("debug")
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(&self.root);
+        // What `cargo run` sets for this program must not reach the next cargo, or it builds again.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+}
+
+fn run(command: &mut Command) -> Outcome {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let status = command.status().map_err(|e| format!("{shown} could not be started: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
+}
+
+fn format(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` mends it"))
+}
+
+fn lint(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+}
+
+fn test(project: &Project) -> Outcome {
+    // The integration tests start these as processes of their own.
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    run(&mut project.cargo(&["test", "--workspace", "--locked"]))
+}
+
+fn clients(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    let python = python_environment(project)?;
+    run(Command::new(python)
+        .args(["-m", "pytest", "-q", "--durations=5", "tests/python"])
+        .current_dir(&project.root)
+        .env("VOLLEY_BIN_DIR", project.binaries()))
+}
+
+/// The client tests' Python, with what `tests/python/requirements.txt` names.
+fn python_environment(project: &Project) -> Result<PathBuf, String> {
+    let folder = project.root.join(".venv");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).map_err(|e| {
+            format!("the client tests need Python 3.9 or later with its venv module (Debian: python3-venv): {e}")
+        })?;
+    }
+    let wanted = project.root.join("tests/python/requirements.txt");
+    run(Command::new(&python).args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]).arg(&wanted))
+        .map_err(|e| format!("the packages of {} could not be installed: {e}", wanted.display()))?;
+    Ok(python)
+}
+
+fn demo(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["build", "--package", "volley", "--bins", "--locked"]))?;
+    run(Command::new(project.binaries().join("volley")).args(["demo", "--scale", "0.05"]))
+}
+
+fn docs(project: &Project) -> Outcome {
+    run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn dependencies(project: &Project) -> Outcome {
+    let tools = project.root.join(".tools");
+    let deny = tools.join("bin/cargo-deny");
+    if !deny.exists() {
+        let version = format!("cargo-deny@{CARGO_DENY}");
+        let mut install = project.cargo(&["install", "--locked", "--quiet", "--profile", "dev", &version, "--root"]);
+        run(install.arg(&tools)).map_err(|e| format!("the dependency checker could not be built: {e}"))?;
+    }
+    run(Command::new(deny).args(["check", "bans", "licenses", "sources"]).current_dir(&project.root))
+}
