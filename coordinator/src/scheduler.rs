@@ -174,7 +174,7 @@ fn copy_of(
     })?;
     let holders = part.holders.iter().filter(|node| alive.contains(&NodeId(**node)));
     let sources = holders.filter_map(|node| catalog.node(NodeId(*node))).map(|node| node.peer_addr.clone()).collect();
-    let order = CopyPart { part: Some(part.to_part()), table: table.name.clone(), sources };
+    let order = CopyPart { part: Some(part.to_part()), table: table.name.clone(), sources, background: true };
     Some((target, order))
 }
 

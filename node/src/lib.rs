@@ -10,7 +10,7 @@
 //! | [`coordinators`] | calls to the coordinators, with fail-over |
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
-//! | [`routes`], [`whole`] | which call goes where; request bodies that broke off |
+//! | [`routes`] | which call goes where |
 //! | [`server`], [`http`], [`config`] | wiring, health and metrics, configuration |
 
 pub mod config;
@@ -26,6 +26,5 @@ pub mod server;
 pub mod session;
 pub mod state;
 pub mod storage;
-pub mod whole;
 
 pub use server::{Listeners, Running, start, start_with_listeners};

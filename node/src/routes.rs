@@ -12,12 +12,11 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tonic::service::Routes;
 use tower::Service;
-use volley_common::serve::{ReplyBody, grpc_error};
+use volley_common::serve::{ReplyBody, Whole, grpc_error};
 use volley_common::{Code, Error, Result};
 
 use crate::get;
 use crate::state::Shared;
-use crate::whole::Whole;
 
 /// Flight calls that coordinators answer.
 const METADATA: [&str; 6] = ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];

@@ -154,6 +154,7 @@ fn hello(state: &Shared) -> Hello {
             peer_addr: state.peer_addr.clone(),
             state: NodeState::Alive.into(),
             software: concat!("volley-node ", env!("CARGO_PKG_VERSION")).into(),
+            ..Node::default()
         }),
         cluster: state.store.cluster().unwrap_or_default(),
         protocol: PROTOCOL,
@@ -213,7 +214,14 @@ impl Session {
         let ((digest, parts), (free, used)) = tokio::task::spawn_blocking(move || (store.digest(), store.space()))
             .await
             .map_err(|e| Error::internal(format!("reading the inventory: {e}")))?;
-        self.report(Report::Heartbeat(Heartbeat { digest, parts, bytes_free: free, bytes_used: used })).await
+        self.report(Report::Heartbeat(Heartbeat {
+            digest,
+            parts,
+            bytes_free: free,
+            bytes_used: used,
+            ..Heartbeat::default()
+        }))
+        .await
     }
 
     async fn report_received(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Flight by hand: messages that a client library would not send, calls that stop halfway.
 
+use std::task::Poll;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow_flight::utils::batches_to_flight_data;
@@ -31,8 +33,8 @@ pub async fn put(
 /// A put whose client can stand still, go on, or vanish. It has a connection and a runtime of its own:
 /// ending those is what the member sees when the client's process dies.
 pub struct OpenPut {
-    /// None once the request has ended.
-    send: Option<mpsc::Sender<FlightData>>,
+    /// Takes `None` for the clean end of the request; without one the request never ends by itself.
+    send: mpsc::Sender<Option<FlightData>>,
     answers: Option<Answers>,
     runtime: Option<Runtime>,
 }
@@ -44,20 +46,23 @@ impl OpenPut {
     pub fn begin(member: &Process) -> OpenPut {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (send, mut queue) = mpsc::channel(1);
-        let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        let stream = futures::stream::poll_fn(move |context| match queue.poll_recv(context) {
+            Poll::Ready(Some(message)) => Poll::Ready(message),
+            // The test let go of it: that is no end that a member should see.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        });
         let address = member.address.clone();
         let answers = runtime.spawn(async move {
             let client = Client::connect(&address).await?;
             client.flight().do_put(stream).await?.into_inner().try_collect().await
         });
-        OpenPut { send: Some(send), answers: Some(answers), runtime: Some(runtime) }
+        OpenPut { send, answers: Some(answers), runtime: Some(runtime) }
     }
 
     /// Sends messages, as long as the member takes them.
     pub async fn send(&self, messages: impl IntoIterator<Item = FlightData>) {
-        let send = self.send.as_ref().unwrap();
         for message in messages {
-            if send.send(message).await.is_err() {
+            if self.send.send(Some(message)).await.is_err() {
                 return;
             }
         }
@@ -65,7 +70,8 @@ impl OpenPut {
 
     /// Ends the request and reads the answers.
     pub async fn finish(mut self) -> Result<Vec<PutResult>, Status> {
-        self.send = None;
+        // If the member has ended the call there is nobody left to tell.
+        let _ = self.send.send(None).await;
         self.answers.take().unwrap().await.unwrap()
     }
 
@@ -75,7 +81,6 @@ impl OpenPut {
 
 impl Drop for OpenPut {
     fn drop(&mut self) {
-        // First the connection, or the end of `send` would look like a clean end of the request.
         self.runtime.take().unwrap().shutdown_background();
     }
 }

@@ -10,13 +10,13 @@ use tonic::Status;
 
 use super::Lease;
 use super::pool::chain;
-use crate::serve::trailers;
+use crate::serve::{Whole, trailers};
 
 /// The body of a request that is handed on.
 #[derive(Debug)]
 pub enum ReqBody {
     /// As it comes from the client.
-    Incoming(Incoming),
+    Incoming(Whole<Incoming>),
     /// Bytes at hand; `None` once they are sent.
     Full(Option<Bytes>),
     /// Anything else.
@@ -25,7 +25,7 @@ pub enum ReqBody {
 
 impl From<Incoming> for ReqBody {
     fn from(body: Incoming) -> Self {
-        ReqBody::Incoming(body)
+        ReqBody::Incoming(Whole(body))
     }
 }
 

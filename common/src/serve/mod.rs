@@ -9,6 +9,7 @@ mod body;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,6 +30,7 @@ use tower::Service;
 
 pub(crate) use body::trailers;
 pub use body::{Frames, ReplyBody, ReplyData, grpc_error, grpc_frames};
+pub use whole::Whole;
 
 use crate::{Error, Result};
 

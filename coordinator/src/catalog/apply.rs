@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 
 use volley_common::wire::catalog::{
-    self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RegisterNode, RenewWrite,
-    Reply, SetNodeState, StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
+    self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply, StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
 };
 use volley_common::{Error, PartId, Result, TableName};
 
@@ -19,7 +18,7 @@ impl Catalog {
         let result = match &command.op {
             Some(Op::FormCluster(op)) => self.form_cluster(op, now),
             Some(Op::RegisterNode(op)) => self.register_node(op, now),
-            Some(Op::SetNodeState(op)) => self.set_node_state(op),
+            Some(Op::SetNodeState(op)) => self.set_node_state(op, now),
             Some(Op::BeginWrite(op)) => self.begin_write(op, now),
             Some(Op::StageParts(op)) => self.stage_parts(op, now),
             Some(Op::RenewWrite(op)) => self.renew_write(op, now),
@@ -32,6 +31,10 @@ impl Catalog {
             Some(Op::CancelFlight(op)) => self.cancel_flight(op),
             Some(Op::Expire(op)) => self.expire(op.remember_writes_ms, now),
             Some(Op::Clear(_)) => self.clear(),
+            Some(Op::SetNodeHealth(op)) => self.set_node_health(op),
+            Some(Op::DrainNode(op)) => self.drain_node(op),
+            Some(Op::RemoveNode(op)) => self.remove_node(op),
+            Some(Op::PlaceTables(op)) => self.place_tables(op),
             None => Err(Error::unimplemented("the command is of a newer version: update this coordinator")),
         };
         let reply = result.unwrap_or_else(|error| {
@@ -46,37 +49,6 @@ impl Catalog {
             let (id, ticket_key) = (op.id.clone(), op.ticket_key.clone());
             self.touched.insert(RowKey::Cluster);
             self.cluster = Some(wire::Cluster { id, ticket_key, created_ms: now, next_table: 1 });
-        }
-        Ok(done())
-    }
-
-    fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
-        let mut node =
-            op.node.clone().filter(|node| node.id != 0).ok_or_else(|| Error::invalid("the node has no id"))?;
-        node.set_state(wire::NodeState::Alive);
-        self.abort_writes_of_earlier_boots(node.id, node.boot, now);
-        self.touched.insert(RowKey::Node(node.id));
-        self.nodes.insert(node.id, node);
-        Ok(done())
-    }
-
-    /// A node that started anew has forgotten what it was writing.
-    fn abort_writes_of_earlier_boots(&mut self, node: u64, boot: u64, now: u64) {
-        let open = self.open.iter().filter_map(|id| self.writes.get(id));
-        let lost = open.filter(|w| !w.staged && w.writer == node && w.writer_boot != boot);
-        for id in lost.map(|w| w.id.clone()).collect::<Vec<_>>() {
-            self.end_write(&id, "the node that wrote it was restarted: put the rows again", now);
-        }
-    }
-
-    fn set_node_state(&mut self, op: &SetNodeState) -> Result<reply::Reply> {
-        let node = self
-            .nodes
-            .get_mut(&op.node)
-            .ok_or_else(|| Error::not_found(format!("there is no node {:016x}", op.node)))?;
-        if (op.boot == 0 || op.boot == node.boot) && node.state != op.state {
-            node.state = op.state;
-            self.touched.insert(RowKey::Node(op.node));
         }
         Ok(done())
     }
@@ -114,8 +86,8 @@ impl Catalog {
         };
         match (self.find(&op.table), op.mode()) {
             (Some(_), WriteMode::Create) => return Err(already_there(&op.table)),
-            (None, WriteMode::Append) => return Err(no_table(&op.table)),
-            (Some(table), WriteMode::Append) => {
+            (None, WriteMode::Append | WriteMode::Merge) => return Err(no_table(&op.table)),
+            (Some(table), WriteMode::Append | WriteMode::Merge) => {
                 let planned = (op.table_id == 0 || op.table_id == table.id)
                     && (op.schema.is_empty() || op.schema == table.schema);
                 if !planned {
@@ -175,18 +147,9 @@ impl Catalog {
 
     fn update_holders(&mut self, op: &UpdateHolders) -> Result<reply::Reply> {
         for change in &op.changes {
-            let Some(part) = change.part.as_ref().and_then(|id| self.parts.get(PartId::from(id))) else { continue };
-            if part.holders.contains(&change.node) == change.held {
-                continue;
+            if let Some(part) = &change.part {
+                self.set_held(PartId::from(part), change.node, change.held);
             }
-            let mut holders = part.holders.to_vec();
-            match change.held {
-                true => holders.push(change.node),
-                false => holders.retain(|node| *node != change.node),
-            }
-            self.touched.insert(part.key());
-            let id = part.part_id();
-            self.parts.set_holders(id, holders);
         }
         Ok(done())
     }

@@ -52,7 +52,7 @@ impl Catalog {
                 (table.rows, table.bytes) = (0, 0);
                 table
             }
-            (found, WriteMode::Append) => {
+            (found, WriteMode::Append | WriteMode::Merge) => {
                 let mut table = check_append(write, found)?.clone();
                 table.version += 1;
                 table

@@ -6,6 +6,7 @@
 //! | `apply` | every command, in one place |
 //! | `commit` | what makes a write, a table or a version appear and go |
 //! | `expire` | what time ends |
+//! | `nodes` | nodes and the homes of shards |
 //! | [`parts`] | parts, compact: about 250 bytes each, 1,000,000 of them in 250 MB |
 //! | [`rows`] | rows ↔ keys and bytes |
 //!
@@ -19,6 +20,7 @@ use volley_common::{Error, NodeId, PartId, Result, TableName};
 mod apply;
 mod commit;
 mod expire;
+mod nodes;
 pub mod parts;
 pub mod rows;
 #[cfg(test)]

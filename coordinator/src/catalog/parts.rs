@@ -70,6 +70,7 @@ impl PartRow {
             added: self.added,
             removed: self.removed,
             removed_ms: self.removed_ms,
+            place: None,
         }
     }
 

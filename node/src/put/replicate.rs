@@ -272,6 +272,7 @@ async fn copy_to(
         part: Some(copying.part.clone()),
         table: table.to_vec(),
         sources: sources(state, plan, &copying.holders.lock()),
+        background: false,
     };
     let deadline = COPY_TIME + Duration::from_secs(copying.part.bytes / SLOWEST_BYTES_PER_SECOND);
     let mut client = NodeClient::new(state.relay.channel(addr)?);

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 /// A body whose end is the client's own word: END_STREAM.
+#[derive(Debug)]
 pub struct Whole<B>(pub B);
 
 impl<B> Body for Whole<B>
