@@ -259,7 +259,7 @@ impl Session {
                 self.carry_out(order.order, delete_parts(self.state.clone(), delete));
                 Ok(())
             }
-            None => {
+            Some(What::Merge(_)) | None => {
                 tracing::warn!(order = order.order, "an order of a kind that this node does not know");
                 self.report(done(order.order, &Err(Error::unimplemented("unknown order")))).await
             }

@@ -160,6 +160,11 @@ impl Membership {
             Report::Hello(_) => Err(Error::invalid("a second hello in one session")),
             Report::Heartbeat(heartbeat) => self.heartbeat(visit, heartbeat).await,
             Report::Holding(holding) => self.holding(visit, &holding.parts).await,
+            Report::Lost(lost) => {
+                tracing::warn!(node = %visit.node, parts = lost.parts.len(), reason = lost.reason, "the node lost parts");
+                let gone = |part| HolderChange { part: Some(part), node: visit.node.0, held: false };
+                self.update_holders(lost.parts.into_iter().map(gone).collect()).await
+            }
             Report::Done(done) => {
                 if !done.error.is_empty() {
                     tracing::warn!(node = %visit.node, order = done.order, error = done.error, "an order failed");
