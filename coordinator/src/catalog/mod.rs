@@ -6,6 +6,7 @@
 //! | `apply` | every command, in one place |
 //! | `commit` | what makes a write, a table or a version appear and go |
 //! | `expire` | what time ends |
+//! | `merge` | parts that become fewer, the rows as they were |
 //! | `nodes` | nodes and the homes of shards |
 //! | [`parts`] | parts, compact: about 250 bytes each, 1,000,000 of them in 250 MB |
 //! | [`rows`] | rows ↔ keys and bytes |
@@ -14,20 +15,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use volley_common::wire::catalog::{Cancelled, Cluster, Node, Part, Pin, Replaced, Row, Table, Write, WriteState, row};
+use volley_common::wire::catalog::{Cancelled, Cluster, Node, Part, Pin, Row, Table, Write, WriteState, row};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 mod apply;
 mod commit;
 mod expire;
+mod merge;
 mod nodes;
 pub mod parts;
 pub mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use parts::PartRow;
 use parts::Parts;
+pub use parts::{PartRow, Place};
 pub use rows::{Change, RowKey};
 
 /// The whole catalog, in memory.
@@ -102,7 +104,7 @@ impl Catalog {
     }
 
     /// As [`Catalog::parts_at`], without building messages.
-    pub fn part_rows_at(&self, table: u64, version: u64) -> impl Iterator<Item = &PartRow> {
+    pub fn part_rows_at(&self, table: u64, version: u64) -> impl DoubleEndedIterator<Item = &PartRow> {
         self.parts.up_to(table, version).filter(move |part| part.is_in(version))
     }
 
@@ -129,6 +131,11 @@ impl Catalog {
     /// One write.
     pub fn write(&self, id: &str) -> Option<&Write> {
         self.writes.get(id)
+    }
+
+    /// Writes that are neither committed nor aborted.
+    pub fn open_writes(&self) -> impl Iterator<Item = &Write> {
+        self.open.iter().filter_map(|id| self.writes.get(id))
     }
 
     /// FlightInfos that were cancelled.
@@ -158,6 +165,11 @@ impl Catalog {
         )))
     }
 
+    /// Whether a version of a table can be read at `now_ms`.
+    pub fn is_readable(&self, table: &Table, version: u64, now_ms: u64) -> bool {
+        readable(table, version, now_ms)
+    }
+
     fn find(&self, name: &[String]) -> Option<&Table> {
         self.names.get(name).and_then(|id| self.tables.get(id))
     }
@@ -184,7 +196,7 @@ impl Catalog {
             RowKey::Cluster => self.cluster = None,
             RowKey::Node(id) => drop(self.nodes.remove(id)),
             RowKey::Table(id) => self.unindex_table(*id),
-            RowKey::Part { table, added, seq } => self.parts.remove_at(*table, *added, *seq),
+            RowKey::Part { table, place } => self.parts.remove_at(*table, *place),
             RowKey::Write(id) => self.unindex_write(id),
             RowKey::Cancelled(flight) => drop(self.cancelled.remove(flight)),
         }
@@ -208,8 +220,8 @@ impl Catalog {
             RowKey::Cluster => self.cluster.clone().map(row::Row::Cluster),
             RowKey::Node(id) => self.nodes.get(id).cloned().map(row::Row::Node),
             RowKey::Table(id) => self.tables.get(id).cloned().map(row::Row::Table),
-            RowKey::Part { table, added, seq } => {
-                self.parts.at(*table, *added, *seq).map(|part| row::Row::Part(part.to_part()))
+            RowKey::Part { table, place } => {
+                self.parts.at(*table, *place).map(|part| row::Row::Part(part.to_part()))
             }
             RowKey::Write(id) => self.writes.get(id).cloned().map(row::Row::Write),
             RowKey::Cancelled(flight) => self.cancelled.get(flight).copied().map(row::Row::Cancelled),
@@ -298,13 +310,13 @@ fn readable(table: &Table, version: u64, now_ms: u64) -> bool {
     match table.replaced.iter().find(|r| r.version > version) {
         _ if !known => false,
         None => true,
-        Some(end) => end.until_ms >= now_ms || pinned(&table.pins, version, end, now_ms),
+        Some(end) => end.until_ms >= now_ms || pinned(&table.pins, version, now_ms),
     }
 }
 
-/// Whether a pin keeps `version`, which `end` replaced: that of a later version before `end` keeps it too.
-fn pinned(pins: &[Pin], version: u64, end: &Replaced, now_ms: u64) -> bool {
-    pins.iter().any(|pin| pin.until_ms >= now_ms && version <= pin.version && pin.version < end.version)
+/// Whether a pin keeps this version (one of another version may keep some of its parts, and does not count).
+fn pinned(pins: &[Pin], version: u64, now_ms: u64) -> bool {
+    pins.iter().any(|pin| pin.until_ms >= now_ms && version == pin.version)
 }
 
 /// The readable versions in words: at most 20 of them, the newest.
