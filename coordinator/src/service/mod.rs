@@ -2,12 +2,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`coordinators`] | coordinators added and removed |
 //! | [`read`] | offers (FlightInfo), tickets, listing |
 //! | [`mod@write`] | begin, stage, commit, abort |
 //! | [`spec`] | pure: what a client asked for and what there is → a table's spec and placement |
 //! | [`tables`] | create, drop, clear |
 //! | [`status`] | figures about the cluster, as JSON |
 
+pub mod coordinators;
 pub mod read;
 pub mod spec;
 pub mod status;
