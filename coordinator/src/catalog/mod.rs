@@ -118,6 +118,11 @@ impl Catalog {
         self.parts.iter()
     }
 
+    /// Every part of a table, by its id, of all versions that are kept.
+    pub fn all_parts_of(&self, table: u64) -> impl Iterator<Item = &PartRow> {
+        self.parts.up_to(table, u64::MAX)
+    }
+
     /// How many parts there are, kept ones too.
     pub fn part_count(&self) -> usize {
         self.parts.len()
