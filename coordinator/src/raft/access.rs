@@ -7,15 +7,15 @@ use openraft::ReadPolicy;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
 use tonic::{ConnectError, Request, Status};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
 use volley_common::wire::cluster::{ProposeRequest, ReadIndexRequest};
-use volley_common::{Code, Error, Result, clock};
+use volley_common::{Code, Error, Result};
 
 use super::handle::{CatalogView, Handle, Inner};
+use super::network::Link;
 use super::types::Op;
 
 /// Errors that begin so were found before anything was proposed: trying again is safe.
@@ -113,13 +113,13 @@ impl Handle {
         Error::unavailable(format!("no leader of the catalog within {:?}: {why}", self.0.config.deadline))
     }
 
-    fn client(&self, id: u64) -> Option<CoordinatorClient<Channel>> {
+    fn client(&self, id: u64) -> Option<CoordinatorClient<Link>> {
         let client = CoordinatorClient::new(self.0.channels.get(&id)?.clone());
         Some(client.max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE))
     }
 
     async fn propose_to(&self, leader: u64, mut command: Command, deadline: Instant) -> Attempt<Reply> {
-        command.now_ms = clock::now_ms();
+        command.now_ms = (self.0.around.clock)();
         if leader == self.id() {
             return match timeout_at(deadline, self.propose_here(command)).await {
                 Ok(outcome) => retry_if_not_proposed(outcome),

@@ -23,10 +23,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, RaftError};
 use volley_common::wire::catalog::{Command, FormCluster, command};
 use volley_common::wire::raft::Identity;
-use volley_common::{Error, Result, clock};
+use volley_common::{Error, Result};
 
 use super::handle::Inner;
 use super::network::client;
+use super::runtime::random;
 use super::types::{Membership, Peer, TypeConfig};
 
 /// The others are asked this often until there is a cluster.
@@ -196,11 +197,11 @@ fn majority_remembers(inner: &Inner, stores: &BTreeMap<u64, u64>) -> bool {
 /// The first command of the log: the cluster's id and key.
 async fn name(inner: &Inner) -> Result<()> {
     inner.read_index_here().await?;
-    let id = format!("{:032x}", rand::random::<u128>());
-    let ticket_key = rand::random::<[u8; 32]>().to_vec().into();
+    let id = format!("{:016x}{:016x}", random(), random());
+    let ticket_key = [random(), random(), random(), random()].map(u64::to_le_bytes).concat().into();
     let op = Some(command::Op::FormCluster(FormCluster { id, ticket_key }));
     // A refusal says that there is one already, which is as well.
-    inner.propose_here(Command { now_ms: clock::now_ms(), op }).await.map(drop)
+    inner.propose_here(Command { now_ms: (inner.around.clock)(), op }).await.map(drop)
 }
 
 /// What brings a member with this data folder nearer to being a voter; none if it is one.

@@ -12,7 +12,6 @@ use parking_lot::{ArcRwLockReadGuard, Mutex, RawRwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::RaftServer;
 use volley_common::wire::{MAX_PEER_MESSAGE, PROTOCOL};
@@ -21,9 +20,11 @@ use volley_common::{Error, Result};
 use super::formation;
 use super::log::Log;
 use super::machine::{Machine, Shared};
-use super::network::{Network, channel};
+use super::network::{Link, Network};
+use super::runtime::blocking;
 use super::server::RaftService;
 use super::store::{OnFailure, Store};
+use super::surroundings::Surroundings;
 use super::types::TypeConfig;
 use crate::catalog::Catalog;
 
@@ -103,7 +104,8 @@ pub(super) struct Inner {
     pub(super) store: Arc<Store>,
     pub(super) shared: Arc<Shared>,
     pub(super) leader: watch::Sender<Option<u64>>,
-    pub(super) channels: BTreeMap<u64, Channel>,
+    pub(super) channels: BTreeMap<u64, Link>,
+    pub(super) around: Surroundings,
     pub(super) digest: String,
     /// Why there is no cluster yet, or what is wrong with it.
     pub(super) trouble: Mutex<Option<String>>,
@@ -176,19 +178,26 @@ impl Handle {
 
     /// The same with something else to do than to exit when the catalog cannot be written.
     pub async fn start_with(config: RaftConfig, on_failure: OnFailure) -> Result<Handle> {
+        let around = Surroundings::real(&config.data_dir, on_failure);
+        Handle::start_in(config, around).await
+    }
+
+    /// The same with everything around it given.
+    pub async fn start_in(config: RaftConfig, around: Surroundings) -> Result<Handle> {
         if !config.peers.contains_key(&config.id) {
             return Err(Error::invalid(format!("the peer list does not name this coordinator, {}", config.id)));
         }
-        let (dir, id) = (config.data_dir.clone(), config.id);
-        let opening = tokio::task::spawn_blocking(move || open(&dir, id, on_failure));
+        let (id, for_opening) = (config.id, around.clone());
+        let opening = blocking(move || open(for_opening, id));
         let (store, log, machine) = opening.await.map_err(|e| Error::internal(e.to_string()))??;
         let shared = machine.shared();
-        let network = Network::new(id, Arc::new(config.peers.clone()));
+        let network = Network::new(id, Arc::new(config.peers.clone()), around.dial.clone());
         let raft = Raft::new(id, config.openraft()?, network, log.clone(), machine).await.map_err(|e| {
             Error::internal(format!("Raft cannot start on the data folder {}: {e}", config.data_dir.display()))
         })?;
-        let channels = config.peers.iter().map(|(id, addr)| Ok((*id, channel(addr)?))).collect::<Result<_>>()?;
+        let channels = config.peers.iter().map(|(id, addr)| Ok((*id, (around.dial)(addr)?))).collect::<Result<_>>()?;
         let inner = Inner {
+            around,
             digest: digest(&config.peers),
             config,
             raft,
@@ -230,7 +239,7 @@ impl Handle {
             tracing::warn!("Raft did not stop as it should: {error}");
         }
         let store = inner.store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let _ = blocking(move || store.close()).await;
         inner.leader.send_replace(None);
     }
 
@@ -282,8 +291,8 @@ impl Handle {
     /// Log entries that stand on this coordinator's disk.
     pub async fn log_len(&self) -> Result<u64> {
         let log = self.0.log.clone();
-        let read = tokio::task::spawn_blocking(move || log.len_on_disk()).await;
-        read.map_err(std::io::Error::other).flatten().map_err(|e| Error::internal(format!("the Raft log: {e}")))
+        let read = blocking(move || log.len_on_disk()).await;
+        read.flatten().map_err(|e| Error::internal(format!("the Raft log: {e}")))
     }
 }
 
@@ -317,11 +326,12 @@ fn exit(why: &str) {
     std::process::exit(74);
 }
 
-fn open(dir: &std::path::Path, id: u64, on_failure: OnFailure) -> Result<(Arc<Store>, Log, Machine)> {
+fn open(around: Surroundings, id: u64) -> Result<(Arc<Store>, Log, Machine)> {
+    let dir = around.disk.dir().to_path_buf();
     let at = |e: std::io::Error| Error::data_loss(format!("the data folder {}: {e}", dir.display()));
-    let store = Store::open(dir, id, on_failure)?;
+    let store = Store::open_on(around.disk, id, around.on_failure, &around.drive)?;
     let log = Log::open(store.clone()).map_err(at)?;
-    let machine = Machine::open(store.clone()).map_err(at)?;
+    let machine = Machine::open_before(store.clone(), around.witness).map_err(at)?;
     Ok((store, log, machine))
 }
 

@@ -16,6 +16,7 @@ use volley_common::wire::raft as wire;
 use super::convert::{log_id_in, log_id_out, vote_in, vote_out};
 use super::queue::Job;
 use super::record;
+use super::runtime::blocking;
 use super::store::{LOG, Store};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -122,7 +123,7 @@ impl Log {
         }
         let store = self.store.clone();
         let read = move || read_entries(&store, on_disk.0, on_disk.1, limit);
-        let mut found = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        let mut found = blocking(read).await??;
         found.append(&mut in_memory);
         Ok(limited(found, limit))
     }

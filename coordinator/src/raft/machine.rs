@@ -11,16 +11,17 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use redb::ReadTransaction;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use volley_common::wire::catalog::Row;
 use volley_common::wire::raft as wire;
 
 use super::convert::{log_id_in, log_id_out, membership_in, membership_out};
+use super::files::Disk;
 use super::log::{log_id_bytes, log_id_from};
 use super::queue::{Applied, Job};
+use super::runtime::blocking;
 use super::snapshot::{self, Builder, Snapshot, SnapshotFile};
 use super::store::{ROWS, Store, read_meta};
-use super::types::{Answer, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::catalog::Catalog;
 
 /// Entries applied under one lock.
@@ -39,6 +40,15 @@ pub struct Shared {
     /// The index of the last entry applied.
     pub applied: watch::Sender<u64>,
     state: Mutex<SnapshotMeta>,
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// Sees what a state machine does, as it does it: for simulations.
+pub trait Witness: Send + Sync {
+    /// The state is that after this entry: at the start, and after a snapshot.
+    fn stands_at(&self, last: Option<LogId>);
+    /// An entry is applied next.
+    fn applies(&self, entry: &Entry);
 }
 
 type Item = EntryResponder<TypeConfig>;
@@ -46,11 +56,19 @@ type Item = EntryResponder<TypeConfig>;
 impl Machine {
     /// The state that a store holds. Blocks.
     pub fn open(store: Arc<Store>) -> io::Result<Machine> {
+        Machine::open_before(store, None)
+    }
+
+    /// The same before a witness.
+    pub fn open_before(store: Arc<Store>, witness: Option<Arc<dyn Witness>>) -> io::Result<Machine> {
         let view = store.begin_read()?;
         let meta = applied_in(&view)?;
         let catalog = load(stored_rows(&view)?)?;
         let applied = watch::Sender::new(meta.last_log_id.map_or(0, |id| id.index));
-        let shared = Shared { catalog: Arc::new(RwLock::new(catalog)), applied, state: Mutex::new(meta) };
+        if let Some(witness) = &witness {
+            witness.stands_at(meta.last_log_id);
+        }
+        let shared = Shared { catalog: Arc::new(RwLock::new(catalog)), applied, state: Mutex::new(meta), witness };
         Ok(Machine { store, shared: Arc::new(shared) })
     }
 
@@ -61,7 +79,7 @@ impl Machine {
 
     async fn apply_batch(&self, batch: Vec<Item>) -> io::Result<()> {
         let shared = self.shared.clone();
-        let done = spawn_blocking(move || shared.apply(batch)).await.map_err(io::Error::other)?;
+        let done = blocking(move || shared.apply(batch)).await?;
         // The entries are committed: their rows may become durable later, in the same order.
         self.store.push(Job::Apply(done.applied), Box::new(|_| ())).await?;
         self.shared.applied.send_replace(done.index);
@@ -86,6 +104,9 @@ impl Shared {
         let mut answers = Vec::new();
         let mut members = None;
         for (entry, responder) in batch {
+            if let Some(witness) = &self.witness {
+                witness.applies(&entry);
+            }
             state.last_log_id = Some(entry.log_id);
             let answer = match entry.payload {
                 EntryPayload::Blank => Answer::default(),
@@ -104,6 +125,17 @@ impl Shared {
         let last = state.last_log_id.as_ref().map(log_id_bytes).unwrap_or_default();
         let applied = Applied { changes: catalog.take_changes(), last, membership };
         Done { index: state.last_log_id.map_or(0, |id| id.index), applied, answers }
+    }
+
+    /// Puts a snapshot's state in place; answers the old catalog.
+    fn install(&self, meta: &SnapshotMeta, catalog: Catalog) -> Catalog {
+        let mut state = self.state.lock();
+        let mut current = self.catalog.write();
+        *state = meta.clone();
+        if let Some(witness) = &self.witness {
+            witness.stands_at(meta.last_log_id);
+        }
+        std::mem::replace(&mut *current, catalog)
     }
 }
 
@@ -175,34 +207,32 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
-        let dir = self.store.dir().to_path_buf();
+        let disk = self.store.disk().clone();
         let for_meta = meta.clone();
-        let (catalog, path) =
-            spawn_blocking(move || receive(&dir, snapshot, &for_meta)).await.map_err(io::Error::other)??;
+        let (catalog, path) = blocking(move || receive(&*disk, snapshot, &for_meta)).await??;
         let last = meta.last_log_id.as_ref().map(log_id_bytes).unwrap_or_default();
         let membership = Some(membership_bytes(&meta.last_membership));
         self.store.write(Job::Install(path, Applied { changes: Vec::new(), last, membership })).await?;
-        *self.shared.state.lock() = meta.clone();
-        let old = std::mem::replace(&mut *self.shared.catalog.write(), catalog);
+        let old = self.shared.install(meta, catalog);
         self.shared.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index));
         // A large catalog takes a while to free.
-        spawn_blocking(move || drop(old));
+        tokio::spawn(blocking(move || drop(old)));
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let dir = self.store.dir().to_path_buf();
-        spawn_blocking(move || snapshot::newest(&dir)).await.map_err(io::Error::other)?
+        let disk = self.store.disk().clone();
+        blocking(move || snapshot::newest(&*disk)).await?
     }
 }
 
 /// Checks a snapshot file, loads its rows, and puts it in its place.
-fn receive(dir: &std::path::Path, file: SnapshotFile, meta: &SnapshotMeta) -> io::Result<(Catalog, PathBuf)> {
-    let found = snapshot::read_meta(&file.path)?;
+fn receive(disk: &dyn Disk, file: SnapshotFile, meta: &SnapshotMeta) -> io::Result<(Catalog, PathBuf)> {
+    let found = snapshot::read_meta(disk, &file.path)?;
     if found.last_log_id != meta.last_log_id {
         return Err(io::Error::other(format!("the snapshot {} is not the one announced", file.path.display())));
     }
-    let catalog = load(snapshot::rows(&file.path)?)?;
-    let kept = snapshot::keep(dir, &file.path, meta)?;
+    let catalog = load(snapshot::rows(disk, &file.path)?)?;
+    let kept = snapshot::keep(disk, &file.path, meta)?;
     Ok((catalog, kept.path))
 }

@@ -5,26 +5,29 @@
 //! | [`handle`], `access` | the one way in: start, watch; propose, read |
 //! | [`types`], `convert` | openraft's types, and their protobuf forms |
 //! | `record` | a log record's bytes on disk |
-//! | [`store`], `queue`, `files` | the redb database of a coordinator, its one writer thread, the data folder |
+//! | [`store`], `queue`, [`files`] | the redb database of a coordinator, its one writer, the data folder |
+//! | [`runtime`], [`surroundings`] | time, chance and threads; what is real, or a simulation's |
 //! | [`log`] | the Raft log and the vote |
 //! | [`machine`] | the state machine: the catalog |
 //! | [`snapshot`] | snapshot files |
-//! | `network`, [`server`] | Raft's messages, out and in |
+//! | [`network`], [`server`] | Raft's messages, out and in |
 //! | `formation` | the cluster is formed once; coordinators with lost data folders are taken back |
 
 mod access;
 mod convert;
-mod files;
+pub mod files;
 mod formation;
 pub mod handle;
 pub mod log;
 pub mod machine;
-mod network;
+pub mod network;
 mod queue;
 mod record;
+pub mod runtime;
 pub mod server;
 pub mod snapshot;
 pub mod store;
+pub mod surroundings;
 pub mod types;
 
 pub use handle::{CatalogView, Handle, RaftConfig};

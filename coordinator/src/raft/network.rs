@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +18,17 @@ use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
 
 use super::convert;
+use super::runtime::blocking;
 use super::snapshot::{Snapshot, SnapshotFile};
 use super::types::{Peer, TypeConfig, Vote};
 
@@ -42,11 +45,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is probed this often, and given up after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
+/// Why a call got no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LinkError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// A way to a coordinator's peer port: a connection of tonic's, or a simulation's.
+pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, LinkError>;
+/// Makes the way to an address, HOST:PORT.
+pub type Dial = Arc<dyn Fn(&str) -> volley_common::Result<Link> + Send + Sync>;
+
 /// A connection to a coordinator's peer port, made when it is first used.
-pub fn channel(addr: &str) -> volley_common::Result<Channel> {
+pub fn dial(addr: &str) -> volley_common::Result<Link> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}"))
         .map_err(|e| volley_common::Error::invalid(format!("the peer address {addr:?} is not HOST:PORT: {e}")))?;
-    Ok(endpoint
+    let channel = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
@@ -54,24 +67,26 @@ pub fn channel(addr: &str) -> volley_common::Result<Channel> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
-        .connect_lazy())
+        .connect_lazy();
+    Ok(BoxCloneSyncService::new(channel.map_err(|e| LinkError(e.into()))))
 }
 
 /// A client of another coordinator's Raft service.
-pub fn client(channel: Channel) -> RaftClient<Channel> {
-    RaftClient::new(channel).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(2 * MAX_PEER_MESSAGE)
+pub fn client(link: Link) -> RaftClient<Link> {
+    RaftClient::new(link).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(2 * MAX_PEER_MESSAGE)
 }
 
 /// Makes connections to members.
 pub struct Network {
     id: u64,
     addresses: Arc<BTreeMap<u64, String>>,
+    dial: Dial,
 }
 
 impl Network {
     /// `addresses` are the configured ones: they go before those that the log remembers.
-    pub fn new(id: u64, addresses: Arc<BTreeMap<u64, String>>) -> Self {
-        Network { id, addresses }
+    pub fn new(id: u64, addresses: Arc<BTreeMap<u64, String>>, dial: Dial) -> Self {
+        Network { id, addresses, dial }
     }
 }
 
@@ -80,7 +95,12 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, peer: &Peer) -> Connection {
         let addr = self.addresses.get(&target).unwrap_or(&peer.addr);
-        Connection { from: self.id, target, store: format!("{:016x}", peer.store), client: channel(addr).map(client) }
+        Connection {
+            from: self.id,
+            target,
+            store: format!("{:016x}", peer.store),
+            client: (self.dial)(addr).map(client),
+        }
     }
 }
 
@@ -89,13 +109,13 @@ pub struct Connection {
     from: u64,
     target: u64,
     store: String,
-    client: volley_common::Result<RaftClient<Channel>>,
+    client: volley_common::Result<RaftClient<Link>>,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 impl Connection {
-    fn client(&self) -> RpcResult<RaftClient<Channel>> {
+    fn client(&self) -> RpcResult<RaftClient<Link>> {
         self.client.clone().map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
     }
 
@@ -188,7 +208,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let (send, chunks) = mpsc::channel(4);
         let header = convert::header_out(&snapshot.meta, Some(&vote));
-        let reading = tokio::task::spawn_blocking(move || read_chunks(header, &snapshot.snapshot, &send));
+        let reading = tokio::spawn(send_chunks(header, snapshot.snapshot, send));
         let request = self.request(ReceiverStream::new(chunks)).map_err(streaming)?;
         let mut client = self.client().map_err(streaming)?;
         let sending = pin!(self.call(RPCTypes::InstallSnapshot, option.hard_ttl(), client.snapshot(request)));
@@ -221,22 +241,26 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// Reads a snapshot file into messages: the header, then chunks. Blocks, at the receiver's pace.
-fn read_chunks(
+/// Reads a snapshot file into messages, at the receiver's pace: the header, then chunks.
+async fn send_chunks(
     header: wire::SnapshotHeader,
-    snapshot: &SnapshotFile,
-    send: &mpsc::Sender<wire::SnapshotChunk>,
+    snapshot: SnapshotFile,
+    send: mpsc::Sender<wire::SnapshotChunk>,
 ) -> io::Result<()> {
-    let length = snapshot.file.metadata()?.len();
+    let length = snapshot.file.length()?;
     // Whoever stopped listening knows why.
     let gone = |_| io::Error::other("the receiver of the snapshot went away");
-    send.blocking_send(wire::SnapshotChunk { header: Some(header), data: Bytes::new() }).map_err(gone)?;
+    send.send(wire::SnapshotChunk { header: Some(header), data: Bytes::new() }).await.map_err(gone)?;
     let mut at = 0;
     while at < length {
-        let mut data = vec![0; CHUNK.min(length - at) as usize];
-        snapshot.file.read_exact_at(&mut data, at)?;
+        let file = snapshot.file.clone();
+        let read = move || {
+            let mut data = vec![0; CHUNK.min(length - at) as usize];
+            file.read_exact_at(&mut data, at).map(|()| Bytes::from(data))
+        };
+        let data = blocking(read).await??;
         at += data.len() as u64;
-        send.blocking_send(wire::SnapshotChunk { header: None, data: data.into() }).map_err(gone)?;
+        send.send(wire::SnapshotChunk { header: None, data }).await.map_err(gone)?;
     }
     Ok(())
 }

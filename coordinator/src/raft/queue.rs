@@ -1,13 +1,14 @@
-//! What is to be written, in order: a bounded queue between async tasks and the writer thread.
+//! What is to be written, in order: a bounded queue between async tasks and the writer.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::catalog::Change;
 
@@ -59,7 +60,10 @@ const MANY: usize = CAPACITY / 4;
 /// The queue.
 pub struct Queue {
     state: Mutex<State>,
+    /// Wakes a writer that is a thread...
     wake: Condvar,
+    /// ... and one that is a task.
+    notify: Notify,
     room: Arc<Semaphore>,
 }
 
@@ -71,10 +75,40 @@ struct State {
     closed: Option<&'static str>,
 }
 
+/// What a writer does next.
+enum Next {
+    Write(Vec<Waiting>),
+    WaitUntil(Instant),
+    Wait,
+    End,
+}
+
+impl State {
+    /// Everything that waits, once it is worth a commit.
+    fn next(&mut self, now: Instant) -> Next {
+        let hurry = self.urgent || self.closed.is_some() || self.jobs.len() >= MANY;
+        match self.oldest.map(|oldest| oldest + LAZY) {
+            None if self.closed.is_some() => Next::End,
+            None => Next::Wait,
+            Some(due) if hurry || due <= now => {
+                self.urgent = false;
+                self.oldest = None;
+                Next::Write(self.jobs.drain(..).collect())
+            }
+            Some(due) => Next::WaitUntil(due),
+        }
+    }
+}
+
 impl Queue {
     /// An empty queue.
     pub fn new() -> Self {
-        Queue { state: Mutex::default(), wake: Condvar::new(), room: Arc::new(Semaphore::new(CAPACITY)) }
+        Queue {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            notify: Notify::new(),
+            room: Arc::new(Semaphore::new(CAPACITY)),
+        }
     }
 
     /// Puts a job at the end, waiting for room.
@@ -90,27 +124,37 @@ impl Queue {
         state.urgent |= !matches!(job, Job::Apply(_));
         state.oldest.get_or_insert_with(Instant::now);
         state.jobs.push_back(Waiting { job, done, _room: room });
-        self.wake.notify_one();
+        self.tell();
         Ok(())
+    }
+
+    fn tell(&self) {
+        self.wake.notify_one();
+        self.notify.notify_one();
     }
 
     /// Everything that waits, once it is worth a commit; None when closed and empty. Blocks.
     pub fn take(&self) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
         loop {
-            let due = state.oldest.map(|oldest| oldest + LAZY);
-            let hurry = state.urgent || state.closed.is_some() || state.jobs.len() >= MANY;
-            match due {
-                None if state.closed.is_some() => return None,
-                None => self.wake.wait(&mut state),
-                Some(due) if hurry || due <= Instant::now() => {
-                    state.urgent = false;
-                    state.oldest = None;
-                    return Some(state.jobs.drain(..).collect());
-                }
-                Some(due) => {
-                    self.wake.wait_until(&mut state, due);
-                }
+            match state.next(Instant::now()) {
+                Next::Write(batch) => return Some(batch),
+                Next::WaitUntil(due) => drop(self.wake.wait_until(&mut state, due.into_std())),
+                Next::Wait => self.wake.wait(&mut state),
+                Next::End => return None,
+            }
+        }
+    }
+
+    /// The same for a task.
+    pub async fn taken(&self) -> Option<Vec<Waiting>> {
+        loop {
+            let next = self.state.lock().next(Instant::now());
+            match next {
+                Next::Write(batch) => return Some(batch),
+                Next::WaitUntil(due) => drop(timeout_at(due, self.notify.notified()).await),
+                Next::Wait => self.notify.notified().await,
+                Next::End => return None,
             }
         }
     }
@@ -118,6 +162,6 @@ impl Queue {
     /// No more jobs; those that wait are still taken.
     pub fn close(&self, why: &'static str) {
         self.state.lock().closed.get_or_insert(why);
-        self.wake.notify_one();
+        self.tell();
     }
 }

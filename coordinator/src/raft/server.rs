@@ -1,20 +1,20 @@
 //! Raft's messages, in.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use openraft::raft::TransferLeaderRequest;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::Raft as RaftRpc;
 use volley_common::{Error, Result};
 
 use super::convert;
+use super::files::Disk;
 use super::handle::Inner;
 use super::network::STORE_HEADER;
+use super::runtime::blocking;
 use super::snapshot::{self, Snapshot, SnapshotFile};
 
 /// Serves Raft's messages between coordinators.
@@ -69,9 +69,10 @@ impl RaftRpc for RaftService {
         let header = header.ok_or_else(|| Error::invalid("a snapshot without a header"))?;
         let vote = convert::vote_in(header.vote)?;
         let meta = convert::header_in(header)?;
-        let temp = Temp(snapshot::temp_path(inner.store.dir()));
-        receive(&temp.0, &mut chunks).await?;
-        let file = check(temp.0.clone())
+        let disk = inner.store.disk().clone();
+        let temp = Temp { path: snapshot::temp_path(disk.dir()), disk: disk.clone() };
+        receive(&temp, &mut chunks).await?;
+        let file = check(disk, temp.path.clone())
             .await
             .map_err(|e| Error::data_loss(format!("the snapshot did not arrive whole: {e}")))?;
         let reply = inner.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await.map_err(stopped)?;
@@ -103,30 +104,35 @@ impl RaftRpc for RaftService {
 }
 
 /// A file that is removed again unless it was renamed.
-struct Temp(PathBuf);
+struct Temp {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
+        let (disk, path) = (self.disk.clone(), std::mem::take(&mut self.path));
         // Gone already if it was renamed; else it is removed at the next start at the latest.
-        tokio::task::spawn_blocking(move || drop(std::fs::remove_file(path)));
+        tokio::spawn(blocking(move || drop(disk.remove(&path))));
     }
 }
 
-async fn receive(path: &Path, chunks: &mut Streaming<wire::SnapshotChunk>) -> Result<(), Status> {
-    let at = |e: io::Error| Error::internal(format!("cannot write the snapshot {}: {e}", path.display()));
-    let mut file = File::create(path).await.map_err(at)?;
+async fn receive(temp: &Temp, chunks: &mut Streaming<wire::SnapshotChunk>) -> Result<(), Status> {
+    let at = |e: io::Error| Error::internal(format!("cannot write the snapshot {}: {e}", temp.path.display()));
+    let (disk, path) = (temp.disk.clone(), temp.path.clone());
+    let mut file = blocking(move || disk.create(&path)).await.flatten().map_err(at)?;
     while let Some(chunk) = chunks.message().await? {
-        file.write_all(&chunk.data).await.map_err(at)?;
+        let write = move || file.write_all(&chunk.data).map(|()| file);
+        file = blocking(write).await.flatten().map_err(at)?;
     }
-    file.sync_all().await.map_err(at)?;
+    blocking(move || file.sync()).await.flatten().map_err(at)?;
     Ok(())
 }
 
-async fn check(path: PathBuf) -> io::Result<SnapshotFile> {
+async fn check(disk: Arc<dyn Disk>, path: PathBuf) -> io::Result<SnapshotFile> {
     let open = move || {
-        snapshot::verify(&path)?;
-        SnapshotFile::open(path)
+        snapshot::verify(&*disk, &path)?;
+        SnapshotFile::open(&*disk, path)
     };
-    tokio::task::spawn_blocking(open).await.map_err(io::Error::other)?
+    blocking(open).await?
 }

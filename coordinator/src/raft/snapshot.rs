@@ -3,8 +3,7 @@
 //! Header and rows are protobuf messages, each after its length as a varint. A file is written under a
 //! temporary name, synced, renamed, and its folder synced; it is never in memory as a whole.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +15,9 @@ use volley_common::wire::catalog::Row;
 use volley_common::wire::raft::SnapshotHeader;
 
 use super::convert::{header_in, header_out};
-use super::files::{SNAPSHOTS, TMP, publish};
+use super::files::{Disk, Reading, SNAPSHOTS, TMP, publish};
 use super::machine;
+use super::runtime::{blocking, random};
 use super::store::{ROWS, Store};
 use super::types::{SnapshotMeta, TypeConfig};
 
@@ -29,6 +29,8 @@ const HEAD: u64 = 12;
 const FOOT: u64 = 4;
 /// The largest message in a snapshot.
 const MAX_MESSAGE: u64 = 256 << 20;
+/// Files are read and written in pieces of this size.
+const BUFFER: usize = 1 << 20;
 
 /// openraft's name for a snapshot with its meta.
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
@@ -39,13 +41,13 @@ pub struct SnapshotFile {
     /// Where it is, or was.
     pub path: PathBuf,
     /// To read from, by position.
-    pub file: Arc<File>,
+    pub file: Arc<dyn Reading>,
 }
 
 impl SnapshotFile {
     /// Opens a file. Blocks.
-    pub fn open(path: PathBuf) -> io::Result<Self> {
-        let file = Arc::new(File::open(&path)?);
+    pub fn open(disk: &dyn Disk, path: PathBuf) -> io::Result<Self> {
+        let file = disk.open(&path)?;
         Ok(SnapshotFile { path, file })
     }
 }
@@ -88,9 +90,9 @@ fn write_message(out: &mut impl Write, message: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a snapshot of what a transaction sees to a temporary file. Blocks.
-fn write_file(path: &Path, meta: &SnapshotMeta, txn: &ReadTransaction) -> io::Result<()> {
-    let file = File::create(path)?;
-    let mut out = Summed { inner: BufWriter::with_capacity(1 << 20, &file), crc: 0 };
+fn write_file(disk: &dyn Disk, path: &Path, meta: &SnapshotMeta, txn: &ReadTransaction) -> io::Result<()> {
+    let mut file = disk.create(path)?;
+    let mut out = Summed { inner: BufWriter::with_capacity(BUFFER, &mut file), crc: 0 };
     out.write_all(MAGIC)?;
     out.write_all(&FORMAT.to_le_bytes())?;
     write_message(&mut out, &header_out(meta, None).encode_to_vec())?;
@@ -102,7 +104,8 @@ fn write_file(path: &Path, meta: &SnapshotMeta, txn: &ReadTransaction) -> io::Re
     let crc = out.crc;
     out.inner.write_all(&crc.to_le_bytes())?;
     out.inner.flush()?;
-    file.sync_all()
+    drop(out);
+    file.sync()
 }
 
 /// The name under which a snapshot stands.
@@ -113,18 +116,47 @@ fn name(meta: &SnapshotMeta) -> String {
     }
 }
 
+/// A file, read from its start to its end.
+struct Cursor {
+    file: Arc<dyn Reading>,
+    at: u64,
+    length: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = out.len().min(self.length.saturating_sub(self.at) as usize);
+        self.file.read_exact_at(&mut out[..length], self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::other("a place before the file's start"))?;
+        Ok(self.at)
+    }
+}
+
 /// Messages of a snapshot file, up to its checksum.
 struct Messages {
     path: PathBuf,
-    input: Summed<io::Take<BufReader<File>>>,
+    input: Summed<io::Take<BufReader<Cursor>>>,
 }
 
 impl Messages {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
+    fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        let file = disk.open(path)?;
+        let length = file.length()?;
         let content = length.checked_sub(FOOT).filter(|n| *n >= HEAD).ok_or_else(|| bad(path, "is cut off"))?;
-        let input = Summed { inner: BufReader::with_capacity(1 << 20, file).take(content), crc: 0 };
+        let input =
+            Summed { inner: BufReader::with_capacity(BUFFER, Cursor { file, at: 0, length }).take(content), crc: 0 };
         let mut messages = Messages { path: path.to_path_buf(), input };
         let mut head = [0; HEAD as usize];
         messages.input.read_exact(&mut head)?;
@@ -175,61 +207,56 @@ impl Messages {
 }
 
 /// A snapshot's meta, from its header alone. Blocks.
-pub fn read_meta(path: &Path) -> io::Result<SnapshotMeta> {
-    let header: SnapshotHeader = Messages::open(path)?.next()?.ok_or_else(|| bad(path, "has no header"))?;
+pub fn read_meta(disk: &dyn Disk, path: &Path) -> io::Result<SnapshotMeta> {
+    let header: SnapshotHeader = Messages::open(disk, path)?.next()?.ok_or_else(|| bad(path, "has no header"))?;
     header_in(header).map_err(|e| bad(path, e))
 }
 
 /// A snapshot's rows; the end of them is only reached if the checksum matches. Blocks.
-pub fn rows(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Row>>> {
-    let mut messages = Messages::open(path)?;
+pub fn rows(disk: &dyn Disk, path: &Path) -> io::Result<impl Iterator<Item = io::Result<Row>> + use<>> {
+    let mut messages = Messages::open(disk, path)?;
     messages.next::<SnapshotHeader>()?.ok_or_else(|| bad(path, "has no header"))?;
     Ok(std::iter::from_fn(move || messages.next::<Row>().transpose()))
 }
 
 /// Reads a whole file and checks it; answers its meta. Blocks.
-pub fn verify(path: &Path) -> io::Result<SnapshotMeta> {
-    for row in rows(path)? {
+pub fn verify(disk: &dyn Disk, path: &Path) -> io::Result<SnapshotMeta> {
+    for row in rows(disk, path)? {
         row?;
     }
-    read_meta(path)
+    read_meta(disk, path)
 }
 
 /// Puts a complete temporary file in its place and removes older snapshots. Blocks.
-pub fn keep(dir: &Path, temp: &Path, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
-    let path = dir.join(SNAPSHOTS).join(name(meta));
-    publish(temp, &path)?;
-    let kept = SnapshotFile::open(path)?;
-    for other in list(dir)? {
+pub fn keep(disk: &dyn Disk, temp: &Path, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
+    let path = disk.dir().join(SNAPSHOTS).join(name(meta));
+    publish(disk, temp, &path)?;
+    let kept = SnapshotFile::open(disk, path)?;
+    for other in list(disk)? {
         if other < kept.path {
-            fs::remove_file(&other)?;
+            disk.remove(&other)?;
         }
     }
     Ok(kept)
 }
 
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir.join(SNAPSHOTS))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "snap") {
-            paths.push(path);
-        }
-    }
+fn list(disk: &dyn Disk) -> io::Result<Vec<PathBuf>> {
+    let mut paths = disk.list(&disk.dir().join(SNAPSHOTS))?;
+    paths.retain(|path| path.extension().is_some_and(|e| e == "snap"));
     paths.sort();
     Ok(paths)
 }
 
 /// The newest snapshot of a data folder. Blocks.
-pub fn newest(dir: &Path) -> io::Result<Option<Snapshot>> {
-    let Some(path) = list(dir)?.pop() else { return Ok(None) };
-    let meta = read_meta(&path)?;
-    Ok(Some(Snapshot { meta, snapshot: SnapshotFile::open(path)? }))
+pub fn newest(disk: &dyn Disk) -> io::Result<Option<Snapshot>> {
+    let Some(path) = list(disk)?.pop() else { return Ok(None) };
+    let meta = read_meta(disk, &path)?;
+    Ok(Some(Snapshot { meta, snapshot: SnapshotFile::open(disk, path)? }))
 }
 
 /// A temporary file's path that nobody else uses.
 pub fn temp_path(dir: &Path) -> PathBuf {
-    dir.join(TMP).join(format!("{:016x}.snap", rand::random::<u64>()))
+    dir.join(TMP).join(format!("{:016x}.snap", random()))
 }
 
 /// Builds a snapshot of the state that it was made at, beside the state machine's work.
@@ -251,14 +278,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let view = std::mem::replace(&mut self.view, Ok(None))?;
         let view = view.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
-        let dir = self.store.dir().to_path_buf();
+        let disk = self.store.disk().clone();
         let build = move || {
             let meta = machine::applied_in(&view)?;
-            let temp = temp_path(&dir);
-            write_file(&temp, &meta, &view)?;
-            let snapshot = keep(&dir, &temp, &meta)?;
+            let temp = temp_path(disk.dir());
+            write_file(&*disk, &temp, &meta, &view)?;
+            let snapshot = keep(&*disk, &temp, &meta)?;
             Ok(Snapshot { meta, snapshot })
         };
-        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?
+        blocking(build).await?
     }
 }

@@ -1,11 +1,11 @@
-//! The redb database of a coordinator, and its one writer thread.
+//! The redb database of a coordinator, and its one writer.
 //!
 //! Vote, log, rows and what was applied share one database and one ordered queue; the writer commits
 //! everything that waits in one transaction, durably, and only then says so. After a failed commit
 //! nothing is accepted any more.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -15,9 +15,9 @@ use redb::{Database, Durability, ReadTransaction, ReadableTable, Table, TableDef
 use volley_common::wire::catalog::{Row, row};
 use volley_common::{Error, Result};
 
-use super::files::{self, sync_dir};
+use super::files::{self, Disk, Folder};
 use super::queue::{Applied, Done, Job, Queue, Waiting};
-use super::snapshot;
+use super::{runtime, snapshot};
 use crate::catalog::RowKey;
 
 /// The layout that is written; a newer one is refused.
@@ -34,9 +34,12 @@ pub const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 /// Told once what went wrong when a commit failed; the default ends the process.
 pub type OnFailure = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Sets a writer going: a thread to wait for at the end, if it is on one.
+pub type Drive = Arc<dyn Fn(Writer) -> io::Result<Option<JoinHandle<()>>> + Send + Sync>;
+
 /// A coordinator's durable state.
 pub struct Store {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     id: u64,
     db: Mutex<Option<Arc<Database>>>,
     queue: Arc<Queue>,
@@ -49,30 +52,40 @@ impl Store {
     /// # Errors
     /// If the folder is in use, of another coordinator, of a newer format, or not readable.
     pub fn open(dir: &Path, coordinator: u64, on_failure: OnFailure) -> Result<Arc<Store>> {
-        files::prepare(dir)?;
-        let path = dir.join("catalog.redb");
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let db = builder.create(&path).map_err(|e| open_error(dir, e))?;
-        sync_dir(dir).map_err(|e| io_error(dir, e))?;
-        Store::over(db, dir, coordinator, on_failure)
+        Store::open_on(Arc::new(Folder(dir.to_path_buf())), coordinator, on_failure, &writer_thread())
     }
 
-    /// The same on a database that is open already.
+    /// The same on another disk, with another way to drive the writer.
+    pub fn open_on(disk: Arc<dyn Disk>, coordinator: u64, on_failure: OnFailure, drive: &Drive) -> Result<Arc<Store>> {
+        files::prepare(&*disk)?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let db = disk.database(&builder).map_err(|e| open_error(disk.dir(), e))?;
+        Store::assemble(db, disk, coordinator, on_failure, drive)
+    }
+
+    /// On a database that is open already, beside a folder.
     pub fn over(db: Database, dir: &Path, coordinator: u64, on_failure: OnFailure) -> Result<Arc<Store>> {
+        Store::assemble(db, Arc::new(Folder(dir.to_path_buf())), coordinator, on_failure, &writer_thread())
+    }
+
+    fn assemble(
+        db: Database,
+        disk: Arc<dyn Disk>,
+        coordinator: u64,
+        on_failure: OnFailure,
+        drive: &Drive,
+    ) -> Result<Arc<Store>> {
+        let dir = disk.dir();
         let at = |e: redb::Error| Error::internal(format!("the data folder {}: {e}", dir.display()));
         let id = claim(&db, coordinator)
             .map_err(at)?
             .map_err(|why| Error::precondition(format!("the data folder {} {why}", dir.display())))?;
         let db = Arc::new(db);
         let queue = Arc::new(Queue::new());
-        let (thread_db, thread_queue) = (db.clone(), queue.clone());
-        let writer = std::thread::Builder::new()
-            .name("catalog-writer".into())
-            .spawn(move || write(&thread_db, &thread_queue, &on_failure))
-            .map_err(|e| io_error(dir, e))?;
-        let (db, writer) = (Mutex::new(Some(db)), Mutex::new(Some(writer)));
-        Ok(Arc::new(Store { dir: dir.to_path_buf(), id, db, queue, writer }))
+        let writer = Writer { db: db.clone(), disk: disk.clone(), queue: queue.clone(), on_failure, failed: None };
+        let writer = Mutex::new(drive(writer).map_err(|e| io_error(dir, e))?);
+        Ok(Arc::new(Store { disk, id, db: Mutex::new(Some(db)), queue, writer }))
     }
 
     /// The random id that this folder was given when it was made.
@@ -82,7 +95,12 @@ impl Store {
 
     /// The data folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.disk.dir()
+    }
+
+    /// Where the data folder is.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// A consistent view of what is durable.
@@ -156,7 +174,7 @@ fn claim(db: &Database, coordinator: u64) -> Result<Result<u64, String>, redb::E
         };
         match number(&meta, "format")? {
             None => {
-                id = rand::random_range(1..=u64::MAX);
+                id = runtime::random().max(1);
                 for (key, value) in [("format", FORMAT), ("coordinator", coordinator), ("store", id)] {
                     meta.insert(key, value.to_le_bytes().as_slice())?;
                 }
@@ -188,27 +206,68 @@ fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
     Ok(txn)
 }
 
-/// The writer thread: one commit for everything that waits.
-fn write(db: &Database, queue: &Queue, on_failure: &OnFailure) {
-    let mut failed = None;
-    while let Some(batch) = queue.take() {
+/// How a process drives the writer.
+pub fn writer_thread() -> Drive {
+    Arc::new(|writer| {
+        let thread = std::thread::Builder::new().name("catalog-writer".into());
+        thread.spawn(move || writer.run()).map(Some)
+    })
+}
+
+/// The one writer of a database: one commit for everything that waits.
+pub struct Writer {
+    db: Arc<Database>,
+    disk: Arc<dyn Disk>,
+    queue: Arc<Queue>,
+    on_failure: OnFailure,
+    failed: Option<String>,
+}
+
+impl Writer {
+    /// Writes until the queue is closed. Blocks.
+    fn run(mut self) {
+        while let Some(batch) = self.queue.take() {
+            self.commit(batch).tell();
+        }
+    }
+
+    /// What [`Writer::commit`] is to write next; none when there will be no more.
+    pub async fn next(&self) -> Option<Vec<Waiting>> {
+        self.queue.taken().await
+    }
+
+    /// Commits jobs together; after a failure none. Who waits is told afterwards. Blocks.
+    pub fn commit(&mut self, batch: Vec<Waiting>) -> Committed {
         let (jobs, dones): (Vec<Job>, Vec<Done>) =
             batch.into_iter().map(|Waiting { job, done, .. }| (job, done)).unzip();
-        if failed.is_none()
-            && let Err(error) = commit(db, jobs)
+        if self.failed.is_none()
+            && let Err(error) = commit(&self.db, &*self.disk, jobs)
         {
             let text = format!("the catalog cannot be written, so this coordinator stops: {error}");
-            queue.close("an earlier write of the catalog failed");
-            on_failure(&text);
-            failed = Some(text);
+            self.queue.close("an earlier write of the catalog failed");
+            (self.on_failure)(&text);
+            self.failed = Some(text);
         }
-        for done in dones {
-            done(failed.as_ref().map_or(Ok(()), |text| Err(io::Error::other(text.clone()))));
+        Committed { dones, failed: self.failed.clone() }
+    }
+}
+
+/// Jobs that were committed, or not.
+pub struct Committed {
+    dones: Vec<Done>,
+    failed: Option<String>,
+}
+
+impl Committed {
+    /// Tells who waits.
+    pub fn tell(self) {
+        for done in self.dones {
+            done(self.failed.as_ref().map_or(Ok(()), |text| Err(io::Error::other(text.clone()))));
         }
     }
 }
 
-fn commit(db: &Database, jobs: Vec<Job>) -> Result<(), redb::Error> {
+fn commit(db: &Database, disk: &dyn Disk, jobs: Vec<Job>) -> Result<(), redb::Error> {
     if jobs.iter().all(|job| matches!(job, Job::Flush)) {
         return Ok(());
     }
@@ -216,7 +275,7 @@ fn commit(db: &Database, jobs: Vec<Job>) -> Result<(), redb::Error> {
     {
         let mut tables = Tables { meta: txn.open_table(META)?, log: txn.open_table(LOG)?, rows: txn.open_table(ROWS)? };
         for job in jobs {
-            tables.write(job)?;
+            tables.write(disk, job)?;
         }
     }
     txn.commit()?;
@@ -230,7 +289,7 @@ struct Tables<'t> {
 }
 
 impl Tables<'_> {
-    fn write(&mut self, job: Job) -> Result<(), redb::Error> {
+    fn write(&mut self, disk: &dyn Disk, job: Job) -> Result<(), redb::Error> {
         match job {
             Job::Append(records) => {
                 for (index, record) in records {
@@ -246,7 +305,7 @@ impl Tables<'_> {
                 self.meta.insert("purged", id.as_slice())?;
             }
             Job::Apply(applied) => self.apply(applied)?,
-            Job::Install(file, applied) => self.install(&file, applied)?,
+            Job::Install(file, applied) => self.install(disk, &file, applied)?,
             Job::Flush => {}
         }
         Ok(())
@@ -267,9 +326,9 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn install(&mut self, file: &Path, applied: Applied) -> Result<(), redb::Error> {
+    fn install(&mut self, disk: &dyn Disk, file: &Path, applied: Applied) -> Result<(), redb::Error> {
         self.rows.retain(|_, _| false)?;
-        for row in snapshot::rows(file).map_err(redb::Error::Io)? {
+        for row in snapshot::rows(disk, file).map_err(redb::Error::Io)? {
             let row = row.map_err(redb::Error::Io)?;
             let Some(key) = key_of(&row) else { continue };
             self.rows.insert(key.to_bytes().as_slice(), row.encode_to_vec().as_slice())?;

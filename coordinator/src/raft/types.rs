@@ -17,6 +17,7 @@ openraft::declare_raft_types!(
         R = Answer,
         NodeId = u64,
         Node = Peer,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// A command in the log; shared, because the log, replication and the state machine all hold it.
