@@ -16,13 +16,16 @@ pub mod status;
 pub mod tables;
 pub mod write;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use volley_common::relay::Relay;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{Node, NodeState};
-use volley_common::{Error, Result};
+use volley_common::wire::cluster::Heartbeat;
+use volley_common::{Error, NodeId, Result};
 
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -40,6 +43,8 @@ pub struct Service {
     pub flight_uri: String,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
+    /// The last heartbeat of every node in session; empty while this coordinator does not lead.
+    pub reports: Mutex<BTreeMap<NodeId, Heartbeat>>,
     rotation: AtomicUsize,
 }
 
@@ -54,7 +59,7 @@ pub struct Identity {
 impl Service {
     /// Puts the parts together.
     pub fn new(config: Config, raft: Handle, relay: Relay, flight_uri: String, stop: CancellationToken) -> Self {
-        Service { config, raft, relay, flight_uri, stop, rotation: AtomicUsize::new(0) }
+        Service { config, raft, relay, flight_uri, stop, reports: Mutex::default(), rotation: AtomicUsize::new(0) }
     }
 
     /// The next number of a sequence that spreads load over equals.
@@ -77,6 +82,16 @@ pub fn identity(catalog: &Catalog) -> Result<Identity> {
 /// The nodes that were heard from lately.
 pub fn live_nodes(catalog: &Catalog) -> Vec<Node> {
     catalog.nodes().filter(|node| node.state == NodeState::Alive as i32).cloned().collect()
+}
+
+/// The nodes that get new parts: heard from lately, not draining, and willing.
+pub fn takers(catalog: &Catalog) -> Vec<Node> {
+    catalog.nodes().filter(|node| takes(node)).cloned().collect()
+}
+
+/// Whether a node gets new parts.
+pub fn takes(node: &Node) -> bool {
+    node.state == NodeState::Alive as i32 && !node.draining && node.refuses.is_empty()
 }
 
 /// Refuses to go on without a live node.
