@@ -26,6 +26,20 @@ mod volley {
     }
 }
 
+impl catalog::WriteOutcome {
+    /// As clients get it, from whichever member.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "table": self.table.join("/"),
+            "version": self.version,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "parts": self.parts,
+            "write_id": self.write,
+        })
+    }
+}
+
 /// The largest message between members: a commit of some 500,000 parts.
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 

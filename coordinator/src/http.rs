@@ -48,13 +48,13 @@ pub fn serve(
     })
 }
 
-/// 200 while there is a leader, else 503.
+/// 200 while there is a leader whom a majority follows, else 503.
 async fn health(State(shared): State<Shared>) -> (StatusCode, String) {
-    let status = if shared.service.raft.leader().is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = shared.service.health();
+    let (well, mut body) = shared.service.checked_health().await;
     if let Some(trouble) = shared.service.raft.trouble() {
         body["trouble"] = trouble.into();
     }
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, format!("{body}\n"))
 }
 

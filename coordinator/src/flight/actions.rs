@@ -8,14 +8,14 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::TableRequest;
-use volley_common::wire::catalog::{Compression, DescriptorKind, WriteMode, WriteOutcome};
+use volley_common::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
 use volley_common::{Error, Result};
 
-use super::Flight;
 use super::bodies::{Create, Drop, Nothing, Stats, WriteRef, choice, parse};
 use super::discovery::timestamp;
 use super::sessions::{COOKIE, session_id};
+use super::{Flight, admin};
 use crate::service::status::table_json;
 
 /// What an action leaves for the client.
@@ -31,12 +31,13 @@ impl Done {
         Done { results: vec![arrow_flight::Result { body: body.into() }], cookie: None }
     }
 
-    fn json(value: &Value) -> Self {
+    /// One result: this value.
+    pub fn json(value: &Value) -> Self {
         Self::bytes(value.to_string().into_bytes())
     }
 }
 
-const ACTIONS: [(&str, &str); 16] = [
+const ACTIONS: [(&str, &str); 15] = [
     (
         "create_table",
         r#"Make an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -47,7 +48,6 @@ const ACTIONS: [(&str, &str); 16] = [
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
     ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
     ("abort_write", r#"Drop a begun write: {"write_id", "reason"}"#),
-    ("cluster_status", "Coordinators, leader, nodes and sums, as JSON"),
     ("healthcheck", "Answers at once, as JSON"),
     ("clear", "Drop every table; on a development cluster only"),
     ("shutdown", "Stop; on a development cluster only"),
@@ -61,7 +61,7 @@ const ACTIONS: [(&str, &str); 16] = [
 /// What ListActions answers.
 pub fn types() -> Vec<ActionType> {
     let action = |(name, text): &(&str, &str)| ActionType { r#type: name.to_string(), description: text.to_string() };
-    ACTIONS.iter().map(action).collect()
+    ACTIONS.iter().chain(&admin::ACTIONS).map(action).collect()
 }
 
 impl Flight {
@@ -85,10 +85,11 @@ impl Flight {
             "CloseSession" => self.close_session(metadata),
             // A health check must not fail on whatever a client polls with.
             "healthcheck" => Ok(Done::json(&self.service.health())),
-            "list_tables" | "cluster_status" | "clear" | "shutdown" => {
+            "list_tables" | "clear" | "shutdown" => {
                 let Nothing {} = parse(name, body)?;
                 self.run_plain(name).await
             }
+            _ if admin::ACTIONS.iter().any(|(known, _)| *known == name) => self.run_admin(action, metadata).await,
             _ => Err(Error::unimplemented(format!("there is no action {name:?}: list_actions names those that are"))),
         }
     }
@@ -96,7 +97,6 @@ impl Flight {
     async fn run_plain(&self, name: &str) -> Result<Done> {
         match name {
             "list_tables" => Ok(Done::json(&self.service.list_tables().await?)),
-            "cluster_status" => Ok(Done::json(&self.service.cluster_status().await?)),
             "clear" => {
                 self.service.clear().await?;
                 Ok(Done::json(&json!({ "cleared": true })))
@@ -157,7 +157,7 @@ impl Flight {
     async fn commit_write(&self, body: &[u8]) -> Result<Done> {
         let write: WriteRef = parse("commit_write", body)?;
         let request = CommitWriteRequest { write: write.write_id, ..CommitWriteRequest::default() };
-        Ok(Done::json(&outcome_json(&self.service.commit_write(request).await?)))
+        Ok(Done::json(&self.service.commit_write(request).await?.to_json()))
     }
 
     async fn abort_write(&self, body: &[u8]) -> Result<Done> {
@@ -211,27 +211,17 @@ fn bad(action: &str, error: &prost::DecodeError) -> Error {
     Error::invalid(format!("the body of {action} is not its protobuf message: {error}"))
 }
 
-fn outcome_json(outcome: &WriteOutcome) -> Value {
-    json!({
-        "table": outcome.table.join("/"),
-        "version": outcome.version,
-        "rows": outcome.rows,
-        "bytes": outcome.bytes,
-        "parts": outcome.parts,
-        "write_id": outcome.write,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_listed_action_has_a_text_and_its_own_name() {
-        let mut names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<String> = types().into_iter().map(|action| action.r#type).collect();
+        let listed = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), ACTIONS.len());
-        assert!(ACTIONS.iter().all(|(_, text)| !text.is_empty()));
+        assert_eq!(names.len(), listed);
+        assert!(types().iter().all(|action| !action.description.is_empty()));
     }
 }

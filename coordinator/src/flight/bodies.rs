@@ -49,6 +49,61 @@ pub struct WriteRef {
     pub reason: Option<String>,
 }
 
+/// `explain`, `list_versions`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableRef {
+    /// Which table.
+    table: String,
+}
+
+impl TableRef {
+    /// The table's name.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: it is none.
+    pub fn name(&self) -> Result<TableName> {
+        self.table.parse()
+    }
+}
+
+/// `undrain_node`, `remove_node`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRef {
+    /// Its id, the first digits of that, or its address.
+    pub node: String,
+}
+
+/// `drain_node`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainNode {
+    /// Its id, the first digits of that, or its address.
+    pub node: String,
+    /// Begin the drain; else only say how it stands.
+    #[serde(default = "yes")]
+    pub begin: bool,
+}
+
+/// `add_coordinator`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddCoordinator {
+    /// Its id.
+    pub id: u64,
+    /// Its peer address, HOST:PORT.
+    pub peer: String,
+}
+
+/// `remove_coordinator`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoordinatorRef {
+    /// Its id.
+    pub id: u64,
+}
+
 /// `drop_table`: the raw name, or JSON.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

@@ -5,9 +5,11 @@
 //! | [`route`] | below tonic: DoGet, DoPut and DoExchange go to a node, everything else to [`Flight`] |
 //! | [`discovery`] | offers and lists as FlightInfo |
 //! | [`actions`], [`bodies`] | DoAction: what there is, and how its JSON is read |
+//! | [`admin`] | actions of operators |
 //! | [`handshake`], [`sessions`] | who calls, and what a client set for its session |
 
 pub mod actions;
+pub mod admin;
 pub mod bodies;
 pub mod discovery;
 pub mod handshake;

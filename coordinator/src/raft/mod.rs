@@ -11,6 +11,7 @@
 //! | [`machine`] | the state machine: the catalog |
 //! | [`snapshot`] | snapshot files |
 //! | [`network`], [`server`] | Raft's messages, out and in |
+//! | [`progress`] | how far each coordinator is |
 //! | `formation` | the cluster is formed once; coordinators with lost data folders are taken back |
 
 mod access;
@@ -21,6 +22,7 @@ pub mod handle;
 pub mod log;
 pub mod machine;
 pub mod network;
+pub mod progress;
 mod queue;
 mod record;
 pub mod runtime;

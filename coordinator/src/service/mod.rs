@@ -2,18 +2,25 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`admin`] | nodes drained and removed |
 //! | [`coordinators`] | coordinators added and removed |
 //! | [`read`] | offers (FlightInfo), tickets, listing |
 //! | [`mod@write`] | begin, stage, commit, abort |
 //! | [`spec`] | pure: what a client asked for and what there is → a table's spec and placement |
 //! | [`tables`] | create, drop, clear |
 //! | [`status`] | figures about the cluster, as JSON |
+//! | [`explain`] | where a table is, where it should be, which versions it has |
+//! | [`survey`], [`why`] | pure: how many copies are missing, and why |
 
+pub mod admin;
 pub mod coordinators;
+pub mod explain;
 pub mod read;
 pub mod spec;
 pub mod status;
+pub mod survey;
 pub mod tables;
+pub mod why;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -43,6 +50,8 @@ pub struct Service {
     pub flight_uri: String,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
+    /// What is kept for answers about the cluster.
+    pub figures: status::Figures,
     /// The last heartbeat of every node in session; empty while this coordinator does not lead.
     pub reports: Mutex<BTreeMap<NodeId, Heartbeat>>,
     rotation: AtomicUsize,
@@ -59,7 +68,16 @@ pub struct Identity {
 impl Service {
     /// Puts the parts together.
     pub fn new(config: Config, raft: Handle, relay: Relay, flight_uri: String, stop: CancellationToken) -> Self {
-        Service { config, raft, relay, flight_uri, stop, reports: Mutex::default(), rotation: AtomicUsize::new(0) }
+        Service {
+            config,
+            raft,
+            relay,
+            flight_uri,
+            stop,
+            figures: status::Figures::default(),
+            reports: Mutex::default(),
+            rotation: AtomicUsize::new(0),
+        }
     }
 
     /// The next number of a sequence that spreads load over equals.

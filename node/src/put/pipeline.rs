@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::decode::Decoder;
 use volley_common::ipc::schema::{parse_schema, schema_message};
-use volley_common::wire::catalog::{Part, Write, WriteOutcome, WriteState};
+use volley_common::wire::catalog::{Part, Write, WriteState};
 use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Code, Error, PartId, Result, TableName};
 
@@ -185,7 +185,7 @@ impl Put {
             Some(stream) => self.stage(stream, rows).await?,
             None => {
                 let request = CommitWriteRequest { write: self.write.clone(), parts: rows, attempt: self.attempt };
-                outcome_json(&self.state.coordinators.commit(request).await?)
+                self.state.coordinators.commit(request).await?.to_json()
             }
         };
         tokio::spawn(self.finish(kept));
@@ -317,18 +317,7 @@ async fn repeat(write: &Write, input: &mut impl Input, results: &Results) -> Res
         }
     }
     let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
-    Ok(to_bytes(&outcome_json(outcome)))
-}
-
-fn outcome_json(outcome: &WriteOutcome) -> Value {
-    json!({
-        "table": outcome.table.join("/"),
-        "version": outcome.version,
-        "rows": outcome.rows,
-        "bytes": outcome.bytes,
-        "parts": outcome.parts,
-        "write_id": outcome.write,
-    })
+    Ok(to_bytes(&outcome.to_json()))
 }
 
 fn to_bytes(json: &Value) -> Bytes {
