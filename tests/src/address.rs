@@ -26,6 +26,11 @@ impl Net {
         panic!("no free address among 127.0.0.0/8: does this system have only 127.0.0.1?");
     }
 
+    /// A host of the network, `last` from 1 to 253. Those below are members'; the rest is free.
+    pub fn host(&self, last: u8) -> String {
+        format!("{}.{last}", self.prefix)
+    }
+
     /// The host of the `index`th coordinator, from 0.
     pub fn coordinator(&self, index: usize) -> String {
         format!("{}.{}", self.prefix, index + 1)

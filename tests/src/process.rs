@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -72,6 +72,16 @@ impl Process {
         assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
     }
 
+    /// As [`Process::ready`], but says what went wrong. Asked again after an error it has nothing to wait for.
+    pub async fn try_ready(&mut self, limit: Duration) -> Result<(), String> {
+        let Some(ready) = self.ready.take() else { return Ok(()) };
+        match tokio::time::timeout(limit, ready).await {
+            Err(_) => Err(format!("{} is not ready within {limit:?}", self.name)),
+            Ok(line) if line.as_deref() == Ok(&format!("ready grpc://{}", self.address)) => Ok(()),
+            Ok(_) => Err(format!("{} ended before it was ready", self.name)),
+        }
+    }
+
     /// [`Process::start`] and [`Process::ready`].
     pub async fn restart(&mut self) {
         self.start();
@@ -114,6 +124,16 @@ impl Process {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
+    /// Whether it was started, and ended without having been told to.
+    pub fn ended_by_itself(&mut self) -> bool {
+        self.child.is_some() && !self.is_alive()
+    }
+
+    /// The id of its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -129,6 +149,18 @@ impl Process {
         let name = self.name.clone();
         let mut child = self.child.take().unwrap();
         wait_for(PATIENCE, &format!("{name} ends on SIGTERM"), async || child.try_wait().unwrap()).await
+    }
+
+    /// As [`Process::stop`], but kills it after `limit`: none then.
+    pub async fn try_stop(&mut self, limit: Duration) -> Option<ExitStatus> {
+        self.signal(Signal::TERM);
+        let end = std::time::Instant::now() + limit;
+        while self.is_alive() && std::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+        self.kill9();
+        ended
     }
 
     /// SIGSTOP: it runs no more, its connections stay.
@@ -178,11 +210,15 @@ fn read_output(stdout: ChildStdout, told: oneshot::Sender<String>) {
     lines.for_each(drop);
 }
 
-/// A server's binary, beside the folder of the test's executable.
+/// A server's binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable, or a test's folder.
 fn binary(name: &str) -> PathBuf {
     let executable = std::env::current_exe().unwrap();
-    let folder = executable.parent().and_then(Path::parent).unwrap();
-    let path = folder.join(name);
+    let folder = executable.parent().unwrap();
+    let path = match std::env::var_os("VOLLEY_BIN_DIR") {
+        Some(given) => PathBuf::from(given).join(name),
+        None if folder.ends_with("deps") => folder.parent().unwrap().join(name),
+        None => folder.join(name),
+    };
     assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
     path
 }

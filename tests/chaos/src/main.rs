@@ -1,0 +1,93 @@
+//! `cargo chaos`: a cluster of real processes under faults, judged. See docs/chaos.md.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "this program talks to a person, and is a test")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use volley_chaos::history::History;
+use volley_chaos::run::{Wanted, run};
+use volley_chaos::{check, faults, figures, report};
+
+/// Faults in a cluster of real processes: 3 coordinators, 5 nodes, clients that check what they read, and a
+/// judge of all that they saw. Needs the servers' binaries: `cargo build --workspace --bins`.
+#[derive(Parser)]
+#[command(name = "cargo chaos")]
+struct Flags {
+    /// Faults to do [default: 25, or as many as fit into --seconds].
+    #[arg(long)]
+    faults: Option<usize>,
+    /// Seconds to do faults for.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Where the choices begin; the same seed chooses the same faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only these kinds of faults.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Keep history and logs even if all is well.
+    #[arg(long)]
+    keep: bool,
+    /// Say which kinds of faults there are, and end.
+    #[arg(long)]
+    kinds: bool,
+    /// Judge the history in this file again, and end.
+    #[arg(long)]
+    check: Option<PathBuf>,
+    /// Measure instead: how long things take. One or more of leader, node, repair, restart; all if none is named.
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    figures: Option<Vec<String>>,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if flags.kinds {
+        faults::kinds().iter().for_each(|kind| println!("{kind}"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(path) = &flags.check {
+        return judge_again(path);
+    }
+    if let Some(names) = &flags.figures {
+        return runtime.block_on(figures::measure(names));
+    }
+    if let Some(unknown) = flags.only.iter().find(|kind| !faults::kinds().contains(kind.as_str())) {
+        println!("there is no fault {unknown:?}; --kinds names them");
+        return ExitCode::FAILURE;
+    }
+    runtime.block_on(chaos(&flags))
+}
+
+async fn chaos(flags: &Flags) -> ExitCode {
+    let wanted = Wanted {
+        seed: flags.seed,
+        faults: flags.faults.unwrap_or(if flags.seconds.is_some() { usize::MAX } else { 25 }),
+        time: flags.seconds.map_or(Duration::MAX, Duration::from_secs),
+        only: flags.only.clone(),
+        keep: flags.keep,
+    };
+    println!("seed {}: 3 coordinators, 5 nodes, 6 clients", wanted.seed);
+    let ended = run(&wanted).await;
+    println!("{}", report::text(&ended));
+    if let Some(folder) = &ended.kept {
+        println!("history, logs and data: {}", folder.display());
+    }
+    if ended.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn judge_again(path: &PathBuf) -> ExitCode {
+    let history = match History::load(path) {
+        Ok(history) => history,
+        Err(error) => {
+            println!("{} is not a history: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let violations = check::judge(&history);
+    violations.iter().for_each(|violation| println!("- {violation}"));
+    println!("{} operations, {} violations", history.events.len(), violations.len());
+    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

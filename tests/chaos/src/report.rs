@@ -1,0 +1,128 @@
+//! What is told of a run, as tables.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{Table, presets};
+
+use crate::check;
+use crate::history::{Ask, Event, FaultEvent, History, Outcome, PutMode};
+use crate::run::Ended;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    table
+}
+
+/// The whole report.
+pub fn text(ended: &Ended) -> String {
+    let mut text = format!("\n{}\n\n{}\n", faults(&ended.history, ended), operations(&ended.history));
+    if let Some(time) = ended.repaired {
+        text += &format!("\nall copies in place {:.1} s after the end of the faults\n", time.as_secs_f64());
+    }
+    if ended.violations.is_empty() {
+        return text + "\nviolations: none\n";
+    }
+    text += "\nviolations:\n";
+    for (kind, count) in check::counts(&ended.violations) {
+        text += &format!("  {kind:?}: {count}\n");
+    }
+    for violation in ended.violations.iter().take(20) {
+        let shown: String = violation.to_string().chars().take(1500).collect();
+        text += &format!("- {shown}\n");
+    }
+    text
+}
+
+/// Faults by kind, and how soon after them something worked again.
+fn faults(history: &History, ended: &Ended) -> Table {
+    let mut kinds: BTreeMap<&str, Vec<&FaultEvent>> = BTreeMap::new();
+    for fault in &history.faults {
+        kinds.entry(&fault.kind).or_default().push(fault);
+    }
+    let mut table = table(&["fault", "done", "skipped", "next write: median", "max", "next read: median", "max"]);
+    for kind in kinds.keys().copied().chain(ended.skipped.keys().copied().filter(|kind| !kinds.contains_key(kind))) {
+        let done = kinds.get(kind).cloned().unwrap_or_default();
+        let skipped = ended.skipped.get(kind).map_or(String::new(), |(count, why)| format!("{count} ({why})"));
+        let mut row = vec![kind.to_string(), done.len().to_string(), skipped];
+        for is_wanted in [is_write as fn(&Event) -> bool, is_read] {
+            let times: Vec<f64> = done.iter().filter_map(|fault| recovery(history, fault, is_wanted)).collect();
+            row.extend([seconds(quantile(&times, 0.5)), seconds(quantile(&times, 1.0))]);
+        }
+        table.add_row(row);
+    }
+    table.add_row([format!("all {}", kinds.len()), history.faults.len().to_string()]);
+    table
+}
+
+fn is_write(event: &Event) -> bool {
+    matches!(event.outcome, Outcome::Done { .. })
+}
+
+fn is_read(event: &Event) -> bool {
+    matches!(event.outcome, Outcome::Content { .. })
+}
+
+/// Seconds from a fault to the end of the first operation that began after it and went well.
+fn recovery(history: &History, fault: &FaultEvent, is_wanted: fn(&Event) -> bool) -> Option<f64> {
+    let after = history.events.values().filter(|event| event.begin >= fault.begin && is_wanted(event));
+    after.map(|event| event.end - fault.begin).min().map(|micros| micros as f64 / 1e6)
+}
+
+/// The value below which this share of the values lies (nearest rank).
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = ((sorted.len() as f64 * share).ceil() as usize).max(1);
+    sorted.get(rank - 1).copied()
+}
+
+fn seconds(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.2} s"))
+}
+
+/// Operations by kind and outcome.
+fn operations(history: &History) -> Table {
+    let mut counts: BTreeMap<&str, [usize; 5]> = BTreeMap::new();
+    for event in history.events.values() {
+        let column = match event.outcome {
+            Outcome::Done { .. } | Outcome::Content { .. } => 0,
+            Outcome::Absent | Outcome::Present => 1,
+            Outcome::Refused { .. } => 2,
+            Outcome::Unknown { .. } => 3,
+        };
+        counts.entry(operation(&event.ask)).or_default()[column] += 1;
+    }
+    let mut table = table(&["operation", "ok", "absent or present", "failed", "unknown", "all"]);
+    for (name, row) in counts {
+        let all: usize = row.iter().sum();
+        let cells = row[..4].iter().chain([&all]).map(usize::to_string);
+        table.add_row([name.to_string()].into_iter().chain(cells));
+    }
+    table
+}
+
+fn operation(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Put { mode: PutMode::Append, .. } => "append",
+        Ask::Put { mode: PutMode::Replace, .. } => "replace",
+        Ask::Put { mode: PutMode::Create, .. } => "create",
+        Ask::Drop => "drop",
+        Ask::Read { endpoints: true } => "read all endpoints",
+        Ask::Read { endpoints: false } => "read one stream",
+        Ask::Pinned { .. } => "read a kept FlightInfo",
+        Ask::Version { .. } => "read a version",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let values = [5.0, 1.0, 4.0, 2.0, 3.0];
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 3.0, 5.0, 5.0].map(Some));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}

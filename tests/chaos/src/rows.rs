@@ -1,0 +1,180 @@
+//! Rows that say whose they are: each names its table, its write, its number among how many, and a
+//! checksum of all that. Whatever comes back can be judged by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use futures::Stream;
+use serde::{Deserialize, Serialize};
+use volley_common::Result;
+
+/// Bytes of padding in a row, so that writes have some weight.
+const PAD: usize = 90;
+/// Rows of a batch.
+const BATCH: i64 = 500;
+
+/// What a read brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The writes whose rows are there; in the order in which they first appear, if that has a meaning.
+    pub writes: Vec<String>,
+    /// What is wrong with the rows themselves.
+    pub flaws: Vec<String>,
+}
+
+/// The schema of every table.
+pub fn schema() -> SchemaRef {
+    let text = |name| Field::new(name, DataType::Utf8, false);
+    let number = |name| Field::new(name, DataType::Int64, false);
+    Arc::new(Schema::new(vec![
+        text("table"),
+        text("write"),
+        number("seq"),
+        number("total"),
+        number("check"),
+        text("pad"),
+    ]))
+}
+
+fn checksum(table: &str, write: &str, seq: i64, total: i64) -> i64 {
+    crc32c::crc32c(format!("{table}/{write}/{seq}/{total}").as_bytes()).into()
+}
+
+fn pad(check: i64) -> String {
+    format!("{check:08x}").repeat(PAD / 8)
+}
+
+fn batch(table: &str, write: &str, from: i64, to: i64, total: i64) -> RecordBatch {
+    let same = |text: &str| Arc::new(StringArray::from_iter_values((from..to).map(|_| text)));
+    let checks: Vec<i64> = (from..to).map(|seq| checksum(table, write, seq, total)).collect();
+    let pads = StringArray::from_iter_values(checks.iter().map(|check| pad(*check)));
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            same(table),
+            same(write),
+            Arc::new(Int64Array::from_iter_values(from..to)),
+            Arc::new(Int64Array::from_iter_values((from..to).map(|_| total))),
+            Arc::new(Int64Array::from(checks)),
+            Arc::new(pads),
+        ],
+    )
+    .unwrap()
+}
+
+/// The rows of one write.
+pub fn stream(table: &str, write: &str, total: i64) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    let starts = (0..total).step_by(BATCH as usize);
+    let batches: Vec<_> = starts.map(|from| Ok(batch(table, write, from, (from + BATCH).min(total), total))).collect();
+    futures::stream::iter(batches)
+}
+
+/// One write's rows as they come in.
+struct Coming {
+    total: i64,
+    seen: Vec<bool>,
+    /// The next number, if they come in order.
+    next: i64,
+}
+
+/// Judges what came back from a table. `ordered`: the rows must come as they were put, write after write.
+pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> Content {
+    let mut content = Content::default();
+    let mut coming: BTreeMap<String, Coming> = BTreeMap::new();
+    for batch in batches {
+        if batch.schema().fields() != schema().fields() {
+            content.flaw(format!("a batch has another schema: {:?}", batch.schema()));
+            continue;
+        }
+        take(table, batch, ordered, &mut coming, &mut content);
+    }
+    for (write, rows) in &coming {
+        let missing = rows.seen.iter().filter(|seen| !**seen).count();
+        if missing > 0 {
+            content.flaw(format!("torn: {missing} of {} rows of write {write} are missing", rows.total));
+        }
+    }
+    content
+}
+
+fn take(table: &str, batch: &RecordBatch, ordered: bool, coming: &mut BTreeMap<String, Coming>, content: &mut Content) {
+    let text = |at: usize| batch.column(at).as_string::<i32>();
+    let number = |at: usize| batch.column(at).as_primitive::<Int64Type>().values();
+    for row in 0..batch.num_rows() {
+        let (of, write) = (text(0).value(row), text(1).value(row));
+        let (seq, total, check) = (number(2)[row], number(3)[row], number(4)[row]);
+        let sound = check == checksum(of, write, seq, total) && text(5).value(row) == pad(check);
+        if !sound || seq < 0 || seq >= total || total > 1 << 30 {
+            content.flaw(format!("corrupt: a row says {of}/{write}/{seq}/{total}, its checksum does not"));
+            continue;
+        }
+        if of != table {
+            content.flaw(format!("foreign: a row of table {of}, write {write}"));
+            continue;
+        }
+        let rows = coming.entry(write.to_string()).or_insert_with(|| {
+            content.writes.push(write.to_string());
+            Coming { total, seen: vec![false; total as usize], next: 0 }
+        });
+        if rows.total != total || std::mem::replace(&mut rows.seen[seq as usize], true) {
+            content.flaw(format!("double: row {seq} of write {write} comes twice"));
+        }
+        if ordered && (seq != rows.next || content.writes.last().is_none_or(|last| last != write)) {
+            content.flaw(format!("disorder: row {seq} of write {write} comes out of its turn"));
+        }
+        rows.next = seq + 1;
+    }
+}
+
+impl Content {
+    /// Notes one, but not thousands.
+    fn flaw(&mut self, text: String) {
+        if self.flaws.len() < 20 {
+            self.flaws.push(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(write: &str, total: i64) -> RecordBatch {
+        batch("t", write, 0, total, total)
+    }
+
+    fn only_flaw(batches: &[RecordBatch], ordered: bool) -> String {
+        let content = content("t", batches, ordered);
+        assert_eq!(content.flaws.len(), 1, "{:?}", content.flaws);
+        content.flaws[0].clone()
+    }
+
+    #[test]
+    fn whole_writes_are_named_in_their_order() {
+        let found = content("t", &[whole("b", 3), whole("a", 2)], true);
+        assert_eq!(found, Content { writes: vec!["b".into(), "a".into()], flaws: vec![] });
+    }
+
+    #[test]
+    fn every_flaw_is_found() {
+        assert!(only_flaw(&[whole("a", 5).slice(0, 4)], true).starts_with("torn: 1 of 5"));
+        assert!(only_flaw(&[whole("a", 2), whole("a", 2).slice(1, 1)], false).starts_with("double: row 1"));
+        let two = [whole("a", 2).slice(1, 1), whole("a", 2).slice(0, 1)];
+        let disorder = content("t", &two, true).flaws;
+        assert!(!disorder.is_empty() && disorder.iter().all(|flaw| flaw.starts_with("disorder")));
+        assert_eq!(content("t", &two, false).flaws, Vec::<String>::new());
+        assert!(only_flaw(&[batch("u", "a", 0, 1, 1)], true).starts_with("foreign: a row of table u"));
+        let mut columns = whole("a", 1).columns().to_vec();
+        columns[4] = Arc::new(Int64Array::from(vec![1]));
+        let bad = RecordBatch::try_new(schema(), columns).unwrap();
+        assert!(only_flaw(&[bad], true).starts_with("corrupt"));
+    }
+
+    #[test]
+    fn writes_that_mix_in_an_ordered_table_are_out_of_turn() {
+        let mixed = [whole("a", 2).slice(0, 1), whole("b", 1), whole("a", 2).slice(1, 1)];
+        assert!(content("t", &mixed, true).flaws.iter().any(|flaw| flaw.starts_with("disorder")));
+    }
+}
