@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`catalog`] | the state machine: rows, commands, queries |
 //! | [`raft`] | its replication: openraft on redb over tonic |
-//! | [`plan`], [`scheduler`] | decisions, pure: what a reader is offered, what a node is told |
+//! | [`plan`], [`scheduler`], [`merging`] | decisions, pure: what a reader is offered, what a node is told |
 //! | [`membership`] | sessions with nodes |
 //! | [`service`] | the use cases |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
@@ -16,6 +16,7 @@ pub mod config;
 pub mod flight;
 pub mod http;
 pub mod membership;
+pub mod merging;
 pub mod peer;
 pub mod plan;
 pub mod raft;

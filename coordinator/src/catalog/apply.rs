@@ -96,6 +96,10 @@ impl Catalog {
                         op.table.join("/")
                     )));
                 }
+                if op.mode() == WriteMode::Merge {
+                    self.check_begin_merge(op, table)?;
+                    write.sources.clone_from(&op.sources);
+                }
                 write.table_id = table.id;
                 write.kind = table.kind;
                 write.spec.clone_from(&table.spec);

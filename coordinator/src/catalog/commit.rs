@@ -31,6 +31,9 @@ impl Catalog {
         self.check_parts(&write, &parts)?;
         // Places of one version are unique, however the writer numbered them.
         parts.sort_by_key(|part| (part.seq, part.part_id()));
+        if write.mode() == WriteMode::Merge {
+            return Ok(reply::Reply::Outcome(self.commit_merge(write, &parts, now)?));
+        }
         let table = self.table_to_commit(&write, now)?;
         Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
     }
@@ -52,6 +55,7 @@ impl Catalog {
                 (table.rows, table.bytes) = (0, 0);
                 table
             }
+            // A merge has a way of its own.
             (found, WriteMode::Append | WriteMode::Merge) => {
                 let mut table = check_append(write, found)?.clone();
                 table.version += 1;
@@ -83,7 +87,7 @@ impl Catalog {
         })
     }
 
-    fn make_visible(&mut self, mut write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
+    fn make_visible(&mut self, write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
         if write.mode() != WriteMode::Append {
             self.remove_all_parts(table.id, table.version, now);
         }
@@ -102,14 +106,18 @@ impl Catalog {
         table.rows += outcome.rows;
         table.bytes += outcome.bytes;
         self.add_table(table);
-        // What a finished write is remembered for: its answer.
-        (write.parts, write.streams, write.placement) = Default::default();
+        self.finish_write(write, &outcome, now);
+        outcome
+    }
+
+    /// Remembers a committed write for what it is asked for: its answer.
+    pub(super) fn finish_write(&mut self, mut write: Write, outcome: &WriteOutcome, now: u64) {
+        (write.parts, write.streams, write.placement, write.sources) = Default::default();
         write.schema.clear();
         write.outcome = Some(outcome.clone());
         write.set_state(WriteState::Committed);
         write.ended_ms = now;
         self.put_write(write);
-        outcome
     }
 
     /// Puts a table in; a new one takes the next id.
@@ -126,11 +134,14 @@ impl Catalog {
     /// Marks every part of the table that is still there as removed by `version`.
     fn remove_all_parts(&mut self, table: u64, version: u64, now: u64) {
         let live = self.parts.up_to(table, u64::MAX).filter(|part| part.removed == 0);
-        let live: Vec<(PartId, RowKey)> = live.map(|part| (part.part_id(), part.key())).collect();
-        for (id, key) in live {
-            self.parts.set_removed(id, version, now);
-            self.touched.insert(key);
-        }
+        let live: Vec<PartId> = live.map(PartRow::part_id).collect();
+        live.into_iter().for_each(|id| self.remove_at_version(id, version, now));
+    }
+
+    /// Marks one part as removed by `version`.
+    pub(super) fn remove_at_version(&mut self, id: PartId, version: u64, now: u64) {
+        self.parts.set_removed(id, version, now);
+        self.touched.extend(self.parts.get(id).map(PartRow::key));
     }
 
     pub(super) fn abort_write(&mut self, op: &AbortWrite, now: u64) -> Result<reply::Reply> {
@@ -157,7 +168,7 @@ impl Catalog {
     /// Turns an open write into an aborted one.
     pub(super) fn end_write(&mut self, id: &str, reason: &str, now: u64) {
         let Some(mut write) = self.writes.get(id).cloned() else { return };
-        (write.parts, write.streams, write.placement) = Default::default();
+        (write.parts, write.streams, write.placement, write.sources) = Default::default();
         write.schema.clear();
         write.set_state(WriteState::Aborted);
         write.abort_reason = reason.to_string();
@@ -200,10 +211,12 @@ impl Catalog {
     }
 }
 
-/// How long the versions before `version` stay readable: by the retention that they were made with.
+/// How long the versions before `version`, of which nothing stays, are readable: by the retention that they were made
+/// with, and no shorter than merges promised the versions before them, which have parts of theirs.
 fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
     let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
-    Replaced { version, until_ms: now.saturating_add(retention) }
+    let promised = table.replaced.last().filter(|last| last.merge).map_or(0, |last| last.until_ms);
+    Replaced { version, until_ms: now.saturating_add(retention).max(promised), merge: false }
 }
 
 /// Whether the table still is what an append was planned against.
@@ -226,12 +239,13 @@ fn check_append<'a>(write: &Write, found: Option<&'a Table>) -> Result<&'a Table
     }
 }
 
-fn committed_part(part: &Part, write: &str, table: &Table, seq: u64) -> PartRow {
+/// The row of a part that a write brought as the table's new version.
+pub(super) fn committed_part(part: &Part, write: &str, table: &Table, seq: u64) -> PartRow {
     let mut row = PartRow::from_part(part);
     row.write = write.into();
     row.table = table.id;
     row.seq = seq;
     row.added = table.version;
-    (row.removed, row.removed_ms) = (0, 0);
+    (row.removed, row.removed_ms, row.merged) = (0, 0, None);
     row
 }

@@ -45,12 +45,14 @@ impl Catalog {
         table.pins.iter().any(|pin| pin.until_ms < now)
             || self.due_parts(table, now).next().is_some()
             || table.replaced.first().is_some_and(|end| self.is_over(table, end, now))
+            || table.replaced.windows(2).any(|ends| is_spare(&ends[0], ends.get(1), now))
     }
 
     /// Parts whose retention is over and that no pin keeps.
     fn due_parts(&self, table: &Table, now: u64) -> impl Iterator<Item = &PartRow> {
-        let due = table.replaced.iter().filter(move |end| end.until_ms < now);
-        let parts = due.flat_map(|end| self.parts.removed_by(table.id, end.version));
+        let before = std::iter::once(0).chain(table.replaced.iter().map(|end| end.version));
+        let due = table.replaced.iter().zip(before).filter(move |(end, _)| end.until_ms < now);
+        let parts = due.flat_map(|(end, before)| self.parts.removed_by(table.id, before, end.version));
         let pins: Vec<u64> = table.pins.iter().filter(|pin| pin.until_ms >= now).map(|pin| pin.version).collect();
         parts.filter(move |part| !pins.iter().any(|version| part.is_in(*version)))
     }
@@ -72,6 +74,9 @@ impl Catalog {
         for end in table.replaced.drain(..over) {
             table.oldest = end.version;
         }
+        let next: Vec<Replaced> = table.replaced.iter().skip(1).copied().collect();
+        let mut next = next.iter();
+        table.replaced.retain(|end| !is_spare(end, next.next(), now));
         due.into_iter().for_each(|part| self.remove_part(part));
         if table.dropped_ms != 0 && table.replaced.is_empty() {
             self.remove_table(id);
@@ -79,4 +84,10 @@ impl Catalog {
             self.put_table(table);
         }
     }
+}
+
+/// Whether the next entry says all that this one does: the time of both is over, so that only pins keep versions before
+/// them. A pin of long ago must not let the list of what was taken away since grow for ever.
+fn is_spare(end: &Replaced, next: Option<&Replaced>, now: u64) -> bool {
+    end.until_ms < now && next.is_some_and(|next| next.until_ms < now)
 }

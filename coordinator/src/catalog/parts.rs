@@ -1,13 +1,13 @@
 //! Parts in memory: a million of them must fit beside everything else.
 //!
-//! A part costs about 112 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the
-//! index by id and 50 in the order: some 250 bytes. Parts of one write share its id.
+//! A part costs about 120 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the
+//! index by id and 62 in the order: some 270 bytes. Parts of one write share its id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use volley_common::PartId;
-use volley_common::wire::catalog::Part;
+use volley_common::wire::catalog::{MergedPlace, Part};
 
 use super::RowKey;
 
@@ -37,6 +37,24 @@ pub struct PartRow {
     pub removed: u64,
     /// When that was.
     pub removed_ms: u64,
+    /// Of a merged part: where it stands in the table's order.
+    pub(super) merged: Option<Box<Place>>,
+}
+
+/// Where a part's rows stand in its table: parts come back in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The version that brought the rows.
+    pub added: u64,
+    /// The place among the parts of that version.
+    pub seq: u64,
+    /// How often they were merged since: a part that no merge made has 0. What stands at one place one after the
+    /// other has ever larger ones.
+    pub generation: u32,
+}
+
+impl Place {
+    const LAST: Place = Place { added: u64::MAX, seq: u64::MAX, generation: u32::MAX };
 }
 
 impl PartRow {
@@ -52,7 +70,17 @@ impl PartRow {
 
     /// Its row's key.
     pub fn key(&self) -> RowKey {
-        RowKey::Part { table: self.table, added: self.added, seq: self.seq }
+        RowKey::Part { table: self.table, place: self.place() }
+    }
+
+    /// Where its rows stand in the table.
+    pub fn place(&self) -> Place {
+        self.merged.as_deref().copied().unwrap_or(Place { added: self.added, seq: self.seq, generation: 0 })
+    }
+
+    /// Puts it where parts that it replaces stood.
+    pub(super) fn set_place(&mut self, place: Place) {
+        self.merged = Some(Box::new(place));
     }
 
     /// The message.
@@ -70,7 +98,11 @@ impl PartRow {
             added: self.added,
             removed: self.removed,
             removed_ms: self.removed_ms,
-            place: None,
+            place: self.merged.as_deref().map(|place| MergedPlace {
+                added: place.added,
+                seq: place.seq,
+                generation: place.generation,
+            }),
         }
     }
 
@@ -89,8 +121,20 @@ impl PartRow {
             added: part.added,
             removed: part.removed,
             removed_ms: part.removed_ms,
+            merged: part.place.map(|place| Box::new(Place::from(place))),
         }
     }
+}
+
+impl From<MergedPlace> for Place {
+    fn from(place: MergedPlace) -> Self {
+        Place { added: place.added, seq: place.seq, generation: place.generation }
+    }
+}
+
+/// The place of a part's row, of the message.
+pub fn place_of(part: &Part) -> Place {
+    part.place.map_or(Place { added: part.added, seq: part.seq, generation: 0 }, Place::from)
 }
 
 /// All parts: by id, in order, and by what removed them.
@@ -99,8 +143,8 @@ pub(super) struct Parts {
     slots: Vec<Option<PartRow>>,
     free: Vec<u32>,
     by_id: HashMap<[u8; 16], u32>,
-    /// (table, added, seq) → slot.
-    order: BTreeMap<(u64, u64, u64), u32>,
+    /// (table, place) → slot.
+    order: BTreeMap<(u64, Place), u32>,
     /// (table, the version that removed it, slot), of removed parts only.
     gone: BTreeSet<(u64, u64, u32)>,
 }
@@ -114,8 +158,8 @@ impl Parts {
         self.by_id.get(&id.to_bytes()).and_then(|slot| self.slot(*slot))
     }
 
-    pub(super) fn at(&self, table: u64, added: u64, seq: u64) -> Option<&PartRow> {
-        self.order.get(&(table, added, seq)).and_then(|slot| self.slot(*slot))
+    pub(super) fn at(&self, table: u64, place: Place) -> Option<&PartRow> {
+        self.order.get(&(table, place)).and_then(|slot| self.slot(*slot))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PartRow> {
@@ -123,14 +167,20 @@ impl Parts {
     }
 
     /// A table's parts of versions up to this one, in order, removed ones too.
-    pub(super) fn up_to(&self, table: u64, version: u64) -> impl Iterator<Item = &PartRow> {
-        let range = self.order.range((table, 0, 0)..=(table, version, u64::MAX));
+    pub(super) fn up_to(&self, table: u64, version: u64) -> impl DoubleEndedIterator<Item = &PartRow> {
+        let first = Place { added: 0, seq: 0, generation: 0 };
+        self.between(table, first, Place { added: version, ..Place::LAST })
+    }
+
+    /// A table's parts from one place to another, both included, removed ones too.
+    pub(super) fn between(&self, table: u64, first: Place, last: Place) -> impl DoubleEndedIterator<Item = &PartRow> {
+        let range = self.order.range((table, first)..=(table, last));
         range.filter_map(|(_, slot)| self.slot(*slot))
     }
 
-    /// The parts that this version of the table removed.
-    pub(super) fn removed_by(&self, table: u64, version: u64) -> impl Iterator<Item = &PartRow> {
-        let range = self.gone.range((table, version, 0)..=(table, version, u32::MAX));
+    /// The parts that the table's versions after `after`, up to `version`, removed.
+    pub(super) fn removed_by(&self, table: u64, after: u64, version: u64) -> impl Iterator<Item = &PartRow> {
+        let range = self.gone.range((table, after.saturating_add(1), 0)..=(table, version, u32::MAX));
         range.filter_map(|(_, _, slot)| self.slot(*slot))
     }
 
@@ -141,8 +191,8 @@ impl Parts {
     /// Puts a part in, in place of the one with its id or its place.
     pub(super) fn insert(&mut self, mut part: PartRow) {
         self.remove(part.part_id());
-        self.remove_at(part.table, part.added, part.seq);
-        let place = (part.table, part.added, part.seq);
+        self.remove_at(part.table, part.place());
+        let place = (part.table, part.place());
         if let Some(neighbour) = self.order.range(..place).next_back().and_then(|(_, slot)| self.slot(*slot))
             && neighbour.write == part.write
         {
@@ -168,8 +218,8 @@ impl Parts {
         (self.slots.len() - 1) as u32
     }
 
-    pub(super) fn remove_at(&mut self, table: u64, added: u64, seq: u64) {
-        if let Some(id) = self.at(table, added, seq).map(PartRow::part_id) {
+    pub(super) fn remove_at(&mut self, table: u64, place: Place) {
+        if let Some(id) = self.at(table, place).map(PartRow::part_id) {
             self.remove(id);
         }
     }
@@ -177,7 +227,7 @@ impl Parts {
     pub(super) fn remove(&mut self, id: PartId) -> Option<PartRow> {
         let slot = self.by_id.remove(&id.to_bytes())?;
         let part = self.slots[slot as usize].take()?;
-        self.order.remove(&(part.table, part.added, part.seq));
+        self.order.remove(&(part.table, part.place()));
         self.gone.remove(&(part.table, part.removed, slot));
         self.free.push(slot);
         Some(part)

@@ -2,6 +2,8 @@
 
 use volley_common::wire::catalog::Row;
 
+use super::parts::Place;
+
 /// Which row: sorted as its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
@@ -15,10 +17,8 @@ pub enum RowKey {
     Part {
         /// The table's id.
         table: u64,
-        /// The version that brought it.
-        added: u64,
-        /// Its place among the parts of that version.
-        seq: u64,
+        /// Its place in the table.
+        place: Place,
     },
     /// A write, by its id.
     Write(String),
@@ -36,7 +36,8 @@ pub struct Change {
 }
 
 impl RowKey {
-    /// The key as bytes: a tag, then numbers big endian, so that bytes sort as keys do.
+    /// The key as bytes: a tag, then numbers big endian, so that bytes sort as keys do. A part's generation is there
+    /// only if it has one.
     pub fn to_bytes(&self) -> Vec<u8> {
         let numbers = |tag: u8, numbers: &[u64]| {
             let bytes = numbers.iter().flat_map(|n| n.to_be_bytes());
@@ -46,7 +47,13 @@ impl RowKey {
             RowKey::Cluster => vec![0],
             RowKey::Node(id) => numbers(1, &[*id]),
             RowKey::Table(id) => numbers(2, &[*id]),
-            RowKey::Part { table, added, seq } => numbers(3, &[*table, *added, *seq]),
+            RowKey::Part { table, place: Place { added, seq, generation } } => {
+                let mut key: Vec<u8> = numbers(3, &[*table, *added, *seq]);
+                if *generation != 0 {
+                    key.extend(generation.to_be_bytes());
+                }
+                key
+            }
             RowKey::Write(id) => [&[4], id.as_bytes()].concat(),
             RowKey::Cancelled(flight) => numbers(5, &[*flight]),
         }
@@ -60,8 +67,13 @@ impl RowKey {
             (0, 0) => RowKey::Cluster,
             (1, 8) => RowKey::Node(number(rest)?),
             (2, 8) => RowKey::Table(number(rest)?),
-            (3, 24) => {
-                RowKey::Part { table: number(&rest[..8])?, added: number(&rest[8..16])?, seq: number(&rest[16..])? }
+            (3, 24) | (3, 28) => {
+                let (added, seq) = (number(&rest[8..16])?, number(&rest[16..24])?);
+                let generation = rest[24..].try_into().map_or(0, u32::from_be_bytes);
+                if rest.len() == 28 && generation == 0 {
+                    return None;
+                }
+                RowKey::Part { table: number(&rest[..8])?, place: Place { added, seq, generation } }
             }
             (4, _) => RowKey::Write(String::from_utf8(rest.to_vec()).ok()?),
             (5, 8) => RowKey::Cancelled(number(rest)?),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod helpers;
+mod merges;
 mod replay;
 mod tables;
 mod versions;

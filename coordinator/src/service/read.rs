@@ -280,7 +280,7 @@ fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 
     let retention = table.spec.as_ref().map_or(default_ms, |spec| spec.retention_ms);
     let newest = now_ms.saturating_add(retention.max(1));
     let Some(end) = table.replaced.iter().find(|replaced| replaced.version > version) else { return newest };
-    let pins = table.pins.iter().filter(|pin| version <= pin.version && pin.version < end.version);
+    let pins = table.pins.iter().filter(|pin| pin.version == version);
     pins.map(|pin| pin.until_ms).fold(end.until_ms, u64::max).min(newest)
 }
 
@@ -307,7 +307,7 @@ mod tests {
         Table {
             version: 5,
             spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
-            replaced: vec![Replaced { version: 3, until_ms: 700 }, Replaced { version: 5, until_ms: 900 }],
+            replaced: [(3, 700), (5, 900)].map(|(version, until_ms)| Replaced { version, until_ms, merge: false }).into(),
             ..Table::default()
         }
     }

@@ -80,6 +80,24 @@ pub fn stage(id: &str, stream: u64, parts: &[u128]) -> StageParts {
     }
 }
 
+/// The beginning of a merge of these parts, on node 1.
+pub fn merge(id: &str, table: &Table, sources: &[u128]) -> BeginWrite {
+    let sources = sources.iter().map(|id| PartId(*id).into()).collect();
+    BeginWrite { table_id: table.id, sources, ..begin(id, &table.name.join("/"), WriteMode::Merge) }
+}
+
+/// The end of a merge: each part's id, and how many parts as users put them it has the rows of.
+pub fn merged(id: &str, parts: &[(u128, u64)], shard: u32) -> CommitWrite {
+    let part = |(seq, (id, puts)): (usize, &(u128, u64))| Part {
+        seq: seq as u64,
+        shard,
+        rows: 10 * puts,
+        bytes: 60 * puts,
+        ..part(*id)
+    };
+    CommitWrite { write: id.into(), parts: parts.iter().enumerate().map(part).collect(), attempt: 1 }
+}
+
 pub fn node(id: u64, boot: u64) -> Op {
     let node =
         Node { id, boot, flight_uri: format!("grpc+tcp://n{id}:1"), peer_addr: format!("n{id}:2"), ..Node::default() };

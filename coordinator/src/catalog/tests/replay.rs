@@ -8,10 +8,11 @@ use volley_common::wire::catalog::{
     AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, Expire, FormCluster,
     HolderChange, PinVersion, RenewWrite, Row, UpdateHolders, Write, WriteMode, WriteState,
 };
-use volley_common::{PartId, TableName};
+use volley_common::{NodeId, PartId, TableName};
 
 use super::helpers::*;
-use crate::catalog::{Catalog, Change, RowKey};
+use crate::catalog::parts::place_of;
+use crate::catalog::{Catalog, Change, Place, RowKey};
 
 fn random_op(random: &mut StdRng) -> Op {
     let table = ["a", "b", "c/d"][random.random_range(0..3)];
@@ -50,8 +51,26 @@ fn random_op(random: &mut StdRng) -> Op {
 fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
     let open: Vec<&Write> = catalog.writes().filter(|write| write.state() == WriteState::Open).collect();
     let Some(write) = open.get(random.random_range(0..12)) else { return random_op(random) };
+    if write.mode() == WriteMode::Merge {
+        let sources: Vec<_> = write.sources.iter().filter_map(|id| catalog.part(id.into())).collect();
+        let (shard, rows) =
+            (sources.first().map_or(0, |part| part.shard), sources.iter().map(|part| part.rows).sum::<u64>());
+        return Op::CommitWrite(merged(&write.id, &[(random.random_range(1..1 << 40), rows / 10)], shard));
+    }
     let parts: Vec<u128> = (0..random.random_range(0..4)).map(|_| random.random_range(1..1 << 40)).collect();
     Op::CommitWrite(CommitWrite { attempt: write.attempt, ..commit(&write.id, &parts) })
+}
+
+/// A merge of some neighbours, or of what are none.
+fn random_merge(catalog: &Catalog, random: &mut StdRng) -> Op {
+    let tables: Vec<_> = catalog.tables().collect();
+    let Some(table) = tables.get(random.random_range(0..3)) else { return random_op(random) };
+    let mut parts: Vec<u128> = catalog.part_rows_at(table.id, table.version).map(|part| part.part_id().0).collect();
+    parts.retain(|_| random.random_bool(0.9));
+    parts.truncate(random.random_range(2..6));
+    let write = format!("m{}", random.random_range(0..9));
+    let boot = catalog.node(NodeId(1)).map_or(0, |node| node.boot);
+    Op::BeginWrite(BeginWrite { writer_boot: boot, ..merge(&write, table, &parts) })
 }
 
 /// Changes of holders, of parts that there are.
@@ -86,8 +105,7 @@ fn check(catalog: &Catalog, now: u64) {
     for table in catalog.tables() {
         let parts = catalog.parts_at(table.id, table.version);
         assert_eq!(table.rows, parts.iter().map(|part| part.rows).sum::<u64>());
-        let places: Vec<(u64, u64)> = parts.iter().map(|part| (part.added, part.seq)).collect();
-        assert!(places.is_sorted());
+        assert!(parts.iter().map(place_of).is_sorted());
         let name = TableName::from_components(&table.name).unwrap();
         assert_eq!(catalog.table_named(&name).map(|t| t.id), Some(table.id));
     }
@@ -104,8 +122,8 @@ fn check(catalog: &Catalog, now: u64) {
 
 #[test]
 fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
-    let (mut answers, mut refusals) = (0, 0);
-    for seed in 0..60 {
+    let (mut answers, mut refusals, mut merges) = (0, 0, 0);
+    for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
         let mut now_ms = 1_000_000;
@@ -114,6 +132,7 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
             let op = match step {
                 0 => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
                 _ if step % 7 == 0 => random_holders(&first, &mut random),
+                _ if step % 11 == 0 => random_merge(&first, &mut random),
                 _ if step % 3 == 0 => random_commit(&first, &mut random),
                 _ => random_op(&mut random),
             };
@@ -123,6 +142,7 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
             let reply = first.apply(&command);
             assert_eq!(reply, again.apply(&command));
             answers += usize::from(matches!(reply.reply, Some(Answer::Outcome(_))));
+            merges += first.all_parts().filter(|part| part.place().generation > 0).count();
             refusals += usize::from(matches!(reply.reply, Some(Answer::Refusal(_))));
             if let Some(before) = before {
                 assert!(
@@ -147,18 +167,25 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
         assert!(rows(&first) == rows(&follower) && rows(&first) == rows(&loaded), "seed {seed}");
     }
     // The commands are such that much of both kinds happens.
-    assert!(answers > 1000 && refusals > 1000, "{answers} commits, {refusals} refusals");
+    assert!(
+        answers > 1000 && refusals > 1000 && merges > 1000,
+        "{answers} commits, {refusals} refusals, {merges} merges"
+    );
 }
 
 #[test]
 fn keys_sort_as_their_bytes_and_garbage_is_no_key() {
-    let part = |table, added, seq| RowKey::Part { table, added, seq };
+    let merged = |table, added, seq, generation| RowKey::Part { table, place: Place { added, seq, generation } };
+    let part = |table, added, seq| merged(table, added, seq, 0);
     let keys = [
         RowKey::Cluster,
         RowKey::Node(1),
         RowKey::Node(256),
         RowKey::Table(2),
         part(1, 2, 3),
+        merged(1, 2, 3, 1),
+        merged(1, 2, 3, 256),
+        part(1, 2, 4),
         part(1, 2, 300),
         part(1, 256, 0),
         part(2, 0, 0),
@@ -172,7 +199,16 @@ fn keys_sort_as_their_bytes_and_garbage_is_no_key() {
     for key in &keys {
         assert_eq!(RowKey::from_bytes(&key.to_bytes()).as_ref(), Some(key));
     }
-    for garbage in [&b""[..], b"\x09", b"\x00x", b"\x01short", b"\x03123456789", b"\x04\xff"] {
+    for garbage in [
+        &b""[..],
+        b"\x09",
+        b"\x00x",
+        b"\x01short",
+        b"\x03123456789",
+        &[3; 27],
+        &[&[3; 25][..], &[0; 4]].concat(),
+        b"\x04\xff",
+    ] {
         assert_eq!(RowKey::from_bytes(garbage), None);
     }
 }
