@@ -33,7 +33,7 @@ impl Catalog {
             Some(Op::Clear(_)) => self.clear(),
             Some(Op::SetNodeHealth(op)) => self.set_node_health(op),
             Some(Op::DrainNode(op)) => self.drain_node(op),
-            Some(Op::RemoveNode(op)) => self.remove_node(op),
+            Some(Op::RemoveNode(op)) => self.remove_node(op, now),
             Some(Op::PlaceTables(op)) => self.place_tables(op),
             None => Err(Error::unimplemented("the command is of a newer version: update this coordinator")),
         };

@@ -15,14 +15,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use volley_common::wire::catalog::{Cancelled, Cluster, Node, Part, Pin, Row, Table, Write, WriteState, row};
+use volley_common::wire::catalog::{Cancelled, Cluster, Node, NodeState, Part, Pin, Row, Table, Write, WriteState, row};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 mod apply;
 mod commit;
 mod expire;
 mod merge;
-mod nodes;
+pub mod nodes;
 pub mod parts;
 pub mod rows;
 #[cfg(test)]
@@ -60,14 +60,19 @@ impl Catalog {
         self.cluster.as_ref()
     }
 
-    /// Every node that ever registered, by id.
+    /// Every node that registered and was not removed, by id.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().filter(|node| node.state != NodeState::Removed as i32)
     }
 
     /// One node.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.get(&id.0)
+        self.nodes.get(&id.0).filter(|node| node.state != NodeState::Removed as i32)
+    }
+
+    /// Whether an operator took this node out.
+    pub fn was_removed(&self, id: NodeId) -> bool {
+        self.nodes.get(&id.0).is_some_and(|node| node.state == NodeState::Removed as i32)
     }
 
     /// A table by id, dropped ones too while their parts are kept.

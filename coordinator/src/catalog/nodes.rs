@@ -12,6 +12,9 @@ impl Catalog {
     pub(super) fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
         let mut node =
             op.node.clone().filter(|node| node.id != 0).ok_or_else(|| Error::invalid("the node has no id"))?;
+        if self.was_removed(NodeId(node.id)) {
+            return Err(removed(NodeId(node.id)));
+        }
         node.set_state(NodeState::Alive);
         node.silent_ms = 0;
         // A drain is the operator's word, not the node's: it outlives a restart.
@@ -53,7 +56,8 @@ impl Catalog {
 
     /// Changes a node; nothing if it has another boot by now (0: whatever it has).
     fn change_node(&mut self, id: u64, boot: u64, change: impl FnOnce(&mut Node)) -> Result<reply::Reply> {
-        let node = self.nodes.get_mut(&id).ok_or_else(|| no_node(id))?;
+        let known = self.nodes.get_mut(&id).filter(|node| node.state != NodeState::Removed as i32);
+        let node = known.ok_or_else(|| no_node(id))?;
         if boot == 0 || boot == node.boot {
             let before = node.clone();
             change(node);
@@ -64,36 +68,61 @@ impl Catalog {
         Ok(done())
     }
 
-    pub(super) fn remove_node(&mut self, op: &RemoveNode) -> Result<reply::Reply> {
-        if !self.nodes.contains_key(&op.node) {
-            return Err(no_node(op.node));
+    /// Takes a node out for good: its row stays as a mark that it may not come back with the parts it had.
+    pub(super) fn remove_node(&mut self, op: &RemoveNode, now: u64) -> Result<reply::Reply> {
+        if self.was_removed(NodeId(op.node)) {
+            return Ok(done());
         }
-        let held = || self.parts.iter().filter(|part| part.holders.contains(&op.node));
-        if let Some(only) = held().find(|part| !self.held_elsewhere(part, op.node)) {
-            let table = self.tables.get(&only.table).map(|table| table.name.join("/")).unwrap_or_default();
+        let node = self.nodes.get(&op.node).ok_or_else(|| no_node(op.node))?;
+        if node.state == NodeState::Alive as i32 && !node.draining {
             return Err(Error::precondition(format!(
-                "node {} has the only copy of part {} (shard {} of table {table:?}): drain it first, or wait for the repair",
-                NodeId(op.node),
-                only.part_id(),
-                only.shard
+                "node {} is alive: drain it first, or stop it if its copies are to be lost",
+                NodeId(op.node)
             )));
         }
-        let held: Vec<PartId> = held().map(PartRow::part_id).collect();
-        for id in held {
+        self.check_dispensable(op.node)?;
+        let held = self.parts.iter().filter(|part| part.holders.contains(&op.node));
+        for id in held.map(PartRow::part_id).collect::<Vec<_>>() {
             self.set_held(id, op.node, false);
         }
+        let writing = self.open_writes().filter(|write| !write.staged && write.writer == op.node);
+        for id in writing.map(|write| write.id.clone()).collect::<Vec<_>>() {
+            self.end_write(&id, "the node that wrote it was removed: put the rows again through another", now);
+        }
+        let mark = Node { id: op.node, state: NodeState::Removed as i32, ..Node::default() };
         self.touched.insert(RowKey::Node(op.node));
-        self.nodes.remove(&op.node);
+        self.nodes.insert(op.node, mark);
         Ok(done())
     }
 
-    /// Whether another node that is in the catalog holds the part.
-    fn held_elsewhere(&self, part: &PartRow, node: u64) -> bool {
-        part.holders.iter().any(|other| *other != node && self.nodes.contains_key(other))
+    /// Refuses if a part, of a version or of an open write, is on no other node that is alive.
+    fn check_dispensable(&self, node: u64) -> Result<()> {
+        let alive = |id: &u64| self.nodes.get(id).is_some_and(|other| other.state == NodeState::Alive as i32);
+        let only = |holders: &[u64]| holders.contains(&node) && !holders.iter().any(|id| *id != node && alive(id));
+        if let Some(part) = self.parts.iter().find(|part| only(&part.holders)) {
+            let table = self.tables.get(&part.table).map(|table| table.name.join("/")).unwrap_or_default();
+            return Err(Error::precondition(format!(
+                "no live node but {} has part {} (shard {} of table {table:?}): drain it first, start the others that have it, or drop the table",
+                NodeId(node),
+                part.part_id(),
+                part.shard
+            )));
+        }
+        match self.open_writes().find(|write| write.parts.iter().any(|part| only(&part.holders))) {
+            None => Ok(()),
+            Some(write) => Err(Error::precondition(format!(
+                "no live node but {} has the parts of write {:?}, which is not committed yet: commit or abort it first",
+                NodeId(node),
+                write.id
+            ))),
+        }
     }
 
     /// Records that a node has a part, or no longer has it.
     pub(super) fn set_held(&mut self, id: PartId, node: u64, held: bool) {
+        if held && self.was_removed(NodeId(node)) {
+            return;
+        }
         let Some(part) = self.parts.get(id).filter(|part| part.holders.contains(&node) != held) else { return };
         let mut holders = part.holders.to_vec();
         match held {
@@ -114,6 +143,13 @@ impl Catalog {
         }
         Ok(done())
     }
+}
+
+/// What a node is told that comes back though it was removed.
+pub fn removed(id: NodeId) -> Error {
+    Error::precondition(format!(
+        "node {id} was removed from this cluster: give it an empty --data-dir, and it joins as a new node"
+    ))
 }
 
 fn no_node(id: u64) -> Error {

@@ -3,6 +3,7 @@
 
 mod helpers;
 mod merges;
+mod nodes;
 mod replay;
 mod tables;
 mod versions;
