@@ -34,6 +34,11 @@ impl Copying {
         under_way.chain(resting)
     }
 
+    /// Parts that are being copied, and to which node.
+    pub fn under_way(&self) -> BTreeMap<PartId, NodeId> {
+        self.under_way.iter().map(|(part, (node, _, _))| (*part, *node)).collect()
+    }
+
     /// How many more orders each node may get; a node that is not named, all of them.
     pub fn load(&self) -> BTreeMap<NodeId, usize> {
         let mut load = BTreeMap::new();

@@ -20,6 +20,8 @@ pub mod spec;
 pub mod status;
 pub mod survey;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod why;
 pub mod write;
 

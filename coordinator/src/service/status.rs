@@ -13,7 +13,7 @@ use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
 use super::read::live_ids;
 use super::survey::{Health, Survey, Unreadable};
 use super::why::{Scene, condition, condition_text};
-use super::{Service, live_nodes};
+use super::{Service, live_nodes, takers};
 use crate::catalog::Catalog;
 
 /// Parts are counted at most this fraction of the time, however often somebody asks.
@@ -48,8 +48,7 @@ pub struct Live {
 impl Live {
     /// The nodes as they are now.
     pub fn scene<'a>(&self, catalog: &'a Catalog, now_ms: u64, grace_ms: u64) -> Scene<'a> {
-        let takes = |node: &&Node| condition(node) == "ok" || condition(node) == "degraded";
-        let takers = catalog.nodes().filter(takes).map(|node| NodeId(node.id)).collect();
+        let takers = takers(catalog).into_iter().map(|node| NodeId(node.id)).collect();
         Scene { catalog, alive: live_ids(catalog), takers, copying: self.copying.clone(), now_ms, grace_ms }
     }
 }
