@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
+//! | [`cluster_id`] | a cluster's id, and which is the later one after a recovery |
 //! | [`error`] | the one error type, and its way to and from gRPC |
 //! | [`options`] | what a client may ask for in a descriptor, ticket or header |
 //! | [`ticket`] | signed tickets |
@@ -17,6 +18,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod cluster_id;
 pub mod config;
 pub mod error;
 pub mod ids;

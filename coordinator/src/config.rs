@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use volley_common::config::{self, Listener};
 use volley_common::{Error, Result};
@@ -15,8 +15,11 @@ use volley_common::{Error, Result};
 pub struct Config {
     /// This coordinator's id, one of `peers`.
     pub id: u64,
-    /// All coordinators, `ID=HOST:PORT` with their peer ports, this one included; the same on each. Empty: it is alone.
+    /// The coordinators that form the cluster, `ID=HOST:PORT` with their peer ports, this one included; the same on
+    /// each. Empty: it is alone. Once there is a cluster, that knows who its coordinators are.
     pub peers: Vec<String>,
+    /// It forms no cluster with its peers, but waits to be added to the one that there is.
+    pub join: bool,
     /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one.
     pub listen: String,
     /// Where clients reach it, `grpc+tcp://HOST:PORT`; else as `listen`.
@@ -54,6 +57,7 @@ impl Default for Config {
         Config {
             id: 1,
             peers: Vec::new(),
+            join: false,
             listen: "127.0.0.1:8815".into(),
             advertise: None,
             peer_listen: "127.0.0.1:8825".into(),
@@ -78,6 +82,7 @@ impl Default for Config {
 #[command(
     name = "volley-coordinator",
     version,
+    args_conflicts_with_subcommands = true,
     about = "Holds the catalog of a Volley cluster and plans its reads and writes"
 )]
 pub struct Flags {
@@ -85,6 +90,10 @@ pub struct Flags {
     #[arg(long, env = "VOLLEY_CONFIG")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+    /// Something else than to serve.
+    #[command(subcommand)]
+    #[serde(skip)]
+    pub command: Option<Command>,
     /// Check the configuration, say what is wrong, and end.
     #[arg(long)]
     #[serde(skip)]
@@ -97,6 +106,10 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+    /// Form no cluster, but wait to be added to the one that there is: `volley coordinators add ID=HOST:PORT`.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "config::is_false")]
+    pub join: bool,
     /// Where Flight clients are served [default: 127.0.0.1:8815].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +150,33 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<u64>,
+}
+
+/// What `volley-coordinator` does besides serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Make one coordinator go on alone after a majority was lost for good.
+    ///
+    /// Without --yes-lose-unreplicated it only says what the folder holds. Run it on each folder that is left, and recover
+    /// the one with the highest term, and of those with the same term the one with the highest index.
+    Recover(Recover),
+}
+
+/// The command line of `volley-coordinator recover`.
+#[derive(Clone, Debug, Args)]
+pub struct Recover {
+    /// The stopped coordinator's folder of the catalog.
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// The stopped coordinator's id.
+    #[arg(long)]
+    pub id: u64,
+    /// Where others reach it from now on, HOST:PORT of its peer port [default: as before].
+    #[arg(long)]
+    pub peer: Option<String>,
+    /// Do it: what only the lost coordinators had is gone for ever.
+    #[arg(long)]
+    pub yes_lose_unreplicated: bool,
 }
 
 impl Config {

@@ -10,6 +10,7 @@
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`] | wiring and configuration |
+//! | [`recover`] | one coordinator made to go on alone |
 
 pub mod catalog;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod merging;
 pub mod peer;
 pub mod plan;
 pub mod raft;
+pub mod recover;
 pub mod scheduler;
 pub mod server;
 pub mod service;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use volley_common::{Error, Result};
-use volley_coordinator::config::{Config, Flags};
+use volley_coordinator::config::{Command, Config, Flags};
 use volley_coordinator::service::read::host_port;
 
 fn main() -> ExitCode {
@@ -25,6 +25,11 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Result<()> {
+    if let Some(Command::Recover(command)) = &flags.command {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Error::internal(format!("no threads: {e}")))?;
+        return say(&runtime.block_on(volley_coordinator::recover::run(command))?);
+    }
     let config = Config::load(flags)?;
     if flags.check_config {
         return Ok(());
@@ -57,8 +62,10 @@ async fn serve(config: Config) -> Result<()> {
 
 /// The one line on standard output, for whoever waits for it.
 fn say_ready(uri: &str) -> Result<()> {
+    say(&format!("ready grpc://{}", host_port(uri)))
+}
+
+fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "ready grpc://{}", host_port(uri))
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::internal(format!("standard output: {e}")))
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Error::internal(format!("standard output: {e}")))
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -72,11 +73,15 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     let flight_uri = format!("grpc+tcp://{}", sockets.flight_reachable(&config)?);
     let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
     raft_config.deadline = config.deadline();
+    raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();
     let service = Arc::new(Service::new(config, raft, Relay::new(), flight_uri, stop));
     let running = serve_all(service, sockets).await?;
-    running.wait_ready().await;
+    if let Err(error) = running.wait_ready().await {
+        running.shutdown().await;
+        return Err(error);
+    }
     Ok(running)
 }
 
@@ -175,20 +180,31 @@ async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
     }
 }
 
+/// Why this coordinator is none any more, once that is so.
+async fn end_of(ended: &mut watch::Receiver<Option<Error>>) -> Error {
+    match ended.wait_for(Option::is_some).await.map(|why| why.clone()) {
+        Ok(Some(error)) => error,
+        // Raft is gone: whoever stopped it knows why.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
 impl Running {
-    /// Returns when there is a leader and a formed cluster, or when it is to stop.
-    async fn wait_ready(&self) {
+    /// Returns when there is a leader and a formed cluster, or when it is to stop; why it is no coordinator any more.
+    async fn wait_ready(&self) -> Result<()> {
+        let mut ended = self.raft.watch_ended();
         let mut applied = self.raft.watch_applied();
         let mut leader = self.raft.watch_leader();
         loop {
             let formed = self.raft.view().cluster().is_some();
             if formed && leader.borrow_and_update().is_some() {
-                return;
+                return Ok(());
             }
             tokio::select! {
-                () = self.stop.cancelled() => return,
-                changed = applied.changed() => if changed.is_err() { return },
-                changed = leader.changed() => if changed.is_err() { return },
+                () = self.stop.cancelled() => return Ok(()),
+                error = end_of(&mut ended) => return Err(error),
+                changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                changed = leader.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }
@@ -212,10 +228,14 @@ impl Running {
     /// Waits until it stops by itself (the action `shutdown`) or by [`Running::shutdown`].
     ///
     /// # Errors
-    /// What ended it, if it was not asked to.
+    /// What ended it, if it was not asked to: it was removed from the cluster.
     pub async fn wait(&self) -> Result<()> {
-        self.stop.cancelled().await;
+        let mut ended = self.raft.watch_ended();
+        let outcome = tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            error = end_of(&mut ended) => Err(error),
+        };
         self.shutdown().await;
-        Ok(())
+        outcome
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use volley_common::wire::catalog::{
-    self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply, StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
+    self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply,
+    StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
 };
 use volley_common::{Error, PartId, Result, TableName};
 
@@ -35,6 +36,11 @@ impl Catalog {
             Some(Op::DrainNode(op)) => self.drain_node(op),
             Some(Op::RemoveNode(op)) => self.remove_node(op, now),
             Some(Op::PlaceTables(op)) => self.place_tables(op),
+            Some(Op::NameCoordinators(op)) => self.name_coordinators(op),
+            Some(Op::AddCoordinator(op)) => self.add_coordinator(op),
+            Some(Op::RemoveCoordinator(op)) => self.remove_coordinator(*op),
+            Some(Op::RetireStore(op)) => self.retire_store(*op),
+            Some(Op::RecoverCluster(op)) => self.recover_cluster(op),
             None => Err(Error::unimplemented("the command is of a newer version: update this coordinator")),
         };
         let reply = result.unwrap_or_else(|error| {
@@ -48,7 +54,8 @@ impl Catalog {
         if self.cluster.is_none() {
             let (id, ticket_key) = (op.id.clone(), op.ticket_key.clone());
             self.touched.insert(RowKey::Cluster);
-            self.cluster = Some(wire::Cluster { id, ticket_key, created_ms: now, next_table: 1 });
+            let cluster = wire::Cluster { id, ticket_key, created_ms: now, next_table: 1, ..wire::Cluster::default() };
+            self.cluster = Some(cluster);
         }
         Ok(done())
     }

@@ -5,6 +5,7 @@
 //! | [`Catalog`] (here) | the rows, their indexes, and the questions that may be asked of them |
 //! | `apply` | every command, in one place |
 //! | `commit` | what makes a write, a table or a version appear and go |
+//! | `coordinators` | which coordinators are wanted |
 //! | `expire` | what time ends |
 //! | `merge` | parts that become fewer, the rows as they were |
 //! | `nodes` | nodes and the homes of shards |
@@ -15,11 +16,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use volley_common::wire::catalog::{Cancelled, Cluster, Node, NodeState, Part, Pin, Row, Table, Write, WriteState, row};
+use volley_common::wire::catalog::{
+    Cancelled, Cluster, Node, NodeState, Part, Pin, Row, Table, Write, WriteState, row,
+};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 mod apply;
 mod commit;
+mod coordinators;
 mod expire;
 mod merge;
 pub mod nodes;

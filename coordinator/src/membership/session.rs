@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use volley_common::cluster_id::{Relation, relation};
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{HolderChange, Node, NodeState, RegisterNode, SetNodeState, UpdateHolders};
@@ -95,7 +96,14 @@ impl Membership {
                 hello.protocol
             )));
         }
-        if !hello.cluster.is_empty() && hello.cluster != cluster {
+        let known = if hello.cluster.is_empty() { Relation::Same } else { relation(&cluster, &hello.cluster) };
+        if known == Relation::Later {
+            return Err(Error::unavailable(format!(
+                "this coordinator was left behind: cluster {cluster} was recovered without it, and is {} now",
+                hello.cluster
+            )));
+        }
+        if known == Relation::Foreign {
             return Err(Error::precondition(format!(
                 "the node's data folder belongs to cluster {}, and this is cluster {cluster}: give it another --data-dir, or other --coordinators",
                 hello.cluster

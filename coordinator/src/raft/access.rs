@@ -114,7 +114,7 @@ impl Handle {
     }
 
     fn client(&self, id: u64) -> Option<CoordinatorClient<Link>> {
-        let client = CoordinatorClient::new(self.0.channels.get(&id)?.clone());
+        let client = CoordinatorClient::new(self.0.link_to(id)?);
         Some(client.max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE))
     }
 
@@ -156,7 +156,7 @@ impl Handle {
 }
 
 fn stranger<T>(leader: u64) -> Attempt<T> {
-    Attempt::Again(Error::unavailable(format!("coordinator {leader} leads but is not in the peer list")))
+    Attempt::Again(Error::unavailable(format!("coordinator {leader} leads but is not known here")))
 }
 
 fn retry_if_not_proposed<T>(outcome: Result<T>) -> Attempt<T> {

@@ -17,7 +17,6 @@ use volley_common::wire::raft::raft_server::RaftServer;
 use volley_common::wire::{MAX_PEER_MESSAGE, PROTOCOL};
 use volley_common::{Error, Result};
 
-use super::formation;
 use super::log::Log;
 use super::machine::{Machine, Shared};
 use super::network::{Link, Network};
@@ -25,16 +24,23 @@ use super::runtime::blocking;
 use super::server::RaftService;
 use super::store::{OnFailure, Store};
 use super::surroundings::Surroundings;
-use super::types::TypeConfig;
+use super::types::{Membership, TypeConfig};
+use super::{formation, retired, tending};
 use crate::catalog::Catalog;
+
+/// Ways to other coordinators that are kept.
+const LINKS: usize = 64;
 
 /// How a coordinator takes part in the Raft group.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
     /// This coordinator's id: one of `peers`.
     pub id: u64,
-    /// Every coordinator's peer address, HOST:PORT; the same list everywhere.
+    /// The coordinators that form the cluster, with their peer addresses, HOST:PORT: the same list everywhere. Once there
+    /// is a cluster, its catalog says who they are.
     pub peers: BTreeMap<u64, String>,
+    /// It forms no cluster, but waits to be added to one.
+    pub join: bool,
     /// Where the catalog is kept.
     pub data_dir: PathBuf,
     /// How long a proposal or a read waits for a leader and its answer.
@@ -55,6 +61,7 @@ impl RaftConfig {
         RaftConfig {
             id,
             peers,
+            join: false,
             data_dir,
             deadline: Duration::from_secs(5),
             heartbeat: Duration::from_millis(200),
@@ -77,6 +84,8 @@ impl RaftConfig {
             // A large catalog takes its time to travel and to be installed.
             install_snapshot_timeout: 600_000,
             enable_pre_vote: Some(true),
+            // Only while it is a member with the folder that it has: see `tending::may_stand`.
+            enable_elect: false,
             // A leader that restarts stands for election like everybody else: its rows may lag its log.
             enable_leader_restore: Some(false),
             ..Config::default()
@@ -104,11 +113,13 @@ pub(super) struct Inner {
     pub(super) store: Arc<Store>,
     pub(super) shared: Arc<Shared>,
     pub(super) leader: watch::Sender<Option<u64>>,
-    pub(super) channels: BTreeMap<u64, Link>,
+    links: Mutex<BTreeMap<String, Link>>,
     pub(super) around: Surroundings,
     pub(super) digest: String,
     /// Why there is no cluster yet, or what is wrong with it.
     pub(super) trouble: Mutex<Option<String>>,
+    /// Why this coordinator is none any more.
+    pub(super) ended: watch::Sender<Option<Error>>,
     log: Log,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -127,6 +138,7 @@ impl Inner {
             protocol: PROTOCOL,
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
+            standing: wire::Standing::Unspecified as i32,
         })
     }
 
@@ -141,6 +153,49 @@ impl Inner {
 
     pub(super) fn current_leader(&self) -> Option<u64> {
         *self.leader.borrow()
+    }
+
+    /// The coordinators: those that the catalog wants; before that the Raft group; before that those that form it.
+    pub(super) fn peers(&self) -> BTreeMap<u64, String> {
+        let wanted = self.view().coordinators();
+        if !wanted.is_empty() {
+            return wanted;
+        }
+        let members = self.members();
+        match members.nodes().next() {
+            Some(_) => members.nodes().map(|(id, peer)| (*id, peer.addr.clone())).collect(),
+            None => self.config.peers.clone(),
+        }
+    }
+
+    /// The Raft group as it is here.
+    pub(super) fn members(&self) -> Membership {
+        self.raft.metrics().borrow_watched().membership_config.membership().clone()
+    }
+
+    /// The Raft group as a majority agreed on it, as far as it is known here.
+    pub(super) fn committed_members(&self) -> Membership {
+        self.raft.metrics().borrow_watched().committed_membership_config.membership().clone()
+    }
+
+    /// The way to a coordinator, made when it is first used.
+    pub(super) fn link(&self, addr: &str) -> Result<Link> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(addr) {
+            return Ok(link.clone());
+        }
+        if links.len() >= LINKS {
+            links.clear();
+        }
+        let link = (self.around.dial)(addr)?;
+        links.insert(addr.into(), link.clone());
+        Ok(link)
+    }
+
+    /// The way to the coordinator with this id, which may be about to leave; none: nobody knows it.
+    pub(super) fn link_to(&self, id: u64) -> Option<Link> {
+        let addr = self.peers().remove(&id).or_else(|| self.members().get_node(&id).map(|peer| peer.addr.clone()))?;
+        self.link(&addr).ok()
     }
 
     /// Logs what is wrong, once.
@@ -191,11 +246,11 @@ impl Handle {
         let opening = blocking(move || open(for_opening, id));
         let (store, log, machine) = opening.await.map_err(|e| Error::internal(e.to_string()))??;
         let shared = machine.shared();
-        let network = Network::new(id, Arc::new(config.peers.clone()), around.dial.clone());
+        // Members are where the Raft group says, not where this one's list says.
+        let network = Network::new(id, Arc::default(), around.dial.clone());
         let raft = Raft::new(id, config.openraft()?, network, log.clone(), machine).await.map_err(|e| {
             Error::internal(format!("Raft cannot start on the data folder {}: {e}", config.data_dir.display()))
         })?;
-        let channels = config.peers.iter().map(|(id, addr)| Ok((*id, (around.dial)(addr)?))).collect::<Result<_>>()?;
         let inner = Inner {
             around,
             digest: digest(&config.peers),
@@ -204,8 +259,9 @@ impl Handle {
             store,
             shared,
             leader: watch::Sender::new(None),
-            channels,
+            links: Mutex::default(),
             trouble: Mutex::default(),
+            ended: watch::Sender::new(None),
             log,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -273,9 +329,14 @@ impl Handle {
         self.0.shared.applied.subscribe()
     }
 
-    /// All coordinators' peer addresses.
-    pub fn peers(&self) -> &BTreeMap<u64, String> {
-        &self.0.config.peers
+    /// All coordinators' peer addresses, as the catalog has them.
+    pub fn peers(&self) -> BTreeMap<u64, String> {
+        self.0.peers()
+    }
+
+    /// Follows whether this coordinator was removed from the cluster, or left behind by a recovery of it: why it ends.
+    pub fn watch_ended(&self) -> watch::Receiver<Option<Error>> {
+        self.0.ended.subscribe()
     }
 
     /// Why there is no cluster yet, or what is wrong with it; none: all is well.
@@ -297,13 +358,13 @@ impl Handle {
 }
 
 impl Inner {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(task).await });
     }
 
     /// Gives leadership to the member that is furthest, and waits until it took it.
-    async fn hand_over(&self) {
+    pub(super) async fn hand_over(&self) {
         let target = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -329,6 +390,7 @@ fn exit(why: &str) {
 fn open(around: Surroundings, id: u64) -> Result<(Arc<Store>, Log, Machine)> {
     let dir = around.disk.dir().to_path_buf();
     let at = |e: std::io::Error| Error::data_loss(format!("the data folder {}: {e}", dir.display()));
+    retired::check(&*around.disk)?;
     let store = Store::open_on(around.disk, id, around.on_failure, &around.drive)?;
     let log = Log::open(store.clone()).map_err(at)?;
     let machine = Machine::open_before(store.clone(), around.witness).map_err(at)?;
@@ -338,6 +400,7 @@ fn open(around: Surroundings, id: u64) -> Result<(Arc<Store>, Log, Machine)> {
 async fn follow_leader(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
     loop {
+        inner.raft.runtime_config().elect(tending::may_stand(&inner));
         let now = metrics.borrow_watched().current_leader;
         inner.leader.send_if_modified(|leader| std::mem::replace(leader, now) != now);
         if metrics.changed().await.is_err() {

@@ -12,24 +12,35 @@
 //! | [`snapshot`] | snapshot files |
 //! | [`network`], [`server`] | Raft's messages, out and in |
 //! | [`progress`] | how far each coordinator is |
-//! | `formation` | the cluster is formed once; coordinators with lost data folders are taken back |
+//! | `formation` | the cluster is formed once |
+//! | `members`, `tending` | what the Raft group lacks of what the catalog wants (pure); doing it |
+//! | `asking` | coordinators ask each other who they are |
+//! | `changing` | coordinators added and removed |
+//! | `retired` | data folders of coordinators that were removed |
+//! | [`recover`] | going on without a majority, when it is lost for good |
 
 mod access;
+mod asking;
+mod changing;
 mod convert;
 pub mod files;
 mod formation;
 pub mod handle;
 pub mod log;
 pub mod machine;
+mod members;
 pub mod network;
 pub mod progress;
 mod queue;
 mod record;
+pub mod recover;
+mod retired;
 pub mod runtime;
 pub mod server;
 pub mod snapshot;
 pub mod store;
 pub mod surroundings;
+mod tending;
 pub mod types;
 
 pub use handle::{CatalogView, Handle, RaftConfig};

@@ -6,16 +6,17 @@ use std::sync::{Arc, Weak};
 
 use openraft::raft::TransferLeaderRequest;
 use tonic::{Request, Response, Status, Streaming};
+use volley_common::cluster_id::{Relation, relation};
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::Raft as RaftRpc;
 use volley_common::{Error, Result};
 
-use super::convert;
 use super::files::Disk;
 use super::handle::Inner;
 use super::network::STORE_HEADER;
 use super::runtime::blocking;
 use super::snapshot::{self, Snapshot, SnapshotFile};
+use super::{asking, convert};
 
 /// Serves Raft's messages between coordinators.
 #[derive(Clone)]
@@ -82,14 +83,19 @@ impl RaftRpc for RaftService {
     async fn identify(&self, request: Request<wire::Identity>) -> Reply<wire::Identity> {
         let inner = self.inner()?;
         let theirs = request.into_inner();
-        let ours = inner.identity().await?;
-        if !theirs.cluster.is_empty() && !ours.cluster.is_empty() && theirs.cluster != ours.cluster {
+        inner.spawn(asking::ask_back(inner.clone(), theirs.clone()));
+        let mut ours = inner.identity().await?;
+        let foreign = !theirs.cluster.is_empty()
+            && !ours.cluster.is_empty()
+            && relation(&ours.cluster, &theirs.cluster) == Relation::Foreign;
+        if foreign {
             return Err(Error::denied(format!(
                 "coordinator {} is of cluster {}, not of {}",
                 ours.id, ours.cluster, theirs.cluster
             ))
             .into());
         }
+        ours.set_standing(asking::standing(&inner, &theirs));
         Ok(Response::new(ours))
     }
 

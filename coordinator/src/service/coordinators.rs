@@ -1,7 +1,7 @@
 //! Coordinators added and removed while the cluster runs.
 
 use serde_json::{Value, json};
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, config};
 
 use super::Service;
 
@@ -14,8 +14,12 @@ impl Service {
     /// FAILED_PRECONDITION: another coordinator answers there, or its folder is of another cluster or was removed.
     /// UNAVAILABLE: it does not answer, or did not catch up in time.
     pub async fn add_coordinator(&self, id: u64, peer: &str) -> Result<Value> {
-        let _ = (id, peer);
-        Err(Error::unimplemented("coordinators cannot be added yet"))
+        if id == 0 {
+            return Err(Error::invalid("a coordinator's id is at least 1"));
+        }
+        let peer = config::check_advertise(peer.trim()).map_err(|e| e.at("the coordinator's peer address"))?;
+        self.raft.add_coordinator(id, peer).await?;
+        Ok(self.coordinators_json())
     }
 
     /// Takes a coordinator out, and waits until the others have agreed on it: `{"coordinators": [{"id", "peer"}]}`.
@@ -24,12 +28,12 @@ impl Service {
     /// # Errors
     /// FAILED_PRECONDITION: it is the last one, or too few of the others are up.
     pub async fn remove_coordinator(&self, id: u64) -> Result<Value> {
-        let _ = id;
-        Err(Error::unimplemented("coordinators cannot be removed yet"))
+        self.raft.remove_coordinator(id).await?;
+        Ok(self.coordinators_json())
     }
 
     /// The coordinators as the catalog has them, in the answer of both actions.
-    pub(crate) fn coordinators_json(&self) -> Value {
+    fn coordinators_json(&self) -> Value {
         let list: Vec<Value> = self.raft.peers().iter().map(|(id, peer)| json!({ "id": id, "peer": peer })).collect();
         json!({ "coordinators": list })
     }
