@@ -183,3 +183,14 @@ fn many_operations_at_once_with_unknown_outcomes_are_judged_in_time() {
     let writes: Vec<&str> = ["a"].into_iter().chain(all.iter().map(String::as_str)).collect();
     tale.read((1001, 1002), 61, &writes).is_good();
 }
+
+#[test]
+fn what_was_pinned_before_a_drop_says_nothing_of_the_table_made_afterwards() {
+    let was = Content { writes: vec!["a".into(), "b".into()], flaws: Vec::new() };
+    start()
+        .append((2, 3), "b", 2)
+        .add((4, 5), Ask::Drop, Outcome::Done { version: 0 })
+        .replace((6, 7), "c", 1)
+        .add((8, 9), Ask::Pinned { was }, content(2, &["a", "b"]))
+        .is_good();
+}
