@@ -215,11 +215,17 @@ impl Nemesis {
                 both(self.member(who).await?, &all.iter().copied().chain([Member::Client]).collect::<Vec<_>>())
             }
             Cut::Peers(who) => both(self.member(who).await?, &all),
-            Cut::Pair(who, other) => both(self.member(who).await?, &[other]),
-            Cut::OneWay(who, other) => vec![(self.member(who).await?, other)],
+            Cut::Pair(who, other) => {
+                let member = self.member(who).await?;
+                both(member, &[another(&all, member, other)])
+            }
+            Cut::OneWay(who, other) => {
+                let member = self.member(who).await?;
+                vec![(member, another(&all, member, other))]
+            }
             Cut::Clients(member) => both(member, &[Member::Client]),
         };
-        let (from, to) = *ways.first().ok_or("a member has no link to itself")?;
+        let (from, to) = ways[0];
         ways.iter().for_each(|(from, to)| self.site.links().cut(*from, *to, mode));
         Ok((format!("{from} {to} ({} ways) {cut:?} {mode:?}", ways.len()), Undo::Heal(ways)))
     }
@@ -325,6 +331,12 @@ impl Nemesis {
         }
         Err(last)
     }
+}
+
+/// `other`, or the member after it if that is the same as `member`.
+fn another(all: &[Member], member: Member, other: Member) -> Member {
+    let at = all.iter().position(|one| *one == other).unwrap_or(0);
+    if member == other { all[(at + 1) % all.len()] } else { other }
 }
 
 /// Waits until a coordinator answers a linearizable read.
