@@ -7,6 +7,7 @@
 //! | [`get`] | a get: a ticket into slices of mapped files |
 //! | [`session`] | reports to the leading coordinator, orders back |
 //! | [`copy`] | pulling parts of other nodes |
+//! | [`merge`] | small parts into few |
 //! | [`coordinators`] | calls to the coordinators, with fail-over |
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
@@ -19,6 +20,7 @@ pub mod copy;
 pub mod flight;
 pub mod get;
 pub mod http;
+pub mod merge;
 pub mod peer;
 pub mod put;
 pub mod routes;

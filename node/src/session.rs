@@ -259,7 +259,11 @@ impl Session {
                 self.carry_out(order.order, delete_parts(self.state.clone(), delete));
                 Ok(())
             }
-            Some(What::Merge(_)) | None => {
+            Some(What::Merge(merge)) => {
+                self.carry_out(order.order, crate::merge::merge(self.state.clone(), merge));
+                Ok(())
+            }
+            None => {
                 tracing::warn!(order = order.order, "an order of a kind that this node does not know");
                 self.report(done(order.order, &Err(Error::unimplemented("unknown order")))).await
             }

@@ -27,7 +27,7 @@ mod tests;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use self::bytes::{Column, column};
 use crate::{Error, Result};
@@ -123,6 +123,14 @@ impl Partitioner {
         }
         Ok(columns)
     }
+}
+
+/// The shard of the first block of a stream of rows into a table without keys; the blocks after it go round.
+///
+/// `xxh3_64(write id, seed stream) mod shards`, where stream is 0 but for a staged write's: so that many small writes spread
+/// over the shards. Nobody has to compute it again: readers are told where every part is.
+pub fn first_shard(write: &str, stream: u64, shards: u32) -> u32 {
+    (xxh3_64_with_seed(write.as_bytes(), stream) % u64::from(shards.max(1))) as u32
 }
 
 /// Finds a key column and checks that it can be one.

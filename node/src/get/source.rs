@@ -107,6 +107,16 @@ impl Source {
             self.schema_sent = true;
             return self.schema().map(Some);
         }
+        let piece = self.piece().await?;
+        // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
+        Ok(piece.map(|piece| frame(&piece.header, None, piece.body.into_iter().chain([Bytes::new()]))))
+    }
+
+    /// The next message behind the schema, as it is; `None` after the last.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that names table and part: nobody gives it. CANCELLED: the ticket's flight was.
+    pub async fn piece(&mut self) -> Result<Option<Piece>> {
         while self.left != Some(0) {
             let Some(current) = &mut self.current else {
                 match self.open_next().await? {
@@ -135,12 +145,11 @@ impl Source {
         Ok(frame(&schema::flight_header(&message), None, std::iter::empty()))
     }
 
-    fn count(&mut self, piece: Piece) -> Frame {
+    fn count(&mut self, piece: Piece) -> Piece {
         if let (Some(left), Some(rows)) = (&mut self.left, piece.rows) {
             *left = left.saturating_sub(rows);
         }
-        // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
-        frame(&piece.header, None, piece.body.into_iter().chain([Bytes::new()]))
+        piece
     }
 
     async fn open_next(&mut self) -> Result<Option<Current>> {

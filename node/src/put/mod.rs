@@ -39,4 +39,4 @@ pub fn put(state: Arc<Shared>, headers: MetadataMap, input: impl Input + 'static
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

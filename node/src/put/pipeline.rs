@@ -24,11 +24,11 @@ use super::writer::{self, Feed, Target};
 use crate::state::Shared;
 
 /// Bytes of messages that may wait for the writing thread; a larger one waits alone.
-const WAITING_BYTES: usize = 4 << 20;
+pub const WAITING_BYTES: usize = 4 << 20;
 /// Messages that may wait for the writing thread.
-const WAITING_MESSAGES: usize = 64;
+pub const WAITING_MESSAGES: usize = 64;
 /// Sealed parts that may wait to be copied.
-const WAITING_PARTS: usize = 16;
+pub const WAITING_PARTS: usize = 16;
 
 /// Runs a put; the answer is the outcome's JSON.
 ///
@@ -49,23 +49,22 @@ pub async fn run(state: Arc<Shared>, headers: MetadataMap, mut input: impl Input
         message => parse_schema(message)?,
     };
     let stream = write.staged.then(rand::random::<u64>);
-    let plan = Arc::new(plan.clone());
-    let put = Put {
-        replication: Replication::new(state.clone(), plan.clone(), name.components().to_vec()),
-        write: write.id.clone(),
-        put_schema: opening.schema.clone(),
-        state,
-        plan: plan.clone(),
-        name,
-        attempt,
-        stream,
-        schema,
-    };
-    put.run(opening.decoder, input, results).await
+    let put_schema = opening.schema.clone();
+    Put::new(state, plan, name, Schemas { table: schema, put: put_schema }, attempt, stream)
+        .run(opening.decoder, input, results)
+        .await
 }
 
-/// A put that has been planned.
-struct Put {
+/// The table's schema, and as the rows came.
+pub struct Schemas {
+    /// What is written.
+    pub table: SchemaRef,
+    /// What was sent.
+    pub put: SchemaRef,
+}
+
+/// A write by this node that has been planned: a client's put, or a merge.
+pub struct Put {
     state: Arc<Shared>,
     plan: Arc<WritePlan>,
     name: TableName,
@@ -73,17 +72,47 @@ struct Put {
     attempt: u64,
     /// Of a staged write: this stream's id.
     stream: Option<u64>,
-    /// The table's schema.
-    schema: SchemaRef,
-    /// The schema as the client sent it.
-    put_schema: SchemaRef,
+    schemas: Schemas,
     replication: Replication,
 }
 
 impl Put {
+    /// `stream`: of a staged write, this stream's id.
+    pub fn new(
+        state: Arc<Shared>,
+        plan: WritePlan,
+        name: TableName,
+        schemas: Schemas,
+        attempt: u64,
+        stream: Option<u64>,
+    ) -> Self {
+        let write = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
+        let plan = Arc::new(plan);
+        let replication = Replication::new(state.clone(), plan.clone(), name.components().to_vec());
+        Put { state, plan, name, write, attempt, stream, schemas, replication }
+    }
+
     async fn run(self, decoder: Decoder, input: impl Input, results: &Results) -> Result<Bytes> {
-        let (sealed, mut parts) = mpsc::channel(WAITING_PARTS);
-        let moved = self.transfer(decoder, input, results, sealed, &mut parts).await;
+        let (sealed, parts) = mpsc::channel(WAITING_PARTS);
+        let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
+        let (target, most) = (self.target(), self.state.config.max_message);
+        let writing = async {
+            let written = writer::start(target, decoder, fed, sealed)?;
+            tokio::try_join!(feed_all(input, results, feed, most), writer::end(written)).map(|_| ())
+        };
+        self.carry_out(writing, parts).await
+    }
+
+    /// From the first row to the commit; what is to be undone is undone. `writing` sends sealed parts to `parts`.
+    ///
+    /// # Errors
+    /// Of `writing`, of the copies, of the commit.
+    pub async fn carry_out(
+        self,
+        writing: impl Future<Output = Result<()>>,
+        mut parts: mpsc::Receiver<Result<Part>>,
+    ) -> Result<Bytes> {
+        let moved = self.transfer(writing, &mut parts).await;
         let put = Arc::new(self);
         let error = match moved {
             Ok(()) => match put.clone().commit().await {
@@ -103,40 +132,28 @@ impl Put {
         Err(error)
     }
 
-    /// The client's rows into parts that enough nodes hold.
+    /// The rows into parts that enough nodes hold.
     async fn transfer(
         &self,
-        decoder: Decoder,
-        input: impl Input,
-        results: &Results,
-        sealed: writer::Sealed,
+        writing: impl Future<Output = Result<()>>,
         parts: &mut mpsc::Receiver<Result<Part>>,
     ) -> Result<()> {
-        let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
-        let written = writer::start(self.target(), decoder, fed, sealed)?;
-        let work = async {
-            tokio::try_join!(
-                feed_all(input, results, feed, self.state.config.max_message),
-                async {
-                    written.await.unwrap_or_else(|_| Err(Error::internal("writing broke down; see the node's log")))
-                },
-                self.copy_all(parts),
-            )
-        };
+        let work = async { tokio::try_join!(writing, self.copy_all(parts)) };
         tokio::select! {
             done = work => done.map(|_| ()),
             error = self.keep_lease() => Err(error),
         }
     }
 
-    fn target(&self) -> Target {
+    /// What its parts are.
+    pub fn target(&self) -> Target {
         let spec = self.plan.write.as_ref().and_then(|w| w.spec.clone()).unwrap_or_default();
         Target {
             store: self.state.store.clone(),
             table: self.name.clone(),
             write: self.write.clone(),
             spec,
-            schema: self.schema.clone(),
+            schema: self.schemas.table.clone(),
             // The parts of one stream of a staged write stay together.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
             block_bytes: self.state.config.block_bytes,
@@ -201,7 +218,7 @@ impl Put {
             "bytes": parts.iter().map(|p| p.bytes).sum::<u64>(),
             "parts": parts.len(),
         });
-        let schema = schema_message(&self.put_schema)?;
+        let schema = schema_message(&self.schemas.put)?;
         let request = StagePartsRequest { write: self.write.clone(), stream, parts, schema };
         self.state.coordinators.stage(request).await?;
         Ok(outcome)
@@ -293,7 +310,8 @@ async fn feed_all(
     }
 }
 
-async fn room_for(room: &Arc<Semaphore>, data: &FlightData) -> Result<OwnedSemaphorePermit> {
+/// A message's share of [`WAITING_BYTES`], once there is room for it.
+pub async fn room_for(room: &Arc<Semaphore>, data: &FlightData) -> Result<OwnedSemaphorePermit> {
     let bytes = (data.data_body.len() + data.data_header.len()).clamp(1, WAITING_BYTES);
     let permits = room.clone().acquire_many_owned(bytes as u32);
     permits.await.map_err(|_| Error::internal("the room for messages is never closed"))

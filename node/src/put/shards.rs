@@ -25,24 +25,24 @@ pub trait Sink {
 
 /// Cuts one stream of rows into its shards.
 pub enum Shards {
-    /// Without keys: block k goes to shard k mod N.
+    /// Without keys: block k goes to shard (first + k) mod N.
     Blocks(Blocks),
     /// By the hash of key columns.
     Keys(Keys),
 }
 
 impl Shards {
-    /// For a table as `spec` says; blocks of `block_bytes`.
+    /// For a table as `spec` says; blocks of `block_bytes`, the first of which goes to the shard `first`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
-    pub fn new(spec: &TableSpec, schema: &SchemaRef, block_bytes: u64) -> Result<Self> {
+    pub fn new(spec: &TableSpec, schema: &SchemaRef, block_bytes: u64, first: u32) -> Result<Self> {
         let shards = spec.shards.max(1);
         if spec.shard_by.is_empty() {
             return Ok(Shards::Blocks(Blocks {
                 shards,
                 block_bytes,
-                block: 0,
+                block: u64::from(first),
                 filled: 0,
                 pending: Pending::default(),
             }));

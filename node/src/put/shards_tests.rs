@@ -6,6 +6,9 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 
 use super::*;
 
+/// The shard of the first block.
+const FIRST: u32 = 3;
+
 /// What came out: per shard the parts, each a list of messages.
 #[derive(Default)]
 struct Seen {
@@ -46,7 +49,7 @@ fn values(messages: &[RecordBatch]) -> Vec<i64> {
 }
 
 fn run(spec: &TableSpec, block_bytes: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
-    let mut shards = Shards::new(spec, &batches[0].schema(), block_bytes).unwrap();
+    let mut shards = Shards::new(spec, &batches[0].schema(), block_bytes, FIRST).unwrap();
     let mut seen = Seen::default();
     for batch in batches {
         shards.push(batch, &mut seen).unwrap();
@@ -64,7 +67,7 @@ fn blocks_are_consecutive_and_go_round_the_shards() {
     let rows = 3_000_000;
     let parts = run(&blocks_of(4), 4 << 20, &[numbers(0, rows)]);
     assert!((5..=6).contains(&parts.len()), "24 MB in blocks of 4 MiB and up to a message more");
-    assert!(parts.iter().enumerate().all(|(block, part)| part.0 == block as u32 % 4));
+    assert!(parts.iter().enumerate().all(|(block, part)| part.0 == (FIRST + block as u32) % 4));
     let all: Vec<i64> = parts.iter().flat_map(|p| values(&p.1)).collect();
     assert_eq!(all, (0..rows).collect::<Vec<_>>());
     for (_, part) in &parts[..parts.len() - 1] {
@@ -110,7 +113,7 @@ fn keyed_rows_go_where_the_partitioner_says_in_order() {
 #[test]
 fn what_waits_in_all_shards_together_is_bounded() {
     let spec = TableSpec { shards: 512, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), 1).unwrap();
+    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), 1, FIRST).unwrap();
     let mut seen = Seen::default();
     for i in 0..64 {
         shards.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use volley_common::ipc::decode::{Decoder, Event};
 use volley_common::ipc::fit::fit;
+use volley_common::partition::first_shard;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
@@ -62,16 +63,29 @@ pub fn start(
     feed: mpsc::Receiver<Feed>,
     sealed: Sealed,
 ) -> Result<oneshot::Receiver<Result<()>>> {
+    on_thread(move |runtime| write_all(target, decoder, feed, sealed, runtime))
+}
+
+/// Runs what writes parts on a thread of its own.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: no further thread could be started.
+pub fn on_thread(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> Result<oneshot::Receiver<Result<()>>> {
     let (tell, told) = oneshot::channel();
     let runtime = Handle::current();
     std::thread::Builder::new()
         .name("put".into())
         .spawn(move || {
-            let result = write_all(target, decoder, feed, sealed, runtime);
+            let result = work(runtime);
             let _ = tell.send(result);
         })
         .map_err(|e| Error::exhausted(format!("no thread for another put: {e}")))?;
     Ok(told)
+}
+
+/// Waits for what [`start`] or [`on_thread`] began.
+pub async fn end(written: oneshot::Receiver<Result<()>>) -> Result<()> {
+    written.await.unwrap_or_else(|_| Err(Error::internal("writing broke down; see the node's log")))
 }
 
 fn write_all(
@@ -81,7 +95,8 @@ fn write_all(
     sealed: Sealed,
     runtime: Handle,
 ) -> Result<()> {
-    let mut shards = Shards::new(&target.spec, &target.schema, target.block_bytes)?;
+    let first = first_shard(&target.write, target.first_seq, target.spec.shards);
+    let mut shards = Shards::new(&target.spec, &target.schema, target.block_bytes, first)?;
     let mut parts = Parts::new(target, sealed, runtime);
     while let Some(next) = feed.blocking_recv() {
         let Feed::Message(data, permit) = next else {
@@ -101,8 +116,9 @@ fn write_all(
 }
 
 /// The parts that are being written.
-struct Parts {
-    target: Target,
+pub struct Parts {
+    /// What they are.
+    pub target: Target,
     compression: Compression,
     open: HashMap<u32, (PartWriter, u64)>,
     next_seq: u64,
@@ -112,7 +128,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(target: Target, sealed: Sealed, runtime: Handle) -> Self {
+    /// None yet; each is handed to `sealed` when it is durable.
+    pub fn new(target: Target, sealed: Sealed, runtime: Handle) -> Self {
         Parts {
             compression: Compression::try_from(target.spec.compression).unwrap_or(Compression::None),
             next_seq: target.first_seq,
@@ -165,7 +182,13 @@ impl Parts {
         Ok(())
     }
 
-    fn seal_all(mut self) -> Result<()> {
+    /// How many were begun.
+    pub fn count(&self) -> u64 {
+        self.next_seq - self.target.first_seq
+    }
+
+    /// Seals all that are open.
+    pub fn seal_all(mut self) -> Result<()> {
         let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
         open.sort_by_key(|(_, (_, seq))| *seq);
         open.into_iter().try_for_each(|(shard, (writer, seq))| self.seal(shard, writer, seq))

@@ -1,6 +1,6 @@
 //! Puts on nodes that run in this process.
 
-mod cluster;
+pub(crate) mod cluster;
 
 use std::time::Duration;
 

@@ -1,0 +1,229 @@
+//! Merging small parts: their rows, in order, into few parts; copied and committed as those of a put are.
+//!
+//! The sources are read as a client would read them, from here or from their holders. Rows are joined to messages of
+//! about 1 MiB. A file has one dictionary a column, so batches with dictionaries are joined in large groups, each of
+//! which gets one that all its messages share.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow_flight::FlightData;
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use volley_common::ipc::MESSAGE_BYTES;
+use volley_common::ipc::cut::{cut, data_bytes};
+use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::fit::fit;
+use volley_common::ipc::schema::{flight_header, parse_schema};
+use volley_common::wire::catalog::Write;
+use volley_common::wire::cluster::{MergeParts, Ticket, TicketPart};
+use volley_common::{Error, Result, TableName, clock};
+
+use crate::get::source::{Piece, Source};
+use crate::put::pipeline::{Put, Schemas, WAITING_BYTES, WAITING_MESSAGES, WAITING_PARTS, room_for};
+use crate::put::shards::Sink;
+use crate::put::writer::{self, Feed, Parts, Sealed, Target};
+use crate::state::Shared;
+
+/// Bytes of rows with dictionaries that are joined at once.
+const GROUP_BYTES: usize = 64 << 20;
+/// How long the sources may be asked for at other nodes.
+const TICKET_MS: u64 = 3_600_000;
+
+/// Carries the leader's order out; nothing stays of a merge that fails.
+///
+/// # Errors
+/// ABORTED: the table changed meanwhile, or the leader gave the merge up. FAILED_PRECONDITION: the parts cannot become
+/// half as many. UNAVAILABLE: a source cannot be read, or copies cannot be made.
+pub async fn merge(state: Arc<Shared>, order: MergeParts) -> Result<()> {
+    let puts = state.puts.clone();
+    puts.track_future(run(state, order)).await
+}
+
+async fn run(state: Arc<Shared>, order: MergeParts) -> Result<()> {
+    let plan = order.plan.ok_or_else(|| Error::invalid("the order to merge has no plan"))?;
+    let write = plan.write.clone().ok_or_else(|| Error::invalid("the order to merge names no write"))?;
+    let name = TableName::from_components(&write.table)?;
+    let schema = parse_schema(&write.schema)?;
+    let schemas = Schemas { table: schema.clone(), put: schema };
+    let put = Put::new(state.clone(), plan, name, schemas, write.attempt, None);
+    let ticket = ticket(&state, &write, &order.sources);
+    let shard = order.sources.first().map_or(0, |part| part.shard);
+    let most = order.sources.len() as u64 / 2;
+    let (sealed, parts) = mpsc::channel(WAITING_PARTS);
+    let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
+    let (target, largest) = (put.target(), state.config.max_message);
+    let writing = async {
+        let written = writer::on_thread(move |runtime| {
+            Merger::new(target, shard, most, sealed, runtime).write_all(Decoder::new(largest), fed)
+        })?;
+        let reading = read_all(&state, ticket, feed);
+        tokio::try_join!(reading, writer::end(written)).map(|_| ())
+    };
+    put.carry_out(writing, parts).await?;
+    tracing::info!(write = write.id, table = write.table.join("/"), parts = order.sources.len(), "merged small parts");
+    Ok(())
+}
+
+/// The sources as a stream to read.
+fn ticket(state: &Shared, write: &Write, sources: &[volley_common::wire::catalog::Part]) -> Ticket {
+    let part = |part: &volley_common::wire::catalog::Part| TicketPart {
+        id: part.id,
+        holders: part.holders.clone(),
+        rows: part.rows,
+        skip_batches: 0,
+    };
+    Ticket {
+        cluster: state.cluster.load().as_ref().map(|id| id.to_string()).unwrap_or_default(),
+        flight: rand::random(),
+        expires_ms: clock::now_ms() + TICKET_MS,
+        table: write.table.clone(),
+        table_id: write.table_id,
+        parts: sources.iter().map(part).collect(),
+        schema: write.schema.clone(),
+        ..Ticket::default()
+    }
+}
+
+/// Hands the sources' messages to the writing thread, no faster than it takes them.
+async fn read_all(state: &Arc<Shared>, ticket: Ticket, feed: mpsc::Sender<Feed>) -> Result<()> {
+    let room = Arc::new(Semaphore::new(WAITING_BYTES));
+    let schema = FlightData { data_header: flight_header(&ticket.schema), ..FlightData::default() };
+    let mut source = Source::new(state.clone(), ticket, false)?;
+    let mut next = Some(schema);
+    while let Some(data) = next {
+        let permit = tokio::select! {
+            permit = room_for(&room, &data) => permit?,
+            () = feed.closed() => return Ok(()),
+            () = state.shutdown.cancelled() => return Err(Error::cancelled("the node is stopping")),
+        };
+        if feed.send(Feed::Message(data, permit)).await.is_err() {
+            // The thread has ended, and says why itself.
+            return Ok(());
+        }
+        next = source.piece().await?.map(message);
+    }
+    let _ = feed.send(Feed::End).await;
+    Ok(())
+}
+
+fn message(piece: Piece) -> FlightData {
+    let data_body = match <[Bytes; 1]>::try_from(piece.body) {
+        Ok([whole]) => whole,
+        Err(slices) => slices
+            .into_iter()
+            .fold(BytesMut::new(), |mut body, slice| {
+                body.extend_from_slice(&slice);
+                body
+            })
+            .freeze(),
+    };
+    FlightData { data_header: piece.header, data_body, ..FlightData::default() }
+}
+
+/// Writes the rows of all sources into one shard's parts.
+struct Merger {
+    parts: Parts,
+    schema: SchemaRef,
+    shard: u32,
+    /// Parts that the merge may have at most: with more it is not worth it.
+    most: u64,
+    /// Bytes of rows that are joined at once.
+    group: usize,
+    waiting: Vec<RecordBatch>,
+    bytes: usize,
+}
+
+impl Merger {
+    fn new(target: Target, shard: u32, most: u64, sealed: Sealed, runtime: Handle) -> Self {
+        let schema = target.schema.clone();
+        let group = if has_dictionary(&schema) { GROUP_BYTES } else { MESSAGE_BYTES };
+        Merger { parts: Parts::new(target, sealed, runtime), schema, shard, most, group, waiting: Vec::new(), bytes: 0 }
+    }
+
+    fn write_all(mut self, mut decoder: Decoder, mut feed: mpsc::Receiver<Feed>) -> Result<()> {
+        while let Some(next) = feed.blocking_recv() {
+            let Feed::Message(data, permit) = next else {
+                self.flush()?;
+                return self.parts.seal_all();
+            };
+            match decoder.push(data)? {
+                Event::Batch(batch) if batch.num_rows() > 0 => self.push(fit(&batch, &self.schema)?)?,
+                Event::Batch(_) | Event::Schema(_) | Event::Dictionary | Event::Metadata => {}
+            }
+            drop(permit);
+        }
+        Err(Error::cancelled("the merge was called off"))
+    }
+
+    fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        let bytes = data_bytes(&batch);
+        if self.bytes + bytes > self.group {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        let batch = match self.waiting.last() {
+            Some(last) => share_dictionaries(batch, last)?,
+            None => batch,
+        };
+        self.waiting.push(batch);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.bytes = 0;
+        for batch in join(std::mem::take(&mut self.waiting)) {
+            for piece in cut(&batch, MESSAGE_BYTES) {
+                self.parts.write(self.shard, &piece)?;
+                if self.parts.count() > self.most {
+                    return Err(Error::precondition(format!(
+                        "shard {} of table {:?} is not merged: its rows would still be in more than {} parts, for their dictionaries differ",
+                        self.shard, self.parts.target.table, self.most
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One batch of all; all as they are if arrow cannot join them (the values of their dictionaries are too many for the keys).
+fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    let Some(first) = batches.first().filter(|_| batches.len() > 1) else { return batches };
+    // Arrow panics where a nested dictionary overflows.
+    let joined = catch_unwind(AssertUnwindSafe(|| concat_batches(&first.schema(), &batches)));
+    match joined {
+        Ok(Ok(joined)) => vec![joined],
+        Ok(Err(_)) | Err(_) => batches,
+    }
+}
+
+fn has_dictionary(schema: &Schema) -> bool {
+    schema.flattened_fields().iter().any(|field| matches!(field.data_type(), DataType::Dictionary(_, _)))
+}
+
+/// The batch with `like`'s dictionaries where they are equal to its own: joined, they are not repeated then.
+fn share_dictionaries(batch: RecordBatch, like: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(like.columns()).map(|(column, like)| share(column, like)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
+        .map_err(|e| Error::internal(format!("equal dictionaries cannot be exchanged: {e}")))
+}
+
+fn share(column: &ArrayRef, like: &ArrayRef) -> ArrayRef {
+    let (Some(own), Some(like)) = (column.as_any_dictionary_opt(), like.as_any_dictionary_opt()) else {
+        return column.clone();
+    };
+    if own.values().len() == like.values().len() && own.values() == like.values() {
+        AnyDictionaryArray::with_values(own, like.values().clone())
+    } else {
+        column.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

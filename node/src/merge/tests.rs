@@ -1,0 +1,199 @@
+//! Merges on nodes that run in this process.
+#![allow(clippy::unwrap_used)]
+
+use arrow::array::{DictionaryArray, Int64Array};
+use arrow::datatypes::{ArrowDictionaryKeyType, Field, Int8Type, Int32Type};
+use volley_common::ipc::schema::schema_message;
+use volley_common::wire::catalog::{Part, WriteMode, WriteState};
+use volley_common::wire::cluster::BeginWriteRequest;
+use volley_common::{Code, PartId};
+
+use super::*;
+use crate::put::tests::cluster::Cluster;
+use crate::storage::PartSpec;
+
+#[allow(dead_code)]
+#[path = "../../../common/src/ipc/samples.rs"]
+mod samples;
+
+/// A part of one batch, on this node.
+fn source(state: &Arc<Shared>, at: usize, batch: &RecordBatch) -> Part {
+    let schema = parse_schema(&schema_message(&batch.schema()).unwrap()).unwrap();
+    let spec = PartSpec {
+        table: "t".parse().unwrap(),
+        shard: (at % 2) as u32,
+        write: format!("w{at}"),
+        seq: 0,
+        schema,
+        compression: Default::default(),
+    };
+    let mut writer = state.store.create(spec).unwrap();
+    writer.write(batch).unwrap();
+    let sealed = writer.seal().unwrap();
+    Part {
+        id: Some(sealed.id.into()),
+        shard: (at % 2) as u32,
+        rows: sealed.rows,
+        bytes: sealed.bytes,
+        holders: vec![state.node().0],
+        ..Part::default()
+    }
+}
+
+/// Two nodes, both shards on both.
+async fn two_nodes() -> Cluster {
+    Cluster::start(2, &[&[0, 1], &[0, 1]], 2).await
+}
+
+/// Merges parts of these batches at node 0; gives the merged parts' rows, and each part's batches.
+async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
+    let state = cluster.nodes[0].0.clone();
+    let sources: Vec<Part> = batches.iter().enumerate().map(|(at, batch)| source(&state, at, batch)).collect();
+    let request = BeginWriteRequest {
+        table: vec!["t".into()],
+        mode: WriteMode::Merge.into(),
+        schema: schema_message(&batches[0].schema()).unwrap(),
+        write_id: id.into(),
+        attempt: 1,
+        ..BeginWriteRequest::default()
+    };
+    let plan = state.coordinators.begin_write(request).await.unwrap();
+    let shard = sources[0].shard;
+    merge(state.clone(), MergeParts { plan: Some(plan), sources }).await?;
+    let write = cluster.fake.0.lock().writes[id].clone();
+    assert_eq!(write.state(), WriteState::Committed);
+    let mut parts = write.parts;
+    parts.sort_by_key(|part| part.seq);
+    assert!(parts.iter().all(|part| part.shard == shard && part.holders.len() == 2));
+    Ok(parts.iter().map(|part| read(&state, part.part_id())).collect())
+}
+
+fn read(state: &Arc<Shared>, id: PartId) -> Vec<RecordBatch> {
+    let part = state.store.part(id).unwrap().unwrap();
+    let mut decoder = Decoder::new(64 << 20);
+    decoder.push(FlightData { data_header: part.schema_header(), ..FlightData::default() }).unwrap();
+    let messages = part.dictionaries().iter().chain(part.batches());
+    let mut batches = Vec::new();
+    for message in messages {
+        let (data_header, data_body) = (part.slice(message.header.clone()), part.slice(message.body.clone()));
+        match decoder.push(FlightData { data_header, data_body, ..FlightData::default() }).unwrap() {
+            Event::Batch(batch) => batches.push(batch),
+            Event::Dictionary | Event::Schema(_) | Event::Metadata => {}
+        }
+    }
+    batches
+}
+
+/// Each row for itself, so that it does not matter how rows are cut into batches.
+fn rows(batches: &[RecordBatch]) -> Vec<RecordBatch> {
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|row| batch.slice(row, 1))).collect()
+}
+
+fn assert_same_rows(found: &[RecordBatch], wanted: &[RecordBatch], what: &str) {
+    let (found, wanted) = (rows(found), rows(wanted));
+    assert_eq!(found.len(), wanted.len(), "{what}");
+    for (row, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+        assert_eq!(found.columns(), wanted.columns(), "{what}, row {row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_every_type_come_out_as_they_went_in() {
+    let cluster = two_nodes().await;
+    let (mut rng, mut unmerged) = (samples::rng(11), Vec::new());
+    for (at, data_type) in samples::types().iter().enumerate() {
+        let sizes = [3, 0, 40, 1, 0, 17, 5, 9, 2, 30];
+        let one = std::slice::from_ref(data_type);
+        let batches: Vec<_> = sizes.iter().map(|rows| samples::batch_of(&mut rng, one, *rows)).collect();
+        match merged(&cluster, &format!("m{at}"), &batches).await {
+            Ok(parts) => {
+                assert!(parts.len() <= 5, "{data_type}: {} parts", parts.len());
+                let found = parts.concat();
+                assert_same_rows(&found, &batches, &data_type.to_string());
+                let wanted = parse_schema(&schema_message(&batches[0].schema()).unwrap()).unwrap();
+                assert!(found.iter().all(|batch| batch.schema() == wanted), "{data_type}");
+            }
+            Err(error) => {
+                assert_eq!(error.code, Code::FailedPrecondition, "{data_type}: {error}");
+                unmerged.push(data_type.clone());
+            }
+        }
+    }
+    assert_eq!(unmerged, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_columns_and_parts_without_rows_are_merged() {
+    let cluster = two_nodes().await;
+    let empty: Vec<_> = [5, 0, 7, 1].map(|rows| samples::batch_of(&mut samples::rng(1), &[], rows)).into();
+    let parts = merged(&cluster, "columns", &empty).await.unwrap();
+    assert_eq!(parts.concat().iter().map(RecordBatch::num_rows).sum::<usize>(), 13);
+    let none: Vec<_> = (0..4).map(|_| samples::batch_of(&mut samples::rng(1), &[DataType::Utf8], 0)).collect();
+    assert!(merged(&cluster, "rows", &none).await.unwrap().is_empty());
+}
+
+fn numbers(from: i64, rows: i64) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from_iter_values(from..from + rows))]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_small_parts_become_one_of_messages_of_a_good_size() {
+    let cluster = two_nodes().await;
+    let batches: Vec<_> = (0..1000).map(|at| numbers(at * 500, 500)).collect();
+    let parts = merged(&cluster, "m", &batches).await.unwrap();
+    assert_eq!(parts.len(), 1);
+    assert!(parts[0].len() <= 5, "{} messages for 4 MB", parts[0].len());
+    assert_same_rows(&parts[0], &batches, "numbers");
+    cluster.settles(&[1001, 1]).await;
+}
+
+/// Batches of ten rows each, whose dictionaries have `fresh` words that no other has.
+fn words<K: ArrowDictionaryKeyType>(count: usize, fresh: bool) -> Vec<RecordBatch> {
+    let batch = |at: usize| {
+        let own = if fresh { at } else { 0 };
+        let words: DictionaryArray<K> = (0..10)
+            .map(|row| Some(format!("word {own} {row}")))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|w| w.as_deref())
+            .collect();
+        let schema = Schema::new(vec![Field::new("w", words.data_type().clone(), true)]);
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(words)]).unwrap()
+    };
+    (0..count).map(batch).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_become_one_and_equal_ones_are_not_repeated() {
+    let cluster = two_nodes().await;
+    for (id, fresh, values) in [("fresh", true, 160), ("equal", false, 10)] {
+        let batches = words::<Int32Type>(16, fresh);
+        let parts = merged(&cluster, id, &batches).await.unwrap();
+        assert_eq!((parts.len(), parts[0].len()), (1, 1));
+        assert_eq!(parts[0][0].column(0).as_dictionary::<Int32Type>().values().len(), values);
+        assert_same_rows(&parts[0], &batches, id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_become_half_as_many_is_left_as_it_is() {
+    let cluster = two_nodes().await;
+    // More words than a signed byte can number.
+    let error = merged(&cluster, "m", &words::<Int8Type>(16, true)).await.unwrap_err();
+    assert_eq!(error.code, Code::FailedPrecondition, "{error}");
+    assert!(error.message.contains("\"t\"") && error.message.contains("dictionaries"), "{error}");
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+    cluster.settles(&[16, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_is_refused_leaves_nothing() {
+    let cluster = two_nodes().await;
+    cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was replaced"));
+    let batches: Vec<_> = (0..8).map(|at| numbers(at, 1)).collect();
+    let error = merged(&cluster, "m", &batches).await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (Code::Aborted, "the table was replaced"));
+    cluster.settles(&[8, 0]).await;
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+}
