@@ -109,4 +109,4 @@ fn node_for(table: &Table, sources: &[&PartRow], free: &BTreeSet<NodeId>) -> Opt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -75,6 +75,7 @@ impl Membership {
         }
         self.tell_changes();
         self.order_copies().await;
+        self.order_merges().await;
         *self.service.figures.copying.lock() = self.state.lock().copying.under_way();
     }
 

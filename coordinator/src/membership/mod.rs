@@ -6,6 +6,7 @@
 //! | [`leader`] | what the leader does every second |
 //! | [`digest`] | does a node hold what the catalog says |
 //! | [`copying`] | orders to copy that are under way |
+//! | [`merging`] | merges of small parts |
 //!
 //! Only the leader has sessions. One that loses the leadership ends them, and nodes look for the next;
 //! a new leader gives every node a full silence period before it calls any silent.
@@ -13,6 +14,7 @@
 pub mod copying;
 pub mod digest;
 pub mod leader;
+pub mod merging;
 pub mod session;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ use crate::catalog::Catalog;
 use crate::service::Service;
 use copying::Copying;
 use digest::{Check, Expected};
+use merging::Merging;
 
 /// The metadata that names the leader's peer address to who came to another coordinator.
 pub const LEADER_HEADER: &str = "x-volley-leader";
@@ -58,6 +61,7 @@ struct State {
     cancelled: Vec<u64>,
     expected: Expected,
     copying: Copying,
+    merging: Merging,
     /// Since when nodes are silent, as far as this coordinator saw.
     silent_since: BTreeMap<NodeId, Instant>,
 }

@@ -11,8 +11,8 @@ use volley_common::wire::catalog::{
 use super::*;
 
 /// A catalog of one table whose shards are placed on the nodes 1 to 3 in turn; every part is where it is placed.
-struct World {
-    catalog: Catalog,
+pub struct World {
+    pub catalog: Catalog,
     keyed: bool,
     shards: u32,
     next: u128,
@@ -28,7 +28,7 @@ fn nodes(ids: &[u64]) -> BTreeSet<NodeId> {
 }
 
 impl World {
-    fn new(shards: u32, keyed: bool) -> Self {
+    pub fn new(shards: u32, keyed: bool) -> Self {
         let (catalog, first_rows) = (Catalog::default(), BTreeMap::new());
         let mut world = World { catalog, keyed, shards, next: 1, rewritten: 0, first_rows, appended: 0 };
         world.apply(Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }));
@@ -40,7 +40,7 @@ impl World {
         world
     }
 
-    fn apply(&mut self, op: Op) {
+    pub fn apply(&mut self, op: Op) {
         let answer = self.catalog.apply(&Command { now_ms: 1, op: Some(op) }).reply.unwrap();
         assert!(!matches!(answer, Answer::Refusal(_)), "{answer:?}");
     }
@@ -84,7 +84,7 @@ impl World {
         ids
     }
 
-    fn append(&mut self, parts: &[(u32, u64)]) {
+    pub fn append(&mut self, parts: &[(u32, u64)]) {
         let parts: Vec<_> = parts.iter().map(|(shard, bytes)| (*shard, 1, *bytes)).collect();
         for id in self.write(WriteMode::Append, &parts, &[]) {
             self.first_rows.insert(id, vec![self.appended]);

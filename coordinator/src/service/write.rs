@@ -209,7 +209,7 @@ fn no_write(id: &str) -> Error {
     Error::not_found(format!("there is no write {id:?}: it was never begun, or ended too long ago"))
 }
 
-pub(super) fn unexpected(what: &str, reply: &Reply) -> Error {
+pub(crate) fn unexpected(what: &str, reply: &Reply) -> Error {
     let kind = match reply {
         Reply::Done(_) => "done",
         Reply::Refusal(_) => "a refusal",
