@@ -38,10 +38,21 @@ pub enum Command {
         #[arg(default_value = "")]
         prefix: String,
     },
-    /// Show a table's schema, size and endpoints.
+    /// Show a table's schema, size and endpoints, or its versions.
     Info {
         /// The table.
         name: TableName,
+        /// List the versions that can be read now.
+        #[arg(long)]
+        versions: bool,
+    },
+    /// Show where a table's shards are, where they should be, and why not yet.
+    Explain {
+        /// The table.
+        name: TableName,
+        /// All shards, not only those that lack something.
+        #[arg(long)]
+        all: bool,
     },
     /// Drop a table.
     Drop {
@@ -50,15 +61,66 @@ pub enum Command {
     },
     /// Show the cluster's figures.
     Stats,
-    /// Show and change the cluster's members.
+    /// Show how the cluster is.
     #[command(subcommand)]
     Cluster(Cluster),
+    /// List the nodes.
+    Nodes,
+    /// Have a node's parts copied elsewhere, and wait until it can leave. Readers and writers notice nothing.
+    Drain(Drain),
+    /// Forget a node that is drained or dead; refused while something would be lost.
+    Remove {
+        /// Its id, at least 4 of its first digits, or its HOST:PORT.
+        node: String,
+    },
+    /// List the coordinators, or change who they are while they run.
+    Coordinators {
+        #[command(subcommand)]
+        change: Option<CoordinatorChange>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
-    /// Show the members and their state.
+    /// Show the members and whether every part has its copies: green (all), yellow (fewer), red (something cannot be
+    /// read, or there is no leader). Ends with 0 if green or yellow, 3 if red, 1 if nobody could say.
     Status,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Drain {
+    /// Its id, at least 4 of its first digits, or its HOST:PORT.
+    pub node: String,
+    /// Take the drain back: the node takes parts again.
+    #[arg(long, conflicts_with = "no_wait")]
+    pub cancel: bool,
+    /// Only begin it.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CoordinatorChange {
+    /// Take in a coordinator that was started to join.
+    Add {
+        /// Its id and its peer port.
+        #[arg(value_name = "ID=HOST:PORT", value_parser = new_coordinator)]
+        coordinator: NewCoordinator,
+    },
+    /// Take one out; a majority of the others must be up.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+}
+
+/// A coordinator that is to join.
+#[derive(Clone, Debug)]
+pub struct NewCoordinator {
+    /// Its id.
+    pub id: u64,
+    /// HOST:PORT of its peer port.
+    pub peer: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,6 +249,14 @@ impl From<CodecArg> for Codec {
     }
 }
 
+fn new_coordinator(text: &str) -> Result<NewCoordinator, String> {
+    let pair = text.split_once('=').and_then(|(id, peer)| Some((id.parse().ok()?, peer)));
+    match pair {
+        Some((id, peer)) if peer.contains(':') => Ok(NewCoordinator { id, peer: peer.to_string() }),
+        _ => Err("must be ID=HOST:PORT, as in 4=10.0.0.4:8825".into()),
+    }
+}
+
 fn odd(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(n @ (1 | 3 | 5)) => Ok(n),
@@ -226,6 +296,10 @@ mod tests {
         assert!(error("volley dev --nodes 0").contains("--nodes"));
         assert!(error("volley demo --scale 0").contains("--scale"));
         assert!(error("volley frobnicate").contains("frobnicate"));
+        assert!(error("volley drain").contains("<NODE>"));
+        assert!(error("volley drain abcd --cancel --no-wait").contains("--no-wait"));
+        assert!(error("volley coordinators add h:8825").contains("ID=HOST:PORT"));
+        assert!(error("volley coordinators remove four").contains("four"));
     }
 
     #[test]

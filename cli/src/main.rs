@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| eprintln!("volley: a fault of its own: {panic}")));
     let result = runtime().and_then(|runtime| runtime.block_on(run(args)));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("volley: {}", one_line(&error.message));
             ExitCode::from(if error.code == Code::Cancelled { 130 } else { 1 })
@@ -58,30 +58,41 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Runs the command; an interrupt ends it with its files and writes undone.
-async fn run(args: Args) -> Result<()> {
-    match args.command {
+async fn run(args: Args) -> Result<ExitCode> {
+    let (cluster, json) = (&args.cluster, args.json);
+    let done = match args.command {
         Command::Dev(dev) => commands::dev::run(&dev).await,
+        Command::Drain(drain) => commands::drain::run(&drain, cluster, json).await,
         Command::Demo(demo) => until_interrupted(commands::demo::run(&demo)).await,
-        command => until_interrupted(client_command(command, &args.cluster, args.json)).await,
-    }
+        Command::Cluster(args::Cluster::Status) => {
+            return until_interrupted(async { commands::cluster::status(&commands::connect(cluster).await?, json).await })
+                .await;
+        }
+        command => until_interrupted(client_command(command, cluster, json)).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 async fn client_command(command: Command, cluster: &str, json: bool) -> Result<()> {
-    use commands::{cluster as members, drop, get, info, ls, put, stats};
+    use commands::{coordinators, drop, explain, get, info, ls, nodes, put, remove, stats, versions};
     let connected = || commands::connect(cluster);
     match command {
         Command::Put(put) => put::run(&put, connected, json).await,
         Command::Get(get) => get::run(&get, connected, json).await,
         Command::Ls { prefix } => ls::run(&connected().await?, &prefix, json).await,
-        Command::Info { name } => info::run(&connected().await?, &name, json).await,
+        Command::Info { name, versions: true } => versions::run(&connected().await?, &name, json).await,
+        Command::Info { name, versions: false } => info::run(&connected().await?, &name, json).await,
+        Command::Explain { name, all } => explain::run(&connected().await?, &name, all, json).await,
         Command::Drop { name } => drop::run(&connected().await?, &name, json).await,
         Command::Stats => stats::run(&connected().await?, json).await,
-        Command::Cluster(args::Cluster::Status) => members::status(&connected().await?, json).await,
-        Command::Dev(_) | Command::Demo(_) => Ok(()),
+        Command::Nodes => nodes::run(&connected().await?, json).await,
+        Command::Remove { node } => remove::run(&connected().await?, &node, json).await,
+        Command::Coordinators { change } => coordinators::run(&connected().await?, change.as_ref(), json).await,
+        Command::Dev(_) | Command::Demo(_) | Command::Drain(_) | Command::Cluster(_) => Ok(()),
     }
 }
 
-async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
+async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         result = work => result,
         result = commands::dev::interrupted() => Err(result.err().unwrap_or_else(|| Error::cancelled("interrupted"))),

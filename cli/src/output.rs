@@ -1,6 +1,6 @@
 //! What people and machines get to see on standard output.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
@@ -48,6 +48,23 @@ pub fn count(n: i64) -> String {
 /// A size in powers of 1,000, as disks and networks are sold; negative is unknown.
 pub fn size(bytes: i64) -> String {
     if bytes < 0 { "?".into() } else { indicatif::DecimalBytes(bytes as u64).to_string() }
+}
+
+/// Milliseconds since 1970 as a date and time of day.
+pub fn utc(ms: i64) -> String {
+    let time = arrow::temporal_conversions::timestamp_ms_to_datetime(ms).map(|time| time.to_string());
+    time.map_or("?".into(), |text| text.chars().take("2026-01-31 12:34:56".len()).collect())
+}
+
+/// A word for a state in its colour, if a person is looking.
+pub fn coloured(word: &str) -> String {
+    let code = match word {
+        "green" => 32,
+        "yellow" => 33,
+        "red" => 31,
+        _ => return word.to_string(),
+    };
+    if std::io::stdout().is_terminal() { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_string() }
 }
 
 /// `1 part`, `2 parts`.
@@ -110,7 +127,7 @@ fn list_table(list: &Value) -> String {
 }
 
 /// A value as a person reads it; a number under a name that speaks of bytes is a size.
-fn cell(key: &str, value: &Value) -> String {
+pub fn cell(key: &str, value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -147,5 +164,10 @@ mod tests {
     fn the_unknown_is_a_question_mark() {
         assert_eq!((count(-1), size(-1)), ("?".to_string(), "?".to_string()));
         assert_eq!(count(1000), "1,000");
+    }
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(utc(1_700_000_000_123), "2023-11-14 22:13:20");
     }
 }

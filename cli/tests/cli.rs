@@ -186,6 +186,62 @@ fn three_coordinators_come_back_on_their_ports() {
 }
 
 #[test]
+fn operators_see_and_change_the_cluster() {
+    let folder = TempDir::new().unwrap();
+    let csv = folder.path().join("t.csv");
+    std::fs::write(&csv, CSV).unwrap();
+    let dev = Dev::start(&folder.path().join("data"), &[]);
+    for _ in 0..2 {
+        dev.ok(&["put", csv.to_str().unwrap(), "--table", "a/t", "--shard-by", "n", "--shards", "3"]);
+    }
+    assert!(dev.ok(&["cluster", "status"]).starts_with("green: "));
+    assert!(dev.ok(&["explain", "a/t"]).contains("all its copies where they should be"));
+    assert!(dev.ok(&["coordinators"]).contains("leader"));
+    let versions = dev.json(&["info", "a/t", "--versions"]);
+    assert_eq!((&versions["newest"], versions["versions"].as_array().unwrap().len()), (&2.into(), 2));
+    assert!(dev.ok(&["info", "a/t", "--versions"]).contains("the newest"));
+    assert!(dev.ok(&["get", "a/t", "--version", "1"]).contains("three"));
+
+    let nodes = dev.json(&["nodes"])["nodes"].as_array().unwrap().clone();
+    let (id, address) = (nodes[0]["id"].as_str().unwrap(), nodes[0]["flight"].as_str().unwrap());
+    assert!(dev.ok(&["nodes"]).contains(id));
+    assert!(dev.error(&["remove", id]).contains("drain"));
+    assert!(dev.error(&["drain", "zzzz"]).contains("zzzz"));
+    assert!(dev.ok(&["drain", &id[..8]]).contains("is drained"));
+    assert!(dev.ok(&["nodes"]).contains("draining"));
+    assert!(dev.ok(&["drain", address, "--cancel"]).contains("takes parts again"));
+    dev.ok(&["drain", id, "--no-wait"]);
+    assert_eq!(dev.json(&["drain", id])["done"], true);
+    assert!(dev.ok(&["remove", id]).contains(id));
+    assert_eq!(dev.json(&["nodes"])["nodes"].as_array().unwrap().len(), 2);
+    assert!(dev.ok(&["get", "a/t"]).contains("three"));
+    dev.stop();
+}
+
+#[test]
+fn a_drain_goes_on_when_nobody_waits_for_it() {
+    let folder = TempDir::new().unwrap();
+    let csv = folder.path().join("t.csv");
+    std::fs::write(&csv, CSV).unwrap();
+    let dev = Dev::start(&folder.path().join("data"), &["--nodes", "1"]);
+    dev.ok(&["put", csv.to_str().unwrap(), "--table", "t"]);
+    let node = || dev.json(&["nodes"])["nodes"][0].clone();
+    let id = node()["id"].as_str().unwrap().to_string();
+    // The only node can hand its parts to nobody.
+    let mut drain = volley(&["drain", &id]);
+    let drain = drain.env("VOLLEY_CLUSTER", &dev.address).stderr(Stdio::piped()).spawn().unwrap();
+    while node()["draining"] != true {}
+    assert!(Command::new("kill").args(["-INT", &drain.id().to_string()]).status().unwrap().success());
+    let ended = drain.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("the drain goes on") && said.contains("--cancel"), "{said}");
+    assert_eq!(node()["draining"], true);
+    assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node takes parts"));
+    dev.stop();
+}
+
+#[test]
 fn the_demonstration_passes_its_own_checks() {
     let output = volley(&["demo", "--scale", "0.01"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

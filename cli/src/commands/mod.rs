@@ -4,14 +4,20 @@ use volley_common::client::Client;
 use volley_common::{Code, Result};
 
 pub mod cluster;
+pub mod coordinators;
 pub mod demo;
 pub mod dev;
+pub mod drain;
 pub mod drop;
+pub mod explain;
 pub mod get;
 pub mod info;
 pub mod ls;
+pub mod nodes;
 pub mod put;
+pub mod remove;
 pub mod stats;
+pub mod versions;
 
 /// Connects to the cluster that the user named.
 ///

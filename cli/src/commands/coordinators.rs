@@ -1,0 +1,61 @@
+//! `volley coordinators`.
+
+use comfy_table::Table;
+use serde_json::{Value, json};
+use volley_common::client::Client;
+use volley_common::{Result, clock};
+
+use crate::args::{CoordinatorChange, NewCoordinator};
+use crate::output::{self, cell};
+
+/// Lists the coordinators, or changes who they are.
+pub async fn run(client: &Client, change: Option<&CoordinatorChange>, json: bool) -> Result<()> {
+    let (answer, sentence) = match change {
+        None => return list(client, json).await,
+        Some(CoordinatorChange::Add { coordinator: NewCoordinator { id, peer } }) => {
+            let answer = client.action("add_coordinator", &json!({ "id": id, "peer": peer })).await?;
+            (answer, format!("coordinator {id} at {peer} is in"))
+        }
+        Some(CoordinatorChange::Remove { id }) => {
+            let answer = client.action("remove_coordinator", &json!({ "id": id })).await?;
+            (answer, format!("coordinator {id} is out: stop its process"))
+        }
+    };
+    if json { output::json(&answer) } else { output::line(sentence) }
+}
+
+async fn list(client: &Client, json: bool) -> Result<()> {
+    let status = client.status().await?;
+    let coordinators = status["coordinators"].as_array().cloned().unwrap_or_default();
+    if json { output::json(&json!({ "coordinators": coordinators })) } else { output::line(table(&coordinators)) }
+}
+
+/// Coordinators as people read them.
+pub fn table(coordinators: &[Value]) -> Table {
+    let mut table = output::table(&["coordinator", "peer address", "role", "entries behind", "last heard"]);
+    for one in coordinators {
+        let role = match (&one["leader"], &one["voter"]) {
+            (Value::Bool(true), _) => "leader",
+            (_, Value::Bool(true)) => "voter",
+            _ => "learner",
+        };
+        let heard = one["quiet_ms"].as_u64().map_or(String::new(), |ms| format!("{} ago", clock::span(ms)));
+        table.add_row([&cell("id", &one["id"]), &cell("peer", &one["peer"]), role, &cell("lag", &one["lag"]), &heard]);
+    }
+    output::right(&mut table, &[3]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_and_lags_are_shown() {
+        let one = |id, leader, voter, lag| json!({ "id": id, "peer": "h:8825", "leader": leader, "voter": voter, "lag": lag, "quiet_ms": 300_000 });
+        let text = table(&[one(1, true, true, 0), one(2, false, true, 1234), one(3, false, false, 7)]).to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].contains("leader") && lines[3].contains("voter") && lines[4].contains("learner"), "{text}");
+        assert!(lines[3].contains("1,234") && lines[3].contains("5 min ago"), "{text}");
+    }
+}

@@ -1,0 +1,74 @@
+//! `volley nodes`.
+
+use comfy_table::Table;
+use serde_json::{Value, json};
+use volley_common::Result;
+use volley_common::client::Client;
+
+use crate::output::{self, cell};
+
+/// Lists the nodes.
+pub async fn run(client: &Client, json: bool) -> Result<()> {
+    let status = client.status().await?;
+    if json {
+        return output::json(&json!({ "nodes": status["nodes"] }));
+    }
+    match status["nodes"].as_array() {
+        Some(nodes) if !nodes.is_empty() => output::line(table(nodes)),
+        _ => output::line("no nodes"),
+    }
+}
+
+/// Nodes as people read them.
+pub fn table(nodes: &[Value]) -> Table {
+    let mut table = output::table(&["node", "address", "zone", "state", "parts", "size", "free", "of", "note"]);
+    for node in nodes {
+        let of = |key: &str| cell(key, &node[key]);
+        table.add_row([
+            of("id"),
+            address(node),
+            of("zone"),
+            of("condition"),
+            of("parts"),
+            of("bytes"),
+            of("bytes_free"),
+            of("bytes_total"),
+            note(node),
+        ]);
+    }
+    output::right(&mut table, &[4, 5, 6, 7]);
+    table
+}
+
+/// HOST:PORT of a node's Flight address.
+fn address(node: &Value) -> String {
+    let uri = node["flight"].as_str().unwrap_or_default();
+    uri.rsplit("://").next().unwrap_or(uri).to_string()
+}
+
+fn note(node: &Value) -> String {
+    let mut said: Vec<String> = Vec::new();
+    said.extend(node["text"].as_str().filter(|text| !text.is_empty()).map(str::to_string));
+    said.extend(node["damaged"].as_i64().filter(|n| *n > 0).map(|n| output::plural(n, "damaged file")));
+    said.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_shown_with_what_is_wrong_with_it() {
+        let node = json!({
+            "id": "00000000000000ab", "flight": "grpc+tcp://h:8816", "zone": "z", "condition": "refusing", "parts": 1200,
+            "bytes": 5_000_000, "bytes_free": 1_000_000_000, "bytes_total": null, "text": "takes no parts: disk 96 % full",
+            "damaged": 1,
+        });
+        let text = table(&[node]).to_string();
+        for word in
+            ["00000000000000ab", "h:8816", "refusing", "1,200", "5.00 MB", "1.00 GB", "disk 96 % full; 1 damaged file"]
+        {
+            assert!(text.contains(word), "{word} is not in\n{text}");
+        }
+    }
+}
