@@ -17,8 +17,8 @@ use volley_common::{Code, Error, Result, TableName};
 use crate::history::{Ask, Event, Line, Outcome, PutMode, Recorder};
 use crate::rows::{self, Content};
 
-/// How long one call may take before the client gives it up.
-const CALL: Duration = Duration::from_secs(12);
+/// How long one call may take before the client gives it up: less than the retention, so that nothing expires while it is read.
+const CALL: Duration = Duration::from_secs(9);
 /// How often a put is repeated under its id while its outcome is unknown.
 const ATTEMPTS: usize = 4;
 /// Operations on a table before the next one takes its place: what the judge can look through with ease.

@@ -65,16 +65,22 @@ pub enum Act {
     KillCoordinators,
     /// kill -9 of every process.
     KillAll,
-    /// kill -9, the folder emptied, a start.
-    Wipe(Member),
+    /// kill -9, the folder emptied, a start: of this node.
+    WipeNode(usize),
+    /// The same of a coordinator.
+    WipeCoordinator(usize),
     /// Links, healed afterwards.
     Cut(Cut, Mode),
     /// The small disk is full, and is not afterwards.
     FillDisk,
-    /// kill -9, a part's file harmed, a start.
-    Harm(Member, Harm),
+    /// kill -9 of this node, a part's file harmed, a start.
+    Harm(usize, Harm),
     /// The node is told to hand over its parts, and then that it may stay.
-    Drain(Member),
+    Drain(usize),
+    /// The node is drained and removed, and an empty one takes its place.
+    Replace(usize),
+    /// Nodes that came back under another id are removed.
+    Forget,
 }
 
 /// A fault and how long it lasts.
@@ -100,7 +106,8 @@ impl Act {
             Act::Pause(who) => of(who, "pause-leader", "pause-coordinator", "pause-node"),
             Act::KillCoordinators => "kill-coordinators",
             Act::KillAll => "kill-all",
-            Act::Wipe(member) => of(&Who::Member(*member), "", "wipe-coordinator", "wipe-node"),
+            Act::WipeNode(_) => "wipe-node",
+            Act::WipeCoordinator(_) => "wipe-coordinator",
             Act::Cut(_, Mode::Delay(_)) => "slow-links",
             Act::Cut(Cut::All(_) | Cut::Peers(_), _) => "isolate",
             Act::Cut(Cut::Pair(..), _) => "cut-pair",
@@ -111,30 +118,19 @@ impl Act {
             Act::Harm(_, Harm::Truncate) => "harm-truncate",
             Act::Harm(_, Harm::Zero) => "harm-zero",
             Act::Drain(_) => "drain-node",
+            Act::Replace(_) => "replace-node",
+            Act::Forget => "forget-nodes",
         }
     }
 
     /// Whether copies are gone after it: then it must be the only fault, and the next such waits for the repair.
     pub fn destroys(&self) -> bool {
-        matches!(self, Act::Wipe(_) | Act::Harm(..) | Act::Drain(_))
-    }
-}
-
-impl fmt::Display for Act {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Act::Kill(who) | Act::Restart(who) | Act::Pause(who) => write!(f, "{who}"),
-            Act::KillCoordinators => write!(f, "all coordinators"),
-            Act::KillAll => write!(f, "all"),
-            Act::Wipe(member) | Act::Harm(member, _) | Act::Drain(member) => write!(f, "{member}"),
-            Act::Cut(cut, mode) => write!(f, "{cut:?} {mode:?}"),
-            Act::FillDisk => write!(f, "the small disk"),
-        }
+        matches!(self, Act::WipeNode(_) | Act::WipeCoordinator(_) | Act::Harm(..) | Act::Replace(_))
     }
 }
 
 /// How often each kind comes.
-const WEIGHTS: [(u32, fn(&mut Chooser) -> Act); 17] = [
+const WEIGHTS: [(u32, fn(&mut Chooser) -> Act); 20] = [
     (10, |c| Act::Kill(c.who())),
     (12, |c| Act::Kill(c.node())),
     (5, |c| Act::Restart(c.any())),
@@ -148,10 +144,13 @@ const WEIGHTS: [(u32, fn(&mut Chooser) -> Act); 17] = [
     (5, |c| Act::Cut(Cut::OneWay(c.any(), c.member()), c.dead())),
     (3, |c| Act::Cut(Cut::Clients(c.member()), c.dead())),
     (4, |c| Act::Cut(Cut::Peers(c.any()), c.slow())),
-    (5, |c| Act::Wipe(c.one_node())),
-    (3, |c| Act::Wipe(c.coordinator())),
+    (5, |c| Act::WipeNode(c.index(c.nodes))),
+    (3, |c| Act::WipeCoordinator(c.index(c.coordinators))),
     (3, |_| Act::FillDisk),
-    (6, |c| Act::Harm(c.one_node(), c.harm())),
+    (6, |c| Act::Harm(c.index(c.nodes), c.harm())),
+    (4, |c| Act::Drain(c.index(c.nodes))),
+    (4, |c| Act::Replace(c.index(c.nodes))),
+    (2, |_| Act::Forget),
 ];
 
 /// Draws faults.
@@ -159,13 +158,12 @@ pub struct Chooser {
     rng: StdRng,
     coordinators: usize,
     nodes: usize,
-    drains: bool,
 }
 
 impl Chooser {
-    /// Draws for a cluster of this size. `drains`: whether nodes can be told to hand over their parts.
-    pub fn new(rng: StdRng, coordinators: usize, nodes: usize, drains: bool) -> Chooser {
-        Chooser { rng, coordinators, nodes, drains }
+    /// Draws for a cluster of this size.
+    pub fn new(rng: StdRng, coordinators: usize, nodes: usize) -> Chooser {
+        Chooser { rng, coordinators, nodes }
     }
 
     /// The next faults: mostly one, now and then two at the same time.
@@ -182,7 +180,7 @@ impl Chooser {
 
     /// How long to let things be.
     pub fn pause(&mut self) -> Duration {
-        Duration::from_millis(self.rng.random_range(100..1500))
+        Duration::from_millis(self.rng.random_range(100..1000))
     }
 
     /// A number below `end`.
@@ -194,15 +192,12 @@ impl Chooser {
         loop {
             let act = self.act();
             if only.is_empty() || only.iter().any(|kind| kind == act.kind()) {
-                return Fault { act, hold: Duration::from_millis(self.rng.random_range(200..4500)) };
+                return Fault { act, hold: Duration::from_millis(self.rng.random_range(200..3500)) };
             }
         }
     }
 
     fn act(&mut self) -> Act {
-        if self.drains && self.rng.random_bool(0.05) {
-            return Act::Drain(self.one_node());
-        }
         let all: u32 = WEIGHTS.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.rng.random_range(0..all);
         for (weight, make) in WEIGHTS {
@@ -259,7 +254,7 @@ pub fn kinds() -> std::collections::BTreeSet<&'static str> {
 }
 
 fn chooser(seed: u64) -> Chooser {
-    Chooser::new(rand::SeedableRng::seed_from_u64(seed), 3, 5, true)
+    Chooser::new(rand::SeedableRng::seed_from_u64(seed), 3, 5)
 }
 
 #[cfg(test)]

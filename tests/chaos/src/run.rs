@@ -26,7 +26,7 @@ const SETTLES: Duration = Duration::from_secs(90);
 /// How long the copies may take to be in place after the faults.
 const GREEN: Duration = Duration::from_secs(150);
 /// How long the cluster keeps old versions.
-const RETENTION: Duration = Duration::from_secs(20);
+const RETENTION: Duration = Duration::from_secs(12);
 
 /// What is asked of a run.
 #[derive(Clone, Debug)]
@@ -69,8 +69,8 @@ fn plan() -> Plan {
         coordinator_config: format!(
             "heartbeat_ms = 300\nsilence_ms = 2000\ngrace_ms = 4000\nlease_ms = 20000\nretention_ms = {retention}\n"
         ),
-        // Small parts, so that a write has several.
-        node_config: "block_bytes = 65536\npart_bytes = 131072\n".into(),
+        // Small parts, so that a write has several; every part is read and checked some three times a minute.
+        node_config: "block_bytes = 65536\npart_bytes = 131072\nscrub_days = 0.0002\n".into(),
     }
 }
 
@@ -86,7 +86,7 @@ pub async fn run(wanted: &Wanted) -> Ended {
     let workers: Vec<_> = (0..CLIENTS)
         .map(|at| tokio::spawn(Worker::new(load.clone(), wanted.seed.wrapping_mul(1000) + at).run()))
         .collect();
-    let chooser = Chooser::new(StdRng::seed_from_u64(wanted.seed), 3, 5, false);
+    let chooser = Chooser::new(StdRng::seed_from_u64(wanted.seed), 3, 5);
     let mut nemesis = Nemesis::new(site, recorder.clone(), chooser, wanted.only.clone());
     while nemesis.done() < wanted.faults && recorder.elapsed() < wanted.time {
         nemesis.turn().await;
@@ -171,7 +171,7 @@ async fn repaired(site: &Site) -> Result<Duration, Vec<Violation>> {
     let folders: Vec<PathBuf> = site.nodes.iter().map(|node| node.folder.clone()).collect();
     loop {
         let found = match tables(site).await {
-            Some(tables) => still_wrong(&folders, &tables),
+            Some(tables) => still_wrong(&folders, &tables).into_iter().chain(not_green(site).await).collect::<Vec<_>>(),
             None => vec![violation(Kind::Unreachable, "no coordinator lists the tables".into())],
         };
         if found.is_empty() {
@@ -182,6 +182,12 @@ async fn repaired(site: &Site) -> Result<Duration, Vec<Violation>> {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// What the cluster itself says.
+async fn not_green(site: &Site) -> Option<Violation> {
+    let status = site.status().await.unwrap_or_default();
+    (status["health"] != "green").then(|| violation(Kind::NotRepaired, format!("the cluster says of itself: {status}")))
 }
 
 fn still_wrong(folders: &[PathBuf], tables: &BTreeMap<String, usize>) -> Vec<Violation> {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,20 +10,16 @@ use serde_json::json;
 use volley_common::client::Client;
 
 use crate::check::{Kind, Violation};
-use crate::copies::{self, Survey};
-use crate::faults::{Act, Chooser, Cut, Fault, Harm, Who};
+use crate::faults::{Act, Chooser, Cut, Fault, Who};
 use crate::history::{FaultEvent, Line, Recorder};
 use crate::links::{Member, Mode};
 use crate::site::Site;
 
-/// How long copies that an earlier fault destroyed may take to be back before the next such fault.
-const REPAIRED: Duration = Duration::from_secs(40);
-/// How long a wiped coordinator may take to answer again.
-const BACK: Duration = Duration::from_secs(60);
 /// How long a member may take to end on SIGTERM.
 const STOPPED: Duration = Duration::from_secs(45);
-/// How long a drain is waited for.
-const DRAINED: Duration = Duration::from_secs(20);
+
+mod growth;
+mod losses;
 
 /// The one who does it.
 pub struct Nemesis {
@@ -40,6 +35,8 @@ pub struct Nemesis {
     /// Parts that lost a copy and have not been seen with two since.
     owed: BTreeSet<String>,
     done: usize,
+    /// A fault that destroys copies waits here until those of the one before it are back.
+    deferred: Option<Fault>,
 }
 
 /// A fault that was done: what to undo.
@@ -74,6 +71,7 @@ impl Nemesis {
             only,
             owed: BTreeSet::new(),
             done: 0,
+            deferred: None,
         }
     }
 
@@ -85,14 +83,11 @@ impl Nemesis {
     /// Does the next fault, or the next two at once, and undoes them; leaves the cluster alone for a moment then.
     pub async fn turn(&mut self) {
         let mut struck = Vec::new();
-        for Fault { act, hold } in self.chooser.next(&self.only) {
+        for Fault { act, hold } in self.draw() {
             let begin = self.recorder.now();
             match self.strike(act).await {
                 Ok((what, undo)) => struck.push(Struck { kind: act.kind(), what, begin, hold, undo }),
-                Err(why) => {
-                    let skipped = self.skipped.entry(act.kind()).or_default();
-                    *skipped = (skipped.0 + 1, why);
-                }
+                Err(why) => self.skip(act, why),
             }
         }
         struck.sort_by_key(|one| one.hold);
@@ -106,6 +101,29 @@ impl Nemesis {
         }
         tokio::time::sleep(self.chooser.pause()).await;
         self.look_for_dead();
+    }
+
+    /// The faults of this turn: one that waits, if its time has come, else what is drawn.
+    fn draw(&mut self) -> Vec<Fault> {
+        if let Some(waiting) = self.deferred.take() {
+            match self.spared(waiting.act) {
+                Ok(()) => return vec![waiting],
+                Err(_) => self.deferred = Some(waiting),
+            }
+        }
+        let drawn = self.chooser.next(&self.only);
+        let Err(why) = self.spared(drawn[0].act) else { return drawn };
+        if self.deferred.is_some() {
+            self.skip(drawn[0].act, why);
+        } else {
+            self.deferred = Some(drawn[0]);
+        }
+        Vec::new()
+    }
+
+    fn skip(&mut self, act: Act, why: String) {
+        let skipped = self.skipped.entry(act.kind()).or_default();
+        *skipped = (skipped.0 + 1, why);
     }
 
     /// Processes that ended by themselves are a violation each, and are started again.
@@ -136,12 +154,13 @@ impl Nemesis {
                 Ok((member.to_string(), Undo::Resume(member)))
             }
             Act::Cut(cut, mode) => self.cut(cut, mode).await,
-            Act::Wipe(Member::Node(node)) => self.wipe_node(node).await,
-            Act::Wipe(member) => self.wipe_coordinator(member).await,
+            Act::WipeNode(node) => Ok(self.wipe_node(node)),
+            Act::WipeCoordinator(at) => self.wipe_coordinator(Member::Coordinator(at)).await,
             Act::FillDisk => self.fill_disk(),
-            Act::Harm(Member::Node(node), harm) => self.harm(node, harm).await,
-            Act::Drain(Member::Node(node)) => self.drain(node).await,
-            Act::Harm(..) | Act::Drain(_) => Err("only nodes have parts".into()),
+            Act::Harm(node, harm) => self.harm(node, harm),
+            Act::Drain(node) => self.drain(node).await,
+            Act::Replace(node) => self.replace(node).await,
+            Act::Forget => self.forget().await,
         }
     }
 
@@ -166,7 +185,11 @@ impl Nemesis {
             Undo::Remove(path) => drop(fs::remove_file(path)),
             Undo::Undrain(node) => {
                 // Whether it was heard shows at the end, when all copies must be in place.
-                let _ = self.action("undrain_node", &json!({ "node": node })).await;
+                for _ in 0..5 {
+                    if self.action("undrain_node", &json!({ "node": node })).await.is_ok() {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -229,108 +252,6 @@ impl Nemesis {
         ways.iter().for_each(|(from, to)| self.site.links().cut(*from, *to, mode));
         Ok((format!("{from} {to} ({} ways) {cut:?} {mode:?}", ways.len()), Undo::Heal(ways)))
     }
-
-    fn folders(&self) -> Vec<PathBuf> {
-        self.site.nodes.iter().map(|node| node.folder.clone()).collect()
-    }
-
-    /// Waits until this node's copies can be spared.
-    async fn spared(&mut self, node: usize) -> Result<Survey, String> {
-        let begin = Instant::now();
-        loop {
-            let survey = copies::survey(&self.folders());
-            self.owed.retain(|part| survey.get(part).is_some_and(|copies| copies.sound().len() < 2));
-            let alone = copies::only_on(&survey, node);
-            if self.owed.is_empty() && alone.is_empty() {
-                return Ok(survey);
-            }
-            if begin.elapsed() > REPAIRED {
-                let part = self.owed.iter().next().or(alone.first()).cloned().unwrap_or_default();
-                return Err(format!("a part had too few copies for {REPAIRED:?}: {part}"));
-            }
-            self.look_for_dead();
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    async fn wipe_node(&mut self, node: usize) -> Strike {
-        let survey = self.spared(node).await?;
-        let member = Member::Node(node);
-        self.site.kill(member);
-        self.site.wipe(member);
-        let had = survey.into_iter().filter(|(_, part)| part.copies.iter().any(|copy| copy.node == node));
-        self.owed.extend(had.map(|(name, _)| name));
-        Ok((member.to_string(), Undo::Start(vec![member])))
-    }
-
-    /// All coordinators must be well before: the others hold what this one forgets.
-    async fn wipe_coordinator(&mut self, member: Member) -> Strike {
-        for coordinator in &self.site.coordinators {
-            answers(&coordinator.address, Duration::from_secs(20)).await?;
-        }
-        self.site.kill(member);
-        self.site.wipe(member);
-        self.site.start(member);
-        let address = self.site.process(member).address.clone();
-        if let Err(why) = answers(&address, BACK).await {
-            let what = format!("{member} does not answer after its folder was wiped: {why}");
-            self.violations.push(Violation { kind: Kind::Unreachable, what, events: Vec::new() });
-        }
-        Ok((member.to_string(), Undo::Nothing))
-    }
-
-    fn fill_disk(&mut self) -> Strike {
-        let small = self.site.small.ok_or("no small disk could be mounted (that needs root)")?;
-        let path = self.site.nodes[small].folder.join("filler");
-        let mut file = fs::File::create(&path).map_err(|e| e.to_string())?;
-        let block = vec![7; 64 << 10];
-        while file.write(&block).is_ok_and(|written| written > 0) {}
-        Ok((Member::Node(small).to_string(), Undo::Remove(path)))
-    }
-
-    /// Harms a part of which another node has a sound copy, while the node does not run.
-    async fn harm(&mut self, node: usize, harm: Harm) -> Strike {
-        let survey = self.spared(node).await?;
-        let mine = survey.iter().filter_map(|(name, part)| {
-            let mine = part.copies.iter().find(|copy| copy.node == node)?;
-            part.sound().iter().any(|other| *other != node).then(|| (name.clone(), mine.path.clone()))
-        });
-        let mine: Vec<(String, PathBuf)> = mine.collect();
-        if mine.is_empty() {
-            return Err("the node had no part that another has too".into());
-        }
-        let (name, path) = mine[self.chooser.index(mine.len())].clone();
-        let member = Member::Node(node);
-        self.site.kill(member);
-        spoil(&path, harm).map_err(|e| format!("{}: {e}", path.display()))?;
-        self.owed.insert(name.clone());
-        self.site.start(member);
-        Ok((format!("{member} {name}"), Undo::Nothing))
-    }
-
-    async fn drain(&mut self, node: usize) -> Strike {
-        let uri = format!("grpc+tcp://{}", self.site.nodes[node].address);
-        let status = self.site.status().await.ok_or("no coordinator answered")?;
-        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-        // A wiped node comes back under another id; the one before it stays silent.
-        let own = nodes.iter().find(|known| known["flight"] == uri.as_str() && known["state"] == "alive");
-        let id = own.and_then(|known| known["id"].as_str()).ok_or("the node was not alive")?.to_string();
-        self.action("drain_node", &json!({ "node": id })).await?;
-        Ok((Member::Node(node).to_string(), Undo::Undrain(id)))
-    }
-
-    async fn action(&self, name: &str, body: &serde_json::Value) -> Result<(), String> {
-        let mut last = String::new();
-        for coordinator in &self.site.coordinators {
-            let asked = async { Client::connect(&coordinator.address).await?.action(name, body).await };
-            match tokio::time::timeout(DRAINED, asked).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => last = error.message,
-                Err(_) => last = format!("{name} gave no answer within {DRAINED:?}"),
-            }
-        }
-        Err(last)
-    }
 }
 
 /// `other`, or the member after it if that is the same as `member`.
@@ -353,23 +274,5 @@ pub async fn answers(address: &str, limit: Duration) -> Result<(), String> {
             return Err(format!("{address}: {last}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-fn spoil(path: &Path, harm: Harm) -> std::io::Result<()> {
-    let length = fs::metadata(path)?.len();
-    let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let middle = length / 2;
-    match harm {
-        Harm::Truncate => file.set_len(middle),
-        Harm::Zero => {
-            file.seek(SeekFrom::Start(middle))?;
-            file.write_all(&vec![0; (length - middle).min(4096) as usize])
-        }
-        Harm::Flip => {
-            let byte = fs::read(path)?[middle as usize] ^ 0x10;
-            file.seek(SeekFrom::Start(middle))?;
-            file.write_all(&[byte])
-        }
     }
 }
