@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use raft_support::{Running, config, leader, node, peers, start, until};
 use tempfile::TempDir;
+use volley_common::wire::raft as wire;
 use volley_common::{Code, NodeId};
 use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::recover::{look, recover};
@@ -295,4 +296,44 @@ async fn a_folder_without_a_cluster_is_not_recovered() {
     start(joins).await.kill().await;
     let empty = recover(&dir.path().join("c1"), 1, None).unwrap_err();
     assert!(empty.message.contains("holds no cluster"), "{empty}");
+}
+
+/// What a leader of term 1 sends a new member first: the group that the cluster had then, in which this one was alone.
+async fn send_first_entry(addr: &str, to: u64, group_has: u64) {
+    let leader = Some(wire::LeaderId { term: 1, node: 2 });
+    let membership = wire::Membership {
+        configs: vec![wire::membership::Config { voters: vec![1] }],
+        peers: vec![wire::Peer { id: 1, addr: addr.into(), store: group_has }],
+    };
+    let first = wire::Entry {
+        log_id: Some(wire::LogId { leader, index: 0 }),
+        payload: Some(wire::entry::Payload::Membership(membership)),
+    };
+    let vote = Some(wire::Vote { leader, committed: true });
+    let mut request =
+        tonic::Request::new(wire::AppendRequest { vote, prev_log_id: None, entries: vec![first], leader_commit: None });
+    request.metadata_mut().insert("x-volley-store", format!("{to:016x}").parse().unwrap());
+    let mut client = wire::raft_client::RaftClient::connect(format!("http://{addr}")).await.unwrap();
+    let reply = client.append(request).await.unwrap().into_inner().reply;
+    assert!(matches!(reply, Some(wire::append_reply::Reply::Success(_))), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_long_ago_with_another_folder_makes_nobody_a_leader() {
+    for own in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let at = peers(1).await;
+        let mut joins = config(1, &at, dir.path());
+        joins.join = true;
+        let three_elections = joins.election_max * 3;
+        let one = start(joins).await;
+        let asked = wire::raft_client::RaftClient::connect(format!("http://{}", at[&1])).await;
+        let store = asked.unwrap().identify(wire::Identity::default()).await.unwrap().into_inner().store;
+        send_first_entry(&at[&1], store, if own { store } else { store ^ 1 }).await;
+        let mut leads = one.raft.watch_leader();
+        let led = tokio::time::timeout(three_elections, leads.wait_for(|leader| *leader == Some(1))).await;
+        // With the folder that the group has it would: so this would be seen.
+        assert_eq!(led.is_ok(), own, "{}", one.raft.metrics());
+        one.kill().await;
+    }
 }

@@ -42,7 +42,7 @@ pub struct Cluster {
     /// In the order in which they were started.
     pub nodes: Vec<Process>,
     folder: TempDir,
-    _net: Net,
+    net: Net,
 }
 
 impl Cluster {
@@ -57,7 +57,7 @@ impl Cluster {
         let folder = TempDir::with_prefix("volley-test-").unwrap();
         let coordinators = (0..shape.coordinators).map(|at| coordinator(&net, folder.path(), at, &shape)).collect();
         let nodes = (0..shape.nodes).map(|at| node(&net, folder.path(), at, &shape)).collect();
-        let mut cluster = Cluster { coordinators, nodes, folder, _net: net };
+        let mut cluster = Cluster { coordinators, nodes, folder, net };
         cluster.members().for_each(Process::start);
         cluster.settle().await;
         cluster
@@ -71,6 +71,20 @@ impl Cluster {
         let nodes = self.nodes.len();
         wait_for(SETTLES, "every node is alive", async || (self.nodes_alive().await == Some(nodes)).then_some(()))
             .await;
+    }
+
+    /// A coordinator that does not run yet, and is to join: with this id, on the `host`th coordinator's address, from 0.
+    pub fn joining(&self, id: usize, host: usize) -> Process {
+        let (net, host, name) = (&self.net, self.net.coordinator(host), format!("coordinator{id}-{host}"));
+        let mut peers: Vec<String> = (1..=3)
+            .filter(|other| *other != id)
+            .map(|other| format!("{other}={}:8825", net.coordinator(other - 1)))
+            .collect();
+        peers.push(format!("{id}={host}:8825"));
+        let data = self.folder.path().join(&name);
+        let own = [("--id", id.to_string()), ("--peers", peers.join(","))];
+        let arguments = flags(&own, &host, 8815, &data).chain(["--join".into()]).collect();
+        Process::new("volley-coordinator", name, format!("{host}:8815"), data, arguments)
     }
 
     /// All members, coordinators first.

@@ -110,6 +110,15 @@ impl Process {
         reason
     }
 
+    /// Waits until it ends by itself, as a failure: the last line of its log.
+    pub async fn gives_up(&mut self) -> String {
+        let child = self.child.as_mut().unwrap();
+        let status = wait_for(PATIENCE, "it gives up", async || child.try_wait().unwrap()).await;
+        self.child = None;
+        assert!(!status.success(), "{} ended as if all were well", self.name);
+        self.log().lines().last().unwrap_or_default().to_string()
+    }
+
     fn log_len(&self) -> usize {
         fs::metadata(&self.log).map_or(0, |metadata| metadata.len() as usize)
     }
@@ -208,6 +217,11 @@ fn read_output(stdout: ChildStdout, told: oneshot::Sender<String>) {
     // Nobody may be waiting any more.
     let _ = told.send(lines.next().unwrap_or_default());
     lines.for_each(drop);
+}
+
+/// Runs one of the servers' binaries to its end.
+pub fn run(program: &str, arguments: &[&str]) -> std::process::Output {
+    Command::new(binary(program)).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 /// A server's binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable, or a test's folder.

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{AddCoordinator, RemoveCoordinator};
-use volley_common::{Error, Result};
+use volley_common::{Code, Error, Result};
 
 use super::handle::{CatalogView, Handle, Inner};
 use super::members::missing_without;
@@ -15,6 +16,8 @@ use super::{asking, tending};
 
 /// A change is waited for so long; then it goes on by itself.
 const WAITING: Duration = Duration::from_secs(120);
+/// Who does not answer yet is asked again after this, and what changed without a word is looked at again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 impl Handle {
     /// Has a coordinator taken in that was started with `join` at this peer address, and waits until it votes.
@@ -30,7 +33,7 @@ impl Handle {
             return Ok(());
         }
         if id != inner.config.id {
-            fit(inner, id, addr).await?;
+            there(inner, id, addr).await?;
         }
         self.propose(Op::AddCoordinator(AddCoordinator { id, peer: addr.into() })).await?;
         if until(inner, |members| voter_at(members, id, addr)).await {
@@ -87,6 +90,23 @@ async fn fit(inner: &Inner, id: u64, addr: &str) -> Result<()> {
     asking::answer(inner, &theirs).unfit.map_or(Ok(()), |why| Err(Error::precondition(why)))
 }
 
+/// As [`fit`], but gives a coordinator that was just started the time to answer.
+async fn there(inner: &Inner, id: u64, addr: &str) -> Result<()> {
+    let deadline = Instant::now() + inner.config.deadline;
+    loop {
+        match fit(inner, id, addr).await {
+            Err(error) if error.code == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await
+            }
+            Err(mut error) if error.code == Code::Unavailable => {
+                error.message.push_str(": start it with --join, then add it");
+                return Err(error);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn voter_at(members: &Membership, id: u64, addr: &str) -> bool {
     members.get_joint_config().len() == 1
         && members.voter_ids().any(|voter| voter == id)
@@ -103,7 +123,7 @@ async fn until(inner: &Inner, holds: impl Fn(&Membership) -> bool) -> bool {
             // An end is no change of the metrics: look again now and then.
             match now {
                 true => return true,
-                false => drop(tokio::time::timeout(Duration::from_millis(200), metrics.changed()).await),
+                false => drop(tokio::time::timeout(AGAIN, metrics.changed()).await),
             }
         }
     };

@@ -10,17 +10,17 @@ use volley_common::options::{Mode, Options};
 use volley_tests::{Cluster, rows, wait_for};
 
 /// Rows of one put in the loop.
-const ROWS: i64 = 100;
+pub const ROWS: i64 = 100;
 
 /// What a writer was told: by number of put, whether it was acknowledged.
-type Told = Vec<(i64, bool)>;
+pub type Told = Vec<(i64, bool)>;
 
-fn append(k: i64) -> Options {
+pub fn append(k: i64) -> Options {
     Options { mode: Some(Mode::Append), write_id: Some(format!("put-{k}")), ..Options::default() }
 }
 
 /// Appends to `t` through one node, put after put, until told to stop.
-async fn write(
+pub async fn write(
     address: String,
     mine: impl Iterator<Item = i64>,
     stop: Arc<AtomicBool>,

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod leader;
+mod members;
 mod messages;
 mod starting;
 mod tables;
