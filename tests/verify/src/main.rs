@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "lint", about: "clippy finds nothing", run: lint },
     Step { name: "test", about: "unit tests, and integration tests on real processes", run: test },
     Step { name: "clients", about: "tests with pyarrow as the client", run: clients },
+    Step { name: "chaos", about: "a cluster of real processes under faults, judged; a short run", run: chaos },
     Step { name: "demo", about: "the demo, small", run: demo },
     Step { name: "docs", about: "the documentation builds without a warning", run: docs },
     Step { name: "dependencies", about: "licences, bans and sources of what is linked", run: dependencies },
@@ -143,6 +144,12 @@ fn python_environment(project: &Project) -> Result<PathBuf, String> {
     run(Command::new(&python).args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]).arg(&wanted))
         .map_err(|e| format!("the packages of {} could not be installed: {e}", wanted.display()))?;
     Ok(python)
+}
+
+fn chaos(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    let mut command = Command::new(project.binaries().join("volley-chaos"));
+    run(command.args(["--faults", "25", "--seconds", "50"]).env_remove("VOLLEY_BIN_DIR"))
 }
 
 fn demo(project: &Project) -> Outcome {
