@@ -15,7 +15,7 @@ use crate::{Error, Result, TableName, ticket};
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
 /// Headers with the prefix that are not options.
-const OTHER_HEADERS: [&str; 2] = ["listener", "leader"];
+const OTHER_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
 /// Everything that can be asked for about a table.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]

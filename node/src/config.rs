@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use volley_common::config::{self, Listener};
 use volley_common::{Error, Result};
 
+use crate::storage::Watermarks;
+
 /// What a node is told; every field has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -41,6 +43,18 @@ pub struct Config {
     pub part_bytes: u64,
     /// How long a call waits for a coordinator that can answer, milliseconds.
     pub deadline_ms: u64,
+    /// Percent of the file system used above which no new parts are taken.
+    pub high_water: f64,
+    /// Percent used below which they are taken again.
+    pub low_water: f64,
+    /// Bytes a second that repair and moves pull to this node, all together; 0: no limit.
+    pub copy_rate: u64,
+    /// Parts that repair and moves pull to this node at once.
+    pub copies_at_once: usize,
+    /// Days within which every part is read again; 0: never.
+    pub scrub_days: f64,
+    /// Bytes a second that are read for that; 0: no limit.
+    pub scrub_rate: u64,
 }
 
 impl Default for Config {
@@ -60,6 +74,12 @@ impl Default for Config {
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
             deadline_ms: 5_000,
+            high_water: Watermarks::default().high,
+            low_water: Watermarks::default().low,
+            copy_rate: 100 << 20,
+            copies_at_once: 4,
+            scrub_days: 7.0,
+            scrub_rate: 50 << 20,
         }
     }
 }
@@ -120,6 +140,30 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message: Option<usize>,
+    /// Percent of the file system used above which no new parts are taken [default: 95].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high_water: Option<f64>,
+    /// Percent used below which they are taken again [default: 90].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low_water: Option<f64>,
+    /// Bytes a second that repair and moves pull to this node; 0: no limit [default: 104857600].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_rate: Option<u64>,
+    /// Parts that repair and moves pull to this node at once [default: 4].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies_at_once: Option<usize>,
+    /// Days within which every part is read again; 0: never [default: 7].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub_days: Option<f64>,
+    /// Bytes a second that are read for that; 0: no limit [default: 52428800].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub_rate: Option<u64>,
 }
 
 impl Config {
@@ -164,12 +208,27 @@ impl Config {
             ("block_bytes", self.block_bytes, 64 << 10),
             ("part_bytes", self.part_bytes, 64 << 10),
             ("deadline_ms", self.deadline_ms, 1),
+            ("copies_at_once", self.copies_at_once as u64, 1),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
         }
+        if !(0.0 < self.low_water && self.low_water <= self.high_water && self.high_water <= 100.0) {
+            return Err(Error::invalid(format!(
+                "low_water ({}) and high_water ({}) are percent: above 0, at most 100, the low one not above the high one",
+                self.low_water, self.high_water
+            )));
+        }
+        if !(0.0..=36_500.0).contains(&self.scrub_days) {
+            return Err(Error::invalid(format!("scrub_days is {}: give 0 to 36500", self.scrub_days)));
+        }
         Ok(())
+    }
+
+    /// How full the disk may become.
+    pub fn watermarks(&self) -> Watermarks {
+        Watermarks { high: self.high_water, low: self.low_water }
     }
 
     /// Where clients are served.
@@ -249,6 +308,12 @@ mod tests {
         check("--coordinators", with(|c| c.coordinators = vec!["nowhere".into()]));
         check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
         check("part_bytes", with(|c| c.part_bytes = 1));
+        check("copies_at_once", with(|c| c.copies_at_once = 0));
+        check("high_water", with(|c| c.high_water = 100.1));
+        check("high_water", with(|c| c.high_water = f64::NAN));
+        check("low_water", with(|c| c.low_water = 96.0));
+        check("low_water", with(|c| c.low_water = 0.0));
+        check("scrub_days", with(|c| c.scrub_days = -1.0));
     }
 
     #[test]

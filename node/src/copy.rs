@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, FetchPartRequest, HeldPart, PartChunk};
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
-use volley_common::{Error, PartId, Result, TableName};
+use volley_common::{Code, Error, PartId, Result, TableName};
 
+use crate::config::Config;
 use crate::state::Shared;
 use crate::storage::Receiver;
+use crate::throttle::Throttle;
 
-/// Parts that are pulled at once.
+/// Parts that are pulled at once for puts.
 const MAX_PULLS: usize = 8;
 /// A source that sends nothing for so long is given up.
 const STALL: Duration = Duration::from_secs(30);
@@ -33,7 +35,11 @@ const REMEMBERED: usize = 10_000;
 /// The pulls in progress: a part that is asked for twice is pulled once.
 pub struct Pulls {
     inner: Mutex<Inner>,
+    /// For the copies of puts.
     room: Semaphore,
+    /// For repair and moves, which must not keep puts waiting.
+    background: Semaphore,
+    background_rate: Throttle,
 }
 
 #[derive(Default)]
@@ -50,11 +56,25 @@ struct Pull {
 
 impl Default for Pulls {
     fn default() -> Self {
-        Pulls { inner: Mutex::default(), room: Semaphore::new(MAX_PULLS) }
+        Pulls::new(&Config::default())
     }
 }
 
 impl Pulls {
+    /// None is in progress; as many in the background as the configuration allows.
+    pub fn new(config: &Config) -> Self {
+        Pulls {
+            inner: Mutex::default(),
+            room: Semaphore::new(MAX_PULLS),
+            background: Semaphore::new(config.copies_at_once),
+            background_rate: Throttle::new(config.copy_rate),
+        }
+    }
+
+    fn room(&self, background: bool) -> &Semaphore {
+        if background { &self.background } else { &self.room }
+    }
+
     /// Calls a part off: it is not pulled any more, and nothing of it is being written when this returns.
     pub async fn call_off(&self, id: PartId) {
         let pull = {
@@ -75,7 +95,8 @@ impl Pulls {
 /// Pulls a part from the first source that gives it whole; returns when it is verified and durable.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: an order without a part or with a bad name. UNAVAILABLE: no source gave it, with what each said.
+/// INVALID_ARGUMENT: an order without a part or with a bad name. RESOURCE_EXHAUSTED: this node's disk is too full.
+/// UNAVAILABLE: no source gave it, with what each said.
 pub async fn pull(state: &Arc<Shared>, order: CopyPart) -> Result<()> {
     let part = order.part.ok_or_else(|| Error::invalid("the order to copy names no part"))?;
     let table = TableName::from_components(&order.table)?;
@@ -91,7 +112,8 @@ pub async fn pull(state: &Arc<Shared>, order: CopyPart) -> Result<()> {
         match inner.active.get(&id) {
             Some(pull) => pull.outcome.clone(),
             None => {
-                let pull = start(state.clone(), part, table, order.sources);
+                let wanted = Wanted { part, table, sources: order.sources, background: order.background };
+                let pull = start(state.clone(), wanted);
                 inner.active.insert(id, pull.clone());
                 pull.outcome
             }
@@ -104,16 +126,24 @@ fn called_off(id: PartId) -> Error {
     Error::cancelled(format!("part {id} was called off: its write failed"))
 }
 
+/// What is to be pulled from where.
+struct Wanted {
+    part: catalog::Part,
+    table: TableName,
+    sources: Vec<String>,
+    background: bool,
+}
+
 /// A pull as a task of its own: it goes on though whoever asked for it no longer waits.
-fn start(state: Arc<Shared>, part: catalog::Part, table: TableName, sources: Vec<String>) -> Pull {
+fn start(state: Arc<Shared>, wanted: Wanted) -> Pull {
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
-    let id = part.part_id();
+    let id = wanted.part.part_id();
     let task = tokio::spawn(async move {
-        let result = pull_from_any(&state, &part, &table, &sources, &stop).await;
+        let result = pull_from_any(&state, &wanted, &stop).await;
         state.pulls.inner.lock().active.remove(&id);
         if result.is_ok() {
-            state.received.add(held(&part));
+            state.received.add(held(&wanted.part));
         }
         result
     });
@@ -125,26 +155,26 @@ fn held(part: &catalog::Part) -> HeldPart {
     HeldPart { id: part.id, write: part.write.clone(), crc32c: part.crc32c, bytes: part.bytes }
 }
 
-async fn pull_from_any(
-    state: &Arc<Shared>,
-    part: &catalog::Part,
-    table: &TableName,
-    sources: &[String],
-    stop: &CancellationToken,
-) -> Result<()> {
+async fn pull_from_any(state: &Arc<Shared>, wanted: &Wanted, stop: &CancellationToken) -> Result<()> {
+    let Wanted { part, table, .. } = wanted;
     let id = part.part_id();
     let _room = tokio::select! {
-        room = state.pulls.room.acquire() => room.map_err(|_| Error::cancelled("the node is stopping"))?,
+        room = state.pulls.room(wanted.background).acquire() =>
+            room.map_err(|_| Error::cancelled("the node is stopping"))?,
         () = stop.cancelled() => return Err(called_off(id)),
     };
     let mut failures = Vec::new();
-    for source in sources.iter().filter(|source| **source != state.peer_addr) {
-        match pull_from(state, part, table, source, stop).await {
+    for source in wanted.sources.iter().filter(|source| **source != state.peer_addr) {
+        match pull_from(state, wanted, source, stop).await {
             Ok(()) => {
                 tracing::debug!(part = %id, %table, shard = part.shard, source, bytes = part.bytes, "copied a part");
                 return Ok(());
             }
             Err(_) if stop.is_cancelled() => return Err(called_off(id)),
+            // That is this node's disk: no other source helps.
+            Err(error) if error.code == Code::ResourceExhausted || state.store.stopped().is_some() => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::warn!(part = %id, %table, shard = part.shard, source, %error, "a part could not be copied");
                 failures.push(format!("{source}: {error}"));
@@ -160,24 +190,25 @@ async fn pull_from_any(
 
 /// The part's bytes from one source to the disk. Stopped half-way it leaves nothing: the receiver's file goes with
 /// it. It returns only when the disk's thread is at its end, so that what it leaves can be removed.
-async fn pull_from(
-    state: &Arc<Shared>,
-    part: &catalog::Part,
-    table: &TableName,
-    source: &str,
-    stop: &CancellationToken,
-) -> Result<()> {
+async fn pull_from(state: &Arc<Shared>, wanted: &Wanted, source: &str, stop: &CancellationToken) -> Result<()> {
+    let Wanted { part, table, .. } = wanted;
+    // Before anything is sent.
+    let (store, bytes) = (state.store.clone(), part.bytes);
+    tokio::task::spawn_blocking(move || store.accepts(bytes))
+        .await
+        .map_err(|e| Error::internal(format!("looking at the disk: {e}")))??;
     let mut client = NodeClient::new(state.relay.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
     let request = FetchPartRequest { id: part.id, offset: 0 };
     let reply = tokio::select! {
         reply = tokio::time::timeout(STALL, client.fetch_part(request)) => reply.map_err(|_| stalled())??,
         () = stop.cancelled() => return Err(called_off(part.part_id())),
     };
-    let (store, wanted, name) = (state.store.clone(), part.clone(), table.clone());
+    let (store, row, name) = (state.store.clone(), part.clone(), table.clone());
     let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
-    let disk = tokio::task::spawn_blocking(move || receive(store.receive(&wanted, &name)?, waiting));
+    let disk = tokio::task::spawn_blocking(move || receive(store.receive(&row, &name)?, waiting));
+    let throttle = wanted.background.then_some(&state.pulls.background_rate);
     let fetched = tokio::select! {
-        fetched = forward(reply.into_inner(), &chunks) => fetched,
+        fetched = forward(reply.into_inner(), &chunks, throttle) => fetched,
         () = stop.cancelled() => Err(called_off(part.part_id())),
     };
     if fetched.is_ok() {
@@ -193,10 +224,17 @@ fn stalled() -> Error {
     Error::unavailable(format!("nothing came for {} s", STALL.as_secs()))
 }
 
-async fn forward(mut stream: tonic::Streaming<PartChunk>, chunks: &mpsc::Sender<Option<Bytes>>) -> Result<()> {
+async fn forward(
+    mut stream: tonic::Streaming<PartChunk>,
+    chunks: &mpsc::Sender<Option<Bytes>>,
+    throttle: Option<&Throttle>,
+) -> Result<()> {
     loop {
         let chunk = tokio::time::timeout(STALL, stream.message()).await.map_err(|_| stalled())??;
         let Some(chunk) = chunk else { return Ok(()) };
+        if let Some(throttle) = throttle {
+            tokio::time::sleep(throttle.take(chunk.data.len())).await;
+        }
         if chunks.send(Some(chunk.data)).await.is_err() {
             // The disk's side failed and says why itself.
             return Ok(());

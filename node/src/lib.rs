@@ -8,6 +8,8 @@
 //! | [`session`] | reports to the leading coordinator, orders back |
 //! | [`copy`] | pulling parts of other nodes |
 //! | [`merge`] | small parts into few |
+//! | [`scrub`] | reading every part again now and then |
+//! | [`throttle`] | bytes per second, for work in the background |
 //! | [`coordinators`] | calls to the coordinators, with fail-over |
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
@@ -24,9 +26,11 @@ pub mod merge;
 pub mod peer;
 pub mod put;
 pub mod routes;
+pub mod scrub;
 pub mod server;
 pub mod session;
 pub mod state;
 pub mod storage;
+pub mod throttle;
 
 pub use server::{Listeners, Running, start, start_with_listeners};

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{Stream, stream};
 use tonic::{Request, Response, Status};
 use volley_common::wire::MAX_PEER_MESSAGE;
@@ -66,10 +65,16 @@ async fn fetch(
     if offset > part.len() {
         return Err(Error::invalid(format!("part {id} has {} bytes, so none at {offset}", part.len())));
     }
-    Ok(stream::unfold(offset, move |at| {
+    let store = state.store.clone();
+    Ok(stream::try_unfold(offset, move |at| {
         let end = part.len().min(at + CHUNK);
-        let data: Option<Bytes> = (at < end).then(|| part.slice(at..end));
-        async move { data.map(|data| (Ok(PartChunk { data }), end)) }
+        let data = (at < end).then(|| part.bring_in(&(at..end)).map(|()| part.slice(at..end))).transpose();
+        if data.is_err() {
+            let store = store.clone();
+            // Finds out whether it is really damaged, and puts it aside then.
+            tokio::task::spawn_blocking(move || store.verify(id));
+        }
+        async move { Ok(data?.map(|data| (PartChunk { data }, end))) }
     }))
 }
 

@@ -10,19 +10,24 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
+use volley_common::relay::Loan;
 use volley_common::serve::{ReplyBody, Whole, grpc_error};
-use volley_common::{Code, Error, Result};
+use volley_common::wire::catalog::NodeState;
+use volley_common::{Code, Error, NodeId, Result};
 
 use crate::get;
-use crate::state::Shared;
+use crate::state::{Members, Shared, host_port};
 
 /// Flight calls that coordinators answer.
 const METADATA: [&str; 6] = ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
 const SERVICE: &str = "/arrow.flight.protocol.FlightService/";
 /// The largest request that is handed on to a coordinator: it is kept until one has answered.
 const MAX_REQUEST: usize = 16 << 20;
+/// A node that takes no parts hands puts on with this header; whoever gets it hands them on no further.
+const RELAYED: &str = "x-volley-relayed";
 /// A header that is sent back as it came.
 const MIDDLEWARE: &str = "x-middleware";
 
@@ -46,6 +51,11 @@ impl Router {
         }
         if method.is_some_and(|m| METADATA.contains(&m)) {
             return to_coordinator(&self.state, request).await.unwrap_or_else(grpc_error);
+        }
+        if method == Some("DoPut")
+            && let Err(why) = accepts(&self.state).await
+        {
+            return put_elsewhere(&self.state, request, why).await.unwrap_or_else(grpc_error);
         }
         let request = request.map(|body| tonic::body::Body::new(Whole(body)));
         let mut tonic = self.tonic;
@@ -90,11 +100,71 @@ async fn to_coordinator(state: &Arc<Shared>, request: Request<Incoming>) -> Resu
     let mut last = Error::unavailable("this node knows no coordinator yet: try again");
     for addr in addrs.iter().filter(|addr| !addr.is_empty()) {
         let request: Request<Bytes> = Request::from_parts(head.clone(), body.clone());
-        match state.relay.forward(crate::state::host_port(addr), request).await {
+        match state.relay.forward(host_port(addr), request).await {
             Ok(response) => return Ok(response),
             Err(error) if error.code == Code::Unavailable => last = error,
             Err(error) => return Err(error),
         }
     }
     Err(last.at("no coordinator can be reached"))
+}
+
+/// Whether this node takes new parts.
+async fn accepts(state: &Arc<Shared>) -> Result<()> {
+    let store = state.store.clone();
+    let looked = tokio::task::spawn_blocking(move || store.accepts(0)).await;
+    looked.unwrap_or_else(|e| Err(Error::internal(format!("looking at the disk: {e}"))))
+}
+
+/// Hands a put to a node that takes parts; another one is tried only while nothing of the put was read.
+async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Error) -> Result<Response<ReplyBody>> {
+    let (mut head, body) = request.into_parts();
+    if head.headers.insert(RELAYED, HeaderValue::from_static("1")).is_some() {
+        return Err(why);
+    }
+    let mut nodes = takers(&state.members.load(), state.node());
+    nodes.shuffle(&mut rand::rng());
+    let loan = Loan::new(body);
+    for addr in nodes {
+        let Some(body) = loan.unread() else { break };
+        match state.relay.forward(&addr, Request::from_parts(head.clone(), body)).await {
+            Ok(response) => return Ok(response),
+            Err(error) => tracing::warn!(node = addr, %error, "a put could not be handed on"),
+        }
+    }
+    tracing::info!(%why, "a put was refused");
+    Err(why)
+}
+
+/// Where the other nodes are reached that take parts, as the leader last said.
+fn takers(members: &Members, me: NodeId) -> Vec<String> {
+    let others = members.nodes.iter().filter(|(id, _)| **id != me).map(|(_, node)| node);
+    let takes = others.filter(|n| n.state() == NodeState::Alive && !n.draining && n.refuses.is_empty());
+    takes.map(|node| host_port(&node.flight_uri).to_string()).filter(|addr| !addr.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::wire::catalog::Node;
+
+    use super::*;
+
+    #[test]
+    fn puts_go_on_to_live_nodes_that_take_parts() {
+        let node = |id, state: NodeState| Node {
+            id,
+            state: state.into(),
+            flight_uri: format!("grpc+tcp://n{id}:1"),
+            ..Node::default()
+        };
+        let nodes = [
+            node(1, NodeState::Alive),
+            node(2, NodeState::Alive),
+            node(3, NodeState::Silent),
+            Node { draining: true, ..node(4, NodeState::Alive) },
+            Node { refuses: "full".into(), ..node(5, NodeState::Alive) },
+        ];
+        let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
+        assert_eq!(takers(&Members { nodes, ..Members::default() }, NodeId(1)), ["n2:1"]);
+    }
 }

@@ -17,10 +17,11 @@ use volley_common::{Error, Result};
 
 use crate::config::Config;
 use crate::coordinators::Coordinators;
+use crate::copy::Pulls;
 use crate::routes::Router;
 use crate::state::Shared;
-use crate::storage::Store;
-use crate::{flight, http, peer, session};
+use crate::storage::{Store, fault};
+use crate::{flight, http, peer, scrub, session};
 
 /// How long a shutdown waits for puts that are being taken in.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -71,8 +72,9 @@ pub async fn start(config: Config) -> Result<Running> {
 pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Result<Running> {
     config.check()?;
     let sockets = Sockets::bind(&config, listeners).await?;
-    let dir = config.data_dir.clone();
-    let store = tokio::task::spawn_blocking(move || Store::open(&dir))
+    fault::install();
+    let (dir, watermarks) = (config.data_dir.clone(), config.watermarks());
+    let store = tokio::task::spawn_blocking(move || Store::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let state = Arc::new(share(config, store, &sockets)?);
@@ -110,6 +112,7 @@ fn bound(listener: &TcpListener) -> Result<SocketAddr> {
 
 fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
     let relay = Relay::new();
+    let pulls = Pulls::new(&config);
     Ok(Shared {
         flight_uri: format!("grpc+tcp://{}", config.flight_reachable_at(bound(&sockets.flight)?)?),
         peer_addr: config.peer_reachable_at(bound(&sockets.peer)?)?,
@@ -122,7 +125,7 @@ fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
         members: Default::default(),
         cancelled: Default::default(),
         puts: TaskTracker::new(),
-        pulls: Default::default(),
+        pulls,
         received: Default::default(),
         shutdown: CancellationToken::new(),
     })
@@ -146,6 +149,7 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));
     running.tasks.spawn(http::serve(sockets.http, is_ready, running.stop_peers.clone()));
+    running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();
     running.tasks.spawn(async move {
         if let Err(error) = session::run(state.clone(), ready).await {
@@ -195,6 +199,9 @@ impl Running {
     pub async fn shutdown(&self) {
         self.state.shutdown.cancel();
         self.tasks.wait().await;
+        let store = self.state.store.clone();
+        // Nothing is written any more: what was verified need not be read again after the next start.
+        let _ = tokio::task::spawn_blocking(move || store.remember(true)).await;
     }
 
     /// Waits until the node stops by itself or by [`Running::shutdown`].

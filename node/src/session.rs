@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -13,7 +13,7 @@ use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
-    DeleteParts, Heartbeat, HeldPart, Hello, Holding, Inventory, NodeOrder, NodeReport, OrderDone, Welcome,
+    DeleteParts, Heartbeat, HeldPart, Hello, Holding, Inventory, Lost, NodeOrder, NodeReport, OrderDone, Welcome,
 };
 use volley_common::wire::{PROTOCOL, cluster};
 use volley_common::{Code, Error, PartId, Result};
@@ -23,8 +23,6 @@ use crate::state::{Members, Shared};
 
 /// The metadata by which a coordinator names the leader's peer address.
 const LEADER: &str = "x-volley-leader";
-/// Orders to copy that are carried out at once.
-const MAX_COPIES: usize = 4;
 /// Parts in one page of the inventory.
 const PAGE: usize = 10_000;
 /// Reports that may wait for the connection.
@@ -96,7 +94,7 @@ async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result
     accept(state, welcome).await?;
     tracing::info!("in session with the leading coordinator");
     ready.send_replace(true);
-    let session = Session { state: state.clone(), reports, copies: Arc::new(Semaphore::new(MAX_COPIES)) };
+    let session = Session { state: state.clone(), reports };
     session.serve(orders, heartbeat).await
 }
 
@@ -184,7 +182,6 @@ fn take_members(state: &Shared, members: cluster::Members) {
 struct Session {
     state: Arc<Shared>,
     reports: Reports,
-    copies: Arc<Semaphore>,
 }
 
 impl Session {
@@ -199,6 +196,7 @@ impl Session {
                     None => return Err(Error::unavailable("the leading coordinator ended the session")),
                 },
                 () = self.state.received.changed() => self.report_received().await?,
+                () = self.state.store.lost_something() => self.report_lost().await?,
                 _ = ticks.tick() => self.heartbeat().await?,
             }
         }
@@ -211,17 +209,31 @@ impl Session {
 
     async fn heartbeat(&self) -> Result<()> {
         let store = self.state.store.clone();
-        let ((digest, parts), (free, used)) = tokio::task::spawn_blocking(move || (store.digest(), store.space()))
+        let ((digest, parts), disk) = tokio::task::spawn_blocking(move || (store.digest(), store.condition()))
             .await
             .map_err(|e| Error::internal(format!("reading the inventory: {e}")))?;
         self.report(Report::Heartbeat(Heartbeat {
             digest,
             parts,
-            bytes_free: free,
-            bytes_used: used,
-            ..Heartbeat::default()
+            bytes_free: disk.space.free,
+            bytes_used: disk.used,
+            bytes_total: disk.space.total,
+            refuses: disk.refuses,
+            trouble: disk.trouble,
+            damaged: disk.damaged,
+            scrubbed_ms: disk.scrubbed_ms,
         }))
         .await
+    }
+
+    /// Parts that were found damaged: the others are to make them good at once.
+    async fn report_lost(&self) -> Result<()> {
+        let (parts, reason) = self.state.store.take_lost();
+        for page in parts.chunks(PAGE) {
+            let parts = page.iter().map(|id| (*id).into()).collect();
+            self.report(Report::Lost(Lost { parts, reason: reason.clone() })).await?;
+        }
+        Ok(())
     }
 
     async fn report_received(&self) -> Result<()> {
@@ -248,11 +260,8 @@ impl Session {
             }
             Some(What::SendInventory(_)) => self.send_inventory().await,
             Some(What::Copy(copy)) => {
-                let (state, room) = (self.state.clone(), self.copies.clone());
-                self.carry_out(order.order, async move {
-                    let _room = room.acquire().await.map_err(|_| Error::cancelled("the node is stopping"))?;
-                    copy::pull(&state, copy).await
-                });
+                let state = self.state.clone();
+                self.carry_out(order.order, async move { copy::pull(&state, copy).await });
                 Ok(())
             }
             Some(What::Delete(delete)) => {

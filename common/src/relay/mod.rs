@@ -4,6 +4,7 @@
 //! no faster than the slower side takes them.
 
 mod body;
+mod loan;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 pub use body::{Relayed, ReqBody};
+pub use loan::Loan;
 
 use crate::serve::{CONNECTION_WINDOW, FRAME_SIZE, ReplyBody, STREAM_WINDOW};
 use crate::{Error, Result};

@@ -9,17 +9,15 @@ use std::task::{Context, Poll};
 use arrow_flight::Ticket;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use prost::Message;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::options::{HEADER_PREFIX, TicketRequest};
-use volley_common::relay::ReqBody;
+use volley_common::relay::{Loan, ReqBody};
 use volley_common::serve::{ReplyBody, Tonic, grpc_error};
 use volley_common::{Code, Error, Result};
 
@@ -136,7 +134,7 @@ async fn pass_on(service: &Arc<Service>, request: Request<Incoming>) -> Result<R
     let nodes = service.any_nodes()?;
     let loan = Loan::new(body);
     let make = || {
-        let mut request = Request::new(ReqBody::from(tonic::body::Body::new(loan.unread()?)));
+        let mut request = Request::new(loan.unread()?);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
@@ -206,50 +204,6 @@ fn framed(ticket: &Ticket) -> Bytes {
     out.put_u32(length as u32);
     out.put_slice(&ticket.encode_to_vec());
     out.freeze()
-}
-
-/// A client's stream that is lent to one attempt after another while nothing of it was read.
-struct Loan(Arc<Mutex<Lent>>);
-
-struct Lent {
-    body: Incoming,
-    read: bool,
-}
-
-impl Loan {
-    fn new(body: Incoming) -> Self {
-        Loan(Arc::new(Mutex::new(Lent { body, read: false })))
-    }
-
-    /// The stream, if nothing of it was read.
-    fn unread(&self) -> Option<Borrowed> {
-        (!self.0.lock().read).then(|| Borrowed(self.0.clone()))
-    }
-}
-
-struct Borrowed(Arc<Mutex<Lent>>);
-
-impl Body for Borrowed {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
-        let mut lent = self.0.lock();
-        let polled = Pin::new(&mut lent.body).poll_frame(cx);
-        lent.read |= polled.is_ready();
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.lock().body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.lock().body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use futures::{Stream, stream};
 use volley_common::ipc::frame::{Frame, frame};
 use volley_common::ipc::{project, schema};
 use volley_common::wire::cluster::{Ticket, TicketPart};
-use volley_common::{Error, NodeId, PartId, Result};
+use volley_common::{Code, Error, NodeId, PartId, Result};
 
 use super::local::LocalPart;
 use super::remote::RemotePart;
@@ -126,7 +126,14 @@ impl Source {
                 continue;
             };
             let piece = match current {
-                Current::Local(part) => part.next(self.left)?,
+                Current::Local(part) => match part.next(self.left) {
+                    Err(error) if error.code == Code::DataLoss => {
+                        let given = part.batches_given();
+                        self.current = Some(self.elsewhere(given, error)?);
+                        continue;
+                    }
+                    piece => piece?,
+                },
                 Current::Remote(part) => part.next(self.left).await?,
             };
             match piece {
@@ -171,6 +178,21 @@ impl Source {
                 Ok(Some(self.remote(part)))
             }
         }
+    }
+
+    /// The file of the current part went bad after so many of its batches were given: the rest comes from another holder.
+    fn elsewhere(&self, given: u32, error: Error) -> Result<Current> {
+        let part = self.ticket.parts.get(self.next_part.saturating_sub(1));
+        let part = part.ok_or_else(|| Error::internal("a part went bad before any was opened"))?;
+        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
+        tracing::error!(part = %id, %error, "a part went bad while it was read");
+        let store = self.state.store.clone();
+        // Finds out whether it is really damaged, and puts it aside then.
+        tokio::task::spawn_blocking(move || store.verify(id));
+        if self.hop {
+            return Err(Error::unavailable(error.message));
+        }
+        Ok(self.remote(&TicketPart { skip_batches: given, ..part.clone() }))
     }
 
     fn remote(&self, part: &TicketPart) -> Current {

@@ -1,15 +1,14 @@
 //! The control file: who the node is, and which cluster it belongs to.
 //!
-//! Magic, format version (4 bytes), length of what follows (4 bytes), JSON, CRC-32C of all before it; numbers are
-//! little-endian.
+//! JSON in the wrapping of [`super::durable`].
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::fs;
+use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 use volley_common::{Error, NodeId, Result};
 
+use super::durable::{self, Unreadable};
 use super::layout::Layout;
 
 const MAGIC: &[u8; 8] = b"VOLLEYND";
@@ -61,50 +60,32 @@ impl Control {
     /// Writes the control file: temp, fsync, rename, fsync of the folder.
     pub fn save(&self, layout: &Layout) -> Result<()> {
         let path = layout.control();
-        let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be written: {e}", path.display()));
-        let temp = path.with_extension("new");
-        let mut file = File::create(&temp).map_err(failed)?;
-        file.write_all(&self.bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&temp, &path).map_err(failed)?;
-        sync_dir(layout.root()).map_err(failed)
+        durable::replace(&path, &self.bytes())
+            .map_err(|e| Error::unavailable(format!("{} cannot be written: {e}", path.display())))
     }
 
     fn bytes(&self) -> Vec<u8> {
         let json = Json { node: self.node.to_string(), cluster: self.cluster.clone() };
-        let json = serde_json::to_vec(&json).expect("two strings are JSON");
-        let mut bytes = Vec::from(MAGIC.as_slice());
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&json);
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        bytes
+        durable::wrap(MAGIC, FORMAT, &serde_json::to_vec(&json).expect("two strings are JSON"))
     }
 }
 
 fn parse(bytes: &[u8]) -> Result<Control> {
     let damaged = || Error::data_loss("the control file is damaged: restore it, or start with an empty data folder");
-    let rest = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;
-    let (format, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-    let format = u32::from_le_bytes(*format);
-    if format > FORMAT {
-        return Err(Error::precondition(format!(
-            "the data folder has format {format}, this program knows up to {FORMAT}: start a newer volley-node"
-        )));
-    }
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-    let (json, crc) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(damaged)?;
-    if crc != crc32c::crc32c(&bytes[..bytes.len() - crc.len()]).to_le_bytes() {
-        return Err(damaged());
-    }
+    let json = durable::unwrap(MAGIC, FORMAT, bytes).map_err(|why| match why {
+        Unreadable::Damaged => damaged(),
+        Unreadable::Newer(format) => newer(format),
+    })?;
     let json: Json = serde_json::from_slice(json).map_err(|_| damaged())?;
     let node = json.node.parse().map_err(|_| damaged())?;
     Ok(Control { node, cluster: json.cluster })
 }
 
-/// Makes a folder's entries durable.
-pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    File::open(dir)?.sync_all()
+/// What is said of a folder that a newer program has used.
+pub(super) fn newer(format: u32) -> Error {
+    Error::precondition(format!(
+        "the data folder has format {format}, this program knows up to {FORMAT}: start a newer volley-node"
+    ))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK                                        held by the running process
 //! control                                     who the node is
+//! checked                                     which parts' bytes were verified when
 //! tmp/                                        parts that are being written or received
 //! damaged/                                    parts whose bytes are not what they were: for a human to look at
 //! parts/TABLE/SHARD/WRITE-SEQ-PART-CRC.arrow
@@ -40,6 +41,11 @@ impl Layout {
     /// The control file.
     pub fn control(&self) -> PathBuf {
         self.root.join("control")
+    }
+
+    /// What is known of the parts' files.
+    pub fn checked(&self) -> PathBuf {
+        self.root.join("checked")
     }
 
     /// Parts that are being written or received; emptied at start.

@@ -4,12 +4,16 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_ipc::{Block, Message as IpcMessage, MessageHeader};
 use bytes::Bytes;
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use volley_common::ipc::schema::PREFIX_BYTES;
 use volley_common::{Error, PartId, Result};
+
+use super::checked::Stamp;
+use super::{fault, scan};
 
 /// The first bytes of an Arrow file; the last six are the first six of it.
 const MAGIC: &[u8; 8] = b"ARROW1\0\0";
@@ -17,6 +21,9 @@ const MAGIC: &[u8; 8] = b"ARROW1\0\0";
 const TAIL: usize = 10;
 /// The schema message begins at the first 64-byte boundary behind the magic.
 const SCHEMA_AT: u64 = 64;
+
+/// A page of memory, or some of them on machines that may have larger ones.
+const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
 /// One IPC message of a part, as ranges of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +42,10 @@ pub struct Message {
 pub struct Part {
     id: PartId,
     crc32c: u32,
+    file: File,
+    /// The file when it was opened.
+    stamp: Stamp,
+    map: Map,
     bytes: Bytes,
     schema: Range<u64>,
     dictionaries: Vec<Message>,
@@ -49,17 +60,69 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
-    /// Maps and parses a part's file; `check` reads all of it and compares the CRC-32C.
+    /// Maps and parses a part's file. Unless `trusted` says that a file with this stamp was verified, all of it is read
+    /// first, and its CRC-32C compared.
     ///
     /// # Errors
-    /// DATA_LOSS: not the bytes that were sealed. UNAVAILABLE: cannot be opened or mapped.
-    pub fn open(path: &Path, id: PartId, crc32c: u32, check: bool) -> Result<Part> {
-        let bytes = map(path)?;
-        if check && crc32c::crc32c(&bytes) != crc32c {
-            return Err(Error::data_loss(format!("{id:?} is damaged: the checksum of {} differs", path.display())));
+    /// DATA_LOSS: not the bytes that were sealed, or they cannot be read. UNAVAILABLE: cannot be opened or mapped.
+    pub fn open(path: &Path, id: PartId, crc32c: u32, trusted: impl FnOnce(&Stamp) -> bool) -> Result<Part> {
+        let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be opened: {e}", path.display()));
+        let damaged = |why: String| Error::data_loss(format!("part {id} is damaged: {why} in {}", path.display()));
+        let file = File::open(path).map_err(failed)?;
+        let stamp = Stamp::of(&file.metadata().map_err(failed)?);
+        if !trusted(&stamp) {
+            // By read(2), not by the mapping: what the disk does not give is an error then, and no signal.
+            let sum = scan::checksum(&file, |_| true).map_err(|e| damaged(format!("a read failed ({e})")))?;
+            if sum != (stamp.bytes, crc32c) {
+                return Err(damaged("the checksum differs".into()));
+            }
         }
-        parse(bytes, id, crc32c)
-            .map_err(|why| Error::data_loss(format!("{id:?} is damaged: {why} in {}", path.display())))
+        let map = map(&file, id).map_err(failed)?;
+        let bytes = Bytes::from_owner(map.clone());
+        let parsed =
+            Part { id, crc32c, file, stamp, map, bytes, schema: 0..0, dictionaries: vec![], batches: vec![], rows: 0 };
+        parse(parsed).map_err(damaged)
+    }
+
+    /// The file's stamp when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Brings bytes into memory, so that whoever reads them meets no page that cannot be had.
+    ///
+    /// # Errors
+    /// DATA_LOSS: the disk does not give them, or the file has become shorter.
+    pub fn bring_in(&self, range: &Range<u64>) -> Result<()> {
+        let (start, length) = (range.start as usize, (range.end - range.start) as usize);
+        match self.map.0.0.advise_range(Advice::PopulateRead, start, length) {
+            // EINVAL: a kernel before 5.14. The pages come when they are read.
+            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => {
+                Err(Error::data_loss(format!("part {} cannot be read at byte {start}: {e}", self.id)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Part::bring_in`] for a slice; bytes that are not of this part's mapping are in memory already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bring_in_slice(&self, slice: &Bytes) -> Result<()> {
+        let start = (slice.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize);
+        let within = start.checked_add(slice.len()).is_some_and(|end| end <= self.bytes.len());
+        if within && !slice.is_empty() { self.bring_in(&(start as u64..(start + slice.len()) as u64)) } else { Ok(()) }
+    }
+
+    /// Whether the file still has the bytes that were verified: nobody wrote into it or cut it.
+    ///
+    /// # Errors
+    /// DATA_LOSS: somebody did.
+    pub fn vouch(&self) -> Result<()> {
+        match self.file.metadata() {
+            Ok(now) if Stamp::of(&now).same_bytes(&self.stamp) => Ok(()),
+            _ => Err(Error::data_loss(format!("the file of part {} was changed since it was verified", self.id))),
+        }
     }
 
     /// The part's id.
@@ -104,31 +167,69 @@ impl Part {
     }
 }
 
-/// The file's bytes; the mapping lives as long as any slice of it.
-fn map(path: &Path) -> Result<Bytes> {
-    let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be mapped: {e}", path.display()));
-    let file = File::open(path).map_err(failed)?;
+/// A mapping that lives as long as any slice of it.
+#[derive(Clone)]
+struct Map(Arc<(Mmap, fault::Named)>);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
+fn map(file: &File, id: PartId) -> std::io::Result<Map> {
     // SAFETY: a part's file never changes after its rename (ARCHITECTURE.md, Invariants): it is only unlinked, which
-    // leaves mappings as they are.
-    let mapping = unsafe { Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::from_owner(mapping))
+    // leaves mappings as they are. What a stranger's hand in it means stands in docs/adr/0006-sigbus.md.
+    let mapping = unsafe { Mmap::map(file) }?;
+    let named = fault::name(&mapping, id);
+    Ok(Map(Arc::new((mapping, named))))
+}
+
+/// Copies what lies in the last page of a message's slices. A file that is cut within a page reads as zeros up to that
+/// page's end, without a fault; beyond it there is one. So a message whose last page is copied (and vouched for
+/// afterwards) either goes out right or breaks its connection.
+pub fn own_last_page(slices: &mut Vec<Bytes>) {
+    let end = slices.iter().filter(|slice| !slice.is_empty()).map(|slice| slice.as_ptr() as usize + slice.len()).max();
+    let Some(page) = end.map(|end| (end - 1) / PAGE * PAGE) else { return };
+    let mut at = 0;
+    while at < slices.len() {
+        let slice = &mut slices[at];
+        let start = slice.as_ptr() as usize;
+        if start + slice.len() > page {
+            let last = slice.split_off(page.saturating_sub(start));
+            let copy = Bytes::copy_from_slice(&last);
+            if slice.is_empty() {
+                *slice = copy;
+            } else {
+                at += 1;
+                slices.insert(at, copy);
+            }
+        }
+        at += 1;
+    }
 }
 
 type Parsed<T> = std::result::Result<T, String>;
 
-fn parse(bytes: Bytes, id: PartId, crc32c: u32) -> Parsed<Part> {
-    let blocks_end = footer_at(&bytes)?;
-    let footer = arrow_ipc::root_as_footer(&bytes[blocks_end..bytes.len() - TAIL])
-        .map_err(|e| format!("a malformed footer ({e})"))?;
+/// Fills in what the file's footer and headers say.
+fn parse(part: Part) -> Parsed<Part> {
+    let here = part.bytes.clone();
+    let tail = here.len().saturating_sub(TAIL);
+    let reach = |range: Range<usize>| part.bring_in(&(range.start as u64..range.end as u64)).map_err(|e| e.message);
+    reach(0..here.len().min(SCHEMA_AT as usize))?;
+    reach(tail..here.len())?;
+    let blocks_end = footer_at(&here)?;
+    reach(blocks_end..tail)?;
+    let footer = arrow_ipc::root_as_footer(&here[blocks_end..tail]).map_err(|e| format!("a malformed footer ({e})"))?;
     let blocks = |list: Option<flatbuffers::Vector<'_, Block>>| -> Parsed<Vec<Message>> {
-        list.into_iter().flatten().map(|block| message(&bytes[..blocks_end], block)).collect()
+        list.into_iter().flatten().map(|block| message(&here[..blocks_end], block)).collect()
     };
     let (dictionaries, batches) = (blocks(footer.dictionaries())?, blocks(footer.recordBatches())?);
     if dictionaries.iter().any(|d| d.dictionary_id.is_none()) || batches.iter().any(|b| b.dictionary_id.is_some()) {
         return Err("messages of another kind than the footer says".into());
     }
     let rows = batches.iter().map(|batch| batch.rows).sum();
-    Ok(Part { id, crc32c, schema: schema(&bytes[..blocks_end])?, dictionaries, batches, rows, bytes })
+    Ok(Part { schema: schema(&here[..blocks_end])?, dictionaries, batches, rows, ..part })
 }
 
 /// Where the footer begins.

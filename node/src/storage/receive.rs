@@ -57,7 +57,7 @@ impl Drop for Temp {
 
 impl Receiver {
     pub(super) fn new(store: Store, wanted: Wanted) -> Result<Self> {
-        let (file, temp) = store.temporary(wanted.name.id)?;
+        let (file, temp) = store.temporary(wanted.name.id, wanted.bytes)?;
         Ok(Receiver { store, temp: Temp::new(temp), file, wanted, bytes: 0, crc32c: 0 })
     }
 
@@ -75,6 +75,7 @@ impl Receiver {
             let (id, wanted) = (self.id(), self.wanted.bytes);
             return Err(Error::data_loss(format!("{id:?} was received with more than its {wanted} bytes")));
         }
+        self.store.growing(self.bytes, total)?;
         self.file.write_all(bytes).map_err(|e| self.store.failed("a received part", &e))?;
         self.bytes = total;
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);

@@ -97,7 +97,7 @@ impl PartWriter {
         // Names the field that IPC cannot carry, before anything is made.
         schema_message(&spec.schema)?;
         let id = PartId::random();
-        let (file, temp) = store.temporary(id)?;
+        let (file, temp) = store.temporary(id, 0)?;
         let temp = Temp::new(temp);
         let out = BufWriter::with_capacity(BUFFER_BYTES, Summed { file, bytes: 0, crc32c: 0 });
         let file = FileWriter::try_new_with_options(out, &spec.schema, options(spec.compression)?);
@@ -119,7 +119,9 @@ impl PartWriter {
         if !self.dictionaries.take(&batch) {
             return Ok(Wrote::DictionaryReplaced);
         }
+        let before = self.bytes();
         self.file.write(&batch).map_err(|e| write_error(&self.store, e))?;
+        self.store.growing(before, self.bytes())?;
         self.rows += batch.num_rows() as u64;
         Ok(Wrote::Yes)
     }

@@ -37,7 +37,7 @@ pub struct TestNode {
     pub state: Arc<Shared>,
     pub addr: String,
     shutdown: CancellationToken,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for TestNode {
@@ -83,7 +83,7 @@ impl TestNode {
             async move { Ok::<_, Infallible>(reply.await) }
         });
         tokio::spawn(serve(listener, service, shutdown.clone()));
-        TestNode { state, addr, shutdown, _dir: dir }
+        TestNode { state, addr, shutdown, dir }
     }
 
     /// Writes a part of one message a batch.
@@ -104,6 +104,15 @@ impl TestNode {
             assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
         }
         writer.seal().unwrap().id
+    }
+
+    /// The file of the only part.
+    pub fn file(&self) -> std::path::PathBuf {
+        let mut path = self.dir.path().join("parts");
+        while path.is_dir() {
+            path = std::fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+        }
+        path
     }
 
     /// Gets by a signed ticket.

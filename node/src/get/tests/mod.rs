@@ -144,6 +144,70 @@ async fn a_stream_that_breaks_goes_on_at_the_next_message() {
     assert_eq!(rows(&got), rows(&first()));
 }
 
+/// Copies a part's file from one node's disk to another's.
+fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
+    let part = from.state.store.part(id).unwrap().unwrap();
+    let held = from.state.store.inventory().into_iter().find(|held| held.id == Some(id.into())).unwrap();
+    let row = volley_common::wire::catalog::Part {
+        id: held.id,
+        write: held.write,
+        bytes: held.bytes,
+        crc32c: held.crc32c,
+        ..Default::default()
+    };
+    let mut receiver = to.state.store.receive(&row, &"t/1".parse().unwrap()).unwrap();
+    receiver.write(&part.slice(0..part.len())).unwrap();
+    receiver.finish().unwrap();
+}
+
+/// What may happen to a file while it is read.
+fn cut(file: &std::fs::File) {
+    file.set_len(0).unwrap();
+}
+
+fn flip(file: &std::fs::File) {
+    std::os::unix::fs::FileExt::write_all_at(file, &[0xee; 64], 700).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder() {
+    for harm in [cut, flip] {
+        let (asked, other) = (TestNode::start().await, TestNode::start().await);
+        introduce(&[&asked, &other]);
+        let id = asked.write(&all_alike());
+        copy_over(id, &asked, &other);
+        let ticket = ticket(&[(id, &[&asked, &other])]);
+        let source = super::source::Source::new(asked.state.clone(), ticket.clone(), false).unwrap();
+        let mut stream = Box::pin(source.stream());
+        let mut decoder = volley_common::ipc::decode::Decoder::new(1 << 30);
+        let (mut got, mut frames) = (Vec::new(), 0);
+        while let Some(frame) = futures::StreamExt::next(&mut stream).await {
+            use bytes::Buf;
+            let mut frame = frame.unwrap();
+            frame.advance(5);
+            let message = prost::Message::decode(frame.copy_to_bytes(frame.remaining())).unwrap();
+            if let volley_common::ipc::decode::Event::Batch(batch) = decoder.push(message).unwrap() {
+                got.push(batch);
+            }
+            frames += 1;
+            if frames == 3 {
+                let path = asked.file();
+                harm(&std::fs::OpenOptions::new().write(true).open(path).unwrap());
+            }
+        }
+        assert_eq!(rows(&got), rows(&all_alike()));
+        // It was put aside, and is reported.
+        tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
+        assert_eq!(asked.state.store.take_lost().0, [id]);
+        assert!(!asked.state.store.holds(id) && asked.state.store.condition().damaged == 1);
+        assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&all_alike()));
+    }
+}
+
+fn all_alike() -> Vec<RecordBatch> {
+    (0..6).map(|at| batch(at * 5, 5, &["a", "b"])).collect()
+}
+
 #[tokio::test]
 async fn a_part_that_nobody_gives_is_unavailable_and_named() {
     let (asked, other) = (TestNode::start().await, TestNode::breaking_after(2).await);
