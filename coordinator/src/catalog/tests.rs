@@ -1,6 +1,7 @@
 //! What the catalog promises, by behaviour.
 #![allow(clippy::unwrap_used)]
 
+mod coordinators;
 mod helpers;
 mod merges;
 mod nodes;

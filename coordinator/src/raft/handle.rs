@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -71,6 +72,14 @@ impl RaftConfig {
         }
     }
 
+    /// Sets the timings so that a silent leader is stood against after `longest`, or up to a quarter of it sooner.
+    ///
+    /// openraft waits for the lease of the leader, which is `election_max`, and then for a random time between
+    /// `election_min` and `election_max`.
+    pub fn elect_within(&mut self, longest: Duration) {
+        (self.heartbeat, self.election_min, self.election_max) = (longest / 10, longest / 4, longest / 2);
+    }
+
     fn openraft(&self) -> Result<Arc<Config>> {
         let millis = |d: Duration| d.as_millis() as u64;
         let config = Config {
@@ -118,7 +127,9 @@ pub(super) struct Inner {
     pub(super) digest: String,
     /// Why there is no cluster yet, or what is wrong with it.
     pub(super) trouble: Mutex<Option<String>>,
-    /// Why this coordinator is none any more.
+    /// Whether this coordinator is none any more.
+    pub(super) ending: AtomicBool,
+    /// ... and why, once its folder says so.
     pub(super) ended: watch::Sender<Option<Error>>,
     log: Log,
     stop: CancellationToken,
@@ -261,6 +272,7 @@ impl Handle {
             leader: watch::Sender::new(None),
             links: Mutex::default(),
             trouble: Mutex::default(),
+            ending: AtomicBool::new(false),
             ended: watch::Sender::new(None),
             log,
             stop: CancellationToken::new(),

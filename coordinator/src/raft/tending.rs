@@ -23,6 +23,7 @@
 //! ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -157,6 +158,7 @@ async fn act(inner: &Inner, step: Step) -> Result<bool> {
         Step::HandOver => {
             tracing::info!("this coordinator leads and is to be removed: another one takes over");
             inner.hand_over().await;
+            return Ok(false);
         }
         Step::Change(change, why) => {
             tracing::info!(%change, "{why}");
@@ -186,7 +188,7 @@ pub fn may_stand(inner: &Inner) -> bool {
     let metrics = metrics.borrow_watched();
     let groups = [&metrics.membership_config, &metrics.committed_membership_config];
     let member = groups.iter().any(|group| group.membership().get_node(&inner.config.id).is_some_and(own));
-    member && !has_ended(inner)
+    member && !inner.ending.load(Ordering::Relaxed)
 }
 
 /// Whether this coordinator is none any more.
@@ -220,7 +222,7 @@ fn hint(inner: &Inner) -> bool {
 impl Inner {
     /// This coordinator is none any more: it never stands for election again, and its folder says so from now on.
     pub(super) async fn end(&self, why: String) {
-        if has_ended(self) {
+        if self.ending.swap(true, Ordering::Relaxed) {
             return;
         }
         self.raft.runtime_config().elect(false);
