@@ -1,6 +1,7 @@
 //! A cluster of real processes, driven by the Rust client and by raw Flight calls.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod admin;
 mod crashes;
 mod leader;
 mod members;
