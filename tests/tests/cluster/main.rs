@@ -5,6 +5,7 @@ mod admin;
 mod crashes;
 mod leader;
 mod members;
+mod merging;
 mod messages;
 mod starting;
 mod tables;
