@@ -149,6 +149,12 @@ impl Ring {
     }
 }
 
+/// What each node's share is in proportion to: 512 for one with the median capacity.
+pub fn weights(nodes: &[Candidate]) -> BTreeMap<NodeId, u64> {
+    let median = median(nodes.iter().map(|node| node.capacity));
+    nodes.iter().map(|node| (node.id, quantity(node.capacity, median) as u64)).collect()
+}
+
 /// The lower median of the capacities that are given; 0 if none is.
 fn median(capacities: impl Iterator<Item = u64>) -> u64 {
     let mut known: Vec<u64> = capacities.filter(|capacity| *capacity > 0).collect();

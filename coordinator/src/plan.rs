@@ -20,7 +20,7 @@ const EMPTY_LOCATIONS: usize = 3;
 pub struct EndpointPlan {
     /// What it streams, in this order.
     pub parts: Vec<TicketPart>,
-    /// URIs of live nodes, those that hold most of the parts first; [`REUSE_CONNECTION`] last.
+    /// URIs of live nodes, those that hold most of the parts first, ill ones last; [`REUSE_CONNECTION`] last.
     pub locations: Vec<String>,
     /// Rows of the parts, or `limit` if that is less.
     pub rows: u64,
@@ -62,7 +62,7 @@ pub fn limited_endpoints(
     rotation: usize,
 ) -> Result<Vec<EndpointPlan>> {
     let parts = first_rows(catalog.part_rows_at(table.id, version), limit);
-    let uris = uris(catalog, alive);
+    let (uris, ill) = (uris(catalog, alive), ill(catalog, alive));
     if parts.is_empty() {
         return Ok(vec![without_parts(&uris, limit, rotation)]);
     }
@@ -70,14 +70,14 @@ pub fn limited_endpoints(
     let mut holders = Vec::with_capacity(runs.len());
     for (at, run) in runs.iter().enumerate() {
         require_live(table, run, alive)?;
-        holders.push(by_share(run, &uris, rotation.wrapping_add(at)));
+        holders.push(by_share(run, &uris, &ill, rotation.wrapping_add(at)));
     }
     let offered = choose(&holders);
     let plan = |(run, holders): (&&[&PartRow], &Vec<NodeId>)| {
         let chosen = holders.iter().filter(|node| offered.contains(node));
         let locations = chosen.filter_map(|node| uris.get(node)).map(|uri| uri.to_string());
         EndpointPlan {
-            parts: run.iter().map(|part| ticket_part(part, alive)).collect(),
+            parts: run.iter().map(|part| ticket_part(part, alive, &ill)).collect(),
             locations: locations.chain([REUSE_CONNECTION.to_string()]).collect(),
             rows: run.iter().map(|part| part.rows).sum(),
             bytes: run.iter().map(|part| part.bytes).sum(),
@@ -138,6 +138,12 @@ fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>) -> BTreeMap<NodeId, 
     nodes.filter(|node| !node.flight_uri.is_empty()).map(|node| (NodeId(node.id), node.flight_uri.as_str())).collect()
 }
 
+/// Live nodes with which something is wrong: whoever can be read elsewhere is not read there.
+fn ill(catalog: &Catalog, alive: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let is_ill = |id: &NodeId| catalog.node(*id).is_some_and(|node| !node.trouble.is_empty());
+    alive.iter().copied().filter(is_ill).collect()
+}
+
 fn without_parts(uris: &BTreeMap<NodeId, &str>, limit: Option<u64>, rotation: usize) -> EndpointPlan {
     let from = rotation % uris.len().max(1);
     let some = uris.values().cycle().skip(from).take(EMPTY_LOCATIONS.min(uris.len()));
@@ -162,8 +168,8 @@ fn require_live(table: &Table, run: &[&PartRow], alive: &BTreeSet<NodeId>) -> Re
     )))
 }
 
-/// The live holders of a run, those of most of its parts first, equals rotated.
-fn by_share(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, rotation: usize) -> Vec<NodeId> {
+/// The live holders of a run, those of most of its parts first, equals rotated; `ill` ones last.
+fn by_share(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, ill: &BTreeSet<NodeId>, rotation: usize) -> Vec<NodeId> {
     let mut share: Vec<(NodeId, usize)> = Vec::new();
     for node in run.iter().flat_map(|part| part.holders.iter()).map(|node| NodeId(*node)) {
         match share.iter_mut().find(|(known, _)| *known == node) {
@@ -174,7 +180,7 @@ fn by_share(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, rotation: usize) ->
     }
     let turn = rotation % share.len().max(1);
     share.rotate_left(turn);
-    share.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    share.sort_by_key(|(node, count)| (ill.contains(node), std::cmp::Reverse(*count)));
     share.into_iter().map(|(node, _)| node).collect()
 }
 
@@ -205,10 +211,10 @@ fn choose(holders: &[Vec<NodeId>]) -> BTreeSet<NodeId> {
     chosen
 }
 
-/// A part as a ticket names it: all its holders, live ones first.
-fn ticket_part(part: &PartRow, alive: &BTreeSet<NodeId>) -> TicketPart {
+/// A part as a ticket names it: all its holders, live ones first, of those the `ill` ones last.
+fn ticket_part(part: &PartRow, alive: &BTreeSet<NodeId>, ill: &BTreeSet<NodeId>) -> TicketPart {
     let mut holders = part.holders.to_vec();
-    holders.sort_by_key(|node| !alive.contains(&NodeId(*node)));
+    holders.sort_by_key(|node| (!alive.contains(&NodeId(*node)), ill.contains(&NodeId(*node))));
     TicketPart { id: Some(part.part_id().into()), holders, rows: part.rows, skip_batches: 0 }
 }
 

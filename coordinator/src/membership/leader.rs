@@ -1,6 +1,5 @@
 //! What the leader does every second: who is silent, who must be told what, what has expired.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,22 +11,22 @@ use volley_common::wire::cluster::node_order::What;
 use volley_common::{NodeId, Result, clock};
 
 use super::Membership;
-use super::copying::Copying;
+use super::arranging::Arranging;
 use super::digest::Expected;
-use crate::scheduler;
 use crate::service::live_nodes;
-use crate::service::read::live_ids;
 
 /// How often the leader looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// Copies to order at once, over all nodes.
-const MOST_COPIES: usize = 256;
 /// Changes of the catalog are told to nodes no more often than this.
 const TOLD_EVERY: Duration = Duration::from_millis(50);
 
 impl Membership {
     /// Leads whenever this coordinator is the leader, until the process stops.
     pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.keep_leading(), self.keep_copying());
+    }
+
+    async fn keep_leading(self: &Arc<Self>) {
         let stop = self.service.stop.clone();
         let mut leader = self.service.raft.watch_leader();
         let mut applied = self.service.raft.watch_applied();
@@ -56,6 +55,8 @@ impl Membership {
         let mut state = self.state.lock();
         state.led_since = None;
         state.heard.clear();
+        state.arranging = Arranging::default();
+        self.service.reports.lock().clear();
         for session in state.sessions.values() {
             session.end.cancel();
         }
@@ -74,7 +75,7 @@ impl Membership {
             self.set_silent(node, boot).await;
         }
         self.tell_changes();
-        self.order_copies().await;
+        self.arrange().await;
         self.order_merges().await;
         *self.service.figures.copying.lock() = self.state.lock().copying.under_way();
     }
@@ -133,44 +134,6 @@ impl Membership {
         }
         if new_cancelled {
             self.tell_all(&What::Cancelled(CancelledFlights { flights: cancelled }));
-        }
-    }
-
-    /// Silent nodes whose grace is not over: their copies count until it is.
-    fn waited(&self, silent: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        let (now, grace) = (Instant::now(), Duration::from_millis(self.service.config.grace_ms));
-        let mut state = self.state.lock();
-        state.silent_since.retain(|node, _| silent.contains(node));
-        let mut waits = |node: &NodeId| now.duration_since(*state.silent_since.entry(*node).or_insert(now)) < grace;
-        silent.iter().copied().filter(|node| waits(node)).collect()
-    }
-
-    /// Orders copies of parts that have too few.
-    async fn order_copies(self: &Arc<Self>) {
-        let (alive, silent) = {
-            let catalog = self.service.raft.view();
-            let alive = live_ids(&catalog);
-            let silent = catalog.nodes().map(|node| NodeId(node.id)).filter(|id| !alive.contains(id)).collect();
-            (alive, silent)
-        };
-        let waited = self.waited(&silent);
-        let (busy, mut load) = {
-            let mut state = self.state.lock();
-            (state.copying.busy(Instant::now()), state.copying.load())
-        };
-        let raft = self.service.raft.clone();
-        let decide = move || scheduler::copies(&raft.view(), &alive, &waited, &busy, MOST_COPIES);
-        let Ok(wanted) = tokio::task::spawn_blocking(decide).await else { return };
-        for (node, copy) in wanted {
-            let Some(id) = copy.part.as_ref().map(|part| part.part_id()) else { continue };
-            let load = load.entry(node).or_default();
-            if !Copying::has_room(*load) {
-                continue;
-            }
-            if let Some(order) = self.tell(node, What::Copy(copy)) {
-                self.state.lock().copying.began(id, node, order, Instant::now());
-                *load += 1;
-            }
         }
     }
 }

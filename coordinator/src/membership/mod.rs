@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`session`] | one session: a node's reports in, orders out |
 //! | [`leader`] | what the leader does every second |
+//! | `arranging` | the leader's work on where parts are |
 //! | [`digest`] | does a node hold what the catalog says |
 //! | [`copying`] | orders to copy that are under way |
 //! | [`merging`] | merges of small parts |
@@ -11,6 +12,7 @@
 //! Only the leader has sessions. One that loses the leadership ends them, and nodes look for the next;
 //! a new leader gives every node a full silence period before it calls any silent.
 
+mod arranging;
 pub mod copying;
 pub mod digest;
 pub mod leader;
@@ -23,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use volley_common::wire::cluster::node_order::What;
@@ -32,6 +34,7 @@ use volley_common::{Error, NodeId};
 
 use crate::catalog::Catalog;
 use crate::service::Service;
+use arranging::Arranging;
 use copying::Copying;
 use digest::{Check, Expected};
 use merging::Merging;
@@ -47,6 +50,8 @@ pub struct Membership {
     state: Mutex<State>,
     next_session: AtomicU64,
     next_order: AtomicU64,
+    /// Somebody has room for another copy, or there is one to make.
+    wake: Notify,
 }
 
 #[derive(Default)]
@@ -62,8 +67,7 @@ struct State {
     expected: Expected,
     copying: Copying,
     merging: Merging,
-    /// Since when nodes are silent, as far as this coordinator saw.
-    silent_since: BTreeMap<NodeId, Instant>,
+    arranging: Arranging,
 }
 
 struct Session {
@@ -84,6 +88,7 @@ impl Membership {
             state: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_order: AtomicU64::new(1),
+            wake: Notify::new(),
         })
     }
 

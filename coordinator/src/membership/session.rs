@@ -13,7 +13,9 @@ use tonic::{Status, Streaming};
 use volley_common::cluster_id::{Relation, relation};
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{HolderChange, Node, NodeState, RegisterNode, SetNodeState, UpdateHolders};
+use volley_common::wire::catalog::{
+    HolderChange, Node, NodeState, RegisterNode, SetNodeHealth, SetNodeState, UpdateHolders,
+};
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
@@ -23,12 +25,15 @@ use volley_common::{Error, NodeId, PartId, Result, config};
 
 use super::digest::{Check, Digest};
 use super::{Membership, Session, WAITING_ORDERS};
+use crate::catalog::nodes::removed;
 use crate::scheduler::{self, Horizon, Reconciled};
 use crate::service::identity;
 use crate::service::read::live_ids;
 
 /// A node that opened a session says who it is within so long.
 const HELLO_TIME: Duration = Duration::from_secs(10);
+/// How often the wording of what is wrong with a node may change in the catalog.
+const SAME_TROUBLE: Duration = Duration::from_secs(30);
 /// Changes of holders in one command, and parts in one order to delete.
 const BATCH: usize = 10_000;
 /// Parts that a node may report to hold: bounds the memory of one inventory.
@@ -38,6 +43,9 @@ const MAX_INVENTORY: usize = 4_000_000;
 struct Visit {
     node: NodeId,
     session: u64,
+    boot: u64,
+    /// When the catalog last learned of the node's health.
+    told: Instant,
     /// Every table's version when the inventory was asked for.
     before: Horizon,
     /// Parts that it came to hold, or was copying, since then.
@@ -72,7 +80,15 @@ impl Membership {
         let end = CancellationToken::new();
         let session = self.welcome(id, orders.clone(), end.clone())?;
         tracing::info!(node = %id, "node in session");
-        let visit = Visit { node: id, session, before: Horizon::new(), busy: BTreeSet::new(), inventory: Vec::new() };
+        let visit = Visit {
+            node: id,
+            session,
+            boot,
+            told: Instant::now(),
+            before: Horizon::new(),
+            busy: BTreeSet::new(),
+            inventory: Vec::new(),
+        };
         tokio::spawn(async move {
             let lost = tokio::select! {
                 () = end.cancelled() => false,
@@ -110,6 +126,9 @@ impl Membership {
             )));
         }
         let mut node = hello.node.ok_or_else(|| Error::invalid("the hello names no node"))?;
+        if self.service.raft.view().was_removed(NodeId(node.id)) {
+            return Err(removed(NodeId(node.id)));
+        }
         if node.id == 0 || node.boot == 0 {
             return Err(Error::invalid("the hello has no node id or boot id"));
         }
@@ -177,7 +196,7 @@ impl Membership {
                 if !done.error.is_empty() {
                     tracing::warn!(node = %visit.node, order = done.order, error = done.error, "an order failed");
                 }
-                self.state.lock().copying.ended(visit.node, done.order, Instant::now());
+                self.order_ended(visit.node, done.order, done.error.is_empty());
                 Ok(())
             }
             Report::Inventory(page) => {
@@ -192,6 +211,7 @@ impl Membership {
     }
 
     async fn heartbeat(&self, visit: &mut Visit, heartbeat: Heartbeat) -> Result<()> {
+        self.note_health(visit, &heartbeat).await?;
         let held = Digest { xor: heartbeat.digest, count: heartbeat.parts };
         let ask = {
             let mut state = self.state.lock();
@@ -211,6 +231,39 @@ impl Membership {
         visit.busy = self.state.lock().copying.busy_at(visit.node).collect();
         self.tell(visit.node, What::SendInventory(SendInventory {}));
         Ok(())
+    }
+
+    /// Keeps the heartbeat, and puts what it says of the node's health into the catalog if that changed. Figures in the
+    /// text change with every heartbeat: for those alone not more than twice a minute.
+    async fn note_health(&self, visit: &mut Visit, heartbeat: &Heartbeat) -> Result<()> {
+        let known = {
+            let state = self.state.lock();
+            if state.sessions.get(&visit.node).is_none_or(|session| session.id != visit.session) {
+                return Ok(());
+            }
+            self.service.reports.lock().insert(visit.node, heartbeat.clone());
+            let catalog = self.service.raft.view();
+            catalog.node(visit.node).map(|node| (node.refuses.clone(), node.trouble.clone()))
+        };
+        let Some((refuses, trouble)) = known else { return Ok(()) };
+        let new =
+            (refuses.is_empty(), trouble.is_empty()) != (heartbeat.refuses.is_empty(), heartbeat.trouble.is_empty());
+        let same = refuses == heartbeat.refuses && trouble == heartbeat.trouble;
+        if same || !new && visit.told.elapsed() < SAME_TROUBLE {
+            return Ok(());
+        }
+        visit.told = Instant::now();
+        if new {
+            let (refuses, trouble) = (&heartbeat.refuses, &heartbeat.trouble);
+            tracing::warn!(node = %visit.node, refuses, trouble, "a node's health changed");
+        }
+        let health = SetNodeHealth {
+            node: visit.node.0,
+            boot: visit.boot,
+            refuses: heartbeat.refuses.clone(),
+            trouble: heartbeat.trouble.clone(),
+        };
+        self.service.raft.propose(Op::SetNodeHealth(health)).await.map(|_| ())
     }
 
     /// Parts that the node came to hold go into the catalog, if it knows them.
@@ -257,7 +310,7 @@ impl Membership {
         Ok(())
     }
 
-    async fn update_holders(&self, changes: Vec<HolderChange>) -> Result<()> {
+    pub(super) async fn update_holders(&self, changes: Vec<HolderChange>) -> Result<()> {
         for changes in changes.chunks(BATCH) {
             self.service.raft.propose(Op::UpdateHolders(UpdateHolders { changes: changes.to_vec() })).await?;
         }
@@ -273,6 +326,7 @@ impl Membership {
             if current {
                 state.sessions.remove(&node);
                 state.copying.lost(node);
+                self.service.reports.lock().remove(&node);
             }
             current
         };

@@ -157,3 +157,17 @@ fn a_limit_leaves_out_what_lies_behind_it() {
     assert_eq!((plans.len(), plans[0].parts.len(), plans[0].limit), (1, 0, Some(0)));
     assert_eq!(limited(9, 31).unwrap_err().code, Code::Unavailable);
 }
+
+#[test]
+fn an_ill_node_is_offered_last() {
+    let (mut catalog, table) = catalog(3, &[&[1, 2, 3], &[1, 2]]);
+    let node = Node { trouble: "slow".into(), ..catalog.node(NodeId(1)).unwrap().clone() };
+    catalog.insert_row(Row { row: Some(row::Row::Node(node)) });
+    for rotation in 0..6 {
+        let plans = endpoints(&catalog, &table, 1, 9, &alive(1..=3), rotation).unwrap();
+        for plan in &plans {
+            assert_eq!(plan.locations[plan.locations.len() - 2..], ["grpc+tcp://n1:1", REUSE_CONNECTION]);
+            assert_eq!(plan.parts[0].holders.last(), Some(&1));
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`admin`] | nodes drained and removed |
 //! | [`coordinators`] | coordinators added and removed |
+//! | [`homes`] | pure: which nodes the parts of a write go to |
 //! | [`read`] | offers (FlightInfo), tickets, listing |
 //! | [`mod@write`] | begin, stage, commit, abort |
 //! | [`spec`] | pure: what a client asked for and what there is → a table's spec and placement |
@@ -15,6 +16,7 @@
 pub mod admin;
 pub mod coordinators;
 pub mod explain;
+pub mod homes;
 pub mod read;
 pub mod spec;
 pub mod status;

@@ -11,7 +11,7 @@ use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, NodeState
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
 
-use super::{Identity, Service, identity, need_nodes};
+use super::{Identity, Service, identity, need_nodes, takes};
 use crate::catalog::Catalog;
 use crate::plan::{self, EndpointPlan};
 
@@ -188,7 +188,10 @@ impl Service {
             }
             None => Vec::new(),
         };
-        live.sort_by_key(|node| !holders.contains(&node.id));
+        // Ill nodes come last; for a put (which has no holders yet) those that take no parts do, too.
+        live.sort_by_key(|node| {
+            (!holders.contains(&node.id), !takes(node) && holders.is_empty(), !node.trouble.is_empty())
+        });
         Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
 
@@ -307,7 +310,9 @@ mod tests {
         Table {
             version: 5,
             spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
-            replaced: [(3, 700), (5, 900)].map(|(version, until_ms)| Replaced { version, until_ms, merge: false }).into(),
+            replaced: [(3, 700), (5, 900)]
+                .map(|(version, until_ms)| Replaced { version, until_ms, merge: false })
+                .into(),
             ..Table::default()
         }
     }

@@ -6,6 +6,7 @@ use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{Clear, CreateTable, DescriptorKind, DropTable, Table};
 use volley_common::{Code, Error, Result, TableName};
 
+use super::homes::homes;
 use super::spec::{Choice, check_keys, placement};
 use super::write::unexpected;
 use super::{Service, need_nodes};
@@ -31,7 +32,7 @@ impl Service {
             let live = need_nodes(&catalog)?;
             let spec = choice.spec(None, live.len(), self.config.retention_ms)?;
             check_keys(name, &schema, &spec)?;
-            let placement = placement(&catalog, name, &spec, None, &live);
+            let placement = placement(&catalog, name, &spec, None, &homes(&catalog, &spec)?);
             CreateTable { table: name.components().to_vec(), kind: kind as i32, spec: Some(spec), schema, placement }
         };
         match self.raft.propose(Op::CreateTable(command)).await {

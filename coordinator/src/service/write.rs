@@ -12,8 +12,9 @@ use volley_common::wire::catalog::{
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
 
+use super::homes::{homes, redirected};
 use super::spec::{Choice, check_keys, placement};
-use super::{Service, live_nodes, need_nodes};
+use super::{Service, need_nodes};
 use crate::catalog::Catalog;
 
 impl Service {
@@ -22,7 +23,7 @@ impl Service {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the name, options, schema or keys. UNAVAILABLE: not enough live nodes, or no leader.
-    /// What the catalog refuses: ALREADY_EXISTS, NOT_FOUND, ABORTED.
+    /// RESOURCE_EXHAUSTED: too few nodes take parts. What the catalog refuses: ALREADY_EXISTS, NOT_FOUND, ABORTED.
     pub async fn begin_write(&self, mut request: BeginWriteRequest) -> Result<WritePlan> {
         let name = TableName::from_components(&request.table)?;
         if request.write_id.is_empty() {
@@ -31,14 +32,25 @@ impl Service {
         check_write_id(&request.write_id)?;
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
-            let command = match catalog.write(&request.write_id) {
-                Some(known) if is_taken_up(known) => resume(known, &request, self.config.lease_ms)?,
-                _ => self.plan_write(&catalog, &name, &request)?,
+            let (command, open) = match catalog.write(&request.write_id) {
+                Some(known) if is_taken_up(known) => {
+                    let open = known.state == WriteState::Open as i32;
+                    (resume(known, &request, self.config.lease_ms)?, open)
+                }
+                _ => (self.plan_write(&catalog, &name, &request)?, true),
             };
-            (command, live_nodes(&catalog))
+            // One that is committed only answers: no parts of it go anywhere.
+            let nodes = match &command.spec {
+                Some(spec) if open => homes(&catalog, spec)?,
+                _ => Vec::new(),
+            };
+            (command, nodes)
         };
         match self.raft.propose(Op::BeginWrite(command)).await? {
-            Reply::Write(write) => Ok(WritePlan { write: Some(write), nodes, lease_ms: self.config.lease_ms }),
+            Reply::Write(write) => {
+                let write = Some(redirected(write, &nodes));
+                Ok(WritePlan { write, nodes, lease_ms: self.config.lease_ms })
+            }
             other => Err(unexpected("begin_write", &other)),
         }
     }
@@ -60,7 +72,7 @@ impl Service {
             (_, table) => {
                 let spec = choice.spec(table.and_then(|t| t.spec.as_ref()), live.len(), self.config.retention_ms)?;
                 check_keys(name, &request.schema, &spec)?;
-                let placement = placement(catalog, name, &spec, table, &live);
+                let placement = placement(catalog, name, &spec, table, &homes(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
             }
         }
