@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, DiscardPartsRequest, WritePlan};
-use volley_common::{Error, NodeId, Result};
+use volley_common::{Code, Error, NodeId, Result};
 
 use crate::state::Shared;
 
@@ -196,6 +196,7 @@ struct PartTask {
 impl PartTask {
     async fn run(mut self, mut choice: Choice) {
         let mut failures = Vec::new();
+        let mut code = None;
         self.tell_if_enough(choice.need);
         let this = Arc::new((self.state.clone(), self.plan.clone(), self.table.clone(), self.room.clone()));
         let ask = |node: NodeId, copying: Arc<Copying>| {
@@ -213,6 +214,9 @@ impl PartTask {
                 Err(error) => {
                     tracing::warn!(part = %self.copying.part.part_id(), %node, %error, "a copy failed");
                     failures.push(format!("node {node}: {error}"));
+                    // Only if all of them are full is it a matter of space.
+                    let same = code.is_none_or(|code| code == error.code);
+                    code = Some(if same { error.code } else { Code::Unavailable });
                     self.failed.lock().insert(node);
                     if let Some(next) = choice.spare.pop_front() {
                         pending.push(ask(next, self.copying.clone()));
@@ -220,11 +224,11 @@ impl PartTask {
                 }
             }
         }
-        self.settle(&choice, &failures);
+        self.settle(&choice, &failures, code == Some(Code::ResourceExhausted));
     }
 
     /// Nobody is left to ask: this node's own copy counts if it must.
-    fn settle(&mut self, choice: &Choice, failures: &[String]) {
+    fn settle(&mut self, choice: &Choice, failures: &[String], full: bool) {
         if self.tell.is_none() {
             return;
         }
@@ -237,7 +241,8 @@ impl PartTask {
         drop(holders);
         self.tell_if_enough(choice.need);
         if let Some(tell) = self.tell.take() {
-            let _ = tell.send(Err(Error::unavailable(format!(
+            let error = if full { Error::exhausted } else { Error::unavailable };
+            let _ = tell.send(Err(error(format!(
                 "only {have} of the {} copies that shard {} of {} needs could be made: {}",
                 choice.need,
                 self.copying.part.shard,

@@ -38,7 +38,8 @@ impl Store {
             }
             Ok((_, length, crc)) => format!("its {length} bytes have the checksum {crc:08x} instead of {wanted:08x}"),
             Err(e) if e.kind() == ErrorKind::Interrupted => return Err(Error::cancelled("not read to its end")),
-            Err(e) => format!("it cannot be read: {e}"),
+            Err(e) if scan::is_damage(&e) => format!("it cannot be read: {e}"),
+            Err(e) => return Err(Error::unavailable(format!("{} cannot be read just now: {e}", path.display()))),
         };
         // It may have been removed just now.
         if !self.holds(id) {

@@ -66,13 +66,16 @@ impl Part {
     /// # Errors
     /// DATA_LOSS: not the bytes that were sealed, or they cannot be read. UNAVAILABLE: cannot be opened or mapped.
     pub fn open(path: &Path, id: PartId, crc32c: u32, trusted: impl FnOnce(&Stamp) -> bool) -> Result<Part> {
-        let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be opened: {e}", path.display()));
+        let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be read: {e}", path.display()));
         let damaged = |why: String| Error::data_loss(format!("part {id} is damaged: {why} in {}", path.display()));
         let file = File::open(path).map_err(failed)?;
         let stamp = Stamp::of(&file.metadata().map_err(failed)?);
         if !trusted(&stamp) {
             // By read(2), not by the mapping: what the disk does not give is an error then, and no signal.
-            let sum = scan::checksum(&file, |_| true).map_err(|e| damaged(format!("a read failed ({e})")))?;
+            let sum = scan::checksum(&file, |_| true).map_err(|e| match scan::is_damage(&e) {
+                true => damaged(format!("a read failed ({e})")),
+                false => failed(e),
+            })?;
             if sum != (stamp.bytes, crc32c) {
                 return Err(damaged("the checksum differs".into()));
             }
@@ -96,10 +99,10 @@ impl Part {
     pub fn bring_in(&self, range: &Range<u64>) -> Result<()> {
         let (start, length) = (range.start as usize, (range.end - range.start) as usize);
         match self.map.0.0.advise_range(Advice::PopulateRead, start, length) {
-            // EINVAL: a kernel before 5.14. The pages come when they are read.
-            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EFAULT | libc::EHWPOISON)) => {
                 Err(Error::data_loss(format!("part {} cannot be read at byte {start}: {e}", self.id)))
             }
+            // Not known before Linux 5.14, or no memory for it: the pages come when they are read.
             _ => Ok(()),
         }
     }

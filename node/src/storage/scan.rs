@@ -96,3 +96,9 @@ pub fn from_disk(path: &Path, go_on: impl FnMut(usize) -> bool) -> io::Result<(S
     let _ = forget();
     sum.map(|(bytes, crc)| (stamp, bytes, crc))
 }
+
+/// Whether a failed read says something of the file, and not of the process or the moment.
+pub fn is_damage(error: &io::Error) -> bool {
+    let disk = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EREMOTEIO];
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error().is_some_and(|code| disk.contains(&code))
+}

@@ -3,6 +3,8 @@
 
 mod admin;
 mod crashes;
+mod disk;
+mod growth;
 mod leader;
 mod members;
 mod merging;
