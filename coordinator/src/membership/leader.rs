@@ -73,6 +73,7 @@ impl Membership {
         }
         for (node, boot) in self.silent_nodes() {
             self.set_silent(node, boot).await;
+            self.end_session(node);
         }
         self.tell_changes();
         self.arrange().await;
@@ -113,6 +114,13 @@ impl Membership {
             now.duration_since(heard) > silence
         });
         silent.map(|node| (NodeId(node.id), node.boot)).collect()
+    }
+
+    /// Ends a silent node's session: if it only slept, it begins another, and by that is alive again.
+    fn end_session(&self, node: NodeId) {
+        if let Some(session) = self.state.lock().sessions.get(&node) {
+            session.end.cancel();
+        }
     }
 
     /// Tells all nodes who is there and what was cancelled, if that changed.
