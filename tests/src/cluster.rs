@@ -73,6 +73,13 @@ impl Cluster {
             .await;
     }
 
+    /// One node more, of the same shape as the others; it does not run yet.
+    pub fn add_node(&mut self, shape: &Shape) -> &mut Process {
+        let at = self.nodes.len();
+        self.nodes.push(node(&self.net, self.folder.path(), at, shape));
+        &mut self.nodes[at]
+    }
+
     /// A coordinator that does not run yet, and is to join: with this id, on the `host`th coordinator's address, from 0.
     pub fn joining(&self, id: usize, host: usize) -> Process {
         let (net, host, name) = (&self.net, self.net.coordinator(host), format!("coordinator{id}-{host}"));

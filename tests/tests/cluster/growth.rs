@@ -1,0 +1,123 @@
+//! Nodes that join, lose their disk, leave and try to come back: parts follow, readers notice nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use volley_common::Code;
+use volley_common::client::Client;
+use volley_common::options::Options;
+use volley_tests::{Cluster, Shape, rows, wait_for};
+
+const SOON: Duration = Duration::from_secs(40);
+const ROWS: i64 = 60_000;
+const SHARDS: usize = 12;
+
+/// Every node in a zone of its own; one that is silent is missed after 1.5 s, its parts are copied after 1 s more.
+fn shape(nodes: usize) -> Shape {
+    let coordinator_flags = ["--silence-ms", "1500", "--grace-ms", "1000"].map(String::from).to_vec();
+    Shape { coordinators: 1, nodes, zones: 10, coordinator_flags, ..Shape::default() }
+}
+
+fn keyed(replicas: u32) -> Options {
+    let shard_by = Some(vec!["id".into()]);
+    Options { shards: Some(SHARDS as u32), shard_by, replicas: Some(replicas), ..Options::default() }
+}
+
+/// Parts on each node's disk.
+fn spread(cluster: &Cluster) -> Vec<usize> {
+    let files = cluster.files();
+    cluster.nodes.iter().map(|node| files.iter().filter(|file| file.starts_with(&node.folder)).count()).collect()
+}
+
+/// Waits until parts lie so on the disks and the cluster is green; all rows are read in every moment until then.
+async fn lie(cluster: &Cluster, client: &Client, what: &str, fits: impl Fn(&[usize]) -> bool) {
+    wait_for(SOON, what, async || {
+        assert_eq!(rows::get_sorted(client, "t").await.unwrap(), Vec::from_iter(0..ROWS), "{what}");
+        let green = client.status().await.unwrap()["health"] == "green";
+        (green && fits(&spread(cluster))).then_some(())
+    })
+    .await;
+}
+
+/// The id of the node at this address, of those in this state.
+async fn id_of(client: &Client, uri: &str, state: &str) -> String {
+    let status = client.status().await.unwrap();
+    let mut nodes = status["nodes"].as_array().unwrap().iter();
+    let found = nodes.find(|node| node["flight"] == uri && node["state"] == state);
+    found.unwrap_or_else(|| panic!("{status}"))["id"].as_str().unwrap().to_string()
+}
+
+async fn act(client: &Client, action: &str, node: &str) -> Value {
+    client.action(action, &json!({ "node": node })).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_gets_its_share_and_what_it_got_goes_elsewhere() {
+    let shape = shape(3);
+    let mut cluster = Cluster::of(shape.clone()).await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
+    lie(&cluster, &client, "two copies of every part", |on| on.iter().sum::<usize>() == 2 * SHARDS).await;
+    cluster.add_node(&shape).restart().await;
+    lie(&cluster, &client, "a fourth of all copies on the new node", |on| {
+        on.iter().sum::<usize>() == 2 * SHARDS && on[3] == 2 * SHARDS / 4
+    })
+    .await;
+    // The rows of a new put go there, too.
+    let append = Options { mode: Some(volley_common::options::Mode::Append), ..Options::default() };
+    rows::put(&client, "t", &append, ROWS..ROWS + 1200).await.unwrap();
+    wait_for(SOON, "a fourth of the new parts", async || (spread(&cluster)[3] == SHARDS).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_disk_is_replaced_by_what_it_starts_as() {
+    let mut cluster = Cluster::of(shape(3)).await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
+    let victim = cluster.nodes[1].uri();
+    cluster.nodes[1].kill9();
+    fs::remove_dir_all(&cluster.nodes[1].folder).unwrap();
+    cluster.nodes[1].restart().await;
+    lie(&cluster, &client, "all copies are there again", |on| {
+        on.iter().sum::<usize>() == 2 * SHARDS && on[1] >= SHARDS / 2
+    })
+    .await;
+    let old = id_of(&client, &victim, "silent").await;
+    act(&client, "remove_node", &old).await;
+    assert_eq!(client.status().await.unwrap()["nodes"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_and_removed_node_ends_and_does_not_come_back() {
+    let mut cluster = Cluster::of(shape(4)).await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
+    let id = id_of(&client, &cluster.nodes[2].uri(), "alive").await;
+    let early = client.action("remove_node", &json!({ "node": id })).await.unwrap_err();
+    assert!(early.code == Code::FailedPrecondition && early.message.contains("drain"), "{early}");
+    wait_for(SOON, "the drain is done", async || (act(&client, "drain_node", &id).await["done"] == true).then_some(()))
+        .await;
+    act(&client, "remove_node", &id).await;
+    wait_for(SOON, "the removed node ends", async || cluster.nodes[2].ended_by_itself().then_some(())).await;
+    cluster.nodes[2].kill9();
+    let why = cluster.nodes[2].refuses().await;
+    assert!(why.contains("was removed from this cluster") && why.contains("--data-dir"), "{why}");
+    lie(&cluster, &client, "the others have it all", |on| on.iter().sum::<usize>() - on[2] == 2 * SHARDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_without_a_live_holder_is_named_and_back_with_its_node() {
+    let mut cluster = Cluster::of(shape(2)).await;
+    let client = cluster.client().await;
+    rows::put(&client, "t", &keyed(1), 0..ROWS).await.unwrap();
+    cluster.nodes[1].kill9();
+    let error =
+        wait_for(SOON, "a shard is missing", async || client.info(&rows::name("t"), &Options::default()).await.err())
+            .await;
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    assert!(error.message.starts_with("shard ") && error.message.contains("table \"t\""), "{error}");
+    cluster.nodes[1].restart().await;
+    cluster.settle().await;
+    assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..ROWS));
+}
