@@ -149,7 +149,6 @@ fn ten_thousand_appends_become_few_parts_at_little_cost() {
         while world.merge(&Limits::default()) {}
         world.check_rows();
         let times = world.rewritten as f64 / (10_000 * APPEND) as f64;
-        println!("every {every}: {} parts, {times:.1} times rewritten", world.parts().len());
         assert!(world.parts().len() <= 50, "every {every}: {} parts", world.parts().len());
         assert!(times <= 14.0, "every {every}: {times} times");
     }
@@ -165,7 +164,6 @@ fn shards_of_a_table_with_keys_are_merged_each_for_itself() {
     while world.merge(&Limits::default()) {}
     world.check_rows();
     let times = world.rewritten as f64 / (16_000 * APPEND) as f64;
-    println!("{} parts, {times:.1} times rewritten", world.parts().len());
     assert!(world.parts().len() <= 8 * 40 && times <= 14.0, "{} parts, {times} times", world.parts().len());
 }
 

@@ -1,7 +1,7 @@
 //! Ten thousand appends of a hundred rows to one table, and what they leave behind.
 //!
 //! `cargo build --workspace --bins && cargo run -p volley-tests --bin many_appends -- [APPENDS] [ROWS] [WRITERS] [SHARD_BY]`
-#![allow(clippy::unwrap_used, reason = "a failure is the end of the measurement")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it prints figures, and a failure is their end")]
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
