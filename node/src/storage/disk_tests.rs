@@ -25,7 +25,7 @@ fn above_the_high_mark_parts_are_refused_and_below_the_low_one_taken_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_with(dir.path(), Watermarks { high: 80.0, low: 60.0 }).unwrap();
     let sealed = put(&store, &[batch()], Compression::None);
-    let pretend = |free: u64| *store.0.pretended.lock() = Some(Space { total: 1 << 40, free: (1 << 40) / 100 * free });
+    let pretend = |free: u64| store.pretend(Some(Space { total: 1 << 40, free: (1 << 40) / 100 * free }));
     pretend(19);
     let other = catalog::Part { id: Some(PartId::random().into()), ..row(&sealed) };
     for error in [store.create(spec(&batch(), Compression::None)).err(), store.receive(&other, &table()).err()] {
@@ -54,7 +54,7 @@ fn the_space_is_looked_at_while_a_part_grows() {
     let mut receiver = store.receive(&part, &table()).unwrap();
     let chunk = vec![0; 16 << 20];
     receiver.write(&chunk).unwrap();
-    *store.0.pretended.lock() = Some(Space { total: 100, free: 1 });
+    store.pretend(Some(Space { total: 100, free: 1 }));
     receiver.write(&chunk).unwrap();
     receiver.write(&chunk).unwrap();
     assert_eq!(receiver.write(&chunk).unwrap_err().code, Code::ResourceExhausted);

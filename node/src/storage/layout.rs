@@ -142,6 +142,22 @@ mod tests {
     }
 
     #[test]
+    fn any_file_name_survives_and_nothing_near_it_is_taken_for_another_part() {
+        const LETTERS: &[u8] = b"abcXYZ019_-.";
+        for _ in 0..500 {
+            let letter = || LETTERS[rand::random_range(0..LETTERS.len())] as char;
+            let write: String = (0..rand::random_range(1..65)).map(|_| letter()).collect();
+            let file = PartFile { write, seq: rand::random(), id: PartId::random(), crc32c: rand::random() };
+            let name = file.name();
+            assert_eq!(PartFile::parse(&name), Some(file));
+            let at = rand::random_range(0..name.len());
+            let bad = format!("{}{}", &name[..at], &name[at + 1..]);
+            // What is shorter is another part's name, or none; it never reads as a name that it is not.
+            assert!(PartFile::parse(&bad).is_none_or(|other| other.name() == bad));
+        }
+    }
+
+    #[test]
     fn other_names_are_not_parts() {
         let good = PartFile { write: "w".into(), seq: 1, id: PartId(9), crc32c: 3 }.name();
         assert!(PartFile::parse(&good).is_some());

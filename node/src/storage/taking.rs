@@ -104,6 +104,12 @@ impl Store {
         space
     }
 
+    /// Has the file system say something else than it is.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, space: Option<Space>) {
+        *self.0.pretended.lock() = space;
+    }
+
     fn probe(&self) -> Space {
         #[cfg(test)]
         if let Some(space) = *self.0.pretended.lock() {

@@ -128,12 +128,15 @@ async fn files_damaged_while_their_node_was_down_are_not_served() {
     let held = settled(&cluster, &client, 2).await;
     let originals = read_all(&held);
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
+    // Behind its magic, version and length the file says whether the node stopped cleanly.
+    let clean_mark = |node: &Process| fs::read(node.folder.join("checked")).map_or(0, |bytes| bytes[16]);
     for clean in [true, false] {
         if clean {
             assert!(cluster.nodes[2].stop().await.success());
         } else {
             cluster.nodes[2].kill9();
         }
+        assert_eq!(clean_mark(&cluster.nodes[2]), u8::from(clean));
         held.iter().enumerate().for_each(|(at, path)| harm(at, path));
         cluster.nodes[2].restart().await;
         let there = cluster.nodes[2].client().await;

@@ -25,6 +25,7 @@ use volley_common::{Error, NodeId};
 
 use crate::config::Config;
 use crate::coordinators::Coordinators;
+use crate::copy::Pulls;
 use crate::peer;
 use crate::state::Shared;
 use crate::storage::Store;
@@ -186,7 +187,9 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let peer_addr = listener.local_addr().unwrap().to_string();
     let relay = Relay::new();
-    let config = Config { block_bytes: 1 << 20, ..Config::default() };
+    // Slow enough to be seen; puts are to take no notice of it.
+    let config = Config { block_bytes: 1 << 20, copy_rate: 1 << 20, ..Config::default() };
+    let pulls = Pulls::new(&config);
     let state = Arc::new(Shared {
         coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),
         store: Store::open(dir.path()).unwrap(),
@@ -199,7 +202,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
         members: Default::default(),
         cancelled: Default::default(),
         puts: Default::default(),
-        pulls: Default::default(),
+        pulls,
         received: Default::default(),
         shutdown: CancellationToken::new(),
     });

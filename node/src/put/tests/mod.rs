@@ -1,6 +1,7 @@
 //! Puts on nodes that run in this process.
 
 pub(crate) mod cluster;
+mod copies;
 
 use std::time::Duration;
 
