@@ -40,6 +40,8 @@ pub struct Config {
     pub grace_ms: u64,
     /// How often nodes report, milliseconds.
     pub heartbeat_ms: u64,
+    /// A leader that is not heard for so long, or for three quarters of it, is replaced, milliseconds.
+    pub election_ms: u64,
     /// How long a call waits for a leader, milliseconds.
     pub deadline_ms: u64,
     /// How long replaced parts and tickets live unless the table says otherwise, milliseconds.
@@ -68,6 +70,7 @@ impl Default for Config {
             silence_ms: 10_000,
             grace_ms: 60_000,
             heartbeat_ms: 1_000,
+            election_ms: 4_000,
             deadline_ms: 5_000,
             retention_ms: 15 * 60_000,
             lease_ms: 10 * 60_000,
@@ -208,6 +211,11 @@ impl Config {
                 return Err(Error::invalid(format!("{name} must be at least 1")));
             }
         }
+        if self.election_ms < 100 {
+            return Err(Error::invalid(
+                "election_ms must be at least 100: the coordinators' disks and network must be heard of several times in it",
+            ));
+        }
         if self.silence_ms <= self.heartbeat_ms {
             return Err(Error::invalid(
                 "silence_ms must be more than heartbeat_ms, or every node would count as silent",
@@ -259,6 +267,11 @@ impl Config {
         Duration::from_millis(self.deadline_ms)
     }
 
+    /// How long a leader may be silent.
+    pub fn election(&self) -> Duration {
+        Duration::from_millis(self.election_ms)
+    }
+
     /// How long a node may be silent.
     pub fn silence(&self) -> Duration {
         Duration::from_millis(self.silence_ms)
@@ -306,6 +319,7 @@ mod tests {
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]));
         check("silence_ms", with(|c| c.silence_ms = 5));
+        check("election_ms", with(|c| c.election_ms = 99));
     }
 
     #[test]

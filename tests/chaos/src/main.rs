@@ -27,6 +27,9 @@ struct Flags {
     /// Only these kinds of faults.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// More lines for the coordinators' configuration, as "election_ms = 500".
+    #[arg(long, default_value = "")]
+    coordinator_config: String,
     /// Keep history and logs even if all is well.
     #[arg(long)]
     keep: bool,
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         return judge_again(path);
     }
     if let Some(names) = &flags.figures {
-        return runtime.block_on(figures::measure(names));
+        return runtime.block_on(figures::measure(names, &flags.coordinator_config));
     }
     if let Some(unknown) = flags.only.iter().find(|kind| !faults::kinds().contains(kind.as_str())) {
         println!("there is no fault {unknown:?}; --kinds names them");
@@ -68,6 +71,7 @@ async fn chaos(flags: &Flags) -> ExitCode {
         time: flags.seconds.map_or(Duration::MAX, Duration::from_secs),
         only: flags.only.clone(),
         keep: flags.keep,
+        coordinator_config: flags.coordinator_config.clone(),
     };
     println!("seed {}: 3 coordinators, 5 nodes, 6 clients", wanted.seed);
     let ended = run(&wanted).await;

@@ -41,6 +41,8 @@ pub struct Wanted {
     pub only: Vec<String>,
     /// Whether to keep the folder even if nothing was found.
     pub keep: bool,
+    /// More lines for the coordinators' configuration.
+    pub coordinator_config: String,
 }
 
 /// What came of a run.
@@ -58,7 +60,7 @@ pub struct Ended {
 }
 
 /// 3 coordinators and 5 nodes in 3 zones that notice and repair within seconds.
-fn plan() -> Plan {
+fn plan(coordinator_config: &str) -> Plan {
     let retention = RETENTION.as_millis();
     Plan {
         coordinators: 3,
@@ -67,7 +69,7 @@ fn plan() -> Plan {
         proxied: true,
         small_disk: Some(96 << 20),
         coordinator_config: format!(
-            "heartbeat_ms = 300\nsilence_ms = 2000\ngrace_ms = 4000\nlease_ms = 20000\nretention_ms = {retention}\n"
+            "heartbeat_ms = 300\nsilence_ms = 2000\ngrace_ms = 4000\nlease_ms = 20000\nretention_ms = {retention}\n{coordinator_config}\n"
         ),
         // Small parts, so that a write has several; every part is read and checked some three times a minute.
         node_config: "block_bytes = 65536\npart_bytes = 131072\nscrub_days = 0.0002\n".into(),
@@ -76,7 +78,7 @@ fn plan() -> Plan {
 
 /// Runs it.
 pub async fn run(wanted: &Wanted) -> Ended {
-    let mut site = Site::new(&plan(), &format!("volley-chaos-seed{}-", wanted.seed)).await;
+    let mut site = Site::new(&plan(&wanted.coordinator_config), &format!("volley-chaos-seed{}-", wanted.seed)).await;
     let recorder = Arc::new(Recorder::new(&site.folder().join("history.jsonl")).unwrap());
     site.start_all();
     if let Err(why) = site.ready(READY).await {

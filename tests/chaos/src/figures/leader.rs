@@ -11,8 +11,8 @@ use crate::rows;
 /// Leaders to kill.
 const TIMES: usize = 30;
 
-pub(super) async fn measure() -> Outcome {
-    let mut site = site(3, "", "").await?;
+pub(super) async fn measure(coordinator_config: &str) -> Outcome {
+    let mut site = site(3, coordinator_config, "").await?;
     let writer = client(&site.nodes[0].address).await?;
     put(&writer, "t", 10, 1).await.map_err(|error| error.message)?;
     let quiet = {

@@ -24,8 +24,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Outcome = std::result::Result<(), String>;
 
-/// Measures what is named, or all.
-pub async fn measure(names: &[String]) -> ExitCode {
+/// Measures what is named, or all. `coordinator_config`: more lines for the coordinators' configuration.
+pub async fn measure(names: &[String], coordinator_config: &str) -> ExitCode {
     let all = ["leader", "node", "repair", "restart"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         println!("there is no figure {unknown:?}; there are {}", all.join(", "));
@@ -33,10 +33,10 @@ pub async fn measure(names: &[String]) -> ExitCode {
     }
     for name in all.into_iter().filter(|name| names.is_empty() || names.iter().any(|asked| asked == name)) {
         let measured = match name {
-            "leader" => leader::measure().await,
-            "node" => node::measure().await,
-            "repair" => repair::measure().await,
-            _ => restart::measure().await,
+            "leader" => leader::measure(coordinator_config).await,
+            "node" => node::measure(coordinator_config).await,
+            "repair" => repair::measure(coordinator_config).await,
+            _ => restart::measure(coordinator_config).await,
         };
         if let Err(why) = measured {
             println!("{name}: {why}");

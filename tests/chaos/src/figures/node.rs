@@ -9,8 +9,8 @@ use super::{LIMIT, Outcome, READY, client, name, print_times, put, site, until};
 /// Nodes to kill.
 const TIMES: usize = 10;
 
-pub(super) async fn measure() -> Outcome {
-    let mut site = site(3, "", "").await?;
+pub(super) async fn measure(coordinator_config: &str) -> Outcome {
+    let mut site = site(3, coordinator_config, "").await?;
     let reader = client(&site.coordinators[0].address).await?;
     put(&reader, "t", 100_000, 12).await.map_err(|error| error.message)?;
     let get = async || {

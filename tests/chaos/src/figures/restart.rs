@@ -13,8 +13,8 @@ const TABLES: usize = 100;
 const SHARDS: u32 = 100;
 const ROWS: i64 = 2000;
 
-pub(super) async fn measure() -> Outcome {
-    let mut site = site(4, "", "").await?;
+pub(super) async fn measure(coordinator_config: &str) -> Outcome {
+    let mut site = site(4, coordinator_config, "").await?;
     let (writer, begin) = (client(&site.coordinators[0].address).await?, Instant::now());
     for table in 0..TABLES {
         put(&writer, &format!("t{table}"), ROWS, SHARDS).await.map_err(|error| error.message)?;
