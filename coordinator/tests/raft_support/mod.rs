@@ -21,7 +21,7 @@ use volley_coordinator::raft::{Handle, RaftConfig};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The two calls by which coordinators reach the leader.
-struct Forward(Handle);
+pub struct Forward(pub Handle);
 
 macro_rules! absent {
     ($($name:ident($request:ty) -> $reply:ty;)*) => {
