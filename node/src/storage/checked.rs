@@ -13,7 +13,8 @@ use tracing::warn;
 use volley_common::{Error, PartId, Result};
 
 use super::control::newer;
-use super::durable::{self, Unreadable, sync_dir};
+use super::disk;
+use super::durable::{self, Unreadable};
 use super::layout::Layout;
 
 const MAGIC: &[u8; 8] = b"VOLLEYCK";
@@ -96,7 +97,7 @@ impl Checked {
         })?;
         if checked.clean && (Checked { clean: false, ..checked.clone() }).save(layout).is_err() {
             // On a full disk a file can still be removed.
-            fs::remove_file(&path).and_then(|()| sync_dir(layout.root())).map_err(failed)?;
+            disk::remove(&path).and_then(|()| disk::sync_dir(layout.root())).map_err(failed)?;
         }
         Ok(checked)
     }

@@ -1,9 +1,10 @@
 //! Small files that must be whole: magic, format version (4 bytes), length of the content (4 bytes), the content,
 //! CRC-32C of all before it; numbers are little-endian. They are replaced in one step.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+
+use super::disk;
 
 /// Why a file's bytes are not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +48,18 @@ pub fn unwrap<'a>(magic: &[u8; 8], newest: u32, bytes: &'a [u8]) -> Result<&'a [
 /// Writes a file in place of what is there: temp, fsync, rename, fsync of the folder.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temp = path.with_extension("new");
-    let mut file = File::create(&temp)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| fs::rename(&temp, path)) {
-        // Whatever stays is overwritten the next time.
-        let _ = fs::remove_file(&temp);
+    // An earlier attempt may have left one.
+    match disk::remove(&temp) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = disk::create(&temp)?;
+    let written = file.write_all(bytes).and_then(|()| disk::sync(&file, &temp));
+    if let Err(error) = written.and_then(|()| disk::rename(&temp, path)) {
+        let _ = disk::remove(&temp);
         return Err(error);
     }
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Makes a folder's entries durable.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    disk::sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! | [`layout`] | where everything lies; names of files ↔ what they name |
 //! | [`control`] | who the node is, which cluster it belongs to |
 //! | `checked` | which parts were verified when, and whether the node stopped cleanly |
+//! | `disk` | the few ways in which the folder is changed |
 //! | `durable` | small files that must be whole |
 //! | `dictionaries` | whether a batch can go into a part |
 //! | [`writer`] | batches → a sealed part |
@@ -22,6 +23,7 @@ mod checked;
 pub mod control;
 mod damage;
 mod dictionaries;
+mod disk;
 mod durable;
 pub mod fault;
 pub mod health;
@@ -44,5 +46,7 @@ pub use writer::{PartSpec, PartWriter, SealedPart, Wrote};
 
 #[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod power_tests;
 #[cfg(test)]
 mod tests;

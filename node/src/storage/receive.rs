@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use volley_common::{Error, PartId, Result, TableName};
 
+use super::disk;
 use super::layout::PartFile;
 use super::store::Store;
 
@@ -50,7 +51,7 @@ impl Drop for Temp {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
             // Whatever stays is removed at the next start.
-            let _ = std::fs::remove_file(path);
+            let _ = disk::remove(&path);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The inventory: which parts the node has. Rebuilt from the files' names at start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
 
 use super::checked::{Check, Checked, Stamp};
 use super::control::Control;
+use super::disk;
 use super::health::Health;
 use super::layout::{Layout, PartFile};
 use super::receive::Wanted;
@@ -35,8 +36,9 @@ pub(super) struct Inner {
     boot: u64,
     control: Mutex<Control>,
     pub index: Mutex<HashMap<PartId, Entry>>,
-    /// Held while folders are made and filled, or found empty and removed.
-    pub folders: Mutex<()>,
+    /// Folders whose names are durable, as far as this run made sure. Held while folders are made and filled, or found
+    /// empty and removed.
+    pub folders: Mutex<HashSet<PathBuf>>,
     pub health: Mutex<Health>,
     /// Parts that were lost and are not yet reported, and why the last one was.
     pub lost: Mutex<(Vec<PartId>, String)>,
@@ -97,8 +99,9 @@ impl Store {
         let lock = lock(&layout)?;
         let control = Control::open(&layout)?;
         for dir in [layout.tmp(), layout.parts()] {
-            fs::create_dir_all(&dir).map_err(|e| unusable(&dir, &e))?;
+            disk::make_dirs(&dir).map_err(|e| unusable(&dir, &e))?;
         }
+        disk::sync_dir(layout.root()).map_err(|e| unusable(layout.root(), &e))?;
         scan::clear(&layout.tmp()).map_err(|e| unusable(&layout.tmp(), &e))?;
         let checked = Checked::take(&layout)?;
         let index = scan::parts(&layout, &checked).map_err(|e| unusable(&layout.parts(), &e))?;
@@ -109,7 +112,7 @@ impl Store {
             boot: rand::random_range(1..=u64::MAX),
             control: Mutex::new(control),
             index: Mutex::new(index),
-            folders: Mutex::new(()),
+            folders: Mutex::default(),
             health: Mutex::new(Health::new(watermarks)),
             lost: Mutex::default(),
             lost_changed: Notify::new(),
@@ -213,7 +216,7 @@ impl Store {
         for id in ids {
             let Some(entry) = self.0.index.lock().remove(id) else { continue };
             let path = entry.path();
-            match fs::remove_file(&path) {
+            match disk::remove(&path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => {
                     self.0.index.lock().insert(*id, entry);
                     return Err(Error::unavailable(format!("{} cannot be removed: {e}", path.display())));
@@ -247,12 +250,13 @@ impl Store {
 
     /// Removes a shard's folder, and its table's, if nothing is in them.
     pub(super) fn remove_empty(&self, shard: &Path) {
-        let _folders = self.0.folders.lock();
+        let mut durable = self.0.folders.lock();
         // `remove_dir` refuses a folder that is not empty: that is the check.
         for dir in shard.ancestors().take(2) {
-            if fs::remove_dir(dir).is_err() {
+            if disk::remove_dir(dir).is_err() {
                 return;
             }
+            durable.remove(dir);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Taking parts in: whether there is room, how a part becomes durable, what a failed write means.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use volley_common::{Error, PartId, Result, clock};
 
 use super::checked::Stamp;
-use super::durable::sync_dir;
+use super::disk;
 use super::layout::PartFile;
 use super::receive::Temp;
 use super::space::Space;
@@ -131,8 +131,7 @@ impl Store {
     pub(super) fn temporary(&self, id: PartId, bytes: u64) -> Result<(File, PathBuf)> {
         self.accepts(bytes)?;
         let path = self.layout().temporary(id);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        file.map(|file| (file, path)).map_err(|e| self.failed("a new part", &e))
+        disk::create(&path).map(|file| (file, path)).map_err(|e| self.failed("a new part", &e))
     }
 
     /// What a failed write means: a full disk refuses this write, anything else all writes from now on.
@@ -154,7 +153,7 @@ impl Store {
             return Err(Error::unavailable(why));
         }
         let began = Instant::now();
-        let synced = file.sync_all();
+        let synced = disk::sync(file, temp.path());
         let took = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         self.0.health.lock().synced(clock::now_ms(), took, bytes);
         let placed = synced.and_then(|()| self.place(temp, &dir, &name)).and_then(|()| file.metadata());
@@ -166,18 +165,22 @@ impl Store {
     }
 
     fn place(&self, temp: &mut Temp, dir: &Path, name: &PartFile) -> io::Result<()> {
-        let folders = self.0.folders.lock();
-        let fresh = !dir.exists();
-        fs::create_dir_all(dir)?;
+        let mut durable = self.0.folders.lock();
+        disk::make_dirs(dir)?;
         let path = dir.join(name.name());
-        fs::rename(temp.path(), &path)?;
+        disk::rename(temp.path(), &path)?;
         temp.keep();
-        drop(folders);
-        let above = dir.ancestors().skip(1).take(if fresh { 2 } else { 0 });
-        let synced = sync_dir(dir).and_then(|()| above.into_iter().try_for_each(sync_dir));
+        // That a folder exists says nothing: whoever made it may have died before its name was safe.
+        let above = dir.ancestors().skip(1).take(if durable.contains(dir) { 0 } else { 2 });
+        let synced = above.into_iter().try_for_each(disk::sync_dir);
+        if synced.is_ok() {
+            durable.insert(dir.to_path_buf());
+        }
+        drop(durable);
+        let synced = synced.and_then(|()| disk::sync_dir(dir));
         if synced.is_err() {
             // The part is in no inventory, and must not turn up in one after a restart.
-            let _ = fs::remove_file(&path);
+            let _ = disk::remove(&path);
         }
         synced
     }
