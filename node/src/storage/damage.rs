@@ -1,6 +1,5 @@
 //! Looking for damage, and what is done about it: a bad part is put aside, reported, and repaired by others.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -10,8 +9,8 @@ use volley_common::error::Code;
 use volley_common::{Error, PartId, Result, clock};
 
 use super::checked::Checked;
-use super::scan;
 use super::store::Store;
+use super::{disk, scan};
 
 impl Store {
     /// Reads the part's file again and compares its CRC-32C.
@@ -96,8 +95,8 @@ impl Store {
             error!("{error}; its file is gone, and the part is no longer held here");
         } else {
             error!("{error}; it is put aside in {}, where nobody but you removes it", folder.display());
-            let aside = fs::create_dir_all(&folder)
-                .and_then(|()| fs::rename(path, folder.join(path.file_name().unwrap_or_default())));
+            let aside = disk::make_dirs(&folder)
+                .and_then(|()| disk::rename(path, &folder.join(path.file_name().unwrap_or_default())));
             match aside {
                 Ok(()) => drop(self.0.damaged.fetch_add(1, Ordering::Relaxed)),
                 Err(cause) => warn!("{} cannot be put aside: {cause}", path.display()),

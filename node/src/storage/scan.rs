@@ -11,13 +11,14 @@ use tracing::warn;
 use volley_common::PartId;
 
 use super::checked::{Checked, Stamp};
+use super::disk;
 use super::layout::{Layout, PartFile};
 use super::store::Entry;
 
 /// Removes what an earlier run left half-done.
 pub fn clear(tmp: &Path) -> io::Result<()> {
     for entry in fs::read_dir(tmp)? {
-        fs::remove_file(entry?.path())?;
+        disk::remove(&entry?.path())?;
     }
     Ok(())
 }
