@@ -14,10 +14,12 @@ use volley_common::wire::catalog as wire;
 use volley_common::wire::catalog::command::Op;
 use volley_common::{NodeId, PartId};
 use volley_coordinator::plan;
+use volley_coordinator::raft::files::Folder;
 use volley_coordinator::raft::machine::Machine;
 use volley_coordinator::raft::snapshot;
 use volley_coordinator::raft::store::Store;
 use volley_coordinator::raft::{Handle, RaftConfig};
+use volley_coordinator::service::survey::Survey;
 
 const TABLES: u64 = 100;
 const PARTS: u64 = 10_000;
@@ -151,18 +153,19 @@ async fn build(dir: &Path) {
     let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
     let snapshot = builder.build_snapshot().await.unwrap();
     report("build: a snapshot", began.elapsed());
-    println!("  snapshot {} MiB", snapshot.snapshot.file.metadata().unwrap().len() >> 20);
+    println!("  snapshot {} MiB", std::fs::metadata(&snapshot.snapshot.path).unwrap().len() >> 20);
 }
 
 async fn install(dir: &Path) {
-    let built = snapshot::newest(dir).unwrap().unwrap();
+    let built = snapshot::newest(&Folder(dir.to_path_buf())).unwrap().unwrap();
     let fresh = tempfile::TempDir::new_in(dir).unwrap();
     let store = open(fresh.path());
     let mut machine = Machine::open(store).unwrap();
     let arrived = snapshot::temp_path(fresh.path());
     std::fs::copy(&built.snapshot.path, &arrived).unwrap();
     let began = Instant::now();
-    machine.install_snapshot(&built.meta, snapshot::SnapshotFile::open(arrived).unwrap()).await.unwrap();
+    let arrived = snapshot::SnapshotFile::open(&Folder(fresh.path().to_path_buf()), arrived).unwrap();
+    machine.install_snapshot(&built.meta, arrived).await.unwrap();
     report("install: a snapshot, into an empty folder", began.elapsed());
     assert_eq!(machine.shared().catalog.read().part_count() as u64, TABLES * PARTS);
 }
@@ -181,4 +184,8 @@ fn plan_one(dir: &Path) {
     let parts = plan::whole(&catalog, table, table.version, &alive, 1).unwrap();
     report("plan: one ticket for all of it", began.elapsed());
     assert_eq!(parts.len() as u64, PARTS);
+    let began = Instant::now();
+    let survey = Survey::of(&catalog, &alive, 0);
+    report("status: the copies of all parts counted", began.elapsed());
+    assert_eq!((survey.parts, survey.unreadable), (TABLES * PARTS, 0));
 }

@@ -28,7 +28,7 @@ fn placed(table: &Table, shard: u32) -> &[u64] {
 }
 
 /// Copies that every part of a table should have.
-fn replicas(table: &Table) -> usize {
+pub fn replicas(table: &Table) -> usize {
     table.spec.as_ref().map_or(1, |spec| spec.replicas.max(1)) as usize
 }
 

@@ -8,9 +8,9 @@ use volley_common::{Error, NodeId, Result, clock};
 use super::Service;
 use super::read::host_port;
 use super::status::blocking;
-use super::survey::copies_wanted;
 use super::why::{Reasons, Scene, condition};
 use crate::catalog::{Catalog, PartRow};
+use crate::scheduler::replicas;
 
 /// Digits of a node's id that name it at least.
 const PREFIX: usize = 4;
@@ -111,7 +111,7 @@ struct Left {
 impl Left {
     fn of(scene: &Scene<'_>, node: NodeId) -> Self {
         let mut left = Left::default();
-        let stays = |id: &u64| *id != node.0 && takes_over(scene, NodeId(*id));
+        let stays = |id: &u64| *id != node.0 && scene.nodes.stays_alive(NodeId(*id));
         let others = scene.catalog.nodes().filter(|other| stays(&other.id)).count();
         for part in scene.catalog.all_parts().filter(|part| part.holders.contains(&node.0)) {
             let wanted = wanted_elsewhere(scene, part, others);
@@ -133,12 +133,7 @@ impl Left {
 
 /// Copies that a part should have on other nodes: as its table says, but not more than there are nodes.
 fn wanted_elsewhere(scene: &Scene<'_>, part: &PartRow, others: usize) -> usize {
-    scene.catalog.table(part.table).map_or(1, copies_wanted).min(others).max(1)
-}
-
-/// Whether a node's copies stay when a drained one goes.
-fn takes_over(scene: &Scene<'_>, id: NodeId) -> bool {
-    scene.alive.contains(&id) && scene.catalog.node(id).is_some_and(|node| !node.draining)
+    scene.catalog.table(part.table).map_or(1, replicas).min(others).max(1)
 }
 
 pub(super) fn drain_json(scene: &Scene<'_>, id: NodeId) -> Result<Value> {

@@ -9,9 +9,10 @@ use volley_common::{NodeId, Result, TableName, clock};
 use super::Service;
 use super::read::host_port;
 use super::status::blocking;
-use super::survey::{copies_wanted, live_copies};
+use super::survey::live_copies;
 use super::why::{Reasons, Scene, condition};
 use crate::catalog::{Catalog, PartRow};
+use crate::scheduler::replicas;
 
 /// Versions that one answer lists at most, the newest.
 const MOST_VERSIONS: usize = 1000;
@@ -72,7 +73,7 @@ impl Shard {
         for node in &part.holders {
             *self.holders.entry(NodeId(*node)).or_default() += 1;
         }
-        let live = live_copies(part, &scene.alive);
+        let live = live_copies(part, &scene.nodes.alive);
         self.unreadable += u64::from(live == 0);
         if live < wanted {
             self.below += 1;
@@ -114,7 +115,7 @@ fn node_ref(catalog: &Catalog, id: NodeId) -> Value {
 }
 
 pub(super) fn explain(scene: &Scene<'_>, table: &Table) -> Value {
-    let wanted = copies_wanted(table);
+    let wanted = replicas(table);
     let placed = |shard: usize| table.placement.get(shard).map_or(&[][..], |holders| &holders.nodes);
     let mut shards: Vec<Shard> = Vec::new();
     shards.resize_with(table.placement.len(), Shard::default);

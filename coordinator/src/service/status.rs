@@ -13,8 +13,9 @@ use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
 use super::read::live_ids;
 use super::survey::{Health, Survey, Unreadable};
 use super::why::{Scene, condition, condition_text};
-use super::{Service, live_nodes, takers};
+use super::{Service, live_nodes};
 use crate::catalog::Catalog;
+use crate::scheduler::Nodes;
 
 /// Parts are counted at most this fraction of the time, however often somebody asks.
 const SHARE: u32 = 20;
@@ -48,8 +49,8 @@ pub struct Live {
 impl Live {
     /// The nodes as they are now.
     pub fn scene<'a>(&self, catalog: &'a Catalog, now_ms: u64, grace_ms: u64) -> Scene<'a> {
-        let takers = takers(catalog).into_iter().map(|node| NodeId(node.id)).collect();
-        Scene { catalog, alive: live_ids(catalog), takers, copying: self.copying.clone(), now_ms, grace_ms }
+        let nodes = Nodes::at(catalog, now_ms, grace_ms);
+        Scene { catalog, nodes, copying: self.copying.clone(), now_ms, grace_ms }
     }
 }
 

@@ -6,6 +6,7 @@ use volley_common::wire::catalog::Table;
 use volley_common::{NodeId, PartId};
 
 use crate::catalog::{Catalog, PartRow};
+use crate::scheduler::replicas;
 
 /// Unreadable parts that are named, however many there are.
 const NAMED: usize = 100;
@@ -86,7 +87,7 @@ impl Survey {
     }
 
     fn count(&mut self, judge: &Judge<'_>, part: &PartRow, live: usize) {
-        let wanted = copies_wanted(judge.table);
+        let wanted = replicas(judge.table);
         let newest = judge.is_newest(part);
         self.parts += u64::from(newest);
         if newest && live < wanted {
@@ -136,11 +137,6 @@ impl Judge<'_> {
         let mut versions = pins.chain(part.removed.checked_sub(1));
         self.table.dropped_ms == 0 && versions.any(|v| self.catalog.is_readable(self.table, v, self.now_ms))
     }
-}
-
-/// Copies that every part of a table should have.
-pub fn copies_wanted(table: &Table) -> usize {
-    table.spec.as_ref().map_or(1, |spec| spec.replicas.max(1)) as usize
 }
 
 /// Holders of a part that are alive.

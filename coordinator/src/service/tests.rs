@@ -13,9 +13,9 @@ use super::admin::{check_drained, drain_json, find_node};
 use super::explain::{explain, versions};
 use super::read::live_ids;
 use super::survey::{Health, Survey};
-use super::takers;
 use super::why::Scene;
 use crate::catalog::Catalog;
+use crate::scheduler::Nodes;
 
 const NOW: u64 = 1_000_000;
 const GRACE: u64 = 60_000;
@@ -70,9 +70,8 @@ impl World {
     }
 
     fn scene(&self) -> Scene<'_> {
-        let takers = takers(&self.catalog).iter().map(|node| NodeId(node.id)).collect();
-        let (catalog, alive) = (&self.catalog, live_ids(&self.catalog));
-        Scene { catalog, alive, takers, copying: BTreeMap::new(), now_ms: NOW, grace_ms: GRACE }
+        let nodes = Nodes::at(&self.catalog, NOW, GRACE);
+        Scene { catalog: &self.catalog, nodes, copying: BTreeMap::new(), now_ms: NOW, grace_ms: GRACE }
     }
 
     fn shard(&self) -> Value {

@@ -1,6 +1,6 @@
 //! Pure: why a part has not all its copies yet, in words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use volley_common::clock::span;
@@ -10,15 +10,14 @@ use volley_common::{NodeId, PartId};
 use super::read::host_port;
 use super::survey::live_copies;
 use crate::catalog::{Catalog, PartRow};
+use crate::scheduler::Nodes;
 
 /// The nodes at one moment, and what is under way between them.
 pub struct Scene<'a> {
     /// The catalog.
     pub catalog: &'a Catalog,
-    /// Nodes that were heard from lately.
-    pub alive: BTreeSet<NodeId>,
-    /// Those of them that take parts.
-    pub takers: BTreeSet<NodeId>,
+    /// Who is there, who takes parts, whose copies count.
+    pub nodes: Nodes,
     /// Parts that are being copied, and to which node.
     pub copying: BTreeMap<PartId, NodeId>,
     /// Now.
@@ -49,29 +48,28 @@ impl<'a> Scene<'a> {
     /// Why a part has not `wanted` copies; `leaving` is a node whose copy does not count.
     pub fn reason(&self, part: &PartRow, wanted: usize, leaving: Option<NodeId>) -> Reason {
         let holders = || part.holders.iter().map(|node| NodeId(*node));
-        let live = live_copies(part, &self.alive);
+        let live = live_copies(part, &self.nodes.alive);
         if live == 0 {
             return Reason::Unreadable(holders().collect());
         }
         if let Some(target) = self.copying.get(&part.part_id()) {
             return Reason::Copying(*target);
         }
-        let waited: Vec<NodeId> = holders().filter(|id| self.grace_left(*id).is_some()).collect();
-        let staying = live - usize::from(leaving.is_some_and(|node| self.alive.contains(&node)));
-        if staying + waited.len() >= wanted {
+        let waited: Vec<NodeId> = holders().filter(|id| self.nodes.waited.contains(id)).collect();
+        let staying = live - usize::from(leaving.is_some_and(|node| self.nodes.alive.contains(&node)));
+        if !waited.is_empty() && staying + waited.len() >= wanted {
             return Reason::Grace(waited);
         }
-        match self.takers.iter().any(|node| !part.holders.contains(&node.0)) {
+        match self.nodes.takers.iter().any(|node| !part.holders.contains(&node.0)) {
             true => Reason::Queued,
             false => Reason::NoTarget,
         }
     }
 
-    /// Milliseconds that a silent node's copies still count; none if it is not silent or they no longer do.
-    fn grace_left(&self, id: NodeId) -> Option<u64> {
-        let node = self.catalog.node(id).filter(|_| !self.alive.contains(&id))?;
-        let left = node.silent_ms.saturating_add(self.grace_ms).saturating_sub(self.now_ms);
-        (left > 0 && !node.draining).then_some(left)
+    /// Milliseconds that a silent node's copies still count.
+    fn grace_left(&self, id: NodeId) -> u64 {
+        let since = self.catalog.node(id).map_or(0, |node| node.silent_ms);
+        since.saturating_add(self.grace_ms).saturating_sub(self.now_ms)
     }
 
     /// Reasons as answers show them: `[{"kind", "why", "parts", "bytes"}]`.
@@ -86,7 +84,7 @@ impl<'a> Scene<'a> {
             Reason::Unreadable(nodes) if nodes.is_empty() => "no node has a copy any longer".into(),
             Reason::Unreadable(nodes) => format!("no live node has a copy, only {}: start one of them", list(nodes)),
             Reason::Grace(nodes) => {
-                let left = nodes.iter().filter_map(|id| self.grace_left(*id)).max().unwrap_or(0);
+                let left = nodes.iter().map(|id| self.grace_left(*id)).max().unwrap_or(0);
                 format!("{} may come back: copied elsewhere in {}", list(nodes), span(left))
             }
             Reason::Copying(node) => format!("a copy to {} is under way", self.name(*node)),
@@ -96,8 +94,8 @@ impl<'a> Scene<'a> {
     }
 
     fn no_target(&self) -> String {
-        let not: Vec<NodeId> = self.alive.difference(&self.takers).copied().collect();
-        let takers = match self.takers.len() {
+        let not: Vec<NodeId> = self.nodes.alive.difference(&self.nodes.takers).copied().collect();
+        let takers = match self.nodes.takers.len() {
             0 => "no node takes parts".to_string(),
             1 => "only one node takes parts, and has it".into(),
             n => format!("only {n} nodes take parts, and have it"),
