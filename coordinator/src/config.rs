@@ -70,7 +70,7 @@ impl Default for Config {
             silence_ms: 10_000,
             grace_ms: 60_000,
             heartbeat_ms: 1_000,
-            election_ms: 4_000,
+            election_ms: 1_000,
             deadline_ms: 5_000,
             retention_ms: 15 * 60_000,
             lease_ms: 10 * 60_000,
