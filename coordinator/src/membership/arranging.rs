@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{HolderChange, PlaceTables, TablePlacement};
+use volley_common::wire::catalog::{HolderChange, PlaceTables};
 use volley_common::wire::cluster::DeleteParts;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::{NodeId, PartId, Result, clock};
@@ -25,12 +25,17 @@ const TABLES: usize = 200;
 /// All parts are looked at for at most this fraction of the time.
 const SHARE: u32 = 20;
 
+/// New homes are sought for at least this often, and at once when nodes came or went: tables come, too.
+const HOMES_EVERY: Duration = Duration::from_secs(5);
+
 /// What the leader remembers from look to look.
 #[derive(Default)]
 pub(super) struct Arranging {
     /// Parts that want a copy, the most urgent first.
     waiting: VecDeque<PartId>,
     last: Option<Look>,
+    /// For which nodes homes were last sought, when, and how long that took.
+    homes: Option<(Nodes, Instant, Duration)>,
     /// Whether copies may be ordered: this leader knows who is there.
     open: bool,
 }
@@ -94,10 +99,9 @@ impl Membership {
         if !self.worth_a_look(applied, &nodes, began) {
             return Ok(());
         }
-        let (raft, seen) = (self.service.raft.clone(), nodes.clone());
-        let homes = blocking(move || placing::placements(&raft.view(), &seen)).await?;
-        let settled = homes.is_empty();
-        self.give_homes(homes).await?;
+        let sought = self.homes_due(&nodes);
+        let settled = !sought || self.give_homes(&nodes).await?;
+        let scanned = Instant::now();
         let (raft, seen) = (self.service.raft.clone(), nodes.clone());
         let found = blocking(move || {
             let catalog = raft.view();
@@ -107,11 +111,11 @@ impl Membership {
             Found { lacking, surplus }
         })
         .await?;
-        let quiet = settled && found.lacking.is_empty() && found.surplus.is_empty();
+        let quiet = sought && settled && found.lacking.is_empty() && found.surplus.is_empty();
         {
             let mut state = self.state.lock();
             state.arranging.waiting = found.lacking.into();
-            state.arranging.last = Some(Look { applied, nodes: nodes.clone(), began, took: began.elapsed(), quiet });
+            state.arranging.last = Some(Look { applied, nodes: nodes.clone(), began, took: scanned.elapsed(), quiet });
         }
         self.give_up(found.surplus, &nodes).await
     }
@@ -125,14 +129,28 @@ impl Membership {
         })
     }
 
-    async fn give_homes(&self, homes: Vec<TablePlacement>) -> Result<()> {
+    fn homes_due(&self, nodes: &Nodes) -> bool {
+        self.state
+            .lock()
+            .arranging
+            .homes
+            .as_ref()
+            .is_none_or(|(seen, at, took)| seen != nodes || at.elapsed() >= HOMES_EVERY.max(*took * SHARE))
+    }
+
+    /// Gives shards new homes; says whether all may stay where they are.
+    async fn give_homes(&self, nodes: &Nodes) -> Result<bool> {
+        let (raft, seen, began) = (self.service.raft.clone(), nodes.clone(), Instant::now());
+        let homes = blocking(move || placing::placements(&raft.view(), &seen)).await?;
+        let took = began.elapsed();
         if !homes.is_empty() {
             tracing::info!(tables = homes.len(), "nodes came or went: shards get new homes");
         }
         for tables in homes.chunks(TABLES) {
             self.service.raft.propose(Op::PlaceTables(PlaceTables { tables: tables.to_vec() })).await?;
         }
-        Ok(())
+        self.state.lock().arranging.homes = Some((nodes.clone(), began, took));
+        Ok(homes.is_empty())
     }
 
     /// The catalog forgets copies first, then they are deleted if it still can do without them. If that order is lost the

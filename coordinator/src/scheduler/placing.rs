@@ -87,7 +87,8 @@ fn on_disk(catalog: &Catalog, nodes: &[u64]) -> HashSet<(u64, u64, u32)> {
 
 /// A node that may have shards.
 struct Home {
-    zone: String,
+    /// Equal for nodes of one zone.
+    zone: usize,
     weight: u64,
     takes: bool,
     /// Replicas that it has.
@@ -120,9 +121,11 @@ impl Plan {
             catalog.nodes().partition(|node| nodes.stays(NodeId(node.id)));
         let candidate = |node: &&Node| Candidate { id: NodeId(node.id), zone: String::new(), capacity: node.capacity };
         let weights = weights(&staying.iter().map(candidate).collect::<Vec<_>>());
+        let names: BTreeSet<&str> = staying.iter().map(|node| node.zone.as_str()).collect();
+        let zones: BTreeMap<&str, usize> = names.into_iter().zip(0..).collect();
         let home = |node: &&Node| {
             let id = NodeId(node.id);
-            let (zone, takes) = (node.zone.clone(), nodes.takers.contains(&id));
+            let (zone, takes) = (zones[node.zone.as_str()], nodes.takers.contains(&id));
             (node.id, Home { zone, takes, weight: weights.get(&id).copied().unwrap_or(1), load: 0 })
         };
         let homes: BTreeMap<u64, Home> = staying.iter().map(home).collect();
@@ -174,16 +177,20 @@ impl Plan {
     /// Moves replicas out of zones where there are two of them into zones where there is none.
     fn spread(&mut self, table: usize, shard: usize) {
         loop {
-            let nodes = self.tables[table].shards[shard].clone();
-            let zone = |node: &u64| self.homes.get(node).map(|home| home.zone.as_str());
-            let doubled =
-                |node: &&u64| zone(node).is_some() && nodes.iter().filter(|n| zone(n) == zone(node)).count() > 1;
-            let from =
-                nodes.iter().copied().filter(|node| doubled(&node)).max_by_key(|node| (self.ratio(*node), *node));
+            let nodes = &self.tables[table].shards[shard];
+            let doubled = |node: &u64| {
+                let zone = self.zone(*node);
+                zone.is_some() && nodes.iter().filter(|other| self.zone(**other) == zone).count() > 1
+            };
+            let from = nodes.iter().copied().filter(doubled).max_by_key(|node| (self.ratio(*node), *node));
             let Some(from) = from else { return };
-            let Some(to) = self.pick(table, shard, &nodes, true) else { return };
+            let Some(to) = self.pick(table, shard, nodes, true) else { return };
             self.replace(table, shard, from, to);
         }
+    }
+
+    fn zone(&self, node: u64) -> Option<usize> {
+        self.homes.get(&node).map(|home| home.zone)
     }
 
     fn replace(&mut self, table: usize, shard: usize, from: u64, to: u64) {
@@ -196,16 +203,15 @@ impl Plan {
 
     /// The best node for one more replica of a shard that is on `nodes`; with `own_zone` only one that shares none.
     fn pick(&self, table: usize, shard: usize, nodes: &[u64], own_zone: bool) -> Option<u64> {
-        let zones: BTreeSet<&str> =
-            nodes.iter().filter_map(|node| self.homes.get(node)).map(|home| home.zone.as_str()).collect();
+        let zones: Vec<usize> = nodes.iter().filter_map(|node| self.zone(*node)).collect();
         let plan = &self.tables[table];
         let free = self.homes.iter().filter(|(id, home)| home.takes && !nodes.contains(id));
-        let fits = free.filter(|(_, home)| !own_zone || !zones.contains(home.zone.as_str()));
+        let fits = free.filter(|(_, home)| !own_zone || !zones.contains(&home.zone));
         let best = fits.min_by_key(|(id, home)| {
             let full = home.load as f64 + 1.0 > (self.share(home.weight) as f64 * BOUND / SCALE as f64).ceil();
             let count = plan.counts.get(id).copied().unwrap_or(0);
             let of_table = count * SCALE / home.weight;
-            (zones.contains(home.zone.as_str()), full, of_table, self.ratio(**id), turn(plan.id, shard as u32, **id))
+            (zones.contains(&home.zone), full, of_table, self.ratio(**id), turn(plan.id, shard as u32, **id))
         });
         best.map(|(id, _)| *id)
     }
@@ -272,8 +278,8 @@ impl Plan {
         if nodes.contains(&to) {
             return None;
         }
-        let zone = |node: u64| self.homes.get(&node).map(|home| home.zone.as_str());
-        let zones = |nodes: &mut dyn Iterator<Item = u64>| nodes.map(zone).collect::<BTreeSet<_>>().len();
+        let zones =
+            |nodes: &mut dyn Iterator<Item = u64>| nodes.map(|node| self.zone(node)).collect::<BTreeSet<_>>().len();
         let before = zones(&mut nodes.iter().copied());
         let is_rich = |home: &Home| home.load * SCALE > self.share(home.weight) / 100 * rich;
         let givers = nodes.iter().copied().filter(|node| self.homes.get(node).is_some_and(is_rich));

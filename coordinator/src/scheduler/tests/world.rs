@@ -105,10 +105,8 @@ impl World {
                 self.apply(Op::SetNodeHealth(health));
             }
             7 if self.disks.len() < 10 => self.join(self.disks.len() as u64 + 1),
-            8 => {
-                if all.len() > 3 && self.apply(Op::RemoveNode(RemoveNode { node: id })) {
-                    self.up.remove(&id);
-                }
+            8 if all.len() > 3 && self.apply(Op::RemoveNode(RemoveNode { node: id })) => {
+                self.up.remove(&id);
             }
             _ => {}
         }
