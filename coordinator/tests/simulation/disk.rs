@@ -3,7 +3,7 @@
 //! A crash keeps of every write that was not synced an arbitrary choice of its sectors, of every file that was not
 //! synced an arbitrary beginning, and of every folder that was not synced an arbitrary choice of its changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,19 @@ use crate::dice::Dice;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// Whether a disk does what it says: those that do not must be found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Honesty {
+    Honest,
+    /// Nothing is ever synced.
+    Lies,
+    /// What was synced is durable only some syncs later, as if changes were acknowledged before they are synced.
+    Late,
+}
+
+/// So many syncs later.
+const LATE: usize = 8;
 
 /// A coordinator's disk, over all lives of its process.
 #[derive(Debug)]
@@ -33,8 +46,7 @@ struct State {
     /// Operations until it fails; none: it does not.
     fuse: Option<u32>,
     failed: bool,
-    /// It says that it synced, and did not: what a simulation must find out.
-    lies: bool,
+    honesty: Honesty,
     database: Bytes,
     /// Contents by number, names as they are, and as they are after a crash.
     contents: BTreeMap<u64, Content>,
@@ -48,6 +60,8 @@ struct Bytes {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    /// Of a disk that is late: what it says is durable, by sync.
+    promised: VecDeque<Vec<Pending>>,
 }
 
 #[derive(Debug)]
@@ -86,14 +100,27 @@ impl Bytes {
         self.pending.push(change);
     }
 
-    fn sync(&mut self) {
-        for change in self.pending.drain(..) {
-            Bytes::apply(&mut self.durable, &change);
+    fn sync(&mut self, honesty: Honesty) {
+        let late = match honesty {
+            Honesty::Honest => 0,
+            Honesty::Late => LATE,
+            Honesty::Lies => return,
+        };
+        self.promised.push_back(std::mem::take(&mut self.pending));
+        while self.promised.len() > late {
+            for change in self.promised.pop_front().into_iter().flatten() {
+                Bytes::apply(&mut self.durable, &change);
+            }
         }
     }
 
     /// Keeps each pending sector with this chance.
     fn crash(&mut self, dice: &mut Dice, chance: f64) {
+        if !self.promised.is_empty() {
+            // It looks as it did some syncs ago.
+            self.promised.clear();
+            self.pending.clear();
+        }
         for change in std::mem::take(&mut self.pending) {
             match change {
                 Pending::Data(at, data) => {
@@ -155,13 +182,13 @@ impl State {
 }
 
 impl Platter {
-    pub fn new(dir: PathBuf, dice: Dice, lies: bool) -> Arc<Platter> {
+    pub fn new(dir: PathBuf, dice: Dice, honesty: Honesty) -> Arc<Platter> {
         let state = State {
             dice,
             life: 0,
             fuse: None,
             failed: false,
-            lies,
+            honesty,
             database: Bytes::default(),
             contents: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -270,7 +297,7 @@ impl Disk for Folder {
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.touched()?;
-        if state.lies {
+        if state.honesty == Honesty::Lies {
             return Ok(());
         }
         let within = |name: &Path| name.parent() == Some(folder);
@@ -303,7 +330,7 @@ impl Write for NewFile {
 impl Writing for NewFile {
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.folder.touched()?;
-        let lies = state.lies;
+        let lies = state.honesty == Honesty::Lies;
         let content = state.contents.get_mut(&self.number).ok_or_else(gone)?;
         if !lies {
             content.synced = content.bytes.len();
@@ -350,9 +377,8 @@ impl StorageBackend for DatabaseFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.0.touched()?;
-        if !state.lies {
-            state.database.sync();
-        }
+        let honesty = state.honesty;
+        state.database.sync(honesty);
         Ok(())
     }
 

@@ -7,7 +7,8 @@
 //! | `nemesis`, `workload` | who does harm, who does work |
 //! | `checks` | what is watched: `oracle` (the log and what follows from it), `rules`, `linear` |
 //!
-//! `VOLLEY_SIM_SEED=N` runs one seed, with its events (and `VOLLEY_SIM_SEEDS`, `VOLLEY_SIM_SECONDS` how many at most).
+//! `VOLLEY_SIM_SEED=N` runs one seed, with its events; `VOLLEY_SIM_FIRST`, `VOLLEY_SIM_SEEDS` and
+//! `VOLLEY_SIM_SECONDS` say where to begin, how many seeds to run, and for how long.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod checks;
@@ -28,6 +29,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use disk::Honesty;
 use run::{Run, run};
 
 /// Seeds that a plain `cargo test` runs, and the time after which it begins no more.
@@ -41,7 +43,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn coordinators_keep_their_word_under_faults() {
     if let Some(seed) = number("VOLLEY_SIM_SEED") {
-        let run = run(seed, false, true);
+        let run = run(seed, Honesty::Honest, true);
         println!("{} faults, {} commits, {} operations", run.faults, run.commits, run.operations);
         return run.expect();
     }
@@ -56,7 +58,7 @@ fn coordinators_keep_their_word_under_faults() {
             if seed >= first + seeds {
                 return;
             }
-            let run = run(seed, false, false);
+            let run = run(seed, Honesty::Honest, false);
             faults.fetch_add(run.faults, Ordering::Relaxed);
             commits.fetch_add(run.commits, Ordering::Relaxed);
             operations.fetch_add(run.operations, Ordering::Relaxed);
@@ -84,16 +86,28 @@ fn coordinators_keep_their_word_under_faults() {
 #[test]
 fn a_seed_decides_everything() {
     for seed in [1, 2, 3] {
-        let (once, again) = (run(seed, false, false), run(seed, false, false));
+        let (once, again) = (run(seed, Honesty::Honest, false), run(seed, Honesty::Honest, false));
         assert_eq!(once, again, "seed {seed}");
-        assert_ne!(once.trace, run(seed + 100, false, false).trace);
+        assert_ne!(once.trace, run(seed + 100, Honesty::Honest, false).trace);
     }
+}
+
+/// The first of some seeds that finds these disks out.
+fn found_out(disks: Honesty) -> Run {
+    let found = (0..40).map(|seed| run(seed, disks, false)).find(|run| run.violation.is_some());
+    let run = found.unwrap_or_else(|| panic!("40 seeds with disks of the kind {disks:?}, and nothing was noticed"));
+    println!("seed {}: {}", run.seed, run.violation.clone().unwrap());
+    run
 }
 
 /// The simulation can fail: disks that only say that they synced are found out.
 #[test]
-fn a_disk_that_lies_is_found_out() {
-    let found = (0..20).map(|seed| run(seed, true, false)).find(|run| run.violation.is_some());
-    let run = found.expect("20 seeds with lying disks, and nothing was lost");
-    println!("seed {}: {}", run.seed, run.violation.unwrap());
+fn disks_that_never_sync_are_found_out() {
+    found_out(Honesty::Lies);
+}
+
+/// The same with disks that look whole but have forgotten the end of what was acknowledged.
+#[test]
+fn changes_that_are_acknowledged_before_they_are_synced_are_found_out() {
+    found_out(Honesty::Late);
 }

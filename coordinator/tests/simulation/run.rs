@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use volley_coordinator::raft::runtime::simulate;
 
 use crate::dice::Dice;
+use crate::disk::Honesty;
 use crate::nemesis::Nemesis;
 use crate::oracle::Violation;
 use crate::workload::{Client, NODES, register};
@@ -44,7 +45,7 @@ impl Run {
     }
 }
 
-fn shape(seed: u64, lying_disks: bool) -> Shape {
+fn shape(seed: u64, disks: Honesty) -> Shape {
     let mut dice = Dice::new(seed, 1);
     Shape {
         coordinators: if dice.random_bool(0.2) { 5 } else { 3 },
@@ -52,18 +53,18 @@ fn shape(seed: u64, lying_disks: bool) -> Shape {
         tables: dice.random_range(1..=3),
         snapshot_logs: [20, 60, 1000][dice.random_range(0..3)],
         trouble: Duration::from_millis(dice.random_range(3000..9000)),
-        lying_disks,
+        disks,
     }
 }
 
 /// Runs a seed on this thread; `aloud`: and prints what happens.
-pub fn run(seed: u64, lying_disks: bool, aloud: bool) -> Run {
+pub fn run(seed: u64, disks: Honesty, aloud: bool) -> Run {
     simulate(Some(seed));
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = builder.build().unwrap();
     let run = runtime.block_on(async {
-        let world = World::new(seed, shape(seed, lying_disks), aloud);
+        let world = World::new(seed, shape(seed, disks), aloud);
         world.checks.event(format!("{:?}", world.shape));
         let mut nemesis = Nemesis::new(world.clone());
         tokio::select! {

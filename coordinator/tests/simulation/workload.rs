@@ -28,6 +28,7 @@ const SCHEMA: &[u8] = b"a schema";
 const TRIES: usize = 4;
 
 /// How a command ended.
+#[expect(clippy::large_enum_variant, reason = "one at a time, for a moment")]
 enum Answer {
     /// With a reply, or a refusal of the catalog.
     Replied(reply::Reply),

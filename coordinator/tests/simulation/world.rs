@@ -18,7 +18,7 @@ use volley_coordinator::raft::{Handle, RaftConfig};
 
 use crate::checks::Checks;
 use crate::dice::Dice;
-use crate::disk::Platter;
+use crate::disk::{Honesty, Platter};
 use crate::network::{Life, Network, Server, address};
 use crate::raft_support::Forward;
 
@@ -38,8 +38,7 @@ pub struct Shape {
     pub snapshot_logs: u64,
     /// How long there are faults.
     pub trouble: Duration,
-    /// The disks say that they synced, and did not.
-    pub lying_disks: bool,
+    pub disks: Honesty,
 }
 
 /// Everything there is.
@@ -77,15 +76,15 @@ pub struct Up {
     granted: (u64, u64),
 }
 
-fn platter(seed: u64, id: u64, folder: u64, lies: bool) -> Arc<Platter> {
-    Platter::new(PathBuf::from(format!("/c{id}")), Dice::new(seed, 10_000 + id + 100 * folder), lies)
+fn platter(seed: u64, id: u64, folder: u64, honesty: Honesty) -> Arc<Platter> {
+    Platter::new(PathBuf::from(format!("/c{id}")), Dice::new(seed, 10_000 + id + 100 * folder), honesty)
 }
 
 impl World {
     pub fn new(seed: u64, shape: Shape, aloud: bool) -> Arc<World> {
         let checks = Checks::new(aloud);
         let slot = |id| Slot {
-            platter: Mutex::new(platter(seed, id, 0, shape.lying_disks)),
+            platter: Mutex::new(platter(seed, id, 0, shape.disks)),
             lives: AtomicU64::new(0),
             up: Mutex::new(None),
             skew_ms: Arc::default(),
@@ -216,7 +215,7 @@ impl World {
     pub fn lose_folder(&self, id: u64) {
         self.checks.event(format!("coordinator {id} loses its folder"));
         let slot = &self.slots[&id];
-        *slot.platter.lock() = platter(self.seed, id, 1 + slot.lives.load(Ordering::Relaxed), self.shape.lying_disks);
+        *slot.platter.lock() = platter(self.seed, id, 1 + slot.lives.load(Ordering::Relaxed), self.shape.disks);
         self.checks.forget(id);
     }
 
