@@ -10,8 +10,10 @@ use crate::throttle::Throttle;
 
 /// How often it is looked whether a part is due.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often what was verified is written down.
+/// How often what was verified is written down while parts are verified ...
 const REMEMBER: Duration = Duration::from_secs(60);
+/// ... and while none is: parts came and went.
+const REMEMBER_IDLE: Duration = Duration::from_secs(600);
 const DAY_MS: f64 = 86_400_000.0;
 
 /// Verifies the parts in the order of how long they were not, each once a period, until the node stops.
@@ -77,7 +79,8 @@ impl Progress {
         if ended {
             state.store.scrubbed();
         }
-        if ended || (due && self.remembered.elapsed() > REMEMBER) {
+        let pause = if due { REMEMBER } else { REMEMBER_IDLE };
+        if ended || self.remembered.elapsed() > pause {
             self.remembered = Instant::now();
             let store = state.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.remember(false)).await;

@@ -67,7 +67,6 @@ struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
     /// None, with the reason printed, where nothing may be mounted.
-    #[allow(clippy::print_stderr)]
     fn mount(size: &str) -> Option<SmallDisk> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
