@@ -17,6 +17,7 @@ use volley_common::{Error, NodeId, Result};
 use super::Membership;
 use crate::catalog::{Catalog, PartRow};
 use crate::merging::{Limits, MergePlan, merge_of};
+use crate::service::homes::{homes, redirected};
 use crate::service::read::live_ids;
 use crate::service::takers;
 
@@ -175,13 +176,17 @@ impl Membership {
     }
 
     async fn order_merge(&self, plan: &MergePlan) -> Result<()> {
-        let Some((begin, sources)) = command(&self.service.raft.view(), plan) else { return Ok(()) };
+        let (begin, sources, nodes) = {
+            let catalog = self.service.raft.view();
+            let Some((begin, sources)) = command(&catalog, plan) else { return Ok(()) };
+            let spec = catalog.table(plan.table).and_then(|table| table.spec.clone()).unwrap_or_default();
+            (begin, sources, homes(&catalog, &spec)?)
+        };
         let write = match self.service.raft.propose(Op::BeginWrite(begin)).await? {
-            Reply::Write(write) => write,
+            Reply::Write(write) => redirected(write, &nodes),
             other => return Err(crate::service::write::unexpected("a merge", &other)),
         };
         tracing::debug!(table = write.table.join("/"), node = %plan.node, parts = sources.len(), "merging small parts");
-        let nodes = takers(&self.service.raft.view());
         let (id, attempt) = (write.id.clone(), write.attempt);
         let merge = MergeParts { plan: Some(WritePlan { write: Some(write), nodes, lease_ms: LEASE_MS }), sources };
         if self.tell(plan.node, What::Merge(merge)).is_none() {
