@@ -129,8 +129,10 @@ impl Act {
     }
 }
 
+type Draw = fn(&mut Chooser) -> Act;
+
 /// How often each kind comes.
-const WEIGHTS: [(u32, fn(&mut Chooser) -> Act); 20] = [
+const WEIGHTS: [(u32, Draw); 20] = [
     (10, |c| Act::Kill(c.who())),
     (12, |c| Act::Kill(c.node())),
     (5, |c| Act::Restart(c.any())),

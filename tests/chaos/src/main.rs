@@ -1,7 +1,7 @@
 //! `cargo chaos`: a cluster of real processes under faults, judged. See docs/chaos.md.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "this program talks to a person, and is a test")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn chaos(flags: &Flags) -> ExitCode {
     if ended.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn judge_again(path: &PathBuf) -> ExitCode {
+fn judge_again(path: &Path) -> ExitCode {
     let history = match History::load(path) {
         Ok(history) => history,
         Err(error) => {
