@@ -14,6 +14,7 @@ use super::Membership;
 use super::arranging::Arranging;
 use super::digest::Expected;
 use crate::service::live_nodes;
+use crate::service::read::live_ids;
 
 /// How often the leader looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -73,8 +74,8 @@ impl Membership {
         }
         for (node, boot) in self.silent_nodes() {
             self.set_silent(node, boot).await;
-            self.end_session(node);
         }
+        self.end_silent_sessions();
         self.tell_changes();
         self.arrange().await;
         self.order_merges().await;
@@ -116,10 +117,15 @@ impl Membership {
         silent.map(|node| (NodeId(node.id), node.boot)).collect()
     }
 
-    /// Ends a silent node's session: if it only slept, it begins another, and by that is alive again.
-    fn end_session(&self, node: NodeId) {
-        if let Some(session) = self.state.lock().sessions.get(&node) {
-            session.end.cancel();
+    /// Ends the sessions of nodes that the catalog has as silent: whoever only slept, or was called silent by an earlier
+    /// leader whose word came late, begins another, and by that is alive again.
+    fn end_silent_sessions(&self) {
+        let catalog = self.service.raft.view();
+        let alive = live_ids(&catalog);
+        for node in catalog.nodes().map(|node| NodeId(node.id)).filter(|node| !alive.contains(node)) {
+            if let Some(session) = self.state.lock().sessions.get(&node) {
+                session.end.cancel();
+            }
         }
     }
 
