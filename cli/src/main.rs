@@ -65,8 +65,10 @@ async fn run(args: Args) -> Result<ExitCode> {
         Command::Drain(drain) => commands::drain::run(&drain, cluster, json).await,
         Command::Demo(demo) => until_interrupted(commands::demo::run(&demo)).await,
         Command::Cluster(args::Cluster::Status) => {
-            return until_interrupted(async { commands::cluster::status(&commands::connect(cluster).await?, json).await })
-                .await;
+            return until_interrupted(async {
+                commands::cluster::status(&commands::connect(cluster).await?, json).await
+            })
+            .await;
         }
         command => until_interrupted(client_command(command, cluster, json)).await,
     };
