@@ -113,6 +113,22 @@ async fn a_follower_proposes_and_reads_through_the_leader() {
     follower.raft.read_index_here().await.unwrap_err();
 }
 
+/// Seen under faults: a leader that was cut off called a node silent; handed on to its successor, by then in session with the
+/// node, the word left the node out for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_decides_is_not_handed_on_to_its_successor() {
+    let group = Group::new(&[1, 2, 3], 1000).await;
+    let leads = group.leader().await;
+    group.up[&leads].raft.decide(node(1)).await.unwrap();
+    let follower = group.up.iter().find(|(id, _)| **id != leads).unwrap().1;
+    let refused = follower.raft.decide(node(2)).await.unwrap_err();
+    assert!(refused.code == Code::Unavailable && refused.message.contains("does not lead"), "{refused}");
+    group.up[&leads].raft.decide(node(3)).await.unwrap();
+    let catalog = group.up[&leads].raft.read().await.unwrap();
+    let known: Vec<u64> = catalog.nodes().map(|node| node.id).collect();
+    assert_eq!(known, [1, 3]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut group = Group::new(&[1, 2, 3], 1000).await;

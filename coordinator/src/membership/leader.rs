@@ -86,7 +86,7 @@ impl Membership {
         let remember_writes_ms = self.service.config.remember_writes_ms;
         let needed = self.service.raft.view().needs_expiry(clock::now_ms(), remember_writes_ms);
         if needed {
-            self.service.raft.propose(Op::Expire(Expire { remember_writes_ms })).await?;
+            self.service.raft.decide(Op::Expire(Expire { remember_writes_ms })).await?;
         }
         Ok(())
     }

@@ -49,13 +49,20 @@ impl Handle {
             )));
         }
         let deadline = Instant::now() + self.0.config.deadline;
-        let reply = self.through_leader(deadline, |leader| self.propose_to(leader, command.clone(), deadline)).await?;
-        match reply.reply {
-            Some(reply::Reply::Refusal(refusal)) => {
-                Err(Error { code: Code::from_i32(refusal.code), message: refusal.message })
-            }
-            Some(reply) => Ok(reply),
-            None => Err(Error::internal("the catalog gave an empty reply")),
+        answer(self.through_leader(deadline, |leader| self.propose_to(leader, command.clone(), deadline)).await?)
+    }
+
+    /// As [`Handle::propose`], but only if this coordinator leads: it is never handed on. For what a leader decides by itself: from
+    /// one that leads no more it would come late, when its successor knows better.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: it does not lead, or reaches no majority. What the catalog refuses.
+    pub async fn decide(&self, op: command::Op) -> Result<reply::Reply> {
+        let command = Command { now_ms: (self.0.around.clock)(), op: Some(op) };
+        match tokio::time::timeout(self.0.config.deadline, self.propose_here(command)).await {
+            Ok(Ok(reply)) => answer(reply),
+            Ok(Err(error)) => Err(Error { message: error.message.trim_start_matches(NOT_PROPOSED).into(), ..error }),
+            Err(_) => Err(unknown("a majority did not answer in time")),
         }
     }
 
@@ -178,6 +185,17 @@ fn lost(status: Status) -> Error {
     match std::error::Error::source(&status).is_some() {
         true => unknown(&format!("the leader was lost ({})", status.message())),
         false => status.into(),
+    }
+}
+
+/// What the catalog said.
+fn answer(reply: Reply) -> Result<reply::Reply> {
+    match reply.reply {
+        Some(reply::Reply::Refusal(refusal)) => {
+            Err(Error { code: Code::from_i32(refusal.code), message: refusal.message })
+        }
+        Some(reply) => Ok(reply),
+        None => Err(Error::internal("the catalog gave an empty reply")),
     }
 }
 
