@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`nodes`] | the nodes, by what may be done with them |
-//! | [`reconcile`] | what a node reports to hold → deletions, and what the catalog should learn |
+//! | [`mod@reconcile`] | what a node reports to hold → deletions, and what the catalog should learn |
 //! | [`placing`] | nodes that come and go → new homes for shards |
 //! | [`repair`] | parts with too few copies, or not at home yet → copies, one by one |
 //! | [`surplus`] | parts at home everywhere → copies elsewhere that may go |

@@ -1,6 +1,6 @@
 //! The control file: who the node is, and which cluster it belongs to.
 //!
-//! JSON in the wrapping of [`super::durable`].
+//! JSON in the wrapping of `durable`.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,6 +1,6 @@
 //! The judge: a history → what should not have happened.
 //!
-//! [`linear`] looks for an order of each table's operations; [`data`] looks for single things that no order
+//! [`linear`] looks for an order of each table's operations; `data` looks for single things that no order
 //! can excuse, and can say what they are. Both must find nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
