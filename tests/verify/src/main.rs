@@ -153,7 +153,7 @@ fn chaos(project: &Project) -> Outcome {
 }
 
 fn demo(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--package", "volley", "--bins", "--locked"]))?;
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
     run(Command::new(project.binaries().join("volley")).args(["demo", "--scale", "0.05"]))
 }
 
