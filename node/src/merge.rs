@@ -21,7 +21,7 @@ use volley_common::ipc::fit::fit;
 use volley_common::ipc::schema::{flight_header, parse_schema};
 use volley_common::wire::catalog::Write;
 use volley_common::wire::cluster::{MergeParts, Ticket, TicketPart};
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Error, PartId, Result, TableName, clock};
 
 use crate::get::source::{Piece, Source};
 use crate::put::pipeline::{Put, Schemas, WAITING_BYTES, WAITING_MESSAGES, WAITING_PARTS, room_for};
@@ -61,6 +61,7 @@ async fn run(state: Arc<Shared>, order: MergeParts) -> Result<()> {
         let written = writer::on_thread(move |runtime| {
             Merger::new(target, shard, most, sealed, runtime).write_all(Decoder::new(largest), fed)
         })?;
+        verify_here(&state, &ticket).await?;
         let reading = read_all(&state, ticket, feed);
         tokio::try_join!(reading, writer::end(written)).map(|_| ())
     };
@@ -87,6 +88,15 @@ fn ticket(state: &Shared, write: &Write, sources: &[volley_common::wire::catalog
         schema: write.schema.clone(),
         ..Ticket::default()
     }
+}
+
+/// Compares the checksums of the sources that this node has: what a merge writes gets checksums of its own, and must not
+/// make a copy that rotted since it was verified into the only one. A bad one is put aside, and read from another holder.
+async fn verify_here(state: &Shared, ticket: &Ticket) -> Result<()> {
+    let ids: Vec<PartId> = ticket.parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
+    let store = state.store.clone();
+    let verify = move || ids.into_iter().filter(|id| store.holds(*id)).for_each(|id| drop(store.verify(id)));
+    tokio::task::spawn_blocking(verify).await.map_err(|e| Error::internal(format!("verifying parts: {e}")))
 }
 
 /// Hands the sources' messages to the writing thread, no faster than it takes them.

@@ -6,7 +6,7 @@ use volley_common::wire::catalog::{
     self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply,
     StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
 };
-use volley_common::{Error, PartId, Result, TableName};
+use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 use super::{Catalog, RowKey, no_table, readable_text};
 
@@ -214,6 +214,7 @@ impl Catalog {
     /// Checks new parts of a write against each other and the catalog.
     pub(super) fn check_parts(&self, write: &Write, parts: &[Part]) -> Result<()> {
         let shards = write.spec.as_ref().map_or(1, |spec| spec.shards.max(1));
+        let enough = write.spec.as_ref().map_or(1, |spec| spec.min_copies.max(1)) as usize;
         let mut seen = HashSet::with_capacity(parts.len());
         for part in parts {
             let id = part.part_id();
@@ -223,6 +224,13 @@ impl Catalog {
             }
             if part.holders.is_empty() {
                 return bad("has no holder");
+            }
+            let there = part.holders.iter().filter(|node| !self.was_removed(NodeId(**node))).count();
+            if there < enough.min(part.holders.len()) {
+                return Err(Error::aborted(format!(
+                    "part {id} of write {:?} is on a node that was removed from the cluster meanwhile: put the rows again",
+                    write.id
+                )));
             }
             if part.shard >= shards {
                 return bad(&format!("is of shard {}, but the table has {shards}", part.shard));

@@ -4,7 +4,7 @@ use volley_common::wire::catalog::{
     AbortWrite, CommitWrite, CreateTable, DropTable, Part, Replaced, Table, TableSpec, Write, WriteMode, WriteOutcome,
     WriteState, reply,
 };
-use volley_common::{Error, PartId, Result, TableName};
+use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 use super::apply::{already_there, done};
 use super::{Catalog, PartRow, RowKey, no_table};
@@ -29,6 +29,8 @@ impl Catalog {
         }
         let mut parts = if write.staged { write.parts.clone() } else { op.parts.clone() };
         self.check_parts(&write, &parts)?;
+        // A node that was removed meanwhile is nobody to count on.
+        parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
         // Places of one version are unique, however the writer numbered them.
         parts.sort_by_key(|part| (part.seq, part.part_id()));
         if write.mode() == WriteMode::Merge {

@@ -117,7 +117,7 @@ impl Membership {
             state.arranging.waiting = found.lacking.into();
             state.arranging.last = Some(Look { applied, nodes: nodes.clone(), began, took: scanned.elapsed(), quiet });
         }
-        self.give_up(found.surplus, &nodes).await
+        self.give_up(found.surplus).await
     }
 
     fn worth_a_look(&self, applied: u64, nodes: &Nodes, now: Instant) -> bool {
@@ -155,13 +155,13 @@ impl Membership {
 
     /// The catalog forgets copies first, then they are deleted if it still can do without them. If that order is lost the
     /// node's next inventory has it given again.
-    async fn give_up(&self, gone: Vec<HolderChange>, nodes: &Nodes) -> Result<()> {
+    async fn give_up(&self, gone: Vec<HolderChange>) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
         tracing::info!(copies = gone.len(), "parts are at home: copies elsewhere go");
         self.update_holders(gone.clone()).await?;
-        let delete = surplus::deletions(&self.service.raft.view(), nodes, &gone);
+        let delete = surplus::deletions(&self.service.raft.view(), &self.nodes(), &gone);
         for (node, parts) in delete {
             self.tell(node, What::Delete(DeleteParts { parts: parts.into_iter().map(Into::into).collect() }));
         }

@@ -224,12 +224,19 @@ fn a_messages_last_page_is_its_own() {
             assert_eq!(slices.concat(), all.slice(start..end));
             let last = (all.as_ptr() as usize + end - 1) / 4096 * 4096;
             let mapped = all.as_ptr() as usize..all.as_ptr() as usize + all.len();
-            for slice in &slices {
-                let from = slice.as_ptr() as usize;
-                assert!(!mapped.contains(&from) || from + slice.len() <= last, "{start}..{end}");
-            }
+            let ends = slices.iter().map(|slice| (slice.as_ptr() as usize, slice.as_ptr() as usize + slice.len()));
+            let ends = ends.filter(|(from, _)| mapped.contains(from)).map(|(_, end)| end);
+            let first_byte = (mapped.start + start <= last).then_some(last + 1);
+            assert_eq!(ends.max(), first_byte, "{start}..{end}: the last page's first byte tells of a cut before it");
         }
     }
+    // A last page whose first byte is not in the message tells of nothing: the page before it does.
+    let page = (all.as_ptr() as usize).next_multiple_of(4096) - all.as_ptr() as usize;
+    let mut slices = vec![all.slice(page..page + 5000), all.slice(page + 9000..page + 9010)];
+    own_last_page(&mut slices);
+    let lengths: Vec<usize> = slices.iter().map(bytes::Bytes::len).collect();
+    assert_eq!(lengths, [4097, 903, 10]);
+    assert_ne!(slices[2].as_ptr(), all[page + 9000..].as_ptr());
     own_last_page(&mut Vec::new());
     own_last_page(&mut vec![bytes::Bytes::new()]);
 }

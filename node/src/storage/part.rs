@@ -188,24 +188,40 @@ fn map(file: &File, id: PartId) -> std::io::Result<Map> {
     Ok(Map(Arc::new((mapping, named))))
 }
 
-/// Copies what lies in the last page of a message's slices. A file that is cut within a page reads as zeros up to that
-/// page's end, without a fault; beyond it there is one. So a message whose last page is copied (and vouched for
-/// afterwards) either goes out right or breaks its connection.
+/// Copies what lies in the last page of a message's slices, but for that page's first byte. A file that is cut within a page
+/// reads as zeros up to that page's end, without a fault; beyond it there is one. So a cut within the last page harms
+/// nothing that is still mapped, and any earlier one lets that byte fault: a message that is vouched for afterwards
+/// either goes out right or breaks its connection. A last page whose first byte is not in the message is copied whole, and
+/// the one before it becomes the last.
 pub fn own_last_page(slices: &mut Vec<Bytes>) {
-    let end = slices.iter().filter(|slice| !slice.is_empty()).map(|slice| slice.as_ptr() as usize + slice.len()).max();
-    let Some(page) = end.map(|end| (end - 1) / PAGE * PAGE) else { return };
+    let mut mapped = vec![true; slices.len()];
+    loop {
+        let of_file = || slices.iter().zip(&mapped).filter(|(slice, mapped)| **mapped && !slice.is_empty());
+        let ends = of_file().map(|(slice, _)| slice.as_ptr() as usize + slice.len());
+        let Some(page) = ends.max().map(|end| (end - 1) / PAGE * PAGE) else { return };
+        let keeps = of_file()
+            .any(|(slice, _)| (slice.as_ptr() as usize..slice.as_ptr() as usize + slice.len()).contains(&page));
+        own_from(slices, &mut mapped, page + usize::from(keeps));
+        if keeps {
+            return;
+        }
+    }
+}
+
+/// Copies what is mapped at this address or behind it.
+fn own_from(slices: &mut Vec<Bytes>, mapped: &mut Vec<bool>, from: usize) {
     let mut at = 0;
     while at < slices.len() {
         let slice = &mut slices[at];
         let start = slice.as_ptr() as usize;
-        if start + slice.len() > page {
-            let last = slice.split_off(page.saturating_sub(start));
-            let copy = Bytes::copy_from_slice(&last);
+        if mapped[at] && start + slice.len() > from {
+            let copy = Bytes::copy_from_slice(&slice.split_off(from.saturating_sub(start)));
             if slice.is_empty() {
-                *slice = copy;
+                (slices[at], mapped[at]) = (copy, false);
             } else {
                 at += 1;
                 slices.insert(at, copy);
+                mapped.insert(at, false);
             }
         }
         at += 1;
@@ -219,14 +235,21 @@ fn parse(part: Part) -> Parsed<Part> {
     let here = part.bytes.clone();
     let tail = here.len().saturating_sub(TAIL);
     let reach = |range: Range<usize>| part.bring_in(&(range.start as u64..range.end as u64)).map_err(|e| e.message);
-    reach(0..here.len().min(SCHEMA_AT as usize))?;
+    reach(0..here.len().min(SCHEMA_AT as usize + PREFIX_BYTES))?;
     reach(tail..here.len())?;
     let blocks_end = footer_at(&here)?;
     reach(blocks_end..tail)?;
     let footer = arrow_ipc::root_as_footer(&here[blocks_end..tail]).map_err(|e| format!("a malformed footer ({e})"))?;
     let blocks = |list: Option<flatbuffers::Vector<'_, Block>>| -> Parsed<Vec<Message>> {
-        list.into_iter().flatten().map(|block| message(&here[..blocks_end], block)).collect()
+        let read = |block| {
+            reach(header_of(block, blocks_end))?;
+            message(&here[..blocks_end], block)
+        };
+        list.into_iter().flatten().map(read).collect()
     };
+    let first = footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten();
+    let first = first.map(|block| header_of(block, blocks_end).start).min().unwrap_or(blocks_end);
+    reach(0..first)?;
     let (dictionaries, batches) = (blocks(footer.dictionaries())?, blocks(footer.recordBatches())?);
     if dictionaries.iter().any(|d| d.dictionary_id.is_none()) || batches.iter().any(|b| b.dictionary_id.is_some()) {
         return Err("messages of another kind than the footer says".into());
@@ -245,6 +268,13 @@ fn footer_at(bytes: &[u8]) -> Parsed<usize> {
         .and_then(|length| tail.checked_sub(length))
         .filter(|&at| at >= SCHEMA_AT as usize)
         .ok_or_else(|| "a footer of an impossible length".into())
+}
+
+/// Where a block's header is, as far as that lies before the footer.
+fn header_of(block: &Block, blocks_end: usize) -> Range<usize> {
+    let within = |value: i64| usize::try_from(value).unwrap_or(0).min(blocks_end);
+    let start = within(block.offset());
+    start..within(block.offset().saturating_add(block.metaDataLength().into())).max(start)
 }
 
 fn schema(bytes: &[u8]) -> Parsed<Range<u64>> {

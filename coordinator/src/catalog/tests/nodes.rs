@@ -117,3 +117,17 @@ fn shards_get_new_homes_unless_their_number_changed() {
     world.done(place(4, vec![2, 3]));
     assert_eq!(world.table("t").placement[3].nodes, [2, 3]);
 }
+
+#[test]
+fn a_put_that_ends_after_its_node_was_removed_counts_without_it_or_is_aborted() {
+    let mut world = World::new();
+    world.begin(begin("w", "t", WriteMode::Create));
+    world.done(drain(2, true));
+    world.done(remove(2));
+    let mut only_there = commit("w", &[1, 2]);
+    only_there.parts[1].holders = vec![2];
+    let message = world.refused(Op::CommitWrite(only_there), Code::Aborted);
+    assert!(message.contains("removed from the cluster"), "{message}");
+    world.apply(Op::CommitWrite(commit("w", &[1])));
+    assert_eq!(*world.catalog.part(PartId(1)).unwrap().holders, [1]);
+}
