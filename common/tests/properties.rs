@@ -51,7 +51,6 @@ fn ticket() -> impl Strategy<Value = Ticket> {
     });
     let fields = (vec("[a-z]{1,8}", 1..4), any::<u64>(), any::<u64>(), vec(part, 0..5), vec(any::<u8>(), 0..50));
     fields.prop_map(|(table, flight, version, parts, schema)| Ticket {
-        cluster: "c".into(),
         flight,
         expires_ms: u64::MAX,
         table,

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use volley_common::config::{self, Listener};
 use volley_common::{Error, Result};
 
+/// A leader is given at least so long: its followers may be slow.
+const LEAST_UNANSWERED: Duration = Duration::from_secs(2);
+
 /// What a coordinator is told; every field has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -270,6 +273,12 @@ impl Config {
     /// How long a leader may be silent.
     pub fn election(&self) -> Duration {
         Duration::from_millis(self.election_ms)
+    }
+
+    /// How long a leader may go without an answer of a majority: its nodes must come to the next one before that calls
+    /// them silent.
+    pub fn unanswered(&self) -> Duration {
+        (self.silence() / 2).max(LEAST_UNANSWERED)
     }
 
     /// How long a node may be silent.

@@ -44,8 +44,8 @@ impl Coordinator for Peer {
         Ok(Response::new(ProposeReply { reply: Some(reply) }))
     }
 
-    async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let index = self.service.raft.read_index_here().await?;
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+        let index = self.service.raft.read_index_here(request.into_inner().follower).await?;
         Ok(Response::new(ReadIndexReply { index }))
     }
 

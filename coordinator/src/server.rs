@@ -74,6 +74,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
     raft_config.deadline = config.deadline();
     raft_config.elect_within(config.election());
+    raft_config.unanswered = config.unanswered();
     raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();

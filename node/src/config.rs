@@ -1,15 +1,20 @@
 //! A node's configuration: defaults < TOML file < environment < flags.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use volley_common::config::{self, Listener};
+use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
+
+/// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default.
+const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=4 << 20;
 
 /// What a node is told; every field has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -37,6 +42,8 @@ pub struct Config {
     pub insecure: bool,
     /// The largest Flight message taken in, bytes.
     pub max_message: usize,
+    /// Bytes of rows that one message of a part has, about; readers get them as they are stored.
+    pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
     pub block_bytes: u64,
     /// Bytes at which a shard's part is sealed and the next begun.
@@ -71,6 +78,7 @@ impl Default for Config {
             capacity: 0,
             insecure: false,
             max_message: 512 << 20,
+            message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
             deadline_ms: 5_000,
@@ -140,6 +148,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message: Option<usize>,
+    /// Bytes of rows that one message of a part has, 65536 to 4194304 [default: 1048576].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_bytes: Option<usize>,
     /// Percent of the file system used above which no new parts are taken [default: 95].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,6 +225,14 @@ impl Config {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
+        }
+        if !MESSAGE_RANGE.contains(&self.message_bytes) {
+            return Err(Error::invalid(format!(
+                "message_bytes is {}: give {} to {}",
+                self.message_bytes,
+                MESSAGE_RANGE.start(),
+                MESSAGE_RANGE.end()
+            )));
         }
         if !(0.0 < self.low_water && self.low_water <= self.high_water && self.high_water <= 100.0) {
             return Err(Error::invalid(format!(
@@ -308,6 +328,8 @@ mod tests {
         check("--coordinators", with(|c| c.coordinators = vec!["nowhere".into()]));
         check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
         check("part_bytes", with(|c| c.part_bytes = 1));
+        check("message_bytes", with(|c| c.message_bytes = (64 << 10) - 1));
+        check("message_bytes", with(|c| c.message_bytes = (4 << 20) + 1));
         check("copies_at_once", with(|c| c.copies_at_once = 0));
         check("high_water", with(|c| c.high_water = 100.1));
         check("high_water", with(|c| c.high_water = f64::NAN));

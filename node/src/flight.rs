@@ -1,13 +1,12 @@
-//! The edge to clients: the Flight calls that a node answers itself, but for DoGet, which goes below tonic
-//! (see [`crate::get`]). Calls about metadata never come here: [`crate::server`] hands them to a coordinator.
+//! The edge to clients: the Flight calls that a node answers itself, but for DoGet and DoPut, which go below tonic
+//! (see [`crate::get`], [`crate::put`]). Calls about metadata never come here: [`crate::server`] hands them to a coordinator.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
-    PollInfo, SchemaResult, Ticket,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
@@ -15,7 +14,6 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::{Error, Result};
 
-use crate::put;
 use crate::state::Shared;
 
 /// Messages of one handshake at most.
@@ -24,12 +22,12 @@ const MAX_HANDSHAKE: usize = 16;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The Flight calls that a node answers itself.
-pub struct Flight(Arc<Shared>);
+pub struct Flight;
 
 /// The service, taking in messages up to the configured limit.
-pub fn service(state: Arc<Shared>) -> FlightServiceServer<Flight> {
+pub fn service(state: &Shared) -> FlightServiceServer<Flight> {
     let limit = state.config.max_message;
-    FlightServiceServer::new(Flight(state)).max_decoding_message_size(limit).max_encoding_message_size(limit)
+    FlightServiceServer::new(Flight).max_decoding_message_size(limit).max_encoding_message_size(limit)
 }
 
 /// The command of a DoExchange.
@@ -46,7 +44,7 @@ impl FlightService for Flight {
     type HandshakeStream = BoxStream<HandshakeResponse>;
     type ListFlightsStream = BoxStream<FlightInfo>;
     type DoGetStream = BoxStream<FlightData>;
-    type DoPutStream = put::ResultStream;
+    type DoPutStream = BoxStream<PutResult>;
     type DoExchangeStream = BoxStream<FlightData>;
     type DoActionStream = BoxStream<arrow_flight::Result>;
     type ListActionsStream = BoxStream<ActionType>;
@@ -58,9 +56,8 @@ impl FlightService for Flight {
         handshake(request)
     }
 
-    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        let (headers, _, input) = request.into_parts();
-        Ok(Response::new(put::put(self.0.clone(), headers, input)))
+    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        Err(elsewhere())
     }
 
     async fn do_exchange(

@@ -14,7 +14,6 @@ use arrow_flight::FlightData;
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::cut::{cut, data_bytes};
 use volley_common::ipc::decode::{Decoder, Event};
 use volley_common::ipc::fit::fit;
@@ -51,7 +50,7 @@ async fn run(state: Arc<Shared>, order: MergeParts) -> Result<()> {
     let schema = parse_schema(&write.schema)?;
     let schemas = Schemas { table: schema.clone(), put: schema };
     let put = Put::new(state.clone(), plan, name, schemas, write.attempt, None);
-    let ticket = ticket(&state, &write, &order.sources);
+    let ticket = ticket(&write, &order.sources);
     let shard = order.sources.first().map_or(0, |part| part.shard);
     let most = order.sources.len() as u64 / 2;
     let (sealed, parts) = mpsc::channel(WAITING_PARTS);
@@ -71,7 +70,7 @@ async fn run(state: Arc<Shared>, order: MergeParts) -> Result<()> {
 }
 
 /// The sources as a stream to read.
-fn ticket(state: &Shared, write: &Write, sources: &[volley_common::wire::catalog::Part]) -> Ticket {
+fn ticket(write: &Write, sources: &[volley_common::wire::catalog::Part]) -> Ticket {
     let part = |part: &volley_common::wire::catalog::Part| TicketPart {
         id: part.id,
         holders: part.holders.clone(),
@@ -79,7 +78,6 @@ fn ticket(state: &Shared, write: &Write, sources: &[volley_common::wire::catalog
         skip_batches: 0,
     };
     Ticket {
-        cluster: state.cluster.load().as_ref().map(|id| id.to_string()).unwrap_or_default(),
         flight: rand::random(),
         expires_ms: clock::now_ms() + TICKET_MS,
         table: write.table.clone(),
@@ -151,7 +149,7 @@ struct Merger {
 impl Merger {
     fn new(target: Target, shard: u32, most: u64, sealed: Sealed, runtime: Handle) -> Self {
         let schema = target.schema.clone();
-        let group = if has_dictionary(&schema) { GROUP_BYTES } else { MESSAGE_BYTES };
+        let group = if has_dictionary(&schema) { GROUP_BYTES } else { target.message_bytes };
         Merger { parts: Parts::new(target, sealed, runtime), schema, shard, most, group, waiting: Vec::new(), bytes: 0 }
     }
 
@@ -187,7 +185,7 @@ impl Merger {
     fn flush(&mut self) -> Result<()> {
         self.bytes = 0;
         for batch in join(std::mem::take(&mut self.waiting)) {
-            for piece in cut(&batch, MESSAGE_BYTES) {
+            for piece in cut(&batch, self.parts.target.message_bytes) {
                 self.parts.write(self.shard, &piece)?;
                 if self.parts.count() > self.most {
                     return Err(Error::precondition(format!(

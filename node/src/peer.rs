@@ -68,7 +68,8 @@ async fn fetch(
     let store = state.store.clone();
     Ok(stream::try_unfold(offset, move |at| {
         let end = part.len().min(at + CHUNK);
-        let data = (at < end).then(|| part.bring_in(&(at..end)).map(|()| part.slice(at..end))).transpose();
+        let data =
+            (at < end).then(|| part.bring_in(std::iter::once(at..end)).map(|()| part.slice(at..end))).transpose();
         if data.is_err() {
             let store = store.clone();
             // Finds out whether it is really damaged, and puts it aside then.

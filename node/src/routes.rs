@@ -1,4 +1,4 @@
-//! Which call goes where: DoGet below tonic, puts to tonic, metadata to a coordinator.
+//! Which call goes where: DoGet and DoPut below tonic, metadata to a coordinator.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,8 +18,8 @@ use volley_common::serve::{ReplyBody, Whole, grpc_error};
 use volley_common::wire::catalog::NodeState;
 use volley_common::{Code, Error, NodeId, Result};
 
-use crate::get;
 use crate::state::{Members, Shared, host_port};
+use crate::{get, put};
 
 /// Flight calls that coordinators answer.
 const METADATA: [&str; 6] = ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
@@ -56,6 +56,9 @@ impl Router {
             && let Err(why) = accepts(&self.state).await
         {
             return put_elsewhere(&self.state, request, why).await.unwrap_or_else(grpc_error);
+        }
+        if method == Some("DoPut") {
+            return put::serve_put(self.state, request);
         }
         let request = request.map(|body| tonic::body::Body::new(Whole(body)));
         let mut tonic = self.tonic;
@@ -116,7 +119,11 @@ async fn accepts(state: &Arc<Shared>) -> Result<()> {
     looked.unwrap_or_else(|e| Err(Error::internal(format!("looking at the disk: {e}"))))
 }
 
-/// Hands a put to a node that takes parts; another one is tried only while nothing of the put was read.
+/// Hands a put to a node that takes parts; another one is tried only while nothing of the put was read. `why`: this one
+/// takes none.
+///
+/// # Errors
+/// UNAVAILABLE: there are nodes that take parts, but none could be reached, or the put broke on its way. Else `why`.
 async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Error) -> Result<Response<ReplyBody>> {
     let (mut head, body) = request.into_parts();
     if head.headers.insert(RELAYED, HeaderValue::from_static("1")).is_some() {
@@ -125,15 +132,23 @@ async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Err
     let mut nodes = takers(&state.members.load(), state.node());
     nodes.shuffle(&mut rand::rng());
     let loan = Loan::new(body);
+    let mut broken = None;
     for addr in nodes {
         let Some(body) = loan.unread() else { break };
         match state.relay.forward(&addr, Request::from_parts(head.clone(), body)).await {
             Ok(response) => return Ok(response),
-            Err(error) => tracing::warn!(node = addr, %error, "a put could not be handed on"),
+            Err(error) => {
+                tracing::warn!(node = addr, %error, "a put could not be handed on");
+                broken = Some(error);
+            }
         }
     }
-    tracing::info!(%why, "a put was refused");
-    Err(why)
+    let refusal = match broken {
+        Some(error) => Error::unavailable(format!("the put could not be handed on: {error} (here: {why}); try again")),
+        None => why,
+    };
+    tracing::info!(why = %refusal, "a put was refused");
+    Err(refusal)
 }
 
 /// Where the other nodes are reached that take parts, as the leader last said.
@@ -145,9 +160,18 @@ fn takers(members: &Members, me: NodeId) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use arrow_flight::FlightData;
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    use futures::{StreamExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use volley_common::relay::Relay;
+    use volley_common::serve::bind;
     use volley_common::wire::catalog::Node;
 
     use super::*;
+    use crate::get::tests::cluster::TestNode;
+    use crate::storage::Space;
 
     #[test]
     fn puts_go_on_to_live_nodes_that_take_parts() {
@@ -166,5 +190,40 @@ mod tests {
         ];
         let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         assert_eq!(takers(&Members { nodes, ..Members::default() }, NodeId(1)), ["n2:1"]);
+    }
+
+    /// Takes connections, reads the beginning of what comes, and hangs up without a word.
+    async fn hangs_up(listener: TcpListener) {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            socket.write_all(&empty_settings).await.unwrap();
+            socket.read_exact(&mut [0; 10_000]).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_put_that_breaks_on_its_way_to_another_node_is_unavailable() {
+        let node = TestNode::answering(|state, request| Router::new(state, Routes::default()).route(request)).await;
+        node.state.store.pretend(Some(Space { total: 100, free: 2 }));
+        let put = async || {
+            let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };
+            let channel = Relay::new().channel(&node.addr).unwrap();
+            let upload = stream::iter([first]).chain(stream::pending());
+            FlightServiceClient::new(channel).do_put(upload).await.unwrap_err()
+        };
+        assert_eq!(put().await.code(), Code::ResourceExhausted, "nobody takes it");
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let row =
+            Node { id: 9, flight_uri: format!("grpc+tcp://{addr}"), state: NodeState::Alive.into(), ..Node::default() };
+        node.state.members.store(Arc::new(Members { nodes: [(NodeId(9), row)].into(), ..Members::default() }));
+        let task = tokio::spawn(hangs_up(listener));
+        for what in ["broken off", "not reached"] {
+            let status = put().await;
+            assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
+            assert!(status.message().contains(&addr) && status.message().contains("98.0 % used"), "{what}: {status}");
+            task.abort();
+        }
     }
 }

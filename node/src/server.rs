@@ -144,7 +144,7 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         failure: Arc::default(),
         ready: is_ready.clone(),
     };
-    let router = Router::new(state.clone(), Routes::new(flight::service(state.clone())));
+    let router = Router::new(state.clone(), Routes::new(flight::service(&state)));
     running.tasks.spawn(serve::serve(sockets.flight, router, state.shutdown.clone()));
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));

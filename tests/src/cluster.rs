@@ -27,11 +27,20 @@ pub struct Shape {
     pub coordinator_flags: Vec<String>,
     /// More flags for every node.
     pub node_flags: Vec<String>,
+    /// Where its temporary folder is made.
+    pub within: PathBuf,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { coordinators: 3, nodes: 4, zones: 2, coordinator_flags: Vec::new(), node_flags: Vec::new() }
+        Shape {
+            coordinators: 3,
+            nodes: 4,
+            zones: 2,
+            coordinator_flags: Vec::new(),
+            node_flags: Vec::new(),
+            within: std::env::temp_dir(),
+        }
     }
 }
 
@@ -54,7 +63,7 @@ impl Cluster {
     /// A cluster of another shape.
     pub async fn of(shape: Shape) -> Cluster {
         let net = Net::reserve();
-        let folder = TempDir::with_prefix("volley-test-").unwrap();
+        let folder = TempDir::with_prefix_in("volley-test-", &shape.within).unwrap();
         let coordinators = (0..shape.coordinators).map(|at| coordinator(&net, folder.path(), at, &shape)).collect();
         let nodes = (0..shape.nodes).map(|at| node(&net, folder.path(), at, &shape)).collect();
         let mut cluster = Cluster { coordinators, nodes, folder, net };

@@ -1,5 +1,6 @@
 //! One member of a cluster: a process with a log, that can be killed, stopped, paused and started again.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,8 @@ pub struct Process {
     /// Its data folder.
     pub folder: PathBuf,
     program: PathBuf,
+    /// Another program with its arguments, that runs this one.
+    runner: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
@@ -38,17 +41,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// A member that does not run yet. Its log lies beside its folder.
+    /// A member that does not run yet: `program` is a binary of this workspace, or the path of another. Its log lies
+    /// beside its folder.
     pub fn new(program: &str, name: String, address: String, folder: PathBuf, arguments: Vec<String>) -> Process {
         let log = folder.with_extension("log");
-        Process { name, address, folder, program: binary(program), arguments, log, child: None, ready: None }
+        let (program, runner) = (binary(program), Vec::new());
+        Process { name, address, folder, program, runner, arguments, log, child: None, ready: None }
     }
 
     /// Starts it, without waiting.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.open_log());
+        let mut words = self.runner.iter().map(OsStr::new).chain([self.program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.open_log());
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("VOLLEY_")) {
             command.env_remove(key);
         }
@@ -93,6 +99,11 @@ impl Process {
         let at = self.arguments.iter().position(|argument| argument == flag);
         let at = at.unwrap_or_else(|| panic!("{} has no flag {flag}", self.name));
         self.arguments[at + 1] = value.to_string();
+    }
+
+    /// Has another program run it from the next start on, as `valgrind --tool=callgrind` would be; none if empty.
+    pub fn set_runner(&mut self, runner: Vec<String>) {
+        self.runner = runner;
     }
 
     /// Starts it, which must fail: what it says last. A log may have more lines, the reason is one.
@@ -224,7 +235,8 @@ pub fn run(program: &str, arguments: &[&str]) -> std::process::Output {
     Command::new(binary(program)).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// A server's binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable, or a test's folder.
+/// A server's binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable, or a test's folder. A path
+/// of its own stays what it is.
 fn binary(name: &str) -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     let folder = executable.parent().unwrap();

@@ -50,7 +50,7 @@ fn members_depend_only_on_whom_they_may() {
 
 #[test]
 fn every_version_stands_in_the_workspace_manifest() {
-    for member in ["common", "coordinator", "node", "cli", "tests"] {
+    for member in ["common", "coordinator", "node", "cli", "tests", "tests/bench", "tests/chaos", "tests/verify"] {
         let manifest = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
         let versioned = manifest.lines().find(|line| line.contains("version = \"") || line.ends_with("= \"*\""));
         assert_eq!(versioned, None, "{member}/Cargo.toml names a version: put it into [workspace.dependencies]");

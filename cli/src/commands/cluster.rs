@@ -36,15 +36,14 @@ fn show(status: &Value) -> Result<()> {
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;
     output::line(format!("\n{}", nodes::table(&list("nodes"))))?;
-    let stats = &status["stats"];
-    let of = |key: &str| cell(key, &stats[key]);
-    output::line(format!(
-        "\n{} tables, {} rows, {}, {} writes under way",
-        of("tables"),
-        of("rows"),
-        of("bytes"),
-        of("open_writes")
-    ))
+    output::line(format!("\n{}", holds(&status["stats"])))
+}
+
+/// What there is, in one line.
+fn holds(stats: &Value) -> String {
+    let of = |key: &str, word: &str| plural(stats[key].as_i64().unwrap_or(-1), word);
+    let bytes = cell("bytes", &stats["bytes"]);
+    format!("{}, {}, {bytes}, {} under way", of("tables", "table"), of("rows", "row"), of("open_writes", "write"))
 }
 
 /// Why the cluster is green, yellow or red.
@@ -110,6 +109,13 @@ mod tests {
         assert!(sentence(&status(4, 2)).starts_with("2 parts cannot be read"));
         let stale = json!({ "stale": "no leader", "copies": {} });
         assert!(sentence(&stale).starts_with("no leader; "));
+    }
+
+    #[test]
+    fn one_of_a_kind_is_told_as_one() {
+        let stats = |n: u64| json!({ "tables": n, "rows": n, "bytes": 2000, "open_writes": n });
+        assert_eq!(holds(&stats(1)), "1 table, 1 row, 2.00 kB, 1 write under way");
+        assert_eq!(holds(&stats(1200)), "1,200 tables, 1,200 rows, 2.00 kB, 1,200 writes under way");
     }
 
     #[test]

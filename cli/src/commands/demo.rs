@@ -15,7 +15,7 @@ use volley_common::{Error, Result, TableName};
 
 use super::dev::DevCluster;
 use crate::args::{Demo, Dev};
-use crate::output::{count, line, size};
+use crate::output::{count, line, plural, size};
 use crate::threads;
 use checksum::{Checksum, Summed};
 
@@ -91,8 +91,9 @@ fn show_put(started: Instant, source: &Summed, outcome: &PutOutcome) -> Result<(
     step(
         started,
         format!(
-            "generated and put TPC-H lineitem: {rows} rows, {bytes} in {} parts by l_orderkey, {rate}, version {}",
-            outcome.parts, outcome.version
+            "generated and put TPC-H lineitem: {rows} rows, {bytes} in {} by l_orderkey, {rate}, version {}",
+            plural(i64::from(outcome.parts), "part"),
+            outcome.version
         ),
     )
 }
@@ -115,7 +116,8 @@ async fn fetch(client: &Client, name: &TableName, source: &Summed, verb: &str) -
     drop(queue);
     let got = summing.await.map_err(|_| Error::internal("the checksum's thread broke off"))??;
     let (rows, rate) = (count(got.rows as i64), rate(started, source.bytes));
-    step(started, format!("{verb}: {rows} rows, {rate}, {endpoints} endpoints in parallel, {} nodes", nodes.len()))?;
+    let (endpoints, from) = (plural(endpoints as i64, "endpoint"), plural(nodes.len() as i64, "node"));
+    step(started, format!("{verb}: {rows} rows, {rate}, {endpoints} in parallel, {from}"))?;
     check("rows", got.rows, source.rows)?;
     check("checksums over all columns", got.sum, source.sum)?;
     line(format!("         same rows, same checksum {:016x}", got.sum))?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use crate::serve::FRAME_SIZE;
 use crate::{Error, Result};
 
 /// The location that stands for the connection by which the FlightInfo came.
@@ -68,6 +69,7 @@ pub(super) fn endpoint(address: &str) -> Result<Endpoint> {
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_SIZE)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE))
 }

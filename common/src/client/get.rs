@@ -264,7 +264,7 @@ async fn stream(
 ) -> Result<(), Stop> {
     let mut skip = *delivered;
     let from: Arc<str> = client.name_of(target).into();
-    let mut batches = BatchStream::open(client.flight_at(target)?, endpoint.ticket.clone()).await?;
+    let mut batches = BatchStream::open(client.channel_at(target)?, endpoint.ticket.clone()).await?;
     if batches.schema() != schema {
         return Err(Error::internal("the stream's schema is not the FlightInfo's").into());
     }

@@ -67,19 +67,21 @@ impl Client {
 
     /// The raw Flight client on the original connection.
     pub fn flight(&self) -> FlightServiceClient<Channel> {
-        limits(self.origin.clone())
+        FlightServiceClient::new(self.origin.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 
-    /// The raw Flight client for a location of an endpoint; connects when it is first used.
-    pub fn flight_at(&self, target: &Target) -> Result<FlightServiceClient<Channel>> {
-        let Target::Member(address) = target else { return Ok(self.flight()) };
+    /// The connection to a location of an endpoint; made when it is first used.
+    fn channel_at(&self, target: &Target) -> Result<Channel> {
+        let Target::Member(address) = target else { return Ok(self.origin.clone()) };
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(address) {
-            return Ok(limits(channel.clone()));
+            return Ok(channel.clone());
         }
         let channel = address::endpoint(address)?.connect_lazy();
         channels.insert(address.clone(), channel.clone());
-        Ok(limits(channel))
+        Ok(channel)
     }
 
     fn name_of<'a>(&'a self, target: &'a Target) -> &'a str {
@@ -121,7 +123,7 @@ impl Client {
 
     /// One DoGet on the original connection: the stream of a ticket or of a table's name.
     pub async fn open(&self, ticket: Ticket) -> Result<BatchStream> {
-        BatchStream::open(self.flight(), ticket).await
+        BatchStream::open(self.origin.clone(), ticket).await
     }
 
     /// [`Client::open`], collected.
@@ -193,10 +195,6 @@ impl Client {
 /// What lies at the bottom: the layers above it only repeat each other.
 fn root(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), root)
-}
-
-fn limits(channel: Channel) -> FlightServiceClient<Channel> {
-    FlightServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }
 
 #[cfg(test)]

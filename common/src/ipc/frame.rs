@@ -1,5 +1,6 @@
-//! FlightData on the wire, around slices: one gRPC message that copies no body.
+//! FlightData on the wire, around slices: gRPC messages that copy no body.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -11,13 +12,17 @@ const APP_METADATA: &[u8] = &[0x1a];
 /// FlightData's `data_body`, field 1000.
 const DATA_BODY: &[u8] = &[0xc2, 0x3e];
 
-/// A gRPC message: 5 bytes of prefix, FlightData's small fields, then the body's slices.
-#[derive(Clone, Debug)]
+/// PutResult's `app_metadata`, field 1.
+const RESULT_METADATA: &[u8] = &[0x0a];
+
+/// Bytes of a gRPC message before it: a flag and its length.
+const PREFIX: usize = 5;
+
+/// gRPC messages one after the other, each 5 bytes of prefix, small fields, then a body's slices.
+#[derive(Clone, Debug, Default)]
 pub struct Frame {
-    head: Bytes,
-    body: Vec<Bytes>,
-    /// The first slice of the body with bytes left.
-    next: usize,
+    /// What is left; none is empty.
+    slices: VecDeque<Bytes>,
     left: usize,
 }
 
@@ -29,16 +34,22 @@ pub fn frame(header: &[u8], app_metadata: Option<&[u8]>, body: impl Iterator<Ite
     let body_len: usize = body.iter().map(Bytes::len).sum();
     let small = header.len() + app_metadata.map_or(0, <[u8]>::len);
     let mut head = BytesMut::with_capacity(small + 40);
-    head.put_slice(&[0; 5]);
+    head.put_slice(&[0; PREFIX]);
     field(&mut head, DATA_HEADER, header);
     field(&mut head, APP_METADATA, app_metadata.unwrap_or_default());
     if has_body {
         head.put_slice(DATA_BODY);
         varint(&mut head, body_len);
     }
-    let message = (head.len() - 5 + body_len) as u32;
-    head[1..5].copy_from_slice(&message.to_be_bytes());
-    Frame { left: head.len() + body_len, head: head.freeze(), body, next: 0 }
+    Frame::message(head, body, body_len)
+}
+
+/// Frames one PutResult.
+pub fn put_result(app_metadata: &[u8]) -> Frame {
+    let mut head = BytesMut::with_capacity(app_metadata.len() + 16);
+    head.put_slice(&[0; PREFIX]);
+    field(&mut head, RESULT_METADATA, app_metadata);
+    Frame::message(head, Vec::new(), 0)
 }
 
 fn field(head: &mut BytesMut, tag: &[u8], bytes: &[u8]) {
@@ -58,6 +69,22 @@ fn varint(head: &mut BytesMut, mut value: usize) {
 }
 
 impl Frame {
+    /// One message; `head` begins with room for the prefix.
+    fn message(mut head: BytesMut, body: Vec<Bytes>, body_len: usize) -> Frame {
+        let message = (head.len() - PREFIX + body_len) as u32;
+        head[1..PREFIX].copy_from_slice(&message.to_be_bytes());
+        let left = head.len() + body_len;
+        let mut slices = VecDeque::from(body);
+        slices.push_front(head.freeze());
+        Frame { slices, left }
+    }
+
+    /// Lets another frame's messages follow.
+    pub fn append(&mut self, next: Frame) {
+        self.left += next.left;
+        self.slices.extend(next.slices);
+    }
+
     /// Bytes left to send.
     pub fn len(&self) -> usize {
         self.left
@@ -75,16 +102,11 @@ impl Buf for Frame {
     }
 
     fn chunk(&self) -> &[u8] {
-        if !self.head.is_empty() {
-            return &self.head;
-        }
-        self.body.get(self.next).map_or(&[], |slice| slice)
+        self.slices.front().map_or(&[], |slice| slice)
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
-        let head = (!self.head.is_empty()).then_some(&self.head);
-        let slices = head.into_iter().chain(&self.body[self.next..]);
-        into.iter_mut().zip(slices).fold(0, |count, (slot, slice)| {
+        into.iter_mut().zip(&self.slices).fold(0, |count, (slot, slice)| {
             *slot = IoSlice::new(slice);
             count + 1
         })
@@ -93,26 +115,21 @@ impl Buf for Frame {
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.left, "cannot advance by {count}, {} bytes are left", self.left);
         self.left -= count;
-        let from_head = count.min(self.head.len());
-        self.head.advance(from_head);
-        count -= from_head;
-        while count > 0 {
-            let slice = &mut self.body[self.next];
-            let step = count.min(slice.len());
-            slice.advance(step);
-            count -= step;
-            if slice.is_empty() {
-                // Give the mapping back as soon as its bytes are sent.
-                *slice = Bytes::new();
-                self.next += 1;
+        while let Some(first) = self.slices.front_mut() {
+            if count < first.len() {
+                first.advance(count);
+                return;
             }
+            // Gives the mapping back as soon as its bytes are sent.
+            count -= first.len();
+            self.slices.pop_front();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow_flight::FlightData;
+    use arrow_flight::{FlightData, PutResult};
     use prost::Message;
 
     use super::*;
@@ -139,6 +156,15 @@ mod tests {
     }
 
     #[test]
+    fn a_put_result_is_framed_too() {
+        for metadata in [&b""[..], b"{}", &[7; 200]] {
+            let bytes = wire(put_result(metadata));
+            assert_eq!(bytes[..5], [&[0][..], &((bytes.len() - 5) as u32).to_be_bytes()].concat());
+            assert_eq!(PutResult::decode(&bytes[5..]).unwrap().app_metadata, metadata);
+        }
+    }
+
+    #[test]
     fn a_body_without_bytes_is_still_a_body() {
         assert!(wire(frame(b"h", None, [Bytes::new()].into_iter())).ends_with(&[0xc2, 0x3e, 0]));
         assert!(wire(frame(b"h", None, std::iter::empty())).ends_with(b"h"));
@@ -155,5 +181,17 @@ mod tests {
         let joined: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
         assert_eq!(joined, whole[6..]);
         assert_eq!(frame.len(), joined.len());
+    }
+
+    #[test]
+    fn messages_follow_each_other_in_one_frame() {
+        let one = frame(b"head", None, [Bytes::from_static(b"one"), Bytes::from_static(b"two")].into_iter());
+        let two = frame(b"other", None, [Bytes::from_static(b"three")].into_iter());
+        let mut both = Frame::default();
+        assert!(both.is_empty() && both.chunk().is_empty());
+        both.append(one.clone());
+        both.append(two.clone());
+        assert_eq!(both.len(), one.len() + two.len());
+        assert_eq!(wire(both), [wire(one), wire(two)].concat());
     }
 }

@@ -8,15 +8,19 @@
 //! | [`compact`] | slices that own no more than they show |
 //! | [`encode`] | small messages: a batch cut short by `limit` |
 //! | [`project`] | columns of an encoded message, without a copy |
+//! | [`file`] | Arrow IPC files, written as the slices that they consist of |
 //! | [`fit`] | a batch under the schema of its table |
-//! | [`frame`] | FlightData on the wire, around slices |
+//! | [`frame`] | FlightData onto the wire, around slices |
+//! | [`unframe`] | FlightData off the wire, each body copied once; `bodies`: where to |
 //! | `walk` | which nodes, buffers and dictionaries a type has, in order |
 
+mod bodies;
 mod check;
 pub mod compact;
 pub mod cut;
 pub mod decode;
 pub mod encode;
+pub mod file;
 pub mod fit;
 pub mod frame;
 mod lz4;
@@ -25,6 +29,7 @@ pub mod project;
 mod samples;
 pub mod schema;
 mod types;
+pub mod unframe;
 mod walk;
 
 /// The size that messages are cut to, bytes: measured, see docs (a client's cost halves against 32 MiB).

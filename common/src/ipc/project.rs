@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_ipc as ipc;
 use arrow_ipc::convert::IpcSchemaEncoder;
 use arrow_ipc::writer::DictionaryTracker;
@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Every buffer of a body begins at a multiple of this.
 const ALIGNMENT: u64 = 64;
 
+/// Bytes of a record batch message's header but for its nodes and buffers, about.
+const HEADER_ROOM: usize = 256;
+
 /// A record batch message of fewer columns.
 #[derive(Clone, Debug)]
 pub struct Projected {
@@ -28,24 +31,66 @@ pub struct Projected {
     pub body_len: u64,
 }
 
-/// The record batch message `header` (bare flatbuffer) of a part of `schema`, cut down to `columns` in that order.
-///
-/// # Errors
-/// INVALID_ARGUMENT: a column that is not in the schema. DATA_LOSS: a header that does not fit the schema.
-pub fn project_message(header: &[u8], schema: &Schema, columns: &[usize]) -> Result<Projected> {
-    let lost = |e: Error| Error::data_loss(format!("a stored record batch is damaged: {e}"));
-    let message = root(header).map_err(lost)?;
-    let batch =
-        message.header_as_record_batch().ok_or_else(|| lost(Error::invalid("it is another kind of message")))?;
-    let spans = spans(&message, &batch, schema).map_err(lost)?;
-    let mut out = Columns::new(&batch, message.bodyLength() as u64).ok_or_else(|| lost(short()))?;
-    for &column in columns {
-        let span = spans.get(column).ok_or_else(|| {
-            Error::invalid(format!("column {column} is asked for, the schema has {}", schema.fields().len()))
-        })?;
-        out.add(span).ok_or_else(|| lost(short()))?;
+/// Columns to be cut out of the messages of one schema.
+#[derive(Debug)]
+pub struct Projector {
+    schema: SchemaRef,
+    columns: Vec<usize>,
+    /// Where the columns lie in every message of version 5; `None` if each message has to tell.
+    spans: Option<Vec<Span>>,
+}
+
+impl Projector {
+    /// For `columns` of `schema`, in that order.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a column that is not in the schema.
+    pub fn new(schema: SchemaRef, columns: Vec<usize>) -> Result<Self> {
+        if let Some(column) = columns.iter().find(|&&column| column >= schema.fields().len()) {
+            let fields = schema.fields().len();
+            return Err(Error::invalid(format!("column {column} is asked for, the schema has {fields}")));
+        }
+        // Without a single count this fails where there are variadic buffers.
+        let spans = spans(&schema, false, &[]).ok().map(|all| chosen(&all, &columns));
+        Ok(Projector { schema, columns, spans })
     }
-    Ok(out.finish(&message, &batch))
+
+    /// The whole schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Indexes into the schema, in the order in which they are sent.
+    pub fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// A record batch message (bare flatbuffer) cut down to the columns.
+    ///
+    /// # Errors
+    /// DATA_LOSS: a header that does not fit the schema.
+    pub fn project(&self, header: &[u8]) -> Result<Projected> {
+        let lost = |e: Error| Error::data_loss(format!("a stored record batch is damaged: {e}"));
+        let message = root(header).map_err(lost)?;
+        let batch =
+            message.header_as_record_batch().ok_or_else(|| lost(Error::invalid("it is another kind of message")))?;
+        let v4 = message.version() < ipc::MetadataVersion::V5;
+        let mut out = Columns::new(&batch, message.bodyLength() as u64).ok_or_else(|| lost(short()))?;
+        let own;
+        let spans = match &self.spans {
+            Some(spans) if !v4 => spans,
+            _ => {
+                own = chosen(&spans(&self.schema, v4, &out.from.2).map_err(lost)?, &self.columns);
+                &own
+            }
+        };
+        spans.iter().try_for_each(|span| out.add(span)).ok_or_else(|| lost(short()))?;
+        Ok(out.finish(&message, &batch))
+    }
+}
+
+fn chosen(spans: &[Span], columns: &[usize]) -> Vec<Span> {
+    columns.iter().map(|&column| spans[column].clone()).collect()
 }
 
 fn short() -> Error {
@@ -60,9 +105,8 @@ struct Span {
     variadic: Range<usize>,
 }
 
-fn spans(message: &ipc::Message<'_>, batch: &ipc::RecordBatch<'_>, schema: &Schema) -> Result<Vec<Span>> {
-    let v4 = message.version() < ipc::MetadataVersion::V5;
-    let counts: Vec<i64> = batch.variadicBufferCounts().into_iter().flatten().collect();
+/// Every column's span. `counts`: the message's variadic ones.
+fn spans(schema: &Schema, v4: bool, counts: &[i64]) -> Result<Vec<Span>> {
     let mut spans = Vec::with_capacity(schema.fields().len());
     let (mut nodes, mut buffers, mut variadic) = (0, 0, 0);
     for field in schema.fields() {
@@ -142,7 +186,7 @@ impl<'a> Columns<'a> {
     }
 
     fn finish(self, message: &ipc::Message<'_>, batch: &ipc::RecordBatch<'_>) -> Projected {
-        let mut fbb = FlatBufferBuilder::new();
+        let mut fbb = FlatBufferBuilder::with_capacity(HEADER_ROOM + 16 * (self.nodes.len() + self.buffers.len()));
         let compression = batch.compression().map(|old| {
             let mut new = ipc::BodyCompressionBuilder::new(&mut fbb);
             new.add_method(old.method());
@@ -170,7 +214,8 @@ impl<'a> Columns<'a> {
         root.add_header(new);
         let root = root.finish();
         fbb.finish(root, None);
-        let header = Bytes::copy_from_slice(fbb.finished_data());
+        let (bytes, start) = fbb.collapse();
+        let header = Bytes::from(bytes).slice(start..);
         Projected { header, body: self.body, body_len: self.body_len }
     }
 }

@@ -36,7 +36,7 @@ fn projected(batch: &RecordBatch, columns: &[usize], codec: Option<CompressionTy
             decoder.push(dictionary.into()).unwrap();
         }
     }
-    let projected = project_message(&encoded.header, &schema, columns).unwrap();
+    let projected = Projector::new(schema.clone(), columns.to_vec()).unwrap().project(&encoded.header).unwrap();
     let body: Vec<u8> =
         projected.body.iter().flat_map(|r| encoded.body[r.start as usize..r.end as usize].to_vec()).collect();
     assert_eq!(body.len() as u64, projected.body_len);
@@ -69,7 +69,8 @@ fn every_column_alone_and_together_is_what_arrow_projects() {
 fn neighbours_are_one_range() {
     let batch = samples::batch_of(&mut samples::rng(2), &[const { DataType::Int64 }; 10], 100);
     let (_, encoded) = encode(&batch, None);
-    let ranges = |columns: &[usize]| project_message(&encoded.header, batch.schema_ref(), columns).unwrap().body.len();
+    let projector = |columns: &[usize]| Projector::new(batch.schema(), columns.to_vec()).unwrap();
+    let ranges = |columns: &[usize]| projector(columns).project(&encoded.header).unwrap().body.len();
     assert_eq!((ranges(&[2, 3, 4]), ranges(&[2, 5]), ranges(&[])), (1, 2, 0));
 }
 
@@ -79,14 +80,14 @@ fn wrong_columns_and_damaged_headers_are_errors() {
     let (_, encoded) = encode(&batch, None);
     let schema = batch.schema();
     let past = [batch.num_columns()];
-    assert_eq!(project_message(&encoded.header, &schema, &past).unwrap_err().code, crate::Code::InvalidArgument);
+    assert_eq!(Projector::new(schema.clone(), past.to_vec()).unwrap_err().code, crate::Code::InvalidArgument);
     assert!(project_schema(&schema_message(&schema).unwrap(), &past).is_err());
-    let all: Vec<_> = (0..batch.num_columns()).collect();
+    let projector = Projector::new(schema, (0..batch.num_columns()).collect()).unwrap();
     for at in (0..encoded.header.len()).step_by(3) {
         let mut bad = encoded.header.to_vec();
         bad[at] ^= 0xff;
-        let _ = project_message(&bad, &schema, &all);
-        assert!(project_message(&encoded.header[..at], &schema, &all).is_err());
+        let _ = projector.project(&bad);
+        assert!(projector.project(&encoded.header[..at]).is_err());
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use futures::Stream;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame as BodyFrame, SizeHint};
+use http_body_util::{BodyExt, Full};
 use tonic::Status;
 
 use crate::ipc::frame::Frame;
@@ -150,9 +151,19 @@ pub fn grpc_error(status: impl Into<Status>) -> http::Response<ReplyBody> {
     status.into().into_http()
 }
 
+/// An answer of one message, its gRPC prefix before it.
+pub fn grpc_message(framed: Bytes) -> http::Response<ReplyBody> {
+    let body = Full::new(framed).with_trailers(std::future::ready(Some(Ok(trailers(&Status::ok(""))))));
+    grpc_response(ReplyBody::Tonic(tonic::body::Body::new(body)))
+}
+
 /// An answer of messages.
 pub fn grpc_frames(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> http::Response<ReplyBody> {
-    let mut response = http::Response::new(ReplyBody::Frames(Frames::new(stream)));
+    grpc_response(ReplyBody::Frames(Frames::new(stream)))
+}
+
+fn grpc_response(body: ReplyBody) -> http::Response<ReplyBody> {
+    let mut response = http::Response::new(body);
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }

@@ -203,10 +203,10 @@ impl Catalog {
     }
 
     pub(super) fn clear(&mut self) -> Result<reply::Reply> {
-        let tables: Vec<u64> = self.tables.keys().copied().collect();
-        tables.into_iter().for_each(|id| self.remove_table(id));
         let parts: Vec<PartId> = self.parts.iter().map(PartRow::part_id).collect();
         parts.into_iter().for_each(|id| self.remove_part(id));
+        let tables: Vec<u64> = self.tables.keys().copied().collect();
+        tables.into_iter().for_each(|id| self.remove_table(id));
         let writes: Vec<String> = self.writes.keys().cloned().collect();
         writes.iter().for_each(|id| self.remove_write(id));
         Ok(done())

@@ -33,7 +33,7 @@ pub mod rows;
 mod tests;
 
 use parts::Parts;
-pub use parts::{PartRow, Place};
+pub use parts::{PartRow, Place, Stamp};
 pub use rows::{Change, RowKey};
 
 /// The whole catalog, in memory.
@@ -55,6 +55,7 @@ pub struct Catalog {
     /// Tables with replaced versions, pins or a drop: all that expiry looks at.
     aging: BTreeSet<u64>,
     touched: BTreeSet<RowKey>,
+    nodes_stamp: Stamp,
 }
 
 /// Questions.
@@ -137,6 +138,11 @@ impl Catalog {
         self.parts.up_to(table, u64::MAX)
     }
 
+    /// The state of a table's parts and of the nodes: what was made of them is good while this is the same.
+    pub fn stamps(&self, table: u64) -> (Stamp, Stamp) {
+        (self.parts.stamp(table), self.nodes_stamp)
+    }
+
     /// How many parts there are, kept ones too.
     pub fn part_count(&self) -> usize {
         self.parts.len()
@@ -200,7 +206,7 @@ impl Catalog {
     pub fn insert_row(&mut self, row: Row) {
         match row.row {
             Some(row::Row::Cluster(cluster)) => self.cluster = Some(cluster),
-            Some(row::Row::Node(node)) => drop(self.nodes.insert(node.id, node)),
+            Some(row::Row::Node(node)) => self.index_node(node),
             Some(row::Row::Table(table)) => self.index_table(table),
             Some(row::Row::Part(part)) => self.parts.insert(PartRow::from_part(&part)),
             Some(row::Row::Write(write)) => self.index_write(write),
@@ -213,7 +219,10 @@ impl Catalog {
     pub fn remove_row(&mut self, key: &RowKey) {
         match key {
             RowKey::Cluster => self.cluster = None,
-            RowKey::Node(id) => drop(self.nodes.remove(id)),
+            RowKey::Node(id) => {
+                self.nodes.remove(id);
+                self.nodes_stamp = parts::new_stamp();
+            }
             RowKey::Table(id) => self.unindex_table(*id),
             RowKey::Part { table, place } => self.parts.remove_at(*table, *place),
             RowKey::Write(id) => self.unindex_write(id),
@@ -252,6 +261,16 @@ impl Catalog {
         touched.into_iter().map(|key| Change { row: self.row(&key), key }).collect()
     }
 
+    fn put_node(&mut self, node: Node) {
+        self.touched.insert(RowKey::Node(node.id));
+        self.index_node(node);
+    }
+
+    fn index_node(&mut self, node: Node) {
+        self.nodes.insert(node.id, node);
+        self.nodes_stamp = parts::new_stamp();
+    }
+
     fn put_table(&mut self, table: Table) {
         self.touched.insert(RowKey::Table(table.id));
         self.index_table(table);
@@ -271,6 +290,7 @@ impl Catalog {
     fn remove_table(&mut self, id: u64) {
         self.touched.insert(RowKey::Table(id));
         self.unindex_table(id);
+        self.parts.forget(id);
     }
 
     fn unindex_table(&mut self, id: u64) {

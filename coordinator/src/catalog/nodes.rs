@@ -6,7 +6,7 @@ use volley_common::wire::catalog::{
 use volley_common::{Error, NodeId, PartId, Result};
 
 use super::apply::done;
-use super::{Catalog, PartRow, RowKey};
+use super::{Catalog, RowKey};
 
 impl Catalog {
     pub(super) fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
@@ -20,8 +20,7 @@ impl Catalog {
         // A drain is the operator's word, not the node's: it outlives a restart.
         node.draining = self.nodes.get(&node.id).is_some_and(|known| known.draining);
         self.abort_writes_of_earlier_boots(node.id, node.boot, now);
-        self.touched.insert(RowKey::Node(node.id));
-        self.nodes.insert(node.id, node);
+        self.put_node(node);
         Ok(done())
     }
 
@@ -56,19 +55,19 @@ impl Catalog {
 
     /// Changes a node; nothing if it has another boot by now (0: whatever it has).
     fn change_node(&mut self, id: u64, boot: u64, change: impl FnOnce(&mut Node)) -> Result<reply::Reply> {
-        let known = self.nodes.get_mut(&id).filter(|node| node.state != NodeState::Removed as i32);
-        let node = known.ok_or_else(|| no_node(id))?;
-        if boot == 0 || boot == node.boot {
-            let before = node.clone();
-            change(node);
-            if *node != before {
-                self.touched.insert(RowKey::Node(id));
+        let known = self.node(NodeId(id)).ok_or_else(|| no_node(id))?;
+        if boot == 0 || boot == known.boot {
+            let mut node = known.clone();
+            change(&mut node);
+            if node != *known {
+                self.put_node(node);
             }
         }
         Ok(done())
     }
 
-    /// Takes a node out for good: its row stays as a mark that it may not come back with the parts it had.
+    /// Takes a node out for good: its row stays as a mark that it may not come back with the parts it had. Its copies are
+    /// none from then on; the leader takes them off the parts bit by bit, for they may be millions.
     pub(super) fn remove_node(&mut self, op: &RemoveNode, now: u64) -> Result<reply::Reply> {
         if self.was_removed(NodeId(op.node)) {
             return Ok(done());
@@ -81,17 +80,12 @@ impl Catalog {
             )));
         }
         self.check_dispensable(op.node)?;
-        let held = self.parts.iter().filter(|part| part.holders.contains(&op.node));
-        for id in held.map(PartRow::part_id).collect::<Vec<_>>() {
-            self.set_held(id, op.node, false);
-        }
         let writing = self.open_writes().filter(|write| !write.staged && write.writer == op.node);
         for id in writing.map(|write| write.id.clone()).collect::<Vec<_>>() {
             self.end_write(&id, "the node that wrote it was removed: put the rows again through another", now);
         }
         let mark = Node { id: op.node, state: NodeState::Removed as i32, ..Node::default() };
-        self.touched.insert(RowKey::Node(op.node));
-        self.nodes.insert(op.node, mark);
+        self.put_node(mark);
         Ok(done())
     }
 

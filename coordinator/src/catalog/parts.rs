@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use volley_common::PartId;
 use volley_common::wire::catalog::{MergedPlace, Part};
@@ -147,9 +148,35 @@ pub(super) struct Parts {
     order: BTreeMap<(u64, Place), u32>,
     /// (table, the version that removed it, slot), of removed parts only.
     gone: BTreeSet<(u64, u64, u32)>,
+    /// By table: what [`Parts::stamp`] gives.
+    stamps: HashMap<u64, Stamp>,
+}
+
+/// Tells a state from every other one that this process has seen: what is kept of a state is good for as long as the
+/// stamp is the same.
+pub type Stamp = u64;
+
+/// A stamp that was never given before.
+pub(super) fn new_stamp() -> Stamp {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 impl Parts {
+    /// The state of a table's parts; 0: it has none, and had none.
+    pub(super) fn stamp(&self, table: u64) -> Stamp {
+        self.stamps.get(&table).copied().unwrap_or_default()
+    }
+
+    fn changed(&mut self, table: u64) {
+        self.stamps.insert(table, new_stamp());
+    }
+
+    /// Forgets a table that is gone, and whose parts are.
+    pub(super) fn forget(&mut self, table: u64) {
+        self.stamps.remove(&table);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -204,6 +231,7 @@ impl Parts {
         if part.removed != 0 {
             self.gone.insert((part.table, part.removed, slot));
         }
+        self.changed(part.table);
         self.slots[slot as usize] = Some(part);
     }
 
@@ -230,6 +258,7 @@ impl Parts {
         self.order.remove(&(part.table, part.place()));
         self.gone.remove(&(part.table, part.removed, slot));
         self.free.push(slot);
+        self.changed(part.table);
         Some(part)
     }
 
@@ -239,6 +268,8 @@ impl Parts {
             && let Some(part) = self.slots[*slot as usize].as_mut()
         {
             part.holders = holders.into();
+            let table = part.table;
+            self.changed(table);
         }
     }
 
@@ -250,7 +281,9 @@ impl Parts {
             self.gone.remove(&(part.table, part.removed, *slot));
             part.removed = version;
             part.removed_ms = now_ms;
-            self.gone.insert((part.table, version, *slot));
+            let table = part.table;
+            self.gone.insert((table, version, *slot));
+            self.changed(table);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`route`] | below tonic: DoGet, DoPut and DoExchange go to a node, everything else to [`Flight`] |
+//! | [`route`] | below tonic: DoGet, DoPut and DoExchange go to a node, GetFlightInfo is answered, everything else goes to [`Flight`] |
 //! | [`discovery`] | offers and lists as FlightInfo |
 //! | [`actions`], [`bodies`] | DoAction: what there is, and how its JSON is read |
 //! | [`admin`] | actions of operators |
@@ -25,6 +25,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::{Stream, StreamExt, stream};
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::Error;
 use volley_common::options::TableRequest;
@@ -62,8 +63,8 @@ fn all<T: Send + 'static>(items: Vec<T>) -> Answers<T> {
     stream::iter(items).map(Ok).boxed()
 }
 
-/// What only a node does; [`route`] sends it there before it comes here.
-fn on_nodes<T>(call: &str) -> Result<Response<Answers<T>>, Status> {
+/// What [`route`] answers, or sends to a node, before it comes here.
+fn elsewhere<T>(call: &str) -> Result<Response<T>, Status> {
     Err(Error::internal(format!("{call} came to a coordinator's metadata service")).into())
 }
 
@@ -91,12 +92,15 @@ impl FlightService for Flight {
         Ok(Response::new(all(listed.into_iter().map(discovery::listed).collect())))
     }
 
-    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        Ok(Response::new(self.info(request).await?))
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        elsewhere("GetFlightInfo")
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let info = self.info(request).await?;
+        let wanted = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
+        let offer = self.service.offer(&wanted).await?;
+        let info = discovery::info(&request.get_ref().encode_to_vec(), &offer, 0);
+        let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);
         let poll = PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time };
         Ok(Response::new(poll))
@@ -109,15 +113,15 @@ impl FlightService for Flight {
     }
 
     async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        on_nodes("DoGet")
+        elsewhere("DoGet")
     }
 
     async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        on_nodes("DoPut")
+        elsewhere("DoPut")
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
-        on_nodes("DoExchange")
+        elsewhere("DoExchange")
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
@@ -135,13 +139,5 @@ impl FlightService for Flight {
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
         Ok(Response::new(all(actions::types())))
-    }
-}
-
-impl Flight {
-    async fn info(&self, request: Request<FlightDescriptor>) -> Result<FlightInfo, Status> {
-        let wanted = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
-        let offer = self.service.offer(&wanted).await?;
-        Ok(discovery::info(request.into_inner(), offer))
     }
 }

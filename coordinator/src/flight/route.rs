@@ -1,4 +1,5 @@
-//! Below tonic: DoGet, DoPut and DoExchange go to a node byte for byte, everything else to the services.
+//! Below tonic: DoGet, DoPut and DoExchange go to a node byte for byte, GetFlightInfo is answered with bytes made by hand,
+//! everything else goes to the services.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -6,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow_flight::Ticket;
+use arrow_flight::{FlightDescriptor, Ticket};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
@@ -16,17 +17,20 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
-use volley_common::options::{HEADER_PREFIX, TicketRequest};
+use volley_common::options::{HEADER_PREFIX, TableRequest, TicketRequest};
 use volley_common::relay::{Loan, ReqBody};
-use volley_common::serve::{ReplyBody, Tonic, grpc_error};
+use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
 use volley_common::{Code, Error, Result};
 
+use super::{MAX_REPLY, MAX_REQUEST, discovery};
 use crate::service::Service;
 
 /// A client's header that every answer brings back, in success and failure.
 const ECHOED: &str = "x-middleware";
 /// The largest ticket that is taken in, with its gRPC prefix.
 const MAX_TICKET: usize = 8 << 20;
+/// What stands before a gRPC message: a flag, four bytes of length.
+const PREFIX: usize = 5;
 
 /// What a listener serves: the services behind tonic, and the way to the nodes.
 #[derive(Clone)]
@@ -72,6 +76,7 @@ impl Edge {
     async fn dispatch(&mut self, method: &str, request: Request<Incoming>) -> Reply {
         let flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
         let reply = match method {
+            "GetFlightInfo" if flight => info(&self.service, request).await,
             "DoGet" if flight => do_get(&self.service, request).await,
             "DoPut" | "DoExchange" if flight => pass_on(&self.service, request).await,
             _ => match self.routes.call(request).await {
@@ -105,10 +110,33 @@ fn count(method: &str) {
     metrics::counter!("volley_requests_total", "method" => method).increment(1);
 }
 
+/// Offers a table: one message, without copies.
+async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
+    let (head, body) = request.into_parts();
+    let message = read_message(body, MAX_REQUEST, "the descriptor").await?;
+    let descriptor = FlightDescriptor::decode(message.clone())
+        .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
+    let wanted = TableRequest::from_descriptor(&descriptor, &MetadataMap::from_headers(head.headers))?;
+    let offer = service.offer(&wanted).await?;
+    let mut answer = discovery::info(&message, &offer, PREFIX);
+    let length = answer.len() - PREFIX;
+    if length > MAX_REPLY {
+        return Err(Error::exhausted(format!(
+            "the FlightInfo of table {:?} would have {length} bytes, more than the {MAX_REPLY} that an answer may have: its parts are too many; put it anew in larger batches",
+            offer.name.join("/")
+        )));
+    }
+    answer[1..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(grpc_message(answer.into()))
+}
+
 /// Reads the ticket, plans it if it is a name, and hands the call to a node that has the data.
 async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
     let (mut head, body) = request.into_parts();
-    let ticket = read_ticket(body).await?;
+    let message = read_message(body, MAX_TICKET, "the ticket").await?;
+    let ticket =
+        Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
+    let ticket = ticket.ticket;
     let metadata = MetadataMap::from_headers(head.headers.clone());
     let signed = match TicketRequest::from_ticket(&ticket, &metadata)? {
         TicketRequest::Signed(bytes) => bytes,
@@ -171,35 +199,35 @@ fn drop_options(headers: &mut HeaderMap) {
     headers.remove("grpc-encoding");
 }
 
-async fn read_ticket(body: Incoming) -> Result<Bytes> {
-    let bytes = Limited::new(body, MAX_TICKET)
+/// The one message of a call, of at most `limit` bytes.
+async fn read_message(body: Incoming, limit: usize, what: &str) -> Result<Bytes> {
+    let bytes = Limited::new(body, limit)
         .collect()
         .await
-        .map_err(|e| Error::invalid(format!("the ticket could not be read (it may have {MAX_TICKET} bytes): {e}")))?
+        .map_err(|e| Error::invalid(format!("{what} could not be read (it may have {limit} bytes): {e}")))?
         .to_bytes();
-    unframed(bytes)
+    unframed(bytes).map_err(|e| e.at(what))
 }
 
-/// The ticket out of the one gRPC message of a DoGet: a flag, four bytes of length, the message.
+/// What one gRPC message frames: a flag, four bytes of length, the message.
 fn unframed(mut bytes: Bytes) -> Result<Bytes> {
-    if bytes.len() < 5 {
-        return Err(Error::invalid("DoGet came without a ticket"));
+    if bytes.len() < PREFIX {
+        return Err(Error::invalid("the call came without a message"));
     }
     let compressed = bytes.get_u8() != 0;
     let length = bytes.get_u32() as usize;
     if compressed {
-        return Err(Error::unimplemented("compressed gRPC messages are not taken: send the ticket uncompressed"));
+        return Err(Error::unimplemented("compressed gRPC messages are not taken: send it uncompressed"));
     }
     if bytes.len() != length {
-        return Err(Error::invalid(format!("DoGet's message says {length} bytes and has {}", bytes.len())));
+        return Err(Error::invalid(format!("the message says {length} bytes and has {}", bytes.len())));
     }
-    let ticket = Ticket::decode(bytes).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
-    Ok(ticket.ticket)
+    Ok(bytes)
 }
 
 fn framed(ticket: &Ticket) -> Bytes {
     let length = ticket.encoded_len();
-    let mut out = BytesMut::with_capacity(5 + length);
+    let mut out = BytesMut::with_capacity(PREFIX + length);
     out.put_u8(0);
     out.put_u32(length as u32);
     out.put_slice(&ticket.encode_to_vec());
@@ -214,7 +242,7 @@ mod tests {
     #[test]
     fn a_ticket_survives_its_frame() {
         let ticket = Ticket { ticket: Bytes::from_static(b"a/b") };
-        assert_eq!(unframed(framed(&ticket)).unwrap(), ticket.ticket);
+        assert_eq!(Ticket::decode(unframed(framed(&ticket)).unwrap()).unwrap(), ticket);
     }
 
     #[test]
@@ -223,7 +251,7 @@ mod tests {
         let mut compressed = good.to_vec();
         compressed[0] = 1;
         assert_eq!(unframed(compressed.into()).unwrap_err().code, Code::Unimplemented);
-        for bad in [&good[..good.len() - 1], &good[..3], b"", b"\0\0\0\0\x02\xff\xff"] {
+        for bad in [&good[..good.len() - 1], &good[..3], b"", b"\0\0\0\0\x03\xff\xff"] {
             assert_eq!(unframed(Bytes::copy_from_slice(bad)).unwrap_err().code, Code::InvalidArgument, "{bad:?}");
         }
     }

@@ -18,8 +18,8 @@ use crate::service::status::blocking;
 const MOST_WAITING: usize = 10_000;
 /// Parts looked at for each time that orders are given.
 const MOST_TRIED: usize = 512;
-/// Copies given up by one look, in one command.
-const MOST_SURPLUS: usize = 10_000;
+/// Copies given up by one look.
+const MOST_SURPLUS: usize = 100_000;
 /// Tables in one command that gives shards new homes.
 const TABLES: usize = 200;
 /// All parts are looked at for at most this fraction of the time.

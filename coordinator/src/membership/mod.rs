@@ -18,6 +18,8 @@ pub mod digest;
 pub mod leader;
 pub mod merging;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use super::digest::{Check, Digest};
 use super::{Membership, Session, WAITING_ORDERS};
 use crate::catalog::nodes::removed;
 use crate::scheduler::{self, Horizon, Reconciled};
-use crate::service::identity;
+use crate::service::formed;
 use crate::service::read::live_ids;
 
 /// A node that opened a session says who it is within so long.
@@ -36,6 +36,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const SAME_TROUBLE: Duration = Duration::from_secs(30);
 /// Changes of holders in one command, and parts in one order to delete.
 const BATCH: usize = 10_000;
+/// Reports that wait to be taken in; when they are so many the node is made to wait.
+const WAITING_REPORTS: usize = 32;
 /// Parts that a node may report to hold: bounds the memory of one inventory.
 const MAX_INVENTORY: usize = 4_000_000;
 
@@ -105,7 +107,7 @@ impl Membership {
 
     /// Who may take part in this cluster.
     fn check(&self, hello: Hello) -> Result<Node> {
-        let cluster = identity(&self.service.raft.view())?.cluster;
+        let cluster = formed(&self.service.raft.view())?.id.clone();
         if hello.protocol > PROTOCOL {
             return Err(Error::precondition(format!(
                 "the node speaks protocol {}, this coordinator {PROTOCOL}: update the coordinators first",
@@ -139,7 +141,10 @@ impl Membership {
     }
 
     /// Puts the session in place of an older one of the same node, with the welcome as its first order.
-    fn welcome(&self, node: NodeId, orders: super::Orders, end: CancellationToken) -> Result<u64, Status> {
+    pub(super) fn welcome(&self, node: NodeId, orders: super::Orders, end: CancellationToken) -> Result<u64, Status> {
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        // Whoever is told of a change is in session: what the welcome does not say yet comes after it.
+        let mut state = self.state.lock();
         let welcome = {
             let catalog = self.service.raft.view();
             let cluster = catalog.cluster().ok_or_else(|| Error::unavailable("the cluster is still being formed"))?;
@@ -151,9 +156,7 @@ impl Membership {
                 cancelled: catalog.cancelled().copied().collect(),
             }
         };
-        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let welcome = self.order(What::Welcome(welcome));
-        let mut state = self.state.lock();
         if !self.service.raft.is_leader() {
             return Err(self.not_leading());
         }
@@ -166,18 +169,40 @@ impl Membership {
     }
 
     /// Takes reports until the stream ends; says why it did.
-    async fn serve(&self, mut visit: Visit, mut reports: Streaming<NodeReport>) -> String {
+    async fn serve(&self, mut visit: Visit, reports: Streaming<NodeReport>) -> String {
+        let (arrived, mut waiting) = mpsc::channel(WAITING_REPORTS);
+        let listening = self.listen(visit.node, reports, arrived);
+        let taking = async {
+            while let Some(report) = waiting.recv().await {
+                if let Err(error) = self.take(&mut visit, report).await {
+                    tracing::warn!(node = %visit.node, %error, "a report could not be taken in");
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            why = listening => why,
+            () = taking => "its reports came to an end".into(),
+        }
+    }
+
+    /// Notes that the node is heard as its reports arrive, however long it takes to take them in; says why they ended.
+    pub(super) async fn listen(
+        &self,
+        node: NodeId,
+        mut reports: impl Stream<Item = Result<NodeReport, Status>> + Unpin,
+        arrived: mpsc::Sender<Report>,
+    ) -> String {
         loop {
-            let report = match reports.message().await {
-                Ok(Some(report)) => report.report,
-                Ok(None) => return "the node ended it".into(),
-                Err(status) => return status.message().to_string(),
+            let report = match reports.next().await {
+                Some(Ok(report)) => report.report,
+                None => return "the node ended it".into(),
+                Some(Err(status)) => return status.message().to_string(),
             };
-            self.state.lock().heard.insert(visit.node, Instant::now());
-            if let Some(report) = report
-                && let Err(error) = self.take(&mut visit, report).await
-            {
-                tracing::warn!(node = %visit.node, %error, "a report could not be taken in");
+            self.state.lock().heard.insert(node, Instant::now());
+            let Some(report) = report else { continue };
+            if arrived.send(report).await.is_err() {
+                return "nobody takes its reports".into();
             }
         }
     }

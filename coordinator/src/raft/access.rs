@@ -1,22 +1,23 @@
 //! Changing and reading the catalog: here if this coordinator leads, through the leader otherwise.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::{ConnectError, Request, Status};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
-use volley_common::wire::cluster::{ProposeRequest, ReadIndexRequest};
+use volley_common::wire::cluster::{Follower, ProposeRequest, ReadIndexRequest};
 use volley_common::{Code, Error, Result};
 
 use super::handle::{CatalogView, Handle, Inner};
 use super::network::Link;
-use super::types::Op;
+use super::types::{LogId, Op};
 
 /// Errors that begin so were found before anything was proposed: trying again is safe.
 const NOT_PROPOSED: &str = "not proposed: ";
@@ -71,9 +72,10 @@ impl Handle {
         self.0.propose_here(command).await
     }
 
-    /// The log index that a linearizable read must have applied, if this coordinator leads; else UNAVAILABLE.
-    pub async fn read_index_here(&self) -> Result<u64> {
-        self.0.read_index_here().await
+    /// The log index that a linearizable read must have applied, if this coordinator leads; else UNAVAILABLE. The read began
+    /// before `follower`, if it is one that asks, said whom it follows.
+    pub async fn read_index_here(&self, follower: Option<Follower>) -> Result<u64> {
+        self.0.read_index_here(follower).await
     }
 
     /// The catalog with everything that was acknowledged anywhere before this call.
@@ -82,7 +84,38 @@ impl Handle {
     /// UNAVAILABLE: no leader answered within the deadline. Never an older catalog.
     pub async fn read(&self) -> Result<CatalogView> {
         let deadline = Instant::now() + self.0.config.deadline;
-        let index = self.through_leader(deadline, |leader| self.read_index_of(leader, deadline)).await?;
+        let index = self.read_index(deadline).await?;
+        self.caught_up(index, deadline).await
+    }
+
+    /// What `work` makes of the catalog that [`Handle::read`] would give. It already works on what is here while the leader
+    /// is asked whether that is too old, and again only if it was.
+    ///
+    /// # Errors
+    /// As [`Handle::read`].
+    pub async fn read_with<T>(&self, work: impl Fn(CatalogView) -> T) -> Result<T> {
+        let deadline = Instant::now() + self.0.config.deadline;
+        let early = async {
+            // In this order: the view has at least what was applied before.
+            let applied = *self.0.shared.applied.borrow();
+            (applied, work(self.view()))
+        };
+        let (index, (applied, made)) = tokio::join!(biased; self.read_index(deadline), early);
+        let index = index?;
+        if applied >= index { Ok(made) } else { Ok(work(self.caught_up(index, deadline).await?)) }
+    }
+
+    /// The log index that a linearizable read must have applied. Calls that come while the leader is being asked are
+    /// answered by one further asking.
+    async fn read_index(&self, deadline: Instant) -> Result<u64> {
+        let ask = || self.through_leader(deadline, |leader| self.read_index_of(leader, deadline));
+        match timeout_at(deadline, self.0.rounds.join(ask)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.no_leader(None)),
+        }
+    }
+
+    async fn caught_up(&self, index: u64, deadline: Instant) -> Result<CatalogView> {
         let mut applied = self.watch_applied();
         match timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await {
             Ok(Ok(_)) => Ok(self.view()),
@@ -148,13 +181,14 @@ impl Handle {
 
     async fn read_index_of(&self, leader: u64, deadline: Instant) -> Attempt<u64> {
         if leader == self.id() {
-            return match timeout_at(deadline, self.read_index_here()).await {
+            return match timeout_at(deadline, self.read_index_here(None)).await {
                 Ok(outcome) => outcome.map_or_else(Attempt::Again, |index| Attempt::Ended(Ok(index))),
                 Err(_) => Attempt::Again(Error::unavailable("the leader reaches no majority")),
             };
         }
         let Some(mut client) = self.client(leader) else { return stranger(leader) };
-        match timeout_at(deadline, client.read_index(ReadIndexRequest {})).await {
+        let request = ReadIndexRequest { follower: self.0.follower() };
+        match timeout_at(deadline, client.read_index(request)).await {
             Ok(Ok(reply)) => Attempt::Ended(Ok(reply.into_inner().index)),
             Ok(Err(status)) => Attempt::Again(Error::from(status)),
             Err(_) => Attempt::Again(Error::unavailable("the leader did not answer")),
@@ -224,9 +258,42 @@ impl Inner {
         }
     }
 
-    pub(super) async fn read_index_here(&self) -> Result<u64> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+    /// This coordinator, and whom it follows now.
+    fn follower(&self) -> Option<Follower> {
+        let vote = self.log.vote()?;
+        let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
+        Some(Follower { id: self.config.id, store: self.store.id(), term, leader })
+    }
+
+    pub(super) async fn read_index_here(&self, follower: Option<Follower>) -> Result<u64> {
+        // What a follower says is as good as its answer to a heartbeat: where the two are a majority, no later leader was
+        // elected before it said so, for neither of them had voted for one.
+        if let Some(follower) = follower
+            && let Ok(read) = self.read_log_id(LinearizerOption::new(None, true)).await
+            && (read.leader_id.term, read.leader_id.node_id) == (follower.term, follower.leader)
+            && self.is_majority_with(follower).await
+        {
+            return Ok(read.index);
+        }
+        self.read_log_id(ReadPolicy::ReadIndex.into()).await.map(|read| read.index)
+    }
+
+    /// Whether this coordinator and another one are a majority of the group.
+    async fn is_majority_with(&self, other: Follower) -> bool {
+        let both = [self.config.id, other.id];
+        let checked = self.raft.with_raft_state(move |state| {
+            let members = state.membership_state.effective().membership();
+            let agree = |voters: &BTreeSet<u64>| voters.iter().filter(|voter| both.contains(voter)).count();
+            let known = members.get_node(&other.id).is_some_and(|peer| peer.store == other.store);
+            known && members.get_joint_config().iter().all(|voters| agree(voters) > voters.len() / 2)
+        });
+        checked.await.unwrap_or(false)
+    }
+
+    /// What a read must see if this coordinator still leads, asked as the option says.
+    async fn read_log_id(&self, option: LinearizerOption) -> Result<LogId> {
+        match self.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(Error::unavailable(format!("coordinator {} does not lead: {to}", self.config.id)))
             }

@@ -21,12 +21,13 @@ use volley_common::{Error, Result};
 use super::log::Log;
 use super::machine::{Machine, Shared};
 use super::network::{Link, Network};
+use super::rounds::Rounds;
 use super::runtime::blocking;
 use super::server::RaftService;
 use super::store::{OnFailure, Store};
 use super::surroundings::Surroundings;
 use super::types::{Membership, TypeConfig};
-use super::{formation, retired, tending};
+use super::{following, formation, retired};
 use crate::catalog::Catalog;
 
 /// Ways to other coordinators that are kept.
@@ -52,6 +53,8 @@ pub struct RaftConfig {
     pub election_min: Duration,
     /// The same, at most.
     pub election_max: Duration,
+    /// A leader that no majority has answered for so long counts as none: the others may have another by then.
+    pub unanswered: Duration,
     /// Log entries between two snapshots.
     pub snapshot_logs: u64,
 }
@@ -68,6 +71,7 @@ impl RaftConfig {
             heartbeat: Duration::from_millis(200),
             election_min: Duration::from_millis(1000),
             election_max: Duration::from_millis(2000),
+            unanswered: Duration::from_secs(5),
             snapshot_logs: 10_000,
         }
     }
@@ -131,7 +135,9 @@ pub(super) struct Inner {
     pub(super) ending: AtomicBool,
     /// ... and why, once its folder says so.
     pub(super) ended: watch::Sender<Option<Error>>,
-    log: Log,
+    /// Askings of the leader.
+    pub(super) rounds: Rounds,
+    pub(super) log: Log,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -274,12 +280,13 @@ impl Handle {
             trouble: Mutex::default(),
             ending: AtomicBool::new(false),
             ended: watch::Sender::new(None),
+            rounds: Rounds::default(),
             log,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let inner = Arc::new(inner);
-        inner.spawn(follow_leader(inner.clone()));
+        inner.spawn(following::run(inner.clone()));
         inner.spawn(formation::run(inner.clone()));
         Ok(Handle(inner))
     }
@@ -407,17 +414,4 @@ fn open(around: Surroundings, id: u64) -> Result<(Arc<Store>, Log, Machine)> {
     let log = Log::open(store.clone()).map_err(at)?;
     let machine = Machine::open_before(store.clone(), around.witness).map_err(at)?;
     Ok((store, log, machine))
-}
-
-async fn follow_leader(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
-    loop {
-        inner.raft.runtime_config().elect(tending::may_stand(&inner));
-        let now = metrics.borrow_watched().current_leader;
-        inner.leader.send_if_modified(|leader| std::mem::replace(leader, now) != now);
-        if metrics.changed().await.is_err() {
-            inner.leader.send_replace(None);
-            return;
-        }
-    }
 }

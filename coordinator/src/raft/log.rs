@@ -109,6 +109,11 @@ impl Log {
         Ok(Log { store, tail: Arc::new(Mutex::new(tail)) })
     }
 
+    /// The vote that is durable here. Whoever was given a later one has not been told so yet.
+    pub fn vote(&self) -> Option<Vote> {
+        self.tail.lock().vote
+    }
+
     /// Entries on disk now: for tests and measurements.
     pub fn len_on_disk(&self) -> io::Result<u64> {
         let table = self.store.begin_read()?.open_table(LOG).map_err(io::Error::other)?;

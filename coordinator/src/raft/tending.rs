@@ -95,7 +95,7 @@ fn is_out(inner: &Inner) -> bool {
 
 /// A decision on an old catalog would take out what was added since.
 async fn catch_up(inner: &Inner) -> Result<()> {
-    let index = inner.read_index_here().await?;
+    let index = inner.read_index_here(None).await?;
     let mut applied = inner.shared.applied.subscribe();
     let lags = || Error::unavailable("the leader has not applied its log yet");
     let caught_up = tokio::time::timeout(CHANGING, applied.wait_for(|applied| *applied >= index)).await;
@@ -104,7 +104,7 @@ async fn catch_up(inner: &Inner) -> Result<()> {
 
 /// The first command of the log: the cluster's id and key.
 async fn name(inner: &Inner) -> Result<()> {
-    inner.read_index_here().await?;
+    inner.read_index_here(None).await?;
     let id = format!("{:016x}{:016x}", random(), random());
     let ticket_key = [random(), random(), random(), random()].map(u64::to_le_bytes).concat().into();
     // A refusal says that there is one already, which is as well.

@@ -29,8 +29,7 @@ pub fn surplus(catalog: &Catalog, nodes: &Nodes, most: usize) -> Vec<HolderChang
             table = catalog.table(part.table);
         }
         let Some(table) = table else { continue };
-        // The common case first: nothing but what is placed.
-        if part.holders.len() <= 1 || merging.contains(&part.part_id()) {
+        if merging.contains(&part.part_id()) {
             continue;
         }
         let goes =

@@ -1,9 +1,9 @@
 //! Pure: which nodes the parts of a write go to.
 
-use volley_common::wire::catalog::{Holders, Node, NodeState, TableSpec, Write};
+use volley_common::wire::catalog::{Holders, Node, TableSpec, Write};
 use volley_common::{Error, NodeId, Result};
 
-use super::takers;
+use super::{is_alive, takers};
 use crate::catalog::Catalog;
 use crate::scheduler::placing::stand_ins;
 
@@ -44,15 +44,11 @@ pub fn redirected(mut write: Write, homes: &[Node]) -> Write {
     write
 }
 
-fn is_alive(node: &Node) -> bool {
-    node.state == NodeState::Alive as i32
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{Row, row};
+    use volley_common::wire::catalog::{NodeState, Row, row};
 
     use super::*;
 

@@ -5,6 +5,7 @@
 //! | [`admin`] | nodes drained and removed |
 //! | [`coordinators`] | coordinators added and removed |
 //! | [`homes`] | pure: which nodes the parts of a write go to |
+//! | `plans` | plans of large tables, kept while they are true |
 //! | [`read`] | offers (FlightInfo), tickets, listing |
 //! | [`mod@write`] | begin, stage, commit, abort |
 //! | [`spec`] | pure: what a client asked for and what there is → a table's spec and placement |
@@ -17,6 +18,7 @@ pub mod admin;
 pub mod coordinators;
 pub mod explain;
 pub mod homes;
+mod plans;
 pub mod read;
 pub mod spec;
 pub mod status;
@@ -34,7 +36,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use volley_common::relay::Relay;
 use volley_common::ticket::TicketKey;
-use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::wire::catalog::{Cluster, Node, NodeState};
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{Error, NodeId, Result};
 
@@ -58,15 +60,8 @@ pub struct Service {
     pub figures: status::Figures,
     /// The last heartbeat of every node in session; empty while this coordinator does not lead.
     pub reports: Mutex<BTreeMap<NodeId, Heartbeat>>,
+    plans: plans::Plans,
     rotation: AtomicUsize,
-}
-
-/// The cluster's id and the key of its tickets.
-pub struct Identity {
-    /// The cluster's id.
-    pub cluster: String,
-    /// Signs and verifies tickets.
-    pub key: TicketKey,
 }
 
 impl Service {
@@ -80,6 +75,7 @@ impl Service {
             stop,
             figures: status::Figures::default(),
             reports: Mutex::default(),
+            plans: plans::Plans::default(),
             rotation: AtomicUsize::new(0),
         }
     }
@@ -90,20 +86,30 @@ impl Service {
     }
 }
 
-/// The cluster's id and key.
+/// The key of the cluster's tickets.
 ///
 /// # Errors
 /// UNAVAILABLE before the cluster is formed.
-pub fn identity(catalog: &Catalog) -> Result<Identity> {
-    let cluster = catalog
-        .cluster()
-        .ok_or_else(|| Error::unavailable("the cluster is still being formed: try again in a moment"))?;
-    Ok(Identity { cluster: cluster.id.clone(), key: TicketKey::new(&cluster.ticket_key) })
+pub fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
+    Ok(TicketKey::new(&formed(catalog)?.ticket_key))
+}
+
+/// The cluster.
+///
+/// # Errors
+/// UNAVAILABLE before it is formed.
+pub fn formed(catalog: &Catalog) -> Result<&Cluster> {
+    catalog.cluster().ok_or_else(|| Error::unavailable("the cluster is still being formed: try again in a moment"))
 }
 
 /// The nodes that were heard from lately.
 pub fn live_nodes(catalog: &Catalog) -> Vec<Node> {
-    catalog.nodes().filter(|node| node.state == NodeState::Alive as i32).cloned().collect()
+    catalog.nodes().filter(|node| is_alive(node)).cloned().collect()
+}
+
+/// Whether a node was heard from lately.
+pub fn is_alive(node: &Node) -> bool {
+    node.state == NodeState::Alive as i32
 }
 
 /// The nodes that get new parts: heard from lately, not draining, and willing.
@@ -113,16 +119,16 @@ pub fn takers(catalog: &Catalog) -> Vec<Node> {
 
 /// Whether a node gets new parts.
 pub fn takes(node: &Node) -> bool {
-    node.state == NodeState::Alive as i32 && !node.draining && node.refuses.is_empty()
+    is_alive(node) && !node.draining && node.refuses.is_empty()
 }
 
-/// Refuses to go on without a live node.
+/// How many nodes are alive; refuses to go on without one.
 ///
 /// # Errors
 /// UNAVAILABLE that says how many nodes there are.
-pub fn need_nodes(catalog: &Catalog) -> Result<Vec<Node>> {
-    let live = live_nodes(catalog);
-    if !live.is_empty() {
+pub fn need_nodes(catalog: &Catalog) -> Result<usize> {
+    let live = catalog.nodes().filter(|node| is_alive(node)).count();
+    if live > 0 {
         return Ok(live);
     }
     Err(Error::unavailable(match catalog.nodes().count() {

@@ -1,48 +1,43 @@
 //! Reads: what a client is offered, and the tickets that it comes back with.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use volley_common::ipc::project::project_schema;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::{Options, TableRequest};
+use volley_common::ticket::Signer;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, NodeState, PinVersion, Table};
+use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table};
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
 
-use super::{Identity, Service, identity, need_nodes, takes};
+use super::{Service, is_alive, need_nodes, takes, ticket_key};
 use crate::catalog::Catalog;
-use crate::plan::{self, EndpointPlan};
+use crate::plan::Plan;
+use crate::raft::CatalogView;
 
 /// A table as it is offered to a reader: one version, cut into endpoints.
 pub struct Offer {
-    /// The table's row.
-    pub table: Table,
+    /// The table's name.
+    pub name: Vec<String>,
     /// The version that all endpoints together are.
     pub version: u64,
     /// The schema message that every stream begins with: of the chosen columns.
     pub schema: Bytes,
     /// Streams that can be fetched in parallel.
-    pub endpoints: Vec<Endpoint>,
-    /// Rows of all endpoints.
-    pub rows: u64,
+    pub plan: Arc<Plan>,
+    /// Signs their tickets.
+    pub signer: Signer,
+    /// Which of equal locations comes first.
+    pub rotation: usize,
     /// Bytes of all endpoints' parts, all columns; unknown if only some columns or rows are wanted.
     pub bytes: Option<u64>,
     /// Whether the endpoints one after the other are the rows in order.
     pub ordered: bool,
     /// Until when the tickets are good, milliseconds since 1970.
     pub expires_ms: u64,
-}
-
-/// One stream of an offer.
-pub struct Endpoint {
-    /// Signed.
-    pub ticket: Vec<u8>,
-    /// `grpc+tcp://HOST:PORT` of the live holders; the connection at hand last.
-    pub locations: Vec<String>,
-    /// Rows that the stream brings.
-    pub rows: u64,
 }
 
 /// A table as it is listed.
@@ -70,29 +65,25 @@ impl Service {
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: a column that it does not have.
     /// UNAVAILABLE: a shard without a live holder, or no leader.
     pub async fn offer(&self, request: &TableRequest) -> Result<Offer> {
-        let catalog = self.raft.read().await?;
-        let table = catalog.require_table(&request.name)?;
-        let target = self.target(&catalog, table, &request.options)?;
-        let plans = self.plan(&catalog, table, &target, &request.options)?;
-        let identity = identity(&catalog)?;
-        let blank = ticket(&identity, table, &target, &request.options);
-        let rows: u64 = plans.iter().map(|plan| plan.rows).sum();
-        let whole = request.options.limit.is_none() && target.columns.is_none();
-        let bytes = whole.then(|| plans.iter().map(|plan| plan.bytes).sum());
-        let sign = |plan: EndpointPlan| Endpoint {
-            ticket: identity.key.sign(&Ticket { parts: plan.parts, limit: plan.limit, ..blank.clone() }),
-            locations: plan.locations,
-            rows: plan.rows,
-        };
+        self.raft.read_with(|catalog| self.offer_of(&catalog, request)).await?
+    }
+
+    fn offer_of(&self, catalog: &Catalog, request: &TableRequest) -> Result<Offer> {
+        let (options, table) = (&request.options, catalog.require_table(&request.name)?);
+        let target = self.target(catalog, table, options)?;
+        let most = options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1);
+        let plan = self.plan(catalog, table, &target, most as usize, options.limit)?;
+        let whole = options.limit.is_none() && target.columns.is_none();
         Ok(Offer {
+            name: table.name.clone(),
             version: target.version,
-            schema: target.schema.clone(),
-            endpoints: plans.into_iter().map(sign).collect(),
-            rows,
-            bytes,
+            signer: signer(catalog, table, &target, &plan)?,
+            rotation: self.rotation(),
+            bytes: whole.then_some(plan.bytes),
             ordered: table.spec.as_ref().is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
-            table: table.clone(),
+            schema: target.schema,
+            plan,
         })
     }
 
@@ -101,13 +92,14 @@ impl Service {
     /// # Errors
     /// As [`Service::offer`].
     pub async fn whole(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
-        let catalog = self.raft.read().await?;
-        let table = catalog.require_table(name)?;
-        let target = self.target(&catalog, table, options)?;
-        need_nodes(&catalog)?;
-        let identity = identity(&catalog)?;
-        let parts = plan::whole(&catalog, table, target.version, &live_ids(&catalog), self.rotation())?;
-        Ok(identity.key.sign(&Ticket { parts, ..ticket(&identity, table, &target, options) }))
+        let ticket = |catalog: CatalogView| {
+            let table = catalog.require_table(name)?;
+            let target = self.target(&catalog, table, options)?;
+            let plan = self.plan(&catalog, table, &target, 1, options.limit)?;
+            let tail = plan.endpoints.first().map_or(&[][..], |all| &all.tail);
+            Ok(signer(&catalog, table, &target, &plan)?.ticket(tail))
+        };
+        self.raft.read_with(ticket).await?
     }
 
     /// The schema message of a table, of the chosen columns.
@@ -134,11 +126,16 @@ impl Service {
         Ok(listed)
     }
 
-    fn plan(&self, catalog: &Catalog, table: &Table, target: &Target, options: &Options) -> Result<Vec<EndpointPlan>> {
-        let most = options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1);
+    fn plan(
+        &self,
+        catalog: &Catalog,
+        table: &Table,
+        target: &Target,
+        most: usize,
+        limit: Option<u64>,
+    ) -> Result<Arc<Plan>> {
         need_nodes(catalog)?;
-        let (alive, rotation) = (live_ids(catalog), self.rotation());
-        plan::limited_endpoints(catalog, table, target.version, most as usize, options.limit, &alive, rotation)
+        self.plans.plan(catalog, table, target.version, most, limit)
     }
 
     fn target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<Target> {
@@ -160,8 +157,7 @@ impl Service {
     /// CANCELLED: its flight was cancelled.
     pub fn open_ticket(&self, bytes: &[u8]) -> Result<Ticket> {
         let catalog = self.raft.view();
-        let identity = identity(&catalog)?;
-        let ticket = identity.key.verify(bytes, clock::now_ms())?;
+        let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
         if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
             return Err(Error::cancelled(format!(
                 "the flight of this ticket for table {:?} was cancelled: call get_flight_info again",
@@ -178,8 +174,8 @@ impl Service {
     /// UNAVAILABLE: no node is alive.
     pub fn redeemers(&self, ticket: &Ticket) -> Result<Vec<String>> {
         let catalog = self.raft.view();
-        let mut live = need_nodes(&catalog)?;
-        let turn = self.rotation() % live.len();
+        let turn = self.rotation() % need_nodes(&catalog)?;
+        let mut live: Vec<&Node> = catalog.nodes().filter(|node| is_alive(node)).collect();
         live.rotate_left(turn);
         let holders: Vec<u64> = match ticket.parts.first() {
             Some(first) => {
@@ -233,25 +229,25 @@ impl Service {
         let pin = PinVersion { table: opened.table_id, version: opened.version, until_ms };
         self.raft.propose(Op::PinVersion(pin)).await?;
         opened.expires_ms = until_ms;
-        let key = identity(&self.raft.view())?.key;
+        let key = ticket_key(&self.raft.view())?;
         Ok((key.sign(&opened), until_ms))
     }
 }
 
-fn ticket(identity: &Identity, table: &Table, target: &Target, options: &Options) -> Ticket {
+/// Signs the tickets of one answer. They have the schema only where there is no part that begins with it.
+fn signer(catalog: &Catalog, table: &Table, target: &Target, plan: &Plan) -> Result<Signer> {
     let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
-    Ticket {
-        cluster: identity.cluster.clone(),
+    let schema = if plan.has_parts() { Bytes::new() } else { table.schema.clone() };
+    Ok(ticket_key(catalog)?.signer(&Ticket {
         flight: rand::random(),
         expires_ms: target.expires_ms,
         table: table.name.clone(),
         table_id: table.id,
         version: target.version,
-        parts: Vec::new(),
         columns: target.columns.as_ref().map(|columns| Columns { index: index(columns) }),
-        limit: options.limit,
-        schema: table.schema.clone(),
-    }
+        schema,
+        ..Ticket::default()
+    }))
 }
 
 /// The wanted columns' indexes and the schema message of just them.
@@ -289,8 +285,7 @@ fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 
 
 /// Ids of the nodes that were heard from lately.
 pub fn live_ids(catalog: &Catalog) -> BTreeSet<NodeId> {
-    let alive = |node: &&Node| node.state == NodeState::Alive as i32;
-    catalog.nodes().filter(alive).map(|node| NodeId(node.id)).collect()
+    catalog.nodes().filter(|node| is_alive(node)).map(|node| NodeId(node.id)).collect()
 }
 
 /// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.

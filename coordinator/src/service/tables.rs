@@ -30,7 +30,7 @@ impl Service {
                 return if if_not_exists { Ok(table.clone()) } else { Err(exists(name)) };
             }
             let live = need_nodes(&catalog)?;
-            let spec = choice.spec(None, live.len(), self.config.retention_ms)?;
+            let spec = choice.spec(None, live, self.config.retention_ms)?;
             check_keys(name, &schema, &spec)?;
             let placement = placement(&catalog, name, &spec, None, &homes(&catalog, &spec)?);
             CreateTable { table: name.components().to_vec(), kind: kind as i32, spec: Some(spec), schema, placement }

@@ -70,7 +70,7 @@ impl Service {
             ))),
             (WriteMode::Append, Some(table)) => plan_append(name, table, &choice, begin),
             (_, table) => {
-                let spec = choice.spec(table.and_then(|t| t.spec.as_ref()), live.len(), self.config.retention_ms)?;
+                let spec = choice.spec(table.and_then(|t| t.spec.as_ref()), live, self.config.retention_ms)?;
                 check_keys(name, &request.schema, &spec)?;
                 let placement = placement(catalog, name, &spec, table, &homes(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })

@@ -43,8 +43,11 @@ impl Coordinator for Forward {
         Ok(Response::new(wire::ProposeReply { reply: Some(reply) }))
     }
 
-    async fn read_index(&self, _: Request<wire::ReadIndexRequest>) -> Result<Response<wire::ReadIndexReply>, Status> {
-        let index = self.0.read_index_here().await?;
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        let index = self.0.read_index_here(request.into_inner().follower).await?;
         Ok(Response::new(wire::ReadIndexReply { index }))
     }
 

@@ -119,14 +119,15 @@ impl Checks {
         }
     }
 
-    /// A coordinator sends entries, or commits, as the leader of a term.
-    pub fn leads(&self, term: u64, node: u64) {
+    /// What a coordinator proposed as the leader of a term is committed. Two may lead in one term, for votes are ordered by
+    /// term and candidate; but the earlier of them commits nothing any more, and the later one had nothing of the earlier.
+    pub fn commits(&self, term: u64, node: u64) {
         let known = *self.leaders.lock().entry(term).or_insert_with(|| {
-            self.event(format!("coordinator {node} leads in term {term}"));
+            self.event(format!("coordinator {node} commits in term {term}"));
             node
         });
         if known != node {
-            self.judge(Err(format!("term {term} has two leaders: {known} and {node}")));
+            self.judge(Err(format!("two leaders commit in term {term}: {known} and {node}")));
         }
     }
 
@@ -201,7 +202,7 @@ impl Witness for Seen {
 
     fn applies(&self, entry: &Entry) {
         let Some(at) = self.checks.at(self.life) else { return };
-        self.checks.leads(entry.log_id.leader_id.term, entry.log_id.leader_id.node_id);
+        self.checks.commits(entry.log_id.leader_id.term, entry.log_id.leader_id.node_id);
         let mut oracle = self.checks.oracle.lock();
         let known = oracle.len();
         let outcome = oracle.applies(self.life.id, at, entry);

@@ -168,7 +168,6 @@ impl Network {
             self.deliver(receiver, server, http::Request::from_parts(head, body), false, false)
         } else {
             let bytes = body.collect().await.map_err(|e| LinkError(e.into()))?.to_bytes();
-            self.sent(&path, &bytes);
             let vote = path.strip_prefix(RAFT) == Some("Vote")
                 && content::<wire::VoteRequest>(&bytes).is_some_and(|message| !message.pre_vote);
             let again = http::Request::from_parts(head.clone(), whole(bytes.clone()));
@@ -234,16 +233,6 @@ impl Network {
             Some((piece, (network, body)))
         });
         Body::new(StreamBody::new(pieces))
-    }
-
-    /// Only a leader sends entries: there is one a term.
-    fn sent(&self, path: &str, bytes: &Bytes) {
-        if path.strip_prefix(RAFT) == Some("Append")
-            && let Some(message) = content::<wire::AppendRequest>(bytes)
-            && let Some(leader) = message.vote.and_then(|vote| vote.leader)
-        {
-            self.checks.leads(leader.term, leader.node);
-        }
     }
 
     /// A vote that was granted is a promise.

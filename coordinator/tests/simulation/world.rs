@@ -242,9 +242,6 @@ impl World {
         self.checks.check_rules();
         for up in self.all_up() {
             let metrics = up.handle.metrics();
-            if metrics.state == openraft::ServerState::Leader {
-                self.checks.leads(metrics.current_term, up.life.id);
-            }
             if up.since.elapsed() > SETTLED {
                 let vote = metrics.vote.leader_id;
                 self.checks.remembers(up.life.id, up.granted, (vote.term, vote.node_id));

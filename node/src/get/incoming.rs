@@ -17,41 +17,57 @@ use super::source::Piece;
 const DATA_HEADER: u32 = 2;
 const DATA_BODY: u32 = 1000;
 
-/// The messages of one answer, without its schema.
+/// The messages of one answer.
 pub struct Messages {
+    schema: Bytes,
     body: Incoming,
     received: Slices,
     _lease: Lease,
 }
 
 impl Messages {
+    /// Reads the answer up to its schema.
+    ///
     /// # Errors
-    /// The answer is an error at once.
-    pub fn new(response: http::Response<Incoming>, lease: Lease) -> Result<Self> {
+    /// As those of [`Messages::next`].
+    pub async fn open(response: http::Response<Incoming>, lease: Lease) -> Result<Self> {
         let (head, body) = response.into_parts();
         match Status::from_header_map(&head.headers) {
-            Some(status) if status.code() != tonic::Code::Ok => Err(status.into()),
+            Some(status) if status.code() != tonic::Code::Ok => return Err(status.into()),
             _ if head.status != http::StatusCode::OK => {
-                Err(Error::unavailable(format!("it answers with HTTP status {}", head.status)))
+                return Err(Error::unavailable(format!("it answers with HTTP status {}", head.status)));
             }
-            _ => Ok(Messages { body, received: Slices::default(), _lease: lease }),
+            _ => {}
+        }
+        let mut messages = Messages { schema: Bytes::new(), body, received: Slices::default(), _lease: lease };
+        let first = messages.message().await?.ok_or_else(|| Error::internal("its answer is empty"))?;
+        let (header, _) = fields(first)?;
+        match kind(&header)? {
+            Kind::Schema => Ok(Messages { schema: header, ..messages }),
+            Kind::Dictionary | Kind::Batch(_) => Err(Error::internal("its answer does not begin with a schema")),
         }
     }
 
-    /// The next dictionary or record batch, whole; `None` once the answer has ended well.
+    /// The bare flatbuffer of the schema that the answer began with.
+    pub fn schema(&self) -> Bytes {
+        self.schema.clone()
+    }
+
+    /// The next dictionary or record batch, whole, and those after it that are here already and have no more than
+    /// `bytes` with it; none once the answer has ended well.
     ///
     /// # Errors
     /// The answer's own; UNAVAILABLE: it broke off. INTERNAL: it is not what nodes send.
-    pub async fn next(&mut self) -> Result<Option<Piece>> {
-        loop {
-            let Some(message) = self.message().await? else { return Ok(None) };
-            let (header, body) = fields(message)?;
-            match kind(&header)? {
-                Kind::Schema => {}
-                Kind::Dictionary => return Ok(Some(Piece { header, body, rows: None })),
-                Kind::Batch(rows) => return Ok(Some(Piece { header, body, rows: Some(rows) })),
-            }
+    pub async fn next(&mut self, bytes: usize) -> Result<Vec<Piece>> {
+        let Some(message) = self.message().await? else { return Ok(Vec::new()) };
+        let mut size = message.left;
+        let mut pieces = vec![piece(message)?];
+        while let Some(length) = self.received.length()?.filter(|length| size + length <= bytes) {
+            let Some(message) = self.received.message()? else { break };
+            size += length;
+            pieces.push(piece(message)?);
         }
+        Ok(pieces)
     }
 
     async fn message(&mut self) -> Result<Option<Slices>> {
@@ -97,6 +113,13 @@ impl Slices {
 
     /// Takes off the next gRPC message, without its prefix, once all of it is here.
     fn message(&mut self) -> Result<Option<Slices>> {
+        let Some(length) = self.length()?.filter(|length| self.left >= PREFIX + length) else { return Ok(None) };
+        self.advance(PREFIX);
+        Ok(Some(self.cut(length)))
+    }
+
+    /// The length of the next gRPC message, without its prefix, once that is here.
+    fn length(&self) -> Result<Option<usize>> {
         if self.left < PREFIX {
             return Ok(None);
         }
@@ -108,12 +131,7 @@ impl Slices {
         if compressed != 0 {
             return Err(Error::internal("it sends compressed messages"));
         }
-        let length = u32::from_be_bytes(length) as usize;
-        if self.left < PREFIX + length {
-            return Ok(None);
-        }
-        self.advance(PREFIX);
-        Ok(Some(self.cut(length)))
+        Ok(Some(u32::from_be_bytes(length) as usize))
     }
 
     /// Takes off the next `count` bytes, of at least as many.
@@ -144,6 +162,16 @@ impl Buf for Slices {
 
     fn advance(&mut self, count: usize) {
         self.cut(count);
+    }
+}
+
+/// A dictionary or record batch.
+fn piece(message: Slices) -> Result<Piece> {
+    let (header, body) = fields(message)?;
+    match kind(&header)? {
+        Kind::Schema => Err(Error::internal("it sends a second schema")),
+        Kind::Dictionary => Ok(Piece { header, body, rows: None }),
+        Kind::Batch(rows) => Ok(Piece { header, body, rows: Some(rows) }),
     }
 }
 

@@ -1,78 +1,162 @@
 //! The messages of a part on this node's disk, as slices of its mapping.
+//!
+//! They are made window by window. A window whose bytes are all in memory is made at once; any other by a thread that may
+//! wait for the disk, while the window before it is being sent.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use volley_common::Result;
+use tokio::task::JoinHandle;
 use volley_common::ipc::encode::{Encoded, first_rows};
-use volley_common::ipc::project::project_message;
+use volley_common::{Error, PartId, Result};
 
 use super::source::{Piece, Projection};
 use crate::storage::{Message, Part, own_last_page};
 
+/// What the messages of a window need from the disk at most: bytes. Beyond it only by the last message.
+const WINDOW: u64 = 8 << 20;
+/// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
+const COPIED: u64 = 512 << 10;
+/// What of a message's body is copied at most: bytes ([`own_last_page`]).
+const COPIED_BODY: u64 = 8 << 10;
+
 /// A part and how far it has been sent: dictionaries first, then batches.
 pub struct LocalPart {
-    part: Arc<Part>,
-    /// The table's encapsulated schema message; only cutting a batch needs it.
-    schema: Bytes,
-    projection: Option<Arc<Projection>>,
+    content: Content,
+    /// Rows that may still be planned for.
+    left: Option<u64>,
+    /// What is planned for next.
     next_dictionary: usize,
     next_batch: usize,
+    /// Record batches that were given, with those that were left out at the front.
+    given: u32,
+    window: VecDeque<Piece>,
+    /// The window after it.
+    coming: Option<Coming>,
+}
+
+enum Coming {
+    Made(Result<Vec<Piece>>),
+    BeingMade(JoinHandle<Result<Vec<Piece>>>),
+}
+
+/// A message that is to be sent.
+#[derive(Clone, Debug)]
+struct Planned {
+    message: Message,
+    /// Only so many rows of it.
+    cut: Option<u64>,
 }
 
 impl LocalPart {
-    /// `skip_batches`: record batches to leave out at the front.
-    pub fn new(part: Arc<Part>, schema: Bytes, projection: Option<Arc<Projection>>, skip_batches: u32) -> Self {
-        LocalPart { part, schema, projection, next_dictionary: 0, next_batch: skip_batches as usize }
+    /// `skip_batches`: record batches to leave out at the front. `left`: rows to give at most.
+    pub fn new(part: Arc<Part>, projection: Option<Arc<Projection>>, skip_batches: u32, left: Option<u64>) -> Self {
+        LocalPart {
+            content: Content { part, projection },
+            left,
+            next_dictionary: 0,
+            next_batch: skip_batches as usize,
+            given: skip_batches,
+            window: VecDeque::new(),
+            coming: None,
+        }
+    }
+
+    /// The part's id.
+    pub fn id(&self) -> PartId {
+        self.content.part.id()
     }
 
     /// Record batches that were given so far, with those that were left out at the front.
     pub fn batches_given(&self) -> u32 {
-        self.next_batch as u32
+        self.given
     }
 
-    /// The next message; a batch has at most `left` rows. `None` after the last. It is in memory, and was of the file
-    /// as it was verified when this returns.
+    /// The next message, and those after it that are in memory already, of about `bytes` bytes together; none after the
+    /// last. They are in memory, and were of the file as it was verified when this returns.
     ///
     /// # Errors
     /// DATA_LOSS: the file was changed or cannot be read. What was given before is right.
-    pub fn next(&mut self, left: Option<u64>) -> Result<Option<Piece>> {
-        let before = self.next_batch;
-        let piece = self.make(left).and_then(|piece| self.vouched(piece));
-        if piece.is_err() {
-            self.next_batch = before;
-            // Whatever else seems to be wrong: if the file was changed, that is why.
-            self.part.vouch()?;
+    pub async fn next(&mut self, bytes: usize) -> Result<Vec<Piece>> {
+        while self.window.is_empty() {
+            let Some(coming) = self.coming.take().or_else(|| self.begin()) else { return Ok(Vec::new()) };
+            self.window = coming.pieces().await?.into();
+            self.coming = self.begin();
         }
-        piece
+        let mut pieces = Vec::new();
+        let mut size = 0;
+        while let Some(piece) = self.window.pop_front_if(|piece| pieces.is_empty() || size + piece.size() <= bytes) {
+            size += piece.size();
+            pieces.push(piece);
+        }
+        self.content.part.vouch()?;
+        self.given += pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
+        Ok(pieces)
     }
 
-    fn vouched(&self, piece: Option<Piece>) -> Result<Option<Piece>> {
-        let Some(mut piece) = piece else { return Ok(None) };
-        for slice in &piece.body {
-            self.part.bring_in_slice(slice)?;
+    /// Has the next window made; `None` if there is none.
+    fn begin(&mut self) -> Option<Coming> {
+        let plan = self.plan();
+        if plan.is_empty() {
+            return None;
         }
-        own_last_page(&mut piece.body);
-        self.part.vouch()?;
-        Ok(Some(piece))
+        if let Some(made) = self.content.at_hand(&plan).transpose() {
+            return Some(Coming::Made(made));
+        }
+        let content = self.content.clone();
+        Some(Coming::BeingMade(tokio::task::spawn_blocking(move || content.fetched(&plan))))
     }
 
-    fn make(&mut self, left: Option<u64>) -> Result<Option<Piece>> {
-        let part = self.part.clone();
-        let Some(batch) = part.batches().get(self.next_batch) else { return Ok(None) };
+    fn plan(&mut self) -> Vec<Planned> {
+        let (mut plan, mut needed, mut copied) = (Vec::new(), 0, 0);
+        while needed < WINDOW && copied < COPIED {
+            let Some(next) = self.plan_message() else { break };
+            let header = next.message.header.end - next.message.header.start;
+            let body = self.content.share(next.message.body.end - next.message.body.start);
+            needed += header + body;
+            copied += header + body.min(COPIED_BODY);
+            plan.push(next);
+        }
+        plan
+    }
+
+    fn plan_message(&mut self) -> Option<Planned> {
+        let part = &self.content.part;
+        let batch = part.batches().get(self.next_batch).filter(|_| self.left != Some(0))?;
         while let Some(dictionary) = part.dictionaries().get(self.next_dictionary) {
             self.next_dictionary += 1;
-            if self.needs(dictionary) {
-                return self.whole(dictionary).map(Some);
+            if self.content.needs(dictionary) {
+                return Some(Planned { message: dictionary.clone(), cut: None });
             }
         }
         self.next_batch += 1;
-        match left {
-            Some(left) if left < batch.rows => self.cut(batch, left).map(Some),
-            _ => self.batch(batch).map(Some),
+        let cut = self.left.filter(|left| *left < batch.rows);
+        self.left = self.left.map(|left| left.saturating_sub(batch.rows));
+        Some(Planned { message: batch.clone(), cut })
+    }
+}
+
+impl Coming {
+    async fn pieces(self) -> Result<Vec<Piece>> {
+        match self {
+            Coming::Made(made) => made,
+            Coming::BeingMade(task) => {
+                task.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
+            }
         }
     }
+}
 
+/// What messages are made of.
+#[derive(Clone)]
+struct Content {
+    part: Arc<Part>,
+    projection: Option<Arc<Projection>>,
+}
+
+impl Content {
     fn needs(&self, dictionary: &Message) -> bool {
         match (&self.projection, dictionary.dictionary_id) {
             (Some(projection), Some(id)) => projection.dictionaries.contains(&id),
@@ -80,43 +164,102 @@ impl LocalPart {
         }
     }
 
-    fn whole(&self, message: &Message) -> Result<Piece> {
-        self.part.bring_in(&message.header)?;
-        Ok(Piece {
-            // A copy: it is vouched for once and for all.
-            header: Bytes::copy_from_slice(&self.part.slice(message.header.clone())),
-            body: vec![self.part.slice(message.body.clone())],
-            rows: message.dictionary_id.is_none().then_some(message.rows),
+    /// About how many of a body's bytes are sent.
+    fn share(&self, bytes: u64) -> u64 {
+        match &self.projection {
+            Some(projection) => {
+                let (some, all) = (projection.projector.columns().len(), projection.projector.schema().fields().len());
+                bytes * some as u64 / all.max(1) as u64
+            }
+            None => bytes,
+        }
+    }
+
+    /// The messages, if that waits for no disk and takes no time.
+    fn at_hand(&self, plan: &[Planned]) -> Result<Option<Vec<Piece>>> {
+        if plan.iter().any(|planned| planned.cut.is_some()) {
+            return Ok(None);
+        }
+        self.part.vouch()?;
+        self.make(plan, |ranges| Ok(self.part.is_resident(ranges)))
+    }
+
+    /// The messages, however long it takes.
+    fn fetched(&self, plan: &[Planned]) -> Result<Vec<Piece>> {
+        let made = self.make(plan, |ranges| self.part.bring_in(ranges).map(|()| true))?;
+        made.ok_or_else(|| Error::internal("a part's bytes were brought in and are not there"))
+    }
+
+    /// Makes the messages. `reach` sees to it that bytes are in memory, or says that they are not: `None` then.
+    fn make(&self, plan: &[Planned], reach: impl Fn(Vec<Range<u64>>) -> Result<bool>) -> Result<Option<Vec<Piece>>> {
+        let make = || {
+            if !reach(self.read_first(plan))? {
+                return Ok(None);
+            }
+            let mut pieces = plan.iter().map(|planned| self.piece(planned)).collect::<Result<Vec<Piece>>>()?;
+            let slices = pieces.iter().flat_map(|piece| &piece.body);
+            if self.projection.is_some() && !reach(slices.filter_map(|slice| self.part.range_of(slice)).collect())? {
+                return Ok(None);
+            }
+            pieces.iter_mut().for_each(|piece| own_last_page(&mut piece.body));
+            Ok(Some(pieces))
+        };
+        make().or_else(|error| {
+            // Whatever else seems to be wrong: if the file was changed, that is why.
+            self.part.vouch()?;
+            Err(error)
         })
     }
 
-    fn batch(&self, message: &Message) -> Result<Piece> {
-        let piece = self.whole(message)?;
-        match &self.projection {
-            None => Ok(piece),
-            Some(projection) => projected(projection, &piece.header, &piece.body[0], message.rows),
+    /// The bytes that are read before it is known which of them are sent.
+    fn read_first(&self, plan: &[Planned]) -> Vec<Range<u64>> {
+        let whole = |message: &Message| message.header.start..message.body.end;
+        let mut ranges: Vec<_> = (plan.iter())
+            .map(|planned| match self.projection.is_none() || planned.cut.is_some() || planned.is_dictionary() {
+                true => whole(&planned.message),
+                false => planned.message.header.clone(),
+            })
+            .collect();
+        if plan.iter().any(|planned| planned.cut.is_some()) {
+            ranges.extend(self.part.dictionaries().iter().map(whole));
         }
+        ranges
+    }
+
+    fn piece(&self, planned: &Planned) -> Result<Piece> {
+        let message = self.encoded(&planned.message);
+        match planned.cut {
+            _ if planned.is_dictionary() => Ok(whole(message, None)),
+            None => self.batch(message, planned.message.rows),
+            Some(rows) => self.batch(self.first_rows(&message, rows)?, rows),
+        }
+    }
+
+    fn batch(&self, message: Encoded, rows: u64) -> Result<Piece> {
+        let Some(projection) = &self.projection else { return Ok(whole(message, Some(rows))) };
+        let projected = projection.projector.project(&message.header)?;
+        let slice = |range: &Range<u64>| message.body.slice(range.start as usize..range.end as usize);
+        Ok(Piece { header: projected.header, body: projected.body.iter().map(slice).collect(), rows: Some(rows) })
     }
 
     /// The batch that a limit ends in: the only one that is decoded and encoded.
-    fn cut(&self, message: &Message, rows: u64) -> Result<Piece> {
-        let dictionaries: Vec<Encoded> =
-            self.part.dictionaries().iter().map(|d| self.encoded(d)).collect::<Result<_>>()?;
-        let cut = first_rows(&self.schema, &dictionaries, &self.encoded(message)?, rows as usize)?;
-        match &self.projection {
-            None => Ok(Piece { header: cut.header, body: vec![cut.body], rows: Some(rows) }),
-            Some(projection) => projected(projection, &cut.header, &cut.body, rows),
-        }
+    fn first_rows(&self, message: &Encoded, rows: u64) -> Result<Encoded> {
+        let dictionaries: Vec<Encoded> = self.part.dictionaries().iter().map(|d| self.encoded(d)).collect();
+        first_rows(&self.part.schema_message()?, &dictionaries, message, rows as usize)
     }
 
-    fn encoded(&self, message: &Message) -> Result<Encoded> {
-        self.part.bring_in(&(message.header.start..message.body.end))?;
-        Ok(Encoded { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) })
+    fn encoded(&self, message: &Message) -> Encoded {
+        Encoded { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
     }
 }
 
-fn projected(projection: &Projection, header: &[u8], body: &Bytes, rows: u64) -> Result<Piece> {
-    let projected = project_message(header, &projection.schema, &projection.columns)?;
-    let slice = |range: &std::ops::Range<u64>| body.slice(range.start as usize..range.end as usize);
-    Ok(Piece { header: projected.header, body: projected.body.iter().map(slice).collect(), rows: Some(rows) })
+impl Planned {
+    fn is_dictionary(&self) -> bool {
+        self.message.dictionary_id.is_some()
+    }
+}
+
+/// The header is copied: it is vouched for once and for all.
+fn whole(message: Encoded, rows: Option<u64>) -> Piece {
+    Piece { header: Bytes::copy_from_slice(&message.header), body: vec![message.body], rows }
 }

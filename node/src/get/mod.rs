@@ -3,8 +3,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`request`] | the call's bytes → a verified ticket |
-//! | [`source`] | a ticket → messages, one at a time, as the client takes them |
-//! | [`local`] | the messages of a part on this node's disk |
+//! | [`source`] | a ticket → messages, as the client takes them |
+//! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that others hold |
 //! | [`incoming`] | another node's answer → messages |
 //!
@@ -17,7 +17,7 @@ pub mod request;
 pub mod source;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ use source::Source;
 
 /// The path of the call that [`serve_get`] answers.
 pub const PATH: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Small messages go out together up to so many bytes: what a frame costs is then paid per MiB, and not per message.
+const FRAME: usize = 1 << 20;
 /// A node that asks another for a part says so by this header: the other must have it, and not ask on.
 pub const HOP_HEADER: &str = "x-volley-hop";
 
@@ -37,7 +39,7 @@ pub const HOP_HEADER: &str = "x-volley-hop";
 pub async fn serve_get(state: Arc<Shared>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
     metrics::counter!("volley_get_streams_total").increment(1);
     match open(state, request).await {
-        Ok(source) => grpc_frames(source.stream()),
+        Ok(source) => grpc_frames(source.stream(FRAME)),
         Err(error) => {
             tracing::info!(code = ?error.code, %error, "a get was refused");
             grpc_error(error)

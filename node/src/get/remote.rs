@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
-use volley_common::{Error, NodeId, PartId, Result, clock};
+use volley_common::{Code, Error, NodeId, PartId, Result, clock};
 
 use super::incoming::Messages;
 use super::source::Piece;
@@ -44,7 +44,6 @@ impl RemotePart {
     pub fn new(state: Arc<Shared>, ticket: &Ticket, part: &TicketPart) -> Self {
         let sources = sources(&state.members.load(), state.node(), &part.holders);
         let ticket = Ticket {
-            cluster: ticket.cluster.clone(),
             flight: ticket.flight,
             expires_ms: ticket.expires_ms,
             table: ticket.table.clone(),
@@ -53,31 +52,44 @@ impl RemotePart {
             parts: Vec::new(),
             columns: ticket.columns.clone(),
             limit: None,
-            schema: ticket.schema.clone(),
+            // Whoever has the part has the schema.
+            schema: Bytes::new(),
         };
         let failure = "the coordinators named no other node".into();
         RemotePart { state, ticket, part: part.clone(), sources, stream: None, failure }
     }
 
-    /// The next message; at most `left` rows are asked for. `None` after the last.
+    /// The bare flatbuffer of the schema, cut down to the ticket's columns; at most `left` rows will be asked for.
     ///
     /// # Errors
-    /// UNAVAILABLE that names the table and the part: no node gives it.
-    pub async fn next(&mut self, left: Option<u64>) -> Result<Option<Piece>> {
+    /// As those of [`RemotePart::next`].
+    pub async fn schema(&mut self, left: Option<u64>) -> Result<Bytes> {
+        loop {
+            match &self.stream {
+                Some(stream) => return Ok(stream.messages.schema()),
+                None => self.open(left).await?,
+            }
+        }
+    }
+
+    /// The next message, and those after it that are here already and have no more than `bytes` with it; none after the
+    /// last. At most `left` rows are asked for.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that names the table and the part: no node gives it. INVALID_ARGUMENT: columns that there are not.
+    pub async fn next(&mut self, bytes: usize, left: Option<u64>) -> Result<Vec<Piece>> {
         loop {
             let Some(stream) = &mut self.stream else {
                 self.open(left).await?;
                 continue;
             };
-            match stream.messages.next().await {
-                Ok(Some(piece)) => {
-                    if piece.rows.is_some() {
-                        stream.useful = true;
-                        self.part.skip_batches += 1;
-                    }
-                    return Ok(Some(piece));
+            match stream.messages.next(bytes).await {
+                Ok(pieces) => {
+                    let batches = pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
+                    stream.useful |= batches > 0;
+                    self.part.skip_batches += batches;
+                    return Ok(pieces);
                 }
-                Ok(None) => return Ok(None),
                 Err(error) => self.give_up(error),
             }
         }
@@ -98,6 +110,8 @@ impl RemotePart {
         let Some(addr) = self.state.members.load().flight_addr(node) else { return Ok(()) };
         match self.ask(&addr, left).await {
             Ok(messages) => self.stream = Some(Stream { from: node, messages, useful: false }),
+            // The ticket's own fault: nobody would say otherwise.
+            Err(error) if error.code == Code::InvalidArgument => return Err(error),
             Err(error) => {
                 tracing::debug!(part = %self.id(), %node, %error, "a holder does not give a part");
                 self.failure = format!("node {node}: {error}");
@@ -113,7 +127,7 @@ impl RemotePart {
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let signed = self.state.ticket_key()?.sign(&ticket);
         let (response, lease) = self.state.relay.send(addr, request(signed)?).await?;
-        Messages::new(response, lease)
+        Messages::open(response, lease).await
     }
 
     fn id(&self) -> PartId {

@@ -8,6 +8,8 @@
 //! | [`writer`] | messages → sealed parts, on a thread |
 //! | [`replicate`] | sealed parts → their holders |
 //! | [`results`] | the answers |
+//!
+//! Its messages are taken in below tonic, whose codec would copy every body once more.
 
 pub mod opening;
 pub mod pipeline;
@@ -18,11 +20,40 @@ pub mod writer;
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+use http::Request;
+use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
+use volley_common::ipc::frame::put_result;
+use volley_common::ipc::unframe::Unframed;
+use volley_common::serve::{ReplyBody, Whole, grpc_error, grpc_frames};
+use volley_common::{Error, Result};
 
 use crate::state::Shared;
 pub use opening::Input;
 pub use results::ResultStream;
+
+/// Answers a DoPut.
+pub fn serve_put(state: Arc<Shared>, request: Request<Incoming>) -> http::Response<ReplyBody> {
+    let (head, body) = request.into_parts();
+    if let Err(error) = check_encoding(&head.headers) {
+        return grpc_error(error);
+    }
+    let input = Unframed::new(Whole(body), state.config.max_message);
+    let results = put(state, MetadataMap::from_headers(head.headers), input);
+    grpc_frames(results.map(|result| Ok(put_result(&result?.app_metadata))))
+}
+
+/// Whether messages come as they are.
+fn check_encoding(headers: &http::HeaderMap) -> Result<()> {
+    match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
+        None | Some(b"identity") => Ok(()),
+        Some(other) => Err(Error::unimplemented(format!(
+            "gRPC messages compressed by {} are not taken: switch the compression of the channel off (Arrow's own is taken)",
+            String::from_utf8_lossy(other)
+        ))),
+    }
+}
 
 /// Takes a put in. It runs as a task of its own: when the client goes away it is undone, and once the
 /// client's stream has come to its end it is committed, whether or not anybody reads the answers.

@@ -3,7 +3,6 @@
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use futures::{Stream, StreamExt};
-use tonic::Status;
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::decode::{Decoder, Event};
 use volley_common::ipc::schema::schema_message;
@@ -16,8 +15,8 @@ use super::results::Results;
 use crate::state::Shared;
 
 /// The client's messages; an error in it means that the client did not come to its end.
-pub trait Input: Stream<Item = Result<FlightData, Status>> + Send + Unpin {}
-impl<T: Stream<Item = Result<FlightData, Status>> + Send + Unpin> Input for T {}
+pub trait Input: Stream<Item = Result<FlightData>> + Send + Unpin {}
+impl<T: Stream<Item = Result<FlightData>> + Send + Unpin> Input for T {}
 
 /// What the client's first messages brought.
 pub struct Opening {
@@ -34,8 +33,7 @@ pub struct Opening {
 /// # Errors
 /// INVALID_ARGUMENT: no message, descriptor, name or schema; as [`next`].
 pub async fn open(state: &Shared, headers: &MetadataMap, input: &mut impl Input, results: &Results) -> Result<Opening> {
-    let first =
-        next(input, state.config.max_message).await?.ok_or_else(|| Error::invalid("the put has no messages"))?;
+    let first = next(input).await?.ok_or_else(|| Error::invalid("the put has no messages"))?;
     let descriptor = first.flight_descriptor.as_ref().ok_or_else(|| {
         Error::invalid("the put's first message has no descriptor: name the table by FlightDescriptor.for_path")
     })?;
@@ -52,7 +50,7 @@ pub async fn open(state: &Shared, headers: &MetadataMap, input: &mut impl Input,
                 return Err(Error::invalid("the put's schema must come before its rows"));
             }
         }
-        message = next(input, state.config.max_message).await?.ok_or_else(|| {
+        message = next(input).await?.ok_or_else(|| {
             Error::invalid("the put ended before its schema: send the schema, also if there are no rows")
         })?;
     }
@@ -88,13 +86,9 @@ pub fn begin_request(state: &Shared, opening: &Opening) -> Result<(BeginWriteReq
 ///
 /// # Errors
 /// The stream broke. RESOURCE_EXHAUSTED: a message over the limit.
-pub async fn next(input: &mut impl Input, max_message: usize) -> Result<Option<FlightData>> {
-    match input.next().await {
-        None => Ok(None),
-        Some(Ok(data)) => Ok(Some(data)),
-        Some(Err(status)) if status.code() == Code::OutOfRange => Err(Error::exhausted(format!(
-            "a message is larger than {max_message} bytes, the limit of this node (max_message): put smaller batches"
-        ))),
-        Some(Err(status)) => Err(Error::from(status).at("the put's stream broke")),
-    }
+pub async fn next(input: &mut impl Input) -> Result<Option<FlightData>> {
+    input.next().await.transpose().map_err(|error| match error.code {
+        Code::ResourceExhausted => error.at("this node's max_message"),
+        _ => error.at("the put's stream broke"),
+    })
 }

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::metadata::MetadataMap;
+use volley_common::ipc::MAX_CUT_BYTES;
 use volley_common::ipc::decode::Decoder;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::wire::catalog::{Part, Write, WriteState};
@@ -48,6 +49,8 @@ pub async fn run(state: Arc<Shared>, headers: MetadataMap, mut input: impl Input
         [] => opening.schema.clone(),
         message => parse_schema(message)?,
     };
+    // One and the same, where they are equal: comparing them for every batch costs nothing then.
+    let schema = if schema == opening.schema { opening.schema.clone() } else { schema };
     let stream = write.staged.then(rand::random::<u64>);
     let put_schema = opening.schema.clone();
     Put::new(state, plan, name, Schemas { table: schema, put: put_schema }, attempt, stream)
@@ -95,10 +98,10 @@ impl Put {
     async fn run(self, decoder: Decoder, input: impl Input, results: &Results) -> Result<Bytes> {
         let (sealed, parts) = mpsc::channel(WAITING_PARTS);
         let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
-        let (target, most) = (self.target(), self.state.config.max_message);
+        let target = self.target();
         let writing = async {
             let written = writer::start(target, decoder, fed, sealed)?;
-            tokio::try_join!(feed_all(input, results, feed, most), writer::end(written)).map(|_| ())
+            tokio::try_join!(feed_all(input, results, feed), writer::end(written)).map(|_| ())
         };
         self.carry_out(writing, parts).await
     }
@@ -156,6 +159,7 @@ impl Put {
             schema: self.schemas.table.clone(),
             // The parts of one stream of a staged write stay together.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
+            message_bytes: self.state.config.message_bytes.min(MAX_CUT_BYTES),
             block_bytes: self.state.config.block_bytes,
             part_bytes: self.state.config.part_bytes,
         }
@@ -277,18 +281,13 @@ impl Put {
 }
 
 /// Hands the client's messages to the writing thread, no faster than it takes them, and answers each.
-async fn feed_all(
-    mut input: impl Input,
-    results: &Results,
-    feed: mpsc::Sender<Feed>,
-    max_message: usize,
-) -> Result<()> {
+async fn feed_all(mut input: impl Input, results: &Results, feed: mpsc::Sender<Feed>) -> Result<()> {
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
     loop {
         let message = tokio::select! {
             biased;
             () = results.gone() => return Err(Error::cancelled("the client went away")),
-            message = next(&mut input, max_message) => message?,
+            message = next(&mut input) => message?,
         };
         let Some(data) = message else {
             // If the thread has ended it says why itself.
@@ -328,8 +327,7 @@ fn answers(data: &FlightData) -> bool {
 
 /// A write that took effect before: takes the client's rows in and throws them away.
 async fn repeat(write: &Write, input: &mut impl Input, results: &Results) -> Result<Bytes> {
-    while let Some(data) = input.next().await {
-        let data = data.map_err(|status| Error::from(status).at("the put's stream broke"))?;
+    while let Some(data) = next(input).await? {
         if answers(&data) {
             results.acknowledge(data.app_metadata)?;
         }

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use volley_common::{Error, Result};
 
 /// Metadata that may wait for a client that does not read its answers, bytes.
@@ -117,7 +116,7 @@ impl Inner {
 }
 
 impl Stream for ResultStream {
-    type Item = Result<PutResult, Status>;
+    type Item = Result<PutResult>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut inner = self.0.inner.lock();
@@ -126,7 +125,7 @@ impl Stream for ResultStream {
         }
         match inner.end.take() {
             Some(Ok(app_metadata)) => Poll::Ready(Some(Ok(PutResult { app_metadata }))),
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
             None if inner.ended => Poll::Ready(None),
             None => {
                 inner.waker = Some(cx.waker().clone());

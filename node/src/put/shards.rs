@@ -5,7 +5,6 @@
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
-use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::compact::compact;
 use volley_common::ipc::cut::{cut, data_bytes};
 use volley_common::partition::Partitioner;
@@ -14,6 +13,9 @@ use volley_common::{Error, Result};
 
 /// Bytes of rows that may wait in all shards together to become messages of a good size.
 const MAX_PENDING: usize = 32 << 20;
+/// Bytes of rows that are sorted into shards together, at most: what is read once for each shard is to stay in the
+/// processor's cache meanwhile.
+const MAX_WINDOW: usize = 16 << 20;
 
 /// Where the shards' rows go.
 pub trait Sink {
@@ -21,6 +23,15 @@ pub trait Sink {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()>;
     /// The shard's part ends here.
     fn end_part(&mut self, shard: u32) -> Result<()>;
+}
+
+/// How large things are to become, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// A message, about.
+    pub message: usize,
+    /// A block of consecutive rows, at least.
+    pub block: u64,
 }
 
 /// Cuts one stream of rows into its shards.
@@ -32,26 +43,22 @@ pub enum Shards {
 }
 
 impl Shards {
-    /// For a table as `spec` says; blocks of `block_bytes`, the first of which goes to the shard `first`.
+    /// For a table as `spec` says; the first block goes to the shard `first`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
-    pub fn new(spec: &TableSpec, schema: &SchemaRef, block_bytes: u64, first: u32) -> Result<Self> {
+    pub fn new(spec: &TableSpec, schema: &SchemaRef, sizes: Sizes, first: u32) -> Result<Self> {
         let shards = spec.shards.max(1);
+        let blocks = |sizes, first| Blocks { shards, sizes, block: first, filled: 0, pending: Pending::default() };
         if spec.shard_by.is_empty() {
-            return Ok(Shards::Blocks(Blocks {
-                shards,
-                block_bytes,
-                block: u64::from(first),
-                filled: 0,
-                pending: Pending::default(),
-            }));
+            return Ok(Shards::Blocks(blocks(sizes, u64::from(first))));
         }
-        Ok(Shards::Keys(Keys {
-            partitioner: Partitioner::new(schema, &spec.shard_by, shards)?,
-            shards: (0..shards).map(|_| Pending::default()).collect(),
-            total: 0,
-        }))
+        let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
+        Ok(match shards {
+            // All rows go there, as they come.
+            1 => Shards::Blocks(blocks(Sizes { block: u64::MAX, ..sizes }, 0)),
+            _ => Shards::Keys(Keys::new(partitioner, shards, sizes.message)),
+        })
     }
 
     /// Takes the stream's next rows.
@@ -69,15 +76,15 @@ impl Shards {
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
         match self {
             Shards::Blocks(blocks) => blocks.flush(sink),
-            Shards::Keys(keys) => (0..keys.shards.len()).try_for_each(|shard| keys.flush(shard, sink)),
+            Shards::Keys(keys) => keys.flush(sink),
         }
     }
 }
 
-/// Consecutive blocks of about `block_bytes`.
+/// Consecutive blocks.
 pub struct Blocks {
     shards: u32,
-    block_bytes: u64,
+    sizes: Sizes,
     block: u64,
     filled: u64,
     pending: Pending,
@@ -85,13 +92,13 @@ pub struct Blocks {
 
 impl Blocks {
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        for piece in cut(batch, MESSAGE_BYTES) {
+        for piece in cut(batch, self.sizes.message) {
             let bytes = data_bytes(&piece);
-            if self.pending.bytes + bytes > MESSAGE_BYTES {
+            if self.pending.bytes + bytes > self.sizes.message {
                 self.flush(sink)?;
             }
             self.pending.push(piece, bytes);
-            if self.filled + self.pending.bytes as u64 >= self.block_bytes {
+            if self.filled + self.pending.bytes as u64 >= self.sizes.block {
                 self.flush(sink)?;
             }
         }
@@ -102,8 +109,8 @@ impl Blocks {
     fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
         let shard = (self.block % u64::from(self.shards)) as u32;
         self.filled += self.pending.bytes as u64;
-        self.pending.write(shard, sink)?;
-        if self.filled >= self.block_bytes {
+        self.pending.take().iter().try_for_each(|message| sink.write(shard, message))?;
+        if self.filled >= self.sizes.block {
             sink.end_part(shard)?;
             self.block += 1;
             self.filled = 0;
@@ -113,39 +120,96 @@ impl Blocks {
 }
 
 /// Rows by the hash of their key columns.
+///
+/// They are gathered until there is about a message for each shard, then brought into the order of the shards by one pass
+/// over each column: a shard's message is a slice of what comes out. Only rows that do not make a message yet are copied
+/// once more, when there are enough of them.
 pub struct Keys {
     partitioner: Partitioner,
+    message_bytes: usize,
+    /// Rows that are sorted together, and their bytes.
+    window: Vec<RecordBatch>,
+    waiting: usize,
+    window_bytes: usize,
     shards: Vec<Pending>,
+    /// Bytes that wait in all shards.
     total: usize,
 }
 
 impl Keys {
+    fn new(partitioner: Partitioner, shards: u32, message_bytes: usize) -> Self {
+        Keys {
+            partitioner,
+            message_bytes,
+            window: Vec::new(),
+            waiting: 0,
+            window_bytes: message_bytes.saturating_mul(shards as usize).min(MAX_WINDOW.max(message_bytes)),
+            shards: (0..shards).map(|_| Pending::default()).collect(),
+            total: 0,
+        }
+    }
+
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        for piece in cut(batch, MESSAGE_BYTES) {
-            let shards = self.partitioner.shards_of(&piece)?;
-            for (shard, rows) in group(&shards, self.shards.len()).into_iter().enumerate() {
-                if !rows.is_empty() {
-                    self.add(shard, &piece, rows, sink)?;
-                }
+        let windows = data_bytes(batch).div_ceil(self.window_bytes).max(1);
+        let step = batch.num_rows().div_ceil(windows).max(1);
+        for at in (0..batch.num_rows()).step_by(step) {
+            let piece = batch.slice(at, step.min(batch.num_rows() - at));
+            let bytes = data_bytes(&piece);
+            if self.waiting + bytes > self.window_bytes {
+                self.sort(sink)?;
             }
-            while self.total > MAX_PENDING {
-                self.flush(self.largest(), sink)?;
-            }
+            self.waiting += bytes;
+            self.window.push(piece);
         }
         Ok(())
     }
 
-    fn add(&mut self, shard: usize, piece: &RecordBatch, rows: Vec<u32>, sink: &mut impl Sink) -> Result<()> {
-        let taken = take_record_batch(piece, &UInt32Array::from(rows))
-            .map_err(|e| Error::internal(format!("rows cannot be sorted into shards: {e}")))?;
-        let taken = compact(&taken);
-        let bytes = data_bytes(&taken);
-        if self.shards[shard].bytes + bytes > MESSAGE_BYTES {
-            self.flush(shard, sink)?;
+    /// Writes out all that waits.
+    fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
+        self.sort(sink)?;
+        (0..self.shards.len()).try_for_each(|shard| self.write(shard, sink))
+    }
+
+    fn sort(&mut self, sink: &mut impl Sink) -> Result<()> {
+        self.waiting = 0;
+        for batch in join(std::mem::take(&mut self.window)) {
+            self.scatter(&batch, sink)?;
         }
-        self.total += bytes;
-        self.shards[shard].push(taken, bytes);
         Ok(())
+    }
+
+    fn scatter(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
+        let mut rows_of = group(&self.partitioner.shards_of(batch)?, self.shards.len());
+        let row_bytes = data_bytes(batch) as f64 / batch.num_rows().max(1) as f64;
+        let enough = |shard: usize, rows: usize| {
+            self.shards[shard].bytes + (rows as f64 * row_bytes) as usize >= self.message_bytes / 4 * 3
+        };
+        let now: Vec<bool> = rows_of.iter().enumerate().map(|(shard, rows)| enough(shard, rows.len())).collect();
+        let order: Vec<u32> =
+            rows_of.iter().zip(&now).filter(|(_, now)| **now).flat_map(|(rows, _)| rows).copied().collect();
+        let sorted = pick(batch, order)?;
+        let mut at = 0;
+        for (shard, rows) in rows_of.iter_mut().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            if now[shard] {
+                self.add(shard, sorted.slice(at, rows.len()));
+                at += rows.len();
+                self.write(shard, sink)?;
+            } else {
+                // In memory of its own: it may wait for long.
+                self.add(shard, pick(batch, std::mem::take(rows))?);
+            }
+        }
+        while self.total > MAX_PENDING {
+            self.write(self.largest(), sink)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, shard: usize, rows: RecordBatch) {
+        let rows = compact(&rows);
+        let bytes = data_bytes(&rows);
+        self.total += bytes;
+        self.shards[shard].push(rows, bytes);
     }
 
     fn largest(&self) -> usize {
@@ -153,9 +217,17 @@ impl Keys {
         sizes.max_by_key(|(_, bytes)| *bytes).map_or(0, |(shard, _)| shard)
     }
 
-    fn flush(&mut self, shard: usize, sink: &mut impl Sink) -> Result<()> {
+    fn write(&mut self, shard: usize, sink: &mut impl Sink) -> Result<()> {
         self.total -= self.shards[shard].bytes;
-        self.shards[shard].write(shard as u32, sink)
+        for rows in self.shards[shard].take() {
+            // Cut where it is nearer to two messages than to one.
+            if data_bytes(&rows) <= self.message_bytes / 2 * 3 {
+                sink.write(shard as u32, &rows)?;
+            } else {
+                cut(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -166,6 +238,12 @@ fn group(shard_of: &[u32], shards: usize) -> Vec<Vec<u32>> {
         rows[*shard as usize].push(row as u32);
     }
     rows
+}
+
+/// These rows, in this order.
+fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
+    take_record_batch(batch, &UInt32Array::from(rows))
+        .map_err(|e| Error::internal(format!("rows cannot be sorted into shards: {e}")))
 }
 
 /// Rows of one shard that wait to become one message.
@@ -181,18 +259,21 @@ impl Pending {
         self.bytes += bytes;
     }
 
-    /// One message of all that waits; of several if arrow cannot join them.
-    fn write(&mut self, shard: u32, sink: &mut impl Sink) -> Result<()> {
-        let batches = std::mem::take(&mut self.batches);
+    /// All that waits, in one batch; in several if arrow cannot join them.
+    fn take(&mut self) -> Vec<RecordBatch> {
         self.bytes = 0;
-        match batches.as_slice() {
-            [] => Ok(()),
-            [one] => sink.write(shard, one),
-            many => match concat_batches(&many[0].schema(), many) {
-                Ok(joined) => sink.write(shard, &joined),
-                Err(_) => many.iter().try_for_each(|batch| sink.write(shard, batch)),
-            },
-        }
+        join(std::mem::take(&mut self.batches))
+    }
+}
+
+/// One batch of all, if arrow can join them.
+fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    match batches.as_slice() {
+        [] | [_] => batches,
+        many => match concat_batches(&many[0].schema(), many) {
+            Ok(joined) => vec![joined],
+            Err(_) => batches,
+        },
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray, StringViewArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 
+use volley_common::ipc::MESSAGE_BYTES;
+
 use super::*;
 
 /// The shard of the first block.
@@ -48,8 +50,12 @@ fn values(messages: &[RecordBatch]) -> Vec<i64> {
     messages.iter().flat_map(column).collect()
 }
 
-fn run(spec: &TableSpec, block_bytes: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
-    let mut shards = Shards::new(spec, &batches[0].schema(), block_bytes, FIRST).unwrap();
+fn run(spec: &TableSpec, block: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
+    run_sized(spec, Sizes { message: MESSAGE_BYTES, block }, batches)
+}
+
+fn run_sized(spec: &TableSpec, sizes: Sizes, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
+    let mut shards = Shards::new(spec, &batches[0].schema(), sizes, FIRST).unwrap();
     let mut seen = Seen::default();
     for batch in batches {
         shards.push(batch, &mut seen).unwrap();
@@ -74,6 +80,18 @@ fn blocks_are_consecutive_and_go_round_the_shards() {
         let bytes: usize = part.iter().map(data_bytes).sum();
         assert!((4 << 20..6 << 20).contains(&bytes), "{bytes}");
         assert!(part.iter().all(|m| data_bytes(m) <= MESSAGE_BYTES + (MESSAGE_BYTES >> 2)));
+    }
+}
+
+#[test]
+fn messages_are_of_the_size_that_is_configured() {
+    let keyed = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
+    for spec in [blocks_of(2), keyed] {
+        for message in [64 << 10, 4 << 20] {
+            let parts = run_sized(&spec, Sizes { message, block: 64 << 20 }, &[numbers(0, 2_000_000)]);
+            let largest = parts.iter().flat_map(|part| &part.1).map(data_bytes).max().unwrap();
+            assert!((message * 3 / 4..=message * 5 / 4).contains(&largest), "{largest} of {message}");
+        }
     }
 }
 
@@ -113,15 +131,67 @@ fn keyed_rows_go_where_the_partitioner_says_in_order() {
 #[test]
 fn what_waits_in_all_shards_together_is_bounded() {
     let spec = TableSpec { shards: 512, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), 1, FIRST).unwrap();
+    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
+    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), sizes, FIRST).unwrap();
     let mut seen = Seen::default();
     for i in 0..64 {
         shards.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();
         let Shards::Keys(keys) = &shards else { unreachable!() };
-        assert!(keys.total <= MAX_PENDING);
+        assert!(keys.total <= MAX_PENDING && keys.waiting <= MAX_WINDOW);
+        assert_eq!(keys.waiting, keys.window.iter().map(data_bytes).sum::<usize>());
         assert_eq!(keys.total, keys.shards.iter().map(|p| p.bytes).sum::<usize>());
     }
     assert!(!seen.open.is_empty());
+}
+
+#[test]
+fn a_shards_messages_are_of_a_good_size_however_the_rows_came() {
+    let spec = TableSpec { shards: 4, shard_by: vec!["n".into()], ..TableSpec::default() };
+    for rows in [1_000, 100_000, 4_000_000] {
+        let batches: Vec<_> = (0..4_000_000 / rows).map(|i| numbers(i * rows, rows)).collect();
+        for (shard, part) in run(&spec, 1, &batches) {
+            let sizes: Vec<usize> = part.iter().map(data_bytes).collect();
+            let (_, whole) = sizes.split_last().unwrap();
+            let good = MESSAGE_BYTES * 5 / 8..=MESSAGE_BYTES / 2 * 3;
+            assert!(whole.iter().all(|size| good.contains(size)), "shard {shard}, batches of {rows} rows: {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_few_rows_that_wait_do_not_hold_the_many_that_came_with_them() {
+    let partitioner = Partitioner::new(&numbers(0, 1).schema(), &["n".into()], 2).unwrap();
+    let one_of = |shard: u32| {
+        let found = partitioner.shards_of(&numbers(0, 100)).unwrap();
+        found.iter().position(|of| *of == shard).unwrap() as i64
+    };
+    let (often, rarely) = (one_of(0), one_of(1));
+    let column = Int64Array::from_iter_values((0..300_000).map(|row| if row == 7 { rarely } else { often }));
+    let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![Arc::new(column)]).unwrap();
+    let spec = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
+    let mut shards = Shards::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
+    let mut seen = Seen::default();
+    for _ in 0..20 {
+        shards.push(&batch, &mut seen).unwrap();
+    }
+    let Shards::Keys(keys) = &shards else { unreachable!() };
+    let held: usize = keys.shards[1].batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    assert!(held < 10_000, "{held} bytes for {} rows", keys.shards[1].batches.len());
+    shards.flush(&mut seen).unwrap();
+    assert_eq!(values(&seen.open[&1]), [rarely; 20]);
+    assert_eq!(values(&seen.open[&0]).len(), 20 * 299_999);
+}
+
+#[test]
+fn the_only_shard_of_a_keyed_table_gets_all_rows_as_they_come() {
+    let spec = TableSpec { shards: 1, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let parts = run(&spec, 1 << 20, &[numbers(0, 400_000)]);
+    assert_eq!((parts.len(), parts[0].0), (1, 0));
+    assert_eq!(values(&parts[0].1), (0..400_000).collect::<Vec<_>>());
+    let unknown = TableSpec { shard_by: vec!["m".into()], ..spec };
+    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
+    assert!(Shards::new(&unknown, &numbers(0, 1).schema(), sizes, FIRST).is_err());
 }
 
 #[test]

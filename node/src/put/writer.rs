@@ -14,7 +14,7 @@ use volley_common::partition::first_shard;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
-use super::shards::{Shards, Sink};
+use super::shards::{Shards, Sink, Sizes};
 use crate::storage::{PartSpec, PartWriter, SealedPart, Store, Wrote};
 
 /// Parts of one put that are sealed at once, while the next is being written.
@@ -42,6 +42,8 @@ pub struct Target {
     pub schema: SchemaRef,
     /// The `seq` of the first part.
     pub first_seq: u64,
+    /// See [`crate::config::Config::message_bytes`]; at most `MAX_CUT_BYTES`.
+    pub message_bytes: usize,
     /// See [`crate::config::Config::block_bytes`].
     pub block_bytes: u64,
     /// See [`crate::config::Config::part_bytes`].
@@ -96,7 +98,8 @@ fn write_all(
     runtime: Handle,
 ) -> Result<()> {
     let first = first_shard(&target.write, target.first_seq, target.spec.shards);
-    let mut shards = Shards::new(&target.spec, &target.schema, target.block_bytes, first)?;
+    let sizes = Sizes { message: target.message_bytes, block: target.block_bytes };
+    let mut shards = Shards::new(&target.spec, &target.schema, sizes, first)?;
     let mut parts = Parts::new(target, sealed, runtime);
     while let Some(next) = feed.blocking_recv() {
         let Feed::Message(data, permit) = next else {

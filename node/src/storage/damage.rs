@@ -26,8 +26,11 @@ impl Store {
     /// # Errors
     /// As there. CANCELLED: ended by `go_on`.
     pub fn verify_slowly(&self, id: PartId, go_on: impl FnMut(usize) -> bool) -> Result<()> {
-        let held = self.0.index.lock().get(&id).map(|entry| (entry.path(), entry.name.crc32c));
-        let (path, wanted) = held.ok_or_else(|| Error::not_found(format!("this node does not have part {id}")))?;
+        let held = self.0.index.lock().get_mut(&id).map(|e| (e.path(), e.name.crc32c, e.opened.let_go()));
+        let (path, wanted, kept) =
+            held.ok_or_else(|| Error::not_found(format!("this node does not have part {id}")))?;
+        // What is mapped would be read from memory.
+        drop(kept);
         let why = match scan::from_disk(&path, go_on) {
             Ok((stamp, length, crc)) if (length, crc) == (stamp.bytes, wanted) => {
                 if let Some(entry) = self.0.index.lock().get_mut(&id) {

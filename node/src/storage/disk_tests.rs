@@ -206,10 +206,10 @@ fn pages_that_are_gone_are_an_error_and_no_signal() {
     let store = open(dir.path());
     let sealed = put(&store, &[batch()], Compression::None);
     let part = store.part(sealed.id).unwrap().unwrap();
-    part.bring_in(&(0..part.len())).unwrap();
+    part.bring_in(std::iter::once(0..part.len())).unwrap();
     File::options().write(true).open(only_file(dir.path())).unwrap().set_len(4096).unwrap();
-    part.bring_in(&(0..4096)).unwrap();
-    assert_eq!(part.bring_in(&(0..part.len())).unwrap_err().code, Code::DataLoss);
+    part.bring_in(std::iter::once(0..4096)).unwrap();
+    assert_eq!(part.bring_in(std::iter::once(0..part.len())).unwrap_err().code, Code::DataLoss);
 }
 
 #[test]

@@ -10,14 +10,16 @@
 //! | `dictionaries` | whether a batch can go into a part |
 //! | [`writer`] | batches → a sealed part |
 //! | [`part`] | a sealed part, mapped and parsed |
+//! | `mapping` | a mapped file, and which of its bytes are in memory |
 //! | [`receive`] | a part that comes from another node |
 //! | [`store`], `scan` | the inventory, and how it is read at start |
+//! | `opened` | parts that stay open for their next reader |
 //! | [`space`], [`health`] | pure: whether the node takes parts, whether its disk is ill |
 //! | `taking` | how a part becomes durable, what a failed write means |
 //! | `damage` | verifying again; putting aside what is bad |
 //! | [`fault`] | what a mapped page that cannot be had does |
 //!
-//! Everything here blocks (except slicing a mapped part): call it in `spawn_blocking`.
+//! Everything here blocks (except slicing a mapped part, and asking whether it is in memory): call it in `spawn_blocking`.
 
 mod checked;
 pub mod control;
@@ -28,6 +30,8 @@ mod durable;
 pub mod fault;
 pub mod health;
 pub mod layout;
+mod mapping;
+mod opened;
 pub mod part;
 pub mod receive;
 mod scan;
@@ -37,7 +41,8 @@ mod taking;
 pub mod writer;
 
 pub use checked::Stamp;
-pub use part::{Message, Part, own_last_page};
+pub use mapping::own_last_page;
+pub use part::{Message, Part};
 pub use receive::Receiver;
 pub use space::{Space, Watermarks};
 pub use store::Store;

@@ -4,16 +4,15 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow_ipc::{Block, Message as IpcMessage, MessageHeader};
 use bytes::Bytes;
-use memmap2::{Advice, Mmap};
 use volley_common::ipc::schema::PREFIX_BYTES;
 use volley_common::{Error, PartId, Result};
 
 use super::checked::Stamp;
-use super::{fault, scan};
+use super::mapping::Mapping;
+use super::scan;
 
 /// The first bytes of an Arrow file; the last six are the first six of it.
 const MAGIC: &[u8; 8] = b"ARROW1\0\0";
@@ -21,9 +20,6 @@ const MAGIC: &[u8; 8] = b"ARROW1\0\0";
 const TAIL: usize = 10;
 /// The schema message begins at the first 64-byte boundary behind the magic.
 const SCHEMA_AT: u64 = 64;
-
-/// A page of memory, or some of them on machines that may have larger ones.
-const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
 /// One IPC message of a part, as ranges of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +41,7 @@ pub struct Part {
     file: File,
     /// The file when it was opened.
     stamp: Stamp,
-    map: Map,
+    map: Mapping,
     bytes: Bytes,
     schema: Range<u64>,
     dictionaries: Vec<Message>,
@@ -80,7 +76,7 @@ impl Part {
                 return Err(damaged("the checksum differs".into()));
             }
         }
-        let map = map(&file, id).map_err(failed)?;
+        let map = Mapping::new(&file, id).map_err(failed)?;
         let bytes = Bytes::from_owner(map.clone());
         let parsed =
             Part { id, crc32c, file, stamp, map, bytes, schema: 0..0, dictionaries: vec![], batches: vec![], rows: 0 };
@@ -92,29 +88,24 @@ impl Part {
         self.stamp
     }
 
-    /// Brings bytes into memory, so that whoever reads them meets no page that cannot be had.
+    /// Whether all these bytes are in memory: then reading them waits for no disk. Of a file that was changed since
+    /// [`Part::vouch`] it says nothing.
+    pub fn is_resident(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> bool {
+        self.map.is_resident(ranges)
+    }
+
+    /// Brings bytes into memory, so that whoever reads them next meets no page that cannot be had. Blocks.
     ///
     /// # Errors
     /// DATA_LOSS: the disk does not give them, or the file has become shorter.
-    pub fn bring_in(&self, range: &Range<u64>) -> Result<()> {
-        let (start, length) = (range.start as usize, (range.end - range.start) as usize);
-        match self.map.0.0.advise_range(Advice::PopulateRead, start, length) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EFAULT | libc::EHWPOISON)) => {
-                Err(Error::data_loss(format!("part {} cannot be read at byte {start}: {e}", self.id)))
-            }
-            // Not known before Linux 5.14, or no memory for it: the pages come when they are read.
-            _ => Ok(()),
-        }
+    pub fn bring_in(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Result<()> {
+        let lost = |e| Error::data_loss(format!("the file of part {} cannot be read: {e}", self.id));
+        self.map.bring_in(ranges).map_err(lost)
     }
 
-    /// [`Part::bring_in`] for a slice; bytes that are not of this part's mapping are in memory already.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn bring_in_slice(&self, slice: &Bytes) -> Result<()> {
-        let start = (slice.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize);
-        let within = start.checked_add(slice.len()).is_some_and(|end| end <= self.bytes.len());
-        if within && !slice.is_empty() { self.bring_in(&(start as u64..(start + slice.len()) as u64)) } else { Ok(()) }
+    /// Where a slice of this part lies; `None` for bytes that are no mapped ones.
+    pub fn range_of(&self, slice: &[u8]) -> Option<Range<u64>> {
+        self.map.range_of(slice)
     }
 
     /// Whether the file still has the bytes that were verified: nobody wrote into it or cut it.
@@ -136,6 +127,18 @@ impl Part {
     /// The schema message's bare flatbuffer.
     pub fn schema_header(&self) -> Bytes {
         self.slice(self.schema.clone())
+    }
+
+    /// A copy of the encapsulated schema message: the table's `schema`.
+    ///
+    /// # Errors
+    /// DATA_LOSS: the file was changed since it was verified, or cannot be read.
+    pub fn schema_message(&self) -> Result<Bytes> {
+        let range = SCHEMA_AT..self.schema.end;
+        self.bring_in(std::iter::once(range.clone()))?;
+        let message = Bytes::copy_from_slice(&self.slice(range));
+        self.vouch()?;
+        Ok(message)
     }
 
     /// The dictionaries, in file order; each comes before the batches that need it.
@@ -170,86 +173,27 @@ impl Part {
     }
 }
 
-/// A mapping that lives as long as any slice of it.
-#[derive(Clone)]
-struct Map(Arc<(Mmap, fault::Named)>);
-
-impl AsRef<[u8]> for Map {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.0
-    }
-}
-
-fn map(file: &File, id: PartId) -> std::io::Result<Map> {
-    // SAFETY: a part's file never changes after its rename (ARCHITECTURE.md, Invariants): it is only unlinked, which
-    // leaves mappings as they are. What a stranger's hand in it means stands in docs/adr/0006-sigbus.md.
-    let mapping = unsafe { Mmap::map(file) }?;
-    let named = fault::name(&mapping, id);
-    Ok(Map(Arc::new((mapping, named))))
-}
-
-/// Copies what lies in the last page of a message's slices, but for that page's first byte. A file that is cut within a page
-/// reads as zeros up to that page's end, without a fault; beyond it there is one. So a cut within the last page harms
-/// nothing that is still mapped, and any earlier one lets that byte fault: a message that is vouched for afterwards
-/// either goes out right or breaks its connection. A last page whose first byte is not in the message is copied whole, and
-/// the one before it becomes the last.
-pub fn own_last_page(slices: &mut Vec<Bytes>) {
-    let mut mapped = vec![true; slices.len()];
-    loop {
-        let of_file = || slices.iter().zip(&mapped).filter(|(slice, mapped)| **mapped && !slice.is_empty());
-        let ends = of_file().map(|(slice, _)| slice.as_ptr() as usize + slice.len());
-        let Some(page) = ends.max().map(|end| (end - 1) / PAGE * PAGE) else { return };
-        let keeps = of_file()
-            .any(|(slice, _)| (slice.as_ptr() as usize..slice.as_ptr() as usize + slice.len()).contains(&page));
-        own_from(slices, &mut mapped, page + usize::from(keeps));
-        if keeps {
-            return;
-        }
-    }
-}
-
-/// Copies what is mapped at this address or behind it.
-fn own_from(slices: &mut Vec<Bytes>, mapped: &mut Vec<bool>, from: usize) {
-    let mut at = 0;
-    while at < slices.len() {
-        let slice = &mut slices[at];
-        let start = slice.as_ptr() as usize;
-        if mapped[at] && start + slice.len() > from {
-            let copy = Bytes::copy_from_slice(&slice.split_off(from.saturating_sub(start)));
-            if slice.is_empty() {
-                (slices[at], mapped[at]) = (copy, false);
-            } else {
-                at += 1;
-                slices.insert(at, copy);
-                mapped.insert(at, false);
-            }
-        }
-        at += 1;
-    }
-}
-
 type Parsed<T> = std::result::Result<T, String>;
 
 /// Fills in what the file's footer and headers say.
 fn parse(part: Part) -> Parsed<Part> {
     let here = part.bytes.clone();
     let tail = here.len().saturating_sub(TAIL);
-    let reach = |range: Range<usize>| part.bring_in(&(range.start as u64..range.end as u64)).map_err(|e| e.message);
-    reach(0..here.len().min(SCHEMA_AT as usize + PREFIX_BYTES))?;
-    reach(tail..here.len())?;
-    let blocks_end = footer_at(&here)?;
-    reach(blocks_end..tail)?;
-    let footer = arrow_ipc::root_as_footer(&here[blocks_end..tail]).map_err(|e| format!("a malformed footer ({e})"))?;
-    let blocks = |list: Option<flatbuffers::Vector<'_, Block>>| -> Parsed<Vec<Message>> {
-        let read = |block| {
-            reach(header_of(block, blocks_end))?;
-            message(&here[..blocks_end], block)
-        };
-        list.into_iter().flatten().map(read).collect()
+    let reach = |ranges: Vec<Range<usize>>| {
+        let ranges = ranges.into_iter().map(|range| range.start as u64..range.end as u64);
+        part.bring_in(ranges).map_err(|e| e.message)
     };
-    let first = footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten();
-    let first = first.map(|block| header_of(block, blocks_end).start).min().unwrap_or(blocks_end);
-    reach(0..first)?;
+    reach(vec![0..here.len().min(SCHEMA_AT as usize + PREFIX_BYTES), tail..here.len()])?;
+    let blocks_end = footer_at(&here)?;
+    reach(std::iter::once(blocks_end..tail).collect())?;
+    let footer = arrow_ipc::root_as_footer(&here[blocks_end..tail]).map_err(|e| format!("a malformed footer ({e})"))?;
+    let all = footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten();
+    let mut headers: Vec<Range<usize>> = all.map(|block| header_of(block, blocks_end)).collect();
+    headers.push(0..headers.iter().map(|header| header.start).min().unwrap_or(blocks_end));
+    reach(headers)?;
+    let blocks = |list: Option<flatbuffers::Vector<'_, Block>>| -> Parsed<Vec<Message>> {
+        list.into_iter().flatten().map(|block| message(&here[..blocks_end], block)).collect()
+    };
     let (dictionaries, batches) = (blocks(footer.dictionaries())?, blocks(footer.recordBatches())?);
     if dictionaries.iter().any(|d| d.dictionary_id.is_none()) || batches.iter().any(|b| b.dictionary_id.is_some()) {
         return Err("messages of another kind than the footer says".into());

@@ -78,6 +78,7 @@ impl Receiver {
         }
         self.store.growing(self.bytes, total)?;
         self.file.write_all(bytes).map_err(|e| self.store.failed("a received part", &e))?;
+        disk::grown(&self.file, self.bytes, total);
         self.bytes = total;
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         Ok(())

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::{self, DirEntry, File};
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Weak;
 
 use rustix::fs::{Advice, fadvise};
 use tracing::warn;
@@ -13,6 +12,7 @@ use volley_common::PartId;
 use super::checked::{Checked, Stamp};
 use super::disk;
 use super::layout::{Layout, PartFile};
+use super::opened::Opened;
 use super::store::Entry;
 
 /// Removes what an earlier run left half-done.
@@ -57,7 +57,7 @@ fn add(index: &mut HashMap<PartId, Entry>, dir: &Path, file: &DirEntry, known: &
             let stamp = Stamp::of(&file.metadata()?);
             // A file that was touched while nobody looked counts as never verified.
             let check = known.parts.get(&name.id).filter(|check| check.stamp == stamp).copied();
-            let entry = Entry { dir: dir.to_path_buf(), bytes: stamp.bytes, check, mapped: Weak::new(), name };
+            let entry = Entry { dir: dir.to_path_buf(), bytes: stamp.bytes, check, opened: Opened::default(), name };
             index.insert(entry.name.id, entry);
         }
         _ => warn!("{} is not a part's file, or a second one of its part: left alone", file.path().display()),

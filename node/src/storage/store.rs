@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +21,7 @@ use super::control::Control;
 use super::disk;
 use super::health::Health;
 use super::layout::{Layout, PartFile};
+use super::opened::{Kept, Opened};
 use super::receive::Wanted;
 use super::space::Watermarks;
 use super::{Part, PartSpec, PartWriter, Receiver, scan};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     boot: u64,
     control: Mutex<Control>,
     pub index: Mutex<HashMap<PartId, Entry>>,
+    pub kept: Kept,
     /// Folders whose names are durable, as far as this run made sure. Held while folders are made and filled, or found
     /// empty and removed.
     pub folders: Mutex<HashSet<PathBuf>>,
@@ -60,7 +62,7 @@ pub(super) struct Entry {
     pub bytes: u64,
     /// When its bytes were last compared with its checksum.
     pub check: Option<Check>,
-    pub mapped: Weak<Part>,
+    pub opened: Opened,
 }
 
 impl Entry {
@@ -112,6 +114,7 @@ impl Store {
             boot: rand::random_range(1..=u64::MAX),
             control: Mutex::new(control),
             index: Mutex::new(index),
+            kept: Kept::default(),
             folders: Mutex::default(),
             health: Mutex::new(Health::new(watermarks)),
             lost: Mutex::default(),
@@ -189,12 +192,12 @@ impl Store {
     /// # Errors
     /// DATA_LOSS: the file is damaged; it is put aside, and the node no longer has the part.
     pub fn part(&self, id: PartId) -> Result<Option<Arc<Part>>> {
-        let (path, crc32c, trusted, mapped) = match self.0.index.lock().get(&id) {
+        let (path, crc32c, trusted, opened) = match self.0.index.lock().get(&id) {
             None => return Ok(None),
-            Some(entry) => (entry.path(), entry.name.crc32c, entry.trusted(), entry.mapped.upgrade()),
+            Some(entry) => (entry.path(), entry.name.crc32c, entry.trusted(), entry.opened.get()),
         };
-        if let Some(part) = mapped.filter(|part| part.vouch().is_ok()) {
-            return Ok(Some(part));
+        if opened.is_some() {
+            return Ok(opened);
         }
         let part = match Part::open(&path, id, crc32c, |stamp| Some(*stamp) == trusted) {
             Ok(part) => Arc::new(part),
@@ -202,12 +205,12 @@ impl Store {
             Err(_) if !self.holds(id) => return Ok(None),
             Err(error) => return Err(self.lost(id, &path, error)),
         };
-        if let Some(entry) = self.0.index.lock().get_mut(&id) {
-            entry.mapped = Arc::downgrade(&part);
-            if Some(part.stamp()) != trusted {
-                entry.verified(part.stamp());
-            }
+        if let Some(entry) = self.0.index.lock().get_mut(&id)
+            && Some(part.stamp()) != trusted
+        {
+            entry.verified(part.stamp());
         }
+        self.keep(&part);
         Ok(Some(part))
     }
 

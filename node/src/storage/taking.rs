@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use volley_common::{Error, PartId, Result, clock};
 use super::checked::Stamp;
 use super::disk;
 use super::layout::PartFile;
+use super::opened::Opened;
 use super::receive::Temp;
 use super::space::Space;
 use super::store::{Entry, Store};
@@ -158,7 +158,7 @@ impl Store {
         self.0.health.lock().synced(clock::now_ms(), took, bytes);
         let placed = synced.and_then(|()| self.place(temp, &dir, &name)).and_then(|()| file.metadata());
         let placed = placed.map_err(|e| self.failed("a part", &e))?;
-        let mut entry = Entry { dir, bytes, check: None, mapped: Weak::new(), name };
+        let mut entry = Entry { dir, bytes, check: None, opened: Opened::default(), name };
         entry.verified(Stamp::of(&placed));
         self.0.index.lock().insert(entry.name.id, entry);
         Ok(())

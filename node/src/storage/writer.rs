@@ -1,26 +1,28 @@
 //! Batches → a sealed part.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, IoSlice, Write};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
-use arrow_ipc::writer::{DictionaryHandling, FileWriter, IpcWriteOptions};
+use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
 use volley_common::ipc::compact::compact;
+use volley_common::ipc::file::{FileEncoder, Sink};
 use volley_common::ipc::fit::fit;
 use volley_common::ipc::schema::schema_message;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
 
 use super::dictionaries::Dictionaries;
+use super::disk;
 use super::layout::PartFile;
 use super::receive::Temp;
 use super::store::Store;
 
-/// Smaller writes are gathered up to this many bytes; larger ones go straight to the file.
-const BUFFER_BYTES: usize = 128 << 10;
+/// Bytes that are summed and then written while they are still in the processor's cache.
+const STEP_BYTES: usize = 256 << 10;
 
 /// What a new part is.
 #[derive(Clone, Debug)]
@@ -67,7 +69,7 @@ pub struct PartWriter {
     temp: Temp,
     spec: PartSpec,
     id: PartId,
-    file: FileWriter<BufWriter<Summed>>,
+    file: FileEncoder<Summed>,
     dictionaries: Dictionaries,
     rows: u64,
 }
@@ -79,17 +81,38 @@ struct Summed {
     crc32c: u32,
 }
 
-impl Write for Summed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes[..count]);
-        self.bytes += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
+impl Sink for Summed {
+    fn append(&mut self, mut slices: &[&[u8]]) -> io::Result<()> {
+        let mut step = Vec::with_capacity(slices.len());
+        while !slices.is_empty() {
+            let mut bytes = 0;
+            while let Some((slice, rest)) = slices.split_first().filter(|_| bytes < STEP_BYTES) {
+                self.crc32c = crc32c::crc32c_append(self.crc32c, slice);
+                step.push(IoSlice::new(slice));
+                bytes += slice.len();
+                slices = rest;
+            }
+            write_all(&mut self.file, &mut step)?;
+            step.clear();
+            disk::grown(&self.file, self.bytes, self.bytes + bytes as u64);
+            self.bytes += bytes as u64;
+        }
         Ok(())
     }
+}
+
+/// One system call, as a rule: the slices are not gathered before.
+fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 impl PartWriter {
@@ -99,8 +122,8 @@ impl PartWriter {
         let id = PartId::random();
         let (file, temp) = store.temporary(id, 0)?;
         let temp = Temp::new(temp);
-        let out = BufWriter::with_capacity(BUFFER_BYTES, Summed { file, bytes: 0, crc32c: 0 });
-        let file = FileWriter::try_new_with_options(out, &spec.schema, options(spec.compression)?);
+        let out = Summed { file, bytes: 0, crc32c: 0 };
+        let file = FileEncoder::new(out, spec.schema.clone(), options(spec.compression)?);
         let file = file.map_err(|e| write_error(&store, e))?;
         Ok(PartWriter { store, temp, spec, id, file, dictionaries: Dictionaries::default(), rows: 0 })
     }
@@ -128,7 +151,7 @@ impl PartWriter {
 
     /// Bytes of the file so far.
     pub fn bytes(&self) -> u64 {
-        self.file.get_ref().get_ref().bytes + self.file.get_ref().buffer().len() as u64
+        self.file.sink().bytes
     }
 
     /// Rows so far.
@@ -149,9 +172,8 @@ impl PartWriter {
             ("volley.part", self.id.to_string()),
             ("volley.seq", spec.seq.to_string()),
         ];
-        about.into_iter().for_each(|(key, value)| self.file.write_metadata(key, value));
-        self.file.finish().map_err(|e| write_error(&self.store, e))?;
-        let out = self.file.get_ref().get_ref();
+        let about = about.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        let out = self.file.finish(&about).map_err(|e| write_error(&self.store, e))?;
         let sealed = SealedPart { id: self.id, rows: self.rows, bytes: out.bytes, crc32c: out.crc32c };
         let name = PartFile { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: out.crc32c };
         let shard = self.store.layout().shard(&spec.table, spec.shard);

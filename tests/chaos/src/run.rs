@@ -143,8 +143,15 @@ async fn quiet(nemesis: &mut Nemesis) -> Vec<Violation> {
     if let Err(why) = nemesis.site.ready(READY).await {
         found.push(violation(Kind::Unreachable, format!("after the faults {why}")));
     }
-    for address in nemesis.site.addresses() {
-        if let Err(why) = answers(&address, READY).await {
+    found.extend(unreachable(&nemesis.site.addresses(), READY).await);
+    found
+}
+
+/// Those that do not answer within the limit.
+async fn unreachable(addresses: &[String], limit: Duration) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for address in addresses {
+        if let Err(why) = answers(address, limit).await {
             found.push(violation(Kind::Unreachable, format!("after the faults {why}")));
         }
     }
@@ -231,5 +238,35 @@ async fn look(load: &Arc<Load>, recorder: &Recorder) {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_member_that_does_not_answer_is_unreachable() {
+        let found = unreachable(&["127.0.0.1:1".into()], Duration::ZERO).await;
+        assert!(found[0].kind == Kind::Unreachable && found[0].what.contains("127.0.0.1:1"), "{found:?}");
+        assert_eq!((found.len(), unreachable(&[], Duration::ZERO).await.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_left_unfinished_is_litter_and_what_nobody_named_is_not_repaired() {
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = ["node1", "node2"].map(|name| folder.path().join(name));
+        for node in &nodes {
+            std::fs::create_dir_all(node.join("tmp")).unwrap();
+        }
+        assert_eq!(still_wrong(&nodes, &BTreeMap::new()), []);
+        std::fs::write(nodes[1].join("tmp").join("half.arrow"), b"x").unwrap();
+        let found = still_wrong(&nodes, &BTreeMap::new());
+        assert!(found.len() == 1 && found[0].kind == Kind::Litter && found[0].what.contains("half.arrow"), "{found:?}");
+        let shard = nodes[0].join("parts").join("t").join("0");
+        std::fs::create_dir_all(&shard).unwrap();
+        std::fs::write(shard.join("w-0-p-00000000.arrow"), b"x").unwrap();
+        let kinds: Vec<Kind> = still_wrong(&nodes, &BTreeMap::new()).iter().map(|one| one.kind).collect();
+        assert!(kinds.contains(&Kind::NotRepaired) && kinds.contains(&Kind::Litter), "{kinds:?}");
     }
 }

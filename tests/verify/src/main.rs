@@ -10,11 +10,10 @@
 //! environment of the client tests in `.venv`, the dependency checker in `.tools`.
 #![allow(clippy::print_stdout, reason = "this program talks to a person")]
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-type Outcome = Result<(), String>;
+use volley_verify::{Outcome, Project, run};
 
 /// A check: its name, what it shows, how it runs.
 struct Step {
@@ -29,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", about: "unit tests, and integration tests on real processes", run: test },
     Step { name: "clients", about: "tests with pyarrow as the client", run: clients },
     Step { name: "chaos", about: "a cluster of real processes under faults, judged; a short run", run: chaos },
+    Step { name: "cost", about: "instructions and copies for a byte served and taken in, under valgrind", run: cost },
     Step { name: "demo", about: "the demo, small", run: demo },
     Step { name: "docs", about: "the documentation builds without a warning", run: docs },
     Step { name: "dependencies", about: "licences, bans and sources of what is linked", run: dependencies },
@@ -69,45 +69,6 @@ fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a Step>) -> Outc
     Ok(())
 }
 
-/// Where things are.
-struct Project {
-    root: PathBuf,
-    target: PathBuf,
-}
-
-impl Project {
-    fn find() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let root = root.canonicalize().map_err(|e| format!("the project's folder {}: {e}", root.display()))?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        Ok(Project { root, target })
-    }
-
-    fn binaries(&self) -> PathBuf {
-        self.target.join("debug")
-    }
-
-    fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("cargo");
-        command.args(arguments).current_dir(&self.root);
-        // What `cargo run` sets for this program must not reach the next cargo, or it builds again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
-                command.env_remove(&name);
-            }
-        }
-        command
-    }
-}
-
-fn run(command: &mut Command) -> Outcome {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let status = command.status().map_err(|e| format!("{shown} could not be started: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
-}
-
 fn format(project: &Project) -> Outcome {
     run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` mends it"))
 }
@@ -124,37 +85,27 @@ fn test(project: &Project) -> Outcome {
 
 fn clients(project: &Project) -> Outcome {
     run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    let python = python_environment(project)?;
+    let python = project.python()?;
     run(Command::new(python)
         .args(["-m", "pytest", "-q", "--durations=5", "tests/python"])
         .current_dir(&project.root)
-        .env("VOLLEY_BIN_DIR", project.binaries()))
-}
-
-/// The client tests' Python, with what `tests/python/requirements.txt` names.
-fn python_environment(project: &Project) -> Result<PathBuf, String> {
-    let folder = project.root.join(".venv");
-    let python = folder.join("bin/python");
-    if !python.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).map_err(|e| {
-            format!("the client tests need Python 3.9 or later with its venv module (Debian: python3-venv): {e}")
-        })?;
-    }
-    let wanted = project.root.join("tests/python/requirements.txt");
-    run(Command::new(&python).args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]).arg(&wanted))
-        .map_err(|e| format!("the packages of {} could not be installed: {e}", wanted.display()))?;
-    Ok(python)
+        .env("VOLLEY_BIN_DIR", project.binaries("debug")))
 }
 
 fn chaos(project: &Project) -> Outcome {
     run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    let mut command = Command::new(project.binaries().join("volley-chaos"));
+    let mut command = Command::new(project.binaries("debug").join("volley-chaos"));
     run(command.args(["--faults", "25", "--seconds", "50"]).env_remove("VOLLEY_BIN_DIR"))
+}
+
+fn cost(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    run(Command::new(project.binaries("debug").join("volley-cost")).env_remove("VOLLEY_BIN_DIR"))
 }
 
 fn demo(project: &Project) -> Outcome {
     run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    run(Command::new(project.binaries().join("volley")).args(["demo", "--scale", "0.05"]))
+    run(Command::new(project.binaries("debug").join("volley")).args(["demo", "--scale", "0.05"]))
 }
 
 fn docs(project: &Project) -> Outcome {

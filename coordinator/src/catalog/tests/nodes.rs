@@ -9,6 +9,7 @@ use volley_common::wire::catalog::{Holders, WriteMode, WriteState};
 use volley_common::{Code, NodeId, PartId};
 
 use super::helpers::*;
+use crate::catalog::RowKey;
 
 fn silent(id: u64, boot: u64) -> Op {
     Op::SetNodeState(SetNodeState { node: id, state: NodeState::Silent as i32, boot })
@@ -68,8 +69,20 @@ fn a_node_that_works_or_has_the_last_live_copy_is_not_removed() {
     assert!(why.contains("shard 0 of table \"t\""), "{why}");
     world.done(node(2, 12));
     world.done(remove(1));
-    assert_eq!(world.catalog.part(PartId(4)).unwrap().holders[..], [2]);
     world.refused(remove(9), Code::NotFound);
+}
+
+#[test]
+fn a_removal_changes_no_part_however_many_the_node_has() {
+    let mut world = World::new();
+    world.put("w", "t", WriteMode::Create, &[1, 2, 3]);
+    world.done(drain(1, true));
+    world.catalog.take_changes();
+    world.done(remove(1));
+    let changed: Vec<RowKey> = world.catalog.take_changes().into_iter().map(|change| change.key).collect();
+    assert_eq!(changed, [RowKey::Node(1)]);
+    world.done(held(2, 1, false));
+    assert_eq!(world.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader takes them off");
 }
 
 #[test]
@@ -98,6 +111,7 @@ fn a_removed_node_is_gone_for_good_and_its_puts_with_it() {
     for op in [silent(1, 0), drain(1, false)] {
         world.refused(op, Code::NotFound);
     }
+    world.done(held(4, 1, false));
     world.done(held(4, 1, true));
     assert_eq!(world.catalog.part(PartId(4)).unwrap().holders[..], [2]);
     world.done(remove(1));

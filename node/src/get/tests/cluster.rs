@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
@@ -62,12 +63,13 @@ impl TestNode {
             let bytes = read_ticket(request.into_body()).await.unwrap();
             let ticket = verified(&state, &bytes, &head).await.unwrap();
             let source = Source::new(state, ticket, head.contains_key(HOP_HEADER)).unwrap();
-            grpc_frames(broken(source.stream(), messages))
+            grpc_frames(broken(source.stream(0), messages))
         })
         .await
     }
 
-    async fn answering<F, Fut>(answer: F) -> Self
+    /// A node that answers by `answer`.
+    pub async fn answering<F, Fut>(answer: F) -> Self
     where
         F: Fn(Arc<Shared>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
@@ -124,6 +126,13 @@ impl TestNode {
     pub async fn get_bytes(&self, ticket: impl Into<Bytes>) -> Result<Vec<RecordBatch>, Status> {
         let request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
         self.call(request).await
+    }
+
+    /// The messages of a stream by a signed ticket, as they come.
+    pub async fn stream(&self, ticket: &Ticket) -> Result<Vec<FlightData>, Status> {
+        let request = Request::new(arrow_flight::Ticket { ticket: key().sign(ticket).into() });
+        let channel = Relay::new().channel(&self.addr).unwrap();
+        FlightServiceClient::new(channel).do_get(request).await?.into_inner().try_collect().await
     }
 
     pub async fn call(&self, request: Request<arrow_flight::Ticket>) -> Result<Vec<RecordBatch>, Status> {

@@ -1,12 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
-mod cluster;
+pub mod cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 use bytes::Bytes;
 use tonic::{Code, Request};
 use volley_common::PartId;
@@ -61,6 +62,49 @@ async fn parts_come_one_after_the_other_with_their_own_dictionaries() {
 async fn a_ticket_without_parts_streams_the_schema() {
     let node = TestNode::start().await;
     assert_eq!(node.get(&ticket(&[])).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn without_a_schema_in_the_ticket_it_comes_from_the_first_part() {
+    let (asked, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&asked, &holder]);
+    let (here, there) = (asked.write(&first()), holder.write(&second()));
+    for (parts, all) in [([here, there], [first(), second()]), ([there, here], [second(), first()])] {
+        let holders = [&holder];
+        let full = ticket(&parts.map(|id| (id, &holders[..])));
+        for columns in [None, Some(vec![2, 0]), Some(vec![1]), Some(vec![])] {
+            let columns = columns.map(|index| Columns { index });
+            for limit in [None, Some(0), Some(1), Some(17)] {
+                let full = Ticket { columns: columns.clone(), limit, ..full.clone() };
+                let bare = Ticket { schema: Bytes::new(), ..full.clone() };
+                let (got, want) = (asked.stream(&bare).await.unwrap(), asked.stream(&full).await.unwrap());
+                assert_eq!(got, want, "{columns:?}, limit {limit:?}");
+            }
+        }
+        let bare = Ticket { schema: Bytes::new(), ..full };
+        assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all.concat()));
+        let bare = Ticket { columns: Some(Columns { index: vec![3] }), ..bare };
+        assert_eq!(asked.get(&bare).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let nothing = Ticket { schema: Bytes::new(), ..ticket(&[]) };
+    assert_eq!(asked.get(&nothing).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn the_schema_of_a_damaged_part_comes_from_another_holder() {
+    let (asked, other) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&asked, &other]);
+    let id = asked.write(&all_alike());
+    copy_over(id, &asked, &other);
+    let bare = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
+    // Held while the file is cut: it is not opened, and so not verified, anew.
+    let part = asked.state.store.part(id).unwrap().unwrap();
+    cut(&std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap());
+    assert_eq!(part.schema_message().unwrap_err().code, volley_common::Code::DataLoss);
+    for columns in [None, Some(Columns { index: vec![0, 1, 2] })] {
+        let bare = Ticket { columns, ..bare.clone() };
+        assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all_alike()));
+    }
 }
 
 #[tokio::test]
@@ -178,7 +222,7 @@ async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder(
         copy_over(id, &asked, &other);
         let ticket = ticket(&[(id, &[&asked, &other])]);
         let source = super::source::Source::new(asked.state.clone(), ticket.clone(), false).unwrap();
-        let mut stream = Box::pin(source.stream());
+        let mut stream = Box::pin(source.stream(0));
         let mut decoder = volley_common::ipc::decode::Decoder::new(1 << 30);
         let (mut got, mut frames) = (Vec::new(), 0);
         while let Some(frame) = futures::StreamExt::next(&mut stream).await {
@@ -202,6 +246,104 @@ async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder(
         assert!(!asked.state.store.holds(id) && asked.state.store.condition().damaged == 1);
         assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&all_alike()));
     }
+}
+
+/// Rows of 8 KiB each: batches that fill windows.
+fn large(batches: i64) -> Vec<RecordBatch> {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("filler", DataType::FixedSizeBinary(8192), false),
+    ]));
+    let batch = |at: i64| {
+        let ids: Vec<i64> = (at * 128..(at + 1) * 128).collect();
+        let filler = ids.iter().map(|id| vec![*id as u8; 8192]);
+        let filler = FixedSizeBinaryArray::try_from_iter(filler).unwrap();
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(ids)), Arc::new(filler)]).unwrap()
+    };
+    (0..batches).map(batch).collect()
+}
+
+/// Has the kernel forget what it has of a file in memory, where the file system allows that.
+fn forget(node: &TestNode, id: PartId) {
+    node.state.store.let_go(id);
+    let file = std::fs::File::open(node.file()).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[tokio::test]
+async fn parts_of_many_windows_come_whole_from_memory_and_from_disk() {
+    let node = TestNode::start().await;
+    let id = node.write(&large(20));
+    let mut ticket = ticket(&[(id, &[])]);
+    ticket.schema = Bytes::new();
+    let all: Vec<i64> = (0..20 * 128).collect();
+    for cold in [false, true] {
+        for (columns, limit) in [(None, None), (None, Some(1500)), (Some(vec![0]), None), (Some(vec![1, 0]), Some(300))]
+        {
+            if cold {
+                forget(&node, id);
+            }
+            let at = columns.as_ref().map_or(0, |columns| columns.iter().position(|&column| column == 0).unwrap());
+            ticket.columns = columns.map(|index| Columns { index });
+            ticket.limit = limit;
+            let got = node.get(&ticket).await.unwrap();
+            assert_eq!(ids(&got, at), all[..limit.unwrap_or(2560) as usize], "cold: {cold}, limit {limit:?}");
+            let fillers = got.iter().filter_map(|batch| batch.column_by_name("filler"));
+            let fillers = fillers.flat_map(|column| column.as_fixed_size_binary().iter().flatten());
+            assert!(fillers.zip(&all).all(|(filler, id)| filler == vec![*id as u8; 8192]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_between_windows_is_made_good_by_another_holder() {
+    let (asked, other) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&asked, &other]);
+    let id = asked.write(&large(40));
+    copy_over(id, &asked, &other);
+    let ticket = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
+    let source = super::source::Source::new(asked.state.clone(), ticket, false).unwrap();
+    let mut stream = Box::pin(source.stream(0));
+    let (mut bytes, mut frames) = (0, 0);
+    while let Some(frame) = futures::StreamExt::next(&mut stream).await {
+        bytes += frame.unwrap().len();
+        frames += 1;
+        if frames == 3 {
+            std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap().set_len(30 << 20).unwrap();
+        }
+    }
+    assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes came");
+    tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
+}
+
+#[tokio::test]
+async fn small_messages_go_out_together() {
+    let node = TestNode::start().await;
+    let batches: Vec<_> = (0..1000).map(|at| batch(at * 5, 5, &["a", "b"])).collect();
+    let full = ticket(&[(node.write(&batches), &[])]);
+    for (bytes, least, most) in [(0, 1002, 1002), (64 << 10, 5, 20), (super::FRAME, 2, 5)] {
+        let source = super::source::Source::new(node.state.clone(), full.clone(), false).unwrap();
+        let frames: Vec<_> = futures::TryStreamExt::try_collect(source.stream(bytes)).await.unwrap();
+        assert!((least..=most).contains(&frames.len()), "{} frames of up to {bytes} bytes", frames.len());
+        assert!(bytes == 0 || frames.iter().all(|frame| frame.len() < bytes + (8 << 10)));
+    }
+    assert_eq!(rows(&node.get(&full).await.unwrap()), rows(&batches));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_lets_go_of_its_mapping() {
+    let node = TestNode::start().await;
+    let id = node.write(&large(2));
+    let read = async |frames: usize| {
+        let source = super::source::Source::new(node.state.clone(), ticket(&[(id, &[])]), false).unwrap();
+        let stream = futures::StreamExt::take(source.stream(0), frames);
+        futures::StreamExt::collect::<Vec<_>>(stream).await.len()
+    };
+    assert_eq!(read(100).await, 3);
+    assert!(node.state.store.opened(id).is_some(), "kept for the next reader");
+    assert_eq!(read(2).await, 2);
+    assert!(node.state.store.opened(id).is_none());
 }
 
 fn all_alike() -> Vec<RecordBatch> {
@@ -275,7 +417,7 @@ async fn a_part_that_is_removed_meanwhile_is_read_to_its_end() {
     let id = node.write(&first());
     let part = node.state.store.part(id).unwrap().unwrap();
     let source = super::source::Source::new(node.state.clone(), ticket(&[(id, &[])]), true).unwrap();
-    let mut stream = Box::pin(source.stream());
+    let mut stream = Box::pin(source.stream(0));
     let mut frames = 0;
     while let Some(frame) = futures::StreamExt::next(&mut stream).await {
         frame.unwrap();

@@ -156,7 +156,7 @@ impl Cluster {
     }
 
     /// Puts at node 0 and gives the answers' metadata.
-    pub async fn put(&self, input: impl crate::put::Input + 'static) -> Result<Vec<bytes::Bytes>, Status> {
+    pub async fn put(&self, input: impl crate::put::Input + 'static) -> volley_common::Result<Vec<bytes::Bytes>> {
         let results = crate::put::put(self.nodes[0].0.clone(), MetadataMap::new(), input);
         results.map_ok(|r| r.app_metadata).try_collect().await
     }
@@ -221,13 +221,13 @@ pub fn batch(from: i64, rows: i64) -> RecordBatch {
 }
 
 /// The messages of a client that puts these batches under a descriptor.
-pub async fn messages(command: &str, batches: Vec<RecordBatch>) -> Vec<Result<FlightData, Status>> {
+pub async fn messages(command: &str, batches: Vec<RecordBatch>) -> Vec<volley_common::Result<FlightData>> {
     let schema = batch(0, 0).schema();
     let encoder = FlightDataEncoderBuilder::new()
         .with_schema(schema)
         .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.to_string())))
         .build(stream::iter(batches.into_iter().map(Ok)));
-    encoder.map(|m| m.map_err(|e| Status::internal(e.to_string()))).collect().await
+    encoder.map(|m| m.map_err(|e| Error::internal(e.to_string()))).collect().await
 }
 
 pub fn megabytes(count: i64) -> Vec<RecordBatch> {

@@ -54,7 +54,7 @@ async fn a_put_goes_to_another_node_than_a_full_one_and_fails_when_all_are() {
     cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap();
     assert!(cluster.held(1) == 0 && cluster.held(2) > 0);
     cluster.nodes[2].0.store.pretend(Some(Space { total: 100, free: 2 }));
-    let status = cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    assert!(status.message().contains("98.0 % used"), "{status}");
+    let error = cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("98.0 % used"), "{error}");
 }

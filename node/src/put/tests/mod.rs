@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use arrow_flight::FlightData;
 use futures::{StreamExt, TryStreamExt, stream};
+use http_body_util::BodyExt;
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
+use tonic::{Code, Status};
+use volley_common::relay::Relay;
 use volley_common::wire::catalog::WriteState;
 use volley_common::{Error, serve};
 
@@ -47,7 +49,7 @@ async fn a_client_that_vanishes_leaves_nothing() {
     let breaks = wait.clone();
     let end = stream::once(async move {
         breaks.cancelled().await;
-        Err(Status::unavailable("reset"))
+        Err(Error::unavailable("reset"))
     });
     let input = Box::pin(stream::iter(input).chain(end));
     let put = tokio::spawn({
@@ -58,7 +60,7 @@ async fn a_client_that_vanishes_leaves_nothing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     wait.cancel();
-    assert!(put.await.unwrap().unwrap_err().message().contains("broke"));
+    assert!(put.await.unwrap().unwrap_err().message.contains("broke"));
     cluster.settles(&[0, 0]).await;
     assert_eq!(cluster.write().state(), WriteState::Aborted);
 }
@@ -96,8 +98,8 @@ async fn too_few_copies_are_said_and_leave_nothing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
-    assert_eq!(error.code(), tonic::Code::Unavailable);
-    assert!(error.message().contains("only 1 of the 2 copies"), "{error}");
+    assert_eq!(error.code, tonic::Code::Unavailable);
+    assert!(error.message.contains("only 1 of the 2 copies"), "{error}");
     cluster.settles(&[0, 0]).await;
     assert_eq!(cluster.write().state(), WriteState::Aborted);
 }
@@ -115,7 +117,7 @@ async fn a_refused_commit_leaves_nothing() {
     let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
     cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was dropped"));
     let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (tonic::Code::Aborted, "the table was dropped"));
+    assert_eq!((error.code, error.message.as_str()), (tonic::Code::Aborted, "the table was dropped"));
     cluster.settles(&[0, 0]).await;
 }
 
@@ -158,16 +160,16 @@ async fn a_stream_without_rows_makes_an_empty_table() {
 async fn bad_beginnings_are_said() {
     let cluster = Cluster::start(1, &[&[0]], 1).await;
     let error = cluster.put(stream::iter(vec![])).await.unwrap_err();
-    assert!(error.message().contains("no messages"));
+    assert!(error.message.contains("no messages"));
     let mut input = messages("t", megabytes(1)).await;
     input[0].as_mut().unwrap().flight_descriptor = None;
     let error = cluster.put(stream::iter(input)).await.unwrap_err();
-    assert!(error.message().contains("descriptor"));
+    assert!(error.message.contains("descriptor"));
     let mut input = messages("t", megabytes(1)).await;
     let descriptor = input[0].as_mut().unwrap().flight_descriptor.take();
     input.remove(0).unwrap();
     input[0].as_mut().unwrap().flight_descriptor = descriptor;
-    assert_eq!(cluster.put(stream::iter(input)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert_eq!(cluster.put(stream::iter(input)).await.unwrap_err().code, tonic::Code::InvalidArgument);
 }
 
 /// One HTTP/2 frame of stream 1 (`SETTINGS`: of the connection).
@@ -179,7 +181,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// What a client sends to begin a put: preface, settings, headers (HPACK literals), messages.
-fn begin_by_hand(messages: Vec<Result<FlightData, Status>>) -> Vec<u8> {
+fn begin_by_hand(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
     let mut headers = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -207,16 +209,67 @@ fn begin_by_hand(messages: Vec<Result<FlightData, Status>>) -> Vec<u8> {
     out
 }
 
+/// Serves the Flight calls of a cluster's first node; its address.
+async fn serve(cluster: &Cluster) -> String {
+    let state = cluster.nodes[0].0.clone();
+    let listener = serve::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(&state)));
+    tokio::spawn(serve::serve(listener, router, CancellationToken::new()));
+    addr
+}
+
+/// Calls DoPut with these bytes; the answers and the status.
+async fn call(addr: &str, encoding: &str, body: Vec<u8>) -> (usize, Status) {
+    let request = http::Request::post("/arrow.flight.protocol.FlightService/DoPut")
+        .header("content-type", "application/grpc")
+        .header("grpc-encoding", encoding)
+        .body(bytes::Bytes::from(body));
+    let (response, _lease) = Relay::new().send(addr, request.unwrap()).await.unwrap();
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return (0, status);
+    }
+    let answer = response.into_body().collect().await.unwrap();
+    let status = answer.trailers().and_then(Status::from_header_map).unwrap();
+    (answer.to_bytes().len(), status)
+}
+
+fn framed(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
+    let frame = |message: FlightData| {
+        let bytes = message.encode_to_vec();
+        [&[0][..], &(bytes.len() as u32).to_be_bytes(), &bytes].concat()
+    };
+    messages.into_iter().flat_map(|message| frame(message.unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_stream_of_flight_data_is_refused_and_leaves_nothing() {
+    let cluster = Cluster::start(1, &[&[0]], 1).await;
+    let addr = serve(&cluster).await;
+    let good = framed(messages("t", vec![batch(0, 10)]).await);
+    let with = |end: &[u8]| [&good[..], end].concat();
+    for (what, encoding, body, code) in [
+        ("a codec", "gzip", good.clone(), Code::Unimplemented),
+        ("a compressed message", "identity", with(&[1, 0, 0, 0, 0]), Code::Unimplemented),
+        ("a message cut short", "identity", good[..good.len() - 1].to_vec(), Code::InvalidArgument),
+        ("noise", "identity", with(&[0, 0, 0, 0, 2, 0x12, 0x05]), Code::InvalidArgument),
+        ("a large message", "identity", with(&[0, 0xff, 0, 0, 0]), Code::ResourceExhausted),
+    ] {
+        let (_, status) = call(&addr, encoding, body).await;
+        assert_eq!(status.code(), code, "{what}: {status:?}");
+    }
+    cluster.settles(&[0]).await;
+    let (answered, status) = call(&addr, "identity", good).await;
+    assert_eq!((status.code(), cluster.held(0)), (Code::Ok, 1), "{status:?}");
+    assert!(answered > 10, "an answer for the batch, and the outcome");
+}
+
 /// A stream that is reset by CANCEL or NO_ERROR is no whole put, though libraries take that for an end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_reset_is_not_committed() {
     for reason in [8u32, 0] {
         let cluster = Cluster::start(1, &[&[0]], 1).await;
-        let state = cluster.nodes[0].0.clone();
-        let listener = serve::bind("127.0.0.1:0").await.unwrap();
-        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(state.clone())));
-        tokio::spawn(serve::serve(listener, router, CancellationToken::new()));
+        let mut client = tokio::net::TcpStream::connect(serve(&cluster).await).await.unwrap();
         client.write_all(&begin_by_hand(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
         while cluster.fake.0.lock().writes.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use volley_common::client::Client;
+use volley_tests::process::Process;
 
 use crate::check::{Kind, Violation};
 use crate::faults::{Act, Chooser, Cut, Fault, Who};
@@ -129,10 +130,8 @@ impl Nemesis {
     /// Processes that ended by themselves are a violation each, and are started again.
     pub fn look_for_dead(&mut self) {
         for member in self.site.members() {
-            let process = self.site.process(member);
-            if process.ended_by_itself() {
-                let what = format!("{member} ended by itself; its log ends so:\n{}", process.log_tail());
-                self.violations.push(Violation { kind: Kind::Died, what, events: Vec::new() });
+            if let Some(died) = died(self.site.process(member)) {
+                self.violations.push(died);
                 self.site.kill(member);
                 self.site.start(member);
             }
@@ -254,6 +253,15 @@ impl Nemesis {
     }
 }
 
+/// A process that was started, and ended without having been told to.
+fn died(process: &mut Process) -> Option<Violation> {
+    let ended = process.ended_by_itself();
+    ended.then(|| {
+        let what = format!("{} ended by itself; its log ends so:\n{}", process.name, process.log_tail());
+        Violation { kind: Kind::Died, what, events: Vec::new() }
+    })
+}
+
 /// `other`, or the member after it if that is the same as `member`.
 fn another(all: &[Member], member: Member, other: Member) -> Member {
     let at = all.iter().position(|one| *one == other).unwrap_or(0);
@@ -274,5 +282,45 @@ pub async fn answers(address: &str, limit: Duration) -> Result<(), String> {
             return Err(format!("{address}: {last}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use volley_tests::wait_for;
+
+    use super::*;
+
+    fn process(folder: &Path, program: &str, arguments: &[&str]) -> Process {
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let mut process = Process::new(program, "node1".into(), "127.0.0.1:1".into(), folder.join("node1"), arguments);
+        process.start();
+        process
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_by_itself_died() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ending = process(folder.path(), "/bin/sh", &["-c", "echo it is over >&2; exit 1"]);
+        let died = wait_for(Duration::from_secs(20), "it ends", async || died(&mut ending)).await;
+        assert_eq!(died.kind, Kind::Died);
+        assert!(died.what.starts_with("node1 ended by itself") && died.what.contains("it is over"), "{died}");
+    }
+
+    #[test]
+    fn a_process_that_runs_or_was_killed_did_not_die() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut running = process(folder.path(), "/bin/sleep", &["60"]);
+        assert_eq!(died(&mut running), None);
+        running.kill9();
+        assert_eq!(died(&mut running), None);
+    }
+
+    #[tokio::test]
+    async fn nobody_answers_where_nobody_listens() {
+        let why = answers("127.0.0.1:1", Duration::ZERO).await.unwrap_err();
+        assert!(why.starts_with("127.0.0.1:1: "), "{why}");
     }
 }

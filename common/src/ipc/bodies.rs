@@ -1,0 +1,220 @@
+//! Memory for message bodies, used again and again.
+//!
+//! A body of megabytes in fresh memory costs a page fault for every 4 KiB of it: that can cost more than all copying of its bytes.
+//! So a stream keeps the blocks that its bodies lay in for those to come, and asks for huge pages. A body begins at a
+//! page, so that arrow reads it in place.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use bytes::{Buf, Bytes};
+use memmap2::MmapMut;
+use parking_lot::Mutex;
+
+use crate::{Error, Result};
+
+/// Smaller bodies come from the heap.
+const SMALL: usize = 64 << 10;
+/// Blocks from this size on are worth huge pages (of x86; elsewhere it is a hint too).
+const HUGE_PAGE: usize = 2 << 20;
+/// A body may take an idle block that is so many times as large.
+const ROOMY: usize = 4;
+/// Blocks that nobody uses: so many bytes in all, or one block if that is larger.
+const IDLE_BYTES: usize = 8 << 20;
+
+/// The blocks of one stream. They are given back when the stream and all its bodies are gone.
+#[derive(Debug, Default)]
+pub struct Bodies(Arc<Mutex<Idle>>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// Longest idle first.
+    blocks: VecDeque<MmapMut>,
+    bytes: usize,
+}
+
+/// A body that is being gathered.
+#[derive(Debug)]
+pub struct Gathering {
+    memory: Memory,
+    filled: usize,
+    length: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Heap(Vec<u8>),
+    Block(Block),
+}
+
+/// A block in use; it goes back to its stream's idle ones when it is dropped.
+#[derive(Debug)]
+struct Block {
+    /// `None` only while it is dropped.
+    map: Option<MmapMut>,
+    home: Weak<Mutex<Idle>>,
+}
+
+/// A gathered body.
+struct Body {
+    block: Block,
+    length: usize,
+}
+
+impl Bodies {
+    /// Room for a body of `length` bytes.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is no memory for it.
+    pub fn begin(&self, length: usize) -> Result<Gathering> {
+        let memory = match length < SMALL {
+            true => Memory::Heap(Vec::with_capacity(length)),
+            false => {
+                let fitting = self.0.lock().take(length);
+                let map = match fitting {
+                    Some(map) => map,
+                    None => map_block(length)?,
+                };
+                Memory::Block(Block { map: Some(map), home: Arc::downgrade(&self.0) })
+            }
+        };
+        Ok(Gathering { memory, filled: 0, length })
+    }
+}
+
+/// New memory of at least `length` bytes, in few sizes.
+fn map_block(length: usize) -> Result<MmapMut> {
+    let none = |e| Error::exhausted(format!("there is no memory for a message body of {length} bytes: {e}"));
+    let map = MmapMut::map_anon(length.next_power_of_two()).map_err(none)?;
+    #[cfg(target_os = "linux")]
+    if map.len() >= HUGE_PAGE {
+        // A system without huge pages refuses, and gives small ones.
+        let _ = map.advise(memmap2::Advice::HugePage);
+    }
+    Ok(map)
+}
+
+impl Idle {
+    /// The smallest block that fits and is not far too large.
+    fn take(&mut self, length: usize) -> Option<MmapMut> {
+        let fits = |size: usize| (length..=length.saturating_mul(ROOMY)).contains(&size);
+        let sizes = self.blocks.iter().map(|block| block.len()).enumerate();
+        let (at, size) = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size)?;
+        self.bytes -= size;
+        self.blocks.remove(at)
+    }
+
+    fn put(&mut self, block: MmapMut) {
+        self.bytes += block.len();
+        self.blocks.push_back(block);
+        while self.bytes > IDLE_BYTES && self.blocks.len() > 1 {
+            self.bytes -= self.blocks.pop_front().map_or(0, |oldest| oldest.len());
+        }
+    }
+}
+
+impl Gathering {
+    /// Takes as much of `from` as belongs to the body.
+    pub fn fill(&mut self, from: &mut Bytes) {
+        let count = from.len().min(self.length - self.filled);
+        match &mut self.memory {
+            Memory::Heap(bytes) => bytes.extend_from_slice(&from[..count]),
+            Memory::Block(Block { map: Some(map), .. }) => {
+                map[self.filled..self.filled + count].copy_from_slice(&from[..count]);
+            }
+            Memory::Block(Block { map: None, .. }) => {}
+        }
+        self.filled += count;
+        from.advance(count);
+    }
+
+    /// Whether all of it is there.
+    pub fn is_full(&self) -> bool {
+        self.filled == self.length
+    }
+
+    /// What was gathered.
+    pub fn finish(self) -> Bytes {
+        match self.memory {
+            Memory::Heap(bytes) => bytes.into(),
+            Memory::Block(block) => Bytes::from_owner(Body { block, length: self.filled }),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        self.block.map.as_ref().map_or(&[], |map| &map[..self.length])
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let (Some(map), Some(home)) = (self.map.take(), self.home.upgrade()) {
+            home.lock().put(map);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(bodies: &Bodies, length: usize, byte: u8) -> Bytes {
+        let mut gathering = bodies.begin(length).unwrap();
+        let mut from = Bytes::from(vec![byte; length + 1]);
+        while !gathering.is_full() {
+            let mut step = from.split_to(from.len().min(1 + length / 3));
+            gathering.fill(&mut step);
+            from = if step.is_empty() { from } else { step };
+        }
+        assert_eq!(from.len(), 1, "what is behind the body is left");
+        gathering.finish()
+    }
+
+    #[test]
+    fn bodies_hold_what_was_gathered_where_arrow_can_read_it() {
+        let bodies = Bodies::default();
+        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, HUGE_PAGE + 5] {
+            let body = body(&bodies, length, 7);
+            assert!(body.len() == length && body.iter().all(|&byte| byte == 7));
+            assert!(length == 0 || body.as_ptr().align_offset(8) == 0);
+        }
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_no_slice_of_its_body_is_left() {
+        let bodies = Bodies::default();
+        let first = body(&bodies, 1 << 20, 1);
+        let at = first.as_ptr();
+        let slice = first.slice(10..20);
+        drop(first);
+        let second = body(&bodies, 1 << 20, 2);
+        assert_ne!(second.as_ptr(), at);
+        assert!(slice.iter().all(|&byte| byte == 1));
+        drop(slice);
+        assert_eq!(body(&bodies, (1 << 20) - 100, 3).as_ptr(), at);
+    }
+
+    #[test]
+    fn idle_blocks_are_bounded_and_the_largest_may_be_one_alone() {
+        let bodies = Bodies::default();
+        let many: Vec<_> = (0..20).map(|_| body(&bodies, 1 << 20, 1)).collect();
+        drop(many);
+        assert_eq!(bodies.0.lock().bytes, IDLE_BYTES);
+        let large: Vec<_> = (0..3).map(|_| body(&bodies, 5 * IDLE_BYTES, 1)).collect();
+        drop(large);
+        let idle = bodies.0.lock();
+        assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * IDLE_BYTES));
+    }
+
+    #[test]
+    fn a_small_body_does_not_take_a_block_that_is_far_too_large() {
+        let bodies = Bodies::default();
+        drop(body(&bodies, 4 << 20, 1));
+        let small = body(&bodies, SMALL, 1);
+        assert_eq!(bodies.0.lock().bytes, 4 << 20);
+        drop(bodies);
+        assert!(small.iter().all(|&byte| byte == 1), "a body outlives its stream");
+    }
+}

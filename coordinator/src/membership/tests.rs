@@ -1,0 +1,87 @@
+//! Sessions of a coordinator that is alone.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio_stream::wrappers::ReceiverStream;
+use volley_common::relay::Relay;
+use volley_common::wire::catalog::CancelFlight;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::cluster::node_report::Report;
+use volley_common::wire::cluster::{Heartbeat, NodeReport, Welcome};
+
+use super::*;
+use crate::config::Config;
+use crate::raft::{Handle, RaftConfig};
+
+const NODE: NodeId = NodeId(7);
+
+async fn alone() -> (TempDir, Arc<Membership>) {
+    let dir = TempDir::new().unwrap();
+    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
+    config.elect_within(Duration::from_millis(200));
+    let raft = Handle::start(config).await.unwrap();
+    let mut applied = raft.watch_applied();
+    while raft.view().cluster().is_none() || !raft.is_leader() {
+        applied.changed().await.unwrap();
+    }
+    let uri = "grpc+tcp://127.0.0.1:1".to_string();
+    let service = Service::new(Config::default(), raft, Relay::new(), uri, CancellationToken::new());
+    (dir, Membership::new(Arc::new(service)))
+}
+
+fn heartbeat() -> NodeReport {
+    NodeReport { report: Some(Report::Heartbeat(Heartbeat::default())) }
+}
+
+#[tokio::test]
+async fn a_node_is_heard_while_its_earlier_reports_are_still_taken_in() {
+    let (_dir, membership) = alone().await;
+    let (node, reports) = mpsc::channel(1);
+    // Nobody takes what arrives.
+    let (arrived, _waiting) = mpsc::channel(9);
+    let heard = || membership.state.lock().heard.get(&NODE).copied();
+    let speaking = async {
+        let mut last = None;
+        for _ in 0..5 {
+            node.send(Ok(heartbeat())).await.unwrap();
+            while heard() == last {
+                tokio::task::yield_now().await;
+            }
+            last = heard();
+        }
+        drop(node);
+    };
+    let listening = membership.listen(NODE, ReceiverStream::new(reports), arrived);
+    let (why, ()) = tokio::join!(listening, speaking);
+    assert_eq!(why, "the node ended it");
+}
+
+/// What all sessions are told from now on: a node that is welcomed meanwhile learns it from the one or the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_welcome_holds_what_others_were_told_before_it() {
+    let (_dir, membership) = alone().await;
+    let raft = membership.service.raft.clone();
+    for round in 0..20 {
+        let (orders, mut waiting) = mpsc::channel(9);
+        let welcomed = {
+            let _telling = membership.state.lock();
+            let welcomed = std::thread::spawn({
+                let membership = membership.clone();
+                move || membership.welcome(NODE, orders, CancellationToken::new()).is_ok()
+            });
+            let cancel = Op::CancelFlight(CancelFlight { flight: round, until_ms: u64::MAX });
+            let decided = || tokio::runtime::Handle::current().block_on(raft.decide(cancel));
+            tokio::task::block_in_place(decided).unwrap();
+            welcomed
+        };
+        assert!(welcomed.join().unwrap());
+        let Ok(NodeOrder { what: Some(What::Welcome(Welcome { cancelled, .. })), .. }) = waiting.recv().await.unwrap()
+        else {
+            panic!("no welcome")
+        };
+        assert!(cancelled.iter().any(|one| one.flight == round), "round {round}");
+    }
+}

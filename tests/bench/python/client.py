@@ -1,0 +1,204 @@
+"""A pyarrow client that does what it is told: jobs as lines of JSON.
+
+When all is prepared for a job it says `{"at": "begin"}`, waits for a line, moves the data, and tells the outcome. Every job runs in a process of its own, forked from this one: it begins with the libraries imported and the table to
+put made, and with no memory of the jobs before. Time and CPU are those of the transfer alone; a get is done twice, and
+the second time counts.
+"""
+
+import base64
+import json
+import os
+import resource
+import sys
+import threading
+import time
+
+import numpy
+import pyarrow as pa
+import pyarrow.flight as flight
+
+MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Sources:
+    """Tables to put, made when they are first asked for."""
+
+    def __init__(self):
+        self.made = {}
+
+    def get(self, source):
+        key = json.dumps(source)
+        if key not in self.made:
+            self.made[key] = self.make(source)
+        return self.made[key]
+
+    @staticmethod
+    def make(source):
+        if source["kind"] == "file":
+            return pa.ipc.open_file(pa.memory_map(source["path"])).read_all()
+        columns = source["columns"]
+        rows = source["bytes"] // (8 * columns)
+        random = numpy.random.default_rng(1)
+        return pa.table({f"c{at}": random.random(rows) for at in range(columns)})
+
+
+def connect(address):
+    return flight.connect(f"grpc://{address}", generic_options=MAX_MESSAGE)
+
+
+def measured(work):
+    """What `work` returns, with its seconds and the CPU seconds of this process; begins when it is told to."""
+    os.write(sys.stdout.fileno(), b'{"at": "begin"}\n')
+    os.read(sys.stdin.fileno(), 64)
+    begin, cpu = time.monotonic(), cpu_seconds()
+    outcome = work()
+    return outcome | {"seconds": time.monotonic() - begin, "cpu": cpu_seconds() - cpu}
+
+
+def cpu_seconds():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def in_threads(jobs):
+    """Runs them all at once; what they return, in order."""
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    results = [None] * len(jobs)
+
+    def run(at):
+        try:
+            results[at] = jobs[at]()
+        except BaseException as error:
+            results[at] = error
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def action(client, call):
+    return list(client.do_action(flight.Action(call["name"], json.dumps(call["body"]).encode())))
+
+
+def put(job, sources):
+    table, streams = sources.get(job["source"]), job["streams"]
+    clients = [connect(stream["address"]) for stream in streams]
+    for client in clients:
+        client.wait_for_available(10)
+    bounds = [table.num_rows * at // len(streams) for at in range(len(streams) + 1)]
+
+    def one(at):
+        descriptor = flight.FlightDescriptor.for_command(json.dumps(streams[at]["descriptor"]))
+        writer, reader = clients[at].do_put(descriptor, table.schema)
+        rows = table if len(streams) == 1 else table.slice(bounds[at], bounds[at + 1] - bounds[at])
+        writer.write_table(rows, max_chunksize=job["batch_rows"])
+        writer.done_writing()
+        while reader.read() is not None:
+            pass
+        writer.close()
+
+    def work():
+        in_threads([lambda at=at: one(at) for at in range(len(streams))])
+        if job["commit"]:
+            action(clients[0], job["commit"])
+        return {"bytes": table.nbytes, "rows": table.num_rows}
+
+    return measured(work)
+
+
+def get(job, sources):
+    streams = job["streams"]
+    clients = {fetch["address"]: None for stream in streams for fetch in stream}
+    for address in clients:
+        clients[address] = connect(address)
+        clients[address].wait_for_available(10)
+
+    def one(stream):
+        tickets = [(clients[fetch["address"]], flight.Ticket(base64.b64decode(fetch["ticket"]))) for fetch in stream]
+        return [client.do_get(ticket).read_all() for client, ticket in tickets]
+
+    def all_at_once():
+        return sum(in_threads([lambda stream=stream: one(stream) for stream in streams]), [])
+
+    # As a client that has read before: the first time it is the memory's first use that is slow.
+    tables = all_at_once()
+    if job["expect"]:
+        check(tables, sources.get(job["expect"]), len(streams) > 1)
+    tables.clear()
+
+    def work():
+        tables.extend(all_at_once())
+        return {"bytes": sum(t.nbytes for t in tables), "rows": sum(t.num_rows for t in tables)}
+
+    return measured(work)
+
+
+def check(tables, source, any_order):
+    """What came must be what was put; of streams side by side only the number of rows is compared."""
+    rows = sum(t.num_rows for t in tables)
+    assert rows == source.num_rows, f"{rows} rows came instead of {source.num_rows}"
+    if not any_order:
+        got = pa.concat_tables(tables)
+        assert got.equals(source.select(got.column_names)), "other rows came than were put"
+
+
+def drain(job, sources):
+    """Reads streams without keeping what comes, as many at once as are asked for."""
+
+    def one(stream):
+        rows = size = 0
+        for fetch in stream:
+            with connect(fetch["address"]) as client:
+                for chunk in client.do_get(flight.Ticket(base64.b64decode(fetch["ticket"]))):
+                    rows, size = rows + chunk.data.num_rows, size + chunk.data.nbytes
+        return rows, size
+
+    def work():
+        counts = in_threads([lambda stream=stream: one(stream) for stream in job["streams"]])
+        return {"rows": sum(rows for rows, _ in counts), "bytes": sum(size for _, size in counts)}
+
+    return measured(work)
+
+
+JOBS = {"put": put, "get": get, "drain": drain}
+
+
+def forked(job, sources):
+    """Does a job in a child of this process."""
+    child = os.fork()
+    if child == 0:
+        try:
+            outcome = JOBS[job["do"]](job, sources)
+        except BaseException as error:
+            outcome = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        os.write(sys.stdout.fileno(), json.dumps(outcome).encode() + b"\n")
+        # Connections and pools of the child are not worth tidying up.
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        print(json.dumps({"error": f"the client ended with status {status}"}), flush=True)
+
+
+def main():
+    sources = Sources()
+    # No line is read before it is needed: a child reads on from here.
+    for line in iter(sys.stdin.readline, ""):
+        job = json.loads(line)
+        if job["do"] == "forget":
+            sources.made.clear()
+            print("{}", flush=True)
+            continue
+        for source in (job.get("source"), job.get("expect")):
+            if source:
+                sources.get(source)
+        forked(job, sources)
+
+
+main()

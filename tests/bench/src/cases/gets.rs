@@ -1,0 +1,142 @@
+//! The reference table, 64 float64 columns, read by pyarrow.
+
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, CHUNK, Contender, NewTable, Plan};
+use crate::jobs::{Fetch, Source};
+use crate::report::{Case, Goal};
+use crate::systems::Kind;
+
+/// The name of the table that several cases read.
+pub(super) const REFERENCE: &str = "reference";
+/// Its rows in a batch of the size in which tables are put.
+pub(super) const CHUNK_ROWS: u64 = CHUNK / (64 * 8);
+/// Rows of a batch as many sources make them.
+pub(super) const ROWS_64K: u64 = 65_536;
+/// What a StarRocks proxy leaves, and more: the share of the direct rate.
+const PROXIED: f64 = 0.7;
+const PROJECTED: f64 = 1.3;
+
+pub(super) async fn get_1(bench: &mut Bench) -> Result<(), String> {
+    let source = bench.reference(1.0);
+    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let contenders = getters(bench, &new, &json!({})).await?;
+    let series = bench.rounds(&contenders).await?;
+    let mut case = Case::new("get-1", about(&new.source, "put in batches of 256 MiB; 1 stream"), series);
+    case.goal(Goal::at_least("volley1: × GB/s of cpp", case.rate_ratio("volley1", "cpp"), 1.3));
+    case.goal(Goal::at_most("volley1: × server CPU per GB of cpp", case.cpu_ratio("volley1", "cpp"), 1.0));
+    case.goal(Goal::at_least("volley1: × GB/s of naive", case.rate_ratio("volley1", "naive"), 2.5));
+    case.goal(Goal::at_most("volley1: × server CPU per GB of naive", case.cpu_ratio("volley1", "naive"), 0.2));
+    bench.report.add(case);
+    Ok(())
+}
+
+pub(super) async fn get_1_64k(bench: &mut Bench) -> Result<(), String> {
+    let source = bench.reference(0.5);
+    let new = NewTable { name: "reference-64k", source, batch_rows: ROWS_64K, options: json!({}) };
+    let contenders = getters(bench, &new, &json!({})).await?;
+    let series = bench.rounds(&contenders).await?;
+    bench.report.add(Case::new("get-1-64k", about(&new.source, "put in batches of 65,536 rows; 1 stream"), series));
+    Ok(())
+}
+
+pub(super) async fn get_4(bench: &mut Bench) -> Result<(), String> {
+    let source = bench.reference(1.0);
+    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let mut contenders = getters(bench, &new, &json!({})).await?;
+    for contender in &mut contenders {
+        contender.plan = Plan::Endpoints { table: new.name.into(), streams: 4, keep: true };
+    }
+    let series = bench.rounds(&contenders).await?;
+    let mut case = Case::new("get-4", about(&new.source, "put in batches of 256 MiB; 4 streams of one client"), series);
+    for label in ["volley1", "volley4"] {
+        case.goal(Goal::at_least(&format!("{label}: × GB/s of cpp"), case.rate_ratio(label, "cpp"), 1.1));
+        case.goal(Goal::at_most(&format!("{label}: × server CPU per GB of cpp"), case.cpu_ratio(label, "cpp"), 1.0));
+    }
+    bench.report.add(case);
+    Ok(())
+}
+
+/// Three columns, and all of them beside: the CPU of both per byte that is sent.
+pub(super) async fn project(bench: &mut Bench) -> Result<(), String> {
+    let source = bench.reference(1.0);
+    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let mut contenders = getters(bench, &new, &json!({"columns": ["c1", "c30", "c60"]})).await?;
+    if let Some(volley) = contenders.iter().find(|contender| contender.label == "volley1").cloned() {
+        let address = &bench.running(volley.system).nodes()[0];
+        let streams = vec![vec![Fetch::new(address, REFERENCE.as_bytes())]];
+        let plan = Plan::Get { streams, source: None };
+        contenders.push(Contender { label: "volley1: 64 columns".into(), plan, ..volley });
+    }
+    let series = bench.rounds(&contenders).await?;
+    let mut case = Case::new("project", about(&new.source, "3 of 64 columns; 1 stream"), series);
+    let ratio = case.cpu_ratio("volley1", "volley1: 64 columns");
+    case.goal(Goal::at_most("volley1: × server CPU per GB of all 64 columns", ratio, PROJECTED));
+    bench.report.add(case);
+    Ok(())
+}
+
+/// The same ticket redeemed by a holder and by others. On four nodes the table is one shard with one copy.
+pub(super) async fn proxy(bench: &mut Bench) -> Result<(), String> {
+    let source = bench.reference(1.0);
+    bench.keep_only(&[REFERENCE]).await?;
+    let (mut contenders, mut pairs) = (Vec::new(), Vec::new());
+    for kind in bench.kinds(&[Kind::Volley1, Kind::Volley4]) {
+        let system = bench.system(kind).await;
+        let (name, options) = match kind {
+            Kind::Volley4 => ("held-once", json!({"replicas": 1, "shards": 1})),
+            _ => (REFERENCE, json!({})),
+        };
+        let new = NewTable { name, source: source.clone(), batch_rows: CHUNK_ROWS, options };
+        bench.table(system, &new).await?;
+        let through = ways(bench, system, name).await?;
+        let direct = format!("{}: the holder", kind.name());
+        for (way, address) in through {
+            let label = format!("{}: {way}", kind.name());
+            if label != direct {
+                pairs.push((label.clone(), direct.clone()));
+            }
+            let plan = Plan::Get { streams: vec![vec![Fetch::new(&address, name.as_bytes())]], source: None };
+            contenders.push(Contender { label, system, plan });
+        }
+    }
+    let series = bench.rounds(&contenders).await?;
+    let mut case = Case::new("proxy", about(&source, "1 stream through different members"), series);
+    for (proxied, direct) in pairs {
+        let ratio = case.rate_ratio(&proxied, &direct);
+        case.goal(Goal::at_least(&format!("{proxied}: × GB/s of {direct}"), ratio, PROXIED));
+    }
+    bench.report.add(case);
+    Ok(())
+}
+
+/// Members by which a table that one node holds can be had, and their addresses.
+async fn ways(bench: &Bench, system: usize, table: &str) -> Result<Vec<(&'static str, String)>, String> {
+    let running = bench.running(system);
+    let holders: Vec<String> = running.fetches(table).await?.into_iter().map(|fetch| fetch.address).collect();
+    let nodes = running.nodes();
+    let holder = nodes.iter().find(|node| holders.contains(node)).ok_or("no node of the system holds the table")?;
+    let other = nodes.iter().find(|node| !holders.contains(node));
+    let mut ways = vec![("the holder", holder.clone()), ("a coordinator", running.coordinators()[0].clone())];
+    ways.extend(other.map(|node| ("another node", node.clone())));
+    Ok(ways)
+}
+
+/// Who gets this table by one ticket from one node, from each system. `options` are the ticket's.
+pub(super) async fn getters(bench: &mut Bench, new: &NewTable<'_>, options: &Value) -> Result<Vec<Contender>, String> {
+    bench.keep_only(&[new.name]).await?;
+    let mut contenders = Vec::new();
+    for kind in bench.kinds(&Kind::ALL) {
+        let system = bench.system(kind).await;
+        bench.table(system, new).await?;
+        let address = &bench.running(system).nodes()[0];
+        let streams = vec![vec![Fetch::table(address, new.name, options)]];
+        let plan = Plan::Get { streams, source: Some(new.source.clone()) };
+        contenders.push(Contender { label: kind.name().into(), system, plan });
+    }
+    Ok(contenders)
+}
+
+pub(super) fn about(source: &Source, how: &str) -> String {
+    format!("64 float64 columns, {:.2} GB, {how}", source.bytes() as f64 / 1e9)
+}

@@ -1,0 +1,38 @@
+//! The anonymous memory of one node that serves many streams of a table much larger than it.
+
+use serde_json::json;
+
+use super::gets::{CHUNK_ROWS, about};
+use crate::bench::{Bench, Contender, NewTable, Plan};
+use crate::jobs::Source;
+use crate::report::{Case, Goal};
+use crate::systems::Kind;
+
+const STREAMS: usize = 32;
+/// Puts in which the table comes: the client need not hold it all.
+const PUTS: u64 = 8;
+const GOAL_MIB: f64 = 128.0;
+
+pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
+    bench.stop_all().await?;
+    if bench.kinds(&[Kind::Volley1]).is_empty() {
+        return Ok(());
+    }
+    let system = bench.system(Kind::Volley1).await;
+    let each = (bench.flags.memory_gb * 1e9) as u64 / PUTS / 512 * 512;
+    let source = Source::Floats { columns: 64, bytes: each };
+    for put in 0..PUTS {
+        let options = json!({"mode": if put == 0 { "create" } else { "append" }});
+        let new = NewTable { name: "large", source: source.clone(), batch_rows: CHUNK_ROWS, options };
+        bench.add_rows(system, &new).await?;
+    }
+    let plan = Plan::Endpoints { table: "large".into(), streams: STREAMS, keep: false };
+    let series = bench.rounds_of(&[Contender { label: "volley1".into(), system, plan }], 1).await?;
+    let whole = Source::Floats { columns: 64, bytes: each * PUTS };
+    let mut case = Case::new("memory", about(&whole, "32 streams at once from one node, one run"), series);
+    let peak = case.of("volley1").map(|series| series.peak(|used| used.anonymous).largest);
+    let peak = peak.map(|bytes| bytes as f64 / (1u64 << 20) as f64);
+    case.goal(Goal::at_most("volley1: peak anonymous memory of the node, MiB", peak, GOAL_MIB));
+    bench.report.add(case);
+    bench.stop_all().await
+}

@@ -1,0 +1,140 @@
+//! `cargo bench-flight`: Volley beside other Flight servers, in one run. See docs/performance.md.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`systems`], [`naive`], `python/server.py` | the servers that are compared |
+//! | [`jobs`], [`clients`], [`client`], `python/client.py` | what clients are told, and the clients |
+//! | [`bench`] | rounds in which the systems take turns |
+//! | [`cases`] | what is measured |
+//! | [`measure`], [`machine`] | CPU and memory of processes, medians and ratios; the machine |
+//! | [`report`] | figures and goals, as tables and JSON |
+#![allow(clippy::print_stdout, reason = "this program talks to a person")]
+
+mod args;
+mod bench;
+mod cases;
+mod client;
+mod clients;
+mod jobs;
+mod machine;
+mod measure;
+mod naive;
+mod report;
+mod systems;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use volley_common::clock;
+use volley_verify::{Project, run};
+
+use args::Flags;
+use bench::Bench;
+use cases::{CASES, Case};
+use machine::Machine;
+use report::Report;
+
+/// Memory that is touched before anything is measured, for each byte of the reference table: the table in the client,
+/// what it reads, and as much in each of the servers.
+const TOUCHED: f64 = 6.0;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let ended = match words.get(1).map(String::as_str) {
+        Some(systems::SERVE_NAIVE) => naive::serve(words.get(2).map_or("", String::as_str)).await,
+        Some(clients::CLIENT) => client::run().await,
+        _ => {
+            let flags = Flags::parse();
+            tokio::select! {
+                ended = all(flags) => ended,
+                () = interrupted() => Err("interrupted".to_string()),
+            }
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn interrupted() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
+}
+
+async fn all(flags: Flags) -> Result<(), String> {
+    if flags.list {
+        CASES.iter().for_each(|case| println!("{:<12} {}", case.name, case.about));
+        return Ok(());
+    }
+    let chosen = chosen(&flags.cases)?;
+    let project = Project::find()?;
+    let python = if flags.no_build {
+        project.root.join(".venv/bin/python")
+    } else {
+        run(&mut project.cargo(&["build", "--release", "--workspace", "--bins", "--locked"]))?;
+        project.python()?
+    };
+    let out = flags.out.clone().unwrap_or_else(|| default_out(&project));
+    let report = prepare(&flags, &project)?;
+    let mut bench = Bench::new(flags, project, python, report)?;
+    for case in chosen {
+        let ended = (case.run)(&mut bench).await;
+        write(&bench.report, &out)?;
+        ended.map_err(|e| format!("{}: {e}", case.name))?;
+    }
+    println!("\nall figures: {}", out.display());
+    Ok(())
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Case>, String> {
+    if let Some(unknown) = names.iter().find(|name| CASES.iter().all(|case| case.name != **name)) {
+        return Err(format!("there is no case {unknown:?}; --list names them"));
+    }
+    Ok(CASES.iter().filter(|case| names.is_empty() || names.iter().any(|name| name == case.name)).collect())
+}
+
+/// Describes the machine, makes its memory warm, and measures its disk.
+fn prepare(flags: &Flags, project: &Project) -> Result<Report, String> {
+    let machine = Machine::describe(&project.root);
+    println!(
+        "{} × {}, {:.0} GiB, Linux {}, commit {}",
+        machine.processors,
+        machine.processor,
+        machine.memory as f64 / (1u64 << 30) as f64,
+        machine.kernel,
+        machine.commit
+    );
+    let bytes = (flags.gib * TOUCHED * (1u64 << 30) as f64).min(machine::available() as f64 * 0.8) as u64;
+    println!("{:.1} GiB of memory touched in {:.1} s", bytes as f64 / (1u64 << 30) as f64, machine::touch(bytes));
+    let mut disks = Vec::new();
+    let folder = flags.data.clone().unwrap_or_else(|| project.target.clone());
+    let rate = machine::disk_rate(&folder).map_err(|e| format!("writing to {}: {e}", folder.display()))?;
+    println!("{}: {:.2} GB/s written in writes of 1 MiB and fsynced", folder.display(), rate / 1e9);
+    disks.push((folder.display().to_string(), rate));
+    let command = std::env::args().skip(1).collect();
+    Ok(Report { machine, command, disks, cases: Vec::new(), markdown: flags.markdown })
+}
+
+fn default_out(project: &Project) -> PathBuf {
+    project.target.join(format!("bench/flight-{}.json", clock::now_ms() / 1000))
+}
+
+fn write(report: &Report, path: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let text = serde_json::to_string_pretty(report).map_err(|e| format!("the figures as JSON: {e}"))?;
+    std::fs::write(path, text).map_err(failed)
+}

@@ -1,0 +1,322 @@
+//! What was measured: samples, the figures of a case, its goals; as tables and as JSON.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::jobs::Outcome;
+use crate::machine::Machine;
+use crate::measure::{Peak, Used, median, paired_ratio};
+use crate::systems::Kind;
+
+const MIB: f64 = (1u64 << 20) as f64;
+
+/// One measured job.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    /// What the client says.
+    pub outcome: Outcome,
+    /// What the servers used meanwhile.
+    pub used: Used,
+}
+
+/// The samples of one contender, a round each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// What its line is called.
+    pub label: String,
+    /// Which system it ran on.
+    pub kind: Kind,
+    /// In the order of the rounds.
+    pub samples: Vec<Sample>,
+}
+
+impl Series {
+    fn each(&self, figure: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        self.samples.iter().map(figure).collect()
+    }
+
+    /// Bytes a second / 1e9.
+    pub fn rates(&self) -> Vec<f64> {
+        self.each(|sample| sample.outcome.bytes as f64 / sample.outcome.seconds / 1e9)
+    }
+
+    /// CPU seconds of the servers per GB, or per call where no bytes are counted.
+    pub fn server_cpu(&self) -> Vec<f64> {
+        self.each(|sample| sample.used.cpu / sample.outcome.amount())
+    }
+
+    /// CPU seconds of the client per GB, or per call.
+    pub fn client_cpu(&self) -> Vec<f64> {
+        self.each(|sample| sample.outcome.cpu / sample.outcome.amount())
+    }
+
+    /// Calls a second.
+    pub fn call_rates(&self) -> Vec<f64> {
+        self.each(|sample| sample.outcome.calls as f64 / sample.outcome.seconds)
+    }
+
+    /// Medians of calls' times, and their 99th percentiles, milliseconds.
+    pub fn call_times(&self) -> (Vec<f64>, Vec<f64>) {
+        (self.each(|sample| sample.outcome.p50 * 1e3), self.each(|sample| sample.outcome.p99 * 1e3))
+    }
+
+    /// The highest of the samples' peaks.
+    pub fn peak(&self, of: impl Fn(&Used) -> Peak) -> Peak {
+        let peaks = self.samples.iter().map(|sample| of(&sample.used));
+        peaks.fold(Peak::default(), |high, peak| Peak {
+            largest: high.largest.max(peak.largest),
+            sum: high.sum.max(peak.sum),
+        })
+    }
+}
+
+impl Outcome {
+    /// GB that were moved, or calls where no bytes are counted.
+    fn amount(&self) -> f64 {
+        if self.bytes > 0 { self.bytes as f64 / 1e9 } else { self.calls as f64 }
+    }
+}
+
+/// Something to reach, and what was reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Goal {
+    /// What is measured.
+    pub what: String,
+    /// What was measured; none if one of the systems did not run.
+    pub measured: Option<f64>,
+    /// The bound.
+    pub bound: f64,
+    /// Whether the bound is the least or the most.
+    pub at_least: bool,
+}
+
+impl Goal {
+    /// No less than `bound`.
+    pub fn at_least(what: &str, measured: Option<f64>, bound: f64) -> Goal {
+        Goal { what: what.into(), measured, bound, at_least: true }
+    }
+
+    /// No more than `bound`.
+    pub fn at_most(what: &str, measured: Option<f64>, bound: f64) -> Goal {
+        Goal { what: what.into(), measured, bound, at_least: false }
+    }
+
+    /// Whether it was reached; none if nothing was measured.
+    pub fn is_met(&self) -> Option<bool> {
+        let measured = self.measured?;
+        Some(if self.at_least { measured >= self.bound } else { measured <= self.bound })
+    }
+}
+
+/// A case that was run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Case {
+    /// Its word on the command line, and more if it has several tables.
+    pub name: String,
+    /// What was done.
+    pub about: String,
+    /// Of each contender.
+    pub series: Vec<Series>,
+    /// What it should reach.
+    pub goals: Vec<Goal>,
+}
+
+impl Case {
+    /// With what was measured.
+    pub fn new(name: &str, about: String, series: Vec<Series>) -> Case {
+        Case { name: name.into(), about, series, goals: Vec::new() }
+    }
+
+    /// Adds a goal.
+    pub fn goal(&mut self, goal: Goal) {
+        self.goals.push(goal);
+    }
+
+    /// The contender of this label.
+    pub fn of(&self, label: &str) -> Option<&Series> {
+        self.series.iter().find(|series| series.label == label)
+    }
+
+    /// How many times as fast `one` was as `other`, pair by pair.
+    pub fn rate_ratio(&self, one: &str, other: &str) -> Option<f64> {
+        paired_ratio(&self.of(one)?.rates(), &self.of(other)?.rates())
+    }
+
+    /// How many times the servers' CPU per GB `one` took, pair by pair.
+    pub fn cpu_ratio(&self, one: &str, other: &str) -> Option<f64> {
+        paired_ratio(&self.of(one)?.server_cpu(), &self.of(other)?.server_cpu())
+    }
+
+    fn rates(&self, table: &mut Table) {
+        table.set_header([
+            "",
+            "GB/s",
+            "min–max",
+            "× cpp",
+            "server CPU s/GB",
+            "× cpp",
+            "client CPU s/GB",
+            "anon MiB: one, all",
+            "total MiB: one, all",
+        ]);
+        for series in &self.series {
+            let (rates, label) = (series.rates(), series.label.as_str());
+            table.add_row([
+                label.to_string(),
+                figure(median(&rates), 2),
+                spread(&rates, 2),
+                figure(self.rate_ratio(label, "cpp"), 2),
+                figure(median(&series.server_cpu()), 3),
+                figure(self.cpu_ratio(label, "cpp"), 2),
+                figure(median(&series.client_cpu()), 3),
+                mib(series.peak(|used| used.anonymous)),
+                mib(series.peak(|used| used.total)),
+            ]);
+        }
+    }
+
+    fn calls(&self, table: &mut Table) {
+        table.set_header([
+            "",
+            "calls/s",
+            "min–max",
+            "p50 ms",
+            "p99 ms",
+            "server CPU ms/call",
+            "client CPU ms/call",
+            "anon MiB: one, all",
+        ]);
+        for series in &self.series {
+            let (rates, (p50, p99)) = (series.call_rates(), series.call_times());
+            let milliseconds = |seconds: Vec<f64>| figure(median(&seconds).map(|seconds| seconds * 1e3), 3);
+            table.add_row([
+                series.label.clone(),
+                figure(median(&rates), 0),
+                spread(&rates, 0),
+                figure(median(&p50), 2),
+                figure(median(&p99), 2),
+                milliseconds(series.server_cpu()),
+                milliseconds(series.client_cpu()),
+                mib(series.peak(|used| used.anonymous)),
+            ]);
+        }
+    }
+
+    /// The case as a table and a list of goals.
+    pub fn text(&self, markdown: bool) -> String {
+        let mut table = Table::new();
+        table.load_preset(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
+        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+        let counts_bytes = self.series.iter().flat_map(|series| &series.samples).any(|sample| sample.outcome.bytes > 0);
+        if counts_bytes {
+            self.rates(&mut table)
+        } else {
+            self.calls(&mut table)
+        }
+        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        let head = if markdown {
+            format!("### {}\n\n{}\n", self.name, self.about)
+        } else {
+            format!("{}: {}", self.name, self.about)
+        };
+        let goals: String = self.goals.iter().map(|goal| goal_line(goal, markdown)).collect();
+        format!("{head}\n{table}\n{goals}")
+    }
+}
+
+fn goal_line(goal: &Goal, markdown: bool) -> String {
+    let word = match goal.is_met() {
+        None => "not measured",
+        Some(true) => "met",
+        Some(false) => "missed",
+    };
+    let sign = if goal.at_least { "≥" } else { "≤" };
+    let mark = if markdown { "- " } else { "   goal: " };
+    format!("{mark}{} {sign} {}: {}, {word}\n", goal.what, goal.bound, figure(goal.measured, 2))
+}
+
+fn figure(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+}
+
+fn spread(values: &[f64], digits: usize) -> String {
+    let (low, high) =
+        values.iter().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(*value), high.max(*value)));
+    if values.is_empty() { "-".into() } else { format!("{low:.digits$}–{high:.digits$}") }
+}
+
+fn mib(peak: Peak) -> String {
+    format!("{:.0}, {:.0}", peak.largest as f64 / MIB, peak.sum as f64 / MIB)
+}
+
+/// All that was measured in a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// The command line.
+    pub command: Vec<String>,
+    /// Bytes a second of the disks that data was put on, by the folders' names.
+    pub disks: Vec<(String, f64)>,
+    /// In the order in which they ran.
+    pub cases: Vec<Case>,
+    /// How cases are printed.
+    #[serde(skip)]
+    pub markdown: bool,
+}
+
+impl Report {
+    /// Adds a case and prints it.
+    pub fn add(&mut self, case: Case) {
+        println!("\n{}", case.text(self.markdown));
+        self.cases.push(case);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(label: &str, seconds: &[f64], cpu: f64) -> Series {
+        let sample = |seconds: &f64| Sample {
+            outcome: Outcome { seconds: *seconds, bytes: 2_000_000_000, cpu: 1.0, ..Outcome::default() },
+            used: Used { cpu, anonymous: Peak { largest: 1 << 20, sum: 3 << 20 }, total: Peak::default() },
+        };
+        Series { label: label.into(), kind: Kind::Cpp, samples: seconds.iter().map(sample).collect() }
+    }
+
+    #[test]
+    fn figures_are_medians_and_ratios_of_pairs() {
+        let both = vec![series("cpp", &[1.0, 2.0, 4.0], 0.5), series("volley1", &[0.5, 1.0, 1.0], 0.25)];
+        let case = Case::new("get", "about".into(), both);
+        assert_eq!(case.rate_ratio("volley1", "cpp"), Some(2.0));
+        assert_eq!(case.cpu_ratio("volley1", "cpp"), Some(0.5));
+        assert_eq!(case.rate_ratio("volley1", "naive"), None);
+        let text = case.text(false);
+        let line = text.lines().find(|line| line.contains("volley1")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words, ["volley1", "2.00", "2.00–4.00", "2.00", "0.125", "0.50", "0.500", "1,", "3", "0,", "0"]);
+    }
+
+    #[test]
+    fn calls_are_counted_where_no_bytes_are() {
+        let mut one = series("volley4", &[2.0], 0.5);
+        let calls = Outcome { seconds: 2.0, calls: 1000, p50: 0.004, p99: 0.02, cpu: 1.0, ..Outcome::default() };
+        one.samples[0].outcome = calls;
+        assert_eq!((one.call_rates(), one.call_times()), (vec![500.0], (vec![4.0], vec![20.0])));
+        assert_eq!(one.server_cpu(), [0.0005]);
+        let text = Case::new("small", "about".into(), vec![one]).text(true);
+        let line = text.lines().find(|line| line.contains("volley4")).unwrap();
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert_eq!(cells[1..8], ["volley4", "500", "500–500", "4.00", "20.00", "0.500", "1.000"]);
+    }
+
+    #[test]
+    fn a_goal_is_met_missed_or_not_measured() {
+        assert_eq!(Goal::at_least("x", Some(1.3), 1.3).is_met(), Some(true));
+        assert_eq!(Goal::at_least("x", Some(1.29), 1.3).is_met(), Some(false));
+        assert_eq!(Goal::at_most("x", Some(1.3), 1.0).is_met(), Some(false));
+        assert_eq!(Goal::at_most("x", None, 1.0).is_met(), None);
+        assert_eq!(goal_line(&Goal::at_most("x", Some(0.5), 1.0), true), "- x ≤ 1: 0.50, met\n");
+    }
+}

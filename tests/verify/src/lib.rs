@@ -1,0 +1,78 @@
+//! Where the project's things are, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Nothing, or one sentence that says what failed.
+pub type Outcome = Result<(), String>;
+
+/// The project's folders.
+pub struct Project {
+    /// The repository.
+    pub root: PathBuf,
+    /// What cargo builds into.
+    pub target: PathBuf,
+}
+
+impl Project {
+    /// The one that this program was built in.
+    ///
+    /// # Errors
+    /// Its folder is gone.
+    pub fn find() -> Result<Self, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = root.canonicalize().map_err(|e| format!("the project's folder {}: {e}", root.display()))?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Project { root, target })
+    }
+
+    /// The folder of the binaries of a profile, `debug` or `release`.
+    pub fn binaries(&self, profile: &str) -> PathBuf {
+        self.target.join(profile)
+    }
+
+    /// A call of cargo in the project's folder.
+    pub fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(&self.root);
+        // What `cargo run` sets for this program must not reach the next cargo, or it builds again.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+
+    /// The client tests' Python, made if it is not there, with what `tests/python/requirements.txt` names.
+    ///
+    /// # Errors
+    /// There is no Python with its venv module, or a package cannot be installed.
+    pub fn python(&self) -> Result<PathBuf, String> {
+        let folder = self.root.join(".venv");
+        let python = folder.join("bin/python");
+        if !python.exists() {
+            run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).map_err(|e| {
+                format!("the client tests need Python 3.9 or later with its venv module (Debian: python3-venv): {e}")
+            })?;
+        }
+        let wanted = self.root.join("tests/python/requirements.txt");
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"])
+            .arg(&wanted))
+        .map_err(|e| format!("the packages of {} could not be installed: {e}", wanted.display()))?;
+        Ok(python)
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// It cannot be started, or ends with a failure.
+pub fn run(command: &mut Command) -> Outcome {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let status = command.status().map_err(|e| format!("{shown} could not be started: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
+}
