@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use volley_common::config::{self, Listener};
-use volley_common::ipc::MESSAGE_BYTES;
+use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
 use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
 
-/// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default.
-const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=4 << 20;
+/// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default, of which some is the header's.
+const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
 
 /// What a node is told; every field has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -148,7 +148,7 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message: Option<usize>,
-    /// Bytes of rows that one message of a part has, 65536 to 4194304 [default: 1048576].
+    /// Bytes of rows that one message of a part has, 65536 to 4128768 [default: 1048576].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_bytes: Option<usize>,
@@ -329,7 +329,7 @@ mod tests {
         check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
         check("part_bytes", with(|c| c.part_bytes = 1));
         check("message_bytes", with(|c| c.message_bytes = (64 << 10) - 1));
-        check("message_bytes", with(|c| c.message_bytes = (4 << 20) + 1));
+        check("message_bytes", with(|c| c.message_bytes = MAX_CUT_BYTES + 1));
         check("copies_at_once", with(|c| c.copies_at_once = 0));
         check("high_water", with(|c| c.high_water = 100.1));
         check("high_water", with(|c| c.high_water = f64::NAN));

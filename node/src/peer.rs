@@ -67,15 +67,20 @@ async fn fetch(
     }
     let store = state.store.clone();
     Ok(stream::try_unfold(offset, move |at| {
-        let end = part.len().min(at + CHUNK);
-        let data =
-            (at < end).then(|| part.bring_in(std::iter::once(at..end)).map(|()| part.slice(at..end))).transpose();
-        if data.is_err() {
-            let store = store.clone();
-            // Finds out whether it is really damaged, and puts it aside then.
-            tokio::task::spawn_blocking(move || store.verify(id));
+        let (part, store) = (part.clone(), store.clone());
+        async move {
+            let end = part.len().min(at + CHUNK);
+            if at == end {
+                return Ok(None);
+            }
+            let reading = tokio::task::spawn_blocking(move || {
+                let read = part.bring_in(std::iter::once(at..end)).map(|()| part.slice(at..end));
+                // Finds out whether it is really damaged, and puts it aside then.
+                read.inspect_err(|_| drop(store.verify(id)))
+            });
+            let data = reading.await.map_err(|e| Error::internal(format!("reading part {id}: {e}")))??;
+            Ok(Some((PartChunk { data }, end)))
         }
-        async move { Ok(data?.map(|data| (PartChunk { data }, end))) }
     }))
 }
 

@@ -67,6 +67,7 @@ impl Bodies {
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
     pub fn begin(&self, length: usize) -> Result<Gathering> {
+        self.0.lock().let_go_of_huge(length);
         let memory = match length < SMALL {
             true => Memory::Heap(Vec::with_capacity(length)),
             false => {
@@ -84,10 +85,15 @@ impl Bodies {
 
 /// New memory of at least `length` bytes, in few sizes.
 fn map_block(length: usize) -> Result<MmapMut> {
-    let none = |e| Error::exhausted(format!("there is no memory for a message body of {length} bytes: {e}"));
+    let none = |e| {
+        Error::exhausted(format!(
+            "there is no memory for a message body of {length} bytes ({e}): try again, or send smaller batches"
+        ))
+    };
     let map = MmapMut::map_anon(length.next_power_of_two()).map_err(none)?;
+    // Of the body, not of the block: a huge page is there as a whole, whatever of it is used.
     #[cfg(target_os = "linux")]
-    if map.len() >= HUGE_PAGE {
+    if length >= HUGE_PAGE {
         // A system without huge pages refuses, and gives small ones.
         let _ = map.advise(memmap2::Advice::HugePage);
     }
@@ -102,6 +108,12 @@ impl Idle {
         let (at, size) = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size)?;
         self.bytes -= size;
         self.blocks.remove(at)
+    }
+
+    /// Gives back what is larger than all that may be idle, unless the next body is of its kind.
+    fn let_go_of_huge(&mut self, next: usize) {
+        self.blocks.retain(|block| block.len() <= IDLE_BYTES || block.len() <= next.saturating_mul(ROOMY));
+        self.bytes = self.blocks.iter().map(|block| block.len()).sum();
     }
 
     fn put(&mut self, block: MmapMut) {
@@ -206,6 +218,9 @@ mod tests {
         drop(large);
         let idle = bodies.0.lock();
         assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * IDLE_BYTES));
+        drop(idle);
+        drop(body(&bodies, 1, 1));
+        assert_eq!(bodies.0.lock().bytes, 0, "small bodies came after the large ones");
     }
 
     #[test]

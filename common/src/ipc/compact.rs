@@ -6,19 +6,26 @@
 
 use std::sync::Arc;
 
+use arrow::array::MutableArrayData;
 use arrow::array::{
     Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, GenericListViewArray, Int32Array,
     MapArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, RecordBatchOptions, RunArray, StructArray, UInt64Array,
     UnionArray, make_array,
 };
-use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{
     ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType, UnionFields, UnionMode,
 };
 use arrow::error::ArrowError;
 
+use super::cut::data_bytes;
 use super::types::children;
+
+/// Memory may be so many times what rows show, and ...
+const ROOMY: usize = 4;
+/// ... this much more, bytes, before they are copied out of it.
+const SMALL: usize = 64 << 10;
 
 type Arrow<T> = Result<T, ArrowError>;
 
@@ -32,6 +39,33 @@ pub fn compact(batch: &RecordBatch) -> RecordBatch {
     columns
         .and_then(|columns| RecordBatch::try_new_with_options(batch.schema(), columns, &options))
         .expect("copying rows of a valid batch gives a valid batch of the same schema")
+}
+
+/// The same rows, copied if what lies around them in memory is far more than they are: whoever keeps them for a while keeps
+/// that too. A writer that sends no more than it must is never copied.
+pub fn unpinned(batch: &RecordBatch) -> RecordBatch {
+    let batch = compact(batch);
+    let pinned = batch.columns().iter().map(|column| largest_owner(&column.to_data())).max();
+    if pinned.unwrap_or(0) <= data_bytes(&batch) * ROOMY + SMALL {
+        return batch;
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let columns: Arrow<Vec<_>> = batch.columns().iter().map(|column| copied(&column.to_data())).collect();
+    let copy = columns.and_then(|columns| RecordBatch::try_new_with_options(batch.schema(), columns, &options));
+    compact(&copy.expect("copies of a valid batch's columns make one of the same schema"))
+}
+
+/// The most memory that one buffer keeps; a dictionary's values are shared and do not count.
+fn largest_owner(data: &ArrayData) -> usize {
+    let own = data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer())).map(Buffer::capacity);
+    let children = data.child_data().iter().filter(|_| !matches!(data.data_type(), DataType::Dictionary(_, _)));
+    own.chain(children.map(largest_owner)).max().unwrap_or(0)
+}
+
+fn copied(data: &ArrayData) -> Arrow<ArrayRef> {
+    let mut copy = MutableArrayData::new(vec![data], false, data.len());
+    copy.try_extend(0, 0, data.len())?;
+    Ok(make_array(copy.freeze()))
 }
 
 /// Whether slices of the type drag along what they do not show.
@@ -196,4 +230,50 @@ fn run<R: RunEndIndexType>(rows: &ArrayRef) -> Arrow<ArrayRef> {
         .add_child_data(values.into_data())
         .build()?;
     Ok(make_array(data))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::array::{Int64Array, ListArray, StringArray};
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn held(batch: &RecordBatch) -> usize {
+        batch.columns().iter().map(|column| largest_owner(&column.to_data())).max().unwrap()
+    }
+
+    /// Eight bytes of a body of many.
+    fn of_a_large_body() -> Int64Array {
+        let body = Buffer::from(Bytes::from(vec![7; 1 << 20]));
+        Int64Array::new(ScalarBuffer::new(body, 100, 1), None)
+    }
+
+    #[test]
+    fn few_rows_do_not_hold_a_large_body() {
+        let list = ListArray::try_new(
+            Arc::new(arrow::datatypes::Field::new_list_field(DataType::Int64, true)),
+            OffsetBuffer::from_lengths([1]),
+            Arc::new(of_a_large_body()),
+            None,
+        );
+        let words: ArrayRef = Arc::new(StringArray::from(vec!["word"]));
+        for column in [Arc::new(of_a_large_body()) as ArrayRef, Arc::new(list.unwrap())] {
+            let batch = RecordBatch::try_from_iter([("n", column), ("w", words.clone())]).unwrap();
+            assert!(held(&batch) >= 1 << 20);
+            let small = unpinned(&batch);
+            assert!(held(&small) < SMALL, "{}", held(&small));
+            assert_eq!(small, batch);
+        }
+    }
+
+    #[test]
+    fn what_fills_its_memory_is_not_copied() {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
+        let batch = RecordBatch::try_from_iter([("n", column.clone())]).unwrap();
+        let at = |array: &ArrayRef| array.to_data().buffers()[0].as_ptr();
+        assert_eq!(at(unpinned(&batch).column(0)), at(&column));
+        assert_eq!(at(unpinned(&batch.slice(0, 50_000)).column(0)), at(&column));
+    }
 }

@@ -1,7 +1,7 @@
 //! Arrow IPC files, written without gathering: what arrow's `FileWriter` would write, byte for byte, but handed on as the
 //! slices that a message consists of, most of which are the arrays' own memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use arrow::array::RecordBatch;
@@ -44,6 +44,7 @@ pub struct FileEncoder<S> {
     /// Bytes handed to the sink.
     length: u64,
     dictionaries: Vec<Block>,
+    dictionary_ids: HashSet<i64>,
     batches: Vec<Block>,
 }
 
@@ -56,14 +57,15 @@ impl<S: Sink> FileEncoder<S> {
         let encoder = StreamEncoder::try_new_with_options(&schema, options)?;
         sink.append(&[&HEAD])?;
         let length = HEAD.len() as u64;
-        Ok(FileEncoder { sink, encoder, schema, length, dictionaries: Vec::new(), batches: Vec::new() })
+        let (dictionaries, batches) = (Vec::new(), Vec::new());
+        Ok(FileEncoder { sink, encoder, schema, length, dictionaries, dictionary_ids: HashSet::new(), batches })
     }
 
     /// Writes a batch, after the dictionaries that it needs and that are not there yet. A dictionary must not replace an
     /// earlier one: files cannot say that.
     ///
     /// # Errors
-    /// A batch that cannot be encoded; the sink's. After one the file must be given up.
+    /// A batch that cannot be encoded, or replaces a dictionary; the sink's. After one the file must be given up.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let encoded = self.encoder.encode(batch)?;
         self.append(&encoded)
@@ -114,7 +116,14 @@ impl<S: Sink> FileEncoder<S> {
         let block = Block::new(self.length as i64, (PREFIX_BYTES + header.len()) as i32, body);
         self.length += (PREFIX_BYTES + header.len()) as u64 + body as u64;
         match message.header_type() {
-            MessageHeader::DictionaryBatch => self.dictionaries.push(block),
+            MessageHeader::DictionaryBatch => {
+                let (id, delta) = message.header_as_dictionary_batch().map_or((0, false), |d| (d.id(), d.isDelta()));
+                // Readers of a file would take the last one for all batches.
+                if !self.dictionary_ids.insert(id) && !delta {
+                    return Err(ArrowError::IpcError(format!("a file cannot replace its dictionary {id}")));
+                }
+                self.dictionaries.push(block);
+            }
             MessageHeader::RecordBatch => self.batches.push(block),
             _ => {}
         }
@@ -228,6 +237,13 @@ mod tests {
         file.into_inner().unwrap()
     }
 
+    /// A batch of one dictionary column, of these values in this order.
+    fn words(words: &[&str]) -> RecordBatch {
+        let keys = Int8Array::from_iter_values(0..words.len() as i8);
+        let array = DictionaryArray::<Int8Type>::new(keys, Arc::new(StringArray::from(words.to_vec())));
+        RecordBatch::try_from_iter([("d", Arc::new(array) as ArrayRef)]).unwrap()
+    }
+
     #[test]
     fn files_of_every_type_are_byte_for_byte_arrows() {
         let mut rng = samples::rng(11);
@@ -249,13 +265,15 @@ mod tests {
         for batches in [&[][..], std::slice::from_ref(&rows)] {
             assert_eq!(ours(&rows.schema(), batches, None), arrows(&rows.schema(), batches, None));
         }
-        let words = |words: &[&str]| {
-            let keys = Int8Array::from_iter_values(0..words.len() as i8);
-            let array = DictionaryArray::<Int8Type>::new(keys, Arc::new(StringArray::from(words.to_vec())));
-            RecordBatch::try_from_iter([("d", Arc::new(array) as ArrayRef)]).unwrap()
-        };
         let batches = [words(&["a", "b"]), words(&["a", "b"]), words(&["a", "b", "c"])];
         let schema = batches[0].schema();
         assert_eq!(ours(&schema, &batches, None), arrows(&schema, &batches, None));
+    }
+
+    #[test]
+    fn a_dictionary_that_would_replace_another_is_refused() {
+        let mut file = FileEncoder::new(Vec::new(), words(&["a"]).schema(), options(None)).unwrap();
+        file.write(&words(&["a", "b"])).unwrap();
+        file.write(&words(&["c", "d"])).unwrap_err();
     }
 }

@@ -8,7 +8,7 @@
 //! | [`compact`] | slices that own no more than they show |
 //! | [`encode`] | small messages: a batch cut short by `limit` |
 //! | [`project`] | columns of an encoded message, without a copy |
-//! | [`file`] | Arrow IPC files, written as the slices that they consist of |
+//! | [`mod@file`] | Arrow IPC files, written as the slices that they consist of |
 //! | [`fit`] | a batch under the schema of its table |
 //! | [`frame`] | FlightData onto the wire, around slices |
 //! | [`unframe`] | FlightData off the wire, each body copied once; `bodies`: where to |

@@ -155,7 +155,7 @@ fn length(prefix: &[u8; PREFIX], most: usize) -> Result<usize> {
     let length = u32::from_be_bytes(length) as usize;
     if length > most {
         return Err(Error::exhausted(format!(
-            "a message of {length} bytes is over the limit of {most}: send smaller batches"
+            "a message of {length} bytes is over the limit of {most} (`max_message` of a node): send smaller batches"
         )));
     }
     Ok(length)

@@ -33,12 +33,12 @@ impl Default for ReplyBody {
     }
 }
 
-/// What goes out at once: a message, or bytes as they came.
+/// What goes out at once: messages, or bytes as they came.
 #[derive(Debug)]
 pub enum ReplyData {
     /// Bytes of a tonic body or of another member.
     Bytes(Bytes),
-    /// One gRPC message.
+    /// gRPC messages.
     Frame(Frame),
 }
 

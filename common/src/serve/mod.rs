@@ -31,6 +31,7 @@ use tower::Service;
 
 pub(crate) use body::trailers;
 pub use body::{Frames, ReplyBody, ReplyData, grpc_error, grpc_frames, grpc_message};
+pub use pacing::unpace_local;
 pub use whole::Whole;
 
 use crate::{Error, Result};
@@ -44,7 +45,7 @@ pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// memory of its own, which should come from the heap and stay in the processor's cache: frames of 4 MiB were mapped anew
 /// each time.
 pub const FRAME_SIZE: u32 = 256 << 10;
-/// Bytes of one stream that may wait to be sent: at least a whole message.
+/// Bytes of one stream that may wait to be sent: one or two messages of the usual size.
 pub const SEND_BUFFER: usize = 2 << 20;
 /// Header lists larger than this are refused.
 const HEADER_LIST: u32 = 64 << 10;

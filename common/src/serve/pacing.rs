@@ -3,11 +3,10 @@
 //! BBR, the choice of many systems, spreads what it sends by the bandwidth that it saw before. Between processes of one
 //! machine that is a figure of how little there was to send, and an answer of some 300 KiB is held back for milliseconds.
 
-use std::os::fd::AsRawFd;
-
 use tokio::net::TcpStream;
 
 /// Always there, always allowed, and does not pace.
+#[cfg(target_os = "linux")]
 const UNPACED: &std::ffi::CStr = c"reno";
 
 /// Sends to a peer on the same machine as fast as it takes it.
@@ -16,21 +15,35 @@ pub fn unpace_local(stream: &TcpStream) {
     if !(peer.ip().is_loopback() || peer.ip() == own.ip()) {
         return;
     }
+    if let Err(error) = unpace(stream) {
+        tracing::debug!(%error, "a connection within this machine stays paced");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unpace(stream: &TcpStream) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
     let name = UNPACED.to_bytes();
     // SAFETY: the descriptor is open as long as `stream` is borrowed, and the option is `name.len()` readable bytes.
     let set = unsafe {
         let (option, length) = (name.as_ptr().cast(), name.len() as libc::socklen_t);
         libc::setsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_CONGESTION, option, length)
     };
-    if set != 0 {
-        let error = std::io::Error::last_os_error();
-        tracing::debug!(%error, "a connection within this machine stays paced");
-    }
+    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-#[cfg(test)]
+/// Elsewhere nothing is known to pace them.
+#[cfg(not(target_os = "linux"))]
+fn unpace(_: &TcpStream) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use tokio::net::TcpListener;
 
     use super::*;

@@ -15,7 +15,8 @@ use volley_common::{Error, PartId, Result};
 use super::source::{Piece, Projection};
 use crate::storage::{Message, Part, own_last_page};
 
-/// What the messages of a window need from the disk at most: bytes. Beyond it only by the last message.
+/// What the messages of a window need from the disk at most, by what those of the last one needed: bytes. Beyond it only by
+/// the last message.
 const WINDOW: u64 = 8 << 20;
 /// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
 const COPIED: u64 = 512 << 10;
@@ -33,13 +34,18 @@ pub struct LocalPart {
     /// Record batches that were given, with those that were left out at the front.
     given: u32,
     window: VecDeque<Piece>,
+    /// Of the bodies' bytes, how many are sent: as it was in the last window, all of them before the first.
+    share: f64,
     /// The window after it.
     coming: Option<Coming>,
 }
 
+/// The pieces of a window, and the bytes of the bodies that they are from.
+type Window = (Vec<Piece>, u64);
+
 enum Coming {
-    Made(Result<Vec<Piece>>),
-    BeingMade(JoinHandle<Result<Vec<Piece>>>),
+    Made(Result<Window>),
+    BeingMade(JoinHandle<Result<Window>>),
 }
 
 /// A message that is to be sent.
@@ -60,6 +66,7 @@ impl LocalPart {
             next_batch: skip_batches as usize,
             given: skip_batches,
             window: VecDeque::new(),
+            share: 1.0,
             coming: None,
         }
     }
@@ -75,14 +82,19 @@ impl LocalPart {
     }
 
     /// The next message, and those after it that are in memory already, of about `bytes` bytes together; none after the
-    /// last. They are in memory, and were of the file as it was verified when this returns.
+    /// last. When this returns they are in memory, and are of the file as it was verified.
     ///
     /// # Errors
     /// DATA_LOSS: the file was changed or cannot be read. What was given before is right.
     pub async fn next(&mut self, bytes: usize) -> Result<Vec<Piece>> {
         while self.window.is_empty() {
             let Some(coming) = self.coming.take().or_else(|| self.begin()) else { return Ok(Vec::new()) };
-            self.window = coming.pieces().await?.into();
+            let (window, bodies) = coming.window().await?;
+            if bodies > 0 {
+                let sent: usize = window.iter().flat_map(|piece| &piece.body).map(Bytes::len).sum();
+                self.share = sent as f64 / bodies as f64;
+            }
+            self.window = window.into();
             self.coming = self.begin();
         }
         let mut pieces = Vec::new();
@@ -91,6 +103,7 @@ impl LocalPart {
             size += piece.size();
             pieces.push(piece);
         }
+        self.content.keep_in(&pieces).await?;
         self.content.part.vouch()?;
         self.given += pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
         Ok(pieces)
@@ -114,7 +127,7 @@ impl LocalPart {
         while needed < WINDOW && copied < COPIED {
             let Some(next) = self.plan_message() else { break };
             let header = next.message.header.end - next.message.header.start;
-            let body = self.content.share(next.message.body.end - next.message.body.start);
+            let body = ((next.message.body.end - next.message.body.start) as f64 * self.share) as u64;
             needed += header + body;
             copied += header + body.min(COPIED_BODY);
             plan.push(next);
@@ -139,7 +152,7 @@ impl LocalPart {
 }
 
 impl Coming {
-    async fn pieces(self) -> Result<Vec<Piece>> {
+    async fn window(self) -> Result<Window> {
         match self {
             Coming::Made(made) => made,
             Coming::BeingMade(task) => {
@@ -164,19 +177,20 @@ impl Content {
         }
     }
 
-    /// About how many of a body's bytes are sent.
-    fn share(&self, bytes: u64) -> u64 {
-        match &self.projection {
-            Some(projection) => {
-                let (some, all) = (projection.projector.columns().len(), projection.projector.schema().fields().len());
-                bytes * some as u64 / all.max(1) as u64
-            }
-            None => bytes,
+    /// Sees to it that messages which were made a while ago are still in memory: their reader may have paused.
+    async fn keep_in(&self, pieces: &[Piece]) -> Result<()> {
+        let slices = pieces.iter().flat_map(|piece| &piece.body);
+        let ranges: Vec<_> = slices.filter_map(|slice| self.part.range_of(slice)).collect();
+        if self.part.is_resident(ranges.iter().cloned()) {
+            return Ok(());
         }
+        let part = self.part.clone();
+        let brought = tokio::task::spawn_blocking(move || part.bring_in(ranges));
+        brought.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
     }
 
     /// The messages, if that waits for no disk and takes no time.
-    fn at_hand(&self, plan: &[Planned]) -> Result<Option<Vec<Piece>>> {
+    fn at_hand(&self, plan: &[Planned]) -> Result<Option<Window>> {
         if plan.iter().any(|planned| planned.cut.is_some()) {
             return Ok(None);
         }
@@ -185,13 +199,13 @@ impl Content {
     }
 
     /// The messages, however long it takes.
-    fn fetched(&self, plan: &[Planned]) -> Result<Vec<Piece>> {
+    fn fetched(&self, plan: &[Planned]) -> Result<Window> {
         let made = self.make(plan, |ranges| self.part.bring_in(ranges).map(|()| true))?;
         made.ok_or_else(|| Error::internal("a part's bytes were brought in and are not there"))
     }
 
     /// Makes the messages. `reach` sees to it that bytes are in memory, or says that they are not: `None` then.
-    fn make(&self, plan: &[Planned], reach: impl Fn(Vec<Range<u64>>) -> Result<bool>) -> Result<Option<Vec<Piece>>> {
+    fn make(&self, plan: &[Planned], reach: impl Fn(Vec<Range<u64>>) -> Result<bool>) -> Result<Option<Window>> {
         let make = || {
             if !reach(self.read_first(plan))? {
                 return Ok(None);
@@ -202,7 +216,8 @@ impl Content {
                 return Ok(None);
             }
             pieces.iter_mut().for_each(|piece| own_last_page(&mut piece.body));
-            Ok(Some(pieces))
+            let bodies = plan.iter().map(|planned| planned.message.body.end - planned.message.body.start).sum();
+            Ok(Some((pieces, bodies)))
         };
         make().or_else(|error| {
             // Whatever else seems to be wrong: if the file was changed, that is why.
@@ -245,7 +260,7 @@ impl Content {
     /// The batch that a limit ends in: the only one that is decoded and encoded.
     fn first_rows(&self, message: &Encoded, rows: u64) -> Result<Encoded> {
         let dictionaries: Vec<Encoded> = self.part.dictionaries().iter().map(|d| self.encoded(d)).collect();
-        first_rows(&self.part.schema_message()?, &dictionaries, message, rows as usize)
+        first_rows(&self.part.schema_message(), &dictionaries, message, rows as usize)
     }
 
     fn encoded(&self, message: &Message) -> Encoded {

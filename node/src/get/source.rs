@@ -218,7 +218,7 @@ impl Source {
     async fn open_local(&mut self, id: PartId, skip_batches: u32) -> Result<Option<LocalPart>> {
         let Some(part) = open_here(&self.state, id).await? else { return Ok(None) };
         if self.ticket.schema.is_empty() {
-            self.ticket.schema = part.schema_message()?;
+            self.ticket.schema = part.schema_message();
         }
         self.project()?;
         Ok(Some(LocalPart::new(part, self.projection.clone(), skip_batches, self.left)))
@@ -247,10 +247,17 @@ impl Source {
 impl Drop for Source {
     /// A stream that broke off may have met a page that cannot be had: the next reader is to map the file anew.
     fn drop(&mut self) {
-        if let Some(Current::Local(part)) = self.current.take() {
-            let (store, id) = (self.state.store.clone(), part.id());
+        let Some(Current::Local(part)) = self.current.take() else { return };
+        let store = self.state.store.clone();
+        let let_go = move || {
+            let id = part.id();
             drop(part);
             store.let_go(id);
+        };
+        // Unmapping takes time.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(let_go)),
+            Err(_) => let_go(),
         }
     }
 }

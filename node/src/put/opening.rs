@@ -85,10 +85,10 @@ pub fn begin_request(state: &Shared, opening: &Opening) -> Result<(BeginWriteReq
 /// The next message.
 ///
 /// # Errors
-/// The stream broke. RESOURCE_EXHAUSTED: a message over the limit.
+/// The stream broke. RESOURCE_EXHAUSTED: a message over the limit, or no memory for it.
 pub async fn next(input: &mut impl Input) -> Result<Option<FlightData>> {
     input.next().await.transpose().map_err(|error| match error.code {
-        Code::ResourceExhausted => error.at("this node's max_message"),
+        Code::ResourceExhausted => error,
         _ => error.at("the put's stream broke"),
     })
 }

@@ -11,7 +11,6 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::metadata::MetadataMap;
-use volley_common::ipc::MAX_CUT_BYTES;
 use volley_common::ipc::decode::Decoder;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::wire::catalog::{Part, Write, WriteState};
@@ -159,7 +158,7 @@ impl Put {
             schema: self.schemas.table.clone(),
             // The parts of one stream of a staged write stay together.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
-            message_bytes: self.state.config.message_bytes.min(MAX_CUT_BYTES),
+            message_bytes: self.state.config.message_bytes,
             block_bytes: self.state.config.block_bytes,
             part_bytes: self.state.config.part_bytes,
         }

@@ -5,7 +5,8 @@
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
-use volley_common::ipc::compact::compact;
+use volley_common::ipc::MAX_CUT_BYTES;
+use volley_common::ipc::compact::{compact, unpinned};
 use volley_common::ipc::cut::{cut, data_bytes};
 use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
@@ -16,6 +17,9 @@ const MAX_PENDING: usize = 32 << 20;
 /// Bytes of rows that are sorted into shards together, at most: what is read once for each shard is to stay in the
 /// processor's cache meanwhile.
 const MAX_WINDOW: usize = 16 << 20;
+/// Bytes that a row counts in a window at least: its indexes (which shard, which row of it, which place in their order)
+/// take four times as much, so that those of rows of hardly any bytes are bounded too.
+const LEAST_ROW: usize = 3;
 
 /// Where the shards' rows go.
 pub trait Sink {
@@ -66,9 +70,10 @@ impl Shards {
         if batch.num_rows() == 0 {
             return Ok(());
         }
+        let batch = unpinned(batch);
         match self {
-            Shards::Blocks(blocks) => blocks.push(batch, sink),
-            Shards::Keys(keys) => keys.push(batch, sink),
+            Shards::Blocks(blocks) => blocks.push(&batch, sink),
+            Shards::Keys(keys) => keys.push(&batch, sink),
         }
     }
 
@@ -127,7 +132,7 @@ impl Blocks {
 pub struct Keys {
     partitioner: Partitioner,
     message_bytes: usize,
-    /// Rows that are sorted together, and their bytes.
+    /// Rows that are sorted together, and their [`weight`].
     window: Vec<RecordBatch>,
     waiting: usize,
     window_bytes: usize,
@@ -150,15 +155,15 @@ impl Keys {
     }
 
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        let windows = data_bytes(batch).div_ceil(self.window_bytes).max(1);
+        let windows = weight(batch).div_ceil(self.window_bytes).max(1);
         let step = batch.num_rows().div_ceil(windows).max(1);
         for at in (0..batch.num_rows()).step_by(step) {
             let piece = batch.slice(at, step.min(batch.num_rows() - at));
-            let bytes = data_bytes(&piece);
-            if self.waiting + bytes > self.window_bytes {
+            let weight = weight(&piece);
+            if self.waiting + weight > self.window_bytes {
                 self.sort(sink)?;
             }
-            self.waiting += bytes;
+            self.waiting += weight;
             self.window.push(piece);
         }
         Ok(())
@@ -221,7 +226,7 @@ impl Keys {
         self.total -= self.shards[shard].bytes;
         for rows in self.shards[shard].take() {
             // Cut where it is nearer to two messages than to one.
-            if data_bytes(&rows) <= self.message_bytes / 2 * 3 {
+            if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_CUT_BYTES) {
                 sink.write(shard as u32, &rows)?;
             } else {
                 cut(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;
@@ -229,6 +234,11 @@ impl Keys {
         }
         Ok(())
     }
+}
+
+/// What rows count in a window.
+fn weight(batch: &RecordBatch) -> usize {
+    data_bytes(batch).max(batch.num_rows() * LEAST_ROW)
 }
 
 /// The rows of each shard, in their order.

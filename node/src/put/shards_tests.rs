@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray, StringViewArray};
+use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, NullArray, RecordBatch, StringArray, StringViewArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 
 use volley_common::ipc::MESSAGE_BYTES;
@@ -181,6 +181,38 @@ fn a_few_rows_that_wait_do_not_hold_the_many_that_came_with_them() {
     shards.flush(&mut seen).unwrap();
     assert_eq!(values(&seen.open[&1]), [rarely; 20]);
     assert_eq!(values(&seen.open[&0]).len(), 20 * 299_999);
+}
+
+#[test]
+fn indexes_of_rows_without_bytes_are_bounded() {
+    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Null, true)]));
+    let spec = TableSpec { shards: 16, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
+    let mut shards = Shards::new(&spec, &schema, sizes, FIRST).unwrap();
+    let batch = RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(1 << 23))]).unwrap();
+    for _ in 0..3 {
+        shards.push(&batch, &mut Seen::default()).unwrap();
+        let Shards::Keys(keys) = &shards else { unreachable!() };
+        assert!(keys.window.iter().map(RecordBatch::num_rows).sum::<usize>() * LEAST_ROW <= MAX_WINDOW);
+    }
+}
+
+#[test]
+fn messages_are_never_larger_than_clients_take_however_the_keys_fall() {
+    let spec = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let partitioner = Partitioner::new(&numbers(0, 1).schema(), &spec.shard_by, 2).unwrap();
+    let shard_of = partitioner.shards_of(&numbers(0, 2_000_000)).unwrap();
+    let (often, rarely): (Vec<i64>, Vec<i64>) = (0..2_000_000).partition(|n| shard_of[*n as usize] == 0);
+    let skewed = often.iter().take(700_000).chain(rarely.iter().take(300_000)).copied();
+    let column = Arc::new(Int64Array::from_iter_values(skewed));
+    let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![column]).unwrap();
+    let sizes = Sizes { message: MAX_CUT_BYTES, block: 1 };
+    let mut shards = Shards::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
+    let mut seen = Seen::default();
+    shards.push(&batch, &mut seen).unwrap();
+    shards.flush(&mut seen).unwrap();
+    let written: Vec<usize> = seen.open.values().flatten().map(data_bytes).collect();
+    assert!(written.iter().all(|bytes| *bytes <= MAX_CUT_BYTES), "{written:?}");
 }
 
 #[test]

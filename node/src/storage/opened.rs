@@ -25,15 +25,20 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The part, if it is open and nobody touched its file.
+    /// The part, if it is open. Somebody may have touched its file: see `vouched`.
     pub fn get(&self) -> Option<Arc<Part>> {
-        self.read.upgrade().filter(|part| part.vouch().is_ok())
+        self.read.upgrade()
     }
 
     /// Keeps it no longer; readers do. What this gives is to be dropped where no lock is held: unmapping takes time.
     pub fn let_go(&mut self) -> Option<Arc<Part>> {
         self.kept.take()
     }
+}
+
+/// An open part, unless somebody touched its file. To be asked where no lock is held: it asks the file system.
+pub fn vouched(opened: Option<Arc<Part>>) -> Option<Arc<Part>> {
+    opened.filter(|part| part.vouch().is_ok())
 }
 
 /// The parts that are kept, in the order in which they were opened.
@@ -50,6 +55,7 @@ impl Kept {
     /// Notes a part; gives those that are to be let go of for it.
     fn add(&self, id: PartId, bytes: u64) -> Vec<PartId> {
         let mut order = self.0.lock();
+        order.forget(id);
         order.parts.push_back((id, bytes));
         order.bytes += bytes;
         let mut over = Vec::new();
@@ -62,14 +68,24 @@ impl Kept {
     }
 }
 
+impl Order {
+    fn forget(&mut self, id: PartId) {
+        if let Some(at) = self.parts.iter().position(|(kept, _)| *kept == id) {
+            self.bytes -= self.parts.remove(at).map_or(0, |(_, bytes)| bytes);
+        }
+    }
+}
+
 impl Store {
-    /// The part, if it is open: without waiting for the disk.
+    /// The part, if it is open and nobody touched its file: without reading it.
     pub fn opened(&self, id: PartId) -> Option<Arc<Part>> {
-        self.0.index.lock().get(&id).and_then(|entry| entry.opened.get())
+        let opened = self.0.index.lock().get(&id).and_then(|entry| entry.opened.get());
+        vouched(opened)
     }
 
     /// Keeps a part open no longer than its readers do. Unmapping it takes time.
     pub fn let_go(&self, id: PartId) {
+        self.0.kept.0.lock().forget(id);
         let kept = self.0.index.lock().get_mut(&id).and_then(|entry| entry.opened.let_go());
         drop(kept);
     }
@@ -98,5 +114,16 @@ mod tests {
         assert_eq!(kept.add(id(PARTS), 1), [id(0)]);
         assert_eq!(kept.add(id(0), BYTES).len(), PARTS);
         assert_eq!(kept.add(id(1), BYTES + 1), [id(0), id(1)], "one that is larger than all is not kept");
+    }
+
+    #[test]
+    fn a_part_that_is_opened_again_counts_once() {
+        let kept = Kept::default();
+        for _ in 0..10 {
+            assert!(kept.add(PartId(1), BYTES / 2).is_empty());
+            assert!(kept.add(PartId(2), BYTES / 2).is_empty());
+        }
+        kept.0.lock().forget(PartId(1));
+        assert_eq!(kept.0.lock().bytes, BYTES / 2);
     }
 }

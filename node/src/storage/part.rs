@@ -43,7 +43,8 @@ pub struct Part {
     stamp: Stamp,
     map: Mapping,
     bytes: Bytes,
-    schema: Range<u64>,
+    /// A copy of the encapsulated schema message.
+    schema: Bytes,
     dictionaries: Vec<Message>,
     batches: Vec<Message>,
     rows: u64,
@@ -78,8 +79,18 @@ impl Part {
         }
         let map = Mapping::new(&file, id).map_err(failed)?;
         let bytes = Bytes::from_owner(map.clone());
-        let parsed =
-            Part { id, crc32c, file, stamp, map, bytes, schema: 0..0, dictionaries: vec![], batches: vec![], rows: 0 };
+        let parsed = Part {
+            id,
+            crc32c,
+            file,
+            stamp,
+            map,
+            bytes,
+            schema: Bytes::new(),
+            dictionaries: vec![],
+            batches: vec![],
+            rows: 0,
+        };
         parse(parsed).map_err(damaged)
     }
 
@@ -126,19 +137,12 @@ impl Part {
 
     /// The schema message's bare flatbuffer.
     pub fn schema_header(&self) -> Bytes {
-        self.slice(self.schema.clone())
+        self.schema.slice(PREFIX_BYTES..)
     }
 
-    /// A copy of the encapsulated schema message: the table's `schema`.
-    ///
-    /// # Errors
-    /// DATA_LOSS: the file was changed since it was verified, or cannot be read.
-    pub fn schema_message(&self) -> Result<Bytes> {
-        let range = SCHEMA_AT..self.schema.end;
-        self.bring_in(std::iter::once(range.clone()))?;
-        let message = Bytes::copy_from_slice(&self.slice(range));
-        self.vouch()?;
-        Ok(message)
+    /// The encapsulated schema message, as it was when the part was opened: the table's `schema`.
+    pub fn schema_message(&self) -> Bytes {
+        self.schema.clone()
     }
 
     /// The dictionaries, in file order; each comes before the batches that need it.
@@ -221,14 +225,14 @@ fn header_of(block: &Block, blocks_end: usize) -> Range<usize> {
     start..within(block.offset().saturating_add(block.metaDataLength().into())).max(start)
 }
 
-fn schema(bytes: &[u8]) -> Parsed<Range<u64>> {
+fn schema(bytes: &[u8]) -> Parsed<Bytes> {
     let at = SCHEMA_AT as usize;
     let prefix = bytes.get(at..at + PREFIX_BYTES).ok_or("no schema")?;
     let length = i32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]);
     let start = SCHEMA_AT + PREFIX_BYTES as u64;
     let range = start..start + u64::try_from(length).map_err(|_| "a schema of negative length")?;
     match header(bytes, &range)?.header_type() {
-        MessageHeader::Schema => Ok(range),
+        MessageHeader::Schema => Ok(Bytes::copy_from_slice(&bytes[at..range.end as usize])),
         _ => Err("no schema".into()),
     }
 }

@@ -21,7 +21,7 @@ use super::control::Control;
 use super::disk;
 use super::health::Health;
 use super::layout::{Layout, PartFile};
-use super::opened::{Kept, Opened};
+use super::opened::{Kept, Opened, vouched};
 use super::receive::Wanted;
 use super::space::Watermarks;
 use super::{Part, PartSpec, PartWriter, Receiver, scan};
@@ -196,8 +196,8 @@ impl Store {
             None => return Ok(None),
             Some(entry) => (entry.path(), entry.name.crc32c, entry.trusted(), entry.opened.get()),
         };
-        if opened.is_some() {
-            return Ok(opened);
+        if let Some(opened) = vouched(opened) {
+            return Ok(Some(opened));
         }
         let part = match Part::open(&path, id, crc32c, |stamp| Some(*stamp) == trusted) {
             Ok(part) => Arc::new(part),

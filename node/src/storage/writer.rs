@@ -21,7 +21,7 @@ use super::layout::PartFile;
 use super::receive::Temp;
 use super::store::Store;
 
-/// Bytes that are summed and then written while they are still in the processor's cache.
+/// About so many bytes are summed and then written, while they are still in the processor's cache; a slice is not cut for it.
 const STEP_BYTES: usize = 256 << 10;
 
 /// What a new part is.

@@ -100,7 +100,7 @@ async fn the_schema_of_a_damaged_part_comes_from_another_holder() {
     // Held while the file is cut: it is not opened, and so not verified, anew.
     let part = asked.state.store.part(id).unwrap().unwrap();
     cut(&std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap());
-    assert_eq!(part.schema_message().unwrap_err().code, volley_common::Code::DataLoss);
+    assert_eq!(part.vouch().unwrap_err().code, volley_common::Code::DataLoss);
     for columns in [None, Some(Columns { index: vec![0, 1, 2] })] {
         let bare = Ticket { columns, ..bare.clone() };
         assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all_alike()));
