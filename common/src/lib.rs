@@ -12,6 +12,7 @@
 //! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
 //! | [`serve`], [`relay`] | the HTTP/2 server loop; handing a call on to another member |
+//! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
 //! | [`config`], [`clock`] | reading configuration; the one place that reads the time |
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod cluster_id;
 pub mod config;
 pub mod error;
+pub mod grpc;
 pub mod ids;
 pub mod ipc;
 pub mod memory;

@@ -27,7 +27,7 @@ pub struct Coordinators {
     relay: Relay,
     configured: Vec<String>,
     addrs: ArcSwap<Vec<String>>,
-    /// Index of the coordinator that answered last.
+    /// Index of the coordinator that is asked first: the leader, or one that answered when that did not.
     preferred: AtomicUsize,
     deadline: Duration,
 }
@@ -55,9 +55,16 @@ impl Coordinators {
             }
         }
         if **self.addrs.load() != addrs {
-            self.preferred.store(0, Ordering::Relaxed);
+            let first = self.addrs().into_iter().next().unwrap_or_default();
             self.addrs.store(Arc::new(addrs));
+            self.prefer(&first);
         }
+    }
+
+    /// Asks this coordinator first from now on, if it is known: the leader has to hand on nothing.
+    pub fn prefer(&self, addr: &str) {
+        let at = self.addrs.load().iter().position(|known| known == addr);
+        self.preferred.store(at.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Peer addresses, in the order in which they are tried next.
@@ -137,14 +144,16 @@ impl Coordinators {
         let mut pauses = pauses();
         let mut last = Error::unavailable("no coordinator is configured");
         loop {
-            for (at, addr) in self.addrs().into_iter().enumerate() {
+            for (at, addr) in self.addrs().iter().enumerate() {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Err(last.at(format_args!("no coordinator answered within {deadline:?}")));
                 }
-                match self.call_one(&addr, left, &request, &call).await {
+                match self.call_one(addr, left, &request, &call).await {
                     Ok(reply) => {
-                        self.prefer(at);
+                        if at > 0 {
+                            self.prefer(addr);
+                        }
                         return Ok(reply);
                     }
                     Err(error) if error.code == Code::Unavailable => {
@@ -171,13 +180,6 @@ impl Coordinators {
             Err(_) => Err(Error::unavailable("no answer in time")),
         }
     }
-
-    /// `at`: the place in [`Self::addrs`] of the coordinator that answered.
-    fn prefer(&self, at: usize) {
-        if at > 0 {
-            self.preferred.fetch_add(at, Ordering::Relaxed);
-        }
-    }
 }
 
 /// Pauses between rounds: 20 ms growing to 500 ms, with jitter.
@@ -188,4 +190,21 @@ fn pauses() -> impl Iterator<Item = Duration> {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_preferred_is_asked_first_also_when_the_list_changes() {
+        let named = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<Vec<_>>();
+        let coordinators = Coordinators::new(Relay::new(), named(&["a", "b", "c"]), Duration::from_secs(1));
+        coordinators.prefer("c:1");
+        assert_eq!(coordinators.addrs(), named(&["c", "a", "b"]));
+        coordinators.refresh(&named(&["b", "c", "d"]));
+        assert_eq!(coordinators.addrs(), named(&["c", "d", "a", "b"]));
+        coordinators.prefer("nobody:1");
+        assert_eq!(coordinators.addrs(), named(&["b", "c", "d", "a"]));
+    }
 }

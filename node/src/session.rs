@@ -83,7 +83,7 @@ fn is_fatal(error: &Error) -> bool {
 
 /// Looks for the leader and serves one session with it; returns without an error only at the shutdown.
 async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result<()> {
-    let (reports, mut orders) = connect(state).await?;
+    let (leader, reports, mut orders) = connect(state).await?;
     let welcome = tokio::time::timeout(WELCOME_TIME, orders.message())
         .await
         .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
@@ -92,6 +92,7 @@ async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result
     };
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(50, 60_000));
     accept(state, welcome).await?;
+    state.coordinators.prefer(&leader);
     tracing::info!("in session with the leading coordinator");
     ready.send_replace(true);
     let session = Session { state: state.clone(), reports };
@@ -101,13 +102,13 @@ async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result
 type Reports = mpsc::Sender<NodeReport>;
 
 /// Opens the stream with the leader, as the coordinators name it.
-async fn connect(state: &Arc<Shared>) -> Result<(Reports, Streaming<NodeOrder>)> {
+async fn connect(state: &Arc<Shared>) -> Result<(String, Reports, Streaming<NodeOrder>)> {
     let mut last = Error::unavailable("no coordinator is configured");
     for addr in state.coordinators.addrs() {
         let mut addr = addr;
         for _ in 0..MAX_HINTS {
             match open(state, &addr).await {
-                Ok(opened) => return Ok(opened),
+                Ok((reports, orders)) => return Ok((addr, reports, orders)),
                 Err(status) => {
                     let hint = leader_hint(&status);
                     last = Error::from(status).at(format_args!("coordinator {addr}"));

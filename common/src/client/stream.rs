@@ -5,11 +5,8 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightData, Ticket};
-use bytes::{BufMut, BytesMut};
 use futures::StreamExt;
-use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::Full;
-use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Channel;
@@ -18,9 +15,7 @@ use tower::{Service, ServiceExt};
 use super::MAX_MESSAGE;
 use crate::ipc::decode::{Decoder, Event};
 use crate::ipc::unframe::Unframed;
-use crate::{Code, Error, Result};
-
-const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet; its schema is known from the start.
 pub struct BatchStream {
@@ -35,8 +30,9 @@ impl BatchStream {
     /// # Errors
     /// What the member answers; UNAVAILABLE if it cannot be reached.
     pub async fn open(mut channel: Channel, ticket: Ticket) -> Result<Self> {
-        let response = channel.ready().await?.call(request(&ticket)).await?;
-        let mut messages = Unframed::new(accepted(response)?, MAX_MESSAGE);
+        let response =
+            channel.ready().await?.call(grpc::do_get(ticket.ticket).map(|body| Body::new(Full::new(body)))).await?;
+        let mut messages = Unframed::new(grpc::accepted(response)?, MAX_MESSAGE);
         let mut decoder = Decoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {
@@ -65,33 +61,6 @@ impl BatchStream {
             }
         }
         Ok(None)
-    }
-}
-
-/// The call; the channel adds where to.
-fn request(ticket: &Ticket) -> Request<Body> {
-    let mut message = BytesMut::with_capacity(5 + ticket.encoded_len());
-    message.put_u8(0);
-    message.put_u32(ticket.encoded_len() as u32);
-    message.extend_from_slice(&ticket.encode_to_vec());
-    let mut request = Request::new(Body::new(Full::new(message.freeze())));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(DO_GET);
-    *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
-    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    request
-}
-
-/// The body of an answer that is not an error at once.
-fn accepted(response: Response<Body>) -> Result<Body> {
-    let (head, body) = response.into_parts();
-    match Status::from_header_map(&head.headers) {
-        Some(status) if status.code() != Code::Ok => Err(status.into()),
-        _ if head.status != http::StatusCode::OK => {
-            Err(Error::unavailable(format!("the answer has HTTP status {}", head.status)))
-        }
-        _ => Ok(body),
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::grpc::PREFIX;
+
 /// FlightData's `data_header`, field 2, length-delimited.
 const DATA_HEADER: &[u8] = &[0x12];
 /// FlightData's `app_metadata`, field 3.
@@ -14,9 +16,6 @@ const DATA_BODY: &[u8] = &[0xc2, 0x3e];
 
 /// PutResult's `app_metadata`, field 1.
 const RESULT_METADATA: &[u8] = &[0x0a];
-
-/// Bytes of a gRPC message before it: a flag and its length.
-const PREFIX: usize = 5;
 
 /// gRPC messages one after the other, each 5 bytes of prefix, small fields, then a body's slices.
 #[derive(Clone, Debug, Default)]

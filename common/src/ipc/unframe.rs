@@ -16,10 +16,9 @@ use prost::Message;
 use tonic::Status;
 
 use super::bodies::{Bodies, Gathering};
-use crate::{Error, Result};
+use crate::grpc::{self, PREFIX};
+use crate::{Code, Error, Result};
 
-/// A gRPC message's prefix: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 /// FlightData's `data_body`.
 const DATA_BODY: u64 = 1000;
 /// A varint has at most so many bytes.
@@ -146,19 +145,12 @@ impl Messages {
 
 /// A message's length, by its prefix.
 fn length(prefix: &[u8; PREFIX], most: usize) -> Result<usize> {
-    let [compressed, length @ ..] = *prefix;
-    if compressed != 0 {
-        return Err(Error::unimplemented(
-            "gRPC messages are not taken compressed: switch the compression of the channel off (Arrow's own is taken)",
-        ));
-    }
-    let length = u32::from_be_bytes(length) as usize;
-    if length > most {
-        return Err(Error::exhausted(format!(
-            "a message of {length} bytes is over the limit of {most} (`max_message` of a node): send smaller batches"
-        )));
-    }
-    Ok(length)
+    grpc::length(prefix, most).map_err(|error| match error.code {
+        Code::ResourceExhausted => {
+            Error { message: format!("{} (`max_message` of a node): send smaller batches", error.message), ..error }
+        }
+        _ => error,
+    })
 }
 
 /// Appending from received bytes.

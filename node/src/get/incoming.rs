@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
+use volley_common::grpc::{self, PREFIX};
 use volley_common::relay::Lease;
 use volley_common::{Error, Result};
 
-use super::request::PREFIX;
 use super::source::Piece;
 
 /// FlightData's fields (Flight.proto).
@@ -31,14 +31,7 @@ impl Messages {
     /// # Errors
     /// As those of [`Messages::next`].
     pub async fn open(response: http::Response<Incoming>, lease: Lease) -> Result<Self> {
-        let (head, body) = response.into_parts();
-        match Status::from_header_map(&head.headers) {
-            Some(status) if status.code() != tonic::Code::Ok => return Err(status.into()),
-            _ if head.status != http::StatusCode::OK => {
-                return Err(Error::unavailable(format!("it answers with HTTP status {}", head.status)));
-            }
-            _ => {}
-        }
+        let body = grpc::accepted(response)?;
         let mut messages = Messages { schema: Bytes::new(), body, received: Slices::default(), _lease: lease };
         let first = messages.message().await?.ok_or_else(|| Error::internal("its answer is empty"))?;
         let (header, _) = fields(first)?;
@@ -127,11 +120,8 @@ impl Slices {
         for (to, from) in prefix.iter_mut().zip(self.slices.iter().flatten()) {
             *to = *from;
         }
-        let [compressed, length @ ..] = prefix;
-        if compressed != 0 {
-            return Err(Error::internal("it sends compressed messages"));
-        }
-        Ok(Some(u32::from_be_bytes(length) as usize))
+        // What a node stores as one message it has taken in as one.
+        grpc::length(&prefix, usize::MAX).map(Some)
     }
 
     /// Takes off the next `count` bytes, of at least as many.

@@ -28,8 +28,6 @@ use volley_common::serve::{ReplyBody, grpc_error, grpc_frames};
 use crate::state::Shared;
 use source::Source;
 
-/// The path of the call that [`serve_get`] answers.
-pub const PATH: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// Small messages go out together up to so many bytes: what a frame costs is then paid per MiB, and not per message.
 const FRAME: usize = 1 << 20;
 /// A node that asks another for a part says so by this header: the other must have it, and not ask on.

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
+use bytes::Bytes;
+use http::HeaderValue;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
-use volley_common::{Code, Error, NodeId, PartId, Result, clock};
+use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
+use super::HOP_HEADER;
 use super::incoming::Messages;
 use super::source::Piece;
-use super::{HOP_HEADER, PATH};
 use crate::state::{Members, Shared, host_port};
 
 /// A ticket between nodes lives so long beyond its signing: the client's was verified when the stream
@@ -126,7 +126,7 @@ impl RemotePart {
         ticket.expires_ms = ticket.expires_ms.max(clock::now_ms() + TICKET_MS);
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let signed = self.state.ticket_key()?.sign(&ticket);
-        let (response, lease) = self.state.relay.send(addr, request(signed)?).await?;
+        let (response, lease) = self.state.relay.send(addr, request(signed)).await?;
         Messages::open(response, lease).await
     }
 
@@ -161,20 +161,11 @@ fn is_alive(node: &Node) -> bool {
     node.state() == NodeState::Alive && !host_port(&node.flight_uri).is_empty()
 }
 
-/// A DoGet as gRPC has it on the wire.
-fn request(ticket: Vec<u8>) -> Result<http::Request<Bytes>> {
-    let message = arrow_flight::Ticket { ticket: ticket.into() };
-    let length = message.encoded_len();
-    let mut body = BytesMut::with_capacity(5 + length);
-    body.put_u8(0);
-    body.put_u32(u32::try_from(length).map_err(|_| Error::exhausted("the ticket is larger than 4 GiB"))?);
-    message.encode(&mut body).map_err(|e| Error::internal(format!("a ticket cannot be written: {e}")))?;
-    http::Request::post(PATH)
-        .header(http::header::CONTENT_TYPE, "application/grpc")
-        .header(http::header::TE, "trailers")
-        .header(HOP_HEADER, "1")
-        .body(body.freeze())
-        .map_err(|e| Error::internal(format!("a request cannot be made: {e}")))
+/// A DoGet that only a node which has the part answers.
+fn request(ticket: Vec<u8>) -> http::Request<Bytes> {
+    let mut request = grpc::do_get(ticket);
+    request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
+    request
 }
 
 #[cfg(test)]
