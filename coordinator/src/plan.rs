@@ -111,7 +111,7 @@ pub fn plan(
     let runs = runs(&parts, most);
     let mut holders = Vec::with_capacity(runs.len());
     for run in &runs {
-        require_live(table, run, alive)?;
+        require_live(catalog, table, run, alive)?;
         holders.push(by_share(run, &uris, &ill));
     }
     let offered: Vec<NodeId> = choose(&holders).into_iter().collect();
@@ -175,10 +175,10 @@ fn without_parts(uris: &BTreeMap<NodeId, &str>, limit: Option<u64>) -> Plan {
     Plan { uris, endpoints: vec![endpoint], ..Plan::default() }
 }
 
-fn require_live(table: &Table, run: &[&PartRow], alive: &BTreeSet<NodeId>) -> Result<()> {
+fn require_live(catalog: &Catalog, table: &Table, run: &[&PartRow], alive: &BTreeSet<NodeId>) -> Result<()> {
     let dead = |part: &&&PartRow| !part.holders.iter().any(|node| alive.contains(&NodeId(*node)));
     let Some(part) = run.iter().find(dead) else { return Ok(()) };
-    let holders: Vec<String> = part.holders.iter().map(|node| NodeId(*node).to_string()).collect();
+    let holders: Vec<String> = catalog.holders(part).map(|node| node.to_string()).collect();
     let whose = if holders.is_empty() {
         "no node has a copy any longer".into()
     } else {

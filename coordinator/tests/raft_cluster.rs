@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use raft_support::{Running, config, leader, node, peers, start, until};
 use tempfile::TempDir;
-use volley_common::wire::cluster::Follower;
 use volley_common::{Code, NodeId};
 use volley_coordinator::raft::RaftConfig;
 
@@ -114,42 +113,6 @@ async fn a_follower_proposes_and_reads_through_the_leader() {
     let refused = follower.raft.propose_here(volley_common::wire::catalog::Command::default()).await.unwrap_err();
     assert_eq!(refused.code, Code::Unavailable);
     follower.raft.read_index_here(None).await.unwrap_err();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whom_a_follower_follows_is_as_good_as_its_answer_to_a_heartbeat() {
-    let (dir, peers) = (TempDir::new().unwrap(), peers(3).await);
-    let mut up = BTreeMap::new();
-    for id in 1..=3 {
-        let mut config = config(id, &peers, dir.path());
-        // Nobody stands for election, and no lease runs out, while the leader is alone.
-        config.election_max = Duration::from_secs(20);
-        up.insert(id, start(config).await);
-    }
-    let leads = leader(&up[&1].raft).await;
-    up[&leads].raft.propose(node(1)).await.unwrap();
-    let followers: Vec<u64> = up.keys().copied().filter(|id| *id != leads).collect();
-    for id in &followers {
-        up.remove(id).unwrap().kill().await;
-    }
-    let raft = &up[&leads].raft;
-    let metrics = raft.metrics();
-    let (id, members) = (followers[0], metrics.membership_config.membership());
-    let (store, leader_id) = (members.get_node(&id).unwrap().store, metrics.vote.leader_id);
-    let follower = Follower { id, store, term: leader_id.term, leader: leader_id.node_id };
-    let read = |follower| tokio::time::timeout(Duration::from_secs(1), raft.read_index_here(follower));
-    let index = read(Some(follower)).await.expect("nobody need be asked").unwrap();
-    assert_eq!(Some(index), metrics.local_committed.map(|id| id.index));
-    for unfit in [
-        Follower { term: follower.term - 1, ..follower },
-        Follower { leader: id, ..follower },
-        Follower { store: store ^ 1, ..follower },
-        Follower { id: 9, ..follower },
-        Follower { id: leads, store: members.get_node(&leads).unwrap().store, ..follower },
-    ] {
-        assert!(!matches!(read(Some(unfit)).await, Ok(Ok(_))), "{unfit:?}");
-    }
-    assert!(!matches!(read(None).await, Ok(Ok(_))));
 }
 
 /// Else it would keep the nodes' sessions, and its successor would have none.

@@ -50,7 +50,8 @@ fn members_depend_only_on_whom_they_may() {
 
 #[test]
 fn every_version_stands_in_the_workspace_manifest() {
-    for member in ["common", "coordinator", "node", "cli", "tests", "tests/bench", "tests/chaos", "tests/verify"] {
+    let tests = ["tests", "tests/bench", "tests/chaos", "tests/cost", "tests/verify"];
+    for member in ["common", "coordinator", "node", "cli"].into_iter().chain(tests) {
         let manifest = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
         let versioned = manifest.lines().find(|line| line.contains("version = \"") || line.ends_with("= \"*\""));
         assert_eq!(versioned, None, "{member}/Cargo.toml names a version: put it into [workspace.dependencies]");

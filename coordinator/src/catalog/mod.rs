@@ -80,6 +80,11 @@ impl Catalog {
         self.nodes.get(&id.0).is_some_and(|node| node.state == NodeState::Removed as i32)
     }
 
+    /// Who holds a part. A node that was removed stands in the part's row until the leader has taken it out, but is no holder.
+    pub fn holders(&self, part: &PartRow) -> impl Iterator<Item = NodeId> {
+        part.holders.iter().map(|node| NodeId(*node)).filter(|node| !self.was_removed(*node))
+    }
+
     /// A table by id, dropped ones too while their parts are kept.
     pub fn table(&self, id: u64) -> Option<&Table> {
         self.tables.get(&id)

@@ -8,15 +8,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow_flight::{FlightDescriptor, Ticket};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
+use volley_common::grpc::{self, PREFIX};
 use volley_common::options::{HEADER_PREFIX, TableRequest, TicketRequest};
 use volley_common::relay::{Loan, ReqBody};
 use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
@@ -27,10 +26,8 @@ use crate::service::Service;
 
 /// A client's header that every answer brings back, in success and failure.
 const ECHOED: &str = "x-middleware";
-/// The largest ticket that is taken in, with its gRPC prefix.
+/// The largest ticket that is taken in.
 const MAX_TICKET: usize = 8 << 20;
-/// What stands before a gRPC message: a flag, four bytes of length.
-const PREFIX: usize = 5;
 
 /// What a listener serves: the services behind tonic, and the way to the nodes.
 #[derive(Clone)]
@@ -113,7 +110,7 @@ fn count(method: &str) {
 /// Offers a table: one message, without copies.
 async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
     let (head, body) = request.into_parts();
-    let message = read_message(body, MAX_REQUEST, "the descriptor").await?;
+    let message = grpc::read(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
     let descriptor = FlightDescriptor::decode(message.clone())
         .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
     let wanted = TableRequest::from_descriptor(&descriptor, &MetadataMap::from_headers(head.headers))?;
@@ -133,7 +130,7 @@ async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
 /// Reads the ticket, plans it if it is a name, and hands the call to a node that has the data.
 async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
     let (mut head, body) = request.into_parts();
-    let message = read_message(body, MAX_TICKET, "the ticket").await?;
+    let message = grpc::read(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
     let ticket =
         Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
     let ticket = ticket.ticket;
@@ -145,7 +142,7 @@ async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Re
     let opened = service.open_ticket(&signed)?;
     let nodes = service.redeemers(&opened)?;
     drop_options(&mut head.headers);
-    let message = framed(&Ticket { ticket: signed.into() });
+    let message = grpc::framed(&Ticket { ticket: signed.into() });
     let make = || {
         let mut request = Request::new(ReqBody::from(message.clone()));
         *request.method_mut() = head.method.clone();
@@ -199,62 +196,10 @@ fn drop_options(headers: &mut HeaderMap) {
     headers.remove("grpc-encoding");
 }
 
-/// The one message of a call, of at most `limit` bytes.
-async fn read_message(body: Incoming, limit: usize, what: &str) -> Result<Bytes> {
-    let bytes = Limited::new(body, limit)
-        .collect()
-        .await
-        .map_err(|e| Error::invalid(format!("{what} could not be read (it may have {limit} bytes): {e}")))?
-        .to_bytes();
-    unframed(bytes).map_err(|e| e.at(what))
-}
-
-/// What one gRPC message frames: a flag, four bytes of length, the message.
-fn unframed(mut bytes: Bytes) -> Result<Bytes> {
-    if bytes.len() < PREFIX {
-        return Err(Error::invalid("the call came without a message"));
-    }
-    let compressed = bytes.get_u8() != 0;
-    let length = bytes.get_u32() as usize;
-    if compressed {
-        return Err(Error::unimplemented("compressed gRPC messages are not taken: send it uncompressed"));
-    }
-    if bytes.len() != length {
-        return Err(Error::invalid(format!("the message says {length} bytes and has {}", bytes.len())));
-    }
-    Ok(bytes)
-}
-
-fn framed(ticket: &Ticket) -> Bytes {
-    let length = ticket.encoded_len();
-    let mut out = BytesMut::with_capacity(PREFIX + length);
-    out.put_u8(0);
-    out.put_u32(length as u32);
-    out.put_slice(&ticket.encode_to_vec());
-    out.freeze()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_ticket_survives_its_frame() {
-        let ticket = Ticket { ticket: Bytes::from_static(b"a/b") };
-        assert_eq!(Ticket::decode(unframed(framed(&ticket)).unwrap()).unwrap(), ticket);
-    }
-
-    #[test]
-    fn broken_frames_are_refused() {
-        let good = framed(&Ticket { ticket: Bytes::from_static(b"abc") });
-        let mut compressed = good.to_vec();
-        compressed[0] = 1;
-        assert_eq!(unframed(compressed.into()).unwrap_err().code, Code::Unimplemented);
-        for bad in [&good[..good.len() - 1], &good[..3], b"", b"\0\0\0\0\x03\xff\xff"] {
-            assert_eq!(unframed(Bytes::copy_from_slice(bad)).unwrap_err().code, Code::InvalidArgument, "{bad:?}");
-        }
-    }
 
     #[test]
     fn options_do_not_go_on_with_a_planned_ticket() {

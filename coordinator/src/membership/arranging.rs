@@ -159,7 +159,17 @@ impl Membership {
         if gone.is_empty() {
             return Ok(());
         }
-        tracing::info!(copies = gone.len(), "parts are at home: copies elsewhere go");
+        let (removed, elsewhere) = {
+            let catalog = self.service.raft.view();
+            let removed = gone.iter().filter(|change| catalog.was_removed(NodeId(change.node))).count();
+            (removed, gone.len() - removed)
+        };
+        if removed > 0 {
+            tracing::info!(copies = removed, "copies of nodes that were removed count no more");
+        }
+        if elsewhere > 0 {
+            tracing::info!(copies = elsewhere, "parts are at home: copies elsewhere go");
+        }
         self.update_holders(gone.clone()).await?;
         let delete = surplus::deletions(&self.service.raft.view(), &self.nodes(), &gone);
         for (node, parts) in delete {

@@ -61,24 +61,36 @@ impl Expected {
 /// The watch over one node's digests.
 #[derive(Default)]
 pub struct Check {
-    /// The last heartbeat's mismatch: what it held, what it should.
-    last: Option<(Digest, Digest)>,
+    /// The last heartbeat's mismatch: what it held, what it should; and when the first that was just so arrived and was taken.
+    last: Option<((Digest, Digest), [Instant; 2])>,
     since: Option<Instant>,
     asked: Option<Instant>,
     not_before: Option<Instant>,
 }
 
 impl Check {
-    /// Takes a heartbeat; says whether to ask for the inventory now.
-    pub fn heartbeat(&mut self, held: Digest, expected: Digest, now: Instant) -> bool {
+    /// Takes a heartbeat that arrived some time ago; says whether to ask for the inventory now. A mismatch is steady that was
+    /// seen again after `apart`, by when they arrived and when they are taken: of heartbeats that waited for each other one
+    /// says no more than the other.
+    pub fn heartbeat(
+        &mut self,
+        held: Digest,
+        expected: Digest,
+        arrived: Instant,
+        now: Instant,
+        apart: Duration,
+    ) -> bool {
         if held == expected {
             (self.last, self.since) = (None, None);
             return false;
         }
-        let steady = self.last.replace((held, expected)) == Some((held, expected));
+        let known = self.last.filter(|(last, _)| *last == (held, expected));
+        let (_, first) = *self.last.insert(known.unwrap_or(((held, expected), [arrived, now])));
+        let lasted = |(at, first): (Instant, Instant)| at.duration_since(first) >= apart;
+        let steady = known.is_some() && [arrived, now].into_iter().zip(first).all(lasted);
         let since = *self.since.get_or_insert(now);
         let due = steady || now.duration_since(since) >= UNSTEADY;
-        let may = self.not_before.is_none_or(|at| now >= at)
+        let may = self.not_before.is_none_or(|at| arrived >= at)
             && self.asked.is_none_or(|at| now.duration_since(at) >= 10 * BETWEEN);
         if due && may {
             self.asked = Some(now);
@@ -101,39 +113,53 @@ mod tests {
     const A: Digest = Digest { xor: 1, count: 1 };
     const B: Digest = Digest { xor: 2, count: 2 };
     const C: Digest = Digest { xor: 3, count: 3 };
+    const BEAT: Duration = Duration::from_secs(1);
 
     #[test]
     fn the_second_equal_mismatch_asks_and_asks_once() {
         let (mut check, now) = (Check::default(), Instant::now());
-        assert!(!check.heartbeat(A, A, now));
-        assert!(!check.heartbeat(A, B, now));
-        assert!(check.heartbeat(A, B, now));
-        assert!(!check.heartbeat(A, B, now));
+        assert!(!check.heartbeat(A, A, now, now, BEAT));
+        assert!(!check.heartbeat(A, B, now, now, BEAT));
+        assert!(check.heartbeat(A, B, now + BEAT, now + BEAT, BEAT));
+        assert!(!check.heartbeat(A, B, now + 2 * BEAT, now + 2 * BEAT, BEAT));
+    }
+
+    #[test]
+    fn heartbeats_that_arrive_or_are_taken_together_are_no_steady_mismatch() {
+        let (mut check, now) = (Check::default(), Instant::now());
+        assert!(!check.heartbeat(A, B, now, now, BEAT));
+        assert!(!check.heartbeat(A, B, now, now + BEAT, BEAT));
+        assert!(!check.heartbeat(A, B, now + BEAT / 2, now + BEAT, BEAT));
+        assert!(check.heartbeat(A, B, now + BEAT, now + BEAT, BEAT), "since the first");
+        let (mut check, late) = (Check::default(), now + 9 * BEAT);
+        assert!((0..9).all(|beat| !check.heartbeat(A, B, now + beat * BEAT, late, BEAT)));
+        assert!(check.heartbeat(A, B, late + BEAT, late + BEAT, BEAT));
     }
 
     #[test]
     fn a_mismatch_that_changes_is_looked_into_later() {
         let (mut check, now) = (Check::default(), Instant::now());
-        assert!(!check.heartbeat(A, B, now));
-        assert!(!check.heartbeat(B, C, now));
-        assert!(check.heartbeat(C, A, now + UNSTEADY));
+        assert!(!check.heartbeat(A, B, now, now, BEAT));
+        assert!(!check.heartbeat(B, C, now + BEAT, now + BEAT, BEAT));
+        assert!(check.heartbeat(C, A, now + UNSTEADY, now + UNSTEADY, BEAT));
     }
 
     #[test]
     fn a_match_forgets_the_mismatch() {
         let (mut check, now) = (Check::default(), Instant::now());
-        assert!(!check.heartbeat(A, B, now));
-        assert!(!check.heartbeat(B, B, now));
-        assert!(!check.heartbeat(A, B, now + UNSTEADY));
+        assert!(!check.heartbeat(A, B, now, now, BEAT));
+        assert!(!check.heartbeat(B, B, now + BEAT, now + BEAT, BEAT));
+        assert!(!check.heartbeat(A, B, now + UNSTEADY, now + UNSTEADY, BEAT));
     }
 
     #[test]
     fn after_an_inventory_the_next_one_waits() {
         let (mut check, now) = (Check::default(), Instant::now());
-        check.heartbeat(A, B, now);
-        assert!(check.heartbeat(A, B, now));
+        check.heartbeat(A, B, now, now, BEAT);
+        assert!(check.heartbeat(A, B, now + BEAT, now + BEAT, BEAT));
+        let now = now + BEAT;
         check.reconciled(10, now);
-        assert!(!check.heartbeat(A, B, now + BETWEEN / 2));
-        assert!(check.heartbeat(A, B, now + 2 * BETWEEN));
+        assert!(!check.heartbeat(A, B, now + BETWEEN / 2, now + BETWEEN / 2, BEAT));
+        assert!(check.heartbeat(A, B, now + 2 * BETWEEN, now + 2 * BETWEEN, BEAT));
     }
 }

@@ -1,6 +1,7 @@
 //! One session: a node's reports in, orders out.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,8 +42,14 @@ const WAITING_REPORTS: usize = 32;
 /// Parts that a node may report to hold: bounds the memory of one inventory.
 const MAX_INVENTORY: usize = 4_000_000;
 
+/// A report, and when it came.
+struct Arrived {
+    at: Instant,
+    report: Report,
+}
+
 /// What one session's task keeps to itself.
-struct Visit {
+pub(super) struct Visit {
     node: NodeId,
     session: u64,
     boot: u64,
@@ -53,6 +60,13 @@ struct Visit {
     /// Parts that it came to hold, or was copying, since then.
     busy: BTreeSet<PartId>,
     inventory: Vec<HeldPart>,
+}
+
+impl Visit {
+    pub(super) fn new(node: NodeId, session: u64, boot: u64) -> Visit {
+        let (told, before) = (Instant::now(), Horizon::new());
+        Visit { node, session, boot, told, before, busy: BTreeSet::new(), inventory: Vec::new() }
+    }
 }
 
 impl Membership {
@@ -82,15 +96,7 @@ impl Membership {
         let end = CancellationToken::new();
         let session = self.welcome(id, orders.clone(), end.clone())?;
         tracing::info!(node = %id, "node in session");
-        let visit = Visit {
-            node: id,
-            session,
-            boot,
-            told: Instant::now(),
-            before: Horizon::new(),
-            busy: BTreeSet::new(),
-            inventory: Vec::new(),
-        };
+        let visit = Visit::new(id, session, boot);
         tokio::spawn(async move {
             let lost = tokio::select! {
                 () = end.cancelled() => false,
@@ -168,30 +174,39 @@ impl Membership {
         Ok(id)
     }
 
-    /// Takes reports until the stream ends; says why it did.
-    async fn serve(&self, mut visit: Visit, reports: Streaming<NodeReport>) -> String {
+    /// Takes reports until the stream ends; says why it did. What had arrived by then is taken in yet.
+    pub(super) async fn serve(
+        &self,
+        mut visit: Visit,
+        reports: impl Stream<Item = Result<NodeReport, Status>> + Unpin,
+    ) -> String {
+        let node = visit.node;
         let (arrived, mut waiting) = mpsc::channel(WAITING_REPORTS);
-        let listening = self.listen(visit.node, reports, arrived);
-        let taking = async {
-            while let Some(report) = waiting.recv().await {
-                if let Err(error) = self.take(&mut visit, report).await {
+        let listening = self.listen(node, reports, arrived);
+        let mut taking = pin!(async {
+            while let Some(arrived) = waiting.recv().await {
+                if let Err(error) = self.take(&mut visit, arrived).await {
                     tracing::warn!(node = %visit.node, %error, "a report could not be taken in");
                 }
             }
-        };
-        tokio::select! {
+        });
+        let why = tokio::select! {
             biased;
             why = listening => why,
-            () = taking => "its reports came to an end".into(),
+            () = &mut taking => return "its reports came to an end".into(),
+        };
+        if tokio::time::timeout(self.service.config.deadline(), taking).await.is_err() {
+            tracing::warn!(%node, "a node's last reports could not be taken in, in time");
         }
+        why
     }
 
     /// Notes that the node is heard as its reports arrive, however long it takes to take them in; says why they ended.
-    pub(super) async fn listen(
+    async fn listen(
         &self,
         node: NodeId,
         mut reports: impl Stream<Item = Result<NodeReport, Status>> + Unpin,
-        arrived: mpsc::Sender<Report>,
+        arrived: mpsc::Sender<Arrived>,
     ) -> String {
         loop {
             let report = match reports.next().await {
@@ -199,18 +214,19 @@ impl Membership {
                 None => return "the node ended it".into(),
                 Some(Err(status)) => return status.message().to_string(),
             };
-            self.state.lock().heard.insert(node, Instant::now());
+            let at = Instant::now();
+            self.state.lock().heard.insert(node, at);
             let Some(report) = report else { continue };
-            if arrived.send(report).await.is_err() {
+            if arrived.send(Arrived { at, report }).await.is_err() {
                 return "nobody takes its reports".into();
             }
         }
     }
 
-    async fn take(&self, visit: &mut Visit, report: Report) -> Result<()> {
-        match report {
+    async fn take(&self, visit: &mut Visit, arrived: Arrived) -> Result<()> {
+        match arrived.report {
             Report::Hello(_) => Err(Error::invalid("a second hello in one session")),
-            Report::Heartbeat(heartbeat) => self.heartbeat(visit, heartbeat).await,
+            Report::Heartbeat(heartbeat) => self.heartbeat(visit, heartbeat, arrived.at).await,
             Report::Holding(holding) => self.holding(visit, &holding.parts).await,
             Report::Lost(lost) => {
                 tracing::warn!(node = %visit.node, parts = lost.parts.len(), reason = lost.reason, "the node lost parts");
@@ -235,15 +251,16 @@ impl Membership {
         }
     }
 
-    async fn heartbeat(&self, visit: &mut Visit, heartbeat: Heartbeat) -> Result<()> {
+    async fn heartbeat(&self, visit: &mut Visit, heartbeat: Heartbeat, at: Instant) -> Result<()> {
         self.note_health(visit, &heartbeat).await?;
         let held = Digest { xor: heartbeat.digest, count: heartbeat.parts };
+        let apart = Duration::from_millis(self.service.config.heartbeat_ms) * 3 / 4;
         let ask = {
             let mut state = self.state.lock();
             let expected = state.expected.digest(visit.node);
             match (state.sessions.get_mut(&visit.node), expected) {
                 (Some(session), Some(expected)) if session.id == visit.session => {
-                    session.check.heartbeat(held, expected, Instant::now())
+                    session.check.heartbeat(held, expected, at, Instant::now(), apart)
                 }
                 _ => false,
             }

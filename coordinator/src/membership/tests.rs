@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
+use volley_common::PartId;
 use volley_common::relay::Relay;
 use volley_common::wire::catalog::CancelFlight;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::cluster::node_report::Report;
-use volley_common::wire::cluster::{Heartbeat, NodeReport, Welcome};
+use volley_common::wire::cluster::{Heartbeat, Lost, NodeReport, Welcome};
 
+use super::session::Visit;
 use super::*;
 use crate::config::Config;
 use crate::raft::{Handle, RaftConfig};
@@ -32,31 +34,41 @@ async fn alone() -> (TempDir, Arc<Membership>) {
     (dir, Membership::new(Arc::new(service)))
 }
 
-fn heartbeat() -> NodeReport {
-    NodeReport { report: Some(Report::Heartbeat(Heartbeat::default())) }
+fn heartbeat(parts: u64) -> Report {
+    Report::Heartbeat(Heartbeat { parts, ..Heartbeat::default() })
 }
 
-#[tokio::test]
+/// ... and those that arrived before the node ended the session count.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_heard_while_its_earlier_reports_are_still_taken_in() {
     let (_dir, membership) = alone().await;
+    let (orders, _waiting) = mpsc::channel(9);
+    let session = membership.welcome(NODE, orders, CancellationToken::new()).unwrap();
     let (node, reports) = mpsc::channel(1);
-    // Nobody takes what arrives.
-    let (arrived, _waiting) = mpsc::channel(9);
+    // While somebody reads the catalog nothing is applied: the first report, a change, is not taken in.
+    let reading = membership.service.raft.view();
     let heard = || membership.state.lock().heard.get(&NODE).copied();
+    let told = || membership.service.reports.lock().get(&NODE).map(|report| report.parts);
     let speaking = async {
         let mut last = None;
-        for _ in 0..5 {
-            node.send(Ok(heartbeat())).await.unwrap();
+        let lost = Report::Lost(Lost { parts: vec![PartId(1).into()], reason: "a test".into() });
+        for report in std::iter::once(lost).chain((1..=5).map(heartbeat)) {
+            node.send(Ok(NodeReport { report: Some(report) })).await.unwrap();
             while heard() == last {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             last = heard();
         }
+        assert_eq!(told(), None);
         drop(node);
+        // The end of the stream is noticed.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(reading);
     };
-    let listening = membership.listen(NODE, ReceiverStream::new(reports), arrived);
-    let (why, ()) = tokio::join!(listening, speaking);
-    assert_eq!(why, "the node ended it");
+    let serving = membership.serve(Visit::new(NODE, session, 1), ReceiverStream::new(reports));
+    let both = async { tokio::join!(serving, speaking) };
+    let (why, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it hangs");
+    assert_eq!((why.as_str(), told()), ("the node ended it", Some(5)));
 }
 
 /// What all sessions are told from now on: a node that is welcomed meanwhile learns it from the one or the other.

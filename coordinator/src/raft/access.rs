@@ -89,7 +89,8 @@ impl Handle {
     }
 
     /// What `work` makes of the catalog that [`Handle::read`] would give. It already works on what is here while the leader
-    /// is asked whether that is too old, and again only if it was.
+    /// is asked whether that is too old, and again only if it was. Others may wait for the same asking, and so for the work: it
+    /// must not be long.
     ///
     /// # Errors
     /// As [`Handle::read`].
@@ -100,6 +101,7 @@ impl Handle {
             let applied = *self.0.shared.applied.borrow();
             (applied, work(self.view()))
         };
+        // Not in a task of its own, which would cost more than all that is done here.
         let (index, (applied, made)) = tokio::join!(biased; self.read_index(deadline), early);
         let index = index?;
         if applied >= index { Ok(made) } else { Ok(work(self.caught_up(index, deadline).await?)) }
@@ -111,7 +113,8 @@ impl Handle {
         let ask = || self.through_leader(deadline, |leader| self.read_index_of(leader, deadline));
         match timeout_at(deadline, self.0.rounds.join(ask)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.no_leader(None)),
+            // It was others who were asking.
+            Err(_) => Err(self.no_leader(self.leader().map(silent))),
         }
     }
 
@@ -179,21 +182,34 @@ impl Handle {
         }
     }
 
+    /// Asks this leader for as long as it counts as one: one that is gone may never answer, and all reads wait for this.
     async fn read_index_of(&self, leader: u64, deadline: Instant) -> Attempt<u64> {
-        if leader == self.id() {
-            return match timeout_at(deadline, self.read_index_here(None)).await {
-                Ok(outcome) => outcome.map_or_else(Attempt::Again, |index| Attempt::Ended(Ok(index))),
-                Err(_) => Attempt::Again(Error::unavailable("the leader reaches no majority")),
-            };
-        }
-        let Some(mut client) = self.client(leader) else { return stranger(leader) };
-        let request = ReadIndexRequest { follower: self.0.follower() };
-        match timeout_at(deadline, client.read_index(request)).await {
-            Ok(Ok(reply)) => Attempt::Ended(Ok(reply.into_inner().index)),
-            Ok(Err(status)) => Attempt::Again(Error::from(status)),
-            Err(_) => Attempt::Again(Error::unavailable("the leader did not answer")),
+        let mut leads = self.watch_leader();
+        // In a box: the futures around it nest as deep as the compiler allows.
+        let asking = Box::pin(self.ask_index(leader));
+        tokio::select! {
+            biased;
+            answer = timeout_at(deadline, asking) => answer.unwrap_or_else(|_| Attempt::Again(silent(leader))),
+            _ = leads.wait_for(|now| *now != Some(leader)) => {
+                Attempt::Again(Error::unavailable(format!("coordinator {leader} leads no more")))
+            }
         }
     }
+
+    async fn ask_index(&self, leader: u64) -> Attempt<u64> {
+        if leader == self.id() {
+            let asked = self.read_index_here(None).await;
+            return asked.map_or_else(Attempt::Again, |index| Attempt::Ended(Ok(index)));
+        }
+        let Some(mut client) = self.client(leader) else { return stranger(leader) };
+        let asked = client.read_index(ReadIndexRequest { follower: self.0.follower() }).await;
+        asked.map_or_else(|e| Attempt::Again(e.into()), |reply| Attempt::Ended(Ok(reply.into_inner().index)))
+    }
+}
+
+/// Why a read did not come about: either this leader is not reached, or it reaches no majority.
+fn silent(leader: u64) -> Error {
+    Error::unavailable(format!("coordinator {leader} leads, as far as is known here, and did not answer"))
 }
 
 fn stranger<T>(leader: u64) -> Attempt<T> {
@@ -267,25 +283,29 @@ impl Inner {
 
     pub(super) async fn read_index_here(&self, follower: Option<Follower>) -> Result<u64> {
         // What a follower says is as good as its answer to a heartbeat: where the two are a majority, no later leader was
-        // elected before it said so, for neither of them had voted for one.
+        // elected before it said so, for neither of them had voted for one. The lease is not what a read relies on here; within
+        // it Raft answers at once, after it Raft asks a majority, as it does without the follower.
         if let Some(follower) = follower
             && let Ok(read) = self.read_log_id(LinearizerOption::new(None, true)).await
             && (read.leader_id.term, read.leader_id.node_id) == (follower.term, follower.leader)
-            && self.is_majority_with(follower).await
+            && self.leads_majority_with(follower).await
         {
             return Ok(read.index);
         }
         self.read_log_id(ReadPolicy::ReadIndex.into()).await.map(|read| read.index)
     }
 
-    /// Whether this coordinator and another one are a majority of the group.
-    async fn is_majority_with(&self, other: Follower) -> bool {
+    /// Whether this coordinator is still the leader that another one follows, and the two are a majority of the group. A vote
+    /// only grows: if it is that leader's now it was that all the time, and the members are those of its term.
+    async fn leads_majority_with(&self, other: Follower) -> bool {
         let both = [self.config.id, other.id];
         let checked = self.raft.with_raft_state(move |state| {
             let members = state.membership_state.effective().membership();
             let agree = |voters: &BTreeSet<u64>| voters.iter().filter(|voter| both.contains(voter)).count();
             let known = members.get_node(&other.id).is_some_and(|peer| peer.store == other.store);
-            known && members.get_joint_config().iter().all(|voters| agree(voters) > voters.len() / 2)
+            let vote = &state.vote_ref().leader_id;
+            let leads = (vote.term, vote.node_id) == (other.term, other.leader);
+            leads && known && members.get_joint_config().iter().all(|voters| agree(voters) > voters.len() / 2)
         });
         checked.await.unwrap_or(false)
     }

@@ -17,14 +17,16 @@ const LOOKS: u32 = 4;
 /// Keeps [`Inner::leader`] as it is: until Raft stops.
 pub async fn run(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
-    let mut led_since = None;
+    // The term, and when it was first seen: metrics that come together may hide an end and a new beginning.
+    let mut led: Option<(u64, Instant)> = None;
     loop {
         inner.raft.runtime_config().elect(tending::may_stand(&inner));
         let id = inner.config.id;
         let leader = {
             let metrics = metrics.borrow_watched();
-            led_since = led_since.or_else(|| Some(Instant::now())).filter(|_| metrics.current_leader == Some(id));
-            let unheard = led_since.is_some_and(|since| unanswered(&metrics, since) >= inner.config.unanswered);
+            let term = Some(metrics.current_term).filter(|_| metrics.current_leader == Some(id));
+            led = led.filter(|(led, _)| term == Some(*led)).or_else(|| Some((term?, Instant::now())));
+            let unheard = led.is_some_and(|(_, since)| unanswered(&metrics, since) >= inner.config.unanswered);
             metrics.current_leader.filter(|_| !unheard)
         };
         inner.leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);

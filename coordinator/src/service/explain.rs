@@ -70,8 +70,8 @@ impl Shard {
         self.parts += 1;
         self.rows += part.rows;
         self.bytes += part.bytes;
-        for node in &part.holders {
-            *self.holders.entry(NodeId(*node)).or_default() += 1;
+        for node in scene.catalog.holders(part) {
+            *self.holders.entry(node).or_default() += 1;
         }
         let live = live_copies(part, &scene.nodes.alive);
         self.unreadable += u64::from(live == 0);

@@ -11,7 +11,7 @@ use super::read::live_ids;
 use crate::catalog::{Catalog, Stamp};
 use crate::plan::{self, Plan};
 
-/// Plans of fewer endpoints are made as fast as they are found.
+/// Plans of fewer parts are made as fast as they are found, however many endpoints they have.
 const WORTH: usize = 16;
 /// Bytes that all kept plans may weigh together.
 const ROOM: usize = 32 << 20;
@@ -62,7 +62,8 @@ impl Plans {
             return Ok(plan);
         }
         let plan = Arc::new(plan::plan(catalog, table, version, most, limit, &live_ids(catalog))?);
-        if plan.endpoints.len() >= WORTH && plan.weight() <= ROOM {
+        let parts: usize = plan.endpoints.iter().map(|endpoint| endpoint.parts).sum();
+        if parts >= WORTH && plan.weight() <= ROOM {
             self.0.lock().keep(key, stamps, plan.clone());
         }
         Ok(plan)
@@ -135,7 +136,12 @@ mod tests {
         let plan = |most, limit| plans.plan(&catalog, &table, 1, most, limit).unwrap();
         let first = plan(99, None);
         assert!(Arc::ptr_eq(&first, &plan(99, None)));
-        assert_eq!((plan(1, None).endpoints.len(), plan(99, Some(3)).rows), (1, 3));
+        let whole = plan(1, None);
+        assert_eq!((whole.endpoints.len(), whole.endpoints[0].parts), (1, WORTH));
+        assert!(Arc::ptr_eq(&whole, &plan(1, None)));
+        let few = plan(99, Some(3));
+        assert_eq!(few.rows, 3);
+        assert!(!Arc::ptr_eq(&few, &plan(99, Some(3))), "not worth it");
         assert!(Arc::ptr_eq(&first, &plan(99, None)));
     }
 

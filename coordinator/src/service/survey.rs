@@ -104,7 +104,7 @@ impl Survey {
                 shard: part.shard,
                 part: part.part_id(),
                 versions: (part.added, part.removed),
-                holders: part.holders.iter().map(|node| NodeId(*node)).collect(),
+                holders: judge.catalog.holders(part).collect(),
             });
         }
     }

@@ -47,7 +47,7 @@ pub type Reasons = BTreeMap<Reason, (u64, u64)>;
 impl<'a> Scene<'a> {
     /// Why a part has not `wanted` copies; `leaving` is a node whose copy does not count.
     pub fn reason(&self, part: &PartRow, wanted: usize, leaving: Option<NodeId>) -> Reason {
-        let holders = || part.holders.iter().map(|node| NodeId(*node));
+        let holders = || self.catalog.holders(part);
         let live = live_copies(part, &self.nodes.alive);
         if live == 0 {
             return Reason::Unreadable(holders().collect());

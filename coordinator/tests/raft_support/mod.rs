@@ -104,8 +104,13 @@ pub fn config(id: u64, peers: &BTreeMap<u64, String>, dir: &Path) -> RaftConfig 
 }
 
 pub async fn start(config: RaftConfig) -> Running {
-    let addr: SocketAddr = config.peers[&config.id].parse().unwrap();
-    let raft = Handle::start(config).await.unwrap();
+    let addr = config.peers[&config.id].clone();
+    serve(Handle::start(config).await.unwrap(), &addr)
+}
+
+/// Serves it where the peer list has it.
+pub fn serve(raft: Handle, addr: &str) -> Running {
+    let addr: SocketAddr = addr.parse().unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(addr).unwrap();

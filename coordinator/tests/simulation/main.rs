@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use disk::Honesty;
-use run::{Run, run};
+use run::{PANIC, Run, run};
 
 /// Seeds that a plain `cargo test` runs, and the time after which it begins no more.
 const SEEDS: u64 = 1000;
@@ -92,9 +92,10 @@ fn a_seed_decides_everything() {
     }
 }
 
-/// The first of some seeds that finds these disks out.
+/// The first of some seeds that finds these disks out. That redb panics at what they made of its file does not count.
 fn found_out(disks: Honesty) -> Run {
-    let found = (0..40).map(|seed| run(seed, disks, false)).find(|run| run.violation.is_some());
+    let noticed = |run: &Run| run.violation.as_ref().is_some_and(|violation| !violation.starts_with(PANIC));
+    let found = (0..40).map(|seed| run(seed, disks, false)).find(noticed);
     let run = found.unwrap_or_else(|| panic!("40 seeds with disks of the kind {disks:?}, and nothing was noticed"));
     println!("seed {}: {}", run.seed, run.violation.clone().unwrap());
     run

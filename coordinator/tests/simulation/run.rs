@@ -1,5 +1,7 @@
 //! One seed, from the beginning to the end.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::world::{Shape, World};
 
 /// What must hold at every moment is looked at this often.
 const STEP: Duration = Duration::from_millis(20);
+/// How a violation begins that is a panic.
+pub const PANIC: &str = "a panic: ";
 /// Without faults all is well after this.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,7 +67,7 @@ pub fn run(seed: u64, disks: Honesty, aloud: bool) -> Run {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = builder.build().unwrap();
-    let run = runtime.block_on(async {
+    let all = async {
         let world = World::new(seed, shape(seed, disks), aloud);
         world.checks.event(format!("{:?}", world.shape));
         let mut nemesis = Nemesis::new(world.clone());
@@ -73,10 +77,18 @@ pub fn run(seed: u64, disks: Honesty, aloud: bool) -> Run {
             () = live(&world, &mut nemesis) => {}
         }
         outcome(&world, &nemesis)
-    });
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(all)));
     drop(runtime);
     simulate(None);
-    run
+    ended.unwrap_or_else(|panic| panicked(seed, &*panic))
+}
+
+fn panicked(seed: u64, panic: &(dyn Any + Send)) -> Run {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+    let violation = Some(format!("{PANIC}{text}"));
+    Run { seed, violation, faults: 0, commits: 0, operations: 0, trace: 0, last_events: String::new() }
 }
 
 fn outcome(world: &World, nemesis: &Nemesis) -> Run {

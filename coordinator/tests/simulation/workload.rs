@@ -13,6 +13,7 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Code, TableName};
 use volley_coordinator::catalog::{Catalog, PartRow};
+use volley_coordinator::raft::CatalogView;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dice::Dice;
@@ -317,12 +318,22 @@ impl Client {
         let (world, checks) = (self.world.clone(), self.world.checks.clone());
         let Some(up) = world.any(&mut self.dice) else { return };
         let (began, known) = (checks.tick(), checks.oracle.lock().now());
-        let Some(Ok(view)) = up.over.run_until_cancelled(up.handle.read()).await else { return };
-        let Some(at) = checks.at(up.life) else { return };
-        let judged = checks.oracle.lock().read(up.life.id, known, at, &view);
-        checks.judge(judged);
-        let (seen, ended) = (state_of(&view, name), Some(checks.tick()));
-        drop(view);
+        // What it shows, and after how many entries.
+        let look = |view: CatalogView| {
+            let at = checks.at(up.life)?;
+            let compared = checks.oracle.lock().compare(up.life.id, at, &view);
+            Some((at, compared, state_of(&view, name)))
+        };
+        let reading = async {
+            match self.dice.random_bool(0.5) {
+                true => up.handle.read().await.map(look),
+                false => up.handle.read_with(look).await,
+            }
+        };
+        let Some(Ok(Some((at, compared, seen)))) = up.over.run_until_cancelled(reading).await else { return };
+        let judged = checks.oracle.lock().read(up.life.id, known, at);
+        checks.judge(judged.and(compared));
+        let ended = Some(checks.tick());
         checks.history.lock().add(&name[0], Effect::Read(seen), began, ended, None);
     }
 

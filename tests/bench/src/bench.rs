@@ -41,18 +41,27 @@ pub struct Contender {
 pub enum Plan {
     /// The same job each time.
     Job(Job),
-    /// Streams of tickets; in the first round it is checked what comes.
-    Get { streams: Vec<Vec<Fetch>>, source: Option<Source> },
+    /// Streams of tickets, by which the rows of `source` must come.
+    Get { streams: Vec<Vec<Fetch>>, source: Source },
     /// All endpoints of a table's FlightInfo in so many streams; tickets are new each time. What comes is kept, or not.
-    Endpoints { table: String, streams: usize, keep: bool },
+    Endpoints { table: String, source: Source, streams: usize, keep: bool },
     /// A put, whose table is dropped afterwards.
     Put { table: String, source: Source, batch_rows: u64, streams: usize, options: Value },
 }
 
 impl Plan {
-    /// Whether the client does it once before the time begins.
+    /// Whether the client does it, or the like of it, before the time begins.
     fn is_repeated(&self) -> bool {
-        matches!(self, Plan::Get { .. } | Plan::Endpoints { keep: true, .. } | Plan::Job(Job::RustGet(_)))
+        let warm = matches!(self, Plan::Job(Job::RustGet(_) | Job::Infos(_)));
+        warm || matches!(self, Plan::Get { .. } | Plan::Endpoints { keep: true, .. })
+    }
+
+    /// How many rows must come, of a get.
+    fn rows(&self) -> Option<u64> {
+        match self {
+            Plan::Get { source, .. } | Plan::Endpoints { source, .. } => Some(source.rows()),
+            Plan::Job(_) | Plan::Put { .. } => None,
+        }
     }
 }
 
@@ -255,6 +264,9 @@ impl Bench {
         let watch = Watch::begin(system.pids()).map_err(|e| e.to_string())?;
         let outcome = prepared.go().await?;
         let used = watch.end().await.map_err(|e| e.to_string())?;
+        if let Some(rows) = contender.plan.rows().filter(|rows| *rows != outcome.rows) {
+            return Err(format!("{} rows came instead of {rows}", outcome.rows));
+        }
         system.drop_tables(&put_by(&job), before).await?;
         Ok(Sample { outcome, used })
     }
@@ -265,10 +277,11 @@ impl Bench {
         Ok(match plan {
             Plan::Job(job) => job.clone(),
             Plan::Get { streams, source } => {
-                Job::Get(Get { streams: streams.clone(), expect: source.clone().filter(|_| check) })
+                Job::Get(Get { streams: streams.clone(), expect: check.then(|| source.clone()) })
             }
-            Plan::Endpoints { table, streams, keep } => {
-                let get = Get { streams: spread(system.fetches(table).await?, *streams), expect: None };
+            Plan::Endpoints { table, source, streams, keep } => {
+                let expect = (check && *keep).then(|| source.clone());
+                let get = Get { streams: spread(system.fetches(table).await?, *streams), expect };
                 if *keep { Job::Get(get) } else { Job::Drain(get) }
             }
             Plan::Put { table, source, batch_rows, streams, options } => {

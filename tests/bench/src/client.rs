@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::FileReader;
+use arrow_flight::FlightDescriptor;
 use futures::future::try_join_all;
 use futures::{TryStreamExt, stream};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 use volley_common::TableName;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
@@ -20,6 +22,7 @@ use volley_tests::rows;
 
 use crate::jobs::{Infos, Job, Outcome, RustGet, RustPut, Small, SmallCall, Source};
 use crate::measure::{cpu_seconds, quantile};
+use crate::raw;
 
 /// What is asked for before the time begins, so that connections are there and code is warm.
 const WARM_UP: usize = 64;
@@ -128,7 +131,10 @@ async fn get(get: RustGet) -> Result<Outcome> {
     let how = FetchOptions { streams: get.streams, ..FetchOptions::default() };
     let all = async || -> Result<Vec<RecordBatch>> {
         let fetch = client.get(&name, &Options::default(), how.clone()).await.map_err(|e| e.message)?;
-        fetch.map_ok(|fetched| fetched.batch).try_collect().await.map_err(|e| e.message)
+        let batches: Vec<RecordBatch> =
+            fetch.map_ok(|fetched| fetched.batch).try_collect().await.map_err(|e| e.message)?;
+        let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        if rows == get.rows { Ok(batches) } else { Err(format!("{rows} rows came instead of {}", get.rows)) }
     };
     drop(all().await?);
     let begun = Begun::when_told()?;
@@ -136,7 +142,7 @@ async fn get(get: RustGet) -> Result<Outcome> {
     let outcome = begun.end()?;
     let columns = batches.iter().flat_map(RecordBatch::columns);
     let bytes = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum();
-    Ok(Outcome { bytes, rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(), ..outcome })
+    Ok(Outcome { bytes, rows: get.rows, ..outcome })
 }
 
 async fn small(small: Small) -> Result<Outcome> {
@@ -216,10 +222,10 @@ fn of_calls(outcome: Outcome, mut times: Vec<f64>) -> Outcome {
 }
 
 async fn infos(infos: Infos) -> Result<Outcome> {
-    let clients = try_join_all(infos.addresses.iter().map(|address| connect(address))).await?;
-    let name = name(&infos.table)?;
+    let clients = try_join_all(infos.addresses.iter().map(|address| raw::connect(address))).await?;
+    let descriptor = FlightDescriptor::new_path(vec![infos.table.clone()]);
     for at in 0..WARM_UP {
-        info(&clients[at % clients.len()], &name).await?;
+        info(clients[at % clients.len()].clone(), &descriptor, infos.endpoints).await?;
     }
     let begun = Begun::when_told()?;
     let calls = u64::from(infos.rate * infos.seconds);
@@ -229,9 +235,12 @@ async fn infos(infos: Infos) -> Result<Outcome> {
         for call in 0..calls {
             let due = begin + Duration::from_nanos(call * 1_000_000_000 / u64::from(infos.rate));
             wait_until(due);
-            let (client, name) = (clients[call as usize % clients.len()].clone(), name.clone());
+            let (client, descriptor) = (clients[call as usize % clients.len()].clone(), descriptor.clone());
+            let endpoints = infos.endpoints;
             // From when it was due: a question that could not be asked in time has waited as well.
-            asked.push(runtime.spawn(async move { info(&client, &name).await.map(|()| due.elapsed().as_secs_f64()) }));
+            asked.push(runtime.spawn(async move {
+                info(client, &descriptor, endpoints).await.map(|()| due.elapsed().as_secs_f64())
+            }));
         }
         asked
     });
@@ -242,8 +251,9 @@ async fn infos(infos: Infos) -> Result<Outcome> {
     Ok(of_calls(begun.end()?, times))
 }
 
-async fn info(client: &Client, name: &TableName) -> Result<()> {
-    client.info(name, &Options::default()).await.map(|_| ()).map_err(|e| e.message)
+async fn info(channel: Channel, descriptor: &FlightDescriptor, endpoints: usize) -> Result<()> {
+    let came = raw::endpoints(channel, descriptor.clone()).await?;
+    if came == endpoints { Ok(()) } else { Err(format!("{came} endpoints came instead of {endpoints}")) }
 }
 
 #[allow(clippy::disallowed_methods, reason = "questions are asked by the clock, whatever the answers do")]

@@ -100,7 +100,7 @@ pub struct Call {
 pub struct Get {
     /// The tickets of each stream.
     pub streams: Vec<Vec<Fetch>>,
-    /// What must come, if that is to be checked.
+    /// What must come, if that is to be compared; not if nothing is kept.
     pub expect: Option<Source>,
 }
 
@@ -149,6 +149,8 @@ pub struct RustGet {
     pub table: String,
     /// Endpoints at once.
     pub streams: usize,
+    /// Rows that must come.
+    pub rows: u64,
 }
 
 /// What each of many small calls does.
@@ -185,6 +187,8 @@ pub struct Infos {
     pub addresses: Vec<String>,
     /// The table.
     pub table: String,
+    /// How many endpoints every answer must have.
+    pub endpoints: usize,
     /// Calls a second.
     pub rate: u32,
     /// For how long, seconds.

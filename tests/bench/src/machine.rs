@@ -26,6 +26,8 @@ pub struct Machine {
     pub memory: u64,
     /// The kernel's release.
     pub kernel: String,
+    /// How TCP is paced unless a server chooses: reno, cubic, bbr, ...
+    pub congestion_control: String,
     /// The commit of this tree; with a + if files are changed.
     pub commit: String,
 }
@@ -41,6 +43,7 @@ impl Machine {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             memory: status_bytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_string(),
             commit: commit(root),
         }
     }

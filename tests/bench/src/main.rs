@@ -20,6 +20,7 @@ mod jobs;
 mod machine;
 mod measure;
 mod naive;
+mod raw;
 mod report;
 mod systems;
 
@@ -108,13 +109,20 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Case>, String> {
 fn prepare(flags: &Flags, project: &Project) -> Result<Report, String> {
     let machine = Machine::describe(&project.root);
     println!(
-        "{} × {}, {:.0} GiB, Linux {}, commit {}",
+        "{} × {}, {:.0} GiB, Linux {}, TCP {}, commit {}",
         machine.processors,
         machine.processor,
         machine.memory as f64 / (1u64 << 30) as f64,
         machine.kernel,
+        machine.congestion_control,
         machine.commit
     );
+    if machine.congestion_control.starts_with("bbr") {
+        println!(
+            "the C++ server is paced by {}: `sysctl net.ipv4.tcp_congestion_control=reno` for a fair run",
+            machine.congestion_control
+        );
+    }
     let bytes = (flags.gib * TOUCHED * (1u64 << 30) as f64).min(machine::available() as f64 * 0.8) as u64;
     println!("{:.1} GiB of memory touched in {:.1} s", bytes as f64 / (1u64 << 30) as f64, machine::touch(bytes));
     let mut disks = Vec::new();

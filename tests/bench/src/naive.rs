@@ -41,6 +41,8 @@ pub async fn serve(address: &str) -> Result<(), String> {
     let incoming = TcpListenerStream::new(listener).inspect_ok(|socket| {
         // tonic does so for sockets that it accepts itself.
         let _ = socket.set_nodelay(true);
+        // As Volley does: it is not pacing that is compared.
+        volley_common::serve::unpace_local(socket);
     });
     tonic::transport::Server::builder()
         .add_service(service)

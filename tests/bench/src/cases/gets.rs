@@ -45,7 +45,8 @@ pub(super) async fn get_4(bench: &mut Bench) -> Result<(), String> {
     let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
     let mut contenders = getters(bench, &new, &json!({})).await?;
     for contender in &mut contenders {
-        contender.plan = Plan::Endpoints { table: new.name.into(), streams: 4, keep: true };
+        let (table, source) = (new.name.into(), new.source.clone());
+        contender.plan = Plan::Endpoints { table, source, streams: 4, keep: true };
     }
     let series = bench.rounds(&contenders).await?;
     let mut case = Case::new("get-4", about(&new.source, "put in batches of 256 MiB; 4 streams of one client"), series);
@@ -65,7 +66,7 @@ pub(super) async fn project(bench: &mut Bench) -> Result<(), String> {
     if let Some(volley) = contenders.iter().find(|contender| contender.label == "volley1").cloned() {
         let address = &bench.running(volley.system).nodes()[0];
         let streams = vec![vec![Fetch::new(address, REFERENCE.as_bytes())]];
-        let plan = Plan::Get { streams, source: None };
+        let plan = Plan::Get { streams, source: new.source.clone() };
         contenders.push(Contender { label: "volley1: 64 columns".into(), plan, ..volley });
     }
     let series = bench.rounds(&contenders).await?;
@@ -96,7 +97,8 @@ pub(super) async fn proxy(bench: &mut Bench) -> Result<(), String> {
             if label != direct {
                 pairs.push((label.clone(), direct.clone()));
             }
-            let plan = Plan::Get { streams: vec![vec![Fetch::new(&address, name.as_bytes())]], source: None };
+            let (streams, source) = (vec![vec![Fetch::new(&address, name.as_bytes())]], source.clone());
+            let plan = Plan::Get { streams, source };
             contenders.push(Contender { label, system, plan });
         }
     }
@@ -131,7 +133,7 @@ pub(super) async fn getters(bench: &mut Bench, new: &NewTable<'_>, options: &Val
         bench.table(system, new).await?;
         let address = &bench.running(system).nodes()[0];
         let streams = vec![vec![Fetch::table(address, new.name, options)]];
-        let plan = Plan::Get { streams, source: Some(new.source.clone()) };
+        let plan = Plan::Get { streams, source: new.source.clone() };
         contenders.push(Contender { label: kind.name().into(), system, plan });
     }
     Ok(contenders)

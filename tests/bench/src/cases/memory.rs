@@ -26,9 +26,15 @@ pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
         let new = NewTable { name: "large", source: source.clone(), batch_rows: CHUNK_ROWS, options };
         bench.add_rows(system, &new).await?;
     }
-    let plan = Plan::Endpoints { table: "large".into(), streams: STREAMS, keep: false };
-    let series = bench.rounds_of(&[Contender { label: "volley1".into(), system, plan }], 1).await?;
+    let endpoints = bench.running(system).fetches("large").await?.len();
+    if endpoints < STREAMS {
+        return Err(format!(
+            "the table has {endpoints} endpoints, too few for {STREAMS} streams: give a larger --memory-gb"
+        ));
+    }
     let whole = Source::Floats { columns: 64, bytes: each * PUTS };
+    let plan = Plan::Endpoints { table: "large".into(), source: whole.clone(), streams: STREAMS, keep: false };
+    let series = bench.rounds_of(&[Contender { label: "volley1".into(), system, plan }], 1).await?;
     let mut case = Case::new("memory", about(&whole, "32 streams at once from one node, one run"), series);
     let peak = case.of("volley1").map(|series| series.peak(|used| used.anonymous).largest);
     let peak = peak.map(|bytes| bytes as f64 / (1u64 << 20) as f64);

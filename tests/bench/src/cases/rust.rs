@@ -18,7 +18,8 @@ pub(super) async fn get(bench: &mut Bench) -> Result<(), String> {
     let mut contenders = getters(bench, &new, &json!({})).await?;
     for contender in &mut contenders {
         let address = bench.running(contender.system).coordinators()[0].clone();
-        contender.plan = Plan::Job(Job::RustGet(RustGet { address, table: REFERENCE.into(), streams: STREAMS }));
+        let rows = new.source.rows();
+        contender.plan = Plan::Job(Job::RustGet(RustGet { address, table: REFERENCE.into(), streams: STREAMS, rows }));
     }
     let series = bench.rounds(&contenders).await?;
     bench.report.add(Case::new("rust-get", about(&new.source, "Volley's client in Rust, 4 streams"), series));

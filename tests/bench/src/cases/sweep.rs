@@ -10,8 +10,8 @@ use crate::jobs::{Fetch, Source};
 use crate::report::Case;
 use crate::systems::Kind;
 
-/// KiB of a message.
-const SIZES: [usize; 4] = [512, 1024, 2048, 4096];
+/// KiB of a message; the last is the most that a node takes.
+const SIZES: [usize; 4] = [512, 1024, 2048, 4032];
 
 pub(super) async fn sweep(bench: &mut Bench) -> Result<(), String> {
     bench.stop_all().await?;
@@ -39,7 +39,8 @@ async fn sweep_of(bench: &mut Bench, table: &str, source: Source, batch_rows: u6
             options: json!({"retention_s": 0}),
         };
         puts.push(Contender { label: label.clone(), system, plan });
-        let plan = Plan::Get { streams: vec![vec![Fetch::new(&address, table.as_bytes())]], source: None };
+        let (streams, source) = (vec![vec![Fetch::new(&address, table.as_bytes())]], source.clone());
+        let plan = Plan::Get { streams, source };
         gets.push(Contender { label, system, plan });
     }
     let what = format!("{table}, {:.2} GB, volley1, messages of so many bytes; 1 stream", source.bytes() as f64 / 1e9);
