@@ -1,5 +1,4 @@
-//! Reading configuration: defaults < TOML file < environment (`VOLLEY_*`) < flags; and what addresses
-//! may be listened on and told to others.
+//! Reading configuration: defaults < TOML file < environment (`VOLLEY_*`) < flags.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -15,14 +14,13 @@
 //! # Ok::<(), volley_common::Error>(())
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -125,105 +123,21 @@ pub fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// A place to listen, with the name that its clients' addresses go by: `[NAME=]HOST:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The listener's name; empty for the only one.
-    pub name: String,
-    /// HOST:PORT.
-    pub addr: String,
-}
-
-impl std::str::FromStr for Listener {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, addr) = text.split_once('=').unwrap_or(("", text));
-        split_host_port(addr)?;
-        Ok(Listener { name: name.into(), addr: addr.into() })
-    }
-}
-
-/// Splits HOST:PORT, or `[V6]:PORT`; the host comes back without brackets.
+/// For `deserialize_with` of a list that a file may also give as one text.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: no port, no host, a port above 65,535.
-pub fn split_host_port(addr: &str) -> Result<(&str, u16)> {
-    let bad =
-        |why: &str| Error::invalid(format!("the address {addr:?} {why}: give HOST:PORT, for example 127.0.0.1:8815"));
-    let (host, port) = addr.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
-    let port = port.parse().map_err(|_| bad("has no valid port"))?;
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    if bare.is_none() && host.contains(':') {
-        return Err(bad("needs [ ] around its IPv6 host"));
+/// Neither a text nor a list of texts.
+pub fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text, or a list of texts")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
     }
-    let host = bare.unwrap_or(host);
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
-        return Err(bad("has no valid host"));
-    }
-    Ok((host, port))
-}
-
-/// Refuses to listen elsewhere than on loopback, unless `insecure` allows it. `flag` names the setting.
-///
-/// # Errors
-/// INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: not loopback.
-pub fn check_listen(flag: &str, addr: &str, insecure: bool) -> Result<()> {
-    let (host, _) = split_host_port(addr).map_err(|e| e.at(flag))?;
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || insecure {
-        return Ok(());
-    }
-    Err(Error::precondition(format!(
-        "{flag} {addr} would let other machines in without authentication: listen on 127.0.0.1, or add --insecure if the network is trusted"
-    )))
-}
-
-/// Checks an address that others are told, `[grpc[+tcp]://]HOST:PORT`, and gives its HOST:PORT.
-///
-/// # Errors
-/// INVALID_ARGUMENT: not an address, or an unspecified one (0.0.0.0, `[::]`) that nobody can dial.
-pub fn check_advertise(uri: &str) -> Result<&str> {
-    let addr = match uri.split_once("://") {
-        Some(("grpc" | "grpc+tcp", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-        Some((scheme, _)) => {
-            return Err(Error::invalid(format!(
-                "the advertised address {uri:?} has the scheme {scheme:?}: give grpc+tcp://HOST:PORT"
-            )));
-        }
-        None => uri,
-    };
-    let (host, _) = split_host_port(addr).map_err(|e| e.at("the advertised address"))?;
-    if is_unspecified(host) {
-        return Err(Error::invalid(format!(
-            "the advertised address {uri:?} is no place that a client can dial: give a name or address of this machine"
-        )));
-    }
-    Ok(addr)
-}
-
-fn is_unspecified(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-}
-
-/// The HOST:PORT by which others reach a listener: what is advertised, else where it listens. Port 0 stands for the
-/// port that was bound. `flag` names the setting that would tell it.
-///
-/// # Errors
-/// INVALID_ARGUMENT: as [`check_advertise`]; or it listens on every interface and nothing is advertised.
-pub fn reachable_at(flag: &str, listen: &str, advertise: Option<&str>, bound: SocketAddr) -> Result<String> {
-    let addr = match advertise {
-        Some(uri) => check_advertise(uri).map_err(|e| e.at(flag))?,
-        None => listen,
-    };
-    let (host, port) = split_host_port(addr)?;
-    if is_unspecified(host) {
-        return Err(Error::invalid(format!(
-            "listening on {listen} means every interface, and others cannot be told which: add {flag} HOST:PORT with a name or address that they can dial"
-        )));
-    }
-    let port = if port == 0 { bound.port() } else { port };
-    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(text) => vec![text],
+        OneOrMany::Many(texts) => texts,
+    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
-//! | [`config`], [`clock`] | reading configuration; the one place that reads the time |
+//! | [`config`], [`listen`] | reading configuration; where a server listens, and by which addresses others reach it |
+//! | [`clock`] | the one place that reads the time |
 
 pub mod client;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod error;
 pub mod grpc;
 pub mod ids;
 pub mod ipc;
+pub mod listen;
 pub mod memory;
 pub mod name;
 pub mod options;

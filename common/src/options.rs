@@ -14,8 +14,12 @@ use crate::{Error, Result, TableName, ticket};
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
+/// The header by which a client asks for the addresses of another listener than that by which it came.
+pub const LISTENER: &str = "x-volley-listener";
+/// The header by which a node that hands a call on says by which of its listeners the client came.
+pub const CAME_BY: &str = "x-volley-came-by";
 /// Headers with the prefix that are not options.
-const OTHER_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
+const OTHER_HEADERS: [&str; 4] = ["listener", "came-by", "leader", "relayed"];
 
 /// Everything that can be asked for about a table.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]

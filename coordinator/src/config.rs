@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
-use volley_common::config::{self, Listener};
+use volley_common::config;
+use volley_common::listen::{self, Listener};
 use volley_common::{Error, Result};
+
+use crate::service::via::Locations;
 
 /// A leader is given at least so long: its followers may be slow.
 const LEAST_UNANSWERED: Duration = Duration::from_secs(2);
@@ -23,10 +26,15 @@ pub struct Config {
     pub peers: Vec<String>,
     /// It forms no cluster with its peers, but waits to be added to the one that there is.
     pub join: bool,
-    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one.
-    pub listen: String,
-    /// Where clients reach it, `grpc+tcp://HOST:PORT`; else as `listen`.
-    pub advertise: Option<String>,
+    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one. Nodes come by the first.
+    #[serde(deserialize_with = "config::one_or_many")]
+    pub listen: Vec<String>,
+    /// Where clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; else as it listens.
+    #[serde(deserialize_with = "config::one_or_many")]
+    pub advertise: Vec<String>,
+    /// Whose addresses the clients of a listener are told, `[NAME=]direct`, `proxy` or `single`; else `direct`.
+    #[serde(deserialize_with = "config::one_or_many")]
+    pub locations: Vec<String>,
     /// Where members are served, HOST:PORT.
     pub peer_listen: String,
     /// Where health and metrics are served, HOST:PORT.
@@ -63,8 +71,9 @@ impl Default for Config {
             id: 1,
             peers: Vec::new(),
             join: false,
-            listen: "127.0.0.1:8815".into(),
-            advertise: None,
+            listen: vec!["127.0.0.1:8815".into()],
+            advertise: Vec::new(),
+            locations: Vec::new(),
             peer_listen: "127.0.0.1:8825".into(),
             http_listen: "127.0.0.1:8835".into(),
             data_dir: "volley-coordinator-data".into(),
@@ -116,14 +125,19 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "config::is_false")]
     pub join: bool,
-    /// Where Flight clients are served [default: 127.0.0.1:8815].
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub listen: Option<String>,
-    /// Where clients reach it: grpc+tcp://HOST:PORT.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advertise: Option<String>,
+    /// Where Flight clients are served; may repeat with names [default: 127.0.0.1:8815].
+    #[arg(long, value_name = "[NAME=]HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
+    /// Where the clients of a listener reach it: grpc+tcp://HOST:PORT.
+    #[arg(long, value_name = "[NAME=]URI")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise: Vec<String>,
+    /// Whose addresses the clients of a listener are told: the nodes' (direct), only this coordinator's, through which all
+    /// data goes (proxy), or that and one endpoint for all of a table (single) [default: direct].
+    #[arg(long, value_name = "[NAME=]direct|proxy|single")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<String>,
     /// Where other members are served [default: 127.0.0.1:8825].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,12 +215,9 @@ impl Config {
     /// # Errors
     /// One sentence that names the wrong value or combination.
     pub fn check(&self) -> Result<()> {
-        let listener = self.listener().map_err(|e| e.at("--listen"))?;
-        config::check_listen("--listen", &listener.addr, self.insecure)?;
-        config::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
-        config::check_listen("--http-listen", &self.http_listen, self.insecure)?;
-        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        config::reachable_at("--advertise", &listener.addr, self.advertise_addr(), any)?;
+        self.locations_of(&self.listeners()?)?;
+        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
+        listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
         for (name, value) in
             [("silence_ms", self.silence_ms), ("heartbeat_ms", self.heartbeat_ms), ("deadline_ms", self.deadline_ms)]
         {
@@ -227,21 +238,29 @@ impl Config {
         self.peer_map().map(|_| ())
     }
 
-    /// Where clients are served.
+    /// Where clients are served, by name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: not an address.
-    pub fn listener(&self) -> Result<Listener> {
-        self.listen.parse()
+    /// Those of [`listen::listeners`].
+    pub fn listeners(&self) -> Result<Vec<Listener>> {
+        listen::listeners(&self.listen, &self.advertise, self.insecure)
     }
 
-    /// What is advertised, without the listener's name before it.
-    pub fn advertise_addr(&self) -> Option<&str> {
-        let text = self.advertise.as_deref()?;
-        match text.split_once('=') {
-            Some((name, uri)) if !name.contains([':', '/']) => Some(uri),
-            _ => Some(text),
+    /// Whose addresses the clients of each of these listeners are told.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: an unknown way or listener.
+    pub fn locations_of(&self, listeners: &[Listener]) -> Result<Vec<Locations>> {
+        let mut locations = vec![Locations::Direct; listeners.len()];
+        for text in &self.locations {
+            let (name, way) = listen::named(text);
+            let at = listeners.iter().position(|l| l.name == name || name.is_empty() && listeners.len() == 1);
+            let at = at.ok_or_else(|| {
+                Error::invalid(format!("--locations {text} is for no listener: give NAME=direct|proxy|single, with a name of --listen"))
+            })?;
+            locations[at] = way.parse().map_err(|e: Error| e.at("--locations"))?;
         }
+        Ok(locations)
     }
 
     /// The coordinators by id; empty if this one is alone.
@@ -292,7 +311,7 @@ fn parse_peer(text: &str) -> Result<(u64, String)> {
     let bad = || Error::invalid(format!("--peers has {text:?}: give ID=HOST:PORT, for example 1=10.0.0.1:8825"));
     let (id, addr) = text.split_once('=').ok_or_else(bad)?;
     let id: u64 = id.trim().parse().map_err(|_| bad())?;
-    let addr = config::check_advertise(addr.trim()).map_err(|e| e.at("--peers"))?;
+    let addr = listen::check_advertise(addr.trim()).map_err(|e| e.at("--peers"))?;
     if id == 0 {
         return Err(bad());
     }
@@ -321,10 +340,12 @@ mod tests {
             let error = result.unwrap_err();
             assert!(error.message.contains(word), "{word}: {error}");
         };
-        check("--insecure", with(|c| c.listen = "0.0.0.0:8815".into()));
-        check("--advertise", with(|c| (c.listen, c.insecure) = ("0.0.0.0:8815".into(), true)));
-        check("0.0.0.0:1", with(|c| c.advertise = Some("grpc+tcp://0.0.0.0:1".into())));
+        check("--insecure", with(|c| c.listen = vec!["0.0.0.0:8815".into()]));
+        check("--advertise", with(|c| (c.listen, c.insecure) = (vec!["0.0.0.0:8815".into()], true)));
+        check("0.0.0.0:1", with(|c| c.advertise = vec!["grpc+tcp://0.0.0.0:1".into()]));
         check("1=10.0.0.1:8825", with(|c| c.peers = vec!["h:1".into()]));
+        check("--locations", with(|c| c.locations = vec!["x=proxy".into()]));
+        check("--locations", with(|c| c.locations = vec!["nobody".into()]));
         check("--id 1", with(|c| c.peers = vec!["2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]));
@@ -335,8 +356,8 @@ mod tests {
     #[test]
     fn a_wildcard_with_an_address_to_tell_is_allowed() {
         with(|c| {
-            c.listen = "external=0.0.0.0:8815".into();
-            c.advertise = Some("external=grpc+tcp://volley.example:8815".into());
+            c.listen = vec!["external=0.0.0.0:8815".into()];
+            c.advertise = vec!["external=grpc+tcp://volley.example:8815".into()];
             c.insecure = true;
         })
         .unwrap();

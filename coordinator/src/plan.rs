@@ -9,6 +9,7 @@ use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, NodeId, Result};
 
 use crate::catalog::{Catalog, PartRow};
+use crate::service::via::address;
 
 /// The location that stands for the connection by which the FlightInfo came; last of every endpoint's.
 pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
@@ -90,7 +91,7 @@ impl Plan {
 /// Cuts the first `limit` rows of a version into at most `most` endpoints, in order: one part each, or runs of parts.
 /// Parts behind the limit are left out, and need no holder; the last endpoint may have a limit.
 ///
-/// Every live holder of a part is a location, as long as the whole answer stays within [`MAX_URIS`]. No part is in two
+/// Every live holder of a part that has the client's listener is a location, as long as the whole answer stays within [`MAX_URIS`]. No part is in two
 /// endpoints.
 ///
 /// # Errors
@@ -102,9 +103,10 @@ pub fn plan(
     most: usize,
     limit: Option<u64>,
     alive: &BTreeSet<NodeId>,
+    listener: &str,
 ) -> Result<Plan> {
     let parts = first_rows(catalog.part_rows_at(table.id, version), limit);
-    let (uris, ill) = (uris(catalog, alive), ill(catalog, alive));
+    let (uris, ill) = (uris(catalog, alive, listener), ill(catalog, alive));
     if parts.is_empty() {
         return Ok(without_parts(&uris, limit));
     }
@@ -154,10 +156,10 @@ fn runs<'a, 'p>(parts: &'a [&'p PartRow], most: usize) -> Vec<&'a [&'p PartRow]>
     (0..count).map(|at| &parts[at * parts.len() / count..(at + 1) * parts.len() / count]).collect()
 }
 
-/// Where clients reach the live nodes.
-fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>) -> BTreeMap<NodeId, &'a str> {
+/// Where the listener's clients reach the live nodes.
+fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>, listener: &str) -> BTreeMap<NodeId, &'a str> {
     let nodes = alive.iter().filter_map(|id| catalog.node(*id));
-    nodes.filter(|node| !node.flight_uri.is_empty()).map(|node| (NodeId(node.id), node.flight_uri.as_str())).collect()
+    nodes.filter_map(|node| Some((NodeId(node.id), address(node, listener)?))).collect()
 }
 
 /// Live nodes with which something is wrong: whoever can be read elsewhere is not read there.

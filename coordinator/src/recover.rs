@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use volley_common::{Error, Result, config};
+use volley_common::{Error, Result, listen};
 
 use crate::config::Recover;
 use crate::raft::recover::{Found, Recovered, look, recover};
@@ -18,7 +18,7 @@ const ASKING: Duration = Duration::from_secs(2);
 /// FAILED_PRECONDITION: the folder is in use, or empty, or other coordinators are up.
 pub async fn run(command: &Recover) -> Result<String> {
     let peer = match &command.peer {
-        Some(peer) => Some(config::check_advertise(peer).map_err(|e| e.at("--peer"))?.to_string()),
+        Some(peer) => Some(listen::check_advertise(peer).map_err(|e| e.at("--peer"))?.to_string()),
         None => None,
     };
     let found = look(&command.data_dir, command.id)?;

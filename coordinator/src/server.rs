@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use volley_common::relay::Relay;
+use volley_common::listen::{self, Bound, local_addr};
 use volley_common::serve;
-use volley_common::{Error, Result, config};
+use volley_common::{Error, Result};
 
 use crate::config::Config;
 use crate::flight::Flight;
@@ -21,6 +22,7 @@ use crate::membership::Membership;
 use crate::peer::Peer;
 use crate::raft::{Handle, RaftConfig};
 use crate::service::Service;
+use crate::service::via::{Entry, Locations};
 
 /// A coordinator that runs in this process.
 pub struct Running {
@@ -46,7 +48,7 @@ pub struct Running {
 /// What is `None` is bound as the configuration says.
 #[derive(Default)]
 pub struct Listeners {
-    /// For Flight clients.
+    /// For Flight clients, of the first listener.
     pub flight: Option<TcpListener>,
     /// For members.
     pub peer: Option<TcpListener>,
@@ -70,7 +72,11 @@ pub async fn start(config: Config) -> Result<Running> {
 pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Result<Running> {
     config.check()?;
     let sockets = Sockets::bind(&config, listeners).await?;
-    let flight_uri = format!("grpc+tcp://{}", sockets.flight_reachable(&config)?);
+    let locations = config.locations_of(&config.listeners()?)?;
+    let entry = |(bound, locations): (&Bound, Locations)| {
+        Entry { name: bound.name.as_str().into(), uri: bound.uri.clone(), locations }
+    };
+    let entries = sockets.flight.iter().zip(locations).map(entry).collect();
     let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
     raft_config.deadline = config.deadline();
     raft_config.elect_within(config.election());
@@ -78,7 +84,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();
-    let service = Arc::new(Service::new(config, raft, Relay::new(), flight_uri, stop));
+    let service = Arc::new(Service::new(config, raft, Relay::new(), entries, stop));
     let running = serve_all(service, sockets).await?;
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
@@ -88,7 +94,8 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
 }
 
 struct Sockets {
-    flight: TcpListener,
+    /// At least one.
+    flight: Vec<Bound>,
     peer: TcpListener,
     http: TcpListener,
 }
@@ -96,28 +103,27 @@ struct Sockets {
 impl Sockets {
     async fn bind(config: &Config, given: Listeners) -> Result<Self> {
         Ok(Sockets {
-            flight: bind(given.flight, &config.listener()?.addr).await?,
+            flight: Bound::all(&config.listeners()?, given.flight).await?,
             peer: bind(given.peer, &config.peer_listen).await?,
             http: bind(given.http, &config.http_listen).await?,
         })
     }
 
-    fn flight_reachable(&self, config: &Config) -> Result<String> {
-        let listen = config.listener()?.addr;
-        config::reachable_at("--advertise", &listen, config.advertise_addr(), bound(&self.flight)?)
+    /// The listener of members and of clients that need no other.
+    fn first(&self) -> Result<&Bound> {
+        self.flight.first().ok_or_else(|| Error::internal("there is no listener"))
     }
 
     /// All coordinators; without a list only this one, where nobody else need dial it but its nodes.
     fn peers(&self, config: &Config) -> Result<std::collections::BTreeMap<u64, String>> {
         let mut peers = config.peer_map()?;
         if peers.is_empty() {
-            let host = self.flight_reachable(config)?;
-            let (host, _) = config::split_host_port(&host)?;
-            let port = bound(&self.peer)?.port();
+            let (host, _) = listen::split_host_port(listen::check_advertise(&self.first()?.uri)?)?;
+            let port = local_addr(&self.peer)?.port();
             // Where it listens everywhere, members reach it by the host that clients are told.
             let advertised = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             let listen = &config.peer_listen;
-            let addr = config::reachable_at("--peers", listen, None, bound(&self.peer)?).unwrap_or(advertised);
+            let addr = listen::reachable_at("--peers", listen, None, local_addr(&self.peer)?).unwrap_or(advertised);
             peers.insert(config.id, addr);
         }
         Ok(peers)
@@ -131,17 +137,13 @@ async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
     }
 }
 
-fn bound(listener: &TcpListener) -> Result<SocketAddr> {
-    listener.local_addr().map_err(|e| Error::unavailable(format!("a listener has no address: {e}")))
-}
-
 async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
     let (stop, raft) = (service.stop.clone(), service.raft.clone());
     let running = Running {
-        flight_addr: bound(&sockets.flight)?,
-        peer_addr: bound(&sockets.peer)?,
-        http_addr: bound(&sockets.http)?,
-        flight_uri: service.flight_uri.clone(),
+        flight_addr: local_addr(&sockets.first()?.socket)?,
+        peer_addr: local_addr(&sockets.peer)?,
+        http_addr: local_addr(&sockets.http)?,
+        flight_uri: service.flight_uri().to_string(),
         raft: raft.clone(),
         stop: stop.clone(),
         stop_peers: CancellationToken::new(),
@@ -159,8 +161,12 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
         .add_service(health)
         .add_service(flight.server());
     let (clients, peers) = (&running.clients, &running.peers);
-    clients.spawn(serve::serve(sockets.flight, Edge::new(service.clone(), client_routes), stop.clone()));
-    peers.spawn(serve::serve(sockets.peer, Edge::new(service.clone(), peer_routes), running.stop_peers.clone()));
+    for listener in sockets.flight {
+        let edge = Edge::new(service.clone(), client_routes.clone(), &listener.name.into());
+        clients.spawn(serve::serve(listener.socket, edge, stop.clone()));
+    }
+    let edge = Edge::new(service.clone(), peer_routes, &service.entries.first().map_or("".into(), |e| e.name.clone()));
+    peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone()));
     clients.spawn(membership.clone().run());
     clients.spawn(report_health(service.clone(), reporter));
     peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone())?);

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use volley_common::config::{self, Listener};
+use volley_common::config;
 use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
+use volley_common::listen::{self, Listener};
 use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
@@ -22,10 +23,12 @@ const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
 pub struct Config {
     /// Peer addresses of the coordinators, HOST:PORT.
     pub coordinators: Vec<String>,
-    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one.
-    pub listen: String,
-    /// Where clients reach it, `grpc+tcp://HOST:PORT`; else as `listen`.
-    pub advertise: Option<String>,
+    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one. Other members come by the first.
+    #[serde(deserialize_with = "config::one_or_many")]
+    pub listen: Vec<String>,
+    /// Where clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; else as it listens.
+    #[serde(deserialize_with = "config::one_or_many")]
+    pub advertise: Vec<String>,
     /// Where members are served, HOST:PORT.
     pub peer_listen: String,
     /// Where members reach it, HOST:PORT; else as `peer_listen`, by the host of `advertise` if that listens everywhere.
@@ -68,8 +71,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             coordinators: vec!["127.0.0.1:8825".into()],
-            listen: "127.0.0.1:8816".into(),
-            advertise: None,
+            listen: vec!["127.0.0.1:8816".into()],
+            advertise: Vec::new(),
             peer_listen: "127.0.0.1:8826".into(),
             peer_advertise: None,
             http_listen: "127.0.0.1:8836".into(),
@@ -108,14 +111,14 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coordinators: Vec<String>,
-    /// Where Flight clients are served [default: 127.0.0.1:8816].
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub listen: Option<String>,
-    /// Where clients reach it: grpc+tcp://HOST:PORT.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advertise: Option<String>,
+    /// Where Flight clients are served; may repeat with names [default: 127.0.0.1:8816].
+    #[arg(long, value_name = "[NAME=]HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
+    /// Where the clients of a listener reach it: grpc+tcp://HOST:PORT.
+    #[arg(long, value_name = "[NAME=]URI")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise: Vec<String>,
     /// Where other members are served [default: 127.0.0.1:8826].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,20 +197,17 @@ impl Config {
     /// # Errors
     /// One sentence that names the wrong value or combination.
     pub fn check(&self) -> Result<()> {
-        let listener = self.listener().map_err(|e| e.at("--listen"))?;
-        config::check_listen("--listen", &listener.addr, self.insecure)?;
-        config::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
-        config::check_listen("--http-listen", &self.http_listen, self.insecure)?;
-        let any = SocketAddr::from(([127, 0, 0, 1], 1));
-        self.flight_reachable_at(any)?;
-        self.peer_reachable_at(any)?;
+        self.listeners()?;
+        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
+        listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        self.peer_reachable_at(SocketAddr::from(([127, 0, 0, 1], 1)))?;
         if self.coordinators.is_empty() {
             return Err(Error::invalid(
                 "--coordinators is empty: give the coordinators' peer addresses, HOST:PORT,...",
             ));
         }
         for addr in &self.coordinators {
-            if config::check_advertise(addr).map_err(|e| e.at("--coordinators"))? != addr {
+            if listen::check_advertise(addr).map_err(|e| e.at("--coordinators"))? != addr {
                 return Err(Error::invalid(format!("--coordinators has {addr:?}: give HOST:PORT without a scheme")));
             }
         }
@@ -251,46 +251,30 @@ impl Config {
         Watermarks { high: self.high_water, low: self.low_water }
     }
 
-    /// Where clients are served.
+    /// Where clients are served, by name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: not an address.
-    pub fn listener(&self) -> Result<Listener> {
-        self.listen.parse()
-    }
-
-    /// HOST:PORT by which clients reach a listener bound at `bound`.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT: it listens everywhere and nothing is advertised, or the address is bad.
-    pub fn flight_reachable_at(&self, bound: SocketAddr) -> Result<String> {
-        config::reachable_at("--advertise", &self.listener()?.addr, self.advertise_addr(), bound)
+    /// Those of [`listen::listeners`].
+    pub fn listeners(&self) -> Result<Vec<Listener>> {
+        listen::listeners(&self.listen, &self.advertise, self.insecure)
     }
 
     /// HOST:PORT by which members reach a listener bound at `bound`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: as [`Config::flight_reachable_at`].
+    /// INVALID_ARGUMENT: it listens everywhere and nothing is advertised, or the address is bad.
     pub fn peer_reachable_at(&self, bound: SocketAddr) -> Result<String> {
         let flag = "--peer-advertise";
-        let own = config::reachable_at(flag, &self.peer_listen, self.peer_advertise.as_deref(), bound);
-        match (own, self.advertise_addr()) {
+        let own = listen::reachable_at(flag, &self.peer_listen, self.peer_advertise.as_deref(), bound);
+        let first = self.listeners()?.into_iter().next().and_then(|first| first.advertise);
+        match (own, first) {
             (Err(_), Some(uri)) if self.peer_advertise.is_none() => {
-                let (host, _) = config::split_host_port(config::check_advertise(uri)?)?;
-                let (_, port) = config::split_host_port(&self.peer_listen)?;
+                let (host, _) = listen::split_host_port(listen::check_advertise(&uri)?)?;
+                let (_, port) = listen::split_host_port(&self.peer_listen)?;
                 let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
-                config::reachable_at(flag, &format!("{host}:{port}"), None, bound)
+                listen::reachable_at(flag, &format!("{host}:{port}"), None, bound)
             }
             (own, _) => own,
-        }
-    }
-
-    /// What is advertised, without the listener's name before it.
-    fn advertise_addr(&self) -> Option<&str> {
-        let text = self.advertise.as_deref()?;
-        match text.split_once('=') {
-            Some((name, uri)) if !name.contains([':', '/']) => Some(uri),
-            _ => Some(text),
         }
     }
 
@@ -322,8 +306,8 @@ mod tests {
             assert!(error.message.contains(word), "{word}: {error}");
         };
         check("--insecure", with(|c| c.peer_listen = "0.0.0.0:8826".into()));
-        check("--advertise", with(|c| (c.listen, c.insecure) = ("0.0.0.0:8816".into(), true)));
-        check("0.0.0.0:1", with(|c| c.advertise = Some("grpc+tcp://0.0.0.0:1".into())));
+        check("--advertise", with(|c| (c.listen, c.insecure) = (vec!["0.0.0.0:8816".into()], true)));
+        check("0.0.0.0:1", with(|c| c.advertise = vec!["grpc+tcp://0.0.0.0:1".into()]));
         check("--coordinators", with(|c| c.coordinators = Vec::new()));
         check("--coordinators", with(|c| c.coordinators = vec!["nowhere".into()]));
         check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
@@ -341,8 +325,8 @@ mod tests {
     #[test]
     fn members_reach_a_wildcard_by_the_advertised_host() {
         let config = Config {
-            listen: "0.0.0.0:8816".into(),
-            advertise: Some("external=grpc+tcp://n1.example:9816".into()),
+            listen: vec!["internal=0.0.0.0:8816".into(), "external=0.0.0.0:9816".into()],
+            advertise: vec!["internal=n1.example:8816".into(), "external=grpc+tcp://n1.outside:80".into()],
             peer_listen: "0.0.0.0:8826".into(),
             insecure: true,
             ..Config::default()
@@ -350,6 +334,5 @@ mod tests {
         config.check().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(config.peer_reachable_at(any).unwrap(), "n1.example:8826");
-        assert_eq!(config.flight_reachable_at(any).unwrap(), "n1.example:9816");
     }
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
+use volley_common::options::CAME_BY;
 use volley_common::relay::Loan;
 use volley_common::serve::{ReplyBody, Whole, grpc_error};
 use volley_common::wire::catalog::NodeState;
@@ -36,12 +37,15 @@ const MIDDLEWARE: &str = "x-middleware";
 pub struct Router {
     state: Arc<Shared>,
     tonic: Routes,
+    /// The name by which coordinators know its clients; none for a listener without one.
+    came_by: Option<HeaderValue>,
 }
 
 impl Router {
-    /// `tonic`: what answers the calls that are not taken out here.
-    pub fn new(state: Arc<Shared>, tonic: Routes) -> Self {
-        Router { state, tonic }
+    /// `tonic`: what answers the calls that are not taken out here. `listener`: the name of the one by which they come.
+    pub fn new(state: Arc<Shared>, tonic: Routes, listener: &str) -> Self {
+        let came_by = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
+        Router { state, tonic, came_by }
     }
 
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -50,7 +54,7 @@ impl Router {
             return get::serve_get(self.state, request).await;
         }
         if method.is_some_and(|m| METADATA.contains(&m)) {
-            return to_coordinator(&self.state, request).await.unwrap_or_else(grpc_error);
+            return to_coordinator(&self.state, request, self.came_by).await.unwrap_or_else(grpc_error);
         }
         if method == Some("DoPut")
             && let Err(why) = accepts(&self.state).await
@@ -92,8 +96,14 @@ impl Service<Request<Incoming>> for Router {
 }
 
 /// Hands a call about metadata to a coordinator; to another one if it cannot be reached.
-async fn to_coordinator(state: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<ReplyBody>> {
-    let (head, body) = request.into_parts();
+async fn to_coordinator(
+    state: &Arc<Shared>,
+    request: Request<Incoming>,
+    came_by: Option<HeaderValue>,
+) -> Result<Response<ReplyBody>> {
+    let (mut head, body) = request.into_parts();
+    head.headers.remove(CAME_BY);
+    head.headers.extend(came_by.map(|name| (HeaderName::from_static(CAME_BY), name)));
     let body = Limited::new(body, MAX_REQUEST)
         .collect()
         .await

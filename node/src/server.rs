@@ -10,8 +10,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
+use volley_common::listen::{Bound, local_addr};
 use volley_common::relay::Relay;
 use volley_common::serve::{self, Tonic};
+use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;
 use volley_common::{Error, Result};
 
@@ -84,7 +86,8 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
 }
 
 struct Sockets {
-    flight: TcpListener,
+    /// At least one.
+    flight: Vec<Bound>,
     peer: TcpListener,
     http: TcpListener,
 }
@@ -92,10 +95,15 @@ struct Sockets {
 impl Sockets {
     async fn bind(config: &Config, given: Listeners) -> Result<Self> {
         Ok(Sockets {
-            flight: bind(given.flight, &config.listener()?.addr).await?,
+            flight: Bound::all(&config.listeners()?, given.flight).await?,
             peer: bind(given.peer, &config.peer_listen).await?,
             http: bind(given.http, &config.http_listen).await?,
         })
+    }
+
+    /// The listener of members and of clients that need no other.
+    fn first(&self) -> Result<&Bound> {
+        self.flight.first().ok_or_else(|| Error::internal("there is no listener"))
     }
 }
 
@@ -106,16 +114,17 @@ async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
     }
 }
 
-fn bound(listener: &TcpListener) -> Result<SocketAddr> {
-    listener.local_addr().map_err(|e| Error::unavailable(format!("a listener has no address: {e}")))
+fn named(listener: &Bound) -> NodeListener {
+    NodeListener { name: listener.name.clone(), uri: listener.uri.clone() }
 }
 
 fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
     let relay = Relay::new();
     let pulls = Pulls::new(&config);
     Ok(Shared {
-        flight_uri: format!("grpc+tcp://{}", config.flight_reachable_at(bound(&sockets.flight)?)?),
-        peer_addr: config.peer_reachable_at(bound(&sockets.peer)?)?,
+        flight_uri: sockets.first()?.uri.clone(),
+        listeners: sockets.flight.iter().filter(|l| !l.name.is_empty()).map(named).collect(),
+        peer_addr: config.peer_reachable_at(local_addr(&sockets.peer)?)?,
         coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.deadline()),
         cluster: store.cluster().map(Arc::new).into(),
         config,
@@ -134,9 +143,9 @@ fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
 fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
     let (ready, is_ready) = watch::channel(false);
     let running = Running {
-        flight_addr: bound(&sockets.flight)?,
-        peer_addr: bound(&sockets.peer)?,
-        http_addr: bound(&sockets.http)?,
+        flight_addr: local_addr(&sockets.first()?.socket)?,
+        peer_addr: local_addr(&sockets.peer)?,
+        http_addr: local_addr(&sockets.http)?,
         flight_uri: state.flight_uri.clone(),
         state: state.clone(),
         tasks: TaskTracker::new(),
@@ -144,8 +153,10 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         failure: Arc::default(),
         ready: is_ready.clone(),
     };
-    let router = Router::new(state.clone(), Routes::new(flight::service(&state)));
-    running.tasks.spawn(serve::serve(sockets.flight, router, state.shutdown.clone()));
+    for listener in sockets.flight {
+        let router = Router::new(state.clone(), Routes::new(flight::service(&state)), &listener.name);
+        running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone()));
+    }
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));
     running.tasks.spawn(http::serve(sockets.http, is_ready, running.stop_peers.clone()));

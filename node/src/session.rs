@@ -150,6 +150,7 @@ fn hello(state: &Shared) -> Hello {
             zone: state.config.zone.clone(),
             capacity: state.config.capacity,
             flight_uri: state.flight_uri.clone(),
+            listeners: state.listeners.clone(),
             peer_addr: state.peer_addr.clone(),
             state: NodeState::Alive.into(),
             software: concat!("volley-node ", env!("CARGO_PKG_VERSION")).into(),

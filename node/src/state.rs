@@ -46,6 +46,8 @@ pub struct Shared {
     pub peer_addr: String,
     /// Where clients reach it: `grpc+tcp://HOST:PORT`.
     pub flight_uri: String,
+    /// Where the clients of each named listener reach it.
+    pub listeners: Vec<catalog::NodeListener>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
 }

@@ -112,7 +112,7 @@ impl DevCluster {
     async fn start_node(&self, number: u16, folder: &Path) -> Result<volley_node::Running> {
         let config = volley_node::config::Config {
             coordinators: self.coordinators.iter().map(|c| c.peer_addr.to_string()).collect(),
-            listen: LOOPBACK.into(),
+            listen: vec![LOOPBACK.into()],
             peer_listen: LOOPBACK.into(),
             http_listen: LOOPBACK.into(),
             data_dir: folder.join(format!("node-{number}")),
@@ -168,7 +168,7 @@ async fn start_coordinators(dev: &Dev, folder: &Path) -> Result<Vec<Arc<volley_c
         let config = volley_coordinator::Config {
             id: index as u64 + 1,
             peers: named.clone(),
-            listen: format!("127.0.0.1:{port}"),
+            listen: vec![format!("127.0.0.1:{port}")],
             peer_listen: format!("127.0.0.1:{}", addresses[index]),
             http_listen: LOOPBACK.into(),
             data_dir: folder.join(format!("coordinator-{}", index + 1)),

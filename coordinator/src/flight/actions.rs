@@ -17,6 +17,7 @@ use super::discovery::timestamp;
 use super::sessions::{COOKIE, session_id};
 use super::{Flight, admin};
 use crate::service::status::table_json;
+use crate::service::via::Via;
 
 /// What an action leaves for the client.
 pub struct Done {
@@ -69,13 +70,13 @@ impl Flight {
     ///
     /// # Errors
     /// UNIMPLEMENTED: no such action. INVALID_ARGUMENT: a body that cannot be read. Else what the action says.
-    pub async fn run(&self, action: &Action, metadata: &MetadataMap) -> Result<Done> {
+    pub async fn run(&self, action: &Action, metadata: &MetadataMap, via: &Via) -> Result<Done> {
         let (name, body) = (action.r#type.as_str(), &action.body[..]);
         match name {
             "create_table" => self.create_table(body, metadata).await,
             "drop_table" => self.drop_table(body).await,
             "get_stats" => self.get_stats(body).await,
-            "begin_write" => self.begin_write(body, metadata).await,
+            "begin_write" => self.begin_write(body, metadata, via).await,
             "commit_write" => self.commit_write(body).await,
             "abort_write" => self.abort_write(body).await,
             "CancelFlightInfo" => self.cancel(body).await,
@@ -130,7 +131,7 @@ impl Flight {
         Ok(Done::json(&self.service.stats(name.as_ref()).await?))
     }
 
-    async fn begin_write(&self, body: &[u8], metadata: &MetadataMap) -> Result<Done> {
+    async fn begin_write(&self, body: &[u8], metadata: &MetadataMap, via: &Via) -> Result<Done> {
         let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?;
         let choice = choice(&options);
         let request = BeginWriteRequest {
@@ -149,7 +150,7 @@ impl Flight {
         };
         let plan = self.service.begin_write(request).await?;
         let write_id = plan.write.map(|write| write.id).unwrap_or_default();
-        let nodes: Vec<&str> = plan.nodes.iter().map(|node| node.flight_uri.as_str()).collect();
+        let nodes = via.addresses(&plan.nodes);
         let table = name.to_string();
         Ok(Done::json(&json!({ "write_id": write_id, "table": table, "nodes": nodes, "lease_ms": plan.lease_ms })))
     }

@@ -11,6 +11,7 @@ use volley_common::wire::catalog::DescriptorKind;
 
 use crate::plan::{EndpointPlan, REUSE_CONNECTION};
 use crate::service::read::{Listed, Offer};
+use crate::service::via::Locations;
 
 /// What GetFlightInfo answers, encoded: the descriptor as it came, an endpoint for every stream. `before` bytes are left
 /// free at the front.
@@ -41,6 +42,8 @@ struct Endpoints<'a> {
     offer: &'a Offer,
     /// Encoded, by the index of its URI.
     locations: Vec<Vec<u8>>,
+    /// Encoded, if it stands in place of the nodes': this coordinator.
+    own: Option<Vec<u8>>,
     /// Encoded: the last location, and until when the ticket is good.
     rest: Vec<u8>,
 }
@@ -51,14 +54,15 @@ impl<'a> Endpoints<'a> {
             |uri: &str| FlightEndpoint { location: vec![Location { uri: uri.into() }], ..Default::default() };
         let last = FlightEndpoint { expiration_time: Some(timestamp(offer.expires_ms)), ..location(REUSE_CONNECTION) };
         let locations = offer.plan.uris.iter().map(|uri| location(uri).encode_to_vec()).collect();
-        Endpoints { offer, locations, rest: last.encode_to_vec() }
+        let own = (offer.via.locations != Locations::Direct).then(|| location(&offer.via.own).encode_to_vec());
+        Endpoints { offer, locations, own, rest: last.encode_to_vec() }
     }
 
     /// About how many bytes they take.
     fn len(&self) -> usize {
-        let location = self.locations.iter().map(Vec::len).max().unwrap_or(0);
+        let location = self.locations.iter().chain(&self.own).map(Vec::len).max().unwrap_or(0);
         let endpoint = |plan: &EndpointPlan| {
-            let small = 64 + self.rest.len() + plan.location_count() * location;
+            let small = 64 + self.rest.len() + plan.location_count().max(1) * location;
             self.offer.signer.ticket_len(&plan.tail) + small
         };
         self.offer.plan.endpoints.iter().map(endpoint).sum()
@@ -70,7 +74,11 @@ impl<'a> Endpoints<'a> {
             about.clear();
             // A Vec takes everything.
             let _ = write!(about, "{{\"rows\":{}}}", endpoint.rows);
-            let locations = || self.offer.plan.locations(at, self.offer.rotation).map(|uri| &self.locations[uri]);
+            let nodes = || match self.own {
+                Some(_) => None,
+                None => Some(self.offer.plan.locations(at, self.offer.rotation).map(|uri| &self.locations[uri])),
+            };
+            let locations = || self.own.iter().chain(nodes().into_iter().flatten());
             let ticket = self.offer.signer.ticket_len(&endpoint.tail);
             let length = field_len(field_len(ticket))
                 + locations().map(Vec::len).sum::<usize>()
@@ -157,6 +165,7 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::plan::plan;
     use crate::service::read::live_ids;
+    use crate::service::via::Via;
 
     fn table(name: &str) -> Table {
         Table { name: vec![name.into()], version: 3, rows: 7, spec: Some(TableSpec::default()), ..Table::default() }
@@ -187,13 +196,14 @@ mod tests {
             put(row::Row::Part(Part { id, seq, table: 1, added: 3, rows, holders, ..Part::default() }));
         }
         let table = Table { id: 1, ..table("t") };
-        let plan = plan(&catalog, &table, 3, 99, None, &live_ids(&catalog)).unwrap();
+        let plan = plan(&catalog, &table, 3, 99, None, &live_ids(&catalog), "").unwrap();
         Offer {
             name: vec!["a".into(), "t".into()],
             version: 3,
             schema: Bytes::from_static(b"schema"),
             plan: Arc::new(plan),
             signer: TicketKey::new(b"key").signer(&wire::Ticket { version: 3, expires_ms: 1500, ..Default::default() }),
+            via: Via { listener: "".into(), locations: Locations::Direct, own: "grpc+tcp://c:1".into() },
             rotation: 1,
             bytes: None,
             ordered: true,
@@ -218,6 +228,19 @@ mod tests {
             assert_eq!((ticket.version, ticket.parts.len(), ticket.parts[0].rows), (3, 1, at * 1_000_000_000));
             assert_eq!(endpoint.app_metadata, format!("{{\"rows\":{}}}", at * 1_000_000_000));
             assert_eq!(endpoint.expiration_time.unwrap(), Timestamp { seconds: 1, nanos: 500_000_000 });
+        }
+    }
+
+    #[test]
+    fn behind_a_proxy_only_the_coordinator_is_told() {
+        let mut offer = offer(2);
+        offer.via.locations = Locations::Proxy;
+        let bytes = info(b"", &offer, 0);
+        let info = FlightInfo::decode(&bytes[..]).unwrap();
+        assert_eq!(info.encode_to_vec(), bytes, "as it would be written from structs");
+        for endpoint in info.endpoint {
+            let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
+            assert_eq!(uris, ["grpc+tcp://c:1", REUSE_CONNECTION]);
         }
     }
 

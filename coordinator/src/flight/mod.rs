@@ -98,7 +98,8 @@ impl FlightService for Flight {
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let wanted = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
-        let offer = self.service.offer(&wanted).await?;
+        let via = route::via(&self.service, request.extensions(), request.metadata())?;
+        let offer = self.service.offer(&wanted, &via).await?;
         let info = discovery::info(&request.get_ref().encode_to_vec(), &offer, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);
@@ -126,9 +127,10 @@ impl FlightService for Flight {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let flight = self.clone();
-        let (metadata, _, action) = request.into_parts();
+        let (metadata, extensions, action) = request.into_parts();
+        let via = route::via(&self.service, &extensions, &metadata)?;
         // In a task of its own, so that it runs to its end though the client may go.
-        let run = tokio::spawn(async move { flight.run(&action, &metadata).await });
+        let run = tokio::spawn(async move { flight.run(&action, &metadata, &via).await });
         let done = run.await.map_err(|e| Error::internal(format!("the action broke: {e}")))??;
         let mut response = Response::new(all(done.results));
         if let Some(cookie) = done.cookie {

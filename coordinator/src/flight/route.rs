@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow_flight::{FlightDescriptor, Ticket};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
@@ -16,13 +16,14 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
-use volley_common::options::{HEADER_PREFIX, TableRequest, TicketRequest};
+use volley_common::options::{CAME_BY, HEADER_PREFIX, LISTENER, TableRequest, TicketRequest};
 use volley_common::relay::{Loan, ReqBody};
 use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
 use volley_common::{Code, Error, Result};
 
 use super::{MAX_REPLY, MAX_REQUEST, discovery};
 use crate::service::Service;
+use crate::service::via::Via;
 
 /// A client's header that every answer brings back, in success and failure.
 const ECHOED: &str = "x-middleware";
@@ -34,12 +35,32 @@ const MAX_TICKET: usize = 8 << 20;
 pub struct Edge {
     service: Arc<Service>,
     routes: Tonic<Routes>,
+    listener: Arc<str>,
+}
+
+/// The listener by which a call came, for the services behind tonic.
+#[derive(Clone)]
+struct CameBy(Arc<str>);
+
+/// The way of a call that came to a service behind tonic.
+///
+/// # Errors
+/// Those of [`Service::via`].
+pub fn via(service: &Service, extensions: &Extensions, headers: &MetadataMap) -> Result<Via> {
+    let came_by = extensions.get::<CameBy>().map_or("", |came_by| &*came_by.0);
+    service.via(came_by, headers.get(LISTENER).and_then(|name| name.to_str().ok()))
 }
 
 impl Edge {
-    /// Puts the relayed calls before the services.
-    pub fn new(service: Arc<Service>, routes: Routes) -> Self {
-        Edge { service, routes: Tonic(routes.prepare()) }
+    /// Puts the relayed calls before the services, for clients that come by this listener.
+    pub fn new(service: Arc<Service>, routes: Routes, listener: &Arc<str>) -> Self {
+        Edge { service, routes: Tonic(routes.prepare()), listener: listener.clone() }
+    }
+
+    /// The name of the listener by which a client came, to this coordinator or to the node that hands its call on.
+    fn came_by(&self, headers: &HeaderMap) -> Arc<str> {
+        let handed_on = headers.get(CAME_BY).and_then(|name| name.to_str().ok());
+        handed_on.map_or_else(|| self.listener.clone(), Arc::from)
     }
 }
 
@@ -70,8 +91,12 @@ impl TowerService<Request<Incoming>> for Edge {
 }
 
 impl Edge {
-    async fn dispatch(&mut self, method: &str, request: Request<Incoming>) -> Reply {
+    async fn dispatch(&mut self, method: &str, mut request: Request<Incoming>) -> Reply {
         let flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
+        if flight {
+            let came_by = CameBy(self.came_by(request.headers()));
+            request.extensions_mut().insert(came_by);
+        }
         let reply = match method {
             "GetFlightInfo" if flight => info(&self.service, request).await,
             "DoGet" if flight => do_get(&self.service, request).await,
@@ -113,8 +138,9 @@ async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
     let message = grpc::read(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
     let descriptor = FlightDescriptor::decode(message.clone())
         .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
-    let wanted = TableRequest::from_descriptor(&descriptor, &MetadataMap::from_headers(head.headers))?;
-    let offer = service.offer(&wanted).await?;
+    let headers = MetadataMap::from_headers(head.headers);
+    let wanted = TableRequest::from_descriptor(&descriptor, &headers)?;
+    let offer = service.offer(&wanted, &via(service, &head.extensions, &headers)?).await?;
     let mut answer = discovery::info(&message, &offer, PREFIX);
     let length = answer.len() - PREFIX;
     if length > MAX_REPLY {

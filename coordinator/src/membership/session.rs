@@ -22,7 +22,7 @@ use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
     DeleteParts, Heartbeat, HeldPart, Hello, NodeOrder, NodeReport, SendInventory, Welcome,
 };
-use volley_common::{Error, NodeId, PartId, Result, config};
+use volley_common::{Error, NodeId, PartId, Result, listen};
 
 use super::digest::{Check, Digest};
 use super::{Membership, Session, WAITING_ORDERS};
@@ -140,8 +140,10 @@ impl Membership {
         if node.id == 0 || node.boot == 0 {
             return Err(Error::invalid("the hello has no node id or boot id"));
         }
-        config::check_advertise(&node.flight_uri).map_err(|e| e.at("the node's Flight address"))?;
-        config::check_advertise(&node.peer_addr).map_err(|e| e.at("the node's peer address"))?;
+        for uri in node.listeners.iter().map(|listener| &listener.uri).chain([&node.flight_uri]) {
+            listen::check_advertise(uri).map_err(|e| e.at("the node's Flight address"))?;
+        }
+        listen::check_advertise(&node.peer_addr).map_err(|e| e.at("the node's peer address"))?;
         node.state = NodeState::Alive as i32;
         Ok(node)
     }

@@ -87,7 +87,7 @@ fn every_part_is_an_endpoint_with_all_its_live_holders() {
     assert_eq!(plans[2].locations, ["grpc+tcp://n1:1"]);
     assert_eq!(plans[2].parts[0].holders, [1, 3]);
     assert!(plans.iter().all(|plan| (plan.rows, plan.limit) == (10, None)));
-    let totals = plan(&catalog, &table, 1, 1024, None, &alive([1, 2])).unwrap();
+    let totals = plan(&catalog, &table, 1, 1024, None, &alive([1, 2]), "").unwrap();
     assert_eq!((totals.rows, totals.bytes, totals.has_parts()), (30, 300, true));
 }
 
@@ -132,7 +132,7 @@ fn an_empty_table_is_one_endpoint_that_any_node_serves() {
     let plans = endpoints(&catalog, &table, 9, &alive([2, 5]), 1).unwrap();
     assert_eq!((plans.len(), plans[0].parts.len(), plans[0].rows), (1, 0, 0));
     assert_eq!(plans[0].locations, ["grpc+tcp://n5:1", "grpc+tcp://n2:1"]);
-    assert!(!plan(&catalog, &table, 1, 9, None, &alive([2, 5])).unwrap().has_parts());
+    assert!(!plan(&catalog, &table, 1, 9, None, &alive([2, 5]), "").unwrap().has_parts());
     let plans = endpoints(&catalog, &table, 9, &alive([]), 1).unwrap();
     assert!(plans[0].locations.is_empty());
     let plans = endpoints(&catalog, &table, 9, &alive(1..=5), 4).unwrap();
@@ -146,7 +146,7 @@ fn a_part_without_a_live_holder_is_named() {
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.contains("shard 51") && error.message.contains("\"t\""), "{error}");
     assert!(error.message.contains(&NodeId(2).to_string()), "{error}");
-    let error = plan(&catalog, &table, 1, 1, None, &alive([1, 2])).unwrap_err();
+    let error = plan(&catalog, &table, 1, 1, None, &alive([1, 2]), "").unwrap_err();
     assert!(error.message.contains("no node has a copy"), "{error}");
 }
 
@@ -175,7 +175,7 @@ fn where_twenty_uris_cannot_cover_all_the_connection_must_do() {
 #[test]
 fn a_limit_leaves_out_what_lies_behind_it() {
     let (catalog, table) = catalog(1, &[&[1], &[1], &[1], &[]]);
-    let limited = |most, limit| plan(&catalog, &table, 1, most, Some(limit), &alive([1])).map(|plan| seen(&plan, 0));
+    let limited = |most, limit| plan(&catalog, &table, 1, most, Some(limit), &alive([1]), "").map(|plan| seen(&plan, 0));
     let plans = limited(9, 25).unwrap();
     assert_eq!(
         plans.iter().map(|plan| (plan.rows, plan.limit)).collect::<Vec<_>>(),

@@ -1,7 +1,7 @@
 //! Coordinators added and removed while the cluster runs.
 
 use serde_json::{Value, json};
-use volley_common::{Error, Result, config};
+use volley_common::{Error, Result, listen};
 
 use super::Service;
 
@@ -17,7 +17,7 @@ impl Service {
         if id == 0 {
             return Err(Error::invalid("a coordinator's id is at least 1"));
         }
-        let peer = config::check_advertise(peer.trim()).map_err(|e| e.at("the coordinator's peer address"))?;
+        let peer = listen::check_advertise(peer.trim()).map_err(|e| e.at("the coordinator's peer address"))?;
         self.raft.add_coordinator(id, peer).await?;
         Ok(self.coordinators_json())
     }

@@ -24,6 +24,7 @@ pub mod spec;
 pub mod status;
 pub mod survey;
 pub mod tables;
+pub mod via;
 #[cfg(test)]
 mod tests;
 pub mod why;
@@ -52,8 +53,8 @@ pub struct Service {
     pub raft: Handle,
     /// Connections to other members.
     pub relay: Relay,
-    /// Where clients reach this coordinator: `grpc+tcp://HOST:PORT`.
-    pub flight_uri: String,
+    /// The listeners; members come by the first.
+    pub entries: Vec<via::Entry>,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
     /// What is kept for answers about the cluster.
@@ -66,18 +67,23 @@ pub struct Service {
 
 impl Service {
     /// Puts the parts together.
-    pub fn new(config: Config, raft: Handle, relay: Relay, flight_uri: String, stop: CancellationToken) -> Self {
+    pub fn new(config: Config, raft: Handle, relay: Relay, entries: Vec<via::Entry>, stop: CancellationToken) -> Self {
         Service {
             config,
             raft,
             relay,
-            flight_uri,
+            entries,
             stop,
             figures: status::Figures::default(),
             reports: Mutex::default(),
             plans: plans::Plans::default(),
             rotation: AtomicUsize::new(0),
         }
+    }
+
+    /// Where members and the clients of the first listener reach this coordinator: `grpc+tcp://HOST:PORT`.
+    pub fn flight_uri(&self) -> &str {
+        self.entries.first().map_or("", |first| &first.uri)
     }
 
     /// The next number of a sequence that spreads load over equals.

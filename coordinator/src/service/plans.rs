@@ -17,8 +17,9 @@ const WORTH: usize = 16;
 const ROOM: usize = 32 << 20;
 
 /// What a plan is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
+    listener: Arc<str>,
     table: u64,
     version: u64,
     most: usize,
@@ -56,12 +57,14 @@ impl Plans {
         version: u64,
         most: usize,
         limit: Option<u64>,
+        listener: &Arc<str>,
     ) -> Result<Arc<Plan>> {
-        let (key, stamps) = (Key { table: table.id, version, most, limit }, catalog.stamps(table.id));
+        let key = Key { listener: listener.clone(), table: table.id, version, most, limit };
+        let stamps = catalog.stamps(table.id);
         if let Some(plan) = self.0.lock().find(&key, stamps) {
             return Ok(plan);
         }
-        let plan = Arc::new(plan::plan(catalog, table, version, most, limit, &live_ids(catalog))?);
+        let plan = Arc::new(plan::plan(catalog, table, version, most, limit, &live_ids(catalog), listener)?);
         let parts: usize = plan.endpoints.iter().map(|endpoint| endpoint.parts).sum();
         if parts >= WORTH && plan.weight() <= ROOM {
             self.0.lock().keep(key, stamps, plan.clone());
@@ -85,7 +88,7 @@ impl Inner {
             self.weight -= old.plan.weight();
         }
         while self.weight > ROOM {
-            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
+            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
             let Some(gone) = oldest.and_then(|key| self.kept.remove(&key)) else { return };
             self.weight -= gone.plan.weight();
         }
@@ -133,7 +136,7 @@ mod tests {
     #[test]
     fn a_plan_is_made_once_while_nothing_changes() {
         let ((catalog, table), plans) = (world(), Plans::default());
-        let plan = |most, limit| plans.plan(&catalog, &table, 1, most, limit).unwrap();
+        let plan = |most, limit| plans.plan(&catalog, &table, 1, most, limit, &"".into()).unwrap();
         let first = plan(99, None);
         assert!(Arc::ptr_eq(&first, &plan(99, None)));
         let whole = plan(1, None);
@@ -149,7 +152,7 @@ mod tests {
     fn a_copy_that_is_gone_and_a_silent_node_leave_the_answer_at_once() {
         let ((mut catalog, table), plans) = (world(), Plans::default());
         let uris = |catalog: &Catalog, at: usize| {
-            let plan = plans.plan(catalog, &table, 1, 99, None)?;
+            let plan = plans.plan(catalog, &table, 1, 99, None, &"".into())?;
             Ok::<_, volley_common::Error>(plan.locations(at, 0).map(|uri| plan.uris[uri].clone()).collect::<Vec<_>>())
         };
         assert_eq!(uris(&catalog, 3).unwrap().len(), 2);
@@ -167,9 +170,9 @@ mod tests {
     fn another_catalog_is_never_taken_for_this_one() {
         let plans = Plans::default();
         let (first, table) = world();
-        let plan = plans.plan(&first, &table, 1, 99, None).unwrap();
+        let plan = plans.plan(&first, &table, 1, 99, None, &"".into()).unwrap();
         let (second, _) = world();
-        assert!(!Arc::ptr_eq(&plan, &plans.plan(&second, &table, 1, 99, None).unwrap()));
+        assert!(!Arc::ptr_eq(&plan, &plans.plan(&second, &table, 1, 99, None, &"".into()).unwrap()));
     }
 
     #[test]
@@ -178,7 +181,7 @@ mod tests {
         let mut endpoint = plan::EndpointPlan::default();
         endpoint.tail = vec![0; ROOM / 3].into();
         let plan = Arc::new(Plan { endpoints: vec![endpoint], ..Plan::default() });
-        let key = |table| Key { table, version: 1, most: 1, limit: None };
+        let key = |table| Key { listener: "".into(), table, version: 1, most: 1, limit: None };
         inner.keep(key(1), (1, 1), plan.clone());
         inner.keep(key(2), (1, 1), plan.clone());
         assert!(inner.find(&key(1), (1, 1)).is_some());

@@ -13,6 +13,7 @@ use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersio
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
 
+use super::via::{Locations, Via};
 use super::{Service, is_alive, need_nodes, takes, ticket_key};
 use crate::catalog::Catalog;
 use crate::plan::Plan;
@@ -30,6 +31,8 @@ pub struct Offer {
     pub plan: Arc<Plan>,
     /// Signs their tickets.
     pub signer: Signer,
+    /// The way by which the client came.
+    pub via: Via,
     /// Which of equal locations comes first.
     pub rotation: usize,
     /// Bytes of all endpoints' parts, all columns; unknown if only some columns or rows are wanted.
@@ -64,20 +67,26 @@ impl Service {
     /// # Errors
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: a column that it does not have.
     /// UNAVAILABLE: a shard without a live holder, or no leader.
-    pub async fn offer(&self, request: &TableRequest) -> Result<Offer> {
-        self.raft.read_with(|catalog| self.offer_of(&catalog, request)).await?
+    pub async fn offer(&self, request: &TableRequest, via: &Via) -> Result<Offer> {
+        self.raft.read_with(|catalog| self.offer_of(&catalog, request, via)).await?
     }
 
-    fn offer_of(&self, catalog: &Catalog, request: &TableRequest) -> Result<Offer> {
+    fn offer_of(&self, catalog: &Catalog, request: &TableRequest, via: &Via) -> Result<Offer> {
         let (options, table) = (&request.options, catalog.require_table(&request.name)?);
         let target = self.target(catalog, table, options)?;
-        let most = options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1);
-        let plan = self.plan(catalog, table, &target, most as usize, options.limit)?;
+        let most = match via.locations {
+            Locations::Single => 1,
+            Locations::Direct | Locations::Proxy => {
+                options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1)
+            }
+        };
+        let plan = self.plan(catalog, table, &target, (most as usize, options.limit), &via.listener)?;
         let whole = options.limit.is_none() && target.columns.is_none();
         Ok(Offer {
             name: table.name.clone(),
             version: target.version,
             signer: signer(catalog, table, &target, &plan)?,
+            via: via.clone(),
             rotation: self.rotation(),
             bytes: whole.then_some(plan.bytes),
             ordered: table.spec.as_ref().is_none_or(|spec| spec.shard_by.is_empty()),
@@ -95,7 +104,7 @@ impl Service {
         let ticket = |catalog: CatalogView| {
             let table = catalog.require_table(name)?;
             let target = self.target(&catalog, table, options)?;
-            let plan = self.plan(&catalog, table, &target, 1, options.limit)?;
+            let plan = self.plan(&catalog, table, &target, (1, options.limit), &"".into())?;
             let tail = plan.endpoints.first().map_or(&[][..], |all| &all.tail);
             Ok(signer(&catalog, table, &target, &plan)?.ticket(tail))
         };
@@ -131,11 +140,11 @@ impl Service {
         catalog: &Catalog,
         table: &Table,
         target: &Target,
-        most: usize,
-        limit: Option<u64>,
+        (most, limit): (usize, Option<u64>),
+        listener: &Arc<str>,
     ) -> Result<Arc<Plan>> {
         need_nodes(catalog)?;
-        self.plans.plan(catalog, table, target.version, most, limit)
+        self.plans.plan(catalog, table, target.version, most, limit, listener)
     }
 
     fn target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<Target> {

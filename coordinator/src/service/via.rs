@@ -1,0 +1,129 @@
+//! By which listener a client came, and so which addresses it is told.
+
+use std::sync::Arc;
+
+use volley_common::wire::catalog::Node;
+use volley_common::{Error, Result};
+
+use super::Service;
+
+/// Whose addresses the clients of a listener are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locations {
+    /// The nodes' own.
+    #[default]
+    Direct,
+    /// The coordinator's: all data goes through the member that is asked.
+    Proxy,
+    /// As [`Locations::Proxy`], in one endpoint: for clients that read only the first.
+    Single,
+}
+
+impl std::str::FromStr for Locations {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "direct" => Ok(Locations::Direct),
+            "proxy" => Ok(Locations::Proxy),
+            "single" => Ok(Locations::Single),
+            _ => Err(Error::invalid(format!("{text:?} is not direct, proxy or single"))),
+        }
+    }
+}
+
+/// One of this coordinator's listeners.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name; empty for one without.
+    pub name: Arc<str>,
+    /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`.
+    pub uri: String,
+    /// What they are told.
+    pub locations: Locations,
+}
+
+/// The way of one call.
+#[derive(Clone, Debug)]
+pub struct Via {
+    /// The listener's name; empty: the one of members.
+    pub listener: Arc<str>,
+    /// Whose addresses are told.
+    pub locations: Locations,
+    /// Where the client reaches this coordinator by that listener.
+    pub own: String,
+}
+
+impl Via {
+    /// The addresses of these nodes, or the coordinator's in their place.
+    pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
+        match self.locations {
+            Locations::Direct => nodes.iter().filter_map(|node| address(node, &self.listener)).collect(),
+            Locations::Proxy | Locations::Single => vec![&self.own],
+        }
+    }
+}
+
+/// Where clients of a listener reach a node. One that has none of that name they do not reach.
+pub fn address<'a>(node: &'a Node, listener: &str) -> Option<&'a str> {
+    let uri = match node.listeners.is_empty() || listener.is_empty() {
+        true => Some(&node.flight_uri),
+        false => node.listeners.iter().find(|own| own.name == listener).map(|own| &own.uri),
+    };
+    uri.map(String::as_str).filter(|uri| !uri.is_empty())
+}
+
+impl Service {
+    /// The way of a call that came by the listener `came_by` and asks, by a header, for `asked`: another listener's name,
+    /// `proxy` or `single`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: it asks for a listener that there is not.
+    pub fn via(&self, came_by: &str, asked: Option<&str>) -> Result<Via> {
+        let named = |name: &str| self.entries.iter().find(|entry| &*entry.name == name);
+        let via = |entry: &Entry, locations| {
+            Via { listener: entry.name.clone(), locations, own: entry.uri.clone() }
+        };
+        let came = match (named(came_by), self.entries.first()) {
+            (Some(entry), _) => via(entry, entry.locations),
+            // A node has a listener that this coordinator has not.
+            (None, Some(first)) => Via { listener: came_by.into(), ..via(first, Locations::Direct) },
+            (None, None) => return Err(Error::internal("this coordinator has no listener")),
+        };
+        match asked {
+            None => Ok(came),
+            Some("proxy") => Ok(Via { locations: Locations::Proxy, ..came }),
+            Some("single") => Ok(Via { locations: Locations::Single, ..came }),
+            Some(name) => named(name).map(|entry| via(entry, entry.locations)).ok_or_else(|| {
+                let known: Vec<&str> = self.entries.iter().map(|e| &*e.name).filter(|name| !name.is_empty()).collect();
+                Error::invalid(format!(
+                    "there is no listener {name:?}: ask for proxy or single{}",
+                    if known.is_empty() { String::new() } else { format!(", or for {}", known.join(", ")) }
+                ))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::wire::catalog::NodeListener;
+
+    use super::*;
+
+    fn node(listeners: &[(&str, &str)]) -> Node {
+        let listener = |(name, uri): &(&str, &str)| NodeListener { name: name.to_string(), uri: uri.to_string() };
+        let listeners = listeners.iter().map(listener).collect();
+        Node { flight_uri: "grpc+tcp://first:1".into(), listeners, ..Node::default() }
+    }
+
+    #[test]
+    fn clients_are_told_the_address_of_their_listener() {
+        let two = node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")]);
+        assert_eq!(address(&two, "external"), Some("grpc+tcp://outside:1"));
+        assert_eq!(address(&two, "internal"), Some("grpc+tcp://first:1"));
+        assert_eq!(address(&two, ""), Some("grpc+tcp://first:1"));
+        assert_eq!(address(&two, "other"), None, "it is not reached there");
+        assert_eq!(address(&node(&[]), "external"), Some("grpc+tcp://first:1"), "it has no names");
+    }
+}
