@@ -8,8 +8,8 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Error, NodeId, PartId, Result};
 
-use super::apply::done;
 use super::Catalog;
+use super::apply::done;
 
 impl Catalog {
     pub(super) fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
