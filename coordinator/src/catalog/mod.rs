@@ -54,6 +54,8 @@ pub struct Catalog {
     ended: BTreeSet<(u64, String)>,
     /// Tables with replaced versions, pins or a drop: all that expiry looks at.
     aging: BTreeSet<u64>,
+    /// Replicas of shards that nodes are to have, of all tables that exist.
+    placed: BTreeMap<NodeId, u64>,
     touched: BTreeSet<RowKey>,
     nodes_stamp: Stamp,
 }
@@ -285,6 +287,7 @@ impl Catalog {
         self.unindex_table(table.id);
         if table.dropped_ms == 0 {
             self.names.insert(table.name.clone(), table.id);
+            self.note_placement(&table);
         }
         if table.dropped_ms != 0 || !table.replaced.is_empty() || !table.pins.is_empty() {
             self.aging.insert(table.id);
@@ -300,9 +303,11 @@ impl Catalog {
 
     fn unindex_table(&mut self, id: u64) {
         self.aging.remove(&id);
-        if let Some(old) = self.tables.remove(&id)
-            && self.names.get(&old.name) == Some(&id)
-        {
+        let Some(old) = self.tables.remove(&id) else { return };
+        if old.dropped_ms == 0 {
+            self.forget_placement(&old);
+        }
+        if self.names.get(&old.name) == Some(&id) {
             self.names.remove(&old.name);
         }
     }

@@ -1,12 +1,15 @@
 //! Nodes that come, fall silent, fall ill, drain and go, and the shards that are given new homes for it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use volley_common::wire::catalog::{
     DrainNode, Node, NodeState, PlaceTables, RegisterNode, RemoveNode, SetNodeHealth, SetNodeState, reply,
 };
 use volley_common::{Error, NodeId, PartId, Result};
 
+use super::Catalog;
 use super::apply::done;
-use super::{Catalog, RowKey};
 
 impl Catalog {
     pub(super) fn register_node(&mut self, op: &RegisterNode, now: u64) -> Result<reply::Reply> {
@@ -129,13 +132,34 @@ impl Catalog {
 
     pub(super) fn place_tables(&mut self, op: &PlaceTables) -> Result<reply::Reply> {
         for placed in &op.tables {
-            let fits = |table: &&mut super::Table| table.placement.len() == placed.placement.len();
-            if let Some(table) = self.tables.get_mut(&placed.table).filter(fits) {
-                table.placement.clone_from(&placed.placement);
-                self.touched.insert(RowKey::Table(placed.table));
+            let fits = |table: &&super::Table| table.placement.len() == placed.placement.len();
+            if let Some(table) = self.tables.get(&placed.table).filter(fits).cloned() {
+                self.put_table(super::Table { placement: placed.placement.clone(), ..table });
             }
         }
         Ok(done())
+    }
+
+    /// Replicas of shards that each node is to have, of all tables that exist; a node that is not named is to have none.
+    pub fn placed(&self) -> &BTreeMap<NodeId, u64> {
+        &self.placed
+    }
+
+    pub(super) fn note_placement(&mut self, table: &super::Table) {
+        for node in table.placement.iter().flat_map(|shard| &shard.nodes) {
+            *self.placed.entry(NodeId(*node)).or_default() += 1;
+        }
+    }
+
+    pub(super) fn forget_placement(&mut self, table: &super::Table) {
+        for node in table.placement.iter().flat_map(|shard| &shard.nodes) {
+            if let Entry::Occupied(mut count) = self.placed.entry(NodeId(*node)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pure: what a client asked for, and what there is, into a table's spec and the placement of its shards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use volley_common::ipc::schema::parse_schema;
 use volley_common::partition::Partitioner;
@@ -114,7 +114,7 @@ pub fn placement(
         return old.placement.clone();
     }
     let key = xxh3_64(name.to_string().as_bytes());
-    let placed = place(&candidates(live), key, spec.shards, spec.replicas, &load(catalog, old.map_or(0, |old| old.id)));
+    let placed = place(&candidates(live), key, spec.shards, spec.replicas, &load(catalog, old));
     placed.into_iter().map(|nodes| Holders { nodes: nodes.into_iter().map(|id| id.0).collect() }).collect()
 }
 
@@ -131,13 +131,11 @@ fn candidates(live: &[Node]) -> Vec<Candidate> {
     live.iter().map(candidate).collect()
 }
 
-/// Replicas that every node has been given, those of one table left out.
-fn load(catalog: &Catalog, without: u64) -> Load {
-    let mut load: Load = BTreeMap::new();
-    for table in catalog.tables().filter(|table| table.id != without) {
-        for node in table.placement.iter().flat_map(|shard| &shard.nodes) {
-            *load.entry(NodeId(*node)).or_default() += 1;
-        }
+/// Replicas that every node has been given, those of the table that is placed anew left out.
+fn load(catalog: &Catalog, old: Option<&Table>) -> Load {
+    let mut load = catalog.placed().clone();
+    for node in old.into_iter().flat_map(|old| &old.placement).flat_map(|shard| &shard.nodes) {
+        load.entry(NodeId(*node)).and_modify(|count| *count = count.saturating_sub(1));
     }
     load
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -18,6 +19,8 @@ use crate::storage::{Message, Part, own_last_page};
 /// What the messages of a window need from the disk at most, by what those of the last one needed: bytes. Beyond it only by
 /// the last message.
 const WINDOW: u64 = 8 << 20;
+/// After so long what was in memory may be there no more: the reader has paused.
+const PAUSED: Duration = Duration::from_millis(200);
 /// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
 const COPIED: u64 = 512 << 10;
 /// What of a message's body is copied at most: bytes ([`own_last_page`]).
@@ -34,6 +37,8 @@ pub struct LocalPart {
     /// Record batches that were given, with those that were left out at the front.
     given: u32,
     window: VecDeque<Piece>,
+    /// When the window was last seen to be in memory.
+    seen: Instant,
     /// Of the bodies' bytes, how many are sent: as it was in the last window, all of them before the first.
     share: f64,
     /// The window after it.
@@ -66,6 +71,7 @@ impl LocalPart {
             next_batch: skip_batches as usize,
             given: skip_batches,
             window: VecDeque::new(),
+            seen: Instant::now(),
             share: 1.0,
             coming: None,
         }
@@ -95,6 +101,7 @@ impl LocalPart {
                 self.share = sent as f64 / bodies as f64;
             }
             self.window = window.into();
+            self.seen = Instant::now();
             self.coming = self.begin();
         }
         let mut pieces = Vec::new();
@@ -103,7 +110,10 @@ impl LocalPart {
             size += piece.size();
             pieces.push(piece);
         }
-        self.content.keep_in(&pieces).await?;
+        if self.seen.elapsed() > PAUSED {
+            self.content.keep_in(&pieces).await?;
+            self.seen = Instant::now();
+        }
         self.content.part.vouch()?;
         self.given += pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
         Ok(pieces)
@@ -177,7 +187,7 @@ impl Content {
         }
     }
 
-    /// Sees to it that messages which were made a while ago are still in memory: their reader may have paused.
+    /// Sees to it that messages which were made a while ago are still in memory.
     async fn keep_in(&self, pieces: &[Piece]) -> Result<()> {
         let slices = pieces.iter().flat_map(|piece| &piece.body);
         let ranges: Vec<_> = slices.filter_map(|slice| self.part.range_of(slice)).collect();

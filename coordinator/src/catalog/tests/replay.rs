@@ -1,5 +1,7 @@
 //! Random commands: the same log gives the same rows, and the changes alone give them too.
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use volley_common::wire::catalog::command::Op;
@@ -109,6 +111,11 @@ fn check(catalog: &Catalog, now: u64) {
         let name = TableName::from_components(&table.name).unwrap();
         assert_eq!(catalog.table_named(&name).map(|t| t.id), Some(table.id));
     }
+    let mut placed = BTreeMap::<NodeId, u64>::new();
+    for node in catalog.tables().flat_map(|table| &table.placement).flat_map(|shard| &shard.nodes) {
+        *placed.entry(NodeId(*node)).or_default() += 1;
+    }
+    assert_eq!(catalog.placed(), &placed);
     for part in catalog.all_parts() {
         assert!(catalog.table(part.table).is_some(), "part {} of no table", part.part_id());
         assert!(catalog.part(part.part_id()) == Some(part));
