@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_put_that_breaks_on_its_way_to_another_node_is_unavailable() {
-        let node = TestNode::answering(|state, request| Router::new(state, Routes::default()).route(request)).await;
+        let node = TestNode::answering(|state, request| Router::new(state, Routes::default(), "").route(request)).await;
         node.state.store.pretend(Some(Space { total: 100, free: 2 }));
         let put = async || {
             let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };

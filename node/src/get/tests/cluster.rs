@@ -174,6 +174,7 @@ fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> S
         received: Default::default(),
         peer_addr: addr.to_string(),
         flight_uri: format!("grpc+tcp://{addr}"),
+        listeners: Vec::new(),
         shutdown,
     }
 }

@@ -194,6 +194,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
         coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),
         store: Store::open(dir.path()).unwrap(),
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
+        listeners: Vec::new(),
         peer_addr,
         config,
         relay,
