@@ -23,9 +23,9 @@ pub struct Shape {
     pub nodes: usize,
     /// Zones that the nodes stand in, in turn.
     pub zones: usize,
-    /// More flags for every coordinator.
+    /// More flags for every coordinator; `{host}` in them is its own address.
     pub coordinator_flags: Vec<String>,
-    /// More flags for every node.
+    /// More flags for every node; `{host}` in them is its own address.
     pub node_flags: Vec<String>,
     /// Where its temporary folder is made.
     pub within: PathBuf,
@@ -178,7 +178,8 @@ fn coordinator(net: &Net, folder: &Path, index: usize, shape: &Shape) -> Process
     let name = format!("coordinator{id}");
     let data = folder.join(&name);
     let own = [("--id", id), ("--peers", peers.join(","))];
-    let arguments = flags(&own, &host, 8815, &data).chain(shape.coordinator_flags.iter().cloned()).collect();
+    let more = shape.coordinator_flags.iter().map(|flag| flag.replace("{host}", &host));
+    let arguments = flags(&own, &host, 8815, &data).chain(more).collect();
     Process::new("volley-coordinator", name, format!("{host}:8815"), data, arguments)
 }
 
@@ -188,7 +189,8 @@ fn node(net: &Net, folder: &Path, index: usize, shape: &Shape) -> Process {
     let name = format!("node{}", index + 1);
     let data = folder.join(&name);
     let own = [("--coordinators", coordinators.join(",")), ("--zone", format!("zone{}", index % shape.zones))];
-    let arguments = flags(&own, &host, 8816, &data).chain(shape.node_flags.iter().cloned()).collect();
+    let more = shape.node_flags.iter().map(|flag| flag.replace("{host}", &host));
+    let arguments = flags(&own, &host, 8816, &data).chain(more).collect();
     Process::new("volley-node", name, format!("{host}:8816"), data, arguments)
 }
 

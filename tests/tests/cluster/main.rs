@@ -6,6 +6,7 @@ mod crashes;
 mod disk;
 mod growth;
 mod leader;
+mod listeners;
 mod members;
 mod merging;
 mod messages;

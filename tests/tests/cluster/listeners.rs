@@ -1,0 +1,113 @@
+//! Listeners with names: whose addresses a client is told.
+
+use arrow_flight::{FlightDescriptor, FlightInfo};
+use serde_json::json;
+use tonic::Request;
+use volley_common::client::Client;
+use volley_common::options::{LISTENER, Options};
+use volley_common::{Code, Error};
+use volley_tests::{Cluster, Shape, rows};
+
+const REUSE: &str = "arrow-flight-reuse-connection://?";
+const ROWS: i64 = 20_000;
+
+/// A coordinator and two nodes with a listener more, `external`, 1,000 ports above the other; and a table of four parts.
+async fn with_two_listeners(more: &[&str]) -> Cluster {
+    let external = |port: u16| {
+        let listen = ["--listen".to_string(), format!("external={{host}}:{port}")];
+        let advertise = ["--advertise".to_string(), format!("external=grpc+tcp://{{host}}:{port}")];
+        listen.into_iter().chain(advertise).collect::<Vec<String>>()
+    };
+    let coordinator_flags = external(9815).into_iter().chain(more.iter().map(|flag| flag.to_string())).collect();
+    let shape = Shape { coordinators: 1, nodes: 2, coordinator_flags, node_flags: external(9816), ..Shape::default() };
+    let mut cluster = Cluster::of(shape).await;
+    let options = Options { shards: Some(4), shard_by: Some(vec!["id".into()]), ..Options::default() };
+    rows::put(&cluster.client().await, "t", &options, 0..ROWS).await.unwrap();
+    cluster
+}
+
+/// The member's other address.
+fn external(address: &str) -> String {
+    address.replace(":88", ":98")
+}
+
+async fn info(client: &Client, listener: Option<&str>) -> Result<FlightInfo, Error> {
+    let mut request = Request::new(FlightDescriptor::new_path(vec!["t".into()]));
+    if let Some(name) = listener {
+        request.metadata_mut().insert(LISTENER, name.parse().unwrap());
+    }
+    Ok(client.flight().get_flight_info(request).await?.into_inner())
+}
+
+/// All locations, each once.
+fn locations(info: &FlightInfo) -> Vec<&str> {
+    let mut uris: Vec<&str> = info.endpoint.iter().flat_map(|e| &e.location).map(|l| l.uri.as_str()).collect();
+    uris.sort_unstable();
+    uris.dedup();
+    uris
+}
+
+/// The nodes' addresses and the connection's, as [`locations`] gives them.
+fn expected(nodes: impl Iterator<Item = String>) -> Vec<String> {
+    let mut uris: Vec<String> = nodes.map(|address| format!("grpc+tcp://{address}")).collect();
+    uris.push(REUSE.into());
+    uris.sort_unstable();
+    uris
+}
+
+async fn read(client: &Client) -> Vec<i64> {
+    rows::get_sorted(client, "t").await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_the_addresses_of_the_listener_by_which_they_came() {
+    let cluster = with_two_listeners(&[]).await;
+    let coordinator = &cluster.coordinators[0].address;
+    let inside = Client::connect(coordinator).await.unwrap();
+    let outside = Client::connect(&external(coordinator)).await.unwrap();
+    let nodes = || cluster.nodes.iter().map(|node| node.address.clone());
+    let (internal, others) = (expected(nodes()), expected(nodes().map(|address| external(&address))));
+    assert_eq!(locations(&info(&inside, None).await.unwrap()), internal);
+    assert_eq!(locations(&info(&outside, None).await.unwrap()), others);
+    assert_eq!(locations(&info(&inside, Some("external")).await.unwrap()), others, "as asked for");
+    for node in &cluster.nodes {
+        let there = Client::connect(&external(&node.address)).await.unwrap();
+        assert_eq!(locations(&info(&there, None).await.unwrap()), others, "by way of {}", node.name);
+        assert_eq!(read(&there).await, Vec::from_iter(0..ROWS));
+        assert_eq!(locations(&info(&node.client().await, None).await.unwrap()), internal, "by way of {}", node.name);
+    }
+    for client in [&inside, &outside] {
+        assert_eq!(read(client).await, Vec::from_iter(0..ROWS));
+    }
+    for (client, uris) in [(&inside, &internal), (&outside, &others)] {
+        let begun = client.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
+        let mut nodes: Vec<&str> = begun["nodes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        nodes.push(REUSE);
+        nodes.sort_unstable();
+        assert_eq!(&nodes, uris, "where a write goes");
+    }
+    let error = info(&inside, Some("nowhere")).await.unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(["\"nowhere\"", "external", "proxy"].iter().all(|word| error.message.contains(word)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_all_data_goes_through_the_coordinator() {
+    let cluster = with_two_listeners(&["--locations", "external=proxy"]).await;
+    let coordinator = &cluster.coordinators[0].address;
+    let inside = Client::connect(coordinator).await.unwrap();
+    let outside = Client::connect(&external(coordinator)).await.unwrap();
+    let own = |address: &str| expected(std::iter::once(address.to_string()));
+    let through = info(&outside, None).await.unwrap();
+    assert_eq!((locations(&through), through.endpoint.len()), (own(&external(coordinator)).iter().map(String::as_str).collect(), 4));
+    assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
+    let asked = info(&inside, Some("proxy")).await.unwrap();
+    assert_eq!(locations(&asked), own(coordinator));
+    let single = info(&inside, Some("single")).await.unwrap();
+    assert_eq!((locations(&single), single.endpoint.len()), (own(coordinator).iter().map(String::as_str).collect(), 1));
+    let ticket = single.endpoint[0].ticket.clone().unwrap();
+    let (_, batches) = inside.do_get(ticket).await.unwrap();
+    let mut ids = rows::ids(&batches);
+    ids.sort_unstable();
+    assert_eq!(ids, Vec::from_iter(0..ROWS), "the only endpoint has all");
+}
