@@ -66,6 +66,12 @@ pub enum Command {
     Cluster(Cluster),
     /// List the nodes.
     Nodes,
+    /// Say whether the server beside this process is ready; ends with 0 if it is.
+    Health {
+        /// Its HTTP port, HOST:PORT [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].
+        #[arg(long)]
+        http: Option<String>,
+    },
     /// Have a node's parts copied elsewhere, and wait until it can leave. Readers and writers notice nothing.
     Drain(Drain),
     /// Forget a node that is drained or dead; refused while something would be lost.

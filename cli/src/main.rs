@@ -76,7 +76,7 @@ async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn client_command(command: Command, cluster: &str, json: bool) -> Result<()> {
-    use commands::{coordinators, drop, explain, get, info, ls, nodes, put, remove, stats, versions};
+    use commands::{coordinators, drop, explain, get, health, info, ls, nodes, put, remove, stats, versions};
     let connected = || commands::connect(cluster);
     match command {
         Command::Put(put) => put::run(&put, connected, json).await,
@@ -87,6 +87,7 @@ async fn client_command(command: Command, cluster: &str, json: bool) -> Result<(
         Command::Explain { name, all } => explain::run(&connected().await?, &name, all, json).await,
         Command::Drop { name } => drop::run(&connected().await?, &name, json).await,
         Command::Stats => stats::run(&connected().await?, json).await,
+        Command::Health { http } => health::run(http.as_deref()).await,
         Command::Nodes => nodes::run(&connected().await?, json).await,
         Command::Remove { node } => remove::run(&connected().await?, &node, json).await,
         Command::Coordinators { change } => coordinators::run(&connected().await?, change.as_ref(), json).await,

@@ -1,4 +1,4 @@
-//! Health and metrics over HTTP, for operators.
+//! Health and metrics over HTTP, for operators and for those who start and stop processes.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use volley_common::{Error, Result};
@@ -24,7 +25,7 @@ struct Shared {
     membership: Arc<Membership>,
 }
 
-/// Serves `/health` and `/metrics` until `stop`.
+/// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
 ///
 /// # Errors
 /// If the listener cannot be served.
@@ -36,7 +37,8 @@ pub fn serve(
 ) -> Result<impl Future<Output = ()> + Send + 'static> {
     METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().ok());
     let app = Router::new()
-        .route("/health", get(health))
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Shared { service, membership });
     listener.local_addr().map_err(|e| Error::unavailable(format!("the HTTP listener: {e}")))?;
@@ -48,8 +50,11 @@ pub fn serve(
     })
 }
 
-/// 200 while there is a leader whom a majority follows, else 503.
-async fn health(State(shared): State<Shared>) -> (StatusCode, String) {
+/// 200 while there is a leader whom a majority follows, and this coordinator is not about to stop; else 503.
+async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    if shared.service.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", json!({ "status": "stopping" })));
+    }
     let (well, mut body) = shared.service.checked_health().await;
     if let Some(trouble) = shared.service.raft.trouble() {
         body["trouble"] = trouble.into();

@@ -8,22 +8,30 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Serves `/health` (200 once the node is in a cluster, else 503) and `/metrics` until `stop`.
-pub async fn serve(listener: TcpListener, ready: watch::Receiver<bool>, stop: CancellationToken) {
+/// Serves `/livez`, `/readyz` (200 once the node is in a cluster and until it is to stop, else 503) and `/metrics` until
+/// `stop`, which comes after `stopping`.
+pub async fn serve(
+    listener: TcpListener,
+    joined: watch::Receiver<bool>,
+    stopping: CancellationToken,
+    stop: CancellationToken,
+) {
     let metrics = recorder();
-    let app = Router::new().route("/health", get(move || health(ready.clone()))).route(
-        "/metrics",
-        get(move || async move { metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default() }),
-    );
+    let rendered = move || async move { metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default() };
+    let app = Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(move || ready(joined.clone(), stopping.clone())))
+        .route("/metrics", get(rendered));
     let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::warn!(%error, "health and metrics are no longer served");
     }
 }
 
-async fn health(ready: watch::Receiver<bool>) -> (StatusCode, &'static str) {
-    match *ready.borrow() {
-        true => (StatusCode::OK, "ok\n"),
+async fn ready(joined: watch::Receiver<bool>, stopping: CancellationToken) -> (StatusCode, &'static str) {
+    match *joined.borrow() {
+        _ if stopping.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
     }
 }

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use volley_common::listen::{Bound, local_addr};
 use volley_common::relay::Relay;
 use volley_common::serve::{self, Tonic};
@@ -153,13 +155,16 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         failure: Arc::default(),
         ready: is_ready.clone(),
     };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    running.tasks.spawn(report_health(is_ready, state.shutdown.clone(), reporter));
     for listener in sockets.flight {
-        let router = Router::new(state.clone(), Routes::new(flight::service(&state)), &listener.name);
+        let routes = Routes::new(flight::service(&state)).add_service(health.clone());
+        let router = Router::new(state.clone(), routes, &listener.name);
         running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone()));
     }
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));
-    running.tasks.spawn(http::serve(sockets.http, is_ready, running.stop_peers.clone()));
+    running.tasks.spawn(http::serve(sockets.http, is_ready.clone(), state.shutdown.clone(), running.stop_peers.clone()));
     running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();
     running.tasks.spawn(async move {
@@ -177,6 +182,21 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         stop.cancel();
     });
     Ok(running)
+}
+
+/// gRPC health: serving once the node is in a cluster, and until it is to stop.
+async fn report_health(mut joined: watch::Receiver<bool>, stopping: CancellationToken, reporter: HealthReporter) {
+    loop {
+        let serves = *joined.borrow_and_update() && !stopping.is_cancelled();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", "arrow.flight.protocol.FlightService"] {
+            reporter.set_service_status(service, status).await;
+        }
+        tokio::select! {
+            () = stopping.cancelled() => if !serves { return },
+            changed = joined.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Other nodes pull parts of puts that are at their end: peers are served until these are done.

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod drop;
 pub mod explain;
 pub mod get;
+pub mod health;
 pub mod info;
 pub mod ls;
 pub mod nodes;

@@ -188,11 +188,11 @@ async fn a_version_is_listed_while_it_can_be_read() {
     assert_eq!(error.code, Code::NotFound);
 }
 
-/// The status code of a coordinator's `/health`, and what it says.
+/// The status code of a coordinator's `/readyz`, and what it says.
 fn health(coordinator: &Process) -> Option<(u16, Value)> {
     let host = coordinator.address.rsplit_once(':').unwrap().0;
     let mut stream = TcpStream::connect((host, 8835)).ok()?;
-    write!(stream, "GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
