@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use volley_common::config;
 use volley_common::listen::{self, Listener};
+use volley_common::serve::Limits;
 use volley_common::{Error, Result};
 
 use crate::service::via::Locations;
@@ -55,6 +56,8 @@ pub struct Config {
     pub election_ms: u64,
     /// How long a call waits for a leader, milliseconds.
     pub deadline_ms: u64,
+    /// How long clients' streams may go on when the process is to stop, milliseconds.
+    pub drain_ms: u64,
     /// How long replaced parts and tickets live unless the table says otherwise, milliseconds.
     pub retention_ms: u64,
     /// How long a write lives without activity, milliseconds.
@@ -84,6 +87,7 @@ impl Default for Config {
             heartbeat_ms: 1_000,
             election_ms: 1_000,
             deadline_ms: 5_000,
+            drain_ms: 30_000,
             retention_ms: 15 * 60_000,
             lease_ms: 10 * 60_000,
             remember_writes_ms: 24 * 3_600_000,
@@ -150,6 +154,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
+    /// How many milliseconds clients' streams may go on when the process is to stop [default: 30000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_ms: Option<u64>,
     /// Listen elsewhere than on loopback though there is no authentication.
     #[arg(long)]
     #[serde(skip_serializing_if = "config::is_false")]
@@ -287,6 +295,11 @@ impl Config {
     /// How long a call waits for a leader.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
+    }
+
+    /// What one of the clients' listeners takes on.
+    pub fn limits(&self) -> Limits {
+        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
     }
 
     /// How long a leader may be silent.

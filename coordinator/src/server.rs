@@ -11,7 +11,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use volley_common::relay::Relay;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::serve;
+use volley_common::serve::{self, Limits};
 use volley_common::{Error, Result};
 
 use crate::config::Config;
@@ -163,26 +163,26 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
     let (clients, peers) = (&running.clients, &running.peers);
     for listener in sockets.flight {
         let edge = Edge::new(service.clone(), client_routes.clone(), &listener.name.into());
-        clients.spawn(serve::serve(listener.socket, edge, stop.clone()));
+        clients.spawn(serve::serve(listener.socket, edge, stop.clone(), service.config.limits()));
     }
     let edge = Edge::new(service.clone(), peer_routes, &service.entries.first().map_or("".into(), |e| e.name.clone()));
-    peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone()));
+    peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone(), Limits::default()));
     clients.spawn(membership.clone().run());
     clients.spawn(report_health(service.clone(), reporter));
     peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone())?);
     Ok(running)
 }
 
-/// gRPC health: serving while there is a leader.
+/// gRPC health: serving while there is a leader, and until it is to stop.
 async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
     let mut leader = service.raft.watch_leader();
     loop {
-        let led = leader.borrow_and_update().is_some();
-        let status = if led { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+        let serves = leader.borrow_and_update().is_some() && !service.stop.is_cancelled();
+        let status = if serves { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
         reporter.set_service_status("", status).await;
         reporter.set_service_status("arrow.flight.protocol.FlightService", status).await;
         tokio::select! {
-            () = service.stop.cancelled() => return,
+            () = service.stop.cancelled() => if !serves { return },
             changed = leader.changed() => if changed.is_err() { return },
         }
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use volley_common::config;
 use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
 use volley_common::listen::{self, Listener};
+use volley_common::serve::Limits;
 use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
@@ -53,6 +54,8 @@ pub struct Config {
     pub part_bytes: u64,
     /// How long a call waits for a coordinator that can answer, milliseconds.
     pub deadline_ms: u64,
+    /// How long clients' streams may go on when the process is to stop, milliseconds.
+    pub drain_ms: u64,
     /// Percent of the file system used above which no new parts are taken.
     pub high_water: f64,
     /// Percent used below which they are taken again.
@@ -85,6 +88,7 @@ impl Default for Config {
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
             deadline_ms: 5_000,
+            drain_ms: 30_000,
             high_water: Watermarks::default().high,
             low_water: Watermarks::default().low,
             copy_rate: 100 << 20,
@@ -143,6 +147,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u64>,
+    /// How many milliseconds clients' streams may go on when the process is to stop [default: 30000].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_ms: Option<u64>,
     /// Listen elsewhere than on loopback though there is no authentication.
     #[arg(long)]
     #[serde(skip_serializing_if = "config::is_false")]
@@ -281,6 +289,11 @@ impl Config {
     /// How long a call waits for a coordinator that can answer.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
+    }
+
+    /// What one of the clients' listeners takes on.
+    pub fn limits(&self) -> Limits {
+        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
     }
 }
 

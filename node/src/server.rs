@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -14,7 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use volley_common::listen::{Bound, local_addr};
 use volley_common::relay::Relay;
-use volley_common::serve::{self, Tonic};
+use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;
 use volley_common::{Error, Result};
@@ -26,9 +25,6 @@ use crate::routes::Router;
 use crate::state::Shared;
 use crate::storage::{Store, fault};
 use crate::{flight, http, peer, scrub, session};
-
-/// How long a shutdown waits for puts that are being taken in.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// A node that runs in this process.
 pub struct Running {
@@ -156,15 +152,15 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         ready: is_ready.clone(),
     };
     let (reporter, health) = tonic_health::server::health_reporter();
-    running.tasks.spawn(report_health(is_ready, state.shutdown.clone(), reporter));
+    running.tasks.spawn(report_health(is_ready.clone(), state.shutdown.clone(), reporter));
     for listener in sockets.flight {
         let routes = Routes::new(flight::service(&state)).add_service(health.clone());
         let router = Router::new(state.clone(), routes, &listener.name);
-        running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone()));
+        running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone(), state.config.limits()));
     }
     let peers: NodeServer<_> = peer::service(state.clone());
-    running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone()));
-    running.tasks.spawn(http::serve(sockets.http, is_ready.clone(), state.shutdown.clone(), running.stop_peers.clone()));
+    running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone(), Limits::default()));
+    running.tasks.spawn(http::serve(sockets.http, is_ready, state.shutdown.clone(), running.stop_peers.clone()));
     running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();
     running.tasks.spawn(async move {
@@ -202,7 +198,7 @@ async fn report_health(mut joined: watch::Receiver<bool>, stopping: Cancellation
 /// Other nodes pull parts of puts that are at their end: peers are served until these are done.
 async fn drain(state: &Shared) {
     state.puts.close();
-    if tokio::time::timeout(DRAIN, state.puts.wait()).await.is_err() {
+    if tokio::time::timeout(state.config.limits().drain, state.puts.wait()).await.is_err() {
         tracing::warn!(puts = state.puts.len(), "ending puts that are still open after the drain limit");
     }
 }

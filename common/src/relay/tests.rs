@@ -129,7 +129,7 @@ async fn a_member_that_comes_back_is_found_again() {
     let service =
         tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::not_found("second"))) });
     let shutdown = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(crate::serve::serve(listener, service, shutdown.clone()));
+    tokio::spawn(crate::serve::serve(listener, service, shutdown.clone(), crate::serve::Limits::default()));
     assert_eq!(client.do_get(Ticket::default()).await.unwrap_err().message(), "second");
     shutdown.cancel();
 }

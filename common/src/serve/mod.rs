@@ -5,6 +5,7 @@
 //! another member's answer.
 
 mod body;
+mod ending;
 mod pacing;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,7 +28,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
+use tower::{Service, ServiceExt};
+
+use ending::Ending;
 
 pub(crate) use body::trailers;
 pub use body::{Frames, ReplyBody, ReplyData, grpc_error, grpc_frames, grpc_message};
@@ -57,6 +60,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// reads nothing for long is welcome, one whose machine is gone is not.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long answers that are cut off have to tell that to their clients.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What one listener takes on at most.
 #[derive(Clone, Copy, Debug)]
@@ -121,13 +127,8 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
 }
 
 /// Serves HTTP/2 on `listener` until `shutdown`, then drains: no new connections or streams, open
-/// streams may end within [`Limits::drain`]. Returns when the last connection is closed.
-pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown: CancellationToken) {
-    serve_with(listener, service, shutdown, Limits::default()).await;
-}
-
-/// [`serve`] with limits of one's own.
-pub async fn serve_with<S: Http2Service>(
+/// streams may end within [`Limits::drain`], and end with UNAVAILABLE then. Returns when the last connection is closed.
+pub async fn serve<S: Http2Service>(
     listener: TcpListener,
     service: S,
     shutdown: CancellationToken,
@@ -218,18 +219,24 @@ async fn connection<S: Http2Service>(
             }
         }
     }
+    let end = kill.clone();
+    let service = service.map_response(move |reply| reply.map(|body| Ending::new(body, end.clone())));
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = kill.cancelled() => return,
+    let early = tokio::select! {
+        result = connection.as_mut() => Some(result),
+        () = kill.cancelled() => None,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection => result,
-                () = kill.cancelled() => return,
+                result = connection.as_mut() => Some(result),
+                () = kill.cancelled() => None,
             }
         }
+    };
+    let result = match early {
+        Some(result) => result,
+        None => tokio::time::timeout(LAST_WORDS, connection).await.unwrap_or(Ok(())),
     };
     if let Err(e) = result {
         tracing::debug!(error = %e, "a connection ended in an error");

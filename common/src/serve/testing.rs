@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{Limits, ReplyBody, bind, serve_with};
+use super::{Limits, ReplyBody, bind, serve};
 use crate::Result;
 use crate::ipc::frame::{Frame, frame};
 
@@ -48,7 +48,7 @@ impl Server {
             let reply = answer(request);
             async move { Ok::<_, Infallible>(reply.await) }
         });
-        let task = tokio::spawn(serve_with(listener, service, shutdown.clone(), limits));
+        let task = tokio::spawn(serve(listener, service, shutdown.clone(), limits));
         Server { addr, shutdown, task }
     }
 

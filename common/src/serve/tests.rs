@@ -102,7 +102,9 @@ async fn a_drain_ends_at_its_limit() {
     let server = Server::limited(limits, |_| async { grpc_frames(stream::pending()) }).await;
     let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
-    assert!(soon(answer.message()).await.is_err());
+    let status = soon(answer.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("another location"), "{status}");
     soon(server.task).await.unwrap();
 }
 

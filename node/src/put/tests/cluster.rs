@@ -137,7 +137,7 @@ impl Cluster {
         let listener = serve::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let service = Tonic(Routes::new(CoordinatorServer::new(fake.clone())));
-        tokio::spawn(serve::serve(listener, service, CancellationToken::new()));
+        tokio::spawn(serve::serve(listener, service, CancellationToken::new(), Limits::default()));
         let mut nodes = Vec::new();
         for _ in 0..count {
             nodes.push(start_node(&addr).await);
@@ -208,7 +208,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
         shutdown: CancellationToken::new(),
     });
     let stop = CancellationToken::new();
-    tokio::spawn(serve::serve(listener, Tonic(Routes::new(peer::service(state.clone()))), stop.clone()));
+    tokio::spawn(serve::serve(listener, Tonic(Routes::new(peer::service(state.clone()))), stop.clone(), Limits::default()));
     (state, dir, stop)
 }
 

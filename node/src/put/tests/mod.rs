@@ -215,7 +215,7 @@ async fn serve(cluster: &Cluster) -> String {
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(&state)), "");
-    tokio::spawn(serve::serve(listener, router, CancellationToken::new()));
+    tokio::spawn(serve::serve(listener, router, CancellationToken::new(), Limits::default()));
     addr
 }
 
