@@ -28,7 +28,7 @@ use crate::{Error, Result};
 /// The prefix of environment variables that are read as configuration.
 pub const ENV_PREFIX: &str = "VOLLEY_";
 /// Variables with the prefix that are meant for others: the command line, the log filter, the file's own path.
-const OTHER_ENV: [&str; 4] = ["cluster", "log", "config", "check_config"];
+const OTHER_ENV: [&str; 5] = ["cluster", "log", "log_format", "config", "check_config"];
 
 /// Reads a configuration of type `T`: its defaults, beneath the TOML `file`, beneath this process's environment,
 /// beneath `flags` (which leaves out what was not given: `skip_serializing_if`).
@@ -64,6 +64,50 @@ where
     let env = from_env(&defaults, env)?;
     let all = figment.merge(Serialized::defaults(env)).merge(Serialized::defaults(flags));
     all.extract().map_err(|e| explain(e, "the environment and flags"))
+}
+
+/// Every setting as it would be used, one a line as a file has it, and where it comes from: a flag, a variable, the file or
+/// the defaults.
+///
+/// # Errors
+/// As [`load`].
+pub fn print<T, F>(file: Option<&Path>, flags: &F) -> Result<String>
+where
+    T: Default + Serialize + DeserializeOwned,
+    F: Serialize,
+{
+    print_from::<T, F>(file, std::env::vars().collect(), flags)
+}
+
+fn print_from<T, F>(file: Option<&Path>, env: Vec<(String, String)>, flags: &F) -> Result<String>
+where
+    T: Default + Serialize + DeserializeOwned,
+    F: Serialize,
+{
+    let internal = |e: &dyn std::fmt::Display| Error::internal(format!("configuration: {e}"));
+    let all: T = load_from(file, env.clone(), flags)?;
+    let of = |value: std::result::Result<Value, serde_json::Error>| match value.map_err(|e| internal(&e))? {
+        Value::Object(map) => Ok(map),
+        other => Err(internal(&format!("{other} is no set of keys"))),
+    };
+    let (all, defaults) = (of(serde_json::to_value(all))?, of(serde_json::to_value(T::default()))?);
+    let flags = of(serde_json::to_value(flags))?;
+    let env = from_env(&defaults.clone().into(), env)?;
+    let in_file: Map<String, Value> = match file {
+        Some(path) => Figment::from(Toml::file_exact(path)).extract().map_err(|e| internal(&e))?,
+        None => Map::new(),
+    };
+    let origin = |key: &String| match file {
+        _ if flags.contains_key(key) => format!("--{}", key.replace('_', "-")),
+        _ if env.contains_key(key) => format!("{ENV_PREFIX}{}", key.to_uppercase()),
+        Some(path) if in_file.contains_key(key) => path.display().to_string(),
+        _ => "default".into(),
+    };
+    let line = |(key, value): (&String, &Value)| match value {
+        Value::Null => format!("# {key} is not set\n"),
+        value => format!("{key} = {value}  # {}\n", origin(key)),
+    };
+    Ok(all.iter().map(line).collect())
 }
 
 fn explain(error: figment::Error, source: &str) -> Error {

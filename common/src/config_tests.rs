@@ -89,3 +89,22 @@ fn a_list_of_one_may_be_written_as_what_is_in_it() {
     assert_eq!(listen("listen = [\"x=a:1\", \"y=b:2\"]").unwrap(), ["x=a:1", "y=b:2"]);
     assert!(listen("listen = 7").unwrap_err().message.contains("listen"));
 }
+
+#[test]
+fn every_setting_is_printed_with_where_it_comes_from() {
+    let toml = file("listen = \"a:1\"\nsilence_ms = 1\n");
+    let env = env(&[("VOLLEY_SILENCE_MS", "2"), ("VOLLEY_PEERS", "1=x:1")]);
+    let printed = print_from::<Config, _>(Some(toml.path()), env, &json!({ "insecure": true })).unwrap();
+    let path = toml.path().display();
+    for line in [
+        format!("listen = [\"a:1\"]  # {path}"),
+        "silence_ms = 2  # VOLLEY_SILENCE_MS".into(),
+        "peers = [\"1=x:1\"]  # VOLLEY_PEERS".into(),
+        "insecure = true  # --insecure".into(),
+        "# advertise is not set".into(),
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} in:\n{printed}");
+    }
+    let again = file(&printed);
+    assert_eq!(load_from::<Config, _>(Some(again.path()), [], &json!({})).unwrap().silence_ms, 2, "it is a file");
+}

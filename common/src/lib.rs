@@ -16,7 +16,7 @@
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
 //! | [`config`], [`listen`] | reading configuration; where a server listens, and by which addresses others reach it |
-//! | [`clock`] | the one place that reads the time |
+//! | [`log`], [`clock`] | the servers' log; the one place that reads the time |
 
 pub mod client;
 pub mod clock;
@@ -27,6 +27,7 @@ pub mod grpc;
 pub mod ids;
 pub mod ipc;
 pub mod listen;
+pub mod log;
 pub mod memory;
 pub mod name;
 pub mod options;

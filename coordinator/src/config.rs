@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use volley_common::config;
 use volley_common::listen::{self, Listener};
+use volley_common::log::LogFormat;
 use volley_common::serve::Limits;
 use volley_common::{Error, Result};
 
@@ -117,6 +118,14 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip)]
     pub check_config: bool,
+    /// Print every setting, and whether it comes from a flag, a variable, the file or the defaults, and end.
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// How the log is written to standard error.
+    #[arg(long, env = "VOLLEY_LOG_FORMAT", value_enum, default_value = "text")]
+    #[serde(skip)]
+    pub log_format: LogFormat,
     /// This coordinator's id, one of --peers [default: 1].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

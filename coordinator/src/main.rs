@@ -5,16 +5,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, config, log};
 use volley_coordinator::config::{Command, Config, Flags};
 use volley_coordinator::service::read::host_port;
 
 fn main() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let flags = Flags::parse();
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::init(flags.log_format, "info,openraft=warn");
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -29,6 +27,9 @@ fn run(flags: &Flags) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Error::internal(format!("no threads: {e}")))?;
         return say(&runtime.block_on(volley_coordinator::recover::run(command))?);
+    }
+    if flags.print_config {
+        return say(config::print::<Config, _>(flags.config.as_deref(), flags)?.trim_end());
     }
     let config = Config::load(flags)?;
     if flags.check_config {

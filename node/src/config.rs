@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use volley_common::config;
 use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
 use volley_common::listen::{self, Listener};
+use volley_common::log::LogFormat;
 use volley_common::serve::Limits;
 use volley_common::{Error, Result};
 
@@ -111,6 +112,14 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip)]
     pub check_config: bool,
+    /// Print every setting, and whether it comes from a flag, a variable, the file or the defaults, and end.
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// How the log is written to standard error.
+    #[arg(long, env = "VOLLEY_LOG_FORMAT", value_enum, default_value = "text")]
+    #[serde(skip)]
+    pub log_format: LogFormat,
     /// Peer addresses of the coordinators, HOST:PORT,... [default: 127.0.0.1:8825].
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, config, log};
 use volley_node::config::{Config, Flags};
 
 fn main() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let flags = Flags::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::init(flags.log_format, "info");
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,6 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Result<()> {
+    if flags.print_config {
+        return say(config::print::<Config, _>(flags.config.as_deref(), flags)?.trim_end());
+    }
     let config = Config::load(flags)?;
     if flags.check_config {
         return Ok(());
@@ -56,11 +58,12 @@ async fn serve(config: Config) -> Result<()> {
 
 /// The one line on standard output, for whoever waits for it.
 fn say_ready(uri: &str) -> Result<()> {
-    let addr = volley_node::state::host_port(uri);
+    say(&format!("ready grpc://{}", volley_node::state::host_port(uri)))
+}
+
+fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "ready grpc://{addr}")
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::internal(format!("standard output: {e}")))
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Error::internal(format!("standard output: {e}")))
 }
 
 /// Every shard of a put has a file open: as many as the system allows.

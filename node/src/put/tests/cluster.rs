@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use volley_common::relay::Relay;
-use volley_common::serve::{self, Tonic};
+use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::{Holders, Node, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;

@@ -16,7 +16,8 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use volley_common::relay::Relay;
 use volley_common::wire::catalog::WriteState;
-use volley_common::{Error, serve};
+use volley_common::serve::{self, Limits};
+use volley_common::Error;
 
 use cluster::{Cluster, batch, megabytes, messages};
 
