@@ -66,6 +66,10 @@ pub enum Command {
     Cluster(Cluster),
     /// List the nodes.
     Nodes,
+    /// Dial every address that a client from here would be sent to, and say what is wrong and what to set.
+    ///
+    /// Ends with 0 if all is well, 3 if something is wrong, 1 if the cluster cannot be asked.
+    Doctor,
     /// Say whether the server beside this process is ready; ends with 0 if it is.
     Health {
         /// Its HTTP port, HOST:PORT [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].

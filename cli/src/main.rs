@@ -70,6 +70,12 @@ async fn run(args: Args) -> Result<ExitCode> {
             })
             .await;
         }
+        Command::Doctor => {
+            return until_interrupted(async {
+                commands::doctor::run(&commands::connect(cluster).await?, cluster, json).await
+            })
+            .await;
+        }
         command => until_interrupted(client_command(command, cluster, json)).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -91,7 +97,7 @@ async fn client_command(command: Command, cluster: &str, json: bool) -> Result<(
         Command::Nodes => nodes::run(&connected().await?, json).await,
         Command::Remove { node } => remove::run(&connected().await?, &node, json).await,
         Command::Coordinators { change } => coordinators::run(&connected().await?, change.as_ref(), json).await,
-        Command::Dev(_) | Command::Demo(_) | Command::Drain(_) | Command::Cluster(_) => Ok(()),
+        Command::Dev(_) | Command::Demo(_) | Command::Drain(_) | Command::Cluster(_) | Command::Doctor => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use volley_common::{Code, Result};
 pub mod cluster;
 pub mod coordinators;
 pub mod demo;
+pub mod doctor;
 pub mod dev;
 pub mod drain;
 pub mod drop;

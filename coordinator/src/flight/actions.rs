@@ -38,7 +38,7 @@ impl Done {
     }
 }
 
-const ACTIONS: [(&str, &str); 15] = [
+const ACTIONS: [(&str, &str); 16] = [
     (
         "create_table",
         r#"Make an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -50,6 +50,7 @@ const ACTIONS: [(&str, &str); 15] = [
     ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
     ("abort_write", r#"Drop a begun write: {"write_id", "reason"}"#),
     ("healthcheck", "Answers at once, as JSON"),
+    ("addresses", "Where a FlightInfo would send clients of the caller's listener, as JSON"),
     ("clear", "Drop every table; on a development cluster only"),
     ("shutdown", "Stop; on a development cluster only"),
     ("CancelFlightInfo", "Refuse the tickets of a FlightInfo from now on"),
@@ -86,6 +87,10 @@ impl Flight {
             "CloseSession" => self.close_session(metadata),
             // A health check must not fail on whatever a client polls with.
             "healthcheck" => Ok(Done::json(&self.service.health())),
+            "addresses" => {
+                let Nothing {} = parse(name, body)?;
+                Ok(Done::json(&self.service.addresses(via)))
+            }
             "list_tables" | "clear" | "shutdown" => {
                 let Nothing {} = parse(name, body)?;
                 self.run_plain(name).await

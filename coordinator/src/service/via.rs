@@ -1,11 +1,13 @@
 //! By which listener a client came, and so which addresses it is told.
 
+use std::fmt;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use volley_common::wire::catalog::Node;
-use volley_common::{Error, Result};
+use volley_common::{Error, NodeId, Result, clock};
 
-use super::Service;
+use super::{Service, is_alive};
 
 /// Whose addresses the clients of a listener are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +75,37 @@ pub fn address<'a>(node: &'a Node, listener: &str) -> Option<&'a str> {
     uri.map(String::as_str).filter(|uri| !uri.is_empty())
 }
 
+impl fmt::Display for Locations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Locations::Direct => "direct",
+            Locations::Proxy => "proxy",
+            Locations::Single => "single",
+        })
+    }
+}
+
 impl Service {
+    /// Where clients of this way are sent, and what else may keep them from coming through.
+    pub fn addresses(&self, via: &Via) -> Value {
+        let catalog = self.raft.view();
+        let node = |node: &Node| {
+            json!({
+                "id": NodeId(node.id).to_string(),
+                "uri": address(node, &via.listener),
+                "software": node.software,
+            })
+        };
+        json!({
+            "listener": &*via.listener,
+            "locations": via.locations.to_string(),
+            "coordinator": via.own,
+            "nodes": catalog.nodes().filter(|node| is_alive(node)).map(node).collect::<Vec<_>>(),
+            "software": concat!("volley-coordinator ", env!("CARGO_PKG_VERSION")),
+            "now_ms": clock::now_ms(),
+        })
+    }
+
     /// The way of a call that came by the listener `came_by` and asks, by a header, for `asked`: another listener's name,
     /// `proxy` or `single`.
     ///
