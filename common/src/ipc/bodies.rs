@@ -33,7 +33,7 @@ const IDLE_BYTES: usize = 8 << 20;
 pub struct Bodies {
     idle: Arc<Mutex<Idle>>,
     /// The block that the next bodies share, and how much of it they have; none if each has its own.
-    shared: Option<Mutex<Option<(Arc<Block>, usize)>>>,
+    shared: Option<Mutex<Option<Shared>>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +42,9 @@ struct Idle {
     blocks: VecDeque<MmapRaw>,
     bytes: usize,
 }
+
+/// A block, and how much of it bodies have.
+type Shared = (Arc<Block>, usize);
 
 /// A body that is being gathered.
 #[derive(Debug)]
@@ -99,7 +102,7 @@ impl Bodies {
         Ok(Gathering { memory, filled: 0, length })
     }
 
-    fn share(&self, shared: &mut Option<(Arc<Block>, usize)>, length: usize) -> Result<Piece> {
+    fn share(&self, shared: &mut Option<Shared>, length: usize) -> Result<Piece> {
         let (block, at) = match shared.take().filter(|(_, used)| used + length <= SHARED) {
             Some(fits) => fits,
             None => (self.block(SHARED)?, 0),
