@@ -16,6 +16,8 @@ use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
 
+/// What each column has in a message at least, if that fits: clients pay for every column of every message.
+const COLUMN_BYTES: usize = 4 << 10;
 /// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default, of which some is the header's.
 const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
 
@@ -47,7 +49,7 @@ pub struct Config {
     pub insecure: bool,
     /// The largest Flight message taken in, bytes.
     pub max_message: usize,
-    /// Bytes of rows that one message of a part has, about; readers get them as they are stored.
+    /// Bytes of rows that one message of a part has, about; readers get them as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
     pub block_bytes: u64,
@@ -263,6 +265,11 @@ impl Config {
         Ok(())
     }
 
+    /// Bytes of rows that one message has of a table with so many columns.
+    pub fn message_bytes_of(&self, columns: usize) -> usize {
+        self.message_bytes.max(columns.saturating_mul(COLUMN_BYTES)).min(MAX_CUT_BYTES)
+    }
+
     /// How full the disk may become.
     pub fn watermarks(&self) -> Watermarks {
         Watermarks { high: self.high_water, low: self.low_water }
@@ -342,6 +349,13 @@ mod tests {
         check("low_water", with(|c| c.low_water = 96.0));
         check("low_water", with(|c| c.low_water = 0.0));
         check("scrub_days", with(|c| c.scrub_days = -1.0));
+    }
+
+    #[test]
+    fn wide_tables_have_larger_messages() {
+        let config = Config::default();
+        let sizes = [1, 256, 512, 10_000].map(|columns| config.message_bytes_of(columns));
+        assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_CUT_BYTES]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl BatchStream {
     pub async fn open(mut channel: Channel, ticket: Ticket) -> Result<Self> {
         let response =
             channel.ready().await?.call(grpc::do_get(ticket.ticket).map(|body| Body::new(Full::new(body)))).await?;
-        let mut messages = Unframed::new(grpc::accepted(response)?, MAX_MESSAGE);
+        let mut messages = Unframed::new(grpc::accepted(response)?, MAX_MESSAGE).keeping();
         let mut decoder = Decoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use bytes::{Buf, Bytes};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 use parking_lot::Mutex;
 
 use crate::{Error, Result};
@@ -19,19 +19,32 @@ const SMALL: usize = 64 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 /// A body may take an idle block that is so many times as large.
 const ROOMY: usize = 4;
+/// Bodies that are kept lie in blocks of this size, ...
+const SHARED: usize = 4 * HUGE_PAGE;
+/// ... if they are no larger than this.
+const LARGEST_SHARING: usize = SHARED / 4;
+/// Where a body in a shared block may begin: arrow's alignment.
+const ALIGNMENT: usize = 64;
 /// Blocks that nobody uses: so many bytes in all, or one block if that is larger.
 const IDLE_BYTES: usize = 8 << 20;
 
 /// The blocks of one stream. They are given back when the stream and all its bodies are gone.
 #[derive(Debug, Default)]
-pub struct Bodies(Arc<Mutex<Idle>>);
+pub struct Bodies {
+    idle: Arc<Mutex<Idle>>,
+    /// The block that the next bodies share, and how much of it they have; none if each has its own.
+    shared: Option<Mutex<Option<Shared>>>,
+}
 
 #[derive(Debug, Default)]
 struct Idle {
     /// Longest idle first.
-    blocks: VecDeque<MmapMut>,
+    blocks: VecDeque<MmapRaw>,
     bytes: usize,
 }
+
+/// A block, and how much of it bodies have.
+type Shared = (Arc<Block>, usize);
 
 /// A body that is being gathered.
 #[derive(Debug)]
@@ -44,53 +57,78 @@ pub struct Gathering {
 #[derive(Debug)]
 enum Memory {
     Heap(Vec<u8>),
-    Block(Block),
+    Block(Piece),
+}
+
+/// Where a body lies in a block: no other body has these bytes as long as the block lives.
+#[derive(Debug)]
+struct Piece {
+    block: Arc<Block>,
+    at: usize,
 }
 
 /// A block in use; it goes back to its stream's idle ones when it is dropped.
 #[derive(Debug)]
 struct Block {
     /// `None` only while it is dropped.
-    map: Option<MmapMut>,
+    map: Option<MmapRaw>,
     home: Weak<Mutex<Idle>>,
 }
 
 /// A gathered body.
 struct Body {
-    block: Block,
+    piece: Piece,
     length: usize,
 }
 
 impl Bodies {
+    /// For a reader that keeps what comes: bodies share blocks that are worth huge pages. One body that is kept keeps
+    /// its block.
+    pub fn kept() -> Self {
+        Bodies { shared: Some(Mutex::default()), ..Bodies::default() }
+    }
+
     /// Room for a body of `length` bytes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
     pub fn begin(&self, length: usize) -> Result<Gathering> {
-        self.0.lock().let_go_of_huge(length);
-        let memory = match length < SMALL {
-            true => Memory::Heap(Vec::with_capacity(length)),
-            false => {
-                let fitting = self.0.lock().take(length);
-                let map = match fitting {
-                    Some(map) => map,
-                    None => map_block(length)?,
-                };
-                Memory::Block(Block { map: Some(map), home: Arc::downgrade(&self.0) })
-            }
+        self.idle.lock().let_go_of_huge(length);
+        let memory = match (&self.shared, length) {
+            (_, ..SMALL) => Memory::Heap(Vec::with_capacity(length)),
+            (Some(shared), ..=LARGEST_SHARING) => Memory::Block(self.share(&mut shared.lock(), length)?),
+            _ => Memory::Block(Piece { block: self.block(length)?, at: 0 }),
         };
         Ok(Gathering { memory, filled: 0, length })
+    }
+
+    fn share(&self, shared: &mut Option<Shared>, length: usize) -> Result<Piece> {
+        let (block, at) = match shared.take().filter(|(_, used)| used + length <= SHARED) {
+            Some(fits) => fits,
+            None => (self.block(SHARED)?, 0),
+        };
+        *shared = Some((block.clone(), (at + length).next_multiple_of(ALIGNMENT)));
+        Ok(Piece { block, at })
+    }
+
+    fn block(&self, length: usize) -> Result<Arc<Block>> {
+        let fitting = self.idle.lock().take(length);
+        let map = match fitting {
+            Some(map) => map,
+            None => map_block(length)?,
+        };
+        Ok(Arc::new(Block { map: Some(map), home: Arc::downgrade(&self.idle) }))
     }
 }
 
 /// New memory of at least `length` bytes, in few sizes.
-fn map_block(length: usize) -> Result<MmapMut> {
+fn map_block(length: usize) -> Result<MmapRaw> {
     let none = |e| {
         Error::exhausted(format!(
             "there is no memory for a message body of {length} bytes ({e}): try again, or send smaller batches"
         ))
     };
-    let map = MmapMut::map_anon(length.next_power_of_two()).map_err(none)?;
+    let map = MmapRaw::from(MmapMut::map_anon(length.next_power_of_two()).map_err(none)?);
     // Of the body, not of the block: a huge page is there as a whole, whatever of it is used.
     #[cfg(target_os = "linux")]
     if length >= HUGE_PAGE {
@@ -102,7 +140,7 @@ fn map_block(length: usize) -> Result<MmapMut> {
 
 impl Idle {
     /// The smallest block that fits and is not far too large.
-    fn take(&mut self, length: usize) -> Option<MmapMut> {
+    fn take(&mut self, length: usize) -> Option<MmapRaw> {
         let fits = |size: usize| (length..=length.saturating_mul(ROOMY)).contains(&size);
         let sizes = self.blocks.iter().map(|block| block.len()).enumerate();
         let (at, size) = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size)?;
@@ -116,7 +154,7 @@ impl Idle {
         self.bytes = self.blocks.iter().map(|block| block.len()).sum();
     }
 
-    fn put(&mut self, block: MmapMut) {
+    fn put(&mut self, block: MmapRaw) {
         self.bytes += block.len();
         self.blocks.push_back(block);
         while self.bytes > IDLE_BYTES && self.blocks.len() > 1 {
@@ -131,10 +169,7 @@ impl Gathering {
         let count = from.len().min(self.length - self.filled);
         match &mut self.memory {
             Memory::Heap(bytes) => bytes.extend_from_slice(&from[..count]),
-            Memory::Block(Block { map: Some(map), .. }) => {
-                map[self.filled..self.filled + count].copy_from_slice(&from[..count]);
-            }
-            Memory::Block(Block { map: None, .. }) => {}
+            Memory::Block(piece) => piece.write(self.filled, &from[..count]),
         }
         self.filled += count;
         from.advance(count);
@@ -149,14 +184,26 @@ impl Gathering {
     pub fn finish(self) -> Bytes {
         match self.memory {
             Memory::Heap(bytes) => bytes.into(),
-            Memory::Block(block) => Bytes::from_owner(Body { block, length: self.filled }),
+            Memory::Block(piece) => Bytes::from_owner(Body { piece, length: self.filled }),
         }
+    }
+}
+
+impl Piece {
+    /// Writes within the body, `at` behind its beginning.
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let Some(map) = &self.block.map else { return };
+        assert!(self.at + at + bytes.len() <= map.len(), "a body is within its block");
+        // SAFETY: the bytes are mapped, and this piece's alone until it is finished: nobody reads or writes them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(self.at + at), bytes.len()) }
     }
 }
 
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
-        self.block.map.as_ref().map_or(&[], |map| &map[..self.length])
+        let Some(map) = &self.piece.block.map else { return &[] };
+        // SAFETY: the bytes are mapped as long as the block lives, were written, and are written no more.
+        unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.piece.at), self.length) }
     }
 }
 
@@ -213,14 +260,29 @@ mod tests {
         let bodies = Bodies::default();
         let many: Vec<_> = (0..20).map(|_| body(&bodies, 1 << 20, 1)).collect();
         drop(many);
-        assert_eq!(bodies.0.lock().bytes, IDLE_BYTES);
+        assert_eq!(bodies.idle.lock().bytes, IDLE_BYTES);
         let large: Vec<_> = (0..3).map(|_| body(&bodies, 5 * IDLE_BYTES, 1)).collect();
         drop(large);
-        let idle = bodies.0.lock();
+        let idle = bodies.idle.lock();
         assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * IDLE_BYTES));
         drop(idle);
         drop(body(&bodies, 1, 1));
-        assert_eq!(bodies.0.lock().bytes, 0, "small bodies came after the large ones");
+        assert_eq!(bodies.idle.lock().bytes, 0, "small bodies came after the large ones");
+    }
+
+    #[test]
+    fn kept_bodies_share_blocks_and_give_them_back_together() {
+        let bodies = Bodies::kept();
+        let kept: Vec<_> = (0..20).map(|byte| body(&bodies, (1 << 20) + 7, byte)).collect();
+        for (byte, body) in (0..).zip(&kept) {
+            assert!(body.len() == (1 << 20) + 7 && body.iter().all(|&b| b == byte));
+            assert_eq!(body.as_ptr().align_offset(ALIGNMENT), 0);
+        }
+        assert_eq!(bodies.idle.lock().bytes, 0);
+        drop(kept);
+        assert_eq!(bodies.idle.lock().bytes, SHARED, "two of three; one more may be idle than there is room for");
+        let large = body(&bodies, LARGEST_SHARING + 1, 3);
+        assert!(large.iter().all(|&b| b == 3));
     }
 
     #[test]
@@ -228,7 +290,7 @@ mod tests {
         let bodies = Bodies::default();
         drop(body(&bodies, 4 << 20, 1));
         let small = body(&bodies, SMALL, 1);
-        assert_eq!(bodies.0.lock().bytes, 4 << 20);
+        assert_eq!(bodies.idle.lock().bytes, 4 << 20);
         drop(bodies);
         assert!(small.iter().all(|&byte| byte == 1), "a body outlives its stream");
     }

@@ -41,6 +41,12 @@ impl<B> Unframed<B> {
         Unframed { body, received: Bytes::new(), messages, trailers: None, ended: false }
     }
 
+    /// For a reader that keeps what comes: see [`Bodies::kept`].
+    pub fn keeping(mut self) -> Self {
+        self.messages.bodies = Bodies::kept();
+        self
+    }
+
     /// What followed the last message: of an answer its status.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()

@@ -158,7 +158,7 @@ impl Put {
             schema: self.schemas.table.clone(),
             // The parts of one stream of a staged write stay together.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
-            message_bytes: self.state.config.message_bytes,
+            message_bytes: self.state.config.message_bytes_of(self.schemas.table.fields().len()),
             block_bytes: self.state.config.block_bytes,
             part_bytes: self.state.config.part_bytes,
         }
