@@ -177,11 +177,11 @@ fn plan_one(dir: &Path) {
     let table = catalog.tables().next().unwrap();
     let alive: BTreeSet<NodeId> = (1..=NODES).map(NodeId).collect();
     let began = Instant::now();
-    let plan = plan::plan(&catalog, table, table.version, 1024, None, &alive).unwrap();
+    let plan = plan::plan(&catalog, table, table.version, 1024, None, &alive, "").unwrap();
     report("plan: endpoints of a table of 10,000 parts", began.elapsed());
     assert_eq!(plan.endpoints.iter().map(|endpoint| endpoint.parts as u64).sum::<u64>(), PARTS);
     let began = Instant::now();
-    let whole = plan::plan(&catalog, table, table.version, 1, None, &alive).unwrap();
+    let whole = plan::plan(&catalog, table, table.version, 1, None, &alive, "").unwrap();
     report("plan: one ticket for all of it", began.elapsed());
     assert_eq!(whole.endpoints[0].parts as u64, PARTS);
     let began = Instant::now();

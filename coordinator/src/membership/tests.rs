@@ -17,6 +17,7 @@ use super::session::Visit;
 use super::*;
 use crate::config::Config;
 use crate::raft::{Handle, RaftConfig};
+use crate::service::via::{Entry, Locations};
 
 const NODE: NodeId = NodeId(7);
 
@@ -29,8 +30,9 @@ async fn alone() -> (TempDir, Arc<Membership>) {
     while raft.view().cluster().is_none() || !raft.is_leader() {
         applied.changed().await.unwrap();
     }
-    let uri = "grpc+tcp://127.0.0.1:1".to_string();
-    let service = Service::new(Config::default(), raft, Relay::new(), uri, CancellationToken::new());
+    let (name, uri) = ("".into(), "grpc+tcp://127.0.0.1:1".into());
+    let entries = vec![Entry { name, uri, locations: Locations::Direct }];
+    let service = Service::new(Config::default(), raft, Relay::new(), entries, CancellationToken::new());
     (dir, Membership::new(Arc::new(service)))
 }
 
