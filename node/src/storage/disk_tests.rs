@@ -24,8 +24,9 @@ fn trusted(store: &Store, id: PartId) -> bool {
 fn above_the_high_mark_parts_are_refused_and_below_the_low_one_taken_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_with(dir.path(), Watermarks { high: 80.0, low: 60.0 }).unwrap();
-    let sealed = put(&store, &[batch()], Compression::None);
     let pretend = |free: u64| store.pretend(Some(Space { total: 1 << 40, free: (1 << 40) / 100 * free }));
+    pretend(90);
+    let sealed = put(&store, &[batch()], Compression::None);
     pretend(19);
     let other = catalog::Part { id: Some(PartId::random().into()), ..row(&sealed) };
     for error in [store.create(spec(&batch(), Compression::None)).err(), store.receive(&other, &table()).err()] {
