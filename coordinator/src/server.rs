@@ -183,7 +183,8 @@ async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
         reporter.set_service_status("arrow.flight.protocol.FlightService", status).await;
         tokio::select! {
             () = service.stop.cancelled() => if !serves { return },
-            changed = leader.changed() => if changed.is_err() { return },
+            // Raft is gone: it is about to stop.
+            changed = leader.changed() => if changed.is_err() { service.stop.cancelled().await },
         }
     }
 }

@@ -182,17 +182,19 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
 
 /// gRPC health: serving once the node is in a cluster, and until it is to stop.
 async fn report_health(mut joined: watch::Receiver<bool>, stopping: CancellationToken, reporter: HealthReporter) {
-    loop {
-        let serves = *joined.borrow_and_update() && !stopping.is_cancelled();
-        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let say = async |status| {
         for service in ["", "arrow.flight.protocol.FlightService"] {
             reporter.set_service_status(service, status).await;
         }
-        tokio::select! {
-            () = stopping.cancelled() => if !serves { return },
-            changed = joined.changed() => if changed.is_err() { return },
-        }
+    };
+    say(ServingStatus::NotServing).await;
+    tokio::select! {
+        () = stopping.cancelled() => return,
+        joined = joined.wait_for(|joined| *joined) => if joined.is_err() { return },
     }
+    say(ServingStatus::Serving).await;
+    stopping.cancelled().await;
+    say(ServingStatus::NotServing).await;
 }
 
 /// Other nodes pull parts of puts that are at their end: peers are served until these are done.
