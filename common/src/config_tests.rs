@@ -39,7 +39,13 @@ fn flags_win_over_environment_over_file_over_defaults() {
     let config: Config = load_from(Some(toml.path()), env, &json!({ "listen": ["c:3"] })).unwrap();
     assert_eq!(
         config,
-        Config { listen: vec!["c:3".into()], peers: vec!["1=x:1".into()], silence_ms: 2, insecure: true, advertise: None }
+        Config {
+            listen: vec!["c:3".into()],
+            peers: vec!["1=x:1".into()],
+            silence_ms: 2,
+            insecure: true,
+            advertise: None
+        }
     );
 }
 

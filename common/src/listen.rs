@@ -108,8 +108,12 @@ pub fn listeners(listen: &[String], advertise: &[String], insecure: bool) -> Res
         let Some(listener) = listeners.iter_mut().find(|listener| only || listener.name == name) else {
             let names = names.join(", ");
             return Err(Error::invalid(match name {
-                "" => format!("--advertise {uri} does not say for which listener: give NAME={uri}, with one of {names}"),
-                name => format!("--advertise names the listener {name:?}, but --listen has {names:?}: give it there too"),
+                "" => {
+                    format!("--advertise {uri} does not say for which listener: give NAME={uri}, with one of {names}")
+                }
+                name => {
+                    format!("--advertise names the listener {name:?}, but --listen has {names:?}: give it there too")
+                }
             }));
         };
         if listener.advertise.replace(uri.into()).is_some() {

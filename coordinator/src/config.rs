@@ -273,7 +273,9 @@ impl Config {
             let (name, way) = listen::named(text);
             let at = listeners.iter().position(|l| l.name == name || name.is_empty() && listeners.len() == 1);
             let at = at.ok_or_else(|| {
-                Error::invalid(format!("--locations {text} is for no listener: give NAME=direct|proxy|single, with a name of --listen"))
+                Error::invalid(format!(
+                    "--locations {text} is for no listener: give NAME=direct|proxy|single, with a name of --listen"
+                ))
             })?;
             locations[at] = way.parse().map_err(|e: Error| e.at("--locations"))?;
         }

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
-use volley_common::relay::Relay;
 use volley_common::listen::{self, Bound, local_addr};
+use volley_common::relay::Relay;
 use volley_common::serve::{self, Limits};
 use volley_common::{Error, Result};
 
@@ -73,8 +73,10 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     config.check()?;
     let sockets = Sockets::bind(&config, listeners).await?;
     let locations = config.locations_of(&config.listeners()?)?;
-    let entry = |(bound, locations): (&Bound, Locations)| {
-        Entry { name: bound.name.as_str().into(), uri: bound.uri.clone(), locations }
+    let entry = |(bound, locations): (&Bound, Locations)| Entry {
+        name: bound.name.as_str().into(),
+        uri: bound.uri.clone(),
+        locations,
     };
     let entries = sockets.flight.iter().zip(locations).map(entry).collect();
     let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
@@ -178,7 +180,8 @@ async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
     let mut leader = service.raft.watch_leader();
     loop {
         let serves = leader.borrow_and_update().is_some() && !service.stop.is_cancelled();
-        let status = if serves { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+        let status =
+            if serves { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
         reporter.set_service_status("", status).await;
         reporter.set_service_status("arrow.flight.protocol.FlightService", status).await;
         tokio::select! {

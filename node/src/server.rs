@@ -159,7 +159,12 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone(), state.config.limits()));
     }
     let peers: NodeServer<_> = peer::service(state.clone());
-    running.tasks.spawn(serve::serve(sockets.peer, Tonic(Routes::new(peers)), running.stop_peers.clone(), Limits::default()));
+    running.tasks.spawn(serve::serve(
+        sockets.peer,
+        Tonic(Routes::new(peers)),
+        running.stop_peers.clone(),
+        Limits::default(),
+    ));
     running.tasks.spawn(http::serve(sockets.http, is_ready, state.shutdown.clone(), running.stop_peers.clone()));
     running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();

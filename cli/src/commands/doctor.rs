@@ -37,7 +37,11 @@ pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode>
         findings.push(self::node(&told, node).await);
     }
     if findings.len() == 1 {
-        findings.push(Finding { who: "nodes".into(), address: "-".into(), wrong: Some("no node is alive: start volley-node".into()) });
+        findings.push(Finding {
+            who: "nodes".into(),
+            address: "-".into(),
+            wrong: Some("no node is alive: start volley-node".into()),
+        });
     }
     let ill = findings.iter().any(|finding| finding.wrong.is_some());
     if json {
@@ -67,7 +71,9 @@ fn coordinator(told: &Value, cluster: &str, before: u64, after: u64) -> Finding 
             "its clock and this machine's are {:.1} s apart: let both follow the same time server",
             off.abs() as f64 / 1000.0
         )),
-        _ if software != own => Some(format!("it is {software}, this command {}: use those of one version", env!("CARGO_PKG_VERSION"))),
+        _ if software != own => {
+            Some(format!("it is {software}, this command {}: use those of one version", env!("CARGO_PKG_VERSION")))
+        }
         _ => None,
     };
     Finding { who: "coordinator".into(), address: cluster.into(), wrong }

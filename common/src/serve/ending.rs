@@ -32,7 +32,9 @@ impl Body for Ending {
         let Some(end) = &mut this.end else { return Poll::Ready(None) };
         if end.as_mut().poll(cx).is_ready() {
             this.end = None;
-            let status = Status::unavailable("this member is stopping and the stream was not at its end in time: go on at another location");
+            let status = Status::unavailable(
+                "this member is stopping and the stream was not at its end in time: go on at another location",
+            );
             return Poll::Ready(Some(Ok(BodyFrame::trailers(trailers(&status)))));
         }
         Pin::new(&mut this.body).poll_frame(cx)

@@ -128,12 +128,7 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
 
 /// Serves HTTP/2 on `listener` until `shutdown`, then drains: no new connections or streams, open
 /// streams may end within [`Limits::drain`], and end with UNAVAILABLE then. Returns when the last connection is closed.
-pub async fn serve<S: Http2Service>(
-    listener: TcpListener,
-    service: S,
-    shutdown: CancellationToken,
-    limits: Limits,
-) {
+pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown: CancellationToken, limits: Limits) {
     let http = http2_settings(&limits);
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();

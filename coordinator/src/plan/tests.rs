@@ -175,7 +175,8 @@ fn where_twenty_uris_cannot_cover_all_the_connection_must_do() {
 #[test]
 fn a_limit_leaves_out_what_lies_behind_it() {
     let (catalog, table) = catalog(1, &[&[1], &[1], &[1], &[]]);
-    let limited = |most, limit| plan(&catalog, &table, 1, most, Some(limit), &alive([1]), "").map(|plan| seen(&plan, 0));
+    let limited =
+        |most, limit| plan(&catalog, &table, 1, most, Some(limit), &alive([1]), "").map(|plan| seen(&plan, 0));
     let plans = limited(9, 25).unwrap();
     assert_eq!(
         plans.iter().map(|plan| (plan.rows, plan.limit)).collect::<Vec<_>>(),

@@ -24,9 +24,9 @@ pub mod spec;
 pub mod status;
 pub mod survey;
 pub mod tables;
-pub mod via;
 #[cfg(test)]
 mod tests;
+pub mod via;
 pub mod why;
 pub mod write;
 

@@ -113,9 +113,7 @@ impl Service {
     /// INVALID_ARGUMENT: it asks for a listener that there is not.
     pub fn via(&self, came_by: &str, asked: Option<&str>) -> Result<Via> {
         let named = |name: &str| self.entries.iter().find(|entry| &*entry.name == name);
-        let via = |entry: &Entry, locations| {
-            Via { listener: entry.name.clone(), locations, own: entry.uri.clone() }
-        };
+        let via = |entry: &Entry, locations| Via { listener: entry.name.clone(), locations, own: entry.uri.clone() };
         let came = match (named(came_by), self.entries.first()) {
             (Some(entry), _) => via(entry, entry.locations),
             // A node has a listener that this coordinator has not.

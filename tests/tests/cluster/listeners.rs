@@ -99,7 +99,10 @@ async fn behind_a_proxy_all_data_goes_through_the_coordinator() {
     let outside = Client::connect(&external(coordinator)).await.unwrap();
     let own = |address: &str| expected(std::iter::once(address.to_string()));
     let through = info(&outside, None).await.unwrap();
-    assert_eq!((locations(&through), through.endpoint.len()), (own(&external(coordinator)).iter().map(String::as_str).collect(), 4));
+    assert_eq!(
+        (locations(&through), through.endpoint.len()),
+        (own(&external(coordinator)).iter().map(String::as_str).collect(), 4)
+    );
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
     let asked = info(&inside, Some("proxy")).await.unwrap();
     assert_eq!(locations(&asked), own(coordinator));

@@ -208,7 +208,12 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
         shutdown: CancellationToken::new(),
     });
     let stop = CancellationToken::new();
-    tokio::spawn(serve::serve(listener, Tonic(Routes::new(peer::service(state.clone()))), stop.clone(), Limits::default()));
+    tokio::spawn(serve::serve(
+        listener,
+        Tonic(Routes::new(peer::service(state.clone()))),
+        stop.clone(),
+        Limits::default(),
+    ));
     (state, dir, stop)
 }
 

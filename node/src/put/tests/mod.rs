@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
-use volley_common::relay::Relay;
-use volley_common::wire::catalog::WriteState;
-use volley_common::serve::{self, Limits};
 use volley_common::Error;
+use volley_common::relay::Relay;
+use volley_common::serve::{self, Limits};
+use volley_common::wire::catalog::WriteState;
 
 use cluster::{Cluster, batch, megabytes, messages};
 
