@@ -320,7 +320,7 @@ impl Config {
 
     /// How long a leader may go without an answer of a majority: its nodes must come to the next one before that calls
     /// them silent. With a `silence_ms` below about 3,000 they may come too late, and count as silent until they do: then
-    /// [`LEAST_UNANSWERED`] is more than half of it.
+    /// `LEAST_UNANSWERED` is more than half of it.
     pub fn unanswered(&self) -> Duration {
         (self.silence() / 2).max(LEAST_UNANSWERED)
     }

@@ -41,7 +41,7 @@ impl<B> Unframed<B> {
         Unframed { body, received: Bytes::new(), messages, trailers: None, ended: false }
     }
 
-    /// For a reader that keeps what comes: see [`Bodies::kept`].
+    /// For a reader that keeps what comes: bodies share blocks that are worth huge pages.
     pub fn keeping(mut self) -> Self {
         self.messages.bodies = Bodies::kept();
         self

@@ -28,7 +28,7 @@ pub struct Flags {
     /// Where the data folders are made [default: the target folder, and for puts /dev/shm as well if it has room].
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Where the figures go, as JSON [default: target/bench/flight-<unix time>.json].
+    /// Where the figures go, as JSON [default: target/bench/flight-TIME.json, TIME in seconds since 1970].
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Print the tables as Markdown.

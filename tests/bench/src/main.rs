@@ -5,7 +5,7 @@
 //! | [`args`] | the command line |
 //! | [`systems`], [`naive`], `python/server.py` | the servers that are compared |
 //! | [`jobs`], [`clients`], [`client`], `python/client.py` | what clients are told, and the clients |
-//! | [`bench`] | rounds in which the systems take turns |
+//! | [`mod@bench`] | rounds in which the systems take turns |
 //! | [`cases`] | what is measured |
 //! | [`measure`], [`machine`] | CPU and memory of processes, medians and ratios; the machine |
 //! | [`report`] | figures and goals, as tables and JSON |
