@@ -51,7 +51,7 @@ async fn main() -> Result<()> {
         let state = state.clone();
         async move { Ok::<_, Infallible>(serve_get(state, request).await) }
     });
-    serve(listener, service, CancellationToken::new()).await;
+    serve(listener, service, CancellationToken::new(), volley_common::serve::Limits::default()).await;
     Ok(())
 }
 
@@ -77,6 +77,7 @@ fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Resul
 fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
     let relay = Relay::new();
     Shared {
+        listeners: Vec::new(),
         config: Config::default(),
         store,
         coordinators: Coordinators::new(relay.clone(), Vec::new(), Duration::from_millis(1)),

@@ -156,7 +156,7 @@ async fn tonic_services_are_served_too() {
     let addr = listener.local_addr().unwrap().to_string();
     let routes = tonic::service::Routes::new(NodeServer::new(Peer)).prepare();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, Tonic(routes), shutdown.clone()));
+    let task = tokio::spawn(serve(listener, Tonic(routes), shutdown.clone(), Limits::default()));
     let mut client = NodeClient::new(crate::relay::Relay::new().channel(&addr).unwrap());
     client.discard_parts(DiscardPartsRequest::default()).await.unwrap();
     let status = client.copy_part(CopyPart::default()).await.unwrap_err();

@@ -62,7 +62,7 @@ fn endpoints(
     alive: &BTreeSet<NodeId>,
     rotation: usize,
 ) -> Result<Vec<Endpoint>> {
-    Ok(seen(&plan(catalog, table, 1, most, None, alive)?, rotation))
+    Ok(seen(&plan(catalog, table, 1, most, None, alive, "")?, rotation))
 }
 
 fn ids(endpoint: &Endpoint) -> Vec<u64> {

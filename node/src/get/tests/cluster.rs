@@ -20,7 +20,7 @@ use tonic::{Request, Status};
 use volley_common::ipc::frame::Frame;
 use volley_common::ipc::schema::schema_message;
 use volley_common::relay::Relay;
-use volley_common::serve::{ReplyBody, bind, grpc_frames, serve};
+use volley_common::serve::{Limits, ReplyBody, bind, grpc_frames, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{self, Compression, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
@@ -84,7 +84,7 @@ impl TestNode {
             let reply = answer(shared.clone(), request);
             async move { Ok::<_, Infallible>(reply.await) }
         });
-        tokio::spawn(serve(listener, service, shutdown.clone()));
+        tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
         TestNode { state, addr, shutdown, dir }
     }
 
