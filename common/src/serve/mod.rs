@@ -132,29 +132,43 @@ pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown:
     let http = http2_settings(&limits);
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
-    // Ends the connections when the drain has taken too long, or when this future is dropped.
-    let kill = CancellationToken::new();
-    let _kill_on_drop = kill.clone().drop_guard();
+    // Ends the streams when the drain has taken too long; then the connections, also when this future is dropped.
+    let ends = Ends { shutdown, streams: CancellationToken::new(), kill: CancellationToken::new() };
+    let _kill_on_drop = ends.kill.clone().drop_guard();
     loop {
         let stream = tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = ends.shutdown.cancelled() => break,
             stream = accept(&listener) => stream,
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             tracing::warn!(limit = limits.connections, "connection refused: too many are open");
             continue;
         };
-        let tokens = (shutdown.clone(), kill.clone());
-        connections.spawn(connection(stream, http.clone(), service.clone(), tokens, permit));
+        connections.spawn(connection(stream, http.clone(), service.clone(), ends.clone(), permit));
     }
     drop(listener);
     connections.close();
     if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "ending streams that are still open after the drain limit");
-        kill.cancel();
-        connections.wait().await;
+        ends.streams.cancel();
+        let told = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
+        ends.kill.cancel();
+        if told.is_err() {
+            connections.wait().await;
+        }
     }
+}
+
+/// How a connection ends, step by step.
+#[derive(Clone)]
+struct Ends {
+    /// No new streams.
+    shutdown: CancellationToken,
+    /// Its streams end with UNAVAILABLE.
+    streams: CancellationToken,
+    /// At once.
+    kill: CancellationToken,
 }
 
 fn http2_settings(limits: &Limits) -> http2::Builder<TokioExecutor> {
@@ -199,7 +213,7 @@ async fn connection<S: Http2Service>(
     stream: TcpStream,
     http: http2::Builder<TokioExecutor>,
     service: S,
-    (shutdown, kill): (CancellationToken, CancellationToken),
+    ends: Ends,
     _permit: OwnedSemaphorePermit,
 ) {
     if let Err(e) = stream.set_nodelay(true) {
@@ -207,31 +221,27 @@ async fn connection<S: Http2Service>(
     }
     pacing::unpace_local(&stream);
     tokio::select! {
-        () = shutdown.cancelled() => return,
+        () = ends.shutdown.cancelled() => return,
         spoke = tokio::time::timeout(FIRST_BYTES, stream.readable()) => {
             if !matches!(spoke, Ok(Ok(()))) {
                 return;
             }
         }
     }
-    let end = kill.clone();
+    let end = ends.streams.clone();
     let service = service.map_response(move |reply| reply.map(|body| Ending::new(body, end.clone())));
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
-    let early = tokio::select! {
-        result = connection.as_mut() => Some(result),
-        () = kill.cancelled() => None,
-        () = shutdown.cancelled() => {
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = ends.kill.cancelled() => return,
+        () = ends.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection.as_mut() => Some(result),
-                () = kill.cancelled() => None,
+                result = connection => result,
+                () = ends.kill.cancelled() => return,
             }
         }
-    };
-    let result = match early {
-        Some(result) => result,
-        None => tokio::time::timeout(LAST_WORDS, connection).await.unwrap_or(Ok(())),
     };
     if let Err(e) = result {
         tracing::debug!(error = %e, "a connection ended in an error");
