@@ -16,8 +16,8 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   annotations:
-    # A changed ConfigMap restarts the pods, one by one.
-    checksum/config: {{ include (print $root.Template.BasePath "/configmap.yaml") $root | sha256sum }}
+    # A change of this role's part of the ConfigMap restarts its pods, one by one.
+    checksum/config: {{ include "volley.toml" $role.config | sha256sum }}
     {{- with $role.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
