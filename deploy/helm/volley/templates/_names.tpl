@@ -1,0 +1,114 @@
+{{/* Names, labels and addresses. */}}
+
+{{- define "volley.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 40 letters, so that NAME-coordinator leaves room for what StatefulSets add (63 in all). */}}
+{{- define "volley.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "volley.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "volley.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What finds the pods of this release; never changes. */}}
+{{- define "volley.selector" -}}
+app.kubernetes.io/name: {{ include "volley.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "volley.labels" -}}
+{{ include "volley.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "volley.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "volley.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "volley.image" -}}
+{{- with .Values.image -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The DNS name that pods of a role stand under: dict "root" "component". */}}
+{{- define "volley.domain" -}}
+{{ include "volley.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
+{{- end -}}
+
+{{/* The peer addresses of all coordinators, HOST:PORT,...; dict "root" "ids" (whether ID= stands before each). */}}
+{{- define "volley.coordinators" -}}
+{{- $domain := include "volley.domain" (dict "root" .root "component" "coordinator") -}}
+{{- $name := include "volley.fullname" .root -}}
+{{- $all := list -}}
+{{- range $id := untilStep 1 (add1 (int .root.Values.coordinators.replicas) | int) 1 -}}
+{{- $addr := printf "%s-coordinator-%d.%s:8825" $name $id $domain -}}
+{{- $all = append $all (ternary (printf "%d=%s" $id $addr) $addr $.ids) -}}
+{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
+
+{{/*
+The StatefulSets of nodes, as a JSON list of {name, zone, replicas, place}: one for each zone, else one with no zone. `place`
+counts them, for node ports.
+*/}}
+{{- define "volley.nodeSets" -}}
+{{- $name := printf "%s-node" (include "volley.fullname" .) -}}
+{{- $sets := list -}}
+{{- range $place, $zone := .Values.nodes.zones -}}
+{{- $replicas := $.Values.nodes.replicas -}}
+{{- if hasKey $zone "replicas" -}}{{- $replicas = $zone.replicas -}}{{- end -}}
+{{- $set := dict "name" (printf "%s-%s" $name $zone.name) "zone" $zone.name "replicas" (int $replicas) "place" $place -}}
+{{- $sets = append $sets $set -}}
+{{- else -}}
+{{- $sets = append $sets (dict "name" $name "zone" "" "replicas" (int .Values.nodes.replicas) "place" 0) -}}
+{{- end -}}
+{{- toJson $sets -}}
+{{- end -}}
+
+{{/* Where the proxy listener is reached. */}}
+{{- define "volley.proxyAddress" -}}
+{{- with .Values.proxy -}}
+{{- if .advertise -}}
+{{- .advertise -}}
+{{- else if eq .service.type "ClusterIP" -}}
+grpc+tcp://127.0.0.1:8817
+{{- else -}}
+{{- fail (printf "proxy.advertise is missing: clients that come by a Service of type %s must be told where it is, grpc+tcp://HOST:PORT" .service.type) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The host and port by which clients outside reach a pod: dict "root" "component" "place". */}}
+{{- define "volley.externalAddress" -}}
+{{- $external := .root.Values.external -}}
+{{- $coordinator := eq .component "coordinator" -}}
+{{- if eq $external.type "nodePort" -}}
+{{- with $external.nodePort -}}
+{{- if $coordinator -}}
+{{ .host }}:{{ int .coordinators }}
+{{- else -}}
+{{- /* Nothing in a pod could add: its ordinal is the last digit of the port. */ -}}
+{{ .host }}:{{ add (div (int .nodes) 10) $.place }}$(POD_INDEX)
+{{- end -}}
+{{- end -}}
+{{- else -}}
+{{- $domain := required "external.loadBalancer.domain is missing: clients are told names under it" $external.loadBalancer.domain -}}
+{{- if $coordinator -}}
+{{ include "volley.fullname" .root }}.{{ $domain }}:8815
+{{- else -}}
+$(POD_NAME).{{ $domain }}:8816
+{{- end -}}
+{{- end -}}
+{{- end -}}
