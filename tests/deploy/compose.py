@@ -1,0 +1,281 @@
+"""Starts deploy/compose on a real Docker engine, and disturbs it while clients work.
+
+    python tests/deploy/compose.py [--binaries FOLDER] [--compose COMMAND] [--table FILE] [--keep]
+
+Needs a Docker engine, docker-compose 1.29 or 2, the binaries of a build, free ports 8815 to 8819 and 8841 to 8846, and the
+packages of tests/python/requirements.txt. No registry of images is asked. It removes what it started, whatever happens.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import images
+from steps import Steps, Trouble, run, wait_until
+from watch import Watch
+from workload import REUSE, Client, Failed, Workload, Wrong, put_base, round_trip
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "volley-verify"
+IMAGE = "volley:verify"
+COORDINATORS = [f"coordinator-{i}" for i in (1, 2, 3)]
+# The published ports: the coordinators in their order, the nodes, the one for everything.
+OUTSIDE = [f"grpc+tcp://127.0.0.1:{port}" for port in (8815, 8818, 8819)]
+NODE_PORT = 8840
+PROXY = "grpc+tcp://127.0.0.1:8817"
+
+
+def node(i):
+    return f"node-{i}"
+
+
+def published(*numbers):
+    return [f"grpc+tcp://127.0.0.1:{NODE_PORT + i}" for i in numbers]
+
+
+class Compose:
+    """The project: its commands, its containers."""
+
+    def __init__(self, command):
+        self.command = command or (["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"])
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("VOLLEY_", "COMPOSE_", "EXTERNAL_"))}
+        self.environment["IMAGE"] = IMAGE
+        self.network = f"{PROJECT}_default"
+
+    def __call__(self, *words, **more):
+        file = ROOT / "deploy/compose/docker-compose.yml"
+        return run(*self.command, "-p", PROJECT, "-f", file, "--profile", "more", *words, env=self.environment, **more)
+
+    def up(self, *services):
+        self("up", "-d", "--no-build", *services)
+        for service in services:
+            self.healthy(service)
+
+    def container(self, service):
+        label = "label=com.docker.compose"
+        found = run("docker", "ps", "-aq", "--filter", f"{label}.project={PROJECT}", "--filter", f"{label}.service={service}")
+        if len(found.stdout.split()) != 1:
+            raise Trouble(f"{service} has {len(found.stdout.split())} containers")
+        return found.stdout.strip()
+
+    def engine(self, verb, service, *words):
+        """A command of the engine for a service's container."""
+        return run("docker", verb, *words, self.container(service))
+
+    def state(self, service):
+        return json.loads(self.engine("inspect", service).stdout)[0]["State"]
+
+    def healthy(self, service, seconds=180):
+        well = lambda: self.state(service)["Health"]["Status"] == "healthy"
+        wait_until(well, seconds, lambda: f"{service} is healthy: {json.dumps(self.state(service))[-600:]}")
+
+    def disconnect(self, service):
+        run("docker", "network", "disconnect", self.network, self.container(service))
+
+    def connect(self, service):
+        run("docker", "network", "connect", "--alias", service, self.network, self.container(service))
+
+    def volley(self, *words, **more):
+        return self("exec", "-T", "coordinator-1", "volley", *words, **more)
+
+    def inside(self, image, *words):
+        """Runs a container in the cluster's network to its end."""
+        return run("docker", "run", "--rm", "--network", self.network, image, *words).stdout
+
+
+class Test:
+    def __init__(self, given):
+        self.given = given
+        self.steps = Steps()
+        self.step = self.steps.step
+        self.compose = Compose(given.compose and given.compose.split())
+        self.client = Client(OUTSIDE)
+        self.watch = Watch(self.client)
+
+    def run(self):
+        self.start()
+        self.reach()
+        with Workload(OUTSIDE) as work:
+            self.steps.work = work
+            work.progress()
+            self.disturb()
+            self.grow_and_shrink()
+            self.upgrade()
+            self.steps.work = None
+        work.check()
+        self.stop_and_start(work)
+
+    def start(self):
+        with self.step("the image is built from the binaries; no registry") as facts:
+            images.volley(IMAGE, self.given.binaries)
+            facts.append(f"{images.size_mb(IMAGE)} MB")
+        with self.step("an image with pyarrow, for clients inside"):
+            images.client()
+        with self.step("`docker-compose up -d` until all 7 are healthy") as facts:
+            self.compose.up(*COORDINATORS, *map(node, range(1, 5)))
+            facts.append(self.compose("version", "--short").stdout.strip())
+
+    def reach(self):
+        with self.step("put and get from the host, from all nodes in parallel") as facts:
+            put_base(self.client)
+            self.went(facts, round_trip(OUTSIDE[0], "verify/host"), published(1, 2, 3, 4))
+            self.watch.reached(published(1, 2, 3, 4))
+        with self.step("put and get from a container of the network") as facts:
+            found = self.compose.inside(images.CLIENT, "grpc+tcp://coordinator-1:8815", "verify/inside")
+            self.went(facts, json.loads(found), [f"grpc+tcp://node-{i}:8816" for i in range(1, 5)])
+        with self.step("put and get through one port"):
+            found = round_trip(PROXY, "verify/proxy")
+            if {uri for uris in found["locations"] for uri in uris if not uri.startswith(REUSE)} != {PROXY}:
+                raise Trouble(f"who comes by the proxy is told {found['locations']}")
+        with self.step("copies of each shard are in two zones") as facts:
+            facts.append("zones " + ", ".join(self.watch.in_zones()))
+        with self.step("`volley doctor` on the host and in a container"):
+            run(Path(self.given.binaries) / "volley", "--cluster", OUTSIDE[0], "doctor")
+            self.compose.inside(IMAGE, "volley", "--cluster", "grpc://coordinator-1:8815", "doctor")
+
+    @staticmethod
+    def went(facts, found, wanted):
+        """Every wanted address was told and gave its rows, and no other was."""
+        rows = {uri: n for uri, n in found["rows"].items() if not uri.startswith(REUSE)}
+        if sorted(rows) != sorted(wanted) or not all(rows.values()):
+            raise Trouble(f"rows came from {rows}, and should come from each of {wanted}")
+        facts.append(f"put {found['put_s']} s, get {found['get_s']} s, from " + ", ".join(sorted(rows)))
+
+    def disturb(self):
+        with self.step("kill a node, start it"):
+            self.compose.engine("kill", node(1))
+            self.steps.work.progress()
+            self.compose.engine("start", node(1))
+            self.well()
+        with self.step("kill the leader, start it") as facts:
+            self.away(self.leader(facts), "kill", "start")
+        with self.step("pause a node until it counts as silent, and on"):
+            self.silent(2, lambda service: self.compose.engine("pause", service))
+            self.compose.engine("unpause", node(2))
+            self.well()
+        with self.step("pause the leader, and on") as facts:
+            self.away(self.leader(facts), "pause", "unpause")
+        with self.step("take a node off the network until it counts as silent, and back"):
+            self.silent(3, self.compose.disconnect)
+            self.compose.connect(node(3))
+            self.well()
+        with self.step("take the leader off the network, and back") as facts:
+            leader = self.leader(facts)
+            self.compose.disconnect(leader)
+            self.steps.work.progress()
+            self.compose.connect(leader)
+            self.well(leader)
+        for service in (node(4), "coordinator-2"):
+            with self.step(f"restart {service}"):
+                self.compose.engine("restart", service)
+                self.well(service)
+
+    def leader(self, facts):
+        leader = f"coordinator-{self.watch.leader()}"
+        facts.append(leader)
+        return leader
+
+    def away(self, service, out, back):
+        """A container goes and comes back; clients get on in between."""
+        self.compose.engine(out, service)
+        self.steps.work.progress()
+        self.compose.engine(back, service)
+        self.well(service)
+
+    def silent(self, i, cut):
+        cut(node(i))
+        self.steps.work.progress()
+        self.watch.alive(3)
+        self.steps.work.progress()
+
+    def well(self, *services, nodes=4):
+        """All is as before: healthy, alive, copied, and told to clients."""
+        for service in services or map(node, range(1, nodes + 1)):
+            self.compose.healthy(service)
+        self.watch.settled(nodes)
+
+    def grow_and_shrink(self):
+        with self.step("two nodes more (profile `more`), until they have their share") as facts:
+            self.compose.up(node(5), node(6))
+            self.watch.settled(6)
+            self.watch.reached(published(*range(1, 7)))
+            facts.append(f"clients are told {len(published(*range(1, 7)))} nodes")
+        with self.step("`volley remove` of a node that is not drained is refused") as facts:
+            refused = self.compose.volley("remove", "node-5:8816", refused=True)
+            facts.append(refused.stderr.strip())
+        with self.step("drain a node, remove it, and its container and volume"):
+            self.compose.volley("drain", "node-6:8816", seconds=300)
+            self.compose.volley("remove", "node-6:8816")
+            self.compose("rm", "--stop", "--force", node(6))
+            run("docker", "volume", "rm", f"{PROJECT}_{node(6)}")
+            self.watch.settled(5)
+
+    def upgrade(self):
+        with self.step("the image is rebuilt"):
+            before = images.identity(IMAGE)
+            after = images.volley(IMAGE, self.given.binaries)
+            if before == after:
+                raise Trouble("the rebuilt image is the one that was there")
+        for service in (*COORDINATORS, *map(node, range(1, 6))):
+            with self.step(f"upgrade {service}"):
+                self.compose("up", "-d", "--no-build", "--no-deps", service)
+                self.compose.healthy(service)
+                runs = json.loads(self.compose.engine("inspect", service).stdout)[0]["Image"]
+                if runs != after:
+                    raise Trouble(f"{service} still runs the image {runs}")
+        with self.step("all copies are there after the upgrade"):
+            self.watch.settled(5)
+
+    def stop_and_start(self, work):
+        services = (*COORDINATORS, *map(node, range(1, 6)))
+        with self.step("`down`, `up`: all containers are new, the volumes are the old ones") as facts:
+            self.compose("down", "--timeout", "45")
+            self.compose.up(*services)
+            self.watch.settled(5)
+            facts.append(f"{work.everything()} acknowledged appends are all there")
+        with self.step("all are killed at once, and started") as facts:
+            run("docker", "kill", *map(self.compose.container, services))
+            self.compose.up(*services)
+            self.watch.settled(5)
+            facts.append(f"{work.everything()} acknowledged appends are all there")
+
+    def end(self, failed):
+        if failed:
+            log = ROOT / "target/compose.log"
+            log.parent.mkdir(exist_ok=True)
+            log.write_text(self.compose("logs", "--no-color").stdout)
+            print(f"what the containers said: {log}")
+        if self.given.keep:
+            return
+        self.compose("down", "-v", "--remove-orphans", "--timeout", "5")
+        run("docker", "image", "rm", "-f", IMAGE, images.CLIENT)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries", default=ROOT / "target/release", help="where cargo put the binaries [target/release]")
+    parser.add_argument("--compose", help="the command [docker-compose, else docker compose]")
+    parser.add_argument("--table", type=Path, help="write the steps to this file, as Markdown")
+    parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    given = parser.parse_args()
+    # Whoever ends this test wants its containers gone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    test, failed = Test(given), True
+    try:
+        test.run()
+        failed = False
+    except (Trouble, Failed, Wrong) as error:
+        sys.exit(f"compose: {error}")
+    finally:
+        test.end(failed)
+    if given.table:
+        given.table.write_text(test.steps.table())
+    print("compose: all is well")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The images that the tests run, made without a registry of images."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+
+import pyarrow
+
+from steps import Trouble, run
+
+ROOT = Path(__file__).resolve().parents[2]
+# Python and pyarrow, to try the cluster from inside.
+CLIENT = "volley-client:verify"
+# What of Python a client has no use for.
+LEFT_OUT = re.compile(r"(^|/)(__pycache__|test|tests|idlelib|tkinter|ensurepip|site-packages|include|config-\d[^/]*)(/|$)|\.a$")
+
+
+def volley(image, binaries):
+    """The servers, by the project's own way."""
+    binaries = Path(binaries)
+    if not (binaries / "volley-node").exists():
+        raise Trouble(
+            f"there is no {binaries}/volley-node: cargo build --release -p volley -p volley-coordinator -p volley-node, "
+            "or name the folder of the binaries by --binaries"
+        )
+    run(ROOT / "deploy/docker/build-image", "-t", image, binaries)
+    return identity(image)
+
+
+def identity(image):
+    return run("docker", "image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
+
+
+def size_mb(image):
+    return int(run("docker", "image", "inspect", "--format", "{{.Size}}", image).stdout) // 1_000_000
+
+
+def client():
+    """This Python, its pyarrow and the workload, as an image of one layer."""
+    environment = {
+        "PATH": "/usr/local/bin",
+        "PYTHONHOME": "/usr/local",
+        "PYTHONPATH": "/packages",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    changes = [word for name, value in environment.items() for word in ("--change", f"ENV {name}={value}")]
+    command = ["docker", "import", *changes, "--change", 'ENTRYPOINT ["python", "/workload.py"]', "-", CLIENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as importing:
+        with tarfile.open(fileobj=importing.stdin, mode="w|") as tar:
+            files_of_client(tar)
+        importing.stdin.close()
+    if importing.returncode:
+        raise Trouble(f"docker import ended with {importing.returncode}")
+
+
+def files_of_client(tar):
+    python = Path(os.path.realpath(sys.executable))
+    standard = Path(sysconfig.get_paths()["stdlib"])
+    packages = Path(pyarrow.__file__).parent
+    programs = [python, *(standard / "lib-dynload").glob("*.so"), *packages.glob("*.so*")]
+    add(tar, python, "usr/local/bin/python")
+    add(tar, standard, f"usr/local/lib/{standard.name}")
+    add(tar, packages, "packages/pyarrow")
+    for library in libraries(programs, packages):
+        add(tar, Path(os.path.realpath(library)), library.lstrip("/"))
+    add(tar, Path(__file__).with_name("workload.py"), "workload.py")
+
+
+def add(tar, path, name):
+    """As root's and readable for all, whoever owns it here."""
+
+    def kept(info):
+        if LEFT_OUT.search(info.name):
+            return None
+        info.uid = info.gid = 0
+        info.uname = info.gname = "root"
+        info.mode |= 0o555 if info.isdir() or info.mode & 0o100 else 0o444
+        return info
+
+    tar.add(path, name, filter=kept)
+
+
+def libraries(programs, besides):
+    """What the loader finds for programs, the loader itself too; those in the folder `besides` left out."""
+    listed = run("ldd", *programs).stdout
+    found = re.findall(r"(?:=> |^\t)(/\S+) \(0x", listed, re.MULTILINE)
+    return sorted({path for path in found if besides not in Path(path).parents})

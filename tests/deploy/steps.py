@@ -1,0 +1,68 @@
+"""Steps of a long test: each has a name, takes a while and finds something out."""
+
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+
+class Trouble(Exception):
+    """What is wrong, in one sentence."""
+
+
+def run(*command, seconds=600, refused=False, **more):
+    """Runs a command to its end; Trouble if it fails (if `refused`: if it does not)."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, **more)
+    except subprocess.TimeoutExpired as error:
+        raise Trouble(f"`{' '.join(words)}` did not end in {seconds} s") from error
+    except FileNotFoundError as error:
+        raise Trouble(f"there is no {words[0]} here") from error
+    if bool(done.returncode) != refused:
+        outcome = "was not refused" if refused else f"ended with {done.returncode}"
+        raise Trouble(f"`{' '.join(words)}` {outcome}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done
+
+
+def wait_until(condition, seconds, what):
+    """Polls until `condition()` is true, and returns its value; `what` may be a function that says what is lacking."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise Trouble(f"not within {seconds} s: {what() if callable(what) else what}")
+        pause.wait(0.3)
+    return value
+
+
+class Steps:
+    """Runs steps one after another, says how each went, and keeps a table of them."""
+
+    def __init__(self):
+        self.rows = []
+        self.work = None
+
+    @contextmanager
+    def step(self, name):
+        """A step; what it found out is appended to the list that it gets. Clients, if any, must get on afterwards."""
+        facts, begin = [], time.monotonic()
+        print(f"        {name} ...", flush=True)
+        yield facts
+        took = time.monotonic() - begin
+        if self.work:
+            self.work.progress()
+            facts.append(said(self.work.figures()))
+        self.rows.append((name, took, "; ".join(facts)))
+        print(f"{took:6.1f} s  {name}" + "".join(f"\n          {fact}" for fact in facts), flush=True)
+
+    def table(self):
+        """The steps as Markdown."""
+        lines = [f"| {name} | {took:.1f} | {facts} |" for name, took, facts in self.rows]
+        return "\n".join(["| step | seconds | found |", "|---|---|---|", *lines]) + "\n"
+
+
+def said(figures):
+    return (
+        f"{figures['appends']} appends, {figures['reads']} reads, {figures['repeated']} attempts repeated, "
+        f"the longest call {figures['longest']:.1f} s"
+    )

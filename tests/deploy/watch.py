@@ -1,0 +1,60 @@
+"""What a cluster says of itself, and waiting for it."""
+
+from steps import Trouble, wait_until
+from workload import BASE, told
+
+
+class Watch:
+    """Looks at a cluster through a client."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def status(self):
+        return self.client.action("cluster_status")
+
+    def nodes(self):
+        """The live nodes."""
+        return [node for node in self.status()["nodes"] if node["state"] == "alive"]
+
+    def leader(self):
+        return wait_until(lambda: self.status()["leader"], 60, "a leader")
+
+    def alive(self, count, seconds=120):
+        wait_until(lambda: len(self.nodes()) == count, seconds, lambda: f"{count} live nodes: there are {len(self.nodes())}")
+
+    def green(self, seconds=240):
+        """Waits until every part has all its copies on live nodes."""
+        wait_until(lambda: self.status()["health"] == "green", seconds, lambda: f"green: {self.status()['copies']}")
+
+    def settled(self, nodes, seconds=240):
+        """Waits until so many nodes are alive, all copies are there, and the big table is where it should be."""
+        self.alive(nodes)
+        self.green(seconds)
+        moving = lambda: self.client.action("explain", {"table": BASE})["moving"]
+        wait_until(lambda: moving() == 0, seconds, lambda: f"all parts in their places: {moving()} are not")
+
+    def holders(self):
+        """Of each shard of the big table: the nodes that hold it, by their addresses."""
+        explained = self.client.action("explain", {"table": BASE})
+        return [[node["address"] for node in shard["holders"]] for shard in explained["shards"]]
+
+    def in_zones(self):
+        """Trouble unless the copies of every shard of the big table are in different zones; the zones."""
+        zones = {address(node): node["zone"] for node in self.nodes()}
+        for number, holders in enumerate(self.holders()):
+            there = [zones[holder] for holder in holders]
+            if len(there) < 2 or len(set(there)) != len(there):
+                raise Trouble(f"the copies of shard {number} are in the zones {there}")
+        return sorted(set(zones.values()))
+
+    def reached(self, wanted):
+        """Trouble unless the big table's pieces are told to be at just these addresses, each of them used."""
+        found = {uri for uris in told(self.client, BASE) for uri in uris if not uri.startswith("arrow-flight-reuse")}
+        if found != set(wanted):
+            raise Trouble(f"clients are told {sorted(found)}, and should be told {sorted(wanted)}")
+
+
+def address(node):
+    """HOST:PORT by which members know a node."""
+    return node["flight"].rsplit("://")[-1]

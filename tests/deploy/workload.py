@@ -1,0 +1,359 @@
+"""Clients of a cluster that is being disturbed.
+
+A `Client` knows some addresses of the cluster, and repeats a call elsewhere while a member is away. A `Workload` is several
+of them that append to tables and read them, and compare what they read with what was acknowledged.
+
+    python workload.py ADDRESS NAME    puts the table NAME, fetches it from everywhere, and prints what was told as JSON
+
+It needs pyarrow only, and runs beside a test as well as in a container of it.
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.flight as flight
+
+# Seconds of one attempt: a paused member accepts a connection and says nothing.
+ATTEMPT = 10
+# Seconds after which a call that was repeated all the time has failed.
+PATIENCE = 120
+# Seconds during which an address that failed is asked last.
+AVOIDED = 10
+# What a client repeats (docs/guarantees.md).
+AWAY = (flight.FlightUnavailableError, flight.FlightTimedOutError)
+REUSE = "arrow-flight-reuse-connection"
+# gRPC would wait for up to 2 minutes between attempts to connect, and share that among all connections to an address.
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+# Rows of one append, and appends to a table before the next one is begun.
+ROWS = 100
+APPENDS = 100
+# Rows of the table that is only read.
+BASE_ROWS = 400_000
+BASE = "verify/base"
+KEYED = {"shards": 8, "shard_by": ["i"]}
+
+
+class Failed(Exception):
+    """A call that had no success, though it was repeated."""
+
+
+class Wrong(Exception):
+    """What was read is not what was acknowledged."""
+
+
+def descriptor(name, **options):
+    return flight.FlightDescriptor.for_command(json.dumps({"table": name, **options}))
+
+
+def options():
+    return flight.FlightCallOptions(timeout=ATTEMPT)
+
+
+class Client:
+    """Calls a cluster, by the addresses given and by those that it is told."""
+
+    def __init__(self, addresses):
+        self.addresses = list(addresses)
+        self.connections = {}
+        self.failures = {}
+        self.repeated = 0
+        self.lock = threading.Lock()
+        self.fetchers = ThreadPoolExecutor(8)
+        self.pause = threading.Event()
+
+    def at(self, address):
+        with self.lock:
+            if address not in self.connections:
+                self.connections[address] = flight.connect(address, generic_options=CHANNEL)
+            return self.connections[address]
+
+    def forget(self, address):
+        """After a failure: another connection the next time, and other addresses first."""
+        with self.lock:
+            self.connections.pop(address, None)
+            self.failures[address] = time.monotonic()
+
+    def ordered(self, addresses):
+        """In an order of chance, those that failed lately last."""
+        mixed = random.sample(addresses, len(addresses))
+        late = time.monotonic() - AVOIDED
+        return sorted(mixed, key=lambda address: self.failures.get(address, 0) > late)
+
+    def call(self, what, attempt):
+        """What `attempt` returns, which gets a connection; repeated while members are away."""
+        begin, wait = time.monotonic(), 0.05
+        while True:
+            address = self.ordered(self.addresses)[0]
+            try:
+                return attempt(self.at(address))
+            except AWAY as error:
+                self.forget(address)
+                self.repeated += 1
+                if time.monotonic() - begin > PATIENCE:
+                    raise Failed(f"{what}: no success for {PATIENCE} s; at last, from {address}: {error}") from error
+            except (flight.FlightError, pa.ArrowException, OSError) as error:
+                raise Failed(f"{what}, by {address}: {type(error).__name__}: {error}") from error
+            self.pause.wait(wait)
+            wait = min(2 * wait, 1)
+
+    def put(self, name, rows, **how):
+        """Puts rows; a `write_id` makes it one write, however often it is repeated."""
+
+        def attempt(connection):
+            writer, reader = connection.do_put(descriptor(name, **how), rows.schema, options())
+            with writer:
+                writer.write_table(rows)
+                writer.done_writing()
+                while (result := reader.read()) is not None:
+                    last = result.to_pybytes()
+            return json.loads(last)
+
+        return self.call(f"a put to {name}", attempt)
+
+    def fetch(self, name):
+        """All rows of a table, its pieces in parallel, each from the first location that gives it."""
+
+        def attempt(connection):
+            info = connection.get_flight_info(descriptor(name), options())
+            return pa.concat_tables(self.fetchers.map(lambda e: self.piece(connection, e), info.endpoints))
+
+        return self.call(f"a read of {name}", attempt)
+
+    def piece(self, home, endpoint):
+        uris = [location.uri.decode() for location in endpoint.locations]
+        away = None
+        for uri in self.ordered([uri for uri in uris if not uri.startswith(REUSE)]):
+            try:
+                return self.at(uri).do_get(endpoint.ticket, options()).read_all()
+            except AWAY as error:
+                self.forget(uri)
+                away = error
+        reuse = not uris or any(uri.startswith(REUSE) for uri in uris)
+        if away and not reuse:
+            raise away
+        return home.do_get(endpoint.ticket, options()).read_all()
+
+    def action(self, name, body=None):
+        """The last answer to an action of Volley's own."""
+        wanted = flight.Action(name, json.dumps(body or {}).encode())
+        answers = self.call(name, lambda at: [r.body.to_pybytes() for r in at.do_action(wanted, options())])
+        return json.loads(answers[-1])
+
+
+def rows_of(n, count=ROWS):
+    """The rows of append `n`; every value follows from `n` and the row's number `i`."""
+    i = pa.array(range(count), pa.int64())
+    return pa.table({"n": pa.array([n] * count, pa.int64()), "i": i, **content(pa.scalar(n, pa.int64()), i)})
+
+
+def content(n, i):
+    v = pc.add(pc.multiply(i, 1_000_003), n)
+    return {"v": v, "s": pc.binary_join_element_wise("row", pc.cast(v, pa.string()), " ")}
+
+
+def judge(name, found, acknowledged, begun, rows=ROWS):
+    """Raises Wrong unless `found` has every acknowledged append once and in whole, and no other that was not begun."""
+    should = content(found["n"], found["i"])
+    for column, values in should.items():
+        if not pc.all(pc.equal(found[column], values)).as_py():
+            raise Wrong(f"{name}: the column {column} has values that nobody put")
+    counted = found.group_by("n").aggregate([("i", "count"), ("i", "count_distinct"), ("i", "max")])
+    columns = [counted[c].to_pylist() for c in ("n", "i_count", "i_count_distinct", "i_max")]
+    there = {n: got for n, *got in zip(*columns)}
+    if lost := set(acknowledged) - set(there):
+        raise Wrong(f"{name}: {len(lost)} acknowledged appends are not there, among them {min(lost)}")
+    if foreign := set(there) - set(begun):
+        raise Wrong(f"{name}: the appends {sorted(foreign)[:5]} were never begun")
+    if broken := [n for n, got in there.items() if got != [rows, rows, rows - 1]]:
+        raise Wrong(f"{name}: append {broken[0]} is there with {there[broken[0]]} instead of {rows} rows, each once")
+
+
+class Ledger:
+    """A table that one writer appends to: what was begun, what was acknowledged."""
+
+    def __init__(self, name):
+        self.name = name
+        self.begun = 0
+        self.acknowledged = 0
+
+    def check(self, client):
+        """Reads the table, while it may be appended to, and judges it."""
+        least = self.acknowledged
+        found = client.fetch(self.name)
+        judge(self.name, found, range(least), range(self.begun))
+
+
+class Workload:
+    """Two writers and a reader; begin it with `with`."""
+
+    def __init__(self, addresses, name="work"):
+        self.addresses = addresses
+        # Names of an earlier run on the same volumes are not those of this one.
+        self.name = f"verify/{name}-{random.randrange(1 << 32):08x}"
+        self.ledgers = []
+        self.stopping = threading.Event()
+        self.trouble = None
+        self.clients = []
+        self.finished = {}
+        self.counts = {"appends": 0, "reads": 0}
+        self.longest = 0.0
+        self.lock = threading.Lock()
+        self.threads = []
+
+    def __enter__(self):
+        for k in range(2):
+            self.begin(f"writer {k}", self.write, k)
+        self.begin("reader", self.read)
+        return self
+
+    def begin(self, who, work, *arguments):
+        client = Client(self.addresses)
+        self.clients.append(client)
+        self.finished[who] = 0
+        thread = threading.Thread(target=self.guard, args=(who, work, client, *arguments), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(PATIENCE + ATTEMPT)
+
+    def guard(self, who, work, client, *arguments):
+        try:
+            work(who, client, *arguments)
+        except Exception as error:  # of whatever kind: the test must hear of it
+            self.trouble = self.trouble or error
+
+    def timed(self, who, kind, work):
+        begin = time.monotonic()
+        work()
+        with self.lock:
+            self.counts[kind] += 1
+            self.finished[who] += 1
+            self.longest = max(self.longest, time.monotonic() - begin)
+
+    def write(self, who, client, k):
+        table = 0
+        while not self.stopping.is_set():
+            ledger = Ledger(f"{self.name}/{k}/{table}")
+            for n in range(APPENDS):
+                self.timed(who, "appends", lambda: self.append(client, ledger, n))
+                if n == 0:
+                    self.ledgers.append(ledger)
+                # The pace of the load; nothing is waited for.
+                if self.stopping.wait(0.05):
+                    return
+            self.timed(who, "reads", lambda: ledger.check(client))
+            table += 1
+
+    @staticmethod
+    def append(client, ledger, n):
+        ledger.begun = n + 1
+        how = {"mode": "append"} if n else {"mode": "create", **KEYED}
+        client.put(ledger.name, rows_of(n), write_id=f"{ledger.name}/{n}".replace("/", "."), **how)
+        ledger.acknowledged = n + 1
+
+    def read(self, who, client):
+        while not self.stopping.is_set():
+            self.timed(who, "reads", lambda: check_base(client))
+            if self.ledgers:
+                self.timed(who, "reads", lambda: random.choice(self.ledgers).check(client))
+            self.stopping.wait(0.1)
+
+    def check(self):
+        if self.trouble:
+            raise self.trouble
+
+    def progress(self, calls=3, seconds=PATIENCE):
+        """Waits until every client has ended some calls that began from now on."""
+        # The call that is under way began before.
+        wanted = {who: done + 1 + calls for who, done in self.finished.items()}
+        deadline = time.monotonic() + seconds
+        while late := [who for who in wanted if self.finished[who] < wanted[who]]:
+            self.check()
+            if time.monotonic() > deadline:
+                raise Failed(f"the {late[0]} has not ended {calls} calls in {seconds} s")
+            self.stopping.wait(0.1)
+        self.check()
+
+    def figures(self):
+        """What was done since this was asked last: counts, repeated attempts, the longest call in seconds."""
+        with self.lock:
+            now = {**self.counts, "repeated": sum(client.repeated for client in self.clients), "longest": self.longest}
+            self.counts = dict.fromkeys(self.counts, 0)
+            self.longest = 0.0
+            for client in self.clients:
+                client.repeated = 0
+        return now
+
+    def everything(self):
+        """Reads all that was ever put, and judges it; returns the number of appends."""
+        client = Client(self.addresses)
+        for ledger in self.ledgers:
+            ledger.check(client)
+        check_base(client)
+        return sum(ledger.acknowledged for ledger in self.ledgers)
+
+
+def put_base(client):
+    client.put(BASE, rows_of(0, BASE_ROWS), **KEYED)
+
+
+def check_base(client):
+    judge(BASE, client.fetch(BASE), [0], [0], BASE_ROWS)
+
+
+def told(client, name):
+    """The locations of a table's endpoints: a list for each."""
+    info = client.call(f"the plan of {name}", lambda at: at.get_flight_info(descriptor(name), options()))
+    return [[location.uri.decode() for location in endpoint.locations] for endpoint in info.endpoints]
+
+
+def everywhere(client, name):
+    """Fetches every piece of a table from every one of its locations; the rows by location."""
+
+    def attempt(connection):
+        rows = {}
+        for endpoint in connection.get_flight_info(descriptor(name), options()).endpoints:
+            for location in endpoint.locations:
+                uri = location.uri.decode()
+                at = connection if uri.startswith(REUSE) else client.at(uri)
+                piece = at.do_get(endpoint.ticket, options()).read_all()
+                rows[uri] = rows.get(uri, 0) + piece.num_rows
+        return rows
+
+    return client.call(f"a read of {name} from everywhere", attempt)
+
+
+def round_trip(address, name, rows=100_000):
+    """Puts a table and fetches it, in parallel and from everywhere; what was told and how long it took."""
+    client = Client([address])
+    begin = time.monotonic()
+    client.put(name, rows_of(7, rows), **KEYED)
+    put = time.monotonic()
+    judge(name, client.fetch(name), [7], [7], rows)
+    got = time.monotonic()
+    return {
+        "locations": told(client, name),
+        "rows": everywhere(client, name),
+        "put_s": round(put - begin, 2),
+        "get_s": round(got - put, 2),
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    print(json.dumps(round_trip(*sys.argv[1:])))
