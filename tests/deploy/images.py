@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pyarrow
 
-from steps import Trouble, run
+from steps import ROOT, Trouble, run
 
-ROOT = Path(__file__).resolve().parents[2]
 # Python and pyarrow, to try the cluster from inside.
 CLIENT = "volley-client:verify"
 # What of Python a client has no use for.

@@ -8,11 +8,9 @@ tests/python/requirements.txt. `kind create cluster` with several workers is a c
 what it made, whatever happens.
 """
 
-import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,11 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import images
-from steps import Steps, Trouble, run, wait_until
-from watch import Watch, address
-from workload import REUSE, Client, Failed, Workload, Wrong, put_base, round_trip
+from steps import ROOT, Steps, Trouble, run, run_test, test_options, wait_until
+from watch import Watch, address, check_trip
+from workload import Client, Workload, put_base, round_trip
 
-ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/volley"
 SPACE = RELEASE = "volley-verify"
 IMAGES = ["volley:verify-1", "volley:verify-2"]
@@ -33,7 +30,7 @@ ZONE = "topology.kubernetes.io/zone"
 COMPONENT = "app.kubernetes.io/component"
 # As in the chart's values: the coordinators' port on every machine, and where the nodes' ports begin.
 COORDINATORS_PORT, NODES_PORT = 30815, 30900
-PROXY_PORT = 8817
+PROXY_SERVICE, PROXY_PORT = f"{RELEASE}-proxy", 8817
 PROXY = f"grpc+tcp://127.0.0.1:{PROXY_PORT}"
 
 
@@ -206,15 +203,13 @@ class Test:
     def reach(self):
         with self.step("put and get from the host by node ports, from all nodes in parallel") as facts:
             put_base(self.client)
-            self.went(facts, round_trip(self.outside[0], "verify/host"), self.published())
+            facts.append(check_trip(round_trip(self.outside[0], "verify/host"), self.published()))
         with self.step("put and get from a pod, from all nodes in parallel") as facts:
             asked = f"grpc+tcp://{RELEASE}.{SPACE}.svc.cluster.local:8815"
             found = json.loads(self.kube.inside("client", images.CLIENT, asked, "verify/inside"))
-            self.went(facts, found, [f"grpc+tcp://{self.domain(pod)}:8816" for pod in self.kube.pods("node")])
-        with self.step("put and get through one forwarded port"), self.kube.forwarded(f"{RELEASE}-proxy", PROXY_PORT):
-            found = round_trip(PROXY, "verify/proxy")
-            if {uri for uris in found["locations"] for uri in uris if not uri.startswith(REUSE)} != {PROXY}:
-                raise Trouble(f"who comes by the proxy is told {found['locations']}")
+            facts.append(check_trip(found, [f"grpc+tcp://{self.domain(pod)}:8816" for pod in self.kube.pods("node")]))
+        with self.step("put and get through one forwarded port") as facts, self.kube.forwarded(PROXY_SERVICE, PROXY_PORT):
+            facts.append(check_trip(round_trip(PROXY, "verify/proxy"), [PROXY]))
         with self.step("copies of each shard are in different zones") as facts:
             facts.append("zones " + ", ".join(self.watch.in_zones()))
         with self.step("`volley doctor` on the host and in a pod; `helm test`"):
@@ -231,14 +226,6 @@ class Test:
     @staticmethod
     def domain(pod):
         return f"{name(pod)}.{RELEASE}-node.{SPACE}.svc.cluster.local"
-
-    @staticmethod
-    def went(facts, found, wanted):
-        """Every wanted address was told and gave its rows, and no other was."""
-        rows = {uri: n for uri, n in found["rows"].items() if not uri.startswith(REUSE)}
-        if sorted(rows) != sorted(wanted) or not all(rows.values()):
-            raise Trouble(f"rows came from {rows}, and should come from each of {wanted}")
-        facts.append(f"put {found['put_s']} s, get {found['get_s']} s, from {len(rows)} nodes")
 
     def well(self):
         """All is as it should be: pods, copies, and what clients are told."""
@@ -378,32 +365,14 @@ def internal(machine):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binaries", default=ROOT / "target/release", help="where cargo put the binaries [target/release]")
+    parser = test_options(__doc__)
     parser.add_argument("--load", default="kind load docker-image", help="hands images to the cluster [kind load docker-image]")
     parser.add_argument("--isolate", help="a command that takes a machine off the network; left out if not given")
     parser.add_argument("--rejoin", help="a command that brings it back")
-    parser.add_argument("--table", type=Path, help="write the steps to this file, as Markdown")
-    parser.add_argument("--keep", action="store_true", help="leave everything there at the end")
     given = parser.parse_args()
     if "KUBECONFIG" not in os.environ:
         sys.exit("kubernetes: KUBECONFIG must name the cluster; no other is touched by chance")
-    # Whoever ends this test wants its pods gone.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    try:
-        test, failed = Test(given), True
-    except Trouble as error:
-        sys.exit(f"kubernetes: {error}")
-    try:
-        test.run()
-        failed = False
-    except (Trouble, Failed, Wrong) as error:
-        sys.exit(f"kubernetes: {error}")
-    finally:
-        test.end(failed)
-    if given.table:
-        given.table.write_text(test.steps.table())
-    print("kubernetes: all is well")
+    run_test("kubernetes", Test, given)
 
 
 if __name__ == "__main__":

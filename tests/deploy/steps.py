@@ -1,9 +1,17 @@
 """Steps of a long test: each has a name, takes a while and finds something out."""
 
+import argparse
+import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
+
+from workload import Failed, Wrong
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Trouble(Exception):
@@ -66,3 +74,32 @@ def said(figures):
         f"{figures['appends']} appends, {figures['reads']} reads, {figures['repeated']} attempts repeated, "
         f"the longest call {figures['longest']:.1f} s"
     )
+
+
+def test_options(about):
+    """The options that these tests have in common."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    release = ROOT / "target/release"
+    parser.add_argument("--binaries", type=Path, default=release, help="where cargo put the binaries [target/release]")
+    parser.add_argument("--table", type=Path, help="write the steps to this file, as Markdown")
+    parser.add_argument("--keep", action="store_true", help="leave everything there at the end")
+    return parser
+
+
+def run_test(title, make, given):
+    """Runs `make(given)`, a test with `run`, `end(failed)` and `steps`; ends the process with what is wrong, if anything is."""
+    # Whoever ends a test wants what it started gone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    test, failed = None, True
+    try:
+        test = make(given)
+        test.run()
+        failed = False
+    except (Trouble, Failed, Wrong) as error:
+        sys.exit(f"{title}: {error}")
+    finally:
+        if test:
+            if given.table:
+                given.table.write_text(test.steps.table())
+            test.end(failed)
+    print(f"{title}: all is well")

@@ -1,7 +1,7 @@
 """What a cluster says of itself, and waiting for it."""
 
 from steps import Trouble, wait_until
-from workload import BASE, told
+from workload import BASE, REUSE, told
 
 
 class Watch:
@@ -50,9 +50,17 @@ class Watch:
 
     def reached(self, wanted):
         """Trouble unless the big table's pieces are told to be at just these addresses, each of them used."""
-        found = {uri for uris in told(self.client, BASE) for uri in uris if not uri.startswith("arrow-flight-reuse")}
+        found = {uri for uris in told(self.client, BASE) for uri in uris if not uri.startswith(REUSE)}
         if found != set(wanted):
             raise Trouble(f"clients are told {sorted(found)}, and should be told {sorted(wanted)}")
+
+
+def check_trip(found, wanted):
+    """Trouble unless a round trip was told just the wanted addresses, and each gave rows; a sentence about it."""
+    rows = {uri: n for uri, n in found["rows"].items() if not uri.startswith(REUSE)}
+    if sorted(rows) != sorted(wanted) or not all(rows.values()):
+        raise Trouble(f"rows came from {rows}, and should come from each of {wanted}")
+    return f"put {found['put_s']} s, get {found['get_s']} s; told " + ", ".join(sorted(rows))
 
 
 def address(node):
