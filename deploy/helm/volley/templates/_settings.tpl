@@ -13,9 +13,9 @@
 {{- $external := dict "name" "external" "port" (ternary 9815 9816 $coordinator) "advertise" (printf "grpc+tcp://%s" $address) "locations" "direct" -}}
 {{- $all = append $all $external -}}
 {{- end -}}
-{{- /* Nodes need none: by the proxy listener only coordinators are named. */ -}}
+{{- /* Nodes need none: by the listener `tunnel` only coordinators are named. */ -}}
 {{- if and $coordinator $values.proxy.enabled -}}
-{{- $all = append $all (dict "name" "proxy" "port" 8817 "advertise" (include "volley.proxyAddress" .root) "locations" "proxy") -}}
+{{- $all = append $all (dict "name" "tunnel" "port" 8817 "advertise" (include "volley.proxyAddress" .root) "locations" "proxy") -}}
 {{- end -}}
 {{- toJson $all -}}
 {{- end -}}
@@ -66,8 +66,10 @@
   value: {{ join "," $listen | quote }}
 - name: VOLLEY_ADVERTISE
   value: {{ join "," $advertise | quote }}
+{{- if $coordinator }}
 - name: VOLLEY_LOCATIONS
   value: {{ join "," $locations | quote }}
+{{- end }}
 - name: VOLLEY_PEER_LISTEN
   value: {{ printf "%s:%d" $host (ternary 8825 8826 $coordinator) | quote }}
 - name: VOLLEY_HTTP_LISTEN
