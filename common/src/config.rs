@@ -27,8 +27,9 @@ use crate::{Error, Result};
 
 /// The prefix of environment variables that are read as configuration.
 pub const ENV_PREFIX: &str = "VOLLEY_";
-/// Variables with the prefix that are meant for others: the command line, the log filter, the file's own path.
-const OTHER_ENV: [&str; 5] = ["cluster", "log", "log_format", "config", "check_config"];
+/// Variables with the prefix that are meant for others: the command line, the log filter, the file's own path; and what
+/// belongs to listeners, which all members of a cluster may be told alike, but is the coordinators' alone.
+const OTHER_ENV: [&str; 6] = ["cluster", "log", "log_format", "config", "check_config", "locations"];
 
 /// Reads a configuration of type `T`: its defaults, beneath the TOML `file`, beneath this process's environment,
 /// beneath `flags` (which leaves out what was not given: `skip_serializing_if`).
@@ -126,10 +127,12 @@ fn from_env(defaults: &Value, env: impl IntoIterator<Item = (String, String)>) -
     let mut found = Map::new();
     for (name, text) in env {
         let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
-        if OTHER_ENV.contains(&key.as_str()) || is_service_link(&name.to_ascii_lowercase(), &text) {
+        let default = defaults.get(&key);
+        let others = OTHER_ENV.contains(&key.as_str()) || is_service_link(&name.to_ascii_lowercase(), &text);
+        if others && default.is_none() {
             continue;
         }
-        let Some(default) = defaults.get(&key) else {
+        let Some(default) = default else {
             return Err(Error::invalid(format!(
                 "the environment variable {name} is no configuration key: unset it, or correct its name"
             )));

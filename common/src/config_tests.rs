@@ -74,6 +74,13 @@ fn wrong_keys_and_values_are_named() {
 }
 
 #[test]
+fn what_only_coordinators_are_told_is_no_mistake_at_a_node() {
+    let env = env(&[("VOLLEY_LOCATIONS", "external=proxy"), ("VOLLEY_LISTEN", "internal=a:1,external=b:2")]);
+    let config: Config = load_from(None, env, &json!({})).unwrap();
+    assert_eq!(config.listen, ["internal=a:1", "external=b:2"]);
+}
+
+#[test]
 fn variables_that_kubernetes_makes_are_no_configuration() {
     let vars = [
         ("VOLLEY_SERVICE_HOST", "10.0.0.1"),

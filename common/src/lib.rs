@@ -15,6 +15,7 @@
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
+//! | [`health`], [`reflection`], [`web`] | gRPC health; gRPC reflection; the server of the HTTP port |
 //! | [`config`], [`listen`] | reading configuration; where a server listens, and by which addresses others reach it |
 //! | [`log`], [`clock`] | the servers' log; the one place that reads the time |
 
@@ -24,6 +25,7 @@ pub mod cluster_id;
 pub mod config;
 pub mod error;
 pub mod grpc;
+pub mod health;
 pub mod ids;
 pub mod ipc;
 pub mod listen;
@@ -33,9 +35,11 @@ pub mod name;
 pub mod options;
 pub mod partition;
 pub mod placement;
+pub mod reflection;
 pub mod relay;
 pub mod serve;
 pub mod ticket;
+pub mod web;
 pub mod wire;
 
 pub use error::{Code, Error, Result};

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::{Error, Result, serve};
 
 /// Names that mean ways of answering, so that no listener may have them.
-const RESERVED: [&str; 2] = ["proxy", "single"];
+const RESERVED: [&str; 3] = ["direct", "proxy", "single"];
 /// The longest name.
 const MAX_NAME: usize = 64;
 
@@ -58,14 +58,22 @@ impl Bound {
     pub async fn all(listeners: &[Listener], mut first: Option<TcpListener>) -> Result<Vec<Bound>> {
         let mut all = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            let socket = match first.take() {
-                Some(socket) => socket,
-                None => serve::bind(&listener.addr).await?,
-            };
+            let socket = bound(first.take(), &listener.addr).await?;
             let uri = format!("grpc+tcp://{}", listener.reachable_at(local_addr(&socket)?)?);
             all.push(Bound { name: listener.name.clone(), uri, socket });
         }
         Ok(all)
+    }
+}
+
+/// The socket that is bound already, or one that is bound now.
+///
+/// # Errors
+/// Those of [`serve::bind`].
+pub async fn bound(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
+    match given {
+        Some(socket) => Ok(socket),
+        None => serve::bind(addr).await,
     }
 }
 
@@ -80,19 +88,22 @@ pub fn local_addr(socket: &TcpListener) -> Result<SocketAddr> {
 /// The listeners of `--listen [NAME=]HOST:PORT` and `--advertise [NAME=]URI`, the members' own first.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, an advertised address of no listener, a place that
-/// nobody can dial. FAILED_PRECONDITION: one that is not loopback, without `insecure`.
+/// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, several of which one has no name, an advertised
+/// address of no listener, a place that nobody can dial. FAILED_PRECONDITION: one that is not loopback, without `insecure`.
 pub fn listeners(listen: &[String], advertise: &[String], insecure: bool) -> Result<Vec<Listener>> {
     let mut listeners: Vec<Listener> = Vec::new();
     for text in listen {
         let (name, addr) = named(text);
         check_name(name).map_err(|e| e.at("--listen"))?;
         check_listen("--listen", addr, insecure)?;
+        // Which of the other members' addresses its clients are to be told, nobody could say.
+        if name.is_empty() && listen.len() > 1 {
+            return Err(Error::invalid(format!(
+                "--listen {addr} has no name: where there are several give each one, NAME={addr}, the same on every member"
+            )));
+        }
         if listeners.iter().any(|other| other.name == name) {
-            return Err(Error::invalid(match name {
-                "" => "--listen is given twice: give each a name, NAME=HOST:PORT".into(),
-                name => format!("--listen names {name:?} twice"),
-            }));
+            return Err(Error::invalid(format!("--listen names {name:?} twice")));
         }
         listeners.push(Listener { name: name.into(), addr: addr.into(), advertise: None });
     }
@@ -133,7 +144,11 @@ pub fn named(text: &str) -> (&str, &str) {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Whether a listener can have this name.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it means something else, or has letters that cannot stand in a header.
+pub fn check_name(name: &str) -> Result<()> {
     if RESERVED.contains(&name) {
         return Err(Error::invalid(format!("no listener can be named {name:?}: that is a way of answering")));
     }
@@ -164,6 +179,12 @@ pub fn split_host_port(addr: &str) -> Result<(&str, u16)> {
         return Err(bad("has no valid host"));
     }
     Ok((host, port))
+}
+
+/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
+pub fn host_port(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
 /// Refuses to listen elsewhere than on loopback, unless `insecure` allows it. `flag` names the setting.

@@ -28,9 +28,13 @@ fn what_is_wrong_with_listeners_is_said() {
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
     };
     wrong(&[], &[], &["--listen", "HOST:PORT"]);
-    wrong(&["a:1", "b:1"], &[], &["NAME=HOST:PORT"]);
+    wrong(&["a:1", "b:1"], &[], &["NAME=a:1", "every member"]);
+    wrong(&["x=a:1", "b:1"], &[], &["NAME=b:1"]);
+    wrong(&["a:1", "x=b:1"], &[], &["NAME=a:1"]);
     wrong(&["x=a:1", "x=b:1"], &[], &["\"x\"", "twice"]);
-    wrong(&["proxy=a:1"], &[], &["proxy"]);
+    for reserved in ["direct", "proxy", "single"] {
+        wrong(&[&format!("{reserved}=a:1")], &[], &[reserved, "way of answering"]);
+    }
     wrong(&["a b=c:1"], &[], &["letters"]);
     wrong(&["x=nowhere"], &[], &["no port"]);
     wrong(&["x=0.0.0.0:1", "y=h:1"], &[], &["--advertise x=", "0.0.0.0:1"]);
@@ -39,6 +43,20 @@ fn what_is_wrong_with_listeners_is_said() {
     wrong(&["x=h:1"], &["x=h:1", "x=h:2"], &["twice"]);
     wrong(&["x=h:1"], &["x=grpc://0.0.0.0:1"], &["0.0.0.0:1"]);
     assert!(listeners(&texts(&["x=0.0.0.0:1"]), &texts(&["h:1"]), false).unwrap_err().message.contains("--insecure"));
+}
+
+#[test]
+fn a_port_that_is_forwarded_from_loopback_may_be_told() {
+    let published = of(&["0.0.0.0:8815"], &["grpc+tcp://127.0.0.1:8815"]).unwrap();
+    assert_eq!(published[0].reachable_at("0.0.0.0:8815".parse().unwrap()).unwrap(), "127.0.0.1:8815");
+}
+
+#[test]
+fn addresses_come_out_of_uris() {
+    for (uri, addr) in [("grpc+tcp://n1:8816", "n1:8816"), ("grpc://[::1]:8816/", "[::1]:8816"), ("n1:8816", "n1:8816")]
+    {
+        assert_eq!(host_port(uri), addr);
+    }
 }
 
 #[test]

@@ -16,10 +16,11 @@ use crate::{Error, Result, TableName, ticket};
 pub const HEADER_PREFIX: &str = "x-volley-";
 /// The header by which a client asks for the addresses of another listener than that by which it came.
 pub const LISTENER: &str = "x-volley-listener";
-/// The header by which a node that hands a call on says by which of its listeners the client came.
-pub const CAME_BY: &str = "x-volley-came-by";
+/// The header by which a node that hands a call on says by which of its listeners the client came. Not with the prefix of
+/// options: coordinators that do not know it yet would refuse the call.
+pub const CAME_BY: &str = "volley-came-by";
 /// Headers with the prefix that are not options.
-const OTHER_HEADERS: [&str; 4] = ["listener", "came-by", "leader", "relayed"];
+const OTHER_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
 /// Everything that can be asked for about a table.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -275,6 +276,14 @@ mod tests {
         let request = TableRequest::from_command(br#"{"table": "t", "limit": 3}"#, &headers).unwrap();
         assert_eq!(request.options.limit, Some(3));
         assert_eq!(request.options.shard_by, Some(vec!["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn what_a_node_adds_is_no_option() {
+        let mut headers = MetadataMap::new();
+        headers.insert(CAME_BY, "external".parse().unwrap());
+        assert!(TableRequest::from_command(b"t", &headers).is_ok());
+        assert!(!CAME_BY.starts_with(HEADER_PREFIX), "older coordinators refuse options that they do not know");
     }
 
     #[test]

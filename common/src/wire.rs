@@ -43,5 +43,6 @@ impl catalog::WriteOutcome {
 /// The largest message between members: a commit of some 500,000 parts.
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 
-/// Version of the protocol between members; a member refuses a newer one.
+/// Version of the protocol between members, raised only by a change that the version before does not understand: fields
+/// are only added otherwise. Members whose protocols are one apart work together: the newer one must still speak the older.
 pub const PROTOCOL: u32 = 1;

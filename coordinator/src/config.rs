@@ -28,7 +28,7 @@ pub struct Config {
     pub peers: Vec<String>,
     /// It forms no cluster with its peers, but waits to be added to the one that there is.
     pub join: bool,
-    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one. Nodes come by the first.
+    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one. Members come by their own port.
     #[serde(deserialize_with = "config::one_or_many")]
     pub listen: Vec<String>,
     /// Where clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; else as it listens.
@@ -266,9 +266,9 @@ impl Config {
     /// Whose addresses the clients of each of these listeners are told.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: an unknown way or listener.
+    /// INVALID_ARGUMENT: an unknown way or listener, or two ways for one.
     pub fn locations_of(&self, listeners: &[Listener]) -> Result<Vec<Locations>> {
-        let mut locations = vec![Locations::Direct; listeners.len()];
+        let mut locations = vec![None; listeners.len()];
         for text in &self.locations {
             let (name, way) = listen::named(text);
             let at = listeners.iter().position(|l| l.name == name || name.is_empty() && listeners.len() == 1);
@@ -277,9 +277,15 @@ impl Config {
                     "--locations {text} is for no listener: give NAME=direct|proxy|single, with a name of --listen"
                 ))
             })?;
-            locations[at] = way.parse().map_err(|e: Error| e.at("--locations"))?;
+            let way = way.parse().map_err(|e: Error| e.at("--locations"))?;
+            if locations[at].replace(way).is_some() {
+                return Err(Error::invalid(format!(
+                    "--locations is given twice for the listener {:?}",
+                    listeners[at].name
+                )));
+            }
         }
-        Ok(locations)
+        Ok(locations.into_iter().map(Option::unwrap_or_default).collect())
     }
 
     /// The coordinators by id; empty if this one is alone.
@@ -370,6 +376,7 @@ mod tests {
         check("1=10.0.0.1:8825", with(|c| c.peers = vec!["h:1".into()]));
         check("--locations", with(|c| c.locations = vec!["x=proxy".into()]));
         check("--locations", with(|c| c.locations = vec!["nobody".into()]));
+        check("twice", with(|c| c.locations = vec!["proxy".into(), "direct".into()]));
         check("--id 1", with(|c| c.peers = vec!["2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]));

@@ -1,6 +1,5 @@
 //! Health and metrics over HTTP, for operators and for those who start and stop processes.
 
-use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -11,7 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use volley_common::{Error, Result};
+use volley_common::web;
 
 use crate::membership::Membership;
 use crate::service::{Service, live_nodes};
@@ -26,28 +25,14 @@ struct Shared {
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
-///
-/// # Errors
-/// If the listener cannot be served.
-pub fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    membership: Arc<Membership>,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + 'static> {
+pub async fn serve(listener: TcpListener, service: Arc<Service>, membership: Arc<Membership>, stop: CancellationToken) {
     METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().ok());
     let app = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Shared { service, membership });
-    listener.local_addr().map_err(|e| Error::unavailable(format!("the HTTP listener: {e}")))?;
-    Ok(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "health and metrics are no longer served");
-        }
-    })
+    web::serve(listener, app, stop).await;
 }
 
 /// 200 while there is a leader whom a majority follows, and this coordinator is not about to stop; else 503.

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use volley_common::listen::host_port;
 use volley_common::{Error, Result, config, log};
 use volley_coordinator::config::{Command, Config, Flags};
-use volley_coordinator::service::read::host_port;
 
 fn main() -> ExitCode {
     volley_common::memory::return_large_blocks();

@@ -8,11 +8,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 use volley_common::listen::{self, Bound, local_addr};
 use volley_common::relay::Relay;
 use volley_common::serve::{self, Limits};
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
 use crate::flight::Flight;
@@ -106,12 +105,12 @@ impl Sockets {
     async fn bind(config: &Config, given: Listeners) -> Result<Self> {
         Ok(Sockets {
             flight: Bound::all(&config.listeners()?, given.flight).await?,
-            peer: bind(given.peer, &config.peer_listen).await?,
-            http: bind(given.http, &config.http_listen).await?,
+            peer: listen::bound(given.peer, &config.peer_listen).await?,
+            http: listen::bound(given.http, &config.http_listen).await?,
         })
     }
 
-    /// The listener of members and of clients that need no other.
+    /// The listener of clients that need no other.
     fn first(&self) -> Result<&Bound> {
         self.flight.first().ok_or_else(|| Error::internal("there is no listener"))
     }
@@ -132,13 +131,6 @@ impl Sockets {
     }
 }
 
-async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
-    match given {
-        Some(listener) => Ok(listener),
-        None => serve::bind(addr).await,
-    }
-}
-
 async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
     let (stop, raft) = (service.stop.clone(), service.raft.clone());
     let running = Running {
@@ -155,8 +147,9 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
     };
     let membership = Membership::new(service.clone());
     let flight = Flight::new(service.clone());
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, health) = health::service().await;
     let client_routes = Routes::new(flight.clone().server()).add_service(health.clone());
+    let client_routes = reflection::add_to(client_routes)?;
     // Members find everything on the peer port, Flight too: so they need only one address of a coordinator.
     let peer_routes = Routes::new(Peer::server(service.clone(), membership.clone()))
         .add_service(raft.service())
@@ -164,32 +157,30 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
         .add_service(flight.server());
     let (clients, peers) = (&running.clients, &running.peers);
     for listener in sockets.flight {
-        let edge = Edge::new(service.clone(), client_routes.clone(), &listener.name.into());
+        let edge = Edge::for_clients(service.clone(), client_routes.clone(), &listener.name.into());
         clients.spawn(serve::serve(listener.socket, edge, stop.clone(), service.config.limits()));
     }
-    let edge = Edge::new(service.clone(), peer_routes, &service.entries.first().map_or("".into(), |e| e.name.clone()));
+    let edge = Edge::for_members(service.clone(), peer_routes);
     peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone(), Limits::default()));
     clients.spawn(membership.clone().run());
     clients.spawn(report_health(service.clone(), reporter));
-    peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone())?);
+    peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone()));
     Ok(running)
 }
 
 /// gRPC health: serving while there is a leader, and until it is to stop.
-async fn report_health(service: Arc<Service>, reporter: HealthReporter) {
+async fn report_health(service: Arc<Service>, reporter: health::Reporter) {
     let mut leader = service.raft.watch_leader();
-    loop {
-        let serves = leader.borrow_and_update().is_some() && !service.stop.is_cancelled();
-        let status =
-            if serves { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
-        reporter.set_service_status("", status).await;
-        reporter.set_service_status("arrow.flight.protocol.FlightService", status).await;
+    while !service.stop.is_cancelled() {
+        let serves = leader.borrow_and_update().is_some();
+        reporter.set(serves).await;
         tokio::select! {
-            () = service.stop.cancelled() => if !serves { return },
+            () = service.stop.cancelled() => {}
             // Raft is gone: it is about to stop.
             changed = leader.changed() => if changed.is_err() { service.stop.cancelled().await },
         }
     }
+    reporter.end().await;
 }
 
 /// Why this coordinator is none any more, once that is so.
@@ -229,7 +220,11 @@ impl Running {
             return;
         }
         self.clients.close();
-        self.clients.wait().await;
+        // What the leader does each second ended with `stop`: another coordinator leads while the clients' streams end.
+        tokio::select! {
+            () = self.clients.wait() => {}
+            () = self.raft.hand_on() => {}
+        }
         self.raft.shutdown().await;
         self.stop_peers.cancel();
         self.peers.close();

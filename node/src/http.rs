@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use volley_common::web;
 
 /// Serves `/livez`, `/readyz` (200 once the node is in a cluster and until it is to stop, else 503) and `/metrics` until
 /// `stop`, which comes after `stopping`.
@@ -22,10 +23,7 @@ pub async fn serve(
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(move || ready(joined.clone(), stopping.clone())))
         .route("/metrics", get(rendered));
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::warn!(%error, "health and metrics are no longer served");
-    }
+    web::serve(listener, app, stop).await;
 }
 
 async fn ready(joined: watch::Receiver<bool>, stopping: CancellationToken) -> (StatusCode, &'static str) {

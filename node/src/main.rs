@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use volley_common::listen::host_port;
 use volley_common::{Error, Result, config, log};
 use volley_node::config::{Config, Flags};
 
@@ -58,7 +59,7 @@ async fn serve(config: Config) -> Result<()> {
 
 /// The one line on standard output, for whoever waits for it.
 fn say_ready(uri: &str) -> Result<()> {
-    say(&format!("ready grpc://{}", volley_node::state::host_port(uri)))
+    say(&format!("ready grpc://{}", host_port(uri)))
 }
 
 fn say(text: &str) -> Result<()> {

@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
+use volley_common::listen::host_port;
 use volley_common::options::CAME_BY;
 use volley_common::relay::Loan;
 use volley_common::serve::{ReplyBody, Whole, grpc_error};
 use volley_common::wire::catalog::NodeState;
 use volley_common::{Code, Error, NodeId, Result};
 
-use crate::state::{Members, Shared, host_port};
+use crate::state::{Members, Shared};
 use crate::{get, put};
 
 /// Flight calls that coordinators answer.

@@ -9,14 +9,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
-use volley_common::listen::{Bound, local_addr};
+use volley_common::listen::{self, Bound, local_addr};
 use volley_common::relay::Relay;
 use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
 use crate::coordinators::Coordinators;
@@ -37,8 +35,11 @@ pub struct Running {
     /// Where clients are told to reach it: `grpc+tcp://HOST:PORT`.
     pub flight_uri: String,
     state: Arc<Shared>,
+    /// The listeners of clients.
+    clients: TaskTracker,
+    /// Everything.
     tasks: TaskTracker,
-    /// Ends the peers' service after the clients'.
+    /// Ends the peers' service, health and metrics after the clients' service.
     stop_peers: CancellationToken,
     failure: Arc<Mutex<Option<Error>>>,
     ready: watch::Receiver<bool>,
@@ -71,31 +72,54 @@ pub async fn start(config: Config) -> Result<Running> {
 /// As [`start`].
 pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Result<Running> {
     config.check()?;
-    let sockets = Sockets::bind(&config, listeners).await?;
+    let sockets = Sockets::bind(&config, listeners.flight, listeners.peer).await?;
+    let base = Base::start(listeners.http, &config.http_listen).await?;
+    // Until it runs: whatever fails, nothing is left behind.
+    let failed = base.stop_peers.clone().drop_guard();
     fault::install();
     let (dir, watermarks) = (config.data_dir.clone(), config.watermarks());
     let store = tokio::task::spawn_blocking(move || Store::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = Arc::new(share(config, store, &sockets)?);
-    let running = serve_all(state, sockets)?;
+    let state = Arc::new(share(config, store, &sockets, base.shutdown.clone())?);
+    let running = serve_all(state, sockets, base).await?;
+    failed.disarm();
     running.wait_ready().await?;
     Ok(running)
+}
+
+/// What is there before the data folder is open.
+struct Base {
+    http_addr: SocketAddr,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    stop_peers: CancellationToken,
+    ready: watch::Sender<bool>,
+}
+
+impl Base {
+    /// Serves health: a large folder takes its time to open, and whoever watches must not take that for death.
+    async fn start(given: Option<TcpListener>, addr: &str) -> Result<Self> {
+        let socket = listen::bound(given, addr).await?;
+        let (tasks, ready) = (TaskTracker::new(), watch::Sender::new(false));
+        let (shutdown, stop_peers) = (CancellationToken::new(), CancellationToken::new());
+        let http_addr = local_addr(&socket)?;
+        tasks.spawn(http::serve(socket, ready.subscribe(), shutdown.clone(), stop_peers.clone()));
+        Ok(Base { http_addr, tasks, shutdown, stop_peers, ready })
+    }
 }
 
 struct Sockets {
     /// At least one.
     flight: Vec<Bound>,
     peer: TcpListener,
-    http: TcpListener,
 }
 
 impl Sockets {
-    async fn bind(config: &Config, given: Listeners) -> Result<Self> {
+    async fn bind(config: &Config, flight: Option<TcpListener>, peer: Option<TcpListener>) -> Result<Self> {
         Ok(Sockets {
-            flight: Bound::all(&config.listeners()?, given.flight).await?,
-            peer: bind(given.peer, &config.peer_listen).await?,
-            http: bind(given.http, &config.http_listen).await?,
+            flight: Bound::all(&config.listeners()?, flight).await?,
+            peer: listen::bound(peer, &config.peer_listen).await?,
         })
     }
 
@@ -105,18 +129,11 @@ impl Sockets {
     }
 }
 
-async fn bind(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
-    match given {
-        Some(listener) => Ok(listener),
-        None => serve::bind(addr).await,
-    }
-}
-
 fn named(listener: &Bound) -> NodeListener {
     NodeListener { name: listener.name.clone(), uri: listener.uri.clone() }
 }
 
-fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
+fn share(config: Config, store: Store, sockets: &Sockets, shutdown: CancellationToken) -> Result<Shared> {
     let relay = Relay::new();
     let pulls = Pulls::new(&config);
     Ok(Shared {
@@ -134,29 +151,30 @@ fn share(config: Config, store: Store, sockets: &Sockets) -> Result<Shared> {
         puts: TaskTracker::new(),
         pulls,
         received: Default::default(),
-        shutdown: CancellationToken::new(),
+        shutdown,
     })
 }
 
-fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
-    let (ready, is_ready) = watch::channel(false);
+async fn serve_all(state: Arc<Shared>, sockets: Sockets, base: Base) -> Result<Running> {
+    let ready = base.ready;
     let running = Running {
         flight_addr: local_addr(&sockets.first()?.socket)?,
         peer_addr: local_addr(&sockets.peer)?,
-        http_addr: local_addr(&sockets.http)?,
+        http_addr: base.http_addr,
         flight_uri: state.flight_uri.clone(),
         state: state.clone(),
-        tasks: TaskTracker::new(),
-        stop_peers: CancellationToken::new(),
+        clients: TaskTracker::new(),
+        tasks: base.tasks,
+        stop_peers: base.stop_peers,
         failure: Arc::default(),
-        ready: is_ready.clone(),
+        ready: ready.subscribe(),
     };
-    let (reporter, health) = tonic_health::server::health_reporter();
-    running.tasks.spawn(report_health(is_ready.clone(), state.shutdown.clone(), reporter));
+    let (reporter, health) = health::service().await;
+    running.tasks.spawn(report_health(ready.subscribe(), state.shutdown.clone(), reporter));
     for listener in sockets.flight {
-        let routes = Routes::new(flight::service(&state)).add_service(health.clone());
+        let routes = reflection::add_to(Routes::new(flight::service(&state)).add_service(health.clone()))?;
         let router = Router::new(state.clone(), routes, &listener.name);
-        running.tasks.spawn(serve::serve(listener.socket, router, state.shutdown.clone(), state.config.limits()));
+        running.clients.spawn(serve::serve(listener.socket, router, state.shutdown.clone(), state.config.limits()));
     }
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(
@@ -165,7 +183,6 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
         running.stop_peers.clone(),
         Limits::default(),
     ));
-    running.tasks.spawn(http::serve(sockets.http, is_ready, state.shutdown.clone(), running.stop_peers.clone()));
     running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();
     running.tasks.spawn(async move {
@@ -175,10 +192,12 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
             state.shutdown.cancel();
         }
     });
-    let (state, tasks, stop) = (running.state.clone(), running.tasks.clone(), running.stop_peers.clone());
+    let (state, clients) = (running.state.clone(), running.clients.clone());
+    let (tasks, stop) = (running.tasks.clone(), running.stop_peers.clone());
     running.tasks.spawn(async move {
         state.shutdown.cancelled().await;
-        drain(&state).await;
+        clients.close();
+        tokio::join!(clients.wait(), drain(&state));
         tasks.close();
         stop.cancel();
     });
@@ -186,20 +205,13 @@ fn serve_all(state: Arc<Shared>, sockets: Sockets) -> Result<Running> {
 }
 
 /// gRPC health: serving once the node is in a cluster, and until it is to stop.
-async fn report_health(mut joined: watch::Receiver<bool>, stopping: CancellationToken, reporter: HealthReporter) {
-    let say = async |status| {
-        for service in ["", "arrow.flight.protocol.FlightService"] {
-            reporter.set_service_status(service, status).await;
-        }
-    };
-    say(ServingStatus::NotServing).await;
-    tokio::select! {
-        () = stopping.cancelled() => return,
-        joined = joined.wait_for(|joined| *joined) => if joined.is_err() { return },
+async fn report_health(mut joined: watch::Receiver<bool>, stopping: CancellationToken, reporter: health::Reporter) {
+    let joined = async { joined.wait_for(|joined| *joined).await.is_ok() };
+    if stopping.run_until_cancelled(joined).await == Some(true) {
+        reporter.set(true).await;
     }
-    say(ServingStatus::Serving).await;
     stopping.cancelled().await;
-    say(ServingStatus::NotServing).await;
+    reporter.end().await;
 }
 
 /// Other nodes pull parts of puts that are at their end: peers are served until these are done.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use volley_common::listen::host_port;
 use volley_common::relay::Relay;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
@@ -102,12 +103,6 @@ impl From<cluster::Members> for Members {
     }
 }
 
-/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
-pub fn host_port(uri: &str) -> &str {
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    rest.split(['/', '?']).next().unwrap_or(rest)
-}
-
 /// Flights (FlightInfos) that were cancelled, until their tickets expire.
 #[derive(Default)]
 pub struct Cancelled(Mutex<HashMap<u64, u64>>);
@@ -159,15 +154,6 @@ impl Received {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_come_out_of_uris() {
-        for (uri, addr) in
-            [("grpc+tcp://n1:8816", "n1:8816"), ("grpc://[::1]:8816/", "[::1]:8816"), ("n1:8816", "n1:8816")]
-        {
-            assert_eq!(host_port(uri), addr);
-        }
-    }
 
     #[test]
     fn a_cancelled_flight_is_forgotten_after_its_time() {

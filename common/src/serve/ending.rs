@@ -1,5 +1,7 @@
 //! Answers that are cut off say so: whoever reads a stream when the server's time is up is told to go on elsewhere.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -7,7 +9,22 @@ use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-use super::body::{ReplyBody, ReplyData, trailers};
+use super::body::{ReplyBody, ReplyData, grpc_error, trailers};
+
+/// The answer of a call; one that is not there when the server must end (`end`) is UNAVAILABLE.
+pub(super) async fn answer(
+    call: impl Future<Output = Result<http::Response<ReplyBody>, Infallible>>,
+    end: CancellationToken,
+) -> Result<http::Response<Ending>, Infallible> {
+    let reply = tokio::select! {
+        biased;
+        reply = call => reply?,
+        () = end.cancelled() => grpc_error(Status::unavailable(
+            "this member is stopping and had no answer in time: a change may or may not have taken effect; call another member, for a write with the same write id",
+        )),
+    };
+    Ok(reply.map(|body| Ending::new(body, end)))
+}
 
 /// An answer that ends with UNAVAILABLE when its server must end.
 pub(super) struct Ending {
@@ -44,7 +61,8 @@ impl Body for Ending {
         self.end.is_none() || self.body.is_end_stream()
     }
 
+    /// Not the body's: it may be cut off.
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::default()
     }
 }

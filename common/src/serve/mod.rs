@@ -23,14 +23,11 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
-
-use ending::Ending;
 
 pub(crate) use body::trailers;
 pub use body::{Frames, ReplyBody, ReplyData, grpc_error, grpc_frames, grpc_message};
@@ -61,8 +58,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// How long answers that are cut off have to tell that to their clients.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// So long before the end of a drain, or a quarter of it, the streams that are left are told: a reader hears that only
+/// when it has read what was sent before.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What one listener takes on at most.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +69,7 @@ pub struct Limits {
     pub connections: usize,
     /// Streams at once on one connection. High: a client's calls must not wait for each other.
     pub streams: u32,
-    /// How long open streams may go on after the shutdown began.
+    /// How long connections may go on after the shutdown began; the streams that are left end a little before.
     pub drain: Duration,
 }
 
@@ -127,7 +125,9 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
 }
 
 /// Serves HTTP/2 on `listener` until `shutdown`, then drains: no new connections or streams, open
-/// streams may end within [`Limits::drain`], and end with UNAVAILABLE then. Returns when the last connection is closed.
+/// streams may end by themselves, and shortly before the end of [`Limits::drain`] they end with UNAVAILABLE, calls that
+/// are not answered yet too. A reader that takes nothing until then finds its connection closed, which gRPC clients call
+/// UNAVAILABLE as well. Returns when the last connection is closed.
 pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown: CancellationToken, limits: Limits) {
     let http = http2_settings(&limits);
     let room = Arc::new(Semaphore::new(limits.connections));
@@ -149,12 +149,12 @@ pub async fn serve<S: Http2Service>(listener: TcpListener, service: S, shutdown:
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "ending streams that are still open after the drain limit");
+    let last_words = LAST_WORDS.min(limits.drain / 4);
+    if tokio::time::timeout(limits.drain - last_words, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "the time to drain is up: ending the streams that are open");
         ends.streams.cancel();
-        let told = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
-        ends.kill.cancel();
-        if told.is_err() {
+        if tokio::time::timeout(last_words, connections.wait()).await.is_err() {
+            ends.kill.cancel();
             connections.wait().await;
         }
     }
@@ -229,8 +229,9 @@ async fn connection<S: Http2Service>(
         }
     }
     let end = ends.streams.clone();
-    let service = service.map_response(move |reply| reply.map(|body| Ending::new(body, end.clone())));
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let service =
+        hyper::service::service_fn(move |request| ending::answer(service.clone().oneshot(request), end.clone()));
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -98,7 +98,7 @@ async fn a_drain_lets_streams_end_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn a_drain_ends_at_its_limit() {
-    let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+    let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
     let server = Server::limited(limits, |_| async { grpc_frames(stream::pending()) }).await;
     let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
@@ -106,6 +106,75 @@ async fn a_drain_ends_at_its_limit() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.message().contains("another location"), "{status}");
     soon(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
+    let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
+    let (called, mut calls) = tokio::sync::mpsc::channel(1);
+    let server = Server::limited(limits, move |_| {
+        let called = called.clone();
+        async move {
+            called.send(()).await.unwrap();
+            std::future::pending().await
+        }
+    })
+    .await;
+    let mut client = server.client().await;
+    let call = tokio::spawn(async move { client.do_get(Ticket::default()).await.map(drop) });
+    calls.recv().await.unwrap();
+    server.shutdown.cancel();
+    let status = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("same write id"), "{status}");
+    soon(server.task).await.unwrap();
+}
+
+/// hyper asks a body for nothing while its reader has no room: the word is said when there is some again.
+#[tokio::test]
+async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
+    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
+    let server = Server::limited(limits, |request| {
+        let endless = request.headers().contains_key("endless").then(|| endless(Arc::default()));
+        async move {
+            match endless {
+                Some(endless) => grpc_frames(endless),
+                None => grpc_frames(stream::pending()),
+            }
+        }
+    })
+    .await;
+    let mut request = Request::new(Ticket::default());
+    request.metadata_mut().insert("endless", "1".parse().unwrap());
+    let mut slow = server.client().await.do_get(request).await.unwrap().into_inner();
+    assert!(slow.message().await.unwrap().is_some());
+    let mut other = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    server.shutdown.cancel();
+    assert_eq!(soon(other.message()).await.unwrap_err().code(), Code::Unavailable, "the limit is there");
+    let status = soon(broken(&mut slow)).await;
+    assert!(status.code() == Code::Unavailable && status.message().contains("another location"), "{status}");
+    soon(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_stands_still_does_not_hold_the_stop() {
+    let limits = Limits { drain: Duration::from_millis(100), ..Limits::default() };
+    let server = Server::limited(limits, |_| async { grpc_frames(endless(Arc::default())) }).await;
+    let mut still = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    assert!(still.message().await.unwrap().is_some());
+    server.shutdown.cancel();
+    soon(server.task).await.unwrap();
+    soon(broken(&mut still)).await;
+}
+
+/// Reads on to the error in which the stream ends.
+async fn broken(answer: &mut tonic::Streaming<arrow_flight::FlightData>) -> Status {
+    loop {
+        match answer.message().await {
+            Ok(message) => assert!(message.is_some(), "the stream looks whole"),
+            Err(status) => return status,
+        }
+    }
 }
 
 #[tokio::test]

@@ -71,13 +71,15 @@ impl Flight {
     ///
     /// # Errors
     /// UNIMPLEMENTED: no such action. INVALID_ARGUMENT: a body that cannot be read. Else what the action says.
-    pub async fn run(&self, action: &Action, metadata: &MetadataMap, via: &Via) -> Result<Done> {
+    ///
+    /// `via` counts only where addresses are told: no other action fails by a wrong one.
+    pub async fn run(&self, action: &Action, metadata: &MetadataMap, via: Result<Via>) -> Result<Done> {
         let (name, body) = (action.r#type.as_str(), &action.body[..]);
         match name {
             "create_table" => self.create_table(body, metadata).await,
             "drop_table" => self.drop_table(body).await,
             "get_stats" => self.get_stats(body).await,
-            "begin_write" => self.begin_write(body, metadata, via).await,
+            "begin_write" => self.begin_write(body, metadata, &via?).await,
             "commit_write" => self.commit_write(body).await,
             "abort_write" => self.abort_write(body).await,
             "CancelFlightInfo" => self.cancel(body).await,
@@ -89,7 +91,7 @@ impl Flight {
             "healthcheck" => Ok(Done::json(&self.service.health())),
             "addresses" => {
                 let Nothing {} = parse(name, body)?;
-                Ok(Done::json(&self.service.addresses(via)))
+                Ok(Done::json(&self.service.addresses(&via?)))
             }
             "list_tables" | "clear" | "shutdown" => {
                 let Nothing {} = parse(name, body)?;

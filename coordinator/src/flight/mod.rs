@@ -128,9 +128,9 @@ impl FlightService for Flight {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let flight = self.clone();
         let (metadata, extensions, action) = request.into_parts();
-        let via = route::via(&self.service, &extensions, &metadata)?;
+        let via = route::via(&self.service, &extensions, &metadata);
         // In a task of its own, so that it runs to its end though the client may go.
-        let run = tokio::spawn(async move { flight.run(&action, &metadata, &via).await });
+        let run = tokio::spawn(async move { flight.run(&action, &metadata, via).await });
         let done = run.await.map_err(|e| Error::internal(format!("the action broke: {e}")))??;
         let mut response = Response::new(all(done.results));
         if let Some(cookie) = done.cookie {

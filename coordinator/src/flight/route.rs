@@ -16,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
+use volley_common::listen::check_name;
 use volley_common::options::{CAME_BY, HEADER_PREFIX, LISTENER, TableRequest, TicketRequest};
 use volley_common::relay::{Loan, ReqBody};
 use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
@@ -36,6 +37,8 @@ pub struct Edge {
     service: Arc<Service>,
     routes: Tonic<Routes>,
     listener: Arc<str>,
+    /// Whether it is members who call, whose word on where a client came by counts.
+    members: bool,
 }
 
 /// The listener by which a call came, for the services behind tonic.
@@ -45,22 +48,38 @@ struct CameBy(Arc<str>);
 /// The way of a call that came to a service behind tonic.
 ///
 /// # Errors
-/// Those of [`Service::via`].
+/// Those of [`Service::via`]; INVALID_ARGUMENT: a header that is no text.
 pub fn via(service: &Service, extensions: &Extensions, headers: &MetadataMap) -> Result<Via> {
     let came_by = extensions.get::<CameBy>().map_or("", |came_by| &*came_by.0);
-    service.via(came_by, headers.get(LISTENER).and_then(|name| name.to_str().ok()))
+    service.via(came_by, text(headers.as_ref(), LISTENER)?)
+}
+
+/// A header's text.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
+    let text = headers.get(name).map(|value| value.to_str());
+    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
 }
 
 impl Edge {
     /// Puts the relayed calls before the services, for clients that come by this listener.
-    pub fn new(service: Arc<Service>, routes: Routes, listener: &Arc<str>) -> Self {
-        Edge { service, routes: Tonic(routes.prepare()), listener: listener.clone() }
+    pub fn for_clients(service: Arc<Service>, routes: Routes, listener: &Arc<str>) -> Self {
+        Edge { service, routes: Tonic(routes.prepare()), listener: listener.clone(), members: false }
+    }
+
+    /// The same for members, that hand on clients' calls.
+    pub fn for_members(service: Arc<Service>, routes: Routes) -> Self {
+        let listener = service.entries.first().map_or_else(|| "".into(), |first| first.name.clone());
+        Edge { service, routes: Tonic(routes.prepare()), listener, members: true }
     }
 
     /// The name of the listener by which a client came, to this coordinator or to the node that hands its call on.
-    fn came_by(&self, headers: &HeaderMap) -> Arc<str> {
-        let handed_on = headers.get(CAME_BY).and_then(|name| name.to_str().ok());
-        handed_on.map_or_else(|| self.listener.clone(), Arc::from)
+    fn came_by(&self, headers: &HeaderMap) -> Result<Arc<str>> {
+        let handed_on = if self.members { text(headers, CAME_BY)? } else { None };
+        match handed_on {
+            // A name that no listener can have is none that was handed on: plans are kept by it.
+            Some(name) => check_name(name).map(|()| name.into()).map_err(|e| e.at(CAME_BY)),
+            None => Ok(self.listener.clone()),
+        }
     }
 }
 
@@ -94,8 +113,10 @@ impl Edge {
     async fn dispatch(&mut self, method: &str, mut request: Request<Incoming>) -> Reply {
         let flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
         if flight {
-            let came_by = CameBy(self.came_by(request.headers()));
-            request.extensions_mut().insert(came_by);
+            match self.came_by(request.headers()) {
+                Ok(name) => request.extensions_mut().insert(CameBy(name)),
+                Err(error) => return grpc_error(error),
+            };
         }
         let reply = match method {
             "GetFlightInfo" if flight => info(&self.service, request).await,

@@ -73,13 +73,13 @@ impl Membership {
     /// Begins a session: reads the node's hello, registers it, welcomes it, and serves it in a task.
     ///
     /// # Errors
-    /// UNAVAILABLE with the leader's address in the metadata: this coordinator does not lead.
-    /// FAILED_PRECONDITION: a node of another cluster, or of a newer protocol.
+    /// UNAVAILABLE with the leader's address in the metadata: this coordinator does not lead, or is about to stop.
+    /// FAILED_PRECONDITION: a node of another cluster, or of a protocol that is too new or too old.
     pub async fn begin(
         self: Arc<Self>,
         mut reports: Streaming<NodeReport>,
     ) -> Result<impl Stream<Item = Result<NodeOrder, Status>> + Send + 'static, Status> {
-        if !self.service.raft.is_leader() {
+        if !self.service.raft.is_leader() || self.service.stop.is_cancelled() {
             return Err(self.not_leading());
         }
         let first = tokio::time::timeout(HELLO_TIME, reports.message())
@@ -114,12 +114,7 @@ impl Membership {
     /// Who may take part in this cluster.
     fn check(&self, hello: Hello) -> Result<Node> {
         let cluster = formed(&self.service.raft.view())?.id.clone();
-        if hello.protocol > PROTOCOL {
-            return Err(Error::precondition(format!(
-                "the node speaks protocol {}, this coordinator {PROTOCOL}: update the coordinators first",
-                hello.protocol
-            )));
-        }
+        check_protocol(hello.protocol)?;
         let known = if hello.cluster.is_empty() { Relation::Same } else { relation(&cluster, &hello.cluster) };
         if known == Relation::Later {
             return Err(Error::unavailable(format!(
@@ -165,7 +160,7 @@ impl Membership {
             }
         };
         let welcome = self.order(What::Welcome(welcome));
-        if !self.service.raft.is_leader() {
+        if !self.service.raft.is_leader() || self.service.stop.is_cancelled() {
             return Err(self.not_leading());
         }
         orders.try_send(Ok(welcome)).map_err(|_| Status::internal("a new queue has room"))?;
@@ -390,6 +385,34 @@ impl Membership {
         if let Err(error) = self.service.raft.decide(Op::SetNodeState(change)).await {
             tracing::warn!(%node, %error, "cannot mark the node as silent; trying again");
         }
+    }
+}
+
+/// Versions of the software may be mixed while a cluster is upgraded, but not any.
+fn check_protocol(spoken: u32) -> Result<()> {
+    if spoken.abs_diff(PROTOCOL) <= 1 {
+        return Ok(());
+    }
+    let remedy = if spoken > PROTOCOL { "upgrade the coordinators first" } else { "upgrade the node" };
+    Err(Error::precondition(format!(
+        "the node speaks protocol {spoken}, this coordinator {PROTOCOL}, which is too far apart: {remedy}, one version after the other"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::Code;
+
+    use super::*;
+
+    #[test]
+    fn nodes_one_protocol_older_or_newer_are_taken_in() {
+        for spoken in [PROTOCOL - 1, PROTOCOL, PROTOCOL + 1] {
+            check_protocol(spoken).unwrap();
+        }
+        let error = check_protocol(PROTOCOL + 2).unwrap_err();
+        assert_eq!(error.code, Code::FailedPrecondition);
+        assert!(error.message.contains("coordinators first"), "{error}");
     }
 }
 

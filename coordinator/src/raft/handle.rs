@@ -298,6 +298,18 @@ impl Handle {
             .max_encoding_message_size(MAX_PEER_MESSAGE)
     }
 
+    /// Hands leadership over whenever this coordinator has it, for ever: it is about to stop, and leads badly until then.
+    pub async fn hand_on(&self) {
+        let mut leader = self.watch_leader();
+        loop {
+            leader.mark_unchanged();
+            self.0.hand_over().await;
+            if leader.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Hands leadership over, if this coordinator has it, and stops. The data folder is free afterwards.
     pub async fn shutdown(&self) {
         self.0.hand_over().await;

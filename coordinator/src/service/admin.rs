@@ -1,12 +1,12 @@
 //! What operators do with nodes: drain them, take that back, remove them.
 
 use serde_json::{Value, json};
+use volley_common::listen::host_port;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{DrainNode, Node, NodeState, RemoveNode, Write};
 use volley_common::{Error, NodeId, Result, clock};
 
 use super::Service;
-use super::read::host_port;
 use super::status::blocking;
 use super::why::{Reasons, Scene, condition};
 use crate::catalog::{Catalog, PartRow};

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use volley_common::listen::host_port;
 use volley_common::wire::catalog::{Table, WriteState};
 use volley_common::{NodeId, Result, TableName, clock};
 
 use super::Service;
-use super::read::host_port;
 use super::status::blocking;
 use super::survey::live_copies;
 use super::why::{Reasons, Scene, condition};

@@ -53,7 +53,7 @@ pub struct Service {
     pub raft: Handle,
     /// Connections to other members.
     pub relay: Relay,
-    /// The listeners; members come by the first.
+    /// The listeners of clients, at least one.
     pub entries: Vec<via::Entry>,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
@@ -81,7 +81,7 @@ impl Service {
         }
     }
 
-    /// Where members and the clients of the first listener reach this coordinator: `grpc+tcp://HOST:PORT`.
+    /// Where the clients of the first listener reach this coordinator: `grpc+tcp://HOST:PORT`.
     pub fn flight_uri(&self) -> &str {
         self.entries.first().map_or("", |first| &first.uri)
     }

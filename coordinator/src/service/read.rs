@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use volley_common::ipc::project::project_schema;
 use volley_common::ipc::schema::parse_schema;
+use volley_common::listen::host_port;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::Signer;
 use volley_common::wire::catalog::command::Op;
@@ -104,7 +105,9 @@ impl Service {
         let ticket = |catalog: CatalogView| {
             let table = catalog.require_table(name)?;
             let target = self.target(&catalog, table, options)?;
-            let plan = self.plan(&catalog, table, &target, (1, options.limit), &"".into())?;
+            // The locations are of no account: the first listener's plan is likeliest to be kept.
+            let listener = self.entries.first().map_or_else(|| "".into(), |first| first.name.clone());
+            let plan = self.plan(&catalog, table, &target, (1, options.limit), &listener)?;
             let tail = plan.endpoints.first().map_or(&[][..], |all| &all.tail);
             Ok(signer(&catalog, table, &target, &plan)?.ticket(tail))
         };
@@ -297,12 +300,6 @@ pub fn live_ids(catalog: &Catalog) -> BTreeSet<NodeId> {
     catalog.nodes().filter(|node| is_alive(node)).map(|node| NodeId(node.id)).collect()
 }
 
-/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
-pub fn host_port(uri: &str) -> &str {
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    rest.split(['/', '?']).next().unwrap_or(rest)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -333,11 +330,5 @@ mod tests {
         let pinned = Table { pins: vec![Pin { version: 2, until_ms: 800 }], ..table() };
         assert_eq!(expires_ms(&pinned, 2, 100, 7), 800);
         assert_eq!(expires_ms(&pinned, 4, 100, 7), 900);
-    }
-
-    #[test]
-    fn addresses_come_out_of_uris() {
-        assert_eq!(host_port("grpc+tcp://n1:8816"), "n1:8816");
-        assert_eq!(host_port("grpc://[::1]:8816/"), "[::1]:8816");
     }
 }

@@ -48,7 +48,7 @@ pub struct Entry {
 /// The way of one call.
 #[derive(Clone, Debug)]
 pub struct Via {
-    /// The listener's name; empty: the one of members.
+    /// The listener's name; empty: one without, the nodes' first.
     pub listener: Arc<str>,
     /// Whose addresses are told.
     pub locations: Locations,
@@ -57,12 +57,13 @@ pub struct Via {
 }
 
 impl Via {
-    /// The addresses of these nodes, or the coordinator's in their place.
+    /// The addresses of these nodes, or the coordinator's in their place, also if none of them is reached by this way.
     pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
-        match self.locations {
+        let told: Vec<&str> = match self.locations {
             Locations::Direct => nodes.iter().filter_map(|node| address(node, &self.listener)).collect(),
-            Locations::Proxy | Locations::Single => vec![&self.own],
-        }
+            Locations::Proxy | Locations::Single => Vec::new(),
+        };
+        if told.is_empty() && !nodes.is_empty() { vec![&self.own] } else { told }
     }
 }
 
@@ -107,7 +108,7 @@ impl Service {
     }
 
     /// The way of a call that came by the listener `came_by` and asks, by a header, for `asked`: another listener's name,
-    /// `proxy` or `single`.
+    /// `direct`, `proxy` or `single`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: it asks for a listener that there is not.
@@ -122,12 +123,13 @@ impl Service {
         };
         match asked {
             None => Ok(came),
+            Some("direct") => Ok(Via { locations: Locations::Direct, ..came }),
             Some("proxy") => Ok(Via { locations: Locations::Proxy, ..came }),
             Some("single") => Ok(Via { locations: Locations::Single, ..came }),
             Some(name) => named(name).map(|entry| via(entry, entry.locations)).ok_or_else(|| {
                 let known: Vec<&str> = self.entries.iter().map(|e| &*e.name).filter(|name| !name.is_empty()).collect();
                 Error::invalid(format!(
-                    "there is no listener {name:?}: ask for proxy or single{}",
+                    "there is no listener {name:?}: ask for direct, proxy or single{}",
                     if known.is_empty() { String::new() } else { format!(", or for {}", known.join(", ")) }
                 ))
             }),
@@ -145,6 +147,17 @@ mod tests {
         let listener = |(name, uri): &(&str, &str)| NodeListener { name: name.to_string(), uri: uri.to_string() };
         let listeners = listeners.iter().map(listener).collect();
         Node { flight_uri: "grpc+tcp://first:1".into(), listeners, ..Node::default() }
+    }
+
+    #[test]
+    fn a_write_that_reaches_no_node_goes_to_the_coordinator() {
+        let via = |locations| Via { listener: "external".into(), locations, own: "grpc+tcp://c:1".into() };
+        let inside = [node(&[("internal", "grpc+tcp://first:1")])];
+        let both = [node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")])];
+        assert_eq!(via(Locations::Direct).addresses(&both), ["grpc+tcp://outside:1"]);
+        assert_eq!(via(Locations::Direct).addresses(&inside), ["grpc+tcp://c:1"]);
+        assert_eq!(via(Locations::Proxy).addresses(&both), ["grpc+tcp://c:1"]);
+        assert!(via(Locations::Direct).addresses(&[]).is_empty(), "a committed write goes nowhere");
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use volley_common::clock::span;
+use volley_common::listen::host_port;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::{NodeId, PartId};
 
-use super::read::host_port;
 use super::survey::live_copies;
 use crate::catalog::{Catalog, PartRow};
 use crate::scheduler::Nodes;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use volley_common::listen::host_port;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
@@ -12,7 +13,7 @@ use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 use super::HOP_HEADER;
 use super::incoming::Messages;
 use super::source::Piece;
-use crate::state::{Members, Shared, host_port};
+use crate::state::{Members, Shared};
 
 /// A ticket between nodes lives so long beyond its signing: the client's was verified when the stream
 /// began, and a slow reader may outlive it.
