@@ -1,8 +1,9 @@
 //! `volley doctor`: whether a client that stands here can fetch from where a FlightInfo would send it.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::{Error, Result, clock};
@@ -20,8 +21,53 @@ const ILL: u8 = 3;
 struct Finding {
     who: String,
     address: String,
+    /// How far its clock is ahead of this machine's, if that is known.
+    clock_ms: Option<i64>,
     /// What is wrong and what to do; nothing if it is well.
-    wrong: Option<String>,
+    wrong: Vec<String>,
+}
+
+impl Finding {
+    fn of(who: impl Into<String>, address: &str, clock_ms: Option<i64>) -> Self {
+        let off = clock_ms.filter(|off| off.abs() > CLOCK_MS);
+        let clock = |off: i64| {
+            let seconds = off.abs() as f64 / 1000.0;
+            let side = if off > 0 { "ahead of" } else { "behind" };
+            format!("its clock is {seconds:.1} s {side} this machine's: let both follow the same time server")
+        };
+        let wrong = off.map(clock).into_iter().collect();
+        Finding { who: who.into(), address: address.into(), clock_ms, wrong }
+    }
+
+    fn line(&self) -> String {
+        let verdict = if self.wrong.is_empty() { "well".into() } else { self.wrong.join("; ") };
+        let clock = self.clock_ms.map_or_else(String::new, |off| format!("  clock {:+.1} s", off as f64 / 1000.0));
+        format!("{}  {}{clock}  {verdict}", self.who, self.address)
+    }
+}
+
+/// What the cluster says of the addresses for clients from here.
+struct Told {
+    listener: String,
+    /// Whether clients are sent to the nodes; else all goes through the coordinator.
+    direct: bool,
+    /// Where clients of this listener reach the coordinator.
+    coordinator: String,
+    software: String,
+    nodes: Vec<Value>,
+}
+
+impl Told {
+    fn new(answer: &Value) -> Self {
+        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_string();
+        Told {
+            listener: text("listener"),
+            direct: text("locations") == "direct",
+            coordinator: text("coordinator"),
+            software: text("software"),
+            nodes: answer["nodes"].as_array().cloned().unwrap_or_default(),
+        }
+    }
 }
 
 /// Dials every address, and says what is wrong and what to set. Ends with 0 if all is well, 3 if not.
@@ -30,85 +76,163 @@ struct Finding {
 /// The cluster cannot be asked.
 pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode> {
     let before = clock::now_ms();
-    let told = client.action("addresses", &json!({})).await?;
-    let after = clock::now_ms();
-    let mut findings = vec![coordinator(&told, cluster, before, after)];
-    for node in told["nodes"].as_array().into_iter().flatten() {
-        findings.push(self::node(&told, node).await);
+    let answer = client.action("addresses", &json!({})).await?;
+    let asked = asked(&answer, cluster, before, clock::now_ms());
+    let told = Told::new(&answer);
+    let nodes = future::join_all(told.nodes.iter().map(|node| self::node(&told, node)));
+    let (through, nodes) = tokio::join!(through(&told), nodes);
+    let mut findings = vec![asked];
+    findings.extend(through);
+    findings.extend(nodes);
+    if told.nodes.is_empty() {
+        let mut none = Finding::of("nodes", "-", None);
+        none.wrong.push("no node is alive: start volley-node".into());
+        findings.push(none);
     }
-    if findings.len() == 1 {
-        findings.push(Finding {
-            who: "nodes".into(),
-            address: "-".into(),
-            wrong: Some("no node is alive: start volley-node".into()),
-        });
-    }
-    let ill = findings.iter().any(|finding| finding.wrong.is_some());
+    show(&findings, told.direct, json)
+}
+
+fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
+    let ill = findings.iter().any(|finding| !finding.wrong.is_empty());
     if json {
-        let all = findings.iter().map(|f| json!({ "who": f.who, "address": f.address, "wrong": f.wrong }));
-        output::json(&json!({ "well": !ill, "found": all.collect::<Vec<_>>() }))?;
+        let one = |f: &Finding| {
+            let wrong = (!f.wrong.is_empty()).then(|| f.wrong.join("; "));
+            json!({ "who": f.who, "address": f.address, "clock_ms": f.clock_ms, "wrong": wrong })
+        };
+        output::json(&json!({ "well": !ill, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
-        for Finding { who, address, wrong } in &findings {
-            output::line(format!("{who}  {address}  {}", wrong.as_deref().unwrap_or("well")))?;
-        }
-        let way = told["locations"].as_str().unwrap_or_default();
-        output::line(match (ill, way) {
-            (true, _) => "something is wrong".to_string(),
-            (false, "direct") => "all is well: clients that stand here fetch from every node".into(),
-            (false, _) => "all is well: clients that stand here fetch through the coordinator".into(),
+        findings.iter().try_for_each(|finding| output::line(finding.line()))?;
+        output::line(match (ill, direct) {
+            (true, _) => "something is wrong",
+            (false, true) => "all is well: clients that stand here fetch from every node",
+            (false, false) => "all is well: clients that stand here fetch through the coordinator",
         })?;
     }
     Ok(if ill { ExitCode::from(ILL) } else { ExitCode::SUCCESS })
 }
 
-/// The coordinator that was asked: its clock and its version.
-fn coordinator(told: &Value, cluster: &str, before: u64, after: u64) -> Finding {
-    let off = told["now_ms"].as_i64().map(|now| now - ((before + after) / 2) as i64);
-    let own = concat!("volley-coordinator ", env!("CARGO_PKG_VERSION"));
-    let software = told["software"].as_str().unwrap_or("of an unknown version");
-    let wrong = match off {
-        Some(off) if off.abs() > CLOCK_MS => Some(format!(
-            "its clock and this machine's are {:.1} s apart: let both follow the same time server",
-            off.abs() as f64 / 1000.0
-        )),
-        _ if software != own => {
-            Some(format!("it is {software}, this command {}: use those of one version", env!("CARGO_PKG_VERSION")))
-        }
-        _ => None,
-    };
-    Finding { who: "coordinator".into(), address: cluster.into(), wrong }
+/// The coordinator that was asked, perhaps by way of a node: its clock and its version.
+fn asked(answer: &Value, cluster: &str, before: u64, after: u64) -> Finding {
+    let clock_ms = answer["now_ms"].as_u64().map(|now| ahead(now, before, after));
+    let mut finding = Finding::of("coordinator", cluster, clock_ms);
+    let (theirs, own) = (version(answer["software"].as_str()), env!("CARGO_PKG_VERSION"));
+    if theirs != own {
+        finding
+            .wrong
+            .push(format!("its version is {theirs}, this command's {own}: use the command of the servers' version"));
+    }
+    finding
 }
 
-/// A node: whether it has an address for clients from here, and answers there.
-async fn node(told: &Value, node: &Value) -> Finding {
-    let (listener, way) = (told["listener"].as_str().unwrap_or_default(), told["locations"].as_str());
+/// The address by which clients from here are to reach the coordinator, if all goes through that.
+async fn through(told: &Told) -> Option<Finding> {
+    if told.direct {
+        return None;
+    }
+    let name = prefix(&told.listener);
+    let (dialled, address) = (dial(&told.coordinator).await, &told.coordinator);
+    let mut finding = Finding::of("coordinator, for all data", address, dialled.as_ref().ok().copied().flatten());
+    if let Err(error) = dialled {
+        finding.wrong.push(format!(
+            "{}; clients here are told {address}: give the coordinators an address that they can dial, --advertise {name}grpc+tcp://HOST:PORT",
+            error.message
+        ));
+    }
+    Some(finding)
+}
+
+/// A node: whether it has an address for clients from here, and answers there; its clock and its version.
+async fn node(told: &Told, node: &Value) -> Finding {
     let who = format!("node {}", node["id"].as_str().unwrap_or("?"));
-    let Some(uri) = node["uri"].as_str() else {
-        let wrong = (way == Some("direct")).then(|| {
-            format!("it has no listener {listener:?}, so clients get its parts through others: start it with --listen {listener}=HOST:PORT")
-        });
-        return Finding { who, address: "-".into(), wrong };
+    let listener = &told.listener;
+    let uri = node["uri"].as_str();
+    let dialled = match uri {
+        Some(uri) => dial(uri).await,
+        None => Err(Error::unavailable(format!(
+            "it has no listener {listener:?}, so clients get its parts through others: start it with --listen {listener}=HOST:PORT"
+        ))),
     };
-    let wrong = match dial(uri).await {
-        Ok(()) => None,
-        Err(_) if way != Some("direct") => None,
-        Err(error) => Some(format!("{}; {}", error.message, remedy(listener, uri))),
-    };
-    Finding { who, address: uri.into(), wrong }
+    let mut finding = Finding::of(who, uri.unwrap_or("-"), dialled.as_ref().ok().copied().flatten());
+    // Where all goes through the coordinator, nobody here need reach the nodes.
+    if let Err(error) = dialled.map_err(|e| e.message)
+        && told.direct
+    {
+        finding.wrong.push(uri.map_or_else(|| error.clone(), |uri| format!("{error}; {}", remedy(listener, uri))));
+    }
+    let (its, theirs) = (version(node["software"].as_str()), version(Some(&told.software)));
+    if its != theirs {
+        finding.wrong.push(format!("its version is {its}, the coordinator's {theirs}: bring the upgrade to its end"));
+    }
+    finding
 }
 
-/// Connects, and has it answer a call.
-async fn dial(uri: &str) -> Result<()> {
-    let answer = async { Client::connect(uri).await?.action("healthcheck", &json!({})).await.map(drop) };
+/// Connects, has the server answer a call by itself and one about the cluster. How far its clock is ahead, in steps of a second: it
+/// stands in every answer.
+async fn dial(uri: &str) -> Result<Option<i64>> {
+    let answer = async {
+        let client = Client::connect(uri).await?;
+        let before = clock::now_ms();
+        let own = client.flight().handshake(stream::empty()).await?;
+        let after = clock::now_ms();
+        client.action("healthcheck", &json!({})).await?;
+        let date = own.metadata().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let now = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+        // In the middle of the second that it names.
+        Ok(now.map(|now| ahead(now.as_millis() as u64 + 500, before, after)))
+    };
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::deadline(format!("{uri} does not answer within {PATIENCE:?}"))),
     }
 }
 
+/// How far a clock that showed `now` between two moments here is ahead.
+fn ahead(now: u64, before: u64, after: u64) -> i64 {
+    now as i64 - ((before + after) / 2) as i64
+}
+
+/// The version out of `volley-node 0.1.0`.
+fn version(software: Option<&str>) -> &str {
+    software.and_then(|software| software.split(' ').nth(1)).unwrap_or("unknown")
+}
+
+/// What stands before the `=` of a setting, with it.
+fn prefix(listener: &str) -> String {
+    if listener.is_empty() { String::new() } else { format!("{listener}=") }
+}
+
 fn remedy(listener: &str, uri: &str) -> String {
-    let name = if listener.is_empty() { String::new() } else { format!("{listener}=") };
+    let name = prefix(listener);
     format!(
         "clients here are told {uri}: give the node an address that they can dial, --advertise {name}grpc+tcp://HOST:PORT, or let the coordinators send all data through themselves, --locations {name}proxy"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(software: &str) -> Told {
+        let answer = json!({ "locations": "proxy", "listener": "external", "software": software });
+        Told::new(&answer)
+    }
+
+    #[test]
+    fn clocks_and_versions_that_differ_are_wrong() {
+        assert!(Finding::of("node", "a:1", Some(4_000)).wrong.is_empty());
+        let [off] = &Finding::of("node", "a:1", Some(-7_200)).wrong[..] else { panic!("a clock that is off is well") };
+        assert!(off.contains("7.2 s behind"), "{off}");
+        let own = concat!("volley-coordinator ", env!("CARGO_PKG_VERSION"));
+        assert!(asked(&json!({ "software": own, "now_ms": 5 }), "a:1", 4, 6).wrong.is_empty());
+        let old = asked(&json!({ "software": "volley-coordinator 0.0.9", "now_ms": 5 }), "a:1", 4, 6);
+        assert!(old.wrong[0].contains("0.0.9"), "{:?}", old.wrong);
+    }
+
+    #[tokio::test]
+    async fn a_node_of_another_version_is_named_though_nobody_need_reach_it() {
+        let json = |software: &str| json!({ "id": "n1", "uri": null, "software": software });
+        assert!(node(&told("volley-coordinator 1.2.3"), &json("volley-node 1.2.3")).await.wrong.is_empty());
+        let older = node(&told("volley-coordinator 1.2.3"), &json("volley-node 1.1.0")).await;
+        assert!(older.wrong[0].contains("1.1.0") && older.wrong[0].contains("upgrade"), "{:?}", older.wrong);
+    }
 }
