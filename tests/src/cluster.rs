@@ -99,7 +99,7 @@ impl Cluster {
         peers.push(format!("{id}={host}:8825"));
         let data = self.folder.path().join(&name);
         let own = [("--id", id.to_string()), ("--peers", peers.join(","))];
-        let arguments = flags(&own, &host, 8815, &data).chain(["--join".into()]).collect();
+        let arguments = flags(&own, &host, 8815, &data, "").chain(["--join".into()]).collect();
         Process::new("volley-coordinator", name, format!("{host}:8815"), data, arguments)
     }
 
@@ -179,7 +179,7 @@ fn coordinator(net: &Net, folder: &Path, index: usize, shape: &Shape) -> Process
     let data = folder.join(&name);
     let own = [("--id", id), ("--peers", peers.join(","))];
     let more = shape.coordinator_flags.iter().map(|flag| flag.replace("{host}", &host));
-    let arguments = flags(&own, &host, 8815, &data).chain(more).collect();
+    let arguments = flags(&own, &host, 8815, &data, name_of(&shape.coordinator_flags)).chain(more).collect();
     Process::new("volley-coordinator", name, format!("{host}:8815"), data, arguments)
 }
 
@@ -190,15 +190,20 @@ fn node(net: &Net, folder: &Path, index: usize, shape: &Shape) -> Process {
     let data = folder.join(&name);
     let own = [("--coordinators", coordinators.join(",")), ("--zone", format!("zone{}", index % shape.zones))];
     let more = shape.node_flags.iter().map(|flag| flag.replace("{host}", &host));
-    let arguments = flags(&own, &host, 8816, &data).chain(more).collect();
+    let arguments = flags(&own, &host, 8816, &data, name_of(&shape.node_flags)).chain(more).collect();
     Process::new("volley-node", name, format!("{host}:8816"), data, arguments)
 }
 
+/// What the first listener is called: each of several needs a name.
+fn name_of(more: &[String]) -> &'static str {
+    if more.iter().any(|flag| flag == "--listen") { "internal=" } else { "" }
+}
+
 /// The flags that both roles have; peers are 10 ports above Flight, HTTP 20.
-fn flags(own: &[(&str, String)], host: &str, port: u16, data: &Path) -> impl Iterator<Item = String> {
+fn flags(own: &[(&str, String)], host: &str, port: u16, data: &Path, name: &str) -> impl Iterator<Item = String> {
     let mut flags: Vec<(String, String)> = own.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
-    flags.push(("--listen".into(), format!("{host}:{port}")));
-    flags.push(("--advertise".into(), format!("grpc+tcp://{host}:{port}")));
+    flags.push(("--listen".into(), format!("{name}{host}:{port}")));
+    flags.push(("--advertise".into(), format!("{name}grpc+tcp://{host}:{port}")));
     flags.push(("--peer-listen".into(), format!("{host}:{}", port + 10)));
     flags.push(("--http-listen".into(), format!("{host}:{}", port + 20)));
     flags.push(("--data-dir".into(), data.display().to_string()));

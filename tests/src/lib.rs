@@ -5,6 +5,7 @@
 //! | [`cluster`] | coordinators and nodes: start, find the leader, what lies on disks |
 //! | [`process`] | one member: its life, signals and log |
 //! | [`address`] | addresses that no other cluster uses |
+//! | [`recorded`] | members on folders that earlier software wrote |
 //! | [`rows`] | numbered rows, and checks that they came back |
 //! | [`raw`] | Flight messages by hand, for what no client library would send |
 //!
@@ -15,6 +16,7 @@ pub mod address;
 pub mod cluster;
 pub mod process;
 pub mod raw;
+pub mod recorded;
 pub mod rows;
 
 use std::time::{Duration, Instant};

@@ -12,6 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use volley_common::client::Client;
 
@@ -165,10 +167,33 @@ impl Process {
 
     /// SIGTERM, and waits until it has ended.
     pub async fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.ended().await
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Waits until it has ended, after [`Process::terminate`].
+    pub async fn ended(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let mut child = self.child.take().unwrap();
-        wait_for(PATIENCE, &format!("{name} ends on SIGTERM"), async || child.try_wait().unwrap()).await
+        wait_for(PATIENCE, &format!("{name} ends"), async || child.try_wait().unwrap()).await
+    }
+
+    /// What it answers to `GET path` on its HTTP port, 20 above the one of Flight: the status code and the body. None: nobody
+    /// answers there.
+    pub async fn http(&self, path: &str) -> Option<(u16, String)> {
+        let (host, port) = self.address.rsplit_once(':')?;
+        let mut stream = TcpStream::connect((host, port.parse::<u16>().ok()? + 20)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
     }
 
     /// As [`Process::stop`], but kills it after `limit`: none then.

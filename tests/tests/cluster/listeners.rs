@@ -4,7 +4,7 @@ use arrow_flight::{FlightDescriptor, FlightInfo};
 use serde_json::json;
 use tonic::Request;
 use volley_common::client::Client;
-use volley_common::options::{LISTENER, Options};
+use volley_common::options::{CAME_BY, LISTENER, Options};
 use volley_common::{Code, Error};
 use volley_tests::{Cluster, Shape, rows};
 
@@ -32,9 +32,14 @@ fn external(address: &str) -> String {
 }
 
 async fn info(client: &Client, listener: Option<&str>) -> Result<FlightInfo, Error> {
+    let header = listener.map(|name| (LISTENER, name.as_bytes()));
+    info_with(client, header).await
+}
+
+async fn info_with(client: &Client, header: Option<(&'static str, &[u8])>) -> Result<FlightInfo, Error> {
     let mut request = Request::new(FlightDescriptor::new_path(vec!["t".into()]));
-    if let Some(name) = listener {
-        request.metadata_mut().insert(LISTENER, name.parse().unwrap());
+    if let Some((name, value)) = header {
+        request.metadata_mut().insert(name, value.try_into().unwrap());
     }
     Ok(client.flight().get_flight_info(request).await?.into_inner())
 }
@@ -89,6 +94,33 @@ async fn clients_are_told_the_addresses_of_the_listener_by_which_they_came() {
     let error = info(&inside, Some("nowhere")).await.unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
     assert!(["\"nowhere\"", "external", "proxy"].iter().all(|word| error.message.contains(word)), "{error}");
+    for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
+        let client = member.client().await;
+        let forged = info_with(&client, Some((CAME_BY, &b"external"[..]))).await.unwrap();
+        assert_eq!(locations(&forged), internal, "where a client came by {} is not its own to say", member.name);
+        let error = info_with(&client, Some((LISTENER, &b"\xfcber"[..]))).await.unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.message.contains(LISTENER), "{}: {error}", member.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_listener_that_no_node_has_come_through_the_coordinator() {
+    let flags = |name: &str, port: u16| vec!["--listen".to_string(), format!("{name}={{host}}:{port}")];
+    let shape = Shape {
+        coordinators: 1,
+        nodes: 2,
+        coordinator_flags: flags("external", 9815),
+        node_flags: flags("other", 9816),
+        ..Shape::default()
+    };
+    let cluster = Cluster::of(shape).await;
+    let address = external(&cluster.coordinators[0].address);
+    let outside = Client::connect(&address).await.unwrap();
+    rows::put(&outside, "t", &Options::default(), 0..ROWS).await.unwrap();
+    assert_eq!(locations(&info(&outside, None).await.unwrap()), [REUSE]);
+    assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
+    let begun = outside.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
+    assert_eq!(begun["nodes"], json!([format!("grpc+tcp://{address}")]), "it goes the same way");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,6 +136,8 @@ async fn behind_a_proxy_all_data_goes_through_the_coordinator() {
         (own(&external(coordinator)).iter().map(String::as_str).collect(), 4)
     );
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
+    let direct = expected(cluster.nodes.iter().map(|node| external(&node.address)));
+    assert_eq!(locations(&info(&outside, Some("direct")).await.unwrap()), direct, "who knows better");
     let asked = info(&inside, Some("proxy")).await.unwrap();
     assert_eq!(locations(&asked), own(coordinator));
     let single = info(&inside, Some("single")).await.unwrap();

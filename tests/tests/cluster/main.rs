@@ -4,6 +4,8 @@
 mod admin;
 mod crashes;
 mod disk;
+mod doctor;
+mod formats;
 mod growth;
 mod leader;
 mod listeners;
@@ -11,5 +13,6 @@ mod members;
 mod merging;
 mod messages;
 mod starting;
+mod stopping;
 mod tables;
 mod tickets;

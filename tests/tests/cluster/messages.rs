@@ -5,11 +5,17 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow_flight::FlightData;
 use bytes::Bytes;
+use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::options::Options;
+use volley_common::relay::Relay;
 use volley_tests::{Cluster, Shape, raw, rows, wait_for};
 
 async fn small() -> Cluster {
@@ -173,4 +179,29 @@ async fn a_put_that_names_no_table_or_sends_nothing_is_refused() {
     assert_eq!((info.total_records, info.endpoint.len()), (0, 1));
     let (schema, batches) = client.get_all(&rows::name("t"), &Options::default()).await.unwrap();
     assert_eq!((schema.field(0).name().as_str(), batches.len()), ("s", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_can_ask_both_servers_which_calls_they_have() {
+    let mut cluster = small().await;
+    for member in cluster.members() {
+        let mut client = ServerReflectionClient::new(Relay::new().channel(&member.address).unwrap());
+        let ask = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let symbol = |name: &str| ask(MessageRequest::FileContainingSymbol(name.into()));
+        let asked = [
+            ask(MessageRequest::ListServices(String::new())),
+            symbol("arrow.flight.protocol.FlightService.PollFlightInfo"),
+            symbol("no.such.Service"),
+        ];
+        let answers = client.server_reflection_info(futures::stream::iter(asked)).await.unwrap().into_inner();
+        let answers: Vec<_> = answers.take(3).map(|answer| answer.map(|a| a.message_response)).collect().await;
+        let Ok(Some(MessageResponse::ListServicesResponse(list))) = &answers[0] else { panic!("{answers:?}") };
+        for service in ["arrow.flight.protocol.FlightService", "grpc.health.v1.Health"] {
+            assert!(list.service.iter().any(|known| known.name == service), "{}: {list:?}", member.name);
+        }
+        let Ok(Some(MessageResponse::FileDescriptorResponse(file))) = &answers[1] else { panic!("{answers:?}") };
+        let text = file.file_descriptor_proto.concat();
+        assert!(text.windows(10).any(|word| word == b"FlightInfo"), "{}", member.name);
+        assert!(!matches!(&answers[2], Ok(Some(MessageResponse::FileDescriptorResponse(_)))), "{answers:?}");
+    }
 }

@@ -4,7 +4,9 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use serde_json::Value;
 use volley_common::options::Options;
+use volley_tests::process::run;
 use volley_tests::{Cluster, Shape, rows, wait_for};
 
 fn small() -> Shape {
@@ -44,6 +46,52 @@ async fn addresses_that_nobody_can_reach_are_refused() {
         member.set_flag("--advertise", &good);
         member.set_flag("--http-listen", "0.0.0.0:0");
         says(&member.refuses().await, &["--http-listen", "--insecure"]);
+    }
+}
+
+#[test]
+fn listeners_that_clients_could_not_be_told_of_are_refused() {
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let output = run("volley-coordinator", &[arguments, &["--check-config"]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        says(&String::from_utf8(output.stderr).unwrap(), words);
+    };
+    let two = ["--listen", "internal=127.0.0.1:1", "--listen"];
+    refused(&[&two[..], &["127.0.0.1:2"]].concat(), &["127.0.0.1:2 has no name", "NAME=127.0.0.1:2"]);
+    refused(&[&two[..], &["direct=127.0.0.1:2"]].concat(), &["\"direct\""]);
+    let ways = ["--locations", "proxy", "--locations", "direct"];
+    refused(&ways, &["--locations is given twice"]);
+    let everywhere = ["--listen", "0.0.0.0:8815", "--insecure"];
+    refused(&everywhere, &["--advertise"]);
+    let published = [&everywhere[..], &["--advertise", "grpc+tcp://127.0.0.1:8815", "--check-config"]].concat();
+    assert!(run("volley-coordinator", &published).status.success(), "a port may be published on loopback");
+}
+
+#[test]
+fn settings_are_printed_with_where_they_come_from() {
+    for (program, flag, printed) in [
+        ("volley-coordinator", "--drain-ms", "drain_ms = 7  # --drain-ms"),
+        ("volley-node", "--drain-ms", "drain_ms = 7  # --drain-ms"),
+    ] {
+        let output = run(program, &["--print-config", flag, "7"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.lines().any(|line| line == printed), "{program}:\n{text}");
+        assert!(text.lines().any(|line| line.starts_with("http_listen = ") && line.ends_with("# default")), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_for_machines_is_json_line_by_line() {
+    let json = vec!["--log-format".to_string(), "json".into()];
+    let shape = Shape { coordinator_flags: json.clone(), node_flags: json, ..small() };
+    let mut cluster = Cluster::of(shape).await;
+    for member in cluster.members() {
+        let log = member.log();
+        assert!(!log.is_empty(), "{} logs nothing", member.name);
+        for line in log.lines() {
+            let entry: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert!(entry["level"].is_string() && entry["timestamp"].is_string(), "{line}");
+        }
     }
 }
 
