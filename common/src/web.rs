@@ -1,6 +1,5 @@
 //! Plain HTTP for health and metrics.
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use axum::Router;
