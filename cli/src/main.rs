@@ -15,7 +15,9 @@ mod output;
 mod progress;
 mod threads;
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,7 +25,17 @@ use volley_common::{Code, Error, Result};
 
 use args::{Args, Command};
 
+/// One file can be all three programs: an image holds it once, and the servers are links to it.
 fn main() -> ExitCode {
+    let called = std::env::args_os().next();
+    match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
+        Some("volley-node") => volley_node::process::main(),
+        Some("volley-coordinator") => volley_coordinator::process::main(),
+        _ => volley(),
+    }
+}
+
+fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
     log(&args.command);

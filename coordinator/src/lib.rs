@@ -9,7 +9,7 @@
 //! | [`service`] | the use cases |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`http`] | health and metrics |
-//! | [`server`], [`config`] | wiring and configuration |
+//! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
 //! | [`recover`] | one coordinator made to go on alone |
 
 pub mod catalog;
@@ -20,6 +20,7 @@ pub mod membership;
 pub mod merging;
 pub mod peer;
 pub mod plan;
+pub mod process;
 pub mod raft;
 pub mod recover;
 pub mod scheduler;

@@ -14,7 +14,7 @@
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`routes`] | which call goes where |
-//! | [`server`], [`http`], [`config`] | wiring, health and metrics, configuration |
+//! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
 
 pub mod config;
 pub mod coordinators;
@@ -24,6 +24,7 @@ pub mod get;
 pub mod http;
 pub mod merge;
 pub mod peer;
+pub mod process;
 pub mod put;
 pub mod routes;
 pub mod scrub;

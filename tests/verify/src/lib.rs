@@ -1,7 +1,11 @@
 //! Where the project's things are, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The release that is made where the machine has no helm.
+const HELM: &str = "v3.19.0";
 
 /// Nothing, or one sentence that says what failed.
 pub type Outcome = Result<(), String>;
@@ -45,7 +49,7 @@ impl Project {
         command
     }
 
-    /// The client tests' Python, made if it is not there, with what `tests/python/requirements.txt` names.
+    /// The tests' Python, made if it is not there, with what their `requirements.txt` name.
     ///
     /// # Errors
     /// There is no Python with its venv module, or a package cannot be installed.
@@ -57,12 +61,31 @@ impl Project {
                 format!("the client tests need Python 3.9 or later with its venv module (Debian: python3-venv): {e}")
             })?;
         }
-        let wanted = self.root.join("tests/python/requirements.txt");
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"])
-            .arg(&wanted))
-        .map_err(|e| format!("the packages of {} could not be installed: {e}", wanted.display()))?;
+        let wanted = ["tests/python", "tests/deploy"].map(|folder| self.root.join(folder).join("requirements.txt"));
+        let mut install = Command::new(&python);
+        install.args(["-m", "pip", "install", "-q", "--disable-pip-version-check"]);
+        install.args(wanted.iter().flat_map(|file| [OsStr::new("-r"), file.as_os_str()]));
+        run(&mut install).map_err(|e| format!("the packages of the tests could not be installed: {e}"))?;
         Ok(python)
+    }
+
+    /// Helm: the machine's, or one that Go makes in `.tools`.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn helm(&self) -> Result<PathBuf, String> {
+        if Command::new("helm").arg("version").output().is_ok_and(|done| done.status.success()) {
+            return Ok("helm".into());
+        }
+        let folder = self.root.join(".tools/bin");
+        let helm = folder.join("helm");
+        if !helm.exists() {
+            let module = format!("helm.sh/helm/v3/cmd/helm@{HELM}");
+            run(Command::new("go").arg("install").arg(module).env("GOBIN", &folder)).map_err(|e| {
+                format!("the chart is checked by helm 3: install it (https://helm.sh), or Go 1.24 or later, by which it is made here: {e}")
+            })?;
+        }
+        Ok(helm)
     }
 }
 

@@ -4,12 +4,15 @@
 //! cargo verify                 all steps, in order; stops at the first that fails
 //! cargo verify STEP...         only these steps
 //! cargo verify --list          the steps
+//! cargo verify-compose         the compose file on this machine's Docker engine, disturbed
+//! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, disturbed
 //! ```
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's own folder: the Python
 //! environment of the client tests in `.venv`, the dependency checker in `.tools`.
 #![allow(clippy::print_stdout, reason = "this program talks to a person")]
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -27,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "lint", about: "clippy finds nothing", run: lint },
     Step { name: "test", about: "unit tests, and integration tests on real processes", run: test },
     Step { name: "clients", about: "tests with pyarrow as the client", run: clients },
+    Step { name: "deploy", about: "the chart, its schemas, the compose file, and their command lines", run: deploy },
     Step { name: "chaos", about: "a cluster of real processes under faults, judged; a short run", run: chaos },
     Step { name: "cost", about: "instructions and copies for a byte served and taken in, under valgrind", run: cost },
     Step { name: "demo", about: "the demo, small", run: demo },
@@ -34,11 +38,19 @@ const STEPS: &[Step] = &[
     Step { name: "dependencies", about: "licences, bans and sources of what is linked", run: dependencies },
 ];
 
+/// What tests/deploy disturbs for real: `cargo verify-compose`, `cargo verify-kubernetes`.
+const SUITES: [&str; 2] = ["compose", "kubernetes"];
+
 /// The checker's version: its answers change with it.
 const CARGO_DENY: &str = "0.20.2";
 
 fn main() -> ExitCode {
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, arguments @ ..] = &asked[..]
+        && SUITES.contains(&first.as_str())
+    {
+        return ended(Project::find().and_then(|project| suite(&project, first, arguments)));
+    }
     if asked.iter().any(|a| a == "--list" || a == "--help") {
         STEPS.iter().for_each(|s| println!("{:<14} {}", s.name, s.about));
         return ExitCode::SUCCESS;
@@ -48,7 +60,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let chosen = STEPS.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.name));
-    match Project::find().and_then(|project| run_all(&project, chosen)) {
+    ended(Project::find().and_then(|project| run_all(&project, chosen)))
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("\nverify failed: {why}");
@@ -90,6 +106,39 @@ fn clients(project: &Project) -> Outcome {
         .args(["-m", "pytest", "-q", "--durations=5", "tests/python"])
         .current_dir(&project.root)
         .env("VOLLEY_BIN_DIR", project.binaries("debug")))
+}
+
+fn deploy(project: &Project) -> Outcome {
+    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    let (python, helm) = (project.python()?, project.helm()?);
+    let mut check = Command::new(python);
+    check.arg("tests/deploy/check.py").arg("--helm").arg(helm).arg("--binaries").arg(project.binaries("debug"));
+    run(check.current_dir(&project.root))
+}
+
+/// A heavier suite of tests/deploy, on an engine or a cluster that is there: with what a release is made of.
+fn suite(project: &Project, name: &str, arguments: &[String]) -> Outcome {
+    run(&mut project.cargo(&[
+        "build",
+        "--release",
+        "--bins",
+        "--locked",
+        "-p",
+        "volley",
+        "-p",
+        "volley-coordinator",
+        "-p",
+        "volley-node",
+    ]))?;
+    let mut command = Command::new(project.python()?);
+    command.arg(format!("tests/deploy/{name}.py")).arg("--binaries").arg(project.binaries("release")).args(arguments);
+    if name == "kubernetes" {
+        let own = project.helm()?.parent().map(Path::to_path_buf);
+        let known = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&known).chain(own);
+        command.env("PATH", std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?);
+    }
+    run(command.current_dir(&project.root))
 }
 
 fn chaos(project: &Project) -> Outcome {
