@@ -399,6 +399,10 @@ fn check_protocol(spoken: u32) -> Result<()> {
     )))
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a task broke: {e}")))
+}
+
 #[cfg(test)]
 mod tests {
     use volley_common::Code;
@@ -414,8 +418,4 @@ mod tests {
         assert_eq!(error.code, Code::FailedPrecondition);
         assert!(error.message.contains("coordinators first"), "{error}");
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a task broke: {e}")))
 }
