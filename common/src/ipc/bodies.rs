@@ -32,8 +32,10 @@ const IDLE_BYTES: usize = 8 << 20;
 #[derive(Debug, Default)]
 pub struct Bodies {
     idle: Arc<Mutex<Idle>>,
-    /// The block that the next bodies share, and how much of it they have; none if each has its own.
-    shared: Option<Mutex<Option<Shared>>>,
+    /// Whether small bodies share blocks.
+    sharing: bool,
+    /// The block that the next bodies share.
+    shared: Option<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -85,29 +87,29 @@ impl Bodies {
     /// For a reader that keeps what comes: bodies share blocks that are worth huge pages. One body that is kept keeps
     /// its block.
     pub fn kept() -> Self {
-        Bodies { shared: Some(Mutex::default()), ..Bodies::default() }
+        Bodies { sharing: true, ..Bodies::default() }
     }
 
     /// Room for a body of `length` bytes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
-    pub fn begin(&self, length: usize) -> Result<Gathering> {
+    pub fn begin(&mut self, length: usize) -> Result<Gathering> {
         self.idle.lock().let_go_of_huge(length);
-        let memory = match (&self.shared, length) {
+        let memory = match (self.sharing, length) {
             (_, ..SMALL) => Memory::Heap(Vec::with_capacity(length)),
-            (Some(shared), ..=LARGEST_SHARING) => Memory::Block(self.share(&mut shared.lock(), length)?),
+            (true, ..=LARGEST_SHARING) => Memory::Block(self.share(length)?),
             _ => Memory::Block(Piece { block: self.block(length)?, at: 0 }),
         };
         Ok(Gathering { memory, filled: 0, length })
     }
 
-    fn share(&self, shared: &mut Option<Shared>, length: usize) -> Result<Piece> {
-        let (block, at) = match shared.take().filter(|(_, used)| used + length <= SHARED) {
+    fn share(&mut self, length: usize) -> Result<Piece> {
+        let (block, at) = match self.shared.take().filter(|(_, used)| used + length <= SHARED) {
             Some(fits) => fits,
             None => (self.block(SHARED)?, 0),
         };
-        *shared = Some((block.clone(), (at + length).next_multiple_of(ALIGNMENT)));
+        self.shared = Some((block.clone(), (at + length).next_multiple_of(ALIGNMENT)));
         Ok(Piece { block, at })
     }
 
@@ -150,6 +152,9 @@ impl Idle {
 
     /// Gives back what is larger than all that may be idle, unless the next body is of its kind.
     fn let_go_of_huge(&mut self, next: usize) {
+        if self.bytes <= IDLE_BYTES {
+            return;
+        }
         self.blocks.retain(|block| block.len() <= IDLE_BYTES || block.len() <= next.saturating_mul(ROOMY));
         self.bytes = self.blocks.iter().map(|block| block.len()).sum();
     }
@@ -219,7 +224,7 @@ impl Drop for Block {
 mod tests {
     use super::*;
 
-    fn body(bodies: &Bodies, length: usize, byte: u8) -> Bytes {
+    fn body(bodies: &mut Bodies, length: usize, byte: u8) -> Bytes {
         let mut gathering = bodies.begin(length).unwrap();
         let mut from = Bytes::from(vec![byte; length + 1]);
         while !gathering.is_full() {
@@ -233,9 +238,9 @@ mod tests {
 
     #[test]
     fn bodies_hold_what_was_gathered_where_arrow_can_read_it() {
-        let bodies = Bodies::default();
+        let mut bodies = Bodies::default();
         for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, HUGE_PAGE + 5] {
-            let body = body(&bodies, length, 7);
+            let body = body(&mut bodies, length, 7);
             assert!(body.len() == length && body.iter().all(|&byte| byte == 7));
             assert!(length == 0 || body.as_ptr().align_offset(8) == 0);
         }
@@ -243,37 +248,37 @@ mod tests {
 
     #[test]
     fn a_block_is_used_again_when_no_slice_of_its_body_is_left() {
-        let bodies = Bodies::default();
-        let first = body(&bodies, 1 << 20, 1);
+        let mut bodies = Bodies::default();
+        let first = body(&mut bodies, 1 << 20, 1);
         let at = first.as_ptr();
         let slice = first.slice(10..20);
         drop(first);
-        let second = body(&bodies, 1 << 20, 2);
+        let second = body(&mut bodies, 1 << 20, 2);
         assert_ne!(second.as_ptr(), at);
         assert!(slice.iter().all(|&byte| byte == 1));
         drop(slice);
-        assert_eq!(body(&bodies, (1 << 20) - 100, 3).as_ptr(), at);
+        assert_eq!(body(&mut bodies, (1 << 20) - 100, 3).as_ptr(), at);
     }
 
     #[test]
     fn idle_blocks_are_bounded_and_the_largest_may_be_one_alone() {
-        let bodies = Bodies::default();
-        let many: Vec<_> = (0..20).map(|_| body(&bodies, 1 << 20, 1)).collect();
+        let mut bodies = Bodies::default();
+        let many: Vec<_> = (0..20).map(|_| body(&mut bodies, 1 << 20, 1)).collect();
         drop(many);
         assert_eq!(bodies.idle.lock().bytes, IDLE_BYTES);
-        let large: Vec<_> = (0..3).map(|_| body(&bodies, 5 * IDLE_BYTES, 1)).collect();
+        let large: Vec<_> = (0..3).map(|_| body(&mut bodies, 5 * IDLE_BYTES, 1)).collect();
         drop(large);
         let idle = bodies.idle.lock();
         assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * IDLE_BYTES));
         drop(idle);
-        drop(body(&bodies, 1, 1));
+        drop(body(&mut bodies, 1, 1));
         assert_eq!(bodies.idle.lock().bytes, 0, "small bodies came after the large ones");
     }
 
     #[test]
     fn kept_bodies_share_blocks_and_give_them_back_together() {
-        let bodies = Bodies::kept();
-        let kept: Vec<_> = (0..20).map(|byte| body(&bodies, (1 << 20) + 7, byte)).collect();
+        let mut bodies = Bodies::kept();
+        let kept: Vec<_> = (0..20).map(|byte| body(&mut bodies, (1 << 20) + 7, byte)).collect();
         for (byte, body) in (0..).zip(&kept) {
             assert!(body.len() == (1 << 20) + 7 && body.iter().all(|&b| b == byte));
             assert_eq!(body.as_ptr().align_offset(ALIGNMENT), 0);
@@ -281,15 +286,15 @@ mod tests {
         assert_eq!(bodies.idle.lock().bytes, 0);
         drop(kept);
         assert_eq!(bodies.idle.lock().bytes, SHARED, "two of three; one more may be idle than there is room for");
-        let large = body(&bodies, LARGEST_SHARING + 1, 3);
+        let large = body(&mut bodies, LARGEST_SHARING + 1, 3);
         assert!(large.iter().all(|&b| b == 3));
     }
 
     #[test]
     fn a_small_body_does_not_take_a_block_that_is_far_too_large() {
-        let bodies = Bodies::default();
-        drop(body(&bodies, 4 << 20, 1));
-        let small = body(&bodies, SMALL, 1);
+        let mut bodies = Bodies::default();
+        drop(body(&mut bodies, 4 << 20, 1));
+        let small = body(&mut bodies, SMALL, 1);
         assert_eq!(bodies.idle.lock().bytes, 4 << 20);
         drop(bodies);
         assert!(small.iter().all(|&byte| byte == 1), "a body outlives its stream");

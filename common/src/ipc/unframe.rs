@@ -137,7 +137,7 @@ impl Messages {
                     self.state = State::Within(Partial::new(length));
                 }
                 State::Within(partial) => {
-                    if !partial.push(bytes, &self.bodies)? {
+                    if !partial.push(bytes, &mut self.bodies)? {
                         return Ok(None);
                     }
                     let done = std::mem::replace(&mut self.state, State::Prefix(Vec::new()));
@@ -180,7 +180,7 @@ impl Partial {
     }
 
     /// Takes bytes off; whether the message is whole now.
-    fn push(&mut self, bytes: &mut Bytes, bodies: &Bodies) -> Result<bool> {
+    fn push(&mut self, bytes: &mut Bytes, bodies: &mut Bodies) -> Result<bool> {
         while self.left > 0 && !bytes.is_empty() {
             let before = bytes.len();
             match &mut self.rest {
@@ -204,7 +204,7 @@ impl Partial {
     }
 
     /// Begins to take in the field's value, if its key and length are there.
-    fn head(&mut self, bodies: &Bodies) -> Result<()> {
+    fn head(&mut self, bodies: &mut Bodies) -> Result<()> {
         let Some((number, length)) = head(&self.fields[self.field..])? else { return Ok(()) };
         let length = usize::try_from(length).ok().filter(|length| *length <= self.left);
         let length = length.ok_or_else(|| malformed("a field is longer than the message"))?;

@@ -20,7 +20,7 @@ use crate::storage::{Message, Part, own_last_page};
 /// the last message.
 const WINDOW: u64 = 8 << 20;
 /// After so long what was in memory may be there no more: the reader has paused.
-const PAUSED: Duration = Duration::from_millis(200);
+pub(super) const PAUSED: Duration = Duration::from_millis(200);
 /// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
 const COPIED: u64 = 512 << 10;
 /// What of a message's body is copied at most: bytes ([`own_last_page`]).

@@ -187,7 +187,10 @@ impl Bench {
             source: new.source.clone(),
             batch_rows: new.batch_rows,
             streams: 1,
-            options: with(new.options.clone(), "retention_s", READABLE_S),
+            options: match new.options.get("retention_s") {
+                Some(_) => new.options.clone(),
+                None => with(new.options.clone(), "retention_s", READABLE_S),
+            },
         };
         let job = self.job(system, &plan, false).await?;
         let put = async { self.clients.prepare(&job).await?.go().await };

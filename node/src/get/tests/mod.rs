@@ -297,6 +297,21 @@ async fn parts_of_many_windows_come_whole_from_memory_and_from_disk() {
 }
 
 #[tokio::test]
+async fn what_left_memory_while_the_reader_paused_is_brought_in_before_it_is_handed_out() {
+    let node = TestNode::start().await;
+    let id = node.write(&large(6));
+    let part = node.state.store.part(id).unwrap().unwrap();
+    let mut local = super::local::LocalPart::new(part.clone(), None, 0, None);
+    assert_eq!(local.next(1).await.unwrap().len(), 1);
+    forget(&node, id);
+    tokio::time::sleep(2 * super::local::PAUSED).await;
+    let pieces = local.next(usize::MAX).await.unwrap();
+    assert_eq!(pieces.len(), 5);
+    let ranges = pieces.iter().flat_map(|piece| &piece.body).filter_map(|slice| part.range_of(slice));
+    assert!(part.is_resident(ranges), "handed out, and not in memory");
+}
+
+#[tokio::test]
 async fn a_file_that_is_cut_between_windows_is_made_good_by_another_holder() {
     let (asked, other) = (TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &other]);

@@ -17,12 +17,13 @@ pub(super) const ROWS_64K: u64 = 65_536;
 const PROXIED: f64 = 0.7;
 const PROJECTED: f64 = 1.3;
 
+/// The reference table, as `write_table` made it.
+fn reference(bench: &Bench) -> NewTable<'static> {
+    NewTable { name: REFERENCE, source: bench.reference(1.0), batch_rows: CHUNK_ROWS, options: json!({}) }
+}
+
 pub(super) async fn get_1(bench: &mut Bench) -> Result<(), String> {
-    let source = bench.reference(1.0);
-    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
-    let contenders = getters(bench, &new, &json!({})).await?;
-    let series = bench.rounds(&contenders).await?;
-    let mut case = Case::new("get-1", about(&new.source, "put in batches of 256 MiB; 1 stream"), series);
+    let mut case = get(bench, "get-1", &reference(bench), "put in batches of 256 MiB; 1 stream").await?;
     case.goal(Goal::at_least("volley1: × GB/s of cpp", case.rate_ratio("volley1", "cpp"), 1.3));
     case.goal(Goal::at_most("volley1: × server CPU per GB of cpp", case.cpu_ratio("volley1", "cpp"), 1.0));
     case.goal(Goal::at_least("volley1: × GB/s of naive", case.rate_ratio("volley1", "naive"), 2.5));
@@ -34,15 +35,19 @@ pub(super) async fn get_1(bench: &mut Bench) -> Result<(), String> {
 pub(super) async fn get_1_64k(bench: &mut Bench) -> Result<(), String> {
     let source = bench.reference(0.5);
     let new = NewTable { name: "reference-64k", source, batch_rows: ROWS_64K, options: json!({}) };
-    let contenders = getters(bench, &new, &json!({})).await?;
-    let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("get-1-64k", about(&new.source, "put in batches of 65,536 rows; 1 stream"), series));
+    let case = get(bench, "get-1-64k", &new, "put in batches of 65,536 rows; 1 stream").await?;
+    bench.report.add(case);
     Ok(())
 }
 
+async fn get(bench: &mut Bench, name: &str, new: &NewTable<'_>, how: &str) -> Result<Case, String> {
+    let contenders = getters(bench, new, &json!({})).await?;
+    let series = bench.rounds(&contenders).await?;
+    Ok(Case::new(name, about(&new.source, how), series))
+}
+
 pub(super) async fn get_4(bench: &mut Bench) -> Result<(), String> {
-    let source = bench.reference(1.0);
-    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let new = reference(bench);
     let mut contenders = getters(bench, &new, &json!({})).await?;
     for contender in &mut contenders {
         let (table, source) = (new.name.into(), new.source.clone());
@@ -60,8 +65,7 @@ pub(super) async fn get_4(bench: &mut Bench) -> Result<(), String> {
 
 /// Three columns, and all of them beside: the CPU of both per byte that is sent.
 pub(super) async fn project(bench: &mut Bench) -> Result<(), String> {
-    let source = bench.reference(1.0);
-    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let new = reference(bench);
     let mut contenders = getters(bench, &new, &json!({"columns": ["c1", "c30", "c60"]})).await?;
     if let Some(volley) = contenders.iter().find(|contender| contender.label == "volley1").cloned() {
         let address = &bench.running(volley.system).nodes()[0];

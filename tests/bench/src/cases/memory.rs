@@ -12,6 +12,8 @@ const STREAMS: usize = 32;
 /// Puts in which the table comes: the client need not hold it all.
 const PUTS: u64 = 8;
 const GOAL_MIB: f64 = 128.0;
+/// For so long the tickets are good: a stream redeems its last one when it has read its others, from a slow disk too.
+const READABLE_S: u64 = 3600;
 
 pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
     bench.stop_all().await?;
@@ -22,7 +24,7 @@ pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
     let each = (bench.flags.memory_gb * 1e9) as u64 / PUTS / 512 * 512;
     let source = Source::Floats { columns: 64, bytes: each };
     for put in 0..PUTS {
-        let options = json!({"mode": if put == 0 { "create" } else { "append" }});
+        let options = json!({"mode": if put == 0 { "create" } else { "append" }, "retention_s": READABLE_S});
         let new = NewTable { name: "large", source: source.clone(), batch_rows: CHUNK_ROWS, options };
         bench.add_rows(system, &new).await?;
     }

@@ -18,31 +18,30 @@ pub(super) struct How {
 }
 
 pub(super) async fn put_1(bench: &mut Bench) -> Result<(), String> {
-    let how = How { source: bench.reference(0.5), batch_rows: CHUNK_ROWS, streams: 1, options: json!({}) };
-    let contenders = putters(bench, &how, &Kind::ALL).await?;
-    let series = bench.rounds(&contenders).await?;
-    let mut case = Case::new("put-1", about(&how.source, "in batches of 256 MiB, 1 stream"), series);
+    let mut case = put(bench, "put-1", CHUNK_ROWS, 1, "in batches of 256 MiB, 1 stream").await?;
     one_copy(&mut case);
     bench.report.add(case);
     Ok(())
 }
 
 pub(super) async fn put_1_64k(bench: &mut Bench) -> Result<(), String> {
-    let how = How { source: bench.reference(0.5), batch_rows: ROWS_64K, streams: 1, options: json!({}) };
-    let contenders = putters(bench, &how, &Kind::ALL).await?;
-    let series = bench.rounds(&contenders).await?;
-    let mut case = Case::new("put-1-64k", about(&how.source, "in batches of 65,536 rows, 1 stream"), series);
+    let mut case = put(bench, "put-1-64k", ROWS_64K, 1, "in batches of 65,536 rows, 1 stream").await?;
     one_copy(&mut case);
     bench.report.add(case);
     Ok(())
 }
 
 pub(super) async fn put_4(bench: &mut Bench) -> Result<(), String> {
-    let how = How { source: bench.reference(0.5), batch_rows: CHUNK_ROWS, streams: 4, options: json!({}) };
+    let case = put(bench, "put-4", CHUNK_ROWS, 4, "in batches of 256 MiB, 4 streams of one client").await?;
+    bench.report.add(case);
+    Ok(())
+}
+
+async fn put(bench: &mut Bench, name: &str, batch_rows: u64, streams: usize, what: &str) -> Result<Case, String> {
+    let how = How { source: bench.reference(0.5), batch_rows, streams, options: json!({}) };
     let contenders = putters(bench, &how, &Kind::ALL).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("put-4", about(&how.source, "in batches of 256 MiB, 4 streams of one client"), series));
-    Ok(())
+    Ok(Case::new(name, about(&how.source, what), series))
 }
 
 /// Two copies of eight shards by a key, beside a server that keeps one copy of rows as they come.
