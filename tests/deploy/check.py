@@ -28,7 +28,7 @@ FOREIGN = {"ServiceMonitor"}
 
 # Settings that must be refused, with a word of why.
 REFUSED = {
-    "/coordinators/replicas": ["coordinators.replicas=2"],
+    "replicas": ["coordinators.replicas=2"],
     "twice": ["nodes.zones[0].name=a", "nodes.zones[1].name=a"],
     "nodes.hold": ["nodes.hold[0]=a"],
     "for ten": ["external.type=nodePort", "nodes.replicas=11"],
@@ -36,7 +36,7 @@ REFUSED = {
     "external.loadBalancer.domain": ["external.type=loadBalancer"],
     "proxy.advertise": ["proxy.service.type=LoadBalancer"],
     "replica": ["nodes.replica=4"],
-    "propertyName 'listen'": ["nodes.config.listen=x"],
+    "listen": ["nodes.config.listen=x"],
     "52 letters": ["fullnameOverride=" + "v" * 40, "nodes.zones[0].name=" + "z" * 20],
 }
 

@@ -4,9 +4,6 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The release that is made where the machine has no helm.
-const HELM: &str = "v3.19.0";
-
 /// Nothing, or one sentence that says what failed.
 pub type Outcome = Result<(), String>;
 
@@ -67,25 +64,6 @@ impl Project {
         install.args(wanted.iter().flat_map(|file| [OsStr::new("-r"), file.as_os_str()]));
         run(&mut install).map_err(|e| format!("the packages of the tests could not be installed: {e}"))?;
         Ok(python)
-    }
-
-    /// Helm: the machine's, or one that Go makes in `.tools`.
-    ///
-    /// # Errors
-    /// There is neither.
-    pub fn helm(&self) -> Result<PathBuf, String> {
-        if Command::new("helm").arg("version").output().is_ok_and(|done| done.status.success()) {
-            return Ok("helm".into());
-        }
-        let folder = self.root.join(".tools/bin");
-        let helm = folder.join("helm");
-        if !helm.exists() {
-            let module = format!("helm.sh/helm/v3/cmd/helm@{HELM}");
-            run(Command::new("go").arg("install").arg(module).env("GOBIN", &folder)).map_err(|e| {
-                format!("the chart is checked by helm 3: install it (https://helm.sh), or Go 1.24 or later, by which it is made here: {e}")
-            })?;
-        }
-        Ok(helm)
     }
 }
 

@@ -110,7 +110,8 @@ fn clients(project: &Project) -> Outcome {
 
 fn deploy(project: &Project) -> Outcome {
     run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    let (python, helm) = (project.python()?, project.helm()?);
+    let python = project.python()?;
+    let helm = python.with_file_name("helm");
     let mut check = Command::new(python);
     check.arg("tests/deploy/check.py").arg("--helm").arg(helm).arg("--binaries").arg(project.binaries("debug"));
     run(check.current_dir(&project.root))
@@ -130,14 +131,14 @@ fn suite(project: &Project, name: &str, arguments: &[String]) -> Outcome {
         "-p",
         "volley-node",
     ]))?;
-    let mut command = Command::new(project.python()?);
+    let python = project.python()?;
+    // The environment's helm, where the machine has none.
+    let known = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&known).chain(python.parent().map(Path::to_path_buf));
+    let path = std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?;
+    let mut command = Command::new(python);
     command.arg(format!("tests/deploy/{name}.py")).arg("--binaries").arg(project.binaries("release")).args(arguments);
-    if name == "kubernetes" {
-        let own = project.helm()?.parent().map(Path::to_path_buf);
-        let known = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::env::split_paths(&known).chain(own);
-        command.env("PATH", std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?);
-    }
+    command.env("PATH", path);
     run(command.current_dir(&project.root))
 }
 
