@@ -253,13 +253,14 @@ fn the_demonstration_passes_its_own_checks() {
 #[test]
 fn called_by_a_servers_name_it_is_that_server() {
     let folder = TempDir::new().unwrap();
-    for (name, wrong) in [("volley-node", "--coordinators"), ("volley-coordinator", "--data-dir")] {
+    let wrong = [("volley-node", "--coordinators", "nowhere"), ("volley-coordinator", "--locations", "x=proxy")];
+    for (name, flag, value) in wrong {
         let link = folder.path().join(name);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_volley"), &link).unwrap();
         let version = Command::new(&link).arg("--version").output().unwrap();
         assert!(String::from_utf8(version.stdout).unwrap().starts_with(&format!("{name} ")));
-        let refused = Command::new(&link).args(["--check-config"]).env_clear().output().unwrap();
+        let refused = Command::new(&link).args(["--check-config", flag, value]).env_clear().output().unwrap();
         let said = String::from_utf8(refused.stderr).unwrap();
-        assert!(!refused.status.success() && said.starts_with(name) && said.contains(wrong), "{said}");
+        assert!(!refused.status.success() && said.starts_with(name) && said.contains(flag), "{said}");
     }
 }

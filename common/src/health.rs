@@ -28,12 +28,15 @@ impl Reporter {
         }
     }
 
-    /// It serves no more. Whoever watches is told, and that is the end of it: a watch would hold up the stop.
+    /// It serves no more. Whoever watches is told, and that is the end of it: a watch would hold up the stop. Whoever asks is told
+    /// the same.
     pub async fn end(mut self) {
         self.set(false).await;
         for service in SERVICES {
             self.0.clear_service_status(service).await;
         }
+        // What is cleared is not known any more.
+        self.set(false).await;
     }
 }
 
@@ -58,5 +61,7 @@ mod tests {
         reporter.end().await;
         assert_eq!(watch.next().await, Some(Told::NotServing));
         assert_eq!(watch.next().await, None);
+        let asked = health.check(Request::new(HealthCheckRequest::default())).await.unwrap().into_inner();
+        assert_eq!(asked.status(), Told::NotServing);
     }
 }

@@ -44,5 +44,6 @@ impl catalog::WriteOutcome {
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 
 /// Version of the protocol between members, raised only by a change that the version before does not understand: fields
-/// are only added otherwise. Members whose protocols are one apart work together: the newer one must still speak the older.
+/// are only added otherwise. A coordinator takes in nodes whose protocol is one older or newer; who raises it sees to it that
+/// coordinators and nodes of both still understand each other.
 pub const PROTOCOL: u32 = 1;

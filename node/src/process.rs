@@ -54,7 +54,12 @@ async fn serve(config: Config) -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     tracing::info!("stopping: open streams may end");
-    running.shutdown().await;
+    // Who asks twice does not want to wait.
+    tokio::select! {
+        () = running.shutdown() => {}
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
     Ok(())
 }
 

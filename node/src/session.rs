@@ -83,13 +83,19 @@ fn is_fatal(error: &Error) -> bool {
 
 /// Looks for the leader and serves one session with it; returns without an error only at the shutdown.
 async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result<()> {
-    let (leader, reports, mut orders) = connect(state).await?;
-    let welcome = tokio::time::timeout(WELCOME_TIME, orders.message())
-        .await
-        .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
-    let Some(NodeOrder { what: Some(What::Welcome(welcome)), .. }) = welcome else {
-        return Err(Error::unavailable("the leading coordinator ended the session before it began"));
+    let found = async {
+        let (leader, reports, mut orders) = connect(state).await?;
+        let welcome = tokio::time::timeout(WELCOME_TIME, orders.message())
+            .await
+            .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
+        let Some(NodeOrder { what: Some(What::Welcome(welcome)), .. }) = welcome else {
+            return Err(Error::unavailable("the leading coordinator ended the session before it began"));
+        };
+        Ok((leader, reports, orders, welcome))
     };
+    // Coordinators that do not answer must not hold up the stop.
+    let Some(found) = state.shutdown.run_until_cancelled(found).await else { return Ok(()) };
+    let (leader, reports, orders, welcome) = found?;
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(50, 60_000));
     accept(state, welcome).await?;
     state.coordinators.prefer(&leader);

@@ -219,7 +219,7 @@ class Test:
     def stop_and_start(self, work):
         services = (*COORDINATORS, *map(node, range(1, 6)))
         with self.step("`down`, `up`: all containers are new, the volumes are the old ones") as facts:
-            self.compose("down", "--timeout", "45")
+            self.compose("down", "--timeout", "60")
             self.compose.up(*services)
             self.watch.settled(5)
             facts.append(f"{work.everything()} acknowledged appends are all there")

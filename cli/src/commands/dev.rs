@@ -37,8 +37,11 @@ pub async fn run(dev: &Dev) -> Result<()> {
         result = interrupted() => result,
         result = cluster.wait() => result,
     };
-    cluster.shutdown().await;
-    ended
+    // Who asks twice does not want to wait.
+    tokio::select! {
+        () = cluster.shutdown() => ended,
+        again = interrupted() => again,
+    }
 }
 
 /// Waits for Ctrl-C or SIGTERM.

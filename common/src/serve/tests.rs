@@ -98,7 +98,7 @@ async fn a_drain_lets_streams_end_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn a_drain_ends_at_its_limit() {
-    let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
     let server = Server::limited(limits, |_| async { grpc_frames(stream::pending()) }).await;
     let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
@@ -110,7 +110,7 @@ async fn a_drain_ends_at_its_limit() {
 
 #[tokio::test]
 async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
-    let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
     let (called, mut calls) = tokio::sync::mpsc::channel(1);
     let server = Server::limited(limits, move |_| {
         let called = called.clone();
@@ -133,7 +133,7 @@ async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
 /// hyper asks a body for nothing while its reader has no room: the word is said when there is some again.
 #[tokio::test]
 async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
-    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
+    let limits = Limits { drain: Duration::from_secs(24), ..Limits::default() };
     let server = Server::limited(limits, |request| {
         let endless = request.headers().contains_key("endless").then(|| endless(Arc::default()));
         async move {

@@ -30,6 +30,9 @@ use super::types::{Membership, TypeConfig};
 use super::{following, formation, retired};
 use crate::catalog::Catalog;
 
+/// For so long a coordinator that is about to stop keeps a leadership that came back to it.
+const HELD: Duration = Duration::from_secs(5);
+
 /// Ways to other coordinators that are kept.
 const LINKS: usize = 64;
 
@@ -304,6 +307,8 @@ impl Handle {
         loop {
             leader.mark_unchanged();
             self.0.hand_over().await;
+            // Where all are about to stop, it would come back at once, and no write would be committed in between.
+            tokio::time::sleep(HELD).await;
             if leader.changed().await.is_err() {
                 return std::future::pending().await;
             }

@@ -6,6 +6,8 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use futures::StreamExt;
+use prost::Message;
+use prost_types::FileDescriptorProto;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -200,8 +202,10 @@ async fn tools_can_ask_both_servers_which_calls_they_have() {
             assert!(list.service.iter().any(|known| known.name == service), "{}: {list:?}", member.name);
         }
         let Ok(Some(MessageResponse::FileDescriptorResponse(file))) = &answers[1] else { panic!("{answers:?}") };
-        let text = file.file_descriptor_proto.concat();
-        assert!(text.windows(10).any(|word| word == b"FlightInfo"), "{}", member.name);
+        let files = file.file_descriptor_proto.iter().map(|file| FileDescriptorProto::decode(&file[..]).unwrap());
+        let methods = files.flat_map(|file| file.service).flat_map(|service| service.method);
+        let poll = methods.into_iter().find(|method| method.name() == "PollFlightInfo").unwrap();
+        assert_eq!(poll.input_type(), ".arrow.flight.protocol.FlightDescriptor", "{}", member.name);
         assert!(!matches!(&answers[2], Ok(Some(MessageResponse::FileDescriptorResponse(_)))), "{answers:?}");
     }
 }

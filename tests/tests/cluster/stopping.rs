@@ -17,6 +17,11 @@ use volley_tests::{Cluster, Shape, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// Time enough for whatever a busy machine does meanwhile; nothing waits for its end.
+fn patient() -> Vec<String> {
+    vec!["--drain-ms".into(), "200000".into()]
+}
+
 /// A stream that stays open until the sender is dropped; what is sent comes back.
 async fn open(client: &Client) -> (Sender<FlightData>, Streaming<FlightData>) {
     let (mut sender, messages) = channel(1);
@@ -44,7 +49,7 @@ async fn drains(member: &Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_coordinator_leads_while_the_streams_of_the_leader_end() {
-    let mut cluster = Cluster::of(Shape { nodes: 1, zones: 1, ..Shape::default() }).await;
+    let mut cluster = Cluster::of(Shape { nodes: 1, zones: 1, coordinator_flags: patient(), ..Shape::default() }).await;
     let old = cluster.leader().await;
     let (mut sender, mut back) = open(&cluster.coordinators[old].client().await).await;
     cluster.coordinators[old].terminate();
@@ -68,7 +73,8 @@ async fn another_coordinator_leads_while_the_streams_of_the_leader_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_answers_those_who_watch_it_until_its_streams_have_ended() {
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 1, zones: 1, ..Shape::default() }).await;
+    let mut cluster =
+        Cluster::of(Shape { coordinators: 1, nodes: 1, zones: 1, node_flags: patient(), ..Shape::default() }).await;
     let node = &mut cluster.nodes[0];
     let (ready, alive) = (node.http("/readyz").await.unwrap(), node.http("/livez").await.unwrap());
     assert_eq!((ready.0, alive.0), (200, 200));
@@ -93,7 +99,7 @@ async fn a_node_answers_those_who_watch_it_until_its_streams_have_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_open_when_the_time_is_up_end_with_unavailable() {
-    let limit = vec!["--drain-ms".to_string(), "2000".into()];
+    let limit = vec!["--drain-ms".to_string(), "6000".into()];
     let shape = Shape {
         coordinators: 1,
         nodes: 1,
