@@ -14,6 +14,8 @@ use crate::output;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A clock that is further off ends tickets early or late.
 const CLOCK_MS: i64 = 5_000;
+/// A coordinator that was not heard by the leader for so long is not well.
+const QUIET_MS: u64 = 10_000;
 /// What it ends with if something is wrong.
 const ILL: u8 = 3;
 
@@ -70,7 +72,7 @@ impl Told {
     }
 }
 
-/// Dials every address, and says what is wrong and what to set. Ends with 0 if all is well, 3 if not.
+/// Dials every address, asks how the members are, and says what is wrong and what to set. Ends with 0 if all is well, 3 if not.
 ///
 /// # Errors
 /// The cluster cannot be asked.
@@ -80,8 +82,9 @@ pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode>
     let asked = asked(&answer, cluster, before, clock::now_ms());
     let told = Told::new(&answer);
     let nodes = future::join_all(told.nodes.iter().map(|node| self::node(&told, node)));
-    let (through, nodes) = tokio::join!(through(&told), nodes);
+    let (through, nodes, status) = tokio::join!(through(&told), nodes, client.status());
     let mut findings = vec![asked];
+    findings.extend(members(&status));
     findings.extend(through);
     findings.extend(nodes);
     if told.nodes.is_empty() {
@@ -122,6 +125,43 @@ fn asked(answer: &Value, cluster: &str, before: u64, after: u64) -> Finding {
             .push(format!("its version is {theirs}, this command's {own}: use the command of the servers' version"));
     }
     finding
+}
+
+/// What the cluster says of itself: whether all can be read, the other coordinators, the nodes to which nobody is sent.
+fn members(status: &Result<Value>) -> Vec<Finding> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let mut cluster = Finding::of("cluster", "-", None);
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            cluster.wrong.push(error.message.clone());
+            return vec![cluster];
+        }
+    };
+    cluster.address = text(&status["health"]);
+    cluster.wrong.extend(status["stale"].as_str().map(|why| format!("{why}: start the coordinators that do not run")));
+    if cluster.address == "red" {
+        cluster.wrong.push("parts cannot be read: `volley cluster status` names them, and who has them".into());
+    }
+    let list = |key: &str| status[key].as_array().into_iter().flatten();
+    let quiet =
+        list("coordinators").filter_map(|one| Some((one, one["quiet_ms"].as_u64().filter(|ms| *ms > QUIET_MS)?)));
+    let quiet = quiet.map(|(one, ms)| {
+        let mut finding = Finding::of(format!("coordinator {}", one["id"]), &text(&one["peer"]), None);
+        let (heard, id) = (clock::span(ms), &one["id"]);
+        finding.wrong.push(format!(
+            "it was last heard {heard} ago: start it again, or take it out with `volley coordinators remove {id}`"
+        ));
+        finding
+    });
+    let silent = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
+        let mut finding = Finding::of(format!("node {}", text(&node["id"])), &text(&node["flight"]), None);
+        let why = text(&node["text"]);
+        finding.wrong.push(format!("{why}: start it again, or take it out with `volley remove`"));
+        finding
+    });
+    let (quiet, silent): (Vec<_>, Vec<_>) = (quiet.collect(), silent.collect());
+    std::iter::once(cluster).chain(quiet).chain(silent).collect()
 }
 
 /// The address by which clients from here are to reach the coordinator, if all goes through that.
@@ -226,6 +266,24 @@ mod tests {
         assert!(asked(&json!({ "software": own, "now_ms": 5 }), "a:1", 4, 6).wrong.is_empty());
         let old = asked(&json!({ "software": "volley-coordinator 0.0.9", "now_ms": 5 }), "a:1", 4, 6);
         assert!(old.wrong[0].contains("0.0.9"), "{:?}", old.wrong);
+    }
+
+    #[test]
+    fn members_that_are_not_heard_are_named() {
+        let well = json!({ "health": "yellow", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "quiet_ms": null },
+            { "id": 2, "peer": "h:2", "quiet_ms": 300 }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
+        assert!(members(&Ok(well.clone())).iter().all(|found| found.wrong.is_empty()));
+        let mut ill = well;
+        ill["health"] = "red".into();
+        ill["coordinators"][1]["quiet_ms"] = 300_000.into();
+        ill["nodes"][0] =
+            json!({ "id": "n1", "state": "silent", "text": "silent for 5 min", "flight": "grpc+tcp://n1:8816" });
+        let found: Vec<String> = members(&Ok(ill)).iter().map(Finding::line).collect();
+        assert!(found[0].contains("red") && found[0].contains("cannot be read"), "{found:?}");
+        assert!(found[1].contains("coordinator 2") && found[1].contains("5 min ago"), "{found:?}");
+        assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("silent for 5 min"), "{found:?}");
+        let none = members(&Err(Error::unavailable("no leader")));
+        assert_eq!(none[0].wrong, ["no leader"]);
     }
 
     #[tokio::test]
