@@ -139,8 +139,9 @@ fn members(status: &Result<Value>) -> Vec<Finding> {
         }
     };
     cluster.address = text(&status["health"]);
-    cluster.wrong.extend(status["stale"].as_str().map(|why| format!("{why}: start the coordinators that do not run")));
-    if cluster.address == "red" {
+    if let Some(why) = status["stale"].as_str() {
+        cluster.wrong.push(format!("{why}: start the coordinators that do not run"));
+    } else if cluster.address == "red" {
         cluster.wrong.push("parts cannot be read: `volley cluster status` names them, and who has them".into());
     }
     let list = |key: &str| status[key].as_array().into_iter().flatten();
