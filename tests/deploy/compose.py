@@ -189,6 +189,7 @@ class Test:
             self.compose.up(node(5), node(6))
             self.watch.settled(6)
             self.watch.reached(published(*range(1, 7)))
+            self.watch.settled(6)
             facts.append(f"clients are told {len(published(*range(1, 7)))} nodes")
         with self.step("`volley remove` of a node that is not drained is refused") as facts:
             refused = self.compose.volley("remove", "node-5:8816", refused=True)

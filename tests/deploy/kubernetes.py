@@ -236,6 +236,7 @@ class Test:
         self.kube.ready()
         self.watch.settled(self.release.nodes())
         self.watch.reached(self.published())
+        self.watch.settled(self.release.nodes())
 
     def delete_pods(self):
         with self.step("delete the leader's pod") as facts:
