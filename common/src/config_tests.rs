@@ -11,14 +11,20 @@ struct Config {
     #[serde(deserialize_with = "one_or_many")]
     listen: Vec<String>,
     peers: Vec<String>,
-    silence_ms: u64,
+    node_timeout_ms: u64,
     insecure: bool,
     advertise: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { listen: vec!["127.0.0.1:1".into()], peers: vec![], silence_ms: 7, insecure: false, advertise: None }
+        Config {
+            listen: vec!["127.0.0.1:1".into()],
+            peers: vec![],
+            node_timeout_ms: 7,
+            insecure: false,
+            advertise: None,
+        }
     }
 }
 
@@ -35,14 +41,14 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let toml = file("listen = \"a:1\"\nsilence_ms = 1\npeers = [\"1=x:1\"]\n");
-    let env = env(&[("VOLLEY_LISTEN", "b:2"), ("VOLLEY_SILENCE_MS", "2"), ("VOLLEY_INSECURE", "true")]);
+    let env = env(&[("VOLLEY_LISTEN", "b:2"), ("VOLLEY_NODE_TIMEOUT_MS", "2"), ("VOLLEY_INSECURE", "true")]);
     let config: Config = load_from(Some(toml.path()), env, &json!({ "listen": ["c:3"] })).unwrap();
     assert_eq!(
         config,
         Config {
             listen: vec!["c:3".into()],
             peers: vec!["1=x:1".into()],
-            silence_ms: 2,
+            node_timeout_ms: 2,
             insecure: true,
             advertise: None
         }
@@ -65,10 +71,10 @@ fn wrong_keys_and_values_are_named() {
         load_from::<Config, _>(Some(toml.path()), env(vars), &json!({})).unwrap_err().message
     };
     assert!(wrong("lissten = \"a\"", &[]).contains("\"lissten\""));
-    assert!(wrong("silence_ms = \"x\"", &[]).contains("silence_ms"));
-    assert!(wrong("silence_ms =", &[]).contains("configuration file"));
+    assert!(wrong("node_timeout_ms = \"x\"", &[]).contains("node_timeout_ms"));
+    assert!(wrong("node_timeout_ms =", &[]).contains("configuration file"));
     assert!(wrong("", &[("VOLLEY_LISSTEN", "a")]).contains("VOLLEY_LISSTEN"));
-    assert!(wrong("", &[("VOLLEY_SILENCE_MS", "soon")]).contains("soon"));
+    assert!(wrong("", &[("VOLLEY_NODE_TIMEOUT_MS", "soon")]).contains("soon"));
     let missing = load_from::<Config, _>(Some(Path::new("/no/such.toml")), env(&[]), &json!({})).unwrap_err();
     assert!(missing.message.contains("/no/such.toml"));
 }
@@ -106,12 +112,12 @@ fn a_list_of_one_may_be_written_as_what_is_in_it() {
 #[test]
 fn every_setting_is_printed_with_where_it_comes_from() {
     let toml = file("listen = \"a:1\"\nsilence_ms = 1\n");
-    let env = env(&[("VOLLEY_SILENCE_MS", "2"), ("VOLLEY_PEERS", "1=x:1")]);
+    let env = env(&[("VOLLEY_NODE_TIMEOUT_MS", "2"), ("VOLLEY_PEERS", "1=x:1")]);
     let printed = print_from::<Config, _>(Some(toml.path()), env, &json!({ "insecure": true })).unwrap();
     let path = toml.path().display();
     for line in [
         format!("listen = [\"a:1\"]  # {path}"),
-        "silence_ms = 2  # VOLLEY_SILENCE_MS".into(),
+        "node_timeout_ms = 2  # VOLLEY_NODE_TIMEOUT_MS".into(),
         "peers = [\"1=x:1\"]  # VOLLEY_PEERS".into(),
         "insecure = true  # --insecure".into(),
         "# advertise is not set".into(),
@@ -119,5 +125,5 @@ fn every_setting_is_printed_with_where_it_comes_from() {
         assert!(printed.lines().any(|printed| printed == line), "{line} in:\n{printed}");
     }
     let again = file(&printed);
-    assert_eq!(load_from::<Config, _>(Some(again.path()), [], &json!({})).unwrap().silence_ms, 2, "it is a file");
+    assert_eq!(load_from::<Config, _>(Some(again.path()), [], &json!({})).unwrap().node_timeout_ms, 2, "it is a file");
 }

@@ -11,7 +11,7 @@
 //! | [`placement`] | which nodes should hold a shard |
 //! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
-//! | [`serve`], [`relay`] | the HTTP/2 server loop; handing a call on to another member |
+//! | [`serve`], [`proxy`] | the HTTP/2 server loop; handing a call on to another member |
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
@@ -35,8 +35,8 @@ pub mod name;
 pub mod options;
 pub mod partition;
 pub mod placement;
+pub mod proxy;
 pub mod reflection;
-pub mod relay;
 pub mod serve;
 pub mod ticket;
 pub mod web;

@@ -40,6 +40,23 @@ impl catalog::WriteOutcome {
     }
 }
 
+impl catalog::Node {
+    /// Whether the cluster heard from the node within `node_timeout_ms`: it is offered to readers.
+    pub fn is_alive(&self) -> bool {
+        self.state == catalog::NodeState::Alive as i32
+    }
+
+    /// Whether new parts are placed on the node: it is alive, not draining and not read-only.
+    pub fn is_writable(&self) -> bool {
+        self.is_alive() && !self.draining && self.read_only_reason.is_empty()
+    }
+
+    /// Whether the node answers but is slow or has read errors: it is used last.
+    pub fn is_degraded(&self) -> bool {
+        !self.degraded_reason.is_empty()
+    }
+}
+
 /// The largest message between members: a commit of some 500,000 parts.
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 

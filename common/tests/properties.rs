@@ -12,10 +12,10 @@ use bytes::{Buf, Bytes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
-use volley_common::ipc::cut::{cut, data_bytes};
 use volley_common::ipc::decode::{Decoder, Event};
 use volley_common::ipc::frame::frame;
 use volley_common::ipc::schema::{parse_schema, schema_message};
+use volley_common::ipc::split::{data_bytes, split};
 use volley_common::partition::Partitioner;
 use volley_common::placement::{Candidate, Load, place};
 use volley_common::ticket::TicketKey;
@@ -125,7 +125,7 @@ proptest! {
 
     #[test]
     fn pieces_are_the_rows_in_order(batch in rows(300), target in 64..4096usize) {
-        let pieces: Vec<_> = cut(&batch, target).collect();
+        let pieces: Vec<_> = split(&batch, target).collect();
         prop_assert!(pieces.iter().all(|piece| piece.num_rows() <= 1 || data_bytes(piece) <= 2 * target));
         prop_assert_eq!(concat_batches(&batch.schema(), &pieces).unwrap(), batch);
     }

@@ -48,15 +48,15 @@ pub struct Config {
     /// A development cluster: the actions `clear` and `shutdown` are allowed.
     pub dev: bool,
     /// A node silent for so long is neither offered nor chosen, milliseconds.
-    pub silence_ms: u64,
+    pub node_timeout_ms: u64,
     /// A node silent for so long has its parts copied elsewhere, milliseconds.
-    pub grace_ms: u64,
+    pub repair_delay_ms: u64,
     /// How often nodes report, milliseconds.
     pub heartbeat_ms: u64,
     /// A leader that is not heard for so long, or for three quarters of it, is replaced, milliseconds.
     pub election_ms: u64,
     /// How long a call waits for a leader, milliseconds.
-    pub deadline_ms: u64,
+    pub request_timeout_ms: u64,
     /// How long clients' streams may go on when the process is to stop, milliseconds.
     pub drain_ms: u64,
     /// How long replaced parts and tickets live unless the table says otherwise, milliseconds.
@@ -64,7 +64,7 @@ pub struct Config {
     /// How long a write lives without activity, milliseconds.
     pub lease_ms: u64,
     /// How long a finished write id is remembered, milliseconds.
-    pub remember_writes_ms: u64,
+    pub write_id_retention_ms: u64,
     /// Endpoints of a FlightInfo at most.
     pub max_endpoints: u32,
 }
@@ -83,15 +83,15 @@ impl Default for Config {
             data_dir: "volley-coordinator-data".into(),
             insecure: false,
             dev: false,
-            silence_ms: 10_000,
-            grace_ms: 60_000,
+            node_timeout_ms: 10_000,
+            repair_delay_ms: 60_000,
             heartbeat_ms: 1_000,
             election_ms: 1_000,
-            deadline_ms: 5_000,
+            request_timeout_ms: 5_000,
             drain_ms: 30_000,
             retention_ms: 15 * 60_000,
             lease_ms: 10 * 60_000,
-            remember_writes_ms: 24 * 3_600_000,
+            write_id_retention_ms: 24 * 3_600_000,
             max_endpoints: 1024,
         }
     }
@@ -174,15 +174,15 @@ pub struct Flags {
     /// A node silent for so many milliseconds is not offered [default: 10000].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub silence_ms: Option<u64>,
+    pub node_timeout_ms: Option<u64>,
     /// A node silent for so many milliseconds has its parts copied elsewhere [default: 60000].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grace_ms: Option<u64>,
+    pub repair_delay_ms: Option<u64>,
     /// How many milliseconds a call waits for a leader [default: 5000].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub deadline_ms: Option<u64>,
+    pub request_timeout_ms: Option<u64>,
     /// How many milliseconds replaced rows and tickets live [default: 900000].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -235,9 +235,11 @@ impl Config {
         self.locations_of(&self.listeners()?)?;
         listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
         listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
-        for (name, value) in
-            [("silence_ms", self.silence_ms), ("heartbeat_ms", self.heartbeat_ms), ("deadline_ms", self.deadline_ms)]
-        {
+        for (name, value) in [
+            ("node_timeout_ms", self.node_timeout_ms),
+            ("heartbeat_ms", self.heartbeat_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
+        ] {
             if value == 0 {
                 return Err(Error::invalid(format!("{name} must be at least 1")));
             }
@@ -247,9 +249,9 @@ impl Config {
                 "election_ms must be at least 100: the coordinators' disks and network must be heard of several times in it",
             ));
         }
-        if self.silence_ms <= self.heartbeat_ms {
+        if self.node_timeout_ms <= self.heartbeat_ms {
             return Err(Error::invalid(
-                "silence_ms must be more than heartbeat_ms, or every node would count as silent",
+                "node_timeout_ms must be more than heartbeat_ms, or every node would count as silent",
             ));
         }
         self.peer_map().map(|_| ())
@@ -311,7 +313,7 @@ impl Config {
 
     /// How long a call waits for a leader.
     pub fn deadline(&self) -> Duration {
-        Duration::from_millis(self.deadline_ms)
+        Duration::from_millis(self.request_timeout_ms)
     }
 
     /// What one of the clients' listeners takes on.
@@ -325,7 +327,7 @@ impl Config {
     }
 
     /// How long a leader may go without an answer of a majority: its nodes must come to the next one before that calls
-    /// them silent. With a `silence_ms` below about 3,000 they may come too late, and count as silent until they do: then
+    /// them silent. With a `node_timeout_ms` below about 3,000 they may come too late, and count as silent until they do: then
     /// `LEAST_UNANSWERED` is more than half of it.
     pub fn unanswered(&self) -> Duration {
         (self.silence() / 2).max(LEAST_UNANSWERED)
@@ -333,7 +335,7 @@ impl Config {
 
     /// How long a node may be silent.
     pub fn silence(&self) -> Duration {
-        Duration::from_millis(self.silence_ms)
+        Duration::from_millis(self.node_timeout_ms)
     }
 }
 
@@ -380,7 +382,7 @@ mod tests {
         check("--id 1", with(|c| c.peers = vec!["2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]));
         check("twice", with(|c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]));
-        check("silence_ms", with(|c| c.silence_ms = 5));
+        check("node_timeout_ms", with(|c| c.node_timeout_ms = 5));
         check("election_ms", with(|c| c.election_ms = 99));
     }
 

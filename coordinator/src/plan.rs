@@ -164,7 +164,7 @@ fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>, listener: &str) -> B
 
 /// Live nodes with which something is wrong: whoever can be read elsewhere is not read there.
 fn ill(catalog: &Catalog, alive: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let is_ill = |id: &NodeId| catalog.node(*id).is_some_and(|node| !node.trouble.is_empty());
+    let is_ill = |id: &NodeId| catalog.node(*id).is_some_and(|node| node.is_degraded());
     alive.iter().copied().filter(is_ill).collect()
 }
 

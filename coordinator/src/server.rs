@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits};
 use volley_common::{Error, Result, health, reflection};
 

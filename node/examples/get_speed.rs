@@ -12,7 +12,7 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use tokio_util::sync::CancellationToken;
 use volley_common::ipc::schema::schema_message;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};

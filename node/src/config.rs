@@ -56,7 +56,7 @@ pub struct Config {
     /// Bytes at which a shard's part is sealed and the next begun.
     pub part_bytes: u64,
     /// How long a call waits for a coordinator that can answer, milliseconds.
-    pub deadline_ms: u64,
+    pub request_timeout_ms: u64,
     /// How long clients' streams may go on when the process is to stop, milliseconds.
     pub drain_ms: u64,
     /// Percent of the file system used above which no new parts are taken.
@@ -64,13 +64,13 @@ pub struct Config {
     /// Percent used below which they are taken again.
     pub low_water: f64,
     /// Bytes a second that repair and moves pull to this node, all together; 0: no limit.
-    pub copy_rate: u64,
+    pub copy_bytes_per_second: u64,
     /// Parts that repair and moves pull to this node at once.
-    pub copies_at_once: usize,
+    pub max_concurrent_copies: usize,
     /// Days within which every part is read again; 0: never.
     pub scrub_days: f64,
     /// Bytes a second that are read for that; 0: no limit.
-    pub scrub_rate: u64,
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -90,14 +90,14 @@ impl Default for Config {
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
-            deadline_ms: 5_000,
+            request_timeout_ms: 5_000,
             drain_ms: 30_000,
             high_water: Watermarks::default().high,
             low_water: Watermarks::default().low,
-            copy_rate: 100 << 20,
-            copies_at_once: 4,
+            copy_bytes_per_second: 100 << 20,
+            max_concurrent_copies: 4,
             scrub_days: 7.0,
-            scrub_rate: 50 << 20,
+            scrub_bytes_per_second: 50 << 20,
         }
     }
 }
@@ -185,11 +185,11 @@ pub struct Flags {
     /// Bytes a second that repair and moves pull to this node; 0: no limit [default: 104857600].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub copy_rate: Option<u64>,
+    pub copy_bytes_per_second: Option<u64>,
     /// Parts that repair and moves pull to this node at once [default: 4].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub copies_at_once: Option<usize>,
+    pub max_concurrent_copies: Option<usize>,
     /// Days within which every part is read again; 0: never [default: 7].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,7 @@ pub struct Flags {
     /// Bytes a second that are read for that; 0: no limit [default: 52428800].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub scrub_rate: Option<u64>,
+    pub scrub_bytes_per_second: Option<u64>,
 }
 
 impl Config {
@@ -238,8 +238,8 @@ impl Config {
             ("max_message", self.max_message as u64, 64 << 10),
             ("block_bytes", self.block_bytes, 64 << 10),
             ("part_bytes", self.part_bytes, 64 << 10),
-            ("deadline_ms", self.deadline_ms, 1),
-            ("copies_at_once", self.copies_at_once as u64, 1),
+            ("request_timeout_ms", self.request_timeout_ms, 1),
+            ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
@@ -304,7 +304,7 @@ impl Config {
 
     /// How long a call waits for a coordinator that can answer.
     pub fn deadline(&self) -> Duration {
-        Duration::from_millis(self.deadline_ms)
+        Duration::from_millis(self.request_timeout_ms)
     }
 
     /// What one of the clients' listeners takes on.
@@ -343,7 +343,7 @@ mod tests {
         check("part_bytes", with(|c| c.part_bytes = 1));
         check("message_bytes", with(|c| c.message_bytes = (64 << 10) - 1));
         check("message_bytes", with(|c| c.message_bytes = MAX_CUT_BYTES + 1));
-        check("copies_at_once", with(|c| c.copies_at_once = 0));
+        check("max_concurrent_copies", with(|c| c.max_concurrent_copies = 0));
         check("high_water", with(|c| c.high_water = 100.1));
         check("high_water", with(|c| c.high_water = f64::NAN));
         check("low_water", with(|c| c.low_water = 96.0));

@@ -9,7 +9,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use std::sync::Arc;
 use tonic::Status;
 use tonic::transport::Channel;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
 use volley_common::wire::cluster::{
     AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, PlanReadReply, PlanReadRequest, RenewWriteRequest,

@@ -66,8 +66,8 @@ impl Pulls {
         Pulls {
             inner: Mutex::default(),
             room: Semaphore::new(MAX_PULLS),
-            background: Semaphore::new(config.copies_at_once),
-            background_rate: Throttle::new(config.copy_rate),
+            background: Semaphore::new(config.max_concurrent_copies),
+            background_rate: Throttle::new(config.copy_bytes_per_second),
         }
     }
 

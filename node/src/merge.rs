@@ -14,12 +14,12 @@ use arrow_flight::FlightData;
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use volley_common::ipc::cut::{cut, data_bytes};
+use volley_common::ipc::conform::conform;
 use volley_common::ipc::decode::{Decoder, Event};
-use volley_common::ipc::fit::fit;
 use volley_common::ipc::schema::{flight_header, parse_schema};
+use volley_common::ipc::split::{data_bytes, split};
 use volley_common::wire::catalog::Write;
-use volley_common::wire::cluster::{MergeParts, Ticket, TicketPart};
+use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName, clock};
 
 use crate::get::source::{Piece, Source};
@@ -38,12 +38,12 @@ const TICKET_MS: u64 = 3_600_000;
 /// # Errors
 /// ABORTED: the table changed meanwhile, or the leader gave the merge up. FAILED_PRECONDITION: the parts cannot become
 /// half as many. UNAVAILABLE: a source cannot be read, or copies cannot be made.
-pub async fn merge(state: Arc<Shared>, order: MergeParts) -> Result<()> {
+pub async fn merge(state: Arc<Shared>, order: CompactParts) -> Result<()> {
     let puts = state.puts.clone();
     puts.track_future(run(state, order)).await
 }
 
-async fn run(state: Arc<Shared>, order: MergeParts) -> Result<()> {
+async fn run(state: Arc<Shared>, order: CompactParts) -> Result<()> {
     let plan = order.plan.ok_or_else(|| Error::invalid("the order to merge has no plan"))?;
     let write = plan.write.clone().ok_or_else(|| Error::invalid("the order to merge names no write"))?;
     let name = TableName::from_components(&write.table)?;
@@ -160,7 +160,7 @@ impl Merger {
                 return self.parts.seal_all();
             };
             match decoder.push(data)? {
-                Event::Batch(batch) if batch.num_rows() > 0 => self.push(fit(&batch, &self.schema)?)?,
+                Event::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
                 Event::Batch(_) | Event::Schema(_) | Event::Dictionary | Event::Metadata => {}
             }
             drop(permit);
@@ -185,7 +185,7 @@ impl Merger {
     fn flush(&mut self) -> Result<()> {
         self.bytes = 0;
         for batch in join(std::mem::take(&mut self.waiting)) {
-            for piece in cut(&batch, self.parts.target.message_bytes) {
+            for piece in split(&batch, self.parts.target.message_bytes) {
                 self.parts.write(self.shard, &piece)?;
                 if self.parts.count() > self.most {
                     return Err(Error::precondition(format!(

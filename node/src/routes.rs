@@ -15,9 +15,8 @@ use tonic::service::Routes;
 use tower::Service;
 use volley_common::listen::host_port;
 use volley_common::options::CAME_BY;
-use volley_common::relay::Loan;
+use volley_common::proxy::Loan;
 use volley_common::serve::{ReplyBody, Whole, grpc_error};
-use volley_common::wire::catalog::NodeState;
 use volley_common::{Code, Error, NodeId, Result};
 
 use crate::state::{Members, Shared};
@@ -140,7 +139,7 @@ async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Err
     if head.headers.insert(RELAYED, HeaderValue::from_static("1")).is_some() {
         return Err(why);
     }
-    let mut nodes = takers(&state.members.load(), state.node());
+    let mut nodes = writable_nodes(&state.members.load(), state.node());
     nodes.shuffle(&mut rand::rng());
     let loan = Loan::new(body);
     let mut broken = None;
@@ -163,9 +162,9 @@ async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Err
 }
 
 /// Where the other nodes are reached that take parts, as the leader last said.
-fn takers(members: &Members, me: NodeId) -> Vec<String> {
+fn writable_nodes(members: &Members, me: NodeId) -> Vec<String> {
     let others = members.nodes.iter().filter(|(id, _)| **id != me).map(|(_, node)| node);
-    let takes = others.filter(|n| n.state() == NodeState::Alive && !n.draining && n.refuses.is_empty());
+    let takes = others.filter(|n| n.is_writable());
     takes.map(|node| host_port(&node.flight_uri).to_string()).filter(|addr| !addr.is_empty()).collect()
 }
 
@@ -176,9 +175,11 @@ mod tests {
     use futures::{StreamExt, stream};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use volley_common::relay::Relay;
+    use volley_common::proxy::Relay;
     use volley_common::serve::bind;
     use volley_common::wire::catalog::Node;
+
+    use volley_common::wire::catalog::NodeState;
 
     use super::*;
     use crate::get::tests::cluster::TestNode;
@@ -195,12 +196,12 @@ mod tests {
         let nodes = [
             node(1, NodeState::Alive),
             node(2, NodeState::Alive),
-            node(3, NodeState::Silent),
+            node(3, NodeState::Unreachable),
             Node { draining: true, ..node(4, NodeState::Alive) },
-            Node { refuses: "full".into(), ..node(5, NodeState::Alive) },
+            Node { read_only_reason: "full".into(), ..node(5, NodeState::Alive) },
         ];
         let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
-        assert_eq!(takers(&Members { nodes, ..Members::default() }, NodeId(1)), ["n2:1"]);
+        assert_eq!(writable_nodes(&Members { nodes, ..Members::default() }, NodeId(1)), ["n2:1"]);
     }
 
     /// Takes connections, reads the beginning of what comes, and hangs up without a word.

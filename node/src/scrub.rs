@@ -56,7 +56,7 @@ async fn verify(state: &Arc<Shared>, id: PartId) -> bool {
 
 /// Blocks: reads the part at the scrub's rate.
 fn read(state: &Shared, id: PartId) -> Result<()> {
-    let throttle = Throttle::new(state.config.scrub_rate);
+    let throttle = Throttle::new(state.config.scrub_bytes_per_second);
     let runtime = tokio::runtime::Handle::current();
     state.store.verify_slowly(id, |bytes| {
         let wait = throttle.take(bytes);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;

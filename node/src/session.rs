@@ -13,7 +13,7 @@ use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
-    DeleteParts, Heartbeat, HeldPart, Hello, Holding, Inventory, Lost, NodeOrder, NodeReport, OrderDone, Welcome,
+    DeleteParts, Heartbeat, HeldPart, HeldParts, Hello, Inventory, LostParts, NodeOrder, NodeReport, OrderDone, Welcome,
 };
 use volley_common::wire::{PROTOCOL, cluster};
 use volley_common::{Code, Error, PartId, Result};
@@ -226,8 +226,8 @@ impl Session {
             bytes_free: disk.space.free,
             bytes_used: disk.used,
             bytes_total: disk.space.total,
-            refuses: disk.refuses,
-            trouble: disk.trouble,
+            read_only_reason: disk.read_only_reason,
+            degraded_reason: disk.degraded_reason,
             damaged: disk.damaged,
             scrubbed_ms: disk.scrubbed_ms,
         }))
@@ -239,7 +239,7 @@ impl Session {
         let (parts, reason) = self.state.store.take_lost();
         for page in parts.chunks(PAGE) {
             let parts = page.iter().map(|id| (*id).into()).collect();
-            self.report(Report::Lost(Lost { parts, reason: reason.clone() })).await?;
+            self.report(Report::Lost(LostParts { parts, reason: reason.clone() })).await?;
         }
         Ok(())
     }
@@ -250,7 +250,7 @@ impl Session {
             if parts.is_empty() {
                 return Ok(());
             }
-            self.report(Report::Holding(Holding { parts })).await?;
+            self.report(Report::Held(HeldParts { parts })).await?;
         }
     }
 
@@ -276,7 +276,7 @@ impl Session {
                 self.carry_out(order.order, delete_parts(self.state.clone(), delete));
                 Ok(())
             }
-            Some(What::Merge(merge)) => {
+            Some(What::Compact(merge)) => {
                 self.carry_out(order.order, crate::merge::merge(self.state.clone(), merge));
                 Ok(())
             }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::listen::host_port;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
 use volley_common::{Error, NodeId, PartId, Result, clock};

@@ -7,7 +7,7 @@ import pytest
 from cluster import action, get, put, wait_until
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
-HASTY = ("--silence-ms", "2000", "--grace-ms", "2000")
+HASTY = ("--node-timeout-ms", "2000", "--repair-delay-ms", "2000")
 
 
 def health(client):

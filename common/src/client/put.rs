@@ -23,7 +23,7 @@ use tonic::{Request, Status};
 
 use super::{Client, MAX_MESSAGE};
 use crate::ipc::MESSAGE_BYTES;
-use crate::ipc::cut::cut;
+use crate::ipc::split::split;
 use crate::{Error, Result};
 
 /// Messages that may wait to be sent.
@@ -126,7 +126,7 @@ async fn pump_all(
     }
     let mut batches = std::pin::pin!(batches);
     while let Some(batch) = batches.next().await {
-        for piece in cut(&batch?, MESSAGE_BYTES) {
+        for piece in split(&batch?, MESSAGE_BYTES) {
             for message in encoder.batch(&piece)? {
                 if queue.send(Some(message)).await.is_err() {
                     return Ok(());

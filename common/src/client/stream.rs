@@ -14,7 +14,7 @@ use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
 use crate::ipc::decode::{Decoder, Event};
-use crate::ipc::unframe::Unframed;
+use crate::ipc::flight_decoder::Unframed;
 use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet; its schema is known from the start.

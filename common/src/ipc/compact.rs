@@ -19,7 +19,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-use super::cut::data_bytes;
+use super::split::data_bytes;
 use super::types::children;
 
 /// Memory may be so many times what rows show, and ...
@@ -43,7 +43,7 @@ pub fn compact(batch: &RecordBatch) -> RecordBatch {
 
 /// The same rows, copied if what lies around them in memory is far more than they are: whoever keeps them for a while keeps
 /// that too. A writer that sends no more than it must is never copied.
-pub fn unpinned(batch: &RecordBatch) -> RecordBatch {
+pub fn detach(batch: &RecordBatch) -> RecordBatch {
     let batch = compact(batch);
     let pinned = batch.columns().iter().map(|column| largest_owner(&column.to_data())).max();
     if pinned.unwrap_or(0) <= data_bytes(&batch) * ROOMY + SMALL {
@@ -262,7 +262,7 @@ mod tests {
         for column in [Arc::new(of_a_large_body()) as ArrayRef, Arc::new(list.unwrap())] {
             let batch = RecordBatch::try_from_iter([("n", column), ("w", words.clone())]).unwrap();
             assert!(held(&batch) >= 1 << 20);
-            let small = unpinned(&batch);
+            let small = detach(&batch);
             assert!(held(&small) < SMALL, "{}", held(&small));
             assert_eq!(small, batch);
         }
@@ -273,7 +273,7 @@ mod tests {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
         let batch = RecordBatch::try_from_iter([("n", column.clone())]).unwrap();
         let at = |array: &ArrayRef| array.to_data().buffers()[0].as_ptr();
-        assert_eq!(at(unpinned(&batch).column(0)), at(&column));
-        assert_eq!(at(unpinned(&batch.slice(0, 50_000)).column(0)), at(&column));
+        assert_eq!(at(detach(&batch).column(0)), at(&column));
+        assert_eq!(at(detach(&batch.slice(0, 50_000)).column(0)), at(&column));
     }
 }

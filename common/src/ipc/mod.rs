@@ -14,22 +14,22 @@
 //! | [`unframe`] | FlightData off the wire, each body copied once; `bodies`: where to |
 //! | `walk` | which nodes, buffers and dictionaries a type has, in order |
 
-mod bodies;
+mod buffer_pool;
 mod check;
 pub mod compact;
-pub mod cut;
+pub mod conform;
 pub mod decode;
 pub mod encode;
 pub mod file;
-pub mod fit;
+pub mod flight_decoder;
 pub mod frame;
 mod lz4;
 pub mod project;
 #[cfg(test)]
 mod samples;
 pub mod schema;
+pub mod split;
 mod types;
-pub mod unframe;
 mod walk;
 
 /// The size that messages are cut to, bytes: measured, see docs (a client's cost halves against 32 MiB).

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use tonic::Status;
 
 use crate::ipc::frame::Frame;
-use crate::relay::Relayed;
+use crate::proxy::Relayed;
 use crate::{Error, Result};
 
 /// The body of an answer.

@@ -226,7 +226,7 @@ async fn tonic_services_are_served_too() {
     let routes = tonic::service::Routes::new(NodeServer::new(Peer)).prepare();
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve(listener, Tonic(routes), shutdown.clone(), Limits::default()));
-    let mut client = NodeClient::new(crate::relay::Relay::new().channel(&addr).unwrap());
+    let mut client = NodeClient::new(crate::proxy::Relay::new().channel(&addr).unwrap());
     client.discard_parts(DiscardPartsRequest::default()).await.unwrap();
     let status = client.copy_part(CopyPart::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DataLoss, "bad copy"));

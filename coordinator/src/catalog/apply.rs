@@ -30,7 +30,7 @@ impl Catalog {
             Some(Op::UpdateHolders(op)) => self.update_holders(op),
             Some(Op::PinVersion(op)) => self.pin_version(op, now),
             Some(Op::CancelFlight(op)) => self.cancel_flight(op),
-            Some(Op::Expire(op)) => self.expire(op.remember_writes_ms, now),
+            Some(Op::Expire(op)) => self.expire(op.write_id_retention_ms, now),
             Some(Op::Clear(_)) => self.clear(),
             Some(Op::SetNodeHealth(op)) => self.set_node_health(op),
             Some(Op::DrainNode(op)) => self.drain_node(op),
@@ -93,8 +93,8 @@ impl Catalog {
         };
         match (self.find(&op.table), op.mode()) {
             (Some(_), WriteMode::Create) => return Err(already_there(&op.table)),
-            (None, WriteMode::Append | WriteMode::Merge) => return Err(no_table(&op.table)),
-            (Some(table), WriteMode::Append | WriteMode::Merge) => {
+            (None, WriteMode::Append | WriteMode::Compact) => return Err(no_table(&op.table)),
+            (Some(table), WriteMode::Append | WriteMode::Compact) => {
                 let planned = (op.table_id == 0 || op.table_id == table.id)
                     && (op.schema.is_empty() || op.schema == table.schema);
                 if !planned {
@@ -103,7 +103,7 @@ impl Catalog {
                         op.table.join("/")
                     )));
                 }
-                if op.mode() == WriteMode::Merge {
+                if op.mode() == WriteMode::Compact {
                     self.check_begin_merge(op, table)?;
                     write.sources.clone_from(&op.sources);
                 }

@@ -33,7 +33,7 @@ impl Catalog {
         parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
         // Places of one version are unique, however the writer numbered them.
         parts.sort_by_key(|part| (part.seq, part.part_id()));
-        if write.mode() == WriteMode::Merge {
+        if write.mode() == WriteMode::Compact {
             return Ok(reply::Reply::Outcome(self.commit_merge(write, &parts, now)?));
         }
         let table = self.table_to_commit(&write, now)?;
@@ -58,7 +58,7 @@ impl Catalog {
                 table
             }
             // A merge has a way of its own.
-            (found, WriteMode::Append | WriteMode::Merge) => {
+            (found, WriteMode::Append | WriteMode::Compact) => {
                 let mut table = check_append(write, found)?.clone();
                 table.version += 1;
                 table
@@ -217,8 +217,8 @@ impl Catalog {
 /// with, and no shorter than merges promised the versions before them, which have parts of theirs.
 fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
     let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
-    let promised = table.replaced.last().filter(|last| last.merge).map_or(0, |last| last.until_ms);
-    Replaced { version, until_ms: now.saturating_add(retention).max(promised), merge: false }
+    let promised = table.replaced.last().filter(|last| last.compaction).map_or(0, |last| last.until_ms);
+    Replaced { version, until_ms: now.saturating_add(retention).max(promised), compaction: false }
 }
 
 /// Whether the table still is what an append was planned against.

@@ -33,7 +33,7 @@ impl Catalog {
         if self.node(NodeId(op.writer)).is_none_or(|node| node.boot != op.writer_boot) {
             return Err(Error::aborted(format!("the node that was to merge table {:?} was restarted", name())));
         }
-        let merges = |write: &&Write| write.mode() == WriteMode::Merge && write.table_id == table.id;
+        let merges = |write: &&Write| write.mode() == WriteMode::Compact && write.table_id == table.id;
         if let Some(other) = self.open_writes().find(merges) {
             return Err(Error::aborted(format!("table {:?} is being merged already, by write {}", name(), other.id)));
         }
@@ -131,7 +131,7 @@ fn note_replaced(table: &mut Table, now: u64) {
     let step = (retention / STEPS).max(1);
     let until_ms = now.saturating_add(retention).div_ceil(step).saturating_mul(step);
     match table.replaced.last_mut() {
-        Some(last) if last.merge && last.until_ms >= until_ms => last.version = version,
-        _ => table.replaced.push(Replaced { version, until_ms, merge: true }),
+        Some(last) if last.compaction && last.until_ms >= until_ms => last.version = version,
+        _ => table.replaced.push(Replaced { version, until_ms, compaction: true }),
     }
 }

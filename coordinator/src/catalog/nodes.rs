@@ -19,7 +19,7 @@ impl Catalog {
             return Err(removed(NodeId(node.id)));
         }
         node.set_state(NodeState::Alive);
-        node.silent_ms = 0;
+        node.unreachable_since_ms = 0;
         // A drain is the operator's word, not the node's: it outlives a restart.
         node.draining = self.nodes.get(&node.id).is_some_and(|known| known.draining);
         self.abort_writes_of_earlier_boots(node.id, node.boot, now);
@@ -37,18 +37,18 @@ impl Catalog {
     }
 
     pub(super) fn set_node_state(&mut self, op: &SetNodeState, now: u64) -> Result<reply::Reply> {
-        let silent_ms = if op.state == NodeState::Silent as i32 { now } else { 0 };
+        let unreachable_since_ms = if op.state == NodeState::Unreachable as i32 { now } else { 0 };
         self.change_node(op.node, op.boot, |node| {
             if node.state != op.state {
-                (node.state, node.silent_ms) = (op.state, silent_ms);
+                (node.state, node.unreachable_since_ms) = (op.state, unreachable_since_ms);
             }
         })
     }
 
     pub(super) fn set_node_health(&mut self, op: &SetNodeHealth) -> Result<reply::Reply> {
         self.change_node(op.node, op.boot, |node| {
-            node.refuses.clone_from(&op.refuses);
-            node.trouble.clone_from(&op.trouble);
+            node.read_only_reason.clone_from(&op.read_only_reason);
+            node.degraded_reason.clone_from(&op.degraded_reason);
         })
     }
 
@@ -76,7 +76,7 @@ impl Catalog {
             return Ok(done());
         }
         let node = self.nodes.get(&op.node).ok_or_else(|| no_node(op.node))?;
-        if node.state == NodeState::Alive as i32 && !node.draining {
+        if node.is_alive() && !node.draining {
             return Err(Error::precondition(format!(
                 "node {} is alive: drain it first, or stop it if its copies are to be lost",
                 NodeId(op.node)
@@ -94,7 +94,7 @@ impl Catalog {
 
     /// Refuses if a part, of a version or of an open write, is on no other node that is alive.
     fn check_dispensable(&self, node: u64) -> Result<()> {
-        let alive = |id: &u64| self.nodes.get(id).is_some_and(|other| other.state == NodeState::Alive as i32);
+        let alive = |id: &u64| self.nodes.get(id).is_some_and(|other| other.is_alive());
         let only = |holders: &[u64]| holders.contains(&node) && !holders.iter().any(|id| *id != node && alive(id));
         if let Some(part) = self.parts.iter().find(|part| only(&part.holders)) {
             let table = self.tables.get(&part.table).map(|table| table.name.join("/")).unwrap_or_default();

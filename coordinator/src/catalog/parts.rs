@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use volley_common::PartId;
-use volley_common::wire::catalog::{MergedPlace, Part};
+use volley_common::wire::catalog::{CompactedPosition, Part};
 
 use super::RowKey;
 
@@ -99,7 +99,7 @@ impl PartRow {
             added: self.added,
             removed: self.removed,
             removed_ms: self.removed_ms,
-            place: self.merged.as_deref().map(|place| MergedPlace {
+            position: self.merged.as_deref().map(|place| CompactedPosition {
                 added: place.added,
                 seq: place.seq,
                 generation: place.generation,
@@ -122,20 +122,20 @@ impl PartRow {
             added: part.added,
             removed: part.removed,
             removed_ms: part.removed_ms,
-            merged: part.place.map(|place| Box::new(Place::from(place))),
+            merged: part.position.map(|place| Box::new(Place::from(place))),
         }
     }
 }
 
-impl From<MergedPlace> for Place {
-    fn from(place: MergedPlace) -> Self {
+impl From<CompactedPosition> for Place {
+    fn from(place: CompactedPosition) -> Self {
         Place { added: place.added, seq: place.seq, generation: place.generation }
     }
 }
 
 /// The place of a part's row, of the message.
 pub fn place_of(part: &Part) -> Place {
-    part.place.map_or(Place { added: part.added, seq: part.seq, generation: 0 }, Place::from)
+    part.position.map_or(Place { added: part.added, seq: part.seq, generation: 0 }, Place::from)
 }
 
 /// All parts: by id, in order, and by what removed them.

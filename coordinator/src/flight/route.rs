@@ -18,7 +18,7 @@ use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
 use volley_common::listen::check_name;
 use volley_common::options::{CAME_BY, HEADER_PREFIX, LISTENER, TableRequest, TicketRequest};
-use volley_common::relay::{Loan, ReqBody};
+use volley_common::proxy::{Loan, ReqBody};
 use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
 use volley_common::{Code, Error, Result};
 

@@ -73,7 +73,7 @@ impl Membership {
     }
 
     fn nodes(&self) -> Nodes {
-        Nodes::at(&self.service.raft.view(), clock::now_ms(), self.service.config.grace_ms)
+        Nodes::at(&self.service.raft.view(), clock::now_ms(), self.service.config.repair_delay_ms)
     }
 
     /// A new leader does nothing until every node has had the time to come, or is there: whoever is on the way to it is

@@ -83,10 +83,10 @@ impl Membership {
     }
 
     async fn expire(&self) -> Result<()> {
-        let remember_writes_ms = self.service.config.remember_writes_ms;
-        let needed = self.service.raft.view().needs_expiry(clock::now_ms(), remember_writes_ms);
+        let write_id_retention_ms = self.service.config.write_id_retention_ms;
+        let needed = self.service.raft.view().needs_expiry(clock::now_ms(), write_id_retention_ms);
         if needed {
-            self.service.raft.decide(Op::Expire(Expire { remember_writes_ms })).await?;
+            self.service.raft.decide(Op::Expire(Expire { write_id_retention_ms })).await?;
         }
         Ok(())
     }

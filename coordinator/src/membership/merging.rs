@@ -11,7 +11,7 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{BeginWrite, Part, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::node_order::What;
-use volley_common::wire::cluster::{MergeParts, WritePlan};
+use volley_common::wire::cluster::{CompactParts, WritePlan};
 use volley_common::{Error, NodeId, Result};
 
 use super::Membership;
@@ -19,7 +19,7 @@ use crate::catalog::{Catalog, PartRow};
 use crate::merging::{Limits, MergePlan, merge_of};
 use crate::service::homes::{homes, redirected};
 use crate::service::read::live_ids;
-use crate::service::takers;
+use crate::service::writable_nodes;
 
 /// Merges that a node has at once.
 const PER_NODE: usize = 2;
@@ -62,7 +62,8 @@ impl Merging {
     fn begin_round(&mut self, catalog: &Catalog, now: Instant) -> Round {
         self.settle(catalog, now);
         let alive = live_ids(catalog);
-        let mut load: BTreeMap<NodeId, usize> = takers(catalog).iter().map(|node| (NodeId(node.id), 0)).collect();
+        let mut load: BTreeMap<NodeId, usize> =
+            writable_nodes(catalog).iter().map(|node| (NodeId(node.id), 0)).collect();
         let nodes = (alive.clone(), load.keys().copied().collect());
         if self.nodes != nodes {
             (self.nodes, self.looked) = (nodes, BTreeMap::new());
@@ -129,7 +130,7 @@ fn decide(catalog: &Catalog, mut round: Round, limits: &Limits) -> Decided {
 }
 
 fn open_merges(catalog: &Catalog) -> impl Iterator<Item = &Write> {
-    catalog.open_writes().filter(|write| write.mode() == WriteMode::Merge)
+    catalog.open_writes().filter(|write| write.mode() == WriteMode::Compact)
 }
 
 /// The command that begins a merge, and the parts as its node is told them.
@@ -139,7 +140,7 @@ fn command(catalog: &Catalog, plan: &MergePlan) -> Option<(BeginWrite, Vec<Part>
         id: format!("merge-{:032x}", rand::random::<u128>()),
         table: table.name.clone(),
         kind: table.kind,
-        mode: WriteMode::Merge as i32,
+        mode: WriteMode::Compact as i32,
         writer: node.id,
         writer_boot: node.boot,
         attempt: rand::random(),
@@ -188,8 +189,8 @@ impl Membership {
         };
         tracing::debug!(table = write.table.join("/"), node = %plan.node, parts = sources.len(), "merging small parts");
         let (id, attempt) = (write.id.clone(), write.attempt);
-        let merge = MergeParts { plan: Some(WritePlan { write: Some(write), nodes, lease_ms: LEASE_MS }), sources };
-        if self.tell(plan.node, What::Merge(merge)).is_none() {
+        let merge = CompactParts { plan: Some(WritePlan { write: Some(write), nodes, lease_ms: LEASE_MS }), sources };
+        if self.tell(plan.node, What::Compact(merge)).is_none() {
             self.end_merge(&id, attempt, "its node is not in session").await?;
             return Err(Error::unavailable("its node is not in session"));
         }

@@ -224,7 +224,7 @@ impl Membership {
         match arrived.report {
             Report::Hello(_) => Err(Error::invalid("a second hello in one session")),
             Report::Heartbeat(heartbeat) => self.heartbeat(visit, heartbeat, arrived.at).await,
-            Report::Holding(holding) => self.holding(visit, &holding.parts).await,
+            Report::Held(holding) => self.holding(visit, &holding.parts).await,
             Report::Lost(lost) => {
                 tracing::warn!(node = %visit.node, parts = lost.parts.len(), reason = lost.reason, "the node lost parts");
                 let gone = |part| HolderChange { part: Some(part), node: visit.node.0, held: false };
@@ -282,25 +282,25 @@ impl Membership {
             }
             self.service.reports.lock().insert(visit.node, heartbeat.clone());
             let catalog = self.service.raft.view();
-            catalog.node(visit.node).map(|node| (node.refuses.clone(), node.trouble.clone()))
+            catalog.node(visit.node).map(|node| (node.read_only_reason.clone(), node.degraded_reason.clone()))
         };
-        let Some((refuses, trouble)) = known else { return Ok(()) };
-        let new =
-            (refuses.is_empty(), trouble.is_empty()) != (heartbeat.refuses.is_empty(), heartbeat.trouble.is_empty());
-        let same = refuses == heartbeat.refuses && trouble == heartbeat.trouble;
+        let Some((read_only_reason, degraded_reason)) = known else { return Ok(()) };
+        let new = (read_only_reason.is_empty(), degraded_reason.is_empty())
+            != (heartbeat.read_only_reason.is_empty(), heartbeat.degraded_reason.is_empty());
+        let same = read_only_reason == heartbeat.read_only_reason && degraded_reason == heartbeat.degraded_reason;
         if same || !new && visit.told.elapsed() < SAME_TROUBLE {
             return Ok(());
         }
         visit.told = Instant::now();
         if new {
-            let (refuses, trouble) = (&heartbeat.refuses, &heartbeat.trouble);
-            tracing::warn!(node = %visit.node, refuses, trouble, "a node's health changed");
+            let (read_only_reason, degraded_reason) = (&heartbeat.read_only_reason, &heartbeat.degraded_reason);
+            tracing::warn!(node = %visit.node, read_only_reason, degraded_reason, "a node's health changed");
         }
         let health = SetNodeHealth {
             node: visit.node.0,
             boot: visit.boot,
-            refuses: heartbeat.refuses.clone(),
-            trouble: heartbeat.trouble.clone(),
+            read_only_reason: heartbeat.read_only_reason.clone(),
+            degraded_reason: heartbeat.degraded_reason.clone(),
         };
         self.service.raft.decide(Op::SetNodeHealth(health)).await.map(|_| ())
     }
@@ -381,7 +381,7 @@ impl Membership {
     /// Has a node counted as silent, unless it has another boot by now.
     pub(super) async fn set_silent(&self, node: NodeId, boot: u64) {
         tracing::warn!(%node, "the node is silent");
-        let change = SetNodeState { node: node.0, state: NodeState::Silent as i32, boot };
+        let change = SetNodeState { node: node.0, state: NodeState::Unreachable as i32, boot };
         if let Err(error) = self.service.raft.decide(Op::SetNodeState(change)).await {
             tracing::warn!(%node, %error, "cannot mark the node as silent; trying again");
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::wire::catalog::CancelFlight;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::cluster::node_report::Report;
-use volley_common::wire::cluster::{Heartbeat, Lost, NodeReport, Welcome};
+use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 
 use super::session::Visit;
 use super::*;
@@ -53,7 +53,7 @@ async fn a_node_is_heard_while_its_earlier_reports_are_still_taken_in() {
     let told = || membership.service.reports.lock().get(&NODE).map(|report| report.parts);
     let speaking = async {
         let mut last = None;
-        let lost = Report::Lost(Lost { parts: vec![PartId(1).into()], reason: "a test".into() });
+        let lost = Report::Lost(LostParts { parts: vec![PartId(1).into()], reason: "a test".into() });
         for report in std::iter::once(lost).chain((1..=5).map(heartbeat)) {
             node.send(Ok(NodeReport { report: Some(report) })).await.unwrap();
             while heard() == last {

@@ -110,7 +110,7 @@ impl World {
         let shard = found[0].shard;
         self.rewritten += bytes;
         let kept = plan.sources.iter().flat_map(|id| self.first_rows[&id.0].clone()).collect();
-        let merged = self.write(WriteMode::Merge, &[(shard, rows, bytes)], &plan.sources);
+        let merged = self.write(WriteMode::Compact, &[(shard, rows, bytes)], &plan.sources);
         self.first_rows.insert(merged[0], kept);
         true
     }

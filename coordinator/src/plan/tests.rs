@@ -194,7 +194,7 @@ fn a_limit_leaves_out_what_lies_behind_it() {
 #[test]
 fn an_ill_node_is_offered_last() {
     let (mut catalog, table) = catalog(3, &[&[1, 2, 3], &[1, 2]]);
-    let node = Node { trouble: "slow".into(), ..catalog.node(NodeId(1)).unwrap().clone() };
+    let node = Node { degraded_reason: "slow".into(), ..catalog.node(NodeId(1)).unwrap().clone() };
     catalog.insert_row(Row { row: Some(row::Row::Node(node)) });
     for rotation in 0..6 {
         let plans = endpoints(&catalog, &table, 9, &alive(1..=3), rotation).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use volley_common::cluster_id::{Relation, relation};
-use volley_common::wire::raft::{Identity, Standing};
+use volley_common::wire::raft::{Identity, MembershipStatus};
 use volley_common::{Error, Result};
 
 use super::handle::Inner;
@@ -56,28 +56,28 @@ fn check_id(id: u64, addr: &str, theirs: Identity) -> Result<Identity> {
 
 /// Ends this coordinator if another one knows that it is none any more.
 async fn heed(inner: &Inner, theirs: &Identity) {
-    match theirs.standing() {
-        Standing::Removed => inner.end(removed(inner)).await,
-        Standing::LeftBehind => inner.end(left_behind(inner)).await,
+    match theirs.status() {
+        MembershipStatus::Removed => inner.end(removed(inner)).await,
+        MembershipStatus::Superseded => inner.end(left_behind(inner)).await,
         _ => {}
     }
 }
 
 /// What another coordinator is to the cluster that this one knows.
-pub fn standing(inner: &Inner, theirs: &Identity) -> Standing {
+pub fn standing(inner: &Inner, theirs: &Identity) -> MembershipStatus {
     let members = inner.committed_members();
     let view = inner.view();
-    let Some(cluster) = view.cluster() else { return Standing::Unspecified };
+    let Some(cluster) = view.cluster() else { return MembershipStatus::Unspecified };
     let wanted = view.coordinators();
     let is_member = members.nodes().any(|(_, peer)| peer.store == theirs.store);
     match () {
         // A new one is sent the log from its beginning, when the cluster had the ids that it has no more.
-        () if is_member => Standing::Wanted,
-        () if is_earlier(&cluster.id, theirs) => Standing::LeftBehind,
-        () if view.is_retired(theirs.store) => Standing::Removed,
-        () if wanted.contains_key(&theirs.id) => Standing::Wanted,
-        () if wanted.is_empty() => Standing::Unspecified,
-        () => Standing::Stranger,
+        () if is_member => MembershipStatus::Member,
+        () if is_earlier(&cluster.id, theirs) => MembershipStatus::Superseded,
+        () if view.is_retired(theirs.store) => MembershipStatus::Removed,
+        () if wanted.contains_key(&theirs.id) => MembershipStatus::Member,
+        () if wanted.is_empty() => MembershipStatus::Unspecified,
+        () => MembershipStatus::Unknown,
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use volley_common::wire::raft::{Identity, Standing};
+use volley_common::wire::raft::{Identity, MembershipStatus};
 use volley_common::{Error, Result};
 
 use super::asking::ask_all;
@@ -69,8 +69,8 @@ fn to_be_added(inner: &Inner) -> Error {
 
 /// What an empty coordinator waits for where there is a cluster.
 fn to_be_taken(inner: &Inner, theirs: &Identity) -> Error {
-    match theirs.standing() {
-        Standing::Stranger => to_be_added(inner),
+    match theirs.status() {
+        MembershipStatus::Unknown => to_be_added(inner),
         _ => Error::unavailable(format!(
             "the data folder {} is empty but coordinator {} holds a cluster: waiting for its leader to take this one back",
             inner.store.dir().display(),

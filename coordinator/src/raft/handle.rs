@@ -158,7 +158,7 @@ impl Inner {
             protocol: PROTOCOL,
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
-            standing: wire::Standing::Unspecified as i32,
+            status: wire::MembershipStatus::Unspecified as i32,
         })
     }
 

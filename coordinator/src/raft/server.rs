@@ -95,7 +95,7 @@ impl RaftRpc for RaftService {
             ))
             .into());
         }
-        ours.set_standing(asking::standing(&inner, &theirs));
+        ours.set_status(asking::standing(&inner, &theirs));
         Ok(Response::new(ours))
     }
 

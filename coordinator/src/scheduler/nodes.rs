@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use volley_common::NodeId;
-use volley_common::wire::catalog::NodeState;
 
 use crate::catalog::Catalog;
-use crate::service::takes;
 
 /// Who is there, who may be copied to, whose copies count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,35 +12,35 @@ pub struct Nodes {
     /// Heard from lately: read from and copied from.
     pub alive: BTreeSet<NodeId>,
     /// Those of them that get new parts.
-    pub takers: BTreeSet<NodeId>,
+    pub writable: BTreeSet<NodeId>,
     /// Silent, but their grace is not over: their copies count.
     pub waited: BTreeSet<NodeId>,
     /// To leave: their copies serve, and do not count.
     pub draining: BTreeSet<NodeId>,
     /// Alive, but ill: copied from last.
-    pub ill: BTreeSet<NodeId>,
+    pub degraded: BTreeSet<NodeId>,
 }
 
 impl Nodes {
     /// As the catalog has them. Since when a node is silent is in the catalog: another leader waits no longer than the
     /// one before would have.
-    pub fn at(catalog: &Catalog, now_ms: u64, grace_ms: u64) -> Self {
+    pub fn at(catalog: &Catalog, now_ms: u64, repair_delay_ms: u64) -> Self {
         let mut nodes = Nodes::default();
         for node in catalog.nodes() {
             let id = NodeId(node.id);
-            if node.state == NodeState::Alive as i32 {
+            if node.is_alive() {
                 nodes.alive.insert(id);
-            } else if !node.draining && now_ms < node.silent_ms.saturating_add(grace_ms) {
+            } else if !node.draining && now_ms < node.unreachable_since_ms.saturating_add(repair_delay_ms) {
                 nodes.waited.insert(id);
             }
-            if takes(node) {
-                nodes.takers.insert(id);
+            if node.is_writable() {
+                nodes.writable.insert(id);
             }
             if node.draining {
                 nodes.draining.insert(id);
             }
-            if !node.trouble.is_empty() {
-                nodes.ill.insert(id);
+            if node.is_degraded() {
+                nodes.degraded.insert(id);
             }
         }
         nodes

@@ -29,7 +29,7 @@ const RICH: [u64; 3] = [120, 110, 100];
 
 /// New homes for the shards that need some; tables that stay as they are are not in it.
 pub fn placements(catalog: &Catalog, nodes: &Nodes) -> Vec<TablePlacement> {
-    if nodes.takers.is_empty() {
+    if nodes.writable.is_empty() {
         return Vec::new();
     }
     let mut plan = Plan::new(catalog, nodes);
@@ -125,7 +125,7 @@ impl Plan {
         let zones: BTreeMap<&str, usize> = names.into_iter().zip(0..).collect();
         let home = |node: &&Node| {
             let id = NodeId(node.id);
-            let (zone, takes) = (zones[node.zone.as_str()], nodes.takers.contains(&id));
+            let (zone, takes) = (zones[node.zone.as_str()], nodes.writable.contains(&id));
             (node.id, Home { zone, takes, weight: weights.get(&id).copied().unwrap_or(1), load: 0 })
         };
         let homes: BTreeMap<u64, Home> = staying.iter().map(home).collect();

@@ -55,7 +55,7 @@ pub fn lacking(catalog: &Catalog, nodes: &Nodes, most: usize) -> (Vec<PartId>, b
 fn need(nodes: &Nodes, table: &Table, part: &PartRow) -> Option<Need> {
     let count = |test: &dyn Fn(NodeId) -> bool| part.holders.iter().filter(|node| test(NodeId(**node))).count();
     let live = count(&|node| nodes.alive.contains(&node));
-    if live == 0 || count(&|node| nodes.takers.contains(&node)) == nodes.takers.len() {
+    if live == 0 || count(&|node| nodes.writable.contains(&node)) == nodes.writable.len() {
         // Nobody to copy from, or nobody to copy to.
         return None;
     }
@@ -69,7 +69,7 @@ fn need(nodes: &Nodes, table: &Table, part: &PartRow) -> Option<Need> {
 /// The nodes that a part is placed on and that can take it, but do not have it.
 fn missing_at_home<'a>(nodes: &'a Nodes, table: &'a Table, part: &'a PartRow) -> impl Iterator<Item = NodeId> + 'a {
     let homes = placed(table, part.shard).iter().map(|node| NodeId(*node));
-    homes.filter(|node| nodes.takers.contains(node) && !part.holders.contains(&node.0))
+    homes.filter(|node| nodes.writable.contains(node) && !part.holders.contains(&node.0))
 }
 
 /// What nodes are busy with.
@@ -86,7 +86,7 @@ pub struct Load {
 impl Load {
     /// Whether no node has room for another copy.
     pub fn is_full(&self, nodes: &Nodes) -> bool {
-        nodes.takers.iter().all(|node| !has_room(&self.to, *node))
+        nodes.writable.iter().all(|node| !has_room(&self.to, *node))
             || nodes.alive.iter().all(|node| !has_room(&self.from, *node))
     }
 
@@ -141,7 +141,7 @@ pub fn order(catalog: &Catalog, nodes: &Nodes, load: &Load, id: PartId) -> Next 
         part.holders.iter().map(|node| NodeId(*node)).filter(|node| nodes.alive.contains(node)).collect();
     sources.sort_by_key(|node| {
         let busy = load.from.get(node).copied().unwrap_or(0);
-        (nodes.ill.contains(node), busy, turn(part.table, part.seq as u32, node.0))
+        (nodes.degraded.contains(node), busy, turn(part.table, part.seq as u32, node.0))
     });
     let from = sources.iter().copied().find(|node| has_room(&load.from, *node));
     let (Some(to), Some(from)) = (to, from) else { return Next::Wait };
@@ -162,7 +162,8 @@ fn others(catalog: &Catalog, nodes: &Nodes, part: &PartRow) -> Vec<NodeId> {
     let zone = |node: u64| catalog.node(NodeId(node)).map(|node| node.zone.as_str());
     let zones: BTreeSet<&str> =
         part.holders.iter().filter(|node| nodes.stays(NodeId(**node))).filter_map(|node| zone(*node)).collect();
-    let mut others: Vec<NodeId> = nodes.takers.iter().copied().filter(|node| !part.holders.contains(&node.0)).collect();
+    let mut others: Vec<NodeId> =
+        nodes.writable.iter().copied().filter(|node| !part.holders.contains(&node.0)).collect();
     others.sort_by_key(|node| {
         let shared = zone(node.0).is_some_and(|zone| zones.contains(zone));
         (shared, turn(part.table, part.shard, node.0))

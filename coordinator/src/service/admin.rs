@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use volley_common::listen::host_port;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{DrainNode, Node, NodeState, RemoveNode, Write};
+use volley_common::wire::catalog::{DrainNode, Node, RemoveNode, Write};
 use volley_common::{Error, NodeId, Result, clock};
 
 use super::Service;
@@ -29,10 +29,10 @@ impl Service {
             self.raft.propose(Op::DrainNode(DrainNode { node: id.0, draining: true })).await?;
         }
         drop(self.raft.read().await?);
-        let (raft, live, grace_ms) = (self.raft.clone(), self.live(), self.config.grace_ms);
+        let (raft, live, repair_delay_ms) = (self.raft.clone(), self.live(), self.config.repair_delay_ms);
         blocking(move || {
             let catalog = raft.view();
-            drain_json(&live.scene(&catalog, clock::now_ms(), grace_ms), id)
+            drain_json(&live.scene(&catalog, clock::now_ms(), repair_delay_ms), id)
         })
         .await?
     }
@@ -54,10 +54,10 @@ impl Service {
     /// FAILED_PRECONDITION: it is alive and not drained, or no other live node has something that it has. As [`Service::drain_node`].
     pub async fn remove_node(&self, node: &str) -> Result<Value> {
         let id = self.node_id(node).await?;
-        let (raft, live, grace_ms) = (self.raft.clone(), self.live(), self.config.grace_ms);
+        let (raft, live, repair_delay_ms) = (self.raft.clone(), self.live(), self.config.repair_delay_ms);
         blocking(move || {
             let catalog = raft.view();
-            check_drained(&live.scene(&catalog, clock::now_ms(), grace_ms), id)
+            check_drained(&live.scene(&catalog, clock::now_ms(), repair_delay_ms), id)
         })
         .await??;
         tracing::info!(node = %id, "an operator removes the node");
@@ -158,7 +158,7 @@ pub(super) fn drain_json(scene: &Scene<'_>, id: NodeId) -> Result<Value> {
 /// Refuses to remove a node whose drain is not at its end. (Whether it may go at all is for the catalog to say.)
 pub(super) fn check_drained(scene: &Scene<'_>, id: NodeId) -> Result<()> {
     let node = scene.catalog.node(id).ok_or_else(|| gone(id))?;
-    if node.state != NodeState::Alive as i32 || !node.draining {
+    if !node.is_alive() || !node.draining {
         return Ok(());
     }
     let left = Left::of(scene, id);

@@ -24,11 +24,12 @@ impl Service {
     /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
     pub async fn explain(&self, name: &TableName) -> Result<Value> {
         drop(self.raft.read().await?);
-        let (name, raft, live, grace_ms) = (name.clone(), self.raft.clone(), self.live(), self.config.grace_ms);
+        let (name, raft, live, repair_delay_ms) =
+            (name.clone(), self.raft.clone(), self.live(), self.config.repair_delay_ms);
         blocking(move || {
             let catalog = raft.view();
             let table = catalog.require_table(&name)?;
-            Ok(explain(&live.scene(&catalog, clock::now_ms(), grace_ms), table))
+            Ok(explain(&live.scene(&catalog, clock::now_ms(), repair_delay_ms), table))
         })
         .await?
     }

@@ -35,9 +35,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::ticket::TicketKey;
-use volley_common::wire::catalog::{Cluster, Node, NodeState};
+use volley_common::wire::catalog::{Cluster, Node};
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{Error, NodeId, Result};
 
@@ -110,22 +110,12 @@ pub fn formed(catalog: &Catalog) -> Result<&Cluster> {
 
 /// The nodes that were heard from lately.
 pub fn live_nodes(catalog: &Catalog) -> Vec<Node> {
-    catalog.nodes().filter(|node| is_alive(node)).cloned().collect()
-}
-
-/// Whether a node was heard from lately.
-pub fn is_alive(node: &Node) -> bool {
-    node.state == NodeState::Alive as i32
+    catalog.nodes().filter(|node| node.is_alive()).cloned().collect()
 }
 
 /// The nodes that get new parts: heard from lately, not draining, and willing.
-pub fn takers(catalog: &Catalog) -> Vec<Node> {
-    catalog.nodes().filter(|node| takes(node)).cloned().collect()
-}
-
-/// Whether a node gets new parts.
-pub fn takes(node: &Node) -> bool {
-    is_alive(node) && !node.draining && node.refuses.is_empty()
+pub fn writable_nodes(catalog: &Catalog) -> Vec<Node> {
+    catalog.nodes().filter(|node| node.is_writable()).cloned().collect()
 }
 
 /// How many nodes are alive; refuses to go on without one.
@@ -133,7 +123,7 @@ pub fn takes(node: &Node) -> bool {
 /// # Errors
 /// UNAVAILABLE that says how many nodes there are.
 pub fn need_nodes(catalog: &Catalog) -> Result<usize> {
-    let live = catalog.nodes().filter(|node| is_alive(node)).count();
+    let live = catalog.nodes().filter(|node| node.is_alive()).count();
     if live > 0 {
         return Ok(live);
     }

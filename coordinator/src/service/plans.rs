@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(uris(&catalog, 3).unwrap().len(), 2);
         apply(&mut catalog, drop_copy(3, 1));
         assert_eq!(uris(&catalog, 3).unwrap(), ["grpc+tcp://n2:1"]);
-        let silent = SetNodeState { node: 2, state: NodeState::Silent as i32, boot: 0 };
+        let silent = SetNodeState { node: 2, state: NodeState::Unreachable as i32, boot: 0 };
         apply(&mut catalog, Op::SetNodeState(silent));
         assert_eq!(uris(&catalog, 0).unwrap_err().code, Code::Unavailable);
         let back = SetNodeState { node: 2, state: NodeState::Alive as i32, boot: 0 };

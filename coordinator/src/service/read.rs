@@ -15,7 +15,7 @@ use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
 
 use super::via::{Locations, Via};
-use super::{Service, is_alive, need_nodes, takes, ticket_key};
+use super::{Service, need_nodes, ticket_key};
 use crate::catalog::Catalog;
 use crate::plan::Plan;
 use crate::raft::CatalogView;
@@ -187,7 +187,7 @@ impl Service {
     pub fn redeemers(&self, ticket: &Ticket) -> Result<Vec<String>> {
         let catalog = self.raft.view();
         let turn = self.rotation() % need_nodes(&catalog)?;
-        let mut live: Vec<&Node> = catalog.nodes().filter(|node| is_alive(node)).collect();
+        let mut live: Vec<&Node> = catalog.nodes().filter(|node| node.is_alive()).collect();
         live.rotate_left(turn);
         let holders: Vec<u64> = match ticket.parts.first() {
             Some(first) => {
@@ -198,7 +198,7 @@ impl Service {
         };
         // Ill nodes come last; for a put (which has no holders yet) those that take no parts do, too.
         live.sort_by_key(|node| {
-            (!holders.contains(&node.id), !takes(node) && holders.is_empty(), !node.trouble.is_empty())
+            (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded())
         });
         Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
@@ -297,7 +297,7 @@ fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 
 
 /// Ids of the nodes that were heard from lately.
 pub fn live_ids(catalog: &Catalog) -> BTreeSet<NodeId> {
-    catalog.nodes().filter(|node| is_alive(node)).map(|node| NodeId(node.id)).collect()
+    catalog.nodes().filter(|node| node.is_alive()).map(|node| NodeId(node.id)).collect()
 }
 
 #[cfg(test)]
@@ -312,7 +312,7 @@ mod tests {
             version: 5,
             spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
             replaced: [(3, 700), (5, 900)]
-                .map(|(version, until_ms)| Replaced { version, until_ms, merge: false })
+                .map(|(version, until_ms)| Replaced { version, until_ms, compaction: false })
                 .into(),
             ..Table::default()
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use volley_common::wire::catalog::{Compression, DescriptorKind, Node, NodeState, Table, WriteState};
+use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, WriteState};
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
 
@@ -48,9 +48,9 @@ pub struct Live {
 
 impl Live {
     /// The nodes as they are now.
-    pub fn scene<'a>(&self, catalog: &'a Catalog, now_ms: u64, grace_ms: u64) -> Scene<'a> {
-        let nodes = Nodes::at(catalog, now_ms, grace_ms);
-        Scene { catalog, nodes, copying: self.copying.clone(), now_ms, grace_ms }
+    pub fn scene<'a>(&self, catalog: &'a Catalog, now_ms: u64, repair_delay_ms: u64) -> Scene<'a> {
+        let nodes = Nodes::at(catalog, now_ms, repair_delay_ms);
+        Scene { catalog, nodes, copying: self.copying.clone(), now_ms, repair_delay_ms }
     }
 }
 
@@ -204,10 +204,10 @@ fn node_json(node: &Node, survey: &Survey, report: Option<&Heartbeat>, now_ms: u
     let (parts, bytes) = survey.held.get(&NodeId(node.id)).copied().unwrap_or_default();
     json!({
         "id": NodeId(node.id).to_string(),
-        "state": if node.state == NodeState::Alive as i32 { "alive" } else { "silent" },
+        "state": if node.is_alive() { "alive" } else { "silent" },
         "condition": condition(node),
         "text": condition_text(node, now_ms),
-        "silent_since_ms": Some(node.silent_ms).filter(|since| *since > 0),
+        "silent_since_ms": Some(node.unreachable_since_ms).filter(|since| *since > 0),
         "draining": node.draining,
         "zone": node.zone,
         "capacity": node.capacity,

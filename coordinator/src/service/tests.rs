@@ -29,10 +29,14 @@ struct World {
 impl World {
     fn new(alive: bool) -> World {
         let mut world = World { catalog: Catalog::default() };
-        for (id, silent_ms) in [(1, NOW - 10_000), (2, NOW - 600_000), (3, 0), (4, 0)] {
-            let silent = !alive && silent_ms > 0;
-            let state = if silent { NodeState::Silent } else { NodeState::Alive };
-            world.node(Node { silent_ms: if silent { silent_ms } else { 0 }, state: state as i32, ..node(id) });
+        for (id, unreachable_since_ms) in [(1, NOW - 10_000), (2, NOW - 600_000), (3, 0), (4, 0)] {
+            let silent = !alive && unreachable_since_ms > 0;
+            let state = if silent { NodeState::Unreachable } else { NodeState::Alive };
+            world.node(Node {
+                unreachable_since_ms: if silent { unreachable_since_ms } else { 0 },
+                state: state as i32,
+                ..node(id)
+            });
         }
         world.table(Table::default());
         world
@@ -71,7 +75,7 @@ impl World {
 
     fn scene(&self) -> Scene<'_> {
         let nodes = Nodes::at(&self.catalog, NOW, GRACE);
-        Scene { catalog: &self.catalog, nodes, copying: BTreeMap::new(), now_ms: NOW, grace_ms: GRACE }
+        Scene { catalog: &self.catalog, nodes, copying: BTreeMap::new(), now_ms: NOW, repair_delay_ms: GRACE }
     }
 
     fn shard(&self) -> Value {
@@ -189,7 +193,7 @@ fn a_copy_under_way_names_where_it_goes() {
 #[test]
 fn who_refuses_parts_is_named_with_its_reason() {
     let mut world = World::with(&[(1, &[3, 2])]);
-    world.node(Node { refuses: "disk 96 % full".into(), ..node(4) });
+    world.node(Node { read_only_reason: "disk 96 % full".into(), ..node(4) });
     let (kind, text) = world.why().remove(0);
     assert!(kind == "no_target" && text.contains("n4:8816 (takes no parts: disk 96 % full)"), "{kind}: {text}");
     world.node(Node { draining: true, ..node(4) });

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use volley_common::wire::catalog::Node;
 use volley_common::{Error, NodeId, Result, clock};
 
-use super::{Service, is_alive};
+use super::Service;
 
 /// Whose addresses the clients of a listener are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Service {
             "listener": &*via.listener,
             "locations": via.locations.to_string(),
             "coordinator": via.own,
-            "nodes": catalog.nodes().filter(|node| is_alive(node)).map(node).collect::<Vec<_>>(),
+            "nodes": catalog.nodes().filter(|node| node.is_alive()).map(node).collect::<Vec<_>>(),
             "software": concat!("volley-coordinator ", env!("CARGO_PKG_VERSION")),
             "now_ms": clock::now_ms(),
         })

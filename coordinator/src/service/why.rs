@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use volley_common::clock::span;
 use volley_common::listen::host_port;
-use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::wire::catalog::Node;
 use volley_common::{NodeId, PartId};
 
 use super::survey::live_copies;
@@ -23,7 +23,7 @@ pub struct Scene<'a> {
     /// Now.
     pub now_ms: u64,
     /// How long a silent node's copies count.
-    pub grace_ms: u64,
+    pub repair_delay_ms: u64,
 }
 
 /// Why a copy is missing.
@@ -60,7 +60,7 @@ impl<'a> Scene<'a> {
         if !waited.is_empty() && staying + waited.len() >= wanted {
             return Reason::Grace(waited);
         }
-        match self.nodes.takers.iter().any(|node| !part.holders.contains(&node.0)) {
+        match self.nodes.writable.iter().any(|node| !part.holders.contains(&node.0)) {
             true => Reason::Queued,
             false => Reason::NoTarget,
         }
@@ -68,8 +68,8 @@ impl<'a> Scene<'a> {
 
     /// Milliseconds that a silent node's copies still count.
     fn grace_left(&self, id: NodeId) -> u64 {
-        let since = self.catalog.node(id).map_or(0, |node| node.silent_ms);
-        since.saturating_add(self.grace_ms).saturating_sub(self.now_ms)
+        let since = self.catalog.node(id).map_or(0, |node| node.unreachable_since_ms);
+        since.saturating_add(self.repair_delay_ms).saturating_sub(self.now_ms)
     }
 
     /// Reasons as answers show them: `[{"kind", "why", "parts", "bytes"}]`.
@@ -94,15 +94,15 @@ impl<'a> Scene<'a> {
     }
 
     fn no_target(&self) -> String {
-        let not: Vec<NodeId> = self.nodes.alive.difference(&self.nodes.takers).copied().collect();
-        let takers = match self.nodes.takers.len() {
+        let not: Vec<NodeId> = self.nodes.alive.difference(&self.nodes.writable).copied().collect();
+        let writable_nodes = match self.nodes.writable.len() {
             0 => "no node takes parts".to_string(),
             1 => "only one node takes parts, and has it".into(),
             n => format!("only {n} nodes take parts, and have it"),
         };
         let others: Vec<String> = not.into_iter().map(|id| self.described(id)).collect();
         let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
-        format!("{takers}{others}: start another node, or make room")
+        format!("{writable_nodes}{others}: start another node, or make room")
     }
 
     /// Who a node is: id and address.
@@ -136,10 +136,10 @@ impl Reason {
 /// A node in one word: `silent`, `draining`, `refusing`, `degraded` or `ok`.
 pub fn condition(node: &Node) -> &'static str {
     match () {
-        () if node.state != NodeState::Alive as i32 => "silent",
+        () if !node.is_alive() => "silent",
         () if node.draining => "draining",
-        () if !node.refuses.is_empty() => "refusing",
-        () if !node.trouble.is_empty() => "degraded",
+        () if !node.read_only_reason.is_empty() => "refusing",
+        () if node.is_degraded() => "degraded",
         () => "ok",
     }
 }
@@ -147,8 +147,8 @@ pub fn condition(node: &Node) -> &'static str {
 /// What is to be said of a node besides; empty if nothing is.
 pub fn condition_text(node: &Node, now_ms: u64) -> String {
     let mut said = Vec::new();
-    if node.state != NodeState::Alive as i32 {
-        said.push(match node.silent_ms {
+    if !node.is_alive() {
+        said.push(match node.unreachable_since_ms {
             0 => "silent".into(),
             since => format!("silent for {}", span(now_ms.saturating_sub(since))),
         });
@@ -156,11 +156,11 @@ pub fn condition_text(node: &Node, now_ms: u64) -> String {
     if node.draining {
         said.push("draining".into());
     }
-    if !node.refuses.is_empty() {
-        said.push(format!("takes no parts: {}", node.refuses));
+    if !node.read_only_reason.is_empty() {
+        said.push(format!("takes no parts: {}", node.read_only_reason));
     }
-    if !node.trouble.is_empty() {
-        said.push(node.trouble.clone());
+    if node.is_degraded() {
+        said.push(node.degraded_reason.clone());
     }
     said.join("; ")
 }

@@ -56,7 +56,7 @@ fn shape(seed: u64, disks: Honesty) -> Shape {
         clients: dice.random_range(2..=4),
         tables: dice.random_range(1..=3),
         snapshot_logs: [20, 60, 1000][dice.random_range(0..3)],
-        trouble: Duration::from_millis(dice.random_range(3000..9000)),
+        degraded_reason: Duration::from_millis(dice.random_range(3000..9000)),
         disks,
     }
 }
@@ -131,7 +131,7 @@ async fn story(world: &Arc<World>, nemesis: &mut Nemesis) {
             world.checks.judge(Err(format!("a new cluster does not work: {error}")));
         }
     }
-    let end = Instant::now() + world.shape.trouble;
+    let end = Instant::now() + world.shape.degraded_reason;
     let clients = (0..world.shape.clients).map(|number| Client::new(world.clone(), number, world.shape.tables));
     let clients: Vec<_> = clients.map(|client| tokio::spawn(client.run(end))).collect();
     nemesis.run(end).await;

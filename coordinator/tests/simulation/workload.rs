@@ -254,7 +254,7 @@ impl Client {
         let effect = match mode {
             WriteMode::Create => Effect::Create { write },
             WriteMode::Replace => Effect::Replace { write },
-            WriteMode::Append | WriteMode::Merge => Effect::Append { write },
+            WriteMode::Append | WriteMode::Compact => Effect::Append { write },
         };
         let checks = self.world.checks.clone();
         let began = checks.tick();
@@ -342,8 +342,8 @@ impl Client {
         let node = self.dice.random_range(1..=NODES);
         let op = match self.dice.random_range(0..9) {
             0 => register(node, self.fresh()),
-            1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Silent as i32, boot: 0 }),
-            2 => Op::Expire(Expire { remember_writes_ms: self.dice.random_range(1000..4000) }),
+            1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot: 0 }),
+            2 => Op::Expire(Expire { write_id_retention_ms: self.dice.random_range(1000..4000) }),
             3 => Op::CancelFlight(CancelFlight { flight: self.fresh(), until_ms: 1 }),
             4 => Op::DrainNode(DrainNode { node, draining: self.dice.random_bool(0.5) }),
             5 => Op::RenewWrite(RenewWrite { write: format!("w{}", self.number << 32 | self.made), lease_ms: 1000 }),

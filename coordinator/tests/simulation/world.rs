@@ -37,7 +37,7 @@ pub struct Shape {
     pub tables: u64,
     pub snapshot_logs: u64,
     /// How long there are faults.
-    pub trouble: Duration,
+    pub degraded_reason: Duration,
     pub disks: Honesty,
 }
 

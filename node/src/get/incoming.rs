@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
 use volley_common::grpc::{self, PREFIX};
-use volley_common::relay::Lease;
+use volley_common::proxy::Lease;
 use volley_common::{Error, Result};
 
 use super::source::Piece;

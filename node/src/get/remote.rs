@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 use volley_common::listen::host_port;
-use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
@@ -148,7 +148,7 @@ impl RemotePart {
 /// Who may have a part: its holders, live ones first, then the other live nodes (it may have been
 /// copied since the ticket was made).
 fn sources(members: &Members, here: NodeId, holders: &[u64]) -> VecDeque<NodeId> {
-    let alive = |node: &NodeId| members.node(*node).is_some_and(is_alive);
+    let alive = |node: &NodeId| members.node(*node).is_some_and(is_reachable);
     let holders = holders.iter().map(|&id| NodeId(id)).filter(|&node| node != here);
     let (mut found, silent): (Vec<NodeId>, Vec<NodeId>) = holders.partition(alive);
     let others = members.nodes.keys().filter(|node| **node != here && alive(node));
@@ -158,8 +158,8 @@ fn sources(members: &Members, here: NodeId, holders: &[u64]) -> VecDeque<NodeId>
     found.into()
 }
 
-fn is_alive(node: &Node) -> bool {
-    node.state() == NodeState::Alive && !host_port(&node.flight_uri).is_empty()
+fn is_reachable(node: &Node) -> bool {
+    node.is_alive() && !host_port(&node.flight_uri).is_empty()
 }
 
 /// A DoGet that only a node which has the part answers.
@@ -171,6 +171,8 @@ fn request(ticket: Vec<u8>) -> http::Request<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use volley_common::wire::catalog::NodeState;
+
     use super::*;
 
     fn node(id: u64, state: NodeState) -> (NodeId, Node) {
@@ -182,10 +184,10 @@ mod tests {
     fn holders_come_first_then_other_live_nodes_then_silent_holders() {
         let nodes = [
             node(1, NodeState::Alive),
-            node(2, NodeState::Silent),
+            node(2, NodeState::Unreachable),
             node(3, NodeState::Alive),
             node(4, NodeState::Alive),
-            node(5, NodeState::Silent),
+            node(5, NodeState::Unreachable),
         ];
         let members = Members { nodes: nodes.into_iter().collect(), ..Members::default() };
         let order = sources(&members, NodeId(1), &[1, 2, 4]);

@@ -51,7 +51,7 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
     let sources: Vec<Part> = batches.iter().enumerate().map(|(at, batch)| source(&state, at, batch)).collect();
     let request = BeginWriteRequest {
         table: vec!["t".into()],
-        mode: WriteMode::Merge.into(),
+        mode: WriteMode::Compact.into(),
         schema: schema_message(&batches[0].schema()).unwrap(),
         write_id: id.into(),
         attempt: 1,
@@ -59,7 +59,7 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
     };
     let plan = state.coordinators.begin_write(request).await.unwrap();
     let shard = sources[0].shard;
-    merge(state.clone(), MergeParts { plan: Some(plan), sources }).await?;
+    merge(state.clone(), CompactParts { plan: Some(plan), sources }).await?;
     let write = cluster.fake.0.lock().writes[id].clone();
     assert_eq!(write.state(), WriteState::Committed);
     let mut parts = write.parts;

@@ -24,8 +24,8 @@ use futures::StreamExt;
 use http::Request;
 use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
+use volley_common::ipc::flight_decoder::Unframed;
 use volley_common::ipc::frame::put_result;
-use volley_common::ipc::unframe::Unframed;
 use volley_common::serve::{ReplyBody, Whole, grpc_error, grpc_frames};
 use volley_common::{Error, Result};
 

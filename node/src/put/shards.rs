@@ -6,8 +6,8 @@ use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use volley_common::ipc::MAX_CUT_BYTES;
-use volley_common::ipc::compact::{compact, unpinned};
-use volley_common::ipc::cut::{cut, data_bytes};
+use volley_common::ipc::compact::{compact, detach};
+use volley_common::ipc::split::{data_bytes, split};
 use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
@@ -70,7 +70,7 @@ impl Shards {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = unpinned(batch);
+        let batch = detach(batch);
         match self {
             Shards::Blocks(blocks) => blocks.push(&batch, sink),
             Shards::Keys(keys) => keys.push(&batch, sink),
@@ -97,7 +97,7 @@ pub struct Blocks {
 
 impl Blocks {
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        for piece in cut(batch, self.sizes.message) {
+        for piece in split(batch, self.sizes.message) {
             let bytes = data_bytes(&piece);
             if self.pending.bytes + bytes > self.sizes.message {
                 self.flush(sink)?;
@@ -229,7 +229,7 @@ impl Keys {
             if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_CUT_BYTES) {
                 sink.write(shard as u32, &rows)?;
             } else {
-                cut(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;
+                split(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;
             }
         }
         Ok(())

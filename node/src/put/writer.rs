@@ -8,8 +8,8 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use volley_common::ipc::conform::conform;
 use volley_common::ipc::decode::{Decoder, Event};
-use volley_common::ipc::fit::fit;
 use volley_common::partition::first_shard;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
@@ -107,7 +107,7 @@ fn write_all(
             return parts.seal_all();
         };
         match decoder.push(data)? {
-            Event::Batch(batch) => shards.push(&fit(&batch, &parts.target.schema)?, &mut parts)?,
+            Event::Batch(batch) => shards.push(&conform(&batch, &parts.target.schema)?, &mut parts)?,
             // Rows that wait were made with the dictionary as it was.
             Event::Dictionary => shards.flush(&mut parts)?,
             Event::Metadata => {}

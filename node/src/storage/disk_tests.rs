@@ -36,13 +36,16 @@ fn above_the_high_mark_parts_are_refused_and_below_the_low_one_taken_again() {
             assert!(error.message.contains(word), "{word}: {error}");
         }
     }
-    assert!(store.condition().refuses.contains("high watermark of 80 %") && files(&dir.path().join("tmp")).is_empty());
+    assert!(
+        store.condition().read_only_reason.contains("high watermark of 80 %")
+            && files(&dir.path().join("tmp")).is_empty()
+    );
     assert_eq!(served(&store.part(sealed.id).unwrap().unwrap()), [batch()], "it goes on serving");
     pretend(30);
     assert!(store.accepts(0).is_err(), "between the marks it stays as it is");
     pretend(41);
     put(&store, &[batch()], Compression::None);
-    assert_eq!(store.condition().refuses, "");
+    assert_eq!(store.condition().read_only_reason, "");
     pretend(21);
     assert!(store.accepts(1 << 30).is_ok() && store.accepts(1 << 38).is_err() && store.accepts(1 << 30).is_ok());
 }
@@ -195,7 +198,7 @@ fn a_file_that_is_changed_while_it_is_mapped_is_not_served_on() {
             let error = store.part(sealed.id).unwrap_err();
             assert_eq!(error.code, Code::DataLoss, "{error}");
             assert_eq!((store.take_lost().0, store.condition().damaged), (vec![sealed.id], 1));
-            assert!(store.condition().trouble.contains("read errors: 1"));
+            assert!(store.condition().degraded_reason.contains("read errors: 1"));
             assert!(!store.holds(sealed.id));
         }
     }

@@ -76,7 +76,7 @@ impl Health {
     }
 
     /// Why no new parts are taken; empty: they are.
-    pub fn refuses(&self, space: Space) -> String {
+    pub fn read_only_reason(&self, space: Space) -> String {
         match &self.stopped {
             Some(why) => why.clone(),
             None if self.full => self.too_full(space),
@@ -85,12 +85,12 @@ impl Health {
     }
 
     /// Why so many bytes are not taken, though a smaller part may be; empty: they are.
-    pub fn refuses_bytes(&self, space: Space, bytes: u64) -> String {
-        let refuses = self.refuses(space);
-        if refuses.is_empty() && self.watermarks.is_full(false, space.after(bytes)) {
+    pub fn read_only_reason_for(&self, space: Space, bytes: u64) -> String {
+        let read_only_reason = self.read_only_reason(space);
+        if read_only_reason.is_empty() && self.watermarks.is_full(false, space.after(bytes)) {
             return format!("with {bytes} bytes more {}", self.too_full(space.after(bytes)));
         }
-        refuses
+        read_only_reason
     }
 
     fn too_full(&self, space: Space) -> String {
@@ -99,7 +99,7 @@ impl Health {
     }
 
     /// What else is wrong; empty: nothing.
-    pub fn trouble(&self, now_ms: u64) -> String {
+    pub fn degraded_reason(&self, now_ms: u64) -> String {
         let found = [self.slowness(now_ms), self.read_errors(now_ms)];
         found.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
@@ -141,15 +141,15 @@ mod tests {
         let mut health = Health::default();
         for at in 0..3 {
             health.synced(at, 5_000, 1000);
-            assert_eq!(health.trouble(at), "", "too few to judge");
+            assert_eq!(health.degraded_reason(at), "", "too few to judge");
         }
         health.synced(3, 9_400, 1000);
-        let told = health.trouble(3);
+        let told = health.degraded_reason(3);
         assert!(told.starts_with("slow: 4 of the last 4 fsyncs") && told.contains("9.4 s"), "{told}");
         for at in 4..8 {
             health.synced(at, 10, 1000);
         }
-        assert_eq!(health.trouble(8), "", "half of them are fast");
+        assert_eq!(health.degraded_reason(8), "", "half of them are fast");
     }
 
     #[test]
@@ -158,12 +158,12 @@ mod tests {
         for at in 0..8 {
             health.synced(at, 50_000, 256 << 20);
         }
-        assert_eq!(health.trouble(8), "");
+        assert_eq!(health.degraded_reason(8), "");
         for at in 0..8 {
             health.synced(at, 60_000, 256 << 20);
         }
-        assert_ne!(health.trouble(8), "");
-        assert_eq!(health.trouble(8 + REMEMBERED_MS), "");
+        assert_ne!(health.degraded_reason(8), "");
+        assert_eq!(health.degraded_reason(8 + REMEMBERED_MS), "");
     }
 
     #[test]
@@ -171,25 +171,25 @@ mod tests {
         let mut health = Health::default();
         health.read_failed(1_000, "part 1 cannot be read");
         health.read_failed(2_000, "part 2 is damaged");
-        let told = health.trouble(3_000);
+        let told = health.degraded_reason(3_000);
         assert!(told.starts_with("read errors: 2 ") && told.contains("part 2 is damaged"), "{told}");
-        assert_eq!(health.trouble(3_000 + REMEMBERED_MS), "");
+        assert_eq!(health.degraded_reason(3_000 + REMEMBERED_MS), "");
     }
 
     #[test]
     fn a_failed_write_is_told_before_a_full_disk() {
         let space = Space { total: 100, free: 1 };
         let mut health = Health::default();
-        assert_eq!(health.refuses(space), "");
+        assert_eq!(health.read_only_reason(space), "");
         assert!(health.look(space) && !health.look(space));
-        let told = health.refuses(space);
+        let told = health.read_only_reason(space);
         assert!(told.contains("99.0 % used (1 B free of 100 B)") && told.contains("95 %"), "{told}");
-        assert_eq!(health.refuses_bytes(space, 1), told);
+        assert_eq!(health.read_only_reason_for(space, 1), told);
         let roomy = Space { total: 100, free: 50 };
         assert!(health.look(roomy));
-        assert_eq!(health.refuses_bytes(roomy, 45), "");
-        assert!(health.refuses_bytes(roomy, 46).contains("96.0 %"));
+        assert_eq!(health.read_only_reason_for(roomy, 45), "");
+        assert!(health.read_only_reason_for(roomy, 46).contains("96.0 %"));
         health.stopped = Some("a write failed".into());
-        assert_eq!(health.refuses(space), "a write failed");
+        assert_eq!(health.read_only_reason(space), "a write failed");
     }
 }

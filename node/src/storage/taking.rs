@@ -29,9 +29,9 @@ pub struct Condition {
     /// Bytes of the node's parts.
     pub used: u64,
     /// Why no new parts are taken; empty: they are.
-    pub refuses: String,
+    pub read_only_reason: String,
     /// What else is wrong; empty: nothing.
-    pub trouble: String,
+    pub degraded_reason: String,
     /// Files that were put aside as damaged.
     pub damaged: u64,
     /// When the scrub last came to its end, milliseconds since 1970; 0: never.
@@ -47,8 +47,8 @@ impl Store {
         Condition {
             space,
             used,
-            refuses: health.refuses(space),
-            trouble: health.trouble(clock::now_ms()),
+            read_only_reason: health.read_only_reason(space),
+            degraded_reason: health.degraded_reason(clock::now_ms()),
             damaged: self.0.damaged.load(Ordering::Relaxed),
             scrubbed_ms: self.0.scrubbed_ms.load(Ordering::Relaxed),
         }
@@ -73,7 +73,7 @@ impl Store {
         let space = self.look();
         let (stopped, why) = {
             let health = self.0.health.lock();
-            (health.stopped.is_some(), health.refuses_bytes(space, bytes))
+            (health.stopped.is_some(), health.read_only_reason_for(space, bytes))
         };
         match why.is_empty() {
             true => Ok(()),
@@ -97,7 +97,7 @@ impl Store {
         if health.look(space) {
             let folder = self.layout().root().display().to_string();
             match health.full {
-                true => warn!("no new parts are taken in {folder}: {}", health.refuses(space)),
+                true => warn!("no new parts are taken in {folder}: {}", health.read_only_reason(space)),
                 false => info!("new parts are taken in {folder} again: its disk is {space}"),
             }
         }

@@ -9,8 +9,8 @@ use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
 use volley_common::ipc::compact::compact;
+use volley_common::ipc::conform::conform;
 use volley_common::ipc::file::{FileEncoder, Sink};
-use volley_common::ipc::fit::fit;
 use volley_common::ipc::schema::schema_message;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
@@ -138,7 +138,7 @@ impl PartWriter {
     /// # Errors
     /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the writer must be dropped.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<Wrote> {
-        let batch = compact(&fit(batch, &self.spec.schema).map_err(|e| e.at(&self.spec.table))?);
+        let batch = compact(&conform(batch, &self.spec.schema).map_err(|e| e.at(&self.spec.table))?);
         if !self.dictionaries.take(&batch) {
             return Ok(Wrote::DictionaryReplaced);
         }

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use volley_common::TableName;
 use volley_common::client::{MAX_MESSAGE, request};
 use volley_common::options::Options;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_tests::process::Process;
 use volley_tests::{Cluster, Shape, raw};
 

@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(40);
 
 /// Nodes are missed after 2 s, their parts copied after 2 more.
 fn hasty(nodes: usize) -> Shape {
-    let coordinator_flags = ["--silence-ms", "2000", "--grace-ms", "2000"].map(String::from).to_vec();
+    let coordinator_flags = ["--node-timeout-ms", "2000", "--repair-delay-ms", "2000"].map(String::from).to_vec();
     Shape { coordinators: 3, nodes, zones: nodes, coordinator_flags, ..Shape::default() }
 }
 

@@ -169,7 +169,7 @@ async fn everything_killed_and_started_again_has_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_slept_until_it_was_silent_is_alive_when_it_wakes() {
-    let coordinator_flags = vec!["--silence-ms".into(), "1500".into()];
+    let coordinator_flags = vec!["--node-timeout-ms".into(), "1500".into()];
     let mut cluster = Cluster::of(Shape { nodes: 2, coordinator_flags, ..Shape::default() }).await;
     cluster.nodes[1].pause();
     wait_for(SOON, "the node is silent", async || (cluster.nodes_alive().await == Some(1)).then_some(())).await;

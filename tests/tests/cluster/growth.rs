@@ -15,7 +15,7 @@ const SHARDS: usize = 12;
 
 /// Every node in a zone of its own; one that is silent is missed after 1.5 s, its parts are copied after 1 s more.
 fn shape(nodes: usize) -> Shape {
-    let coordinator_flags = ["--silence-ms", "1500", "--grace-ms", "1000"].map(String::from).to_vec();
+    let coordinator_flags = ["--node-timeout-ms", "1500", "--repair-delay-ms", "1000"].map(String::from).to_vec();
     Shape { coordinators: 1, nodes, zones: 10, coordinator_flags, ..Shape::default() }
 }
 

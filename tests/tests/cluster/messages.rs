@@ -17,7 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::options::Options;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_tests::{Cluster, Shape, raw, rows, wait_for};
 
 async fn small() -> Cluster {

@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use volley_common::client::Client;
 use volley_common::options::Options;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_tests::process::Process;
 use volley_tests::{Cluster, Shape, rows, wait_for};
 

@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
-use volley_common::ipc::cut::data_bytes;
+use volley_common::ipc::split::data_bytes;
 use volley_common::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -83,7 +83,7 @@ pub fn stage(id: &str, stream: u64, parts: &[u128]) -> StageParts {
 /// The beginning of a merge of these parts, on node 1.
 pub fn merge(id: &str, table: &Table, sources: &[u128]) -> BeginWrite {
     let sources = sources.iter().map(|id| PartId(*id).into()).collect();
-    BeginWrite { table_id: table.id, sources, ..begin(id, &table.name.join("/"), WriteMode::Merge) }
+    BeginWrite { table_id: table.id, sources, ..begin(id, &table.name.join("/"), WriteMode::Compact) }
 }
 
 /// The end of a merge: each part's id, and how many parts as users put them it has the rows of.

@@ -15,7 +15,7 @@ use super::helpers::*;
 use crate::catalog::Catalog;
 
 fn expire() -> Op {
-    Op::Expire(Expire { remember_writes_ms: u64::MAX })
+    Op::Expire(Expire { write_id_retention_ms: u64::MAX })
 }
 
 /// A table of eight appends of one part each: parts 1 to 8, versions 1 to 8.

@@ -12,7 +12,7 @@ use super::helpers::*;
 use crate::catalog::RowKey;
 
 fn silent(id: u64, boot: u64) -> Op {
-    Op::SetNodeState(SetNodeState { node: id, state: NodeState::Silent as i32, boot })
+    Op::SetNodeState(SetNodeState { node: id, state: NodeState::Unreachable as i32, boot })
 }
 
 fn drain(node: u64, draining: bool) -> Op {
@@ -35,25 +35,26 @@ fn silence_is_dated_once_and_ends_with_the_next_word() {
     world.done(silent(1, 11));
     world.now += 500;
     world.done(silent(1, 11));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().silent_ms, since);
+    assert_eq!(world.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, since);
     world.done(silent(2, 7));
     assert_eq!(world.catalog.node(NodeId(2)).unwrap().state, NodeState::Alive as i32, "another boot");
     world.done(node(1, 21));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().silent_ms, 0);
+    assert_eq!(world.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, 0);
 }
 
 #[test]
 fn health_is_of_one_boot_and_a_drain_outlives_it() {
     let mut world = World::new();
-    let health = |boot| SetNodeHealth { node: 1, boot, refuses: "disk full".into(), trouble: "slow".into() };
+    let health =
+        |boot| SetNodeHealth { node: 1, boot, read_only_reason: "disk full".into(), degraded_reason: "slow".into() };
     world.done(Op::SetNodeHealth(health(10)));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().refuses, "");
+    assert_eq!(world.catalog.node(NodeId(1)).unwrap().read_only_reason, "");
     world.done(Op::SetNodeHealth(health(11)));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().refuses, "disk full");
+    assert_eq!(world.catalog.node(NodeId(1)).unwrap().read_only_reason, "disk full");
     world.done(drain(1, true));
     world.done(node(1, 21));
     let node = world.catalog.node(NodeId(1)).unwrap();
-    assert_eq!((node.draining, node.refuses.as_str(), node.trouble.as_str()), (true, "", ""));
+    assert_eq!((node.draining, node.read_only_reason.as_str(), node.degraded_reason.as_str()), (true, "", ""));
     world.done(drain(1, false));
     assert!(!world.catalog.node(NodeId(1)).unwrap().draining);
 }

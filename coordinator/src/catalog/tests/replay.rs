@@ -40,7 +40,7 @@ fn random_op(random: &mut StdRng) -> Op {
             version: random.random_range(1..5),
             until_ms: 1_009_000,
         }),
-        19 => Op::Expire(Expire { remember_writes_ms: 800 }),
+        19 => Op::Expire(Expire { write_id_retention_ms: 800 }),
         20 => node(random.random_range(1..3), random.random_range(11..13)),
         21 => Op::RenewWrite(RenewWrite { write, lease_ms: LEASE }),
         22 if random.random_bool(0.1) => Op::Clear(Clear {}),
@@ -53,7 +53,7 @@ fn random_op(random: &mut StdRng) -> Op {
 fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
     let open: Vec<&Write> = catalog.writes().filter(|write| write.state() == WriteState::Open).collect();
     let Some(write) = open.get(random.random_range(0..12)) else { return random_op(random) };
-    if write.mode() == WriteMode::Merge {
+    if write.mode() == WriteMode::Compact {
         let sources: Vec<_> = write.sources.iter().filter_map(|id| catalog.part(id.into())).collect();
         let (shard, rows) =
             (sources.first().map_or(0, |part| part.shard), sources.iter().map(|part| part.rows).sum::<u64>());
@@ -166,7 +166,7 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
         assert!(rows(&first) == rows(&loaded), "seed {seed}");
         assert!(loaded.take_changes().is_empty());
         let later = now_ms + 100_000;
-        let end = Command { now_ms: later, op: Some(Op::Expire(Expire { remember_writes_ms: 800 })) };
+        let end = Command { now_ms: later, op: Some(Op::Expire(Expire { write_id_retention_ms: 800 })) };
         for catalog in [&mut first, &mut follower, &mut loaded] {
             catalog.apply(&end);
             assert!(!catalog.needs_expiry(later, 800), "seed {seed}");

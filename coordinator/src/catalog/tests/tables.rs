@@ -37,11 +37,11 @@ fn a_command_of_a_newer_version_is_refused() {
 #[test]
 fn a_nodes_state_changes_only_for_its_boot() {
     let mut world = World::new();
-    let set = |boot, node| Op::SetNodeState(SetNodeState { node, state: NodeState::Silent as i32, boot });
+    let set = |boot, node| Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot });
     world.done(set(99, 1));
     assert_eq!(world.catalog.node(NodeId(1)).unwrap().state(), NodeState::Alive);
     world.done(set(11, 1));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().state(), NodeState::Silent);
+    assert_eq!(world.catalog.node(NodeId(1)).unwrap().state(), NodeState::Unreachable);
     world.done(node(1, 11));
     assert_eq!(world.catalog.node(NodeId(1)).unwrap().state(), NodeState::Alive);
     world.refused(set(0, 7), Code::NotFound);
@@ -75,7 +75,7 @@ fn a_dropped_tables_name_is_free_at_once_and_its_parts_go_later() {
     assert_eq!(world.parts(old, 1), [1, 2]);
     world.now += RETENTION + 1;
     assert!(world.catalog.needs_expiry(world.now, u64::MAX));
-    world.done(Op::Expire(Expire { remember_writes_ms: u64::MAX }));
+    world.done(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
     assert!(world.catalog.table(old).is_none() && world.catalog.part(PartId(1)).is_none());
     assert_eq!(world.parts(world.table("t").id, 1), [3]);
     assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
@@ -87,7 +87,7 @@ fn a_dropped_empty_table_is_deleted_too() {
     world.apply(create("t"));
     world.drop_table("t");
     world.now += RETENTION + 1;
-    world.done(Op::Expire(Expire { remember_writes_ms: u64::MAX }));
+    world.done(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
     assert_eq!(world.catalog.all_tables().count(), 0);
 }
 

@@ -5,7 +5,7 @@ use volley_common::{Code, PartId};
 use super::helpers::*;
 
 fn expire() -> Op {
-    Op::Expire(Expire { remember_writes_ms: u64::MAX })
+    Op::Expire(Expire { write_id_retention_ms: u64::MAX })
 }
 
 fn pin(table: u64, version: u64, until_ms: u64) -> Op {

@@ -11,7 +11,7 @@ fn abort(id: &str, attempt: u64) -> Op {
 }
 
 fn expire() -> Op {
-    Op::Expire(Expire { remember_writes_ms: 10_000 })
+    Op::Expire(Expire { write_id_retention_ms: 10_000 })
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn a_table_is_looked_at_again_only_when_it_or_the_nodes_changed() {
     assert!(merging.begin_round(&world.catalog, now).tables.is_empty());
     world.append(&[(0, 100)]);
     assert_eq!(round(&mut merging, &world, now).idle.len(), 1);
-    let silent = SetNodeState { node: 3, state: NodeState::Silent as i32, boot: 0 };
+    let silent = SetNodeState { node: 3, state: NodeState::Unreachable as i32, boot: 0 };
     world.apply(Op::SetNodeState(silent));
     assert_eq!(round(&mut merging, &world, now).idle.len(), 1);
     assert!(merging.begin_round(&world.catalog, now).tables.is_empty());

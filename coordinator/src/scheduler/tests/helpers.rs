@@ -68,7 +68,7 @@ pub fn with(catalog: &mut Catalog, id: u64, change: impl FnOnce(&mut Node)) {
 
 /// A node that has been silent for so long.
 pub fn silence(catalog: &mut Catalog, id: u64, since: u64) {
-    with(catalog, id, |node| (node.state, node.silent_ms) = (NodeState::Silent as i32, NOW - since));
+    with(catalog, id, |node| (node.state, node.unreachable_since_ms) = (NodeState::Unreachable as i32, NOW - since));
 }
 
 pub fn nodes(catalog: &Catalog) -> Nodes {

@@ -137,13 +137,14 @@ fn a_silent_or_full_node_keeps_its_shards_and_gets_none() {
     silence(&mut catalog, id(1), GRACE - 1);
     assert_eq!(settle(&mut catalog), 0);
     with(&mut catalog, id(1), |node| {
-        (node.state, node.silent_ms, node.refuses) = (NodeState::Alive as i32, 0, "disk full".into());
+        (node.state, node.unreachable_since_ms, node.read_only_reason) =
+            (NodeState::Alive as i32, 0, "disk full".into());
     });
     with(&mut catalog, id(2), |node| node.draining = true);
     settle(&mut catalog);
     assert_eq!(loads(&catalog)[&id(1)], had);
     add(&mut catalog, 4, 1);
-    with(&mut catalog, id(4), |node| node.refuses = "disk full".into());
+    with(&mut catalog, id(4), |node| node.read_only_reason = "disk full".into());
     assert_eq!((settle(&mut catalog), loads(&catalog)[&id(4)]), (0, 0));
 }
 
@@ -172,7 +173,7 @@ fn a_node_that_comes_back_gets_again_what_it_still_has_on_disk() {
     }
     silence(&mut catalog, id(1), GRACE);
     settle(&mut catalog);
-    with(&mut catalog, id(1), |node| (node.state, node.silent_ms) = (NodeState::Alive as i32, 0));
+    with(&mut catalog, id(1), |node| (node.state, node.unreachable_since_ms) = (NodeState::Alive as i32, 0));
     settle(&mut catalog);
     let back = shards(&catalog);
     let new = (0..64).filter(|at| back[*at].contains(&id(1)) && !before[*at].contains(&id(1)));

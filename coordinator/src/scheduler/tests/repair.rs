@@ -73,9 +73,9 @@ fn nothing_is_copied_that_cannot_be_or_need_not() {
     assert!(alone(&[(7, &[1])], &[1]).is_empty(), "no other node");
     assert!(alone(&[(7, &[4])], &[1, 2]).is_empty(), "no live holder");
     let mut full = catalog(&[(7, &[1])]);
-    (2..=4).for_each(|id| with(&mut full, id, |node| node.refuses = "disk full".into()));
+    (2..=4).for_each(|id| with(&mut full, id, |node| node.read_only_reason = "disk full".into()));
     assert!(copies(&full).is_empty(), "no node that takes parts");
-    with(&mut full, 4, |node| node.refuses.clear());
+    with(&mut full, 4, |node| node.read_only_reason.clear());
     assert_eq!(copies(&full)[0].1, 4, "not at home, but copied");
 }
 

@@ -90,7 +90,7 @@ impl World {
             // As many may fall silent as leave every part one of its two copies; the others serve on.
             0 | 1 if self.up.len() == all.len() => {
                 self.up.remove(&id);
-                self.apply(Op::SetNodeState(SetNodeState { node: id, state: NodeState::Silent as i32, boot: 0 }));
+                self.apply(Op::SetNodeState(SetNodeState { node: id, state: NodeState::Unreachable as i32, boot: 0 }));
             }
             2 | 3 => {
                 let down: Vec<u64> = all.into_iter().filter(|id| !self.up.contains(id)).collect();
@@ -100,8 +100,8 @@ impl World {
             5 => drop(self.apply(Op::DrainNode(DrainNode { node: id, draining: false }))),
             6 => {
                 let full = self.random.random_bool(0.3);
-                let refuses = if full { "disk full" } else { "" }.to_string();
-                let health = SetNodeHealth { node: id, boot: 0, refuses, trouble: String::new() };
+                let read_only_reason = if full { "disk full" } else { "" }.to_string();
+                let health = SetNodeHealth { node: id, boot: 0, read_only_reason, degraded_reason: String::new() };
                 self.apply(Op::SetNodeHealth(health));
             }
             7 if self.disks.len() < 10 => self.join(self.disks.len() as u64 + 1),

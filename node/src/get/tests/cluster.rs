@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use volley_common::ipc::frame::Frame;
 use volley_common::ipc::schema::schema_message;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{Limits, ReplyBody, bind, grpc_frames, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{self, Compression, NodeState};

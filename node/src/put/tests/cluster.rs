@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::{Holders, Node, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
@@ -188,7 +188,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let peer_addr = listener.local_addr().unwrap().to_string();
     let relay = Relay::new();
     // Slow enough to be seen; puts are to take no notice of it.
-    let config = Config { block_bytes: 1 << 20, copy_rate: 1 << 20, ..Config::default() };
+    let config = Config { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..Config::default() };
     let pulls = Pulls::new(&config);
     let state = Arc::new(Shared {
         coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),

@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use volley_common::Error;
-use volley_common::relay::Relay;
+use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits};
 use volley_common::wire::catalog::WriteState;
 

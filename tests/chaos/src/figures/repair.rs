@@ -14,7 +14,7 @@ const TABLES: usize = 20;
 const ROWS: i64 = 330_000;
 
 pub(super) async fn measure(coordinator_config: &str) -> Outcome {
-    for (what, config) in [("unthrottled", "copy_rate = 0\n"), ("with the defaults", "")] {
+    for (what, config) in [("unthrottled", "copy_bytes_per_second = 0\n"), ("with the defaults", "")] {
         let (bytes, time) = repair(coordinator_config, config).await?;
         let rate = bytes as f64 / time.as_secs_f64() / 1e6;
         let (disk, wire) = (disk()?, loopback().map_err(|error| error.to_string())?);
@@ -30,7 +30,7 @@ pub(super) async fn measure(coordinator_config: &str) -> Outcome {
 
 /// Loses a node of four for good: how many bytes were copied, and how long from the first byte to the last.
 async fn repair(coordinator_config: &str, node_config: &str) -> Result<(u64, Duration), String> {
-    let quick = format!("silence_ms = 2000\ngrace_ms = 3000\n{coordinator_config}\n");
+    let quick = format!("node_timeout_ms = 2000\ngrace_ms = 3000\n{coordinator_config}\n");
     let mut site = site(4, &quick, node_config).await?;
     let writer = client(&site.coordinators[0].address).await?;
     for table in 0..TABLES {

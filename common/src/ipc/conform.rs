@@ -12,7 +12,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// INVALID_ARGUMENT names the first field that differs, see [`check_appendable`].
-pub fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
     }
@@ -71,10 +71,10 @@ mod tests {
         let batch = samples::batch(&mut samples::rng(1), 40);
         let fields: Vec<Field> = batch.schema().fields().iter().map(|f| plain(f)).collect();
         let table = Arc::new(Schema::new(fields));
-        let fitted = fit(&batch, &table).unwrap();
+        let fitted = conform(&batch, &table).unwrap();
         assert_eq!(fitted.schema(), table);
-        assert_eq!(fit(&fitted, &batch.schema()).unwrap(), batch);
+        assert_eq!(conform(&fitted, &batch.schema()).unwrap(), batch);
         let other = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int8, true)]));
-        assert!(fit(&batch, &other).unwrap_err().message.contains("c0"));
+        assert!(conform(&batch, &other).unwrap_err().message.contains("c0"));
     }
 }

@@ -9,7 +9,7 @@ use crate::ipc::samples;
 
 /// The pieces are the rows, in order; each is small enough unless it is one row.
 fn check(batch: &RecordBatch, target: usize) {
-    let pieces: Vec<_> = cut(batch, target).collect();
+    let pieces: Vec<_> = split(batch, target).collect();
     let mut at = 0;
     for piece in &pieces {
         assert_eq!(*piece, batch.slice(at, piece.num_rows()), "at row {at}");
@@ -56,7 +56,7 @@ fn pieces_are_near_the_target() {
     let mut rng = samples::rng(4);
     let types = [DataType::Int64, DataType::Utf8, DataType::Utf8View, DataType::Float64];
     let batch = samples::batch_of(&mut rng, &types, 200_000);
-    let pieces: Vec<_> = cut(&batch, 1 << 20).collect();
+    let pieces: Vec<_> = split(&batch, 1 << 20).collect();
     assert_eq!(pieces.len(), data_bytes(&batch).div_ceil(1 << 20));
     let largest = pieces.iter().map(|piece| encode_batch(piece).unwrap().1.body.len()).max().unwrap();
     assert!((900_000..1_200_000).contains(&largest), "{largest}");
@@ -69,7 +69,7 @@ fn one_large_row_is_one_piece_and_the_others_are_small() {
     words[500] = "y".repeat(6 << 20);
     let array = arrow::array::StringArray::from(words);
     let batch = RecordBatch::try_from_iter([("c", std::sync::Arc::new(array) as _)]).unwrap();
-    let sizes: Vec<_> = cut(&batch, 1 << 20).map(|p| (p.num_rows(), data_bytes(&p))).collect();
+    let sizes: Vec<_> = split(&batch, 1 << 20).map(|p| (p.num_rows(), data_bytes(&p))).collect();
     assert_eq!(sizes.iter().filter(|(_, bytes)| *bytes > MAX_CUT_BYTES).count(), 1);
     assert!(sizes.iter().all(|(rows, bytes)| *bytes <= 2 << 20 || *rows == 1));
     assert_eq!(sizes.iter().map(|(rows, _)| rows).sum::<usize>(), 1000);
@@ -78,8 +78,8 @@ fn one_large_row_is_one_piece_and_the_others_are_small() {
 #[test]
 fn batches_of_nothing_are_cut_by_rows() {
     let mut rng = samples::rng(5);
-    assert_eq!(cut(&samples::batch_of(&mut rng, &[], 0), 1 << 20).count(), 1);
-    assert_eq!(cut(&samples::batch(&mut rng, 0), 1 << 20).count(), 1);
-    let rows: usize = cut(&samples::batch_of(&mut rng, &[], 100 << 20), 1 << 20).map(|p| p.num_rows()).sum();
+    assert_eq!(split(&samples::batch_of(&mut rng, &[], 0), 1 << 20).count(), 1);
+    assert_eq!(split(&samples::batch(&mut rng, 0), 1 << 20).count(), 1);
+    let rows: usize = split(&samples::batch_of(&mut rng, &[], 100 << 20), 1 << 20).map(|p| p.num_rows()).sum();
     assert_eq!(rows, 100 << 20);
 }

@@ -17,7 +17,7 @@ const ROW_STEP: usize = 64;
 ///
 /// A piece is over [`super::MAX_CUT_BYTES`] only if it is one row. A batch without rows comes back as it is.
 /// Pieces own just what they show.
-pub fn cut(batch: &RecordBatch, target_bytes: usize) -> impl Iterator<Item = RecordBatch> + Send + use<> {
+pub fn split(batch: &RecordBatch, target_bytes: usize) -> impl Iterator<Item = RecordBatch> + Send + use<> {
     let batch = compact(batch);
     let rows = batch.num_rows();
     let pieces = data_bytes(&batch).div_ceil(target_bytes.max(1)).max(1);
@@ -163,5 +163,5 @@ fn physical<R: arrow::datatypes::RunEndIndexType>(runs: &arrow::array::RunArray<
 }
 
 #[cfg(test)]
-#[path = "cut_tests.rs"]
+#[path = "split_tests.rs"]
 mod tests;

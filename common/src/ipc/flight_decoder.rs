@@ -15,7 +15,7 @@ use http_body::Body;
 use prost::Message;
 use tonic::Status;
 
-use super::bodies::{Bodies, Gathering};
+use super::buffer_pool::{Bodies, Gathering};
 use crate::grpc::{self, PREFIX};
 use crate::{Code, Error, Result};
 
@@ -276,5 +276,5 @@ fn varint(bytes: &[u8]) -> Result<Option<(u64, &[u8])>> {
 }
 
 #[cfg(test)]
-#[path = "unframe_tests.rs"]
+#[path = "flight_decoder_tests.rs"]
 mod tests;
