@@ -4,7 +4,7 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 40 letters, so that NAME-coordinator leaves room for what StatefulSets add (63 in all). */}}
+{{/* 40 letters, so that NAME-coordinator leaves room for the suffixes of StatefulSets (63 in all). */}}
 {{- define "volley.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What finds the pods of this release; never changes. */}}
+{{/* The selector of this release's pods; it must never change. */}}
 {{- define "volley.selector" -}}
 app.kubernetes.io/name: {{ include "volley.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -42,12 +42,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* The DNS name that pods of a role stand under: dict "root" "component". */}}
+{{/* The DNS domain of the pods of a role: dict "root" "component". */}}
 {{- define "volley.domain" -}}
 {{ include "volley.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
 {{- end -}}
 
-{{/* The peer addresses of all coordinators, HOST:PORT,...; dict "root" "ids" (whether ID= stands before each). */}}
+{{/* The peer addresses of all coordinators, HOST:PORT,...; dict "root" "ids" (whether each is preceded by ID=). */}}
 {{- define "volley.coordinators" -}}
 {{- $domain := include "volley.domain" (dict "root" .root "component" "coordinator") -}}
 {{- $name := include "volley.fullname" .root -}}
@@ -60,8 +60,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{/*
-The StatefulSets of nodes, as a JSON list of {name, zone, replicas, place}: one for each zone, else one with no zone. `place`
-counts them, for node ports.
+The StatefulSets of nodes, as a JSON list of {name, zone, replicas, place}: one per zone, else one without a zone. `place`
+numbers them, for node ports.
 */}}
 {{- define "volley.nodeSets" -}}
 {{- $name := printf "%s-node" (include "volley.fullname" .) -}}
@@ -77,7 +77,7 @@ counts them, for node ports.
 {{- toJson $sets -}}
 {{- end -}}
 
-{{/* Where the proxy listener is reached. */}}
+{{/* The address of the proxy listener. */}}
 {{- define "volley.proxyAddress" -}}
 {{- with .Values.proxy -}}
 {{- if .advertise -}}
@@ -90,7 +90,7 @@ grpc+tcp://127.0.0.1:8817
 {{- end -}}
 {{- end -}}
 
-{{/* The host and port by which clients outside reach a pod: dict "root" "component" "place". */}}
+{{/* The host and port at which clients outside reach a pod: dict "root" "component" "place". */}}
 {{- define "volley.externalAddress" -}}
 {{- $external := .root.Values.external -}}
 {{- $coordinator := eq .component "coordinator" -}}

@@ -23,9 +23,9 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "volley.serviceAccount" $root }}
-  # The servers ask the API for nothing.
+  # The servers do not use the Kubernetes API.
   automountServiceAccountToken: false
-  # Variables for each Service would begin with VOLLEY_ and be taken for settings.
+  # Variables for Services would begin with VOLLEY_, like settings.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
   {{- with $values.image.pullSecrets }}
@@ -39,7 +39,7 @@ spec:
     runAsNonRoot: true
     runAsUser: 65532
     runAsGroup: 65532
-    # The volume is made writable for the user once, not at every start.
+    # Changes the owner of the volume once, not at every start.
     fsGroup: 65532
     fsGroupChangePolicy: OnRootMismatch
     seccompProfile: {type: RuntimeDefault}
@@ -59,7 +59,7 @@ spec:
   {{- end }}
   topologySpreadConstraints:
     {{- range $key, $when := dict "topology.kubernetes.io/zone" $role.spread.zones "kubernetes.io/hostname" $role.spread.machines }}
-    {{- /* A StatefulSet of one zone has nothing to spread over zones. */}}
+    {{- /* A StatefulSet bound to one zone cannot spread over zones. */}}
     {{- if not (and $.zone (eq $key "topology.kubernetes.io/zone")) }}
     - maxSkew: 1
       topologyKey: {{ $key }}
@@ -89,19 +89,19 @@ spec:
         {{- end }}
         - {name: grpc-peer, containerPort: {{ ternary 8825 8826 (eq .component "coordinator") }}}
         - {name: http, containerPort: {{ ternary 8835 8836 (eq .component "coordinator") }}}
-      # Until it lives for the first time nothing else is asked: after a crash a server may read its folder first.
+      # Delays the other probes until the first success: after a crash a server may first read its folder.
       startupProbe:
         httpGet: {path: /livez, port: http}
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: {{ div (int $role.startupSeconds) 2 }}
-      # Lives as long as it answers, with or without a leader: starting it anew would mend neither network nor majority.
+      # Alive while it answers, with or without a leader: a restart would repair neither the network nor a majority.
       livenessProbe:
         httpGet: {path: /livez, port: http}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
-      # grpc.health.v1 on the port that clients use: ready when it can do its work.
+      # grpc.health.v1 on the port that clients use.
       readinessProbe:
         grpc: {port: {{ ternary 8815 8816 (eq .component "coordinator") }}}
         periodSeconds: 5
@@ -144,7 +144,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* The volumes of a set: dict "role". They outlive pods, scaling and the release; only you remove them. */}}
+{{/* The volumes of a StatefulSet: dict "role". They are kept when pods, replicas or the release are deleted. */}}
 {{- define "volley.claims" -}}
 persistentVolumeClaimRetentionPolicy: {whenDeleted: Retain, whenScaled: Retain}
 volumeClaimTemplates:

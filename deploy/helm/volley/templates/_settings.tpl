@@ -1,4 +1,4 @@
-{{/* What the servers are told. The same names as in docs/operations.md: VOLLEY_X is the flag --x. */}}
+{{/* Settings of the servers, with the names of docs/operations.md: VOLLEY_X is the flag --x. */}}
 
 {{/* A role's listeners, as a JSON list of {name, port, advertise, locations}: dict "root" "component" "place". */}}
 {{- define "volley.listeners" -}}
@@ -31,7 +31,7 @@
 {{- $advertise = append $advertise (printf "%s=%s" .name .advertise) -}}
 {{- $locations = append $locations (printf "%s=%s" .name .locations) -}}
 {{- end -}}
-# What the settings below refer to.
+# Variables that the settings below use.
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_INDEX
@@ -41,7 +41,7 @@
 - name: HOST_IP
   valueFrom: {fieldRef: {fieldPath: status.hostIP}}
 {{- if $coordinator }}
-# The set begins at 1, as ids do.
+# Ordinals begin at 1, like ids.
 - name: VOLLEY_ID
   value: $(POD_INDEX)
 - name: VOLLEY_PEERS
@@ -74,7 +74,7 @@
   value: {{ printf "%s:%d" $host (ternary 8825 8826 $coordinator) | quote }}
 - name: VOLLEY_HTTP_LISTEN
   value: {{ printf "%s:%d" $host (ternary 8835 8836 $coordinator) | quote }}
-# A folder in the volume: its root may hold what the file system keeps there.
+# A subfolder, because the root of a volume may contain files of the file system.
 - name: VOLLEY_DATA_DIR
   value: /var/lib/volley/{{ .component }}
 - name: VOLLEY_CONFIG
@@ -87,7 +87,7 @@
   value: {{ $values.log | quote }}
 {{- end -}}
 
-{{/* A flat map as TOML. Helm reads every number as a float; whole ones must not be written as 1000.0. */}}
+{{/* A flat map as TOML. Helm parses every number as a float; integers must not be written as 1000.0. */}}
 {{- define "volley.toml" -}}
 {{- range $key, $value := . }}
 {{- if or (kindIs "float64" $value) (kindIs "int64" $value) (kindIs "int" $value) }}
