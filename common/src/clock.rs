@@ -1,14 +1,14 @@
-//! The one place that reads the wall clock; everything that decides is given the time.
+//! The wall clock. Only this module reads it: code that decides gets the time as an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970-01-01 UTC by this machine's clock.
+/// Milliseconds since 1970-01-01 UTC, by the clock of this machine.
 #[allow(clippy::disallowed_methods)]
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A length of time in its largest unit, for people: `42 s`, `5 min`, `3 h`, `2 days`.
+/// Formats a duration in its largest unit: `42 s`, `5 min`, `3 h`, `2 days`.
 pub fn span(ms: u64) -> String {
     match ms / 1000 {
         s @ 0..120 => format!("{s} s"),
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_short() {
+    fn span_uses_the_largest_unit() {
         assert_eq!([119_999, 120_000, 7_200_000, 200_000_000].map(span), ["119 s", "2 min", "2 h", "2 days"]);
     }
 }

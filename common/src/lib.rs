@@ -14,32 +14,27 @@
 //! | [`serve`], [`proxy`] | the HTTP/2 server loop; handing a call on to another member |
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
-//! | [`memory`] | giving large blocks back to the system |
-//! | [`health`], [`reflection`], [`web`] | gRPC health; gRPC reflection; the server of the HTTP port |
-//! | [`config`], [`listen`] | reading configuration; where a server listens, and by which addresses others reach it |
-//! | [`log`], [`clock`] | the servers' log; the one place that reads the time |
+//! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
+//! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
+//! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
 
 pub mod client;
 pub mod clock;
 pub mod cluster_id;
-pub mod config;
 pub mod error;
 pub mod grpc;
-pub mod health;
 pub mod ids;
 pub mod ipc;
 pub mod listen;
-pub mod log;
 pub mod memory;
 pub mod name;
 pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
-pub mod reflection;
 pub mod serve;
+pub mod server;
 pub mod ticket;
-pub mod web;
 pub mod wire;
 
 pub use error::{Code, Error, Result};

@@ -1,32 +1,33 @@
-//! Where a server listens for Flight clients, and how these reach it.
+//! Addresses of listeners: parsing, checks, and the address by which others reach a listener.
 //!
-//! A server may listen at several places: one for clients in its own network, one for those outside. Each has a name, and a
-//! FlightInfo has the addresses of the listener by which its client came.
+//! A server can have several Flight listeners, for example one for clients in its own network and one for clients outside.
+//! Each has a name, and a FlightInfo contains the addresses of the listener that its client used.
+
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::net::TcpListener;
+use crate::{Error, Result};
 
-use crate::{Error, Result, serve};
-
-/// Names that mean ways of answering, so that no listener may have them.
-const RESERVED: [&str; 3] = ["direct", "proxy", "single"];
-/// The longest name.
+/// Names that no listener can have: in a request they choose the addresses of a FlightInfo.
+const RESERVED_NAMES: [&str; 3] = ["direct", "proxy", "single"];
+/// The longest name, in bytes.
 const MAX_NAME: usize = 64;
 
-/// A place where Flight clients are served.
+/// The configuration of a Flight listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// Its name; empty for one without.
     pub name: String,
     /// Where it listens, HOST:PORT.
     pub addr: String,
-    /// Where its clients reach it, `[grpc+tcp://]HOST:PORT`, unless that is `addr`.
+    /// Where clients reach it, `[grpc+tcp://]HOST:PORT`, unless that is `addr`.
     pub advertise: Option<String>,
 }
 
-impl Listener {
-    /// HOST:PORT by which clients reach it, once it is bound.
+impl ListenerConfig {
+    /// HOST:PORT by which clients reach it, once its socket is bound.
     ///
     /// # Errors
     /// As [`reachable_at`].
@@ -39,129 +40,88 @@ impl Listener {
     }
 }
 
-/// A listener whose socket is bound.
-#[derive(Debug)]
-pub struct Bound {
-    /// Its name.
-    pub name: String,
-    /// Where clients reach it: `grpc+tcp://HOST:PORT`.
-    pub uri: String,
-    /// The socket.
-    pub socket: TcpListener,
-}
-
-impl Bound {
-    /// Binds all of them, the `first` on a socket that is bound already if it is given.
-    ///
-    /// # Errors
-    /// Those of [`serve::bind`] and of [`Listener::reachable_at`].
-    pub async fn all(listeners: &[Listener], mut first: Option<TcpListener>) -> Result<Vec<Bound>> {
-        let mut all = Vec::with_capacity(listeners.len());
-        for listener in listeners {
-            let socket = bound(first.take(), &listener.addr).await?;
-            let uri = format!("grpc+tcp://{}", listener.reachable_at(local_addr(&socket)?)?);
-            all.push(Bound { name: listener.name.clone(), uri, socket });
-        }
-        Ok(all)
-    }
-}
-
-/// The socket that is bound already, or one that is bound now.
+/// Parses the listeners of `--listen [NAME=]HOST:PORT` and `--advertise [NAME=]URI`. Members use the first one.
 ///
 /// # Errors
-/// Those of [`serve::bind`].
-pub async fn bound(given: Option<TcpListener>, addr: &str) -> Result<TcpListener> {
-    match given {
-        Some(socket) => Ok(socket),
-        None => serve::bind(addr).await,
-    }
-}
-
-/// Where a socket is bound.
-///
-/// # Errors
-/// UNAVAILABLE: the system does not say.
-pub fn local_addr(socket: &TcpListener) -> Result<SocketAddr> {
-    socket.local_addr().map_err(|e| Error::unavailable(format!("a listener has no address: {e}")))
-}
-
-/// The listeners of `--listen [NAME=]HOST:PORT` and `--advertise [NAME=]URI`, the members' own first.
-///
-/// # Errors
-/// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, several of which one has no name, an advertised
-/// address of no listener, a place that nobody can dial. FAILED_PRECONDITION: one that is not loopback, without `insecure`.
-pub fn listeners(listen: &[String], advertise: &[String], insecure: bool) -> Result<Vec<Listener>> {
-    let mut listeners: Vec<Listener> = Vec::new();
+/// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, a listener without a name among several, an advertised
+/// address without its listener, an address that cannot be dialled. FAILED_PRECONDITION: an address that is not loopback,
+/// without `insecure`.
+pub fn listeners(listen: &[String], advertise: &[String], insecure: bool) -> Result<Vec<ListenerConfig>> {
+    let mut listeners: Vec<ListenerConfig> = Vec::new();
     for text in listen {
-        let (name, addr) = named(text);
+        let (name, addr) = split_name(text);
         check_name(name).map_err(|e| e.at("--listen"))?;
         check_listen("--listen", addr, insecure)?;
-        // Which of the other members' addresses its clients are to be told, nobody could say.
+        // The names relate the listeners of different members: a FlightInfo lists the nodes' listeners of the same name.
         if name.is_empty() && listen.len() > 1 {
             return Err(Error::invalid(format!(
-                "--listen {addr} has no name: where there are several give each one, NAME={addr}, the same on every member"
+                "--listen {addr} has no name: give each of several listeners a name, NAME={addr}, the same on every member"
             )));
         }
         if listeners.iter().any(|other| other.name == name) {
             return Err(Error::invalid(format!("--listen names {name:?} twice")));
         }
-        listeners.push(Listener { name: name.into(), addr: addr.into(), advertise: None });
+        listeners.push(ListenerConfig { name: name.into(), addr: addr.into(), advertise: None });
     }
     if listeners.is_empty() {
         return Err(Error::invalid("--listen is empty: give HOST:PORT"));
     }
     for text in advertise {
-        let (name, uri) = named(text);
-        check_advertise(uri).map_err(|e| e.at("--advertise"))?;
-        let names: Vec<String> = listeners.iter().map(|listener| listener.name.clone()).collect();
-        // Without a name it is for the only one, whatever that is called.
-        let only = name.is_empty() && listeners.len() == 1;
-        let Some(listener) = listeners.iter_mut().find(|listener| only || listener.name == name) else {
-            let names = names.join(", ");
-            return Err(Error::invalid(match name {
-                "" => {
-                    format!("--advertise {uri} does not say for which listener: give NAME={uri}, with one of {names}")
-                }
-                name => {
-                    format!("--advertise names the listener {name:?}, but --listen has {names:?}: give it there too")
-                }
-            }));
-        };
-        if listener.advertise.replace(uri.into()).is_some() {
-            return Err(Error::invalid(format!("--advertise is given twice for the listener {:?}", listener.name)));
-        }
+        set_advertise(&mut listeners, text)?;
     }
     let any = SocketAddr::from(([127, 0, 0, 1], 1));
     listeners.iter().try_for_each(|listener| listener.reachable_at(any).map(drop))?;
     Ok(listeners)
 }
 
-/// Splits NAME=ADDRESS; the name is empty where there is none.
-pub fn named(text: &str) -> (&str, &str) {
+/// Gives the address of one `--advertise` to its listener.
+fn set_advertise(listeners: &mut [ListenerConfig], text: &str) -> Result<()> {
+    let (name, uri) = split_name(text);
+    check_advertise(uri).map_err(|e| e.at("--advertise"))?;
+    let names = listeners.iter().map(|listener| &*listener.name).collect::<Vec<_>>().join(", ");
+    // Without a name it is for the only listener, which may have a name.
+    let only = name.is_empty() && listeners.len() == 1;
+    let Some(listener) = listeners.iter_mut().find(|listener| only || listener.name == name) else {
+        return Err(Error::invalid(match name {
+            "" => format!("--advertise {uri} has no listener name: give NAME={uri}, with one of {names}"),
+            name => format!("--advertise names the listener {name:?}, but --listen has {names:?}: add it there"),
+        }));
+    };
+    if listener.advertise.replace(uri.into()).is_some() {
+        return Err(Error::invalid(format!(
+            "--advertise is given twice for the listener {name:?}",
+            name = listener.name
+        )));
+    }
+    Ok(())
+}
+
+/// Splits `[NAME=]ADDRESS`; the name is empty if there is none.
+pub fn split_name(text: &str) -> (&str, &str) {
     match text.split_once('=') {
         Some((name, rest)) if !name.contains([':', '/']) => (name, rest),
         _ => ("", text),
     }
 }
 
-/// Whether a listener can have this name.
+/// Checks the name of a listener.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: it means something else, or has letters that cannot stand in a header.
+/// INVALID_ARGUMENT: it is reserved, too long, or has characters that a header cannot have.
 pub fn check_name(name: &str) -> Result<()> {
-    if RESERVED.contains(&name) {
-        return Err(Error::invalid(format!("no listener can be named {name:?}: that is a way of answering")));
+    if RESERVED_NAMES.contains(&name) {
+        return Err(Error::invalid(format!("no listener can have the name {name:?}: it is reserved for requests")));
     }
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.len() > MAX_NAME || !name.chars().all(fine) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.len() > MAX_NAME || !name.chars().all(allowed) {
         return Err(Error::invalid(format!(
-            "{name:?} is no name for a listener: give up to {MAX_NAME} letters, digits, '-', '_' and '.'"
+            "{name:?} cannot be the name of a listener: give up to {MAX_NAME} letters, digits, '-', '_' and '.'"
         )));
     }
     Ok(())
 }
 
-/// Splits HOST:PORT, or `[V6]:PORT`; the host comes back without brackets.
+/// Splits HOST:PORT or `[V6]:PORT`; returns the host without brackets.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: no port, no host, a port above 65,535.
@@ -181,13 +141,18 @@ pub fn split_host_port(addr: &str) -> Result<(&str, u16)> {
     Ok((host, port))
 }
 
-/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`), or of what is one already.
+/// Joins a host, which may be an IPv6 address without brackets, and a port.
+pub fn join_host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The HOST:PORT of a URI (`grpc+tcp://HOST:PORT/…`); a plain HOST:PORT stays as it is.
 pub fn host_port(uri: &str) -> &str {
     let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
     rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
-/// Refuses to listen elsewhere than on loopback, unless `insecure` allows it. `flag` names the setting.
+/// Refuses an address other than loopback, unless `insecure` allows it. `flag` is the name of the setting.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: not loopback.
@@ -198,14 +163,14 @@ pub fn check_listen(flag: &str, addr: &str, insecure: bool) -> Result<()> {
         return Ok(());
     }
     Err(Error::precondition(format!(
-        "{flag} {addr} would let other machines in without authentication: listen on 127.0.0.1, or add --insecure if the network is trusted"
+        "{flag} {addr} accepts connections of other machines without authentication: listen on 127.0.0.1, or add --insecure if the network is trusted"
     )))
 }
 
-/// Checks an address that others are told, `[grpc[+tcp]://]HOST:PORT`, and gives its HOST:PORT.
+/// Checks an advertised address, `[grpc[+tcp]://]HOST:PORT`, and returns its HOST:PORT.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: not an address, or an unspecified one (0.0.0.0, `[::]`) that nobody can dial.
+/// INVALID_ARGUMENT: not an address, or an unspecified one (0.0.0.0, `[::]`), which cannot be dialled.
 pub fn check_advertise(uri: &str) -> Result<&str> {
     let addr = match uri.split_once("://") {
         Some(("grpc" | "grpc+tcp", rest)) => rest.strip_suffix('/').unwrap_or(rest),
@@ -219,7 +184,7 @@ pub fn check_advertise(uri: &str) -> Result<&str> {
     let (host, _) = split_host_port(addr).map_err(|e| e.at("the advertised address"))?;
     if is_unspecified(host) {
         return Err(Error::invalid(format!(
-            "the advertised address {uri:?} is no place that a client can dial: give a name or address of this machine"
+            "clients cannot dial the advertised address {uri:?}: give a name or an address of this machine"
         )));
     }
     Ok(addr)
@@ -229,11 +194,11 @@ fn is_unspecified(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
-/// The HOST:PORT by which others reach a listener: what is advertised, else where it listens. Port 0 stands for the
-/// port that was bound. `flag` names the setting that would tell it.
+/// HOST:PORT by which others reach a listener: the advertised address, else the listen address. Port 0 is replaced by the
+/// bound port. `flag` is the name of the setting for the advertised address.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: as [`check_advertise`]; or it listens on every interface and nothing is advertised.
+/// INVALID_ARGUMENT: as [`check_advertise`]; or it listens on every interface and has no advertised address.
 pub fn reachable_at(flag: &str, listen: &str, advertise: Option<&str>, bound: SocketAddr) -> Result<String> {
     let addr = match advertise {
         Some(uri) => check_advertise(uri).map_err(|e| e.at(flag))?,
@@ -242,13 +207,9 @@ pub fn reachable_at(flag: &str, listen: &str, advertise: Option<&str>, bound: So
     let (host, port) = split_host_port(addr)?;
     if is_unspecified(host) {
         return Err(Error::invalid(format!(
-            "listening on {listen} means every interface, and others cannot be told which: add {flag} HOST:PORT with a name or address that they can dial"
+            "{listen} listens on every interface, which is not an address that others can dial: add {flag} HOST:PORT with a name or address of this machine"
         )));
     }
     let port = if port == 0 { bound.port() } else { port };
-    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    Ok(join_host_port(host, port))
 }
-
-#[cfg(test)]
-#[path = "listen_tests.rs"]
-mod tests;

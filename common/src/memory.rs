@@ -1,24 +1,25 @@
-//! Giving memory back: messages of many megabytes come and go with every put.
+//! Settings of the allocator: a put allocates and frees messages of many megabytes.
 
-/// Allocations from this size on are mappings of their own, which go back to the system when they are freed.
+/// `M_MMAP_THRESHOLD`: allocations of this size or more are mappings of their own, which return to the system when they are
+/// freed.
 ///
-/// glibc raises its threshold (up to 32 MiB) when such a block is freed, and then cuts the blocks from arenas
-/// that fragment: a put of 16 MiB messages kept 275 MiB of anonymous memory that way, and 76 MiB so.
+/// glibc raises its own threshold (up to 32 MiB) when such a block is freed, and then takes the blocks from arenas, which
+/// fragment: a put of 16 MiB messages kept 275 MiB of anonymous memory; with a fixed threshold it keeps 76 MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const OWN_MAPPING: libc::c_int = 4 << 20;
+const MMAP_THRESHOLD: libc::c_int = 4 << 20;
 
-/// Freed memory that an arena keeps at its end. With glibc's 128 KiB every buffer that HTTP/2 reads into went back to the
-/// system and came anew, with a page fault every 4 KiB. A few of these buffers are enough: there may be eight arenas for each
-/// processor.
+/// `M_TRIM_THRESHOLD`: free memory that an arena keeps at its end. With glibc's 128 KiB every read buffer of HTTP/2 returned
+/// to the system and was allocated anew, with a page fault every 4 KiB. A few of these buffers are enough: there may be eight
+/// arenas per processor.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT: libc::c_int = 4 << 20;
+const TRIM_THRESHOLD: libc::c_int = 4 << 20;
 
-/// Keeps freed messages from staying in the heap; to be called first thing in `main`.
+/// Makes the allocator return large blocks to the system. Call it first in `main`, before other threads start.
 pub fn return_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt takes two numbers, and no other thread runs yet. A refusal changes nothing.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
     }
 }

@@ -10,22 +10,24 @@
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
-//! | [`recover`] | one coordinator made to go on alone |
+//! | [`locations`] | which addresses a coordinator gives to the clients of a listener |
+//! | [`recover_command`] | one coordinator goes on alone after a majority was lost |
 
 pub mod catalog;
 pub mod config;
 pub mod flight;
 pub mod http;
+pub mod locations;
 pub mod membership;
 pub mod merging;
 pub mod peer;
 pub mod plan;
 pub mod process;
 pub mod raft;
-pub mod recover;
+pub mod recover_command;
 pub mod scheduler;
 pub mod server;
 pub mod service;
 
-pub use config::Config;
-pub use server::{Listeners, Running, start, start_with_listeners};
+pub use config::CoordinatorConfig;
+pub use server::{RunningCoordinator, start, start_with_sockets};

@@ -17,7 +17,7 @@ use volley_common::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
-use volley_node::config::Config;
+use volley_node::config::NodeConfig;
 use volley_node::get::serve_get;
 use volley_node::state::{Coordinators, Members, Shared};
 use volley_node::storage::{PartSpec, SealedPart, Store};
@@ -78,7 +78,7 @@ fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
     let relay = Relay::new();
     Shared {
         listeners: Vec::new(),
-        config: Config::default(),
+        config: NodeConfig::default(),
         store,
         coordinators: Coordinators::new(relay.clone(), Vec::new(), Duration::from_millis(1)),
         relay,

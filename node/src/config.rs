@@ -1,97 +1,74 @@
-//! A node's configuration: defaults < TOML file < environment < flags.
+//! The configuration of a node: defaults < TOML file < environment < flags.
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use volley_common::config;
 use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
-use volley_common::listen::{self, Listener};
-use volley_common::log::LogFormat;
-use volley_common::serve::Limits;
+use volley_common::listen;
+use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
 
-/// What each column has in a message at least, if that fits: clients pay for every column of every message.
-const COLUMN_BYTES: usize = 4 << 10;
-/// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default, of which some is the header's.
-const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
+/// The least bytes of each column in a message, if they fit: clients have a cost for every column of every message.
+const MIN_COLUMN_BYTES: usize = 4 << 10;
+/// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
+const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
 
-/// What a node is told; every field has a default.
+/// The settings of a node; every key has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct NodeConfig {
+    /// The settings that coordinators have too.
+    #[serde(flatten)]
+    pub server: ServerConfig,
     /// Peer addresses of the coordinators, HOST:PORT.
     pub coordinators: Vec<String>,
-    /// Where Flight clients are served, `[NAME=]HOST:PORT`; port 0 picks a free one. Other members come by the first.
-    #[serde(deserialize_with = "config::one_or_many")]
-    pub listen: Vec<String>,
-    /// Where clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; else as it listens.
-    #[serde(deserialize_with = "config::one_or_many")]
-    pub advertise: Vec<String>,
-    /// Where members are served, HOST:PORT.
-    pub peer_listen: String,
-    /// Where members reach it, HOST:PORT; else as `peer_listen`, by the host of `advertise` if that listens everywhere.
+    /// Address by which members reach this node, HOST:PORT; if there is none, `peer_listen`, with the host of `advertise` if
+    /// that listens on every interface.
     pub peer_advertise: Option<String>,
-    /// Where health and metrics are served, HOST:PORT.
-    pub http_listen: String,
-    /// The folder of parts.
-    pub data_dir: PathBuf,
-    /// The failure domain.
+    /// The failure domain: copies are spread over zones.
     pub zone: String,
-    /// Bytes offered; the weight of placement. 0: as the median of the other nodes.
+    /// Bytes offered, the weight in placement; 0: the median of the other nodes.
     pub capacity: u64,
-    /// Allows to listen elsewhere than on loopback without authentication.
-    pub insecure: bool,
-    /// The largest Flight message taken in, bytes.
+    /// The largest Flight message that is accepted, bytes.
     pub max_message: usize,
-    /// Bytes of rows that one message of a part has, about; readers get them as they are stored. More in wide tables.
+    /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
     pub block_bytes: u64,
-    /// Bytes at which a shard's part is sealed and the next begun.
+    /// Bytes at which a part is sealed and the next one of the shard begins.
     pub part_bytes: u64,
-    /// How long a call waits for a coordinator that can answer, milliseconds.
-    pub request_timeout_ms: u64,
-    /// How long clients' streams may go on when the process is to stop, milliseconds.
-    pub drain_ms: u64,
-    /// Percent of the file system used above which no new parts are taken.
+    /// Percent of the file system in use above which the node accepts no new parts.
     pub high_water: f64,
-    /// Percent used below which they are taken again.
+    /// Percent in use below which it accepts them again.
     pub low_water: f64,
-    /// Bytes a second that repair and moves pull to this node, all together; 0: no limit.
+    /// Bytes per second that all copies for repair and rebalance together may read from other nodes; 0: no limit.
     pub copy_bytes_per_second: u64,
-    /// Parts that repair and moves pull to this node at once.
+    /// The largest number of parts that repair and rebalance copy to this node at once.
     pub max_concurrent_copies: usize,
-    /// Days within which every part is read again; 0: never.
+    /// Days within which every part is read and verified; 0: never.
     pub scrub_days: f64,
-    /// Bytes a second that are read for that; 0: no limit.
+    /// Bytes per second that the scrub reads; 0: no limit.
     pub scrub_bytes_per_second: u64,
 }
 
-impl Default for Config {
+impl Default for NodeConfig {
     fn default() -> Self {
-        Config {
+        NodeConfig {
+            server: ServerConfig::new("127.0.0.1:8816", "127.0.0.1:8826", "127.0.0.1:8836", "volley-node-data"),
             coordinators: vec!["127.0.0.1:8825".into()],
-            listen: vec!["127.0.0.1:8816".into()],
-            advertise: Vec::new(),
-            peer_listen: "127.0.0.1:8826".into(),
             peer_advertise: None,
-            http_listen: "127.0.0.1:8836".into(),
-            data_dir: "volley-node-data".into(),
             zone: String::new(),
             capacity: 0,
-            insecure: false,
             max_message: 512 << 20,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
-            request_timeout_ms: 5_000,
-            drain_ms: 30_000,
             high_water: Watermarks::default().high,
             low_water: Watermarks::default().low,
             copy_bytes_per_second: 100 << 20,
@@ -102,123 +79,83 @@ impl Default for Config {
     }
 }
 
-/// The command line of `volley-node`; what is not given comes from the environment, the file, the defaults.
+/// The command line of `volley-node`. Settings that are not given come from the environment, the file, the defaults.
 #[derive(Debug, Default, Parser, Serialize)]
 #[command(name = "volley-node", version, about = "Holds parts of a Volley cluster's tables and serves them")]
-pub struct Flags {
-    /// A TOML file with any of these settings, their dashes as underscores.
-    #[arg(long, env = "VOLLEY_CONFIG")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Check the configuration, say what is wrong, and end.
-    #[arg(long)]
-    #[serde(skip)]
-    pub check_config: bool,
-    /// Print every setting, and whether it comes from a flag, a variable, the file or the defaults, and end.
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
-    /// How the log is written to standard error.
-    #[arg(long, env = "VOLLEY_LOG_FORMAT", value_enum, default_value = "text")]
-    #[serde(skip)]
-    pub log_format: LogFormat,
-    /// Peer addresses of the coordinators, HOST:PORT,... [default: 127.0.0.1:8825].
+pub struct NodeArgs {
+    /// The flags that coordinators have too.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub server: ServerArgs,
+    /// Peer addresses of the coordinators, HOST:PORT,...
     #[arg(long, value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coordinators: Vec<String>,
-    /// Where Flight clients are served; may repeat with names [default: 127.0.0.1:8816].
-    #[arg(long, value_name = "[NAME=]HOST:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub listen: Vec<String>,
-    /// Where the clients of a listener reach it: grpc+tcp://HOST:PORT.
-    #[arg(long, value_name = "[NAME=]URI")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub advertise: Vec<String>,
-    /// Where other members are served [default: 127.0.0.1:8826].
+    /// Address by which other members reach this node: HOST:PORT.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer_listen: Option<String>,
-    /// Where other members reach it: HOST:PORT.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_advertise: Option<String>,
-    /// Where health and metrics are served [default: 127.0.0.1:8836].
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http_listen: Option<String>,
-    /// The folder of parts [default: volley-node-data].
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
     /// The failure domain: copies are spread over zones.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// Bytes that this node offers [default: as the median of the others].
+    /// Bytes that this node offers [default: the median of the others].
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u64>,
-    /// How many milliseconds clients' streams may go on when the process is to stop [default: 30000].
+    /// The largest Flight message that is accepted, bytes.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drain_ms: Option<u64>,
-    /// Listen elsewhere than on loopback though there is no authentication.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "config::is_false")]
-    pub insecure: bool,
-    /// The largest Flight message that is taken in, bytes [default: 536870912].
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message: Option<usize>,
-    /// Bytes of rows that one message of a part has, 65536 to 4128768 [default: 1048576].
+    /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub message_bytes: Option<usize>,
-    /// Percent of the file system used above which no new parts are taken [default: 95].
+    /// Percent of the file system in use above which the node accepts no new parts.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub high_water: Option<f64>,
-    /// Percent used below which they are taken again [default: 90].
+    /// Percent in use below which it accepts them again.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub low_water: Option<f64>,
-    /// Bytes a second that repair and moves pull to this node; 0: no limit [default: 104857600].
+    /// Bytes per second that copies for repair and rebalance read from other nodes; 0: no limit.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_bytes_per_second: Option<u64>,
-    /// Parts that repair and moves pull to this node at once [default: 4].
+    /// The largest number of parts that repair and rebalance copy to this node at once.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrent_copies: Option<usize>,
-    /// Days within which every part is read again; 0: never [default: 7].
+    /// Days within which every part is read and verified; 0: never.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_days: Option<f64>,
-    /// Bytes a second that are read for that; 0: no limit [default: 52428800].
+    /// Bytes per second that the scrub reads; 0: no limit.
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_bytes_per_second: Option<u64>,
+    /// Old names of flags.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub renamed: RenamedNodeArgs,
 }
 
-impl Config {
-    /// Reads the file, the environment and the flags, and checks the result.
-    ///
-    /// # Errors
-    /// One sentence that names the wrong key, value or combination.
-    pub fn load(flags: &Flags) -> Result<Self> {
-        let config: Config = config::load(flags.config.as_deref(), flags)?;
-        config.check()?;
-        Ok(config)
-    }
+/// Flags that were renamed, under their old names.
+#[derive(Debug, Default, clap::Args, Serialize)]
+pub struct RenamedNodeArgs {
+    /// The old name of --copy-bytes-per-second.
+    #[arg(long, hide = true)]
+    pub copy_rate: Option<u64>,
+    /// The old name of --max-concurrent-copies.
+    #[arg(long, hide = true)]
+    pub copies_at_once: Option<usize>,
+    /// The old name of --scrub-bytes-per-second.
+    #[arg(long, hide = true)]
+    pub scrub_rate: Option<u64>,
+}
 
-    /// Checks what no type can.
+impl AsRef<ServerArgs> for NodeArgs {
+    fn as_ref(&self) -> &ServerArgs {
+        &self.server
+    }
+}
+
+impl NodeConfig {
+    /// Checks the values and their combinations.
     ///
     /// # Errors
     /// One sentence that names the wrong value or combination.
     pub fn check(&self) -> Result<()> {
-        self.listeners()?;
-        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
-        listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        self.server.check()?;
         self.peer_reachable_at(SocketAddr::from(([127, 0, 0, 1], 1)))?;
         if self.coordinators.is_empty() {
             return Err(Error::invalid(
@@ -238,19 +175,18 @@ impl Config {
             ("max_message", self.max_message as u64, 64 << 10),
             ("block_bytes", self.block_bytes, 64 << 10),
             ("part_bytes", self.part_bytes, 64 << 10),
-            ("request_timeout_ms", self.request_timeout_ms, 1),
             ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
         }
-        if !MESSAGE_RANGE.contains(&self.message_bytes) {
+        if !MESSAGE_BYTES_RANGE.contains(&self.message_bytes) {
             return Err(Error::invalid(format!(
                 "message_bytes is {}: give {} to {}",
                 self.message_bytes,
-                MESSAGE_RANGE.start(),
-                MESSAGE_RANGE.end()
+                MESSAGE_BYTES_RANGE.start(),
+                MESSAGE_BYTES_RANGE.end()
             )));
         }
         if !(0.0 < self.low_water && self.low_water <= self.high_water && self.high_water <= 100.0) {
@@ -265,110 +201,32 @@ impl Config {
         Ok(())
     }
 
-    /// Bytes of rows that one message has of a table with so many columns.
+    /// Bytes of rows in one message of a table with this number of columns.
     pub fn message_bytes_of(&self, columns: usize) -> usize {
-        self.message_bytes.max(columns.saturating_mul(COLUMN_BYTES)).min(MAX_CUT_BYTES)
+        self.message_bytes.max(columns.saturating_mul(MIN_COLUMN_BYTES)).min(MAX_CUT_BYTES)
     }
 
-    /// How full the disk may become.
+    /// The limits of disk use.
     pub fn watermarks(&self) -> Watermarks {
         Watermarks { high: self.high_water, low: self.low_water }
     }
 
-    /// Where clients are served, by name.
+    /// HOST:PORT by which members reach the peer port, bound at `bound`.
     ///
     /// # Errors
-    /// Those of [`listen::listeners`].
-    pub fn listeners(&self) -> Result<Vec<Listener>> {
-        listen::listeners(&self.listen, &self.advertise, self.insecure)
-    }
-
-    /// HOST:PORT by which members reach a listener bound at `bound`.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT: it listens everywhere and nothing is advertised, or the address is bad.
+    /// INVALID_ARGUMENT: it listens on every interface and has no advertised address, or an address is bad.
     pub fn peer_reachable_at(&self, bound: SocketAddr) -> Result<String> {
         let flag = "--peer-advertise";
-        let own = listen::reachable_at(flag, &self.peer_listen, self.peer_advertise.as_deref(), bound);
-        let first = self.listeners()?.into_iter().next().and_then(|first| first.advertise);
+        let listen = &self.server.peer_listen;
+        let own = listen::reachable_at(flag, listen, self.peer_advertise.as_deref(), bound);
+        let first = self.server.listeners()?.into_iter().next().and_then(|first| first.advertise);
         match (own, first) {
             (Err(_), Some(uri)) if self.peer_advertise.is_none() => {
                 let (host, _) = listen::split_host_port(listen::check_advertise(&uri)?)?;
-                let (_, port) = listen::split_host_port(&self.peer_listen)?;
-                let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
-                listen::reachable_at(flag, &format!("{host}:{port}"), None, bound)
+                let (_, port) = listen::split_host_port(listen)?;
+                listen::reachable_at(flag, &listen::join_host_port(host, port), None, bound)
             }
             (own, _) => own,
         }
-    }
-
-    /// How long a call waits for a coordinator that can answer.
-    pub fn deadline(&self) -> Duration {
-        Duration::from_millis(self.request_timeout_ms)
-    }
-
-    /// What one of the clients' listeners takes on.
-    pub fn limits(&self) -> Limits {
-        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(change: impl FnOnce(&mut Config)) -> Result<()> {
-        let mut config = Config::default();
-        change(&mut config);
-        config.check()
-    }
-
-    #[test]
-    fn the_defaults_are_sound() {
-        Config::default().check().unwrap();
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let check = |word: &str, result: Result<()>| {
-            let error = result.unwrap_err();
-            assert!(error.message.contains(word), "{word}: {error}");
-        };
-        check("--insecure", with(|c| c.peer_listen = "0.0.0.0:8826".into()));
-        check("--advertise", with(|c| (c.listen, c.insecure) = (vec!["0.0.0.0:8816".into()], true)));
-        check("0.0.0.0:1", with(|c| c.advertise = vec!["grpc+tcp://0.0.0.0:1".into()]));
-        check("--coordinators", with(|c| c.coordinators = Vec::new()));
-        check("--coordinators", with(|c| c.coordinators = vec!["nowhere".into()]));
-        check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
-        check("part_bytes", with(|c| c.part_bytes = 1));
-        check("message_bytes", with(|c| c.message_bytes = (64 << 10) - 1));
-        check("message_bytes", with(|c| c.message_bytes = MAX_CUT_BYTES + 1));
-        check("max_concurrent_copies", with(|c| c.max_concurrent_copies = 0));
-        check("high_water", with(|c| c.high_water = 100.1));
-        check("high_water", with(|c| c.high_water = f64::NAN));
-        check("low_water", with(|c| c.low_water = 96.0));
-        check("low_water", with(|c| c.low_water = 0.0));
-        check("scrub_days", with(|c| c.scrub_days = -1.0));
-    }
-
-    #[test]
-    fn wide_tables_have_larger_messages() {
-        let config = Config::default();
-        let sizes = [1, 256, 512, 10_000].map(|columns| config.message_bytes_of(columns));
-        assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_CUT_BYTES]);
-    }
-
-    #[test]
-    fn members_reach_a_wildcard_by_the_advertised_host() {
-        let config = Config {
-            listen: vec!["internal=0.0.0.0:8816".into(), "external=0.0.0.0:9816".into()],
-            advertise: vec!["internal=n1.example:8816".into(), "external=grpc+tcp://n1.outside:80".into()],
-            peer_listen: "0.0.0.0:8826".into(),
-            insecure: true,
-            ..Config::default()
-        };
-        config.check().unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert_eq!(config.peer_reachable_at(any).unwrap(), "n1.example:8826");
     }
 }

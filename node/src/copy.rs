@@ -15,7 +15,7 @@ use volley_common::wire::cluster::{CopyPart, FetchPartRequest, HeldPart, PartChu
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
 use volley_common::{Code, Error, PartId, Result, TableName};
 
-use crate::config::Config;
+use crate::config::NodeConfig;
 use crate::state::Shared;
 use crate::storage::Receiver;
 use crate::throttle::Throttle;
@@ -56,13 +56,13 @@ struct Pull {
 
 impl Default for Pulls {
     fn default() -> Self {
-        Pulls::new(&Config::default())
+        Pulls::new(&NodeConfig::default())
     }
 }
 
 impl Pulls {
     /// None is in progress; as many in the background as the configuration allows.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &NodeConfig) -> Self {
         Pulls {
             inner: Mutex::default(),
             room: Semaphore::new(MAX_PULLS),

@@ -1,40 +1,27 @@
-//! Health and metrics, by plain HTTP.
+//! What `/readyz` of a node reports; `/metrics` has what the node counts as it runs.
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use volley_common::web;
+use volley_common::server::http::HttpStatus;
 
-/// Serves `/livez`, `/readyz` (200 once the node is in a cluster and until it is to stop, else 503) and `/metrics` until
-/// `stop`, which comes after `stopping`.
-pub async fn serve(
-    listener: TcpListener,
-    joined: watch::Receiver<bool>,
-    stopping: CancellationToken,
-    stop: CancellationToken,
-) {
-    let metrics = recorder();
-    let rendered = move || async move { metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default() };
-    let app = Router::new()
-        .route("/livez", get(async || "alive\n"))
-        .route("/readyz", get(move || ready(joined.clone(), stopping.clone())))
-        .route("/metrics", get(rendered));
-    web::serve(listener, app, stop).await;
+/// The status of a node.
+#[derive(Clone)]
+pub struct NodeHttpStatus {
+    /// Whether the first session with a leading coordinator has begun.
+    pub joined: watch::Receiver<bool>,
+    /// Cancelled when the stop begins.
+    pub stop: CancellationToken,
 }
 
-async fn ready(joined: watch::Receiver<bool>, stopping: CancellationToken) -> (StatusCode, &'static str) {
-    match *joined.borrow() {
-        _ if stopping.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
+impl HttpStatus for NodeHttpStatus {
+    /// 200 once the node is in a cluster, until the stop begins.
+    async fn readiness(&self) -> (StatusCode, String) {
+        let (status, body) = match *self.joined.borrow() {
+            _ if self.stop.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            true => (StatusCode::OK, "ready\n"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
+        };
+        (status, body.into())
     }
-}
-
-/// The process's metrics; `None` if another server in this process collects them already.
-fn recorder() -> Option<PrometheusHandle> {
-    metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok()
 }

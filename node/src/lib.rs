@@ -34,4 +34,5 @@ pub mod state;
 pub mod storage;
 pub mod throttle;
 
-pub use server::{Listeners, Running, start, start_with_listeners};
+pub use config::NodeConfig;
+pub use server::{RunningNode, start};

@@ -46,7 +46,7 @@ pub async fn run(state: Arc<Shared>, ready: watch::Sender<bool>) -> Result<()> {
             Err(error) => error,
         };
         if is_fatal(&error) {
-            return Err(error.at(format_args!("data folder {}", state.config.data_dir.display())));
+            return Err(error.at(format_args!("data folder {}", state.config.server.data_dir.display())));
         }
         if began.elapsed() > Duration::from_secs(30) {
             pauses = self::pauses();

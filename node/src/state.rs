@@ -14,7 +14,7 @@ use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
 use volley_common::{Error, NodeId, PartId, Result, clock};
 
-use crate::config::Config;
+use crate::config::NodeConfig;
 pub use crate::coordinators::Coordinators;
 use crate::copy::Pulls;
 use crate::storage::Store;
@@ -22,7 +22,7 @@ use crate::storage::Store;
 /// What all tasks of a node share; one per process, behind an [`Arc`].
 pub struct Shared {
     /// The configuration that the process was started with.
-    pub config: Config,
+    pub config: NodeConfig,
     /// The parts on this node's disk.
     pub store: Store,
     /// Connections to other members.

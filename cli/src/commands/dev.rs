@@ -6,57 +6,62 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals};
 use volley_common::{Error, Result};
+use volley_coordinator::{CoordinatorConfig, RunningCoordinator};
+use volley_node::{NodeConfig, RunningNode};
 
 use crate::args::Dev;
 use crate::formats::io_error;
 use crate::output;
 
+/// A free port of the loopback interface.
+const LOOPBACK: &str = "127.0.0.1:0";
+
 /// A cluster that runs in this process.
 pub struct DevCluster {
-    /// Where clients go: `grpc://127.0.0.1:PORT`.
+    /// The address for clients: `grpc://127.0.0.1:PORT`.
     pub address: String,
-    coordinators: Vec<Arc<volley_coordinator::Running>>,
-    nodes: Vec<Arc<volley_node::Running>>,
-    // Removed with its content when this is dropped.
+    coordinators: Vec<Arc<RunningCoordinator>>,
+    nodes: Vec<Arc<RunningNode>>,
+    /// The data folder if it is temporary; dropping it removes the folder.
     _temp: Option<TempDir>,
 }
 
-/// The peer ports of the coordinators, which must be the same at the next start; kept as `ports.json`.
+/// The peer ports of the coordinators, which must be the same at the next start; stored as `ports.json`.
 #[derive(Serialize, Deserialize)]
-struct Ports {
+struct PeerPorts {
     peer: Vec<u16>,
 }
 
-/// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or a member's failure.
+/// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
 pub async fn run(dev: &Dev) -> Result<()> {
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
-    output::line(python(&cluster.address, dev.nodes))?;
+    output::line(python_example(&cluster.address, dev.nodes))?;
+    let mut signals = StopSignals::new()?;
     let ended = tokio::select! {
-        result = interrupted() => result,
+        () = signals.next() => Ok(()),
         result = cluster.wait() => result,
     };
-    // Who asks twice does not want to wait.
+    // A second signal ends the wait for open streams.
     tokio::select! {
         () = cluster.shutdown() => ended,
-        again = interrupted() => again,
+        () = signals.next() => Ok(()),
     }
 }
 
 /// Waits for Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// INTERNAL: the system refuses the signal handlers.
 pub async fn interrupted() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term =
-        signal(SignalKind::terminate()).map_err(|e| Error::internal(format!("cannot wait for SIGTERM: {e}")))?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        _ = term.recv() => Ok(()),
-    }
+    StopSignals::new()?.next().await;
+    Ok(())
 }
 
-/// What to type next.
-fn python(address: &str, nodes: u16) -> String {
+/// The first steps in Python, printed below the address.
+fn python_example(address: &str, nodes: u16) -> String {
     format!(
         r#"
 {nodes} nodes. Next, in Python (pip install pyarrow):
@@ -95,7 +100,7 @@ impl DevCluster {
         };
         let coordinators = start_coordinators(dev, &folder).await?;
         let mut cluster = DevCluster {
-            address: format!("grpc://{}", coordinators[0].flight_addr),
+            address: format!("grpc://{}", coordinators[0].addresses.flight),
             coordinators,
             nodes: Vec::new(),
             _temp: temp,
@@ -112,16 +117,17 @@ impl DevCluster {
         Ok(cluster)
     }
 
-    async fn start_node(&self, number: u16, folder: &Path) -> Result<volley_node::Running> {
-        let config = volley_node::config::Config {
-            coordinators: self.coordinators.iter().map(|c| c.peer_addr.to_string()).collect(),
+    async fn start_node(&self, number: u16, folder: &Path) -> Result<RunningNode> {
+        let defaults = NodeConfig::default();
+        let server = ServerConfig {
             listen: vec![LOOPBACK.into()],
             peer_listen: LOOPBACK.into(),
             http_listen: LOOPBACK.into(),
             data_dir: folder.join(format!("node-{number}")),
-            ..Default::default()
+            ..defaults.server
         };
-        volley_node::start(config).await
+        let coordinators = self.coordinators.iter().map(|c| c.addresses.peer.to_string()).collect();
+        volley_node::start(NodeConfig { server, coordinators, ..defaults }).await
     }
 
     /// Stops the node at the Flight address `HOST:PORT`.
@@ -129,23 +135,23 @@ impl DevCluster {
     /// # Errors
     /// NOT_FOUND: there is none.
     pub async fn stop_node(&mut self, address: &str) -> Result<()> {
-        let at = self.nodes.iter().position(|node| node.flight_addr.to_string() == address);
-        let at = at.ok_or_else(|| Error::not_found(format!("no node of this cluster is at {address}")))?;
+        let at = self.nodes.iter().position(|node| node.addresses.flight.to_string() == address);
+        let at = at.ok_or_else(|| Error::not_found(format!("no node of this cluster has the address {address}")))?;
         self.nodes.remove(at).shutdown().await;
         Ok(())
     }
 
-    /// Waits until a member ends.
+    /// Waits until a member stops by itself.
     ///
     /// # Errors
-    /// What ended it, if it was not asked to.
+    /// Why it stopped, unless a client asked for that.
     pub async fn wait(&self) -> Result<()> {
         let coordinators = self.coordinators.iter().cloned().map(|c| tokio::spawn(async move { c.wait().await }));
         let nodes = self.nodes.iter().cloned().map(|n| tokio::spawn(async move { n.wait().await }));
         let members: Vec<_> = coordinators.chain(nodes).collect();
         let (ended, _, others) = futures::future::select_all(members).await;
         others.iter().for_each(|task| task.abort());
-        ended.unwrap_or_else(|_| Err(Error::internal("a member of the cluster broke off")))
+        ended.unwrap_or_else(|_| Err(Error::internal("a member of the cluster panicked")))
     }
 
     /// Drains and stops the nodes, then the coordinators.
@@ -155,46 +161,39 @@ impl DevCluster {
     }
 }
 
-/// A free port of this machine's own address.
-const LOOPBACK: &str = "127.0.0.1:0";
-
-/// All peer ports are bound before the first coordinator starts, for each must know them all.
-async fn start_coordinators(dev: &Dev, folder: &Path) -> Result<Vec<Arc<volley_coordinator::Running>>> {
-    let count = usize::from(dev.coordinators);
-    let kept = folder.join("ports.json");
-    let peers = bind_peers(count, &kept).await?;
-    let addresses = peers.iter().map(local).collect::<Result<Vec<_>>>()?;
-    let named: Vec<String> =
-        addresses.iter().enumerate().map(|(i, port)| format!("{}=127.0.0.1:{port}", i + 1)).collect();
-    let starts = peers.into_iter().enumerate().map(|(index, peer)| {
-        let port = if index == 0 { dev.port } else { 0 };
-        let config = volley_coordinator::Config {
-            id: index as u64 + 1,
-            peers: named.clone(),
+/// Starts the coordinators. All peer ports are bound before the first one starts, since each must know them all.
+async fn start_coordinators(dev: &Dev, folder: &Path) -> Result<Vec<Arc<RunningCoordinator>>> {
+    let sockets = bind_peers(usize::from(dev.coordinators), &folder.join("ports.json")).await?;
+    let ports = sockets.iter().map(local_port).collect::<Result<Vec<_>>>()?;
+    let peers: Vec<String> = (1..).zip(&ports).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
+    let starts = (1..).zip(sockets).zip(ports).map(|((id, socket), peer_port)| {
+        let port = if id == 1 { dev.port } else { 0 };
+        let defaults = CoordinatorConfig::default();
+        let server = ServerConfig {
             listen: vec![format!("127.0.0.1:{port}")],
-            peer_listen: format!("127.0.0.1:{}", addresses[index]),
+            peer_listen: format!("127.0.0.1:{peer_port}"),
             http_listen: LOOPBACK.into(),
-            data_dir: folder.join(format!("coordinator-{}", index + 1)),
-            dev: true,
-            ..Default::default()
+            data_dir: folder.join(format!("coordinator-{id}")),
+            ..defaults.server
         };
-        let listeners = volley_coordinator::Listeners { peer: Some(peer), ..Default::default() };
-        volley_coordinator::start_with_listeners(config, listeners)
+        let config = CoordinatorConfig { server, id, peers: peers.clone(), dev: true, ..defaults };
+        let prebound = PreboundSockets { peer: Some(socket), ..Default::default() };
+        volley_coordinator::start_with_sockets(config, prebound)
     });
-    // Together: each waits for a leader, which needs a majority.
+    // At the same time: each waits for a leader, which needs a majority.
     let started = futures::future::try_join_all(starts).await?;
     Ok(started.into_iter().map(Arc::new).collect())
 }
 
-fn local(listener: &TcpListener) -> Result<u16> {
-    let address = listener.local_addr().map_err(|e| Error::internal(format!("a socket without an address: {e}")))?;
+fn local_port(listener: &TcpListener) -> Result<u16> {
+    let address = listener.local_addr().map_err(|e| Error::internal(format!("a socket has no address: {e}")))?;
     Ok(address.port())
 }
 
-/// The ports of the last start in this folder, else free ones, which are written down.
-async fn bind_peers(count: usize, kept: &Path) -> Result<Vec<TcpListener>> {
-    let ports = read_ports(kept)?;
-    let folder = kept.parent().unwrap_or(kept).display();
+/// Binds the ports of the last start in this folder; at the first start free ports, which are then stored.
+async fn bind_peers(count: usize, stored: &Path) -> Result<Vec<TcpListener>> {
+    let ports = read_ports(stored)?;
+    let folder = stored.parent().unwrap_or(stored).display();
     if let Some(was) = ports.as_ref().map(|ports| ports.peer.len()).filter(|was| *was != count) {
         return Err(Error::precondition(format!(
             "{folder} holds a cluster of {was} coordinators: add --coordinators {was}"
@@ -212,26 +211,29 @@ async fn bind_peers(count: usize, kept: &Path) -> Result<Vec<TcpListener>> {
         listeners.push(listener);
     }
     if ports.is_none() {
-        write_ports(kept, &listeners)?;
+        write_ports(stored, &listeners)?;
     }
     Ok(listeners)
 }
 
-fn read_ports(kept: &Path) -> Result<Option<Ports>> {
-    match std::fs::read(kept) {
+fn read_ports(stored: &Path) -> Result<Option<PeerPorts>> {
+    match std::fs::read(stored) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            Error::data_loss(format!("{}: {e}: remove it if the cluster may forget its coordinators", kept.display()))
+            Error::data_loss(format!(
+                "{}: {e}: remove the file if the cluster can lose its coordinators",
+                stored.display()
+            ))
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io_error(kept, &e)),
+        Err(e) => Err(io_error(stored, &e)),
     }
 }
 
-fn write_ports(kept: &Path, listeners: &[TcpListener]) -> Result<()> {
-    let ports = Ports { peer: listeners.iter().map(local).collect::<Result<_>>()? };
+fn write_ports(stored: &Path, listeners: &[TcpListener]) -> Result<()> {
+    let ports = PeerPorts { peer: listeners.iter().map(local_port).collect::<Result<_>>()? };
     let text = serde_json::to_vec(&ports).map_err(|e| Error::internal(e.to_string()))?;
-    if let Some(folder) = kept.parent() {
+    if let Some(folder) = stored.parent() {
         std::fs::create_dir_all(folder).map_err(|e| io_error(folder, &e))?;
     }
-    std::fs::write(kept, text).map_err(|e| io_error(kept, &e))
+    std::fs::write(stored, text).map_err(|e| io_error(stored, &e))
 }

@@ -150,6 +150,6 @@ impl Membership {
     }
 
     fn silence(&self) -> Duration {
-        self.service.config.silence()
+        self.service.config.node_timeout()
     }
 }

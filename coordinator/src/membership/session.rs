@@ -192,7 +192,7 @@ impl Membership {
             why = listening => why,
             () = &mut taking => return "its reports came to an end".into(),
         };
-        if tokio::time::timeout(self.service.config.deadline(), taking).await.is_err() {
+        if tokio::time::timeout(self.service.config.server.request_timeout(), taking).await.is_err() {
             tracing::warn!(%node, "a node's last reports could not be taken in, in time");
         }
         why

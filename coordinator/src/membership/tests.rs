@@ -15,7 +15,7 @@ use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 
 use super::session::Visit;
 use super::*;
-use crate::config::Config;
+use crate::config::CoordinatorConfig;
 use crate::raft::{Handle, RaftConfig};
 use crate::service::via::{Entry, Locations};
 
@@ -32,7 +32,7 @@ async fn alone() -> (TempDir, Arc<Membership>) {
     }
     let (name, uri) = ("".into(), "grpc+tcp://127.0.0.1:1".into());
     let entries = vec![Entry { name, uri, locations: Locations::Direct }];
-    let service = Service::new(Config::default(), raft, Relay::new(), entries, CancellationToken::new());
+    let service = Service::new(CoordinatorConfig::default(), raft, Relay::new(), entries, CancellationToken::new());
     (dir, Membership::new(Arc::new(service)))
 }
 

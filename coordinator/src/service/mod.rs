@@ -42,13 +42,13 @@ use volley_common::wire::cluster::Heartbeat;
 use volley_common::{Error, NodeId, Result};
 
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::CoordinatorConfig;
 use crate::raft::Handle;
 
 /// What all of a coordinator's tasks share; one per process, behind an `Arc`.
 pub struct Service {
     /// The configuration that the process was started with.
-    pub config: Config,
+    pub config: CoordinatorConfig,
     /// The replicated catalog.
     pub raft: Handle,
     /// Connections to other members.
@@ -67,7 +67,13 @@ pub struct Service {
 
 impl Service {
     /// Puts the parts together.
-    pub fn new(config: Config, raft: Handle, relay: Relay, entries: Vec<via::Entry>, stop: CancellationToken) -> Self {
+    pub fn new(
+        config: CoordinatorConfig,
+        raft: Handle,
+        relay: Relay,
+        entries: Vec<via::Entry>,
+        stop: CancellationToken,
+    ) -> Self {
         Service {
             config,
             raft,

@@ -1,6 +1,5 @@
 //! By which listener a client came, and so which addresses it is told.
 
-use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -8,31 +7,7 @@ use volley_common::wire::catalog::Node;
 use volley_common::{Error, NodeId, Result, clock};
 
 use super::Service;
-
-/// Whose addresses the clients of a listener are told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Locations {
-    /// The nodes' own.
-    #[default]
-    Direct,
-    /// The coordinator's: all data goes through the member that is asked.
-    Proxy,
-    /// As [`Locations::Proxy`], in one endpoint: for clients that read only the first.
-    Single,
-}
-
-impl std::str::FromStr for Locations {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "direct" => Ok(Locations::Direct),
-            "proxy" => Ok(Locations::Proxy),
-            "single" => Ok(Locations::Single),
-            _ => Err(Error::invalid(format!("{text:?} is not direct, proxy or single"))),
-        }
-    }
-}
+pub use crate::locations::Locations;
 
 /// One of this coordinator's listeners.
 #[derive(Clone, Debug)]
@@ -74,16 +49,6 @@ pub fn address<'a>(node: &'a Node, listener: &str) -> Option<&'a str> {
         false => node.listeners.iter().find(|own| own.name == listener).map(|own| &own.uri),
     };
     uri.map(String::as_str).filter(|uri| !uri.is_empty())
-}
-
-impl fmt::Display for Locations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Locations::Direct => "direct",
-            Locations::Proxy => "proxy",
-            Locations::Single => "single",
-        })
-    }
 }
 
 impl Service {

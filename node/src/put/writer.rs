@@ -42,11 +42,11 @@ pub struct Target {
     pub schema: SchemaRef,
     /// The `seq` of the first part.
     pub first_seq: u64,
-    /// See [`crate::config::Config::message_bytes`]; at most `MAX_CUT_BYTES`.
+    /// See [`crate::config::NodeConfig::message_bytes`]; at most `MAX_CUT_BYTES`.
     pub message_bytes: usize,
-    /// See [`crate::config::Config::block_bytes`].
+    /// See [`crate::config::NodeConfig::block_bytes`].
     pub block_bytes: u64,
-    /// See [`crate::config::Config::part_bytes`].
+    /// See [`crate::config::NodeConfig::part_bytes`].
     pub part_bytes: u64,
 }
 

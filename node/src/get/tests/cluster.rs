@@ -26,7 +26,7 @@ use volley_common::wire::catalog::{self, Compression, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, clock};
 
-use crate::config::Config;
+use crate::config::NodeConfig;
 use crate::get::request::{read_ticket, verified};
 use crate::get::source::Source;
 use crate::get::{HOP_HEADER, serve_get};
@@ -160,7 +160,7 @@ fn broken(
 fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> Shared {
     let relay = Relay::new();
     Shared {
-        config: Config::default(),
+        config: NodeConfig::default(),
         store: Store::open(dir.path()).unwrap(),
         // Nobody listens there.
         coordinators: Coordinators::new(relay.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),

@@ -23,7 +23,7 @@ use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorS
 use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId};
 
-use crate::config::Config;
+use crate::config::NodeConfig;
 use crate::coordinators::Coordinators;
 use crate::copy::Pulls;
 use crate::peer;
@@ -188,7 +188,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let peer_addr = listener.local_addr().unwrap().to_string();
     let relay = Relay::new();
     // Slow enough to be seen; puts are to take no notice of it.
-    let config = Config { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..Config::default() };
+    let config = NodeConfig { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..NodeConfig::default() };
     let pulls = Pulls::new(&config);
     let state = Arc::new(Shared {
         coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),

@@ -1,0 +1,27 @@
+//! What the processes of both servers share: a coordinator and a node add only what differs.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`process`] | `main` of a server: flags, log, configuration, signals |
+//! | [`server_config`] | the settings and flags of both servers |
+//! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
+//! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
+//! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
+//! | [`http`] | `/livez`, `/readyz` and `/metrics` |
+//! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
+//! | [`log`] | the log on standard error |
+
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod lifecycle;
+pub mod log;
+pub mod process;
+pub mod reflection;
+pub mod server_config;
+pub mod sockets;
+
+pub use lifecycle::Lifecycle;
+pub use process::{RunningServer, StopSignals};
+pub use server_config::{ServerArgs, ServerConfig};
+pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};

@@ -1,0 +1,125 @@
+//! The settings and flags that coordinators and nodes share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::one_or_many;
+use super::log::LogFormat;
+use crate::listen::{self, ListenerConfig};
+use crate::serve::Limits;
+use crate::{Error, Result};
+
+/// The settings of both servers; flattened into the configuration of each.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct ServerConfig {
+    /// Addresses of the Flight listeners, `[NAME=]HOST:PORT`; port 0 picks a free one. At a node, other members use the first.
+    #[serde(deserialize_with = "one_or_many")]
+    pub listen: Vec<String>,
+    /// Addresses by which clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; the listen address if there is none.
+    #[serde(deserialize_with = "one_or_many")]
+    pub advertise: Vec<String>,
+    /// Address of the listener for members, HOST:PORT.
+    pub peer_listen: String,
+    /// Address of the listener for health and metrics, HOST:PORT.
+    pub http_listen: String,
+    /// The data folder.
+    pub data_dir: PathBuf,
+    /// Allows listeners without authentication on addresses other than loopback.
+    pub insecure: bool,
+    /// How long a call waits for a leader, milliseconds. At a node: for a coordinator that can answer.
+    pub request_timeout_ms: u64,
+    /// How long streams of clients may go on after the stop began, milliseconds.
+    pub drain_ms: u64,
+}
+
+impl ServerConfig {
+    /// The defaults of a server with these addresses and this data folder.
+    pub fn new(listen: &str, peer_listen: &str, http_listen: &str, data_dir: &str) -> Self {
+        ServerConfig {
+            listen: vec![listen.into()],
+            advertise: Vec::new(),
+            peer_listen: peer_listen.into(),
+            http_listen: http_listen.into(),
+            data_dir: data_dir.into(),
+            insecure: false,
+            request_timeout_ms: 5_000,
+            drain_ms: 30_000,
+        }
+    }
+
+    /// Checks the addresses and timeouts.
+    ///
+    /// # Errors
+    /// One sentence that names the wrong value or combination.
+    pub fn check(&self) -> Result<()> {
+        self.listeners()?;
+        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
+        listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        if self.request_timeout_ms == 0 {
+            return Err(Error::invalid("request_timeout_ms must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// The Flight listeners, each with its name and its advertised address.
+    ///
+    /// # Errors
+    /// Those of [`listen::listeners`].
+    pub fn listeners(&self) -> Result<Vec<ListenerConfig>> {
+        listen::listeners(&self.listen, &self.advertise, self.insecure)
+    }
+
+    /// How long a call waits for a server that can answer it.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// The limits of one Flight listener.
+    pub fn limits(&self) -> Limits {
+        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
+    }
+}
+
+/// The flags of both servers; flattened into the command line of each. `--help` adds the defaults.
+#[derive(Debug, Default, clap::Args, Serialize)]
+pub struct ServerArgs {
+    /// A TOML file with any of these settings, with underscores in place of dashes.
+    #[arg(long, env = "VOLLEY_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, report what is wrong, and exit.
+    #[arg(long)]
+    #[serde(skip)]
+    pub check_config: bool,
+    /// Print every setting with its source (a flag, a variable, the file or the defaults), and exit.
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// The format of the log on standard error.
+    #[arg(long, env = "VOLLEY_LOG_FORMAT", value_enum, default_value = "text")]
+    #[serde(skip)]
+    pub log_format: LogFormat,
+    /// Address of a Flight listener; repeat it with names for several.
+    #[arg(long, value_name = "[NAME=]HOST:PORT")]
+    pub listen: Vec<String>,
+    /// Address by which the clients of a listener reach it: grpc+tcp://HOST:PORT.
+    #[arg(long, value_name = "[NAME=]URI")]
+    pub advertise: Vec<String>,
+    /// Address of the listener for other members.
+    #[arg(long)]
+    pub peer_listen: Option<String>,
+    /// Address of the listener for health and metrics.
+    #[arg(long)]
+    pub http_listen: Option<String>,
+    /// The data folder.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// How many milliseconds streams of clients may go on after the stop began.
+    #[arg(long)]
+    pub drain_ms: Option<u64>,
+    /// Allow listeners on addresses other than loopback, though there is no authentication.
+    #[arg(long)]
+    pub insecure: bool,
+}
