@@ -1,0 +1,3 @@
+//! What the server processes share: the HTTP/2 server loop.
+
+pub mod serve;
