@@ -11,7 +11,10 @@
 //! | [`placement`] | which nodes should hold a shard |
 //! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
-//! | [`serve`], [`proxy`] | the HTTP/2 server loop; handing a call on to another member |
+//! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
+//! | [`server`] | the HTTP/2 server loop |
+//! | [`net`] | connections to members, fail-over |
+//! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`memory`] | giving large blocks back to the system |
@@ -26,18 +29,20 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod health;
+pub mod http2;
 pub mod ids;
 pub mod ipc;
 pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod name;
+pub mod net;
 pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
 pub mod reflection;
-pub mod serve;
+pub mod server;
 pub mod ticket;
 pub mod web;
 pub mod wire;

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use crate::{Error, Result, serve};
+use crate::server::serve;
+use crate::{Error, Result};
 
 /// Names that mean ways of answering, so that no listener may have them.
 const RESERVED: [&str; 3] = ["direct", "proxy", "single"];

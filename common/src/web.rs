@@ -33,12 +33,12 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_request_does_not_hold_up_the_stop() {
-        let listener = crate::serve::bind("127.0.0.1:0").await.unwrap();
+        let listener = crate::server::serve::bind("127.0.0.1:0").await.unwrap();
         let mut stuck = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         stuck.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, Router::new(), stop.clone()));
         stop.cancel();
-        crate::serve::testing::soon(serving).await.unwrap();
+        crate::server::serve::testing::soon(serving).await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use volley_common::config;
 use volley_common::listen::{self, Listener};
 use volley_common::log::LogFormat;
-use volley_common::serve::Limits;
+use volley_common::server::serve::ServerLimits;
 use volley_common::{Error, Result};
 
 use crate::service::via::Locations;
@@ -317,8 +317,8 @@ impl Config {
     }
 
     /// What one of the clients' listeners takes on.
-    pub fn limits(&self) -> Limits {
-        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
+    pub fn limits(&self) -> ServerLimits {
+        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::default() }
     }
 
     /// How long a leader may be silent.

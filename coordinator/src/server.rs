@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::proxy::Relay;
-use volley_common::serve::{self, Limits};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{self, ServerLimits};
 use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
@@ -85,7 +85,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();
-    let service = Arc::new(Service::new(config, raft, Relay::new(), entries, stop));
+    let service = Arc::new(Service::new(config, raft, ConnectionPool::new(), entries, stop));
     let running = serve_all(service, sockets).await?;
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
@@ -161,7 +161,7 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
         clients.spawn(serve::serve(listener.socket, edge, stop.clone(), service.config.limits()));
     }
     let edge = Edge::for_members(service.clone(), peer_routes);
-    peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone(), Limits::default()));
+    peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone(), ServerLimits::default()));
     clients.spawn(membership.clone().run());
     clients.spawn(report_health(service.clone(), reporter));
     peers.spawn(http::serve(sockets.http, service, membership, running.stop_peers.clone()));

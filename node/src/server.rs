@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::proxy::Relay;
-use volley_common::serve::{self, Limits, Tonic};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;
 use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
-use crate::coordinators::Coordinators;
+use crate::coordinator_client::CoordinatorClient;
 use crate::copy::Pulls;
 use crate::routes::Router;
 use crate::state::Shared;
@@ -134,17 +134,17 @@ fn named(listener: &Bound) -> NodeListener {
 }
 
 fn share(config: Config, store: Store, sockets: &Sockets, shutdown: CancellationToken) -> Result<Shared> {
-    let relay = Relay::new();
+    let pool = ConnectionPool::new();
     let pulls = Pulls::new(&config);
     Ok(Shared {
         flight_uri: sockets.first()?.uri.clone(),
         listeners: sockets.flight.iter().filter(|l| !l.name.is_empty()).map(named).collect(),
         peer_addr: config.peer_reachable_at(local_addr(&sockets.peer)?)?,
-        coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.deadline()),
+        coordinators: CoordinatorClient::new(pool.clone(), config.coordinators.clone(), config.deadline()),
         cluster: store.cluster().map(Arc::new).into(),
         config,
         store,
-        relay,
+        pool,
         ticket_key: None.into(),
         members: Default::default(),
         cancelled: Default::default(),
@@ -179,9 +179,9 @@ async fn serve_all(state: Arc<Shared>, sockets: Sockets, base: Base) -> Result<R
     let peers: NodeServer<_> = peer::service(state.clone());
     running.tasks.spawn(serve::serve(
         sockets.peer,
-        Tonic(Routes::new(peers)),
+        TonicService(Routes::new(peers)),
         running.stop_peers.clone(),
-        Limits::default(),
+        ServerLimits::default(),
     ));
     running.tasks.spawn(scrub::run(state.clone()));
     let failure = running.failure.clone();
