@@ -1,4 +1,4 @@
-//! gRPC on the wire, for the calls that are not left to tonic: before every message a flag and its length.
+//! gRPC message framing, for calls that bypass tonic: a flag and the length precede every message.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -13,58 +13,58 @@ use tonic::Status;
 
 use crate::{Code, Error, Result};
 
-/// Bytes before every message: whether it is compressed, and its length in four of them.
+/// Bytes of the prefix of every message: a compression flag, then the length as four bytes, big-endian.
 pub const PREFIX: usize = 5;
 /// The path of DoGet.
 pub const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
-/// A caller whose message is here only in part after this long is given up.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// A message must be complete within this time.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The length of the message behind a prefix.
+/// The length of the message that follows a prefix.
 ///
 /// # Errors
-/// UNIMPLEMENTED: it is compressed. RESOURCE_EXHAUSTED: it has more than `most` bytes.
-pub fn length(prefix: &[u8; PREFIX], most: usize) -> Result<usize> {
+/// UNIMPLEMENTED: it is compressed. RESOURCE_EXHAUSTED: it has more than `max` bytes.
+pub fn message_length(prefix: &[u8; PREFIX], max: usize) -> Result<usize> {
     let [compressed, length @ ..] = *prefix;
     if compressed != 0 {
         return Err(Error::unimplemented(
-            "gRPC messages are not taken compressed: switch the compression of the channel off (Arrow's own is taken)",
+            "compressed gRPC messages are not supported: switch off the compression of the channel (Arrow's own compression is supported)",
         ));
     }
     let length = u32::from_be_bytes(length) as usize;
-    if length > most {
-        return Err(Error::exhausted(format!("a message of {length} bytes is over the limit of {most}")));
+    if length > max {
+        return Err(Error::exhausted(format!("a message of {length} bytes is over the limit of {max}")));
     }
     Ok(length)
 }
 
 /// A message with its prefix. It must be smaller than 4 GiB.
-pub fn framed(message: &impl Message) -> Bytes {
+pub fn encode_message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX + length);
     out.put_u8(0);
     out.put_u32(length as u32);
-    // It has room.
+    // The buffer is large enough.
     let _ = message.encode(&mut out);
     out.freeze()
 }
 
-/// The one message of a call.
+/// Reads the one message of a call, of at most `max` bytes.
 ///
 /// # Errors
-/// Those of [`length`]. INVALID_ARGUMENT: there is none, or not all of it, or more. CANCELLED: the caller broke off.
-/// DEADLINE_EXCEEDED: it is not here within 30 s.
-pub async fn read<B>(body: B, most: usize) -> Result<Bytes>
+/// Those of [`message_length`]. INVALID_ARGUMENT: there is no message, a part of one, or more than one. CANCELLED: the
+/// client broke off. DEADLINE_EXCEEDED: the message did not arrive within 30 s.
+pub async fn read_message<B>(body: B, max: usize) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    tokio::time::timeout(DEADLINE, collect(body, most))
+    tokio::time::timeout(MESSAGE_TIMEOUT, collect(body, max))
         .await
         .unwrap_or_else(|_| Err(Error::deadline("the message did not arrive within 30 s")))
 }
 
-async fn collect<B>(mut body: B, most: usize) -> Result<Bytes>
+async fn collect<B>(mut body: B, max: usize) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -74,25 +74,25 @@ where
         let frame = frame.map_err(|e| Error::cancelled(format!("the client broke off its request: {e}")))?;
         received.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         if let Some(prefix) = received.first_chunk::<PREFIX>()
-            && received.len() > PREFIX + length(prefix, most)?
+            && received.len() > PREFIX + message_length(prefix, max)?
         {
             return Err(Error::invalid("the call has more than one message"));
         }
     }
     let Some(prefix) = received.first_chunk::<PREFIX>() else {
-        return Err(Error::invalid("the call came without a message"));
+        return Err(Error::invalid("the call has no message"));
     };
-    let length = length(prefix, most)?;
+    let length = message_length(prefix, max)?;
     received.advance(PREFIX);
     if received.len() < length {
-        return Err(Error::invalid(format!("the message says {length} bytes and has {}", received.len())));
+        return Err(Error::invalid(format!("the message should have {length} bytes and has {}", received.len())));
     }
     Ok(received.freeze())
 }
 
-/// A call of DoGet; the connection adds where to.
-pub fn do_get(ticket: impl Into<Bytes>) -> Request<Bytes> {
-    let mut request = Request::new(framed(&Ticket { ticket: ticket.into() }));
+/// A DoGet request without an authority; the connection adds it.
+pub fn do_get_request(ticket: impl Into<Bytes>) -> Request<Bytes> {
+    let mut request = Request::new(encode_message(&Ticket { ticket: ticket.into() }));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = http::Uri::from_static(DO_GET);
     *request.version_mut() = Version::HTTP_2;
@@ -101,16 +101,16 @@ pub fn do_get(ticket: impl Into<Bytes>) -> Request<Bytes> {
     request
 }
 
-/// The body of an answer that is not an error at once.
+/// The body of a response, unless its headers are an error.
 ///
 /// # Errors
-/// What the answer is. UNAVAILABLE: it is not gRPC's.
-pub fn accepted<B>(response: Response<B>) -> Result<B> {
+/// The error of the response. UNAVAILABLE: it is not a gRPC response.
+pub fn response_body<B>(response: Response<B>) -> Result<B> {
     let (head, body) = response.into_parts();
     match Status::from_header_map(&head.headers) {
         Some(status) if status.code() != Code::Ok => Err(status.into()),
         _ if head.status != http::StatusCode::OK => {
-            Err(Error::unavailable(format!("the answer has HTTP status {}", head.status)))
+            Err(Error::unavailable(format!("the response has HTTP status {}", head.status)))
         }
         _ => Ok(body),
     }
@@ -125,25 +125,25 @@ mod tests {
 
     use super::*;
 
-    /// Reads a body that comes in pieces of `step` bytes.
+    /// Reads a body that arrives in pieces of `step` bytes.
     async fn read_in(bytes: &[u8], step: usize) -> Result<Bytes> {
         let pieces: Vec<_> =
             bytes.chunks(step).map(|c| Ok::<_, Error>(Frame::data(Bytes::copy_from_slice(c)))).collect();
-        read(StreamBody::new(stream::iter(pieces)), 100).await
+        read_message(StreamBody::new(stream::iter(pieces)), 100).await
     }
 
     #[tokio::test]
-    async fn a_message_survives_however_it_is_cut() {
+    async fn message_is_read_from_pieces_of_any_size() {
         let ticket = Ticket { ticket: Bytes::from_static(b"a/b") };
         for step in 1..10 {
-            assert_eq!(Ticket::decode(read_in(&framed(&ticket), step).await.unwrap()).unwrap(), ticket);
+            assert_eq!(Ticket::decode(read_in(&encode_message(&ticket), step).await.unwrap()).unwrap(), ticket);
         }
         assert_eq!(read_in(&[0; PREFIX], 9).await.unwrap(), Bytes::new());
     }
 
     #[tokio::test]
-    async fn broken_messages_are_refused() {
-        let good = framed(&Ticket { ticket: Bytes::from_static(b"abc") });
+    async fn broken_messages_are_rejected() {
+        let good = encode_message(&Ticket { ticket: Bytes::from_static(b"abc") });
         let mut long = good.to_vec();
         long.push(0);
         for bad in [&good[..good.len() - 1], &good[..3], b"", b"\0\0\0\0\x03\xff\xff", &long] {

@@ -11,7 +11,9 @@
 //! | [`placement`] | which nodes should hold a shard |
 //! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
-//! | [`serve`], [`proxy`] | the HTTP/2 server loop; handing a call on to another member |
+//! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
+//! | [`net`] | connections to members, fail-over |
+//! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
@@ -23,16 +25,17 @@ pub mod clock;
 pub mod cluster_id;
 pub mod error;
 pub mod grpc;
+pub mod http2;
 pub mod ids;
 pub mod ipc;
 pub mod listen;
 pub mod memory;
 pub mod name;
+pub mod net;
 pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
-pub mod serve;
 pub mod server;
 pub mod ticket;
 pub mod wire;

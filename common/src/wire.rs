@@ -1,7 +1,7 @@
 //! The generated protobuf messages and gRPC services.
 //!
-//! [`catalog`] outlives a version (log, snapshot, rows on disk); [`cluster`] is what members say to
-//! each other, and the content of tickets; [`raft`] is Raft between coordinators.
+//! [`catalog`] outlives a version (log, snapshot, rows on disk); [`cluster`] holds the calls between members, and the
+//! content of tickets; [`raft`] is Raft between coordinators.
 
 pub use volley::catalog::v1 as catalog;
 pub use volley::cluster::v1 as cluster;
@@ -27,7 +27,7 @@ mod volley {
 }
 
 impl catalog::WriteOutcome {
-    /// As clients get it, from whichever member.
+    /// The JSON that every member returns to clients.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "table": self.table.join("/"),
@@ -41,7 +41,7 @@ impl catalog::WriteOutcome {
 }
 
 impl catalog::Node {
-    /// Whether the cluster heard from the node within `node_timeout_ms`: it is offered to readers.
+    /// Whether the cluster heard from the node within `node_timeout_ms`. Readers are sent to it.
     pub fn is_alive(&self) -> bool {
         self.state == catalog::NodeState::Alive as i32
     }
@@ -60,7 +60,7 @@ impl catalog::Node {
 /// The largest message between members: a commit of some 500,000 parts.
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 
-/// Version of the protocol between members, raised only by a change that the version before does not understand: fields
-/// are only added otherwise. A coordinator takes in nodes whose protocol is one older or newer; who raises it sees to it that
-/// coordinators and nodes of both still understand each other.
+/// Version of the protocol between members. It is raised only by a change that the previous version does not understand;
+/// other changes only add fields. A coordinator accepts nodes whose protocol is one older or newer, so a change that raises
+/// it must keep coordinators and nodes of both versions compatible.
 pub const PROTOCOL: u32 = 1;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
-use volley_common::proxy::Relay;
+use volley_common::net::ConnectionPool;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -59,7 +59,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
-    let service = Arc::new(Service::new(config, raft.clone(), Relay::new(), entries, stop));
+    let service = Arc::new(Service::new(config, raft.clone(), ConnectionPool::new(), entries, stop));
     let membership = Membership::new(service.clone());
     http_status.set(service.clone(), membership.clone());
 

@@ -12,14 +12,14 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use tokio_util::sync::CancellationToken;
 use volley_common::ipc::schema::schema_message;
-use volley_common::proxy::Relay;
-use volley_common::serve::{bind, serve};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
 use volley_node::config::NodeConfig;
 use volley_node::get::serve_get;
-use volley_node::state::{Coordinators, Members, Shared};
+use volley_node::state::{CoordinatorClient, Members, Shared};
 use volley_node::storage::{PartSpec, SealedPart, Store};
 
 #[tokio::main]
@@ -51,7 +51,7 @@ async fn main() -> Result<()> {
         let state = state.clone();
         async move { Ok::<_, Infallible>(serve_get(state, request).await) }
     });
-    serve(listener, service, CancellationToken::new(), volley_common::serve::Limits::default()).await;
+    serve(listener, service, CancellationToken::new(), volley_common::server::serve::ServerLimits::default()).await;
     Ok(())
 }
 
@@ -75,13 +75,13 @@ fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Resul
 }
 
 fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
-    let relay = Relay::new();
+    let pool = ConnectionPool::new();
     Shared {
         listeners: Vec::new(),
         config: NodeConfig::default(),
         store,
-        coordinators: Coordinators::new(relay.clone(), Vec::new(), Duration::from_millis(1)),
-        relay,
+        coordinators: CoordinatorClient::new(pool.clone(), Vec::new(), Duration::from_millis(1)),
+        pool,
         ticket_key: ArcSwapOption::from_pointee(key),
         cluster: ArcSwapOption::empty(),
         members: ArcSwap::from_pointee(Members::default()),

@@ -197,7 +197,7 @@ async fn pull_from(state: &Arc<Shared>, wanted: &Wanted, source: &str, stop: &Ca
     tokio::task::spawn_blocking(move || store.accepts(bytes))
         .await
         .map_err(|e| Error::internal(format!("looking at the disk: {e}")))??;
-    let mut client = NodeClient::new(state.relay.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
+    let mut client = NodeClient::new(state.pool.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
     let request = FetchPartRequest { id: part.id, offset: 0 };
     let reply = tokio::select! {
         reply = tokio::time::timeout(STALL, client.fetch_part(request)) => reply.map_err(|_| stalled())??,

@@ -10,14 +10,14 @@
 //! | [`merge`] | small parts into few |
 //! | [`scrub`] | reading every part again now and then |
 //! | [`throttle`] | bytes per second, for work in the background |
-//! | [`coordinators`] | calls to the coordinators, with fail-over |
+//! | [`coordinator_client`] | calls to the coordinators, with fail-over |
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`routes`] | which call goes where |
 //! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
 
 pub mod config;
-pub mod coordinators;
+pub mod coordinator_client;
 pub mod copy;
 pub mod flight;
 pub mod get;

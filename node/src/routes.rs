@@ -13,11 +13,12 @@ use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
+use volley_common::http2::{CompleteBody, ReplyBody, grpc_error};
 use volley_common::listen::host_port;
+use volley_common::net::Failover;
 use volley_common::options::CAME_BY;
-use volley_common::proxy::Loan;
-use volley_common::serve::{ReplyBody, Whole, grpc_error};
-use volley_common::{Code, Error, NodeId, Result};
+use volley_common::proxy::{ReplayableBody, forward, forward_to_any};
+use volley_common::{Error, NodeId, Result};
 
 use crate::state::{Members, Shared};
 use crate::{get, put};
@@ -64,7 +65,7 @@ impl Router {
         if method == Some("DoPut") {
             return put::serve_put(self.state, request);
         }
-        let request = request.map(|body| tonic::body::Body::new(Whole(body)));
+        let request = request.map(|body| tonic::body::Body::new(CompleteBody(body)));
         let mut tonic = self.tonic;
         match tonic.call(request).await {
             Ok(response) => response.map(ReplyBody::Tonic),
@@ -110,16 +111,19 @@ async fn to_coordinator(
         .map_err(|e| Error::exhausted(format!("the request is broken, or over {MAX_REQUEST} bytes: {e}")))?
         .to_bytes();
     let addrs = state.members.load().coordinator_flight.clone();
-    let mut last = Error::unavailable("this node knows no coordinator yet: try again");
-    for addr in addrs.iter().filter(|addr| !addr.is_empty()) {
+    let mut failover = Failover::new(&addrs);
+    while let Some(addr) = failover.next_candidate() {
+        if addr.is_empty() {
+            continue;
+        }
         let request: Request<Bytes> = Request::from_parts(head.clone(), body.clone());
-        match state.relay.forward(host_port(addr), request).await {
-            Ok(response) => return Ok(response),
-            Err(error) if error.code == Code::Unavailable => last = error,
-            Err(error) => return Err(error),
+        if let Some(reply) = failover.record(forward(&state.pool, host_port(addr), request).await)? {
+            return Ok(reply);
         }
     }
-    Err(last.at("no coordinator can be reached"))
+    let error = failover.into_error();
+    let error = error.unwrap_or_else(|| Error::unavailable("this node knows no coordinator yet: try again"));
+    Err(error.at("no coordinator can be reached"))
 }
 
 /// Whether this node takes new parts.
@@ -141,19 +145,13 @@ async fn put_elsewhere(state: &Arc<Shared>, request: Request<Incoming>, why: Err
     }
     let mut nodes = writable_nodes(&state.members.load(), state.node());
     nodes.shuffle(&mut rand::rng());
-    let loan = Loan::new(body);
-    let mut broken = None;
-    for addr in nodes {
-        let Some(body) = loan.unread() else { break };
-        match state.relay.forward(&addr, Request::from_parts(head.clone(), body)).await {
-            Ok(response) => return Ok(response),
-            Err(error) => {
-                tracing::warn!(node = addr, %error, "a put could not be handed on");
-                broken = Some(error);
-            }
-        }
+    let body = ReplayableBody::new(body);
+    let mut failover = Failover::new(&nodes);
+    let make_request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
+    if let Some(reply) = forward_to_any(&state.pool, &mut failover, |_| true, make_request).await? {
+        return Ok(reply);
     }
-    let refusal = match broken {
+    let refusal = match failover.into_error() {
         Some(error) => Error::unavailable(format!("the put could not be handed on: {error} (here: {why}); try again")),
         None => why,
     };
@@ -175,8 +173,9 @@ mod tests {
     use futures::{StreamExt, stream};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use volley_common::proxy::Relay;
-    use volley_common::serve::bind;
+    use volley_common::Code;
+    use volley_common::net::ConnectionPool;
+    use volley_common::server::serve::bind;
     use volley_common::wire::catalog::Node;
 
     use volley_common::wire::catalog::NodeState;
@@ -220,7 +219,7 @@ mod tests {
         node.state.store.pretend(Some(Space { total: 100, free: 2 }));
         let put = async || {
             let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };
-            let channel = Relay::new().channel(&node.addr).unwrap();
+            let channel = ConnectionPool::new().channel(&node.addr).unwrap();
             let upload = stream::iter([first]).chain(stream::pending());
             FlightServiceClient::new(channel).do_put(upload).await.unwrap_err()
         };

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use volley_common::proxy::Relay;
-use volley_common::serve::Tonic;
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::TonicService;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -15,7 +15,7 @@ use volley_common::wire::catalog::NodeListener;
 use volley_common::{Error, Result};
 
 use crate::config::NodeConfig;
-use crate::coordinators::Coordinators;
+use crate::coordinator_client::CoordinatorClient;
 use crate::copy::Pulls;
 use crate::http::NodeHttpStatus;
 use crate::routes::Router;
@@ -61,7 +61,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         let router = Router::new(state.clone(), routes, &listener.name);
         lifecycle.serve_clients(listener.socket, router, state.config.server.limits());
     }
-    lifecycle.serve_peers(peer, Tonic(Routes::new(peer::service(state.clone()))));
+    lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(state.clone()))));
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
     lifecycle.spawn_peer_task(scrub::run(state.clone()));
     let failure = Arc::default();
@@ -80,18 +80,22 @@ fn build_state(
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
 ) -> Result<Shared> {
-    let relay = Relay::new();
+    let pool = ConnectionPool::new();
     let node_listener = |l: &BoundListener| NodeListener { name: l.name.clone(), uri: l.uri.clone() };
     Ok(Shared {
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
         peer_addr: config.peer_reachable_at(addresses.peer)?,
-        coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.server.request_timeout()),
+        coordinators: CoordinatorClient::new(
+            pool.clone(),
+            config.coordinators.clone(),
+            config.server.request_timeout(),
+        ),
         cluster: store.cluster().map(Arc::new).into(),
         pulls: Pulls::new(&config),
         config,
         store,
-        relay,
+        pool,
         ticket_key: None.into(),
         members: Default::default(),
         cancelled: Default::default(),

@@ -136,7 +136,7 @@ async fn open(state: &Arc<Shared>, addr: &str) -> Result<(Reports, Streaming<Nod
     let (reports, waiting) = mpsc::channel(WAITING);
     let hello = NodeReport { report: Some(Report::Hello(hello(state))) };
     reports.try_send(hello).map_err(|_| Status::internal("a new queue has room"))?;
-    let mut client = state.coordinators.client(addr)?;
+    let mut client = state.coordinators.stub(addr)?;
     let call = client.session(ReceiverStream::new(waiting));
     let orders =
         tokio::time::timeout(WELCOME_TIME, call).await.map_err(|_| Status::unavailable("no answer in time"))??;

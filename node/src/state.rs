@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::listen::host_port;
-use volley_common::proxy::Relay;
+use volley_common::net::ConnectionPool;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
 use volley_common::{Error, NodeId, PartId, Result, clock};
 
 use crate::config::NodeConfig;
-pub use crate::coordinators::Coordinators;
+pub use crate::coordinator_client::CoordinatorClient;
 use crate::copy::Pulls;
 use crate::storage::Store;
 
@@ -26,7 +26,7 @@ pub struct Shared {
     /// The parts on this node's disk.
     pub store: Store,
     /// Connections to other members.
-    pub relay: Relay,
+    pub pool: ConnectionPool,
     /// The cluster's ticket key; `None` until the node's first session.
     pub ticket_key: ArcSwapOption<TicketKey>,
     /// The cluster's id; `None` until the node joined one.
@@ -36,7 +36,7 @@ pub struct Shared {
     /// Flights whose tickets are refused.
     pub cancelled: Cancelled,
     /// The coordinators' peer calls, with fail-over.
-    pub coordinators: Coordinators,
+    pub coordinators: CoordinatorClient,
     /// Puts that are being taken in: what a shutdown waits for.
     pub puts: TaskTracker,
     /// Parts that are being pulled from other nodes.

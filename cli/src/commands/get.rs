@@ -9,7 +9,7 @@ use arrow::util::pretty::pretty_format_batches_with_schema;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use serde_json::json;
-use volley_common::client::{Client, Fetch, FetchOptions};
+use volley_common::client::{Client, FetchOptions, FetchStream};
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
@@ -62,7 +62,7 @@ async fn to_file(client: &Client, get: &Get, path: &Path, format: Format, json: 
 }
 
 /// Rows written. The file is kept only if the whole fetch came.
-async fn write_all(mut fetch: Fetch, path: &Path, format: Format, bar: &ProgressBar) -> Result<u64> {
+async fn write_all(mut fetch: FetchStream, path: &Path, format: Format, bar: &ProgressBar) -> Result<u64> {
     let (target, schema) = (path.to_path_buf(), fetch.schema.clone());
     let writer = Writer::start(move || formats::create(&target, format, &schema));
     let mut rows = 0;

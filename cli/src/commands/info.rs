@@ -4,7 +4,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightEndpoint, FlightInfo};
 use serde_json::{Value, json};
 use volley_common::client::Client;
-use volley_common::client::address::{Target, target};
+use volley_common::client::address::{EndpointLocation, parse_location};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Result, TableName};
@@ -61,9 +61,9 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
 
 /// Where an endpoint can be had: `HOST:PORT`.
 fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
-    let members = endpoint.location.iter().filter_map(|location| match target(&location.uri) {
-        Some(Target::Origin) => None,
-        Some(Target::Member(address)) => Some(address),
+    let members = endpoint.location.iter().filter_map(|location| match parse_location(&location.uri) {
+        Some(EndpointLocation::ReuseConnection) => None,
+        Some(EndpointLocation::Member(address)) => Some(address),
         None => Some(location.uri.clone()),
     });
     members.collect()

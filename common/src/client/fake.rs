@@ -1,4 +1,4 @@
-//! A member for tests: it sends numbers, fails when it is told to, and remembers what was put.
+//! A fake Flight server for tests: it sends numbers, fails on request, and records puts.
 
 use std::pin::Pin;
 use std::result::Result;
@@ -20,18 +20,18 @@ use crate::ipc::schema::schema_message;
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What a put was to the member.
+/// A put as the server received it.
 #[derive(Debug)]
-pub enum Seen {
-    /// It ended cleanly with these batches.
-    Whole(SchemaRef, Vec<RecordBatch>),
-    /// It broke.
+pub enum ReceivedPut {
+    /// It ended normally with these batches.
+    Complete(SchemaRef, Vec<RecordBatch>),
+    /// It was cut off.
     Broken,
 }
 
-/// How a member behaves.
+/// A Flight server and how it behaves.
 #[derive(Clone)]
-pub struct Fake {
+pub struct FakeFlightServer {
     /// Rows of a batch.
     pub rows: i64,
     /// Every DoGet ends with `status` after so many batches.
@@ -40,42 +40,47 @@ pub struct Fake {
     pub status: Status,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
-    puts: mpsc::Sender<Seen>,
+    puts: mpsc::Sender<ReceivedPut>,
 }
 
-/// A member that serves.
-pub struct Member {
+/// A running [`FakeFlightServer`].
+pub struct RunningFake {
     /// `HOST:PORT`.
     pub address: String,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
-    /// The puts it saw.
-    pub puts: mpsc::Receiver<Seen>,
+    /// The puts that it received.
+    pub puts: mpsc::Receiver<ReceivedPut>,
 }
 
-impl Member {
+impl RunningFake {
     /// `grpc+tcp://HOST:PORT`.
     pub fn uri(&self) -> String {
         format!("grpc+tcp://{}", self.address)
     }
 }
 
-/// Starts a member that behaves as `change` says; it serves until the test ends.
-pub async fn member(change: impl FnOnce(&mut Fake)) -> Member {
-    let (puts, seen) = mpsc::channel(8);
+/// Starts a server with the settings of `change`; it runs until the test ends.
+pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFake {
+    let (puts, received) = mpsc::channel(8);
     let gets = Arc::new(AtomicUsize::new(0));
-    let mut fake =
-        Fake { rows: 10, fail_after: None, status: Status::unavailable("going down"), gets: gets.clone(), puts };
+    let mut fake = FakeFlightServer {
+        rows: 10,
+        fail_after: None,
+        status: Status::unavailable("going down"),
+        gets: gets.clone(),
+        puts,
+    };
     change(&mut fake);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_service(FlightServiceServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    Member { address, gets, puts: seen }
+    RunningFake { address, gets, puts: received }
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> String {
+/// An address where no server listens.
+pub async fn dead_address() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("grpc+tcp://{}", listener.local_addr().unwrap())
 }
@@ -105,29 +110,29 @@ pub fn info(ranges: &[(i64, i64)], locations: &[String], ordered: bool) -> Fligh
     info
 }
 
-/// Tells that a put broke, also if the call is dropped under the handler.
-struct Unless(Option<mpsc::Sender<Seen>>);
+/// Reports a put as broken when it is dropped, which includes a cancelled call.
+struct ReportBroken(Option<mpsc::Sender<ReceivedPut>>);
 
-impl Unless {
+impl ReportBroken {
     fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unless {
+impl Drop for ReportBroken {
     fn drop(&mut self) {
         if let Some(puts) = self.0.take() {
-            let _ = puts.try_send(Seen::Broken);
+            let _ = puts.try_send(ReceivedPut::Broken);
         }
     }
 }
 
 fn unsupported<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("not by this fake"))
+    Err(Status::unimplemented("not supported by this fake"))
 }
 
 #[tonic::async_trait]
-impl FlightService for Fake {
+impl FlightService for FakeFlightServer {
     type HandshakeStream = Out<HandshakeResponse>;
     type ListFlightsStream = Out<FlightInfo>;
     type DoGetStream = Out<FlightData>;
@@ -155,7 +160,7 @@ impl FlightService for Fake {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let mut messages = request.into_inner();
-        let broken = Unless(Some(self.puts.clone()));
+        let broken = ReportBroken(Some(self.puts.clone()));
         let mut decoder = Decoder::new(super::MAX_MESSAGE);
         let mut batches = Vec::new();
         loop {
@@ -171,7 +176,7 @@ impl FlightService for Fake {
         }
         broken.disarm();
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let _ = self.puts.send(Seen::Whole(decoder.schema().unwrap().clone(), batches)).await;
+        let _ = self.puts.send(ReceivedPut::Complete(decoder.schema().unwrap().clone(), batches)).await;
         let reply = serde_json::json!({
             "table": "t", "version": 1, "rows": rows, "bytes": 8 * rows, "parts": 1, "write_id": "w",
         });

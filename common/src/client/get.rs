@@ -1,34 +1,35 @@
-//! All endpoints of a FlightInfo in parallel, from any of their locations.
+//! Reads all endpoints of a FlightInfo in parallel, each from any of its locations.
 //!
-//! Every endpoint is a lane: a task that streams it into a bounded queue, and starts it again elsewhere
-//! where it broke, leaving out the rows that were delivered. `Fetch` reads the lanes front to back if the
-//! info is ordered, else whichever has something.
+//! Every endpoint has a task that streams it into a bounded queue. If the stream breaks, the task restarts it at the next
+//! location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is ordered,
+//! else whichever has a batch.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::{FlightInfo, Ticket};
+use arrow_flight::{FlightEndpoint, FlightInfo, Ticket};
 use futures::stream::SelectAll;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
-use super::address::{self, Target};
+use super::address::{EndpointLocation, parse_location};
 use super::stream::BatchStream;
 use crate::ipc::schema::parse_schema;
-use crate::{Code, Error, Result};
+use crate::net::Failover;
+use crate::{Error, Result};
 
-/// How to fetch.
+/// Parallelism and buffering of a fetch.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
     /// Streams open at a time.
     pub streams: usize,
-    /// Batches kept ahead per stream.
+    /// Batches buffered per stream.
     pub window: usize,
 }
 
@@ -38,9 +39,9 @@ impl Default for FetchOptions {
     }
 }
 
-/// A batch and where it came from.
+/// A batch and its source.
 #[derive(Clone, Debug)]
-pub struct Fetched {
+pub struct FetchedBatch {
     /// Index of the endpoint in the FlightInfo.
     pub endpoint: usize,
     /// The rows.
@@ -49,62 +50,64 @@ pub struct Fetched {
     pub from: Arc<str>,
 }
 
-/// The stream of a fetch: ordered if its info is. Dropping it ends every open DoGet.
+/// The batches of all endpoints of a FlightInfo, in their order if the info is ordered. Dropping it ends every open DoGet.
 ///
-/// An error ends it: what came before is a part of the table only. Rows are counted, and fewer or more
-/// than the FlightInfo says are an error (DATA_LOSS), so a stream that ends without one is complete.
-pub struct Fetch {
+/// An error ends the stream: the batches before it are only a part of the table. A stream that ends without an error is
+/// complete: rows are counted, and a count that differs from the FlightInfo's is an error (DATA_LOSS).
+pub struct FetchStream {
     /// The schema of every batch.
     pub schema: SchemaRef,
-    /// What is fetched.
+    /// The FlightInfo that is fetched.
     pub info: FlightInfo,
     client: Client,
-    how: FetchOptions,
-    waiting: VecDeque<Endpoint>,
-    open: Lanes,
+    options: FetchOptions,
+    waiting: VecDeque<FetchEndpoint>,
+    open: EndpointReaders,
     rows: i64,
     failed: bool,
 }
 
-/// One endpoint, ready to be asked for.
-#[derive(Clone)]
-struct Endpoint {
+/// An endpoint that can be read.
+struct FetchEndpoint {
     index: usize,
     ticket: Ticket,
-    targets: Vec<Target>,
+    locations: Vec<EndpointLocation>,
 }
 
-/// What a lane tells: a batch, or that the endpoint came to its end.
-type Told = Result<Option<Fetched>>;
-
-enum Lanes {
-    Ordered(VecDeque<Lane>),
-    Unordered(SelectAll<Lane>),
+impl FetchEndpoint {
+    fn new(index: usize, endpoint: &FlightEndpoint) -> Result<Self> {
+        let ticket = endpoint.ticket.clone();
+        let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
+        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index)? })
+    }
 }
 
-struct Lane {
-    told: mpsc::Receiver<Told>,
-    ended: bool,
-    _task: AbortOnDropHandle<()>,
+/// The locations of an endpoint that this client supports. An endpoint without locations is read over the original
+/// connection.
+fn locations(endpoint: &FlightEndpoint, index: usize) -> Result<Vec<EndpointLocation>> {
+    if endpoint.location.is_empty() {
+        return Ok(vec![EndpointLocation::ReuseConnection]);
+    }
+    let locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
+    if locations.is_empty() {
+        let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
+        return Err(Error::unavailable(format!(
+            "endpoint {index} has no location that this client supports (only grpc+tcp), of {}",
+            uris.join(", ")
+        )));
+    }
+    Ok(locations)
 }
 
-impl Fetch {
-    pub(super) fn new(client: Client, info: FlightInfo, how: FetchOptions) -> Result<Fetch> {
-        let waiting = info
-            .endpoint
-            .iter()
-            .enumerate()
-            .map(|(index, endpoint)| {
-                let ticket = endpoint.ticket.clone();
-                let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-                Ok(Endpoint { index, ticket, targets: targets(endpoint, index)? })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Fetch {
+impl FetchStream {
+    pub(super) fn new(client: Client, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
+        let endpoints = info.endpoint.iter().enumerate();
+        let waiting = endpoints.map(|(index, endpoint)| FetchEndpoint::new(index, endpoint)).collect::<Result<_>>()?;
+        Ok(FetchStream {
             schema: parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?,
-            open: if info.ordered { Lanes::Ordered(VecDeque::new()) } else { Lanes::Unordered(SelectAll::new()) },
+            open: EndpointReaders::new(info.ordered),
             client,
-            how: FetchOptions { streams: how.streams.max(1), window: how.window.max(1) },
+            options: FetchOptions { streams: options.streams.max(1), window: options.window.max(1) },
             waiting,
             rows: 0,
             failed: false,
@@ -114,28 +117,28 @@ impl Fetch {
 
     /// Opens waiting endpoints while fewer than `streams` are open.
     fn open_more(&mut self) {
-        while self.open.len() < self.how.streams {
+        while self.open.len() < self.options.streams {
             let Some(endpoint) = self.waiting.pop_front() else { return };
-            let (tell, told) = mpsc::channel(self.how.window);
-            let task = tokio::spawn(run(self.client.clone(), endpoint, self.schema.clone(), tell));
-            self.open.push(Lane { told, ended: false, _task: AbortOnDropHandle::new(task) });
+            let (sender, events) = mpsc::channel(self.options.window);
+            let task = tokio::spawn(run_endpoint(self.client.clone(), endpoint, self.schema.clone(), sender));
+            self.open.push(EndpointReader { events, ended: false, _task: AbortOnDropHandle::new(task) });
         }
     }
 
-    fn check_rows(&self) -> Option<Result<Fetched>> {
-        let promised = self.info.total_records;
-        if promised < 0 || promised == self.rows {
+    fn check_rows(&self) -> Option<Result<FetchedBatch>> {
+        let expected = self.info.total_records;
+        if expected < 0 || expected == self.rows {
             return None;
         }
-        let got = self.rows;
+        let rows = self.rows;
         Some(Err(Error::data_loss(format!(
-            "the endpoints sent {got} rows, the FlightInfo says {promised}: fetch again, and report it if it stays so"
+            "the endpoints sent {rows} rows, but the FlightInfo says {expected}: fetch again, and report it if it happens again"
         ))))
     }
 }
 
-impl Stream for Fetch {
-    type Item = Result<Fetched>;
+impl Stream for FetchStream {
+    type Item = Result<FetchedBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.failed {
@@ -143,14 +146,14 @@ impl Stream for Fetch {
         }
         loop {
             self.open_more();
-            let item = match std::task::ready!(self.open.poll_next(cx)) {
+            let item = match ready!(self.open.poll_next(cx)) {
                 Some(Ok(None)) => continue,
                 Some(Ok(Some(fetched))) => {
                     self.rows += fetched.batch.num_rows() as i64;
                     Some(Ok(fetched))
                 }
                 Some(Err(error)) => Some(Err(error)),
-                // An ended lane counts as open until it is polled again.
+                // An ended reader counts as open until it is polled again.
                 None if !self.waiting.is_empty() => continue,
                 None => self.check_rows(),
             };
@@ -160,130 +163,151 @@ impl Stream for Fetch {
     }
 }
 
-impl Lanes {
+/// A message of an endpoint's task: a batch, or `None` at the end of the endpoint.
+type EndpointEvent = Result<Option<FetchedBatch>>;
+
+/// The open endpoints.
+enum EndpointReaders {
+    Ordered(VecDeque<EndpointReader>),
+    Unordered(SelectAll<EndpointReader>),
+}
+
+/// The receiving end of an endpoint's task. Dropping it ends the task.
+struct EndpointReader {
+    events: mpsc::Receiver<EndpointEvent>,
+    ended: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl EndpointReaders {
+    fn new(ordered: bool) -> Self {
+        match ordered {
+            true => EndpointReaders::Ordered(VecDeque::new()),
+            false => EndpointReaders::Unordered(SelectAll::new()),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
-            Lanes::Ordered(lanes) => lanes.len(),
-            Lanes::Unordered(lanes) => lanes.len(),
+            EndpointReaders::Ordered(readers) => readers.len(),
+            EndpointReaders::Unordered(readers) => readers.len(),
         }
     }
 
-    fn push(&mut self, lane: Lane) {
+    fn push(&mut self, reader: EndpointReader) {
         match self {
-            Lanes::Ordered(lanes) => lanes.push_back(lane),
-            Lanes::Unordered(lanes) => lanes.push(lane),
+            EndpointReaders::Ordered(readers) => readers.push_back(reader),
+            EndpointReaders::Unordered(readers) => readers.push(reader),
         }
     }
 
-    /// The next of what the lanes tell; none when no lane is open.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Told>> {
+    /// The next event; none when no endpoint is open.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<EndpointEvent>> {
         match self {
-            Lanes::Unordered(lanes) => lanes.poll_next_unpin(cx),
-            Lanes::Ordered(lanes) => {
-                let Some(front) = lanes.front_mut() else { return Poll::Ready(None) };
-                let told = std::task::ready!(front.poll_next_unpin(cx));
+            EndpointReaders::Unordered(readers) => readers.poll_next_unpin(cx),
+            EndpointReaders::Ordered(readers) => {
+                let Some(front) = readers.front_mut() else { return Poll::Ready(None) };
+                let event = ready!(front.poll_next_unpin(cx));
                 if front.ended {
-                    lanes.pop_front();
+                    readers.pop_front();
                 }
-                Poll::Ready(told)
+                Poll::Ready(event)
             }
         }
     }
 }
 
-impl Stream for Lane {
-    type Item = Told;
+impl Stream for EndpointReader {
+    type Item = EndpointEvent;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Told>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointEvent>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let told = std::task::ready!(self.told.poll_recv(cx));
-        // A queue that closes before the end was told: the task died.
-        let told = told.unwrap_or_else(|| Err(Error::internal("the task that fetched an endpoint broke off")));
-        self.ended = !matches!(told, Ok(Some(_)));
-        Poll::Ready(Some(told))
+        let event = ready!(self.events.poll_recv(cx));
+        // A queue that closes before the end of the endpoint: the task panicked.
+        let event = event.unwrap_or_else(|| Err(Error::internal("the task that reads an endpoint ended unexpectedly")));
+        self.ended = !matches!(event, Ok(Some(_)));
+        Poll::Ready(Some(event))
     }
 }
 
-/// Where an endpoint can be had; without any location it is the original connection.
-fn targets(endpoint: &arrow_flight::FlightEndpoint, index: usize) -> Result<Vec<Target>> {
-    if endpoint.location.is_empty() {
-        return Ok(vec![Target::Origin]);
-    }
-    let targets: Vec<Target> = endpoint.location.iter().filter_map(|l| address::target(&l.uri)).collect();
-    if targets.is_empty() {
-        let shown: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
-        return Err(Error::unavailable(format!(
-            "endpoint {index} has no location that this client can use (only grpc+tcp), of {}",
-            shown.join(", ")
-        )));
-    }
-    Ok(targets)
+/// Why the reading of an endpoint stopped before its end.
+enum ReadStopped {
+    /// The [`FetchStream`] was dropped.
+    ReceiverDropped,
+    Failed(Error),
 }
 
-/// Why an endpoint's stream stopped.
-enum Stop {
-    /// Nobody reads any more.
-    Unread,
-    Broken(Error),
-}
-
-/// Streams an endpoint to its end: on to its next location whenever one is UNAVAILABLE, until every
-/// location in turn has failed without bringing a row.
-async fn run(client: Client, endpoint: Endpoint, schema: SchemaRef, tell: mpsc::Sender<Told>) {
-    let mut delivered = 0;
-    let mut fruitless = 0;
-    let mut turn = 0;
-    loop {
-        let before = delivered;
-        let target = &endpoint.targets[turn % endpoint.targets.len()];
-        let error = match stream(&client, &endpoint, target, &schema, &mut delivered, &tell).await {
-            Ok(()) => return drop(tell.send(Ok(None)).await),
-            Err(Stop::Unread) => return,
-            Err(Stop::Broken(error)) => error,
-        };
-        fruitless = if delivered > before { 1 } else { fruitless + 1 };
-        turn += 1;
-        if error.code != Code::Unavailable || fruitless > endpoint.targets.len() {
-            let error = error.at(format!("endpoint {} at {}", endpoint.index, client.name_of(target)));
-            return drop(tell.send(Err(error)).await);
-        }
-        tracing::debug!(endpoint = endpoint.index, at = client.name_of(target), %error, "trying its next location");
+impl From<Error> for ReadStopped {
+    fn from(error: Error) -> Self {
+        ReadStopped::Failed(error)
     }
 }
 
-/// Streams an endpoint from one target, without the first `delivered` rows; counts those that it delivers.
-async fn stream(
+/// Streams an endpoint into `sender`, then its end or its error.
+async fn run_endpoint(client: Client, endpoint: FetchEndpoint, schema: SchemaRef, sender: mpsc::Sender<EndpointEvent>) {
+    let last = match read_endpoint(&client, &endpoint, &schema, &sender).await {
+        Ok(()) => Ok(None),
+        Err(ReadStopped::Failed(error)) => Err(error),
+        Err(ReadStopped::ReceiverDropped) => return,
+    };
+    let _ = sender.send(last).await;
+}
+
+/// Streams an endpoint to its end. An UNAVAILABLE location is followed by the next one, until every location in turn has
+/// failed without delivering a row.
+async fn read_endpoint(
     client: &Client,
-    endpoint: &Endpoint,
-    target: &Target,
+    endpoint: &FetchEndpoint,
+    schema: &SchemaRef,
+    sender: &mpsc::Sender<EndpointEvent>,
+) -> Result<(), ReadStopped> {
+    let locations = endpoint.locations.len();
+    let mut failover = Failover::new(&endpoint.locations);
+    failover.set_attempts_left(locations + 1);
+    let mut delivered = 0;
+    while let Some(location) = failover.next_candidate() {
+        let delivered_before = delivered;
+        let error = match read_location(client, endpoint, location, schema, &mut delivered, sender).await {
+            Err(ReadStopped::Failed(error)) => error,
+            outcome => return outcome,
+        };
+        if delivered > delivered_before {
+            failover.set_attempts_left(locations);
+        }
+        let address = client.address_of(location);
+        tracing::debug!(endpoint = endpoint.index, address, %error, "reading an endpoint failed");
+        failover.record::<()>(Err(error.at(format!("endpoint {} at {address}", endpoint.index))))?;
+    }
+    Err(failover.into_error().unwrap_or_else(|| Error::internal("an endpoint has no location")).into())
+}
+
+/// Streams an endpoint from one location, without the first `delivered` rows. Adds the rows that it sends to `delivered`.
+async fn read_location(
+    client: &Client,
+    endpoint: &FetchEndpoint,
+    location: &EndpointLocation,
     schema: &SchemaRef,
     delivered: &mut usize,
-    tell: &mpsc::Sender<Told>,
-) -> Result<(), Stop> {
-    let mut skip = *delivered;
-    let from: Arc<str> = client.name_of(target).into();
-    let mut batches = BatchStream::open(client.channel_at(target)?, endpoint.ticket.clone()).await?;
+    sender: &mpsc::Sender<EndpointEvent>,
+) -> Result<(), ReadStopped> {
+    let mut left_to_skip = *delivered;
+    let from: Arc<str> = client.address_of(location).into();
+    let mut batches = BatchStream::open(client.channel_at(location)?, endpoint.ticket.clone()).await?;
     if batches.schema() != schema {
         return Err(Error::internal("the stream's schema is not the FlightInfo's").into());
     }
     while let Some(batch) = batches.next().await? {
-        let again = skip.min(batch.num_rows());
-        skip -= again;
-        if again > 0 && again == batch.num_rows() {
+        let skip = left_to_skip.min(batch.num_rows());
+        left_to_skip -= skip;
+        if skip > 0 && skip == batch.num_rows() {
             continue;
         }
-        let batch = batch.slice(again, batch.num_rows() - again);
+        let batch = batch.slice(skip, batch.num_rows() - skip);
         *delivered += batch.num_rows();
-        let fetched = Fetched { endpoint: endpoint.index, batch, from: from.clone() };
-        tell.send(Ok(Some(fetched))).await.map_err(|_| Stop::Unread)?;
+        let fetched = FetchedBatch { endpoint: endpoint.index, batch, from: from.clone() };
+        sender.send(Ok(Some(fetched))).await.map_err(|_| ReadStopped::ReceiverDropped)?;
     }
     Ok(())
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Stop::Broken(error)
-    }
 }

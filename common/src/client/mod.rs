@@ -1,14 +1,13 @@
-//! A client of a cluster: puts tables, and fetches all endpoints of one in parallel.
+//! A client of a cluster: puts tables, and fetches all endpoints of a table in parallel.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`address`] | URIs of members |
-//! | [`put`] | batches into Flight messages, backpressure, the outcome |
-//! | [`get`] | endpoints in parallel, from any of their locations, in order or not |
+//! | [`address`] | addresses of members and locations of endpoints |
+//! | [`put`] | a put: encodes batches, applies backpressure, reads the outcome |
+//! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
-//! | [`request`] | options into descriptors and headers |
+//! | [`request`] | encodes options as descriptors and headers |
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -17,15 +16,17 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Criteria, FlightDescriptor, FlightInfo, Ticket};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::http2::settings;
+use crate::http2::status::root_cause;
+use crate::net::ConnectionPool;
 use crate::options::Options;
 use crate::{Error, Result, TableName};
-use address::Target;
+use address::EndpointLocation;
 
-pub use get::{Fetch, FetchOptions, Fetched};
+pub use get::{FetchOptions, FetchStream, FetchedBatch};
 pub use put::PutOutcome;
 pub use stream::BatchStream;
 
@@ -35,63 +36,63 @@ pub mod put;
 pub mod request;
 pub mod stream;
 
-/// The largest message that the client takes: 512 MiB.
+/// The largest message that the client accepts: 512 MiB.
 pub const MAX_MESSAGE: usize = 512 << 20;
 
 /// A connection to one member, and on demand to all others. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    origin: Channel,
+    /// The connection to `address`.
+    channel: Channel,
     address: Arc<str>,
-    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    /// Connections to the locations of endpoints.
+    pool: ConnectionPool,
 }
 
 impl Client {
     /// Connects to `grpc://HOST:PORT`, `grpc+tcp://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: not such an address. UNAVAILABLE: nobody answers there.
+    /// INVALID_ARGUMENT: it is not such an address. UNAVAILABLE: no server answers there.
     pub async fn connect(address: &str) -> Result<Client> {
-        let address = address::parse(address)?;
-        let origin = address::endpoint(&address)?
+        let address = address::parse_address(address)?;
+        let channel = settings::CLIENT
+            .endpoint(&address)?
             .connect()
             .await
-            .map_err(|e| Error::unavailable(format!("cannot reach grpc://{address}: {}", root(&e))))?;
-        Ok(Client { origin, address: address.into(), channels: Arc::default() })
+            .map_err(|e| Error::unavailable(format!("cannot reach grpc://{address}: {}", root_cause(&e))))?;
+        Ok(Client { channel, address: address.into(), pool: ConnectionPool::with_settings(&settings::CLIENT) })
     }
 
-    /// Where this client connected to: `HOST:PORT`.
+    /// The address that this client connected to: `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
     /// The raw Flight client on the original connection.
     pub fn flight(&self) -> FlightServiceClient<Channel> {
-        FlightServiceClient::new(self.origin.clone())
+        FlightServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
-    /// The connection to a location of an endpoint; made when it is first used.
-    fn channel_at(&self, target: &Target) -> Result<Channel> {
-        let Target::Member(address) = target else { return Ok(self.origin.clone()) };
-        let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let channel = address::endpoint(address)?.connect_lazy();
-        channels.insert(address.clone(), channel.clone());
-        Ok(channel)
-    }
-
-    fn name_of<'a>(&'a self, target: &'a Target) -> &'a str {
-        match target {
-            Target::Origin => &self.address,
-            Target::Member(address) => address,
+    /// The channel to a location of an endpoint.
+    fn channel_at(&self, location: &EndpointLocation) -> Result<Channel> {
+        match location {
+            EndpointLocation::ReuseConnection => Ok(self.channel.clone()),
+            EndpointLocation::Member(address) => self.pool.channel(address),
         }
     }
 
-    /// A table's FlightInfo under read options.
+    /// `HOST:PORT` of a location of an endpoint.
+    fn address_of<'a>(&'a self, location: &'a EndpointLocation) -> &'a str {
+        match location {
+            EndpointLocation::ReuseConnection => &self.address,
+            EndpointLocation::Member(address) => address,
+        }
+    }
+
+    /// The FlightInfo of a table with read options.
     pub async fn info(&self, name: &TableName, options: &Options) -> Result<FlightInfo> {
         self.info_of(request::read_descriptor(name, options)).await
     }
@@ -102,18 +103,18 @@ impl Client {
     }
 
     /// Plans a table and fetches all its endpoints in parallel: [`Client::info`], then [`Client::fetch`].
-    pub async fn get(&self, name: &TableName, options: &Options, how: FetchOptions) -> Result<Fetch> {
+    pub async fn get(&self, name: &TableName, options: &Options, fetch: FetchOptions) -> Result<FetchStream> {
         let info = self.info(name, options).await?;
-        self.fetch(info, how)
+        self.fetch(info, fetch)
     }
 
-    /// Fetches the endpoints of a FlightInfo in parallel; the stream yields batches, each with its endpoint.
-    /// In the endpoints' order if the info is `ordered`, else as they come.
-    pub fn fetch(&self, info: FlightInfo, how: FetchOptions) -> Result<Fetch> {
-        Fetch::new(self.clone(), info, how)
+    /// Fetches the endpoints of a FlightInfo in parallel. The stream yields batches, each with its endpoint: in the order
+    /// of the endpoints if the info is `ordered`, else as they arrive.
+    pub fn fetch(&self, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
+        FetchStream::new(self.clone(), info, options)
     }
 
-    /// All batches of a table: [`Client::get`], collected. For tables that fit into memory.
+    /// All batches of a table: [`Client::get`], collected. For tables that fit in memory.
     pub async fn get_all(&self, name: &TableName, options: &Options) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let fetch = self.get(name, options, FetchOptions::default()).await?;
         let schema = fetch.schema.clone();
@@ -121,9 +122,9 @@ impl Client {
         Ok((schema, batches))
     }
 
-    /// One DoGet on the original connection: the stream of a ticket or of a table's name.
+    /// One DoGet on the original connection, for a ticket or a table's name.
     pub async fn open(&self, ticket: Ticket) -> Result<BatchStream> {
-        BatchStream::open(self.origin.clone(), ticket).await
+        BatchStream::open(self.channel.clone(), ticket).await
     }
 
     /// [`Client::open`], collected.
@@ -136,9 +137,8 @@ impl Client {
         Ok((stream.schema().clone(), batches))
     }
 
-    /// Puts a stream of batches as one write. An error in the stream undoes it and is returned.
-    ///
-    /// Dropping the future before it is done undoes the write as well.
+    /// Puts a stream of batches as one write. An error in the stream aborts the write and is returned. Dropping the
+    /// future before it is done aborts the write too.
     pub async fn put(
         &self,
         name: &TableName,
@@ -152,14 +152,14 @@ impl Client {
             .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))
     }
 
-    /// The tables whose names begin with `prefix`, in the order of their names.
+    /// The tables whose names begin with `prefix`, sorted by name.
     pub async fn list(&self, prefix: &str) -> Result<Vec<FlightInfo>> {
         let criteria = Criteria { expression: Bytes::copy_from_slice(prefix.as_bytes()) };
         let flights = self.flight().list_flights(criteria).await?.into_inner();
         Ok(flights.try_collect().await?)
     }
 
-    /// Calls an action with a JSON body (none for `Value::Null`); the first result's JSON, or null.
+    /// Calls an action with a JSON body (none for `Value::Null`). Returns the first result's JSON, or null.
     pub async fn action(&self, name: &str, body: &Value) -> Result<Value> {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let action = Action { r#type: name.to_string(), body };
@@ -181,20 +181,15 @@ impl Client {
         self.action("drop_table", &json!({ "table": name.to_string() })).await
     }
 
-    /// Figures of the cluster.
+    /// Statistics of the cluster.
     pub async fn stats(&self) -> Result<Value> {
         self.action("get_stats", &Value::Null).await
     }
 
-    /// Members and their state.
+    /// The members and their states.
     pub async fn status(&self) -> Result<Value> {
         self.action("cluster_status", &Value::Null).await
     }
-}
-
-/// What lies at the bottom: the layers above it only repeat each other.
-fn root(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), root)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! A put: batches into Flight messages with backpressure, and the outcome.
+//! A put: encodes batches as Flight messages with backpressure, and reads the outcome.
 //!
-//! The request's stream ends cleanly only after the source has ended cleanly: a source that fails
-//! resets the call, for a stream that merely ended would be committed as it is.
+//! The request stream ends normally only after the source ended without an error. A source that fails resets the call: the
+//! server would commit a stream that just ends.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ use crate::ipc::split::split;
 use crate::{Error, Result};
 
 /// Messages that may wait to be sent.
-const QUEUE: usize = 4;
+const QUEUE_LEN: usize = 4;
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
-/// What a put did: the JSON of the last PutResult.
+/// The outcome of a put: the JSON of the last PutResult.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutOutcome {
     /// The table's name.
     pub table: String,
-    /// The version that the write made.
+    /// The version that the write created.
     pub version: u64,
     /// Rows written.
     pub rows: u64,
-    /// Bytes stored, one copy counted.
+    /// Bytes stored, counting one copy.
     pub bytes: u64,
     /// Parts written.
     pub parts: u32,
@@ -47,11 +47,10 @@ pub struct PutOutcome {
     pub write_id: String,
 }
 
-/// What goes from the pump to the call: a message, or the clean end.
-type Queued = Option<FlightData>;
-type Failure = Arc<Mutex<Option<Error>>>;
+/// A message for the call, or `None` at the normal end of the source.
+type QueuedMessage = Option<FlightData>;
 
-/// Sends `batches` under the descriptor; the JSON of the last PutResult, null if none had any.
+/// Sends `batches` with the descriptor. Returns the JSON of the last PutResult, null if none had any.
 pub(super) async fn put_stream(
     client: &Client,
     descriptor: FlightDescriptor,
@@ -59,22 +58,34 @@ pub(super) async fn put_stream(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
 ) -> Result<serde_json::Value> {
-    let failure = Failure::default();
-    let (queue, queued) = mpsc::channel(QUEUE);
+    let source_error: Arc<Mutex<Option<Error>>> = Arc::default();
+    let (queue, messages) = mpsc::channel(QUEUE_LEN);
+    let encode = {
+        let source_error = source_error.clone();
+        async move {
+            if let Err(error) = encode_batches(&queue, descriptor, schema, batches).await {
+                *source_error.lock() = Some(error);
+            }
+        }
+    };
     // Aborted with this future, which closes the queue, which resets the call.
-    let pump = AbortOnDropHandle::new(tokio::spawn(pump(queue, failure.clone(), descriptor, schema, batches)));
-    let outcome = call(client, headers, queued).await;
-    drop(pump);
-    match failure.lock().take() {
-        Some(source) => Err(source),
+    let encoder = AbortOnDropHandle::new(tokio::spawn(encode));
+    let outcome = call(client, headers, messages).await;
+    drop(encoder);
+    match source_error.lock().take() {
+        Some(error) => Err(error),
         None => outcome,
     }
 }
 
-async fn call(client: &Client, headers: MetadataMap, queued: mpsc::Receiver<Queued>) -> Result<serde_json::Value> {
-    let mut grpc = tonic::client::Grpc::new(client.origin.clone()).max_decoding_message_size(MAX_MESSAGE);
+async fn call(
+    client: &Client,
+    headers: MetadataMap,
+    messages: mpsc::Receiver<QueuedMessage>,
+) -> Result<serde_json::Value> {
+    let mut grpc = tonic::client::Grpc::new(client.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     grpc.ready().await?;
-    let mut request = Request::new(body(queued));
+    let mut request = Request::new(request_stream(messages));
     *request.metadata_mut() = headers;
     let mut results = grpc.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await?.into_inner();
     let mut last = serde_json::Value::Null;
@@ -87,33 +98,21 @@ async fn call(client: &Client, headers: MetadataMap, queued: mpsc::Receiver<Queu
     Ok(last)
 }
 
-/// The request's messages; an error if the pump is gone without having said that it is done.
-fn body(queued: mpsc::Receiver<Queued>) -> impl Stream<Item = Result<FlightData>> + Send {
-    futures::stream::unfold(Some(queued), |queued| async move {
-        let mut queued = queued?;
-        match queued.recv().await {
-            Some(Some(data)) => Some((Ok(data), Some(queued))),
+/// The request's messages; an error if the queue closes before the normal end.
+fn request_stream(messages: mpsc::Receiver<QueuedMessage>) -> impl Stream<Item = Result<FlightData>> + Send {
+    futures::stream::unfold(Some(messages), |messages| async move {
+        let mut messages = messages?;
+        match messages.recv().await {
+            Some(Some(data)) => Some((Ok(data), Some(messages))),
             Some(None) => None,
-            None => Some((Err(Error::cancelled("the source of the put broke off")), None)),
+            None => Some((Err(Error::cancelled("the source of the put ended unexpectedly")), None)),
         }
     })
 }
 
-/// Turns batches into messages until the source ends, fails, or the call is over.
-async fn pump(
-    queue: mpsc::Sender<Queued>,
-    failure: Failure,
-    descriptor: FlightDescriptor,
-    schema: SchemaRef,
-    batches: impl Stream<Item = Result<RecordBatch>> + Send,
-) {
-    if let Err(error) = pump_all(&queue, descriptor, schema, batches).await {
-        *failure.lock() = Some(error);
-    }
-}
-
-async fn pump_all(
-    queue: &mpsc::Sender<Queued>,
+/// Encodes batches into messages until the source ends or fails, or the call is over.
+async fn encode_batches(
+    queue: &mpsc::Sender<QueuedMessage>,
     descriptor: FlightDescriptor,
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch>> + Send,
@@ -138,7 +137,7 @@ async fn pump_all(
     Ok(())
 }
 
-/// Schema and batches as FlightData; a dictionary is sent again only when it has changed.
+/// Encodes schema and batches as FlightData. A dictionary is sent again only when it has changed.
 pub(super) struct BatchEncoder {
     generator: IpcDataGenerator,
     dictionaries: DictionaryTracker,
@@ -170,7 +169,7 @@ impl BatchEncoder {
     }
 }
 
-/// Encodes `Result<FlightData>`: an error resets the call, which tonic's own codec has no way to do.
+/// Encodes `Result<FlightData>`: an error resets the call, which tonic's own codec cannot do.
 struct PutCodec;
 
 struct PutEncoder;

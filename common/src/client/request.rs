@@ -1,4 +1,4 @@
-//! Options into what goes over the wire: a JSON command, or a path with `x-volley-*` headers.
+//! Encodes options for the wire: as a JSON command, or as a path with `x-volley-*` headers.
 
 use arrow_flight::FlightDescriptor;
 use serde_json::{Map, Value, json};
@@ -7,20 +7,20 @@ use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use crate::TableName;
 use crate::options::{Codec, HEADER_PREFIX, Mode, Options};
 
-/// The JSON object that says the same as `options` of the table.
+/// The JSON command for a table with options.
 pub fn command(name: &TableName, options: &Options) -> Value {
     let mut map = fields(options);
     map.insert("table".into(), name.to_string().into());
     Value::Object(map)
 }
 
-/// A command descriptor with the options in it.
+/// A command descriptor that contains the options.
 pub fn read_descriptor(name: &TableName, options: &Options) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command(name, options).to_string())
 }
 
-/// The descriptor and headers of a put: a path, so that the table is listed by its path; a command if
-/// a column's name does not fit into a header.
+/// The descriptor and headers of a put: a path, so that the table is listed by its path; a command if an option does not
+/// fit into a header.
 pub fn write_request(name: &TableName, options: &Options) -> (FlightDescriptor, MetadataMap) {
     match headers(options) {
         Some(headers) => (FlightDescriptor::new_path(name.components().to_vec()), headers),
@@ -38,7 +38,7 @@ fn headers(options: &Options) -> Option<MetadataMap> {
     Some(headers)
 }
 
-/// Strings and lists of strings as header text; none if the text would be read back as something else.
+/// A value as header text; none if the server would read the text back as another value.
 fn header_value(value: &Value) -> Option<MetadataValue<tonic::metadata::Ascii>> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -60,7 +60,7 @@ fn header_value(value: &Value) -> Option<MetadataValue<tonic::metadata::Ascii>> 
     text.parse().ok()
 }
 
-/// The options that are set, by their names; the table's name is not one of them.
+/// The options that are set, by name, without the table's name.
 fn fields(options: &Options) -> Map<String, Value> {
     let Options {
         table: _,
@@ -81,11 +81,11 @@ fn fields(options: &Options) -> Map<String, Value> {
         "version": version,
         "limit": limit,
         "max_endpoints": max_endpoints,
-        "mode": mode.map(mode_word),
+        "mode": mode.map(mode_name),
         "shards": shards,
         "shard_by": shard_by,
         "replicas": replicas,
-        "compression": compression.map(codec_word),
+        "compression": compression.map(codec_name),
         "write_id": write_id,
         "retention_s": retention_s,
     });
@@ -93,7 +93,7 @@ fn fields(options: &Options) -> Map<String, Value> {
     all.into_iter().filter(|(_, value)| !value.is_null()).collect()
 }
 
-fn mode_word(mode: Mode) -> &'static str {
+fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Replace => "replace",
         Mode::Create => "create",
@@ -101,7 +101,7 @@ fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
-fn codec_word(codec: Codec) -> &'static str {
+fn codec_name(codec: Codec) -> &'static str {
     match codec {
         Codec::None => "none",
         Codec::Lz4 => "lz4",
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_reads_back_what_was_asked() {
+    fn encoded_options_are_read_back_by_a_member() {
         let options = every_option();
         let read = TableRequest::from_descriptor(&read_descriptor(&name(), &options), &MetadataMap::new()).unwrap();
         assert_eq!((read.name, read.options), (name(), options.clone()));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_header_goes_as_a_command() {
+    fn options_unfit_for_headers_are_sent_as_a_command() {
         let keyed = |column: &str| Options { shard_by: Some(vec![column.into()]), ..Options::default() };
         let numbered = Options { write_id: Some("42".into()), ..Options::default() };
         for options in [keyed("a,b"), keyed("größe"), keyed(" a"), numbered] {

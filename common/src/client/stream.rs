@@ -1,6 +1,6 @@
-//! One DoGet: Flight messages into checked batches.
+//! One DoGet: decodes Flight messages into validated batches.
 //!
-//! Below tonic's codec, which would gather every message once more than [`Unframed`] does.
+//! Works below tonic's codec, which copies every message once more than [`Unframed`] does.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -17,7 +17,7 @@ use crate::ipc::decode::{Decoder, Event};
 use crate::ipc::flight_decoder::Unframed;
 use crate::{Code, Error, Result, grpc};
 
-/// The batches of one DoGet; its schema is known from the start.
+/// The batches of one DoGet. Its schema is known when it is opened.
 pub struct BatchStream {
     messages: Unframed<Body>,
     decoder: Decoder,
@@ -28,15 +28,18 @@ impl BatchStream {
     /// Redeems a ticket and waits for the schema.
     ///
     /// # Errors
-    /// What the member answers; UNAVAILABLE if it cannot be reached.
+    /// The member's error; UNAVAILABLE if it is unreachable.
     pub async fn open(mut channel: Channel, ticket: Ticket) -> Result<Self> {
-        let response =
-            channel.ready().await?.call(grpc::do_get(ticket.ticket).map(|body| Body::new(Full::new(body)))).await?;
-        let mut messages = Unframed::new(grpc::accepted(response)?, MAX_MESSAGE).keeping();
+        let response = channel
+            .ready()
+            .await?
+            .call(grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body))))
+            .await?;
+        let mut messages = Unframed::new(grpc::response_body(response)?, MAX_MESSAGE).keeping();
         let mut decoder = Decoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {
-                return Err(Error::internal("the stream ended before its schema came"));
+                return Err(Error::internal("the stream ended before its schema"));
             };
             match decoder.push(message)? {
                 Event::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
@@ -64,17 +67,17 @@ impl BatchStream {
     }
 }
 
-/// The next message; none once the answer has ended well.
+/// The next message; none once the response ended with OK.
 async fn next(messages: &mut Unframed<Body>) -> Result<Option<FlightData>> {
     let next = messages.next().await;
     if let Some(Ok(message)) = next {
         return Ok(Some(message));
     }
-    // What the member says of its end counts more than where it ended.
+    // The status in the trailers takes precedence over how the body ended.
     match (messages.trailers().and_then(Status::from_header_map), next) {
         (Some(status), _) if status.code() != Code::Ok => Err(status.into()),
         (_, Some(Err(error))) => Err(error),
         (Some(_), _) => Ok(None),
-        (None, _) => Err(Error::unavailable("the answer ended without a status")),
+        (None, _) => Err(Error::unavailable("the response ended without a status")),
     }
 }

@@ -1,4 +1,4 @@
-//! The client against members that fail on purpose.
+//! The client against fake servers that fail on request.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +16,9 @@ use crate::options::Options;
 const REUSE: &str = "arrow-flight-reuse-connection://?";
 
 async fn values(client: &Client, info: FlightInfo, streams: usize) -> Result<Vec<i64>> {
-    let how = FetchOptions { streams, window: 1 };
-    let batches: Vec<Fetched> = client.fetch(info, how)?.try_collect().await?;
-    let column = |f: &Fetched| f.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let options = FetchOptions { streams, window: 1 };
+    let batches: Vec<FetchedBatch> = client.fetch(info, options)?.try_collect().await?;
+    let column = |f: &FetchedBatch| f.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
     Ok(batches.iter().flat_map(column).collect())
 }
 
@@ -27,8 +27,8 @@ fn table() -> TableName {
 }
 
 #[tokio::test]
-async fn endpoints_come_in_order_if_the_info_says_so_and_all_come_if_not() {
-    let member = member(|_| {}).await;
+async fn ordered_endpoints_arrive_in_order_and_others_all_arrive() {
+    let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let ranges = [(0, 95), (95, 100), (100, 100), (100, 250), (250, 251)];
     let wanted: Vec<i64> = (0..251).collect();
@@ -42,28 +42,28 @@ async fn endpoints_come_in_order_if_the_info_says_so_and_all_come_if_not() {
 }
 
 #[tokio::test]
-async fn a_dead_location_is_passed_over() {
-    let member = member(|_| {}).await;
+async fn dead_location_is_skipped() {
+    let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     for next in [member.uri(), REUSE.to_string()] {
-        let info = info(&[(0, 30)], &[nobody().await, "grpc+tls://elsewhere:1".into(), next], true);
+        let info = info(&[(0, 30)], &[dead_address().await, "grpc+tls://elsewhere:1".into(), next], true);
         assert_eq!(values(&client, info, 1).await.unwrap(), (0..30).collect::<Vec<_>>());
     }
 }
 
 #[tokio::test]
-async fn a_broken_stream_is_taken_up_elsewhere_without_a_row_lost_or_twice() {
-    let breaking = member(|fake| (fake.rows, fake.fail_after) = (7, Some(3))).await;
-    let whole = member(|fake| fake.rows = 10).await;
-    let client = Client::connect(&whole.address).await.unwrap();
-    let info = info(&[(0, 95), (95, 200)], &[breaking.uri(), whole.uri()], true);
+async fn broken_stream_resumes_without_lost_or_repeated_rows() {
+    let breaking = start_fake(|fake| (fake.rows, fake.fail_after) = (7, Some(3))).await;
+    let healthy = start_fake(|fake| fake.rows = 10).await;
+    let client = Client::connect(&healthy.address).await.unwrap();
+    let info = info(&[(0, 95), (95, 200)], &[breaking.uri(), healthy.uri()], true);
     assert_eq!(values(&client, info, 2).await.unwrap(), (0..200).collect::<Vec<_>>());
     assert_eq!(breaking.gets.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn when_every_location_fails_the_error_says_so_after_bounded_tries() {
-    let failing = member(|fake| fake.fail_after = Some(0)).await;
+async fn failing_locations_end_in_an_error_after_bounded_attempts() {
+    let failing = start_fake(|fake| fake.fail_after = Some(0)).await;
     let client = Client::connect(&failing.address).await.unwrap();
     let info = info(&[(0, 30)], &[failing.uri(), REUSE.into()], false);
     let error = values(&client, info, 4).await.unwrap_err();
@@ -73,19 +73,20 @@ async fn when_every_location_fails_the_error_says_so_after_bounded_tries() {
 }
 
 #[tokio::test]
-async fn another_error_than_unavailable_is_final() {
-    let failing = member(|fake| (fake.fail_after, fake.status) = (Some(1), Status::data_loss("bad checksum"))).await;
-    let whole = member(|_| {}).await;
-    let client = Client::connect(&whole.address).await.unwrap();
-    let info = info(&[(0, 30)], &[failing.uri(), whole.uri()], true);
+async fn error_other_than_unavailable_is_final() {
+    let failing =
+        start_fake(|fake| (fake.fail_after, fake.status) = (Some(1), Status::data_loss("bad checksum"))).await;
+    let healthy = start_fake(|_| {}).await;
+    let client = Client::connect(&healthy.address).await.unwrap();
+    let info = info(&[(0, 30)], &[failing.uri(), healthy.uri()], true);
     let error = values(&client, info, 1).await.unwrap_err();
     assert_eq!(error.code, Code::DataLoss);
-    assert_eq!(whole.gets.load(Ordering::SeqCst), 0);
+    assert_eq!(healthy.gets.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn fewer_rows_than_promised_are_an_error() {
-    let member = member(|_| {}).await;
+async fn missing_rows_are_an_error() {
+    let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let mut info = info(&[(0, 30)], &[], false);
     info.total_records = 31;
@@ -96,8 +97,8 @@ async fn fewer_rows_than_promised_are_an_error() {
 }
 
 #[tokio::test]
-async fn a_stream_of_another_schema_is_an_error() {
-    let member = member(|_| {}).await;
+async fn stream_with_another_schema_is_an_error() {
+    let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let mut info = info(&[(0, 30)], &[], false);
     info.schema = crate::ipc::schema::schema_message(&Schema::empty()).unwrap();
@@ -105,21 +106,21 @@ async fn a_stream_of_another_schema_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_put_arrives_whole_in_messages_of_a_bounded_size() {
-    let mut member = member(|_| {}).await;
+async fn put_arrives_complete_in_messages_of_bounded_size() {
+    let mut member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let batches = stream::iter([Ok(numbers(0..1_000_000)), Ok(numbers(0..0)), Ok(numbers(1_000_000..1_000_001))]);
     let outcome = client.put(&table(), &Options::default(), schema(), batches).await.unwrap();
     assert_eq!((outcome.rows, outcome.version), (1_000_001, 1));
-    let Some(Seen::Whole(seen, batches)) = member.puts.recv().await else { panic!("the put broke") };
+    let Some(ReceivedPut::Complete(seen, batches)) = member.puts.recv().await else { panic!("the put broke") };
     assert_eq!(seen, schema());
     let sizes: Vec<usize> = batches.iter().map(|b| b.num_rows() * 8).collect();
     assert!(sizes.len() > 4 && sizes.iter().all(|size| *size <= 2 << 20), "{sizes:?}");
 }
 
 #[tokio::test]
-async fn dictionaries_stay_dictionaries_also_when_they_are_replaced() {
-    let mut member = member(|_| {}).await;
+async fn replaced_dictionaries_stay_dictionaries() {
+    let mut member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let batch = |words: &[&str]| {
         let words: DictionaryArray<Int32Type> = words.iter().copied().collect();
@@ -128,7 +129,7 @@ async fn dictionaries_stay_dictionaries_also_when_they_are_replaced() {
     let sent = [batch(&["a", "b", "a"]), batch(&["c", "d", "d"])];
     let batches = stream::iter(sent.clone().map(Ok));
     client.put(&table(), &Options::default(), sent[0].schema(), batches).await.unwrap();
-    let Some(Seen::Whole(schema, seen)) = member.puts.recv().await else { panic!("the put broke") };
+    let Some(ReceivedPut::Complete(schema, seen)) = member.puts.recv().await else { panic!("the put broke") };
     assert_eq!(schema, sent[0].schema());
     let words = |b: &RecordBatch| {
         let plain = arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
@@ -139,22 +140,22 @@ async fn dictionaries_stay_dictionaries_also_when_they_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_never_looks_whole() {
-    let mut member = member(|_| {}).await;
+async fn failing_source_never_looks_complete() {
+    let mut member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let fails = stream::iter([Ok(numbers(0..10)), Err(Error::data_loss("line 7 is bad"))]);
     let error = client.put(&table(), &Options::default(), schema(), fails).await.unwrap_err();
     assert_eq!(error, Error::data_loss("line 7 is bad"));
-    assert!(matches!(member.puts.recv().await, Some(Seen::Broken)));
+    assert!(matches!(member.puts.recv().await, Some(ReceivedPut::Broken)));
 
     let panics = stream::iter([Ok(numbers(0..10))]).chain(stream::once(async { panic!("on purpose") }));
     client.put(&table(), &Options::default(), schema(), panics).await.unwrap_err();
-    assert!(matches!(member.puts.recv().await, Some(Seen::Broken)));
+    assert!(matches!(member.puts.recv().await, Some(ReceivedPut::Broken)));
 }
 
 #[tokio::test]
-async fn actions_speak_json_and_are_read_to_their_end() {
-    let member = member(|_| {}).await;
+async fn action_results_are_json_and_read_to_the_end() {
+    let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     assert_eq!(client.action("echo", &json!({"a": 1})).await.unwrap(), json!({"a": 1}));
     assert_eq!(client.action("echo", &Value::Null).await.unwrap(), Value::Null);
@@ -163,8 +164,8 @@ async fn actions_speak_json_and_are_read_to_their_end() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_unavailable_and_names_the_address() {
-    let address = nobody().await;
+async fn unreachable_server_is_unavailable_and_named() {
+    let address = dead_address().await;
     let error = Client::connect(&address).await.err().unwrap();
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.contains(address.trim_start_matches("grpc+tcp://")), "{error}");

@@ -151,7 +151,7 @@ impl Messages {
 
 /// A message's length, by its prefix.
 fn length(prefix: &[u8; PREFIX], most: usize) -> Result<usize> {
-    grpc::length(prefix, most).map_err(|error| match error.code {
+    grpc::message_length(prefix, most).map_err(|error| match error.code {
         Code::ResourceExhausted => {
             Error { message: format!("{} (`max_message` of a node): send smaller batches", error.message), ..error }
         }

@@ -4,44 +4,47 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow_flight::{FlightData, Ticket};
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use super::*;
-use crate::serve::testing::{Reply, Server, endless, message, soon};
-use crate::serve::{grpc_error, grpc_frames, trailers};
+use crate::http2::status::trailers;
+use crate::http2::{grpc_error, grpc_frames};
+use crate::server::serve::testing::{TestServer, endless, message, soon};
+use crate::server::serve::{ServerLimits, bind, serve};
 
-/// A member that hands every call on to `upstream`.
-async fn relaying(upstream: &str) -> Server {
-    let (relay, upstream) = (Relay::new(), upstream.to_string());
-    Server::start(move |request| {
-        let (relay, upstream) = (relay.clone(), upstream.clone());
-        async move { relay.forward(&upstream, request).await.unwrap_or_else(grpc_error) }
+/// A member that forwards every call to `upstream`.
+async fn proxy_to(upstream: &str) -> TestServer {
+    let (pool, upstream) = (ConnectionPool::new(), upstream.to_string());
+    TestServer::start(move |request| {
+        let (pool, upstream) = (pool.clone(), upstream.clone());
+        async move { forward(&pool, &upstream, request).await.unwrap_or_else(grpc_error) }
     })
     .await
 }
 
-/// Sends back what comes, as it comes, and then OK.
-async fn echo(request: http::Request<Incoming>) -> Reply {
-    let seen = request.headers().get("x-seen").cloned();
+/// Sends the request's body back as it arrives, then OK.
+async fn echo(request: http::Request<Incoming>) -> Response<ReplyBody> {
+    let metadata = request.headers().get("x-seen").cloned();
     let path = request.uri().path().to_string();
     let end = async { Some(Ok(trailers(&tonic::Status::ok("")))) };
     let body = request.into_body().with_trailers(end);
     let mut reply = http::Response::new(ReplyBody::Tonic(tonic::body::Body::new(body)));
     reply.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
     reply.headers_mut().insert("x-path", path.parse().unwrap());
-    if let Some(seen) = seen {
-        reply.headers_mut().insert("x-seen", seen);
+    if let Some(metadata) = metadata {
+        reply.headers_mut().insert("x-seen", metadata);
     }
     reply
 }
 
 #[tokio::test]
-async fn a_call_goes_through_both_ways_in_lockstep() {
-    let upstream = Server::start(echo).await;
-    let member = relaying(&upstream.addr).await;
+async fn call_is_forwarded_in_both_directions_in_lockstep() {
+    let upstream = TestServer::start(echo).await;
+    let member = proxy_to(&upstream.addr).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<FlightData>(1);
-    let mut request = Request::new(ReceiverStream::new(receiver));
+    let mut request = tonic::Request::new(ReceiverStream::new(receiver));
     request.metadata_mut().insert("x-seen", "yes".parse().unwrap());
     let reply = member.client().await.do_exchange(request).await.unwrap();
     assert_eq!(reply.metadata().get("x-seen").unwrap(), "yes");
@@ -57,18 +60,18 @@ async fn a_call_goes_through_both_ways_in_lockstep() {
 }
 
 #[tokio::test]
-async fn errors_go_through_as_they_are() {
-    let upstream = Server::start(|request: http::Request<Incoming>| async move {
+async fn errors_are_forwarded_unchanged() {
+    let upstream = TestServer::start(|request: http::Request<Incoming>| async move {
         match request.uri().path().ends_with("DoGet") {
             true => grpc_error(Error::not_found("no table \"ä\"")),
             false => grpc_frames(stream::iter([Ok(message(1, 9)), Err(Error::data_loss("bad part"))])),
         }
     })
     .await;
-    let member = relaying(&upstream.addr).await;
+    let member = proxy_to(&upstream.addr).await;
     let status = member.client().await.do_get(Ticket::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "no table \"ä\""));
-    // The upload is still open when the member answers with an error.
+    // The upload is still open when the member responds with an error.
     let upload = stream::once(async { FlightData::default() }).chain(stream::pending());
     let mut reply = member.client().await.do_exchange(upload).await.unwrap().into_inner();
     assert!(soon(reply.message()).await.unwrap().is_some());
@@ -77,14 +80,14 @@ async fn errors_go_through_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_member_that_dies_while_it_answers_is_named() {
+async fn member_that_dies_during_a_response_is_named() {
     let made = Arc::new(AtomicUsize::new(0));
-    let upstream = Server::start(move |_| {
+    let upstream = TestServer::start(move |_| {
         let endless = endless(made.clone());
         async move { grpc_frames(endless) }
     })
     .await;
-    let member = relaying(&upstream.addr).await;
+    let member = proxy_to(&upstream.addr).await;
     let mut reply = member.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     for _ in 0..5 {
         assert!(reply.message().await.unwrap().is_some());
@@ -94,7 +97,7 @@ async fn a_member_that_dies_while_it_answers_is_named() {
         loop {
             match reply.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("the stream ended as if it were whole"),
+                Ok(None) => panic!("the stream ended as if it were complete"),
                 Err(status) => return status,
             }
         }
@@ -105,49 +108,49 @@ async fn a_member_that_dies_while_it_answers_is_named() {
 }
 
 #[tokio::test]
-async fn a_member_that_is_not_there_is_named() {
-    let addr = crate::serve::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-    let member = relaying(&addr).await;
+async fn unreachable_member_is_named() {
+    let addr = bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let member = proxy_to(&addr).await;
     let status = soon(member.client().await.do_get(Ticket::default())).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains(&addr), "{status}");
-    let status = relaying("not an address").await.client().await.do_get(Ticket::default()).await.unwrap_err();
+    let status = proxy_to("not an address").await.client().await.do_get(Ticket::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
 }
 
 #[tokio::test]
-async fn a_member_that_comes_back_is_found_again() {
-    let upstream = Server::start(|_| async { grpc_error(Error::not_found("first")) }).await;
+async fn restarted_member_is_reached_again() {
+    let upstream = TestServer::start(|_| async { grpc_error(Error::not_found("first")) }).await;
     let addr = upstream.addr.clone();
-    let member = relaying(&addr).await;
+    let member = proxy_to(&addr).await;
     let mut client = member.client().await;
     assert_eq!(client.do_get(Ticket::default()).await.unwrap_err().message(), "first");
     upstream.shutdown.cancel();
     soon(upstream.task).await.unwrap();
     assert_eq!(client.do_get(Ticket::default()).await.unwrap_err().code(), Code::Unavailable);
-    let listener = crate::serve::bind(&addr).await.unwrap();
+    let listener = bind(&addr).await.unwrap();
     let service =
         tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::not_found("second"))) });
     let shutdown = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(crate::serve::serve(listener, service, shutdown.clone(), crate::serve::Limits::default()));
+    tokio::spawn(serve(listener, service, shutdown.clone(), ServerLimits::default()));
     assert_eq!(client.do_get(Ticket::default()).await.unwrap_err().message(), "second");
     shutdown.cancel();
 }
 
-/// Tells when it is dropped.
-struct Dropped(tokio::sync::mpsc::Sender<()>);
+/// Sends a message when it is dropped.
+struct NotifyOnDrop(tokio::sync::mpsc::Sender<()>);
 
-impl Drop for Dropped {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         let _ = self.0.try_send(());
     }
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_cancels_the_call_at_the_member() {
+async fn client_disconnect_cancels_the_call_at_the_member() {
     let (sender, mut dropped) = tokio::sync::mpsc::channel(1);
-    let upstream = Server::start(move |_| {
-        let guard = Dropped(sender.clone());
+    let upstream = TestServer::start(move |_| {
+        let guard = NotifyOnDrop(sender.clone());
         let first = stream::once(async { Ok(message(1, 1)) });
         async move {
             grpc_frames(first.chain(stream::pending()).map(move |item| {
@@ -157,7 +160,7 @@ async fn a_client_that_goes_away_cancels_the_call_at_the_member() {
         }
     })
     .await;
-    let member = relaying(&upstream.addr).await;
+    let member = proxy_to(&upstream.addr).await;
     let mut reply = member.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     assert!(reply.message().await.unwrap().is_some());
     drop(reply);
@@ -168,7 +171,7 @@ async fn a_client_that_goes_away_cancels_the_call_at_the_member() {
 async fn neither_side_runs_ahead_of_the_other() {
     let made = Arc::new(AtomicUsize::new(0));
     let counter = made.clone();
-    let upstream = Server::start(move |request: http::Request<Incoming>| {
+    let upstream = TestServer::start(move |request: http::Request<Incoming>| {
         let endless = endless(counter.clone());
         async move {
             match request.uri().path().rsplit('/').next() {
@@ -183,7 +186,7 @@ async fn neither_side_runs_ahead_of_the_other() {
         }
     })
     .await;
-    let member = relaying(&upstream.addr).await;
+    let member = proxy_to(&upstream.addr).await;
     let mut down = member.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     assert!(down.message().await.unwrap().is_some());
 
@@ -195,7 +198,7 @@ async fn neither_side_runs_ahead_of_the_other() {
     });
     let _up = member.client().await.do_put(upload).await.unwrap();
 
-    // Meanwhile others pass, on the same connections to the member.
+    // Meanwhile other calls pass on the same connections to the member.
     for _ in 0..6 {
         let other = member.client().await.do_exchange(stream::empty()).await.unwrap().into_inner();
         assert_eq!(soon(other.count()).await, 64);

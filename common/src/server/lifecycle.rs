@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
-use crate::serve::{self, Http2Service, Limits};
+use crate::server::serve::{self, Http2Service, ServerLimits};
 
 /// The tasks of one server, and what stops them.
 #[derive(Default)]
@@ -37,13 +37,13 @@ impl Lifecycle {
     }
 
     /// Serves Flight clients until the stop begins; then drains.
-    pub fn serve_clients(&self, listener: TcpListener, service: impl Http2Service, limits: Limits) {
+    pub fn serve_clients(&self, listener: TcpListener, service: impl Http2Service, limits: ServerLimits) {
         self.client_tasks.spawn(serve::serve(listener, service, self.stop.clone(), limits));
     }
 
     /// Serves members until the second stage.
     pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service) {
-        self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), Limits::default()));
+        self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::default()));
     }
 
     /// Reports gRPC health: SERVING while `is_serving` holds for the watched value, until the stop begins.

@@ -9,6 +9,7 @@
 //! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
 //! | [`http`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
+//! | [`serve`] | the HTTP/2 server loop |
 //! | [`log`] | the log on standard error |
 
 pub mod config;
@@ -18,6 +19,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod process;
 pub mod reflection;
+pub mod serve;
 pub mod server_config;
 pub mod sockets;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::config::one_or_many;
 use super::log::LogFormat;
 use crate::listen::{self, ListenerConfig};
-use crate::serve::Limits;
+use crate::server::serve::ServerLimits;
 use crate::{Error, Result};
 
 /// The settings of both servers; flattened into the configuration of each.
@@ -77,8 +77,8 @@ impl ServerConfig {
     }
 
     /// The limits of one Flight listener.
-    pub fn limits(&self) -> Limits {
-        Limits { drain: Duration::from_millis(self.drain_ms), ..Limits::default() }
+    pub fn limits(&self) -> ServerLimits {
+        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::default() }
     }
 }
 

@@ -6,7 +6,8 @@ use tokio::net::TcpListener;
 
 use super::ServerConfig;
 use crate::listen::ListenerConfig;
-use crate::{Error, Result, serve};
+use crate::server::serve;
+use crate::{Error, Result};
 
 /// Sockets that a caller bound before, since it must know the ports of several servers before it starts the first. What is
 /// `None` is bound as the configuration says; a bound socket replaces the address in the configuration.

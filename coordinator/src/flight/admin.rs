@@ -74,7 +74,7 @@ impl Flight {
     async fn ask_leader(&self, action: &Action, metadata: &MetadataMap) -> Option<Result<Done>> {
         let raft = &self.service.raft;
         let leader = raft.leader().filter(|id| *id != raft.id() && !metadata.contains_key(PASSED_ON))?;
-        let channel = self.service.relay.channel(&raft.peers().get(&leader)?.clone()).ok()?;
+        let channel = self.service.pool.channel(&raft.peers().get(&leader)?.clone()).ok()?;
         let mut client = FlightServiceClient::new(channel).max_decoding_message_size(MAX_REPLY);
         let mut request = Request::new(action.clone());
         request.metadata_mut().insert(PASSED_ON, MetadataValue::from_static("1"));

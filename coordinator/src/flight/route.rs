@@ -16,11 +16,14 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
+use volley_common::http2::{ProxyRequestBody, ReplyBody, grpc_error, grpc_message};
 use volley_common::listen::check_name;
+use volley_common::net::Failover;
+use volley_common::net::failover::is_unavailable;
 use volley_common::options::{CAME_BY, HEADER_PREFIX, LISTENER, TableRequest, TicketRequest};
-use volley_common::proxy::{Loan, ReqBody};
-use volley_common::serve::{ReplyBody, Tonic, grpc_error, grpc_message};
-use volley_common::{Code, Error, Result};
+use volley_common::proxy::{ReplayableBody, forward_to_any};
+use volley_common::server::serve::TonicService;
+use volley_common::{Error, Result};
 
 use super::{MAX_REPLY, MAX_REQUEST, discovery};
 use crate::service::Service;
@@ -35,7 +38,7 @@ const MAX_TICKET: usize = 8 << 20;
 #[derive(Clone)]
 pub struct Edge {
     service: Arc<Service>,
-    routes: Tonic<Routes>,
+    routes: TonicService<Routes>,
     listener: Arc<str>,
     /// Whether it is members who call, whose word on where a client came by counts.
     members: bool,
@@ -63,13 +66,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
 impl Edge {
     /// Puts the relayed calls before the services, for clients that come by this listener.
     pub fn for_clients(service: Arc<Service>, routes: Routes, listener: &Arc<str>) -> Self {
-        Edge { service, routes: Tonic(routes.prepare()), listener: listener.clone(), members: false }
+        Edge { service, routes: TonicService(routes.prepare()), listener: listener.clone(), members: false }
     }
 
     /// The same for members, that hand on clients' calls.
     pub fn for_members(service: Arc<Service>, routes: Routes) -> Self {
         let listener = service.entries.first().map_or_else(|| "".into(), |first| first.name.clone());
-        Edge { service, routes: Tonic(routes.prepare()), listener, members: true }
+        Edge { service, routes: TonicService(routes.prepare()), listener, members: true }
     }
 
     /// The name of the listener by which a client came, to this coordinator or to the node that hands its call on.
@@ -156,7 +159,7 @@ fn count(method: &str) {
 /// Offers a table: one message, without copies.
 async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
     let (head, body) = request.into_parts();
-    let message = grpc::read(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
+    let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
     let descriptor = FlightDescriptor::decode(message.clone())
         .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
     let headers = MetadataMap::from_headers(head.headers);
@@ -177,7 +180,7 @@ async fn info(service: &Service, request: Request<Incoming>) -> Result<Reply> {
 /// Reads the ticket, plans it if it is a name, and hands the call to a node that has the data.
 async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
     let (mut head, body) = request.into_parts();
-    let message = grpc::read(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
+    let message = grpc::read_message(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
     let ticket =
         Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
     let ticket = ticket.ticket;
@@ -189,9 +192,9 @@ async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Re
     let opened = service.open_ticket(&signed)?;
     let nodes = service.redeemers(&opened)?;
     drop_options(&mut head.headers);
-    let message = grpc::framed(&Ticket { ticket: signed.into() });
+    let message = grpc::encode_message(&Ticket { ticket: signed.into() });
     let make = || {
-        let mut request = Request::new(ReqBody::from(message.clone()));
+        let mut request = Request::new(ProxyRequestBody::from(message.clone()));
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
@@ -204,9 +207,9 @@ async fn do_get(service: &Arc<Service>, request: Request<Incoming>) -> Result<Re
 async fn pass_on(service: &Arc<Service>, request: Request<Incoming>) -> Result<Reply> {
     let (head, body) = request.into_parts();
     let nodes = service.any_nodes()?;
-    let loan = Loan::new(body);
+    let body = ReplayableBody::new(body);
     let make = || {
-        let mut request = Request::new(loan.unread()?);
+        let mut request = Request::new(body.unread()?);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
@@ -215,21 +218,18 @@ async fn pass_on(service: &Arc<Service>, request: Request<Incoming>) -> Result<R
     try_nodes(service, &nodes, make).await
 }
 
-/// Hands the request to one node after another until one can be reached; `make` gives it anew, or none if it is spent.
-async fn try_nodes(service: &Service, nodes: &[String], make: impl Fn() -> Option<Request<ReqBody>>) -> Result<Reply> {
-    let mut last = Error::unavailable("no node is alive");
-    for node in nodes {
-        let Some(request) = make() else { break };
-        match service.relay.forward(node, request).await {
-            Ok(reply) => return Ok(reply),
-            Err(error) if error.code == Code::Unavailable => {
-                tracing::warn!(node, %error, "cannot relay a call");
-                last = error;
-            }
-            Err(error) => return Err(error),
-        }
+/// Forwards the request to one node after another until one is reachable; `make` makes it anew, or none if it is spent.
+async fn try_nodes(
+    service: &Service,
+    nodes: &[String],
+    make: impl Fn() -> Option<Request<ProxyRequestBody>>,
+) -> Result<Reply> {
+    let mut failover = Failover::new(nodes);
+    if let Some(reply) = forward_to_any(&service.pool, &mut failover, is_unavailable, make).await? {
+        return Ok(reply);
     }
-    Err(last.at("none of the live nodes took the call"))
+    let error = failover.into_error().unwrap_or_else(|| Error::unavailable("no node is alive"));
+    Err(error.at("none of the live nodes took the call"))
 }
 
 /// The options are in the ticket now; what is left of the headers goes on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
-use volley_common::proxy::Relay;
+use volley_common::net::ConnectionPool;
 use volley_common::wire::catalog::CancelFlight;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::cluster::node_report::Report;
@@ -32,7 +32,8 @@ async fn alone() -> (TempDir, Arc<Membership>) {
     }
     let (name, uri) = ("".into(), "grpc+tcp://127.0.0.1:1".into());
     let entries = vec![Entry { name, uri, locations: Locations::Direct }];
-    let service = Service::new(CoordinatorConfig::default(), raft, Relay::new(), entries, CancellationToken::new());
+    let service =
+        Service::new(CoordinatorConfig::default(), raft, ConnectionPool::new(), entries, CancellationToken::new());
     (dir, Membership::new(Arc::new(service)))
 }
 

@@ -13,6 +13,7 @@ use parking_lot::{ArcRwLockReadGuard, Mutex, RawRwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use volley_common::net::AddressMap;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::RaftServer;
 use volley_common::wire::{MAX_PEER_MESSAGE, PROTOCOL};
@@ -129,7 +130,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<Store>,
     pub(super) shared: Arc<Shared>,
     pub(super) leader: watch::Sender<Option<u64>>,
-    links: Mutex<BTreeMap<String, Link>>,
+    links: AddressMap<Link>,
     pub(super) around: Surroundings,
     pub(super) digest: String,
     /// Why there is no cluster yet, or what is wrong with it.
@@ -200,16 +201,7 @@ impl Inner {
 
     /// The way to a coordinator, made when it is first used.
     pub(super) fn link(&self, addr: &str) -> Result<Link> {
-        let mut links = self.links.lock();
-        if let Some(link) = links.get(addr) {
-            return Ok(link.clone());
-        }
-        if links.len() >= LINKS {
-            links.clear();
-        }
-        let link = (self.around.dial)(addr)?;
-        links.insert(addr.into(), link.clone());
-        Ok(link)
+        self.links.get_or_insert(addr, || (self.around.dial)(addr))
     }
 
     /// The way to the coordinator with this id, which may be about to leave; none: nobody knows it.
@@ -279,7 +271,7 @@ impl Handle {
             store,
             shared,
             leader: watch::Sender::new(None),
-            links: Mutex::default(),
+            links: AddressMap::bounded(LINKS),
             trouble: Mutex::default(),
             ending: AtomicBool::new(false),
             ended: watch::Sender::new(None),

@@ -19,10 +19,10 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use volley_common::http2::settings;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
@@ -40,10 +40,6 @@ const CHUNK: u64 = 1 << 20;
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// ... a second for so many bytes.
 const APPEND_RATE: u64 = 8 << 20;
-/// Connecting takes no longer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A silent connection is probed this often, and given up after as long again.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,17 +53,7 @@ pub type Dial = Arc<dyn Fn(&str) -> volley_common::Result<Link> + Send + Sync>;
 
 /// A connection to a coordinator's peer port, made when it is first used.
 pub fn dial(addr: &str) -> volley_common::Result<Link> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-        .map_err(|e| volley_common::Error::invalid(format!("the peer address {addr:?} is not HOST:PORT: {e}")))?;
-    let channel = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
-        .connect_lazy();
+    let channel = settings::RAFT.endpoint(addr)?.connect_lazy();
     Ok(BoxCloneSyncService::new(channel.map_err(|e| LinkError(e.into()))))
 }
 

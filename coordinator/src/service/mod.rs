@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use volley_common::proxy::Relay;
+use volley_common::net::ConnectionPool;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{Cluster, Node};
 use volley_common::wire::cluster::Heartbeat;
@@ -52,7 +52,7 @@ pub struct Service {
     /// The replicated catalog.
     pub raft: Handle,
     /// Connections to other members.
-    pub relay: Relay,
+    pub pool: ConnectionPool,
     /// The listeners of clients, at least one.
     pub entries: Vec<via::Entry>,
     /// Cancelled when the process is to stop.
@@ -70,14 +70,14 @@ impl Service {
     pub fn new(
         config: CoordinatorConfig,
         raft: Handle,
-        relay: Relay,
+        pool: ConnectionPool,
         entries: Vec<via::Entry>,
         stop: CancellationToken,
     ) -> Self {
         Service {
             config,
             raft,
-            relay,
+            pool,
             entries,
             stop,
             figures: status::Figures::default(),

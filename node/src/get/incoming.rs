@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
 use volley_common::grpc::{self, PREFIX};
-use volley_common::proxy::Lease;
+use volley_common::http2::StreamLease;
 use volley_common::{Error, Result};
 
 use super::source::Piece;
@@ -22,7 +22,7 @@ pub struct Messages {
     schema: Bytes,
     body: Incoming,
     received: Slices,
-    _lease: Lease,
+    _lease: StreamLease,
 }
 
 impl Messages {
@@ -30,8 +30,8 @@ impl Messages {
     ///
     /// # Errors
     /// As those of [`Messages::next`].
-    pub async fn open(response: http::Response<Incoming>, lease: Lease) -> Result<Self> {
-        let body = grpc::accepted(response)?;
+    pub async fn open(response: http::Response<Incoming>, lease: StreamLease) -> Result<Self> {
+        let body = grpc::response_body(response)?;
         let mut messages = Messages { schema: Bytes::new(), body, received: Slices::default(), _lease: lease };
         let first = messages.message().await?.ok_or_else(|| Error::internal("its answer is empty"))?;
         let (header, _) = fields(first)?;
@@ -121,7 +121,7 @@ impl Slices {
             *to = *from;
         }
         // What a node stores as one message it has taken in as one.
-        grpc::length(&prefix, usize::MAX).map(Some)
+        grpc::message_length(&prefix, usize::MAX).map(Some)
     }
 
     /// Takes off the next `count` bytes, of at least as many.

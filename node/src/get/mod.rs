@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use volley_common::Result;
-use volley_common::serve::{ReplyBody, grpc_error, grpc_frames};
+use volley_common::http2::{ReplyBody, grpc_error, grpc_frames};
 
 use crate::state::Shared;
 use source::Source;

@@ -127,7 +127,7 @@ impl RemotePart {
         ticket.expires_ms = ticket.expires_ms.max(clock::now_ms() + TICKET_MS);
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let signed = self.state.ticket_key()?.sign(&ticket);
-        let (response, lease) = self.state.relay.send(addr, request(signed)).await?;
+        let (response, lease) = self.state.pool.send(addr, request(signed)).await?;
         Messages::open(response, lease).await
     }
 
@@ -164,7 +164,7 @@ fn is_reachable(node: &Node) -> bool {
 
 /// A DoGet that only a node which has the part answers.
 fn request(ticket: Vec<u8>) -> http::Request<Bytes> {
-    let mut request = grpc::do_get(ticket);
+    let mut request = grpc::do_get_request(ticket);
     request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
     request
 }

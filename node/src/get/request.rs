@@ -14,9 +14,9 @@ use crate::state::Shared;
 /// Reads the one message of a DoGet and gives the ticket's bytes.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read`]; it may have 64 MiB.
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`]; it may have 64 MiB.
 pub async fn read_ticket(body: Incoming) -> Result<Bytes> {
-    let message = grpc::read(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
+    let message = grpc::read_message(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
     let ticket = arrow_flight::Ticket::decode(message)
         .map_err(|e| Error::invalid(format!("the request is not a Flight ticket: {e}")))?;
     Ok(ticket.ticket)

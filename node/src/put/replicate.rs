@@ -174,7 +174,7 @@ impl Replication {
 
 async fn discard_on(state: &Shared, plan: &WritePlan, node: NodeId, request: DiscardPartsRequest) -> Result<()> {
     let addr = peer_addr(plan, node).ok_or_else(|| Error::unavailable("its address is unknown"))?;
-    NodeClient::new(state.relay.channel(addr)?).discard_parts(request).await?;
+    NodeClient::new(state.pool.channel(addr)?).discard_parts(request).await?;
     Ok(())
 }
 
@@ -280,7 +280,7 @@ async fn copy_to(
         background: false,
     };
     let deadline = COPY_TIME + Duration::from_secs(copying.part.bytes / SLOWEST_BYTES_PER_SECOND);
-    let mut client = NodeClient::new(state.relay.channel(addr)?);
+    let mut client = NodeClient::new(state.pool.channel(addr)?);
     match tokio::time::timeout(deadline, client.copy_part(order)).await {
         Ok(reply) => reply.map(|_| ()).map_err(Error::from),
         Err(_) => Err(Error::unavailable(format!("it took more than {} s", deadline.as_secs()))),

@@ -42,7 +42,7 @@ pub async fn serve(address: &str) -> Result<(), String> {
         // tonic does so for sockets that it accepts itself.
         let _ = socket.set_nodelay(true);
         // As Volley does: it is not pacing that is compared.
-        volley_common::serve::unpace_local(socket);
+        volley_common::http2::disable_local_pacing(socket);
     });
     tonic::transport::Server::builder()
         .add_service(service)

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 use volley_common::TableName;
 use volley_common::client::{MAX_MESSAGE, request};
+use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
-use volley_common::proxy::Relay;
 use volley_tests::process::Process;
 use volley_tests::{Cluster, Shape, raw};
 
@@ -183,7 +183,7 @@ impl Site {
 
 /// A client that takes DATA frames as large as those of clients in C++ do: each costs a member the same.
 fn connect(member: &Process) -> FlightClient {
-    let channel = Relay::new().channel(&member.address).unwrap();
+    let channel = ConnectionPool::new().channel(&member.address).unwrap();
     FlightClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }
 

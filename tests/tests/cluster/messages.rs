@@ -16,8 +16,8 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use volley_common::Code;
 use volley_common::client::Client;
+use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
-use volley_common::proxy::Relay;
 use volley_tests::{Cluster, Shape, raw, rows, wait_for};
 
 async fn small() -> Cluster {
@@ -187,7 +187,7 @@ async fn a_put_that_names_no_table_or_sends_nothing_is_refused() {
 async fn tools_can_ask_both_servers_which_calls_they_have() {
     let mut cluster = small().await;
     for member in cluster.members() {
-        let mut client = ServerReflectionClient::new(Relay::new().channel(&member.address).unwrap());
+        let mut client = ServerReflectionClient::new(ConnectionPool::new().channel(&member.address).unwrap());
         let ask = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
         let symbol = |name: &str| ask(MessageRequest::FileContainingSymbol(name.into()));
         let asked = [

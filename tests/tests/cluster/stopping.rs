@@ -10,8 +10,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use volley_common::client::Client;
+use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
-use volley_common::proxy::Relay;
 use volley_tests::process::Process;
 use volley_tests::{Cluster, Shape, rows, wait_for};
 
@@ -78,7 +78,7 @@ async fn a_node_answers_those_who_watch_it_until_its_streams_have_ended() {
     let node = &mut cluster.nodes[0];
     let (ready, alive) = (node.http("/readyz").await.unwrap(), node.http("/livez").await.unwrap());
     assert_eq!((ready.0, alive.0), (200, 200));
-    let mut health = HealthClient::new(Relay::new().channel(&node.address).unwrap());
+    let mut health = HealthClient::new(ConnectionPool::new().channel(&node.address).unwrap());
     for service in ["", "arrow.flight.protocol.FlightService"] {
         let request = HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status(), ServingStatus::Serving, "{service:?}");

@@ -17,10 +17,11 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
+use volley_common::http2::{ReplyBody, grpc_frames};
 use volley_common::ipc::frame::Frame;
 use volley_common::ipc::schema::schema_message;
-use volley_common::proxy::Relay;
-use volley_common::serve::{Limits, ReplyBody, bind, grpc_frames, serve};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{ServerLimits, bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{self, Compression, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
@@ -30,7 +31,7 @@ use crate::config::NodeConfig;
 use crate::get::request::{read_ticket, verified};
 use crate::get::source::Source;
 use crate::get::{HOP_HEADER, serve_get};
-use crate::state::{Coordinators, Members, Shared};
+use crate::state::{CoordinatorClient, Members, Shared};
 use crate::storage::{PartSpec, Store, Wrote};
 
 /// A node that serves gets, and its folder.
@@ -84,7 +85,7 @@ impl TestNode {
             let reply = answer(shared.clone(), request);
             async move { Ok::<_, Infallible>(reply.await) }
         });
-        tokio::spawn(serve(listener, service, shutdown.clone(), Limits::default()));
+        tokio::spawn(serve(listener, service, shutdown.clone(), ServerLimits::default()));
         TestNode { state, addr, shutdown, dir }
     }
 
@@ -131,12 +132,12 @@ impl TestNode {
     /// The messages of a stream by a signed ticket, as they come.
     pub async fn stream(&self, ticket: &Ticket) -> Result<Vec<FlightData>, Status> {
         let request = Request::new(arrow_flight::Ticket { ticket: key().sign(ticket).into() });
-        let channel = Relay::new().channel(&self.addr).unwrap();
+        let channel = ConnectionPool::new().channel(&self.addr).unwrap();
         FlightServiceClient::new(channel).do_get(request).await?.into_inner().try_collect().await
     }
 
     pub async fn call(&self, request: Request<arrow_flight::Ticket>) -> Result<Vec<RecordBatch>, Status> {
-        let channel = Relay::new().channel(&self.addr).unwrap();
+        let channel = ConnectionPool::new().channel(&self.addr).unwrap();
         let reply = FlightServiceClient::new(channel).do_get(request).await?.into_inner();
         let messages = reply.map_err(|status| FlightError::Tonic(Box::new(status)));
         let decoded = FlightRecordBatchStream::new_from_flight_data(messages).try_collect().await;
@@ -158,13 +159,13 @@ fn broken(
 }
 
 fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> Shared {
-    let relay = Relay::new();
+    let pool = ConnectionPool::new();
     Shared {
         config: NodeConfig::default(),
         store: Store::open(dir.path()).unwrap(),
         // Nobody listens there.
-        coordinators: Coordinators::new(relay.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),
-        relay,
+        coordinators: CoordinatorClient::new(pool.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),
+        pool,
         ticket_key: ArcSwapOption::from_pointee(key()),
         cluster: ArcSwapOption::from_pointee("c".to_string()),
         members: ArcSwap::from_pointee(Members::default()),

@@ -425,7 +425,7 @@ async fn requests_that_are_no_tickets_are_refused() {
         (&[0, 255, 255, 255, 255], Code::ResourceExhausted),
     ] {
         let request = http::Request::post(volley_common::grpc::DO_GET).body(Bytes::from_static(body)).unwrap();
-        let (reply, _lease) = node.state.relay.send(&node.addr, request).await.unwrap();
+        let (reply, _lease) = node.state.pool.send(&node.addr, request).await.unwrap();
         let status = tonic::Status::from_header_map(reply.headers()).unwrap();
         assert_eq!(status.code(), code, "{body:?}: {status}");
     }

@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use volley_common::proxy::Relay;
-use volley_common::serve::{self, Limits, Tonic};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Holders, Node, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId};
 
 use crate::config::NodeConfig;
-use crate::coordinators::Coordinators;
+use crate::coordinator_client::CoordinatorClient;
 use crate::copy::Pulls;
 use crate::peer;
 use crate::state::Shared;
@@ -136,8 +136,8 @@ impl Cluster {
         let fake = Fake::default();
         let listener = serve::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let service = Tonic(Routes::new(CoordinatorServer::new(fake.clone())));
-        tokio::spawn(serve::serve(listener, service, CancellationToken::new(), Limits::default()));
+        let service = TonicService(Routes::new(CoordinatorServer::new(fake.clone())));
+        tokio::spawn(serve::serve(listener, service, CancellationToken::new(), ServerLimits::default()));
         let mut nodes = Vec::new();
         for _ in 0..count {
             nodes.push(start_node(&addr).await);
@@ -186,18 +186,18 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let dir = TempDir::new().unwrap();
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let peer_addr = listener.local_addr().unwrap().to_string();
-    let relay = Relay::new();
+    let pool = ConnectionPool::new();
     // Slow enough to be seen; puts are to take no notice of it.
     let config = NodeConfig { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..NodeConfig::default() };
     let pulls = Pulls::new(&config);
     let state = Arc::new(Shared {
-        coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),
+        coordinators: CoordinatorClient::new(pool.clone(), vec![coordinator.into()], Duration::from_secs(5)),
         store: Store::open(dir.path()).unwrap(),
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
         listeners: Vec::new(),
         peer_addr,
         config,
-        relay,
+        pool,
         ticket_key: None.into(),
         cluster: None.into(),
         members: Default::default(),
@@ -210,9 +210,9 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let stop = CancellationToken::new();
     tokio::spawn(serve::serve(
         listener,
-        Tonic(Routes::new(peer::service(state.clone()))),
+        TonicService(Routes::new(peer::service(state.clone()))),
         stop.clone(),
-        Limits::default(),
+        ServerLimits::default(),
     ));
     (state, dir, stop)
 }

@@ -15,8 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use volley_common::Error;
-use volley_common::proxy::Relay;
-use volley_common::serve::{self, Limits};
+use volley_common::net::ConnectionPool;
+use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
 
 use cluster::{Cluster, batch, megabytes, messages};
@@ -216,7 +216,7 @@ async fn serve(cluster: &Cluster) -> String {
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(&state)), "");
-    tokio::spawn(serve::serve(listener, router, CancellationToken::new(), Limits::default()));
+    tokio::spawn(serve::serve(listener, router, CancellationToken::new(), ServerLimits::default()));
     addr
 }
 
@@ -226,7 +226,7 @@ async fn call(addr: &str, encoding: &str, body: Vec<u8>) -> (usize, Status) {
         .header("content-type", "application/grpc")
         .header("grpc-encoding", encoding)
         .body(bytes::Bytes::from(body));
-    let (response, _lease) = Relay::new().send(addr, request.unwrap()).await.unwrap();
+    let (response, _lease) = ConnectionPool::new().send(addr, request.unwrap()).await.unwrap();
     if let Some(status) = Status::from_header_map(response.headers()) {
         return (0, status);
     }

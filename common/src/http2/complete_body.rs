@@ -1,7 +1,7 @@
-//! Request bodies that do not end before their end.
+//! Request bodies that end only with END_STREAM.
 //!
-//! A client that vanishes resets its stream. tonic takes a reset by CANCEL, and hyper one by NO_ERROR, for
-//! the end of the request, so half a put would look like a whole one. Here both are errors.
+//! The stream of a client that vanishes is reset. tonic treats a reset with CANCEL, and hyper one with NO_ERROR, as the
+//! end of the request, so half a put would look complete. Here both are errors.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-/// A body whose end is the client's own word: END_STREAM.
+/// A body that ends without an error only if the client sent END_STREAM.
 #[derive(Debug)]
-pub struct Whole<B>(pub B);
+pub struct CompleteBody<B>(pub B);
 
-impl<B> Body for Whole<B>
+impl<B> Body for CompleteBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -41,7 +41,7 @@ where
     }
 }
 
-/// Not CANCELLED: that is what tonic takes for an end.
+/// UNAVAILABLE, not CANCELLED, which tonic treats as the end of the stream.
 fn broken(why: &str) -> Status {
     Status::unavailable(format!("the client's request broke off: {why}"))
 }
@@ -53,13 +53,13 @@ mod tests {
 
     use super::*;
 
-    /// A body that stops after one frame; `ended`: by the client's own word.
-    struct Stops {
+    /// A body that stops after `frames`; `ended`: with END_STREAM.
+    struct TruncatedBody {
         frames: u32,
         ended: bool,
     }
 
-    impl Body for Stops {
+    impl Body for TruncatedBody {
         type Data = Bytes;
         type Error = Status;
 
@@ -77,11 +77,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_is_no_end() {
-        let frames: Vec<_> = Whole(Stops { frames: 1, ended: false }).into_data_stream().take(2).collect().await;
+    async fn reset_stream_is_an_error() {
+        let frames: Vec<_> =
+            CompleteBody(TruncatedBody { frames: 1, ended: false }).into_data_stream().take(2).collect().await;
         assert!(frames[0].is_ok());
         assert_eq!(frames[1].as_ref().unwrap_err().code(), tonic::Code::Unavailable);
-        let whole: Vec<_> = Whole(Stops { frames: 1, ended: true }).into_data_stream().collect().await;
-        assert!(whole.len() == 1 && whole[0].is_ok());
+        let complete: Vec<_> =
+            CompleteBody(TruncatedBody { frames: 1, ended: true }).into_data_stream().collect().await;
+        assert!(complete.len() == 1 && complete[0].is_ok());
     }
 }

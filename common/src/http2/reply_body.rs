@@ -1,4 +1,6 @@
-//! Bodies of answers: messages go out in the pieces that they are in.
+//! Response bodies, and gRPC responses built from them.
+//!
+//! tonic's own bodies copy every message. [`FrameStream`] sends messages as the slices that they consist of.
 
 use std::fmt;
 use std::io::IoSlice;
@@ -7,24 +9,25 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures::Stream;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use http_body::{Body, Frame as BodyFrame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tonic::Status;
 
+use super::proxied_body::ProxiedBody;
+use super::status::trailers;
 use crate::ipc::frame::Frame;
-use crate::proxy::Relayed;
 use crate::{Error, Result};
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub enum ReplyBody {
     /// Made by a tonic service.
     Tonic(tonic::body::Body),
-    /// Messages around slices, then trailers.
-    Frames(Frames),
-    /// Another member's answer, passed on.
-    Relayed(Relayed),
+    /// gRPC messages, then trailers.
+    Frames(FrameStream),
+    /// Another member's response.
+    Proxied(ProxiedBody),
 }
 
 impl Default for ReplyBody {
@@ -33,7 +36,7 @@ impl Default for ReplyBody {
     }
 }
 
-/// What goes out at once: messages, or bytes as they came.
+/// The data of one body frame.
 #[derive(Debug)]
 pub enum ReplyData {
     /// Bytes of a tonic body or of another member.
@@ -72,17 +75,17 @@ impl Buf for ReplyData {
     }
 }
 
-/// A stream of gRPC messages as a body: polled only as the client takes them, ended by trailers
-/// that say OK or what went wrong.
-pub struct Frames {
+/// A stream of gRPC messages as a body. It is polled only as fast as the client reads, and ends with trailers: OK or the
+/// stream's error.
+pub struct FrameStream {
     /// `None` once the trailers are sent.
     stream: Option<Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>>,
 }
 
-impl Frames {
-    /// Wraps the stream; it ends at its first error.
+impl FrameStream {
+    /// Wraps `stream`; the body ends at its first error.
     pub fn new(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> Self {
-        Frames { stream: Some(Box::pin(stream)) }
+        FrameStream { stream: Some(Box::pin(stream)) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyFrame<ReplyData>>> {
@@ -100,9 +103,9 @@ impl Frames {
     }
 }
 
-impl fmt::Debug for Frames {
+impl fmt::Debug for FrameStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frames").field("ended", &self.stream.is_none()).finish()
+        f.debug_struct("FrameStream").field("ended", &self.stream.is_none()).finish()
     }
 }
 
@@ -117,7 +120,7 @@ impl Body for ReplyBody {
                 Poll::Ready(frame.map(|frame| frame.map(|f| f.map_data(ReplyData::Bytes))))
             }
             ReplyBody::Frames(frames) => frames.poll(cx).map(|frame| frame.map(Ok)),
-            ReplyBody::Relayed(body) => body.poll(cx).map(|frame| frame.map(|f| Ok(f.map_data(ReplyData::Bytes)))),
+            ReplyBody::Proxied(body) => body.poll(cx).map(|frame| frame.map(|f| Ok(f.map_data(ReplyData::Bytes)))),
         }
     }
 
@@ -125,41 +128,32 @@ impl Body for ReplyBody {
         match self {
             ReplyBody::Tonic(body) => body.is_end_stream(),
             ReplyBody::Frames(frames) => frames.stream.is_none(),
-            ReplyBody::Relayed(body) => body.is_end_stream(),
+            ReplyBody::Proxied(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Tonic(body) => body.size_hint(),
-            ReplyBody::Frames(_) | ReplyBody::Relayed(_) => SizeHint::default(),
+            ReplyBody::Frames(_) | ReplyBody::Proxied(_) => SizeHint::default(),
         }
     }
 }
 
-/// The trailers of a gRPC answer that ends with `status`; its message is percent-encoded.
-pub(crate) fn trailers(status: &Status) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(3);
-    if status.add_header(&mut map).is_err() {
-        map.insert("grpc-status", HeaderValue::from(status.code() as i32));
-    }
-    map
-}
-
-/// An answer that is nothing but an error.
+/// A response that consists of an error alone.
 pub fn grpc_error(status: impl Into<Status>) -> http::Response<ReplyBody> {
     status.into().into_http()
 }
 
-/// An answer of one message, its gRPC prefix before it.
+/// A response of one message; `framed` begins with the gRPC prefix.
 pub fn grpc_message(framed: Bytes) -> http::Response<ReplyBody> {
     let body = Full::new(framed).with_trailers(std::future::ready(Some(Ok(trailers(&Status::ok(""))))));
     grpc_response(ReplyBody::Tonic(tonic::body::Body::new(body)))
 }
 
-/// An answer of messages.
+/// A response of a stream of messages.
 pub fn grpc_frames(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> http::Response<ReplyBody> {
-    grpc_response(ReplyBody::Frames(Frames::new(stream)))
+    grpc_response(ReplyBody::Frames(FrameStream::new(stream)))
 }
 
 fn grpc_response(body: ReplyBody) -> http::Response<ReplyBody> {

@@ -1,27 +1,28 @@
-//! Connections within one machine are not paced.
+//! TCP congestion control of connections within one machine.
 //!
-//! BBR, the choice of many systems, spreads what it sends by the bandwidth that it saw before. Between processes of one
-//! machine that is a figure of how little there was to send, and an answer of some 300 KiB is held back for milliseconds.
+//! BBR, the default of many systems, paces packets by the bandwidth that it measured before. Between processes of one
+//! machine that measurement shows only how little there was to send, and BBR delays a response of some 300 KiB by
+//! milliseconds.
 
 use tokio::net::TcpStream;
 
-/// Always there, always allowed, and does not pace.
+/// An algorithm that does not pace; every Linux kernel has it and every process may choose it.
 #[cfg(target_os = "linux")]
 const UNPACED: &std::ffi::CStr = c"reno";
 
-/// Sends to a peer on the same machine as fast as it takes it.
-pub fn unpace_local(stream: &TcpStream) {
+/// Switches pacing off for a connection whose peer is on the same machine.
+pub fn disable_local_pacing(stream: &TcpStream) {
     let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
     if !(peer.ip().is_loopback() || peer.ip() == own.ip()) {
         return;
     }
-    if let Err(error) = unpace(stream) {
-        tracing::debug!(%error, "a connection within this machine stays paced");
+    if let Err(error) = disable_pacing(stream) {
+        tracing::debug!(%error, "cannot switch off pacing of a local connection");
     }
 }
 
 #[cfg(target_os = "linux")]
-fn unpace(stream: &TcpStream) -> std::io::Result<()> {
+fn disable_pacing(stream: &TcpStream) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
 
     let name = UNPACED.to_bytes();
@@ -33,9 +34,9 @@ fn unpace(stream: &TcpStream) -> std::io::Result<()> {
     if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Elsewhere nothing is known to pace them.
+/// Other systems are not known to pace local connections.
 #[cfg(not(target_os = "linux"))]
-fn unpace(_: &TcpStream) -> std::io::Result<()> {
+fn disable_pacing(_: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -49,11 +50,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_within_the_machine_is_not_paced() {
+    async fn local_connection_is_not_paced() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (_client, (server, _)) = (client.unwrap(), server.unwrap());
-        unpace_local(&server);
+        disable_local_pacing(&server);
         let (mut name, mut length) = ([0u8; 16], 16 as libc::socklen_t);
         // SAFETY: the descriptor is open, and `name` has room for `length` bytes.
         let got = unsafe {

@@ -8,8 +8,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
-use super::testing::{Server, endless, message, soon};
+use super::testing::{TestServer, endless, message, soon};
 use super::*;
+use crate::http2::{grpc_error, grpc_frames};
 use crate::wire::cluster::node_client::NodeClient;
 use crate::wire::cluster::node_server::{Node, NodeServer};
 use crate::wire::cluster::{
@@ -19,42 +20,41 @@ use crate::wire::cluster::{
 #[tokio::test]
 async fn frames_arrive_and_end_with_ok() {
     let server =
-        Server::start(|_| async { grpc_frames(stream::iter((0..3).map(|at| Ok(message(at, 3 << 20))))) }).await;
-    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+        TestServer::start(|_| async { grpc_frames(stream::iter((0..3).map(|at| Ok(message(at, 3 << 20))))) }).await;
+    let mut reply = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     for at in 0..3 {
-        let data = answer.message().await.unwrap().unwrap();
+        let data = reply.message().await.unwrap().unwrap();
         assert_eq!(data.data_header, "header");
         assert!(data.data_body.len() == 3 << 20 && data.data_body.iter().all(|&byte| byte == at));
     }
-    assert!(answer.message().await.unwrap().is_none());
+    assert!(reply.message().await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn an_error_in_the_middle_becomes_trailers() {
+async fn error_within_a_stream_becomes_trailers() {
     let text = "part 7 of table \"é/ü\" is gone: 100 %\nnew line";
-    let server =
-        Server::start(
-            move |_| async move { grpc_frames(stream::iter([Ok(message(1, 10)), Err(Error::data_loss(text))])) },
-        )
-        .await;
-    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
-    assert!(answer.message().await.unwrap().is_some());
-    let status = answer.message().await.unwrap_err();
+    let server = TestServer::start(move |_| async move {
+        grpc_frames(stream::iter([Ok(message(1, 10)), Err(Error::data_loss(text))]))
+    })
+    .await;
+    let mut reply = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    assert!(reply.message().await.unwrap().is_some());
+    let status = reply.message().await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DataLoss, text));
 }
 
 #[tokio::test]
-async fn an_error_at_once_is_the_whole_answer() {
-    let server = Server::start(|_| async { grpc_error(Error::not_found("no table \"x\"")) }).await;
+async fn error_before_a_stream_is_the_whole_response() {
+    let server = TestServer::start(|_| async { grpc_error(Error::not_found("no table \"x\"")) }).await;
     let status = server.client().await.do_get(Ticket::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "no table \"x\""));
 }
 
 #[tokio::test]
-async fn a_reader_that_stands_still_stops_its_stream_and_no_other() {
+async fn stalled_reader_stops_only_its_own_stream() {
     let made = Arc::new(AtomicUsize::new(0));
     let counter = made.clone();
-    let server = Server::start(move |request| {
+    let server = TestServer::start(move |request| {
         let endless = request.headers().contains_key("endless").then(|| endless(counter.clone()));
         async move {
             match endless {
@@ -67,9 +67,9 @@ async fn a_reader_that_stands_still_stops_its_stream_and_no_other() {
     let mut client = server.client().await;
     let mut request = Request::new(Ticket::default());
     request.metadata_mut().insert("endless", "1".parse().unwrap());
-    let mut still = client.do_get(request).await.unwrap().into_inner();
-    assert!(still.message().await.unwrap().is_some());
-    // This client's connection has one small window for all streams: the other one has its own connection.
+    let mut stalled = client.do_get(request).await.unwrap().into_inner();
+    assert!(stalled.message().await.unwrap().is_some());
+    // This client has one small window for all streams of a connection, so the other stream uses its own connection.
     let other = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     assert_eq!(soon(other.count()).await, 64);
     let made = made.load(Ordering::SeqCst);
@@ -77,32 +77,32 @@ async fn a_reader_that_stands_still_stops_its_stream_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_drain_lets_streams_end_and_takes_no_new_ones() {
+async fn drain_finishes_streams_and_accepts_no_new_ones() {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let receiver = Arc::new(parking_lot::Mutex::new(Some(receiver)));
-    let server = Server::start(move |_| {
+    let server = TestServer::start(move |_| {
         let receiver = receiver.lock().take().expect("one call");
         async move { grpc_frames(ReceiverStream::new(receiver)) }
     })
     .await;
-    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    let mut reply = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
     // The listener is closed before the streams have ended.
     soon(async { while tokio::net::TcpStream::connect(&server.addr).await.is_ok() {} }).await;
     sender.send(Ok(message(5, 5))).await.unwrap();
-    assert_eq!(answer.message().await.unwrap().unwrap().data_body, vec![5; 5]);
+    assert_eq!(reply.message().await.unwrap().unwrap().data_body, vec![5; 5]);
     drop(sender);
-    assert!(answer.message().await.unwrap().is_none());
+    assert!(reply.message().await.unwrap().is_none());
     soon(server.task).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_drain_ends_at_its_limit() {
-    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
-    let server = Server::limited(limits, |_| async { grpc_frames(stream::pending()) }).await;
-    let mut answer = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+async fn drain_ends_streams_at_its_limit() {
+    let limits = ServerLimits { drain: Duration::from_secs(8), ..ServerLimits::default() };
+    let server = TestServer::with_limits(limits, |_| async { grpc_frames(stream::pending()) }).await;
+    let mut reply = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
-    let status = soon(answer.message()).await.unwrap_err();
+    let status = soon(reply.message()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.message().contains("another location"), "{status}");
     soon(server.task).await.unwrap();
@@ -110,9 +110,9 @@ async fn a_drain_ends_at_its_limit() {
 
 #[tokio::test]
 async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
-    let limits = Limits { drain: Duration::from_secs(8), ..Limits::default() };
+    let limits = ServerLimits { drain: Duration::from_secs(8), ..ServerLimits::default() };
     let (called, mut calls) = tokio::sync::mpsc::channel(1);
-    let server = Server::limited(limits, move |_| {
+    let server = TestServer::with_limits(limits, move |_| {
         let called = called.clone();
         async move {
             called.send(()).await.unwrap();
@@ -133,8 +133,8 @@ async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
 /// hyper asks a body for nothing while its reader has no room: the word is said when there is some again.
 #[tokio::test]
 async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
-    let limits = Limits { drain: Duration::from_secs(24), ..Limits::default() };
-    let server = Server::limited(limits, |request| {
+    let limits = ServerLimits { drain: Duration::from_secs(24), ..ServerLimits::default() };
+    let server = TestServer::with_limits(limits, |request| {
         let endless = request.headers().contains_key("endless").then(|| endless(Arc::default()));
         async move {
             match endless {
@@ -151,27 +151,27 @@ async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
     let mut other = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
     assert_eq!(soon(other.message()).await.unwrap_err().code(), Code::Unavailable, "the limit is there");
-    let status = soon(broken(&mut slow)).await;
+    let status = soon(read_to_error(&mut slow)).await;
     assert!(status.code() == Code::Unavailable && status.message().contains("another location"), "{status}");
     soon(server.task).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_reader_that_stands_still_does_not_hold_the_stop() {
-    let limits = Limits { drain: Duration::from_millis(100), ..Limits::default() };
-    let server = Server::limited(limits, |_| async { grpc_frames(endless(Arc::default())) }).await;
-    let mut still = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
-    assert!(still.message().await.unwrap().is_some());
+async fn stalled_reader_does_not_delay_the_shutdown() {
+    let limits = ServerLimits { drain: Duration::from_millis(100), ..ServerLimits::default() };
+    let server = TestServer::with_limits(limits, |_| async { grpc_frames(endless(Arc::default())) }).await;
+    let mut stalled = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
+    assert!(stalled.message().await.unwrap().is_some());
     server.shutdown.cancel();
     soon(server.task).await.unwrap();
-    soon(broken(&mut still)).await;
+    soon(read_to_error(&mut stalled)).await;
 }
 
-/// Reads on to the error in which the stream ends.
-async fn broken(answer: &mut tonic::Streaming<arrow_flight::FlightData>) -> Status {
+/// Reads up to the error in which the stream ends.
+async fn read_to_error(reply: &mut tonic::Streaming<arrow_flight::FlightData>) -> Status {
     loop {
-        match answer.message().await {
-            Ok(message) => assert!(message.is_some(), "the stream looks whole"),
+        match reply.message().await {
+            Ok(message) => assert!(message.is_some(), "the stream looks complete"),
             Err(status) => return status,
         }
     }
@@ -179,8 +179,8 @@ async fn broken(answer: &mut tonic::Streaming<arrow_flight::FlightData>) -> Stat
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed() {
-    let limits = Limits { connections: 1, ..Limits::default() };
-    let server = Server::limited(limits, |_| async { grpc_error(Error::not_found("x")) }).await;
+    let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
+    let server = TestServer::with_limits(limits, |_| async { grpc_error(Error::not_found("x")) }).await;
     let mut first = server.client().await;
     assert_eq!(first.do_get(Ticket::default()).await.unwrap_err().code(), Code::NotFound);
     let mut second = tokio::net::TcpStream::connect(&server.addr).await.unwrap();
@@ -191,18 +191,18 @@ async fn connections_beyond_the_limit_are_closed() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn port_in_use_is_named() {
     let listener = bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let error = bind(&addr).await.unwrap_err();
     assert!(error.message.contains(&addr) && error.message.contains("another process"), "{error}");
 }
 
-/// A service that tonic made.
-struct Peer;
+/// A tonic service.
+struct FakeNodeService;
 
 #[tonic::async_trait]
-impl Node for Peer {
+impl Node for FakeNodeService {
     type FetchPartStream = stream::Iter<std::vec::IntoIter<Result<PartChunk, Status>>>;
 
     async fn fetch_part(&self, _: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {
@@ -223,10 +223,10 @@ impl Node for Peer {
 async fn tonic_services_are_served_too() {
     let listener = bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let routes = tonic::service::Routes::new(NodeServer::new(Peer)).prepare();
+    let routes = tonic::service::Routes::new(NodeServer::new(FakeNodeService)).prepare();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, Tonic(routes), shutdown.clone(), Limits::default()));
-    let mut client = NodeClient::new(crate::proxy::Relay::new().channel(&addr).unwrap());
+    let task = tokio::spawn(serve(listener, TonicService(routes), shutdown.clone(), ServerLimits::default()));
+    let mut client = NodeClient::new(crate::net::ConnectionPool::new().channel(&addr).unwrap());
     client.discard_parts(DiscardPartsRequest::default()).await.unwrap();
     let status = client.copy_part(CopyPart::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DataLoss, "bad copy"));

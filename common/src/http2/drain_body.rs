@@ -1,4 +1,4 @@
-//! Answers that are cut off say so: whoever reads a stream when the server's time is up is told to go on elsewhere.
+//! Responses that a stopping server ends: the client gets UNAVAILABLE and fails over, instead of a broken connection.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,38 +9,39 @@ use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-use super::body::{ReplyBody, ReplyData, grpc_error, trailers};
+use super::reply_body::{ReplyBody, ReplyData, grpc_error};
+use super::status::trailers;
 
-/// The answer of a call; one that is not there when the server must end (`end`) is UNAVAILABLE.
-pub(super) async fn answer(
+/// The response of `call`, whose body ends when `end_streams` is cancelled. A call that has no response by then gets
+/// UNAVAILABLE.
+pub(crate) async fn respond_until(
     call: impl Future<Output = Result<http::Response<ReplyBody>, Infallible>>,
-    end: CancellationToken,
-) -> Result<http::Response<Ending>, Infallible> {
+    end_streams: CancellationToken,
+) -> Result<http::Response<DrainBody>, Infallible> {
     let reply = tokio::select! {
         biased;
         reply = call => reply?,
-        () = end.cancelled() => grpc_error(Status::unavailable(
-            "this member is stopping and had no answer in time: a change may or may not have taken effect; call another member, for a write with the same write id",
+        () = end_streams.cancelled() => grpc_error(Status::unavailable(
+            "this member is stopping and had no response in time: a change may or may not have taken effect; call another member, for a write with the same write id",
         )),
     };
-    Ok(reply.map(|body| Ending::new(body, end)))
+    Ok(reply.map(|body| DrainBody::new(body, end_streams)))
 }
 
-/// An answer that ends with UNAVAILABLE when its server must end.
-pub(super) struct Ending {
+/// A response body that ends with UNAVAILABLE when its server must close the stream.
+pub(crate) struct DrainBody {
     body: ReplyBody,
-    /// `None` once that was said.
+    /// `None` once the trailers UNAVAILABLE are sent.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-impl Ending {
-    /// `end` is cancelled when the server must end.
-    pub fn new(body: ReplyBody, end: CancellationToken) -> Self {
-        Ending { body, end: Some(Box::pin(end.cancelled_owned())) }
+impl DrainBody {
+    fn new(body: ReplyBody, end: CancellationToken) -> Self {
+        DrainBody { body, end: Some(Box::pin(end.cancelled_owned())) }
     }
 }
 
-impl Body for Ending {
+impl Body for DrainBody {
     type Data = ReplyData;
     type Error = Status;
 
@@ -50,7 +51,7 @@ impl Body for Ending {
         if end.as_mut().poll(cx).is_ready() {
             this.end = None;
             let status = Status::unavailable(
-                "this member is stopping and the stream was not at its end in time: go on at another location",
+                "this member is stopping before the stream has ended: continue at another location",
             );
             return Poll::Ready(Some(Ok(BodyFrame::trailers(trailers(&status)))));
         }
@@ -61,7 +62,7 @@ impl Body for Ending {
         self.end.is_none() || self.body.is_end_stream()
     }
 
-    /// Not the body's: it may be cut off.
+    /// Unknown: the body may be cut off.
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }

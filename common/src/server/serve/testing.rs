@@ -1,4 +1,4 @@
-//! Servers in the test's own process.
+//! HTTP/2 servers within the test's process.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,42 +14,41 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{Limits, ReplyBody, bind, serve};
+use super::{ServerLimits, bind, serve};
 use crate::Result;
+use crate::http2::ReplyBody;
 use crate::ipc::frame::{Frame, frame};
 
-pub(crate) type Reply = http::Response<ReplyBody>;
-
-/// A server that answers every call by `answer`.
-pub(crate) struct Server {
+/// A server that responds to every call with the result of one closure.
+pub(crate) struct TestServer {
     pub addr: String,
     pub shutdown: CancellationToken,
     pub task: JoinHandle<()>,
 }
 
-impl Server {
-    pub async fn start<F, Fut>(answer: F) -> Self
+impl TestServer {
+    pub async fn start<F, Fut>(respond: F) -> Self
     where
         F: Fn(http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Reply> + Send + 'static,
+        Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
     {
-        Server::limited(Limits::default(), answer).await
+        TestServer::with_limits(ServerLimits::default(), respond).await
     }
 
-    pub async fn limited<F, Fut>(limits: Limits, answer: F) -> Self
+    pub async fn with_limits<F, Fut>(limits: ServerLimits, respond: F) -> Self
     where
         F: Fn(http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Reply> + Send + 'static,
+        Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
     {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let service = tower::service_fn(move |request| {
-            let reply = answer(request);
+            let reply = respond(request);
             async move { Ok::<_, Infallible>(reply.await) }
         });
         let task = tokio::spawn(serve(listener, service, shutdown.clone(), limits));
-        Server { addr, shutdown, task }
+        TestServer { addr, shutdown, task }
     }
 
     pub async fn client(&self) -> FlightServiceClient<Channel> {
@@ -58,7 +57,7 @@ impl Server {
     }
 }
 
-/// A message whose body is `size` times `byte`.
+/// A message whose body is `byte`, `size` times.
 pub(crate) fn message(byte: u8, size: usize) -> Frame {
     frame(b"header", None, std::iter::once(Bytes::from(vec![byte; size])))
 }
@@ -71,7 +70,7 @@ pub(crate) fn endless(made: Arc<AtomicUsize>) -> impl Stream<Item = Result<Frame
     })
 }
 
-/// Waits, but not for ever.
+/// Waits for `what`, at most 20 s.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what).await.expect("it did not happen within 20 s")
 }

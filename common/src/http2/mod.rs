@@ -1,0 +1,27 @@
+//! HTTP/2 and gRPC below tonic, for servers and clients.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`settings`] | windows, frames, buffers and pings of every connection |
+//! | [`status`] | gRPC trailers; an error and its causes in one line |
+//! | [`reply_body`] | response bodies, and gRPC responses built from them |
+//! | [`proxied_body`] | the response body of another member |
+//! | [`request_body`] | the body of a forwarded request |
+//! | [`complete_body`] | a request body whose reset is an error |
+//! | [`drain_body`] | a response body that a stopping server ends |
+//! | [`congestion`] | TCP congestion control within one machine |
+
+pub mod complete_body;
+pub mod congestion;
+pub(crate) mod drain_body;
+pub mod proxied_body;
+pub mod reply_body;
+pub mod request_body;
+pub mod settings;
+pub mod status;
+
+pub use complete_body::CompleteBody;
+pub use congestion::disable_local_pacing;
+pub use proxied_body::{ProxiedBody, StreamLease};
+pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
+pub use request_body::ProxyRequestBody;

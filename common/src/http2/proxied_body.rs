@@ -1,0 +1,74 @@
+//! The response body of another member, passed on to a client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tonic::Status;
+
+use super::status::{error_chain, trailers};
+
+/// One stream's use of a pooled connection: the connection counts as used until all clones of this are dropped.
+#[derive(Clone, Debug)]
+pub struct StreamLease {
+    _streams: Arc<()>,
+}
+
+impl StreamLease {
+    /// `streams`: the connection's counter, one clone for each stream in use.
+    pub(crate) fn new(streams: &Arc<()>) -> Self {
+        StreamLease { _streams: streams.clone() }
+    }
+}
+
+/// Another member's response body as it arrives. It always ends with a gRPC status: if the member's stream breaks, with
+/// trailers UNAVAILABLE that name the member, so that the client fails over.
+#[derive(Debug)]
+pub struct ProxiedBody {
+    /// `None` once it has ended.
+    body: Option<Incoming>,
+    /// `HOST:PORT`.
+    member: String,
+    /// Whether a gRPC status has been seen, in the headers or in trailers.
+    has_status: bool,
+    _lease: StreamLease,
+}
+
+impl ProxiedBody {
+    /// `has_status`: the response headers hold the gRPC status.
+    pub(crate) fn new(body: Incoming, member: String, has_status: bool, lease: StreamLease) -> Self {
+        ProxiedBody { body: Some(body), member, has_status, _lease: lease }
+    }
+
+    /// The next frame; never an error.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let why = match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if frame.is_trailers() {
+                    self.has_status = true;
+                }
+                return Poll::Ready(Some(frame));
+            }
+            Some(Err(e)) => error_chain(&e),
+            None => "it ended without a status".into(),
+        };
+        self.body = None;
+        if self.has_status {
+            return Poll::Ready(None);
+        }
+        let status = Status::unavailable(format!("the response of the member at {} broke off: {why}", self.member));
+        Poll::Ready(Some(Frame::trailers(trailers(&status))))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match &self.body {
+            // A body that ended without a status is still followed by trailers.
+            Some(body) => self.has_status && body.is_end_stream(),
+            None => true,
+        }
+    }
+}

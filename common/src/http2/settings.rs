@@ -1,0 +1,124 @@
+//! Settings of every HTTP/2 connection: flow control, frames, buffers, pings.
+
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tonic::transport::Endpoint;
+
+use crate::{Error, Result};
+
+/// Received bytes of one stream that may wait for their reader: 4 MiB, the most memory that a stalled stream takes.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// The largest window that HTTP/2 allows for a connection: a stalled stream must not use up the window of the
+/// connection's other streams.
+const UNLIMITED_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// The largest DATA frame that is accepted. Frames of 16 KiB, the default, cost three times as much. A frame is read into
+/// memory of its own, which should come from the heap and stay in the processor's cache: frames of 4 MiB were mapped anew
+/// each time.
+const FRAME_SIZE: u32 = 256 << 10;
+/// Bytes of one stream that may wait to be sent: one or two messages of the usual size.
+const SEND_BUFFER: usize = 2 << 20;
+/// Requests with larger header lists are refused.
+const HEADER_LIST: u32 = 64 << 10;
+
+/// A server pings a client after this much silence and closes the connection after [`SERVER_PING_TIMEOUT`] without an
+/// answer. Both are generous: a client that does not read for a long time is accepted, a machine that is gone is not.
+const SERVER_PING_INTERVAL: Duration = Duration::from_secs(20);
+const SERVER_PING_TIMEOUT: Duration = Duration::from_secs(40);
+/// A client pings a server after this much silence and closes the connection after [`CLIENT_PING_TIMEOUT`] without an
+/// answer.
+const CLIENT_PING_INTERVAL: Duration = Duration::from_secs(5);
+const CLIENT_PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Settings of the server loop, with at most this many concurrent streams on one connection.
+pub(crate) fn server(max_concurrent_streams: u32) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+    let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .adaptive_window(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(UNLIMITED_CONNECTION_WINDOW)
+        .max_frame_size(FRAME_SIZE)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(max_concurrent_streams)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(SERVER_PING_INTERVAL)
+        .keep_alive_timeout(SERVER_PING_TIMEOUT);
+    http
+}
+
+/// Settings of a client's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientSettings {
+    /// A server that does not accept a connection within this time is unreachable.
+    pub connect_timeout: Duration,
+    /// Bytes.
+    connection_window: u32,
+    /// Bytes; `None`: HTTP/2's default of 16 KiB.
+    max_frame_size: Option<u32>,
+    /// Whether connections without a stream are pinged too.
+    ping_while_idle: bool,
+}
+
+/// Connections between members, except Raft's.
+pub const MEMBER: ClientSettings = ClientSettings {
+    connect_timeout: Duration::from_secs(5),
+    connection_window: UNLIMITED_CONNECTION_WINDOW,
+    max_frame_size: Some(FRAME_SIZE),
+    ping_while_idle: true,
+};
+
+/// Raft's connections between coordinators: small messages, short timeouts.
+pub const RAFT: ClientSettings = ClientSettings {
+    connect_timeout: Duration::from_secs(1),
+    connection_window: 8 << 20,
+    max_frame_size: None,
+    ping_while_idle: true,
+};
+
+/// Connections of [`crate::client`]. The window of 1 GiB has room for 256 stalled streams, so that they cannot starve the
+/// one that is read.
+pub const CLIENT: ClientSettings = ClientSettings {
+    connect_timeout: Duration::from_secs(5),
+    connection_window: 1 << 30,
+    max_frame_size: Some(FRAME_SIZE),
+    ping_while_idle: false,
+};
+
+impl ClientSettings {
+    /// A tonic endpoint for `addr`, `HOST:PORT`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: `addr` is not an address.
+    pub fn endpoint(&self, addr: &str) -> Result<Endpoint> {
+        let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|_| invalid_address(addr))?;
+        Ok(endpoint
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(self.max_frame_size)
+            .http2_keep_alive_interval(CLIENT_PING_INTERVAL)
+            .keep_alive_timeout(CLIENT_PING_TIMEOUT)
+            .keep_alive_while_idle(self.ping_while_idle))
+    }
+
+    /// The same for a connection below tonic.
+    pub(crate) fn connection(&self) -> hyper::client::conn::http2::Builder<TokioExecutor> {
+        let mut http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .adaptive_window(false)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(self.max_frame_size)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(CLIENT_PING_INTERVAL)
+            .keep_alive_timeout(CLIENT_PING_TIMEOUT)
+            .keep_alive_while_idle(self.ping_while_idle);
+        http
+    }
+}
+
+/// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
+pub(crate) fn invalid_address(addr: &str) -> Error {
+    Error::invalid(format!("{addr:?} is not an address of a member: write HOST:PORT"))
+}

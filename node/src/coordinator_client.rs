@@ -1,0 +1,199 @@
+//! Calls to the coordinators' peer service, with fail-over.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tonic::Status;
+use tonic::transport::Channel;
+use volley_common::net::{ConnectionPool, Failover};
+use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
+use volley_common::wire::cluster::{
+    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, PlanReadReply, PlanReadRequest, RenewWriteRequest,
+    StagePartsRequest, WritePlan,
+};
+use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
+use volley_common::{Code, Error, Result};
+
+/// How long a commit is retried: longer than an election, as repeating a commit is safe.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest pause between two rounds of attempts.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// A client of the coordinators' peer service. Every coordinator answers every call. If one is unreachable, or knows no
+/// leader, the call goes to the next one until the deadline.
+pub struct CoordinatorClient {
+    pool: ConnectionPool,
+    configured: Vec<String>,
+    addrs: ArcSwap<Vec<String>>,
+    /// Index of the coordinator that is called first: the leader, or the one that answered when the leader did not.
+    preferred: AtomicUsize,
+    deadline: Duration,
+}
+
+impl CoordinatorClient {
+    /// `addrs`: the configured peer addresses, HOST:PORT.
+    pub fn new(pool: ConnectionPool, addrs: Vec<String>, deadline: Duration) -> Self {
+        CoordinatorClient {
+            pool,
+            configured: addrs.clone(),
+            addrs: ArcSwap::from_pointee(addrs),
+            preferred: AtomicUsize::new(0),
+            deadline,
+        }
+    }
+
+    /// Replaces the peer addresses by those that the leader sent. The configured ones stay, at the end.
+    pub fn refresh(&self, peers: &[String]) {
+        let mut addrs: Vec<String> = peers.iter().filter(|a| !a.is_empty()).cloned().collect();
+        for addr in &self.configured {
+            if !addrs.contains(addr) {
+                addrs.push(addr.clone());
+            }
+        }
+        if **self.addrs.load() != addrs {
+            let first = self.addrs().into_iter().next().unwrap_or_default();
+            self.addrs.store(Arc::new(addrs));
+            self.prefer(&first);
+        }
+    }
+
+    /// Calls this coordinator first from now on, if it is known. The leader saves a hop: it forwards nothing.
+    pub fn prefer(&self, addr: &str) {
+        let at = self.addrs.load().iter().position(|known| known == addr);
+        self.preferred.store(at.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Peer addresses, in the order in which the next call tries them.
+    pub fn addrs(&self) -> Vec<String> {
+        let mut addrs = self.addrs.load().to_vec();
+        let first = self.preferred.load(Ordering::Relaxed) % addrs.len().max(1);
+        addrs.rotate_left(first);
+        addrs
+    }
+
+    /// The gRPC stub of one coordinator, with the message limits between members.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: `addr` is not an address.
+    pub fn stub(&self, addr: &str) -> Result<CoordinatorStub<Channel>> {
+        Ok(CoordinatorStub::new(self.pool.channel(addr)?)
+            .max_decoding_message_size(MAX_PEER_MESSAGE)
+            .max_encoding_message_size(MAX_PEER_MESSAGE))
+    }
+
+    /// Begins a write; the reply says where its parts should go.
+    pub async fn begin_write(&self, request: BeginWriteRequest) -> Result<WritePlan> {
+        self.call(self.deadline, request, |mut stub, request| async move { stub.begin_write(request).await }).await
+    }
+
+    /// Adds the parts of one stream to a write that another call will commit.
+    pub async fn stage(&self, request: StagePartsRequest) -> Result<()> {
+        self.call(COMMIT_DEADLINE, request, |mut stub, request| async move { stub.stage_parts(request).await }).await?;
+        Ok(())
+    }
+
+    /// Renews the lease of a write.
+    pub async fn renew(&self, write: &str) -> Result<()> {
+        let request = RenewWriteRequest { write: write.into() };
+        self.call(self.deadline, request, |mut stub, request| async move { stub.renew_write(request).await }).await?;
+        Ok(())
+    }
+
+    /// Makes a write visible. The call is idempotent, so it is retried for 30 s.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that says that the outcome is unknown, if no coordinator answered in that time.
+    pub async fn commit(&self, request: CommitWriteRequest) -> Result<catalog::WriteOutcome> {
+        let write = request.write.clone();
+        self.call(COMMIT_DEADLINE, request, |mut stub, request| async move { stub.commit_write(request).await })
+            .await
+            .map_err(|error| match error.code {
+                Code::Unavailable | Code::DeadlineExceeded => error.at(format_args!(
+                    "it is unknown whether write {write} took effect; put again with this write id to find out"
+                )),
+                _ => error,
+            })
+    }
+
+    /// Aborts a write.
+    pub async fn abort(&self, request: AbortWriteRequest) -> Result<()> {
+        self.call(self.deadline, request, |mut stub, request| async move { stub.abort_write(request).await }).await?;
+        Ok(())
+    }
+
+    /// Resolves a table's name to a ticket for the whole table.
+    pub async fn plan_read(&self, request: PlanReadRequest) -> Result<PlanReadReply> {
+        self.call(self.deadline, request, |mut stub, request| async move { stub.plan_read(request).await }).await
+    }
+
+    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed.
+    async fn call<Req, Rep, Call, Fut>(&self, deadline: Duration, request: Req, call: Call) -> Result<Rep>
+    where
+        Req: Clone,
+        Call: Fn(CoordinatorStub<Channel>, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Rep>, Status>>,
+    {
+        let until = Instant::now() + deadline;
+        let mut pauses = pauses();
+        let mut last_error = Error::unavailable("no coordinator is configured");
+        loop {
+            let addrs = self.addrs();
+            let mut round = Failover::new(&addrs);
+            while let Some(addr) = round.next_candidate() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    let error = round.into_error().unwrap_or(last_error);
+                    return Err(error.at(format_args!("no coordinator answered within {deadline:?}")));
+                }
+                let outcome = match tokio::time::timeout(left, call(self.stub(addr)?, request.clone())).await {
+                    Ok(reply) => reply.map(tonic::Response::into_inner).map_err(Error::from),
+                    Err(_) => Err(Error::unavailable("no answer in time")),
+                };
+                let outcome = outcome.map_err(|error| match error.code {
+                    Code::Unavailable => error.at(format_args!("coordinator {addr}")),
+                    _ => error,
+                });
+                if let Some(reply) = round.record(outcome)? {
+                    if round.attempts() > 1 {
+                        self.prefer(addr);
+                    }
+                    return Ok(reply);
+                }
+            }
+            last_error = round.into_error().unwrap_or(last_error);
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE).min(left)).await;
+        }
+    }
+}
+
+/// Pauses between rounds: 20 ms growing to [`MAX_PAUSE`], with jitter.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(MAX_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferred_coordinator_stays_first_when_the_list_changes() {
+        let named = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<Vec<_>>();
+        let client = CoordinatorClient::new(ConnectionPool::new(), named(&["a", "b", "c"]), Duration::from_secs(1));
+        client.prefer("c:1");
+        assert_eq!(client.addrs(), named(&["c", "a", "b"]));
+        client.refresh(&named(&["b", "c", "d"]));
+        assert_eq!(client.addrs(), named(&["c", "d", "a", "b"]));
+        client.prefer("nobody:1");
+        assert_eq!(client.addrs(), named(&["b", "c", "d", "a"]));
+    }
+}
