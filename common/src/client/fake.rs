@@ -29,12 +29,12 @@ pub enum ReceivedPut {
     Broken,
 }
 
-/// A Flight server and how it behaves.
+/// A Flight server with settable behaviour.
 #[derive(Clone)]
 pub struct FakeFlightServer {
     /// Rows of a batch.
     pub rows: i64,
-    /// Every DoGet ends with `status` after so many batches.
+    /// Every DoGet ends with `status` after this many batches.
     pub fail_after: Option<usize>,
     /// See `fail_after`.
     pub status: Status,

@@ -19,7 +19,7 @@ use crate::Result;
 use crate::http2::ReplyBody;
 use crate::ipc::frame::{Frame, frame};
 
-/// A server that responds to every call with the result of one closure.
+/// A server whose responses come from one closure.
 pub(crate) struct TestServer {
     pub addr: String,
     pub shutdown: CancellationToken,

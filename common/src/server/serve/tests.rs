@@ -109,7 +109,7 @@ async fn drain_ends_streams_at_its_limit() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
+async fn drain_ends_calls_without_a_response() {
     let limits = ServerLimits { drain: Duration::from_secs(8), ..ServerLimits::default() };
     let (called, mut calls) = tokio::sync::mpsc::channel(1);
     let server = TestServer::with_limits(limits, move |_| {
@@ -130,9 +130,9 @@ async fn a_call_that_is_not_answered_by_the_limit_is_unavailable() {
     soon(server.task).await.unwrap();
 }
 
-/// hyper asks a body for nothing while its reader has no room: the word is said when there is some again.
+/// hyper does not poll a body while the client has no window left, so the trailers follow once the client reads on.
 #[tokio::test]
-async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
+async fn slow_reader_gets_the_status_once_it_reads_on() {
     let limits = ServerLimits { drain: Duration::from_secs(24), ..ServerLimits::default() };
     let server = TestServer::with_limits(limits, |request| {
         let endless = request.headers().contains_key("endless").then(|| endless(Arc::default()));
@@ -150,7 +150,7 @@ async fn a_slow_reader_hears_of_the_limit_when_it_reads_on() {
     assert!(slow.message().await.unwrap().is_some());
     let mut other = server.client().await.do_get(Ticket::default()).await.unwrap().into_inner();
     server.shutdown.cancel();
-    assert_eq!(soon(other.message()).await.unwrap_err().code(), Code::Unavailable, "the limit is there");
+    assert_eq!(soon(other.message()).await.unwrap_err().code(), Code::Unavailable, "the drain limit is reached");
     let status = soon(read_to_error(&mut slow)).await;
     assert!(status.code() == Code::Unavailable && status.message().contains("another location"), "{status}");
     soon(server.task).await.unwrap();
