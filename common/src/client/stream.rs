@@ -1,6 +1,6 @@
 //! One DoGet: Flight messages into checked batches.
 //!
-//! Below tonic's codec, which would gather every message once more than [`Unframed`] does.
+//! Below tonic's codec, which would gather every message once more than [`FlightDataStream`] does.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -14,12 +14,12 @@ use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
 use crate::ipc::decode::{Decoder, Event};
-use crate::ipc::flight_decoder::Unframed;
+use crate::ipc::flight_decoder::FlightDataStream;
 use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet; its schema is known from the start.
 pub struct BatchStream {
-    messages: Unframed<Body>,
+    messages: FlightDataStream<Body>,
     decoder: Decoder,
     schema: SchemaRef,
 }
@@ -32,7 +32,7 @@ impl BatchStream {
     pub async fn open(mut channel: Channel, ticket: Ticket) -> Result<Self> {
         let response =
             channel.ready().await?.call(grpc::do_get(ticket.ticket).map(|body| Body::new(Full::new(body)))).await?;
-        let mut messages = Unframed::new(grpc::accepted(response)?, MAX_MESSAGE).keeping();
+        let mut messages = FlightDataStream::new(grpc::accepted(response)?, MAX_MESSAGE).with_shared_blocks();
         let mut decoder = Decoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {
@@ -65,7 +65,7 @@ impl BatchStream {
 }
 
 /// The next message; none once the answer has ended well.
-async fn next(messages: &mut Unframed<Body>) -> Result<Option<FlightData>> {
+async fn next(messages: &mut FlightDataStream<Body>) -> Result<Option<FlightData>> {
     let next = messages.next().await;
     if let Some(Ok(message)) = next {
         return Ok(Some(message));

@@ -177,5 +177,4 @@ fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Fie
 }
 
 #[cfg(test)]
-#[path = "decode_tests.rs"]
 mod tests;

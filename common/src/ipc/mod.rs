@@ -11,10 +11,11 @@
 //! | [`mod@file`] | Arrow IPC files, written as the slices that they consist of |
 //! | [`fit`] | a batch under the schema of its table |
 //! | [`frame`] | FlightData onto the wire, around slices |
-//! | [`unframe`] | FlightData off the wire, each body copied once; `bodies`: where to |
+//! | [`flight_decoder`] | FlightData from the wire, each body copied once ([`buffer_pool`]) or not at all ([`body_builder`]) |
 //! | `walk` | which nodes, buffers and dictionaries a type has, in order |
 
-mod buffer_pool;
+pub mod body_builder;
+pub mod buffer_pool;
 mod check;
 pub mod compact;
 pub mod conform;

@@ -303,5 +303,4 @@ pub fn dictionary_ids(schema: &Schema, columns: &[usize]) -> Vec<i64> {
 }
 
 #[cfg(test)]
-#[path = "project_tests.rs"]
 mod tests;

@@ -169,5 +169,4 @@ pub fn project(schema: &Schema, columns: &[usize]) -> Schema {
 }
 
 #[cfg(test)]
-#[path = "schema_tests.rs"]
 mod tests;

@@ -163,5 +163,4 @@ fn physical<R: arrow::datatypes::RunEndIndexType>(runs: &arrow::array::RunArray<
 }
 
 #[cfg(test)]
-#[path = "split_tests.rs"]
 mod tests;

@@ -24,7 +24,7 @@ use futures::StreamExt;
 use http::Request;
 use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
-use volley_common::ipc::flight_decoder::Unframed;
+use volley_common::ipc::flight_decoder::FlightDataStream;
 use volley_common::ipc::frame::put_result;
 use volley_common::serve::{ReplyBody, Whole, grpc_error, grpc_frames};
 use volley_common::{Error, Result};
@@ -39,7 +39,7 @@ pub fn serve_put(state: Arc<Shared>, request: Request<Incoming>) -> http::Respon
     if let Err(error) = check_encoding(&head.headers) {
         return grpc_error(error);
     }
-    let input = Unframed::new(Whole(body), state.config.max_message);
+    let input = FlightDataStream::new(Whole(body), state.config.max_message);
     let results = put(state, MetadataMap::from_headers(head.headers), input);
     grpc_frames(results.map(|result| Ok(put_result(&result?.app_metadata))))
 }
