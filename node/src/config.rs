@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use volley_common::config;
-use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
+use volley_common::ipc::{MAX_SPLIT_BYTES, MESSAGE_BYTES};
 use volley_common::listen::{self, Listener};
 use volley_common::log::LogFormat;
 use volley_common::serve::Limits;
@@ -19,7 +19,7 @@ use crate::storage::Watermarks;
 /// What each column has in a message at least, if that fits: clients pay for every column of every message.
 const COLUMN_BYTES: usize = 4 << 10;
 /// What `message_bytes` may be: gRPC clients take messages of 4 MiB by default, of which some is the header's.
-const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
+const MESSAGE_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_SPLIT_BYTES;
 
 /// What a node is told; every field has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -267,7 +267,7 @@ impl Config {
 
     /// Bytes of rows that one message has of a table with so many columns.
     pub fn message_bytes_of(&self, columns: usize) -> usize {
-        self.message_bytes.max(columns.saturating_mul(COLUMN_BYTES)).min(MAX_CUT_BYTES)
+        self.message_bytes.max(columns.saturating_mul(COLUMN_BYTES)).min(MAX_SPLIT_BYTES)
     }
 
     /// How full the disk may become.
@@ -342,7 +342,7 @@ mod tests {
         check("without a scheme", with(|c| c.coordinators = vec!["grpc://c:1".into()]));
         check("part_bytes", with(|c| c.part_bytes = 1));
         check("message_bytes", with(|c| c.message_bytes = (64 << 10) - 1));
-        check("message_bytes", with(|c| c.message_bytes = MAX_CUT_BYTES + 1));
+        check("message_bytes", with(|c| c.message_bytes = MAX_SPLIT_BYTES + 1));
         check("max_concurrent_copies", with(|c| c.max_concurrent_copies = 0));
         check("high_water", with(|c| c.high_water = 100.1));
         check("high_water", with(|c| c.high_water = f64::NAN));
@@ -355,7 +355,7 @@ mod tests {
     fn wide_tables_have_larger_messages() {
         let config = Config::default();
         let sizes = [1, 256, 512, 10_000].map(|columns| config.message_bytes_of(columns));
-        assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_CUT_BYTES]);
+        assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_SPLIT_BYTES]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
 use volley_common::listen::host_port;
-use volley_common::options::CAME_BY;
+use volley_common::options::CLIENT_LISTENER_HEADER;
 use volley_common::proxy::Loan;
 use volley_common::serve::{ReplyBody, Whole, grpc_error};
 use volley_common::{Code, Error, NodeId, Result};
@@ -102,8 +102,8 @@ async fn to_coordinator(
     came_by: Option<HeaderValue>,
 ) -> Result<Response<ReplyBody>> {
     let (mut head, body) = request.into_parts();
-    head.headers.remove(CAME_BY);
-    head.headers.extend(came_by.map(|name| (HeaderName::from_static(CAME_BY), name)));
+    head.headers.remove(CLIENT_LISTENER_HEADER);
+    head.headers.extend(came_by.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
     let body = Limited::new(body, MAX_REQUEST)
         .collect()
         .await

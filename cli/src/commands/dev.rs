@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use volley_common::{Error, Result};
 
-use crate::args::Dev;
+use crate::args::DevArgs;
 use crate::formats::io_error;
 use crate::output;
 
@@ -29,7 +29,7 @@ struct Ports {
 }
 
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or a member's failure.
-pub async fn run(dev: &Dev) -> Result<()> {
+pub async fn run(dev: &DevArgs) -> Result<()> {
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
     output::line(python(&cluster.address, dev.nodes))?;
@@ -78,7 +78,7 @@ impl DevCluster {
     ///
     /// # Errors
     /// One sentence: a port in use, a folder, a member that did not start.
-    pub async fn start(dev: &Dev) -> Result<DevCluster> {
+    pub async fn start(dev: &DevArgs) -> Result<DevCluster> {
         let temp = match &dev.data_dir {
             Some(_) => None,
             None => Some(
@@ -159,7 +159,7 @@ impl DevCluster {
 const LOOPBACK: &str = "127.0.0.1:0";
 
 /// All peer ports are bound before the first coordinator starts, for each must know them all.
-async fn start_coordinators(dev: &Dev, folder: &Path) -> Result<Vec<Arc<volley_coordinator::Running>>> {
+async fn start_coordinators(dev: &DevArgs, folder: &Path) -> Result<Vec<Arc<volley_coordinator::Running>>> {
     let count = usize::from(dev.coordinators);
     let kept = folder.join("ports.json");
     let peers = bind_peers(count, &kept).await?;

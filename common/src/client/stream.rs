@@ -13,14 +13,14 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
-use crate::ipc::decode::{Decoder, Event};
+use crate::ipc::decode::{BatchDecoder, DecodedMessage};
 use crate::ipc::flight_decoder::FlightDataStream;
 use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet; its schema is known from the start.
 pub struct BatchStream {
     messages: FlightDataStream<Body>,
-    decoder: Decoder,
+    decoder: BatchDecoder,
     schema: SchemaRef,
 }
 
@@ -33,17 +33,17 @@ impl BatchStream {
         let response =
             channel.ready().await?.call(grpc::do_get(ticket.ticket).map(|body| Body::new(Full::new(body)))).await?;
         let mut messages = FlightDataStream::new(grpc::accepted(response)?, MAX_MESSAGE).with_shared_blocks();
-        let mut decoder = Decoder::new(MAX_MESSAGE);
+        let mut decoder = BatchDecoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {
                 return Err(Error::internal("the stream ended before its schema came"));
             };
             match decoder.push(message)? {
-                Event::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
-                Event::Batch(_) | Event::Dictionary => {
+                DecodedMessage::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
+                DecodedMessage::Batch(_) | DecodedMessage::Dictionary => {
                     return Err(Error::internal("the stream does not begin with a schema"));
                 }
-                Event::Metadata => {}
+                DecodedMessage::Metadata => {}
             }
         }
     }
@@ -56,7 +56,7 @@ impl BatchStream {
     /// The next batch; none at the end. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while let Some(message) = next(&mut self.messages).await? {
-            if let Event::Batch(batch) = self.decoder.push(message)? {
+            if let DecodedMessage::Batch(batch) = self.decoder.push(message)? {
                 return Ok(Some(batch));
             }
         }

@@ -152,7 +152,7 @@ impl<A: BodyAllocator> FlightDecoder<A> {
                     let missing = PREFIX - prefix.len();
                     take_into(prefix, received, missing);
                     let Some(prefix) = prefix.first_chunk::<PREFIX>() else { return Ok(None) };
-                    self.state = DecoderState::Message(PartialMessage::new(self.message_len(prefix)?));
+                    self.state = DecoderState::Message(PartialMessage::new(message_len(prefix, self.max_message)?));
                 }
                 DecoderState::Message(message) => {
                     if !message.push(received, &mut self.bodies)? {
@@ -173,18 +173,19 @@ impl<A: BodyAllocator> FlightDecoder<A> {
     /// As those of [`FlightDecoder::push`].
     pub fn complete_len(&self, received: &[u8]) -> Result<Option<usize>> {
         let Some((prefix, rest)) = received.split_first_chunk::<PREFIX>() else { return Ok(None) };
-        let length = self.message_len(prefix)?;
+        let length = message_len(prefix, self.max_message)?;
         Ok((rest.len() >= length).then_some(length))
     }
+}
 
-    fn message_len(&self, prefix: &[u8; PREFIX]) -> Result<usize> {
-        grpc::length(prefix, self.max_message).map_err(|error| match error.code {
-            Code::ResourceExhausted => {
-                Error { message: format!("{} (`max_message` of a node): send smaller batches", error.message), ..error }
-            }
-            _ => error,
-        })
-    }
+/// The length of the message after a prefix.
+fn message_len(prefix: &[u8; PREFIX], max_message: usize) -> Result<usize> {
+    grpc::length(prefix, max_message).map_err(|error| match error.code {
+        Code::ResourceExhausted => {
+            Error { message: format!("{} (`max_message` of a node): send smaller batches", error.message), ..error }
+        }
+        _ => error,
+    })
 }
 
 /// A message that is being received.
@@ -204,7 +205,7 @@ struct PartialMessage<B: BodyBuilder> {
 enum FieldState<B> {
     /// Not all of its key and length.
     Head,
-    /// All but so many bytes of a small value.
+    /// A small value, of which this many bytes are still to come.
     Small(usize),
     Body(B),
 }
@@ -240,7 +241,7 @@ impl<B: BodyBuilder> PartialMessage<B> {
         }
         match (self.remaining, &self.field) {
             (0, FieldState::Head) if self.field_start == self.fields.len() => Ok(true),
-            (0, _) => Err(malformed("a field is cut short")),
+            (0, _) => Err(malformed("a field is truncated")),
             _ => Ok(false),
         }
     }
@@ -290,9 +291,9 @@ impl<B: BodyBuilder> PartialMessage<B> {
     }
 }
 
-/// Moves up to `most` bytes from the front of `received` to the end of `to`; returns how many.
-fn take_into(to: &mut Vec<u8>, received: &mut Bytes, most: usize) -> usize {
-    let count = most.min(received.len());
+/// Moves up to `max` bytes from the front of `received` to the end of `to`; returns how many.
+fn take_into(to: &mut Vec<u8>, received: &mut Bytes, max: usize) -> usize {
+    let count = max.min(received.len());
     to.extend_from_slice(&received[..count]);
     received.advance(count);
     count
@@ -319,7 +320,7 @@ fn field_head(bytes: &[u8]) -> Result<Option<(u64, u64)>> {
 
 /// A varint and the bytes after it; `None` if it is not complete.
 fn varint(mut bytes: &[u8]) -> Result<Option<(u64, &[u8])>> {
-    // prost does not tell an incomplete varint from a malformed one.
+    // prost does not distinguish an incomplete varint from a malformed one.
     if bytes.len() < MAX_VARINT_BYTES && bytes.iter().all(|byte| byte & 0x80 != 0) {
         return Ok(None);
     }

@@ -12,7 +12,7 @@ use http_body::{Body, Frame as BodyFrame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tonic::Status;
 
-use crate::ipc::frame::Frame;
+use crate::ipc::flight_encoder::FlightFrame;
 use crate::proxy::Relayed;
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ pub enum ReplyData {
     /// Bytes of a tonic body or of another member.
     Bytes(Bytes),
     /// gRPC messages.
-    Frame(Frame),
+    Frame(FlightFrame),
 }
 
 impl Buf for ReplyData {
@@ -76,12 +76,12 @@ impl Buf for ReplyData {
 /// that say OK or what went wrong.
 pub struct Frames {
     /// `None` once the trailers are sent.
-    stream: Option<Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>>,
+    stream: Option<Pin<Box<dyn Stream<Item = Result<FlightFrame>> + Send>>>,
 }
 
 impl Frames {
     /// Wraps the stream; it ends at its first error.
-    pub fn new(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> Self {
+    pub fn new(stream: impl Stream<Item = Result<FlightFrame>> + Send + 'static) -> Self {
         Frames { stream: Some(Box::pin(stream)) }
     }
 
@@ -158,7 +158,7 @@ pub fn grpc_message(framed: Bytes) -> http::Response<ReplyBody> {
 }
 
 /// An answer of messages.
-pub fn grpc_frames(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> http::Response<ReplyBody> {
+pub fn grpc_frames(stream: impl Stream<Item = Result<FlightFrame>> + Send + 'static) -> http::Response<ReplyBody> {
     grpc_response(ReplyBody::Frames(Frames::new(stream)))
 }
 

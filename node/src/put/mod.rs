@@ -25,7 +25,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::flight_decoder::FlightDataStream;
-use volley_common::ipc::frame::put_result;
+use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::serve::{ReplyBody, Whole, grpc_error, grpc_frames};
 use volley_common::{Error, Result};
 
@@ -41,7 +41,7 @@ pub fn serve_put(state: Arc<Shared>, request: Request<Incoming>) -> http::Respon
     }
     let input = FlightDataStream::new(Whole(body), state.config.max_message);
     let results = put(state, MetadataMap::from_headers(head.headers), input);
-    grpc_frames(results.map(|result| Ok(put_result(&result?.app_metadata))))
+    grpc_frames(results.map(|result| Ok(encode_put_result(&result?.app_metadata))))
 }
 
 /// Whether messages come as they are.

@@ -9,7 +9,7 @@ use rand::Rng;
 use super::*;
 use crate::Code;
 use crate::ipc::body_builder::ReceivedSlices;
-use crate::ipc::samples;
+use crate::ipc::test_data;
 
 const LIMIT: usize = 1 << 20;
 
@@ -52,7 +52,7 @@ async fn error_of(message: &[u8]) -> Error {
 }
 
 fn messages() -> Vec<FlightData> {
-    let mut rng = samples::rng(1);
+    let mut rng = test_data::rng(1);
     let mut bytes = |length: usize| Bytes::from((0..length).map(|_| rng.random()).collect::<Vec<u8>>());
     let named = FlightData::new().with_descriptor(FlightDescriptor::new_path(vec!["a".into(), "b".into()]));
     vec![
@@ -124,7 +124,7 @@ async fn truncated_or_broken_stream_is_an_error() {
     let wire = framed(&messages()[2].encode_to_vec());
     for length in [1, 4, 5, 6, 60, wire.len() - 1] {
         let (seen, error) = decode_all(chunked(&wire[..length], 1000)).await;
-        assert!(seen.is_empty() && error.unwrap().message.contains("within a message"), "cut at {length}");
+        assert!(seen.is_empty() && error.unwrap().message.contains("within a message"), "truncated at {length}");
     }
     let mut broken = chunked(&wire, 1000);
     broken.0.push_back(Err(Status::unavailable("reset")));
