@@ -12,29 +12,29 @@ use crate::formats::Format;
 #[derive(Debug, Parser)]
 #[command(name = "volley", version, about)]
 pub struct Args {
-    /// A member of the cluster: grpc://HOST:PORT.
+    /// The address of a member of the cluster: grpc://HOST:PORT.
     #[arg(long, env = "VOLLEY_CLUSTER", global = true, default_value = "grpc://127.0.0.1:8815")]
     pub cluster: String,
-    /// Print JSON for machines instead of tables for people.
+    /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Run a whole cluster in this process, for development.
-    Dev(Dev),
-    /// Put real data into a cluster of three nodes, fetch it in parallel, stop a node, fetch it again.
-    Demo(Demo),
+    Dev(DevArgs),
+    /// Put TPC-H data into a cluster of three nodes, fetch it in parallel, stop a node, and fetch it again.
+    Demo(DemoArgs),
     /// Put files into a table: Parquet, CSV, Arrow IPC, JSON lines.
-    Put(Put),
+    Put(PutArgs),
     /// Fetch a table into a file, or show its first rows.
-    Get(Get),
+    Get(GetArgs),
     /// List the tables.
     Ls {
-        /// Only those whose names begin so.
+        /// Only tables whose names begin with this.
         #[arg(default_value = "")]
         prefix: String,
     },
@@ -42,15 +42,15 @@ pub enum Command {
     Info {
         /// The table.
         name: TableName,
-        /// List the versions that can be read now.
+        /// List the readable versions.
         #[arg(long)]
         versions: bool,
     },
-    /// Show where a table's shards are, where they should be, and why not yet.
+    /// Show where a table's shards are, where they should be, and why they are not there yet.
     Explain {
         /// The table.
         name: TableName,
-        /// All shards, not only those that lack something.
+        /// Show all shards, not only those with missing or misplaced copies.
         #[arg(long)]
         all: bool,
     },
@@ -59,31 +59,31 @@ pub enum Command {
         /// The table.
         name: TableName,
     },
-    /// Show the cluster's figures.
+    /// Show the cluster's statistics.
     Stats,
-    /// Show how the cluster is.
+    /// Show the state of the cluster.
     #[command(subcommand)]
-    Cluster(Cluster),
+    Cluster(ClusterCommand),
     /// List the nodes.
     Nodes,
-    /// Dial every address that a client from here would be sent to, and say what is wrong and what to set.
+    /// Connect to every address that clients on this machine are sent to, and report problems with their remedies.
     ///
-    /// Ends with 0 if all is well, 3 if something is wrong, 1 if the cluster cannot be asked.
+    /// Exit code 0: no problem; 3: at least one problem; 1: the cluster does not answer.
     Doctor,
-    /// Say whether the server beside this process is ready; ends with 0 if it is.
+    /// Check whether the server on this machine is ready. Exit code 0: ready; 1: not ready.
     Health {
-        /// Its HTTP port, HOST:PORT [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].
+        /// The server's HTTP port, HOST:PORT [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].
         #[arg(long)]
         http: Option<String>,
     },
-    /// Have a node's parts copied elsewhere, and wait until it can leave. Readers and writers notice nothing.
-    Drain(Drain),
-    /// Forget a node that is drained or dead; refused while something would be lost.
+    /// Copy a node's parts to other nodes and wait until it can leave. Reads and writes continue.
+    Drain(DrainArgs),
+    /// Remove a drained or unreachable node from the cluster. Rejected while data would be lost.
     Remove {
-        /// Its id, at least 4 of its first digits, or its HOST:PORT.
+        /// The node's id, at least 4 of its first digits, or its HOST:PORT.
         node: String,
     },
-    /// List the coordinators, or change who they are while they run.
+    /// List the coordinators, or add or remove one while they run.
     Coordinators {
         #[command(subcommand)]
         change: Option<CoordinatorChange>,
@@ -91,86 +91,86 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Cluster {
-    /// Show the members and whether every part has its copies: green (all), yellow (fewer), red (something cannot be
-    /// read, or there is no leader). Ends with 0 if green or yellow, 3 if red, 1 if nobody could say.
+pub enum ClusterCommand {
+    /// Show the members and whether every part has its copies: green (all), yellow (fewer), red (a part cannot be read,
+    /// or there is no leader). Exit code 0: green or yellow; 3: red; 1: the cluster does not answer.
     Status,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Drain {
-    /// Its id, at least 4 of its first digits, or its HOST:PORT.
+pub struct DrainArgs {
+    /// The node's id, at least 4 of its first digits, or its HOST:PORT.
     pub node: String,
-    /// Take the drain back: the node takes parts again.
+    /// Cancel the drain: the node accepts writes again.
     #[arg(long, conflicts_with = "no_wait")]
     pub cancel: bool,
-    /// Only begin it.
+    /// Start the drain and return.
     #[arg(long)]
     pub no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum CoordinatorChange {
-    /// Take in a coordinator that was started to join.
+    /// Add a coordinator that was started to join.
     Add {
-        /// Its id and its peer port.
+        /// The coordinator's id and its peer port.
         #[arg(value_name = "ID=HOST:PORT", value_parser = new_coordinator)]
         coordinator: NewCoordinator,
     },
-    /// Take one out; a majority of the others must be up.
+    /// Remove a coordinator. A majority of the others must be running.
     Remove {
-        /// Its id.
+        /// The coordinator's id.
         id: u64,
     },
 }
 
-/// A coordinator that is to join.
+/// A coordinator to add.
 #[derive(Clone, Debug)]
 pub struct NewCoordinator {
-    /// Its id.
+    /// The coordinator's id.
     pub id: u64,
     /// HOST:PORT of its peer port.
     pub peer: String,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Dev {
-    /// Nodes to run.
+pub struct DevArgs {
+    /// Number of nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: u16,
-    /// Coordinators to run: 1, 3 or 5.
+    /// Number of coordinators: 1, 3 or 5.
     #[arg(long, default_value_t = 1, value_parser = odd)]
     pub coordinators: u16,
-    /// The Flight port of the first coordinator; 0 picks a free one.
+    /// The Flight port of the first coordinator; 0 chooses a free one.
     #[arg(long, default_value_t = 8815)]
     pub port: u16,
-    /// Keep the tables here; without it they go to a temporary folder that is removed at the end.
+    /// Keep the tables in this folder. Without it they are in a temporary folder that is removed at the end.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Demo {
+pub struct DemoArgs {
     /// TPC-H scale factor: 1 is 6 million rows.
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub scale: f64,
-    /// Leave the cluster running at the end, until Ctrl-C.
+    /// Keep the cluster running until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Put {
-    /// Files; all of them together are one write.
+pub struct PutArgs {
+    /// Files; all of them are one write.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table: components joined by /.
     #[arg(long)]
     pub table: TableName,
-    /// Columns whose hash decides a row's shard; without them rows stay in order.
+    /// Columns whose hash determines a row's shard; without them rows keep their order.
     #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
     pub shard_by: Option<Vec<String>>,
-    /// What becomes of the rows that are there.
+    /// What happens to the table's present rows.
     #[arg(long, value_enum, default_value = "replace")]
     pub mode: ModeArg,
     /// Shards of a new table.
@@ -182,49 +182,49 @@ pub struct Put {
     /// Compression at rest and on the wire.
     #[arg(long, value_enum)]
     pub compression: Option<CodecArg>,
-    /// A name for this write: repeated under it, it takes effect once.
+    /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,
-    /// The files' format, where their extensions do not say it.
+    /// The files' format, if their extensions do not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Rows of CSV and JSON from which the columns' types are inferred.
+    /// Rows of CSV and JSON from which column types are inferred.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub infer_rows: u32,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Get {
+pub struct GetArgs {
     /// The table.
     pub name: TableName,
-    /// Where to write it; the extension decides the format. Without it the first rows are shown.
+    /// The file to write; its extension determines the format. Without it the first rows are shown.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Only these columns, in this order.
     #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
     pub columns: Option<Vec<String>>,
-    /// At most so many rows [default: all into a file, 20 on the screen].
+    /// The most rows to fetch [default: all into a file, 20 on the screen].
     #[arg(long)]
     pub limit: Option<u64>,
     /// This version instead of the newest.
     #[arg(long)]
     pub version: Option<u64>,
-    /// The file's format, where its extension does not say it.
+    /// The file's format, if its extension does not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Endpoints fetched at a time.
+    /// Endpoints fetched at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub streams: u16,
 }
 
-/// What a put does to the rows that are there.
+/// What a put does to the table's present rows.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ModeArg {
     /// The table must not exist.
     Create,
-    /// The rows come after those that are there.
+    /// The rows are added after the present ones.
     Append,
-    /// The table is afterwards just what is put.
+    /// The rows replace all present ones.
     Replace,
 }
 
@@ -241,7 +241,7 @@ impl From<ModeArg> for Mode {
 /// Compression of record batches.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum CodecArg {
-    /// As they are: served without a copy.
+    /// Uncompressed: served without a copy.
     None,
     /// LZ4 frames.
     Lz4,
@@ -270,7 +270,7 @@ fn new_coordinator(text: &str) -> Result<NewCoordinator, String> {
 fn odd(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(n @ (1 | 3 | 5)) => Ok(n),
-        _ => Err("must be 1, 3 or 5, so that a majority can be had".into()),
+        _ => Err("must be 1, 3 or 5, so that a majority exists".into()),
     }
 }
 
@@ -291,12 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definitions_are_sound() {
+    fn command_definitions_are_valid() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn mistakes_name_the_argument() {
+    fn invalid_command_line_names_the_argument() {
         assert!(error("volley put --table t").contains("<FILE>"));
         assert!(error("volley put a.csv").contains("--table"));
         assert!(error("volley put a.csv --table a//b").contains("empty component"));
@@ -313,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_split_at_commas() {
+    fn column_lists_are_split_at_commas() {
         let args = Args::try_parse_from(["volley", "put", "a", "b", "--table", "t", "--shard-by", "x,y"]).unwrap();
-        let Command::Put(put) = args.command else { panic!("not put") };
+        let CliCommand::Put(put) = args.command else { panic!("not put") };
         assert_eq!(put.shard_by, Some(vec!["x".into(), "y".into()]));
         assert_eq!(put.files.len(), 2);
     }

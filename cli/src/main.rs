@@ -1,12 +1,12 @@
-//! `volley`: a development cluster, a demonstration, and tables in and out.
+//! `volley`: the command line client, a development cluster and a demonstration.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`args`] | the command line |
-//! | [`commands`] | one file a command |
+//! | [`commands`] | one module a command |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
-//! | [`threads`] | blocking readers and writers beside the runtime, over bounded queues |
-//! | [`output`], [`progress`] | what people and machines get to see |
+//! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
+//! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 
 mod args;
 mod commands;
@@ -23,9 +23,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use volley_common::{Code, Error, Result};
 
-use args::{Args, Command};
+use args::{Args, CliCommand, ClusterCommand};
 
-/// One file can be all three programs: an image holds it once, and the servers are links to it.
+/// One file is all three programs, by the name it is called with: an image has it once, and the servers are links to it.
 fn main() -> ExitCode {
     let called = std::env::args_os().next();
     match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
@@ -38,9 +38,9 @@ fn main() -> ExitCode {
 fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
-    log(&args.command);
-    // A panic is a fault of ours: one line, no backtrace.
-    std::panic::set_hook(Box::new(|panic| eprintln!("volley: a fault of its own: {panic}")));
+    init_log(&args.command);
+    // A panic is a bug: one line, no backtrace.
+    std::panic::set_hook(Box::new(|panic| eprintln!("volley: internal error: {panic}")));
     let result = runtime().and_then(|runtime| runtime.block_on(run(args)));
     match result {
         Ok(code) => code,
@@ -51,15 +51,12 @@ fn volley() -> ExitCode {
     }
 }
 
-/// To standard error: what `VOLLEY_LOG` asks for, else the errors of a cluster that runs here.
-fn log(command: &Command) {
-    let otherwise = if matches!(command, Command::Dev(_)) { "error" } else { "off" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| otherwise.into());
+/// Logs to standard error: what `VOLLEY_LOG` selects, else the errors of a cluster in this process.
+fn init_log(command: &CliCommand) {
+    let default = if matches!(command, CliCommand::Dev(_)) { "error" } else { "off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| default.into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    if matches!(command, Command::Dev(_) | Command::Demo(_)) {
-        volley_common::memory::return_large_blocks();
-    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -69,48 +66,46 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .map_err(|e| Error::unavailable(format!("cannot start: {e}")))
 }
 
-/// Runs the command; an interrupt ends it with its files and writes undone.
+/// Runs the command. An interrupt cancels it and rolls back its files and writes.
 async fn run(args: Args) -> Result<ExitCode> {
     let (cluster, json) = (&args.cluster, args.json);
-    let done = match args.command {
-        Command::Dev(dev) => commands::dev::run(&dev).await,
-        Command::Drain(drain) => commands::drain::run(&drain, cluster, json).await,
-        Command::Demo(demo) => until_interrupted(commands::demo::run(&demo)).await,
-        Command::Cluster(args::Cluster::Status) => {
-            return until_interrupted(async {
-                commands::cluster::status(&commands::connect(cluster).await?, json).await
-            })
-            .await;
-        }
-        Command::Doctor => {
-            return until_interrupted(async {
-                commands::doctor::run(&commands::connect(cluster).await?, cluster, json).await
-            })
-            .await;
-        }
-        command => until_interrupted(client_command(command, cluster, json)).await,
-    };
-    done.map(|()| ExitCode::SUCCESS)
+    match args.command {
+        // These two handle interrupts themselves: the cluster shuts down, the drain continues.
+        CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
+        CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, json).await.map(|()| ExitCode::SUCCESS),
+        command => until_interrupted(interruptible(command, cluster, json)).await,
+    }
 }
 
-async fn client_command(command: Command, cluster: &str, json: bool) -> Result<()> {
-    use commands::{coordinators, drop, explain, get, health, info, ls, nodes, put, remove, stats, versions};
+async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result<ExitCode> {
+    use commands::{
+        coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, stats, versions,
+    };
     let connected = || commands::connect(cluster);
     match command {
-        Command::Put(put) => put::run(&put, connected, json).await,
-        Command::Get(get) => get::run(&get, connected, json).await,
-        Command::Ls { prefix } => ls::run(&connected().await?, &prefix, json).await,
-        Command::Info { name, versions: true } => versions::run(&connected().await?, &name, json).await,
-        Command::Info { name, versions: false } => info::run(&connected().await?, &name, json).await,
-        Command::Explain { name, all } => explain::run(&connected().await?, &name, all, json).await,
-        Command::Drop { name } => drop::run(&connected().await?, &name, json).await,
-        Command::Stats => stats::run(&connected().await?, json).await,
-        Command::Health { http } => health::run(http.as_deref()).await,
-        Command::Nodes => nodes::run(&connected().await?, json).await,
-        Command::Remove { node } => remove::run(&connected().await?, &node, json).await,
-        Command::Coordinators { change } => coordinators::run(&connected().await?, change.as_ref(), json).await,
-        Command::Dev(_) | Command::Demo(_) | Command::Drain(_) | Command::Cluster(_) | Command::Doctor => Ok(()),
+        CliCommand::Demo(demo) => demo::run(&demo).await?,
+        CliCommand::Put(put) => put::run(&put, connected, json).await?,
+        CliCommand::Get(get) => get::run(&get, connected, json).await?,
+        CliCommand::Ls { prefix } => ls::run(&connected().await?, &prefix, json).await?,
+        CliCommand::Info { name, versions: true } => versions::run(&connected().await?, &name, json).await?,
+        CliCommand::Info { name, versions: false } => info::run(&connected().await?, &name, json).await?,
+        CliCommand::Explain { name, all } => explain::run(&connected().await?, &name, all, json).await?,
+        CliCommand::Drop { name } => drop::run(&connected().await?, &name, json).await?,
+        CliCommand::Stats => stats::run(&connected().await?, json).await?,
+        CliCommand::Health { http } => health::run(http.as_deref()).await?,
+        CliCommand::Nodes => nodes::run(&connected().await?, json).await?,
+        CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
+        CliCommand::Coordinators { change } => {
+            coordinators::run(&connected().await?, change.as_ref(), json).await?;
+        }
+        // Their exit code depends on the state of the cluster.
+        CliCommand::Cluster(ClusterCommand::Status) => {
+            return commands::cluster::status(&connected().await?, json).await;
+        }
+        CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
+        CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

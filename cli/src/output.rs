@@ -1,4 +1,4 @@
-//! What people and machines get to see on standard output.
+//! Standard output: lines, tables for people, JSON for programs.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, pres
 use serde_json::{Map, Value};
 use volley_common::{Error, Result};
 
-/// Prints a line. If nobody reads any more (`volley ls | head`) the process ends quietly.
+/// Prints a line. If the reader has closed the pipe (`volley ls | head`) the process exits with 0.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -31,8 +31,8 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// Puts columns of numbers to the right.
-pub fn right(table: &mut Table, columns: &[usize]) {
+/// Aligns columns to the right.
+pub fn align_right(table: &mut Table, columns: &[usize]) {
     for &index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -40,23 +40,23 @@ pub fn right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-/// A count with a comma every three digits; negative is unknown.
+/// A count with a comma every three digits; `?` if negative.
 pub fn count(n: i64) -> String {
     if n < 0 { "?".into() } else { indicatif::HumanCount(n as u64).to_string() }
 }
 
-/// A size in powers of 1,000, as disks and networks are sold; negative is unknown.
+/// A size in decimal units (1 kB is 1,000 B); `?` if negative.
 pub fn size(bytes: i64) -> String {
     if bytes < 0 { "?".into() } else { indicatif::DecimalBytes(bytes as u64).to_string() }
 }
 
-/// Milliseconds since 1970 as a date and time of day.
+/// Milliseconds since 1970 as a UTC date and time.
 pub fn utc(ms: i64) -> String {
     let time = arrow::temporal_conversions::timestamp_ms_to_datetime(ms).map(|time| time.to_string());
     time.map_or("?".into(), |text| text.chars().take("2026-01-31 12:34:56".len()).collect())
 }
 
-/// A word for a state in its colour, if a person is looking.
+/// A health state in its colour, if standard output is a terminal.
 pub fn coloured(word: &str) -> String {
     let code = match word {
         "green" => 32,
@@ -67,15 +67,25 @@ pub fn coloured(word: &str) -> String {
     if std::io::stdout().is_terminal() { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_string() }
 }
 
+/// A node's condition as text for people; the values on the wire keep their released names.
+pub fn condition(value: &Value) -> &str {
+    match value.as_str() {
+        Some("silent") => "unreachable",
+        Some("refusing") => "read-only",
+        Some(other) => other,
+        None => "",
+    }
+}
+
 /// `1 part`, `2 parts`.
 pub fn plural(n: i64, word: &str) -> String {
     format!("{} {word}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// Any JSON object as tables: its plain values as one, each list of objects as one more under its name.
+/// A JSON object as tables: its plain values are one, each list of objects is another under its name.
 pub fn render(value: &Value) -> String {
     let Value::Object(map) = value else { return cell("", value) };
-    let (lists, plain): (Vec<_>, Vec<_>) = map.iter().flat_map(flat).partition(|(_, v)| is_table(v));
+    let (lists, plain): (Vec<_>, Vec<_>) = map.iter().flat_map(flatten).partition(|(_, v)| is_table(v));
     let mut blocks = Vec::new();
     if !plain.is_empty() {
         blocks.push(plain_table(&plain));
@@ -86,8 +96,8 @@ pub fn render(value: &Value) -> String {
     blocks.join("\n\n")
 }
 
-/// An object inside: its entries instead of it.
-fn flat<'a>((name, value): (&'a String, &'a Value)) -> Vec<(&'a String, &'a Value)> {
+/// The entries of a nested object, or the value itself.
+fn flatten<'a>((name, value): (&'a String, &'a Value)) -> Vec<(&'a String, &'a Value)> {
     match value {
         Value::Object(inner) => inner.iter().collect(),
         _ => vec![(name, value)],
@@ -120,13 +130,13 @@ fn list_table(list: &Value) -> String {
     }
     for (index, key) in headings.iter().enumerate() {
         if rows.iter().all(|row| row.get(*key).is_none_or(Value::is_number)) {
-            right(&mut out, &[index]);
+            align_right(&mut out, &[index]);
         }
     }
     out.to_string()
 }
 
-/// A value as a person reads it; a number under a name that speaks of bytes is a size.
+/// A value as text for people; a number whose key contains `bytes` is a size.
 pub fn cell(key: &str, value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -149,7 +159,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn objects_and_lists_of_objects_become_tables() {
+    fn render_shows_objects_and_lists_as_tables() {
         let value = json!({
             "cluster": "c1", "figures": {"parts": 7001}, "bytes": 1_500_000, "peers": ["a", "b"],
             "nodes": [{"id": "n1", "rows": 1234567}, {"id": "n2", "zone": "z"}],
@@ -161,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn the_unknown_is_a_question_mark() {
+    fn negative_numbers_are_a_question_mark() {
         assert_eq!((count(-1), size(-1)), ("?".to_string(), "?".to_string()));
         assert_eq!(count(1000), "1,000");
     }
 
     #[test]
-    fn times_are_dates() {
+    fn utc_formats_date_and_time() {
         assert_eq!(utc(1_700_000_000_123), "2023-11-14 22:13:20");
     }
 }

@@ -1,4 +1,4 @@
-//! Progress of long work, on standard error and only if that is a terminal.
+//! Progress bars, on standard error and only if that is a terminal.
 
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 
@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const BYTES: &str = "{msg:20} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
 const ROWS: &str = "{msg:20} {wide_bar} {human_pos}/{human_len} rows {per_sec} {eta}";
 
-/// A bar of bytes.
+/// A bar that counts bytes.
 pub fn bytes(message: &str, total: u64) -> ProgressBar {
     bar(message, total, BYTES)
 }
 
-/// A bar of rows.
+/// A bar that counts rows.
 pub fn rows(message: &str, total: u64) -> ProgressBar {
     bar(message, total, ROWS)
 }
@@ -27,20 +27,20 @@ fn bar(message: &str, total: u64, template: &str) -> ProgressBar {
     }
 }
 
-/// A reader that moves a bar on.
-pub struct Counted<R> {
+/// A reader that advances a bar.
+pub struct ProgressReader<R> {
     inner: R,
     bar: ProgressBar,
 }
 
-impl<R> Counted<R> {
-    /// Counts what is read from `inner` on `bar`.
+impl<R> ProgressReader<R> {
+    /// Advances `bar` by the bytes read from `inner`.
     pub fn new(inner: R, bar: ProgressBar) -> Self {
-        Counted { inner, bar }
+        ProgressReader { inner, bar }
     }
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.bar.inc(n as u64);
@@ -48,7 +48,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-impl<R: Seek> Seek for Counted<R> {
+impl<R: Seek> Seek for ProgressReader<R> {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         self.inner.seek(to)
     }

@@ -1,4 +1,4 @@
-//! Blocking readers and writers beside the runtime, over bounded queues.
+//! Threads for blocking readers and writers, with bounded queues to the async runtime.
 
 use arrow::array::RecordBatch;
 use futures::Stream;
@@ -6,21 +6,20 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use volley_common::{Error, Result};
 
-/// Batches that may wait between a thread and the runtime.
-const QUEUE: usize = 4;
+/// Batches queued between a thread and the runtime.
+const QUEUE_LEN: usize = 4;
 
-/// What a blocking reader hands its batches to; an error means that nobody wants them any more.
+/// A blocking reader calls this with every batch; an error means that the receiver is gone.
 pub type Emit<'a> = dyn FnMut(RecordBatch) -> Result<()> + 'a;
 
-/// Runs a blocking reader as a stream. The stream ends cleanly only if the reader does: its error, or
-/// its panic, is the last item.
+/// Runs a blocking reader as a stream. If the reader fails or panics, the last item is an error.
 pub fn read<F>(reader: F) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static
 where
     F: FnOnce(&mut Emit<'_>) -> Result<()> + Send + 'static,
 {
-    let (send, queued) = mpsc::channel(QUEUE);
+    let (send, queued) = mpsc::channel(QUEUE_LEN);
     let thread = tokio::task::spawn_blocking(move || {
-        reader(&mut |batch| send.blocking_send(batch).map_err(|_| Error::cancelled("the put was given up")))
+        reader(&mut |batch| send.blocking_send(batch).map_err(|_| Error::cancelled("the put was cancelled")))
     });
     futures::stream::unfold(Some((queued, thread)), |state| async move {
         let (mut queued, thread) = state?;
@@ -31,45 +30,45 @@ where
     })
 }
 
-/// A blocking writer's queue. Only [`Writer::finish`] makes it keep what it wrote.
-pub struct Writer {
+/// A thread that writes batches. The output is kept only if [`WriterThread::finish`] is called.
+pub struct WriterThread {
     queue: mpsc::Sender<Option<RecordBatch>>,
     thread: JoinHandle<Result<()>>,
 }
 
-/// What a [`Writer`] runs in its thread.
-pub trait Sink: Send {
-    /// Takes the next rows.
+/// The blocking writer of a [`WriterThread`].
+pub trait BatchWriter: Send {
+    /// Writes rows.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
-    /// All rows came: keeps them. Dropped without it, it leaves nothing.
+    /// Completes the output. A writer that is dropped without this leaves no output.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-impl Writer {
-    /// Starts a thread that opens the sink and feeds it.
-    pub fn start(open: impl FnOnce() -> Result<Box<dyn Sink>> + Send + 'static) -> Self {
-        let (queue, mut queued) = mpsc::channel(QUEUE);
+impl WriterThread {
+    /// Starts a thread that opens the writer and writes all queued batches.
+    pub fn start(open: impl FnOnce() -> Result<Box<dyn BatchWriter>> + Send + 'static) -> Self {
+        let (queue, mut queued) = mpsc::channel(QUEUE_LEN);
         let thread = tokio::task::spawn_blocking(move || {
-            let mut sink = open()?;
+            let mut writer = open()?;
             while let Some(item) = queued.blocking_recv() {
                 match item {
-                    Some(batch) => sink.write(&batch)?,
-                    None => return sink.finish(),
+                    Some(batch) => writer.write(&batch)?,
+                    None => return writer.finish(),
                 }
             }
             Ok(())
         });
-        Writer { queue, thread }
+        WriterThread { queue, thread }
     }
 
-    /// Queues rows; false when the thread has ended, whose error [`Writer::finish`] then tells.
+    /// Queues rows; `false` if the thread has ended, whose error [`WriterThread::finish`] returns.
     pub async fn write(&self, batch: RecordBatch) -> bool {
         self.queue.send(Some(batch)).await.is_ok()
     }
 
-    /// Waits until everything is written and kept.
+    /// Waits until everything is written and the output is complete.
     pub async fn finish(self) -> Result<()> {
-        // A failed send means that the thread ended: its result says why.
+        // A failed send means that the thread has ended: its result has the reason.
         let _ = self.queue.send(None).await;
         drop(self.queue);
         joined(self.thread.await)
@@ -77,7 +76,7 @@ impl Writer {
 }
 
 fn joined(result: Result<Result<()>, JoinError>) -> Result<()> {
-    result.unwrap_or_else(|_| Err(Error::internal("the thread that reads or writes the file broke off")))
+    result.unwrap_or_else(|_| Err(Error::internal("the thread that reads or writes the file panicked")))
 }
 
 #[cfg(test)]
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_panics_or_fails_ends_in_an_error() {
+    async fn reader_that_panics_or_fails_ends_in_an_error() {
         let panics = read(|emit| {
             emit(batch())?;
             panic!("on purpose")
@@ -106,15 +105,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_stops_when_nobody_listens() {
-        let (told, ended) = tokio::sync::oneshot::channel();
+    async fn reader_stops_when_the_stream_is_dropped() {
+        let (done, ended) = tokio::sync::oneshot::channel();
         let stream = read(move |emit| {
             let error = loop {
                 if let Err(error) = emit(batch()) {
                     break error;
                 }
             };
-            let _ = told.send(());
+            let _ = done.send(());
             Err(error)
         });
         let mut stream = Box::pin(stream);

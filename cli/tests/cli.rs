@@ -1,4 +1,4 @@
-//! The `volley` program against a cluster that it runs itself.
+//! Tests the `volley` program against clusters of `volley dev`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::io::{BufRead, BufReader};
@@ -8,14 +8,14 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A `volley dev` that is killed with the test.
-struct Dev {
+/// A running `volley dev`, killed on drop.
+struct DevProcess {
     child: Child,
     address: String,
 }
 
-impl Dev {
-    fn start(folder: &Path, more: &[&str]) -> Dev {
+impl DevProcess {
+    fn start(folder: &Path, more: &[&str]) -> DevProcess {
         let mut child = volley(&["dev", "--port", "0", "--data-dir", folder.to_str().unwrap()])
             .args(more)
             .stdout(Stdio::piped())
@@ -24,7 +24,7 @@ impl Dev {
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let address = line.strip_prefix("ready ").unwrap_or_else(|| panic!("{line:?}")).trim().to_string();
-        Dev { child, address }
+        DevProcess { child, address }
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -42,12 +42,12 @@ impl Dev {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
     }
 
-    /// The error's one line.
+    /// The error line of a command that fails.
     fn error(&self, args: &[&str]) -> String {
         one_error(self.run(args), args)
     }
 
-    /// Ends it as an operator does.
+    /// Stops it with SIGINT.
     fn stop(mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
@@ -55,7 +55,7 @@ impl Dev {
     }
 }
 
-impl Drop for Dev {
+impl Drop for DevProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -84,12 +84,12 @@ fn sorted_lines(text: &str) -> Vec<&str> {
 const CSV: &str = "n,word,day\n1,one,2024-01-01\n2,,2024-01-02\n3,three,\n";
 
 #[test]
-fn tables_go_in_and_out_in_every_format_and_survive_a_restart() {
+fn tables_round_trip_in_every_format_and_survive_a_restart() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     std::fs::write(at("t.csv"), CSV).unwrap();
     let data = folder.path().join("data");
-    let dev = Dev::start(&data, &[]);
+    let dev = DevProcess::start(&data, &[]);
 
     let put = dev.json(&["put", &at("t.csv"), "--table", "a/t"]);
     assert_eq!((&put["rows"], &put["version"]), (&3.into(), &1.into()));
@@ -109,7 +109,7 @@ fn tables_go_in_and_out_in_every_format_and_survive_a_restart() {
     assert_eq!((row("1,one,2024-01-01"), row("3,three,")), (3, 3));
 
     dev.stop();
-    let dev = Dev::start(&data, &[]);
+    let dev = DevProcess::start(&data, &[]);
     let list = dev.json(&["ls"]);
     let names: Vec<_> =
         list.as_array().unwrap().iter().map(|t| (t["table"].as_str().unwrap(), t["rows"].as_u64())).collect();
@@ -124,14 +124,14 @@ fn tables_go_in_and_out_in_every_format_and_survive_a_restart() {
 }
 
 #[test]
-fn mistakes_are_one_sentence_and_leave_nothing() {
+fn errors_are_one_line_and_leave_no_files_or_tables() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     std::fs::write(at("t.csv"), CSV).unwrap();
     std::fs::write(at("other.csv"), CSV.replace("word", "wort")).unwrap();
     std::fs::write(at("late.csv"), format!("{CSV}x,four,\n")).unwrap();
     let data = folder.path().join("data");
-    let dev = Dev::start(&data, &["--nodes", "1"]);
+    let dev = DevProcess::start(&data, &["--nodes", "1"]);
 
     let has = |args: &[&str], words: &[&str]| {
         let error = dev.error(args);
@@ -144,7 +144,7 @@ fn mistakes_are_one_sentence_and_leave_nothing() {
     has(&["put", &at("t.csv"), &at("other.csv"), "--table", "t"], &["other.csv", "wort", "word"]);
     has(&["put", &at("t.csv"), "--table", "t", "--shard-by", "no"], &["\"no\""]);
     has(&["put", &at("t.csv"), "--table", "t", "--mode", "append"], &["\"t\""]);
-    // Half of the file can be read: nothing of it is kept.
+    // Only a part of the file is readable: no rows are kept.
     has(
         &["put", &at("t.csv"), &at("late.csv"), "--table", "t", "--infer-rows", "3"],
         &["late.csv", "'x'", "--infer-rows"],
@@ -168,16 +168,16 @@ fn mistakes_are_one_sentence_and_leave_nothing() {
 }
 
 #[test]
-fn three_coordinators_come_back_on_their_ports() {
+fn three_coordinators_restart_on_their_ports() {
     let folder = TempDir::new().unwrap();
     let csv = folder.path().join("t.csv");
     std::fs::write(&csv, CSV).unwrap();
     let data = folder.path().join("data");
     let more = ["--coordinators", "3", "--nodes", "1"];
-    let dev = Dev::start(&data, &more);
+    let dev = DevProcess::start(&data, &more);
     dev.ok(&["put", csv.to_str().unwrap(), "--table", "t"]);
     dev.stop();
-    let dev = Dev::start(&data, &more);
+    let dev = DevProcess::start(&data, &more);
     assert_eq!(dev.json(&["cluster", "status"])["coordinators"].as_array().unwrap().len(), 3);
     assert!(dev.ok(&["get", "t"]).contains("three"));
     dev.stop();
@@ -190,7 +190,7 @@ fn operators_see_and_change_the_cluster() {
     let folder = TempDir::new().unwrap();
     let csv = folder.path().join("t.csv");
     std::fs::write(&csv, CSV).unwrap();
-    let dev = Dev::start(&folder.path().join("data"), &[]);
+    let dev = DevProcess::start(&folder.path().join("data"), &[]);
     for _ in 0..2 {
         dev.ok(&["put", csv.to_str().unwrap(), "--table", "a/t", "--shard-by", "n", "--shards", "3"]);
     }
@@ -209,7 +209,7 @@ fn operators_see_and_change_the_cluster() {
     assert!(dev.error(&["drain", "zzzz"]).contains("zzzz"));
     assert!(dev.ok(&["drain", &id[..8]]).contains("is drained"));
     assert!(dev.ok(&["nodes"]).contains("draining"));
-    assert!(dev.ok(&["drain", address, "--cancel"]).contains("takes parts again"));
+    assert!(dev.ok(&["drain", address, "--cancel"]).contains("accepts writes again"));
     dev.ok(&["drain", id, "--no-wait"]);
     assert_eq!(dev.json(&["drain", id])["done"], true);
     assert!(dev.ok(&["remove", id]).contains(id));
@@ -219,30 +219,30 @@ fn operators_see_and_change_the_cluster() {
 }
 
 #[test]
-fn a_drain_goes_on_when_nobody_waits_for_it() {
+fn drain_continues_after_an_interrupt() {
     let folder = TempDir::new().unwrap();
     let csv = folder.path().join("t.csv");
     std::fs::write(&csv, CSV).unwrap();
-    let dev = Dev::start(&folder.path().join("data"), &["--nodes", "1"]);
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
     dev.ok(&["put", csv.to_str().unwrap(), "--table", "t"]);
     let node = || dev.json(&["nodes"])["nodes"][0].clone();
     let id = node()["id"].as_str().unwrap().to_string();
-    // The only node can hand its parts to nobody.
+    // No other node can take the parts.
     let mut drain = volley(&["drain", &id]);
     let drain = drain.env("VOLLEY_CLUSTER", &dev.address).stderr(Stdio::piped()).spawn().unwrap();
     while node()["draining"] != true {}
     assert!(Command::new("kill").args(["-INT", &drain.id().to_string()]).status().unwrap().success());
     let ended = drain.wait_with_output().unwrap();
-    let said = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(said.contains("the drain goes on") && said.contains("--cancel"), "{said}");
+    let text = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{text}");
+    assert!(text.contains("the drain continues") && text.contains("--cancel"), "{text}");
     assert_eq!(node()["draining"], true);
     assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node takes parts"));
     dev.stop();
 }
 
 #[test]
-fn the_demonstration_passes_its_own_checks() {
+fn demo_passes_its_checks() {
     let output = volley(&["demo", "--scale", "0.01"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -251,7 +251,7 @@ fn the_demonstration_passes_its_own_checks() {
 }
 
 #[test]
-fn called_by_a_servers_name_it_is_that_server() {
+fn link_named_as_a_server_runs_that_server() {
     let folder = TempDir::new().unwrap();
     let wrong = [("volley-node", "--coordinators", "nowhere"), ("volley-coordinator", "--locations", "x=proxy")];
     for (name, flag, value) in wrong {
@@ -259,8 +259,8 @@ fn called_by_a_servers_name_it_is_that_server() {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_volley"), &link).unwrap();
         let version = Command::new(&link).arg("--version").output().unwrap();
         assert!(String::from_utf8(version.stdout).unwrap().starts_with(&format!("{name} ")));
-        let refused = Command::new(&link).args(["--check-config", flag, value]).env_clear().output().unwrap();
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert!(!refused.status.success() && said.starts_with(name) && said.contains(flag), "{said}");
+        let rejected = Command::new(&link).args(["--check-config", flag, value]).env_clear().output().unwrap();
+        let text = String::from_utf8(rejected.stderr).unwrap();
+        assert!(!rejected.status.success() && text.starts_with(name) && text.contains(flag), "{text}");
     }
 }

@@ -1,8 +1,8 @@
-//! A cluster's id, and which of two is the later one after a recovery.
+//! Cluster ids, and which of two ids is the later one after an unsafe recovery.
 //!
-//! A cluster that lost the majority of its coordinators can be made to go on with one of them. What it is from
-//! then on must not be taken for what the lost ones still believe in, so it has another id: that of the cluster as
-//! it was formed, the number of the recovery, and a random number, so that two recoveries are never one:
+//! A cluster that lost the majority of its coordinators can continue with one of them. It then has another id, so that its
+//! members are not confused with the lost ones, should these come back: the id from its bootstrap, the number of the
+//! recovery, and a random number that tells two concurrent recoveries apart:
 //!
 //! ```
 //! use volley_common::cluster_id::{Relation, recovered, relation};
@@ -14,42 +14,42 @@
 //! assert_eq!(relation(&once, &recovered(formed, 8)), Relation::Foreign);
 //! ```
 
-/// What another cluster id is to one's own.
+/// How another cluster id relates to one's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// The same cluster.
     Same,
-    /// The cluster after a recovery that ours has not seen: it counts, ours does not.
+    /// The cluster after a recovery that ours has not seen: theirs is valid, ours is not.
     Later,
-    /// The cluster before a recovery: it does not count any more.
+    /// The cluster before a recovery: theirs is no longer valid.
     Earlier,
-    /// Another cluster.
+    /// A different cluster.
     Foreign,
 }
 
-/// The id after a recovery; `chance` is a random number.
-pub fn recovered(id: &str, chance: u32) -> String {
-    let (formed, recoveries) = parse(id);
-    format!("{formed}.{}.{chance:08x}", recoveries + 1)
+/// The id after a recovery of cluster `id`; `nonce` is a random number.
+pub fn recovered(id: &str, nonce: u32) -> String {
+    let (bootstrap, recoveries) = parse(id);
+    format!("{bootstrap}.{}.{nonce:08x}", recoveries + 1)
 }
 
-/// What `theirs` is to `ours`.
+/// How `theirs` relates to `ours`.
 pub fn relation(ours: &str, theirs: &str) -> Relation {
-    let ((formed, own), (their_formed, their)) = (parse(ours), parse(theirs));
-    match their.cmp(&own) {
+    let ((our_bootstrap, our_recoveries), (their_bootstrap, their_recoveries)) = (parse(ours), parse(theirs));
+    match their_recoveries.cmp(&our_recoveries) {
         _ if ours == theirs => Relation::Same,
-        _ if formed != their_formed => Relation::Foreign,
+        _ if our_bootstrap != their_bootstrap => Relation::Foreign,
         std::cmp::Ordering::Greater => Relation::Later,
         std::cmp::Ordering::Less => Relation::Earlier,
         std::cmp::Ordering::Equal => Relation::Foreign,
     }
 }
 
-/// The id as it was formed, and how many recoveries there were.
+/// The id from the bootstrap, and the number of recoveries since.
 fn parse(id: &str) -> (&str, u64) {
-    let (formed, rest) = id.split_once('.').unwrap_or((id, ""));
+    let (bootstrap, rest) = id.split_once('.').unwrap_or((id, ""));
     let recoveries = rest.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0);
-    (formed, recoveries)
+    (bootstrap, recoveries)
 }
 
 #[cfg(test)]
@@ -57,10 +57,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_recovery_is_later_than_all_before_it() {
+    fn recovery_is_later_than_all_before_it() {
         let mut ids = vec!["ab".to_string()];
-        for chance in 0..12 {
-            ids.push(recovered(&ids[ids.len() - 1], chance));
+        for nonce in 0..12 {
+            ids.push(recovered(&ids[ids.len() - 1], nonce));
         }
         for (at, id) in ids.iter().enumerate() {
             for (before, earlier) in ids[..at].iter().enumerate() {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn other_clusters_are_foreign_however_often_they_were_recovered() {
+    fn other_cluster_is_foreign_after_any_recoveries() {
         for other in ["cd", "cd.1.00000000", "", "abc.1.00000000"] {
             assert_eq!(relation("ab", other), Relation::Foreign, "{other:?}");
             assert_eq!(relation(other, "ab"), Relation::Foreign, "{other:?}");

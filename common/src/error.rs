@@ -1,22 +1,22 @@
-//! The one error type: a gRPC code and a sentence for the user.
+//! The error type of all crates: a gRPC code and a message for the user.
 //!
-//! Whoever finds the mistake picks the code and names the table, part, node or field; nobody on the
-//! way to the client changes either.
+//! The code that detects an error chooses the gRPC code and names the table, part, node or field. Both reach the client
+//! unchanged. The codes in use are those of the constructors; the conversions below are the only mapping to and from gRPC.
 
 use std::fmt;
 
 pub use tonic::Code;
 use tonic::Status;
 
-/// Short for results of this crate's [`Error`].
+/// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure as the client will see it.
+/// A failure as the client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What kind of failure: decides what the client raises.
+    /// The kind of failure: decides which exception a client raises.
     pub code: Code,
-    /// What is wrong, with what, and what to do.
+    /// What is wrong, with which table, part, node or field, and what to do.
     pub message: String,
 }
 
@@ -31,35 +31,35 @@ macro_rules! constructors {
 
 impl Error {
     constructors! {
-        /// The request itself is wrong.
+        /// The request is wrong, whatever the state of the cluster.
         invalid => InvalidArgument,
         /// No such table, version, write or part.
         not_found => NotFound,
-        /// It exists already.
+        /// The table, or whatever is to be made, exists already.
         exists => AlreadyExists,
-        /// The request is right, the cluster's state does not allow it.
+        /// The cluster's state does not allow the request.
         precondition => FailedPrecondition,
-        /// Someone else came first; the whole operation may be tried again.
+        /// A concurrent operation came first; the whole operation may be retried.
         aborted => Aborted,
         /// A limit is reached.
         exhausted => ResourceExhausted,
-        /// Not now: try again, perhaps elsewhere.
+        /// The member cannot serve the request now: retry, perhaps at another member.
         unavailable => Unavailable,
-        /// Not by this caller, or not on this cluster.
+        /// The caller, or this cluster, does not permit it.
         denied => PermissionDenied,
-        /// Not offered.
+        /// Not supported.
         unimplemented => Unimplemented,
-        /// Stored bytes are not what they were.
+        /// Stored bytes have changed.
         data_loss => DataLoss,
-        /// A fault of Volley's own.
+        /// A bug in Volley.
         internal => Internal,
-        /// Stopped on request.
+        /// The operation was cancelled.
         cancelled => Cancelled,
-        /// The time ran out.
+        /// The operation took too long.
         deadline => DeadlineExceeded,
     }
 
-    /// The same error with where it happened in front.
+    /// The same error with the place where it happened before its message.
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
@@ -81,8 +81,8 @@ impl From<Error> for Status {
 }
 
 impl From<Status> for Error {
-    /// A reply of another member; a broken connection (which tonic calls UNKNOWN or INTERNAL with a
-    /// transport error behind it) is UNAVAILABLE.
+    /// The status of another member. A broken connection, for which tonic gives UNKNOWN, INTERNAL or CANCELLED with a
+    /// transport error as its source, becomes UNAVAILABLE.
     fn from(status: Status) -> Self {
         let transport = std::error::Error::source(&status).is_some();
         let code = match status.code() {

@@ -1,11 +1,11 @@
-//! Ids of nodes and parts: random, so that nobody need be asked for one.
+//! Ids of nodes and parts: random, so that they need no coordination.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::wire::catalog;
 
-/// A node's durable id: made at its first start and kept in its data folder. Never 0.
+/// A node's durable id, generated at its first start and kept in its data folder. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -41,7 +41,7 @@ impl FromStr for NodeId {
     }
 }
 
-/// A part's id: 128 random bits, given by the node that writes it.
+/// A part's id: 128 random bits, chosen by the node that writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartId(pub u128);
 
@@ -51,12 +51,12 @@ impl PartId {
         PartId(rand::random())
     }
 
-    /// The id's 16 bytes, most significant first: what inventories digest.
+    /// The id's 16 bytes, most significant first: the input of inventory digests.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// What this part adds (by XOR) to the digest of an inventory that holds it.
+    /// The part's hash. The digest of an inventory is the XOR of its parts' hashes.
     pub fn digest(self) -> u64 {
         xxhash_rust::xxh3::xxh3_64(&self.to_bytes())
     }
@@ -98,7 +98,7 @@ impl From<&catalog::PartId> for PartId {
 }
 
 impl catalog::Part {
-    /// The part's id; a part without one is the zero id, which nothing else has.
+    /// The part's id; the zero id, which no other part has, if the message has none.
     pub fn part_id(&self) -> PartId {
         self.id.as_ref().map_or(PartId(0), PartId::from)
     }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_survive_text_and_wire() {
+    fn ids_round_trip_through_text_and_protobuf() {
         let part = PartId::random();
         assert_eq!(part.to_string().parse(), Ok(part));
         assert_eq!(PartId::from(&catalog::PartId::from(part)), part);

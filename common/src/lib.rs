@@ -3,13 +3,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
-//! | [`cluster_id`] | a cluster's id, and which is the later one after a recovery |
-//! | [`error`] | the one error type, and its way to and from gRPC |
-//! | [`options`] | what a client may ask for in a descriptor, ticket or header |
+//! | [`cluster_id`] | cluster ids, and which of two is the later one after a recovery |
+//! | [`error`] | the error type of all crates, and its mapping to and from gRPC |
+//! | [`options`] | the options of a request, from a descriptor, ticket or headers |
 //! | [`ticket`] | signed tickets |
-//! | [`partition`] | which shard a row of a keyed table belongs to |
-//! | [`placement`] | which nodes should hold a shard |
-//! | [`ipc`] | Arrow IPC messages: decoding with checks, cutting, projection |
+//! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
+//! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
+//! | [`ipc`] | Arrow IPC messages: decoding with validation, splitting, projection, FlightData |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
 //! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
 //! | [`net`] | connections to members, fail-over |

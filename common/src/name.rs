@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// Components a name may have.
+/// Most components of a name.
 pub const MAX_COMPONENTS: usize = 16;
-/// Bytes a name may have, components and the slashes between them.
+/// Most bytes of a name: its components and the slashes between them.
 pub const MAX_BYTES: usize = 1024;
 
 /// A table's name: 1 to 16 components of UTF-8, joined by `/` in text.
@@ -23,10 +23,13 @@ pub const MAX_BYTES: usize = 1024;
 pub struct TableName(Vec<String>);
 
 impl TableName {
-    /// Checks the components of a path descriptor or of a row.
+    /// The name of these components, as a path descriptor or a catalog row has them.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: none or too many components, too long, an empty component, a `/` or a control character.
     pub fn from_components<S: AsRef<str>>(components: &[S]) -> Result<Self> {
-        let shown = || components.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
-        let bad = |why: &str| Err(Error::invalid(format!("the table name {:?} {why}", shorten(&shown()))));
+        let name = || components.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
+        let bad = |why: &str| Err(Error::invalid(format!("the table name {:?} {why}", truncate(&name()))));
         if components.is_empty() {
             return Err(Error::invalid("the table name is empty: give 1 to 16 components, joined by /"));
         }
@@ -43,27 +46,31 @@ impl TableName {
                 return bad("has an empty component");
             }
             if component.contains('/') {
-                return bad("has a component that holds a /");
+                return bad("has a component that contains a /");
             }
             if component.chars().any(char::is_control) {
-                return bad("holds a control character");
+                return bad("contains a control character");
             }
         }
         Ok(TableName(components.iter().map(|c| c.as_ref().to_string()).collect()))
     }
 
-    /// A name out of a ticket's or command's raw bytes.
+    /// The name in a ticket's or command's bytes.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not UTF-8, or not a name.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         std::str::from_utf8(bytes).map_err(|_| Error::invalid("the table name is not UTF-8"))?.parse()
     }
 
-    /// The components, as a path descriptor has them.
+    /// The components, as in a path descriptor.
     pub fn components(&self) -> &[String] {
         &self.0
     }
 }
 
-fn shorten(text: &str) -> String {
+/// The first 80 characters.
+fn truncate(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_string(),
@@ -98,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_components_agree() {
+    fn name_round_trips_through_text_and_components() {
         let name: TableName = "a/b ü/c".parse().unwrap();
         assert_eq!(name.components(), ["a", "b ü", "c"]);
         assert_eq!(TableName::from_components(name.components()).unwrap(), name);
@@ -106,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_say_why() {
+    fn invalid_name_is_rejected_with_the_reason() {
         for (name, why) in [
             ("", "is empty"),
             ("a//b", "empty component"),

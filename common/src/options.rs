@@ -1,7 +1,7 @@
-//! What a client may ask for: in a descriptor, in a ticket, or in `x-volley-*` headers.
+//! The options of a request, from a descriptor, a ticket or `x-volley-*` headers.
 //!
-//! Every option is known by one name in all three places. An option of writing is no error in a read
-//! (nor the other way), so that one descriptor serves both; an option that nobody knows is.
+//! Every option has one name in all three places. A read ignores the options of writing and the other way round, so that
+//! one descriptor serves both. An unknown option is an error.
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
@@ -14,15 +14,15 @@ use crate::{Error, Result, TableName, ticket};
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
-/// The header by which a client asks for the addresses of another listener than that by which it came.
-pub const LISTENER: &str = "x-volley-listener";
-/// The header by which a node that hands a call on says by which of its listeners the client came. Not with the prefix of
-/// options: coordinators that do not know it yet would refuse the call.
-pub const CAME_BY: &str = "volley-came-by";
-/// Headers with the prefix that are not options.
-const OTHER_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
+/// The header with which a client requests the addresses of another listener than the one it is connected to.
+pub const LISTENER_HEADER: &str = "x-volley-listener";
+/// The header with which a node that proxies a call names the listener that the client is connected to. Without the
+/// prefix of options: coordinators of earlier versions reject options that they do not know.
+pub const CLIENT_LISTENER_HEADER: &str = "volley-came-by";
+/// Headers with the prefix that are not options, without it.
+const NON_OPTION_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
-/// Everything that can be asked for about a table.
+/// All options of a request for a table.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
@@ -32,36 +32,36 @@ pub struct Options {
     pub columns: Option<Vec<String>>,
     /// Reading: this version instead of the newest.
     pub version: Option<u64>,
-    /// Reading: at most so many rows.
+    /// Reading: the most rows to send.
     pub limit: Option<u64>,
-    /// Reading: at most so many endpoints; 1 gives the whole table as one stream.
+    /// Reading: the most endpoints; 1 gives the whole table as one stream.
     pub max_endpoints: Option<u32>,
     /// Writing: replace (the default), create or append.
     pub mode: Option<Mode>,
     /// Writing: partitions of a new table.
     pub shards: Option<u32>,
-    /// Writing: columns whose hash decides a row's shard.
+    /// Writing: columns whose hash determines a row's shard.
     pub shard_by: Option<Vec<String>>,
     /// Writing: copies of every part.
     pub replicas: Option<u32>,
     /// Writing: how parts are compressed at rest and on the wire.
     pub compression: Option<Codec>,
-    /// Writing: a name for this write; a write repeated under it takes effect once.
+    /// Writing: an id for this write; a write repeated with it takes effect once.
     pub write_id: Option<String>,
-    /// Writing: seconds for which replaced rows stay readable.
+    /// Writing: seconds for which replaced rows remain readable.
     pub retention_s: Option<u64>,
 }
 
-/// What a put does to the rows that are there.
+/// What a put does to the table's present rows.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The table's new version is just what is put; made if it does not exist.
+    /// The put's rows replace all rows. The table is created if it does not exist.
     #[default]
     Replace,
     /// The table must not exist.
     Create,
-    /// The rows come after those that are there; the table must exist.
+    /// The put's rows are added after the present ones. The table must exist.
     Append,
 }
 
@@ -79,7 +79,7 @@ impl From<Mode> for WriteMode {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
-    /// As they are: served without a copy.
+    /// Uncompressed: served without a copy.
     None,
     /// LZ4 frames.
     Lz4,
@@ -97,18 +97,18 @@ impl From<Codec> for Compression {
     }
 }
 
-/// A table, how it was named, and what is wanted of it.
+/// A table, how the request names it, and the options.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableRequest {
-    /// Which table.
+    /// The table.
     pub name: TableName,
-    /// By a path or by a command.
+    /// Whether it is named by a path or a command.
     pub kind: DescriptorKind,
-    /// What is wanted.
+    /// The options.
     pub options: Options,
 }
 
-/// What a DoGet asks for.
+/// What a DoGet requests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TicketRequest {
     /// A signed ticket, not yet verified.
@@ -121,7 +121,7 @@ impl TableRequest {
     /// Reads a descriptor and the call's headers.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: no or a bad name, an unknown option or a bad value. UNIMPLEMENTED: Flight SQL.
+    /// INVALID_ARGUMENT: a missing or invalid name, an unknown option or an invalid value. UNIMPLEMENTED: Flight SQL.
     pub fn from_descriptor(descriptor: &FlightDescriptor, headers: &MetadataMap) -> Result<Self> {
         match DescriptorType::try_from(descriptor.r#type) {
             Ok(DescriptorType::Path) => Ok(TableRequest {
@@ -137,10 +137,13 @@ impl TableRequest {
     }
 
     /// Reads a command or an unsigned ticket: a table's name, or a JSON object.
+    ///
+    /// # Errors
+    /// As [`TableRequest::from_descriptor`].
     pub fn from_command(bytes: &[u8], headers: &MetadataMap) -> Result<Self> {
         if is_flight_sql(bytes) {
             return Err(Error::unimplemented(
-                "Flight SQL is not offered: name a table, as in FlightDescriptor.for_path(\"my_table\")",
+                "Flight SQL is not supported: name a table, as in FlightDescriptor.for_path(\"my_table\")",
             ));
         }
         let mut map = Map::new();
@@ -162,21 +165,24 @@ impl TableRequest {
 
 impl TicketRequest {
     /// Reads a ticket's bytes and the call's headers.
+    ///
+    /// # Errors
+    /// As [`TableRequest::from_descriptor`].
     pub fn from_ticket(bytes: &[u8], headers: &MetadataMap) -> Result<Self> {
         if ticket::is_signed(bytes) {
             return Ok(TicketRequest::Signed(bytes.to_vec()));
         }
         if bytes.is_empty() {
-            return Err(Error::invalid("the ticket is empty: give one from get_flight_info, or a table's name"));
+            return Err(Error::invalid("the ticket is empty: use one from get_flight_info, or a table's name"));
         }
         TableRequest::from_command(bytes, headers)
             .map(TicketRequest::Table)
-            .map_err(|e| e.at("the ticket is neither one of this cluster's nor a table's name"))
+            .map_err(|e| e.at("the ticket is neither signed nor a table's name"))
     }
 }
 
 impl Options {
-    /// Checks the values that no type can.
+    /// Checks the ranges of values.
     fn check(&self) -> Result<()> {
         let at_least_one = |name: &str, value: Option<u32>| match value {
             Some(0) => Err(Error::invalid(format!("option {name:?} must be at least 1"))),
@@ -198,15 +204,18 @@ impl Options {
     }
 }
 
-/// Shards a table may have.
+/// Most shards of a table.
 pub const MAX_SHARDS: u32 = 4096;
-/// Copies a table may ask for.
+/// Most copies of a table's parts.
 pub const MAX_REPLICAS: u32 = 16;
 
-/// A write id stands in file names: 1 to 64 letters, digits, `_`, `.` and `-`, not beginning with a dot.
+/// Checks a write id, which is used in file names: 1 to 64 letters, digits, `_`, `.` and `-`, not beginning with a dot.
+///
+/// # Errors
+/// INVALID_ARGUMENT: another id.
 pub fn check_write_id(id: &str) -> Result<()> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if id.is_empty() || id.len() > 64 || id.starts_with('.') || !id.chars().all(good) {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if id.is_empty() || id.len() > 64 || id.starts_with('.') || !id.chars().all(valid) {
         return Err(Error::invalid(format!(
             "the write id {id:?} must be 1 to 64 letters, digits, _, - or . and not begin with a dot"
         )));
@@ -214,12 +223,12 @@ pub fn check_write_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// A JSON object's options with the headers' beneath them (the object wins).
+/// The options of a JSON object, and those of the headers that the object does not have.
 fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Options> {
     for entry in headers.iter() {
         let KeyAndValueRef::Ascii(key, value) = entry else { continue };
         let Some(option) = key.as_str().strip_prefix(HEADER_PREFIX) else { continue };
-        if OTHER_HEADERS.contains(&option) {
+        if NON_OPTION_HEADERS.contains(&option) {
             continue;
         }
         let text = value.to_str().map_err(|_| Error::invalid(format!("the header {key} is not text")))?;
@@ -229,11 +238,12 @@ fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Op
         }
     }
     let options: Options =
-        serde_json::from_value(Value::Object(map)).map_err(|e| Error::invalid(format!("bad options: {e}")))?;
+        serde_json::from_value(Value::Object(map)).map_err(|e| Error::invalid(format!("invalid options: {e}")))?;
     options.check()?;
     Ok(options)
 }
 
+/// A header's text as the JSON value of its option.
 fn header_value(option: &str, text: &str) -> Value {
     let strings = || text.split(',').map(|s| Value::String(s.trim().into())).collect();
     match option {
@@ -245,9 +255,9 @@ fn header_value(option: &str, text: &str) -> Value {
 /// A Flight SQL command is a protobuf `Any`: field 1 is its type URL.
 fn is_flight_sql(bytes: &[u8]) -> bool {
     const URL: &[u8] = b"type.googleapis.com/arrow.flight.protocol.sql.";
-    // The URL's length takes one byte or two.
-    let after = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(URL));
-    bytes.first() == Some(&0x0a) && (after(2) || after(3))
+    // The URL's length has one byte or two.
+    let url_at = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(URL));
+    bytes.first() == Some(&0x0a) && (url_at(2) || url_at(3))
 }
 
 #[cfg(test)]
@@ -260,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_a_path_and_an_object_mean_the_same_table() {
+    fn name_path_and_object_name_the_same_table() {
         let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
         let by_path = TableRequest::from_descriptor(&path, &MetadataMap::new()).unwrap();
         assert_eq!(by_path.kind, DescriptorKind::Path);
@@ -269,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_give_options_and_the_object_wins() {
+    fn object_options_override_headers() {
         let mut headers = MetadataMap::new();
         headers.insert("x-volley-shard-by", "a, b".parse().unwrap());
         headers.insert("x-volley-limit", "7".parse().unwrap());
@@ -279,15 +289,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_adds_is_no_option() {
+    fn client_listener_header_is_not_an_option() {
         let mut headers = MetadataMap::new();
-        headers.insert(CAME_BY, "external".parse().unwrap());
+        headers.insert(CLIENT_LISTENER_HEADER, "external".parse().unwrap());
         assert!(TableRequest::from_command(b"t", &headers).is_ok());
-        assert!(!CAME_BY.starts_with(HEADER_PREFIX), "older coordinators refuse options that they do not know");
+        assert!(!CLIENT_LISTENER_HEADER.starts_with(HEADER_PREFIX), "earlier coordinators reject unknown options");
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn invalid_command_is_rejected_by_name() {
         for (text, word) in [
             (r#"{"table": "t", "colums": []}"#, "colums"),
             (r#"{"limit": 1}"#, "names no table"),

@@ -1,5 +1,5 @@
-//! Tickets: a magic, the HMAC of the body, the body. Any member verifies one by the cluster's key,
-//! without asking; nobody else can make one.
+//! Signed tickets: a magic, the HMAC of the body, the body. Every member has the cluster's key, so it verifies a ticket
+//! without a call to another member; only members can sign one.
 
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
@@ -8,16 +8,16 @@ use sha2::Sha256;
 use crate::wire::cluster::Ticket;
 use crate::{Error, Result};
 
-/// The first bytes of a signed ticket: no table's name begins so, for it holds a control character.
+/// The first bytes of a signed ticket. No table name begins with them: they contain a control character.
 pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
 const MAC_BYTES: usize = 32;
 
-/// The cluster's ticket key: HMAC-SHA256, 32 bytes; prepared, so that many tickets cost little.
+/// The cluster's ticket key (HMAC-SHA256, 32 bytes), with the state after the magic precomputed.
 #[derive(Clone)]
 pub struct TicketKey(Hmac<Sha256>);
 
 impl TicketKey {
-    /// Takes the key out of the catalog.
+    /// From the key in the catalog.
     pub fn new(key: &[u8]) -> Self {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         mac.update(MAGIC);
@@ -35,26 +35,25 @@ impl TicketKey {
         self.signer(ticket).ticket(&[])
     }
 
-    /// Signs tickets that have all fields of `common` and differ in further ones.
-    pub fn signer(&self, common: &Ticket) -> Signer {
+    /// A signer for tickets that have all fields of `common` and differ in others.
+    pub fn signer(&self, common: &Ticket) -> TicketSigner {
         let head = common.encode_to_vec();
-        Signer { mac: self.mac(&head), head }
+        TicketSigner { mac: self.mac(&head), head }
     }
 
-    /// Checks the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`].
+    /// Verifies the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`]; returns the ticket.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not a ticket, or damaged. PERMISSION_DENIED: signed by another key.
     /// NOT_FOUND: expired.
     pub fn verify(&self, bytes: &[u8], now_ms: u64) -> Result<Ticket> {
-        let rest =
-            bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| Error::invalid("this is not a ticket of Volley"))?;
+        let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| Error::invalid("this is not a Volley ticket"))?;
         if rest.len() < MAC_BYTES {
-            return Err(Error::invalid("the ticket is cut short"));
+            return Err(Error::invalid("the ticket is truncated"));
         }
         let (mac, body) = rest.split_at(MAC_BYTES);
         self.mac(body).verify_slice(mac).map_err(|_| {
-            Error::denied("the ticket's signature is not this cluster's: it was changed on its way, or another cluster made it; call get_flight_info again")
+            Error::denied("the ticket's signature is not this cluster's: it was altered, or another cluster signed it; call get_flight_info again")
         })?;
         let ticket = Ticket::decode(body).map_err(|e| Error::invalid(format!("the ticket cannot be read: {e}")))?;
         if ticket.expires_ms <= now_ms {
@@ -67,27 +66,28 @@ impl TicketKey {
     }
 }
 
-/// Signs the tickets of one answer: what they have in common is encoded and hashed once.
-pub struct Signer {
-    /// Has taken in the magic and the head.
+/// Signs the tickets of one response: their common fields are encoded and hashed once.
+pub struct TicketSigner {
+    /// The state after the magic and the head.
     mac: Hmac<Sha256>,
+    /// The common fields, encoded.
     head: Vec<u8>,
 }
 
-impl Signer {
-    /// The bytes of the ticket whose further fields are `tail`: the end of an encoded [`Ticket`].
+impl TicketSigner {
+    /// The bytes of the ticket whose other fields are `tail`, an encoded [`Ticket`].
     pub fn ticket(&self, tail: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.ticket_len(tail));
         self.write(tail, &mut out);
         out
     }
 
-    /// How many bytes [`Signer::write`] writes.
+    /// The number of bytes that [`TicketSigner::write`] appends.
     pub fn ticket_len(&self, tail: &[u8]) -> usize {
         MAGIC.len() + MAC_BYTES + self.head.len() + tail.len()
     }
 
-    /// As [`Signer::ticket`], at the end of `out`.
+    /// Appends the bytes of [`TicketSigner::ticket`] to `out`.
     pub fn write(&self, tail: &[u8], out: &mut Vec<u8>) {
         let mut mac = self.mac.clone();
         mac.update(tail);
@@ -98,7 +98,7 @@ impl Signer {
     }
 }
 
-/// Whether these bytes claim to be a signed ticket (and are not a table's name or JSON).
+/// Whether the bytes begin as a signed ticket; otherwise they are a table's name or JSON.
 pub fn is_signed(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_ticket_verifies_until_it_expires() {
+    fn signed_ticket_verifies_until_it_expires() {
         let key = TicketKey::new(&[7; 32]);
         let bytes = key.sign(&ticket());
         assert!(is_signed(&bytes));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn tickets_with_much_in_common_are_as_if_signed_one_by_one() {
+    fn signer_gives_the_same_bytes_as_sign() {
         let key = TicketKey::new(&[7; 32]);
         let signer = key.signer(&ticket());
         let part = |rows| TicketPart { rows, holders: vec![1, 2], ..TicketPart::default() };
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_changed_and_garbage_tickets_are_refused() {
+    fn forged_altered_or_malformed_ticket_is_rejected() {
         let key = TicketKey::new(&[7; 32]);
         let bytes = key.sign(&ticket());
         for at in MAGIC.len()..bytes.len() {

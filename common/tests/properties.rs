@@ -1,5 +1,5 @@
-//! What must hold for every input, tried on generated ones; a failing one is made small and printed.
-#![allow(clippy::unwrap_used, reason = "what fails here is a failed test")]
+//! Property tests: invariants for generated inputs. A failing input is shrunk and printed.
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use bytes::{Buf, Bytes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
-use volley_common::ipc::decode::{Decoder, Event};
-use volley_common::ipc::frame::frame;
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::flight_encoder::encode_flight_data;
 use volley_common::ipc::schema::{parse_schema, schema_message};
-use volley_common::ipc::split::{data_bytes, split};
+use volley_common::ipc::size::data_bytes;
+use volley_common::ipc::split::split;
 use volley_common::partition::Partitioner;
-use volley_common::placement::{Candidate, Load, place};
+use volley_common::placement::{Candidate, ReplicaCounts, place};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{NodeId, PartId, TableName};
@@ -31,10 +32,10 @@ fn nodes() -> impl Strategy<Value = Vec<Candidate>> {
     })
 }
 
-/// Rows with keys that repeat, nulls and texts of all lengths.
-fn rows(most: usize) -> impl Strategy<Value = RecordBatch> {
+/// Rows with repeated keys, nulls and texts of different lengths.
+fn rows(max: usize) -> impl Strategy<Value = RecordBatch> {
     let row = (proptest::option::of(-5..5i64), proptest::option::of("[a-zé]{0,40}"));
-    vec(row, 0..most).prop_map(|rows| {
+    vec(row, 0..max).prop_map(|rows| {
         let (keys, texts): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         let columns: [(&str, ArrayRef, bool); 2] =
             [("k", Arc::new(Int64Array::from(keys)), true), ("t", Arc::new(StringArray::from(texts)), true)];
@@ -63,12 +64,12 @@ fn ticket() -> impl Strategy<Value = Ticket> {
 
 proptest! {
     #[test]
-    fn every_shard_is_on_as_many_distinct_nodes_and_zones_as_there_are(
+    fn placement_uses_distinct_nodes_and_zones(
         nodes in nodes(), key in any::<u64>(), shards in 1..40u32, replicas in 1..6u32
     ) {
         let zone = |id: &NodeId| nodes.iter().find(|n| n.id == *id).map(|n| n.zone.clone()).unwrap();
         let zones = nodes.iter().map(|n| &n.zone).collect::<BTreeSet<_>>().len();
-        let placed = place(&nodes, key, shards, replicas, &Load::new());
+        let placed = place(&nodes, key, shards, replicas, &ReplicaCounts::new());
         prop_assert_eq!(placed.len(), shards as usize);
         for shard in placed {
             let distinct: BTreeSet<_> = shard.iter().collect();
@@ -80,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_ticket_is_read_as_it_was_signed_and_any_changed_bit_is_refused(
+    fn ticket_round_trips_and_any_changed_bit_is_rejected(
         ticket in ticket(), key in vec(any::<u8>(), 32), at in any::<prop::sample::Index>(), bit in 0..8u8
     ) {
         let key = TicketKey::new(&key);
@@ -93,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn a_name_is_refused_or_is_the_same_as_text(components in vec(".{0,20}|[a-z/]{1,4}", 0..20)) {
+    fn valid_name_round_trips_through_text(components in vec(".{0,20}|[a-z/]{1,4}", 0..20)) {
         if let Ok(name) = TableName::from_components(&components) {
             prop_assert_eq!(name.components(), &components[..]);
             prop_assert_eq!(name.to_string().parse::<TableName>().unwrap(), name);
@@ -101,14 +102,14 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_is_the_message_that_protobuf_reads(
+    fn encoded_flight_data_is_readable_by_prost(
         header in vec(any::<u8>(), 0..300), metadata in vec(any::<u8>(), 0..200),
         body in vec(vec(any::<u8>(), 0..200), 0..6), steps in vec(1..97usize, 1..50)
     ) {
         let slices = body.iter().map(|slice| Bytes::from(slice.clone()));
-        let mut framed = frame(&header, Some(&metadata), slices);
+        let mut framed = encode_flight_data(&header, Some(&metadata), slices);
         let mut bytes = Vec::new();
-        // Taken in pieces of any size, as a socket takes them.
+        // Consumed in steps of any size, as by a socket.
         for step in steps.iter().cycle() {
             let count = (*step).min(framed.chunk().len());
             bytes.extend_from_slice(&framed.chunk()[..count]);
@@ -124,14 +125,14 @@ proptest! {
     }
 
     #[test]
-    fn pieces_are_the_rows_in_order(batch in rows(300), target in 64..4096usize) {
-        let pieces: Vec<_> = split(&batch, target).collect();
-        prop_assert!(pieces.iter().all(|piece| piece.num_rows() <= 1 || data_bytes(piece) <= 2 * target));
-        prop_assert_eq!(concat_batches(&batch.schema(), &pieces).unwrap(), batch);
+    fn split_batches_keep_the_rows_in_order(batch in rows(300), target in 64..4096usize) {
+        let batches: Vec<_> = split(&batch, target).collect();
+        prop_assert!(batches.iter().all(|batch| batch.num_rows() <= 1 || data_bytes(batch) <= 2 * target));
+        prop_assert_eq!(concat_batches(&batch.schema(), &batches).unwrap(), batch);
     }
 
     #[test]
-    fn a_row_goes_to_the_same_shard_however_rows_are_batched(
+    fn shard_of_a_row_does_not_depend_on_its_batch(
         batch in rows(200), shards in 1..50u32, at in any::<prop::sample::Index>()
     ) {
         let partitioner = Partitioner::new(&batch.schema(), &["k".into(), "t".into()], shards).unwrap();
@@ -144,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn a_schema_message_is_read_as_it_was_written_and_damage_breaks_nothing(
+    fn schema_message_round_trips_and_damage_does_not_panic(
         batch in rows(1), at in any::<prop::sample::Index>(), byte in any::<u8>()
     ) {
         let mut message = schema_message(&batch.schema()).unwrap().to_vec();
@@ -155,9 +156,9 @@ proptest! {
         let _ = parse_schema(&message[..at]);
     }
 
-    /// Whatever comes is an error or rows that are sound: touching them all breaks nothing.
+    /// The result is an error or valid rows: reading all values does not panic.
     #[test]
-    fn damaged_messages_are_refused_or_sound(
+    fn damaged_messages_are_errors_or_valid_rows(
         batch in rows(50), which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
         in_body in any::<bool>()
     ) {
@@ -170,10 +171,10 @@ proptest! {
             bytes[at] = byte;
         }
         *field = bytes.into();
-        let mut decoder = Decoder::new(1 << 20);
+        let mut decoder = BatchDecoder::new(1 << 20);
         for message in messages {
             match decoder.push(message) {
-                Ok(Event::Batch(read)) => drop(format!("{read:?}")),
+                Ok(DecodedMessage::Batch(read)) => drop(format!("{read:?}")),
                 Ok(_) => {}
                 Err(_) => break,
             }

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use volley_common::ipc::{MAX_CUT_BYTES, MESSAGE_BYTES};
+use volley_common::ipc::{MAX_SPLIT_BYTES, MESSAGE_BYTES};
 use volley_common::listen;
 use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
@@ -18,7 +18,7 @@ use crate::storage::Watermarks;
 /// The least bytes of each column in a message, if they fit: clients have a cost for every column of every message.
 const MIN_COLUMN_BYTES: usize = 4 << 10;
 /// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
-const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_CUT_BYTES;
+const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_SPLIT_BYTES;
 
 /// The settings of a node; every key has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -203,7 +203,7 @@ impl NodeConfig {
 
     /// Bytes of rows in one message of a table with this number of columns.
     pub fn message_bytes_of(&self, columns: usize) -> usize {
-        self.message_bytes.max(columns.saturating_mul(MIN_COLUMN_BYTES)).min(MAX_CUT_BYTES)
+        self.message_bytes.max(columns.saturating_mul(MIN_COLUMN_BYTES)).min(MAX_SPLIT_BYTES)
     }
 
     /// The limits of disk use.

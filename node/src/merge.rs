@@ -15,9 +15,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use volley_common::ipc::conform::conform;
-use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::schema::{flight_header, parse_schema};
-use volley_common::ipc::split::{data_bytes, split};
+use volley_common::ipc::size::data_bytes;
+use volley_common::ipc::split::split;
 use volley_common::wire::catalog::Write;
 use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName, clock};
@@ -58,7 +59,7 @@ async fn run(state: Arc<Shared>, order: CompactParts) -> Result<()> {
     let (target, largest) = (put.target(), state.config.max_message);
     let writing = async {
         let written = writer::on_thread(move |runtime| {
-            Merger::new(target, shard, most, sealed, runtime).write_all(Decoder::new(largest), fed)
+            Merger::new(target, shard, most, sealed, runtime).write_all(BatchDecoder::new(largest), fed)
         })?;
         verify_here(&state, &ticket).await?;
         let reading = read_all(&state, ticket, feed);
@@ -153,15 +154,18 @@ impl Merger {
         Merger { parts: Parts::new(target, sealed, runtime), schema, shard, most, group, waiting: Vec::new(), bytes: 0 }
     }
 
-    fn write_all(mut self, mut decoder: Decoder, mut feed: mpsc::Receiver<Feed>) -> Result<()> {
+    fn write_all(mut self, mut decoder: BatchDecoder, mut feed: mpsc::Receiver<Feed>) -> Result<()> {
         while let Some(next) = feed.blocking_recv() {
             let Feed::Message(data, permit) = next else {
                 self.flush()?;
                 return self.parts.seal_all();
             };
             match decoder.push(data)? {
-                Event::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
-                Event::Batch(_) | Event::Schema(_) | Event::Dictionary | Event::Metadata => {}
+                DecodedMessage::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
+                DecodedMessage::Batch(_)
+                | DecodedMessage::Schema(_)
+                | DecodedMessage::Dictionary
+                | DecodedMessage::Metadata => {}
             }
             drop(permit);
         }

@@ -16,7 +16,7 @@ use tower::Service;
 use volley_common::http2::{CompleteBody, ReplyBody, grpc_error};
 use volley_common::listen::host_port;
 use volley_common::net::Failover;
-use volley_common::options::CAME_BY;
+use volley_common::options::CLIENT_LISTENER_HEADER;
 use volley_common::proxy::{ReplayableBody, forward, forward_to_any};
 use volley_common::{Error, NodeId, Result};
 
@@ -103,8 +103,8 @@ async fn to_coordinator(
     came_by: Option<HeaderValue>,
 ) -> Result<Response<ReplyBody>> {
     let (mut head, body) = request.into_parts();
-    head.headers.remove(CAME_BY);
-    head.headers.extend(came_by.map(|name| (HeaderName::from_static(CAME_BY), name)));
+    head.headers.remove(CLIENT_LISTENER_HEADER);
+    head.headers.extend(came_by.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
     let body = Limited::new(body, MAX_REQUEST)
         .collect()
         .await

@@ -9,10 +9,10 @@ use volley_common::client::Client;
 use super::{coordinators, nodes};
 use crate::output::{self, cell, count, plural};
 
-/// What `volley cluster status` ends with when the cluster is red: 1 and 2 are errors of the command.
-const RED: u8 = 3;
+/// Exit code of `volley cluster status` if the cluster is red: 1 and 2 are errors of the command.
+const EXIT_RED: u8 = 3;
 
-/// Shows how the cluster is; the exit code says it too.
+/// Shows the state of the cluster, also by the exit code.
 pub async fn status(client: &Client, json: bool) -> Result<ExitCode> {
     let status = client.status().await?;
     if json {
@@ -20,62 +20,59 @@ pub async fn status(client: &Client, json: bool) -> Result<ExitCode> {
     } else {
         show(&status)?
     }
-    Ok(ExitCode::from(code(&status)))
+    Ok(ExitCode::from(exit_code(&status)))
 }
 
-fn code(status: &Value) -> u8 {
-    if status["health"] == "red" { RED } else { 0 }
+fn exit_code(status: &Value) -> u8 {
+    if status["health"] == "red" { EXIT_RED } else { 0 }
 }
 
 fn show(status: &Value) -> Result<()> {
     let health = cell("health", &status["health"]);
-    output::line(format!("{}: {}", output::coloured(&health), sentence(status)))?;
+    output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
     for part in unreadable(status) {
         output::line(part)?;
     }
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;
     output::line(format!("\n{}", nodes::table(&list("nodes"))))?;
-    output::line(format!("\n{}", holds(&status["stats"])))
+    output::line(format!("\n{}", totals(&status["stats"])))
 }
 
-/// What there is, in one line.
-fn holds(stats: &Value) -> String {
+/// The totals of the cluster, in one line.
+fn totals(stats: &Value) -> String {
     let of = |key: &str, word: &str| plural(stats[key].as_i64().unwrap_or(-1), word);
     let bytes = cell("bytes", &stats["bytes"]);
-    format!("{}, {}, {bytes}, {} under way", of("tables", "table"), of("rows", "row"), of("open_writes", "write"))
+    format!("{}, {}, {bytes}, {} in progress", of("tables", "table"), of("rows", "row"), of("open_writes", "write"))
 }
 
 /// Why the cluster is green, yellow or red.
-fn sentence(status: &Value) -> String {
+fn summary(status: &Value) -> String {
     let of = |key: &str| status["copies"][key].as_i64().unwrap_or(0);
     let parts = plural(of("parts"), "part");
     if let Some(why) = status["stale"].as_str() {
-        return format!("{why}; what follows may be out of date");
+        return format!("{why}; the following may be out of date");
     }
-    let copied = match of("being_copied") {
+    let copying = match of("being_copied") {
         0 => String::new(),
         n => format!(", {} being copied", count(n)),
     };
     let below = of("below_replicas");
     let to_copy = cell("bytes", &status["copies"]["bytes_to_copy"]);
     match of("unreadable") {
-        0 if below == 0 => format!("{parts}, all with all their copies{copied}"),
-        0 => format!("{} of {parts} have fewer copies than they should, {to_copy} to copy{copied}", count(below)),
-        n => format!(
-            "{} cannot be read, {} of {parts} have fewer copies than they should{copied}",
-            plural(n, "part"),
-            count(below)
-        ),
+        0 if below == 0 => format!("{parts}, all fully replicated{copying}"),
+        0 => format!("{} of {parts} are under-replicated, {to_copy} to copy{copying}", count(below)),
+        n => format!("{} cannot be read, {} of {parts} are under-replicated{copying}", plural(n, "part"), count(below)),
     }
 }
 
+/// A line for every part that cannot be read.
 fn unreadable(status: &Value) -> Vec<String> {
     let list: Vec<&Value> = status["unreadable"].as_array().into_iter().flatten().collect();
     let one = |part: &&Value| {
         let of = |key: &str| cell(key, &part[key]);
         let holders = of("holders");
-        let holders = if holders.is_empty() { "no node has it any longer".into() } else { format!("on {holders}") };
+        let holders = if holders.is_empty() { "no node has it".into() } else { format!("on {holders}") };
         let old = if part["newest"] == true { "" } else { " (of an older version)" };
         format!("  cannot be read: shard {} of {}{old}, part {}: {holders}", of("shard"), of("table"), of("part"))
     };
@@ -101,30 +98,28 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_says_what_the_colour_means() {
-        assert_eq!(sentence(&status(0, 0)), "10 parts, all with all their copies, 1 being copied");
-        assert!(
-            sentence(&status(4, 0)).starts_with("4 of 10 parts have fewer copies than they should, 2.00 kB to copy")
-        );
-        assert!(sentence(&status(4, 2)).starts_with("2 parts cannot be read"));
+    fn summary_explains_the_colour() {
+        assert_eq!(summary(&status(0, 0)), "10 parts, all fully replicated, 1 being copied");
+        assert!(summary(&status(4, 0)).starts_with("4 of 10 parts are under-replicated, 2.00 kB to copy"));
+        assert!(summary(&status(4, 2)).starts_with("2 parts cannot be read"));
         let stale = json!({ "stale": "no leader", "copies": {} });
-        assert!(sentence(&stale).starts_with("no leader; "));
+        assert!(summary(&stale).starts_with("no leader; "));
     }
 
     #[test]
-    fn one_of_a_kind_is_told_as_one() {
+    fn totals_use_singular_and_plural() {
         let stats = |n: u64| json!({ "tables": n, "rows": n, "bytes": 2000, "open_writes": n });
-        assert_eq!(holds(&stats(1)), "1 table, 1 row, 2.00 kB, 1 write under way");
-        assert_eq!(holds(&stats(1200)), "1,200 tables, 1,200 rows, 2.00 kB, 1,200 writes under way");
+        assert_eq!(totals(&stats(1)), "1 table, 1 row, 2.00 kB, 1 write in progress");
+        assert_eq!(totals(&stats(1200)), "1,200 tables, 1,200 rows, 2.00 kB, 1,200 writes in progress");
     }
 
     #[test]
-    fn only_red_is_a_failure() {
-        assert_eq!(["green", "yellow", "red"].map(|health| code(&json!({ "health": health }))), [0, 0, 3]);
+    fn only_red_is_an_error_exit_code() {
+        assert_eq!(["green", "yellow", "red"].map(|health| exit_code(&json!({ "health": health }))), [0, 0, 3]);
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn unreadable_parts_are_listed() {
         let lines = super::unreadable(&status(4, 3));
         assert_eq!(lines[0], "  cannot be read: shard 3 of a/t (of an older version), part p: on n1, n2");
         assert_eq!(lines[1], "  and 2 more");

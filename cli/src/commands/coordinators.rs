@@ -8,20 +8,20 @@ use volley_common::{Result, clock};
 use crate::args::{CoordinatorChange, NewCoordinator};
 use crate::output::{self, cell};
 
-/// Lists the coordinators, or changes who they are.
+/// Lists the coordinators, or adds or removes one.
 pub async fn run(client: &Client, change: Option<&CoordinatorChange>, json: bool) -> Result<()> {
-    let (answer, sentence) = match change {
+    let (answer, text) = match change {
         None => return list(client, json).await,
         Some(CoordinatorChange::Add { coordinator: NewCoordinator { id, peer } }) => {
             let answer = client.action("add_coordinator", &json!({ "id": id, "peer": peer })).await?;
-            (answer, format!("coordinator {id} at {peer} is in"))
+            (answer, format!("added coordinator {id} at {peer}"))
         }
         Some(CoordinatorChange::Remove { id }) => {
             let answer = client.action("remove_coordinator", &json!({ "id": id })).await?;
-            (answer, format!("coordinator {id} is out: stop its process"))
+            (answer, format!("removed coordinator {id}: stop its process"))
         }
     };
-    if json { output::json(&answer) } else { output::line(sentence) }
+    if json { output::json(&answer) } else { output::line(text) }
 }
 
 async fn list(client: &Client, json: bool) -> Result<()> {
@@ -30,7 +30,7 @@ async fn list(client: &Client, json: bool) -> Result<()> {
     if json { output::json(&json!({ "coordinators": coordinators })) } else { output::line(table(&coordinators)) }
 }
 
-/// Coordinators as people read them.
+/// A table of coordinators.
 pub fn table(coordinators: &[Value]) -> Table {
     let mut table = output::table(&["coordinator", "peer address", "role", "entries behind", "last heard"]);
     for one in coordinators {
@@ -42,7 +42,7 @@ pub fn table(coordinators: &[Value]) -> Table {
         let heard = one["quiet_ms"].as_u64().map_or(String::new(), |ms| format!("{} ago", clock::span(ms)));
         table.add_row([&cell("id", &one["id"]), &cell("peer", &one["peer"]), role, &cell("lag", &one["lag"]), &heard]);
     }
-    output::right(&mut table, &[3]);
+    output::align_right(&mut table, &[3]);
     table
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_and_lags_are_shown() {
+    fn table_shows_roles_and_lags() {
         let one = |id, leader, voter, lag| json!({ "id": id, "peer": "h:8825", "leader": leader, "voter": voter, "lag": lag, "quiet_ms": 300_000 });
         let text = table(&[one(1, true, true, 0), one(2, false, true, 1234), one(3, false, false, 7)]).to_string();
         let lines: Vec<&str> = text.lines().collect();

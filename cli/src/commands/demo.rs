@@ -1,4 +1,4 @@
-//! `volley demo`: real data into a cluster of three nodes, fetched in parallel, checked, and fetched again
+//! `volley demo`: puts TPC-H data into a cluster of three nodes, fetches it in parallel, checks it, and fetches it again
 //! without one of the nodes.
 
 use std::collections::BTreeSet;
@@ -14,10 +14,10 @@ use volley_common::options::Options;
 use volley_common::{Error, Result, TableName};
 
 use super::dev::DevCluster;
-use crate::args::{Demo, Dev};
+use crate::args::{DemoArgs, DevArgs};
 use crate::output::{count, line, plural, size};
 use crate::threads;
-use checksum::{Checksum, Summed};
+use checksum::{Checksum, RowChecksum};
 
 mod checksum;
 
@@ -26,17 +26,20 @@ const SHARDS: u32 = 6;
 /// Rows of a generated batch: about 1.2 MB.
 const BATCH_ROWS: usize = 8192;
 
-/// Runs the demonstration; an error if any check fails.
-pub async fn run(demo: &Demo) -> Result<()> {
+/// Runs the demonstration.
+///
+/// # Errors
+/// DATA_LOSS if a check fails.
+pub async fn run(demo: &DemoArgs) -> Result<()> {
     let started = Instant::now();
-    let dev = Dev { nodes: NODES, coordinators: 1, port: 0, data_dir: None };
+    let dev = DevArgs { nodes: NODES, coordinators: 1, port: 0, data_dir: None };
     let mut cluster = DevCluster::start(&dev).await?;
     step(started, format!("cluster of 1 coordinator and {NODES} nodes at {}", cluster.address))?;
     let result = steps(demo, &mut cluster).await;
     let address = cluster.address.clone();
     if result.is_ok() {
         line(format!("\nAll checks passed in {:.1} s.", started.elapsed().as_secs_f64()))?;
-        line(next(&address, demo.keep))?;
+        line(next_steps(&address, demo.keep))?;
         if demo.keep {
             cluster.wait().await?;
         }
@@ -45,7 +48,7 @@ pub async fn run(demo: &Demo) -> Result<()> {
     result
 }
 
-async fn steps(demo: &Demo, cluster: &mut DevCluster) -> Result<()> {
+async fn steps(demo: &DemoArgs, cluster: &mut DevCluster) -> Result<()> {
     let client = Client::connect(&cluster.address).await?;
     let name: TableName = "lineitem".parse()?;
     let source = put(&client, &name, demo.scale).await?;
@@ -57,15 +60,15 @@ async fn steps(demo: &Demo, cluster: &mut DevCluster) -> Result<()> {
     step(started, format!("stopped the node at {stopped}"))?;
     let nodes = fetch(&client, &name, &source, "fetched again from the other holders").await?;
     if nodes.contains(&stopped) {
-        return Err(Error::internal(format!("{stopped} is stopped and yet sent rows")));
+        return Err(Error::internal(format!("{stopped} sent rows although it is stopped")));
     }
     Ok(())
 }
 
-/// Generates lineitem and puts it on the way; what the source was.
-async fn put(client: &Client, name: &TableName, scale: f64) -> Result<Summed> {
+/// Generates and puts lineitem; returns the checksum of the source.
+async fn put(client: &Client, name: &TableName, scale: f64) -> Result<RowChecksum> {
     let started = Instant::now();
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (send_sum, sum) = tokio::sync::oneshot::channel();
     let batches = threads::read(move |emit| {
         let mut checksum = Checksum::new(&LineItemArrow::schema_ref())?;
         let generator = LineItemGenerator::new(scale, 1, 1);
@@ -74,18 +77,18 @@ async fn put(client: &Client, name: &TableName, scale: f64) -> Result<Summed> {
             checksum.add(&batch)?;
             emit(batch)?;
         }
-        let _ = tell.send(checksum.sum());
+        let _ = send_sum.send(checksum.sum());
         Ok(())
     });
     let options = Options { shard_by: Some(vec!["l_orderkey".into()]), shards: Some(SHARDS), ..Options::default() };
     let outcome = client.put(name, &options, LineItemArrow::schema_ref(), batches).await?;
-    let source = told.await.map_err(|_| Error::internal("the generator broke off"))?;
+    let source = sum.await.map_err(|_| Error::internal("the generator panicked"))?;
     show_put(started, &source, &outcome)?;
     check("rows that were put", outcome.rows, source.rows)?;
     Ok(source)
 }
 
-fn show_put(started: Instant, source: &Summed, outcome: &PutOutcome) -> Result<()> {
+fn show_put(started: Instant, source: &RowChecksum, outcome: &PutOutcome) -> Result<()> {
     let rate = rate(started, source.bytes);
     let (rows, bytes) = (count(source.rows as i64), size(outcome.bytes as i64));
     step(
@@ -98,23 +101,23 @@ fn show_put(started: Instant, source: &Summed, outcome: &PutOutcome) -> Result<(
     )
 }
 
-/// Fetches everything and compares it with the source; the nodes that sent it.
-async fn fetch(client: &Client, name: &TableName, source: &Summed, verb: &str) -> Result<BTreeSet<String>> {
+/// Fetches the table and compares it with the source; returns the nodes that sent it.
+async fn fetch(client: &Client, name: &TableName, source: &RowChecksum, verb: &str) -> Result<BTreeSet<String>> {
     let started = Instant::now();
     let mut fetch = client.get(name, &Options::default(), FetchOptions::default()).await?;
     let endpoints = fetch.info.endpoint.len();
     let mut nodes = BTreeSet::new();
-    let (queue, summing) = summer(fetch.schema.clone());
+    let (queue, checksum) = checksum_thread(fetch.schema.clone());
     while let Some(fetched) = fetch.next().await {
         let fetched = fetched?;
         nodes.insert(fetched.from.to_string());
-        // A closed queue: the thread ended, and its result says why.
+        // A closed queue means that the thread has ended: its result has the reason.
         if queue.send(fetched.batch).await.is_err() {
             break;
         }
     }
     drop(queue);
-    let got = summing.await.map_err(|_| Error::internal("the checksum's thread broke off"))??;
+    let got = checksum.await.map_err(|_| Error::internal("the checksum's thread panicked"))??;
     let (rows, rate) = (count(got.rows as i64), rate(started, source.bytes));
     let (endpoints, from) = (plural(endpoints as i64, "endpoint"), plural(nodes.len() as i64, "node"));
     step(started, format!("{verb}: {rows} rows, {rate}, {endpoints} in parallel, {from}"))?;
@@ -124,10 +127,10 @@ async fn fetch(client: &Client, name: &TableName, source: &Summed, verb: &str) -
     Ok(nodes)
 }
 
-type Summing = tokio::task::JoinHandle<Result<Summed>>;
+type ChecksumHandle = tokio::task::JoinHandle<Result<RowChecksum>>;
 
-/// A thread that sums batches, so that the fetch need not wait for it.
-fn summer(schema: SchemaRef) -> (tokio::sync::mpsc::Sender<RecordBatch>, Summing) {
+/// A thread that computes the checksum, so that the fetch does not wait for it.
+fn checksum_thread(schema: SchemaRef) -> (tokio::sync::mpsc::Sender<RecordBatch>, ChecksumHandle) {
     let (queue, mut queued) = tokio::sync::mpsc::channel::<RecordBatch>(8);
     let thread = tokio::task::spawn_blocking(move || {
         let mut checksum = Checksum::new(&schema)?;
@@ -139,11 +142,11 @@ fn summer(schema: SchemaRef) -> (tokio::sync::mpsc::Sender<RecordBatch>, Summing
     (queue, thread)
 }
 
-fn check(what: &str, got: u64, wanted: u64) -> Result<()> {
-    if got == wanted {
+fn check(what: &str, got: u64, expected: u64) -> Result<()> {
+    if got == expected {
         return Ok(());
     }
-    Err(Error::data_loss(format!("{what} differ: the source has {wanted}, the cluster gave {got}")))
+    Err(Error::data_loss(format!("{what} differ: the source has {expected}, the cluster returned {got}")))
 }
 
 fn step(started: Instant, text: String) -> Result<()> {
@@ -155,9 +158,10 @@ fn rate(started: Instant, bytes: u64) -> String {
     format!("{megabytes:.0} MB at {:.0} MB/s", megabytes / started.elapsed().as_secs_f64().max(1e-9))
 }
 
-fn next(address: &str, kept: bool) -> String {
+/// What to try next.
+fn next_steps(address: &str, kept: bool) -> String {
     let (first, address) = if kept {
-        ("The cluster goes on running until Ctrl-C. In Python (pip install pyarrow):", address)
+        ("The cluster keeps running until Ctrl-C. In Python (pip install pyarrow):", address)
     } else {
         (
             "Next: run `cargo run --release -p volley -- demo --keep`, which leaves the cluster running at the address it prints; in Python (pip install pyarrow):",

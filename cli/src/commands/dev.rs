@@ -11,7 +11,7 @@ use volley_common::{Error, Result};
 use volley_coordinator::{CoordinatorConfig, RunningCoordinator};
 use volley_node::{NodeConfig, RunningNode};
 
-use crate::args::Dev;
+use crate::args::DevArgs;
 use crate::formats::io_error;
 use crate::output;
 
@@ -35,7 +35,7 @@ struct PeerPorts {
 }
 
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
-pub async fn run(dev: &Dev) -> Result<()> {
+pub async fn run(dev: &DevArgs) -> Result<()> {
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
     output::line(python_example(&cluster.address, dev.nodes))?;
@@ -83,7 +83,7 @@ impl DevCluster {
     ///
     /// # Errors
     /// One sentence: a port in use, a folder, a member that did not start.
-    pub async fn start(dev: &Dev) -> Result<DevCluster> {
+    pub async fn start(dev: &DevArgs) -> Result<DevCluster> {
         let temp = match &dev.data_dir {
             Some(_) => None,
             None => Some(
@@ -162,7 +162,7 @@ impl DevCluster {
 }
 
 /// Starts the coordinators. All peer ports are bound before the first one starts, since each must know them all.
-async fn start_coordinators(dev: &Dev, folder: &Path) -> Result<Vec<Arc<RunningCoordinator>>> {
+async fn start_coordinators(dev: &DevArgs, folder: &Path) -> Result<Vec<Arc<RunningCoordinator>>> {
     let sockets = bind_peers(usize::from(dev.coordinators), &folder.join("ports.json")).await?;
     let ports = sockets.iter().map(local_port).collect::<Result<Vec<_>>>()?;
     let peers: Vec<String> = (1..).zip(&ports).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();

@@ -1,4 +1,4 @@
-//! `volley doctor`: whether a client that stands here can fetch from where a FlightInfo would send it.
+//! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,59 +10,66 @@ use volley_common::{Error, Result, clock};
 
 use crate::output;
 
-/// How long an address is dialled.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A clock that is further off ends tickets early or late.
-const CLOCK_MS: i64 = 5_000;
-/// A coordinator that was not heard by the leader for so long is not well.
-const QUIET_MS: u64 = 10_000;
-/// What it ends with if something is wrong.
-const ILL: u8 = 3;
+/// Timeout of a connection and its calls.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// With a larger clock difference tickets expire early or late.
+const MAX_CLOCK_SKEW_MS: i64 = 5_000;
+/// A coordinator that the leader has not heard from for longer is reported.
+const MAX_QUIET_MS: u64 = 10_000;
+/// Exit code if there is a problem.
+const EXIT_PROBLEM: u8 = 3;
 
-/// What was found about one address.
+/// The result for one member or address.
 struct Finding {
-    who: String,
+    subject: String,
     address: String,
-    /// How far its clock is ahead of this machine's, if that is known.
+    /// How far its clock is ahead of this machine's, if known.
     clock_ms: Option<i64>,
-    /// What is wrong and what to do; nothing if it is well.
-    wrong: Vec<String>,
+    /// Problems with their remedies; empty if it is ok.
+    problems: Vec<String>,
 }
 
 impl Finding {
-    fn of(who: impl Into<String>, address: &str, clock_ms: Option<i64>) -> Self {
-        let off = clock_ms.filter(|off| off.abs() > CLOCK_MS);
+    /// A subject whose only problem may be its clock.
+    fn new(subject: impl Into<String>, address: &str, clock_ms: Option<i64>) -> Self {
+        let off = clock_ms.filter(|off| off.abs() > MAX_CLOCK_SKEW_MS);
         let clock = |off: i64| {
             let seconds = off.abs() as f64 / 1000.0;
             let side = if off > 0 { "ahead of" } else { "behind" };
-            format!("its clock is {seconds:.1} s {side} this machine's: let both follow the same time server")
+            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
         };
-        let wrong = off.map(clock).into_iter().collect();
-        Finding { who: who.into(), address: address.into(), clock_ms, wrong }
+        let problems = off.map(clock).into_iter().collect();
+        Finding { subject: subject.into(), address: address.into(), clock_ms, problems }
+    }
+
+    /// A subject with a problem, whose clock is not known.
+    fn problem(subject: impl Into<String>, address: &str, problem: impl Into<String>) -> Self {
+        let problems = vec![problem.into()];
+        Finding { subject: subject.into(), address: address.into(), clock_ms: None, problems }
     }
 
     fn line(&self) -> String {
-        let verdict = if self.wrong.is_empty() { "well".into() } else { self.wrong.join("; ") };
+        let verdict = if self.problems.is_empty() { "ok".into() } else { self.problems.join("; ") };
         let clock = self.clock_ms.map_or_else(String::new, |off| format!("  clock {:+.1} s", off as f64 / 1000.0));
-        format!("{}  {}{clock}  {verdict}", self.who, self.address)
+        format!("{}  {}{clock}  {verdict}", self.subject, self.address)
     }
 }
 
-/// What the cluster says of the addresses for clients from here.
-struct Told {
+/// The cluster's answer to the action `addresses`: where it sends clients of this listener.
+struct AddressReport {
     listener: String,
-    /// Whether clients are sent to the nodes; else all goes through the coordinator.
+    /// Whether clients fetch from the nodes; otherwise everything goes through the coordinator.
     direct: bool,
-    /// Where clients of this listener reach the coordinator.
+    /// The address of the coordinator for clients of this listener.
     coordinator: String,
     software: String,
     nodes: Vec<Value>,
 }
 
-impl Told {
+impl AddressReport {
     fn new(answer: &Value) -> Self {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_string();
-        Told {
+        AddressReport {
             listener: text("listener"),
             direct: text("locations") == "direct",
             coordinator: text("coordinator"),
@@ -72,180 +79,181 @@ impl Told {
     }
 }
 
-/// Dials every address, asks how the members are, and says what is wrong and what to set. Ends with 0 if all is well, 3 if not.
+/// Connects to every address, checks the state of the members, and shows problems with their remedies. Exit code 0: none; 3:
+/// at least one.
 ///
 /// # Errors
-/// The cluster cannot be asked.
+/// The cluster does not answer.
 pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode> {
     let before = clock::now_ms();
     let answer = client.action("addresses", &json!({})).await?;
-    let asked = asked(&answer, cluster, before, clock::now_ms());
-    let told = Told::new(&answer);
-    let nodes = future::join_all(told.nodes.iter().map(|node| self::node(&told, node)));
-    let (through, nodes, status) = tokio::join!(through(&told), nodes, client.status());
-    let mut findings = vec![asked];
-    findings.extend(members(&status));
-    findings.extend(through);
+    let contacted = contacted_coordinator(&answer, cluster, before, clock::now_ms());
+    let report = AddressReport::new(&answer);
+    let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node)));
+    let (proxy, nodes, status) = tokio::join!(check_proxy(&report), nodes, client.status());
+    let mut findings = vec![contacted];
+    findings.extend(check_members(&status));
+    findings.extend(proxy);
     findings.extend(nodes);
-    if told.nodes.is_empty() {
-        let mut none = Finding::of("nodes", "-", None);
-        none.wrong.push("no node is alive: start volley-node".into());
-        findings.push(none);
+    if report.nodes.is_empty() {
+        findings.push(Finding::problem("nodes", "-", "no node is alive: start volley-node"));
     }
-    show(&findings, told.direct, json)
+    show(&findings, report.direct, json)
 }
 
 fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
-    let ill = findings.iter().any(|finding| !finding.wrong.is_empty());
+    let has_problem = findings.iter().any(|finding| !finding.problems.is_empty());
     if json {
         let one = |f: &Finding| {
-            let wrong = (!f.wrong.is_empty()).then(|| f.wrong.join("; "));
-            json!({ "who": f.who, "address": f.address, "clock_ms": f.clock_ms, "wrong": wrong })
+            let wrong = (!f.problems.is_empty()).then(|| f.problems.join("; "));
+            json!({ "who": f.subject, "address": f.address, "clock_ms": f.clock_ms, "wrong": wrong })
         };
-        output::json(&json!({ "well": !ill, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
+        output::json(&json!({ "well": !has_problem, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
         findings.iter().try_for_each(|finding| output::line(finding.line()))?;
-        output::line(match (ill, direct) {
+        output::line(match (has_problem, direct) {
             (true, _) => "something is wrong",
-            (false, true) => "all is well: clients that stand here fetch from every node",
-            (false, false) => "all is well: clients that stand here fetch through the coordinator",
+            (false, true) => "everything is ok: clients on this machine fetch from every node",
+            (false, false) => "everything is ok: clients on this machine fetch through the coordinator",
         })?;
     }
-    Ok(if ill { ExitCode::from(ILL) } else { ExitCode::SUCCESS })
+    Ok(if has_problem { ExitCode::from(EXIT_PROBLEM) } else { ExitCode::SUCCESS })
 }
 
-/// The coordinator that was asked, perhaps by way of a node: its clock and its version.
-fn asked(answer: &Value, cluster: &str, before: u64, after: u64) -> Finding {
-    let clock_ms = answer["now_ms"].as_u64().map(|now| ahead(now, before, after));
-    let mut finding = Finding::of("coordinator", cluster, clock_ms);
+/// The coordinator that answered, perhaps through a node: its clock and its version.
+fn contacted_coordinator(answer: &Value, cluster: &str, before: u64, after: u64) -> Finding {
+    let clock_ms = answer["now_ms"].as_u64().map(|now| clock_offset(now, before, after));
+    let mut finding = Finding::new("coordinator", cluster, clock_ms);
     let (theirs, own) = (version(answer["software"].as_str()), env!("CARGO_PKG_VERSION"));
     if theirs != own {
         finding
-            .wrong
+            .problems
             .push(format!("its version is {theirs}, this command's {own}: use the command of the servers' version"));
     }
     finding
 }
 
-/// What the cluster says of itself: whether all can be read, the other coordinators, the nodes to which nobody is sent.
-fn members(status: &Result<Value>) -> Vec<Finding> {
+/// The cluster's status: whether everything can be read, and the coordinators and nodes that do not answer.
+fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-    let mut cluster = Finding::of("cluster", "-", None);
     let status = match status {
         Ok(status) => status,
-        Err(error) => {
-            cluster.wrong.push(error.message.clone());
-            return vec![cluster];
-        }
+        Err(error) => return vec![Finding::problem("cluster", "-", &error.message)],
     };
-    cluster.address = text(&status["health"]);
-    if let Some(why) = status["stale"].as_str() {
-        cluster.wrong.push(format!("{why}: start the coordinators that do not run"));
-    } else if cluster.address == "red" {
-        cluster.wrong.push("parts cannot be read: `volley cluster status` names them, and who has them".into());
-    }
+    let health = text(&status["health"]);
+    let cluster = if let Some(reason) = status["stale"].as_str() {
+        Finding::problem("cluster", &health, format!("{reason}: start the coordinators that do not run"))
+    } else if health == "red" {
+        let problem = "parts cannot be read: `volley cluster status` lists them with their holders";
+        Finding::problem("cluster", &health, problem)
+    } else {
+        Finding::new("cluster", &health, None)
+    };
     let list = |key: &str| status[key].as_array().into_iter().flatten();
     let quiet =
-        list("coordinators").filter_map(|one| Some((one, one["quiet_ms"].as_u64().filter(|ms| *ms > QUIET_MS)?)));
+        list("coordinators").filter_map(|one| Some((one, one["quiet_ms"].as_u64().filter(|ms| *ms > MAX_QUIET_MS)?)));
     let quiet = quiet.map(|(one, ms)| {
-        let mut finding = Finding::of(format!("coordinator {}", one["id"]), &text(&one["peer"]), None);
         let (heard, id) = (clock::span(ms), &one["id"]);
-        finding.wrong.push(format!(
-            "it was last heard {heard} ago: start it again, or take it out with `volley coordinators remove {id}`"
-        ));
-        finding
+        let problem =
+            format!("last heard from {heard} ago: restart it, or remove it with `volley coordinators remove {id}`");
+        Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), problem)
     });
-    let silent = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
-        let mut finding = Finding::of(format!("node {}", text(&node["id"])), &text(&node["flight"]), None);
-        let why = text(&node["text"]);
-        finding.wrong.push(format!("{why}: start it again, or take it out with `volley remove`"));
-        finding
+    let unreachable = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
+        let problem = format!("{}: restart it, or remove it with `volley remove`", text(&node["text"]));
+        Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
     });
-    let (quiet, silent): (Vec<_>, Vec<_>) = (quiet.collect(), silent.collect());
-    std::iter::once(cluster).chain(quiet).chain(silent).collect()
+    let (quiet, unreachable): (Vec<_>, Vec<_>) = (quiet.collect(), unreachable.collect());
+    std::iter::once(cluster).chain(quiet).chain(unreachable).collect()
 }
 
-/// The address by which clients from here are to reach the coordinator, if all goes through that.
-async fn through(told: &Told) -> Option<Finding> {
-    if told.direct {
+/// Whether the coordinator's address for clients answers, if they fetch everything through the coordinator.
+async fn check_proxy(report: &AddressReport) -> Option<Finding> {
+    if report.direct {
         return None;
     }
-    let name = prefix(&told.listener);
-    let (dialled, address) = (dial(&told.coordinator).await, &told.coordinator);
-    let mut finding = Finding::of("coordinator, for all data", address, dialled.as_ref().ok().copied().flatten());
-    if let Err(error) = dialled {
-        finding.wrong.push(format!(
-            "{}; clients here are told {address}: give the coordinators an address that they can dial, --advertise {name}grpc+tcp://HOST:PORT",
-            error.message
-        ));
-    }
-    Some(finding)
+    let name = listener_prefix(&report.listener);
+    let (dialed, address) = (dial(&report.coordinator).await, &report.coordinator);
+    let subject = "coordinator, for all data";
+    Some(match dialed {
+        Ok(clock_ms) => Finding::new(subject, address, clock_ms),
+        Err(error) => Finding::problem(
+            subject,
+            address,
+            format!(
+                "{}; clients on this machine are sent to {address}: give the coordinators an address that they can reach, --advertise {name}grpc+tcp://HOST:PORT",
+                error.message
+            ),
+        ),
+    })
 }
 
-/// A node: whether it has an address for clients from here, and answers there; its clock and its version.
-async fn node(told: &Told, node: &Value) -> Finding {
-    let who = format!("node {}", node["id"].as_str().unwrap_or("?"));
-    let listener = &told.listener;
+/// Whether a node has an address for clients on this machine and answers there; its clock and its version.
+async fn check_node(report: &AddressReport, node: &Value) -> Finding {
+    let subject = format!("node {}", node["id"].as_str().unwrap_or("?"));
+    let listener = &report.listener;
     let uri = node["uri"].as_str();
-    let dialled = match uri {
+    let dialed = match uri {
         Some(uri) => dial(uri).await,
         None => Err(Error::unavailable(format!(
-            "it has no listener {listener:?}, so clients get its parts through others: start it with --listen {listener}=HOST:PORT"
+            "it has no listener {listener:?}, so clients fetch its parts through other members: start it with --listen {listener}=HOST:PORT"
         ))),
     };
-    let mut finding = Finding::of(who, uri.unwrap_or("-"), dialled.as_ref().ok().copied().flatten());
-    // Where all goes through the coordinator, nobody here need reach the nodes.
-    if let Err(error) = dialled.map_err(|e| e.message)
-        && told.direct
+    let mut finding = Finding::new(subject, uri.unwrap_or("-"), dialed.as_ref().ok().copied().flatten());
+    // If everything goes through the coordinator, clients do not connect to the nodes.
+    if let Err(error) = dialed.map_err(|e| e.message)
+        && report.direct
     {
-        finding.wrong.push(uri.map_or_else(|| error.clone(), |uri| format!("{error}; {}", remedy(listener, uri))));
+        finding.problems.push(uri.map_or_else(|| error.clone(), |uri| format!("{error}; {}", remedy(listener, uri))));
     }
-    let (its, theirs) = (version(node["software"].as_str()), version(Some(&told.software)));
-    if its != theirs {
-        finding.wrong.push(format!("its version is {its}, the coordinator's {theirs}: bring the upgrade to its end"));
+    let (own, coordinators) = (version(node["software"].as_str()), version(Some(&report.software)));
+    if own != coordinators {
+        finding.problems.push(format!("its version is {own}, the coordinator's {coordinators}: complete the upgrade"));
     }
     finding
 }
 
-/// Connects, has the server answer a call by itself and one about the cluster. How far its clock is ahead, in steps of a second: it
-/// stands in every answer.
+/// Connects, makes a call that the member answers itself and one about the cluster. Returns how far its clock is ahead, to the
+/// second, from the `date` header.
+///
+/// # Errors
+/// The member's, or DEADLINE_EXCEEDED.
 async fn dial(uri: &str) -> Result<Option<i64>> {
     let answer = async {
         let client = Client::connect(uri).await?;
         let before = clock::now_ms();
-        let own = client.flight().handshake(stream::empty()).await?;
+        let response = client.flight().handshake(stream::empty()).await?;
         let after = clock::now_ms();
         client.action("healthcheck", &json!({})).await?;
-        let date = own.metadata().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let date = response.metadata().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         let now = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
-        // In the middle of the second that it names.
-        Ok(now.map(|now| ahead(now.as_millis() as u64 + 500, before, after)))
+        // The middle of the second in the header.
+        Ok(now.map(|now| clock_offset(now.as_millis() as u64 + 500, before, after)))
     };
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match tokio::time::timeout(DIAL_TIMEOUT, answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::deadline(format!("{uri} does not answer within {PATIENCE:?}"))),
+        Err(_) => Err(Error::deadline(format!("{uri} does not answer within {DIAL_TIMEOUT:?}"))),
     }
 }
 
-/// How far a clock that showed `now` between two moments here is ahead.
-fn ahead(now: u64, before: u64, after: u64) -> i64 {
+/// How far a clock is ahead that showed `now` between two times of this machine's.
+fn clock_offset(now: u64, before: u64, after: u64) -> i64 {
     now as i64 - ((before + after) / 2) as i64
 }
 
-/// The version out of `volley-node 0.1.0`.
+/// The version in `volley-node 0.1.0`.
 fn version(software: Option<&str>) -> &str {
     software.and_then(|software| software.split(' ').nth(1)).unwrap_or("unknown")
 }
 
-/// What stands before the `=` of a setting, with it.
-fn prefix(listener: &str) -> String {
+/// `LISTENER=` for a setting, or nothing for the default listener.
+fn listener_prefix(listener: &str) -> String {
     if listener.is_empty() { String::new() } else { format!("{listener}=") }
 }
 
 fn remedy(listener: &str, uri: &str) -> String {
-    let name = prefix(listener);
+    let name = listener_prefix(listener);
     format!(
-        "clients here are told {uri}: give the node an address that they can dial, --advertise {name}grpc+tcp://HOST:PORT, or let the coordinators send all data through themselves, --locations {name}proxy"
+        "clients on this machine are sent to {uri}: give the node an address that they can reach, --advertise {name}grpc+tcp://HOST:PORT, or let the coordinators proxy all data, --locations {name}proxy"
     )
 }
 
@@ -253,45 +261,47 @@ fn remedy(listener: &str, uri: &str) -> String {
 mod tests {
     use super::*;
 
-    fn told(software: &str) -> Told {
+    fn report(software: &str) -> AddressReport {
         let answer = json!({ "locations": "proxy", "listener": "external", "software": software });
-        Told::new(&answer)
+        AddressReport::new(&answer)
     }
 
     #[test]
-    fn clocks_and_versions_that_differ_are_wrong() {
-        assert!(Finding::of("node", "a:1", Some(4_000)).wrong.is_empty());
-        let [off] = &Finding::of("node", "a:1", Some(-7_200)).wrong[..] else { panic!("a clock that is off is well") };
+    fn clock_skew_and_other_version_are_problems() {
+        assert!(Finding::new("node", "a:1", Some(4_000)).problems.is_empty());
+        let [off] = &Finding::new("node", "a:1", Some(-7_200)).problems[..] else {
+            panic!("a clock that is off is ok")
+        };
         assert!(off.contains("7.2 s behind"), "{off}");
         let own = concat!("volley-coordinator ", env!("CARGO_PKG_VERSION"));
-        assert!(asked(&json!({ "software": own, "now_ms": 5 }), "a:1", 4, 6).wrong.is_empty());
-        let old = asked(&json!({ "software": "volley-coordinator 0.0.9", "now_ms": 5 }), "a:1", 4, 6);
-        assert!(old.wrong[0].contains("0.0.9"), "{:?}", old.wrong);
+        assert!(contacted_coordinator(&json!({ "software": own, "now_ms": 5 }), "a:1", 4, 6).problems.is_empty());
+        let old = contacted_coordinator(&json!({ "software": "volley-coordinator 0.0.9", "now_ms": 5 }), "a:1", 4, 6);
+        assert!(old.problems[0].contains("0.0.9"), "{:?}", old.problems);
     }
 
     #[test]
-    fn members_that_are_not_heard_are_named() {
-        let well = json!({ "health": "yellow", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "quiet_ms": null },
+    fn members_that_do_not_answer_are_reported() {
+        let healthy = json!({ "health": "yellow", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "quiet_ms": null },
             { "id": 2, "peer": "h:2", "quiet_ms": 300 }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
-        assert!(members(&Ok(well.clone())).iter().all(|found| found.wrong.is_empty()));
-        let mut ill = well;
-        ill["health"] = "red".into();
-        ill["coordinators"][1]["quiet_ms"] = 300_000.into();
-        ill["nodes"][0] =
-            json!({ "id": "n1", "state": "silent", "text": "silent for 5 min", "flight": "grpc+tcp://n1:8816" });
-        let found: Vec<String> = members(&Ok(ill)).iter().map(Finding::line).collect();
+        assert!(check_members(&Ok(healthy.clone())).iter().all(|found| found.problems.is_empty()));
+        let mut unhealthy = healthy;
+        unhealthy["health"] = "red".into();
+        unhealthy["coordinators"][1]["quiet_ms"] = 300_000.into();
+        unhealthy["nodes"][0] =
+            json!({ "id": "n1", "state": "silent", "text": "unreachable for 5 min", "flight": "grpc+tcp://n1:8816" });
+        let found: Vec<String> = check_members(&Ok(unhealthy)).iter().map(Finding::line).collect();
         assert!(found[0].contains("red") && found[0].contains("cannot be read"), "{found:?}");
         assert!(found[1].contains("coordinator 2") && found[1].contains("5 min ago"), "{found:?}");
-        assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("silent for 5 min"), "{found:?}");
-        let none = members(&Err(Error::unavailable("no leader")));
-        assert_eq!(none[0].wrong, ["no leader"]);
+        assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("unreachable for 5 min"), "{found:?}");
+        let none = check_members(&Err(Error::unavailable("no leader")));
+        assert_eq!(none[0].problems, ["no leader"]);
     }
 
     #[tokio::test]
-    async fn a_node_of_another_version_is_named_though_nobody_need_reach_it() {
+    async fn node_of_another_version_is_reported_behind_a_proxy() {
         let json = |software: &str| json!({ "id": "n1", "uri": null, "software": software });
-        assert!(node(&told("volley-coordinator 1.2.3"), &json("volley-node 1.2.3")).await.wrong.is_empty());
-        let older = node(&told("volley-coordinator 1.2.3"), &json("volley-node 1.1.0")).await;
-        assert!(older.wrong[0].contains("1.1.0") && older.wrong[0].contains("upgrade"), "{:?}", older.wrong);
+        assert!(check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.2.3")).await.problems.is_empty());
+        let older = check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.1.0")).await;
+        assert!(older.problems[0].contains("1.1.0") && older.problems[0].contains("upgrade"), "{:?}", older.problems);
     }
 }

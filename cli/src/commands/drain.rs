@@ -1,4 +1,4 @@
-//! `volley drain`: blocks until a node can leave.
+//! `volley drain`: waits until a node can leave.
 
 use std::time::{Duration, Instant};
 
@@ -8,61 +8,62 @@ use volley_common::client::Client;
 use volley_common::{Code, Error, Result};
 
 use super::{connect, dev};
-use crate::args::Drain;
+use crate::args::DrainArgs;
 use crate::{output, progress};
 
-/// How often the cluster is asked what is left.
-const EVERY: Duration = Duration::from_secs(1);
-/// How long the cluster may give no answer (a new leader is elected) before this gives up; the drain goes on.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Interval between progress requests.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the cluster may not answer (while a new leader is elected) before the command fails. The drain continues.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Drains a node, or takes that back.
-pub async fn run(drain: &Drain, cluster: &str, json: bool) -> Result<()> {
+/// Drains a node, or cancels its drain.
+pub async fn run(drain: &DrainArgs, cluster: &str, json: bool) -> Result<()> {
     let client = connect(cluster).await?;
     let node = json!({ "node": drain.node });
     if drain.cancel {
-        let undrained = client.action("undrain_node", &node).await?;
-        return told(&undrained, json, |id| format!("node {id} takes parts again"));
+        let cancelled = client.action("undrain_node", &node).await?;
+        return report(&cancelled, json, |id| format!("node {id} accepts writes again"));
     }
-    let begun = client.action("drain_node", &node).await?;
+    let started = client.action("drain_node", &node).await?;
     if drain.no_wait {
-        return told(&begun, json, |id| format!("node {id} is draining: {}", left(&begun)));
+        return report(&started, json, |id| format!("node {id} is draining: {}", remaining(&started)));
     }
-    let id = output::cell("node", &begun["node"]);
+    let id = output::cell("node", &started["node"]);
     let drained = tokio::select! {
-        drained = follow(&client, begun) => drained.map_err(|error| goes_on(error, &id))?,
+        drained = follow(&client, started) => drained.map_err(|error| drain_continues(error, &id))?,
         result = dev::interrupted() => {
-            return Err(goes_on(result.err().unwrap_or_else(|| Error::cancelled("interrupted")), &id));
+            return Err(drain_continues(result.err().unwrap_or_else(|| Error::cancelled("interrupted")), &id));
         }
     };
-    told(&drained, json, |id| format!("node {id} is drained: stop it, then `volley remove {id}`"))
+    report(&drained, json, |id| format!("node {id} is drained: stop it, then `volley remove {id}`"))
 }
 
-fn told(answer: &Value, json: bool, sentence: impl FnOnce(&str) -> String) -> Result<()> {
-    if json { output::json(answer) } else { output::line(sentence(&output::cell("node", &answer["node"]))) }
+fn report(answer: &Value, json: bool, text: impl FnOnce(&str) -> String) -> Result<()> {
+    if json { output::json(answer) } else { output::line(text(&output::cell("node", &answer["node"]))) }
 }
 
-/// An error of the one who waits is none of the drain.
-fn goes_on(mut error: Error, id: &str) -> Error {
+/// Adds to an error of the command that the drain continues.
+fn drain_continues(mut error: Error, id: &str) -> Error {
     if error.code != Code::Aborted {
-        error.message +=
-            &format!("; the drain goes on: `volley drain {id}` follows it, `volley drain {id} --cancel` takes it back");
+        error.message += &format!(
+            "; the drain continues: `volley drain {id}` shows its progress, `volley drain {id} --cancel` cancels it"
+        );
     }
     error
 }
 
-/// Asks until nothing is left.
+/// Shows the progress until the drain is complete.
 async fn follow(client: &Client, mut state: Value) -> Result<Value> {
     let bar = progress::bytes("draining", bytes_left(&state));
     let body = json!({ "node": state["node"], "begin": false });
-    let mut answered = Instant::now();
+    let mut last_answer = Instant::now();
     while state["done"] != true {
         show(&bar, &state);
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         match client.action("drain_node", &body).await {
-            Ok(now) if now["draining"] == true => (state, answered) = (now, Instant::now()),
-            Ok(_) => return Err(Error::aborted("somebody took the drain back")),
-            Err(error) if passes(&error) && answered.elapsed() < PATIENCE => {}
+            Ok(now) if now["draining"] == true => (state, last_answer) = (now, Instant::now()),
+            Ok(_) => return Err(Error::aborted("the drain was cancelled")),
+            Err(error) if is_transient(&error) && last_answer.elapsed() < ANSWER_TIMEOUT => {}
             Err(error) => return Err(error),
         }
     }
@@ -70,7 +71,7 @@ async fn follow(client: &Client, mut state: Value) -> Result<Value> {
     Ok(state)
 }
 
-fn passes(error: &Error) -> bool {
+fn is_transient(error: &Error) -> bool {
     matches!(error.code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
@@ -79,16 +80,16 @@ fn bytes_left(state: &Value) -> u64 {
 }
 
 fn show(bar: &ProgressBar, state: &Value) {
-    let left_now = bytes_left(state);
-    // Writes that were under way may still bring parts.
-    let total = bar.length().unwrap_or(0).max(left_now);
+    let remaining_bytes = bytes_left(state);
+    // Writes that were in progress may still add parts.
+    let total = bar.length().unwrap_or(0).max(remaining_bytes);
     bar.set_length(total);
-    bar.set_position(total - left_now);
-    bar.set_message(left(state));
+    bar.set_position(total - remaining_bytes);
+    bar.set_message(remaining(state));
 }
 
-/// What is left, and the first reason why.
-fn left(state: &Value) -> String {
+/// The number of parts left, and the first reason.
+fn remaining(state: &Value) -> String {
     let parts = output::plural(state["parts_left"].as_i64().unwrap_or(0), "part");
     match state["why"][0]["why"].as_str() {
         Some(why) => format!("{parts} left ({why})"),
@@ -101,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_comes_with_a_reason() {
-        let state = json!({ "parts_left": 2, "why": [{ "why": "waits for its turn" }, { "why": "other" }] });
-        assert_eq!(left(&state), "2 parts left (waits for its turn)");
-        assert_eq!(left(&json!({ "parts_left": 0, "why": [] })), "0 parts left");
+    fn remaining_parts_are_shown_with_a_reason() {
+        let state = json!({ "parts_left": 2, "why": [{ "why": "queued" }, { "why": "other" }] });
+        assert_eq!(remaining(&state), "2 parts left (queued)");
+        assert_eq!(remaining(&json!({ "parts_left": 0, "why": [] })), "0 parts left");
     }
 
     #[test]
-    fn the_bar_grows_with_what_comes_and_never_runs_back_over_its_end() {
+    fn bar_grows_with_added_parts_and_never_overflows() {
         let bar = ProgressBar::hidden();
         for (left, length, position) in [(100, 100, 0), (40, 100, 60), (150, 150, 0), (0, 150, 150)] {
             show(&bar, &json!({ "bytes_left": left, "parts_left": 1, "why": [] }));
@@ -117,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn who_stops_waiting_is_told_that_the_drain_goes_on() {
-        assert!(goes_on(Error::cancelled("interrupted"), "ab").message.contains("volley drain ab --cancel"));
-        assert!(!goes_on(Error::aborted("somebody took the drain back"), "ab").message.contains("goes on"));
+    fn interrupted_command_says_that_the_drain_continues() {
+        assert!(drain_continues(Error::cancelled("interrupted"), "ab").message.contains("volley drain ab --cancel"));
+        assert!(!drain_continues(Error::aborted("the drain was cancelled"), "ab").message.contains("continues"));
     }
 }

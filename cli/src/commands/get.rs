@@ -1,4 +1,4 @@
-//! `volley get`: into a file that appears when it is whole, or the first rows on the screen.
+//! `volley get`: writes a table to a file, which appears when it is complete, or shows its first rows.
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,16 +13,16 @@ use volley_common::client::{Client, FetchOptions, FetchStream};
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
-use crate::args::Get;
+use crate::args::GetArgs;
 use crate::formats::{self, Format};
-use crate::threads::Writer;
+use crate::threads::WriterThread;
 use crate::{output, progress};
 
-/// Rows shown when nobody says how many.
-const SHOWN: u64 = 20;
+/// Rows shown without --limit.
+const DEFAULT_ROWS: u64 = 20;
 
 /// Fetches the table into the file, or shows its first rows.
-pub async fn run(get: &Get, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
     match &get.output {
         Some(path) => {
             let format = match get.format {
@@ -35,17 +35,17 @@ pub async fn run(get: &Get, connect: impl AsyncFnOnce() -> Result<Client>, json:
     }
 }
 
-fn options(get: &Get, limit: Option<u64>) -> Options {
+fn options(get: &GetArgs, limit: Option<u64>) -> Options {
     Options { columns: get.columns.clone(), version: get.version, limit, ..Options::default() }
 }
 
-fn how(get: &Get) -> FetchOptions {
+fn fetch_options(get: &GetArgs) -> FetchOptions {
     FetchOptions { streams: get.streams.into(), ..FetchOptions::default() }
 }
 
-async fn to_file(client: &Client, get: &Get, path: &Path, format: Format, json: bool) -> Result<()> {
+async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, json: bool) -> Result<()> {
     let started = Instant::now();
-    let fetch = client.get(&get.name, &options(get, get.limit), how(get)).await?;
+    let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
     let rows = write_all(fetch, path, format, &bar).await;
     bar.finish_and_clear();
@@ -61,10 +61,10 @@ async fn to_file(client: &Client, get: &Get, path: &Path, format: Format, json: 
     output::line(format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display()))
 }
 
-/// Rows written. The file is kept only if the whole fetch came.
+/// Writes all batches to the file; returns the number of rows. The file is kept only if the fetch succeeds.
 async fn write_all(mut fetch: FetchStream, path: &Path, format: Format, bar: &ProgressBar) -> Result<u64> {
     let (target, schema) = (path.to_path_buf(), fetch.schema.clone());
-    let writer = Writer::start(move || formats::create(&target, format, &schema));
+    let writer = WriterThread::start(move || formats::create(&target, format, &schema));
     let mut rows = 0;
     while let Some(fetched) = fetch.next().await {
         let batch = fetched?.batch;
@@ -78,9 +78,9 @@ async fn write_all(mut fetch: FetchStream, path: &Path, format: Format, bar: &Pr
     Ok(rows)
 }
 
-async fn to_screen(client: &Client, get: &Get, json: bool) -> Result<()> {
-    let limit = get.limit.unwrap_or(SHOWN);
-    let fetch = client.get(&get.name, &options(get, Some(limit)), how(get)).await?;
+async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
+    let limit = get.limit.unwrap_or(DEFAULT_ROWS);
+    let fetch = client.get(&get.name, &options(get, Some(limit)), fetch_options(get)).await?;
     let schema = fetch.schema.clone();
     let batches: Vec<RecordBatch> = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
     if json {

@@ -12,8 +12,8 @@ use volley_common::{Result, TableName};
 use super::ls;
 use crate::output::{self, count, size};
 
-/// Endpoints that people get to see; machines get all.
-const SHOWN: usize = 20;
+/// Endpoints shown; JSON has all.
+const MAX_SHOWN: usize = 20;
 
 /// Shows a table's schema, size and endpoints.
 pub async fn run(client: &Client, name: &TableName, json: bool) -> Result<()> {
@@ -33,13 +33,13 @@ fn describe(info: &FlightInfo, schema: &SchemaRef) -> Value {
 }
 
 fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
-    let mut facts = output::table(&[]);
-    facts.add_row(["table", &name.to_string()]);
-    facts.add_row(["version", &ls::version(info).map_or("?".into(), |v| v.to_string())]);
-    facts.add_row(["rows", &count(info.total_records)]);
-    facts.add_row(["size", &size(info.total_bytes)]);
-    facts.add_row(["order", if info.ordered { "as put" } else { "by key" }]);
-    output::line(facts)?;
+    let mut summary = output::table(&[]);
+    summary.add_row(["table", &name.to_string()]);
+    summary.add_row(["version", &ls::version(info).map_or("?".into(), |v| v.to_string())]);
+    summary.add_row(["rows", &count(info.total_records)]);
+    summary.add_row(["size", &size(info.total_bytes)]);
+    summary.add_row(["order", ls::order(info)]);
+    output::line(summary)?;
 
     let mut columns = output::table(&["column", "type", "null"]);
     for field in schema.fields() {
@@ -49,17 +49,17 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
     output::line(columns)?;
 
     let mut endpoints = output::table(&["endpoint", "holders"]);
-    for (index, endpoint) in info.endpoint.iter().take(SHOWN).enumerate() {
+    for (index, endpoint) in info.endpoint.iter().take(MAX_SHOWN).enumerate() {
         endpoints.add_row([&index.to_string(), &holders(endpoint).join(", ")]);
     }
     output::line(endpoints)?;
-    match info.endpoint.len().checked_sub(SHOWN) {
+    match info.endpoint.len().checked_sub(MAX_SHOWN) {
         Some(more) if more > 0 => output::line(format!("and {more} more endpoints")),
         _ => Ok(()),
     }
 }
 
-/// Where an endpoint can be had: `HOST:PORT`.
+/// The members that serve an endpoint, as `HOST:PORT`.
 fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
     let members = endpoint.location.iter().filter_map(|location| match parse_location(&location.uri) {
         Some(EndpointLocation::ReuseConnection) => None,

@@ -21,21 +21,20 @@ pub async fn run(client: &Client, prefix: &str, json: bool) -> Result<()> {
     let mut table = output::table(&["table", "version", "rows", "size", "columns", "order"]);
     for info in &flights {
         let version = version(info).map_or(String::new(), |v| v.to_string());
-        let order = if info.ordered { "as put" } else { "by key" };
         table.add_row([
             &name(info),
             &version,
             &count(info.total_records),
             &size(info.total_bytes),
             &columns(info),
-            order,
+            order(info),
         ]);
     }
-    output::right(&mut table, &[1, 2, 3, 4]);
+    output::align_right(&mut table, &[1, 2, 3, 4]);
     output::line(table)
 }
 
-/// A table as machines read it.
+/// A table as JSON.
 pub fn describe(info: &FlightInfo) -> Value {
     json!({
         "table": name(info),
@@ -46,7 +45,7 @@ pub fn describe(info: &FlightInfo) -> Value {
     })
 }
 
-/// The table's name, however its descriptor gives it.
+/// The table's name, from a path or a command.
 pub fn name(info: &FlightInfo) -> String {
     let Some(descriptor) = &info.flight_descriptor else { return "?".into() };
     match TableRequest::from_descriptor(descriptor, &Default::default()) {
@@ -55,12 +54,18 @@ pub fn name(info: &FlightInfo) -> String {
     }
 }
 
-/// The version that the info's metadata names: a number, or JSON with one.
+/// The version in the info's metadata: a number, or JSON with one.
 pub fn version(info: &FlightInfo) -> Option<u64> {
     let value: Value = serde_json::from_slice(&info.app_metadata).ok()?;
     value.as_u64().or_else(|| value.get("version")?.as_u64())
 }
 
+/// The order of a table's rows.
+pub fn order(info: &FlightInfo) -> &'static str {
+    if info.ordered { "insertion order" } else { "by key" }
+}
+
+/// The number of columns.
 fn columns(info: &FlightInfo) -> String {
     parse_schema(&info.schema).map_or("?".into(), |schema| schema.fields().len().to_string())
 }

@@ -1,4 +1,4 @@
-//! One file a command.
+//! The commands, one module each.
 
 use volley_common::client::Client;
 use volley_common::{Code, Result};
@@ -21,14 +21,15 @@ pub mod remove;
 pub mod stats;
 pub mod versions;
 
-/// Connects to the cluster that the user named.
+/// Connects to the cluster.
 ///
 /// # Errors
-/// The client's, with what to do if nobody answers.
+/// The client's, with a remedy if there is no answer.
 pub async fn connect(cluster: &str) -> Result<Client> {
     Client::connect(cluster).await.map_err(|mut error| {
         if error.code == Code::Unavailable {
-            error.message += "; start a cluster with `volley dev`, or name yours with --cluster or VOLLEY_CLUSTER";
+            error.message +=
+                "; start a cluster with `volley dev`, or set --cluster or VOLLEY_CLUSTER to the address of yours";
         }
         error
     })

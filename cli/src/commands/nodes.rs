@@ -19,16 +19,16 @@ pub async fn run(client: &Client, json: bool) -> Result<()> {
     }
 }
 
-/// Nodes as people read them.
+/// A table of nodes.
 pub fn table(nodes: &[Value]) -> Table {
-    let mut table = output::table(&["node", "address", "zone", "state", "parts", "size", "free", "of", "note"]);
+    let mut table = output::table(&["node", "address", "zone", "state", "parts", "size", "free", "capacity", "note"]);
     for node in nodes {
         let of = |key: &str| cell(key, &node[key]);
         table.add_row([
             of("id"),
             address(node),
             of("zone"),
-            of("condition"),
+            output::condition(&node["condition"]).into(),
             of("parts"),
             of("bytes"),
             of("bytes_free"),
@@ -36,7 +36,7 @@ pub fn table(nodes: &[Value]) -> Table {
             note(node),
         ]);
     }
-    output::right(&mut table, &[4, 5, 6, 7]);
+    output::align_right(&mut table, &[4, 5, 6, 7]);
     table
 }
 
@@ -46,11 +46,12 @@ fn address(node: &Value) -> String {
     uri.rsplit("://").next().unwrap_or(uri).to_string()
 }
 
+/// The reason for the node's condition, and its damaged files.
 fn note(node: &Value) -> String {
-    let mut said: Vec<String> = Vec::new();
-    said.extend(node["text"].as_str().filter(|text| !text.is_empty()).map(str::to_string));
-    said.extend(node["damaged"].as_i64().filter(|n| *n > 0).map(|n| output::plural(n, "damaged file")));
-    said.join("; ")
+    let mut notes: Vec<String> = Vec::new();
+    notes.extend(node["text"].as_str().filter(|text| !text.is_empty()).map(str::to_string));
+    notes.extend(node["damaged"].as_i64().filter(|n| *n > 0).map(|n| output::plural(n, "damaged file")));
+    notes.join("; ")
 }
 
 #[cfg(test)]
@@ -58,15 +59,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_shown_with_what_is_wrong_with_it() {
+    fn node_is_shown_with_its_condition_and_note() {
         let node = json!({
             "id": "00000000000000ab", "flight": "grpc+tcp://h:8816", "zone": "z", "condition": "refusing", "parts": 1200,
-            "bytes": 5_000_000, "bytes_free": 1_000_000_000, "bytes_total": null, "text": "takes no parts: disk 96 % full",
+            "bytes": 5_000_000, "bytes_free": 1_000_000_000, "bytes_total": null, "text": "not accepting writes: disk 96 % full",
             "damaged": 1,
         });
         let text = table(&[node]).to_string();
         for word in
-            ["00000000000000ab", "h:8816", "refusing", "1,200", "5.00 MB", "1.00 GB", "disk 96 % full; 1 damaged file"]
+            ["00000000000000ab", "h:8816", "read-only", "1,200", "5.00 MB", "1.00 GB", "disk 96 % full; 1 damaged file"]
         {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }

@@ -1,4 +1,4 @@
-//! `volley put`: all files are one write, so one version of the table.
+//! `volley put`: writes files to a table as one write, so as one version.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use volley_common::ipc::schema::check_appendable;
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
-use crate::args::Put;
+use crate::args::PutArgs;
 use crate::formats::{self, Format};
 use crate::threads::{self, Emit};
 use crate::{output, progress};
 
-/// The files of a put: checked to be there and to fit each other.
-struct Files {
+/// The files of a put, after checking that they exist and that their schemas match.
+struct InputFiles {
     files: Vec<(PathBuf, Format)>,
     schema: SchemaRef,
     bytes: u64,
 }
 
-/// Reads the files into the table.
-pub async fn run(put: &Put, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+/// Puts the files into the table.
+pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
     let (paths, format, infer_rows) = (put.files.clone(), put.format, put.infer_rows as usize);
-    // The files first: their mistakes need no cluster.
-    let files = tokio::task::spawn_blocking(move || Files::check(&paths, format, infer_rows))
+    // The files first: their errors do not depend on the cluster.
+    let files = tokio::task::spawn_blocking(move || InputFiles::check(&paths, format, infer_rows))
         .await
-        .map_err(|_| Error::internal("checking the files broke off"))??;
+        .map_err(|_| Error::internal("the thread that checks the files panicked"))??;
     let client = connect().await?;
     let bar = progress::bytes(&put.table.to_string(), files.bytes);
     let started = Instant::now();
@@ -58,7 +58,7 @@ fn report(outcome: &PutOutcome, seconds: f64, json: bool) -> Result<()> {
     ))
 }
 
-fn options(put: &Put) -> Options {
+fn options(put: &PutArgs) -> Options {
     Options {
         mode: Some(put.mode.into()),
         shards: put.shards,
@@ -70,8 +70,9 @@ fn options(put: &Put) -> Options {
     }
 }
 
-impl Files {
-    fn check(paths: &[PathBuf], format: Option<Format>, infer_rows: usize) -> Result<Files> {
+impl InputFiles {
+    /// Infers or reads the schema of every file and compares them.
+    fn check(paths: &[PathBuf], format: Option<Format>, infer_rows: usize) -> Result<InputFiles> {
         let mut files = Vec::with_capacity(paths.len());
         let mut bytes = 0;
         let mut first: Option<(&Path, SchemaRef)> = None;
@@ -84,16 +85,16 @@ impl Files {
             bytes += std::fs::metadata(path).map_err(|e| formats::io_error(path, &e))?.len();
             match &first {
                 None => first = Some((path, schema)),
-                Some((first, wanted)) => fits(format, wanted, &schema)
-                    .map_err(|e| e.at(format!("{} does not fit {}", path.display(), first.display())))?,
+                Some((first, expected)) => check_schema(format, expected, &schema)
+                    .map_err(|e| e.at(format!("{} does not match {}", path.display(), first.display())))?,
             }
             files.push((path.clone(), format));
         }
-        let (_, schema) = first.ok_or_else(|| Error::invalid("no files were named"))?;
-        Ok(Files { files, schema, bytes })
+        let (_, schema) = first.ok_or_else(|| Error::invalid("no files are given"))?;
+        Ok(InputFiles { files, schema, bytes })
     }
 
-    /// Every batch of every file, in order.
+    /// Emits every batch of every file, in order.
     fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
         for (path, format) in &self.files {
             for batch in formats::open(path, *format, self.schema.clone(), bar.clone())? {
@@ -105,27 +106,28 @@ impl Files {
     }
 }
 
-/// An error of reading rows; of text, with what decided the types.
+/// An error of reading rows; for text formats with a note about the types.
 fn read_error(path: &Path, format: Format, error: ArrowError) -> Error {
     let mut error = formats::file_error(path, error);
     if matches!(format, Format::Csv | Format::Tsv | Format::Jsonl) {
-        error.message += " (types are inferred from the first rows of the first file: more of them with --infer-rows)";
+        error.message +=
+            " (types are inferred from the first rows of the first file: use --infer-rows for more of them)";
     }
     error
 }
 
-/// A text file is read by the first file's types, so only its columns must be the same; the others'
-/// schemas must be.
-fn fits(format: Format, wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+/// Checks a file's schema against the first file's. Text is parsed with the first file's types, so only the column names
+/// must agree.
+fn check_schema(format: Format, expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
     match format {
-        Format::Csv | Format::Tsv => same_names(wanted, schema),
-        Format::Jsonl => known_names(wanted, schema),
-        _ => check_appendable(wanted, schema),
+        Format::Csv | Format::Tsv => check_same_names(expected, schema),
+        Format::Jsonl => check_known_names(expected, schema),
+        _ => check_appendable(expected, schema),
     }
 }
 
-fn same_names(wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
-    for (index, field) in wanted.fields().iter().enumerate() {
+fn check_same_names(expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+    for (index, field) in expected.fields().iter().enumerate() {
         match schema.fields().get(index) {
             Some(other) if other.name() == field.name() => {}
             Some(other) => {
@@ -135,20 +137,20 @@ fn same_names(wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
             None => return Err(Error::invalid(format!("the column {:?} is missing", field.name()))),
         }
     }
-    match schema.fields().get(wanted.fields().len()) {
-        Some(extra) => Err(Error::invalid(format!("the column {:?} is too many", extra.name()))),
+    match schema.fields().get(expected.fields().len()) {
+        Some(extra) => Err(Error::invalid(format!("the column {:?} is not in the first file", extra.name()))),
         None => Ok(()),
     }
 }
 
-fn known_names(wanted: &SchemaRef, schema: &SchemaRef) -> Result<()> {
-    match schema.fields().iter().find(|field| wanted.field_with_name(field.name()).is_err()) {
+fn check_known_names(expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
+    match schema.fields().iter().find(|field| expected.field_with_name(field.name()).is_err()) {
         Some(extra) => Err(Error::invalid(format!("the key {:?} is not in the first file", extra.name()))),
         None => Ok(()),
     }
 }
 
-/// The same rows under the first file's schema (its metadata may differ).
+/// The same rows under the first file's schema, whose metadata may differ.
 fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     if Arc::ptr_eq(&batch.schema(), schema) {
         return Ok(batch);

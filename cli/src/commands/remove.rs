@@ -6,12 +6,12 @@ use volley_common::client::Client;
 
 use crate::output;
 
-/// Has the cluster forget a node.
+/// Removes a node from the cluster.
 pub async fn run(client: &Client, node: &str, json: bool) -> Result<()> {
     let removed = client.action("remove_node", &json!({ "node": node })).await?;
     if json {
         return output::json(&removed);
     }
     let id = output::cell("node", &removed["node"]);
-    output::line(format!("removed node {id}: stop its process; with an empty data folder it may join anew"))
+    output::line(format!("removed node {id}: stop its process; with an empty data folder it can join as a new node"))
 }

@@ -1,10 +1,10 @@
-//! Files to record batches and back, streaming: a reader holds one batch, a writer about one row group.
+//! Streams files to record batches and back: a reader holds one batch, a writer about one row group.
 //!
 //! | extension | format | notes |
 //! |---|---|---|
 //! | `.parquet`, `.pq` | Parquet | Arrow types are restored from the file's own Arrow schema |
 //! | `.csv`, `.tsv` | text with a header line | types inferred; an empty field is null; no nested types |
-//! | `.arrow`, `.feather`, `.ipc` | Arrow IPC | reading: file or stream, whichever it is; writing: file |
+//! | `.arrow`, `.feather`, `.ipc` | Arrow IPC | reads files and streams; writes files |
 //! | `.arrows` | Arrow IPC stream | |
 //! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line | types inferred; nested types; nulls are written |
 
@@ -25,10 +25,10 @@ mod write;
 
 pub use write::create;
 
-/// Rows that readers of row formats take at a time.
+/// Rows of a batch that a reader of a row format returns.
 const BATCH_ROWS: usize = 8192;
 
-/// What a file is.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Apache Parquet.
@@ -49,7 +49,7 @@ impl Format {
     /// The format that the path's extension names.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: an unknown one, or none; the known ones are named.
+    /// INVALID_ARGUMENT: an unknown extension, or none; the message lists the known ones.
     pub fn of(path: &Path) -> Result<Format> {
         let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
         match extension.as_deref() {
@@ -70,10 +70,10 @@ impl Format {
 /// The batches of a file.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
-/// The schema of a file; of CSV and JSON inferred from its first `infer_rows` rows.
+/// The schema of a file. For CSV and JSON it is inferred from the first `infer_rows` rows.
 ///
 /// # Errors
-/// NOT_FOUND: no such file. INVALID_ARGUMENT: not of the format. All name the file.
+/// NOT_FOUND: no such file. INVALID_ARGUMENT: not a file of the format. All name the file.
 pub fn schema(path: &Path, format: Format, infer_rows: usize) -> Result<SchemaRef> {
     let file = open_file(path)?;
     match format {
@@ -86,8 +86,8 @@ pub fn schema(path: &Path, format: Format, infer_rows: usize) -> Result<SchemaRe
     .map_err(|e| file_error(path, e))
 }
 
-/// Opens a file for its batches, which have the given schema (CSV and JSON are read as it says).
-/// The bar moves on by the file's bytes.
+/// Opens a file and returns its batches, which have the given schema (CSV and JSON are parsed by it). Advances the bar by
+/// the file's bytes.
 ///
 /// # Errors
 /// As [`schema`].
@@ -125,7 +125,7 @@ pub fn io_error(path: &Path, error: &std::io::Error) -> Error {
 /// An error of reading or writing a format.
 pub fn file_error(path: &Path, error: ArrowError) -> Error {
     let text = match error {
-        // Arrow's prefixes ("Parser error: ...") say nothing to the user; the inner text does.
+        // Arrow's prefixes ("Parser error: ...") do not help the user.
         ArrowError::CsvError(text)
         | ArrowError::JsonError(text)
         | ArrowError::ParseError(text)
@@ -140,7 +140,7 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
     Error::invalid(format!("{}: {text}", path.display()))
 }
 
-/// Columns of which inference saw only nulls are text: anything that comes later can be kept as that.
+/// Makes columns text for which inference saw only nulls: any later value can be read as text.
 fn no_null_columns(schema: &Schema) -> Schema {
     let fields: Vec<Field> = schema
         .fields()

@@ -1,4 +1,4 @@
-//! Parquet.
+//! Parquet files.
 
 use std::fs::File;
 
@@ -13,7 +13,7 @@ pub fn schema(file: File) -> Result<SchemaRef, ArrowError> {
     Ok(ParquetRecordBatchReaderBuilder::try_new(file)?.schema().clone())
 }
 
-/// The bar moves by the share of the rows, for pages are read in no order that bytes could tell.
+/// The bar advances by the share of rows, because pages are not read in the order of their bytes.
 pub fn open(file: File, bar: ProgressBar) -> Result<Batches, ArrowError> {
     let bytes = file.metadata()?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;

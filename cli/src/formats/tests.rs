@@ -1,4 +1,4 @@
-//! Every format: what is written is read back, as far as the format can say it.
+//! Round trips through every format, as far as the format supports the types.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tempfile::TempDir;
 
 use super::*;
 
-struct Folder(TempDir);
+struct TestFolder(TempDir);
 
-impl Folder {
+impl TestFolder {
     fn new() -> Self {
-        Folder(tempfile::tempdir().unwrap())
+        TestFolder(tempfile::tempdir().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -32,11 +32,11 @@ impl Folder {
 }
 
 fn write(path: &Path, batches: &[RecordBatch]) -> Result<()> {
-    let mut sink = create(path, Format::of(path)?, &batches[0].schema())?;
+    let mut writer = create(path, Format::of(path)?, &batches[0].schema())?;
     for batch in batches {
-        sink.write(batch)?;
+        writer.write(batch)?;
     }
-    sink.finish()
+    writer.finish()
 }
 
 fn read(path: &Path) -> Result<RecordBatch> {
@@ -52,7 +52,7 @@ fn read_as(path: &Path, schema: SchemaRef) -> Result<RecordBatch> {
     concat_batches(&schema, &batches).map_err(|e| file_error(path, e))
 }
 
-/// Columns that every format can hold, with a null in each.
+/// Columns that every format supports, with a null in each.
 fn simple() -> RecordBatch {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)]))),
@@ -86,24 +86,24 @@ fn rich() -> RecordBatch {
 
 #[test]
 fn every_format_keeps_simple_columns_and_nulls() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     for name in ["t.parquet", "t.csv", "t.tsv", "t.arrow", "t.feather", "t.arrows", "t.jsonl", "t.ndjson"] {
         let path = folder.path(name);
         write(&path, &[simple(), simple()]).unwrap();
         let back = read(&path).unwrap();
-        let wanted = concat_batches(&simple().schema(), &[simple(), simple()]).unwrap();
-        // JSON's inference knows no order of columns.
-        for field in wanted.schema().fields() {
-            assert_eq!(back.column_by_name(field.name()), wanted.column_by_name(field.name()), "{name} {field}");
+        let expected = concat_batches(&simple().schema(), &[simple(), simple()]).unwrap();
+        // JSON's inference does not keep the order of columns.
+        for field in expected.schema().fields() {
+            assert_eq!(back.column_by_name(field.name()), expected.column_by_name(field.name()), "{name} {field}");
         }
-        assert_eq!(back.num_columns(), wanted.num_columns());
+        assert_eq!(back.num_columns(), expected.num_columns());
     }
     assert_eq!(folder.names().len(), 8, "no temporary file is left: {:?}", folder.names());
 }
 
 #[test]
 fn binary_formats_keep_every_type_and_metadata() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let schema = rich().schema();
     let metadata = [("k".to_string(), "v".to_string())].into();
     let rich = rich().with_schema(Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))).unwrap();
@@ -118,8 +118,8 @@ fn binary_formats_keep_every_type_and_metadata() {
 }
 
 #[test]
-fn text_keeps_dates_and_numbers_that_it_can_write() {
-    let folder = Folder::new();
+fn csv_keeps_dates_and_numbers() {
+    let folder = TestFolder::new();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("day", Arc::new(Date32Array::from(vec![Some(9000), None]))),
         ("money", Arc::new(Decimal128Array::from(vec![Some(12345), None]).with_precision_and_scale(12, 2).unwrap())),
@@ -129,7 +129,7 @@ fn text_keeps_dates_and_numbers_that_it_can_write() {
     let path = folder.path("t.csv");
     write(&path, std::slice::from_ref(&batch)).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "day,money,time\n1994-08-23,123.45,1970-01-02T00:00:00\n,,\n");
-    // Read by the types that were written, the values are the same; inferred, a date is still one.
+    // With the original schema the values are equal; inference recognises a date.
     assert_eq!(read_as(&path, batch.schema()).unwrap(), batch);
     let inferred = read(&path).unwrap().schema();
     assert_eq!(inferred.field(0).data_type(), &DataType::Date32);
@@ -138,7 +138,7 @@ fn text_keeps_dates_and_numbers_that_it_can_write() {
 
 #[test]
 fn json_keeps_nested_values() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let rich = rich().project(&[4, 5]).unwrap();
     let path = folder.path("t.jsonl");
     write(&path, std::slice::from_ref(&rich)).unwrap();
@@ -147,8 +147,8 @@ fn json_keeps_nested_values() {
 }
 
 #[test]
-fn a_table_without_rows_keeps_its_columns() {
-    let folder = Folder::new();
+fn table_without_rows_keeps_its_columns() {
+    let folder = TestFolder::new();
     let empty = RecordBatch::new_empty(simple().schema());
     for name in ["t.parquet", "t.csv", "t.arrow", "t.arrows"] {
         let path = folder.path(name);
@@ -161,28 +161,28 @@ fn a_table_without_rows_keeps_its_columns() {
 }
 
 #[test]
-fn an_arrow_stream_under_a_files_name_is_read_as_what_it_is() {
-    let folder = Folder::new();
+fn arrow_stream_with_a_file_extension_is_read_as_a_stream() {
+    let folder = TestFolder::new();
     write(&folder.path("t.arrows"), &[simple()]).unwrap();
     std::fs::rename(folder.path("t.arrows"), folder.path("t.arrow")).unwrap();
     assert_eq!(read(&folder.path("t.arrow")).unwrap(), simple());
 }
 
 #[test]
-fn nothing_stands_under_the_name_until_the_file_is_whole() {
-    let folder = Folder::new();
+fn file_appears_only_when_it_is_complete() {
+    let folder = TestFolder::new();
     let path = folder.with("t.parquet", "the old one");
-    let mut sink = create(&path, Format::Parquet, &simple().schema()).unwrap();
-    sink.write(&simple()).unwrap();
+    let mut writer = create(&path, Format::Parquet, &simple().schema()).unwrap();
+    writer.write(&simple()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
-    drop(sink);
+    drop(writer);
     assert_eq!(folder.names(), ["t.parquet"]);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
 }
 
 #[test]
-fn inference_that_saw_only_nulls_loses_nothing_later() {
-    let folder = Folder::new();
+fn column_inferred_from_nulls_keeps_later_values() {
+    let folder = TestFolder::new();
     let path = folder.with("t.csv", "a,b\n1,\n2,\n3,late\n");
     let schema = schema(&path, Format::Csv, 2).unwrap();
     assert_eq!(schema.field(1).data_type(), &DataType::Utf8);
@@ -191,8 +191,8 @@ fn inference_that_saw_only_nulls_loses_nothing_later() {
 }
 
 #[test]
-fn bad_files_are_named_with_what_is_wrong() {
-    let folder = Folder::new();
+fn invalid_file_is_named_with_the_reason() {
+    let folder = TestFolder::new();
     for (name, text, why) in [
         ("t.xlsx", "", "known extensions are .parquet"),
         ("noextension", "", "known extensions"),
@@ -219,8 +219,8 @@ fn bad_files_are_named_with_what_is_wrong() {
 }
 
 #[test]
-fn a_json_key_that_inference_did_not_see_is_an_error() {
-    let folder = Folder::new();
+fn json_key_missing_from_the_schema_is_an_error() {
+    let folder = TestFolder::new();
     let path = folder.with("t.jsonl", "{\"a\": 1}\n{\"a\": 2, \"late\": 3}\n");
     let schema = schema(&path, Format::Jsonl, 1).unwrap();
     let error = read_as(&path, schema).unwrap_err();
@@ -228,8 +228,8 @@ fn a_json_key_that_inference_did_not_see_is_an_error() {
 }
 
 #[test]
-fn csv_refuses_nested_columns_by_name() {
-    let folder = Folder::new();
+fn csv_rejects_nested_columns_by_name() {
+    let folder = TestFolder::new();
     let error = write(&folder.path("t.csv"), &[rich()]).unwrap_err();
     assert!(error.message.contains("\"lists\"") && error.message.contains(".parquet"), "{error}");
     assert!(folder.names().is_empty());

@@ -1,4 +1,4 @@
-//! Writing a file: into a temporary one beside it, which takes its name when everything is on disk.
+//! Writes a file as a temporary one in the same folder, which is renamed once everything is on disk.
 
 use std::fs::{File, Permissions};
 use std::io::BufWriter;
@@ -18,32 +18,32 @@ use tempfile::NamedTempFile;
 use volley_common::Result;
 
 use super::{Format, file_error, io_error};
-use crate::threads::Sink;
+use crate::threads::BatchWriter;
 
-/// A row group is closed when it holds so many encoded bytes, that wide tables stay within memory.
+/// A row group is closed at this many encoded bytes, to bound the memory for wide tables.
 const ROW_GROUP_BYTES: usize = 128 << 20;
 
 type Buffered = BufWriter<File>;
 
 /// Writes one format.
-trait Encode: Send {
+trait FormatEncoder: Send {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError>;
-    /// Writes what comes last and gives the file back, flushed.
+    /// Writes the end of the format and returns the flushed file.
     fn finish(self: Box<Self>) -> Result<File, ArrowError>;
 }
 
 /// A file that is being written.
-struct FileSink {
+struct TempFileWriter {
     path: PathBuf,
     temp: NamedTempFile,
-    encode: Box<dyn Encode>,
+    encoder: Box<dyn FormatEncoder>,
 }
 
-/// Begins a file of the format at `path`. Until [`Sink::finish`] nothing stands under that name.
+/// Starts a file of the format. Nothing appears at `path` until [`BatchWriter::finish`].
 ///
 /// # Errors
-/// The folder cannot be written to, or the format cannot hold the schema. All name the file.
-pub fn create(path: &Path, format: Format, schema: &SchemaRef) -> Result<Box<dyn Sink>> {
+/// The folder is not writable, or the format does not support the schema. All name the file.
+pub fn create(path: &Path, format: Format, schema: &SchemaRef) -> Result<Box<dyn BatchWriter>> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -61,16 +61,16 @@ pub fn create(path: &Path, format: Format, schema: &SchemaRef) -> Result<Box<dyn
     let temp = tempfile::Builder::new()
         .prefix(".volley-")
         .suffix(".tmp")
-        // What the process's umask makes of it, as for any new file.
+        // The umask applies, as for any new file.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .map_err(|e| io_error(path, &e))?;
     let file = temp.as_file().try_clone().map_err(|e| io_error(path, &e))?;
-    let encode = encoder(file, format, schema).map_err(|e| file_error(path, e))?;
-    Ok(Box::new(FileSink { path: path.to_path_buf(), temp, encode }))
+    let encoder = encoder(file, format, schema).map_err(|e| file_error(path, e))?;
+    Ok(Box::new(TempFileWriter { path: path.to_path_buf(), temp, encoder }))
 }
 
-fn encoder(file: File, format: Format, schema: &SchemaRef) -> Result<Box<dyn Encode>, ArrowError> {
+fn encoder(file: File, format: Format, schema: &SchemaRef) -> Result<Box<dyn FormatEncoder>, ArrowError> {
     let file = BufWriter::with_capacity(1 << 20, file);
     Ok(match format {
         Format::Parquet => Box::new(parquet_writer(file, schema)?),
@@ -89,11 +89,11 @@ fn parquet_writer(file: Buffered, schema: &SchemaRef) -> Result<ArrowWriter<Buff
     Ok(ArrowWriter::try_new(file, schema.clone(), Some(properties))?)
 }
 
-/// Writes the header at once, that a table without rows keeps its columns.
+/// Writes the header at once, so that a table without rows keeps its columns.
 fn csv_writer(file: Buffered, delimiter: u8, schema: &SchemaRef) -> Result<csv::Writer<Buffered>, ArrowError> {
     if let Some(field) = schema.fields().iter().find(|f| f.data_type().is_nested()) {
         return Err(ArrowError::CsvError(format!(
-            "the column {:?} is nested, which CSV cannot hold: use .parquet, .arrow or .jsonl",
+            "the column {:?} is nested, which CSV does not support: use .parquet, .arrow or .jsonl",
             field.name()
         )));
     }
@@ -102,14 +102,14 @@ fn csv_writer(file: Buffered, delimiter: u8, schema: &SchemaRef) -> Result<csv::
     Ok(writer)
 }
 
-impl Sink for FileSink {
+impl BatchWriter for TempFileWriter {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.encode.write(batch).map_err(|e| file_error(&self.path, e))
+        self.encoder.write(batch).map_err(|e| file_error(&self.path, e))
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        let FileSink { path, temp, encode } = *self;
-        let file = encode.finish().map_err(|e| file_error(&path, e))?;
+        let TempFileWriter { path, temp, encoder } = *self;
+        let file = encoder.finish().map_err(|e| file_error(&path, e))?;
         file.sync_all().map_err(|e| io_error(&path, &e))?;
         temp.persist(&path).map_err(|e| io_error(&path, &e.error))?;
         Ok(())
@@ -120,7 +120,7 @@ fn unbuffered(file: Buffered) -> Result<File, ArrowError> {
     Ok(file.into_inner().map_err(|e| e.into_error())?)
 }
 
-impl Encode for ArrowWriter<Buffered> {
+impl FormatEncoder for ArrowWriter<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         ArrowWriter::write(self, batch)?;
         if self.in_progress_size() > ROW_GROUP_BYTES {
@@ -134,7 +134,7 @@ impl Encode for ArrowWriter<Buffered> {
     }
 }
 
-impl Encode for csv::Writer<Buffered> {
+impl FormatEncoder for csv::Writer<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         csv::Writer::write(self, batch)
     }
@@ -144,7 +144,7 @@ impl Encode for csv::Writer<Buffered> {
     }
 }
 
-impl Encode for json::LineDelimitedWriter<Buffered> {
+impl FormatEncoder for json::LineDelimitedWriter<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         json::Writer::write(self, batch)
     }
@@ -155,11 +155,11 @@ impl Encode for json::LineDelimitedWriter<Buffered> {
     }
 }
 
-impl Encode for FileWriter<Buffered> {
+impl FormatEncoder for FileWriter<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         FileWriter::write(self, batch).map_err(|error| match error {
             ArrowError::InvalidArgumentError(text) if text.contains("Dictionary replacement") => ArrowError::IpcError(
-                "the table's dictionary columns have more than one dictionary, and an Arrow IPC file has room for one a column: use .arrows or .parquet".into(),
+                "the table's dictionary columns have more than one dictionary each, and an Arrow IPC file can have only one a column: use .arrows or .parquet".into(),
             ),
             other => other,
         })
@@ -171,7 +171,7 @@ impl Encode for FileWriter<Buffered> {
     }
 }
 
-impl Encode for StreamWriter<Buffered> {
+impl FormatEncoder for StreamWriter<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         StreamWriter::write(self, batch)
     }

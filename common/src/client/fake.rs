@@ -15,7 +15,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::put::BatchEncoder;
-use crate::ipc::decode::{Decoder, Event};
+use crate::ipc::decode::{BatchDecoder, DecodedMessage};
 use crate::ipc::schema::schema_message;
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -161,12 +161,12 @@ impl FlightService for FakeFlightServer {
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let mut messages = request.into_inner();
         let broken = ReportBroken(Some(self.puts.clone()));
-        let mut decoder = Decoder::new(super::MAX_MESSAGE);
+        let mut decoder = BatchDecoder::new(super::MAX_MESSAGE);
         let mut batches = Vec::new();
         loop {
             match messages.message().await {
                 Ok(Some(message)) => {
-                    if let Event::Batch(batch) = decoder.push(message)? {
+                    if let DecodedMessage::Batch(batch) = decoder.push(message)? {
                         batches.push(batch);
                     }
                 }

@@ -1,6 +1,6 @@
 //! One DoGet: decodes Flight messages into validated batches.
 //!
-//! Works below tonic's codec, which copies every message once more than [`Unframed`] does.
+//! Works below tonic's codec, which copies every message once more than [`FlightDataStream`] does.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -13,14 +13,14 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
-use crate::ipc::decode::{Decoder, Event};
-use crate::ipc::flight_decoder::Unframed;
+use crate::ipc::decode::{BatchDecoder, DecodedMessage};
+use crate::ipc::flight_decoder::FlightDataStream;
 use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet. Its schema is known when it is opened.
 pub struct BatchStream {
-    messages: Unframed<Body>,
-    decoder: Decoder,
+    messages: FlightDataStream<Body>,
+    decoder: BatchDecoder,
     schema: SchemaRef,
 }
 
@@ -35,18 +35,18 @@ impl BatchStream {
             .await?
             .call(grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body))))
             .await?;
-        let mut messages = Unframed::new(grpc::response_body(response)?, MAX_MESSAGE).keeping();
-        let mut decoder = Decoder::new(MAX_MESSAGE);
+        let mut messages = FlightDataStream::new(grpc::response_body(response)?, MAX_MESSAGE).with_shared_blocks();
+        let mut decoder = BatchDecoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = next(&mut messages).await? else {
                 return Err(Error::internal("the stream ended before its schema"));
             };
             match decoder.push(message)? {
-                Event::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
-                Event::Batch(_) | Event::Dictionary => {
+                DecodedMessage::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
+                DecodedMessage::Batch(_) | DecodedMessage::Dictionary => {
                     return Err(Error::internal("the stream does not begin with a schema"));
                 }
-                Event::Metadata => {}
+                DecodedMessage::Metadata => {}
             }
         }
     }
@@ -59,7 +59,7 @@ impl BatchStream {
     /// The next batch; none at the end. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while let Some(message) = next(&mut self.messages).await? {
-            if let Event::Batch(batch) = self.decoder.push(message)? {
+            if let DecodedMessage::Batch(batch) = self.decoder.push(message)? {
                 return Ok(Some(batch));
             }
         }
@@ -68,7 +68,7 @@ impl BatchStream {
 }
 
 /// The next message; none once the response ended with OK.
-async fn next(messages: &mut Unframed<Body>) -> Result<Option<FlightData>> {
+async fn next(messages: &mut FlightDataStream<Body>) -> Result<Option<FlightData>> {
     let next = messages.next().await;
     if let Some(Ok(message)) = next {
         return Ok(Some(message));

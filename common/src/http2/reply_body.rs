@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::proxied_body::ProxiedBody;
 use super::status::trailers;
-use crate::ipc::frame::Frame;
+use crate::ipc::flight_encoder::FlightFrame;
 use crate::{Error, Result};
 
 /// The body of a response.
@@ -42,7 +42,7 @@ pub enum ReplyData {
     /// Bytes of a tonic body or of another member.
     Bytes(Bytes),
     /// gRPC messages.
-    Frame(Frame),
+    Frame(FlightFrame),
 }
 
 impl Buf for ReplyData {
@@ -79,12 +79,12 @@ impl Buf for ReplyData {
 /// stream's error.
 pub struct FrameStream {
     /// `None` once the trailers are sent.
-    stream: Option<Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>>,
+    stream: Option<Pin<Box<dyn Stream<Item = Result<FlightFrame>> + Send>>>,
 }
 
 impl FrameStream {
     /// Wraps `stream`; the body ends at its first error.
-    pub fn new(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> Self {
+    pub fn new(stream: impl Stream<Item = Result<FlightFrame>> + Send + 'static) -> Self {
         FrameStream { stream: Some(Box::pin(stream)) }
     }
 
@@ -152,7 +152,7 @@ pub fn grpc_message(framed: Bytes) -> http::Response<ReplyBody> {
 }
 
 /// A response of a stream of messages.
-pub fn grpc_frames(stream: impl Stream<Item = Result<Frame>> + Send + 'static) -> http::Response<ReplyBody> {
+pub fn grpc_frames(stream: impl Stream<Item = Result<FlightFrame>> + Send + 'static) -> http::Response<ReplyBody> {
     grpc_response(ReplyBody::Frames(FrameStream::new(stream)))
 }
 

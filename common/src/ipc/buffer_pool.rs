@@ -1,8 +1,8 @@
-//! Memory for message bodies, used again and again.
+//! Reused memory for message bodies.
 //!
-//! A body of megabytes in fresh memory costs a page fault for every 4 KiB of it: that can cost more than all copying of its bytes.
-//! So a stream keeps the blocks that its bodies lay in for those to come, and asks for huge pages. A body begins at a
-//! page, so that arrow reads it in place.
+//! Fresh memory costs a page fault for every 4 KiB: for a body of megabytes that can cost more than all copying of its
+//! bytes. So a stream keeps the blocks of bodies that were dropped for the next ones, and asks for huge pages. A body
+//! begins at a page or at arrow's alignment, so that arrow reads it in place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -11,211 +11,210 @@ use bytes::{Buf, Bytes};
 use memmap2::{MmapMut, MmapRaw};
 use parking_lot::Mutex;
 
+use super::body_builder::{BodyAllocator, BodyBuilder};
 use crate::{Error, Result};
 
 /// Smaller bodies come from the heap.
-const SMALL: usize = 64 << 10;
+const MIN_BLOCK_BODY: usize = 64 << 10;
 /// Blocks from this size on are worth huge pages (of x86; elsewhere it is a hint too).
 const HUGE_PAGE: usize = 2 << 20;
-/// A body may take an idle block that is so many times as large.
-const ROOMY: usize = 4;
-/// Bodies that are kept lie in blocks of this size, ...
-const SHARED: usize = 4 * HUGE_PAGE;
-/// ... if they are no larger than this.
-const LARGEST_SHARING: usize = SHARED / 4;
+/// A body may take an idle block of up to this many times its size.
+const MAX_OVERSIZE: usize = 4;
+/// Size of a block that several bodies share.
+const SHARED_BLOCK: usize = 4 * HUGE_PAGE;
+/// Larger bodies get a block of their own.
+const MAX_SHARING_BODY: usize = SHARED_BLOCK / 4;
 /// Where a body in a shared block may begin: arrow's alignment.
 const ALIGNMENT: usize = 64;
-/// Blocks that nobody uses: so many bytes in all, or one block if that is larger.
-const IDLE_BYTES: usize = 8 << 20;
+/// Limit for all idle blocks together; a single larger block may stay until a body comes that it does not suit.
+const MAX_IDLE_BYTES: usize = 8 << 20;
 
-/// The blocks of one stream. They are given back when the stream and all its bodies are gone.
+/// The blocks of one stream. They are unmapped once the stream and all its bodies are dropped.
 #[derive(Debug, Default)]
-pub struct Bodies {
-    idle: Arc<Mutex<Idle>>,
-    /// Whether small bodies share blocks.
+pub struct BufferPool {
+    /// Bodies return their blocks from any thread.
+    idle: Arc<Mutex<IdleBlocks>>,
+    /// Whether bodies share blocks.
     sharing: bool,
-    /// The block that the next bodies share.
-    shared: Option<Shared>,
+    /// The block that the next bodies share, and how many of its bytes are taken.
+    shared: Option<(Arc<PooledBlock>, usize)>,
 }
 
 #[derive(Debug, Default)]
-struct Idle {
+struct IdleBlocks {
     /// Longest idle first.
     blocks: VecDeque<MmapRaw>,
     bytes: usize,
 }
 
-/// A block, and how much of it bodies have.
-type Shared = (Arc<Block>, usize);
-
-/// A body that is being gathered.
+/// A body that is being received.
 #[derive(Debug)]
-pub struct Gathering {
-    memory: Memory,
+pub struct BodyBuffer {
+    memory: BodyMemory,
     filled: usize,
     length: usize,
 }
 
 #[derive(Debug)]
-enum Memory {
+enum BodyMemory {
     Heap(Vec<u8>),
-    Block(Piece),
+    Block(BlockRange),
 }
 
-/// Where a body lies in a block: no other body has these bytes as long as the block lives.
+/// Where a body begins in a block: no other body uses its bytes as long as the block lives.
 #[derive(Debug)]
-struct Piece {
-    block: Arc<Block>,
-    at: usize,
+struct BlockRange {
+    block: Arc<PooledBlock>,
+    start: usize,
 }
 
-/// A block in use; it goes back to its stream's idle ones when it is dropped.
+/// A block in use; it returns to its stream's idle blocks when it is dropped.
 #[derive(Debug)]
-struct Block {
-    /// `None` only while it is dropped.
+struct PooledBlock {
+    /// `None` only during drop.
     map: Option<MmapRaw>,
-    home: Weak<Mutex<Idle>>,
+    pool: Weak<Mutex<IdleBlocks>>,
 }
 
-/// A gathered body.
-struct Body {
-    piece: Piece,
+/// A complete body in a block.
+struct PooledBody {
+    range: BlockRange,
     length: usize,
 }
 
-impl Bodies {
-    /// For a reader that keeps what comes: bodies share blocks that are worth huge pages. One body that is kept keeps
-    /// its block.
-    pub fn kept() -> Self {
-        Bodies { sharing: true, ..Bodies::default() }
+impl BufferPool {
+    /// For a reader that keeps the bodies: they share blocks that are worth huge pages. One kept body keeps its whole
+    /// block.
+    pub fn with_shared_blocks() -> Self {
+        BufferPool { sharing: true, ..BufferPool::default() }
     }
 
-    /// Room for a body of `length` bytes.
-    ///
-    /// # Errors
-    /// RESOURCE_EXHAUSTED: there is no memory for it.
-    pub fn begin(&mut self, length: usize) -> Result<Gathering> {
-        self.idle.lock().let_go_of_huge(length);
-        let memory = match (self.sharing, length) {
-            (_, ..SMALL) => Memory::Heap(Vec::with_capacity(length)),
-            (true, ..=LARGEST_SHARING) => Memory::Block(self.share(length)?),
-            _ => Memory::Block(Piece { block: self.block(length)?, at: 0 }),
+    fn share(&mut self, length: usize) -> Result<BlockRange> {
+        let (block, start) = match self.shared.take().filter(|(_, used)| used + length <= SHARED_BLOCK) {
+            Some(current) => current,
+            None => (self.block(SHARED_BLOCK)?, 0),
         };
-        Ok(Gathering { memory, filled: 0, length })
+        self.shared = Some((block.clone(), (start + length).next_multiple_of(ALIGNMENT)));
+        Ok(BlockRange { block, start })
     }
 
-    fn share(&mut self, length: usize) -> Result<Piece> {
-        let (block, at) = match self.shared.take().filter(|(_, used)| used + length <= SHARED) {
-            Some(fits) => fits,
-            None => (self.block(SHARED)?, 0),
-        };
-        self.shared = Some((block.clone(), (at + length).next_multiple_of(ALIGNMENT)));
-        Ok(Piece { block, at })
-    }
-
-    fn block(&self, length: usize) -> Result<Arc<Block>> {
-        let fitting = self.idle.lock().take(length);
-        let map = match fitting {
+    fn block(&self, length: usize) -> Result<Arc<PooledBlock>> {
+        let idle = self.idle.lock().take(length);
+        let map = match idle {
             Some(map) => map,
             None => map_block(length)?,
         };
-        Ok(Arc::new(Block { map: Some(map), home: Arc::downgrade(&self.idle) }))
+        Ok(Arc::new(PooledBlock { map: Some(map), pool: Arc::downgrade(&self.idle) }))
     }
 }
 
-/// New memory of at least `length` bytes, in few sizes.
+impl BodyAllocator for BufferPool {
+    type Builder = BodyBuffer;
+
+    fn begin(&mut self, length: usize) -> Result<BodyBuffer> {
+        self.idle.lock().release_oversized(length);
+        let memory = match (self.sharing, length) {
+            (_, ..MIN_BLOCK_BODY) => BodyMemory::Heap(Vec::with_capacity(length)),
+            (true, ..=MAX_SHARING_BODY) => BodyMemory::Block(self.share(length)?),
+            _ => BodyMemory::Block(BlockRange { block: self.block(length)?, start: 0 }),
+        };
+        Ok(BodyBuffer { memory, filled: 0, length })
+    }
+}
+
+/// Maps new memory of at least `length` bytes; sizes are powers of two, so that blocks suit many bodies.
 fn map_block(length: usize) -> Result<MmapRaw> {
-    let none = |e| {
+    let no_memory = |e| {
         Error::exhausted(format!(
             "there is no memory for a message body of {length} bytes ({e}): try again, or send smaller batches"
         ))
     };
-    let map = MmapRaw::from(MmapMut::map_anon(length.next_power_of_two()).map_err(none)?);
-    // Of the body, not of the block: a huge page is there as a whole, whatever of it is used.
+    let map = MmapRaw::from(MmapMut::map_anon(length.next_power_of_two()).map_err(no_memory)?);
+    // By the body's length, not the block's: a huge page takes all its memory however little of it is used.
     #[cfg(target_os = "linux")]
     if length >= HUGE_PAGE {
-        // A system without huge pages refuses, and gives small ones.
+        // A system without huge pages returns an error and uses small ones.
         let _ = map.advise(memmap2::Advice::HugePage);
     }
     Ok(map)
 }
 
-impl Idle {
-    /// The smallest block that fits and is not far too large.
+impl IdleBlocks {
+    /// Takes the smallest block that fits and is not far too large.
     fn take(&mut self, length: usize) -> Option<MmapRaw> {
-        let fits = |size: usize| (length..=length.saturating_mul(ROOMY)).contains(&size);
+        let fits = |size: usize| (length..=length.saturating_mul(MAX_OVERSIZE)).contains(&size);
         let sizes = self.blocks.iter().map(|block| block.len()).enumerate();
         let (at, size) = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size)?;
         self.bytes -= size;
         self.blocks.remove(at)
     }
 
-    /// Gives back what is larger than all that may be idle, unless the next body is of its kind.
-    fn let_go_of_huge(&mut self, next: usize) {
-        if self.bytes <= IDLE_BYTES {
-            return;
+    /// Unmaps a block over [`MAX_IDLE_BYTES`], unless a body of `next` bytes could use it. [`IdleBlocks::put`] leaves
+    /// such a block only alone.
+    fn release_oversized(&mut self, next: usize) {
+        if self.bytes > MAX_IDLE_BYTES && self.bytes > next.saturating_mul(MAX_OVERSIZE) {
+            self.blocks.clear();
+            self.bytes = 0;
         }
-        self.blocks.retain(|block| block.len() <= IDLE_BYTES || block.len() <= next.saturating_mul(ROOMY));
-        self.bytes = self.blocks.iter().map(|block| block.len()).sum();
     }
 
     fn put(&mut self, block: MmapRaw) {
         self.bytes += block.len();
         self.blocks.push_back(block);
-        while self.bytes > IDLE_BYTES && self.blocks.len() > 1 {
+        while self.bytes > MAX_IDLE_BYTES && self.blocks.len() > 1 {
             self.bytes -= self.blocks.pop_front().map_or(0, |oldest| oldest.len());
         }
     }
 }
 
-impl Gathering {
-    /// Takes as much of `from` as belongs to the body.
-    pub fn fill(&mut self, from: &mut Bytes) {
+impl BodyBuilder for BodyBuffer {
+    type Body = Bytes;
+
+    fn fill(&mut self, from: &mut Bytes) {
         let count = from.len().min(self.length - self.filled);
         match &mut self.memory {
-            Memory::Heap(bytes) => bytes.extend_from_slice(&from[..count]),
-            Memory::Block(piece) => piece.write(self.filled, &from[..count]),
+            BodyMemory::Heap(bytes) => bytes.extend_from_slice(&from[..count]),
+            BodyMemory::Block(range) => range.write(self.filled, &from[..count]),
         }
         self.filled += count;
         from.advance(count);
     }
 
-    /// Whether all of it is there.
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.filled == self.length
     }
 
-    /// What was gathered.
-    pub fn finish(self) -> Bytes {
+    fn finish(self) -> Bytes {
         match self.memory {
-            Memory::Heap(bytes) => bytes.into(),
-            Memory::Block(piece) => Bytes::from_owner(Body { piece, length: self.filled }),
+            BodyMemory::Heap(bytes) => bytes.into(),
+            BodyMemory::Block(range) => Bytes::from_owner(PooledBody { range, length: self.filled }),
         }
     }
 }
 
-impl Piece {
-    /// Writes within the body, `at` behind its beginning.
-    fn write(&mut self, at: usize, bytes: &[u8]) {
+impl BlockRange {
+    /// Writes `bytes` at `offset` within the body.
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
         let Some(map) = &self.block.map else { return };
-        assert!(self.at + at + bytes.len() <= map.len(), "a body is within its block");
-        // SAFETY: the bytes are mapped, and this piece's alone until it is finished: nobody reads or writes them meanwhile.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(self.at + at), bytes.len()) }
+        assert!(self.start + offset + bytes.len() <= map.len(), "a body is within its block");
+        // SAFETY: the bytes are mapped and belong to this range alone until the body is finished: nothing else reads or
+        // writes them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(self.start + offset), bytes.len()) }
     }
 }
 
-impl AsRef<[u8]> for Body {
+impl AsRef<[u8]> for PooledBody {
     fn as_ref(&self) -> &[u8] {
-        let Some(map) = &self.piece.block.map else { return &[] };
-        // SAFETY: the bytes are mapped as long as the block lives, were written, and are written no more.
-        unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.piece.at), self.length) }
+        let Some(map) = &self.range.block.map else { return &[] };
+        // SAFETY: the bytes are mapped as long as the block lives, have been written, and are not written again.
+        unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.range.start), self.length) }
     }
 }
 
-impl Drop for Block {
+impl Drop for PooledBlock {
     fn drop(&mut self) {
-        if let (Some(map), Some(home)) = (self.map.take(), self.home.upgrade()) {
-            home.lock().put(map);
+        if let (Some(map), Some(pool)) = (self.map.take(), self.pool.upgrade()) {
+            pool.lock().put(map);
         }
     }
 }
@@ -224,79 +223,83 @@ impl Drop for Block {
 mod tests {
     use super::*;
 
-    fn body(bodies: &mut Bodies, length: usize, byte: u8) -> Bytes {
-        let mut gathering = bodies.begin(length).unwrap();
+    fn body(pool: &mut BufferPool, length: usize, byte: u8) -> Bytes {
+        let mut buffer = pool.begin(length).unwrap();
         let mut from = Bytes::from(vec![byte; length + 1]);
-        while !gathering.is_full() {
+        while !buffer.is_full() {
             let mut step = from.split_to(from.len().min(1 + length / 3));
-            gathering.fill(&mut step);
+            buffer.fill(&mut step);
             from = if step.is_empty() { from } else { step };
         }
-        assert_eq!(from.len(), 1, "what is behind the body is left");
-        gathering.finish()
+        assert_eq!(from.len(), 1, "bytes after the body are not taken");
+        buffer.finish()
     }
 
     #[test]
-    fn bodies_hold_what_was_gathered_where_arrow_can_read_it() {
-        let mut bodies = Bodies::default();
-        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, HUGE_PAGE + 5] {
-            let body = body(&mut bodies, length, 7);
+    fn body_of_any_size_is_complete_and_aligned() {
+        let mut pool = BufferPool::default();
+        for length in [0, 1, MIN_BLOCK_BODY - 1, MIN_BLOCK_BODY, MIN_BLOCK_BODY + 1, HUGE_PAGE + 5] {
+            let body = body(&mut pool, length, 7);
             assert!(body.len() == length && body.iter().all(|&byte| byte == 7));
             assert!(length == 0 || body.as_ptr().align_offset(8) == 0);
         }
     }
 
     #[test]
-    fn a_block_is_used_again_when_no_slice_of_its_body_is_left() {
-        let mut bodies = Bodies::default();
-        let first = body(&mut bodies, 1 << 20, 1);
+    fn block_is_reused_once_every_slice_is_dropped() {
+        let mut pool = BufferPool::default();
+        let first = body(&mut pool, 1 << 20, 1);
         let at = first.as_ptr();
         let slice = first.slice(10..20);
         drop(first);
-        let second = body(&mut bodies, 1 << 20, 2);
+        let second = body(&mut pool, 1 << 20, 2);
         assert_ne!(second.as_ptr(), at);
         assert!(slice.iter().all(|&byte| byte == 1));
         drop(slice);
-        assert_eq!(body(&mut bodies, (1 << 20) - 100, 3).as_ptr(), at);
+        assert_eq!(body(&mut pool, (1 << 20) - 100, 3).as_ptr(), at);
     }
 
     #[test]
-    fn idle_blocks_are_bounded_and_the_largest_may_be_one_alone() {
-        let mut bodies = Bodies::default();
-        let many: Vec<_> = (0..20).map(|_| body(&mut bodies, 1 << 20, 1)).collect();
+    fn idle_blocks_are_bounded_by_bytes_or_one_block() {
+        let mut pool = BufferPool::default();
+        let many: Vec<_> = (0..20).map(|_| body(&mut pool, 1 << 20, 1)).collect();
         drop(many);
-        assert_eq!(bodies.idle.lock().bytes, IDLE_BYTES);
-        let large: Vec<_> = (0..3).map(|_| body(&mut bodies, 5 * IDLE_BYTES, 1)).collect();
+        assert_eq!(pool.idle.lock().bytes, MAX_IDLE_BYTES);
+        let large: Vec<_> = (0..3).map(|_| body(&mut pool, 5 * MAX_IDLE_BYTES, 1)).collect();
         drop(large);
-        let idle = bodies.idle.lock();
-        assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * IDLE_BYTES));
+        let idle = pool.idle.lock();
+        assert_eq!((idle.blocks.len(), idle.bytes), (1, 8 * MAX_IDLE_BYTES));
         drop(idle);
-        drop(body(&mut bodies, 1, 1));
-        assert_eq!(bodies.idle.lock().bytes, 0, "small bodies came after the large ones");
+        drop(body(&mut pool, 1, 1));
+        assert_eq!(pool.idle.lock().bytes, 0, "a small body releases the large block");
     }
 
     #[test]
-    fn kept_bodies_share_blocks_and_give_them_back_together() {
-        let mut bodies = Bodies::kept();
-        let kept: Vec<_> = (0..20).map(|byte| body(&mut bodies, (1 << 20) + 7, byte)).collect();
+    fn kept_bodies_share_blocks_and_return_them_together() {
+        let mut pool = BufferPool::with_shared_blocks();
+        let kept: Vec<_> = (0..20).map(|byte| body(&mut pool, (1 << 20) + 7, byte)).collect();
         for (byte, body) in (0..).zip(&kept) {
             assert!(body.len() == (1 << 20) + 7 && body.iter().all(|&b| b == byte));
             assert_eq!(body.as_ptr().align_offset(ALIGNMENT), 0);
         }
-        assert_eq!(bodies.idle.lock().bytes, 0);
+        assert_eq!(pool.idle.lock().bytes, 0);
         drop(kept);
-        assert_eq!(bodies.idle.lock().bytes, SHARED, "two of three; one more may be idle than there is room for");
-        let large = body(&mut bodies, LARGEST_SHARING + 1, 3);
+        assert_eq!(
+            pool.idle.lock().bytes,
+            SHARED_BLOCK,
+            "one of three: two exceed the limit, the last is still shared"
+        );
+        let large = body(&mut pool, MAX_SHARING_BODY + 1, 3);
         assert!(large.iter().all(|&b| b == 3));
     }
 
     #[test]
-    fn a_small_body_does_not_take_a_block_that_is_far_too_large() {
-        let mut bodies = Bodies::default();
-        drop(body(&mut bodies, 4 << 20, 1));
-        let small = body(&mut bodies, SMALL, 1);
-        assert_eq!(bodies.idle.lock().bytes, 4 << 20);
-        drop(bodies);
+    fn small_body_leaves_a_far_larger_block_idle() {
+        let mut pool = BufferPool::default();
+        drop(body(&mut pool, 4 << 20, 1));
+        let small = body(&mut pool, MIN_BLOCK_BODY, 1);
+        assert_eq!(pool.idle.lock().bytes, 4 << 20);
+        drop(pool);
         assert!(small.iter().all(|&byte| byte == 1), "a body outlives its stream");
     }
 }

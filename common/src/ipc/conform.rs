@@ -1,11 +1,11 @@
-//! A batch under a table's schema, which may differ from its own in metadata, at the top or below.
+//! Puts a batch under its table's schema, which may differ in metadata at any depth.
 
 use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions, make_array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::layout::child_fields;
 use super::schema::check_appendable;
-use super::types::children;
 use crate::{Error, Result};
 
 /// The batch's rows under `schema`; no data is copied.
@@ -29,18 +29,18 @@ pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map_err(|e| Error::invalid(format!("the rows do not fit the table's schema: {e}")))
 }
 
-/// The same data under a type whose child fields say other things of themselves.
+/// The same data under a type whose child fields have other metadata.
 fn retype(data: ArrayData, to: &DataType) -> Result<ArrayData, ArrowError> {
     if data.data_type() == to {
         return Ok(data);
     }
     let types: Vec<&DataType> = match to {
         DataType::Dictionary(_, values) => vec![values],
-        other => children(other).into_iter().map(Field::data_type).collect(),
+        other => child_fields(other).into_iter().map(Field::data_type).collect(),
     };
-    let below = data.child_data().iter().zip(types);
-    let below = below.map(|(child, to)| retype(child.clone(), to)).collect::<Result<_, _>>()?;
-    data.into_builder().data_type(to.clone()).child_data(below).build()
+    let children = data.child_data().iter().zip(types);
+    let children = children.map(|(child, to)| retype(child.clone(), to)).collect::<Result<_, _>>()?;
+    data.into_builder().data_type(to.clone()).child_data(children).build()
 }
 
 #[cfg(test)]
@@ -52,28 +52,29 @@ mod tests {
     use arrow::datatypes::Schema;
 
     use super::*;
-    use crate::ipc::samples;
+    use crate::ipc::test_data;
 
-    fn plain(field: &Field) -> Field {
-        let child = |field: &Field| Arc::new(plain(field));
+    /// The field without metadata, at any depth.
+    fn without_metadata(field: &Field) -> Field {
+        let child = |field: &Field| Arc::new(without_metadata(field));
         let data_type = match field.data_type() {
             DataType::List(f) => DataType::List(child(f)),
             DataType::ListView(f) => DataType::ListView(child(f)),
             DataType::FixedSizeList(f, n) => DataType::FixedSizeList(child(f), *n),
-            DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| plain(f)).collect()),
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| without_metadata(f)).collect()),
             other => other.clone(),
         };
         field.clone().with_data_type(data_type).with_metadata(HashMap::new())
     }
 
     #[test]
-    fn metadata_gives_way_at_every_depth_and_types_do_not() {
-        let batch = samples::batch(&mut samples::rng(1), 40);
-        let fields: Vec<Field> = batch.schema().fields().iter().map(|f| plain(f)).collect();
+    fn conform_replaces_metadata_at_every_depth_but_no_types() {
+        let batch = test_data::batch(&mut test_data::rng(1), 40);
+        let fields: Vec<Field> = batch.schema().fields().iter().map(|f| without_metadata(f)).collect();
         let table = Arc::new(Schema::new(fields));
-        let fitted = conform(&batch, &table).unwrap();
-        assert_eq!(fitted.schema(), table);
-        assert_eq!(conform(&fitted, &batch.schema()).unwrap(), batch);
+        let conformed = conform(&batch, &table).unwrap();
+        assert_eq!(conformed.schema(), table);
+        assert_eq!(conform(&conformed, &batch.schema()).unwrap(), batch);
         let other = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int8, true)]));
         assert!(conform(&batch, &other).unwrap_err().message.contains("c0"));
     }

@@ -1,4 +1,4 @@
-//! FlightData → checked record batches.
+//! Decodes FlightData to validated record batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,31 +11,31 @@ use arrow_ipc::MessageHeader;
 use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use bytes::Bytes;
 
-use super::check::check_batch;
-use super::schema::{guard, name_of, root, schema_of};
-use super::types::children;
+use super::batch_validation::validate_batch;
+use super::layout::child_fields;
+use super::schema::{catch_panics, kind_name, schema_of, verify_message};
 use crate::{Error, Result};
 
-/// A stream's dictionaries together may be this many times the largest message.
-const DICTIONARY_MESSAGES: usize = 4;
+/// All dictionaries of a stream together may have this many times the bytes of the largest message.
+const MAX_DICTIONARY_MESSAGES: usize = 4;
 /// Offsets within a body are multiples of this, by the format.
 const BODY_ALIGNMENT: usize = 8;
 
-/// What a message brought.
+/// The content of one message.
 #[derive(Debug)]
-pub enum Event {
+pub enum DecodedMessage {
     /// The stream's schema; always first.
     Schema(SchemaRef),
-    /// Rows, fully validated.
+    /// Validated rows.
     Batch(RecordBatch),
-    /// A dictionary, kept for the batches to come.
+    /// A dictionary, which the decoder keeps for later batches.
     Dictionary,
     /// No IPC message, only `app_metadata` or a descriptor.
     Metadata,
 }
 
-/// Decodes one stream's messages, in their order.
-pub struct Decoder {
+/// Decodes the messages of one stream in order.
+pub struct BatchDecoder {
     max_message: usize,
     schema: Option<SchemaRef>,
     dictionaries: HashMap<i64, ArrayRef>,
@@ -43,19 +43,19 @@ pub struct Decoder {
     sizes: HashMap<i64, usize>,
 }
 
-impl Decoder {
-    /// A decoder that refuses messages whose body, stored or decompressed, is over `max_message` bytes.
+impl BatchDecoder {
+    /// Rejects messages whose body, as received or decompressed, is over `max_message` bytes.
     pub fn new(max_message: usize) -> Self {
-        Decoder { max_message, schema: None, dictionaries: HashMap::new(), sizes: HashMap::new() }
+        BatchDecoder { max_message, schema: None, dictionaries: HashMap::new(), sizes: HashMap::new() }
     }
 
-    /// Takes the stream's next message. After an error the decoder must not be used again.
+    /// Decodes the stream's next message. After an error the decoder must not be used again.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: malformed, or out of order. RESOURCE_EXHAUSTED: over a limit.
-    pub fn push(&mut self, data: FlightData) -> Result<Event> {
+    pub fn push(&mut self, data: FlightData) -> Result<DecodedMessage> {
         if data.data_header.is_empty() {
-            return Ok(Event::Metadata);
+            return Ok(DecodedMessage::Metadata);
         }
         let size = data.data_header.len().max(data.data_body.len());
         if size > self.max_message {
@@ -64,49 +64,49 @@ impl Decoder {
                 self.max_message
             )));
         }
-        let message = root(&data.data_header)?;
+        let message = verify_message(&data.data_header)?;
         match message.header_type() {
-            MessageHeader::Schema => self.take_schema(&message),
-            MessageHeader::RecordBatch => self.batch(&message, data.data_body).map(Event::Batch),
-            MessageHeader::DictionaryBatch => self.dictionary(&message, data.data_body),
-            other => Err(Error::invalid(format!("an IPC message of kind {} is not taken here", name_of(other)))),
+            MessageHeader::Schema => self.decode_schema(&message),
+            MessageHeader::RecordBatch => self.decode_batch(&message, data.data_body).map(DecodedMessage::Batch),
+            MessageHeader::DictionaryBatch => self.decode_dictionary(&message, data.data_body),
+            other => Err(Error::invalid(format!("an IPC message of kind {} is not supported here", kind_name(other)))),
         }
     }
 
-    /// The stream's schema, once it has come.
+    /// The stream's schema, once it was decoded.
     pub fn schema(&self) -> Option<&SchemaRef> {
         self.schema.as_ref()
     }
 
-    fn take_schema(&mut self, message: &arrow_ipc::Message<'_>) -> Result<Event> {
+    fn decode_schema(&mut self, message: &arrow_ipc::Message<'_>) -> Result<DecodedMessage> {
         if self.schema.is_some() {
-            return Err(Error::invalid("the stream has a second schema: one stream is one schema"));
+            return Err(Error::invalid("the stream has a second schema: a stream has one schema"));
         }
         let schema = schema_of(message)?;
         self.schema = Some(Arc::clone(&schema));
-        Ok(Event::Schema(schema))
+        Ok(DecodedMessage::Schema(schema))
     }
 
-    fn wanted_schema(&self) -> Result<&SchemaRef> {
+    fn expected_schema(&self) -> Result<&SchemaRef> {
         let missing = || Error::invalid("the stream does not begin with a schema message");
         self.schema.as_ref().ok_or_else(missing)
     }
 
-    fn batch(&self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<RecordBatch> {
-        let schema = self.wanted_schema()?;
+    fn decode_batch(&self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<RecordBatch> {
+        let schema = self.expected_schema()?;
         let batch = message.header_as_record_batch().ok_or_else(empty_header)?;
         let body = body_of(message, body)?;
         let fields: Vec<&Field> = schema.fields().iter().map(|f| f.as_ref()).collect();
-        check_batch(&batch, message.version(), &fields, &body, self.max_message)?;
+        validate_batch(&batch, message.version(), &fields, &body, self.max_message)?;
         let version = message.version();
         let schema = Arc::clone(schema);
-        guard("the record batch", || {
+        catch_panics("the record batch", || {
             read_record_batch(&aligned(body), batch, schema, &self.dictionaries, None, &version)
         })
     }
 
-    fn dictionary(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Event> {
-        let schema = Arc::clone(self.wanted_schema()?);
+    fn decode_dictionary(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<DecodedMessage> {
+        let schema = Arc::clone(self.expected_schema()?);
         let dictionary = message.header_as_dictionary_batch().ok_or_else(empty_header)?;
         let (id, delta) = (dictionary.id(), dictionary.isDelta());
         let what = format!("dictionary {id}");
@@ -115,26 +115,26 @@ impl Decoder {
         let values = values_of(schema.fields().iter().map(|f| f.as_ref()), id)
             .ok_or_else(|| Error::invalid(format!("{what} is not in the schema")))?;
         if delta && !self.dictionaries.contains_key(&id) {
-            return Err(Error::invalid(format!("{what} is a delta to nothing")));
+            return Err(Error::invalid(format!("{what} is a delta without a dictionary before it")));
         }
         let size =
-            check_batch(&data, message.version(), &[&values], &body, self.max_message).map_err(|e| e.at(&what))?;
-        self.account(id, delta, size)?;
+            validate_batch(&data, message.version(), &[&values], &body, self.max_message).map_err(|e| e.at(&what))?;
+        self.limit_dictionaries(id, delta, size)?;
         let version = message.version();
-        guard(&what, || read_dictionary(&aligned(body), dictionary, &schema, &mut self.dictionaries, &version))?;
-        Ok(Event::Dictionary)
+        catch_panics(&what, || read_dictionary(&aligned(body), dictionary, &schema, &mut self.dictionaries, &version))?;
+        Ok(DecodedMessage::Dictionary)
     }
 
-    /// Keeps the dictionaries' memory bounded, however many deltas come.
-    fn account(&mut self, id: i64, delta: bool, size: usize) -> Result<()> {
+    /// Limits the dictionaries' memory, whatever the number of deltas.
+    fn limit_dictionaries(&mut self, id: i64, delta: bool, size: usize) -> Result<()> {
         let entry = self.sizes.entry(id).or_default();
         *entry = if delta { *entry + size } else { size };
         let (own, all) = (*entry, self.sizes.values().sum::<usize>());
-        if own > self.max_message || all > self.max_message * DICTIONARY_MESSAGES {
+        if own > self.max_message || all > self.max_message * MAX_DICTIONARY_MESSAGES {
             return Err(Error::exhausted(format!(
                 "dictionary {id} has {own} bytes, all have {all}: the limits are {} and {}",
                 self.max_message,
-                self.max_message * DICTIONARY_MESSAGES
+                self.max_message * MAX_DICTIONARY_MESSAGES
             )));
         }
         Ok(())
@@ -145,22 +145,22 @@ fn empty_header() -> Error {
     Error::invalid("the IPC message's header is empty")
 }
 
-/// The body, as long as the header says (what follows is padding).
+/// The body up to the length in the header (the rest is padding).
 fn body_of(message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Bytes> {
     let length = message.bodyLength();
     match usize::try_from(length) {
         Ok(length) if length <= body.len() => Ok(body.slice(..length)),
-        _ => Err(Error::invalid(format!("the message says its body has {length} bytes, {} came", body.len()))),
+        _ => Err(Error::invalid(format!("the message says its body has {length} bytes, {} were received", body.len()))),
     }
 }
 
-/// The body where arrow can read it in place. gRPC leaves bodies anywhere; arrow copies most of what is not
-/// aligned, and panics over the rest (unions, list views): one copy of the whole costs no more.
+/// The body at an address where arrow can read it in place. gRPC leaves bodies at any address; arrow copies most buffers
+/// that are not aligned and panics at the others (unions, list views). One copy of the whole costs no more.
 fn aligned(body: Bytes) -> Buffer {
     if body.as_ptr().align_offset(BODY_ALIGNMENT) == 0 { Buffer::from(body) } else { Buffer::from_slice_ref(&body) }
 }
 
-/// The values' field of the first dictionary with this id.
+/// The field of the values of the first dictionary with this id.
 fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Field> {
     for field in fields {
         if let DataType::Dictionary(_, values) = field.data_type() {
@@ -169,7 +169,7 @@ fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Fie
                 return Some(Field::new(field.name(), values.as_ref().clone(), true));
             }
         }
-        if let Some(found) = values_of(children(field.data_type()).into_iter(), id) {
+        if let Some(found) = values_of(child_fields(field.data_type()).into_iter(), id) {
             return Some(found);
         }
     }
@@ -177,5 +177,4 @@ fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Fie
 }
 
 #[cfg(test)]
-#[path = "decode_tests.rs"]
 mod tests;

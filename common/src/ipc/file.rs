@@ -1,5 +1,5 @@
-//! Arrow IPC files, written without gathering: what arrow's `FileWriter` would write, byte for byte, but handed on as the
-//! slices that a message consists of, most of which are the arrays' own memory.
+//! Encodes Arrow IPC files byte for byte as arrow's `FileWriter` does, but passes each message on as slices, most of which
+//! are the arrays' own memory, instead of copying it into one buffer.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,7 +15,7 @@ use flatbuffers::FlatBufferBuilder;
 
 use super::schema::PREFIX_BYTES;
 
-/// What a file begins with, up to its schema; its first six bytes end it.
+/// The start of a file, up to its schema. Its first six bytes are also the end of the file.
 const HEAD: [u8; 64] = {
     let mut head = [0; 64];
     let mut at = 0;
@@ -27,84 +27,84 @@ const HEAD: [u8; 64] = {
 };
 const MAGIC: &[u8; 6] = b"ARROW1";
 
-/// Where a file's bytes go.
-pub trait Sink {
+/// The destination of a file's bytes.
+pub trait AppendSlices {
     /// Appends all slices, in order.
     ///
     /// # Errors
-    /// The sink's own; nothing more is written after one.
+    /// The destination's own; nothing is written after one.
     fn append(&mut self, slices: &[&[u8]]) -> io::Result<()>;
 }
 
-/// One file.
-pub struct FileEncoder<S> {
-    sink: S,
+/// Encodes one file.
+pub struct FileEncoder<W> {
+    output: W,
     encoder: StreamEncoder,
     schema: SchemaRef,
-    /// Bytes handed to the sink.
+    /// Bytes written.
     length: u64,
     dictionaries: Vec<Block>,
     dictionary_ids: HashSet<i64>,
     batches: Vec<Block>,
 }
 
-impl<S: Sink> FileEncoder<S> {
+impl<W: AppendSlices> FileEncoder<W> {
     /// Begins a file of batches of this schema. `options` must be of metadata version 5, with the default alignment.
     ///
     /// # Errors
-    /// A schema that IPC cannot carry; the sink's.
-    pub fn new(mut sink: S, schema: SchemaRef, options: IpcWriteOptions) -> Result<Self, ArrowError> {
+    /// A schema that IPC cannot encode; those of the output.
+    pub fn new(mut output: W, schema: SchemaRef, options: IpcWriteOptions) -> Result<Self, ArrowError> {
         let encoder = StreamEncoder::try_new_with_options(&schema, options)?;
-        sink.append(&[&HEAD])?;
+        output.append(&[&HEAD])?;
         let length = HEAD.len() as u64;
         let (dictionaries, batches) = (Vec::new(), Vec::new());
-        Ok(FileEncoder { sink, encoder, schema, length, dictionaries, dictionary_ids: HashSet::new(), batches })
+        Ok(FileEncoder { output, encoder, schema, length, dictionaries, dictionary_ids: HashSet::new(), batches })
     }
 
-    /// Writes a batch, after the dictionaries that it needs and that are not there yet. A dictionary must not replace an
-    /// earlier one: files cannot say that.
+    /// Writes the dictionaries that the batch needs and that are not in the file yet, then the batch. A dictionary must not
+    /// replace an earlier one: the file format cannot express that.
     ///
     /// # Errors
-    /// A batch that cannot be encoded, or replaces a dictionary; the sink's. After one the file must be given up.
+    /// A batch that cannot be encoded or replaces a dictionary; those of the output. After one the file is invalid.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let encoded = self.encoder.encode(batch)?;
         self.append(&encoded)
     }
 
-    /// Ends the file: the footer, with these words about it.
+    /// Writes the footer, with `metadata` in it.
     ///
     /// # Errors
-    /// The sink's.
-    pub fn finish(mut self, about: &HashMap<String, String>) -> Result<S, ArrowError> {
+    /// Those of the output.
+    pub fn finish(mut self, metadata: &HashMap<String, String>) -> Result<W, ArrowError> {
         let encoder = std::mem::replace(&mut self.encoder, StreamEncoder::try_new(&self.schema)?);
         let mut end = encoder.finish()?;
-        let mark = end.pop().ok_or_else(|| ArrowError::IpcError("a stream without an end mark".into()))?;
-        // The schema is among it if no batch was written.
+        let end_mark = end.pop().ok_or_else(|| ArrowError::IpcError("a stream without an end mark".into()))?;
+        // Includes the schema if no batch was written.
         self.append(&end)?;
-        let footer = self.footer(about);
+        let footer = self.footer(metadata);
         let length = i32::try_from(footer.len())
             .map_err(|_| ArrowError::IpcError(format!("a footer of {} bytes is too long", footer.len())))?;
-        self.sink.append(&[&mark, &footer, &length.to_le_bytes(), MAGIC])?;
-        Ok(self.sink)
+        self.output.append(&[&end_mark, &footer, &length.to_le_bytes(), MAGIC])?;
+        Ok(self.output)
     }
 
-    /// The sink.
-    pub fn sink(&self) -> &S {
-        &self.sink
+    /// The output.
+    pub fn output(&self) -> &W {
+        &self.output
     }
 
-    /// Hands whole messages on, and notes where they are.
+    /// Writes complete messages and records where they are.
     fn append(&mut self, encoded: &[Buffer]) -> Result<(), ArrowError> {
-        let mut at = Position { buffers: encoded, offset: 0 };
+        let mut at = BufferCursor { buffers: encoded, offset: 0 };
         while !at.buffers.is_empty() {
-            self.note(&mut at)?;
+            self.record(&mut at)?;
         }
         let slices: Vec<&[u8]> = encoded.iter().map(Buffer::as_slice).collect();
-        Ok(self.sink.append(&slices)?)
+        Ok(self.output.append(&slices)?)
     }
 
-    /// Notes the message at a position, and moves on behind it.
-    fn note(&mut self, at: &mut Position<'_>) -> Result<(), ArrowError> {
+    /// Records the message at a position and moves the position behind it.
+    fn record(&mut self, at: &mut BufferCursor<'_>) -> Result<(), ArrowError> {
         let mut prefix = [0; PREFIX_BYTES];
         at.read(&mut prefix)?;
         let [_, _, _, _, size @ ..] = prefix;
@@ -118,7 +118,7 @@ impl<S: Sink> FileEncoder<S> {
         match message.header_type() {
             MessageHeader::DictionaryBatch => {
                 let (id, delta) = message.header_as_dictionary_batch().map_or((0, false), |d| (d.id(), d.isDelta()));
-                // Readers of a file would take the last one for all batches.
+                // Readers of a file use the last one for all batches.
                 if !self.dictionary_ids.insert(id) && !delta {
                     return Err(ArrowError::IpcError(format!("a file cannot replace its dictionary {id}")));
                 }
@@ -130,21 +130,21 @@ impl<S: Sink> FileEncoder<S> {
         Ok(())
     }
 
-    fn footer(&self, about: &HashMap<String, String>) -> Vec<u8> {
+    fn footer(&self, metadata: &HashMap<String, String>) -> Vec<u8> {
         let mut fbb = FlatBufferBuilder::new();
         let dictionaries = fbb.create_vector(&self.dictionaries);
         let batches = fbb.create_vector(&self.batches);
         let mut ids = DictionaryTracker::new(true);
         let schema =
             IpcSchemaEncoder::new().with_dictionary_tracker(&mut ids).schema_to_fb_offset(&mut fbb, &self.schema);
-        let about = (!about.is_empty()).then(|| metadata_to_fb(&mut fbb, about));
+        let metadata = (!metadata.is_empty()).then(|| metadata_to_fb(&mut fbb, metadata));
         let mut footer = FooterBuilder::new(&mut fbb);
         footer.add_version(MetadataVersion::V5);
         footer.add_schema(schema);
         footer.add_dictionaries(dictionaries);
         footer.add_recordBatches(batches);
-        if let Some(about) = about {
-            footer.add_custom_metadata(about);
+        if let Some(metadata) = metadata {
+            footer.add_custom_metadata(metadata);
         }
         let footer = footer.finish();
         fbb.finish(footer, None);
@@ -152,14 +152,14 @@ impl<S: Sink> FileEncoder<S> {
     }
 }
 
-/// A place in buffers that follow each other.
-struct Position<'a> {
+/// A position in a list of buffers.
+struct BufferCursor<'a> {
     buffers: &'a [Buffer],
-    /// Within the first of them.
+    /// Within the first buffer.
     offset: usize,
 }
 
-impl Position<'_> {
+impl BufferCursor<'_> {
     fn read(&mut self, mut to: &mut [u8]) -> Result<(), ArrowError> {
         while !to.is_empty() {
             let from = &self.first()?[self.offset..];
@@ -181,7 +181,7 @@ impl Position<'_> {
     }
 
     fn first(&self) -> Result<&Buffer, ArrowError> {
-        self.buffers.first().ok_or_else(|| ArrowError::IpcError("an encoded message is cut short".into()))
+        self.buffers.first().ok_or_else(|| ArrowError::IpcError("an encoded message is truncated".into()))
     }
 
     fn step(&mut self, count: usize) {
@@ -204,10 +204,10 @@ mod tests {
     use arrow_ipc::writer::{DictionaryHandling, FileWriter};
 
     use super::*;
-    use crate::ipc::compact::compact;
-    use crate::ipc::samples;
+    use crate::ipc::shrink::shrink_to_fit;
+    use crate::ipc::test_data;
 
-    impl Sink for Vec<u8> {
+    impl AppendSlices for Vec<u8> {
         fn append(&mut self, slices: &[&[u8]]) -> io::Result<()> {
             slices.iter().for_each(|slice| self.extend_from_slice(slice));
             Ok(())
@@ -219,20 +219,20 @@ mod tests {
         options.try_with_compression(codec).unwrap()
     }
 
-    fn about() -> HashMap<String, String> {
+    fn metadata() -> HashMap<String, String> {
         [("b", "2"), ("a", "1")].map(|(key, value)| (key.to_string(), value.to_string())).into()
     }
 
-    fn ours(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
+    fn encode_ours(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
         let mut file = FileEncoder::new(Vec::new(), schema.clone(), options(codec)).unwrap();
         batches.iter().for_each(|batch| file.write(batch).unwrap());
-        assert_eq!(file.sink().len() as u64, file.length);
-        file.finish(&about()).unwrap()
+        assert_eq!(file.output().len() as u64, file.length);
+        file.finish(&metadata()).unwrap()
     }
 
-    fn arrows(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
+    fn encode_arrows(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
         let mut file = FileWriter::try_new_with_options(Vec::new(), schema, options(codec)).unwrap();
-        about().into_iter().for_each(|(key, value)| file.write_metadata(key, value));
+        metadata().into_iter().for_each(|(key, value)| file.write_metadata(key, value));
         batches.iter().for_each(|batch| file.write(batch).unwrap());
         file.into_inner().unwrap()
     }
@@ -245,33 +245,37 @@ mod tests {
     }
 
     #[test]
-    fn files_of_every_type_are_byte_for_byte_arrows() {
-        let mut rng = samples::rng(11);
+    fn file_of_every_type_equals_arrows_file() {
+        let mut rng = test_data::rng(11);
         for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
-            for data_type in samples::types() {
-                let batch = samples::batch_of(&mut rng, std::slice::from_ref(&data_type), 200);
-                // Slices that begin at bits within a byte; nothing; one row.
+            for data_type in test_data::types() {
+                let batch = test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), 200);
+                // Slices that begin within a byte of a bitmap; no rows; one row.
                 let slices = [(0, 200), (3, 77), (64, 128), (5, 0), (199, 1)];
-                let batches = slices.map(|(at, rows)| compact(&batch.slice(at, rows)));
+                let batches = slices.map(|(at, rows)| shrink_to_fit(&batch.slice(at, rows)));
                 let schema = batch.schema();
-                assert_eq!(ours(&schema, &batches, codec), arrows(&schema, &batches, codec), "{data_type} {codec:?}");
+                assert_eq!(
+                    encode_ours(&schema, &batches, codec),
+                    encode_arrows(&schema, &batches, codec),
+                    "{data_type} {codec:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn files_without_columns_or_batches_and_dictionaries_that_grow_are_too() {
-        let rows = samples::batch_of(&mut samples::rng(12), &[], 1000);
+    fn file_without_columns_or_batches_equals_arrows_file() {
+        let rows = test_data::batch_of(&mut test_data::rng(12), &[], 1000);
         for batches in [&[][..], std::slice::from_ref(&rows)] {
-            assert_eq!(ours(&rows.schema(), batches, None), arrows(&rows.schema(), batches, None));
+            assert_eq!(encode_ours(&rows.schema(), batches, None), encode_arrows(&rows.schema(), batches, None));
         }
         let batches = [words(&["a", "b"]), words(&["a", "b"]), words(&["a", "b", "c"])];
         let schema = batches[0].schema();
-        assert_eq!(ours(&schema, &batches, None), arrows(&schema, &batches, None));
+        assert_eq!(encode_ours(&schema, &batches, None), encode_arrows(&schema, &batches, None));
     }
 
     #[test]
-    fn a_dictionary_that_would_replace_another_is_refused() {
+    fn dictionary_that_replaces_another_is_an_error() {
         let mut file = FileEncoder::new(Vec::new(), words(&["a"]).schema(), options(None)).unwrap();
         file.write(&words(&["a", "b"])).unwrap();
         file.write(&words(&["c", "d"])).unwrap_err();

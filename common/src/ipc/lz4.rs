@@ -1,11 +1,11 @@
-//! How many bytes an LZ4 frame decompresses to, found without decompressing: arrow's decoder has no limit of its own.
+//! The decompressed size of LZ4 frames, computed without decompressing: arrow's decoder has no limit of its own.
 //!
 //! Formats: github.com/lz4/lz4, `doc/lz4_Frame_format.md` and `doc/lz4_Block_format.md`.
 
 const MAGIC: u32 = 0x184D_2204;
 
-/// Bytes that the LZ4 frames in `input` hold; `None` if they are malformed.
-pub(super) fn frames_len(input: &[u8]) -> Option<u64> {
+/// Decompressed bytes of the LZ4 frames in `input`; `None` if they are malformed.
+pub(super) fn decompressed_len(input: &[u8]) -> Option<u64> {
     let mut input = input;
     let mut total = 0;
     while !input.is_empty() {
@@ -30,7 +30,7 @@ fn frame_len(input: &mut &[u8]) -> Option<u64> {
     }
     let flags = take(input, 2)?[0];
     let has = |bit: u8| flags & (1 << bit) != 0;
-    // Content size, dictionary id, then the header's checksum.
+    // Skips content size, dictionary id and the header's checksum.
     take(input, usize::from(has(3)) * 8 + usize::from(has(0)) * 4 + 1)?;
     let mut total = 0;
     loop {
@@ -47,23 +47,24 @@ fn frame_len(input: &mut &[u8]) -> Option<u64> {
     Some(total)
 }
 
-/// Sums a block's sequences: literals, then a match (but for the last).
+/// Decompressed bytes of a block: each sequence has literals, then a match (except the last).
 fn block_len(mut block: &[u8]) -> Option<u64> {
     let mut total = 0;
     while let Some(token) = take(&mut block, 1) {
-        let literals = length(&mut block, token[0] >> 4)?;
+        let literals = sequence_len(&mut block, token[0] >> 4)?;
         take(&mut block, usize::try_from(literals).ok()?)?;
         total += literals;
         if block.is_empty() {
             break;
         }
         take(&mut block, 2)?;
-        total += length(&mut block, token[0] & 15)? + 4;
+        total += sequence_len(&mut block, token[0] & 15)? + 4;
     }
     Some(total)
 }
 
-fn length(block: &mut &[u8], nibble: u8) -> Option<u64> {
+/// A length that begins in a token's nibble.
+fn sequence_len(block: &mut &[u8], nibble: u8) -> Option<u64> {
     let mut length = u64::from(nibble);
     if nibble == 15 {
         loop {

@@ -1,38 +1,44 @@
-//! Arrow IPC messages: decoding with checks, cutting, projecting, framing.
+//! Arrow IPC messages: decoding with validation, splitting, projection, and FlightData on the wire.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`schema`] | schemas to and from their message; does a put fit a table |
-//! | [`decode`] | FlightData → checked record batches; `check`, `types` and `lz4` come before arrow's decoder |
-//! | [`cut`] | record batches of about 1 MiB |
-//! | [`compact`] | slices that own no more than they show |
-//! | [`encode`] | small messages: a batch cut short by `limit` |
-//! | [`project`] | columns of an encoded message, without a copy |
-//! | [`mod@file`] | Arrow IPC files, written as the slices that they consist of |
-//! | [`fit`] | a batch under the schema of its table |
-//! | [`frame`] | FlightData onto the wire, around slices |
-//! | [`unframe`] | FlightData off the wire, each body copied once; `bodies`: where to |
-//! | `walk` | which nodes, buffers and dictionaries a type has, in order |
+//! | [`schema`] | schemas to and from their message; whether a put's schema fits its table |
+//! | [`flight_decoder`] | FlightData from received bytes |
+//! | [`body_builder`] | where the decoder stores bodies: as the received slices, or |
+//! | [`buffer_pool`] | in aligned memory that is reused |
+//! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
+//! | [`conform`] | a batch under its table's schema |
+//! | [`split`] | batches of about 1 MiB |
+//! | [`size`] | the size of a batch as a message, without encoding it |
+//! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | [`encode`] | single batches to messages; the first rows of a message |
+//! | [`project`] | some columns of an encoded message, without a copy |
+//! | [`mod@file`] | Arrow IPC files, written as slices |
+//! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
+//! | `layout` | which nodes, buffers and dictionaries a type has, in order |
+//! | `test_data` | random batches of every type, for tests |
 
-mod buffer_pool;
-mod check;
-pub mod compact;
+mod batch_validation;
+pub mod body_builder;
+pub mod buffer_pool;
 pub mod conform;
 pub mod decode;
 pub mod encode;
 pub mod file;
 pub mod flight_decoder;
-pub mod frame;
+pub mod flight_encoder;
+mod layout;
 mod lz4;
 pub mod project;
-#[cfg(test)]
-mod samples;
 pub mod schema;
+mod schema_validation;
+pub mod shrink;
+pub mod size;
 pub mod split;
-mod types;
-mod walk;
+#[cfg(test)]
+mod test_data;
 
-/// The size that messages are cut to, bytes: measured, see docs (a client's cost halves against 32 MiB).
+/// The size that messages are split to, bytes. Measured, see docs: a client's cost is half of that at 32 MiB.
 pub const MESSAGE_BYTES: usize = 1 << 20;
-/// No message is larger unless one row is: gRPC clients take 4 MiB by default, framing included.
-pub const MAX_CUT_BYTES: usize = (4 << 20) - (64 << 10);
+/// No message is larger unless it is one row: gRPC clients accept 4 MiB by default, framing included.
+pub const MAX_SPLIT_BYTES: usize = (4 << 20) - (64 << 10);

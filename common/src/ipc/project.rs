@@ -1,4 +1,4 @@
-//! Columns of an encoded message, without a copy: a new header over fewer slices.
+//! Projects encoded messages to some of their columns without a copy: a new header for fewer ranges of the body.
 
 use std::ops::Range;
 
@@ -9,20 +9,19 @@ use arrow_ipc::writer::DictionaryTracker;
 use bytes::Bytes;
 use flatbuffers::FlatBufferBuilder;
 
-use super::schema::{PREFIX_BYTES, parse_schema, project, root};
-use super::types::children;
-use super::walk::{Item, walk, walk_dictionaries};
+use super::layout::{LayoutElement, child_fields, visit_dictionaries, visit_layout};
+use super::schema::{PREFIX_BYTES, parse_schema, project, verify_message};
 use crate::{Error, Result};
 
 /// Every buffer of a body begins at a multiple of this.
 const ALIGNMENT: u64 = 64;
 
-/// Bytes of a record batch message's header but for its nodes and buffers, about.
-const HEADER_ROOM: usize = 256;
+/// Bytes of a record batch message's header without its nodes and buffers, about.
+const HEADER_CAPACITY: usize = 256;
 
-/// A record batch message of fewer columns.
+/// A record batch message with some of the columns of another.
 #[derive(Clone, Debug)]
-pub struct Projected {
+pub struct ProjectedMessage {
     /// The new bare flatbuffer: `FlightData.data_header`.
     pub header: Bytes,
     /// The ranges of the old body that make up the new one, in order.
@@ -31,13 +30,13 @@ pub struct Projected {
     pub body_len: u64,
 }
 
-/// Columns to be cut out of the messages of one schema.
+/// Projects the record batches of one schema to some of its columns.
 #[derive(Debug)]
 pub struct Projector {
     schema: SchemaRef,
     columns: Vec<usize>,
-    /// Where the columns lie in every message of version 5; `None` if each message has to tell.
-    spans: Option<Vec<Span>>,
+    /// Where the columns are in every message of metadata version 5; `None` if that differs between messages.
+    spans: Option<Vec<ColumnSpan>>,
 }
 
 impl Projector {
@@ -48,10 +47,10 @@ impl Projector {
     pub fn new(schema: SchemaRef, columns: Vec<usize>) -> Result<Self> {
         if let Some(column) = columns.iter().find(|&&column| column >= schema.fields().len()) {
             let fields = schema.fields().len();
-            return Err(Error::invalid(format!("column {column} is asked for, the schema has {fields}")));
+            return Err(Error::invalid(format!("column {column} is requested, the schema has {fields}")));
         }
-        // Without a single count this fails where there are variadic buffers.
-        let spans = spans(&schema, false, &[]).ok().map(|all| chosen(&all, &columns));
+        // Fails for types with variadic buffers: their number differs between messages.
+        let spans = column_spans(&schema, false, &[]).ok().map(|all| select(&all, &columns));
         Ok(Projector { schema, columns, spans })
     }
 
@@ -60,77 +59,80 @@ impl Projector {
         &self.schema
     }
 
-    /// Indexes into the schema, in the order in which they are sent.
+    /// Indexes of the columns in the schema, in the order in which they are sent.
     pub fn columns(&self) -> &[usize] {
         &self.columns
     }
 
-    /// A record batch message (bare flatbuffer) cut down to the columns.
+    /// Projects a record batch message (bare flatbuffer).
     ///
     /// # Errors
-    /// DATA_LOSS: a header that does not fit the schema.
-    pub fn project(&self, header: &[u8]) -> Result<Projected> {
+    /// DATA_LOSS: the header does not match the schema.
+    pub fn project(&self, header: &[u8]) -> Result<ProjectedMessage> {
         let lost = |e: Error| Error::data_loss(format!("a stored record batch is damaged: {e}"));
-        let message = root(header).map_err(lost)?;
-        let batch =
-            message.header_as_record_batch().ok_or_else(|| lost(Error::invalid("it is another kind of message")))?;
+        let message = verify_message(header).map_err(lost)?;
+        let batch = message.header_as_record_batch().ok_or_else(|| lost(Error::invalid("it is not a record batch")))?;
         let v4 = message.version() < ipc::MetadataVersion::V5;
-        let mut out = Columns::new(&batch, message.bodyLength() as u64).ok_or_else(|| lost(short()))?;
+        let mut projection =
+            ProjectionBuilder::new(&batch, message.bodyLength() as u64).ok_or_else(|| lost(too_short()))?;
         let own;
         let spans = match &self.spans {
             Some(spans) if !v4 => spans,
             _ => {
-                own = chosen(&spans(&self.schema, v4, &out.from.2).map_err(lost)?, &self.columns);
+                own = select(&column_spans(&self.schema, v4, &projection.variadic_from).map_err(lost)?, &self.columns);
                 &own
             }
         };
-        spans.iter().try_for_each(|span| out.add(span)).ok_or_else(|| lost(short()))?;
-        Ok(out.finish(&message, &batch))
+        spans.iter().try_for_each(|span| projection.add(span)).ok_or_else(|| lost(too_short()))?;
+        Ok(projection.finish(&message, &batch))
     }
 }
 
-fn chosen(spans: &[Span], columns: &[usize]) -> Vec<Span> {
+fn select(spans: &[ColumnSpan], columns: &[usize]) -> Vec<ColumnSpan> {
     columns.iter().map(|&column| spans[column].clone()).collect()
 }
 
-fn short() -> Error {
-    Error::invalid("it holds fewer nodes and buffers than its schema asks for")
+fn too_short() -> Error {
+    Error::invalid("it has fewer nodes and buffers than its schema requires")
 }
 
 /// One column's nodes, buffers and variadic counts, as indexes into the message's.
 #[derive(Clone, Debug, Default)]
-struct Span {
+struct ColumnSpan {
     nodes: Range<usize>,
     buffers: Range<usize>,
     variadic: Range<usize>,
 }
 
-/// Every column's span. `counts`: the message's variadic ones.
-fn spans(schema: &Schema, v4: bool, counts: &[i64]) -> Result<Vec<Span>> {
+/// The span of every column. `counts`: the message's variadic buffer counts.
+fn column_spans(schema: &Schema, v4: bool, counts: &[i64]) -> Result<Vec<ColumnSpan>> {
     let mut spans = Vec::with_capacity(schema.fields().len());
     let (mut nodes, mut buffers, mut variadic) = (0, 0, 0);
     for field in schema.fields() {
         let start = (nodes, buffers, variadic);
-        walk(field.data_type(), v4, &mut |item| {
-            match item {
-                Item::Node => nodes += 1,
-                Item::Variadic => {
+        visit_layout(field.data_type(), v4, &mut |element| {
+            match element {
+                LayoutElement::Node => nodes += 1,
+                LayoutElement::Variadic => {
                     let count = counts.get(variadic).and_then(|&count| usize::try_from(count).ok());
-                    buffers += count.ok_or_else(short)?;
+                    buffers += count.ok_or_else(too_short)?;
                     variadic += 1;
                 }
                 _ => buffers += 1,
             }
             Ok(())
         })?;
-        spans.push(Span { nodes: start.0..nodes, buffers: start.1..buffers, variadic: start.2..variadic });
+        spans.push(ColumnSpan { nodes: start.0..nodes, buffers: start.1..buffers, variadic: start.2..variadic });
     }
     Ok(spans)
 }
 
-/// The new message, as columns are added.
-struct Columns<'a> {
-    from: (flatbuffers::Vector<'a, ipc::FieldNode>, flatbuffers::Vector<'a, ipc::Buffer>, Vec<i64>),
+/// Builds the new message column by column.
+struct ProjectionBuilder<'a> {
+    nodes_from: flatbuffers::Vector<'a, ipc::FieldNode>,
+    buffers_from: flatbuffers::Vector<'a, ipc::Buffer>,
+    variadic_from: Vec<i64>,
+    /// Bytes of the old body.
     old_len: u64,
     nodes: Vec<ipc::FieldNode>,
     buffers: Vec<ipc::Buffer>,
@@ -139,11 +141,13 @@ struct Columns<'a> {
     body_len: u64,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> ProjectionBuilder<'a> {
     fn new(batch: &ipc::RecordBatch<'a>, old_len: u64) -> Option<Self> {
-        let variadic = batch.variadicBufferCounts().into_iter().flatten().collect();
-        Some(Columns {
-            from: (batch.nodes()?, batch.buffers()?, variadic),
+        let variadic_from = batch.variadicBufferCounts().into_iter().flatten().collect();
+        Some(ProjectionBuilder {
+            nodes_from: batch.nodes()?,
+            buffers_from: batch.buffers()?,
+            variadic_from,
             old_len,
             nodes: Vec::new(),
             buffers: Vec::new(),
@@ -153,14 +157,15 @@ impl<'a> Columns<'a> {
         })
     }
 
-    fn add(&mut self, span: &Span) -> Option<()> {
-        if span.nodes.end > self.from.0.len() || span.buffers.end > self.from.1.len() {
+    /// Adds a column; `None` if the old message is too short for it.
+    fn add(&mut self, span: &ColumnSpan) -> Option<()> {
+        if span.nodes.end > self.nodes_from.len() || span.buffers.end > self.buffers_from.len() {
             return None;
         }
-        self.nodes.extend(span.nodes.clone().map(|at| *self.from.0.get(at)));
-        self.variadic.extend_from_slice(self.from.2.get(span.variadic.clone())?);
+        self.nodes.extend(span.nodes.clone().map(|at| *self.nodes_from.get(at)));
+        self.variadic.extend_from_slice(self.variadic_from.get(span.variadic.clone())?);
         for at in span.buffers.clone() {
-            let old = self.from.1.get(at);
+            let old = self.buffers_from.get(at);
             let (offset, length) = (u64::try_from(old.offset()).ok()?, u64::try_from(old.length()).ok()?);
             self.buffers.push(ipc::Buffer::new(self.body_len as i64, length as i64));
             self.append(offset, length)?;
@@ -168,7 +173,7 @@ impl<'a> Columns<'a> {
         Some(())
     }
 
-    /// Adds a buffer with its padding, to the last range if it follows it.
+    /// Adds a buffer with its padding: extends the last range if the buffer follows it.
     fn append(&mut self, offset: u64, length: u64) -> Option<()> {
         if length == 0 {
             return Some(());
@@ -185,8 +190,8 @@ impl<'a> Columns<'a> {
         Some(())
     }
 
-    fn finish(self, message: &ipc::Message<'_>, batch: &ipc::RecordBatch<'_>) -> Projected {
-        let mut fbb = FlatBufferBuilder::with_capacity(HEADER_ROOM + 16 * (self.nodes.len() + self.buffers.len()));
+    fn finish(self, message: &ipc::Message<'_>, batch: &ipc::RecordBatch<'_>) -> ProjectedMessage {
+        let mut fbb = FlatBufferBuilder::with_capacity(HEADER_CAPACITY + 16 * (self.nodes.len() + self.buffers.len()));
         let compression = batch.compression().map(|old| {
             let mut new = ipc::BodyCompressionBuilder::new(&mut fbb);
             new.add_method(old.method());
@@ -216,26 +221,26 @@ impl<'a> Columns<'a> {
         fbb.finish(root, None);
         let (bytes, start) = fbb.collapse();
         let header = Bytes::from(bytes).slice(start..);
-        Projected { header, body: self.body, body_len: self.body_len }
+        ProjectedMessage { header, body: self.body, body_len: self.body_len }
     }
 }
 
-/// The encapsulated schema message `message` cut down to `columns`; dictionary ids stay as they are.
+/// Projects the encapsulated schema message `message` to `columns`; dictionary ids do not change.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a malformed message, or a column that is not in it.
 pub fn project_schema(message: &[u8], columns: &[usize]) -> Result<Bytes> {
-    let whole = parse_schema(message)?;
-    if let Some(column) = columns.iter().find(|&&column| column >= whole.fields().len()) {
-        return Err(Error::invalid(format!("column {column} is asked for, the schema has {}", whole.fields().len())));
+    let full = parse_schema(message)?;
+    if let Some(column) = columns.iter().find(|&&column| column >= full.fields().len()) {
+        return Err(Error::invalid(format!("column {column} is requested, the schema has {}", full.fields().len())));
     }
-    let schema = project(&whole, columns);
+    let schema = project(&full, columns);
     let mut ids = Vec::new();
-    schema.fields().iter().for_each(|field| ids_of(field, &mut ids));
-    let mut bytes = encode(&schema);
-    let places = id_places(&bytes);
-    for (place, id) in places.into_iter().zip(ids) {
-        bytes[place..place + 8].copy_from_slice(&id.to_le_bytes());
+    schema.fields().iter().for_each(|field| dictionary_ids_of(field, &mut ids));
+    let mut bytes = encode_schema(&schema);
+    let offsets = id_offsets(&bytes);
+    for (at, id) in offsets.into_iter().zip(ids) {
+        bytes[at..at + 8].copy_from_slice(&id.to_le_bytes());
     }
     let mut out = Vec::with_capacity(PREFIX_BYTES + bytes.len());
     let padded = (PREFIX_BYTES + bytes.len()).next_multiple_of(ALIGNMENT as usize) - PREFIX_BYTES;
@@ -246,8 +251,8 @@ pub fn project_schema(message: &[u8], columns: &[usize]) -> Result<Bytes> {
     Ok(out.into())
 }
 
-/// A schema message's flatbuffer whose dictionaries are numbered from 1 (a 0 would not be written down).
-fn encode(schema: &Schema) -> Vec<u8> {
+/// A schema message's flatbuffer whose dictionaries are numbered from 1 (flatbuffers do not store a 0).
+fn encode_schema(schema: &Schema) -> Vec<u8> {
     let mut tracker = DictionaryTracker::new(true);
     tracker.next_dict_id();
     let mut fbb = FlatBufferBuilder::new();
@@ -262,26 +267,27 @@ fn encode(schema: &Schema) -> Vec<u8> {
     fbb.finished_data().to_vec()
 }
 
-/// Where the flatbuffer holds the ids of its dictionaries, in the order in which they were numbered.
-fn id_places(message: &[u8]) -> Vec<usize> {
-    let mut places = Vec::new();
-    let message = root(message).expect("a schema that was just encoded");
+/// Where the flatbuffer stores the ids of its dictionaries, in the order in which arrow numbers them.
+fn id_offsets(message: &[u8]) -> Vec<usize> {
+    let mut offsets = Vec::new();
+    let message = verify_message(message).expect("a schema that was just encoded");
     let fields = message.header_as_schema().and_then(|schema| schema.fields());
-    fields.into_iter().flatten().for_each(|field| add_places(field, &mut places));
-    places
+    fields.into_iter().flatten().for_each(|field| add_id_offsets(field, &mut offsets));
+    offsets
 }
 
-fn add_places(field: ipc::Field<'_>, places: &mut Vec<usize>) {
-    field.children().into_iter().flatten().for_each(|child| add_places(child, places));
+fn add_id_offsets(field: ipc::Field<'_>, offsets: &mut Vec<usize>) {
+    field.children().into_iter().flatten().for_each(|child| add_id_offsets(child, offsets));
     if let Some(dictionary) = field.dictionary() {
         let table = dictionary._tab;
         let offset = table.vtable().get(ipc::DictionaryEncoding::VT_ID);
-        places.push(table.loc() + usize::from(offset));
+        offsets.push(table.loc() + usize::from(offset));
     }
 }
 
-fn ids_of(field: &Field, ids: &mut Vec<i64>) {
-    children(field.data_type()).into_iter().for_each(|child| ids_of(child, ids));
+/// The ids of a field's dictionaries, in the order in which arrow numbers them.
+fn dictionary_ids_of(field: &Field, ids: &mut Vec<i64>) {
+    child_fields(field.data_type()).into_iter().for_each(|child| dictionary_ids_of(child, ids));
     if matches!(field.data_type(), DataType::Dictionary(_, _)) {
         #[allow(deprecated)]
         ids.push(field.dict_id().unwrap_or_default());
@@ -291,17 +297,16 @@ fn ids_of(field: &Field, ids: &mut Vec<i64>) {
 /// The ids of the dictionaries that `columns` need, nested ones included, in a part of `schema`.
 pub fn dictionary_ids(schema: &Schema, columns: &[usize]) -> Vec<i64> {
     let mut next = 0;
-    let mut wanted = Vec::new();
+    let mut ids = Vec::new();
     for (at, field) in schema.fields().iter().enumerate() {
         let first = next;
-        walk_dictionaries(field.data_type(), &mut || next += 1);
+        visit_dictionaries(field.data_type(), &mut || next += 1);
         if columns.contains(&at) {
-            wanted.extend(first..next);
+            ids.extend(first..next);
         }
     }
-    wanted
+    ids
 }
 
 #[cfg(test)]
-#[path = "project_tests.rs"]
 mod tests;

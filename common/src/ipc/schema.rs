@@ -1,4 +1,4 @@
-//! Schemas to and from their IPC message.
+//! Schemas to and from their IPC message, and whether a put's schema fits its table.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,8 @@ use arrow_ipc::{MessageHeader, MetadataVersion};
 use bytes::Bytes;
 use flatbuffers::VerifierOptions;
 
-use super::types;
+use super::layout::child_fields;
+use super::schema_validation::{validate_field, validate_schema};
 use crate::{Error, Result};
 
 /// Bytes before the flatbuffer of an encapsulated message: 0xFFFFFFFF and its length.
@@ -21,9 +22,9 @@ pub const PREFIX_BYTES: usize = 8;
 /// Dictionaries are numbered from 0 in the order of the fields, inner ones first.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: a dictionary whose values are a dictionary themselves, which IPC cannot say.
+/// INVALID_ARGUMENT: a type that IPC cannot encode, such as a dictionary whose values are a dictionary.
 pub fn schema_message(schema: &Schema) -> Result<Bytes> {
-    schema.fields().iter().try_for_each(|field| types::check_field(field, field.name()))?;
+    schema.fields().iter().try_for_each(|field| validate_field(field, field.name()))?;
     let options = IpcWriteOptions::default();
     let mut tracker = DictionaryTracker::new(true);
     let encoded = IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
@@ -33,28 +34,31 @@ pub fn schema_message(schema: &Schema) -> Result<Bytes> {
     Ok(message.into())
 }
 
-/// Reads an encapsulated schema message; INVALID_ARGUMENT for garbage.
+/// Reads an encapsulated schema message.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is not one, or is malformed.
 pub fn parse_schema(message: &[u8]) -> Result<SchemaRef> {
-    match unframe(message) {
-        Some(header) => schema_of(&root(header)?),
-        None => Err(Error::invalid("the schema is not an encapsulated IPC message, or is cut short")),
+    match encapsulated_header(message) {
+        Some(header) => schema_of(&verify_message(header)?),
+        None => Err(Error::invalid("the schema is not an encapsulated IPC message, or is truncated")),
     }
 }
 
-/// The bare flatbuffer of an encapsulated message: `FlightData.data_header`. Empty if `message` is cut short.
+/// The bare flatbuffer of an encapsulated message: `FlightData.data_header`. Empty if `message` is truncated.
 pub fn flight_header(message: &[u8]) -> Bytes {
-    unframe(message).map(Bytes::copy_from_slice).unwrap_or_default()
+    encapsulated_header(message).map(Bytes::copy_from_slice).unwrap_or_default()
 }
 
-/// An encapsulated message's flatbuffer. Messages of before 2019 have no 0xFFFFFFFF in front.
-fn unframe(message: &[u8]) -> Option<&[u8]> {
+/// An encapsulated message's flatbuffer; `None` if it is truncated. Messages from before 2019 do not begin with 0xFFFFFFFF.
+fn encapsulated_header(message: &[u8]) -> Option<&[u8]> {
     let rest = message.strip_prefix(&[0xff; 4]).unwrap_or(message);
     let (length, rest) = rest.split_first_chunk::<4>()?;
     rest.get(..usize::try_from(i32::from_le_bytes(*length)).ok()?)
 }
 
-/// Verifies a bare flatbuffer. No more tables are taken than its bytes can hold, so that none is visited twice.
-pub(super) fn root(header: &[u8]) -> Result<arrow_ipc::Message<'_>> {
+/// Verifies a bare flatbuffer. It may have no more tables than fit in its bytes, so that none is visited twice.
+pub(super) fn verify_message(header: &[u8]) -> Result<arrow_ipc::Message<'_>> {
     let options = VerifierOptions { max_tables: header.len() / 8 + 16, ..VerifierOptions::default() };
     let message = arrow_ipc::root_as_message_with_opts(&options, header)
         .map_err(|e| Error::invalid(format!("the IPC message's header is malformed: {}", first_line(&e))))?;
@@ -64,6 +68,7 @@ pub(super) fn root(header: &[u8]) -> Result<arrow_ipc::Message<'_>> {
     }
 }
 
+/// The error's first line: the verifier's further lines trace its path.
 fn first_line(error: &impl std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().to_string()
 }
@@ -72,34 +77,37 @@ fn first_line(error: &impl std::fmt::Display) -> String {
 pub(super) fn schema_of(message: &arrow_ipc::Message<'_>) -> Result<SchemaRef> {
     let Some(schema) = message.header_as_schema() else {
         let kind = message.header_type();
-        return Err(Error::invalid(format!("a schema message is wanted, this is a {} message", name_of(kind))));
+        return Err(Error::invalid(format!("a schema message is expected, this is a {} message", kind_name(kind))));
     };
-    types::check_schema(&schema)?;
-    let schema = guard("the schema", || Ok(arrow_ipc::convert::fb_to_schema(schema)))?;
-    schema.fields().iter().try_for_each(|field| types::check_field(field, field.name()))?;
+    validate_schema(&schema)?;
+    let schema = catch_panics("the schema", || Ok(arrow_ipc::convert::fb_to_schema(schema)))?;
+    schema.fields().iter().try_for_each(|field| validate_field(field, field.name()))?;
     Ok(Arc::new(schema))
 }
 
-pub(super) fn name_of(kind: MessageHeader) -> &'static str {
+pub(super) fn kind_name(kind: MessageHeader) -> &'static str {
     kind.variant_name().unwrap_or("unknown")
 }
 
-/// Runs arrow's code on what a client sent: an error or a panic of it is the client's INVALID_ARGUMENT.
-pub(super) fn guard<T>(what: &str, run: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T> {
+/// Runs arrow's code on data from a client: an error or a panic becomes INVALID_ARGUMENT.
+pub(super) fn catch_panics<T>(what: &str, run: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::invalid(format!("{what} is invalid: {error}"))),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason is given");
             Err(Error::invalid(format!("{what} is invalid: {text}")))
         }
     }
 }
 
-/// Whether rows of schema `put` may be added to a table of schema `table`; INVALID_ARGUMENT names the first differing field.
+/// Checks that rows of schema `put` may be added to a table of schema `table`.
 ///
 /// Names, types, nullability and extension types must agree, in order; other metadata may differ.
+///
+/// # Errors
+/// INVALID_ARGUMENT names the first differing field.
 pub fn check_appendable(table: &Schema, put: &Schema) -> Result<()> {
     for (have, got) in table.fields().iter().zip(put.fields()) {
         same_field(have, got, have.name())?;
@@ -112,7 +120,7 @@ pub fn check_appendable(table: &Schema, put: &Schema) -> Result<()> {
             table.field(got).name()
         ))),
         std::cmp::Ordering::Less => Err(Error::invalid(format!(
-            "the schema does not fit the table's: it has a field {:?} that the table has not",
+            "the schema does not fit the table's: it has a field {:?} that the table does not have",
             put.field(have).name()
         ))),
     }
@@ -133,14 +141,14 @@ fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
     if have.is_nullable() != got.is_nullable() {
         return differs("nullability", &have.is_nullable(), &got.is_nullable());
     }
-    if extension(have.metadata()) != extension(got.metadata()) {
-        return differs("the extension type", &extension(have.metadata()), &extension(got.metadata()));
+    if extension_type(have.metadata()) != extension_type(got.metadata()) {
+        return differs("the extension type", &extension_type(have.metadata()), &extension_type(got.metadata()));
     }
-    let mut children = types::children(have.data_type()).into_iter().zip(types::children(got.data_type()));
+    let mut children = child_fields(have.data_type()).into_iter().zip(child_fields(got.data_type()));
     children.try_for_each(|(have, got)| same_field(have, got, &format!("{path}.{}", have.name())))
 }
 
-/// Whether types agree but for what their children say of themselves.
+/// Whether types agree, apart from their child fields.
 fn same_type(have: &DataType, got: &DataType) -> bool {
     use DataType::*;
     match (have, got) {
@@ -156,18 +164,18 @@ fn same_type(have: &DataType, got: &DataType) -> bool {
     }
 }
 
-fn extension(metadata: &HashMap<String, String>) -> Vec<(&String, &String)> {
+/// The metadata that defines an extension type.
+fn extension_type(metadata: &HashMap<String, String>) -> Vec<(&String, &String)> {
     let mut found: Vec<_> = metadata.iter().filter(|(key, _)| key.starts_with("ARROW:extension:")).collect();
     found.sort();
     found
 }
 
-/// The schema of these top-level columns, in this order. Indexes that are out of range are left out.
+/// The schema of these top-level columns, in this order. Indexes out of range are ignored.
 pub fn project(schema: &Schema, columns: &[usize]) -> Schema {
     let fields: Vec<_> = columns.iter().filter_map(|&at| schema.fields().get(at).cloned()).collect();
     Schema::new_with_metadata(fields, schema.metadata().clone())
 }
 
 #[cfg(test)]
-#[path = "schema_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! The canonical bytes of values: what is hashed. The table in the module above is the rule.
+//! The canonical bytes of values, which are hashed: see the table in [`super`].
 
 use arrow::array::{
     Array, ArrowPrimitiveType, AsArray, DictionaryArray, PrimitiveArray, RunArray, downcast_dictionary_array,
@@ -12,59 +12,59 @@ use arrow::datatypes::{
     RunEndIndexType, TimeUnit, i256,
 };
 
-/// Before a null.
+/// The byte of a null.
 const NULL: u8 = 0;
-/// Before a value.
+/// The byte before a value.
 const VALUE: u8 = 1;
-/// The bits that every NaN is hashed as.
+/// The bits that stand for every NaN.
 const NAN: u64 = 0x7ff8_0000_0000_0000;
 
 /// A key column of one batch.
-pub(super) trait Column {
+pub(super) trait KeyColumn {
     /// Appends the bytes of one row.
     fn append(&self, row: usize, to: &mut Vec<u8>);
 
-    /// Hands over the bytes of every row in order; `buffer` is room to put them together.
+    /// Calls `visit` with the bytes of every row in order; `buffer` is scratch space.
     ///
-    /// One virtual call a column: the compiler sees the loop and `append` together.
-    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8]));
+    /// One virtual call a column, so that the compiler can inline `append` in the loop.
+    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8]));
 }
 
-/// A column whose values are turned into bytes by `put(row, to)`.
-struct Values<F> {
+/// A column whose values `append_value(row, to)` turns into bytes.
+struct ValueColumn<F> {
     rows: usize,
     nulls: Option<NullBuffer>,
-    put: F,
+    append_value: F,
 }
 
-impl<F: Fn(usize, &mut Vec<u8>)> Column for Values<F> {
+impl<F: Fn(usize, &mut Vec<u8>)> KeyColumn for ValueColumn<F> {
     #[inline]
     fn append(&self, row: usize, to: &mut Vec<u8>) {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             to.push(NULL);
         } else {
             to.push(VALUE);
-            (self.put)(row, to);
+            (self.append_value)(row, to);
         }
     }
 
-    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8])) {
         for row in 0..self.rows {
             buffer.clear();
             self.append(row, buffer);
-            take(buffer);
+            visit(buffer);
         }
     }
 }
 
-/// A column whose row `row` is the row `index(row)` of another, or null.
-struct Pointers<'a, F> {
+/// A column whose row `row` is the row `index(row)` of another column, or null.
+struct IndirectColumn<'a, F> {
     rows: usize,
     index: F,
-    target: Box<dyn Column + 'a>,
+    target: Box<dyn KeyColumn + 'a>,
 }
 
-impl<F: Fn(usize) -> Option<usize>> Column for Pointers<'_, F> {
+impl<F: Fn(usize) -> Option<usize>> KeyColumn for IndirectColumn<'_, F> {
     fn append(&self, row: usize, to: &mut Vec<u8>) {
         match (self.index)(row) {
             None => to.push(NULL),
@@ -72,17 +72,17 @@ impl<F: Fn(usize) -> Option<usize>> Column for Pointers<'_, F> {
         }
     }
 
-    fn each(&self, buffer: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8])) {
         for row in 0..self.rows {
             buffer.clear();
             self.append(row, buffer);
-            take(buffer);
+            visit(buffer);
         }
     }
 }
 
-/// The column of an array; None for a type that cannot be hashed.
-pub(super) fn column(array: &dyn Array) -> Option<Box<dyn Column + '_>> {
+/// The key column of an array; `None` for a type that cannot be hashed.
+pub(super) fn key_column(array: &dyn Array) -> Option<Box<dyn KeyColumn + '_>> {
     let column = match array.data_type() {
         DataType::Null => values(array, |_, _| {}),
         DataType::Boolean => {
@@ -107,21 +107,21 @@ pub(super) fn column(array: &dyn Array) -> Option<Box<dyn Column + '_>> {
     Some(column)
 }
 
-fn values<'a>(array: &dyn Array, put: impl Fn(usize, &mut Vec<u8>) + 'a) -> Box<dyn Column + 'a> {
-    // Logical: an array of the null type has no null buffer.
-    Box::new(Values { rows: array.len(), nulls: array.logical_nulls(), put })
+fn values<'a>(array: &dyn Array, append_value: impl Fn(usize, &mut Vec<u8>) + 'a) -> Box<dyn KeyColumn + 'a> {
+    // Logical nulls, because an array of the null type has no null buffer.
+    Box::new(ValueColumn { rows: array.len(), nulls: array.logical_nulls(), append_value })
 }
 
 fn primitive<'a, T: ArrowPrimitiveType, const N: usize>(
     array: &'a PrimitiveArray<T>,
     bytes: impl Fn(T::Native) -> [u8; N] + 'a,
-) -> Box<dyn Column + 'a> {
+) -> Box<dyn KeyColumn + 'a> {
     let numbers = array.values();
     values(array, move |row, to| to.extend_from_slice(&bytes(numbers[row])))
 }
 
-/// Integers and times: 64 bits, two's complement, whatever their width.
-fn number<T>(array: &PrimitiveArray<T>) -> Box<dyn Column + '_>
+/// Integers and times of any width: 64 bits, two's complement.
+fn number<T>(array: &PrimitiveArray<T>) -> Box<dyn KeyColumn + '_>
 where
     T: ArrowPrimitiveType,
     T::Native: Into<i128>,
@@ -141,7 +141,7 @@ fn float(value: f64) -> [u8; 8] {
     bits.to_le_bytes()
 }
 
-fn decimal<T>(array: &PrimitiveArray<T>, scale: i8) -> Box<dyn Column + '_>
+fn decimal<T>(array: &PrimitiveArray<T>, scale: i8) -> Box<dyn KeyColumn + '_>
 where
     T: ArrowPrimitiveType,
     T::Native: Into<i256>,
@@ -154,8 +154,8 @@ where
     })
 }
 
-/// Durations are not among the types of `downcast_temporal_array`.
-fn duration(array: &dyn Array, unit: TimeUnit) -> Box<dyn Column + '_> {
+/// `downcast_temporal_array` does not include durations.
+fn duration(array: &dyn Array, unit: TimeUnit) -> Box<dyn KeyColumn + '_> {
     match unit {
         TimeUnit::Second => number(array.as_primitive::<DurationSecondType>()),
         TimeUnit::Millisecond => number(array.as_primitive::<DurationMillisecondType>()),
@@ -164,7 +164,7 @@ fn duration(array: &dyn Array, unit: TimeUnit) -> Box<dyn Column + '_> {
     }
 }
 
-fn interval(array: &dyn Array, unit: IntervalUnit) -> Box<dyn Column + '_> {
+fn interval(array: &dyn Array, unit: IntervalUnit) -> Box<dyn KeyColumn + '_> {
     match unit {
         IntervalUnit::YearMonth => primitive(array.as_primitive::<IntervalYearMonthType>(), i32::to_le_bytes),
         IntervalUnit::DayTime => primitive(array.as_primitive::<IntervalDayTimeType>(), |value| {
@@ -183,40 +183,41 @@ fn interval(array: &dyn Array, unit: IntervalUnit) -> Box<dyn Column + '_> {
     }
 }
 
-fn strings(array: &dyn Array) -> Option<Box<dyn Column + '_>> {
-    // One form of strings or bytes, given the array as its own type.
-    macro_rules! form {
+fn strings(array: &dyn Array) -> Option<Box<dyn KeyColumn + '_>> {
+    // A column of one string or binary type.
+    macro_rules! typed_column {
         ($array:expr) => {{
             let typed = $array;
-            values(array, move |row, to| sized(AsRef::<[u8]>::as_ref(typed.value(row)), to))
+            values(array, move |row, to| append_sized(AsRef::<[u8]>::as_ref(typed.value(row)), to))
         }};
     }
     Some(match array.data_type() {
-        DataType::Utf8 => form!(array.as_string::<i32>()),
-        DataType::LargeUtf8 => form!(array.as_string::<i64>()),
-        DataType::Utf8View => form!(array.as_string_view()),
-        DataType::Binary => form!(array.as_binary::<i32>()),
-        DataType::LargeBinary => form!(array.as_binary::<i64>()),
-        DataType::BinaryView => form!(array.as_binary_view()),
-        DataType::FixedSizeBinary(_) => form!(array.as_fixed_size_binary()),
+        DataType::Utf8 => typed_column!(array.as_string::<i32>()),
+        DataType::LargeUtf8 => typed_column!(array.as_string::<i64>()),
+        DataType::Utf8View => typed_column!(array.as_string_view()),
+        DataType::Binary => typed_column!(array.as_binary::<i32>()),
+        DataType::LargeBinary => typed_column!(array.as_binary::<i64>()),
+        DataType::BinaryView => typed_column!(array.as_binary_view()),
+        DataType::FixedSizeBinary(_) => typed_column!(array.as_fixed_size_binary()),
         _ => return None,
     })
 }
 
-fn sized(bytes: &[u8], to: &mut Vec<u8>) {
+/// Appends the length and the bytes.
+fn append_sized(bytes: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     to.extend_from_slice(bytes);
 }
 
-fn dictionary<K: ArrowDictionaryKeyType>(array: &DictionaryArray<K>) -> Option<Box<dyn Column + '_>> {
+fn dictionary<K: ArrowDictionaryKeyType>(array: &DictionaryArray<K>) -> Option<Box<dyn KeyColumn + '_>> {
     let keys = array.keys();
-    let target = column(array.values().as_ref())?;
+    let target = key_column(array.values().as_ref())?;
     let index = move |row| keys.is_valid(row).then(|| keys.value(row).as_usize());
-    Some(Box::new(Pointers { rows: array.len(), index, target }))
+    Some(Box::new(IndirectColumn { rows: array.len(), index, target }))
 }
 
-fn runs<R: RunEndIndexType>(array: &RunArray<R>) -> Option<Box<dyn Column + '_>> {
-    let target = column(array.values().as_ref())?;
+fn runs<R: RunEndIndexType>(array: &RunArray<R>) -> Option<Box<dyn KeyColumn + '_>> {
+    let target = key_column(array.values().as_ref())?;
     let index = move |row| Some(array.get_physical_index(row));
-    Some(Box::new(Pointers { rows: array.len(), index, target }))
+    Some(Box::new(IndirectColumn { rows: array.len(), index, target }))
 }

@@ -1,8 +1,8 @@
-//! Which shard a row of a keyed table belongs to.
+//! Hash partitioning: which shard a row of a keyed table belongs to.
 //!
-//! `shard = xxh3_64(bytes of the key columns, seed 0) mod shards`: a frozen function that a client in
-//! any language can compute. A row's bytes are those of its key columns, in the order of `shard_by`,
-//! one after the other. A column's are one byte 0 for null, or one byte 1 and then the value:
+//! `shard = xxh3_64(bytes of the key columns, seed 0) mod shards`: a frozen function that a client in any language can
+//! compute. The bytes of a row are those of its key columns, concatenated in the order of `shard_by`. A column's bytes are
+//! one byte 0 for null, or one byte 1 and then the value:
 //!
 //! | type | bytes of the value |
 //! |---|---|
@@ -18,8 +18,8 @@
 //! | null | (always null) |
 //! | dictionary, run-end encoded | as their values |
 //!
-//! So neither the width of a number nor the encoding of a column decides the shard. Lists, structs,
-//! maps and unions cannot be keys. docs/partitioning.md has an example and golden values.
+//! So the shard depends neither on the width of a number nor on the encoding of a column. Lists, structs, maps and unions
+//! cannot be keys. docs/partitioning.md has an example and golden values.
 
 mod bytes;
 #[cfg(test)]
@@ -29,13 +29,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use self::bytes::{Column, column};
+use self::bytes::{KeyColumn, key_column};
 use crate::{Error, Result};
 
-/// Version of the function above. Another one would be another number.
+/// Version of the function above. A different function gets another number.
 pub const ALGORITHM: u32 = 1;
 
-/// Sends the rows of one table to its shards.
+/// Computes the shards of a table's rows.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,11 +55,11 @@ pub struct Partitioner {
 }
 
 impl Partitioner {
-    /// For tables of this schema, keyed by these top-level columns, cut into so many shards.
+    /// For tables of this schema, with these top-level columns as keys and this many shards.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, naming the column: there is none of this name or more than one, it is named
-    /// twice, or its type cannot be hashed. Also for no columns and for no shards.
+    /// INVALID_ARGUMENT, naming the column: no column or more than one has this name, it is named twice, or its type cannot
+    /// be hashed. Also for no columns and for 0 shards.
     pub fn new(schema: &Schema, shard_by: &[String], shards: u32) -> Result<Self> {
         if shard_by.is_empty() {
             return Err(Error::invalid("shard_by names no column: name at least one, or leave it out"));
@@ -72,7 +72,7 @@ impl Partitioner {
             if keys.iter().any(|(_, earlier, _)| earlier == name) {
                 return Err(Error::invalid(format!("shard_by names column {name:?} twice")));
             }
-            keys.push(key(schema, name)?);
+            keys.push(find_key(schema, name)?);
         }
         Ok(Partitioner { keys, shards: u64::from(shards) })
     }
@@ -80,38 +80,38 @@ impl Partitioner {
     /// The shard of every row, each below the number of shards.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT if the batch does not have the schema that the partitioner was made for.
+    /// INVALID_ARGUMENT: the batch does not have the partitioner's schema.
     pub fn shards_of(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let mut shards = Vec::with_capacity(batch.num_rows());
-        // Below `self.shards`, which came from a u32.
-        self.each_hash(batch, |hash| shards.push((hash % self.shards) as u32))?;
+        // Below `self.shards`, which was a u32.
+        self.for_each_hash(batch, |hash| shards.push((hash % self.shards) as u32))?;
         Ok(shards)
     }
 
-    /// The hash of every row: what [`Self::shards_of`] divides.
+    /// The hash of every row, of which [`Self::shards_of`] takes the remainder.
     pub fn hashes_of(&self, batch: &RecordBatch) -> Result<Vec<u64>> {
         let mut hashes = Vec::with_capacity(batch.num_rows());
-        self.each_hash(batch, |hash| hashes.push(hash))?;
+        self.for_each_hash(batch, |hash| hashes.push(hash))?;
         Ok(hashes)
     }
 
-    fn each_hash(&self, batch: &RecordBatch, mut take: impl FnMut(u64)) -> Result<()> {
+    fn for_each_hash(&self, batch: &RecordBatch, mut visit: impl FnMut(u64)) -> Result<()> {
         let columns = self.columns(batch)?;
-        // Reused for every row: nothing is allocated once it has the size of the largest key.
+        // Reused for every row: it grows to the size of the largest key.
         let mut row_bytes = Vec::with_capacity(64);
         if let [single] = columns.as_slice() {
-            single.each(&mut row_bytes, &mut |bytes| take(xxh3_64(bytes)));
+            single.for_each(&mut row_bytes, &mut |bytes| visit(xxh3_64(bytes)));
             return Ok(());
         }
         for row in 0..batch.num_rows() {
             row_bytes.clear();
             columns.iter().for_each(|column| column.append(row, &mut row_bytes));
-            take(xxh3_64(&row_bytes));
+            visit(xxh3_64(&row_bytes));
         }
         Ok(())
     }
 
-    fn columns<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Box<dyn Column + 'a>>> {
+    fn columns<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Box<dyn KeyColumn + 'a>>> {
         let mut columns = Vec::with_capacity(self.keys.len());
         for (index, name, data_type) in &self.keys {
             let differs = || Error::invalid(format!("the batch has no column {name:?} of type {data_type} at {index}"));
@@ -119,26 +119,29 @@ impl Partitioner {
             if array.data_type() != data_type {
                 return Err(differs());
             }
-            columns.push(column(array.as_ref()).ok_or_else(differs)?);
+            columns.push(key_column(array.as_ref()).ok_or_else(differs)?);
         }
         Ok(columns)
     }
 }
 
-/// The shard of the first block of a stream of rows into a table without keys; the blocks after it go round.
+/// The shard of the first block of a stream into a table without keys. Later blocks go to the next shards, round robin.
 ///
-/// `xxh3_64(write id, seed stream) mod shards`, where stream is 0 but for a staged write's: so that many small writes spread
-/// over the shards. Nobody has to compute it again: readers are told where every part is.
+/// `xxh3_64(write id, seed stream) mod shards`, where stream is 0 except in a staged write: many small writes spread over the
+/// shards. Only the writing node computes it; the catalog has the shard of every part.
 pub fn first_shard(write: &str, stream: u64, shards: u32) -> u32 {
     (xxh3_64_with_seed(write.as_bytes(), stream) % u64::from(shards.max(1))) as u32
 }
 
-/// Finds a key column and checks that it can be one.
-fn key(schema: &Schema, name: &str) -> Result<(usize, String, DataType)> {
+/// Finds a key column and checks its type.
+fn find_key(schema: &Schema, name: &str) -> Result<(usize, String, DataType)> {
     let mut found = schema.fields().iter().enumerate().filter(|(_, field)| field.name() == name);
     let Some((index, field)) = found.next() else {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(Error::invalid(format!("shard_by: there is no column {name:?}; there are: {}", list(&names))));
+        return Err(Error::invalid(format!(
+            "shard_by: there is no column {name:?}; there are: {}",
+            list_names(&names)
+        )));
     };
     if found.next().is_some() {
         return Err(Error::invalid(format!("shard_by: more than one column is named {name:?}")));
@@ -152,8 +155,8 @@ fn key(schema: &Schema, name: &str) -> Result<(usize, String, DataType)> {
     Ok((index, name.to_string(), field.data_type().clone()))
 }
 
-/// Names for an error message: not all of a table with thousands.
-fn list(names: &[&str]) -> String {
+/// The first names, for an error message: a table may have thousands of columns.
+fn list_names(names: &[&str]) -> String {
     const SHOWN: usize = 20;
     let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(SHOWN) {

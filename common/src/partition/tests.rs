@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, Int16Type, Int64Type, IntervalDayTime, IntervalMon
 use super::*;
 use crate::Code;
 
-/// Computed by tests/python/golden_partition.py, which `--check`s this table: it never changes.
+/// Computed by tests/python/golden_partition.py, which verifies this table with `--check`. It never changes.
 #[rustfmt::skip]
 const GOLDEN: [(&str, u64); 30] = [
     ("null", 0xc44bdff4074eecdb),
@@ -61,7 +61,7 @@ fn hashes(columns: Vec<ArrayRef>) -> Vec<u64> {
     hashes
 }
 
-/// Every array begins with a value of that golden name and, if it has a second row, ends with a null.
+/// Checks an array that begins with the golden value `name` and, if it has a second row, ends with a null.
 fn check(name: &str, array: impl Array + 'static) {
     let array: ArrayRef = Arc::new(array);
     let found = hashes(vec![array.clone()]);
@@ -69,13 +69,13 @@ fn check(name: &str, array: impl Array + 'static) {
     if array.len() > 1 {
         assert_eq!(found.last(), Some(&golden("null")), "null of {}", array.data_type());
     }
-    // The same rows as a slice of something larger, and as the second key of two.
+    // The same rows as a slice of a larger array.
     let padded = arrow::compute::concat(&[&array, &array]).unwrap().slice(array.len(), array.len());
     assert_eq!(hashes(vec![padded]), found, "{name} sliced, as {}", array.data_type());
 }
 
 #[test]
-fn integers_of_any_width_agree() {
+fn integers_of_any_width_hash_equally() {
     check("int 5", Int8Array::from(vec![Some(5), None]));
     check("int 5", Int16Array::from(vec![Some(5), None]));
     check("int 5", Int32Array::from(vec![Some(5), None]));
@@ -95,7 +95,7 @@ fn integers_of_any_width_agree() {
 }
 
 #[test]
-fn floats_of_any_width_agree_and_equal_numbers_are_equal() {
+fn floats_of_any_width_hash_equally() {
     let half = |value| <arrow::datatypes::Float16Type as ArrowPrimitiveType>::Native::from_f32(value);
     check("float 1.5", Float16Array::from(vec![Some(half(1.5)), None]));
     check("float 1.5", Float32Array::from(vec![Some(1.5), None]));
@@ -109,7 +109,7 @@ fn floats_of_any_width_agree_and_equal_numbers_are_equal() {
 }
 
 #[test]
-fn bools_nulls_and_decimals() {
+fn bools_nulls_and_decimals_match_golden_values() {
     check("true", BooleanArray::from(vec![Some(true), None]));
     check("false", BooleanArray::from(vec![Some(false), None]));
     check("null", NullArray::new(2));
@@ -125,7 +125,7 @@ fn bools_nulls_and_decimals() {
 }
 
 #[test]
-fn times_are_their_numbers() {
+fn times_hash_as_their_numbers() {
     check("date 19000", Date32Array::from(vec![Some(19000), None]));
     check("date 19000", Int32Array::from(vec![19000]));
     check("timestamp 1700000000000", Date64Array::from(vec![Some(1_700_000_000_000), None]));
@@ -150,7 +150,7 @@ fn times_are_their_numbers() {
 }
 
 #[test]
-fn strings_and_bytes_of_any_form_agree() {
+fn strings_and_bytes_of_any_type_hash_equally() {
     let long = "a string that is longer than sixteen bytes, and than any inline view; ".repeat(5);
     for (name, text) in
         [("string empty", ""), ("string volley", "volley"), ("string unicode", "Zürich ✈"), ("string long", &long)]
@@ -174,9 +174,9 @@ fn run_ends<R: RunEndIndexType>(ends: PrimitiveArray<R>) -> RunArray<R> {
 }
 
 #[test]
-fn encodings_do_not_matter() {
+fn encodings_do_not_change_the_hash() {
     check("string volley", vec![Some("volley"), None].into_iter().collect::<DictionaryArray<Int8Type>>());
-    // A null among the dictionary's values is as null as one among its keys.
+    // A null may be among the dictionary's values or its keys.
     let keys = Int32Array::from(vec![Some(1), None, Some(0)]);
     let values = Arc::new(StringViewArray::from(vec![None, Some("volley")]));
     check("string volley", DictionaryArray::<Int32Type>::new(keys, values));
@@ -191,12 +191,12 @@ fn encodings_do_not_matter() {
 }
 
 #[test]
-fn several_columns_follow_one_another() {
+fn several_columns_are_hashed_in_order() {
     let first: ArrayRef = Arc::new(Int32Array::from(vec![Some(7), None, Some(7)]));
     let second: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), Some("x"), None]));
     let expected = ["two columns", "two columns, null first", "two columns, null second"].map(golden);
     assert_eq!(hashes(vec![first.clone(), second.clone()]), expected);
-    assert_ne!(hashes(vec![second, first]), expected, "their order counts");
+    assert_ne!(hashes(vec![second, first]), expected, "the order of columns matters");
 }
 
 #[test]
@@ -209,15 +209,15 @@ fn rows_spread_evenly() {
     assert!(rows.iter().all(|rows| (1400..1730).contains(rows)), "{rows:?}");
 }
 
-fn refused(schema: &Schema, keys: &[&str], shards: u32, words: &[&str]) {
+fn check_rejected(schema: &Schema, keys: &[&str], shards: u32, words: &[&str]) {
     let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let error = Partitioner::new(schema, &keys, shards).unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
-    words.iter().for_each(|word| assert!(error.message.contains(word), "{error} does not say {word}"));
+    words.iter().for_each(|word| assert!(error.message.contains(word), "{word} is not in {error}"));
 }
 
 #[test]
-fn bad_keys_are_refused_by_name() {
+fn invalid_keys_are_rejected_by_name() {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Int32, true)));
     let pair = DataType::Struct(vec![Field::new("a", DataType::Int32, true)].into());
     let coded = DataType::Dictionary(DataType::Int8.into(), list.clone().into());
@@ -230,20 +230,20 @@ fn bad_keys_are_refused_by_name() {
         Field::new("pair", pair, true),
         Field::new("coded", coded, true),
     ]);
-    refused(&schema, &["missing"], 4, &["\"missing\"", "id, twin, twin, tags, pair"]);
-    refused(&schema, &["id", "id"], 4, &["\"id\"", "twice"]);
-    refused(&schema, &["twin"], 4, &["\"twin\"", "more than one"]);
-    refused(&schema, &["id", "tags"], 4, &["\"tags\"", "List"]);
-    refused(&schema, &["pair"], 4, &["\"pair\"", "Struct"]);
-    refused(&schema, &["coded"], 4, &["\"coded\"", "Dictionary"]);
-    refused(&schema, &[], 4, &["names no column"]);
-    refused(&schema, &["id"], 0, &["shards is 0"]);
+    check_rejected(&schema, &["missing"], 4, &["\"missing\"", "id, twin, twin, tags, pair"]);
+    check_rejected(&schema, &["id", "id"], 4, &["\"id\"", "twice"]);
+    check_rejected(&schema, &["twin"], 4, &["\"twin\"", "more than one"]);
+    check_rejected(&schema, &["id", "tags"], 4, &["\"tags\"", "List"]);
+    check_rejected(&schema, &["pair"], 4, &["\"pair\"", "Struct"]);
+    check_rejected(&schema, &["coded"], 4, &["\"coded\"", "Dictionary"]);
+    check_rejected(&schema, &[], 4, &["names no column"]);
+    check_rejected(&schema, &["id"], 0, &["shards is 0"]);
 }
 
 #[test]
-fn every_type_is_either_refused_or_hashed() {
+fn nested_types_are_not_hashable() {
     let item = Arc::new(Field::new("item", DataType::Int32, true));
-    for refused in [
+    for data_type in [
         DataType::LargeList(item.clone()),
         DataType::ListView(item.clone()),
         DataType::LargeListView(item.clone()),
@@ -253,13 +253,13 @@ fn every_type_is_either_refused_or_hashed() {
             Arc::new(Field::new("values", DataType::List(item), true)),
         ),
     ] {
-        assert!(!is_hashable(&refused), "{refused}");
-        assert!(column(&new_empty_array(&refused)).is_none(), "{refused}");
+        assert!(!is_hashable(&data_type), "{data_type}");
+        assert!(key_column(&new_empty_array(&data_type)).is_none(), "{data_type}");
     }
 }
 
 #[test]
-fn a_batch_of_another_schema_is_refused() {
+fn batch_of_another_schema_is_rejected() {
     let schema = Schema::new(vec![Field::new("c0", DataType::Int32, true)]);
     let partitioner = Partitioner::new(&schema, &["c0".into()], 4).unwrap();
     let other = batch(vec![Arc::new(Int64Array::from(vec![1]))]);

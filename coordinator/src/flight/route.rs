@@ -20,7 +20,7 @@ use volley_common::http2::{ProxyRequestBody, ReplyBody, grpc_error, grpc_message
 use volley_common::listen::check_name;
 use volley_common::net::Failover;
 use volley_common::net::failover::is_unavailable;
-use volley_common::options::{CAME_BY, HEADER_PREFIX, LISTENER, TableRequest, TicketRequest};
+use volley_common::options::{CLIENT_LISTENER_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest};
 use volley_common::proxy::{ReplayableBody, forward_to_any};
 use volley_common::server::serve::TonicService;
 use volley_common::{Error, Result};
@@ -54,7 +54,7 @@ struct CameBy(Arc<str>);
 /// Those of [`Service::via`]; INVALID_ARGUMENT: a header that is no text.
 pub fn via(service: &Service, extensions: &Extensions, headers: &MetadataMap) -> Result<Via> {
     let came_by = extensions.get::<CameBy>().map_or("", |came_by| &*came_by.0);
-    service.via(came_by, text(headers.as_ref(), LISTENER)?)
+    service.via(came_by, text(headers.as_ref(), LISTENER_HEADER)?)
 }
 
 /// A header's text.
@@ -77,10 +77,10 @@ impl Edge {
 
     /// The name of the listener by which a client came, to this coordinator or to the node that hands its call on.
     fn came_by(&self, headers: &HeaderMap) -> Result<Arc<str>> {
-        let handed_on = if self.members { text(headers, CAME_BY)? } else { None };
+        let handed_on = if self.members { text(headers, CLIENT_LISTENER_HEADER)? } else { None };
         match handed_on {
             // A name that no listener can have is none that was handed on: plans are kept by it.
-            Some(name) => check_name(name).map(|()| name.into()).map_err(|e| e.at(CAME_BY)),
+            Some(name) => check_name(name).map(|()| name.into()).map_err(|e| e.at(CLIENT_LISTENER_HEADER)),
             None => Ok(self.listener.clone()),
         }
     }

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use volley_common::NodeId;
-use volley_common::placement::{BOUND, Candidate, weights};
+use volley_common::placement::{Candidate, LOAD_BOUND, weights};
 use volley_common::wire::catalog::{Holders, Node, Table, TablePlacement};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -208,7 +208,7 @@ impl Plan {
         let free = self.homes.iter().filter(|(id, home)| home.takes && !nodes.contains(id));
         let fits = free.filter(|(_, home)| !own_zone || !zones.contains(&home.zone));
         let best = fits.min_by_key(|(id, home)| {
-            let full = home.load as f64 + 1.0 > (self.share(home.weight) as f64 * BOUND / SCALE as f64).ceil();
+            let full = home.load as f64 + 1.0 > (self.share(home.weight) as f64 * LOAD_BOUND / SCALE as f64).ceil();
             let count = plan.counts.get(id).copied().unwrap_or(0);
             let of_table = count * SCALE / home.weight;
             (zones.contains(&home.zone), full, of_table, self.ratio(**id), turn(plan.id, shard as u32, **id))

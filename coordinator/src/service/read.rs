@@ -8,7 +8,7 @@ use volley_common::ipc::project::project_schema;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::listen::host_port;
 use volley_common::options::{Options, TableRequest};
-use volley_common::ticket::Signer;
+use volley_common::ticket::TicketSigner;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table};
 use volley_common::wire::cluster::{Columns, Ticket};
@@ -31,7 +31,7 @@ pub struct Offer {
     /// Streams that can be fetched in parallel.
     pub plan: Arc<Plan>,
     /// Signs their tickets.
-    pub signer: Signer,
+    pub signer: TicketSigner,
     /// The way by which the client came.
     pub via: Via,
     /// Which of equal locations comes first.
@@ -247,7 +247,7 @@ impl Service {
 }
 
 /// Signs the tickets of one answer. They have the schema only where there is no part that begins with it.
-fn signer(catalog: &Catalog, table: &Table, target: &Target, plan: &Plan) -> Result<Signer> {
+fn signer(catalog: &Catalog, table: &Table, target: &Target, plan: &Plan) -> Result<TicketSigner> {
     let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
     let schema = if plan.has_parts() { Bytes::new() } else { table.schema.clone() };
     Ok(ticket_key(catalog)?.signer(&Ticket {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use volley_common::ipc::schema::parse_schema;
 use volley_common::partition::Partitioner;
-use volley_common::placement::{Candidate, Load, place};
+use volley_common::placement::{Candidate, ReplicaCounts, place};
 use volley_common::wire::catalog::{Compression, Holders, Node, Table, TableSpec};
 use volley_common::{Error, NodeId, Result, TableName};
 use xxhash_rust::xxh3::xxh3_64;
@@ -132,7 +132,7 @@ fn candidates(live: &[Node]) -> Vec<Candidate> {
 }
 
 /// Replicas that every node has been given, those of the table that is placed anew left out.
-fn load(catalog: &Catalog, old: Option<&Table>) -> Load {
+fn load(catalog: &Catalog, old: Option<&Table>) -> ReplicaCounts {
     let mut load = catalog.placed().clone();
     for node in old.into_iter().flat_map(|old| &old.placement).flat_map(|shard| &shard.nodes) {
         load.entry(NodeId(*node)).and_modify(|count| *count = count.saturating_sub(1));

@@ -25,7 +25,7 @@ fn bad_values_are_refused_by_name() {
     refused("without a scheme", |c| c.coordinators = vec!["grpc://c:1".into()]);
     refused("part_bytes", |c| c.part_bytes = 1);
     refused("message_bytes", |c| c.message_bytes = (64 << 10) - 1);
-    refused("message_bytes", |c| c.message_bytes = MAX_CUT_BYTES + 1);
+    refused("message_bytes", |c| c.message_bytes = MAX_SPLIT_BYTES + 1);
     refused("max_concurrent_copies", |c| c.max_concurrent_copies = 0);
     refused("high_water", |c| c.high_water = 100.1);
     refused("high_water", |c| c.high_water = f64::NAN);
@@ -38,7 +38,7 @@ fn bad_values_are_refused_by_name() {
 fn wide_tables_have_larger_messages() {
     let config = NodeConfig::default();
     let sizes = [1, 256, 512, 10_000].map(|columns| config.message_bytes_of(columns));
-    assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_CUT_BYTES]);
+    assert_eq!(sizes, [MESSAGE_BYTES, MESSAGE_BYTES, 2 << 20, MAX_SPLIT_BYTES]);
 }
 
 #[test]

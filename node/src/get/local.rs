@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
-use volley_common::ipc::encode::{Encoded, first_rows};
+use volley_common::ipc::encode::{IpcMessage, first_rows};
 use volley_common::{Error, PartId, Result};
 
 use super::source::{Piece, Projection};
@@ -260,7 +260,7 @@ impl Content {
         }
     }
 
-    fn batch(&self, message: Encoded, rows: u64) -> Result<Piece> {
+    fn batch(&self, message: IpcMessage, rows: u64) -> Result<Piece> {
         let Some(projection) = &self.projection else { return Ok(whole(message, Some(rows))) };
         let projected = projection.projector.project(&message.header)?;
         let slice = |range: &Range<u64>| message.body.slice(range.start as usize..range.end as usize);
@@ -268,13 +268,13 @@ impl Content {
     }
 
     /// The batch that a limit ends in: the only one that is decoded and encoded.
-    fn first_rows(&self, message: &Encoded, rows: u64) -> Result<Encoded> {
-        let dictionaries: Vec<Encoded> = self.part.dictionaries().iter().map(|d| self.encoded(d)).collect();
+    fn first_rows(&self, message: &IpcMessage, rows: u64) -> Result<IpcMessage> {
+        let dictionaries: Vec<IpcMessage> = self.part.dictionaries().iter().map(|d| self.encoded(d)).collect();
         first_rows(&self.part.schema_message(), &dictionaries, message, rows as usize)
     }
 
-    fn encoded(&self, message: &Message) -> Encoded {
-        Encoded { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
+    fn encoded(&self, message: &Message) -> IpcMessage {
+        IpcMessage { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
     }
 }
 
@@ -285,6 +285,6 @@ impl Planned {
 }
 
 /// The header is copied: it is vouched for once and for all.
-fn whole(message: Encoded, rows: Option<u64>) -> Piece {
+fn whole(message: IpcMessage, rows: Option<u64>) -> Piece {
     Piece { header: Bytes::copy_from_slice(&message.header), body: vec![message.body], rows }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use volley_common::ipc::frame::{Frame, frame};
+use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::project::Projector;
 use volley_common::ipc::{project, schema};
 use volley_common::wire::cluster::{Columns, Ticket, TicketPart};
@@ -34,9 +34,9 @@ impl Piece {
         self.header.len() + self.body.iter().map(Bytes::len).sum::<usize>()
     }
 
-    fn framed(self) -> Frame {
+    fn framed(self) -> FlightFrame {
         // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
-        frame(&self.header, None, self.body.into_iter().chain([Bytes::new()]))
+        encode_flight_data(&self.header, None, self.body.into_iter().chain([Bytes::new()]))
     }
 }
 
@@ -109,7 +109,7 @@ impl Source {
 
     /// The messages, schema first, in frames of one message, or of more that are at hand if these have no more than
     /// `bytes` together. Nothing is read before it is polled for.
-    pub fn stream(self, bytes: usize) -> impl Stream<Item = Result<Frame>> + Send + 'static {
+    pub fn stream(self, bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
         stream::try_unfold(self, move |mut source| async move {
             let frame = source.next(bytes).await?;
             Ok(frame.map(|frame| {
@@ -119,11 +119,11 @@ impl Source {
         })
     }
 
-    async fn next(&mut self, bytes: usize) -> Result<Option<Frame>> {
+    async fn next(&mut self, bytes: usize) -> Result<Option<FlightFrame>> {
         if !self.schema_sent {
             let header = self.schema().await?;
             self.schema_sent = true;
-            return Ok(Some(frame(&header, None, std::iter::empty())));
+            return Ok(Some(encode_flight_data(&header, None, std::iter::empty())));
         }
         let pieces = self.pieces(bytes).await?;
         Ok(pieces.into_iter().map(Piece::framed).reduce(|mut frame, next| {

@@ -13,7 +13,7 @@ use crate::put::tests::cluster::Cluster;
 use crate::storage::PartSpec;
 
 #[allow(dead_code)]
-#[path = "../../../common/src/ipc/samples.rs"]
+#[path = "../../../common/src/ipc/test_data.rs"]
 mod samples;
 
 /// A part of one batch, on this node.
@@ -70,15 +70,15 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
 
 fn read(state: &Arc<Shared>, id: PartId) -> Vec<RecordBatch> {
     let part = state.store.part(id).unwrap().unwrap();
-    let mut decoder = Decoder::new(64 << 20);
+    let mut decoder = BatchDecoder::new(64 << 20);
     decoder.push(FlightData { data_header: part.schema_header(), ..FlightData::default() }).unwrap();
     let messages = part.dictionaries().iter().chain(part.batches());
     let mut batches = Vec::new();
     for message in messages {
         let (data_header, data_body) = (part.slice(message.header.clone()), part.slice(message.body.clone()));
         match decoder.push(FlightData { data_header, data_body, ..FlightData::default() }).unwrap() {
-            Event::Batch(batch) => batches.push(batch),
-            Event::Dictionary | Event::Schema(_) | Event::Metadata => {}
+            DecodedMessage::Batch(batch) => batches.push(batch),
+            DecodedMessage::Dictionary | DecodedMessage::Schema(_) | DecodedMessage::Metadata => {}
         }
     }
     batches

@@ -25,8 +25,8 @@ use http::Request;
 use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, ReplyBody, grpc_error, grpc_frames};
-use volley_common::ipc::flight_decoder::Unframed;
-use volley_common::ipc::frame::put_result;
+use volley_common::ipc::flight_decoder::FlightDataStream;
+use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::{Error, Result};
 
 use crate::state::Shared;
@@ -39,9 +39,9 @@ pub fn serve_put(state: Arc<Shared>, request: Request<Incoming>) -> http::Respon
     if let Err(error) = check_encoding(&head.headers) {
         return grpc_error(error);
     }
-    let input = Unframed::new(CompleteBody(body), state.config.max_message);
+    let input = FlightDataStream::new(CompleteBody(body), state.config.max_message);
     let results = put(state, MetadataMap::from_headers(head.headers), input);
-    grpc_frames(results.map(|result| Ok(put_result(&result?.app_metadata))))
+    grpc_frames(results.map(|result| Ok(encode_put_result(&result?.app_metadata))))
 }
 
 /// Whether messages come as they are.

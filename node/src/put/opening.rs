@@ -4,7 +4,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use futures::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
-use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::schema::schema_message;
 use volley_common::options::TableRequest;
 use volley_common::wire::catalog::{Compression, WriteMode};
@@ -25,7 +25,7 @@ pub struct Opening {
     /// The schema as the client sent it.
     pub schema: SchemaRef,
     /// Knows the schema, and takes what follows.
-    pub decoder: Decoder,
+    pub decoder: BatchDecoder,
 }
 
 /// Reads up to the schema.
@@ -38,15 +38,15 @@ pub async fn open(state: &Shared, headers: &MetadataMap, input: &mut impl Input,
         Error::invalid("the put's first message has no descriptor: name the table by FlightDescriptor.for_path")
     })?;
     let request = TableRequest::from_descriptor(descriptor, headers)?;
-    let mut decoder = Decoder::new(state.config.max_message);
+    let mut decoder = BatchDecoder::new(state.config.max_message);
     let mut message = first;
     loop {
         let metadata = message.app_metadata.clone();
         match decoder.push(message)? {
-            Event::Schema(schema) => return Ok(Opening { request, schema, decoder }),
-            Event::Metadata if metadata.is_empty() => {}
-            Event::Metadata => results.acknowledge(metadata)?,
-            Event::Batch(_) | Event::Dictionary => {
+            DecodedMessage::Schema(schema) => return Ok(Opening { request, schema, decoder }),
+            DecodedMessage::Metadata if metadata.is_empty() => {}
+            DecodedMessage::Metadata => results.acknowledge(metadata)?,
+            DecodedMessage::Batch(_) | DecodedMessage::Dictionary => {
                 return Err(Error::invalid("the put's schema must come before its rows"));
             }
         }

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::metadata::MetadataMap;
-use volley_common::ipc::decode::Decoder;
+use volley_common::ipc::decode::BatchDecoder;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::wire::catalog::{Part, Write, WriteState};
 use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
@@ -94,7 +94,7 @@ impl Put {
         Put { state, plan, name, write, attempt, stream, schemas, replication }
     }
 
-    async fn run(self, decoder: Decoder, input: impl Input, results: &Results) -> Result<Bytes> {
+    async fn run(self, decoder: BatchDecoder, input: impl Input, results: &Results) -> Result<Bytes> {
         let (sealed, parts) = mpsc::channel(WAITING_PARTS);
         let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
         let target = self.target();

@@ -5,9 +5,10 @@
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
-use volley_common::ipc::MAX_CUT_BYTES;
-use volley_common::ipc::compact::{compact, detach};
-use volley_common::ipc::split::{data_bytes, split};
+use volley_common::ipc::MAX_SPLIT_BYTES;
+use volley_common::ipc::shrink::{detach, shrink_to_fit};
+use volley_common::ipc::size::data_bytes;
+use volley_common::ipc::split::split;
 use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
@@ -211,7 +212,7 @@ impl Keys {
     }
 
     fn add(&mut self, shard: usize, rows: RecordBatch) {
-        let rows = compact(&rows);
+        let rows = shrink_to_fit(&rows);
         let bytes = data_bytes(&rows);
         self.total += bytes;
         self.shards[shard].push(rows, bytes);
@@ -226,7 +227,7 @@ impl Keys {
         self.total -= self.shards[shard].bytes;
         for rows in self.shards[shard].take() {
             // Cut where it is nearer to two messages than to one.
-            if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_CUT_BYTES) {
+            if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_SPLIT_BYTES) {
                 sink.write(shard as u32, &rows)?;
             } else {
                 split(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;

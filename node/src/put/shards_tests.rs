@@ -206,13 +206,13 @@ fn messages_are_never_larger_than_clients_take_however_the_keys_fall() {
     let skewed = often.iter().take(700_000).chain(rarely.iter().take(300_000)).copied();
     let column = Arc::new(Int64Array::from_iter_values(skewed));
     let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![column]).unwrap();
-    let sizes = Sizes { message: MAX_CUT_BYTES, block: 1 };
+    let sizes = Sizes { message: MAX_SPLIT_BYTES, block: 1 };
     let mut shards = Shards::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
     let mut seen = Seen::default();
     shards.push(&batch, &mut seen).unwrap();
     shards.flush(&mut seen).unwrap();
     let written: Vec<usize> = seen.open.values().flatten().map(data_bytes).collect();
-    assert!(written.iter().all(|bytes| *bytes <= MAX_CUT_BYTES), "{written:?}");
+    assert!(written.iter().all(|bytes| *bytes <= MAX_SPLIT_BYTES), "{written:?}");
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn waiting_rows_do_not_hold_the_messages_that_brought_them() {
     let column = StringViewArray::from_iter_values((0..1000).map(|i| format!("{i}{long}")));
     let schema = Schema::new(vec![Field::new("s", DataType::Utf8View, false)]);
     let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]).unwrap();
-    let few = compact(&batch.slice(0, 2));
+    let few = shrink_to_fit(&batch.slice(0, 2));
     assert!(few.get_array_memory_size() < 10_000);
     assert_eq!(few.column(0).as_ref(), batch.slice(0, 2).column(0).as_ref());
 }

@@ -9,7 +9,7 @@ use arrow_flight::FlightData;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use volley_common::ipc::conform::conform;
-use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::partition::first_shard;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
@@ -61,7 +61,7 @@ pub type Sealed = mpsc::Sender<Result<catalog::Part>>;
 /// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors come through the answer.
 pub fn start(
     target: Target,
-    decoder: Decoder,
+    decoder: BatchDecoder,
     feed: mpsc::Receiver<Feed>,
     sealed: Sealed,
 ) -> Result<oneshot::Receiver<Result<()>>> {
@@ -92,7 +92,7 @@ pub async fn end(written: oneshot::Receiver<Result<()>>) -> Result<()> {
 
 fn write_all(
     target: Target,
-    mut decoder: Decoder,
+    mut decoder: BatchDecoder,
     mut feed: mpsc::Receiver<Feed>,
     sealed: Sealed,
     runtime: Handle,
@@ -107,11 +107,11 @@ fn write_all(
             return parts.seal_all();
         };
         match decoder.push(data)? {
-            Event::Batch(batch) => shards.push(&conform(&batch, &parts.target.schema)?, &mut parts)?,
+            DecodedMessage::Batch(batch) => shards.push(&conform(&batch, &parts.target.schema)?, &mut parts)?,
             // Rows that wait were made with the dictionary as it was.
-            Event::Dictionary => shards.flush(&mut parts)?,
-            Event::Metadata => {}
-            Event::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),
+            DecodedMessage::Dictionary => shards.flush(&mut parts)?,
+            DecodedMessage::Metadata => {}
+            DecodedMessage::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),
         }
         drop(permit);
     }

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema};
 use arrow_flight::FlightData;
 use arrow_ipc::reader::FileReader;
 use volley_common::error::Code;
-use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::wire::catalog::{self, Compression};
 use volley_common::{Error, PartId, TableName};
@@ -70,14 +70,14 @@ pub(super) fn only_file(dir: &Path) -> PathBuf {
 
 /// What a client gets that is sent the part's messages.
 pub(super) fn served(part: &Part) -> Vec<RecordBatch> {
-    let mut decoder = Decoder::new(1 << 30);
+    let mut decoder = BatchDecoder::new(1 << 30);
     decoder.push(FlightData::new().with_data_header(part.schema_header())).unwrap();
     let mut batches = Vec::new();
     for message in part.dictionaries().iter().chain(part.batches()) {
         let data = FlightData::new()
             .with_data_header(part.slice(message.header.clone()))
             .with_data_body(part.slice(message.body.clone()));
-        if let Event::Batch(batch) = decoder.push(data).unwrap() {
+        if let DecodedMessage::Batch(batch) = decoder.push(data).unwrap() {
             assert_eq!(batch.num_rows() as u64, message.rows);
             batches.push(batch);
         }

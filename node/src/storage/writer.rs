@@ -8,10 +8,10 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
-use volley_common::ipc::compact::compact;
 use volley_common::ipc::conform::conform;
-use volley_common::ipc::file::{FileEncoder, Sink};
+use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
+use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
 
@@ -81,7 +81,7 @@ struct Summed {
     crc32c: u32,
 }
 
-impl Sink for Summed {
+impl AppendSlices for Summed {
     fn append(&mut self, mut slices: &[&[u8]]) -> io::Result<()> {
         let mut step = Vec::with_capacity(slices.len());
         while !slices.is_empty() {
@@ -138,7 +138,7 @@ impl PartWriter {
     /// # Errors
     /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the writer must be dropped.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<Wrote> {
-        let batch = compact(&conform(batch, &self.spec.schema).map_err(|e| e.at(&self.spec.table))?);
+        let batch = shrink_to_fit(&conform(batch, &self.spec.schema).map_err(|e| e.at(&self.spec.table))?);
         if !self.dictionaries.take(&batch) {
             return Ok(Wrote::DictionaryReplaced);
         }
@@ -151,7 +151,7 @@ impl PartWriter {
 
     /// Bytes of the file so far.
     pub fn bytes(&self) -> u64 {
-        self.file.sink().bytes
+        self.file.output().bytes
     }
 
     /// Rows so far.

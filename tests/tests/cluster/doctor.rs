@@ -58,6 +58,6 @@ async fn health_is_that_of_the_server_that_is_named() {
         let health = || ended(&run("volley", &["health", "--http", &http]));
         says(health(), 0, &["is ready"]);
         member.kill9();
-        says(health(), 1, &["nobody answers", "--http"]);
+        says(health(), 1, &["no answer", "--http"]);
     }
 }

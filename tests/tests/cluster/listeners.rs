@@ -4,7 +4,7 @@ use arrow_flight::{FlightDescriptor, FlightInfo};
 use serde_json::json;
 use tonic::Request;
 use volley_common::client::Client;
-use volley_common::options::{CAME_BY, LISTENER, Options};
+use volley_common::options::{CLIENT_LISTENER_HEADER, LISTENER_HEADER, Options};
 use volley_common::{Code, Error};
 use volley_tests::{Cluster, Shape, rows};
 
@@ -32,7 +32,7 @@ fn external(address: &str) -> String {
 }
 
 async fn info(client: &Client, listener: Option<&str>) -> Result<FlightInfo, Error> {
-    let header = listener.map(|name| (LISTENER, name.as_bytes()));
+    let header = listener.map(|name| (LISTENER_HEADER, name.as_bytes()));
     info_with(client, header).await
 }
 
@@ -96,10 +96,14 @@ async fn clients_are_told_the_addresses_of_the_listener_by_which_they_came() {
     assert!(["\"nowhere\"", "external", "proxy"].iter().all(|word| error.message.contains(word)), "{error}");
     for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
         let client = member.client().await;
-        let forged = info_with(&client, Some((CAME_BY, &b"external"[..]))).await.unwrap();
+        let forged = info_with(&client, Some((CLIENT_LISTENER_HEADER, &b"external"[..]))).await.unwrap();
         assert_eq!(locations(&forged), internal, "where a client came by {} is not its own to say", member.name);
-        let error = info_with(&client, Some((LISTENER, &b"\xfcber"[..]))).await.unwrap_err();
-        assert!(error.code == Code::InvalidArgument && error.message.contains(LISTENER), "{}: {error}", member.name);
+        let error = info_with(&client, Some((LISTENER_HEADER, &b"\xfcber"[..]))).await.unwrap_err();
+        assert!(
+            error.code == Code::InvalidArgument && error.message.contains(LISTENER_HEADER),
+            "{}: {error}",
+            member.name
+        );
     }
 }
 

@@ -1,26 +1,26 @@
-//! A checksum of rows that does not depend on their order or batches.
+//! A checksum of rows that does not depend on their order or their batches.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
-use volley_common::ipc::split::data_bytes;
+use volley_common::ipc::size::data_bytes;
 use volley_common::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Sums the xxh3 of every row's comparable encoding over all columns, wrapping.
+/// The wrapping sum of the xxh3 of every row's encoding over all columns.
 pub struct Checksum {
     converter: RowConverter,
     rows: Rows,
-    summed: Summed,
+    total: RowChecksum,
 }
 
-/// What was summed.
+/// The checksum of rows and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summed {
-    /// Rows.
+pub struct RowChecksum {
+    /// Number of rows.
     pub rows: u64,
-    /// Bytes of their Arrow buffers.
+    /// Bytes of their Arrow data.
     pub bytes: u64,
     /// The checksum.
     pub sum: u64,
@@ -30,30 +30,30 @@ impl Checksum {
     /// A checksum of no rows of the schema.
     pub fn new(schema: &Schema) -> Result<Self> {
         let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        let converter = RowConverter::new(fields).map_err(fault)?;
+        let converter = RowConverter::new(fields).map_err(internal)?;
         let rows = converter.empty_rows(0, 0);
-        Ok(Checksum { converter, rows, summed: Summed::default() })
+        Ok(Checksum { converter, rows, total: RowChecksum::default() })
     }
 
     /// Adds the batch's rows.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows.clear();
-        self.converter.append(&mut self.rows, batch.columns()).map_err(fault)?;
+        self.converter.append(&mut self.rows, batch.columns()).map_err(internal)?;
         for row in self.rows.iter() {
-            self.summed.sum = self.summed.sum.wrapping_add(xxh3_64(row.as_ref()));
+            self.total.sum = self.total.sum.wrapping_add(xxh3_64(row.as_ref()));
         }
-        self.summed.bytes += data_bytes(batch) as u64;
-        self.summed.rows += batch.num_rows() as u64;
+        self.total.bytes += data_bytes(batch) as u64;
+        self.total.rows += batch.num_rows() as u64;
         Ok(())
     }
 
-    /// What was added so far.
-    pub fn sum(&self) -> Summed {
-        self.summed
+    /// The checksum of all rows so far.
+    pub fn sum(&self) -> RowChecksum {
+        self.total
     }
 }
 
-fn fault(error: ArrowError) -> Error {
+fn internal(error: ArrowError) -> Error {
     Error::internal(format!("the checksum: {error}"))
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use arrow::array::{Int64Array, StringArray};
     use std::sync::Arc;
 
-    fn sum(batches: &[RecordBatch]) -> Summed {
+    fn sum(batches: &[RecordBatch]) -> RowChecksum {
         let mut checksum = Checksum::new(&batches[0].schema()).unwrap();
         batches.iter().for_each(|batch| checksum.add(batch).unwrap());
         checksum.sum()
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn order_and_batches_do_not_matter_values_do() {
+    fn checksum_depends_on_values_not_on_order_or_batches() {
         let all = sum(&[rows(&[1, 2, 3], &["a", "b", "c"])]);
         let other = sum(&[rows(&[3], &["c"]), rows(&[1, 2], &["a", "b"])]);
         assert_eq!((all.rows, all.sum), (other.rows, other.sum));
         assert_ne!(all.sum, sum(&[rows(&[1, 2, 3], &["a", "c", "b"])]).sum);
         assert_ne!(all.sum, sum(&[rows(&[1, 2], &["a", "b"])]).sum);
-        // A row twice is not a row not at all.
+        // A repeated row changes the checksum.
         assert_ne!(all.sum, sum(&[rows(&[1, 2, 3, 3, 3], &["a", "b", "c", "c", "c"])]).sum);
     }
 }

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use super::{ServerLimits, bind, serve};
 use crate::Result;
 use crate::http2::ReplyBody;
-use crate::ipc::frame::{Frame, frame};
+use crate::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 
 /// A server whose responses come from one closure.
 pub(crate) struct TestServer {
@@ -58,12 +58,12 @@ impl TestServer {
 }
 
 /// A message whose body is `byte`, `size` times.
-pub(crate) fn message(byte: u8, size: usize) -> Frame {
-    frame(b"header", None, std::iter::once(Bytes::from(vec![byte; size])))
+pub(crate) fn message(byte: u8, size: usize) -> FlightFrame {
+    encode_flight_data(b"header", None, std::iter::once(Bytes::from(vec![byte; size])))
 }
 
 /// Messages of 1 MiB without end; `made` counts them.
-pub(crate) fn endless(made: Arc<AtomicUsize>) -> impl Stream<Item = Result<Frame>> + Send + 'static {
+pub(crate) fn endless(made: Arc<AtomicUsize>) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
     stream::repeat_with(move || {
         made.fetch_add(1, Ordering::SeqCst);
         Ok(message(7, 1 << 20))

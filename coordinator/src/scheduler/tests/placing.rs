@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::NodeId;
-use volley_common::placement::{Candidate, Load, place};
+use volley_common::placement::{Candidate, ReplicaCounts, place};
 use volley_common::wire::catalog::{Holders, NodeState, Table, row};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,7 +29,7 @@ fn cluster(count: u64, zones: u64, tables: &[u32]) -> Catalog {
     (0..count).for_each(|at| add(&mut catalog, at, zones));
     let candidate = |at| Candidate { id: NodeId(id(at)), zone: zone(at, zones), capacity: 0 };
     let candidates: Vec<Candidate> = (0..count).map(candidate).collect();
-    let mut load = Load::new();
+    let mut load = ReplicaCounts::new();
     for (at, shards) in (1..).zip(tables) {
         let placed = place(&candidates, at, *shards, 2, &load);
         placed.iter().flatten().for_each(|node| *load.entry(*node).or_default() += 1);

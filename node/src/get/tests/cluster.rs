@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use volley_common::http2::{ReplyBody, grpc_frames};
-use volley_common::ipc::frame::Frame;
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::ipc::schema::schema_message;
 use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{ServerLimits, bind, serve};
@@ -149,9 +149,9 @@ impl TestNode {
 }
 
 fn broken(
-    frames: impl Stream<Item = Result<Frame>> + Send + 'static,
+    frames: impl Stream<Item = Result<FlightFrame>> + Send + 'static,
     messages: usize,
-) -> impl Stream<Item = Result<Frame>> + Send + 'static {
+) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
     frames.enumerate().map(move |(at, frame)| match at < messages {
         true => frame,
         false => Err(Error::unavailable("this node breaks")),

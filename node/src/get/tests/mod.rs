@@ -223,14 +223,14 @@ async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder(
         let ticket = ticket(&[(id, &[&asked, &other])]);
         let source = super::source::Source::new(asked.state.clone(), ticket.clone(), false).unwrap();
         let mut stream = Box::pin(source.stream(0));
-        let mut decoder = volley_common::ipc::decode::Decoder::new(1 << 30);
+        let mut decoder = volley_common::ipc::decode::BatchDecoder::new(1 << 30);
         let (mut got, mut frames) = (Vec::new(), 0);
         while let Some(frame) = futures::StreamExt::next(&mut stream).await {
             use bytes::Buf;
             let mut frame = frame.unwrap();
             frame.advance(5);
             let message = prost::Message::decode(frame.copy_to_bytes(frame.remaining())).unwrap();
-            if let volley_common::ipc::decode::Event::Batch(batch) = decoder.push(message).unwrap() {
+            if let volley_common::ipc::decode::DecodedMessage::Batch(batch) = decoder.push(message).unwrap() {
                 got.push(batch);
             }
             frames += 1;

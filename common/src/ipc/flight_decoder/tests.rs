@@ -8,14 +8,15 @@ use rand::Rng;
 
 use super::*;
 use crate::Code;
-use crate::ipc::samples;
+use crate::ipc::body_builder::ReceivedSlices;
+use crate::ipc::test_data;
 
 const LIMIT: usize = 1 << 20;
 
-/// A body of these pieces, which then ends well, or in an error.
-struct Pieces(VecDeque<Result<Frame<Bytes>, Status>>);
+/// A body of these frames; an error, if any, is the last.
+struct ChunkedBody(VecDeque<Result<Frame<Bytes>, Status>>);
 
-impl Body for Pieces {
+impl Body for ChunkedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -28,16 +29,16 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 
-fn pieces(wire: &[u8], step: usize) -> Pieces {
-    Pieces(wire.chunks(step).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect())
+fn chunked(wire: &[u8], step: usize) -> ChunkedBody {
+    ChunkedBody(wire.chunks(step).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))).collect())
 }
 
 /// The messages, and the error if they end in one.
-async fn unframe(body: Pieces) -> (Vec<FlightData>, Option<Error>) {
+async fn decode_all(body: ChunkedBody) -> (Vec<FlightData>, Option<Error>) {
     let (mut messages, mut error) = (Vec::new(), None);
-    let mut stream = Unframed::new(body, LIMIT);
+    let mut stream = FlightDataStream::new(body, LIMIT);
     while let Some(next) = stream.next().await {
-        assert!(error.is_none(), "something follows an error");
+        assert!(error.is_none(), "nothing follows an error");
         match next {
             Ok(message) => messages.push(message),
             Err(e) => error = Some(e),
@@ -47,11 +48,11 @@ async fn unframe(body: Pieces) -> (Vec<FlightData>, Option<Error>) {
 }
 
 async fn error_of(message: &[u8]) -> Error {
-    unframe(pieces(&framed(message), 7)).await.1.unwrap()
+    decode_all(chunked(&framed(message), 7)).await.1.unwrap()
 }
 
 fn messages() -> Vec<FlightData> {
-    let mut rng = samples::rng(1);
+    let mut rng = test_data::rng(1);
     let mut bytes = |length: usize| Bytes::from((0..length).map(|_| rng.random()).collect::<Vec<u8>>());
     let named = FlightData::new().with_descriptor(FlightDescriptor::new_path(vec!["a".into(), "b".into()]));
     vec![
@@ -64,27 +65,27 @@ fn messages() -> Vec<FlightData> {
 }
 
 #[tokio::test]
-async fn messages_come_out_however_they_were_cut() {
+async fn messages_decode_at_every_chunk_size() {
     let wire: Vec<u8> = messages().iter().flat_map(|message| framed(&message.encode_to_vec())).collect();
     for step in [1, 2, 3, 5, 7, 1000, 16_384, wire.len()] {
-        let (seen, error) = unframe(pieces(&wire, step)).await;
-        assert_eq!((seen, error), (messages(), None), "cut every {step} bytes");
+        let (seen, error) = decode_all(chunked(&wire, step)).await;
+        assert_eq!((seen, error), (messages(), None), "chunks of {step} bytes");
     }
 }
 
 #[tokio::test]
-async fn fields_may_come_in_any_order_and_unknown_ones_are_passed_over() {
+async fn fields_decode_in_any_order_and_unknown_ones_are_skipped() {
     let unknown =
         [0x98, 0x3f, 0x96, 0x01, 0xa5, 0x3f, 1, 2, 3, 4, 0xa1, 0x3f, 1, 2, 3, 4, 5, 6, 7, 8, 0xaa, 0x3f, 1, 9];
     let body = |byte: u8| [&[0xc2, 0x3e, 3][..], &[byte; 3]].concat();
     let message = [&body(1)[..], &unknown, &body(2), b"\x12\x01h\x1a\x01m"].concat();
-    let (seen, error) = unframe(pieces(&framed(&message), 3)).await;
+    let (seen, error) = decode_all(chunked(&framed(&message), 3)).await;
     let expected = FlightData::new().with_data_header("h").with_app_metadata("m").with_data_body(vec![2; 3]);
-    assert_eq!((seen, error), (vec![expected], None), "of two bodies the last counts");
+    assert_eq!((seen, error), (vec![expected], None), "the last of two bodies counts");
 }
 
 #[tokio::test]
-async fn what_is_not_flight_data_is_refused() {
+async fn malformed_message_is_invalid_argument() {
     for bad in [
         &b"\x12\x05abc"[..],
         b"\xc2\x3e\x05abc",
@@ -102,42 +103,77 @@ async fn what_is_not_flight_data_is_refused() {
 }
 
 #[tokio::test]
-async fn a_message_over_the_limit_is_refused_by_its_first_bytes() {
+async fn message_over_the_limit_is_rejected_by_its_prefix() {
     let prefix = [&[0][..], &(LIMIT as u32 + 1).to_be_bytes()].concat();
-    let (_, error) = unframe(pieces(&prefix, 5)).await;
+    let (_, error) = decode_all(chunked(&prefix, 5)).await;
     let error = error.unwrap();
     assert_eq!(error.code, Code::ResourceExhausted);
     assert!(error.message.contains(&LIMIT.to_string()), "{error}");
 }
 
 #[tokio::test]
-async fn a_compressed_message_is_refused() {
-    let (_, error) = unframe(pieces(&[1, 0, 0, 0, 1, 0], 6)).await;
+async fn compressed_message_is_unimplemented() {
+    let (_, error) = decode_all(chunked(&[1, 0, 0, 0, 1, 0], 6)).await;
     let error = error.unwrap();
     assert_eq!(error.code, Code::Unimplemented);
     assert!(error.message.contains("compress"), "{error}");
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_within_a_message_or_breaks_is_an_error() {
+async fn truncated_or_broken_stream_is_an_error() {
     let wire = framed(&messages()[2].encode_to_vec());
     for length in [1, 4, 5, 6, 60, wire.len() - 1] {
-        let (seen, error) = unframe(pieces(&wire[..length], 1000)).await;
-        assert!(seen.is_empty() && error.unwrap().message.contains("within a message"), "cut at {length}");
+        let (seen, error) = decode_all(chunked(&wire[..length], 1000)).await;
+        assert!(seen.is_empty() && error.unwrap().message.contains("within a message"), "truncated at {length}");
     }
-    let mut broken = pieces(&wire, 1000);
+    let mut broken = chunked(&wire, 1000);
     broken.0.push_back(Err(Status::unavailable("reset")));
-    let (seen, error) = unframe(broken).await;
+    let (seen, error) = decode_all(broken).await;
     assert_eq!((seen.len(), error.unwrap()), (1, Error::unavailable("reset")));
 }
 
 #[tokio::test]
-async fn trailers_are_kept() {
-    let mut body = pieces(&framed(b""), 5);
+async fn trailers_are_available_after_the_end() {
+    let mut body = chunked(&framed(b""), 5);
     body.0.push_back(Ok(Frame::trailers(
         [(http::header::ETAG, http::HeaderValue::from_static("x"))].into_iter().collect(),
     )));
-    let mut stream = Unframed::new(body, LIMIT);
+    let mut stream = FlightDataStream::new(body, LIMIT);
     assert!(stream.next().await.unwrap().is_ok() && stream.next().await.is_none());
     assert!(stream.trailers().unwrap().contains_key("etag"));
+}
+
+#[test]
+fn slices_decode_at_every_chunk_size_without_a_copy() {
+    let wire = Bytes::from(messages().iter().flat_map(|message| framed(&message.encode_to_vec())).collect::<Vec<u8>>());
+    for step in [1, 3, 1000, wire.len()] {
+        let (mut decoder, mut seen, mut rest) =
+            (FlightDecoder::new(ReceivedSlices, usize::MAX), Vec::new(), wire.clone());
+        while !rest.is_empty() {
+            let mut chunk = rest.split_to(step.min(rest.len()));
+            while let Some(message) = decoder.push(&mut chunk).unwrap() {
+                assert!(message.body.iter().all(|slice| wire.as_ptr_range().contains(&slice.as_ptr())));
+                let body = message.body.concat().into();
+                seen.push(FlightData::from(FlightMessage {
+                    body,
+                    descriptor: message.descriptor,
+                    header: message.header,
+                    app_metadata: message.app_metadata,
+                    wire_len: message.wire_len,
+                }));
+            }
+        }
+        assert!(decoder.is_between_messages());
+        assert_eq!(seen, messages(), "chunks of {step} bytes");
+    }
+}
+
+#[test]
+fn complete_len_is_known_once_the_message_is_complete() {
+    let decoder = FlightDecoder::new(ReceivedSlices, 100);
+    let wire = framed(b"abc");
+    assert_eq!(decoder.complete_len(&wire[..4]).unwrap(), None);
+    assert_eq!(decoder.complete_len(&wire[..7]).unwrap(), None);
+    assert_eq!(decoder.complete_len(&wire).unwrap(), Some(3));
+    assert_eq!(decoder.complete_len(&framed(&[0; 101])).unwrap_err().code, Code::ResourceExhausted);
 }

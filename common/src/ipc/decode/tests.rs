@@ -6,9 +6,9 @@ use rand::Rng;
 
 use super::*;
 use crate::Code;
-use crate::ipc::compact::compact;
-use crate::ipc::samples;
 use crate::ipc::schema::{flight_header, schema_message};
+use crate::ipc::shrink::shrink_to_fit;
+use crate::ipc::test_data;
 
 const LIMIT: usize = 16 << 20;
 
@@ -21,18 +21,18 @@ fn messages(batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<Flig
     let mut out = vec![FlightData::new().with_data_header(flight_header(&schema_message(&schema).unwrap()))];
     for batch in batches {
         let (dictionaries, batch) =
-            IpcDataGenerator {}.encode(&compact(batch), &mut tracker, &options, &mut Default::default()).unwrap();
+            IpcDataGenerator {}.encode(&shrink_to_fit(batch), &mut tracker, &options, &mut Default::default()).unwrap();
         out.extend(dictionaries.into_iter().chain([batch]).map(FlightData::from));
     }
     out
 }
 
-/// Batches, or the first error; what is accepted must be valid.
+/// The batches, or the first error; a decoded batch must be valid.
 fn decode(messages: &[FlightData]) -> Result<Vec<RecordBatch>> {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = BatchDecoder::new(LIMIT);
     let mut batches = Vec::new();
     for message in messages {
-        if let Event::Batch(batch) = decoder.push(message.clone())? {
+        if let DecodedMessage::Batch(batch) = decoder.push(message.clone())? {
             batch.columns().iter().for_each(|column| column.to_data().validate_full().unwrap());
             batches.push(batch);
         }
@@ -41,24 +41,24 @@ fn decode(messages: &[FlightData]) -> Result<Vec<RecordBatch>> {
 }
 
 #[test]
-fn every_type_comes_back_equal_under_every_codec() {
-    let mut rng = samples::rng(1);
+fn every_type_round_trips_with_every_codec() {
+    let mut rng = test_data::rng(1);
     for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
-        for data_type in samples::types() {
-            let batches = [100, 0, 1].map(|rows| samples::batch_of(&mut rng, std::slice::from_ref(&data_type), rows));
+        for data_type in test_data::types() {
+            let batches = [100, 0, 1].map(|rows| test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), rows));
             let messages = messages(&batches, codec);
             assert_eq!(decode(&messages).unwrap(), batches, "{data_type} {codec:?}");
         }
-        let batch = samples::batch(&mut rng, 50);
+        let batch = test_data::batch(&mut rng, 50);
         assert_eq!(decode(&messages(std::slice::from_ref(&batch), codec)).unwrap(), [batch]);
     }
 }
 
 #[test]
-fn bodies_need_not_be_aligned_in_memory() {
-    let mut rng = samples::rng(7);
-    for data_type in samples::types() {
-        let batch = samples::batch_of(&mut rng, std::slice::from_ref(&data_type), 30);
+fn unaligned_bodies_decode() {
+    let mut rng = test_data::rng(7);
+    for data_type in test_data::types() {
+        let batch = test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), 30);
         let mut stream = messages(std::slice::from_ref(&batch), None);
         for message in &mut stream {
             let odd = Bytes::from([b"x", &message.data_body[..]].concat());
@@ -69,26 +69,26 @@ fn bodies_need_not_be_aligned_in_memory() {
 }
 
 #[test]
-fn rows_without_columns_keep_their_number() {
-    let batch = samples::batch_of(&mut samples::rng(2), &[], 1000);
+fn batch_without_columns_keeps_its_rows() {
+    let batch = test_data::batch_of(&mut test_data::rng(2), &[], 1000);
     assert_eq!(decode(&messages(std::slice::from_ref(&batch), None)).unwrap()[0].num_rows(), 1000);
 }
 
 #[test]
-fn order_is_checked() {
-    let batch = samples::batch(&mut samples::rng(3), 3);
+fn messages_out_of_order_or_over_the_limit_are_errors() {
+    let batch = test_data::batch(&mut test_data::rng(3), 3);
     let good = messages(&[batch], None);
     assert!(decode(&good[1..]).unwrap_err().message.contains("begin with a schema"));
     assert!(decode(&[&good[..1], &good[..1]].concat()).unwrap_err().message.contains("second schema"));
-    let mut decoder = Decoder::new(LIMIT);
-    assert!(matches!(decoder.push(FlightData::new().with_app_metadata("x")), Ok(Event::Metadata)));
-    let error = Decoder::new(10).push(good[0].clone()).unwrap_err();
+    let mut decoder = BatchDecoder::new(LIMIT);
+    assert!(matches!(decoder.push(FlightData::new().with_app_metadata("x")), Ok(DecodedMessage::Metadata)));
+    let error = BatchDecoder::new(10).push(good[0].clone()).unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted);
 }
 
-/// Damages every message of a stream in many ways: an error or a valid batch, never a panic past the decoder.
-fn damage(batch: RecordBatch, codec: Option<CompressionType>, seed: u64, places: usize) {
-    let mut rng = samples::rng(seed);
+/// Damages every message of a stream in many ways: each is an error or a valid batch, never a panic.
+fn check_damaged(batch: RecordBatch, codec: Option<CompressionType>, seed: u64, places: usize) {
+    let mut rng = test_data::rng(seed);
     let good = messages(&[batch], codec);
     for at in 0..good.len() {
         let (head, body) = (good[at].data_header.len(), good[at].data_body.len());
@@ -109,7 +109,7 @@ fn damage(batch: RecordBatch, codec: Option<CompressionType>, seed: u64, places:
             let result = decode(&short);
             assert!(
                 place < head || place - head == body || result.is_err(),
-                "a body cut at {} of {body}",
+                "a body truncated at {} of {body}",
                 place - head
             );
         }
@@ -117,19 +117,19 @@ fn damage(batch: RecordBatch, codec: Option<CompressionType>, seed: u64, places:
 }
 
 #[test]
-fn damaged_messages_of_every_type_are_errors_or_valid() {
-    let mut rng = samples::rng(4);
-    for (seed, data_type) in samples::types().into_iter().enumerate() {
-        let batch = samples::batch_of(&mut rng, &[DataType::Int32, data_type], 20);
-        damage(batch.clone(), None, seed as u64, 30);
-        damage(batch, Some(CompressionType::LZ4_FRAME), seed as u64, 30);
+fn damaged_message_of_every_type_is_an_error_or_valid() {
+    let mut rng = test_data::rng(4);
+    for (seed, data_type) in test_data::types().into_iter().enumerate() {
+        let batch = test_data::batch_of(&mut rng, &[DataType::Int32, data_type], 20);
+        check_damaged(batch.clone(), None, seed as u64, 30);
+        check_damaged(batch, Some(CompressionType::LZ4_FRAME), seed as u64, 30);
     }
 }
 
 #[test]
-fn damaged_wide_messages_are_errors_or_valid() {
+fn damaged_wide_message_is_an_error_or_valid() {
     for (seed, codec) in [None, Some(CompressionType::ZSTD), Some(CompressionType::LZ4_FRAME)].into_iter().enumerate() {
-        damage(samples::batch(&mut samples::rng(5), 12), codec, seed as u64, 60);
+        check_damaged(test_data::batch(&mut test_data::rng(5), 12), codec, seed as u64, 60);
     }
 }
 
@@ -138,24 +138,24 @@ fn one_column(array: ArrayRef) -> RecordBatch {
 }
 
 #[test]
-fn decompression_bombs_are_refused_before_they_go_off() {
+fn decompression_bomb_is_rejected_before_it_is_decompressed() {
     let zeros = one_column(Arc::new(Int32Array::from(vec![0; 8 << 20])));
     for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
         let bomb = messages(std::slice::from_ref(&zeros), Some(codec));
         assert!(bomb[1].data_body.len() < LIMIT);
         let error = decode(&bomb).unwrap_err();
         assert_eq!(error.code, Code::ResourceExhausted, "{codec:?}: {error}");
-        // The same, claiming to be small: the length field is the first thing of the body.
-        let mut liar = bomb.clone();
-        let mut body = liar[1].data_body.to_vec();
+        // The same with a small length in its first bytes.
+        let mut understated = bomb.clone();
+        let mut body = understated[1].data_body.to_vec();
         body[..8].copy_from_slice(&64i64.to_le_bytes());
-        liar[1].data_body = body.into();
-        assert_eq!(decode(&liar).unwrap_err().code, Code::InvalidArgument);
+        understated[1].data_body = body.into();
+        assert_eq!(decode(&understated).unwrap_err().code, Code::InvalidArgument);
     }
 }
 
 #[test]
-fn text_that_is_not_utf8_is_refused() {
+fn text_that_is_not_utf8_is_invalid_argument() {
     let good = messages(&[one_column(Arc::new(StringArray::from(vec!["abc"; 100])))], None);
     let mut bad = good.clone();
     let mut body = good[1].data_body.to_vec();
@@ -168,7 +168,7 @@ fn text_that_is_not_utf8_is_refused() {
 }
 
 #[test]
-fn dictionaries_are_replaced_and_extended() {
+fn dictionaries_can_be_replaced_and_extended() {
     let batch = |words: &[&str], keys: Vec<i8>| {
         let values = Arc::new(StringArray::from(words.to_vec()));
         one_column(Arc::new(arrow::array::DictionaryArray::new(arrow::array::Int8Array::from(keys), values)))
@@ -182,8 +182,8 @@ fn dictionaries_are_replaced_and_extended() {
 }
 
 #[test]
-fn millions_of_rows_out_of_nothing_are_refused() {
-    let batch = samples::batch_of(&mut samples::rng(6), &[DataType::Null], (1 << 24) + 1);
+fn too_many_rows_without_data_are_rejected() {
+    let batch = test_data::batch_of(&mut test_data::rng(6), &[DataType::Null], (1 << 24) + 1);
     let error = decode(&messages(&[batch], None)).unwrap_err();
     assert!(error.message.contains("rows"), "{error}");
 }

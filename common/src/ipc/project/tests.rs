@@ -6,32 +6,32 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use rand::Rng;
 
 use super::*;
-use crate::ipc::compact::compact;
-use crate::ipc::decode::{Decoder, Event};
-use crate::ipc::encode::{Encoded, encode_batch, first_rows};
-use crate::ipc::samples;
-use crate::ipc::schema::schema_message;
+use crate::ipc::decode::{BatchDecoder, DecodedMessage};
+use crate::ipc::encode::{IpcMessage, encode_batch, first_rows};
+use crate::ipc::schema::{flight_header, schema_message};
+use crate::ipc::shrink::shrink_to_fit;
+use crate::ipc::test_data;
 
-fn encode(batch: &RecordBatch, codec: Option<CompressionType>) -> (Vec<Encoded>, Encoded) {
+fn encode(batch: &RecordBatch, codec: Option<CompressionType>) -> (Vec<IpcMessage>, IpcMessage) {
     let options = IpcWriteOptions::default().try_with_compression(codec).unwrap();
     let mut tracker = DictionaryTracker::new(false);
     IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(batch.schema_ref(), &mut tracker, &options);
     let (dictionaries, batch) =
-        IpcDataGenerator {}.encode(&compact(batch), &mut tracker, &options, &mut Default::default()).unwrap();
-    (dictionaries.into_iter().map(Encoded::from).collect(), batch.into())
+        IpcDataGenerator {}.encode(&shrink_to_fit(batch), &mut tracker, &options, &mut Default::default()).unwrap();
+    (dictionaries.into_iter().map(IpcMessage::from).collect(), batch.into())
 }
 
-/// What a client sees of the projected stream.
+/// The batch that a client decodes from the projected stream.
 fn projected(batch: &RecordBatch, columns: &[usize], codec: Option<CompressionType>) -> RecordBatch {
     let message = schema_message(batch.schema_ref()).unwrap();
     let schema = parse_schema(&message).unwrap();
     let (dictionaries, encoded) = encode(batch, codec);
-    let mut decoder = Decoder::new(64 << 20);
-    let header = super::super::schema::flight_header(&project_schema(&message, columns).unwrap());
+    let mut decoder = BatchDecoder::new(64 << 20);
+    let header = flight_header(&project_schema(&message, columns).unwrap());
     decoder.push(FlightData::new().with_data_header(header)).unwrap();
     let wanted = dictionary_ids(&schema, columns);
     for dictionary in &dictionaries {
-        let id = root(&dictionary.header).unwrap().header_as_dictionary_batch().unwrap().id();
+        let id = verify_message(&dictionary.header).unwrap().header_as_dictionary_batch().unwrap().id();
         if wanted.contains(&id) {
             decoder.push(dictionary.into()).unwrap();
         }
@@ -42,15 +42,15 @@ fn projected(batch: &RecordBatch, columns: &[usize], codec: Option<CompressionTy
     assert_eq!(body.len() as u64, projected.body_len);
     let data = FlightData::new().with_data_header(projected.header).with_data_body(body);
     match decoder.push(data).unwrap() {
-        Event::Batch(batch) => batch,
+        DecodedMessage::Batch(batch) => batch,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn every_column_alone_and_together_is_what_arrow_projects() {
-    let mut rng = samples::rng(1);
-    let batch = samples::batch(&mut rng, 77);
+fn projection_of_any_columns_equals_arrows() {
+    let mut rng = test_data::rng(1);
+    let batch = test_data::batch(&mut rng, 77);
     let all = batch.num_columns();
     for codec in [None, Some(CompressionType::ZSTD), Some(CompressionType::LZ4_FRAME)] {
         for column in 0..all {
@@ -66,8 +66,8 @@ fn every_column_alone_and_together_is_what_arrow_projects() {
 }
 
 #[test]
-fn neighbours_are_one_range() {
-    let batch = samples::batch_of(&mut samples::rng(2), &[const { DataType::Int64 }; 10], 100);
+fn adjacent_columns_are_one_range() {
+    let batch = test_data::batch_of(&mut test_data::rng(2), &[const { DataType::Int64 }; 10], 100);
     let (_, encoded) = encode(&batch, None);
     let projector = |columns: &[usize]| Projector::new(batch.schema(), columns.to_vec()).unwrap();
     let ranges = |columns: &[usize]| projector(columns).project(&encoded.header).unwrap().body.len();
@@ -75,8 +75,8 @@ fn neighbours_are_one_range() {
 }
 
 #[test]
-fn wrong_columns_and_damaged_headers_are_errors() {
-    let batch = samples::batch(&mut samples::rng(3), 9);
+fn unknown_column_or_damaged_header_is_an_error() {
+    let batch = test_data::batch(&mut test_data::rng(3), 9);
     let (_, encoded) = encode(&batch, None);
     let schema = batch.schema();
     let past = [batch.num_columns()];
@@ -93,7 +93,7 @@ fn wrong_columns_and_damaged_headers_are_errors() {
 
 #[test]
 fn ids_stay_with_their_columns() {
-    let batch = samples::batch(&mut samples::rng(4), 1);
+    let batch = test_data::batch(&mut test_data::rng(4), 1);
     let message = schema_message(batch.schema_ref()).unwrap();
     let all: Vec<_> = (0..batch.num_columns()).collect();
     assert_eq!(parse_schema(&project_schema(&message, &all).unwrap()).unwrap(), batch.schema());
@@ -101,24 +101,24 @@ fn ids_stay_with_their_columns() {
     for column in all {
         let projected = parse_schema(&project_schema(&message, &[column]).unwrap()).unwrap();
         let mut ids = Vec::new();
-        ids_of(projected.field(0), &mut ids);
+        dictionary_ids_of(projected.field(0), &mut ids);
         assert_eq!(ids, dictionary_ids(&schema, &[column]));
     }
 }
 
 #[test]
-fn the_first_rows_of_a_message_are_the_first_rows() {
-    let batch = samples::batch(&mut samples::rng(5), 60);
+fn first_rows_of_a_message_are_the_first_of_its_batch() {
+    let batch = test_data::batch(&mut test_data::rng(5), 60);
     let schema = schema_message(batch.schema_ref()).unwrap();
     let (dictionaries, encoded) = encode_batch(&batch).unwrap();
     for rows in [0, 1, 33, 60] {
         let cut = first_rows(&schema, &dictionaries, &encoded, rows).unwrap();
-        let mut decoder = Decoder::new(64 << 20);
-        let header = super::super::schema::flight_header(&schema);
+        let mut decoder = BatchDecoder::new(64 << 20);
+        let header = flight_header(&schema);
         decoder.push(FlightData::new().with_data_header(header)).unwrap();
         dictionaries.iter().for_each(|d| drop(decoder.push(d.into()).unwrap()));
         match decoder.push((&cut).into()).unwrap() {
-            Event::Batch(back) => assert_eq!(back, batch.slice(0, rows)),
+            DecodedMessage::Batch(back) => assert_eq!(back, batch.slice(0, rows)),
             other => panic!("{other:?}"),
         }
     }

@@ -1,9 +1,11 @@
-//! FlightData on the wire, around slices: gRPC messages that copy no body.
+//! Encodes FlightData and PutResult as gRPC messages without copying the bodies: the counterpart of
+//! [`super::flight_decoder`].
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::encoding::encode_varint;
 
 use crate::grpc::PREFIX;
 
@@ -14,72 +16,69 @@ const APP_METADATA: &[u8] = &[0x1a];
 /// FlightData's `data_body`, field 1000.
 const DATA_BODY: &[u8] = &[0xc2, 0x3e];
 
-/// PutResult's `app_metadata`, field 1.
+/// PutResult's `app_metadata`, field 1, length-delimited.
 const RESULT_METADATA: &[u8] = &[0x0a];
 
-/// gRPC messages one after the other, each 5 bytes of prefix, small fields, then a body's slices.
+/// Encoded gRPC messages to send: each is 5 bytes of prefix, the small fields, then the slices of the body.
 #[derive(Clone, Debug, Default)]
-pub struct Frame {
-    /// What is left; none is empty.
+pub struct FlightFrame {
+    /// What is left to send; none is empty.
     slices: VecDeque<Bytes>,
     left: usize,
 }
 
-/// Frames one FlightData. `header` is a bare flatbuffer, `body` its slices in order: none at all for a schema,
-/// at least one (perhaps empty) for a batch.
-pub fn frame(header: &[u8], app_metadata: Option<&[u8]>, body: impl Iterator<Item = Bytes>) -> Frame {
+/// Encodes one FlightData. `header` is a bare flatbuffer, `body` its slices in order: none at all for a schema, at least
+/// one (perhaps empty) for a batch.
+pub fn encode_flight_data(
+    header: &[u8],
+    app_metadata: Option<&[u8]>,
+    body: impl Iterator<Item = Bytes>,
+) -> FlightFrame {
     let mut has_body = false;
     let body: Vec<Bytes> = body.inspect(|_| has_body = true).filter(|slice| !slice.is_empty()).collect();
     let body_len: usize = body.iter().map(Bytes::len).sum();
     let small = header.len() + app_metadata.map_or(0, <[u8]>::len);
     let mut head = BytesMut::with_capacity(small + 40);
     head.put_slice(&[0; PREFIX]);
-    field(&mut head, DATA_HEADER, header);
-    field(&mut head, APP_METADATA, app_metadata.unwrap_or_default());
+    put_field(&mut head, DATA_HEADER, header);
+    put_field(&mut head, APP_METADATA, app_metadata.unwrap_or_default());
     if has_body {
         head.put_slice(DATA_BODY);
-        varint(&mut head, body_len);
+        encode_varint(body_len as u64, &mut head);
     }
-    Frame::message(head, body, body_len)
+    FlightFrame::message(head, body, body_len)
 }
 
-/// Frames one PutResult.
-pub fn put_result(app_metadata: &[u8]) -> Frame {
+/// Encodes one PutResult.
+pub fn encode_put_result(app_metadata: &[u8]) -> FlightFrame {
     let mut head = BytesMut::with_capacity(app_metadata.len() + 16);
     head.put_slice(&[0; PREFIX]);
-    field(&mut head, RESULT_METADATA, app_metadata);
-    Frame::message(head, Vec::new(), 0)
+    put_field(&mut head, RESULT_METADATA, app_metadata);
+    FlightFrame::message(head, Vec::new(), 0)
 }
 
-fn field(head: &mut BytesMut, tag: &[u8], bytes: &[u8]) {
+/// Appends a bytes field, unless it is empty.
+fn put_field(head: &mut BytesMut, tag: &[u8], bytes: &[u8]) {
     if !bytes.is_empty() {
         head.put_slice(tag);
-        varint(head, bytes.len());
+        encode_varint(bytes.len() as u64, head);
         head.put_slice(bytes);
     }
 }
 
-fn varint(head: &mut BytesMut, mut value: usize) {
-    while value >= 0x80 {
-        head.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    head.put_u8(value as u8);
-}
-
-impl Frame {
-    /// One message; `head` begins with room for the prefix.
-    fn message(mut head: BytesMut, body: Vec<Bytes>, body_len: usize) -> Frame {
+impl FlightFrame {
+    /// One message; `head` begins with space for the prefix.
+    fn message(mut head: BytesMut, body: Vec<Bytes>, body_len: usize) -> FlightFrame {
         let message = (head.len() - PREFIX + body_len) as u32;
         head[1..PREFIX].copy_from_slice(&message.to_be_bytes());
         let left = head.len() + body_len;
         let mut slices = VecDeque::from(body);
         slices.push_front(head.freeze());
-        Frame { slices, left }
+        FlightFrame { slices, left }
     }
 
-    /// Lets another frame's messages follow.
-    pub fn append(&mut self, next: Frame) {
+    /// Appends the messages of another frame.
+    pub fn append(&mut self, next: FlightFrame) {
         self.left += next.left;
         self.slices.extend(next.slices);
     }
@@ -95,7 +94,7 @@ impl Frame {
     }
 }
 
-impl Buf for Frame {
+impl Buf for FlightFrame {
     fn remaining(&self) -> usize {
         self.left
     }
@@ -119,7 +118,7 @@ impl Buf for Frame {
                 first.advance(count);
                 return;
             }
-            // Gives the mapping back as soon as its bytes are sent.
+            // Releases the slice, and with it a file's mapping, as soon as its bytes are sent.
             count -= first.len();
             self.slices.pop_front();
         }
@@ -133,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    fn wire(mut frame: Frame) -> Vec<u8> {
+    fn wire(mut frame: FlightFrame) -> Vec<u8> {
         let mut out = Vec::new();
         while frame.has_remaining() {
             let step = frame.chunk().len().min(7);
@@ -144,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_a_grpc_message_of_flight_data() {
+    fn flight_data_is_encoded_as_a_grpc_message() {
         let body = [Bytes::from_static(b"one"), Bytes::new(), Bytes::from(vec![7; 300])];
-        let bytes = wire(frame(&[1; 200], Some(b"meta"), body.clone().into_iter()));
+        let bytes = wire(encode_flight_data(&[1; 200], Some(b"meta"), body.clone().into_iter()));
         assert_eq!(bytes[..5], [&[0][..], &((bytes.len() - 5) as u32).to_be_bytes()].concat());
         let data = FlightData::decode(&bytes[5..]).unwrap();
         assert_eq!(data.data_header, vec![1; 200]);
@@ -155,24 +154,24 @@ mod tests {
     }
 
     #[test]
-    fn a_put_result_is_framed_too() {
+    fn put_result_is_encoded_as_a_grpc_message() {
         for metadata in [&b""[..], b"{}", &[7; 200]] {
-            let bytes = wire(put_result(metadata));
+            let bytes = wire(encode_put_result(metadata));
             assert_eq!(bytes[..5], [&[0][..], &((bytes.len() - 5) as u32).to_be_bytes()].concat());
             assert_eq!(PutResult::decode(&bytes[5..]).unwrap().app_metadata, metadata);
         }
     }
 
     #[test]
-    fn a_body_without_bytes_is_still_a_body() {
-        assert!(wire(frame(b"h", None, [Bytes::new()].into_iter())).ends_with(&[0xc2, 0x3e, 0]));
-        assert!(wire(frame(b"h", None, std::iter::empty())).ends_with(b"h"));
+    fn empty_body_is_encoded_as_a_field() {
+        assert!(wire(encode_flight_data(b"h", None, [Bytes::new()].into_iter())).ends_with(&[0xc2, 0x3e, 0]));
+        assert!(wire(encode_flight_data(b"h", None, std::iter::empty())).ends_with(b"h"));
     }
 
     #[test]
-    fn vectored_chunks_are_what_chunk_gives() {
+    fn vectored_chunks_equal_single_chunks() {
         let body = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
-        let mut frame = frame(b"head", None, body.into_iter());
+        let mut frame = encode_flight_data(b"head", None, body.into_iter());
         let whole = wire(frame.clone());
         frame.advance(6);
         let mut slices = [IoSlice::new(&[]); 8];
@@ -183,10 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn messages_follow_each_other_in_one_frame() {
-        let one = frame(b"head", None, [Bytes::from_static(b"one"), Bytes::from_static(b"two")].into_iter());
-        let two = frame(b"other", None, [Bytes::from_static(b"three")].into_iter());
-        let mut both = Frame::default();
+    fn appended_messages_follow_in_order() {
+        let one =
+            encode_flight_data(b"head", None, [Bytes::from_static(b"one"), Bytes::from_static(b"two")].into_iter());
+        let two = encode_flight_data(b"other", None, [Bytes::from_static(b"three")].into_iter());
+        let mut both = FlightFrame::default();
         assert!(both.is_empty() && both.chunk().is_empty());
         both.append(one.clone());
         both.append(two.clone());

@@ -3,11 +3,11 @@ use arrow_ipc::writer::FileWriter;
 
 use super::*;
 use crate::Code;
-use crate::ipc::samples;
+use crate::ipc::test_data;
 
 #[test]
-fn a_schema_survives_its_message_and_is_what_files_begin_with() {
-    let schema = samples::schema_of(&samples::types());
+fn schema_round_trips_and_equals_the_start_of_a_file() {
+    let schema = test_data::schema_of(&test_data::types());
     let message = schema_message(&schema).unwrap();
     assert_eq!(parse_schema(&message).unwrap(), schema);
     assert_eq!(schema_message(&parse_schema(&message).unwrap()).unwrap(), message);
@@ -17,8 +17,8 @@ fn a_schema_survives_its_message_and_is_what_files_begin_with() {
 }
 
 #[test]
-fn damaged_schemas_are_errors_never_panics() {
-    let schema = samples::schema_of(&samples::types()[30..60]);
+fn damaged_schema_is_an_error_not_a_panic() {
+    let schema = test_data::schema_of(&test_data::types()[30..60]);
     let message = schema_message(&schema).unwrap();
     for at in 0..message.len() {
         let _ = parse_schema(&message[..at]);
@@ -35,7 +35,7 @@ fn damaged_schemas_are_errors_never_panics() {
 }
 
 #[test]
-fn a_dictionary_of_a_dictionary_is_refused_by_name() {
+fn dictionary_of_dictionary_is_rejected_by_name() {
     let inner = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
     let outer = DataType::Dictionary(Box::new(DataType::Int8), Box::new(inner));
     let list = DataType::new_list(outer, true);
@@ -45,8 +45,8 @@ fn a_dictionary_of_a_dictionary_is_refused_by_name() {
 }
 
 #[test]
-fn what_may_be_appended() {
-    let table = samples::schema_of(&samples::types());
+fn appendable_schemas_agree_in_fields_and_extension_types() {
+    let table = test_data::schema_of(&test_data::types());
     let other = Schema::new_with_metadata(table.fields().clone(), HashMap::from([("made".into(), "elsewhere".into())]));
     check_appendable(&table, &other).unwrap();
     let field = |name: &str, nullable, key: &str| {

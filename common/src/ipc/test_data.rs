@@ -1,4 +1,4 @@
-//! Tables of every Arrow type, for tests.
+//! Random batches of every Arrow type, for tests.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use arrow::datatypes::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// A generator of the same numbers for the same seed.
+/// A random generator with this seed.
 pub fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
@@ -122,7 +122,7 @@ pub fn array(rng: &mut StdRng, data_type: &DataType, rows: usize) -> ArrayRef {
         Union(fields, mode) => union(rng, fields, *mode, rows),
         RunEndEncoded(ends, values) => runs(rng, data_type, ends.data_type(), values.data_type(), rows),
         other => {
-            // Times, dates, durations and intervals are integers underneath.
+            // Times, dates, durations and intervals are stored as integers.
             let width = other.primitive_width().unwrap();
             let bytes: Vec<u8> = (0..rows * width).map(|at| if at % width < 2 { rng.random() } else { 0 }).collect();
             let data = ArrayData::builder(own).len(rows).add_buffer(bytes.into()).nulls(nulls(rng, rows));
@@ -140,7 +140,7 @@ fn offsets<O: OffsetSizeTrait>(rng: &mut StdRng, rows: usize) -> (OffsetBuffer<O
 fn list_view<O: OffsetSizeTrait>(rng: &mut StdRng, field: &FieldRef, rows: usize) -> ArrayRef {
     let total = rows * 2 + 4;
     let values = array(rng, field.data_type(), total);
-    // In any order, overlapping, with gaps.
+    // Ranges in any order, overlapping, with gaps.
     let sizes: Vec<usize> = (0..rows).map(|_| rng.random_range(0..4)).collect();
     let offsets: ScalarBuffer<O> = sizes.iter().map(|size| O::usize_as(rng.random_range(0..=total - size))).collect();
     let sizes: ScalarBuffer<O> = sizes.iter().map(|size| O::usize_as(*size)).collect();
@@ -207,7 +207,7 @@ fn map_of(values: DataType) -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(fields), false)), false)
 }
 
-/// Every type that arrow has, alone and nested.
+/// Every arrow type, alone and nested.
 pub fn types() -> Vec<DataType> {
     use DataType::*;
     let units = [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond];
@@ -296,7 +296,7 @@ pub fn types() -> Vec<DataType> {
 pub fn schema_of(types: &[DataType]) -> SchemaRef {
     let fields: Vec<_> =
         types.iter().enumerate().map(|(at, t)| with_note(Field::new(format!("c{at}"), t.clone(), true))).collect();
-    Arc::new(Schema::new_with_metadata(fields, HashMap::from([("of".into(), "samples".into())])))
+    Arc::new(Schema::new_with_metadata(fields, HashMap::from([("of".into(), "test data".into())])))
 }
 
 /// Random rows of every type.
