@@ -12,7 +12,7 @@ use volley_common::log::LogFormat;
 use volley_common::serve::Limits;
 use volley_common::{Error, Result};
 
-use crate::service::via::Locations;
+use crate::client_listener::Locations;
 
 /// A leader is given at least so long: its followers may be slow.
 const LEAST_UNANSWERED: Duration = Duration::from_secs(2);

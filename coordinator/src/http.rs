@@ -12,20 +12,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use volley_common::web;
 
-use crate::membership::Membership;
-use crate::service::{Service, live_nodes};
+use crate::membership::NodeMembership;
+use crate::service::Services;
 
 /// One recorder a process, though `volley dev` runs several members in one.
 static METRICS: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 #[derive(Clone)]
 struct Shared {
-    service: Arc<Service>,
-    membership: Arc<Membership>,
+    service: Services,
+    membership: Arc<NodeMembership>,
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
-pub async fn serve(listener: TcpListener, service: Arc<Service>, membership: Arc<Membership>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, service: Services, membership: Arc<NodeMembership>, stop: CancellationToken) {
     METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().ok());
     let app = Router::new()
         .route("/livez", get(async || "alive\n"))
@@ -40,7 +40,7 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     if shared.service.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", json!({ "status": "stopping" })));
     }
-    let (well, mut body) = shared.service.checked_health().await;
+    let (well, mut body) = shared.service.status.verified_health().await;
     if let Some(trouble) = shared.service.raft.trouble() {
         body["trouble"] = trouble.into();
     }
@@ -66,8 +66,8 @@ fn measure(shared: &Shared) {
     set("volley_tables", catalog.tables().count());
     set("volley_parts", catalog.part_count());
     set("volley_nodes", catalog.nodes().count());
-    set("volley_nodes_alive", live_nodes(&catalog).len());
-    set("volley_node_sessions", shared.membership.sessions());
+    set("volley_nodes_alive", catalog.live_nodes().count());
+    set("volley_node_sessions", shared.membership.session_count());
     set("volley_is_leader", usize::from(raft.is_leader()));
     set("volley_has_leader", usize::from(raft.leader().is_some()));
     metrics::gauge!("volley_applied_index").set(applied as f64);

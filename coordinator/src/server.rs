@@ -1,7 +1,6 @@
 //! Wiring: the parts of a coordinator put together and started.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -13,15 +12,15 @@ use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits};
 use volley_common::{Error, Result, health, reflection};
 
+use crate::client_listener::{ClientListener, Locations};
 use crate::config::Config;
-use crate::flight::Flight;
-use crate::flight::route::Edge;
+use crate::flight::CoordinatorFlight;
+use crate::flight::router::FlightRouter;
 use crate::http;
-use crate::membership::Membership;
-use crate::peer::Peer;
+use crate::membership::NodeMembership;
+use crate::peer::PeerService;
 use crate::raft::{Handle, RaftConfig};
-use crate::service::Service;
-use crate::service::via::{Entry, Locations};
+use crate::service::Services;
 
 /// A coordinator that runs in this process.
 pub struct Running {
@@ -72,7 +71,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     config.check()?;
     let sockets = Sockets::bind(&config, listeners).await?;
     let locations = config.locations_of(&config.listeners()?)?;
-    let entry = |(bound, locations): (&Bound, Locations)| Entry {
+    let entry = |(bound, locations): (&Bound, Locations)| ClientListener {
         name: bound.name.as_str().into(),
         uri: bound.uri.clone(),
         locations,
@@ -85,7 +84,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();
-    let service = Arc::new(Service::new(config, raft, Relay::new(), entries, stop));
+    let service = Services::new(config, raft, Relay::new(), entries, stop);
     let running = serve_all(service, sockets).await?;
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
@@ -131,13 +130,13 @@ impl Sockets {
     }
 }
 
-async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
+async fn serve_all(service: Services, sockets: Sockets) -> Result<Running> {
     let (stop, raft) = (service.stop.clone(), service.raft.clone());
     let running = Running {
         flight_addr: local_addr(&sockets.first()?.socket)?,
         peer_addr: local_addr(&sockets.peer)?,
         http_addr: local_addr(&sockets.http)?,
-        flight_uri: service.flight_uri().to_string(),
+        flight_uri: service.listeners.default_uri().to_string(),
         raft: raft.clone(),
         stop: stop.clone(),
         stop_peers: CancellationToken::new(),
@@ -145,22 +144,23 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
         peers: TaskTracker::new(),
         stopped: tokio::sync::Mutex::new(false),
     };
-    let membership = Membership::new(service.clone());
-    let flight = Flight::new(service.clone());
+    let membership =
+        NodeMembership::new(service.config.clone(), raft.clone(), service.node_reports.clone(), stop.clone());
+    let flight = CoordinatorFlight::new(&service);
     let (reporter, health) = health::service().await;
     let client_routes = Routes::new(flight.clone().server()).add_service(health.clone());
     let client_routes = reflection::add_to(client_routes)?;
     // Members find everything on the peer port, Flight too: so they need only one address of a coordinator.
-    let peer_routes = Routes::new(Peer::server(service.clone(), membership.clone()))
+    let peer_routes = Routes::new(PeerService::server(&service, membership.clone()))
         .add_service(raft.service())
         .add_service(health)
         .add_service(flight.server());
     let (clients, peers) = (&running.clients, &running.peers);
     for listener in sockets.flight {
-        let edge = Edge::for_clients(service.clone(), client_routes.clone(), &listener.name.into());
+        let edge = FlightRouter::for_clients(&service, client_routes.clone(), &listener.name.into());
         clients.spawn(serve::serve(listener.socket, edge, stop.clone(), service.config.limits()));
     }
-    let edge = Edge::for_members(service.clone(), peer_routes);
+    let edge = FlightRouter::for_members(&service, peer_routes);
     peers.spawn(serve::serve(sockets.peer, edge, running.stop_peers.clone(), Limits::default()));
     clients.spawn(membership.clone().run());
     clients.spawn(report_health(service.clone(), reporter));
@@ -169,7 +169,7 @@ async fn serve_all(service: Arc<Service>, sockets: Sockets) -> Result<Running> {
 }
 
 /// gRPC health: serving while there is a leader, and until it is to stop.
-async fn report_health(service: Arc<Service>, reporter: health::Reporter) {
+async fn report_health(service: Services, reporter: health::Reporter) {
     let mut leader = service.raft.watch_leader();
     while !service.stop.is_cancelled() {
         let serves = leader.borrow_and_update().is_some();
