@@ -237,7 +237,7 @@ fn a_drain_goes_on_when_nobody_waits_for_it() {
     assert_eq!(ended.status.code(), Some(130), "{said}");
     assert!(said.contains("the drain goes on") && said.contains("--cancel"), "{said}");
     assert_eq!(node()["draining"], true);
-    assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node takes parts"));
+    assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node accepts writes"));
     dev.stop();
 }
 

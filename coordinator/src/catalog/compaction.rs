@@ -79,24 +79,24 @@ impl Catalog {
     /// The parts to replace. They must be adjacent and not removed: within their shard if the table has keys, else within
     /// the table.
     fn sources(&self, table: &Table, ids: &[PartId]) -> Result<Vec<CompactionSource>> {
-        let gone = || {
+        let changed = || {
             Error::aborted(format!(
                 "the parts of table {:?} that were to be compacted have changed: the table was replaced in the meantime",
                 table.name.join("/")
             ))
         };
         let rows: Option<Vec<&PartRow>> = ids.iter().map(|id| self.parts.get(*id)).collect();
-        let rows = rows.ok_or_else(gone)?;
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Err(gone()) };
+        let rows = rows.ok_or_else(changed)?;
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Err(changed()) };
         let (from, to, shard) = (first.sort_key(), last.sort_key(), first.shard);
         if first.table != table.id || last.table != table.id || from > to {
-            return Err(gone());
+            return Err(changed());
         }
         let keyed = table.spec.as_ref().is_some_and(|spec| !spec.shard_by.is_empty());
         let live = self.parts.between(table.id, from, to).filter(|part| part.removed == 0);
         let neighbours = live.filter(|part| !keyed || part.shard == shard).map(PartRow::part_id);
         if !neighbours.eq(ids.iter().copied()) {
-            return Err(gone());
+            return Err(changed());
         }
         Ok(rows.into_iter().map(CompactionSource::of).collect())
     }

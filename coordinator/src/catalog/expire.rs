@@ -7,7 +7,7 @@ use super::apply::done;
 use super::{Catalog, PartRow, RowKey};
 
 impl Catalog {
-    /// Whether an `Expire` command would change anything. The leader asks once a second.
+    /// Whether an `Expire` command would change anything. The leader checks once a second.
     ///
     /// Cheap: examines open writes, the oldest finished write, cancelled flights, tables with replaced versions or pins,
     /// and only those parts whose retention has passed (a pin may still keep them).

@@ -5,8 +5,9 @@ use volley_common::listen::host_port;
 use volley_common::wire::catalog::Write;
 use volley_common::{Error, NodeId, Result};
 
+use super::cluster_snapshot::ClusterSnapshot;
 use super::node_condition::condition;
-use super::under_replication_reason::{ClusterSnapshot, ReasonCounts};
+use super::under_replication_reason::{ReasonCounts, UnderReplicationReason, reasons_json};
 use crate::catalog::PartRow;
 use crate::scheduler::placement::replica_count;
 
@@ -28,7 +29,8 @@ impl DrainProgress {
         for part in snapshot.catalog.all_parts().filter(|part| part.holders.contains(&node.0)) {
             let wanted = copies_wanted_elsewhere(snapshot, part, others);
             if part.holders.iter().filter(|holder| stays(holder)).count() < wanted {
-                let count = progress.reasons.entry(snapshot.reason(part, wanted, Some(node))).or_default();
+                let reason = UnderReplicationReason::of(snapshot, part, wanted, Some(node));
+                let count = progress.reasons.entry(reason).or_default();
                 *count = (count.0 + 1, count.1 + part.bytes);
                 progress.parts += 1;
                 progress.bytes += part.bytes;
@@ -56,7 +58,7 @@ fn copies_wanted_elsewhere(snapshot: &ClusterSnapshot<'_>, part: &PartRow, other
 pub fn drain_json(snapshot: &ClusterSnapshot<'_>, id: NodeId) -> Result<Value> {
     let node = snapshot.catalog.node(id).ok_or_else(|| no_node(id))?;
     let progress = DrainProgress::of(snapshot, id);
-    let mut reasons = snapshot.reasons_json(&progress.reasons);
+    let mut reasons = reasons_json(snapshot, &progress.reasons);
     reasons.extend(progress.writes.iter().map(|write| {
         json!({ "kind": "write", "why": format!("write {write:?} is not committed yet"), "parts": 0, "bytes": 0 })
     }));

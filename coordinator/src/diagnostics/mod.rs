@@ -2,6 +2,7 @@
 //!
 //! | module | what it reports |
 //! |---|---|
+//! | [`cluster_snapshot`] | what the reports are computed from |
 //! | [`replication_health`] | how many parts are under-replicated or unreadable, in one pass over the catalog |
 //! | [`under_replication_reason`] | why a part lacks copies |
 //! | [`node_condition`] | the state of a node |
@@ -10,6 +11,7 @@
 //! | [`table_stats`] | tables and cluster totals |
 //! | [`versions`] | the readable versions of a table |
 
+pub mod cluster_snapshot;
 pub mod drain;
 pub mod node_condition;
 pub mod replication_health;

@@ -7,9 +7,10 @@ use volley_common::NodeId;
 use volley_common::listen::host_port;
 use volley_common::wire::catalog::Table;
 
+use super::cluster_snapshot::ClusterSnapshot;
 use super::node_condition::condition;
 use super::replication_health::live_copies;
-use super::under_replication_reason::{ClusterSnapshot, ReasonCounts};
+use super::under_replication_reason::{ReasonCounts, UnderReplicationReason, reasons_json};
 use crate::catalog::{Catalog, PartRow};
 use crate::scheduler::placement::{placement_of, replica_count};
 
@@ -41,7 +42,8 @@ impl ShardLayout {
         self.unreadable += u64::from(live == 0);
         if live < wanted {
             self.under_replicated += 1;
-            let count = self.missing.entry(snapshot.reason(part, wanted, None)).or_default();
+            let reason = UnderReplicationReason::of(snapshot, part, wanted, None);
+            let count = self.missing.entry(reason).or_default();
             *count = (count.0 + 1, count.1 + part.bytes * (wanted - live) as u64);
         } else {
             self.moving += u64::from(!placed.iter().all(|node| part.holders.contains(node)));
@@ -64,7 +66,7 @@ impl ShardLayout {
             "below_replicas": self.under_replicated,
             "unreadable": self.unreadable,
             "moving": self.moving,
-            "missing": snapshot.reasons_json(&self.missing),
+            "missing": reasons_json(snapshot, &self.missing),
         })
     }
 }

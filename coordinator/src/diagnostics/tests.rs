@@ -9,10 +9,10 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Code, NodeId, PartId};
 
+use super::cluster_snapshot::ClusterSnapshot;
 use super::drain::{check_drained, drain_json};
 use super::replication_health::{ClusterHealth, ReplicationHealth};
 use super::table_layout::layout_json;
-use super::under_replication_reason::ClusterSnapshot;
 use super::versions::versions_json;
 use crate::catalog::Catalog;
 

@@ -21,7 +21,7 @@ pub struct ReconcilePlan {
     pub changes: Vec<HolderChange>,
 }
 
-/// Takes the snapshot that [`reconcile`] needs, before a node is asked for its inventory.
+/// Takes the snapshot that [`reconcile`] needs, before the inventory of a node is requested.
 pub fn version_snapshot(catalog: &Catalog) -> VersionSnapshot {
     catalog.all_tables().map(|table| (table.id, table.version)).collect()
 }

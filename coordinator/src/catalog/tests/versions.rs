@@ -54,7 +54,7 @@ fn replaced_versions_expire_and_appended_ones_do_not() {
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
     let error = fixture.catalog.readable_version(fixture.table("t"), Some(1), fixture.now).unwrap_err();
     assert_eq!(error.code, Code::NotFound);
-    assert!(error.message.contains("\"t\"") && error.message.ends_with("these are: 4, 3"), "{error}");
+    assert!(error.message.contains("\"t\"") && error.message.ends_with("the readable versions are 4, 3"), "{error}");
 }
 
 #[test]
