@@ -237,7 +237,7 @@ fn drain_continues_after_an_interrupt() {
     assert_eq!(ended.status.code(), Some(130), "{text}");
     assert!(text.contains("the drain continues") && text.contains("--cancel"), "{text}");
     assert_eq!(node()["draining"], true);
-    assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node takes parts"));
+    assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node accepts writes"));
     dev.stop();
 }
 

@@ -13,13 +13,13 @@ use openraft::storage::RaftStateMachine;
 use volley_common::wire::catalog as wire;
 use volley_common::wire::catalog::command::Op;
 use volley_common::{NodeId, PartId};
-use volley_coordinator::plan;
+use volley_coordinator::diagnostics::replication_health::ReplicationHealth;
+use volley_coordinator::planner::endpoints::plan_endpoints;
 use volley_coordinator::raft::files::Folder;
 use volley_coordinator::raft::machine::Machine;
 use volley_coordinator::raft::snapshot;
 use volley_coordinator::raft::store::Store;
 use volley_coordinator::raft::{Handle, RaftConfig};
-use volley_coordinator::service::survey::Survey;
 
 const TABLES: u64 = 100;
 const PARTS: u64 = 10_000;
@@ -177,15 +177,15 @@ fn plan_one(dir: &Path) {
     let table = catalog.tables().next().unwrap();
     let alive: BTreeSet<NodeId> = (1..=NODES).map(NodeId).collect();
     let began = Instant::now();
-    let plan = plan::plan(&catalog, table, table.version, 1024, None, &alive, "").unwrap();
+    let plan = plan_endpoints(&catalog, table, table.version, 1024, None, &alive, "").unwrap();
     report("plan: endpoints of a table of 10,000 parts", began.elapsed());
     assert_eq!(plan.endpoints.iter().map(|endpoint| endpoint.parts as u64).sum::<u64>(), PARTS);
     let began = Instant::now();
-    let whole = plan::plan(&catalog, table, table.version, 1, None, &alive, "").unwrap();
+    let whole = plan_endpoints(&catalog, table, table.version, 1, None, &alive, "").unwrap();
     report("plan: one ticket for all of it", began.elapsed());
     assert_eq!(whole.endpoints[0].parts as u64, PARTS);
     let began = Instant::now();
-    let survey = Survey::of(&catalog, &alive, 0);
+    let survey = ReplicationHealth::of(&catalog, &alive, 0);
     report("status: the copies of all parts counted", began.elapsed());
     assert_eq!((survey.parts, survey.unreadable), (TABLES * PARTS, 0));
 }

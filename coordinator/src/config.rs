@@ -13,7 +13,7 @@ use volley_common::server::config::one_or_many;
 use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
-use crate::locations::Locations;
+use crate::client_listener::Locations;
 use crate::recover_command::RecoverArgs;
 
 /// The least time for which a leader goes on without answers of a majority: its followers may be slow.

@@ -6,16 +6,16 @@ use http::StatusCode;
 use serde_json::json;
 use volley_common::server::http::HttpStatus;
 
-use crate::membership::Membership;
-use crate::service::{Service, live_nodes};
+use crate::membership::NodeMembership;
+use crate::service::Services;
 
 /// The status of a coordinator; empty until its database is open.
 #[derive(Clone, Default)]
-pub struct CoordinatorHttpStatus(Arc<OnceLock<(Arc<Service>, Arc<Membership>)>>);
+pub struct CoordinatorHttpStatus(Arc<OnceLock<(Services, Arc<NodeMembership>)>>);
 
 impl CoordinatorHttpStatus {
     /// Reports the status of these from now on.
-    pub fn set(&self, service: Arc<Service>, membership: Arc<Membership>) {
+    pub fn set(&self, service: Services, membership: Arc<NodeMembership>) {
         let _ = self.0.set((service, membership));
     }
 }
@@ -28,7 +28,7 @@ impl HttpStatus for CoordinatorHttpStatus {
         if service.stop.is_cancelled() {
             return unavailable("stopping");
         }
-        let (healthy, mut body) = service.checked_health().await;
+        let (healthy, mut body) = service.status.verified_health().await;
         if let Some(trouble) = service.raft.trouble() {
             body["trouble"] = trouble.into();
         }
@@ -46,8 +46,8 @@ impl HttpStatus for CoordinatorHttpStatus {
         set("volley_tables", catalog.tables().count());
         set("volley_parts", catalog.part_count());
         set("volley_nodes", catalog.nodes().count());
-        set("volley_nodes_alive", live_nodes(&catalog).len());
-        set("volley_node_sessions", membership.sessions());
+        set("volley_nodes_alive", catalog.live_nodes().count());
+        set("volley_node_sessions", membership.session_count());
         set("volley_is_leader", usize::from(raft.is_leader()));
         set("volley_has_leader", usize::from(raft.leader().is_some()));
         metrics::gauge!("volley_applied_index").set(applied as f64);

@@ -1,27 +1,28 @@
-//! The coordinator: holds the catalog in a Raft group, plans reads and writes, orders nodes about.
+//! The coordinator: holds the catalog in a Raft group, plans reads and writes, and gives orders to nodes.
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`flight`], [`peer`] | the APIs: Flight for clients, gRPC for members |
+//! | [`service`] | the use cases |
+//! | [`membership`] | sessions with nodes, and the leader's periodic work |
+//! | [`planner`], [`scheduler`], [`diagnostics`] | pure decisions: plans of requests, orders to nodes, reports to operators |
 //! | [`catalog`] | the state machine: rows, commands, queries |
 //! | [`raft`] | its replication: openraft on redb over tonic |
-//! | [`plan`], [`scheduler`], [`merging`] | decisions, pure: what a reader is offered, what a node is told |
-//! | [`membership`] | sessions with nodes |
-//! | [`service`] | the use cases |
-//! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
+//! | [`client_listener`], [`catalog_scan`] | client listeners; long reads of the catalog |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
-//! | [`locations`] | which addresses a coordinator gives to the clients of a listener |
 //! | [`recover_command`] | one coordinator goes on alone after a majority was lost |
 
 pub mod catalog;
+pub mod catalog_scan;
+pub mod client_listener;
 pub mod config;
+pub mod diagnostics;
 pub mod flight;
 pub mod http;
-pub mod locations;
 pub mod membership;
-pub mod merging;
 pub mod peer;
-pub mod plan;
+pub mod planner;
 pub mod process;
 pub mod raft;
 pub mod recover_command;

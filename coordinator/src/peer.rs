@@ -1,4 +1,4 @@
-//! The edge for members: the `Coordinator` service of `cluster.proto`.
+//! The API for members: the `Coordinator` service of `cluster.proto`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,67 +16,73 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Error, TableName};
 
-use crate::membership::Membership;
-use crate::service::Service;
+use crate::membership::NodeMembership;
+use crate::raft::Handle;
+use crate::service::Services;
+use crate::service::read::ReadService;
+use crate::service::write::WriteService;
 
-/// Serves members.
-pub struct Peer {
-    service: Arc<Service>,
-    membership: Arc<Membership>,
+/// The tonic service for members.
+pub struct PeerService {
+    raft: Handle,
+    read: Arc<ReadService>,
+    write: WriteService,
+    membership: Arc<NodeMembership>,
 }
 
-impl Peer {
-    /// The tonic service, with the limits that members keep to.
-    pub fn server(service: Arc<Service>, membership: Arc<Membership>) -> CoordinatorServer<Peer> {
-        CoordinatorServer::new(Peer { service, membership })
+impl PeerService {
+    /// The tonic server, with its message limits.
+    pub fn server(services: &Services, membership: Arc<NodeMembership>) -> CoordinatorServer<PeerService> {
+        let (raft, read, write) = (services.raft.clone(), services.read.clone(), services.write.clone());
+        CoordinatorServer::new(PeerService { raft, read, write, membership })
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE)
     }
 }
 
-type Orders = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
+type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Coordinator for Peer {
+impl Coordinator for PeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let command = request.into_inner().command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
-        let reply = self.service.raft.propose_here(command).await?;
+        let reply = self.raft.propose_here(command).await?;
         Ok(Response::new(ProposeReply { reply: Some(reply) }))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let index = self.service.raft.read_index_here(request.into_inner().follower).await?;
+        let index = self.raft.read_index_here(request.into_inner().follower).await?;
         Ok(Response::new(ReadIndexReply { index }))
     }
 
-    type SessionStream = Orders;
+    type SessionStream = OrderStream;
 
-    async fn session(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<Orders>, Status> {
-        let orders = self.membership.clone().begin(request.into_inner()).await?;
+    async fn session(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<OrderStream>, Status> {
+        let orders = self.membership.clone().begin_session(request.into_inner()).await?;
         Ok(Response::new(Box::pin(orders)))
     }
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
-        Ok(Response::new(self.service.begin_write(request.into_inner()).await?))
+        Ok(Response::new(self.write.begin_write(request.into_inner()).await?))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
-        self.service.stage_parts(request.into_inner()).await?;
+        self.write.stage_parts(request.into_inner()).await?;
         Ok(Response::new(StagePartsReply {}))
     }
 
     async fn renew_write(&self, request: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
-        self.service.renew_write(request.into_inner().write).await?;
+        self.write.renew_write(request.into_inner().write).await?;
         Ok(Response::new(RenewWriteReply {}))
     }
 
     async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
-        Ok(Response::new(self.service.commit_write(request.into_inner()).await?))
+        Ok(Response::new(self.write.commit_write(request.into_inner()).await?))
     }
 
     async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
         let AbortWriteRequest { write, reason, attempt } = request.into_inner();
-        self.service.abort_write(write, reason, attempt).await?;
+        self.write.abort_write(write, reason, attempt).await?;
         Ok(Response::new(AbortWriteReply {}))
     }
 
@@ -85,7 +91,7 @@ impl Coordinator for Peer {
         let name = TableName::from_components(&table)?;
         let columns = (!columns.is_empty()).then_some(columns);
         let options = Options { columns, version, limit, ..Options::default() };
-        let ticket = self.service.whole(&name, &options).await?;
+        let ticket = self.read.plan_ticket(&name, &options).await?;
         Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
     }
 }

@@ -1,7 +1,6 @@
 //! Wiring: builds the parts of a coordinator and starts them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -12,15 +11,15 @@ use volley_common::server::{
 };
 use volley_common::{Error, Result};
 
+use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
-use crate::flight::Flight;
-use crate::flight::route::Edge;
+use crate::flight::CoordinatorFlight;
+use crate::flight::router::FlightRouter;
 use crate::http::CoordinatorHttpStatus;
-use crate::membership::Membership;
-use crate::peer::Peer;
+use crate::membership::NodeMembership;
+use crate::peer::PeerService;
 use crate::raft::{Handle, RaftConfig};
-use crate::service::Service;
-use crate::service::via::Entry;
+use crate::service::Services;
 
 /// A coordinator that runs in this process.
 pub struct RunningCoordinator {
@@ -52,31 +51,36 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let start_failed = lifecycle.serve_http(http, http_status.clone());
 
     let raft = Handle::start(raft_config(&config, &addresses)?).await?;
-    let entry = |(listener, locations): (&BoundListener, _)| Entry {
+    let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
         locations,
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
-    let service = Arc::new(Service::new(config, raft.clone(), ConnectionPool::new(), entries, stop));
-    let membership = Membership::new(service.clone());
-    http_status.set(service.clone(), membership.clone());
+    let services = Services::new(config, raft.clone(), ConnectionPool::new(), entries, stop);
+    let membership = NodeMembership::new(
+        services.config.clone(),
+        raft.clone(),
+        services.node_reports.clone(),
+        services.stop.clone(),
+    );
+    http_status.set(services.clone(), membership.clone());
 
-    let flight_service = Flight::new(service.clone());
+    let flight_service = CoordinatorFlight::new(&services);
     let (reporter, health) = health::service().await;
     let client_routes = Routes::new(flight_service.clone().server()).add_service(health.clone());
     let client_routes = reflection::add_to(client_routes)?;
     // The peer port serves Flight too, so that members need only one address of a coordinator.
-    let peer_routes = Routes::new(Peer::server(service.clone(), membership.clone()))
+    let peer_routes = Routes::new(PeerService::server(&services, membership.clone()))
         .add_service(raft.service())
         .add_service(health)
         .add_service(flight_service.server());
     for listener in flight {
-        let edge = Edge::for_clients(service.clone(), client_routes.clone(), &listener.name.into());
-        lifecycle.serve_clients(listener.socket, edge, service.config.server.limits());
+        let router = FlightRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
+        lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
     }
-    lifecycle.serve_peers(peer, Edge::for_members(service.clone(), peer_routes));
+    lifecycle.serve_peers(peer, FlightRouter::for_members(&services, peer_routes));
     lifecycle.spawn_client_task(membership.run());
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();

@@ -1,4 +1,6 @@
-//! Every command, in one place. A refused command changes nothing.
+//! Dispatch of commands, and the commands of open writes, holders, pins and cancellations.
+//!
+//! **Invariant**: a rejected command changes nothing.
 
 use std::collections::HashSet;
 
@@ -8,12 +10,13 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
-use super::{Catalog, RowKey, no_table, readable_text};
+use super::query::{no_table, readable, readable_text};
+use super::{Catalog, RowKey};
 
 impl Catalog {
-    /// Applies a command: the only way in which a catalog changes once it is loaded.
+    /// Applies a command. A loaded catalog changes in no other way.
     ///
-    /// A [`reply::Reply::Refusal`] carries a gRPC code and says what to do; nothing changed then.
+    /// A rejected command changes nothing; its reply is a [`reply::Reply::Refusal`] with a gRPC code and a message.
     pub fn apply(&mut self, command: &Command) -> Reply {
         let now = command.now_ms;
         let result = match &command.op {
@@ -41,7 +44,7 @@ impl Catalog {
             Some(Op::RemoveCoordinator(op)) => self.remove_coordinator(*op),
             Some(Op::RetireStore(op)) => self.retire_store(*op),
             Some(Op::RecoverCluster(op)) => self.recover_cluster(op),
-            None => Err(Error::unimplemented("the command is of a newer version: update this coordinator")),
+            None => Err(Error::unimplemented("the command comes from a newer version: upgrade this coordinator")),
         };
         let reply = result.unwrap_or_else(|error| {
             reply::Reply::Refusal(wire::Refusal { code: error.code as i32, message: error.message })
@@ -50,7 +53,7 @@ impl Catalog {
     }
 
     fn form_cluster(&mut self, op: &FormCluster, now: u64) -> Result<reply::Reply> {
-        // Every coordinator of a new cluster may propose one: the first one counts, the others agree to it.
+        // Every coordinator of a new cluster may propose this. The first proposal wins; later ones have no effect.
         if self.cluster.is_none() {
             let (id, ticket_key) = (op.id.clone(), op.ticket_key.clone());
             self.touched.insert(RowKey::Cluster);
@@ -65,10 +68,10 @@ impl Catalog {
         volley_common::options::check_write_id(&op.id)?;
         if let Some(old) = self.writes.get(&op.id)
             && old.state != WriteState::Aborted as i32
-            && let Some(again) = begun_before(old, op, now)?
+            && let Some(resumed) = resume_write(old, op, now)?
         {
-            self.put_write(again.clone());
-            return Ok(reply::Reply::Write(again));
+            self.put_write(resumed.clone());
+            return Ok(reply::Reply::Write(resumed));
         }
         let write = self.new_write(op, now)?;
         self.put_write(write.clone());
@@ -95,16 +98,16 @@ impl Catalog {
             (Some(_), WriteMode::Create) => return Err(already_there(&op.table)),
             (None, WriteMode::Append | WriteMode::Compact) => return Err(no_table(&op.table)),
             (Some(table), WriteMode::Append | WriteMode::Compact) => {
-                let planned = (op.table_id == 0 || op.table_id == table.id)
+                let unchanged = (op.table_id == 0 || op.table_id == table.id)
                     && (op.schema.is_empty() || op.schema == table.schema);
-                if !planned {
+                if !unchanged {
                     return Err(Error::aborted(format!(
                         "table {:?} was replaced while the append to it was planned: try again",
                         op.table.join("/")
                     )));
                 }
                 if op.mode() == WriteMode::Compact {
-                    self.check_begin_merge(op, table)?;
+                    self.check_begin_compaction(op, table)?;
                     write.sources.clone_from(&op.sources);
                 }
                 write.table_id = table.id;
@@ -170,7 +173,7 @@ impl Catalog {
             .tables
             .get(&op.table)
             .ok_or_else(|| Error::not_found(format!("table {} is gone: call get_flight_info again", op.table)))?;
-        if !super::readable(table, op.version, now) {
+        if !readable(table, op.version, now) {
             return Err(Error::not_found(format!(
                 "version {} of table {:?} is no longer kept: {}",
                 op.version,
@@ -194,13 +197,13 @@ impl Catalog {
         Ok(done())
     }
 
-    /// An open write by its id.
+    /// An open write by id.
     ///
     /// # Errors
-    /// NOT_FOUND: unknown. ABORTED. FAILED_PRECONDITION: committed.
+    /// NOT_FOUND: unknown id. ABORTED: aborted. FAILED_PRECONDITION: already committed.
     pub(super) fn open_write(&self, id: &str) -> Result<&Write> {
         let write = self.writes.get(id).ok_or_else(|| {
-            Error::not_found(format!("there is no write {id:?}: it was never begun, or ended long ago; begin one"))
+            Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended long ago; begin one"))
         })?;
         match write.state() {
             WriteState::Open => Ok(write),
@@ -211,10 +214,10 @@ impl Catalog {
         }
     }
 
-    /// Checks new parts of a write against each other and the catalog.
+    /// Checks the new parts of a write against each other and against the catalog.
     pub(super) fn check_parts(&self, write: &Write, parts: &[Part]) -> Result<()> {
         let shards = write.spec.as_ref().map_or(1, |spec| spec.shards.max(1));
-        let enough = write.spec.as_ref().map_or(1, |spec| spec.min_copies.max(1)) as usize;
+        let min_copies = write.spec.as_ref().map_or(1, |spec| spec.min_copies.max(1)) as usize;
         let mut seen = HashSet::with_capacity(parts.len());
         for part in parts {
             let id = part.part_id();
@@ -225,15 +228,15 @@ impl Catalog {
             if part.holders.is_empty() {
                 return bad("has no holder");
             }
-            let there = part.holders.iter().filter(|node| !self.was_removed(NodeId(**node))).count();
-            if there < enough.min(part.holders.len()) {
+            let remaining = part.holders.iter().filter(|node| !self.was_removed(NodeId(**node))).count();
+            if remaining < min_copies.min(part.holders.len()) {
                 return Err(Error::aborted(format!(
-                    "part {id} of write {:?} is on a node that was removed from the cluster meanwhile: put the rows again",
+                    "part {id} of write {:?} is on a node that was removed from the cluster during the write: put the rows again",
                     write.id
                 )));
             }
             if part.shard >= shards {
-                return bad(&format!("is of shard {}, but the table has {shards}", part.shard));
+                return bad(&format!("belongs to shard {}, but the table has {shards} shards", part.shard));
             }
             if !seen.insert(id) || self.parts.get(id).is_some() {
                 return bad("is listed twice");
@@ -243,8 +246,8 @@ impl Catalog {
     }
 }
 
-/// What a write that was begun before (and not aborted) answers when it is begun again; none: a new attempt takes its place.
-fn begun_before(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
+/// The reply to a `BeginWrite` whose id is known and not aborted; `None` if the command is a new attempt that replaces it.
+fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
     if old.table != op.table {
         return Err(Error::invalid(format!(
             "write id {:?} was used for table {:?}, not {:?}: choose another",
@@ -258,7 +261,7 @@ fn begun_before(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>>
         (WriteState::Open, true) => renew(&mut write, op.lease_ms, now),
         (WriteState::Open, false) if op.staged => {
             return Err(Error::precondition(format!(
-                "write id {:?} is that of a put that runs now: begin_write needs another",
+                "write id {:?} belongs to a put that is in progress: begin_write needs another id",
                 op.id
             )));
         }

@@ -1,4 +1,4 @@
-//! What makes tables, versions and writes come and go.
+//! Commands that create and end tables, versions and writes.
 
 use volley_common::wire::catalog::{
     AbortWrite, CommitWrite, CreateTable, DropTable, Part, Replaced, Table, TableSpec, Write, WriteMode, WriteOutcome,
@@ -7,11 +7,12 @@ use volley_common::wire::catalog::{
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 use super::apply::{already_there, done};
-use super::{Catalog, PartRow, RowKey, no_table};
+use super::query::no_table;
+use super::{Catalog, PartRow, RowKey};
 
 impl Catalog {
     pub(super) fn commit_write(&mut self, op: &CommitWrite, now: u64) -> Result<reply::Reply> {
-        if let Some(outcome) = self.committed_before(op) {
+        if let Some(outcome) = self.recorded_outcome(op) {
             return Ok(reply::Reply::Outcome(outcome));
         }
         let write = self.open_write(&op.write)?.clone();
@@ -29,23 +30,24 @@ impl Catalog {
         }
         let mut parts = if write.staged { write.parts.clone() } else { op.parts.clone() };
         self.check_parts(&write, &parts)?;
-        // A node that was removed meanwhile is nobody to count on.
+        // Copies on nodes that were removed during the write do not count.
         parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
-        // Places of one version are unique, however the writer numbered them.
+        // Sequence numbers of one version become unique, however the writer numbered its parts.
         parts.sort_by_key(|part| (part.seq, part.part_id()));
         if write.mode() == WriteMode::Compact {
-            return Ok(reply::Reply::Outcome(self.commit_merge(write, &parts, now)?));
+            return Ok(reply::Reply::Outcome(self.commit_compaction(write, &parts, now)?));
         }
         let table = self.table_to_commit(&write, now)?;
         Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
     }
 
-    fn committed_before(&self, op: &CommitWrite) -> Option<WriteOutcome> {
+    /// The outcome of a write that is already committed: a repeated commit gets the same reply.
+    fn recorded_outcome(&self, op: &CommitWrite) -> Option<WriteOutcome> {
         let write = self.writes.get(&op.write)?;
         write.outcome.clone().filter(|_| write.state() == WriteState::Committed)
     }
 
-    /// The table as the write makes it, its version already the new one, its totals without the new parts.
+    /// The table as it is after the write: with the new version, but without the new parts in its totals.
     fn table_to_commit(&self, write: &Write, now: u64) -> Result<Table> {
         let mut table = match (self.find(&write.table), write.mode()) {
             (Some(_), WriteMode::Create) => return Err(already_there(&write.table)),
@@ -57,7 +59,7 @@ impl Catalog {
                 (table.rows, table.bytes) = (0, 0);
                 table
             }
-            // A merge has a way of its own.
+            // Compactions commit in `commit_compaction`; this arm only completes the match.
             (found, WriteMode::Append | WriteMode::Compact) => {
                 let mut table = check_append(write, found)?.clone();
                 table.version += 1;
@@ -74,7 +76,7 @@ impl Catalog {
         Ok(table)
     }
 
-    /// A table that is not in the catalog yet: version 1, no rows.
+    /// A new table that is not in the catalog yet: version 1, no rows.
     fn new_table(&self, name: &[String], now: u64) -> Result<Table> {
         let cluster =
             self.cluster.as_ref().ok_or_else(|| Error::precondition("the cluster is not formed yet: try again"))?;
@@ -112,7 +114,7 @@ impl Catalog {
         outcome
     }
 
-    /// Remembers a committed write for what it is asked for: its answer.
+    /// Records a committed write. Only its outcome is kept, for repeated commits.
     pub(super) fn finish_write(&mut self, mut write: Write, outcome: &WriteOutcome, now: u64) {
         (write.parts, write.streams, write.placement, write.sources) = Default::default();
         write.schema.clear();
@@ -122,7 +124,7 @@ impl Catalog {
         self.put_write(write);
     }
 
-    /// Puts a table in; a new one takes the next id.
+    /// Stores a table. A new table uses up the next table id.
     fn add_table(&mut self, table: Table) {
         if let Some(cluster) = self.cluster.as_mut()
             && table.id == cluster.next_table
@@ -133,22 +135,22 @@ impl Catalog {
         self.put_table(table);
     }
 
-    /// Marks every part of the table that is still there as removed by `version`.
+    /// Marks every part of the table that no version has removed as removed by `version`.
     fn remove_all_parts(&mut self, table: u64, version: u64, now: u64) {
         let live = self.parts.up_to(table, u64::MAX).filter(|part| part.removed == 0);
         let live: Vec<PartId> = live.map(PartRow::part_id).collect();
-        live.into_iter().for_each(|id| self.remove_at_version(id, version, now));
+        live.into_iter().for_each(|id| self.mark_removed(id, version, now));
     }
 
     /// Marks one part as removed by `version`.
-    pub(super) fn remove_at_version(&mut self, id: PartId, version: u64, now: u64) {
+    pub(super) fn mark_removed(&mut self, id: PartId, version: u64, now: u64) {
         self.parts.set_removed(id, version, now);
         self.touched.extend(self.parts.get(id).map(PartRow::key));
     }
 
     pub(super) fn abort_write(&mut self, op: &AbortWrite, now: u64) -> Result<reply::Reply> {
         let write = self.writes.get(&op.write).ok_or_else(|| {
-            Error::not_found(format!("there is no write {:?}: it was never begun, or ended long ago", op.write))
+            Error::not_found(format!("there is no write {:?}: it was never begun, or it ended long ago", op.write))
         })?;
         let this_attempt = op.attempt == 0 || op.attempt == write.attempt;
         match write.state() {
@@ -213,21 +215,21 @@ impl Catalog {
     }
 }
 
-/// How long the versions before `version`, of which nothing stays, are readable: by the retention that they were made
-/// with, and no shorter than merges promised the versions before them, which have parts of theirs.
+/// How long the versions before `version` stay readable when `version` removes all their parts: for the retention that
+/// they were created with, and at least as long as compactions promised to the versions before them, which share parts.
 fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
     let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
     let promised = table.replaced.last().filter(|last| last.compaction).map_or(0, |last| last.until_ms);
     Replaced { version, until_ms: now.saturating_add(retention).max(promised), compaction: false }
 }
 
-/// Whether the table still is what an append was planned against.
+/// Checks that the table is still the one that the append was planned for.
 fn check_append<'a>(write: &Write, found: Option<&'a Table>) -> Result<&'a Table> {
     let name = write.table.join("/");
     let partition = |spec: &Option<TableSpec>| spec.as_ref().map(|s| (s.shards, s.shard_by.clone()));
     match found {
         Some(table) if table.id != write.table_id => Err(Error::aborted(format!(
-            "table {name:?} was dropped and made anew during the append: append again, if the new table is what you mean"
+            "table {name:?} was dropped and created again during the append: append again if the new table is meant"
         ))),
         Some(table) if table.schema != write.schema || partition(&table.spec) != partition(&write.spec) => {
             Err(Error::aborted(format!(
@@ -236,18 +238,18 @@ fn check_append<'a>(write: &Write, found: Option<&'a Table>) -> Result<&'a Table
         }
         Some(table) => Ok(table),
         None => Err(Error::aborted(format!(
-            "table {name:?} was dropped during the append: put with mode create to make it anew"
+            "table {name:?} was dropped during the append: put with mode create to create it again"
         ))),
     }
 }
 
-/// The row of a part that a write brought as the table's new version.
+/// The row of a part that a write adds with the table's new version.
 pub(super) fn committed_part(part: &Part, write: &str, table: &Table, seq: u64) -> PartRow {
     let mut row = PartRow::from_part(part);
     row.write = write.into();
     row.table = table.id;
     row.seq = seq;
     row.added = table.version;
-    (row.removed, row.removed_ms, row.merged) = (0, 0, None);
+    (row.removed, row.removed_ms, row.compacted) = (0, 0, None);
     row
 }

@@ -1,5 +1,5 @@
-//! Which coordinators the cluster is to have. The leader makes the Raft group so: what is wanted stands here, so that
-//! the next leader goes on where one died in the middle of a change.
+//! Commands that change the desired set of coordinators. The leader reconciles the Raft group with it. Because the desired
+//! set is in the catalog, a new leader can finish a change that the previous one began.
 
 use std::collections::BTreeMap;
 
@@ -9,34 +9,35 @@ use volley_common::wire::catalog::{
 use volley_common::{Error, Result};
 
 use super::apply::done;
+use super::query::not_formed;
 use super::{Catalog, RowKey};
 
-/// So many folders of removed coordinators are remembered, the newest.
-const RETIRED: usize = 1000;
+/// The number of removed coordinators' stores that are remembered, the newest.
+const MAX_RETIRED: usize = 1000;
 
 impl Catalog {
-    /// The peer addresses of the coordinators that are wanted, by id; empty before the first leader named them.
+    /// The peer addresses of the desired coordinators, by id; empty until the first leader has named them.
     pub fn coordinators(&self) -> BTreeMap<u64, String> {
         let listed = self.cluster.iter().flat_map(|cluster| &cluster.coordinators);
         listed.map(|one| (one.id, one.peer.clone())).collect()
     }
 
-    /// Whether a data folder is that of a coordinator that was removed.
+    /// Whether a store (a data folder) belongs to a removed coordinator.
     pub fn is_retired(&self, store: u64) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.removed_stores.contains(&store))
     }
 
-    fn formed(&mut self) -> Result<&mut Cluster> {
-        self.cluster.as_mut().ok_or_else(unformed)
+    fn cluster_mut(&mut self) -> Result<&mut Cluster> {
+        self.cluster.as_mut().ok_or_else(not_formed)
     }
 
-    /// The cluster once its coordinators are named: before that a change would make the list of one.
-    fn named(&mut self) -> Result<&mut Cluster> {
-        self.cluster.as_mut().filter(|cluster| !cluster.coordinators.is_empty()).ok_or_else(unformed)
+    /// The cluster's row, once its coordinators are named: a change before that would start the list with one entry.
+    fn named_cluster(&mut self) -> Result<&mut Cluster> {
+        self.cluster.as_mut().filter(|cluster| !cluster.coordinators.is_empty()).ok_or_else(not_formed)
     }
 
     pub(super) fn name_coordinators(&mut self, op: &NameCoordinators) -> Result<reply::Reply> {
-        let cluster = self.formed()?;
+        let cluster = self.cluster_mut()?;
         if cluster.coordinators.is_empty() {
             cluster.coordinators.clone_from(&op.coordinators);
             self.touched.insert(RowKey::Cluster);
@@ -44,25 +45,25 @@ impl Catalog {
         Ok(done())
     }
 
-    /// Whether a coordinator may be added.
+    /// Checks that a coordinator can be added.
     ///
     /// # Errors
     /// ALREADY_EXISTS: the id has another address, or the address another id.
     pub fn check_new_coordinator(&self, id: u64, peer: &str) -> Result<()> {
-        for (there, at) in self.coordinators() {
-            if there == id && at != peer {
+        for (known_id, known_peer) in self.coordinators() {
+            if known_id == id && known_peer != peer {
                 return Err(Error::exists(format!(
-                    "coordinator {id} is at {at} already: remove it first, or give the new one another id"
+                    "coordinator {id} is at {known_peer} already: remove it first, or give the new one another id"
                 )));
             }
-            if there != id && at == peer {
-                return Err(Error::exists(format!("{peer} is the address of coordinator {there} already")));
+            if known_id != id && known_peer == peer {
+                return Err(Error::exists(format!("{peer} is the address of coordinator {known_id} already")));
             }
         }
         Ok(())
     }
 
-    /// Whether the cluster can be without a coordinator.
+    /// Checks that a coordinator can be removed.
     ///
     /// # Errors
     /// FAILED_PRECONDITION: it is the last one.
@@ -70,12 +71,12 @@ impl Catalog {
         if self.coordinators().keys().any(|other| *other != id) {
             return Ok(());
         }
-        Err(Error::precondition(format!("coordinator {id} is the last one: without it there is no catalog")))
+        Err(Error::precondition(format!("coordinator {id} is the last one: the catalog would be lost without it")))
     }
 
     pub(super) fn add_coordinator(&mut self, op: &AddCoordinator) -> Result<reply::Reply> {
         self.check_new_coordinator(op.id, &op.peer)?;
-        let cluster = self.named()?;
+        let cluster = self.named_cluster()?;
         cluster.coordinators.retain(|one| one.id != op.id);
         cluster.coordinators.push(CoordinatorPeer { id: op.id, peer: op.peer.clone() });
         cluster.coordinators.sort_by_key(|one| one.id);
@@ -84,33 +85,29 @@ impl Catalog {
     }
 
     pub(super) fn remove_coordinator(&mut self, op: RemoveCoordinator) -> Result<reply::Reply> {
-        self.named()?;
+        self.named_cluster()?;
         self.check_without_coordinator(op.id)?;
-        self.formed()?.coordinators.retain(|one| one.id != op.id);
+        self.cluster_mut()?.coordinators.retain(|one| one.id != op.id);
         self.touched.insert(RowKey::Cluster);
         Ok(done())
     }
 
     pub(super) fn retire_store(&mut self, op: RetireStore) -> Result<reply::Reply> {
-        let cluster = self.formed()?;
+        let cluster = self.cluster_mut()?;
         if !cluster.removed_stores.contains(&op.store) {
             cluster.removed_stores.push(op.store);
-            let spare = cluster.removed_stores.len().saturating_sub(RETIRED);
-            cluster.removed_stores.drain(..spare);
+            let excess = cluster.removed_stores.len().saturating_sub(MAX_RETIRED);
+            cluster.removed_stores.drain(..excess);
         }
         self.touched.insert(RowKey::Cluster);
         Ok(done())
     }
 
     pub(super) fn recover_cluster(&mut self, op: &RecoverCluster) -> Result<reply::Reply> {
-        let cluster = self.formed()?;
+        let cluster = self.cluster_mut()?;
         cluster.id.clone_from(&op.id);
         cluster.coordinators = op.coordinator.iter().cloned().collect();
         self.touched.insert(RowKey::Cluster);
         Ok(done())
     }
-}
-
-fn unformed() -> Error {
-    Error::unavailable("the cluster is still being formed: try again in a moment")
 }

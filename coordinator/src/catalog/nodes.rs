@@ -1,10 +1,9 @@
-//! Nodes that come, fall silent, fall ill, drain and go, and the shards that are given new homes for it.
+//! Commands about nodes (registration, state, health, drain, removal), holders of parts and placement of shards.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use volley_common::wire::catalog::{
-    DrainNode, Node, NodeState, PlaceTables, RegisterNode, RemoveNode, SetNodeHealth, SetNodeState, reply,
+    DrainNode, Node, NodeState, PlaceTables, RegisterNode, RemoveNode, SetNodeHealth, SetNodeState, Table, reply,
 };
 use volley_common::{Error, NodeId, PartId, Result};
 
@@ -16,18 +15,18 @@ impl Catalog {
         let mut node =
             op.node.clone().filter(|node| node.id != 0).ok_or_else(|| Error::invalid("the node has no id"))?;
         if self.was_removed(NodeId(node.id)) {
-            return Err(removed(NodeId(node.id)));
+            return Err(removed_node(NodeId(node.id)));
         }
         node.set_state(NodeState::Alive);
         node.unreachable_since_ms = 0;
-        // A drain is the operator's word, not the node's: it outlives a restart.
+        // The operator decides about a drain, not the node: it survives a restart.
         node.draining = self.nodes.get(&node.id).is_some_and(|known| known.draining);
         self.abort_writes_of_earlier_boots(node.id, node.boot, now);
         self.put_node(node);
         Ok(done())
     }
 
-    /// A node that started anew has forgotten what it was writing.
+    /// Aborts the puts that the node lost by restarting.
     fn abort_writes_of_earlier_boots(&mut self, node: u64, boot: u64, now: u64) {
         let open = self.open.iter().filter_map(|id| self.writes.get(id));
         let lost = open.filter(|w| !w.staged && w.writer == node && w.writer_boot != boot);
@@ -56,7 +55,7 @@ impl Catalog {
         self.change_node(op.node, 0, |node| node.draining = op.draining)
     }
 
-    /// Changes a node; nothing if it has another boot by now (0: whatever it has).
+    /// Changes a node, unless its boot is no longer `boot` (0: any boot).
     fn change_node(&mut self, id: u64, boot: u64, change: impl FnOnce(&mut Node)) -> Result<reply::Reply> {
         let known = self.node(NodeId(id)).ok_or_else(|| no_node(id))?;
         if boot == 0 || boot == known.boot {
@@ -69,8 +68,8 @@ impl Catalog {
         Ok(done())
     }
 
-    /// Takes a node out for good: its row stays as a mark that it may not come back with the parts it had. Its copies are
-    /// none from then on; the leader takes them off the parts bit by bit, for they may be millions.
+    /// Removes a node for good. Its row stays as a tombstone, so that it cannot rejoin with its old parts. Its copies no
+    /// longer count; the leader deletes them from the parts in batches, because there may be millions.
     pub(super) fn remove_node(&mut self, op: &RemoveNode, now: u64) -> Result<reply::Reply> {
         if self.was_removed(NodeId(op.node)) {
             return Ok(done());
@@ -78,7 +77,7 @@ impl Catalog {
         let node = self.nodes.get(&op.node).ok_or_else(|| no_node(op.node))?;
         if node.is_alive() && !node.draining {
             return Err(Error::precondition(format!(
-                "node {} is alive: drain it first, or stop it if its copies are to be lost",
+                "node {} is alive: drain it first, or stop it if its copies may be lost",
                 NodeId(op.node)
             )));
         }
@@ -87,19 +86,19 @@ impl Catalog {
         for id in writing.map(|write| write.id.clone()).collect::<Vec<_>>() {
             self.end_write(&id, "the node that wrote it was removed: put the rows again through another", now);
         }
-        let mark = Node { id: op.node, state: NodeState::Removed as i32, ..Node::default() };
-        self.put_node(mark);
+        let tombstone = Node { id: op.node, state: NodeState::Removed as i32, ..Node::default() };
+        self.put_node(tombstone);
         Ok(done())
     }
 
-    /// Refuses if a part, of a version or of an open write, is on no other node that is alive.
+    /// Checks that every part of the node, of a version or of an open write, has a copy on another live node.
     fn check_dispensable(&self, node: u64) -> Result<()> {
         let alive = |id: &u64| self.nodes.get(id).is_some_and(|other| other.is_alive());
         let only = |holders: &[u64]| holders.contains(&node) && !holders.iter().any(|id| *id != node && alive(id));
         if let Some(part) = self.parts.iter().find(|part| only(&part.holders)) {
             let table = self.tables.get(&part.table).map(|table| table.name.join("/")).unwrap_or_default();
             return Err(Error::precondition(format!(
-                "no live node but {} has part {} (shard {} of table {table:?}): drain it first, start the others that have it, or drop the table",
+                "no live node but {} has part {} (shard {} of table {table:?}): drain the node first, start the other nodes that have the part, or drop the table",
                 NodeId(node),
                 part.part_id(),
                 part.shard
@@ -115,7 +114,7 @@ impl Catalog {
         }
     }
 
-    /// Records that a node has a part, or no longer has it.
+    /// Records whether a node holds a part.
     pub(super) fn set_held(&mut self, id: PartId, node: u64, held: bool) {
         if held && self.was_removed(NodeId(node)) {
             return;
@@ -132,26 +131,21 @@ impl Catalog {
 
     pub(super) fn place_tables(&mut self, op: &PlaceTables) -> Result<reply::Reply> {
         for placed in &op.tables {
-            let fits = |table: &&super::Table| table.placement.len() == placed.placement.len();
-            if let Some(table) = self.tables.get(&placed.table).filter(fits).cloned() {
-                self.put_table(super::Table { placement: placed.placement.clone(), ..table });
+            let same_shards = |table: &&Table| table.placement.len() == placed.placement.len();
+            if let Some(table) = self.tables.get(&placed.table).filter(same_shards).cloned() {
+                self.put_table(Table { placement: placed.placement.clone(), ..table });
             }
         }
         Ok(done())
     }
 
-    /// Replicas of shards that each node is to have, of all tables that exist; a node that is not named is to have none.
-    pub fn placed(&self) -> &BTreeMap<NodeId, u64> {
-        &self.placed
-    }
-
-    pub(super) fn note_placement(&mut self, table: &super::Table) {
+    pub(super) fn count_placement(&mut self, table: &Table) {
         for node in table.placement.iter().flat_map(|shard| &shard.nodes) {
             *self.placed.entry(NodeId(*node)).or_default() += 1;
         }
     }
 
-    pub(super) fn forget_placement(&mut self, table: &super::Table) {
+    pub(super) fn uncount_placement(&mut self, table: &Table) {
         for node in table.placement.iter().flat_map(|shard| &shard.nodes) {
             if let Entry::Occupied(mut count) = self.placed.entry(NodeId(*node)) {
                 *count.get_mut() -= 1;
@@ -163,13 +157,13 @@ impl Catalog {
     }
 }
 
-/// What a node is told that comes back though it was removed.
-pub fn removed(id: NodeId) -> Error {
+/// The error for a node that tries to rejoin after its removal.
+pub fn removed_node(id: NodeId) -> Error {
     Error::precondition(format!(
         "node {id} was removed from this cluster: give it an empty --data-dir, and it joins as a new node"
     ))
 }
 
 fn no_node(id: u64) -> Error {
-    Error::not_found(format!("there is no node {}: cluster status names those that are", NodeId(id)))
+    Error::not_found(format!("there is no node {}: cluster_status lists the nodes", NodeId(id)))
 }

@@ -1,7 +1,7 @@
-//! Parts in memory: a million of them must fit beside everything else.
+//! The in-memory index of parts, sized for a million parts.
 //!
-//! A part costs about 120 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the
-//! index by id and 62 in the order: some 270 bytes. Parts of one write share its id.
+//! A part costs about 120 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the index by id and 62
+//! in the sort order: some 270 bytes. Parts of one write share the string of the write's id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,50 +12,50 @@ use volley_common::wire::catalog::{CompactedPosition, Part};
 
 use super::RowKey;
 
-/// One part, as compact as it can be without tricks.
+/// The compact in-memory form of a part.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartRow {
     id: [u8; 16],
     /// The table's id.
     pub table: u64,
-    /// Which shard of the table.
+    /// The shard number.
     pub shard: u32,
     /// CRC-32C of the file.
     pub crc32c: u32,
-    /// Id of the write that made it.
+    /// Id of the write that created the part.
     pub write: Arc<str>,
-    /// Its place among the parts of the version that brought it.
+    /// Sequence number among the parts that the same version added.
     pub seq: u64,
-    /// Rows in it.
+    /// Rows of the part.
     pub rows: u64,
     /// Length of the file.
     pub bytes: u64,
     /// Ids of nodes with a verified copy.
     pub holders: Box<[u64]>,
-    /// The version that brought it.
+    /// The version that added the part.
     pub added: u64,
-    /// The version that took it away; 0: still there.
+    /// The version that removed the part; 0 if none did.
     pub removed: u64,
-    /// When that was.
+    /// The time of the removal, milliseconds since 1970.
     pub removed_ms: u64,
-    /// Of a merged part: where it stands in the table's order.
-    pub(super) merged: Option<Box<Place>>,
+    /// The sort key of a part that a compaction created; `None` for any other part.
+    pub(super) compacted: Option<Box<SortKey>>,
 }
 
-/// Where a part's rows stand in its table: parts come back in this order.
+/// The position of a part's rows in its table. Readers get parts in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The version that brought the rows.
+pub struct SortKey {
+    /// The version that added the rows.
     pub added: u64,
-    /// The place among the parts of that version.
+    /// Sequence number among the parts of that version.
     pub seq: u64,
-    /// How often they were merged since: a part that no merge made has 0. What stands at one place one after the
-    /// other has ever larger ones.
+    /// How often the rows were compacted; 0 for a part that no compaction created. Successive parts at one position have
+    /// increasing generations.
     pub generation: u32,
 }
 
-impl Place {
-    const LAST: Place = Place { added: u64::MAX, seq: u64::MAX, generation: u32::MAX };
+impl SortKey {
+    const LAST: SortKey = SortKey { added: u64::MAX, seq: u64::MAX, generation: u32::MAX };
 }
 
 impl PartRow {
@@ -64,27 +64,27 @@ impl PartRow {
         PartId(u128::from_be_bytes(self.id))
     }
 
-    /// Whether it is one of a version's parts.
+    /// Whether the part belongs to a version.
     pub fn is_in(&self, version: u64) -> bool {
         self.added <= version && (self.removed == 0 || self.removed > version)
     }
 
-    /// Its row's key.
+    /// The key of the part's row.
     pub fn key(&self) -> RowKey {
-        RowKey::Part { table: self.table, place: self.place() }
+        RowKey::Part { table: self.table, sort_key: self.sort_key() }
     }
 
-    /// Where its rows stand in the table.
-    pub fn place(&self) -> Place {
-        self.merged.as_deref().copied().unwrap_or(Place { added: self.added, seq: self.seq, generation: 0 })
+    /// The position of the part's rows in the table.
+    pub fn sort_key(&self) -> SortKey {
+        self.compacted.as_deref().copied().unwrap_or(SortKey { added: self.added, seq: self.seq, generation: 0 })
     }
 
-    /// Puts it where parts that it replaces stood.
-    pub(super) fn set_place(&mut self, place: Place) {
-        self.merged = Some(Box::new(place));
+    /// Moves a compacted part to the position of the parts that it replaces.
+    pub(super) fn set_sort_key(&mut self, sort_key: SortKey) {
+        self.compacted = Some(Box::new(sort_key));
     }
 
-    /// The message.
+    /// Converts to the protobuf message.
     pub fn to_part(&self) -> Part {
         Part {
             id: Some(self.part_id().into()),
@@ -99,15 +99,15 @@ impl PartRow {
             added: self.added,
             removed: self.removed,
             removed_ms: self.removed_ms,
-            position: self.merged.as_deref().map(|place| CompactedPosition {
-                added: place.added,
-                seq: place.seq,
-                generation: place.generation,
+            position: self.compacted.as_deref().map(|sort_key| CompactedPosition {
+                added: sort_key.added,
+                seq: sort_key.seq,
+                generation: sort_key.generation,
             }),
         }
     }
 
-    /// Out of the message.
+    /// Converts from the protobuf message.
     pub fn from_part(part: &Part) -> Self {
         PartRow {
             id: part.part_id().to_bytes(),
@@ -122,59 +122,59 @@ impl PartRow {
             added: part.added,
             removed: part.removed,
             removed_ms: part.removed_ms,
-            merged: part.position.map(|place| Box::new(Place::from(place))),
+            compacted: part.position.map(|position| Box::new(SortKey::from(position))),
         }
     }
 }
 
-impl From<CompactedPosition> for Place {
-    fn from(place: CompactedPosition) -> Self {
-        Place { added: place.added, seq: place.seq, generation: place.generation }
+impl From<CompactedPosition> for SortKey {
+    fn from(position: CompactedPosition) -> Self {
+        SortKey { added: position.added, seq: position.seq, generation: position.generation }
     }
 }
 
-/// The place of a part's row, of the message.
-pub fn place_of(part: &Part) -> Place {
-    part.position.map_or(Place { added: part.added, seq: part.seq, generation: 0 }, Place::from)
+/// The sort key of a part in its protobuf form.
+pub fn sort_key_of(part: &Part) -> SortKey {
+    part.position.map_or(SortKey { added: part.added, seq: part.seq, generation: 0 }, SortKey::from)
 }
 
-/// All parts: by id, in order, and by what removed them.
+/// All parts: by id, in sort order, and by the version that removed them.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct PartIndex {
     slots: Vec<Option<PartRow>>,
     free: Vec<u32>,
     by_id: HashMap<[u8; 16], u32>,
-    /// (table, place) → slot.
-    order: BTreeMap<(u64, Place), u32>,
-    /// (table, the version that removed it, slot), of removed parts only.
-    gone: BTreeSet<(u64, u64, u32)>,
-    /// By table: what [`Parts::stamp`] gives.
-    stamps: HashMap<u64, Stamp>,
+    /// (table, sort key) → slot.
+    order: BTreeMap<(u64, SortKey), u32>,
+    /// (table, removing version, slot) of removed parts only.
+    removed: BTreeSet<(u64, u64, u32)>,
+    /// The current revision of each table's parts.
+    revisions: HashMap<u64, Revision>,
 }
 
-/// Tells a state from every other one that this process has seen: what is kept of a state is good for as long as the
-/// stamp is the same.
-pub type Stamp = u64;
+/// Identifies one state of a part of the catalog within this process: a cached result stays valid while the revision is
+/// the same. Revisions are neither replicated nor stored.
+pub type Revision = u64;
 
-/// A stamp that was never given before.
-pub(super) fn new_stamp() -> Stamp {
+/// A revision that this process has not used yet.
+pub(super) fn next_revision() -> Revision {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-impl Parts {
-    /// The state of a table's parts; 0: it has none, and had none.
-    pub(super) fn stamp(&self, table: u64) -> Stamp {
-        self.stamps.get(&table).copied().unwrap_or_default()
+impl PartIndex {
+    /// The revision of a table's parts; 0 if the table never had any.
+    pub(super) fn revision(&self, table: u64) -> Revision {
+        self.revisions.get(&table).copied().unwrap_or_default()
     }
 
     fn changed(&mut self, table: u64) {
-        self.stamps.insert(table, new_stamp());
+        self.revisions.insert(table, next_revision());
     }
 
-    /// Forgets a table that is gone, and whose parts are.
-    pub(super) fn forget(&mut self, table: u64) {
-        self.stamps.remove(&table);
+    /// Drops the revision of a table that has been purged with all its parts.
+    pub(super) fn forget_table(&mut self, table: u64) {
+        self.revisions.remove(&table);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -185,29 +185,34 @@ impl Parts {
         self.by_id.get(&id.to_bytes()).and_then(|slot| self.slot(*slot))
     }
 
-    pub(super) fn at(&self, table: u64, place: Place) -> Option<&PartRow> {
-        self.order.get(&(table, place)).and_then(|slot| self.slot(*slot))
+    pub(super) fn at(&self, table: u64, sort_key: SortKey) -> Option<&PartRow> {
+        self.order.get(&(table, sort_key)).and_then(|slot| self.slot(*slot))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PartRow> {
         self.order.values().filter_map(|slot| self.slot(*slot))
     }
 
-    /// A table's parts of versions up to this one, in order, removed ones too.
+    /// A table's parts that versions up to `version` added, in order, including removed ones.
     pub(super) fn up_to(&self, table: u64, version: u64) -> impl DoubleEndedIterator<Item = &PartRow> {
-        let first = Place { added: 0, seq: 0, generation: 0 };
-        self.between(table, first, Place { added: version, ..Place::LAST })
+        let first = SortKey { added: 0, seq: 0, generation: 0 };
+        self.between(table, first, SortKey { added: version, ..SortKey::LAST })
     }
 
-    /// A table's parts from one place to another, both included, removed ones too.
-    pub(super) fn between(&self, table: u64, first: Place, last: Place) -> impl DoubleEndedIterator<Item = &PartRow> {
+    /// A table's parts from one sort key to another, both inclusive, including removed parts.
+    pub(super) fn between(
+        &self,
+        table: u64,
+        first: SortKey,
+        last: SortKey,
+    ) -> impl DoubleEndedIterator<Item = &PartRow> {
         let range = self.order.range((table, first)..=(table, last));
         range.filter_map(|(_, slot)| self.slot(*slot))
     }
 
-    /// The parts that the table's versions after `after`, up to `version`, removed.
+    /// The parts that the table's versions after `after`, up to and including `version`, removed.
     pub(super) fn removed_by(&self, table: u64, after: u64, version: u64) -> impl Iterator<Item = &PartRow> {
-        let range = self.gone.range((table, after.saturating_add(1), 0)..=(table, version, u32::MAX));
+        let range = self.removed.range((table, after.saturating_add(1), 0)..=(table, version, u32::MAX));
         range.filter_map(|(_, _, slot)| self.slot(*slot))
     }
 
@@ -215,27 +220,27 @@ impl Parts {
         self.slots.get(slot as usize).and_then(Option::as_ref)
     }
 
-    /// Puts a part in, in place of the one with its id or its place.
+    /// Inserts a part; replaces the part with the same id or the same sort key.
     pub(super) fn insert(&mut self, mut part: PartRow) {
         self.remove(part.part_id());
-        self.remove_at(part.table, part.place());
-        let place = (part.table, part.place());
-        if let Some(neighbour) = self.order.range(..place).next_back().and_then(|(_, slot)| self.slot(*slot))
+        self.remove_at(part.table, part.sort_key());
+        let position = (part.table, part.sort_key());
+        if let Some(neighbour) = self.order.range(..position).next_back().and_then(|(_, slot)| self.slot(*slot))
             && neighbour.write == part.write
         {
             part.write = neighbour.write.clone();
         }
-        let slot = self.take_slot();
+        let slot = self.allocate_slot();
         self.by_id.insert(part.id, slot);
-        self.order.insert(place, slot);
+        self.order.insert(position, slot);
         if part.removed != 0 {
-            self.gone.insert((part.table, part.removed, slot));
+            self.removed.insert((part.table, part.removed, slot));
         }
         self.changed(part.table);
         self.slots[slot as usize] = Some(part);
     }
 
-    fn take_slot(&mut self) -> u32 {
+    fn allocate_slot(&mut self) -> u32 {
         if let Some(slot) = self.free.pop() {
             return slot;
         }
@@ -246,8 +251,8 @@ impl Parts {
         (self.slots.len() - 1) as u32
     }
 
-    pub(super) fn remove_at(&mut self, table: u64, place: Place) {
-        if let Some(id) = self.at(table, place).map(PartRow::part_id) {
+    pub(super) fn remove_at(&mut self, table: u64, sort_key: SortKey) {
+        if let Some(id) = self.at(table, sort_key).map(PartRow::part_id) {
             self.remove(id);
         }
     }
@@ -255,14 +260,14 @@ impl Parts {
     pub(super) fn remove(&mut self, id: PartId) -> Option<PartRow> {
         let slot = self.by_id.remove(&id.to_bytes())?;
         let part = self.slots[slot as usize].take()?;
-        self.order.remove(&(part.table, part.place()));
-        self.gone.remove(&(part.table, part.removed, slot));
+        self.order.remove(&(part.table, part.sort_key()));
+        self.removed.remove(&(part.table, part.removed, slot));
         self.free.push(slot);
         self.changed(part.table);
         Some(part)
     }
 
-    /// Changes a part's holders; its place stays.
+    /// Replaces a part's holders.
     pub(super) fn set_holders(&mut self, id: PartId, holders: Vec<u64>) {
         if let Some(slot) = self.by_id.get(&id.to_bytes())
             && let Some(part) = self.slots[*slot as usize].as_mut()
@@ -278,11 +283,11 @@ impl Parts {
         if let Some(slot) = self.by_id.get(&id.to_bytes())
             && let Some(part) = self.slots[*slot as usize].as_mut()
         {
-            self.gone.remove(&(part.table, part.removed, *slot));
+            self.removed.remove(&(part.table, part.removed, *slot));
             part.removed = version;
             part.removed_ms = now_ms;
             let table = part.table;
-            self.gone.insert((table, version, *slot));
+            self.removed.insert((table, version, *slot));
             self.changed(table);
         }
     }

@@ -1,43 +1,42 @@
-//! Rows and their keys.
+//! Row keys, their byte encoding, and row changes.
 
 use volley_common::wire::catalog::Row;
 
-use super::parts::Place;
+use super::parts::SortKey;
 
-/// Which row: sorted as its bytes are.
+/// The key of a row. Keys sort as their bytes do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
-    /// The one row about the cluster.
+    /// The single row about the cluster.
     Cluster,
-    /// A node, by its id.
+    /// A node, by id.
     Node(u64),
-    /// A table, by its id.
+    /// A table, by id.
     Table(u64),
-    /// A part, by where its rows stand in its table: neighbours on disk are neighbours in memory.
+    /// A part, by the position of its rows in the table: neighbours on disk are neighbours in memory.
     Part {
         /// The table's id.
         table: u64,
-        /// Its place in the table.
-        place: Place,
+        /// The part's position in the table.
+        sort_key: SortKey,
     },
-    /// A write, by its id.
+    /// A write, by id.
     Write(String),
-    /// A cancelled flight, by its id.
+    /// A cancelled flight, by id.
     Cancelled(u64),
 }
 
-/// A row that a command touched: as it stands now, or none if it is gone.
+/// A row that a command changed or deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Which row.
+    /// The key of the row.
     pub key: RowKey,
-    /// The row; none: delete it.
+    /// The new row; `None` if the row was deleted.
     pub row: Option<Row>,
 }
 
 impl RowKey {
-    /// The key as bytes: a tag, then numbers big endian, so that bytes sort as keys do. A part's generation is there
-    /// only if it has one.
+    /// Encodes the key: a tag byte, then big-endian numbers, so that bytes sort as keys do. Generation 0 is left out.
     pub fn to_bytes(&self) -> Vec<u8> {
         let numbers = |tag: u8, numbers: &[u64]| {
             let bytes = numbers.iter().flat_map(|n| n.to_be_bytes());
@@ -47,7 +46,7 @@ impl RowKey {
             RowKey::Cluster => vec![0],
             RowKey::Node(id) => numbers(1, &[*id]),
             RowKey::Table(id) => numbers(2, &[*id]),
-            RowKey::Part { table, place: Place { added, seq, generation } } => {
+            RowKey::Part { table, sort_key: SortKey { added, seq, generation } } => {
                 let mut key: Vec<u8> = numbers(3, &[*table, *added, *seq]);
                 if *generation != 0 {
                     key.extend(generation.to_be_bytes());
@@ -59,7 +58,7 @@ impl RowKey {
         }
     }
 
-    /// Reads what [`RowKey::to_bytes`] wrote; none if it is anything else.
+    /// Decodes the output of [`RowKey::to_bytes`]; `None` for any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         let number = |rest: &[u8]| rest.try_into().ok().map(u64::from_be_bytes);
@@ -73,7 +72,7 @@ impl RowKey {
                 if rest.len() == 28 && generation == 0 {
                     return None;
                 }
-                RowKey::Part { table: number(&rest[..8])?, place: Place { added, seq, generation } }
+                RowKey::Part { table: number(&rest[..8])?, sort_key: SortKey { added, seq, generation } }
             }
             (4, _) => RowKey::Write(String::from_utf8(rest.to_vec()).ok()?),
             (5, 8) => RowKey::Cancelled(number(rest)?),

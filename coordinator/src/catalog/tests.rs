@@ -1,9 +1,9 @@
-//! What the catalog promises, by behaviour.
+//! Tests of the catalog, by behaviour.
 #![allow(clippy::unwrap_used)]
 
+mod compactions;
 mod coordinators;
 mod helpers;
-mod merges;
 mod nodes;
 mod replay;
 mod tables;

@@ -1,27 +1,28 @@
-//! Handshake: while there are no users, everybody is let in with a random token that nobody asks for again.
+//! Handshake: without authentication every client gets a random token, which no call checks.
 
 use arrow_flight::{HandshakeRequest, HandshakeResponse};
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Response, Status, Streaming};
 use volley_common::Error;
 
-use super::Answers;
-
-/// Messages of one handshake at most.
+/// The most messages of one handshake.
 const MAX_MESSAGES: usize = 16;
 
-/// Answers every message as it comes (a client may wait for the answer before it ends its side), and
-/// a client that sends none by the header alone.
-pub fn answer(requests: Streaming<HandshakeRequest>) -> Result<Response<Answers<HandshakeResponse>>, Status> {
+/// Replies to every message as it arrives, because a client may wait for the reply before it closes its side. A client that
+/// sends no message gets the token by the header alone.
+pub fn reply(
+    requests: Streaming<HandshakeRequest>,
+) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
     let token = format!("{:032x}", rand::random::<u128>());
     let bearer = AsciiMetadataValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| Error::internal("a token that is no header"))?;
-    let answers = requests.take(MAX_MESSAGES).map(move |request| {
+        .map_err(|_| Error::internal("the token is no valid header"))?;
+    let replies = requests.take(MAX_MESSAGES).map(move |request| {
         let request = request?;
         Ok(HandshakeResponse { protocol_version: request.protocol_version, payload: token.clone().into() })
     });
-    let mut response = Response::new(answers.boxed());
+    let mut response = Response::new(replies.boxed());
     response.metadata_mut().insert("authorization", bearer);
     Ok(response)
 }

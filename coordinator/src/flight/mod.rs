@@ -1,22 +1,33 @@
-//! The edge for clients: Arrow Flight.
+//! The API for clients: Arrow Flight.
+//!
+//! Requests pass the [`router`] first, below tonic. These calls never reach the tonic service [`CoordinatorFlight`]:
+//!
+//! | call | what the router does |
+//! |---|---|
+//! | GetFlightInfo | plans the read and replies with hand-encoded bytes ([`flight_info`]) |
+//! | DoGet | verifies or plans the ticket, and forwards the call to a node |
+//! | DoPut, DoExchange | forwards the stream to a node, byte for byte |
+//!
+//! All other calls are served here.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`route`] | below tonic: DoGet, DoPut and DoExchange go to a node, GetFlightInfo is answered, everything else goes to [`Flight`] |
-//! | [`discovery`] | offers and lists as FlightInfo |
-//! | [`actions`], [`bodies`] | DoAction: what there is, and how its JSON is read |
-//! | [`admin`] | actions of operators |
-//! | [`handshake`], [`sessions`] | who calls, and what a client set for its session |
+//! | [`router`] | the routing of calls below tonic |
+//! | [`flight_info`] | FlightInfo messages of read plans and listed tables |
+//! | [`actions`], [`admin_actions`] | DoAction |
+//! | [`action_bodies`] | the JSON bodies of actions |
+//! | [`handshake`], [`sessions`] | handshakes, and session options |
+//! | [`limits`] | message limits |
 
+pub mod action_bodies;
 pub mod actions;
-pub mod admin;
-pub mod bodies;
-pub mod discovery;
+pub mod admin_actions;
+pub mod flight_info;
 pub mod handshake;
-pub mod route;
+pub mod limits;
+pub mod router;
 pub mod sessions;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -24,83 +35,88 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
     PollInfo, PutResult, SchemaResult, Ticket,
 };
-use futures::{Stream, StreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::Error;
 use volley_common::options::TableRequest;
 
-use crate::service::Service;
-use sessions::Sessions;
+use crate::client_listener::ListenerTable;
+use crate::service::Services;
+use crate::service::read::ReadService;
+use actions::ActionRunner;
+use limits::{MAX_REPLY, MAX_REQUEST};
 
-/// The largest message that is taken in: actions and descriptors are small.
-pub const MAX_REQUEST: usize = 16 << 20;
-/// The largest answer, a FlightInfo of many endpoints over a wide schema.
-pub const MAX_REPLY: usize = 64 << 20;
-
-/// Serves clients' metadata calls.
+/// The tonic service of the Flight API.
 #[derive(Clone)]
-pub struct Flight {
-    pub(crate) service: Arc<Service>,
-    pub(crate) sessions: Arc<Sessions>,
+pub struct CoordinatorFlight {
+    read: Arc<ReadService>,
+    listeners: Arc<ListenerTable>,
+    actions: Arc<ActionRunner>,
 }
 
-impl Flight {
-    /// Without any session yet.
-    pub fn new(service: Arc<Service>) -> Self {
-        Flight { service, sessions: Arc::default() }
+/// A stream of reply messages.
+type ReplyStream<T> = BoxStream<'static, Result<T, Status>>;
+
+impl CoordinatorFlight {
+    /// Serves clients with these services.
+    pub fn new(services: &Services) -> Self {
+        CoordinatorFlight {
+            read: services.read.clone(),
+            listeners: services.listeners.clone(),
+            actions: Arc::new(ActionRunner::new(services.clone())),
+        }
     }
 
-    /// The tonic service, with its message limits.
-    pub fn server(self) -> FlightServiceServer<Flight> {
+    /// The tonic server, with its message limits.
+    pub fn server(self) -> FlightServiceServer<CoordinatorFlight> {
         FlightServiceServer::new(self).max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_REPLY)
     }
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn all<T: Send + 'static>(items: Vec<T>) -> Answers<T> {
+fn reply_stream<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
     stream::iter(items).map(Ok).boxed()
 }
 
-/// What [`route`] answers, or sends to a node, before it comes here.
-fn elsewhere<T>(call: &str) -> Result<Response<T>, Status> {
-    Err(Error::internal(format!("{call} came to a coordinator's metadata service")).into())
+/// The error for a call that the [`router`] should have handled.
+fn handled_by_router<T>(call: &str) -> Result<Response<T>, Status> {
+    Err(Error::internal(format!("{call} bypassed the coordinator's router")).into())
 }
 
 #[tonic::async_trait]
-impl FlightService for Flight {
-    type HandshakeStream = Answers<HandshakeResponse>;
-    type ListFlightsStream = Answers<FlightInfo>;
-    type DoGetStream = Answers<FlightData>;
-    type DoPutStream = Answers<PutResult>;
-    type DoExchangeStream = Answers<FlightData>;
-    type DoActionStream = Answers<arrow_flight::Result>;
-    type ListActionsStream = Answers<ActionType>;
+impl FlightService for CoordinatorFlight {
+    type HandshakeStream = ReplyStream<HandshakeResponse>;
+    type ListFlightsStream = ReplyStream<FlightInfo>;
+    type DoGetStream = ReplyStream<FlightData>;
+    type DoPutStream = ReplyStream<PutResult>;
+    type DoExchangeStream = ReplyStream<FlightData>;
+    type DoActionStream = ReplyStream<arrow_flight::Result>;
+    type ListActionsStream = ReplyStream<ActionType>;
 
     async fn handshake(
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        handshake::answer(request.into_inner())
+        handshake::reply(request.into_inner())
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
         let prefix = String::from_utf8(request.into_inner().expression.to_vec())
-            .map_err(|_| Error::invalid("the criteria are a prefix of tables' names, and these are not UTF-8"))?;
-        let listed = self.service.list(&prefix).await?;
-        Ok(Response::new(all(listed.into_iter().map(discovery::listed).collect())))
+            .map_err(|_| Error::invalid("the criteria must be a prefix of table names in UTF-8"))?;
+        let tables = self.read.list(&prefix).await?;
+        Ok(Response::new(reply_stream(tables.into_iter().map(flight_info::listed).collect())))
     }
 
     async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        elsewhere("GetFlightInfo")
+        handled_by_router("GetFlightInfo")
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let wanted = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
-        let via = route::via(&self.service, request.extensions(), request.metadata())?;
-        let offer = self.service.offer(&wanted, &via).await?;
-        let info = discovery::info(&request.get_ref().encode_to_vec(), &offer, 0);
+        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
+        let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata())?;
+        let plan = self.read.plan_read(&table, &listener).await?;
+        let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);
         let poll = PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time };
@@ -108,38 +124,38 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let wanted = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
-        let schema = self.service.schema(&wanted).await?;
+        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
+        let schema = self.read.schema(&table).await?;
         Ok(Response::new(SchemaResult { schema }))
     }
 
     async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        elsewhere("DoGet")
+        handled_by_router("DoGet")
     }
 
     async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        elsewhere("DoPut")
+        handled_by_router("DoPut")
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
-        elsewhere("DoExchange")
+        handled_by_router("DoExchange")
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let flight = self.clone();
+        let actions = self.actions.clone();
         let (metadata, extensions, action) = request.into_parts();
-        let via = route::via(&self.service, &extensions, &metadata);
-        // In a task of its own, so that it runs to its end though the client may go.
-        let run = tokio::spawn(async move { flight.run(&action, &metadata, via).await });
-        let done = run.await.map_err(|e| Error::internal(format!("the action broke: {e}")))??;
-        let mut response = Response::new(all(done.results));
-        if let Some(cookie) = done.cookie {
+        let listener = router::client_listener(&self.listeners, &extensions, &metadata);
+        // In a task of its own, so that the action completes even if the client disconnects.
+        let run = tokio::spawn(async move { actions.run(&action, &metadata, listener).await });
+        let reply = run.await.map_err(|e| Error::internal(format!("the action failed: {e}")))??;
+        let mut response = Response::new(reply_stream(reply.results));
+        if let Some(cookie) = reply.cookie {
             response.metadata_mut().insert("set-cookie", cookie);
         }
         Ok(response)
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        Ok(Response::new(all(actions::types())))
+        Ok(Response::new(reply_stream(actions::action_types())))
     }
 }

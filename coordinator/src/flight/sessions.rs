@@ -1,4 +1,4 @@
-//! Session options: what a client set, kept in this member's memory under a cookie.
+//! Session options: a client sets them, and this member keeps them in memory under a cookie.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -7,78 +7,78 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::{Error, Result};
 
-/// The cookie that names a session.
+/// The cookie with the session's id.
 pub const COOKIE: &str = "arrow_flight_session_id";
-/// Sessions at once; the oldest goes for a further one.
+/// The most sessions at a time; the oldest is dropped for a further one.
 const MAX_SESSIONS: usize = 1024;
-/// Options of a session.
+/// The most options of a session.
 const MAX_OPTIONS: usize = 64;
-/// Bytes of one option.
+/// The most bytes of one option.
 const MAX_OPTION_BYTES: usize = 4096;
 
-/// A value of `Flight.proto`'s SessionOptionValue.
+/// `SessionOptionValue` of `Flight.proto`.
 #[derive(Clone, PartialEq, Message)]
-pub struct OptionValue {
-    /// Unset: the option is to be removed.
-    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5")]
-    pub value: Option<Value>,
+pub struct SessionOption {
+    /// Unset: the option is removed.
+    #[prost(oneof = "SessionOptionValue", tags = "1, 2, 3, 4, 5")]
+    pub value: Option<SessionOptionValue>,
 }
 
-/// The types that an option may have.
+/// The value of an option.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Value {
-    /// Text.
+pub enum SessionOptionValue {
+    /// A string.
     #[prost(string, tag = "1")]
     String(String),
-    /// Yes or no.
+    /// A boolean.
     #[prost(bool, tag = "2")]
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     #[prost(sfixed64, tag = "3")]
     Int64(i64),
-    /// A number.
+    /// A floating-point number.
     #[prost(double, tag = "4")]
     Double(f64),
-    /// Texts.
+    /// A list of strings.
     #[prost(message, tag = "5")]
     Strings(StringList),
 }
 
-/// Several texts.
+/// A list of strings.
 #[derive(Clone, PartialEq, Message)]
 pub struct StringList {
-    /// The texts.
+    /// The strings.
     #[prost(string, repeated, tag = "1")]
     pub values: Vec<String>,
 }
 
-/// Options by name: SetSessionOptionsRequest and GetSessionOptionsResult have the same form.
+/// Options by name: the form of both `SetSessionOptionsRequest` and `GetSessionOptionsResult`.
 #[derive(Clone, PartialEq, Message)]
-pub struct OptionMap {
-    /// By name.
+pub struct SessionOptionMap {
+    /// Options by name.
     #[prost(btree_map = "string, message", tag = "1")]
-    pub options: BTreeMap<String, OptionValue>,
+    pub options: BTreeMap<String, SessionOption>,
 }
 
-/// SetSessionOptionsResult: the options that were not taken, and why.
+/// `SetSessionOptionsResult`: the options that were rejected.
 #[derive(Clone, PartialEq, Message)]
-pub struct SetResult {
-    /// By name.
+pub struct SetSessionResult {
+    /// Errors by option name.
     #[prost(btree_map = "string, message", tag = "1")]
-    pub errors: BTreeMap<String, SetError>,
+    pub errors: BTreeMap<String, SetOptionError>,
 }
 
-/// Why an option was not taken.
+/// Why an option was rejected.
 #[derive(Clone, PartialEq, Message)]
-pub struct SetError {
-    /// 1: a bad name, 2: a bad value.
+pub struct SetOptionError {
+    /// 1: invalid name, 2: invalid value.
     #[prost(int32, tag = "1")]
     pub value: i32,
 }
 
-/// CloseSessionResult.
+/// `CloseSessionResult`.
 #[derive(Clone, PartialEq, Message)]
-pub struct CloseResult {
+pub struct CloseSessionResult {
     /// 1: closed.
     #[prost(int32, tag = "1")]
     pub status: i32,
@@ -90,54 +90,54 @@ const CLOSED: i32 = 1;
 
 /// All sessions of this member.
 #[derive(Default)]
-pub struct Sessions(Mutex<Inner>);
+pub struct FlightSessions(Mutex<SessionTable>);
 
 #[derive(Default)]
-struct Inner {
-    sessions: HashMap<String, BTreeMap<String, OptionValue>>,
-    /// The oldest first; may name sessions that are closed.
+struct SessionTable {
+    sessions: HashMap<String, BTreeMap<String, SessionOption>>,
+    /// Session ids, the oldest first; may contain closed sessions.
     order: VecDeque<String>,
 }
 
-impl Sessions {
-    /// Sets options; a client without a session gets one, whose id comes back.
+impl FlightSessions {
+    /// Sets options. A client without a session gets a new one, whose id is returned.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: not the message that it should be.
-    pub fn set(&self, id: Option<String>, body: &[u8]) -> Result<(SetResult, Option<String>)> {
-        let request = OptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
-        let mut inner = self.0.lock();
-        let known = id.filter(|id| inner.sessions.contains_key(id));
-        let made = known.is_none();
-        let id = known.unwrap_or_else(|| inner.make());
-        let session = inner.sessions.entry(id.clone()).or_default();
+    /// INVALID_ARGUMENT: the body is not a valid message.
+    pub fn set(&self, id: Option<String>, body: &[u8]) -> Result<(SetSessionResult, Option<String>)> {
+        let request = SessionOptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
+        let mut table = self.0.lock();
+        let known = id.filter(|id| table.sessions.contains_key(id));
+        let is_new = known.is_none();
+        let id = known.unwrap_or_else(|| table.create());
+        let session = table.sessions.entry(id.clone()).or_default();
         let mut errors = BTreeMap::new();
         for (name, option) in request.options {
-            if let Err(value) = set_one(session, &name, option) {
-                errors.insert(name, SetError { value });
+            if let Err(value) = set_option(session, &name, option) {
+                errors.insert(name, SetOptionError { value });
             }
         }
-        Ok((SetResult { errors }, made.then_some(id)))
+        Ok((SetSessionResult { errors }, is_new.then_some(id)))
     }
 
-    /// The session's options; none without a session.
-    pub fn get(&self, id: Option<&str>) -> OptionMap {
-        let inner = self.0.lock();
-        let options = id.and_then(|id| inner.sessions.get(id)).cloned().unwrap_or_default();
-        OptionMap { options }
+    /// The session's options; empty without a session.
+    pub fn get(&self, id: Option<&str>) -> SessionOptionMap {
+        let table = self.0.lock();
+        let options = id.and_then(|id| table.sessions.get(id)).cloned().unwrap_or_default();
+        SessionOptionMap { options }
     }
 
-    /// Forgets the session; one that is not there is closed already.
-    pub fn close(&self, id: Option<&str>) -> CloseResult {
+    /// Closes a session. An unknown session counts as closed.
+    pub fn close(&self, id: Option<&str>) -> CloseSessionResult {
         if let Some(id) = id {
             self.0.lock().sessions.remove(id);
         }
-        CloseResult { status: CLOSED }
+        CloseSessionResult { status: CLOSED }
     }
 }
 
-impl Inner {
-    fn make(&mut self) -> String {
+impl SessionTable {
+    fn create(&mut self) -> String {
         self.order.retain(|id| self.sessions.contains_key(id));
         while self.sessions.len() >= MAX_SESSIONS {
             let Some(oldest) = self.order.pop_front() else { break };
@@ -149,10 +149,10 @@ impl Inner {
     }
 }
 
-fn set_one(
-    session: &mut BTreeMap<String, OptionValue>,
+fn set_option(
+    session: &mut BTreeMap<String, SessionOption>,
     name: &str,
-    option: OptionValue,
+    option: SessionOption,
 ) -> std::result::Result<(), i32> {
     if name.is_empty() || name.len() > MAX_OPTION_BYTES {
         return Err(INVALID_NAME);
@@ -167,7 +167,7 @@ fn set_one(
     Ok(())
 }
 
-/// The session's id out of a call's cookies.
+/// The session's id from the cookies of a call.
 pub fn session_id(metadata: &MetadataMap) -> Option<String> {
     let cookies = metadata.get_all("cookie").iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -179,17 +179,17 @@ pub fn session_id(metadata: &MetadataMap) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn request(name: &str, value: Option<Value>) -> Vec<u8> {
-        OptionMap { options: BTreeMap::from([(name.to_string(), OptionValue { value })]) }.encode_to_vec()
+    fn request(name: &str, value: Option<SessionOptionValue>) -> Vec<u8> {
+        SessionOptionMap { options: BTreeMap::from([(name.to_string(), SessionOption { value })]) }.encode_to_vec()
     }
 
     #[test]
-    fn options_are_kept_removed_and_closed() {
-        let sessions = Sessions::default();
-        let (result, id) = sessions.set(None, &request("a", Some(Value::Int64(7)))).unwrap();
+    fn options_can_be_set_removed_and_closed() {
+        let sessions = FlightSessions::default();
+        let (result, id) = sessions.set(None, &request("a", Some(SessionOptionValue::Int64(7)))).unwrap();
         assert!(result.errors.is_empty());
         let id = id.unwrap();
-        assert_eq!(sessions.get(Some(&id)).options["a"].value, Some(Value::Int64(7)));
+        assert_eq!(sessions.get(Some(&id)).options["a"].value, Some(SessionOptionValue::Int64(7)));
         assert_eq!(sessions.set(Some(id.clone()), &request("a", None)).unwrap().1, None);
         assert!(sessions.get(Some(&id)).options.is_empty());
         assert_eq!(sessions.close(Some(&id)).status, CLOSED);
@@ -197,18 +197,18 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_and_values_are_told_apart() {
-        let sessions = Sessions::default();
+    fn invalid_names_and_values_are_distinguished() {
+        let sessions = FlightSessions::default();
         let error = |body: Vec<u8>, name: &str| sessions.set(None, &body).unwrap().0.errors[name].value;
-        assert_eq!(error(request("", Some(Value::Bool(true))), ""), INVALID_NAME);
-        assert_eq!(error(request("big", Some(Value::String("x".repeat(5000)))), "big"), INVALID_VALUE);
+        assert_eq!(error(request("", Some(SessionOptionValue::Bool(true))), ""), INVALID_NAME);
+        assert_eq!(error(request("big", Some(SessionOptionValue::String("x".repeat(5000)))), "big"), INVALID_VALUE);
         assert!(sessions.set(None, b"\xff\xff").is_err());
     }
 
     #[test]
-    fn the_number_of_sessions_is_bounded() {
-        let sessions = Sessions::default();
-        let first = sessions.set(None, &request("a", Some(Value::Bool(true)))).unwrap().1.unwrap();
+    fn number_of_sessions_is_limited() {
+        let sessions = FlightSessions::default();
+        let first = sessions.set(None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
         for _ in 0..MAX_SESSIONS {
             sessions.set(None, &[]).unwrap();
         }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_is_found_among_others() {
+    fn session_cookie_is_found_among_others() {
         let mut metadata = MetadataMap::new();
         metadata.insert("cookie", "a=b; arrow_flight_session_id=17".parse().unwrap());
         assert_eq!(session_id(&metadata).as_deref(), Some("17"));

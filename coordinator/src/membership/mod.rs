@@ -1,22 +1,26 @@
-//! Sessions of the leading coordinator with nodes: who was heard from when, what they hold, what they are told.
+//! Sessions of the leader with nodes, and the leader's periodic work: failure detection, rebalancing, repair, compaction.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`session`] | one session: a node's reports in, orders out |
-//! | [`leader`] | what the leader does every second |
-//! | `arranging` | the leader's work on where parts are |
-//! | [`digest`] | does a node hold what the catalog says |
-//! | [`copying`] | orders to copy that are under way |
-//! | [`merging`] | merges of small parts |
+//! | [`session`] | one session: reports from a node, orders to it |
+//! | [`reports`] | what a report changes in the catalog |
+//! | [`inventory_digest`] | whether a node holds the parts that the catalog expects |
+//! | [`leader_loop`] | the leader's work of every second |
+//! | `rebalance_loop` | placement, copies and excess copies of parts |
+//! | [`copy_tracker`] | the copy orders in progress |
+//! | [`compaction_loop`] | compactions of small parts |
+//! | [`node_reports`] | heartbeats and copies, for status reports |
 //!
-//! Only the leader has sessions. One that loses the leadership ends them, and nodes look for the next;
-//! a new leader gives every node a full silence period before it calls any silent.
+//! Only the leader has sessions. When it loses the leadership it closes them, and nodes connect to the next leader. A new
+//! leader waits a full node timeout before it marks any node as unreachable.
 
-mod arranging;
-pub mod copying;
-pub mod digest;
-pub mod leader;
-pub mod merging;
+pub mod compaction_loop;
+pub mod copy_tracker;
+pub mod inventory_digest;
+pub mod leader_loop;
+pub mod node_reports;
+mod rebalance_loop;
+pub mod reports;
 pub mod session;
 #[cfg(test)]
 mod tests;
@@ -35,97 +39,113 @@ use volley_common::wire::cluster::{Members, NodeOrder};
 use volley_common::{Error, NodeId};
 
 use crate::catalog::Catalog;
-use crate::service::Service;
-use arranging::Arranging;
-use copying::Copying;
-use digest::{Check, Expected};
-use merging::Merging;
+use crate::config::CoordinatorConfig;
+use crate::raft::Handle;
+use compaction_loop::CompactionState;
+use copy_tracker::CopyTracker;
+use inventory_digest::{ExpectedDigests, InventoryCheck};
+use node_reports::NodeReports;
+use rebalance_loop::RebalanceState;
 
-/// The metadata that names the leader's peer address to who came to another coordinator.
+/// The metadata key with the leader's peer address, for a node that called another coordinator.
 pub const LEADER_HEADER: &str = "x-volley-leader";
-/// Orders that may wait for a node; one that takes none for so long loses its session.
-const WAITING_ORDERS: usize = 1024;
+/// The most undelivered orders of a node. When the queue is full its session is closed.
+const MAX_QUEUED_ORDERS: usize = 1024;
 
-/// All sessions of this coordinator.
-pub struct Membership {
-    service: Arc<Service>,
-    state: Mutex<State>,
+/// All node sessions of this coordinator, and the leader's periodic work.
+pub struct NodeMembership {
+    config: Arc<CoordinatorConfig>,
+    raft: Handle,
+    node_reports: Arc<NodeReports>,
+    /// Cancelled when the process is to stop.
+    stop: CancellationToken,
+    state: Mutex<MembershipState>,
     next_session: AtomicU64,
     next_order: AtomicU64,
-    /// Somebody has room for another copy, or there is one to make.
-    wake: Notify,
+    /// Wakes the copy loop: a node has capacity for another copy, or there are parts to copy.
+    wake_copies: Notify,
 }
 
 #[derive(Default)]
-struct State {
-    /// Since when this coordinator leads; none while it does not.
-    led_since: Option<Instant>,
-    sessions: BTreeMap<NodeId, Session>,
-    /// When a node last spoke; set before it is registered, so that it is not at once called silent.
-    heard: BTreeMap<NodeId, Instant>,
-    /// What all sessions were last told.
+struct MembershipState {
+    /// Since when this coordinator leads; `None` while it does not.
+    leader_since: Option<Instant>,
+    sessions: BTreeMap<NodeId, NodeSession>,
+    /// When each node's last report arrived. Set before a node is registered, so that it is not marked as unreachable at
+    /// once.
+    last_heard: BTreeMap<NodeId, Instant>,
+    /// The members that were last broadcast to all sessions.
     members: Members,
+    /// The cancelled flights that were last broadcast to all sessions.
     cancelled: Vec<u64>,
-    expected: Expected,
-    copying: Copying,
-    merging: Merging,
-    arranging: Arranging,
+    expected: ExpectedDigests,
+    copies: CopyTracker,
+    compaction: CompactionState,
+    rebalance: RebalanceState,
 }
 
-struct Session {
+struct NodeSession {
     id: u64,
-    orders: Orders,
-    check: Check,
-    end: CancellationToken,
+    orders: OrderSender,
+    check: InventoryCheck,
+    close: CancellationToken,
 }
 
-/// The way to a node.
-type Orders = mpsc::Sender<Result<NodeOrder, Status>>;
+/// Sends orders to a node.
+type OrderSender = mpsc::Sender<Result<NodeOrder, Status>>;
 
-impl Membership {
-    /// Without any session yet.
-    pub fn new(service: Arc<Service>) -> Arc<Self> {
-        Arc::new(Membership {
-            service,
+impl NodeMembership {
+    /// Starts without sessions.
+    pub fn new(
+        config: Arc<CoordinatorConfig>,
+        raft: Handle,
+        node_reports: Arc<NodeReports>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(NodeMembership {
+            config,
+            raft,
+            node_reports,
+            stop,
             state: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_order: AtomicU64::new(1),
-            wake: Notify::new(),
+            wake_copies: Notify::new(),
         })
     }
 
-    fn order(&self, what: What) -> NodeOrder {
+    fn new_order(&self, what: What) -> NodeOrder {
         NodeOrder { order: self.next_order.fetch_add(1, Ordering::Relaxed), what: Some(what) }
     }
 
-    /// Sends an order if the node is in session; gives the order's number. A node that takes no orders is cut off.
-    fn tell(&self, node: NodeId, what: What) -> Option<u64> {
-        let order = self.order(what);
+    /// Sends an order to a node in session; returns the order's number. Closes the session if the node's queue is full.
+    fn send_order(&self, node: NodeId, what: What) -> Option<u64> {
+        let order = self.new_order(what);
         let number = order.order;
         let state = self.state.lock();
         let session = state.sessions.get(&node)?;
         if session.orders.try_send(Ok(order)).is_err() {
-            tracing::warn!(%node, "the node takes no orders; ending its session");
-            session.end.cancel();
+            tracing::warn!(%node, "the node does not receive its orders; closing its session");
+            session.close.cancel();
             return None;
         }
         Some(number)
     }
 
-    fn tell_all(&self, what: &What) {
+    fn broadcast(&self, what: &What) {
         let nodes: Vec<NodeId> = self.state.lock().sessions.keys().copied().collect();
         for node in nodes {
-            self.tell(node, what.clone());
+            self.send_order(node, what.clone());
         }
     }
 
-    /// What a node is told that came to the wrong coordinator.
-    fn not_leading(&self) -> Status {
-        let leader = self.service.raft.leader().filter(|id| *id != self.service.config.id);
-        let addr = leader.and_then(|id| self.service.raft.peers().get(&id).cloned());
+    /// The error for a node that called a coordinator that does not lead, with the leader's address.
+    fn not_leader(&self) -> Status {
+        let leader = self.raft.leader().filter(|id| *id != self.config.id);
+        let addr = leader.and_then(|id| self.raft.peers().get(&id).cloned());
         let mut status = Status::from(Error::unavailable(match &addr {
-            Some(addr) => format!("coordinator {} does not lead; {addr} does", self.service.config.id),
-            None => format!("coordinator {} does not lead, and knows of no leader: try again", self.service.config.id),
+            Some(addr) => format!("coordinator {} is not the leader; the leader is {addr}", self.config.id),
+            None => format!("coordinator {} is not the leader, and knows no leader: try again", self.config.id),
         }));
         if let Some(value) = addr.and_then(|addr| addr.parse().ok()) {
             status.metadata_mut().insert(LEADER_HEADER, value);
@@ -133,10 +153,10 @@ impl Membership {
         status
     }
 
-    /// Everybody whom a node may have to reach. Coordinators serve Flight on their peer ports too, so that members need
-    /// no other address of them.
+    /// All members that a node may have to reach. Coordinators serve Flight on their peer ports too, so members need no
+    /// other address of them.
     fn members(&self, catalog: &Catalog) -> Members {
-        let peers: Vec<String> = self.service.raft.peers().values().cloned().collect();
+        let peers: Vec<String> = self.raft.peers().values().cloned().collect();
         Members {
             nodes: catalog.nodes().cloned().collect(),
             coordinator_flight: peers.clone(),
@@ -144,12 +164,13 @@ impl Membership {
         }
     }
 
-    /// How many nodes are in session with this coordinator.
-    pub fn sessions(&self) -> usize {
+    /// The number of nodes in session with this coordinator.
+    pub fn session_count(&self) -> usize {
         self.state.lock().sessions.len()
     }
 
-    fn silence(&self) -> Duration {
-        self.service.config.node_timeout()
+    /// How long a node may send no report before it is marked as unreachable.
+    fn node_timeout(&self) -> Duration {
+        self.config.node_timeout()
     }
 }

@@ -1,27 +1,21 @@
-//! Sessions of a coordinator that is alone.
+//! Sessions of a single coordinator.
 #![allow(clippy::unwrap_used)]
-
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
-use volley_common::net::ConnectionPool;
 use volley_common::wire::catalog::CancelFlight;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 
-use super::session::Visit;
+use super::session::SessionState;
 use super::*;
-use crate::config::CoordinatorConfig;
-use crate::raft::{Handle, RaftConfig};
-use crate::service::via::{Entry, Locations};
+use crate::raft::RaftConfig;
 
 const NODE: NodeId = NodeId(7);
 
-async fn alone() -> (TempDir, Arc<Membership>) {
+async fn single_coordinator() -> (TempDir, Arc<NodeMembership>) {
     let dir = TempDir::new().unwrap();
     let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
     config.elect_within(Duration::from_millis(200));
@@ -30,70 +24,65 @@ async fn alone() -> (TempDir, Arc<Membership>) {
     while raft.view().cluster().is_none() || !raft.is_leader() {
         applied.changed().await.unwrap();
     }
-    let (name, uri) = ("".into(), "grpc+tcp://127.0.0.1:1".into());
-    let entries = vec![Entry { name, uri, locations: Locations::Direct }];
-    let service =
-        Service::new(CoordinatorConfig::default(), raft, ConnectionPool::new(), entries, CancellationToken::new());
-    (dir, Membership::new(Arc::new(service)))
+    (dir, NodeMembership::new(Arc::default(), raft, Arc::default(), CancellationToken::new()))
 }
 
 fn heartbeat(parts: u64) -> Report {
     Report::Heartbeat(Heartbeat { parts, ..Heartbeat::default() })
 }
 
-/// ... and those that arrived before the node ended the session count.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_heard_while_its_earlier_reports_are_still_taken_in() {
-    let (_dir, membership) = alone().await;
-    let (orders, _waiting) = mpsc::channel(9);
-    let session = membership.welcome(NODE, orders, CancellationToken::new()).unwrap();
+async fn reports_are_recorded_on_arrival_and_handled_to_the_end() {
+    let (_dir, membership) = single_coordinator().await;
+    let (orders, _queued) = mpsc::channel(9);
+    let session = membership.open_session(NODE, orders, CancellationToken::new()).unwrap();
     let (node, reports) = mpsc::channel(1);
-    // While somebody reads the catalog nothing is applied: the first report, a change, is not taken in.
-    let reading = membership.service.raft.view();
-    let heard = || membership.state.lock().heard.get(&NODE).copied();
-    let told = || membership.service.reports.lock().get(&NODE).map(|report| report.parts);
-    let speaking = async {
+    // A view of the catalog blocks changes: handling the first report does not finish while it is held.
+    let view = membership.raft.view();
+    let last_heard = || membership.state.lock().last_heard.get(&NODE).copied();
+    let handled = || membership.node_reports.heartbeats.lock().get(&NODE).map(|heartbeat| heartbeat.parts);
+    let sending = async {
         let mut last = None;
         let lost = Report::Lost(LostParts { parts: vec![PartId(1).into()], reason: "a test".into() });
         for report in std::iter::once(lost).chain((1..=5).map(heartbeat)) {
             node.send(Ok(NodeReport { report: Some(report) })).await.unwrap();
-            while heard() == last {
+            while last_heard() == last {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            last = heard();
+            last = last_heard();
         }
-        assert_eq!(told(), None);
+        assert_eq!(handled(), None);
         drop(node);
-        // The end of the stream is noticed.
+        // Gives the session time to notice the end of the stream.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(reading);
+        drop(view);
     };
-    let serving = membership.serve(Visit::new(NODE, session, 1), ReceiverStream::new(reports));
-    let both = async { tokio::join!(serving, speaking) };
-    let (why, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it hangs");
-    assert_eq!((why.as_str(), told()), ("the node ended it", Some(5)));
+    let serving = membership.serve_session(SessionState::new(NODE, session, 1), ReceiverStream::new(reports));
+    let both = async { tokio::join!(serving, sending) };
+    let (reason, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it hangs");
+    assert_eq!((reason.as_str(), handled()), ("the node closed it", Some(5)));
 }
 
-/// What all sessions are told from now on: a node that is welcomed meanwhile learns it from the one or the other.
+/// Broadcasts go to open sessions only, so a session that opens meanwhile must get the change with its welcome.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_welcome_holds_what_others_were_told_before_it() {
-    let (_dir, membership) = alone().await;
-    let raft = membership.service.raft.clone();
+async fn welcome_contains_what_was_broadcast_before_it() {
+    let (_dir, membership) = single_coordinator().await;
+    let raft = membership.raft.clone();
     for round in 0..20 {
-        let (orders, mut waiting) = mpsc::channel(9);
-        let welcomed = {
-            let _telling = membership.state.lock();
-            let welcomed = std::thread::spawn({
+        let (orders, mut queued) = mpsc::channel(9);
+        let opened = {
+            let _broadcasting = membership.state.lock();
+            let opened = std::thread::spawn({
                 let membership = membership.clone();
-                move || membership.welcome(NODE, orders, CancellationToken::new()).is_ok()
+                move || membership.open_session(NODE, orders, CancellationToken::new()).is_ok()
             });
             let cancel = Op::CancelFlight(CancelFlight { flight: round, until_ms: u64::MAX });
             let decided = || tokio::runtime::Handle::current().block_on(raft.decide(cancel));
             tokio::task::block_in_place(decided).unwrap();
-            welcomed
+            opened
         };
-        assert!(welcomed.join().unwrap());
-        let Ok(NodeOrder { what: Some(What::Welcome(Welcome { cancelled, .. })), .. }) = waiting.recv().await.unwrap()
+        assert!(opened.join().unwrap());
+        let Ok(NodeOrder { what: Some(What::Welcome(Welcome { cancelled, .. })), .. }) = queued.recv().await.unwrap()
         else {
             panic!("no welcome")
         };

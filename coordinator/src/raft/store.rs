@@ -19,7 +19,7 @@ use super::files::{self, Disk, Folder};
 use super::queue::{Applied, Done, Job, Queue, Waiting};
 use super::{runtime, snapshot};
 use crate::catalog::RowKey;
-use crate::catalog::parts::place_of;
+use crate::catalog::parts::sort_key_of;
 
 /// The layout that is written; a newer one is refused.
 const FORMAT: u64 = 1;
@@ -344,7 +344,7 @@ fn key_of(row: &Row) -> Option<RowKey> {
         row::Row::Cluster(_) => RowKey::Cluster,
         row::Row::Node(node) => RowKey::Node(node.id),
         row::Row::Table(table) => RowKey::Table(table.id),
-        row::Row::Part(part) => RowKey::Part { table: part.table, place: place_of(part) },
+        row::Row::Part(part) => RowKey::Part { table: part.table, sort_key: sort_key_of(part) },
         row::Row::Write(write) => RowKey::Write(write.id.clone()),
         row::Row::Cancelled(cancelled) => RowKey::Cancelled(cancelled.flight),
     })

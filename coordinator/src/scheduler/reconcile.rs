@@ -1,4 +1,4 @@
-//! What nodes report → what they should delete, and what the catalog should learn.
+//! Reconciles the parts that a node reports with the catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,90 +6,91 @@ use volley_common::wire::catalog::HolderChange;
 use volley_common::wire::cluster::HeldPart;
 use volley_common::{NodeId, PartId};
 
-use super::{placed, replicas};
+use super::placement::{placement_of, replica_count};
 use crate::catalog::{Catalog, PartRow};
 
-/// The version of every table at one moment: what is newer was committed afterwards.
-pub type Horizon = BTreeMap<u64, u64>;
+/// Every table's version at one moment, by table id. Newer versions were committed later.
+pub type VersionSnapshot = BTreeMap<u64, u64>;
 
-/// What follows from a node's inventory.
+/// What follows from a node's report.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reconciled {
-    /// Parts that the node should delete, once `changes` are in the catalog.
+pub struct ReconcilePlan {
+    /// Parts that the node should delete once the catalog has applied `changes`.
     pub delete: Vec<PartId>,
-    /// What the catalog should learn.
+    /// Holders to add to the catalog or to remove from it.
     pub changes: Vec<HolderChange>,
 }
 
-/// Every table's version now. Take it before asking a node for its inventory.
-pub fn horizon(catalog: &Catalog) -> Horizon {
+/// Takes the snapshot that [`reconcile`] needs, before the inventory of a node is requested.
+pub fn version_snapshot(catalog: &Catalog) -> VersionSnapshot {
     catalog.all_tables().map(|table| (table.id, table.version)).collect()
 }
 
-/// What follows from parts that a node says it holds (not from those that it does not mention).
+/// Decides about parts that a node reports to hold. It draws no conclusion about parts that the report does not mention.
 ///
-/// - the catalog does not list it and its write is dead: deleted; while the write is open: kept;
-/// - it is not the bytes that the catalog means: deleted, and not a holder;
-/// - the node is not recorded as a holder: recorded, unless there are copies enough elsewhere: deleted then.
+/// - A part that the catalog does not list is deleted, unless its write is open.
+/// - A part with other bytes than the catalog's is deleted, and its node is no holder.
+/// - If the node is not recorded as a holder, it is recorded, or the part is deleted if other nodes hold enough copies.
 ///
-/// `catalog` must have applied all that was committed when the report came.
-pub fn reconcile_held(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive: &BTreeSet<NodeId>) -> Reconciled {
-    let mut out = Reconciled::default();
+/// `catalog` must have applied every command that was committed when the report arrived.
+pub fn reconcile_held(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive: &BTreeSet<NodeId>) -> ReconcilePlan {
+    let mut plan = ReconcilePlan::default();
     for report in held {
         let id = report.id.as_ref().map_or(PartId(0), PartId::from);
         let Some(part) = catalog.part(id) else {
-            if catalog.is_dead(&report.write) {
-                out.delete.push(id);
+            if !catalog.is_write_open(&report.write) {
+                plan.delete.push(id);
             }
             continue;
         };
         let recorded = part.holders.contains(&node.0);
         if (report.crc32c, report.bytes) != (part.crc32c, part.bytes) {
-            out.delete.push(id);
+            plan.delete.push(id);
             if recorded {
-                out.changes.push(change(id, node, false));
+                plan.changes.push(holder_change(id, node, false));
             }
             continue;
         }
         match (recorded, is_needed(catalog, part, node, alive)) {
-            (false, false) => out.delete.push(id),
-            (false, true) => out.changes.push(change(id, node, true)),
-            // Copies that the catalog counts are given up by the leader alone: see [`super::surplus`].
+            (false, false) => plan.delete.push(id),
+            (false, true) => plan.changes.push(holder_change(id, node, true)),
+            // Only the leader's scan deletes copies that the catalog counts: see [`super::over_replicated`].
             (true, _) => {}
         }
     }
-    out
+    plan
 }
 
-/// What follows from a node's whole inventory: [`reconcile_held`], and parts that it should hold and does not.
+/// Decides about a node's whole inventory: as [`reconcile_held`], and removes the node as holder of parts that are missing.
 ///
-/// `before` is the [`horizon`] from before the inventory was asked for, `busy` are the parts that the node was ordered to
-/// copy, or came to hold, since then: the inventory may not have them yet.
+/// `before` is the [`version_snapshot`] from before the inventory was requested. `busy` are the parts that the node was
+/// ordered to copy, or reported as new, since then: the inventory may not contain them yet.
 pub fn reconcile(
     catalog: &Catalog,
     node: NodeId,
     inventory: &[HeldPart],
-    before: &Horizon,
+    before: &VersionSnapshot,
     busy: &BTreeSet<PartId>,
     alive: &BTreeSet<NodeId>,
-) -> Reconciled {
-    let mut out = reconcile_held(catalog, node, inventory, alive);
+) -> ReconcilePlan {
+    let mut plan = reconcile_held(catalog, node, inventory, alive);
     let held: BTreeSet<PartId> = inventory.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
-    let settled = |part: &&PartRow| before.get(&part.table).is_some_and(|version| part.added <= *version);
-    let missing = catalog.all_parts().filter(|part| part.holders.contains(&node.0)).filter(settled);
-    let missing = missing.map(PartRow::part_id).filter(|id| !held.contains(id) && !busy.contains(id));
-    out.changes.extend(missing.map(|id| change(id, node, false)));
-    out
+    let in_snapshot = |part: &&PartRow| before.get(&part.table).is_some_and(|version| part.added <= *version);
+    let expected = catalog.all_parts().filter(|part| part.holders.contains(&node.0)).filter(in_snapshot);
+    let missing = expected.map(PartRow::part_id).filter(|id| !held.contains(id) && !busy.contains(id));
+    plan.changes.extend(missing.map(|id| holder_change(id, node, false)));
+    plan
 }
 
-pub(super) fn change(part: PartId, node: NodeId, held: bool) -> HolderChange {
+pub(super) fn holder_change(part: PartId, node: NodeId, held: bool) -> HolderChange {
     HolderChange { part: Some(part.into()), node: node.0, held }
 }
 
-/// Whether a copy that the catalog does not count is of use: placed here, or too few others are alive and staying.
+/// Whether a copy that the catalog does not record is needed: its node is in the placement, or too few other holders are
+/// alive and not draining.
 fn is_needed(catalog: &Catalog, part: &PartRow, node: NodeId, alive: &BTreeSet<NodeId>) -> bool {
     let Some(table) = catalog.table(part.table) else { return true };
-    let stays = |other: &NodeId| alive.contains(other) && catalog.node(*other).is_none_or(|node| !node.draining);
-    let others = part.holders.iter().filter(|other| **other != node.0 && stays(&NodeId(**other))).count();
-    placed(table, part.shard).contains(&node.0) || others < replicas(table)
+    let counts = |other: &NodeId| alive.contains(other) && catalog.node(*other).is_none_or(|node| !node.draining);
+    let others = part.holders.iter().filter(|other| **other != node.0 && counts(&NodeId(**other))).count();
+    placement_of(table, part.shard).contains(&node.0) || others < replica_count(table)
 }

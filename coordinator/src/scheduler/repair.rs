@@ -1,8 +1,8 @@
-//! Parts with too few copies, or not at home yet → copies, one by one.
+//! Decides which parts need a copy, and which node copies them from which.
 //!
-//! Two steps, because looking at a million parts takes a tenth of a second and orders end every few milliseconds:
-//! [`lacking`] looks at all parts and lists those that want a copy, the most urgent first; [`order`] looks at one of
-//! them again when a node has room, and says who copies it from whom.
+//! This takes two steps, because a scan over a million parts takes a tenth of a second, and copies finish every few
+//! milliseconds: [`parts_to_copy`] scans all parts and lists those that need a copy, the most urgent first; [`next_copy`]
+//! examines one of them again once a node has capacity, and chooses target and source.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,141 +10,146 @@ use volley_common::wire::catalog::Table;
 use volley_common::wire::cluster::CopyPart;
 use volley_common::{NodeId, PartId};
 
-use super::nodes::Nodes;
-use super::placing::turn;
-use super::{placed, replicas};
+use super::node_sets::NodeSets;
+use super::placement::{placement_of, rendezvous_hash, replica_count};
 use crate::catalog::{Catalog, PartRow};
 
-/// Copies that one node makes, and that are made of one node's parts, at a time.
-pub const AT_ONCE: usize = 8;
+/// Concurrent copies to one node, and concurrent copies from one node.
+pub const MAX_COPIES_PER_NODE: usize = 8;
 
-/// Why a part wants a copy: the more urgent first.
+/// Why a part needs a copy. The variants are ordered by urgency, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
-    /// A part of a newest version has fewer copies than its table wants, so many of them alive.
+enum CopyPriority {
+    /// A part of a newest version is under-replicated. Holds the number of live copies.
     Newest(usize),
-    /// A part that is kept for readers of an older version has.
+    /// A removed part that is kept for readers is under-replicated. Holds the number of live copies.
     Kept(usize),
-    /// It has copies enough, but not where it is placed.
+    /// The part has enough copies, but not on the nodes of its placement.
     Move,
 }
 
-/// The parts that want a copy, the most urgent first: fewest live copies, then the oldest; kept versions after newest
-/// ones, moves last. At most `most`; says also whether that is all.
-pub fn lacking(catalog: &Catalog, nodes: &Nodes, most: usize) -> (Vec<PartId>, bool) {
-    let mut found: Vec<(Need, u32, PartId)> = Vec::new();
+/// Lists at most `limit` parts that need a copy, the most urgent first: by fewest live copies, then in catalog order; newest
+/// versions before kept parts, moves last. The flag is true if the list is complete.
+pub fn parts_to_copy(catalog: &Catalog, nodes: &NodeSets, limit: usize) -> (Vec<PartId>, bool) {
+    let mut found: Vec<(CopyPriority, u32, PartId)> = Vec::new();
     let mut table: Option<&Table> = None;
     for part in catalog.all_parts() {
-        // Parts come by table: its row is looked up once.
+        // Parts come grouped by table: each table is looked up once.
         if table.is_none_or(|table| table.id != part.table) {
             table = catalog.table(part.table);
         }
-        if let Some(need) = table.and_then(|table| need(nodes, table, part)) {
-            found.push((need, found.len() as u32, part.part_id()));
+        if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
+            found.push((priority, found.len() as u32, part.part_id()));
         }
     }
-    let all = found.len() <= most;
-    if !all {
-        found.select_nth_unstable(most);
-        found.truncate(most);
+    let complete = found.len() <= limit;
+    if !complete {
+        found.select_nth_unstable(limit);
+        found.truncate(limit);
     }
     found.sort_unstable();
-    (found.into_iter().map(|(_, _, id)| id).collect(), all)
+    (found.into_iter().map(|(_, _, id)| id).collect(), complete)
 }
 
-fn need(nodes: &Nodes, table: &Table, part: &PartRow) -> Option<Need> {
+fn priority(nodes: &NodeSets, table: &Table, part: &PartRow) -> Option<CopyPriority> {
     let count = |test: &dyn Fn(NodeId) -> bool| part.holders.iter().filter(|node| test(NodeId(**node))).count();
     let live = count(&|node| nodes.alive.contains(&node));
-    if live == 0 || count(&|node| nodes.writable.contains(&node)) == nodes.writable.len() {
-        // Nobody to copy from, or nobody to copy to.
+    let no_target = count(&|node| nodes.writable.contains(&node)) == nodes.writable.len();
+    if live == 0 || no_target {
         return None;
     }
     let newest = part.removed == 0;
-    if count(&|node| nodes.stays(node)) < replicas(table) {
-        return Some(if newest { Need::Newest(live) } else { Need::Kept(live) });
+    if count(&|node| nodes.counts_as_replica(node)) < replica_count(table) {
+        return Some(if newest { CopyPriority::Newest(live) } else { CopyPriority::Kept(live) });
     }
-    (newest && missing_at_home(nodes, table, part).next().is_some()).then_some(Need::Move)
+    let misplaced = newest && placed_without_copy(nodes, table, part).next().is_some();
+    misplaced.then_some(CopyPriority::Move)
 }
 
-/// The nodes that a part is placed on and that can take it, but do not have it.
-fn missing_at_home<'a>(nodes: &'a Nodes, table: &'a Table, part: &'a PartRow) -> impl Iterator<Item = NodeId> + 'a {
-    let homes = placed(table, part.shard).iter().map(|node| NodeId(*node));
-    homes.filter(|node| nodes.writable.contains(node) && !part.holders.contains(&node.0))
+/// Writable nodes of the part's placement that do not hold it.
+fn placed_without_copy<'a>(
+    nodes: &'a NodeSets,
+    table: &'a Table,
+    part: &'a PartRow,
+) -> impl Iterator<Item = NodeId> + 'a {
+    let placed = placement_of(table, part.shard).iter().map(|node| NodeId(*node));
+    placed.filter(|node| nodes.writable.contains(node) && !part.holders.contains(&node.0))
 }
 
-/// What nodes are busy with.
+/// The copies in progress, by node.
 #[derive(Clone, Debug, Default)]
-pub struct Load {
+pub struct CopyLoad {
     /// Copies that each node is making.
     pub to: BTreeMap<NodeId, usize>,
     /// Copies that are being made of each node's parts.
     pub from: BTreeMap<NodeId, usize>,
-    /// Nodes that failed to copy a part lately: others are asked.
+    /// Nodes that recently failed to copy a part. Other nodes are chosen instead.
     pub failed: HashMap<PartId, BTreeSet<NodeId>>,
 }
 
-impl Load {
-    /// Whether no node has room for another copy.
-    pub fn is_full(&self, nodes: &Nodes) -> bool {
-        nodes.writable.iter().all(|node| !has_room(&self.to, *node))
-            || nodes.alive.iter().all(|node| !has_room(&self.from, *node))
+impl CopyLoad {
+    /// Whether no node has capacity for another copy.
+    pub fn is_full(&self, nodes: &NodeSets) -> bool {
+        nodes.writable.iter().all(|node| !has_capacity(&self.to, *node))
+            || nodes.alive.iter().all(|node| !has_capacity(&self.from, *node))
     }
 
     /// Counts one more copy.
-    pub fn add(&mut self, order: &Copy) {
-        *self.to.entry(order.to).or_default() += 1;
-        *self.from.entry(order.from).or_default() += 1;
+    pub fn add(&mut self, copy: &CopyOrder) {
+        *self.to.entry(copy.to).or_default() += 1;
+        *self.from.entry(copy.from).or_default() += 1;
     }
 }
 
-fn has_room(load: &BTreeMap<NodeId, usize>, node: NodeId) -> bool {
-    load.get(&node).is_none_or(|load| *load < AT_ONCE)
+fn has_capacity(load: &BTreeMap<NodeId, usize>, node: NodeId) -> bool {
+    load.get(&node).is_none_or(|load| *load < MAX_COPIES_PER_NODE)
 }
 
 /// A copy to order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Copy {
-    /// Who is to make it.
+pub struct CopyOrder {
+    /// The node that makes the copy.
     pub to: NodeId,
-    /// Of whose part, unless that one fails.
+    /// The preferred source.
     pub from: NodeId,
-    /// The order.
+    /// The order to send.
     pub order: CopyPart,
 }
 
-/// What is to be done about a part now.
+/// What to do about a part now.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Next {
-    /// Order this.
-    Order(Box<Copy>),
-    /// Wait until a node has room.
+pub enum CopyDecision {
+    /// Order this copy.
+    Order(Box<CopyOrder>),
+    /// Wait until a node has capacity.
     Wait,
-    /// Nothing (any more).
-    Nothing,
+    /// The part needs no copy, or no node can make one.
+    Skip,
 }
 
-/// Who should copy a part now: a node of its placement without it, else, if it has too few copies, another one.
-pub fn order(catalog: &Catalog, nodes: &Nodes, load: &Load, id: PartId) -> Next {
+/// Chooses target and source of a part's next copy. The target is a node of its placement; or, if the part is
+/// under-replicated and no placed node can take it, any other writable node.
+pub fn next_copy(catalog: &Catalog, nodes: &NodeSets, load: &CopyLoad, id: PartId) -> CopyDecision {
     let found = catalog.part(id).and_then(|part| Some((part, catalog.table(part.table)?)));
-    let Some((part, table)) = found else { return Next::Nothing };
-    let Some(need) = need(nodes, table, part) else { return Next::Nothing };
-    let sound = |node: &NodeId| load.failed.get(&id).is_none_or(|failed| !failed.contains(node));
-    let mut targets: Vec<NodeId> = missing_at_home(nodes, table, part).filter(sound).collect();
-    if targets.is_empty() && need != Need::Move {
-        targets = others(catalog, nodes, part).into_iter().filter(sound).collect();
+    let Some((part, table)) = found else { return CopyDecision::Skip };
+    let Some(priority) = priority(nodes, table, part) else { return CopyDecision::Skip };
+    let has_not_failed = |node: &NodeId| load.failed.get(&id).is_none_or(|failed| !failed.contains(node));
+    let mut targets: Vec<NodeId> = placed_without_copy(nodes, table, part).filter(has_not_failed).collect();
+    if targets.is_empty() && priority != CopyPriority::Move {
+        targets = other_targets(catalog, nodes, part).into_iter().filter(has_not_failed).collect();
     }
     if targets.is_empty() {
-        return Next::Nothing;
+        return CopyDecision::Skip;
     }
-    let to = targets.into_iter().find(|node| has_room(&load.to, *node));
-    let mut sources: Vec<NodeId> =
-        part.holders.iter().map(|node| NodeId(*node)).filter(|node| nodes.alive.contains(node)).collect();
+    let to = targets.into_iter().find(|node| has_capacity(&load.to, *node));
+    let holders = part.holders.iter().map(|node| NodeId(*node));
+    let mut sources: Vec<NodeId> = holders.filter(|node| nodes.alive.contains(node)).collect();
     sources.sort_by_key(|node| {
         let busy = load.from.get(node).copied().unwrap_or(0);
-        (nodes.degraded.contains(node), busy, turn(part.table, part.seq as u32, node.0))
+        (nodes.degraded.contains(node), busy, rendezvous_hash(part.table, part.seq as u32, node.0))
     });
-    let from = sources.iter().copied().find(|node| has_room(&load.from, *node));
-    let (Some(to), Some(from)) = (to, from) else { return Next::Wait };
+    let from = sources.iter().copied().find(|node| has_capacity(&load.from, *node));
+    let (Some(to), Some(from)) = (to, from) else { return CopyDecision::Wait };
     sources.sort_by_key(|node| *node != from);
     let addresses = sources.iter().filter_map(|node| catalog.node(*node)).map(|node| node.peer_addr.clone());
     let order = CopyPart {
@@ -153,20 +158,19 @@ pub fn order(catalog: &Catalog, nodes: &Nodes, load: &Load, id: PartId) -> Next 
         sources: addresses.collect(),
         background: true,
     };
-    Next::Order(Box::new(Copy { to, from, order }))
+    CopyDecision::Order(Box::new(CopyOrder { to, from, order }))
 }
 
-/// Takers that a part is not placed on and that do not have it: those in zones without a copy first, then in an order of
-/// the shard's own.
-fn others(catalog: &Catalog, nodes: &Nodes, part: &PartRow) -> Vec<NodeId> {
+/// Writable nodes that do not hold the part: those in zones without a copy first, then in the shard's rendezvous order.
+fn other_targets(catalog: &Catalog, nodes: &NodeSets, part: &PartRow) -> Vec<NodeId> {
     let zone = |node: u64| catalog.node(NodeId(node)).map(|node| node.zone.as_str());
-    let zones: BTreeSet<&str> =
-        part.holders.iter().filter(|node| nodes.stays(NodeId(**node))).filter_map(|node| zone(*node)).collect();
-    let mut others: Vec<NodeId> =
-        nodes.writable.iter().copied().filter(|node| !part.holders.contains(&node.0)).collect();
-    others.sort_by_key(|node| {
-        let shared = zone(node.0).is_some_and(|zone| zones.contains(zone));
-        (shared, turn(part.table, part.shard, node.0))
+    let counted = part.holders.iter().filter(|node| nodes.counts_as_replica(NodeId(**node)));
+    let zones: BTreeSet<&str> = counted.filter_map(|node| zone(*node)).collect();
+    let writable = nodes.writable.iter().copied();
+    let mut targets: Vec<NodeId> = writable.filter(|node| !part.holders.contains(&node.0)).collect();
+    targets.sort_by_key(|node| {
+        let shares_zone = zone(node.0).is_some_and(|zone| zones.contains(zone));
+        (shares_zone, rendezvous_hash(part.table, part.shard, node.0))
     });
-    others
+    targets
 }

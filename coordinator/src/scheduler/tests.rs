@@ -1,8 +1,8 @@
-//! What the scheduler decides, on catalogs made by hand, and in a small world where its decisions come true.
+//! Tests of the scheduler's decisions on hand-made catalogs, and a simulation that carries them out.
 #![allow(clippy::unwrap_used)]
 
 mod helpers;
-mod placing;
+mod rebalance;
 mod reconcile;
 mod repair;
-mod world;
+mod simulation;

@@ -1,173 +1,192 @@
-//! Reads: what a client is offered, and the tickets that it comes back with.
+//! Reads: plans, tickets, listing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use volley_common::ipc::project::project_schema;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::listen::host_port;
 use volley_common::options::{Options, TableRequest};
-use volley_common::ticket::TicketSigner;
+use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table};
 use volley_common::wire::cluster::{Columns, Ticket};
-use volley_common::{Code, Error, NodeId, PartId, Result, TableName, clock};
+use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
-use super::via::{Locations, Via};
-use super::{Service, need_nodes, ticket_key};
+use super::plan_cache::PlanCache;
 use crate::catalog::Catalog;
-use crate::plan::Plan;
-use crate::raft::CatalogView;
+use crate::client_listener::{ClientListener, ListenerTable, Locations};
+use crate::config::CoordinatorConfig;
+use crate::planner::endpoints::VersionPlan;
+use crate::raft::{CatalogView, Handle};
 
-/// A table as it is offered to a reader: one version, cut into endpoints.
-pub struct Offer {
+/// A read of one version of a table, split into endpoints: everything that a FlightInfo contains.
+pub struct ReadPlan {
     /// The table's name.
     pub name: Vec<String>,
-    /// The version that all endpoints together are.
+    /// The version that the endpoints together contain.
     pub version: u64,
-    /// The schema message that every stream begins with: of the chosen columns.
+    /// The schema message that every stream begins with, of the requested columns.
     pub schema: Bytes,
-    /// Streams that can be fetched in parallel.
-    pub plan: Arc<Plan>,
+    /// The streams, which can be fetched in parallel.
+    pub version_plan: Arc<VersionPlan>,
     /// Signs their tickets.
     pub signer: TicketSigner,
-    /// The way by which the client came.
-    pub via: Via,
-    /// Which of equal locations comes first.
+    /// The client's listener.
+    pub listener: ClientListener,
+    /// Selects which of equally good locations comes first.
     pub rotation: usize,
-    /// Bytes of all endpoints' parts, all columns; unknown if only some columns or rows are wanted.
+    /// Bytes of the parts of all endpoints; `None` if the client requested only some columns or rows.
     pub bytes: Option<u64>,
-    /// Whether the endpoints one after the other are the rows in order.
+    /// Whether the endpoints, concatenated, contain the rows in order.
     pub ordered: bool,
-    /// Until when the tickets are good, milliseconds since 1970.
+    /// When the tickets expire, milliseconds since 1970.
     pub expires_ms: u64,
 }
 
-/// A table as it is listed.
-pub struct Listed {
+/// A table as ListFlights reports it.
+pub struct ListedTable {
     /// The table's row.
     pub table: Table,
-    /// Its name.
+    /// The table's name.
     pub name: TableName,
-    /// How it was named when it was made.
+    /// How the client named the table that it created: by path or by command.
     pub kind: DescriptorKind,
 }
 
-/// What is read: a version, and which of its columns.
-struct Target {
+/// What a request reads: a version and its columns.
+struct ReadTarget {
     version: u64,
     columns: Option<Vec<usize>>,
     schema: Bytes,
     expires_ms: u64,
 }
 
-impl Service {
-    /// Offers a table to a reader.
-    ///
-    /// # Errors
-    /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: a column that it does not have.
-    /// UNAVAILABLE: a shard without a live holder, or no leader.
-    pub async fn offer(&self, request: &TableRequest, via: &Via) -> Result<Offer> {
-        self.raft.read_with(|catalog| self.offer_of(&catalog, request, via)).await?
+/// Reads.
+pub struct ReadService {
+    raft: Handle,
+    listeners: Arc<ListenerTable>,
+    plan_cache: PlanCache,
+    /// Counts requests, to spread load over equally good nodes.
+    rotation: AtomicUsize,
+    /// The retention of tables without one.
+    retention_ms: u64,
+    /// The most endpoints of a FlightInfo.
+    max_endpoints: u32,
+}
+
+impl ReadService {
+    /// Works on this catalog.
+    pub fn new(raft: Handle, listeners: Arc<ListenerTable>, config: &CoordinatorConfig) -> Self {
+        ReadService {
+            raft,
+            listeners,
+            plan_cache: PlanCache::default(),
+            rotation: AtomicUsize::new(0),
+            retention_ms: config.retention_ms,
+            max_endpoints: config.max_endpoints,
+        }
     }
 
-    fn offer_of(&self, catalog: &Catalog, request: &TableRequest, via: &Via) -> Result<Offer> {
+    /// Plans a read of a table.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
+    /// or no leader.
+    pub async fn plan_read(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
+        self.raft.read_with(|catalog| self.plan_read_on(&catalog, request, listener)).await?
+    }
+
+    fn plan_read_on(&self, catalog: &Catalog, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
         let (options, table) = (&request.options, catalog.require_table(&request.name)?);
-        let target = self.target(catalog, table, options)?;
-        let most = match via.locations {
+        let target = self.read_target(catalog, table, options)?;
+        let max_endpoints = match listener.locations {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
-                options.max_endpoints.unwrap_or(u32::MAX).min(self.config.max_endpoints).max(1)
+                options.max_endpoints.unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
             }
         };
-        let plan = self.plan(catalog, table, &target, (most as usize, options.limit), &via.listener)?;
-        let whole = options.limit.is_none() && target.columns.is_none();
-        Ok(Offer {
+        catalog.require_live_nodes()?;
+        let (version, max_endpoints) = (target.version, max_endpoints as usize);
+        let version_plan =
+            self.plan_cache.plan(catalog, table, version, max_endpoints, options.limit, &listener.name)?;
+        let whole_table = options.limit.is_none() && target.columns.is_none();
+        Ok(ReadPlan {
             name: table.name.clone(),
-            version: target.version,
-            signer: signer(catalog, table, &target, &plan)?,
-            via: via.clone(),
-            rotation: self.rotation(),
-            bytes: whole.then_some(plan.bytes),
+            version,
+            signer: signer(catalog, table, &target, &version_plan)?,
+            listener: listener.clone(),
+            rotation: self.next_rotation(),
+            bytes: whole_table.then_some(version_plan.bytes),
             ordered: table.spec.as_ref().is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
             schema: target.schema,
-            plan,
+            version_plan,
         })
     }
 
-    /// One signed ticket for all of a table.
+    /// Plans a read of a table as one stream; returns its signed ticket.
     ///
     /// # Errors
-    /// As [`Service::offer`].
-    pub async fn whole(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
+    /// As [`ReadService::plan_read`].
+    pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         let ticket = |catalog: CatalogView| {
             let table = catalog.require_table(name)?;
-            let target = self.target(&catalog, table, options)?;
-            // The locations are of no account: the first listener's plan is likeliest to be kept.
-            let listener = self.entries.first().map_or_else(|| "".into(), |first| first.name.clone());
-            let plan = self.plan(&catalog, table, &target, (1, options.limit), &listener)?;
-            let tail = plan.endpoints.first().map_or(&[][..], |all| &all.tail);
-            Ok(signer(&catalog, table, &target, &plan)?.ticket(tail))
+            let target = self.read_target(&catalog, table, options)?;
+            catalog.require_live_nodes()?;
+            // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
+            let listener = self.listeners.default_name();
+            let version_plan = self.plan_cache.plan(&catalog, table, target.version, 1, options.limit, &listener)?;
+            let suffix = version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
+            Ok(signer(&catalog, table, &target, &version_plan)?.ticket(suffix))
         };
         self.raft.read_with(ticket).await?
     }
 
-    /// The schema message of a table, of the chosen columns.
+    /// The schema message of a table, of the requested columns.
     ///
     /// # Errors
-    /// NOT_FOUND: no such table. INVALID_ARGUMENT: a column that it does not have.
+    /// NOT_FOUND: no such table. INVALID_ARGUMENT: an unknown column.
     pub async fn schema(&self, request: &TableRequest) -> Result<Bytes> {
         let catalog = self.raft.read().await?;
         let table = catalog.require_table(&request.name)?;
-        Ok(columns(table, &request.options)?.1)
+        Ok(select_columns(table, &request.options)?.1)
     }
 
-    /// The tables whose names begin with `prefix`.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+    /// The tables whose names start with `prefix`.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedTable>> {
         let catalog = self.raft.read().await?;
         let mut listed = Vec::new();
         for table in catalog.tables() {
             let name = TableName::from_components(&table.name)?;
             if name.to_string().starts_with(prefix) {
                 let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
-                listed.push(Listed { table: table.clone(), name, kind });
+                listed.push(ListedTable { table: table.clone(), name, kind });
             }
         }
         Ok(listed)
     }
 
-    fn plan(
-        &self,
-        catalog: &Catalog,
-        table: &Table,
-        target: &Target,
-        (most, limit): (usize, Option<u64>),
-        listener: &Arc<str>,
-    ) -> Result<Arc<Plan>> {
-        need_nodes(catalog)?;
-        self.plans.plan(catalog, table, target.version, most, limit, listener)
-    }
-
-    fn target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<Target> {
+    fn read_target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<ReadTarget> {
         let now_ms = clock::now_ms();
         let version = catalog.readable_version(table, options.version, now_ms)?;
-        let (columns, schema) = columns(table, options)?;
-        Ok(Target {
-            version,
-            columns,
-            schema,
-            expires_ms: expires_ms(table, version, now_ms, self.config.retention_ms),
-        })
+        let (columns, schema) = select_columns(table, options)?;
+        Ok(ReadTarget { version, columns, schema, expires_ms: expires_ms(table, version, now_ms, self.retention_ms) })
     }
 
-    /// Verifies a signed ticket that came back. Needs no leader: the key is at hand.
+    /// The next number of the sequence that spreads load over equally good nodes.
+    fn next_rotation(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Verifies a signed ticket. Needs no leader: the local catalog has the key.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: damaged. PERMISSION_DENIED: forged, or of another cluster. NOT_FOUND: expired.
     /// CANCELLED: its flight was cancelled.
-    pub fn open_ticket(&self, bytes: &[u8]) -> Result<Ticket> {
+    pub fn verify_ticket(&self, bytes: &[u8]) -> Result<Ticket> {
         let catalog = self.raft.view();
         let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
         if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
@@ -179,16 +198,16 @@ impl Service {
         Ok(ticket)
     }
 
-    /// Flight addresses (HOST:PORT) of live nodes for a ticket: holders of its first part first, then the others, which
-    /// fetch from holders.
+    /// Flight addresses (HOST:PORT) of the live nodes that can serve a ticket: holders of its first part first, then the
+    /// others, which fetch the parts from holders.
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn redeemers(&self, ticket: &Ticket) -> Result<Vec<String>> {
+    pub fn serving_nodes(&self, ticket: &Ticket) -> Result<Vec<String>> {
         let catalog = self.raft.view();
-        let turn = self.rotation() % need_nodes(&catalog)?;
-        let mut live: Vec<&Node> = catalog.nodes().filter(|node| node.is_alive()).collect();
-        live.rotate_left(turn);
+        let offset = self.next_rotation() % catalog.require_live_nodes()?;
+        let mut live: Vec<&Node> = catalog.live_nodes().collect();
+        live.rotate_left(offset);
         let holders: Vec<u64> = match ticket.parts.first() {
             Some(first) => {
                 let id = first.id.as_ref().map_or(PartId(0), PartId::from);
@@ -196,58 +215,63 @@ impl Service {
             }
             None => Vec::new(),
         };
-        // Ill nodes come last; for a put (which has no holders yet) those that take no parts do, too.
+        // Degraded nodes come last; so do nodes that are not writable if there are no holders, as for a put.
         live.sort_by_key(|node| {
             (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded())
         });
         Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
 
-    /// Flight addresses (HOST:PORT) of the live nodes, a different one first each time.
+    /// Flight addresses (HOST:PORT) of the live nodes for a stream without a ticket, a different one first each time.
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn any_nodes(&self) -> Result<Vec<String>> {
-        self.redeemers(&Ticket::default())
+    pub fn put_nodes(&self) -> Result<Vec<String>> {
+        self.serving_nodes(&Ticket::default())
     }
 
-    /// Refuses all tickets of the flight that `ticket` is of, from now on and at every member.
+    /// Cancels the flight of a ticket: from now on every member rejects all its tickets.
     ///
     /// # Errors
-    /// As [`Service::open_ticket`], but a ticket that is cancelled already is no error.
-    pub async fn cancel(&self, ticket: &[u8]) -> Result<()> {
-        let opened = match self.open_ticket(ticket) {
+    /// As [`ReadService::verify_ticket`], but an already cancelled ticket is no error.
+    pub async fn cancel_flight(&self, ticket: &[u8]) -> Result<()> {
+        let ticket = match self.verify_ticket(ticket) {
             Err(error) if error.code == Code::Cancelled => return Ok(()),
-            opened => opened?,
+            verified => verified?,
         };
-        // A renewed endpoint lives longer than the others: remember the flight as long as any may.
-        let until_ms = opened.expires_ms.max(clock::now_ms() + self.config.retention_ms);
-        self.raft.propose(Op::CancelFlight(CancelFlight { flight: opened.flight, until_ms })).await?;
+        // A renewed ticket expires later than the others: the cancellation must outlive all of them.
+        let until_ms = ticket.expires_ms.max(clock::now_ms() + self.retention_ms);
+        self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
         Ok(())
     }
 
-    /// The same ticket with a later expiry, milliseconds since 1970; its version is kept until then.
+    /// Renews a ticket: returns it with a later expiry (milliseconds since 1970), until which its version is kept.
     ///
     /// # Errors
-    /// As [`Service::open_ticket`]; NOT_FOUND: the version is gone.
-    pub async fn renew(&self, ticket: &[u8]) -> Result<(Vec<u8>, u64)> {
-        let mut opened = self.open_ticket(ticket)?;
+    /// As [`ReadService::verify_ticket`]. NOT_FOUND: the version is gone.
+    pub async fn renew_ticket(&self, ticket: &[u8]) -> Result<(Vec<u8>, u64)> {
+        let mut ticket = self.verify_ticket(ticket)?;
         let retention_ms = {
             let catalog = self.raft.read().await?;
-            let spec = catalog.table(opened.table_id).and_then(|table| table.spec.as_ref());
-            spec.map_or(self.config.retention_ms, |spec| spec.retention_ms.max(1))
+            let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
+            spec.map_or(self.retention_ms, |spec| spec.retention_ms.max(1))
         };
-        let until_ms = opened.expires_ms.max(clock::now_ms() + retention_ms);
-        let pin = PinVersion { table: opened.table_id, version: opened.version, until_ms };
+        let until_ms = ticket.expires_ms.max(clock::now_ms() + retention_ms);
+        let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };
         self.raft.propose(Op::PinVersion(pin)).await?;
-        opened.expires_ms = until_ms;
+        ticket.expires_ms = until_ms;
         let key = ticket_key(&self.raft.view())?;
-        Ok((key.sign(&opened), until_ms))
+        Ok((key.sign(&ticket), until_ms))
     }
 }
 
-/// Signs the tickets of one answer. They have the schema only where there is no part that begins with it.
-fn signer(catalog: &Catalog, table: &Table, target: &Target, plan: &Plan) -> Result<TicketSigner> {
+/// The key of the cluster's tickets.
+fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
+    Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
+}
+
+/// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
+fn signer(catalog: &Catalog, table: &Table, target: &ReadTarget, plan: &VersionPlan) -> Result<TicketSigner> {
     let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
     let schema = if plan.has_parts() { Bytes::new() } else { table.schema.clone() };
     Ok(ticket_key(catalog)?.signer(&Ticket {
@@ -262,42 +286,36 @@ fn signer(catalog: &Catalog, table: &Table, target: &Target, plan: &Plan) -> Res
     }))
 }
 
-/// The wanted columns' indexes and the schema message of just them.
-fn columns(table: &Table, options: &Options) -> Result<(Option<Vec<usize>>, Bytes)> {
+/// The indexes of the requested columns (`None`: all) and the schema message of those columns.
+fn select_columns(table: &Table, options: &Options) -> Result<(Option<Vec<usize>>, Bytes)> {
     let Some(wanted) = &options.columns else { return Ok((None, table.schema.clone())) };
     let schema = parse_schema(&table.schema)?;
     let find = |name: &String| {
         schema.index_of(name).map_err(|_| {
-            let has: Vec<&str> = schema.fields().iter().take(50).map(|field| field.name().as_str()).collect();
+            let known: Vec<&str> = schema.fields().iter().take(50).map(|field| field.name().as_str()).collect();
             Error::invalid(format!(
                 "table {:?} has no column {name:?}; it has {}",
                 table.name.join("/"),
-                has.join(", ")
+                known.join(", ")
             ))
         })
     };
     let indexes = wanted.iter().map(find).collect::<Result<Vec<usize>>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twice) = indexes.iter().find(|at| !seen.insert(**at)) {
-        return Err(Error::invalid(format!("the column {:?} is asked for twice", schema.field(*twice).name())));
+        return Err(Error::invalid(format!("the column {:?} is requested twice", schema.field(*twice).name())));
     }
     let message = project_schema(&table.schema, &indexes)?;
     Ok((Some(indexes), message))
 }
 
-/// Until when a ticket for this version can be kept: the newest for as long as replaced parts stay, an older one until
-/// its parts go.
+/// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
 fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 {
     let retention = table.spec.as_ref().map_or(default_ms, |spec| spec.retention_ms);
     let newest = now_ms.saturating_add(retention.max(1));
     let Some(end) = table.replaced.iter().find(|replaced| replaced.version > version) else { return newest };
     let pins = table.pins.iter().filter(|pin| pin.version == version);
     pins.map(|pin| pin.until_ms).fold(end.until_ms, u64::max).min(newest)
-}
-
-/// Ids of the nodes that were heard from lately.
-pub fn live_ids(catalog: &Catalog) -> BTreeSet<NodeId> {
-    catalog.nodes().filter(|node| node.is_alive()).map(|node| NodeId(node.id)).collect()
 }
 
 #[cfg(test)]
@@ -319,12 +337,12 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_is_offered_for_the_retention() {
+    fn ticket_of_the_newest_version_lasts_for_the_retention() {
         assert_eq!(expires_ms(&table(), 5, 100, 7), 1100);
     }
 
     #[test]
-    fn a_replaced_version_is_offered_until_its_parts_go() {
+    fn ticket_of_a_replaced_version_ends_with_its_parts() {
         assert_eq!(expires_ms(&table(), 4, 100, 7), 900);
         assert_eq!(expires_ms(&table(), 2, 100, 7), 700);
         let pinned = Table { pins: vec![Pin { version: 2, until_ms: 800 }], ..table() };

@@ -1,4 +1,4 @@
-//! Figures about the cluster, as the JSON that actions answer with.
+//! Cluster status and health checks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,82 +6,49 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, WriteState};
+use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::Heartbeat;
-use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
+use volley_common::{NodeId, Result, clock};
 
-use super::read::live_ids;
-use super::survey::{Health, Survey, Unreadable};
-use super::why::{Scene, condition, condition_text};
-use super::{Service, live_nodes};
 use crate::catalog::Catalog;
-use crate::scheduler::Nodes;
+use crate::catalog_scan::scan_catalog;
+use crate::diagnostics::node_condition::{condition, condition_text};
+use crate::diagnostics::replication_health::{ClusterHealth, ReplicationHealth, UnreadablePart};
+use crate::diagnostics::table_stats::totals_json;
+use crate::membership::node_reports::NodeReports;
+use crate::raft::Handle;
 
-/// Parts are counted at most this fraction of the time, however often somebody asks.
-const SHARE: u32 = 20;
-/// How long a health check waits for the leader's word.
-const HEALTH_TIME: Duration = Duration::from_secs(1);
+/// Counting parts takes at most one in this many units of time, however often clients ask for the status.
+const IDLE_FACTOR: u32 = 20;
+/// How long a health check waits for the leader's confirmation.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a coordinator keeps for its answers.
-#[derive(Default)]
-pub struct Figures {
-    /// Parts that are being copied, and to which node; only the leader knows.
-    pub copying: Mutex<BTreeMap<PartId, NodeId>>,
-    surveyed: Mutex<Option<Surveyed>>,
+/// Cluster status and health checks.
+pub struct StatusService {
+    raft: Handle,
+    node_reports: Arc<NodeReports>,
+    last_count: Mutex<Option<HealthCount>>,
 }
 
-/// A survey, of which applied index it is, when it was begun and how long it took.
+/// A count of all parts.
 #[derive(Clone)]
-struct Surveyed {
-    survey: Arc<Survey>,
+struct HealthCount {
+    health: Arc<ReplicationHealth>,
+    /// The applied index of the catalog that was counted.
     applied: u64,
-    began: Instant,
+    started: Instant,
     took: Duration,
 }
 
-/// What only the leader knows; empty elsewhere.
-#[derive(Default)]
-pub struct Live {
-    reports: BTreeMap<NodeId, Heartbeat>,
-    copying: BTreeMap<PartId, NodeId>,
-}
-
-impl Live {
-    /// The nodes as they are now.
-    pub fn scene<'a>(&self, catalog: &'a Catalog, now_ms: u64, repair_delay_ms: u64) -> Scene<'a> {
-        let nodes = Nodes::at(catalog, now_ms, repair_delay_ms);
-        Scene { catalog, nodes, copying: self.copying.clone(), now_ms, repair_delay_ms }
-    }
-}
-
-impl Service {
-    /// All tables: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`, in the order of their names.
-    pub async fn list_tables(&self) -> Result<Value> {
-        let catalog = self.raft.read().await?;
-        let tables: Vec<Value> = catalog.tables().map(table_json).collect();
-        Ok(json!({ "tables": tables }))
+impl StatusService {
+    /// Reports on this catalog.
+    pub fn new(raft: Handle, node_reports: Arc<NodeReports>) -> Self {
+        StatusService { raft, node_reports, last_count: Mutex::default() }
     }
 
-    /// Sums over all tables, or the figures of one.
+    /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
     ///
-    /// # Errors
-    /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
-    pub async fn stats(&self, name: Option<&TableName>) -> Result<Value> {
-        let catalog = self.raft.read().await?;
-        let Some(name) = name else { return Ok(totals(&catalog)) };
-        let table = catalog
-            .table_named(name)
-            .ok_or_else(|| Error::not_found(format!("there is no table {name:?}: list_tables names those that are")))?;
-        let mut stats = table_json(table);
-        stats["parts"] = catalog.parts_at(table.id, table.version).len().into();
-        stats["created_ms"] = table.created_ms.into();
-        stats["changed_ms"] = table.changed_ms.into();
-        Ok(stats)
-    }
-
-    /// How the cluster is: green, yellow or red, coordinators, nodes, sums.
-    ///
-    /// Without a leader it is red, and the answer is what this coordinator last heard, `stale` says why.
+    /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why.
     ///
     /// # Errors
     /// UNAVAILABLE: there is no leader, and this coordinator has no catalog yet.
@@ -90,93 +57,87 @@ impl Service {
         if let Some(error) = stale.clone().filter(|_| self.raft.view().cluster().is_none()) {
             return Err(error);
         }
-        let survey = self.survey().await?;
-        let live = self.live();
+        let replication = self.replication_health().await?;
+        let (heartbeats, copying) = match self.raft.is_leader() {
+            true => (self.node_reports.heartbeats.lock().clone(), self.node_reports.copying.lock().len()),
+            false => (BTreeMap::new(), 0),
+        };
         let catalog = self.raft.view();
         let now_ms = clock::now_ms();
-        let health = if stale.is_some() { Health::Red } else { survey.health() };
-        let node = |node: &Node| node_json(node, &survey, live.reports.get(&NodeId(node.id)), now_ms);
+        let health = if stale.is_some() { ClusterHealth::Red } else { replication.cluster_health() };
+        let node = |node: &Node| node_json(node, &replication, heartbeats.get(&NodeId(node.id)), now_ms);
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
             "health": health.name(),
             "stale": stale.as_ref().map(|error| &error.message),
             "leader": self.raft.leader().filter(|_| stale.is_none()),
             "copies": {
-                "parts": survey.parts,
-                "below_replicas": survey.below,
-                "bytes_to_copy": survey.below_bytes,
-                "unreadable": survey.unreadable,
-                "being_copied": live.copying.len(),
+                "parts": replication.parts,
+                "below_replicas": replication.under_replicated,
+                "bytes_to_copy": replication.bytes_to_copy,
+                "unreadable": replication.unreadable,
+                "being_copied": copying,
             },
-            "unreadable": survey.named.iter().map(unreadable_json).collect::<Vec<_>>(),
-            "coordinators": self.coordinators(),
+            "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
+            "coordinators": self.coordinators_json(),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
-            "stats": totals(&catalog),
+            "stats": totals_json(&catalog),
         }))
     }
 
-    /// What only the leader knows.
-    pub fn live(&self) -> Live {
-        if !self.raft.is_leader() {
-            return Live::default();
+    /// Counts all parts. Returns the last count instead if the catalog has not changed since, or if it is so recent that
+    /// counting again would keep this coordinator busy.
+    async fn replication_health(&self) -> Result<Arc<ReplicationHealth>> {
+        let (applied, started) = (*self.raft.watch_applied().borrow(), Instant::now());
+        let last = self.last_count.lock().clone();
+        let is_recent =
+            |last: &HealthCount| last.applied == applied || started - last.started < last.took * IDLE_FACTOR;
+        if let Some(last) = last.filter(is_recent) {
+            return Ok(last.health);
         }
-        Live { reports: self.reports.lock().clone(), copying: self.figures.copying.lock().clone() }
+        let count = |catalog: &Catalog| ReplicationHealth::of(catalog, &catalog.live_node_ids(), clock::now_ms());
+        let health = Arc::new(scan_catalog(&self.raft, count).await?);
+        let count = HealthCount { health: health.clone(), applied, started, took: started.elapsed() };
+        *self.last_count.lock() = Some(count);
+        Ok(health)
     }
 
-    /// Counts all parts, or takes the last count if that is of the same catalog, or of one so lately that counting would
-    /// be all that this coordinator does.
-    async fn survey(&self) -> Result<Arc<Survey>> {
-        let (applied, began) = (*self.raft.watch_applied().borrow(), Instant::now());
-        let last = self.figures.surveyed.lock().clone();
-        if let Some(last) = last.filter(|last| last.applied == applied || began - last.began < last.took * SHARE) {
-            return Ok(last.survey);
-        }
-        let raft = self.raft.clone();
-        let count = move || {
-            let catalog = raft.view();
-            Survey::of(&catalog, &live_ids(&catalog), clock::now_ms())
-        };
-        let survey = Arc::new(blocking(count).await?);
-        let surveyed = Surveyed { survey: survey.clone(), applied, began, took: began.elapsed() };
-        *self.figures.surveyed.lock() = Some(surveyed);
-        Ok(survey)
-    }
-
-    /// Every coordinator; how far each one is only the leader can say.
-    fn coordinators(&self) -> Vec<Value> {
+    /// All coordinators. Only the leader knows how far each has replicated.
+    fn coordinators_json(&self) -> Vec<Value> {
         let (leader, progress) = (self.raft.leader(), self.raft.progress());
-        let one = |(id, addr): (&u64, &String)| {
+        let coordinator = |(id, addr): (&u64, &String)| {
             let progress = progress.get(id);
             json!({
                 "id": id,
                 "peer": addr,
                 "leader": Some(*id) == leader,
                 "voter": progress.is_some_and(|progress| progress.voter),
-                "answering": *id == self.config.id,
+                "answering": *id == self.raft.id(),
                 "lag": progress.and_then(|progress| progress.lag),
                 "quiet_ms": progress.and_then(|progress| progress.quiet).map(|quiet| quiet.as_millis() as u64),
             })
         };
-        self.raft.peers().iter().map(one).collect()
+        self.raft.peers().iter().map(coordinator).collect()
     }
 
-    /// Whether this coordinator has a leader and nodes, as it last heard.
+    /// Whether this coordinator knows a leader, and how many nodes are alive, by its local state.
     pub fn health(&self) -> Value {
         let leader = self.raft.leader();
-        let alive = live_nodes(&self.raft.view()).len();
+        let alive = self.raft.view().live_nodes().count();
         json!({ "status": if leader.is_some() { "ok" } else { "no leader" }, "leader": leader, "nodes_alive": alive })
     }
 
-    /// As [`Service::health`], after asking the leader whether a majority still follows it: one that was cut off goes on
-    /// naming itself. Says whether all is well.
-    pub async fn checked_health(&self) -> (bool, Value) {
-        let read = tokio::time::timeout(HEALTH_TIME, self.raft.read()).await;
+    /// As [`StatusService::health`], after a linearizable read: a leader that has lost its majority still knows itself as the
+    /// leader. The flag is true if the read succeeded.
+    pub async fn verified_health(&self) -> (bool, Value) {
+        let read = tokio::time::timeout(HEALTH_TIMEOUT, self.raft.read()).await;
         let mut health = self.health();
         let trouble = match read {
             Ok(Ok(_)) => return (true, health),
             Ok(Err(error)) => error.message,
             Err(_) => self.raft.trouble().unwrap_or_else(|| {
-                format!("no leader with a majority of the coordinators answered within {} s", HEALTH_TIME.as_secs())
+                let timeout = HEALTH_TIMEOUT.as_secs();
+                format!("no leader with a majority of the coordinators answered within {timeout} s")
             }),
         };
         health["status"] = "no leader".into();
@@ -185,12 +146,7 @@ impl Service {
     }
 }
 
-/// Runs what takes long beside the tasks.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a task broke: {e}")))
-}
-
-fn unreadable_json(part: &Unreadable) -> Value {
+fn unreadable_json(part: &UnreadablePart) -> Value {
     json!({
         "table": part.table,
         "shard": part.shard,
@@ -200,8 +156,9 @@ fn unreadable_json(part: &Unreadable) -> Value {
     })
 }
 
-fn node_json(node: &Node, survey: &Survey, report: Option<&Heartbeat>, now_ms: u64) -> Value {
-    let (parts, bytes) = survey.held.get(&NodeId(node.id)).copied().unwrap_or_default();
+/// A node as JSON. Programs read the state word `silent`, so it stays as it was released.
+fn node_json(node: &Node, replication: &ReplicationHealth, heartbeat: Option<&Heartbeat>, now_ms: u64) -> Value {
+    let (parts, bytes) = replication.held.get(&NodeId(node.id)).copied().unwrap_or_default();
     json!({
         "id": NodeId(node.id).to_string(),
         "state": if node.is_alive() { "alive" } else { "silent" },
@@ -216,48 +173,10 @@ fn node_json(node: &Node, survey: &Survey, report: Option<&Heartbeat>, now_ms: u
         "software": node.software,
         "parts": parts,
         "bytes": bytes,
-        "bytes_used": report.map(|r| r.bytes_used),
-        "bytes_free": report.map(|r| r.bytes_free),
-        "bytes_total": report.map(|r| r.bytes_total),
-        "damaged": report.map(|r| r.damaged),
-        "scrubbed_ms": report.map(|r| r.scrubbed_ms).filter(|at| *at > 0),
-    })
-}
-
-/// A table as the actions show it.
-pub fn table_json(table: &Table) -> Value {
-    let spec = table.spec.clone().unwrap_or_default();
-    let by_command = table.kind == DescriptorKind::Command as i32;
-    json!({
-        "table": table.name.join("/"),
-        "descriptor": if by_command { "command" } else { "path" },
-        "version": table.version,
-        "rows": table.rows,
-        "bytes": table.bytes,
-        "shards": spec.shards,
-        "shard_by": spec.shard_by,
-        "replicas": spec.replicas,
-        "min_copies": spec.min_copies,
-        "compression": match Compression::try_from(spec.compression) {
-            Ok(Compression::None) | Err(_) => "none",
-            Ok(Compression::Lz4) => "lz4",
-            Ok(Compression::Zstd) => "zstd",
-        },
-    })
-}
-
-fn totals(catalog: &Catalog) -> Value {
-    let (mut tables, mut rows, mut bytes) = (0u64, 0u64, 0u64);
-    for table in catalog.tables() {
-        (tables, rows, bytes) = (tables + 1, rows + table.rows, bytes + table.bytes);
-    }
-    let open = catalog.writes().filter(|write| write.state == WriteState::Open as i32).count();
-    json!({
-        "tables": tables,
-        "rows": rows,
-        "bytes": bytes,
-        "nodes": catalog.nodes().count(),
-        "nodes_alive": live_nodes(catalog).len(),
-        "open_writes": open,
+        "bytes_used": heartbeat.map(|h| h.bytes_used),
+        "bytes_free": heartbeat.map(|h| h.bytes_free),
+        "bytes_total": heartbeat.map(|h| h.bytes_total),
+        "damaged": heartbeat.map(|h| h.damaged),
+        "scrubbed_ms": heartbeat.map(|h| h.scrubbed_ms).filter(|at| *at > 0),
     })
 }

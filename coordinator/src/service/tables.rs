@@ -1,43 +1,60 @@
-//! Tables made, dropped and cleared without a write.
+//! Tables without a write: create, drop, clear, list, statistics.
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{Clear, CreateTable, DescriptorKind, DropTable, Table};
 use volley_common::{Code, Error, Result, TableName};
 
-use super::homes::homes;
-use super::spec::{Choice, check_keys, placement};
-use super::write::unexpected;
-use super::{Service, need_nodes};
+use crate::catalog::replies::unexpected_reply;
+use crate::config::CoordinatorConfig;
+use crate::diagnostics::table_stats::{table_json, totals_json};
+use crate::planner::table_options::{TableOptions, check_keys, placement};
+use crate::planner::write_targets::write_targets;
+use crate::raft::Handle;
 
-impl Service {
-    /// Makes an empty table. With `if_not_exists` one that is there is answered as it is.
+/// Tables without a write.
+#[derive(Clone)]
+pub struct TableService {
+    raft: Handle,
+    retention_ms: u64,
+    /// Whether the cluster is a development cluster.
+    dev: bool,
+}
+
+impl TableService {
+    /// Works on this catalog.
+    pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
+        TableService { raft, retention_ms: config.retention_ms, dev: config.dev }
+    }
+
+    /// Creates an empty table. With `if_not_exists` an existing table is returned as it is.
     ///
     /// # Errors
-    /// ALREADY_EXISTS; INVALID_ARGUMENT: the schema or keys; UNAVAILABLE: not enough live nodes, or no leader.
+    /// ALREADY_EXISTS. INVALID_ARGUMENT: the schema or keys. UNAVAILABLE: too few live nodes, or no leader.
     pub async fn create_table(
         &self,
         name: &TableName,
         kind: DescriptorKind,
         schema: Bytes,
-        choice: &Choice,
+        options: &TableOptions,
         if_not_exists: bool,
     ) -> Result<Table> {
         let command = {
             let catalog = self.raft.read().await?;
             if let Some(table) = catalog.table_named(name) {
-                return if if_not_exists { Ok(table.clone()) } else { Err(exists(name)) };
+                return if if_not_exists { Ok(table.clone()) } else { Err(already_exists(name)) };
             }
-            let live = need_nodes(&catalog)?;
-            let spec = choice.spec(None, live, self.config.retention_ms)?;
+            let live = catalog.require_live_nodes()?;
+            let spec = options.spec(None, live, self.retention_ms)?;
             check_keys(name, &schema, &spec)?;
-            let placement = placement(&catalog, name, &spec, None, &homes(&catalog, &spec)?);
+            let placement = placement(&catalog, name, &spec, None, &write_targets(&catalog, &spec)?);
             CreateTable { table: name.components().to_vec(), kind: kind as i32, spec: Some(spec), schema, placement }
         };
         match self.raft.propose(Op::CreateTable(command)).await {
             Ok(Reply::Table(table)) => Ok(table),
-            Ok(other) => Err(unexpected("create_table", &other)),
+            Ok(other) => Err(unexpected_reply("create_table", &other)),
             Err(error) if error.code == Code::AlreadyExists && if_not_exists => {
                 self.raft.read().await?.table_named(name).cloned().ok_or(error)
             }
@@ -45,10 +62,10 @@ impl Service {
         }
     }
 
-    /// Drops a table; says whether there was one. Without `if_exists` a missing one is an error.
+    /// Drops a table; returns whether it existed. Without `if_exists` a missing table is an error.
     ///
     /// # Errors
-    /// NOT_FOUND; UNAVAILABLE: no leader.
+    /// NOT_FOUND. UNAVAILABLE: no leader.
     pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
         match self.raft.propose(Op::DropTable(DropTable { table: name.components().to_vec() })).await {
             Ok(_) => Ok(true),
@@ -60,27 +77,51 @@ impl Service {
     /// Drops every table and write; only on a development cluster.
     ///
     /// # Errors
-    /// PERMISSION_DENIED elsewhere.
+    /// PERMISSION_DENIED on any other cluster.
     pub async fn clear(&self) -> Result<()> {
-        self.only_dev("clear")?;
+        self.require_dev("clear")?;
         self.raft.propose(Op::Clear(Clear {})).await?;
         Ok(())
     }
 
-    /// Refuses what only a development cluster allows.
+    /// Checks that the cluster is a development cluster.
     ///
     /// # Errors
     /// PERMISSION_DENIED.
-    pub fn only_dev(&self, action: &str) -> Result<()> {
-        if self.config.dev {
+    pub fn require_dev(&self, action: &str) -> Result<()> {
+        if self.dev {
             return Ok(());
         }
         Err(Error::denied(format!(
             "the action {action} is allowed on a development cluster only: one started by `volley dev`"
         )))
     }
+
+    /// All tables in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
+    pub async fn list_tables(&self) -> Result<Value> {
+        let catalog = self.raft.read().await?;
+        let tables: Vec<Value> = catalog.tables().map(table_json).collect();
+        Ok(json!({ "tables": tables }))
+    }
+
+    /// The statistics of one table, or sums over all tables.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
+    pub async fn stats(&self, name: Option<&TableName>) -> Result<Value> {
+        let catalog = self.raft.read().await?;
+        let Some(name) = name else { return Ok(totals_json(&catalog)) };
+        let table = catalog
+            .table_named(name)
+            .ok_or_else(|| Error::not_found(format!("there is no table {name:?}: list_tables lists the tables")))?;
+        let mut stats = table_json(table);
+        stats["parts"] = catalog.part_rows_at(table.id, table.version).count().into();
+        stats["created_ms"] = table.created_ms.into();
+        stats["changed_ms"] = table.changed_ms.into();
+        Ok(stats)
+    }
 }
 
-fn exists(name: &TableName) -> Error {
+fn already_exists(name: &TableName) -> Error {
     Error::exists(format!("table {name:?} exists already: drop it first, or add \"if_not_exists\": true"))
 }

@@ -1,4 +1,4 @@
-//! Commands in short, and their answers.
+//! Short forms of commands, and a catalog to apply them to.
 
 use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
@@ -80,14 +80,14 @@ pub fn stage(id: &str, stream: u64, parts: &[u128]) -> StageParts {
     }
 }
 
-/// The beginning of a merge of these parts, on node 1.
-pub fn merge(id: &str, table: &Table, sources: &[u128]) -> BeginWrite {
+/// The command that begins a compaction of these parts on node 1.
+pub fn compact(id: &str, table: &Table, sources: &[u128]) -> BeginWrite {
     let sources = sources.iter().map(|id| PartId(*id).into()).collect();
     BeginWrite { table_id: table.id, sources, ..begin(id, &table.name.join("/"), WriteMode::Compact) }
 }
 
-/// The end of a merge: each part's id, and how many parts as users put them it has the rows of.
-pub fn merged(id: &str, parts: &[(u128, u64)], shard: u32) -> CommitWrite {
+/// The commit of a compaction: the id of each part, and how many original parts it combines.
+pub fn compacted(id: &str, parts: &[(u128, u64)], shard: u32) -> CommitWrite {
     let part = |(seq, (id, puts)): (usize, &(u128, u64))| Part {
         seq: seq as u64,
         shard,
@@ -104,20 +104,20 @@ pub fn node(id: u64, boot: u64) -> Op {
     Op::RegisterNode(RegisterNode { node: Some(node) })
 }
 
-/// A catalog with its clock.
-pub struct World {
+/// A catalog and its clock.
+pub struct CatalogFixture {
     pub catalog: Catalog,
     pub now: u64,
 }
 
-impl World {
-    /// A formed cluster of nodes 1 and 2, boots 11 and 12.
+impl CatalogFixture {
+    /// A formed cluster of nodes 1 and 2 with boots 11 and 12.
     pub fn new() -> Self {
-        let mut world = World { catalog: Catalog::default(), now: 1_000_000 };
-        world.done(Op::FormCluster(FormCluster { id: "c".into(), ticket_key: Bytes::from_static(b"key") }));
-        world.done(node(1, 11));
-        world.done(node(2, 12));
-        world
+        let mut fixture = CatalogFixture { catalog: Catalog::default(), now: 1_000_000 };
+        fixture.done(Op::FormCluster(FormCluster { id: "c".into(), ticket_key: Bytes::from_static(b"key") }));
+        fixture.done(node(1, 11));
+        fixture.done(node(2, 12));
+        fixture
     }
 
     pub fn apply(&mut self, op: Op) -> Answer {
@@ -130,7 +130,7 @@ impl World {
         assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
     }
 
-    /// The refusal's message, after a check of its code and that nothing changed.
+    /// Applies a command that must be rejected with `code` and change nothing; returns the message.
     pub fn refused(&mut self, op: Op, code: Code) -> String {
         let before: Vec<_> = self.catalog.rows().collect();
         self.catalog.take_changes();
@@ -169,7 +169,7 @@ impl World {
         self.catalog.table_named(&table.parse().unwrap()).unwrap()
     }
 
-    /// Ids of a version's parts, in order.
+    /// Ids of the parts of a version, in order.
     pub fn parts(&self, table: u64, version: u64) -> Vec<u128> {
         self.catalog.parts_at(table, version).iter().map(|part| part.part_id().0).collect()
     }

@@ -1,4 +1,4 @@
-//! Nodes that fall silent, fall ill, drain and go.
+//! Node state, health, drain and removal.
 
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
@@ -29,120 +29,120 @@ fn held(part: u128, node: u64, held: bool) -> Op {
 }
 
 #[test]
-fn silence_is_dated_once_and_ends_with_the_next_word() {
-    let mut world = World::new();
-    let since = world.now;
-    world.done(silent(1, 11));
-    world.now += 500;
-    world.done(silent(1, 11));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, since);
-    world.done(silent(2, 7));
-    assert_eq!(world.catalog.node(NodeId(2)).unwrap().state, NodeState::Alive as i32, "another boot");
-    world.done(node(1, 21));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, 0);
+fn unreachable_time_is_set_once_and_cleared_on_return() {
+    let mut fixture = CatalogFixture::new();
+    let since = fixture.now;
+    fixture.done(silent(1, 11));
+    fixture.now += 500;
+    fixture.done(silent(1, 11));
+    assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, since);
+    fixture.done(silent(2, 7));
+    assert_eq!(fixture.catalog.node(NodeId(2)).unwrap().state, NodeState::Alive as i32, "another boot");
+    fixture.done(node(1, 21));
+    assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, 0);
 }
 
 #[test]
-fn health_is_of_one_boot_and_a_drain_outlives_it() {
-    let mut world = World::new();
+fn health_ends_with_a_boot_and_a_drain_survives_it() {
+    let mut fixture = CatalogFixture::new();
     let health =
         |boot| SetNodeHealth { node: 1, boot, read_only_reason: "disk full".into(), degraded_reason: "slow".into() };
-    world.done(Op::SetNodeHealth(health(10)));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().read_only_reason, "");
-    world.done(Op::SetNodeHealth(health(11)));
-    assert_eq!(world.catalog.node(NodeId(1)).unwrap().read_only_reason, "disk full");
-    world.done(drain(1, true));
-    world.done(node(1, 21));
-    let node = world.catalog.node(NodeId(1)).unwrap();
+    fixture.done(Op::SetNodeHealth(health(10)));
+    assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().read_only_reason, "");
+    fixture.done(Op::SetNodeHealth(health(11)));
+    assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().read_only_reason, "disk full");
+    fixture.done(drain(1, true));
+    fixture.done(node(1, 21));
+    let node = fixture.catalog.node(NodeId(1)).unwrap();
     assert_eq!((node.draining, node.read_only_reason.as_str(), node.degraded_reason.as_str()), (true, "", ""));
-    world.done(drain(1, false));
-    assert!(!world.catalog.node(NodeId(1)).unwrap().draining);
+    fixture.done(drain(1, false));
+    assert!(!fixture.catalog.node(NodeId(1)).unwrap().draining);
 }
 
 #[test]
-fn a_node_that_works_or_has_the_last_live_copy_is_not_removed() {
-    let mut world = World::new();
-    world.put("w", "t", WriteMode::Create, &[4]);
-    assert!(world.refused(remove(1), Code::FailedPrecondition).contains("drain it first"));
-    world.done(drain(1, true));
-    world.done(silent(2, 12));
-    let why = world.refused(remove(1), Code::FailedPrecondition);
+fn active_node_or_last_live_holder_is_not_removed() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w", "t", WriteMode::Create, &[4]);
+    assert!(fixture.refused(remove(1), Code::FailedPrecondition).contains("drain it first"));
+    fixture.done(drain(1, true));
+    fixture.done(silent(2, 12));
+    let why = fixture.refused(remove(1), Code::FailedPrecondition);
     assert!(why.contains("shard 0 of table \"t\""), "{why}");
-    world.done(node(2, 12));
-    world.done(remove(1));
-    world.refused(remove(9), Code::NotFound);
+    fixture.done(node(2, 12));
+    fixture.done(remove(1));
+    fixture.refused(remove(9), Code::NotFound);
 }
 
 #[test]
-fn a_removal_changes_no_part_however_many_the_node_has() {
-    let mut world = World::new();
-    world.put("w", "t", WriteMode::Create, &[1, 2, 3]);
-    world.done(drain(1, true));
-    world.catalog.take_changes();
-    world.done(remove(1));
-    let changed: Vec<RowKey> = world.catalog.take_changes().into_iter().map(|change| change.key).collect();
+fn removal_changes_only_the_node_row() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w", "t", WriteMode::Create, &[1, 2, 3]);
+    fixture.done(drain(1, true));
+    fixture.catalog.take_changes();
+    fixture.done(remove(1));
+    let changed: Vec<RowKey> = fixture.catalog.take_changes().into_iter().map(|change| change.key).collect();
     assert_eq!(changed, [RowKey::Node(1)]);
-    world.done(held(2, 1, false));
-    assert_eq!(world.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader takes them off");
+    fixture.done(held(2, 1, false));
+    assert_eq!(fixture.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader takes them off");
 }
 
 #[test]
-fn a_node_with_the_only_parts_of_an_open_write_is_not_removed() {
-    let mut world = World::new();
-    world.begin(staged("w", "t"));
-    world.done(Op::StageParts(stage("w", 1, &[4])));
-    world.done(silent(1, 11));
-    world.done(silent(2, 12));
-    assert!(world.refused(remove(1), Code::FailedPrecondition).contains("write \"w\""));
-    world.done(node(2, 12));
-    world.done(remove(1));
+fn only_holder_of_an_open_write_is_not_removed() {
+    let mut fixture = CatalogFixture::new();
+    fixture.begin(staged("w", "t"));
+    fixture.done(Op::StageParts(stage("w", 1, &[4])));
+    fixture.done(silent(1, 11));
+    fixture.done(silent(2, 12));
+    assert!(fixture.refused(remove(1), Code::FailedPrecondition).contains("write \"w\""));
+    fixture.done(node(2, 12));
+    fixture.done(remove(1));
 }
 
 #[test]
-fn a_removed_node_is_gone_for_good_and_its_puts_with_it() {
-    let mut world = World::new();
-    world.put("w", "t", WriteMode::Create, &[4]);
-    world.begin(begin("open", "u", WriteMode::Create));
-    world.done(drain(1, true));
-    world.done(remove(1));
-    assert!(world.catalog.was_removed(NodeId(1)) && !world.catalog.was_removed(NodeId(2)));
-    assert!(world.catalog.node(NodeId(1)).is_none() && world.catalog.nodes().all(|node| node.id == 2));
-    assert_eq!(world.catalog.write("open").unwrap().state, WriteState::Aborted as i32);
-    assert!(world.refused(node(1, 31), Code::FailedPrecondition).contains("empty --data-dir"));
+fn removed_node_cannot_return_and_its_puts_abort() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w", "t", WriteMode::Create, &[4]);
+    fixture.begin(begin("open", "u", WriteMode::Create));
+    fixture.done(drain(1, true));
+    fixture.done(remove(1));
+    assert!(fixture.catalog.was_removed(NodeId(1)) && !fixture.catalog.was_removed(NodeId(2)));
+    assert!(fixture.catalog.node(NodeId(1)).is_none() && fixture.catalog.nodes().all(|node| node.id == 2));
+    assert_eq!(fixture.catalog.write("open").unwrap().state, WriteState::Aborted as i32);
+    assert!(fixture.refused(node(1, 31), Code::FailedPrecondition).contains("empty --data-dir"));
     for op in [silent(1, 0), drain(1, false)] {
-        world.refused(op, Code::NotFound);
+        fixture.refused(op, Code::NotFound);
     }
-    world.done(held(4, 1, false));
-    world.done(held(4, 1, true));
-    assert_eq!(world.catalog.part(PartId(4)).unwrap().holders[..], [2]);
-    world.done(remove(1));
+    fixture.done(held(4, 1, false));
+    fixture.done(held(4, 1, true));
+    assert_eq!(fixture.catalog.part(PartId(4)).unwrap().holders[..], [2]);
+    fixture.done(remove(1));
 }
 
 #[test]
-fn shards_get_new_homes_unless_their_number_changed() {
-    let mut world = World::new();
-    world.put("w", "t", WriteMode::Create, &[4]);
-    let table = world.table("t").id;
+fn placement_is_ignored_after_a_change_of_shards() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w", "t", WriteMode::Create, &[4]);
+    let table = fixture.table("t").id;
     let place = |shards: usize, nodes: Vec<u64>| {
         let tables = vec![TablePlacement { table, placement: vec![Holders { nodes }; shards] }];
         Op::PlaceTables(PlaceTables { tables })
     };
-    world.done(place(3, vec![9]));
-    assert_eq!(world.table("t").placement[3].nodes, [1, 2]);
-    world.done(place(4, vec![2, 3]));
-    assert_eq!(world.table("t").placement[3].nodes, [2, 3]);
+    fixture.done(place(3, vec![9]));
+    assert_eq!(fixture.table("t").placement[3].nodes, [1, 2]);
+    fixture.done(place(4, vec![2, 3]));
+    assert_eq!(fixture.table("t").placement[3].nodes, [2, 3]);
 }
 
 #[test]
-fn a_put_that_ends_after_its_node_was_removed_counts_without_it_or_is_aborted() {
-    let mut world = World::new();
-    world.begin(begin("w", "t", WriteMode::Create));
-    world.done(drain(2, true));
-    world.done(remove(2));
+fn commit_ignores_or_rejects_copies_on_removed_nodes() {
+    let mut fixture = CatalogFixture::new();
+    fixture.begin(begin("w", "t", WriteMode::Create));
+    fixture.done(drain(2, true));
+    fixture.done(remove(2));
     let mut only_there = commit("w", &[1, 2]);
     only_there.parts[1].holders = vec![2];
-    let message = world.refused(Op::CommitWrite(only_there), Code::Aborted);
+    let message = fixture.refused(Op::CommitWrite(only_there), Code::Aborted);
     assert!(message.contains("removed from the cluster"), "{message}");
-    world.apply(Op::CommitWrite(commit("w", &[1])));
-    assert_eq!(*world.catalog.part(PartId(1)).unwrap().holders, [1]);
+    fixture.apply(Op::CommitWrite(commit("w", &[1])));
+    assert_eq!(*fixture.catalog.part(PartId(1)).unwrap().holders, [1]);
 }

@@ -1,4 +1,4 @@
-//! Random commands: the same log gives the same rows, and the changes alone give them too.
+//! Random commands: replaying the log, or only its row changes, gives the same rows.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use volley_common::wire::catalog::{
 use volley_common::{NodeId, PartId, TableName};
 
 use super::helpers::*;
-use crate::catalog::parts::place_of;
-use crate::catalog::{Catalog, Change, Place, RowKey};
+use crate::catalog::parts::sort_key_of;
+use crate::catalog::{Catalog, Change, RowKey, SortKey};
 
 fn random_op(random: &mut StdRng) -> Op {
     let table = ["a", "b", "c/d"][random.random_range(0..3)];
@@ -49,7 +49,7 @@ fn random_op(random: &mut StdRng) -> Op {
     }
 }
 
-/// The commit of a write that is open, by its latest attempt.
+/// The commit of an open write, by its latest attempt.
 fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
     let open: Vec<&Write> = catalog.writes().filter(|write| write.state() == WriteState::Open).collect();
     let Some(write) = open.get(random.random_range(0..12)) else { return random_op(random) };
@@ -57,14 +57,14 @@ fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
         let sources: Vec<_> = write.sources.iter().filter_map(|id| catalog.part(id.into())).collect();
         let (shard, rows) =
             (sources.first().map_or(0, |part| part.shard), sources.iter().map(|part| part.rows).sum::<u64>());
-        return Op::CommitWrite(merged(&write.id, &[(random.random_range(1..1 << 40), rows / 10)], shard));
+        return Op::CommitWrite(compacted(&write.id, &[(random.random_range(1..1 << 40), rows / 10)], shard));
     }
     let parts: Vec<u128> = (0..random.random_range(0..4)).map(|_| random.random_range(1..1 << 40)).collect();
     Op::CommitWrite(CommitWrite { attempt: write.attempt, ..commit(&write.id, &parts) })
 }
 
-/// A merge of some neighbours, or of what are none.
-fn random_merge(catalog: &Catalog, random: &mut StdRng) -> Op {
+/// A compaction of some parts, adjacent or not.
+fn random_compaction(catalog: &Catalog, random: &mut StdRng) -> Op {
     let tables: Vec<_> = catalog.tables().collect();
     let Some(table) = tables.get(random.random_range(0..3)) else { return random_op(random) };
     let mut parts: Vec<u128> = catalog.part_rows_at(table.id, table.version).map(|part| part.part_id().0).collect();
@@ -72,10 +72,10 @@ fn random_merge(catalog: &Catalog, random: &mut StdRng) -> Op {
     parts.truncate(random.random_range(2..6));
     let write = format!("m{}", random.random_range(0..9));
     let boot = catalog.node(NodeId(1)).map_or(0, |node| node.boot);
-    Op::BeginWrite(BeginWrite { writer_boot: boot, ..merge(&write, table, &parts) })
+    Op::BeginWrite(BeginWrite { writer_boot: boot, ..compact(&write, table, &parts) })
 }
 
-/// Changes of holders, of parts that there are.
+/// Holder changes of existing parts.
 fn random_holders(catalog: &Catalog, random: &mut StdRng) -> Op {
     let some =
         catalog.all_parts().filter(|_| random.random_bool(0.3)).map(|part| part.part_id()).collect::<Vec<PartId>>();
@@ -102,12 +102,12 @@ fn rows(catalog: &Catalog) -> Vec<Row> {
     catalog.rows().collect()
 }
 
-/// Totals agree with parts, names with tables, and what expiry left behind with what it should.
+/// Checks that totals agree with parts, names with tables, and the remaining parts with the readable versions.
 fn check(catalog: &Catalog, now: u64) {
     for table in catalog.tables() {
         let parts = catalog.parts_at(table.id, table.version);
         assert_eq!(table.rows, parts.iter().map(|part| part.rows).sum::<u64>());
-        assert!(parts.iter().map(place_of).is_sorted());
+        assert!(parts.iter().map(sort_key_of).is_sorted());
         let name = TableName::from_components(&table.name).unwrap();
         assert_eq!(catalog.table_named(&name).map(|t| t.id), Some(table.id));
     }
@@ -115,7 +115,7 @@ fn check(catalog: &Catalog, now: u64) {
     for node in catalog.tables().flat_map(|table| &table.placement).flat_map(|shard| &shard.nodes) {
         *placed.entry(NodeId(*node)).or_default() += 1;
     }
-    assert_eq!(catalog.placed(), &placed);
+    assert_eq!(catalog.placed_replicas(), &placed);
     for part in catalog.all_parts() {
         assert!(catalog.table(part.table).is_some(), "part {} of no table", part.part_id());
         assert!(catalog.part(part.part_id()) == Some(part));
@@ -128,8 +128,8 @@ fn check(catalog: &Catalog, now: u64) {
 }
 
 #[test]
-fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
-    let (mut answers, mut refusals, mut merges) = (0, 0, 0);
+fn replayed_commands_and_changes_give_the_same_rows() {
+    let (mut answers, mut refusals, mut compactions) = (0, 0, 0);
     for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
@@ -139,7 +139,7 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
             let op = match step {
                 0 => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
                 _ if step % 7 == 0 => random_holders(&first, &mut random),
-                _ if step % 11 == 0 => random_merge(&first, &mut random),
+                _ if step % 11 == 0 => random_compaction(&first, &mut random),
                 _ if step % 3 == 0 => random_commit(&first, &mut random),
                 _ => random_op(&mut random),
             };
@@ -149,13 +149,10 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
             let reply = first.apply(&command);
             assert_eq!(reply, again.apply(&command));
             answers += usize::from(matches!(reply.reply, Some(Answer::Outcome(_))));
-            merges += first.all_parts().filter(|part| part.place().generation > 0).count();
+            compactions += first.all_parts().filter(|part| part.sort_key().generation > 0).count();
             refusals += usize::from(matches!(reply.reply, Some(Answer::Refusal(_))));
             if let Some(before) = before {
-                assert!(
-                    before == rows(&first),
-                    "seed {seed}, step {step}: expiry that was not needed changed something"
-                );
+                assert!(before == rows(&first), "seed {seed}, step {step}: unneeded expiry changed something");
             }
             follow(&mut follower, first.take_changes());
             check(&first, now_ms);
@@ -173,25 +170,26 @@ fn the_same_commands_give_the_same_rows_and_so_do_their_changes() {
         }
         assert!(rows(&first) == rows(&follower) && rows(&first) == rows(&loaded), "seed {seed}");
     }
-    // The commands are such that much of both kinds happens.
+    // The mix of commands exercises every kind often enough.
     assert!(
-        answers > 1000 && refusals > 1000 && merges > 1000,
-        "{answers} commits, {refusals} refusals, {merges} merges"
+        answers > 1000 && refusals > 1000 && compactions > 1000,
+        "{answers} commits, {refusals} refusals, {compactions} compactions"
     );
 }
 
 #[test]
-fn keys_sort_as_their_bytes_and_garbage_is_no_key() {
-    let merged = |table, added, seq, generation| RowKey::Part { table, place: Place { added, seq, generation } };
-    let part = |table, added, seq| merged(table, added, seq, 0);
+fn row_keys_sort_as_their_bytes_and_reject_garbage() {
+    let compacted =
+        |table, added, seq, generation| RowKey::Part { table, sort_key: SortKey { added, seq, generation } };
+    let part = |table, added, seq| compacted(table, added, seq, 0);
     let keys = [
         RowKey::Cluster,
         RowKey::Node(1),
         RowKey::Node(256),
         RowKey::Table(2),
         part(1, 2, 3),
-        merged(1, 2, 3, 1),
-        merged(1, 2, 3, 256),
+        compacted(1, 2, 3, 1),
+        compacted(1, 2, 3, 256),
         part(1, 2, 4),
         part(1, 2, 300),
         part(1, 256, 0),

@@ -12,124 +12,124 @@ fn pin(table: u64, version: u64, until_ms: u64) -> Op {
     Op::PinVersion(PinVersion { table, version, until_ms })
 }
 
-fn readable(world: &World, version: u64) -> bool {
-    let table = world.table("t");
-    world.catalog.readable_version(table, Some(version), world.now).is_ok()
+fn readable(fixture: &CatalogFixture, version: u64) -> bool {
+    let table = fixture.table("t");
+    fixture.catalog.readable_version(table, Some(version), fixture.now).is_ok()
 }
 
 /// Version 1: {1}, 2: {1, 2}, 3 (replaces): {3}, 4: {3, 4}.
-fn four_versions() -> World {
-    let mut world = World::new();
-    world.put("w1", "t", WriteMode::Create, &[1]);
-    world.put("w2", "t", WriteMode::Append, &[2]);
-    world.put("w3", "t", WriteMode::Replace, &[3]);
-    world.put("w4", "t", WriteMode::Append, &[4]);
-    world
+fn four_versions() -> CatalogFixture {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w1", "t", WriteMode::Create, &[1]);
+    fixture.put("w2", "t", WriteMode::Append, &[2]);
+    fixture.put("w3", "t", WriteMode::Replace, &[3]);
+    fixture.put("w4", "t", WriteMode::Append, &[4]);
+    fixture
 }
 
 #[test]
-fn every_version_has_just_its_parts() {
-    let world = four_versions();
-    let id = world.table("t").id;
-    let all: Vec<Vec<u128>> = (0..=5).map(|version| world.parts(id, version)).collect();
+fn version_contains_exactly_its_parts() {
+    let fixture = four_versions();
+    let id = fixture.table("t").id;
+    let all: Vec<Vec<u128>> = (0..=5).map(|version| fixture.parts(id, version)).collect();
     assert_eq!(all, [vec![], vec![1], vec![1, 2], vec![3], vec![3, 4], vec![3, 4]]);
 }
 
 #[test]
-fn replaced_versions_are_readable_for_the_retention_and_appended_ones_for_ever() {
-    let mut world = four_versions();
-    assert_eq!(world.catalog.readable_version(world.table("t"), None, world.now), Ok(4));
-    world.now += RETENTION;
-    assert!((1..=4).all(|version| readable(&world, version)));
-    assert!(!readable(&world, 0) && !readable(&world, 5));
-    assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
-    world.now += 1;
-    assert!(world.catalog.needs_expiry(world.now, u64::MAX));
+fn replaced_versions_expire_and_appended_ones_do_not() {
+    let mut fixture = four_versions();
+    assert_eq!(fixture.catalog.readable_version(fixture.table("t"), None, fixture.now), Ok(4));
+    fixture.now += RETENTION;
+    assert!((1..=4).all(|version| readable(&fixture, version)));
+    assert!(!readable(&fixture, 0) && !readable(&fixture, 5));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    fixture.now += 1;
+    assert!(fixture.catalog.needs_expiry(fixture.now, u64::MAX));
     for _ in 0..2 {
-        assert!(!readable(&world, 1) && !readable(&world, 2));
-        assert!(readable(&world, 3) && readable(&world, 4));
-        world.done(expire());
+        assert!(!readable(&fixture, 1) && !readable(&fixture, 2));
+        assert!(readable(&fixture, 3) && readable(&fixture, 4));
+        fixture.done(expire());
     }
-    assert_eq!(world.catalog.part_count(), 2);
-    assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
-    let error = world.catalog.readable_version(world.table("t"), Some(1), world.now).unwrap_err();
+    assert_eq!(fixture.catalog.part_count(), 2);
+    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    let error = fixture.catalog.readable_version(fixture.table("t"), Some(1), fixture.now).unwrap_err();
     assert_eq!(error.code, Code::NotFound);
-    assert!(error.message.contains("\"t\"") && error.message.ends_with("these are: 4, 3"), "{error}");
+    assert!(error.message.contains("\"t\"") && error.message.ends_with("the readable versions are 4, 3"), "{error}");
 }
 
 #[test]
-fn a_pin_keeps_its_version_and_no_more() {
-    let mut world = four_versions();
-    let id = world.table("t").id;
-    let until = world.now + 5 * RETENTION;
-    world.done(pin(id, 1, until));
-    world.now += RETENTION + 1;
-    world.done(expire());
-    assert!(readable(&world, 1) && !readable(&world, 2));
-    assert_eq!(world.parts(id, 1), [1]);
-    assert!(world.catalog.part(PartId(2)).is_none());
-    assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
-    // Renewed while it is readable, also with an earlier end, which changes nothing.
-    world.done(pin(id, 1, until - 1));
-    world.now = until;
-    assert!(readable(&world, 1) && !world.catalog.needs_expiry(world.now, u64::MAX));
-    world.now += 1;
-    assert!(!readable(&world, 1) && world.catalog.needs_expiry(world.now, u64::MAX));
-    world.done(expire());
-    assert!(world.catalog.part(PartId(1)).is_none());
-    assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
+fn pin_keeps_only_its_version() {
+    let mut fixture = four_versions();
+    let id = fixture.table("t").id;
+    let until = fixture.now + 5 * RETENTION;
+    fixture.done(pin(id, 1, until));
+    fixture.now += RETENTION + 1;
+    fixture.done(expire());
+    assert!(readable(&fixture, 1) && !readable(&fixture, 2));
+    assert_eq!(fixture.parts(id, 1), [1]);
+    assert!(fixture.catalog.part(PartId(2)).is_none());
+    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    // A pin can be renewed while its version is readable; an earlier end changes nothing.
+    fixture.done(pin(id, 1, until - 1));
+    fixture.now = until;
+    assert!(readable(&fixture, 1) && !fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    fixture.now += 1;
+    assert!(!readable(&fixture, 1) && fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    fixture.done(expire());
+    assert!(fixture.catalog.part(PartId(1)).is_none());
+    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
 }
 
 #[test]
-fn only_readable_versions_can_be_pinned() {
-    let mut world = four_versions();
-    let id = world.table("t").id;
-    world.now += RETENTION + 1;
+fn unreadable_version_cannot_be_pinned() {
+    let mut fixture = four_versions();
+    let id = fixture.table("t").id;
+    fixture.now += RETENTION + 1;
     for (table, version) in [(id, 1), (id, 9), (77, 1)] {
-        world.refused(pin(table, version, u64::MAX), Code::NotFound);
+        fixture.refused(pin(table, version, u64::MAX), Code::NotFound);
     }
-    world.done(pin(id, 3, u64::MAX));
+    fixture.done(pin(id, 3, u64::MAX));
 }
 
 #[test]
-fn a_pinned_version_outlives_the_drop() {
-    let mut world = four_versions();
-    let id = world.table("t").id;
-    world.done(pin(id, 4, world.now + 5 * RETENTION));
-    world.drop_table("t");
-    world.now += RETENTION + 1;
-    world.done(expire());
-    assert_eq!(world.parts(id, 4), [3, 4]);
-    world.now += 5 * RETENTION;
-    world.done(expire());
-    assert!(world.catalog.table(id).is_none());
-    assert_eq!(world.catalog.part_count(), 0);
+fn pinned_version_survives_a_drop() {
+    let mut fixture = four_versions();
+    let id = fixture.table("t").id;
+    fixture.done(pin(id, 4, fixture.now + 5 * RETENTION));
+    fixture.drop_table("t");
+    fixture.now += RETENTION + 1;
+    fixture.done(expire());
+    assert_eq!(fixture.parts(id, 4), [3, 4]);
+    fixture.now += 5 * RETENTION;
+    fixture.done(expire());
+    assert!(fixture.catalog.table(id).is_none());
+    assert_eq!(fixture.catalog.part_count(), 0);
 }
 
 #[test]
-fn a_version_is_kept_by_the_retention_it_was_made_with() {
-    let mut world = World::new();
-    world.put("w1", "t", WriteMode::Create, &[1]);
-    world.begin(BeginWrite {
+fn version_is_kept_for_its_own_retention() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w1", "t", WriteMode::Create, &[1]);
+    fixture.begin(BeginWrite {
         spec: Some(TableSpec { retention_ms: 0, ..spec() }),
         ..begin("w2", "t", WriteMode::Replace)
     });
-    world.commit(commit("w2", &[2]));
-    world.put("w3", "t", WriteMode::Replace, &[3]);
-    world.now += 1;
-    world.done(expire());
-    assert!(readable(&world, 1) && !readable(&world, 2));
-    assert!(world.catalog.part(PartId(2)).is_none());
+    fixture.commit(commit("w2", &[2]));
+    fixture.put("w3", "t", WriteMode::Replace, &[3]);
+    fixture.now += 1;
+    fixture.done(expire());
+    assert!(readable(&fixture, 1) && !readable(&fixture, 2));
+    assert!(fixture.catalog.part(PartId(2)).is_none());
 }
 
 #[test]
-fn an_empty_version_can_be_read_while_it_is_kept() {
-    let mut world = World::new();
-    world.put("w1", "t", WriteMode::Create, &[]);
-    world.put("w2", "t", WriteMode::Replace, &[2]);
-    assert!(readable(&world, 1));
-    world.now += RETENTION + 1;
-    assert!(!readable(&world, 1));
-    world.done(expire());
-    assert!(!world.catalog.needs_expiry(world.now, u64::MAX));
+fn empty_version_is_readable_until_it_expires() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w1", "t", WriteMode::Create, &[]);
+    fixture.put("w2", "t", WriteMode::Replace, &[2]);
+    assert!(readable(&fixture, 1));
+    fixture.now += RETENTION + 1;
+    assert!(!readable(&fixture, 1));
+    fixture.done(expire());
+    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
 }

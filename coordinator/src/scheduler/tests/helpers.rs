@@ -1,4 +1,4 @@
-//! Catalogs in short.
+//! Short forms of catalogs, nodes, tables and parts.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use volley_common::wire::catalog::{Holders, Node, NodeState, Part, Row, Table, T
 use volley_common::{NodeId, PartId};
 
 use crate::catalog::Catalog;
-use crate::scheduler::Nodes;
+use crate::scheduler::NodeSets;
 
 pub const NOW: u64 = 1_000_000;
-pub const GRACE: u64 = 1000;
+pub const REPAIR_DELAY: u64 = 1000;
 
 pub fn put(catalog: &mut Catalog, row: row::Row) {
     catalog.insert_row(Row { row: Some(row) });
@@ -21,7 +21,8 @@ pub fn node(id: u64) -> Node {
     node
 }
 
-/// Table 1 of four nodes, two replicas; shard 0 is placed on nodes 1 and 2. Write "open" is open, "over" is committed.
+/// Four nodes and table 1 with two replicas, whose shard 0 is placed on nodes 1 and 2. Write "open" is open, "over" is
+/// committed, "ended" is aborted.
 pub fn catalog(parts: &[(u128, &[u64])]) -> Catalog {
     let mut catalog = Catalog::default();
     (1..=4).for_each(|id| put(&mut catalog, row::Row::Node(node(id))));
@@ -66,13 +67,13 @@ pub fn with(catalog: &mut Catalog, id: u64, change: impl FnOnce(&mut Node)) {
     put(catalog, row::Row::Node(node));
 }
 
-/// A node that has been silent for so long.
-pub fn silence(catalog: &mut Catalog, id: u64, since: u64) {
-    with(catalog, id, |node| (node.state, node.unreachable_since_ms) = (NodeState::Unreachable as i32, NOW - since));
+/// Marks a node as unreachable for `ms` milliseconds.
+pub fn unreachable_for(catalog: &mut Catalog, id: u64, ms: u64) {
+    with(catalog, id, |node| (node.state, node.unreachable_since_ms) = (NodeState::Unreachable as i32, NOW - ms));
 }
 
-pub fn nodes(catalog: &Catalog) -> Nodes {
-    Nodes::at(catalog, NOW, GRACE)
+pub fn nodes(catalog: &Catalog) -> NodeSets {
+    NodeSets::at(catalog, NOW, REPAIR_DELAY)
 }
 
 pub fn set(nodes: &[u64]) -> BTreeSet<NodeId> {

@@ -1,0 +1,16 @@
+//! Replies of commands.
+
+use volley_common::Error;
+use volley_common::wire::catalog::reply::Reply;
+
+/// The error for a reply of the wrong kind, which only a programming error can cause.
+pub fn unexpected_reply(command: &str, reply: &Reply) -> Error {
+    let kind = match reply {
+        Reply::Done(_) => "done",
+        Reply::Refusal(_) => "a refusal",
+        Reply::Write(_) => "a write",
+        Reply::Outcome(_) => "an outcome",
+        Reply::Table(_) => "a table",
+    };
+    Error::internal(format!("the reply to {command} was {kind}"))
+}

@@ -1,0 +1,158 @@
+//! The client listeners of this coordinator, and the addresses that clients of each get.
+
+use std::fmt;
+use std::sync::Arc;
+
+use volley_common::wire::catalog::Node;
+use volley_common::{Error, Result};
+
+/// Whose addresses the clients of a listener get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locations {
+    /// The nodes' own addresses.
+    #[default]
+    Direct,
+    /// The coordinator's address: all data goes through the member that the client calls.
+    Proxy,
+    /// As [`Locations::Proxy`], in a single endpoint: for clients that read only the first endpoint.
+    Single,
+}
+
+impl std::str::FromStr for Locations {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "direct" => Ok(Locations::Direct),
+            "proxy" => Ok(Locations::Proxy),
+            "single" => Ok(Locations::Single),
+            _ => Err(Error::invalid(format!("{text:?} is not direct, proxy or single"))),
+        }
+    }
+}
+
+impl fmt::Display for Locations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Locations::Direct => "direct",
+            Locations::Proxy => "proxy",
+            Locations::Single => "single",
+        })
+    }
+}
+
+/// A client listener, as it is configured, or as it applies to one call.
+#[derive(Clone, Debug)]
+pub struct ClientListener {
+    /// The listener's name; empty if it has none.
+    pub name: Arc<str>,
+    /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`.
+    pub uri: String,
+    /// Whose addresses its clients get.
+    pub locations: Locations,
+}
+
+impl ClientListener {
+    /// The addresses of these nodes for the listener's clients; this coordinator's address if the listener is a proxy, or
+    /// if its clients reach none of the nodes.
+    pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
+        let addresses: Vec<&str> = match self.locations {
+            Locations::Direct => nodes.iter().filter_map(|node| node_address(node, &self.name)).collect(),
+            Locations::Proxy | Locations::Single => Vec::new(),
+        };
+        if addresses.is_empty() && !nodes.is_empty() { vec![&self.uri] } else { addresses }
+    }
+}
+
+/// Where clients of a listener reach a node; `None` if the node has named listeners, but none of that name.
+pub fn node_address<'a>(node: &'a Node, listener: &str) -> Option<&'a str> {
+    let uri = match node.listeners.is_empty() || listener.is_empty() {
+        true => Some(&node.flight_uri),
+        false => node.listeners.iter().find(|own| own.name == listener).map(|own| &own.uri),
+    };
+    uri.map(String::as_str).filter(|uri| !uri.is_empty())
+}
+
+/// All client listeners of this coordinator.
+#[derive(Debug)]
+pub struct ListenerTable(Vec<ClientListener>);
+
+impl ListenerTable {
+    /// Holds the listeners, at least one.
+    pub fn new(listeners: Vec<ClientListener>) -> Self {
+        ListenerTable(listeners)
+    }
+
+    /// The name of the first listener.
+    pub fn default_name(&self) -> Arc<str> {
+        self.0.first().map_or_else(|| "".into(), |first| first.name.clone())
+    }
+
+    /// Where clients of the first listener reach this coordinator: `grpc+tcp://HOST:PORT`.
+    pub fn default_uri(&self) -> &str {
+        self.0.first().map_or("", |first| &first.uri)
+    }
+
+    /// The listener that applies to a call: the one that received it, unless the client requests by a header another
+    /// listener's name, or `direct`, `proxy` or `single`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the client requests an unknown listener.
+    pub fn resolve(&self, received_by: &str, requested: Option<&str>) -> Result<ClientListener> {
+        let named = |name: &str| self.0.iter().find(|listener| &*listener.name == name);
+        let receiver = match (named(received_by), self.0.first()) {
+            (Some(listener), _) => listener.clone(),
+            // A node forwarded the call from a listener that only the node has.
+            (None, Some(first)) => {
+                ClientListener { name: received_by.into(), uri: first.uri.clone(), locations: Locations::Direct }
+            }
+            (None, None) => return Err(Error::internal("this coordinator has no listener")),
+        };
+        let Some(requested) = requested else { return Ok(receiver) };
+        if let Ok(locations) = requested.parse() {
+            return Ok(ClientListener { locations, ..receiver });
+        }
+        named(requested).cloned().ok_or_else(|| {
+            let names = self.0.iter().map(|listener| &*listener.name);
+            let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+            Error::invalid(format!(
+                "there is no listener {requested:?}: ask for direct, proxy or single{}",
+                if known.is_empty() { String::new() } else { format!(", or for {}", known.join(", ")) }
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::wire::catalog::NodeListener;
+
+    use super::*;
+
+    fn node(listeners: &[(&str, &str)]) -> Node {
+        let listener = |(name, uri): &(&str, &str)| NodeListener { name: name.to_string(), uri: uri.to_string() };
+        let listeners = listeners.iter().map(listener).collect();
+        Node { flight_uri: "grpc+tcp://first:1".into(), listeners, ..Node::default() }
+    }
+
+    #[test]
+    fn write_without_a_reachable_node_goes_to_the_coordinator() {
+        let listener = |locations| ClientListener { name: "external".into(), uri: "grpc+tcp://c:1".into(), locations };
+        let inside = [node(&[("internal", "grpc+tcp://first:1")])];
+        let both = [node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")])];
+        assert_eq!(listener(Locations::Direct).addresses(&both), ["grpc+tcp://outside:1"]);
+        assert_eq!(listener(Locations::Direct).addresses(&inside), ["grpc+tcp://c:1"]);
+        assert_eq!(listener(Locations::Proxy).addresses(&both), ["grpc+tcp://c:1"]);
+        assert!(listener(Locations::Direct).addresses(&[]).is_empty(), "a committed write has no targets");
+    }
+
+    #[test]
+    fn node_address_is_that_of_the_listener() {
+        let two = node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")]);
+        assert_eq!(node_address(&two, "external"), Some("grpc+tcp://outside:1"));
+        assert_eq!(node_address(&two, "internal"), Some("grpc+tcp://first:1"));
+        assert_eq!(node_address(&two, ""), Some("grpc+tcp://first:1"));
+        assert_eq!(node_address(&two, "other"), None, "not reachable by that listener");
+        assert_eq!(node_address(&node(&[]), "external"), Some("grpc+tcp://first:1"), "a node without names");
+    }
+}

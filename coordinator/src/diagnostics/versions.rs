@@ -1,0 +1,85 @@
+//! The readable versions of a table: their sizes, times of creation and ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use volley_common::wire::catalog::{Table, WriteState};
+
+use crate::catalog::{Catalog, PartRow};
+
+/// The most versions that one reply lists, the newest.
+const MAX_LISTED: usize = 1000;
+
+/// Rows, bytes and parts of a version.
+type VersionSize = (i64, i64, i64);
+
+/// The readable versions of a table as JSON, the newest first.
+pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
+    let readable = |version: &u64| catalog.is_readable(table, *version, now_ms);
+    let oldest = table.oldest.max(1);
+    let mut all = (oldest..=table.version).rev().filter(readable);
+    let listed: BTreeSet<u64> = all.by_ref().take(MAX_LISTED).collect();
+    let (sizes, times) = (sizes(catalog, table, &listed), times(catalog, table));
+    let one = |version: &u64| {
+        let (rows, bytes, parts) = sizes.get(version).copied().unwrap_or_default();
+        let (until_ms, pinned) = kept_until(table, *version, now_ms);
+        json!({
+            "version": version,
+            "made_ms": times.get(version),
+            "rows": rows,
+            "bytes": bytes,
+            "parts": parts,
+            "until_ms": until_ms,
+            "pinned": pinned,
+        })
+    };
+    json!({
+        "table": table.name.join("/"),
+        "newest": table.version,
+        "versions": listed.iter().rev().map(one).collect::<Vec<_>>(),
+        "more": all.count(),
+    })
+}
+
+/// Until when a version is kept (`None` while none of its parts is replaced), and whether a pin keeps it.
+fn kept_until(table: &Table, version: u64, now_ms: u64) -> (Option<u64>, bool) {
+    let pins = table.pins.iter().filter(|pin| pin.version == version && pin.until_ms >= now_ms);
+    let pin = pins.map(|pin| pin.until_ms).max();
+    let end = table.replaced.iter().find(|replaced| replaced.version > version);
+    (end.map(|end| end.until_ms.max(pin.unwrap_or(0))), pin.is_some())
+}
+
+/// The sizes of some versions, summed up from the parts that each version added and removed.
+fn sizes(catalog: &Catalog, table: &Table, versions: &BTreeSet<u64>) -> BTreeMap<u64, VersionSize> {
+    let mut changes: BTreeMap<u64, VersionSize> = BTreeMap::new();
+    let mut change = |version: u64, sign: i64, part: &PartRow| {
+        let sum = changes.entry(version).or_default();
+        *sum = (sum.0 + sign * part.rows as i64, sum.1 + sign * part.bytes as i64, sum.2 + sign);
+    };
+    for part in catalog.all_parts_of(table.id) {
+        change(part.added, 1, part);
+        if part.removed != 0 {
+            change(part.removed, -1, part);
+        }
+    }
+    let mut changes = changes.into_iter().peekable();
+    let mut sum = VersionSize::default();
+    let size_at = |version: &u64| {
+        while let Some((_, change)) = changes.next_if(|(changed, _)| changed <= version) {
+            sum = (sum.0 + change.0, sum.1 + change.1, sum.2 + change.2);
+        }
+        (*version, sum)
+    };
+    versions.iter().map(size_at).collect()
+}
+
+/// When versions were created, as far as the writes that created them are still in the catalog.
+fn times(catalog: &Catalog, table: &Table) -> BTreeMap<u64, u64> {
+    let commits = catalog.writes().filter(|write| {
+        write.state == WriteState::Committed as i32 && write.table == table.name && write.ended_ms >= table.created_ms
+    });
+    let mut times: BTreeMap<u64, u64> =
+        commits.filter_map(|write| write.outcome.as_ref().map(|outcome| (outcome.version, write.ended_ms))).collect();
+    times.entry(table.version).or_insert(table.changed_ms);
+    times
+}

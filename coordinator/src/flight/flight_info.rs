@@ -1,0 +1,257 @@
+//! FlightInfo messages of read plans and listed tables.
+
+use std::io::Write;
+
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Location, Ticket};
+use prost::{Message, encode_length_delimiter, length_delimiter_len};
+use prost_types::Timestamp;
+use serde_json::json;
+use volley_common::TableName;
+use volley_common::wire::catalog::DescriptorKind;
+
+use crate::client_listener::Locations;
+use crate::planner::endpoints::{EndpointPlan, REUSE_CONNECTION};
+use crate::service::read::{ListedTable, ReadPlan};
+
+/// Encodes the reply to GetFlightInfo: the descriptor as it was received, and an endpoint for every stream. Leaves
+/// `prefix_len` bytes free at the front.
+///
+/// The encoding is written by hand: with thousands of endpoints, building message structs would cost more than the rest of
+/// the call.
+pub fn encode(descriptor: &[u8], plan: &ReadPlan, prefix_len: usize) -> Vec<u8> {
+    let app_metadata = json!({ "table": plan.name.join("/"), "version": plan.version }).to_string();
+    let endpoints = EndpointEncoder::new(plan);
+    let other_fields = plan.schema.len() + descriptor.len() + app_metadata.len() + 64;
+    let mut out = Vec::with_capacity(prefix_len + other_fields + endpoints.estimated_len());
+    out.resize(prefix_len, 0);
+    put_bytes(&mut out, 1, &plan.schema);
+    put_bytes(&mut out, 2, descriptor);
+    endpoints.write(&mut out);
+    let totals = FlightInfo {
+        total_records: saturating_i64(plan.version_plan.rows),
+        total_bytes: plan.bytes.map_or(-1, saturating_i64),
+        ordered: plan.ordered,
+        app_metadata: app_metadata.into(),
+        ..FlightInfo::default()
+    };
+    out.extend_from_slice(&totals.encode_to_vec());
+    out
+}
+
+/// Encodes the endpoints of a read plan. Holds what they have in common.
+struct EndpointEncoder<'a> {
+    plan: &'a ReadPlan,
+    /// The encoded locations of nodes, by URI index.
+    node_locations: Vec<Vec<u8>>,
+    /// The encoded location of this coordinator, if it replaces those of the nodes.
+    own_location: Option<Vec<u8>>,
+    /// The encoded last location and expiry of every endpoint.
+    common_fields: Vec<u8>,
+}
+
+impl<'a> EndpointEncoder<'a> {
+    fn new(plan: &'a ReadPlan) -> Self {
+        let location =
+            |uri: &str| FlightEndpoint { location: vec![Location { uri: uri.into() }], ..Default::default() };
+        let last = FlightEndpoint { expiration_time: Some(timestamp(plan.expires_ms)), ..location(REUSE_CONNECTION) };
+        let is_proxy = plan.listener.locations != Locations::Direct;
+        EndpointEncoder {
+            plan,
+            node_locations: plan.version_plan.uris.iter().map(|uri| location(uri).encode_to_vec()).collect(),
+            own_location: is_proxy.then(|| location(&plan.listener.uri).encode_to_vec()),
+            common_fields: last.encode_to_vec(),
+        }
+    }
+
+    fn estimated_len(&self) -> usize {
+        let location = self.node_locations.iter().chain(&self.own_location).map(Vec::len).max().unwrap_or(0);
+        let endpoint = |endpoint: &EndpointPlan| {
+            let other_fields = 64 + self.common_fields.len() + endpoint.location_count().max(1) * location;
+            self.plan.signer.ticket_len(&endpoint.ticket_suffix) + other_fields
+        };
+        self.plan.version_plan.endpoints.iter().map(endpoint).sum()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let version_plan = &self.plan.version_plan;
+        let mut app_metadata = Vec::new();
+        for (at, endpoint) in version_plan.endpoints.iter().enumerate() {
+            app_metadata.clear();
+            // Writing to a Vec cannot fail.
+            let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
+            let nodes = || match self.own_location {
+                Some(_) => None,
+                None => Some(version_plan.locations(at, self.plan.rotation).map(|uri| &self.node_locations[uri])),
+            };
+            let locations = || self.own_location.iter().chain(nodes().into_iter().flatten());
+            let ticket_len = self.plan.signer.ticket_len(&endpoint.ticket_suffix);
+            let endpoint_len = field_len(field_len(ticket_len))
+                + locations().map(Vec::len).sum::<usize>()
+                + self.common_fields.len()
+                + field_len(app_metadata.len());
+            put_header(out, 3, endpoint_len);
+            put_header(out, 1, field_len(ticket_len));
+            put_header(out, 1, ticket_len);
+            self.plan.signer.write(&endpoint.ticket_suffix, out);
+            locations().for_each(|location| out.extend_from_slice(location));
+            out.extend_from_slice(&self.common_fields);
+            put_bytes(out, 4, &app_metadata);
+        }
+    }
+}
+
+/// The encoded length of a length-delimited field whose number is below 16.
+fn field_len(bytes: usize) -> usize {
+    1 + length_delimiter_len(bytes) + bytes
+}
+
+/// Writes the tag and length of a length-delimited field.
+fn put_header(out: &mut Vec<u8>, field: u8, bytes: usize) {
+    out.push(field << 3 | 2);
+    // Writing to a Vec cannot fail.
+    let _ = encode_length_delimiter(bytes, out);
+}
+
+/// Writes a field of bytes; nothing if it is empty, as protobuf does.
+fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        put_header(out, field, bytes.len());
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// The FlightInfo of a table in ListFlights: with the kind of descriptor that it was created with, and a single endpoint
+/// whose ticket is the table's name, so that listing needs no read plan.
+pub fn listed(listed: ListedTable) -> FlightInfo {
+    let ListedTable { table, name, kind } = listed;
+    let by_name =
+        FlightEndpoint { ticket: Some(Ticket { ticket: command(&name).into() }), ..FlightEndpoint::default() };
+    FlightInfo {
+        schema: table.schema,
+        flight_descriptor: Some(match kind {
+            DescriptorKind::Command => FlightDescriptor::new_cmd(command(&name)),
+            DescriptorKind::Path | DescriptorKind::Unspecified => FlightDescriptor::new_path(table.name.clone()),
+        }),
+        endpoint: vec![by_name],
+        total_records: saturating_i64(table.rows),
+        total_bytes: saturating_i64(table.bytes),
+        ordered: table.spec.is_none_or(|spec| spec.shard_by.is_empty()),
+        app_metadata: json!({ "table": name.to_string(), "version": table.version }).to_string().into(),
+    }
+}
+
+/// A command or ticket for a table: its name, or JSON if the name could be taken for JSON.
+fn command(name: &TableName) -> String {
+    let name = name.to_string();
+    if name.trim_start().starts_with('{') { json!({ "table": name }).to_string() } else { name }
+}
+
+fn saturating_i64(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Converts milliseconds since 1970 to a protobuf timestamp.
+pub fn timestamp(ms: u64) -> Timestamp {
+    Timestamp { seconds: saturating_i64(ms / 1000), nanos: (ms % 1000) as i32 * 1_000_000 }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use volley_common::PartId;
+    use volley_common::ticket::TicketKey;
+    use volley_common::wire::catalog::{Node, NodeState, Part, Row, Table, TableSpec, row};
+    use volley_common::wire::cluster as wire;
+
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::client_listener::ClientListener;
+    use crate::planner::endpoints::plan_endpoints;
+
+    fn table(name: &str) -> Table {
+        Table { name: vec![name.into()], version: 3, rows: 7, spec: Some(TableSpec::default()), ..Table::default() }
+    }
+
+    #[test]
+    fn listed_table_keeps_its_kind_of_descriptor() {
+        let list = |name: &str, kind| listed(ListedTable { table: table(name), name: name.parse().unwrap(), kind });
+        let by_path = list("t", DescriptorKind::Path);
+        assert_eq!(by_path.flight_descriptor.unwrap().path, ["t"]);
+        let by_command = list("t", DescriptorKind::Command);
+        assert_eq!(&by_command.flight_descriptor.unwrap().cmd[..], b"t");
+        assert_eq!(&by_command.endpoint[0].ticket.as_ref().unwrap().ticket[..], b"t");
+        let odd = list("{x", DescriptorKind::Command).flight_descriptor.unwrap();
+        assert_eq!(&odd.cmd[..], br#"{"table":"{x"}"#);
+    }
+
+    /// The plan of a table with this many parts on two nodes.
+    fn read_plan(parts: u64) -> ReadPlan {
+        let mut catalog = Catalog::default();
+        let mut put = |row| catalog.insert_row(Row { row: Some(row) });
+        for id in [1, 2] {
+            let (flight_uri, state) = (format!("grpc+tcp://n{id}:1"), NodeState::Alive as i32);
+            put(row::Row::Node(Node { id, flight_uri, state, ..Node::default() }));
+        }
+        for seq in 0..parts {
+            let (id, holders, rows) = (Some(PartId(7 + u128::from(seq)).into()), vec![1, 2], seq * 1_000_000_000);
+            put(row::Row::Part(Part { id, seq, table: 1, added: 3, rows, holders, ..Part::default() }));
+        }
+        let table = Table { id: 1, ..table("t") };
+        let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, &catalog.live_node_ids(), "").unwrap();
+        ReadPlan {
+            name: vec!["a".into(), "t".into()],
+            version: 3,
+            schema: Bytes::from_static(b"schema"),
+            version_plan: Arc::new(version_plan),
+            signer: TicketKey::new(b"key").signer(&wire::Ticket { version: 3, expires_ms: 1500, ..Default::default() }),
+            listener: ClientListener { name: "".into(), uri: "grpc+tcp://c:1".into(), locations: Locations::Direct },
+            rotation: 1,
+            bytes: None,
+            ordered: true,
+            expires_ms: 1500,
+        }
+    }
+
+    #[test]
+    fn encoded_read_plan_is_a_valid_flight_info() {
+        let descriptor = FlightDescriptor::new_path(vec!["t".into()]);
+        let bytes = encode(&descriptor.encode_to_vec(), &read_plan(2), 5);
+        let info = FlightInfo::decode(&bytes[5..]).unwrap();
+        assert_eq!(info.encode_to_vec(), bytes[5..], "the encoding of the structs");
+        assert_eq!((info.schema.as_ref(), info.flight_descriptor), (&b"schema"[..], Some(descriptor)));
+        assert_eq!((info.total_records, info.total_bytes, info.ordered), (1_000_000_000, -1, true));
+        assert_eq!(info.app_metadata, r#"{"table":"a/t","version":3}"#);
+        let uris = |at: usize| info.endpoint[at].location.iter().map(|l| l.uri.as_str()).collect::<Vec<_>>();
+        assert_eq!(uris(0), ["grpc+tcp://n2:1", "grpc+tcp://n1:1", REUSE_CONNECTION]);
+        assert_eq!(uris(1), ["grpc+tcp://n1:1", "grpc+tcp://n2:1", REUSE_CONNECTION]);
+        for (at, endpoint) in (0..).zip(&info.endpoint) {
+            let ticket = TicketKey::new(b"key").verify(&endpoint.ticket.as_ref().unwrap().ticket, 0).unwrap();
+            assert_eq!((ticket.version, ticket.parts.len(), ticket.parts[0].rows), (3, 1, at * 1_000_000_000));
+            assert_eq!(endpoint.app_metadata, format!("{{\"rows\":{}}}", at * 1_000_000_000));
+            assert_eq!(endpoint.expiration_time.unwrap(), Timestamp { seconds: 1, nanos: 500_000_000 });
+        }
+    }
+
+    #[test]
+    fn proxy_listener_gets_only_the_coordinators_address() {
+        let mut plan = read_plan(2);
+        plan.listener.locations = Locations::Proxy;
+        let bytes = encode(b"", &plan, 0);
+        let info = FlightInfo::decode(&bytes[..]).unwrap();
+        assert_eq!(info.encode_to_vec(), bytes, "the encoding of the structs");
+        for endpoint in info.endpoint {
+            let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
+            assert_eq!(uris, ["grpc+tcp://c:1", REUSE_CONNECTION]);
+        }
+    }
+
+    #[test]
+    fn empty_table_has_one_endpoint() {
+        let bytes = encode(b"", &read_plan(0), 0);
+        let info = FlightInfo::decode(&bytes[..]).unwrap();
+        assert_eq!((info.endpoint.len(), info.endpoint[0].location.len(), info.total_records), (1, 3, 0));
+    }
+}

@@ -1,0 +1,272 @@
+//! The routing of calls below tonic: DoGet, DoPut and DoExchange are forwarded to a node byte for byte, GetFlightInfo gets a
+//! hand-encoded reply, and all other calls go to the tonic services.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow_flight::{FlightDescriptor, Ticket};
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tower::Service as TowerService;
+use volley_common::grpc::{self, PREFIX};
+use volley_common::http2::{ProxyRequestBody, ReplyBody, grpc_error, grpc_message};
+use volley_common::listen::check_name;
+use volley_common::net::failover::is_unavailable;
+use volley_common::net::{ConnectionPool, Failover};
+use volley_common::options::{CLIENT_LISTENER_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest};
+use volley_common::proxy::{ReplayableBody, forward_to_any};
+use volley_common::server::serve::TonicService;
+use volley_common::{Error, Result};
+
+use super::flight_info;
+use super::limits::{MAX_REPLY, MAX_REQUEST, MAX_TICKET};
+use crate::client_listener::{ClientListener, ListenerTable};
+use crate::service::Services;
+use crate::service::read::ReadService;
+
+/// A client's header that every reply returns, in success and failure.
+const ECHOED: &str = "x-middleware";
+
+/// Routes the calls of one listener.
+#[derive(Clone)]
+pub struct FlightRouter {
+    read: Arc<ReadService>,
+    listeners: Arc<ListenerTable>,
+    pool: ConnectionPool,
+    routes: TonicService<Routes>,
+    /// The name of this listener.
+    listener: Arc<str>,
+    /// Whether the callers are members, which may name the listener that received a forwarded call.
+    from_members: bool,
+}
+
+/// The name of the listener that received a call, passed to the tonic services as a request extension.
+#[derive(Clone)]
+struct ReceivedBy(Arc<str>);
+
+/// The client listener that applies to a call.
+///
+/// # Errors
+/// As [`ListenerTable::resolve`]. INVALID_ARGUMENT: a header is not ASCII.
+pub fn client_listener(
+    listeners: &ListenerTable,
+    extensions: &Extensions,
+    headers: &MetadataMap,
+) -> Result<ClientListener> {
+    let received_by = extensions.get::<ReceivedBy>().map_or("", |received_by| &*received_by.0);
+    listeners.resolve(received_by, header_text(headers.as_ref(), LISTENER_HEADER)?)
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
+    let text = headers.get(name).map(|value| value.to_str());
+    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
+}
+
+impl FlightRouter {
+    /// Routes calls of clients that connect to this listener.
+    pub fn for_clients(services: &Services, routes: Routes, listener: &Arc<str>) -> Self {
+        Self::new(services, routes, listener.clone(), false)
+    }
+
+    /// Routes calls of members, which forward calls of clients.
+    pub fn for_members(services: &Services, routes: Routes) -> Self {
+        Self::new(services, routes, services.listeners.default_name(), true)
+    }
+
+    fn new(services: &Services, routes: Routes, listener: Arc<str>, from_members: bool) -> Self {
+        FlightRouter {
+            read: services.read.clone(),
+            listeners: services.listeners.clone(),
+            pool: services.pool.clone(),
+            routes: TonicService(routes.prepare()),
+            listener,
+            from_members,
+        }
+    }
+
+    /// The name of the listener that received the client's call, at this coordinator or at the node that forwarded it.
+    fn received_by(&self, headers: &HeaderMap) -> Result<Arc<str>> {
+        let forwarded = if self.from_members { header_text(headers, CLIENT_LISTENER_HEADER)? } else { None };
+        match forwarded {
+            // Only valid names are accepted, because plans are cached by this name.
+            Some(name) => check_name(name).map(|()| name.into()).map_err(|e| e.at(CLIENT_LISTENER_HEADER)),
+            None => Ok(self.listener.clone()),
+        }
+    }
+}
+
+type RouterReply = Response<ReplyBody>;
+
+impl TowerService<Request<Incoming>> for FlightRouter {
+    type Response = RouterReply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<RouterReply, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let mut router = self.clone();
+        let echoed: Option<HeaderValue> = request.headers().get(ECHOED).cloned();
+        Box::pin(async move {
+            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_string();
+            let mut reply = router.dispatch(&method, request).await;
+            count_request(&method);
+            if let Some(value) = echoed {
+                reply.headers_mut().insert(ECHOED, value);
+            }
+            Ok(reply)
+        })
+    }
+}
+
+impl FlightRouter {
+    async fn dispatch(&mut self, method: &str, mut request: Request<Incoming>) -> RouterReply {
+        let is_flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
+        if is_flight {
+            match self.received_by(request.headers()) {
+                Ok(name) => request.extensions_mut().insert(ReceivedBy(name)),
+                Err(error) => return grpc_error(error),
+            };
+        }
+        let reply = match method {
+            "GetFlightInfo" if is_flight => self.get_flight_info(request).await,
+            "DoGet" if is_flight => self.do_get(request).await,
+            "DoPut" | "DoExchange" if is_flight => self.forward_stream(request).await,
+            _ => match self.routes.call(request).await {
+                Ok(reply) => Ok(reply),
+                Err(never) => match never {},
+            },
+        };
+        let reply = reply.unwrap_or_else(grpc_error);
+        if let Some(status) = Status::from_header_map(reply.headers()).filter(|_| is_flight) {
+            tracing::info!(method, code = ?status.code(), error = status.message(), "call failed");
+        }
+        reply
+    }
+
+    /// Plans a read, and replies with one message that is encoded without copies.
+    async fn get_flight_info(&self, request: Request<Incoming>) -> Result<RouterReply> {
+        let (head, body) = request.into_parts();
+        let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
+        let descriptor = FlightDescriptor::decode(message.clone())
+            .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
+        let headers = MetadataMap::from_headers(head.headers);
+        let table = TableRequest::from_descriptor(&descriptor, &headers)?;
+        let listener = client_listener(&self.listeners, &head.extensions, &headers)?;
+        let plan = self.read.plan_read(&table, &listener).await?;
+        let mut reply = flight_info::encode(&message, &plan, PREFIX);
+        let length = reply.len() - PREFIX;
+        if length > MAX_REPLY {
+            return Err(Error::exhausted(format!(
+                "the FlightInfo of table {:?} would have {length} bytes, more than the limit of {MAX_REPLY}: the table has too many parts; put it again in larger batches",
+                plan.name.join("/")
+            )));
+        }
+        reply[1..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
+        Ok(grpc_message(reply.into()))
+    }
+
+    /// Verifies the ticket, or plans one if it is a table's name, and forwards the call to a node that has the data.
+    async fn do_get(&self, request: Request<Incoming>) -> Result<RouterReply> {
+        let (mut head, body) = request.into_parts();
+        let message = grpc::read_message(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
+        let ticket =
+            Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
+        let ticket = ticket.ticket;
+        let metadata = MetadataMap::from_headers(head.headers.clone());
+        let signed = match TicketRequest::from_ticket(&ticket, &metadata)? {
+            TicketRequest::Signed(bytes) => bytes,
+            TicketRequest::Table(table) => self.read.plan_ticket(&table.name, &table.options).await?,
+        };
+        let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?)?;
+        remove_option_headers(&mut head.headers);
+        let message = grpc::encode_message(&Ticket { ticket: signed.into() });
+        self.forward(&nodes, &head, || Some(ProxyRequestBody::from(message.clone()))).await
+    }
+
+    /// Forwards a client's stream to a node. Another node is tried only while nothing of the stream has been read.
+    async fn forward_stream(&self, request: Request<Incoming>) -> Result<RouterReply> {
+        let (head, body) = request.into_parts();
+        let nodes = self.read.put_nodes()?;
+        let body = ReplayableBody::new(body);
+        self.forward(&nodes, &head, || body.unread()).await
+    }
+
+    /// Forwards a call to the first of the nodes that can be reached. `body` returns the body for each attempt, or `None` if
+    /// it has been consumed.
+    async fn forward(
+        &self,
+        nodes: &[String],
+        head: &Parts,
+        body: impl Fn() -> Option<ProxyRequestBody>,
+    ) -> Result<RouterReply> {
+        let request = || {
+            let mut request = Request::new(body()?);
+            *request.method_mut() = head.method.clone();
+            *request.uri_mut() = head.uri.clone();
+            *request.headers_mut() = head.headers.clone();
+            Some(request)
+        };
+        let mut failover = Failover::new(nodes);
+        if let Some(reply) = forward_to_any(&self.pool, &mut failover, is_unavailable, request).await? {
+            return Ok(reply);
+        }
+        let error = failover.into_error().unwrap_or_else(|| Error::unavailable("no node is alive"));
+        Err(error.at("none of the live nodes accepted the call"))
+    }
+}
+
+/// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.
+fn count_request(method: &str) {
+    const KNOWN: [&str; 10] = [
+        "Handshake",
+        "ListFlights",
+        "GetFlightInfo",
+        "PollFlightInfo",
+        "GetSchema",
+        "DoGet",
+        "DoPut",
+        "DoExchange",
+        "DoAction",
+        "ListActions",
+    ];
+    let method = KNOWN.iter().find(|known| **known == method).copied().unwrap_or("other");
+    metrics::counter!("volley_requests_total", "method" => method).increment(1);
+}
+
+/// Removes the headers that the planned ticket replaces.
+fn remove_option_headers(headers: &mut HeaderMap) {
+    let options: Vec<_> = headers.keys().filter(|key| key.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
+    for key in options {
+        headers.remove(key);
+    }
+    headers.remove(http::header::CONTENT_LENGTH);
+    // The new message is not compressed, even if the old one was.
+    headers.remove("grpc-encoding");
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn option_headers_are_removed_from_a_planned_ticket() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-volley-limit", HeaderValue::from_static("1"));
+        headers.insert("x-other", HeaderValue::from_static("1"));
+        headers.insert("content-length", HeaderValue::from_static("9"));
+        remove_option_headers(&mut headers);
+        assert_eq!(headers.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["x-other"]);
+    }
+}

@@ -1,0 +1,148 @@
+//! The leader's work of every second: expiry, failure detection, broadcasts, rebalancing, compaction.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+use volley_common::wire::catalog::Expire;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::cluster::CancelledFlights;
+use volley_common::wire::cluster::node_order::What;
+use volley_common::{NodeId, Result, clock};
+
+use super::NodeMembership;
+use super::inventory_digest::ExpectedDigests;
+use super::rebalance_loop::RebalanceState;
+use crate::catalog_scan::scan_catalog;
+
+/// The period of the leader's work.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The least time between two broadcasts of catalog changes.
+const BROADCAST_INTERVAL: Duration = Duration::from_millis(50);
+
+impl NodeMembership {
+    /// Does the leader's work whenever this coordinator leads, until the process stops.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.run_leader_loop(), self.run_copy_loop());
+    }
+
+    async fn run_leader_loop(&self) {
+        let mut leader = self.raft.watch_leader();
+        let mut applied = self.raft.watch_applied();
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let full_round = tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = ticks.tick() => true,
+                changed = leader.changed() => if changed.is_err() { return } else { true },
+                changed = applied.changed() => if changed.is_err() { return } else { false },
+            };
+            if !self.raft.is_leader() {
+                self.step_down();
+            } else if full_round {
+                self.lead().await;
+            } else {
+                self.broadcast_changes();
+                tokio::time::sleep(BROADCAST_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Closes all sessions, so that nodes connect to the next leader.
+    fn step_down(&self) {
+        let mut state = self.state.lock();
+        state.leader_since = None;
+        state.last_heard.clear();
+        state.rebalance = RebalanceState::default();
+        self.node_reports.heartbeats.lock().clear();
+        for session in state.sessions.values() {
+            session.close.cancel();
+        }
+    }
+
+    async fn lead(&self) {
+        self.state.lock().leader_since.get_or_insert_with(Instant::now);
+        if let Err(error) = self.expire().await {
+            tracing::warn!(%error, "expiry failed; trying again");
+        }
+        if let Err(error) = self.refresh_expected_digests().await {
+            tracing::warn!(%error, "digesting the catalog failed; trying again");
+        }
+        for (node, boot) in self.timed_out_nodes() {
+            self.set_unreachable(node, boot).await;
+        }
+        self.close_unreachable_sessions();
+        self.broadcast_changes();
+        self.rebalance().await;
+        self.order_compactions().await;
+        *self.node_reports.copying.lock() = self.state.lock().copies.in_progress();
+    }
+
+    async fn expire(&self) -> Result<()> {
+        let write_id_retention_ms = self.config.write_id_retention_ms;
+        let needed = self.raft.view().needs_expiry(clock::now_ms(), write_id_retention_ms);
+        if needed {
+            self.raft.decide(Op::Expire(Expire { write_id_retention_ms })).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh_expected_digests(&self) -> Result<()> {
+        let applied = *self.raft.watch_applied().borrow();
+        if !self.state.lock().expected.is_stale(applied, Instant::now()) {
+            return Ok(());
+        }
+        let expected = scan_catalog(&self.raft, move |catalog| ExpectedDigests::of(catalog, applied)).await?;
+        self.state.lock().expected = expected;
+        Ok(())
+    }
+
+    /// Nodes that are alive in the catalog, but have sent no report within the node timeout.
+    fn timed_out_nodes(&self) -> Vec<(NodeId, u64)> {
+        let alive: Vec<(NodeId, u64)> =
+            self.raft.view().live_nodes().map(|node| (NodeId(node.id), node.boot)).collect();
+        let (now, timeout) = (Instant::now(), self.node_timeout());
+        let state = self.state.lock();
+        let Some(leader_since) = state.leader_since else { return Vec::new() };
+        let timed_out = alive.into_iter().filter(|(node, _)| {
+            let last_heard = state.last_heard.get(node).copied().unwrap_or(leader_since);
+            now.duration_since(last_heard) > timeout
+        });
+        timed_out.collect()
+    }
+
+    /// Closes the sessions of nodes that the catalog has as unreachable. A node that was only suspended, or that an earlier
+    /// leader's delayed command marked, begins a new session and so becomes alive again.
+    fn close_unreachable_sessions(&self) {
+        let catalog = self.raft.view();
+        let alive = catalog.live_node_ids();
+        for node in catalog.nodes().map(|node| NodeId(node.id)).filter(|node| !alive.contains(node)) {
+            if let Some(session) = self.state.lock().sessions.get(&node) {
+                session.close.cancel();
+            }
+        }
+    }
+
+    /// Broadcasts members and cancelled flights to all nodes, if they changed.
+    fn broadcast_changes(&self) {
+        let (members, cancelled) = {
+            let catalog = self.raft.view();
+            let cancelled: Vec<_> = catalog.cancelled().copied().collect();
+            (self.members(&catalog), cancelled)
+        };
+        let flights: Vec<u64> = cancelled.iter().map(|c| c.flight).collect();
+        let (members_changed, cancelled_changed) = {
+            let mut state = self.state.lock();
+            let changed = (state.members != members, state.cancelled != flights);
+            (state.members, state.cancelled) = (members.clone(), flights);
+            changed
+        };
+        if members_changed {
+            self.broadcast(&What::Members(members));
+        }
+        if cancelled_changed {
+            self.broadcast(&What::Cancelled(CancelledFlights { flights: cancelled }));
+        }
+    }
+}

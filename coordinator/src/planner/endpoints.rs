@@ -1,0 +1,280 @@
+//! The endpoints of a read: splits a version of a table into streams, and ranks the nodes that can serve each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use volley_common::wire::catalog::Table;
+use volley_common::wire::cluster::{Ticket, TicketPart};
+use volley_common::{Error, NodeId, Result};
+
+use crate::catalog::{Catalog, PartRow};
+use crate::client_listener::node_address;
+
+/// The location that means the connection by which the FlightInfo arrived. It is the last location of every endpoint.
+pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+/// Distinct location URIs of one FlightInfo, including [`REUSE_CONNECTION`]: with 21 or more, ADBC closes live connections.
+pub const MAX_URIS: usize = 20;
+/// Locations of an endpoint without parts, which any node can serve.
+const EMPTY_LOCATIONS: usize = 3;
+
+/// The endpoints for reading a version, valid while neither its parts nor the nodes change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VersionPlan {
+    /// Addresses of the nodes that serve endpoints, without [`REUSE_CONNECTION`].
+    pub uris: Vec<String>,
+    /// The streams, in row order.
+    pub endpoints: Vec<EndpointPlan>,
+    /// Rows of all endpoints.
+    pub rows: u64,
+    /// Bytes of the parts of all endpoints.
+    pub bytes: u64,
+}
+
+/// One stream that a reader can fetch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointPlan {
+    /// The fields `parts` and `limit` of the endpoint's ticket, encoded.
+    pub ticket_suffix: Bytes,
+    /// The number of parts.
+    pub parts: usize,
+    /// Rows of the parts, or the limit if that is less.
+    pub rows: u64,
+    /// Live nodes that can serve the endpoint, best first.
+    locations: Box<[RankedLocation]>,
+    /// How many of them the FlightInfo lists.
+    listed: usize,
+}
+
+/// A node that can serve an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct RankedLocation {
+    /// Index of the node's URI.
+    uri: u16,
+    /// Locations of the same rank are equally good and rotate.
+    rank: u16,
+}
+
+impl EndpointPlan {
+    /// The number of locations, without [`REUSE_CONNECTION`].
+    pub fn location_count(&self) -> usize {
+        self.listed
+    }
+}
+
+impl VersionPlan {
+    /// The URI indexes of an endpoint's locations, in order: nodes that hold most of its parts first, degraded nodes last.
+    /// Equally good nodes rotate from endpoint to endpoint, and with `rotation`.
+    pub fn locations(&self, endpoint: usize, rotation: usize) -> impl Iterator<Item = usize> {
+        let EndpointPlan { locations, listed, .. } = &self.endpoints[endpoint];
+        let offset = rotation.wrapping_add(endpoint);
+        let groups = locations.chunk_by(|one, other| one.rank == other.rank);
+        let rotated = groups.flat_map(move |group| {
+            let (last, first) = group.split_at(offset % group.len());
+            first.iter().chain(last)
+        });
+        rotated.take(*listed).map(|location| usize::from(location.uri))
+    }
+
+    /// Whether any endpoint has parts; else there is a single empty stream.
+    pub fn has_parts(&self) -> bool {
+        self.endpoints.first().is_some_and(|first| first.parts > 0)
+    }
+
+    /// The approximate memory use in bytes.
+    pub fn weight(&self) -> usize {
+        let endpoint =
+            |plan: &EndpointPlan| size_of_val(plan) + plan.ticket_suffix.len() + size_of_val(&*plan.locations);
+        self.endpoints.iter().map(endpoint).sum()
+    }
+}
+
+/// Splits the first `limit` rows of a version into at most `max_endpoints` endpoints, in order: one part each, or runs of
+/// parts. Parts beyond the limit are left out and need no holder; the last endpoint may have a limit of its own.
+///
+/// Every live holder that is reachable by the client's listener is a location, as long as the FlightInfo stays within
+/// [`MAX_URIS`]. No part is in two endpoints.
+///
+/// # Errors
+/// UNAVAILABLE, naming table and shard: no live node holds a part.
+pub fn plan_endpoints(
+    catalog: &Catalog,
+    table: &Table,
+    version: u64,
+    max_endpoints: usize,
+    limit: Option<u64>,
+    alive: &BTreeSet<NodeId>,
+    listener: &str,
+) -> Result<VersionPlan> {
+    let parts = parts_within_limit(catalog.part_rows_at(table.id, version), limit);
+    let (uris, degraded) = (uris(catalog, alive, listener), degraded(catalog, alive));
+    if parts.is_empty() {
+        return Ok(plan_without_parts(&uris, limit));
+    }
+    let runs = split_into_runs(&parts, max_endpoints);
+    let mut holders = Vec::with_capacity(runs.len());
+    for run in &runs {
+        require_live_holders(catalog, table, run, alive)?;
+        holders.push(rank_holders(run, &uris, &degraded));
+    }
+    let listed: Vec<NodeId> = select_nodes(&holders).into_iter().collect();
+    let mut plan = VersionPlan {
+        uris: listed.iter().filter_map(|node| uris.get(node)).map(|uri| uri.to_string()).collect(),
+        ..VersionPlan::default()
+    };
+    for (run, holders) in runs.iter().zip(&holders) {
+        let rows: u64 = run.iter().map(|part| part.rows).sum();
+        let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(plan.rows));
+        let ticket = Ticket {
+            parts: run.iter().map(|part| ticket_part(part, alive, &degraded)).collect(),
+            limit: (rows > left).then_some(left),
+            ..Ticket::default()
+        };
+        let locations: Box<[RankedLocation]> = holders.iter().filter_map(|holder| holder.location(&listed)).collect();
+        plan.endpoints.push(EndpointPlan {
+            ticket_suffix: ticket.encode_to_vec().into(),
+            parts: run.len(),
+            rows: rows.min(left),
+            listed: locations.len(),
+            locations,
+        });
+        plan.rows += rows.min(left);
+        plan.bytes += run.iter().map(|part| part.bytes).sum::<u64>();
+    }
+    Ok(plan)
+}
+
+/// The parts that contain the first `limit` rows; all parts without a limit.
+fn parts_within_limit<'a>(parts: impl Iterator<Item = &'a PartRow>, limit: Option<u64>) -> Vec<&'a PartRow> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    parts
+        .take_while(|part| {
+            let within = left > 0;
+            left = left.saturating_sub(part.rows);
+            within
+        })
+        .collect()
+}
+
+/// Splits the parts into at most `max_runs` runs whose lengths differ by at most one.
+fn split_into_runs<'a, 'p>(parts: &'a [&'p PartRow], max_runs: usize) -> Vec<&'a [&'p PartRow]> {
+    let count = parts.len().min(max_runs.max(1));
+    (0..count).map(|at| &parts[at * parts.len() / count..(at + 1) * parts.len() / count]).collect()
+}
+
+/// The addresses of the live nodes that the listener's clients reach.
+fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>, listener: &str) -> BTreeMap<NodeId, &'a str> {
+    let nodes = alive.iter().filter_map(|id| catalog.node(*id));
+    nodes.filter_map(|node| Some((NodeId(node.id), node_address(node, listener)?))).collect()
+}
+
+/// Live nodes that are degraded: a part is read from them only if no other node holds it.
+fn degraded(catalog: &Catalog, alive: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let is_degraded = |id: &NodeId| catalog.node(*id).is_some_and(|node| node.is_degraded());
+    alive.iter().copied().filter(is_degraded).collect()
+}
+
+fn plan_without_parts(uris: &BTreeMap<NodeId, &str>, limit: Option<u64>) -> VersionPlan {
+    let ticket = Ticket { limit: limit.map(|_| 0), ..Ticket::default() };
+    let locations: Box<[RankedLocation]> =
+        (0..uris.len()).map(|at| RankedLocation { uri: at as u16, rank: 0 }).collect();
+    let endpoint = EndpointPlan {
+        ticket_suffix: ticket.encode_to_vec().into(),
+        listed: locations.len().min(EMPTY_LOCATIONS),
+        locations,
+        ..EndpointPlan::default()
+    };
+    let uris = uris.values().map(|uri| uri.to_string()).collect();
+    VersionPlan { uris, endpoints: vec![endpoint], ..VersionPlan::default() }
+}
+
+fn require_live_holders(catalog: &Catalog, table: &Table, run: &[&PartRow], alive: &BTreeSet<NodeId>) -> Result<()> {
+    let has_no_live_holder = |part: &&&PartRow| !part.holders.iter().any(|node| alive.contains(&NodeId(*node)));
+    let Some(part) = run.iter().find(has_no_live_holder) else { return Ok(()) };
+    let holders: Vec<String> = catalog.holders(part).map(|node| node.to_string()).collect();
+    let held_by = if holders.is_empty() {
+        "no node has a copy any more".into()
+    } else {
+        format!("it is on {}", holders.join(", "))
+    };
+    Err(Error::unavailable(format!(
+        "shard {} of table {:?} has no live holder of part {}: {held_by}; try again when one of its nodes is back",
+        part.shard,
+        table.name.join("/"),
+        part.part_id()
+    )))
+}
+
+/// A live holder of some of a run's parts.
+struct RunHolder {
+    node: NodeId,
+    degraded: bool,
+    /// How many of the run's parts it holds.
+    parts: usize,
+    rank: u16,
+}
+
+impl RunHolder {
+    fn location(&self, listed: &[NodeId]) -> Option<RankedLocation> {
+        let uri = listed.binary_search(&self.node).ok()?;
+        Some(RankedLocation { uri: uri as u16, rank: self.rank })
+    }
+}
+
+/// The live holders of a run: those with most of its parts first, degraded ones last.
+fn rank_holders(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, degraded: &BTreeSet<NodeId>) -> Vec<RunHolder> {
+    let mut ranked: Vec<RunHolder> = Vec::new();
+    for node in run.iter().flat_map(|part| part.holders.iter()).map(|node| NodeId(*node)) {
+        match ranked.iter_mut().find(|known| known.node == node) {
+            Some(known) => known.parts += 1,
+            None if uris.contains_key(&node) => {
+                ranked.push(RunHolder { node, degraded: degraded.contains(&node), parts: 1, rank: 0 });
+            }
+            None => {}
+        }
+    }
+    ranked.sort_by_key(|holder| (holder.degraded, std::cmp::Reverse(holder.parts)));
+    for at in 1..ranked.len() {
+        let (one, next) = (&ranked[at - 1], &ranked[at]);
+        let equal = (one.degraded, one.parts) == (next.degraded, next.parts);
+        ranked[at].rank = one.rank + u16::from(!equal);
+    }
+    ranked
+}
+
+/// The nodes that the FlightInfo lists: all, or as many as [`MAX_URIS`] allows. Then a greedy cover keeps a location for as
+/// many endpoints as possible: each next node serves most endpoints without a location, and of those most endpoints at all.
+fn select_nodes(holders: &[Vec<RunHolder>]) -> BTreeSet<NodeId> {
+    let all: BTreeSet<NodeId> = holders.iter().flatten().map(|holder| holder.node).collect();
+    if all.len() < MAX_URIS {
+        return all;
+    }
+    let mut selected = BTreeSet::new();
+    while selected.len() < MAX_URIS - 1 {
+        // (endpoints without a location that the node serves, endpoints that it serves)
+        let mut gain: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+        for endpoint in holders {
+            let served = endpoint.iter().any(|holder| selected.contains(&holder.node));
+            for node in endpoint.iter().map(|holder| holder.node).filter(|node| !selected.contains(node)) {
+                let gain = gain.entry(node).or_default();
+                gain.0 += usize::from(!served);
+                gain.1 += 1;
+            }
+        }
+        let Some((best, _)) = gain.into_iter().max_by_key(|(node, gain)| (*gain, std::cmp::Reverse(*node))) else {
+            break;
+        };
+        selected.insert(best);
+    }
+    selected
+}
+
+/// A part as a ticket lists it, with all its holders: live ones first, and of those the degraded ones last.
+fn ticket_part(part: &PartRow, alive: &BTreeSet<NodeId>, degraded: &BTreeSet<NodeId>) -> TicketPart {
+    let mut holders = part.holders.to_vec();
+    holders.sort_by_key(|node| (!alive.contains(&NodeId(*node)), degraded.contains(&NodeId(*node))));
+    TicketPart { id: Some(part.part_id().into()), holders, rows: part.rows, skip_batches: 0 }
+}
+
+#[cfg(test)]
+mod tests;

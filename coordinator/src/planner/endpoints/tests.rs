@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used)]
+
+use volley_common::wire::catalog::{Node, Part, Row, row};
+use volley_common::{Code, PartId};
+
+use super::*;
+
+/// Nodes 1 to `nodes`, and a table with one part per list of holders, of 10 rows and 100 bytes each.
+fn catalog(nodes: u64, parts: &[&[u64]]) -> (Catalog, Table) {
+    let mut catalog = Catalog::default();
+    for id in 1..=nodes {
+        let node = Node { id, flight_uri: format!("grpc+tcp://n{id}:1"), ..Node::default() };
+        catalog.insert_row(Row { row: Some(row::Row::Node(node)) });
+    }
+    let table = Table { id: 1, name: vec!["t".into()], version: 1, ..Table::default() };
+    catalog.insert_row(Row { row: Some(row::Row::Table(table.clone())) });
+    for (seq, holders) in parts.iter().enumerate() {
+        let part = Part {
+            id: Some(PartId(seq as u128 + 1).into()),
+            table: 1,
+            added: 1,
+            seq: seq as u64,
+            shard: seq as u32 + 50,
+            rows: 10,
+            bytes: 100,
+            holders: holders.to_vec(),
+            ..Part::default()
+        };
+        catalog.insert_row(Row { row: Some(row::Row::Part(part)) });
+    }
+    (catalog, table)
+}
+
+fn alive(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+    nodes.into_iter().map(NodeId).collect()
+}
+
+/// An endpoint as a reader decodes it.
+struct DecodedEndpoint {
+    parts: Vec<TicketPart>,
+    locations: Vec<String>,
+    rows: u64,
+    limit: Option<u64>,
+}
+
+fn decode(plan: &VersionPlan, rotation: usize) -> Vec<DecodedEndpoint> {
+    let endpoint = |at: usize| {
+        let ticket = Ticket::decode(plan.endpoints[at].ticket_suffix.clone()).unwrap();
+        assert_eq!(ticket.parts.len(), plan.endpoints[at].parts);
+        let locations: Vec<String> = plan.locations(at, rotation).map(|uri| plan.uris[uri].clone()).collect();
+        assert_eq!(locations.len(), plan.endpoints[at].location_count());
+        DecodedEndpoint { parts: ticket.parts, locations, rows: plan.endpoints[at].rows, limit: ticket.limit }
+    };
+    (0..plan.endpoints.len()).map(endpoint).collect()
+}
+
+/// The endpoints of version 1.
+fn endpoints(
+    catalog: &Catalog,
+    table: &Table,
+    max_endpoints: usize,
+    alive: &BTreeSet<NodeId>,
+    rotation: usize,
+) -> Result<Vec<DecodedEndpoint>> {
+    Ok(decode(&plan_endpoints(catalog, table, 1, max_endpoints, None, alive, "")?, rotation))
+}
+
+fn ids(endpoint: &DecodedEndpoint) -> Vec<u64> {
+    endpoint.parts.iter().map(|part| part.id.as_ref().unwrap().lo).collect()
+}
+
+fn all_ids(endpoints: &[DecodedEndpoint]) -> Vec<u64> {
+    endpoints.iter().flat_map(ids).collect()
+}
+
+fn uris(endpoints: &[DecodedEndpoint]) -> BTreeSet<&str> {
+    endpoints.iter().flat_map(|endpoint| endpoint.locations.iter().map(String::as_str)).collect()
+}
+
+#[test]
+fn endpoint_lists_all_live_holders_of_its_part() {
+    let (catalog, table) = catalog(3, &[&[1, 2], &[2, 3], &[3, 1]]);
+    let plans = endpoints(&catalog, &table, 1024, &alive([1, 2]), 0).unwrap();
+    assert_eq!(all_ids(&plans), [1, 2, 3]);
+    assert_eq!(plans[0].locations.len(), 2);
+    assert_eq!(plans[1].locations, ["grpc+tcp://n2:1"]);
+    assert_eq!(plans[2].locations, ["grpc+tcp://n1:1"]);
+    assert_eq!(plans[2].parts[0].holders, [1, 3]);
+    assert!(plans.iter().all(|plan| (plan.rows, plan.limit) == (10, None)));
+    let totals = plan_endpoints(&catalog, &table, 1, 1024, None, &alive([1, 2]), "").unwrap();
+    assert_eq!((totals.rows, totals.bytes, totals.has_parts()), (30, 300, true));
+}
+
+#[test]
+fn first_location_rotates_over_endpoints_and_calls() {
+    let (catalog, table) = catalog(2, &[&[1, 2], &[1, 2]]);
+    let first = |rotation| -> Vec<String> {
+        let plans = endpoints(&catalog, &table, 9, &alive([1, 2]), rotation).unwrap();
+        plans.iter().map(|plan| plan.locations[0].clone()).collect()
+    };
+    assert_eq!(first(0), ["grpc+tcp://n1:1", "grpc+tcp://n2:1"]);
+    assert_eq!(first(1), ["grpc+tcp://n2:1", "grpc+tcp://n1:1"]);
+    assert_eq!(first(usize::MAX).len(), 2);
+}
+
+#[test]
+fn more_parts_than_endpoints_form_consecutive_runs() {
+    let holders: Vec<&[u64]> = vec![&[1]; 10];
+    let (catalog, table) = catalog(1, &holders);
+    for max_endpoints in 1..12 {
+        let plans = endpoints(&catalog, &table, max_endpoints, &alive([1]), 0).unwrap();
+        assert_eq!(plans.len(), max_endpoints.min(10));
+        assert_eq!(all_ids(&plans), (1..=10).collect::<Vec<_>>());
+        let sizes: Vec<usize> = plans.iter().map(|plan| plan.parts.len()).collect();
+        assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+    }
+}
+
+#[test]
+fn run_lists_the_node_with_most_parts_first() {
+    let (catalog, table) = catalog(3, &[&[1], &[2, 3], &[2], &[3, 2]]);
+    for rotation in 0..4 {
+        let plans = endpoints(&catalog, &table, 1, &alive([1, 2, 3]), rotation).unwrap();
+        assert_eq!(plans[0].locations[..2], ["grpc+tcp://n2:1", "grpc+tcp://n3:1"]);
+        assert_eq!(plans[0].locations.len(), 3);
+    }
+}
+
+#[test]
+fn empty_table_is_one_endpoint_that_any_node_serves() {
+    let (catalog, table) = catalog(5, &[]);
+    let plans = endpoints(&catalog, &table, 9, &alive([2, 5]), 1).unwrap();
+    assert_eq!((plans.len(), plans[0].parts.len(), plans[0].rows), (1, 0, 0));
+    assert_eq!(plans[0].locations, ["grpc+tcp://n5:1", "grpc+tcp://n2:1"]);
+    assert!(!plan_endpoints(&catalog, &table, 1, 9, None, &alive([2, 5]), "").unwrap().has_parts());
+    let plans = endpoints(&catalog, &table, 9, &alive([]), 1).unwrap();
+    assert!(plans[0].locations.is_empty());
+    let plans = endpoints(&catalog, &table, 9, &alive(1..=5), 4).unwrap();
+    assert_eq!(plans[0].locations, ["grpc+tcp://n5:1", "grpc+tcp://n1:1", "grpc+tcp://n2:1"]);
+}
+
+#[test]
+fn part_without_a_live_holder_is_named_in_the_error() {
+    let (catalog, table) = catalog(2, &[&[1], &[2], &[]]);
+    let error = endpoints(&catalog, &table, 9, &alive([1]), 0).err().unwrap();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains("shard 51") && error.message.contains("\"t\""), "{error}");
+    assert!(error.message.contains(&NodeId(2).to_string()), "{error}");
+    let error = plan_endpoints(&catalog, &table, 1, 1, None, &alive([1, 2]), "").unwrap_err();
+    assert!(error.message.contains("no node has a copy"), "{error}");
+}
+
+#[test]
+fn at_most_twenty_uris_cover_all_endpoints_if_possible() {
+    // 100 parts on two adjacent nodes each of a ring of 30, so that 15 nodes cover all parts.
+    let holders: Vec<Vec<u64>> = (0..100).map(|at| vec![at % 30 + 1, (at + 1) % 30 + 1]).collect();
+    let slices: Vec<&[u64]> = holders.iter().map(Vec::as_slice).collect();
+    let (catalog, table) = catalog(30, &slices);
+    let plans = endpoints(&catalog, &table, 1024, &alive(1..=30), 3).unwrap();
+    assert!(uris(&plans).len() < MAX_URIS, "{}", uris(&plans).len());
+    assert!(plans.iter().all(|plan| !plan.locations.is_empty()));
+}
+
+#[test]
+fn endpoint_beyond_twenty_uris_has_no_node_location() {
+    let holders: Vec<[u64; 1]> = (1..=25).map(|node| [node]).collect();
+    let slices: Vec<&[u64]> = holders.iter().map(|h| h.as_slice()).collect();
+    let (catalog, table) = catalog(25, &slices);
+    let plans = endpoints(&catalog, &table, 1024, &alive(1..=25), 0).unwrap();
+    assert_eq!(uris(&plans).len(), MAX_URIS - 1);
+    assert_eq!(plans.iter().filter(|plan| plan.locations.is_empty()).count(), 6);
+    assert_eq!(all_ids(&plans).len(), 25);
+}
+
+#[test]
+fn limit_leaves_out_the_parts_beyond_it() {
+    let (catalog, table) = catalog(1, &[&[1], &[1], &[1], &[]]);
+    let limited = |max_endpoints, limit| {
+        plan_endpoints(&catalog, &table, 1, max_endpoints, Some(limit), &alive([1]), "").map(|plan| decode(&plan, 0))
+    };
+    let plans = limited(9, 25).unwrap();
+    assert_eq!(
+        plans.iter().map(|plan| (plan.rows, plan.limit)).collect::<Vec<_>>(),
+        [(10, None), (10, None), (5, Some(5))]
+    );
+    let plans = limited(9, 20).unwrap();
+    assert_eq!(plans.iter().map(|plan| (plan.rows, plan.limit)).collect::<Vec<_>>(), [(10, None), (10, None)]);
+    let plans = limited(1, 15).unwrap();
+    assert_eq!((all_ids(&plans), plans[0].rows, plans[0].limit), (vec![1, 2], 15, Some(15)));
+    let plans = limited(9, 0).unwrap();
+    assert_eq!((plans.len(), plans[0].parts.len(), plans[0].limit), (1, 0, Some(0)));
+    assert_eq!(limited(9, 31).err().unwrap().code, Code::Unavailable);
+}
+
+#[test]
+fn degraded_node_is_listed_last() {
+    let (mut catalog, table) = catalog(3, &[&[1, 2, 3], &[1, 2]]);
+    let node = Node { degraded_reason: "slow".into(), ..catalog.node(NodeId(1)).unwrap().clone() };
+    catalog.insert_row(Row { row: Some(row::Row::Node(node)) });
+    for rotation in 0..6 {
+        let plans = endpoints(&catalog, &table, 9, &alive(1..=3), rotation).unwrap();
+        for plan in &plans {
+            assert_eq!(plan.locations.last().unwrap(), "grpc+tcp://n1:1");
+            assert_eq!(plan.parts[0].holders.last(), Some(&1));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The spec of a table and the placement of its shards, from a client's options.
+
+use std::collections::BTreeSet;
+
+use volley_common::ipc::schema::parse_schema;
+use volley_common::partition::Partitioner;
+use volley_common::placement::{Candidate, ReplicaCounts, place};
+use volley_common::wire::catalog::{Compression, Holders, Node, Table, TableSpec};
+use volley_common::{Error, NodeId, Result, TableName};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::catalog::Catalog;
+
+/// By default a new table has one shard per live node, but at most this many.
+pub const MAX_DEFAULT_SHARDS: u32 = 16;
+/// The default number of copies of every part, if there are as many nodes.
+pub const DEFAULT_REPLICAS: u32 = 2;
+
+/// A client's options for a table. Missing ones come from the existing table, or else from the defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableOptions {
+    /// The number of shards.
+    pub shards: Option<u32>,
+    /// Columns whose hash selects the shard; empty if not given.
+    pub shard_by: Vec<String>,
+    /// The number of copies of every part.
+    pub replicas: Option<u32>,
+    /// Compression on disk and on the wire.
+    pub compression: Option<Compression>,
+    /// How long replaced parts are kept, milliseconds.
+    pub retention_ms: Option<u64>,
+}
+
+impl TableOptions {
+    /// The spec of a table that is created, or that replaces `old`, with `live` live nodes.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: fewer live nodes than a put needs for its acknowledgement.
+    pub fn spec(&self, old: Option<&TableSpec>, live: usize, retention_ms: u64) -> Result<TableSpec> {
+        let live = u32::try_from(live).unwrap_or(u32::MAX);
+        let chosen = self.replicas.or(old.map(|old| old.replicas));
+        let replicas = chosen.unwrap_or(DEFAULT_REPLICAS.min(live)).max(1);
+        let min_copies = replicas / 2 + 1;
+        if live < min_copies {
+            return Err(Error::unavailable(format!(
+                "{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and there are {live}: start more nodes, or ask for fewer replicas"
+            )));
+        }
+        let shard_by = match (&self.shard_by, old) {
+            (chosen, Some(old)) if chosen.is_empty() => old.shard_by.clone(),
+            (chosen, _) => chosen.clone(),
+        };
+        Ok(TableSpec {
+            shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(live.clamp(1, MAX_DEFAULT_SHARDS)),
+            shard_by,
+            replicas,
+            min_copies,
+            compression: self.compression.map_or(old.map_or(0, |old| old.compression), |c| c as i32),
+            retention_ms: self.retention_ms.or(old.map(|old| old.retention_ms)).unwrap_or(retention_ms),
+        })
+    }
+
+    /// Checks that an append does not request another layout than the table has.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, naming the option and the table's value.
+    pub fn check_append(&self, name: &TableName, spec: &TableSpec) -> Result<()> {
+        let differs = |option: &str, requested: String, actual: String| {
+            Err(Error::invalid(format!(
+                "table {name:?} has {option} = {actual}, and an append cannot change it to {requested}: leave the option out, or put with mode \"replace\""
+            )))
+        };
+        match self.shards {
+            Some(shards) if shards != spec.shards => differs("shards", shards.to_string(), spec.shards.to_string()),
+            _ if !self.shard_by.is_empty() && self.shard_by != spec.shard_by => {
+                differs("shard_by", format!("{:?}", self.shard_by), format!("{:?}", spec.shard_by))
+            }
+            _ => match self.replicas {
+                Some(replicas) if replicas != spec.replicas => {
+                    differs("replicas", replicas.to_string(), spec.replicas.to_string())
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// Checks that the key columns exist in the schema and can be hashed. An empty `schema` is not known yet and passes.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming the column or the fault of the schema.
+pub fn check_keys(name: &TableName, schema: &[u8], spec: &TableSpec) -> Result<()> {
+    if schema.is_empty() {
+        return Ok(());
+    }
+    let schema = parse_schema(schema).map_err(|e| e.at("the schema"))?;
+    if spec.shard_by.is_empty() {
+        return Ok(());
+    }
+    let at = || format!("table {name:?}");
+    Partitioner::new(&schema, &spec.shard_by, spec.shards).map(|_| ()).map_err(|e| e.at(at()))
+}
+
+/// The placement of a table on `targets`: the existing one (`old`) if it is still valid, else a new one by the hash ring.
+pub fn placement(
+    catalog: &Catalog,
+    name: &TableName,
+    spec: &TableSpec,
+    old: Option<&Table>,
+    targets: &[Node],
+) -> Vec<Holders> {
+    let target_ids: BTreeSet<u64> = targets.iter().map(|node| node.id).collect();
+    if let Some(old) = old.filter(|old| is_valid(old, spec, &target_ids)) {
+        return old.placement.clone();
+    }
+    let key = xxh3_64(name.to_string().as_bytes());
+    let candidate = |node: &Node| Candidate { id: NodeId(node.id), zone: node.zone.clone(), capacity: node.capacity };
+    let candidates: Vec<Candidate> = targets.iter().map(candidate).collect();
+    let placed = place(&candidates, key, spec.shards, spec.replicas, &load(catalog, old));
+    placed.into_iter().map(|nodes| Holders { nodes: nodes.into_iter().map(|id| id.0).collect() }).collect()
+}
+
+fn is_valid(old: &Table, spec: &TableSpec, targets: &BTreeSet<u64>) -> bool {
+    old.placement.len() == spec.shards as usize
+        && old.placement.iter().all(|shard| {
+            shard.nodes.len() == (spec.replicas as usize).min(targets.len())
+                && shard.nodes.iter().all(|node| targets.contains(node))
+        })
+}
+
+/// Replicas that are placed on each node, without those of the table that gets a new placement.
+fn load(catalog: &Catalog, old: Option<&Table>) -> ReplicaCounts {
+    let mut load = catalog.placed_replicas().clone();
+    for node in old.into_iter().flat_map(|old| &old.placement).flat_map(|shard| &shard.nodes) {
+        load.entry(NodeId(*node)).and_modify(|count| *count = count.saturating_sub(1));
+    }
+    load
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const RETENTION: u64 = 900_000;
+
+    fn spec(shards: u32, replicas: u32) -> TableSpec {
+        TableSpec { shards, replicas, min_copies: replicas / 2 + 1, retention_ms: 1, ..TableSpec::default() }
+    }
+
+    #[test]
+    fn default_shards_and_replicas_follow_the_live_nodes() {
+        let of = |live| TableOptions::default().spec(None, live, RETENTION).unwrap();
+        assert_eq!((of(1).shards, of(1).replicas, of(1).min_copies), (1, 1, 1));
+        assert_eq!((of(4).shards, of(4).replicas, of(4).min_copies), (4, 2, 2));
+        assert_eq!((of(40).shards, of(40).retention_ms), (MAX_DEFAULT_SHARDS, RETENTION));
+    }
+
+    #[test]
+    fn missing_options_come_from_the_existing_table() {
+        let mut old = spec(7, 3);
+        old.shard_by = vec!["k".into()];
+        let same = TableOptions::default().spec(Some(&old), 4, RETENTION).unwrap();
+        assert_eq!(same, old);
+        let options =
+            TableOptions { shards: Some(2), shard_by: vec!["j".into()], replicas: Some(1), ..TableOptions::default() };
+        let new = options.spec(Some(&old), 4, RETENTION).unwrap();
+        assert_eq!((new.shards, new.replicas, new.min_copies, new.shard_by), (2, 1, 1, vec!["j".to_string()]));
+    }
+
+    #[test]
+    fn more_replicas_than_live_nodes_can_acknowledge_fail() {
+        let three = TableOptions { replicas: Some(3), ..TableOptions::default() };
+        assert_eq!(three.spec(None, 2, RETENTION).unwrap().min_copies, 2);
+        let error = three.spec(None, 1, RETENTION).unwrap_err();
+        assert!(error.message.contains("3 replicas need 2 live nodes"), "{error}");
+    }
+
+    #[test]
+    fn append_cannot_change_the_layout() {
+        let name: TableName = "a/t".parse().unwrap();
+        let has = spec(4, 2);
+        TableOptions { shards: Some(4), replicas: Some(2), ..TableOptions::default() }
+            .check_append(&name, &has)
+            .unwrap();
+        let rejected = |options: TableOptions| options.check_append(&name, &has).unwrap_err().message;
+        assert!(rejected(TableOptions { shards: Some(5), ..TableOptions::default() }).contains("shards = 4"));
+        assert!(
+            rejected(TableOptions { shard_by: vec!["k".into()], ..TableOptions::default() }).contains("shard_by = []")
+        );
+        assert!(rejected(TableOptions { replicas: Some(1), ..TableOptions::default() }).contains("replicas = 2"));
+    }
+}
