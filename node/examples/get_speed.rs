@@ -1,25 +1,22 @@
-//! Serves one generated part for measuring: prints `ADDRESS TICKET(hex)`, then serves until it is killed.
+//! Serves one generated part, to measure gets: prints `ADDRESS TICKET(hex)`, then serves until it is killed.
 //!
 //! `cargo run -p volley-node --example get_speed -- FOLDER [MiB] [COLUMNS] [ROWS A MESSAGE]`
 
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use tokio_util::sync::CancellationToken;
 use volley_common::ipc::schema::schema_message;
-use volley_common::proxy::Relay;
 use volley_common::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
 use volley_node::config::Config;
+use volley_node::context::{NodeAddresses, NodeContext};
 use volley_node::get::serve_get;
-use volley_node::state::{Coordinators, Members, Shared};
 use volley_node::storage::{PartSpec, SealedPart, Store};
 
 #[tokio::main]
@@ -46,10 +43,12 @@ async fn main() -> Result<()> {
     });
     let hex: String = ticket.iter().map(|byte| format!("{byte:02x}")).collect();
     println!("{addr} {hex}");
-    let state = Arc::new(shared(store, key, &addr));
+    let addresses = NodeAddresses { flight_uri: format!("grpc+tcp://{addr}"), peer_addr: addr, listeners: Vec::new() };
+    let context = NodeContext::new(Config::default(), store, addresses, CancellationToken::new());
+    context.cluster.ticket_key.store(Some(Arc::new(key)));
     let service = tower::service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(serve_get(state, request).await) }
+        let context = context.get.clone();
+        async move { Ok::<_, Infallible>(serve_get(context, request).await) }
     });
     serve(listener, service, CancellationToken::new(), volley_common::serve::Limits::default()).await;
     Ok(())
@@ -72,25 +71,4 @@ fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Resul
         writer.write(&batch)?;
     }
     writer.seal()
-}
-
-fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
-    let relay = Relay::new();
-    Shared {
-        listeners: Vec::new(),
-        config: Config::default(),
-        store,
-        coordinators: Coordinators::new(relay.clone(), Vec::new(), Duration::from_millis(1)),
-        relay,
-        ticket_key: ArcSwapOption::from_pointee(key),
-        cluster: ArcSwapOption::empty(),
-        members: ArcSwap::from_pointee(Members::default()),
-        cancelled: Default::default(),
-        puts: Default::default(),
-        pulls: Default::default(),
-        received: Default::default(),
-        peer_addr: addr.to_string(),
-        flight_uri: format!("grpc+tcp://{addr}"),
-        shutdown: CancellationToken::new(),
-    }
 }

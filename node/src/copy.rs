@@ -1,6 +1,6 @@
 //! Pulling parts of other nodes: the one mechanism behind replication, repair and moving.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use volley_common::proxy::Relay;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, FetchPartRequest, HeldPart, PartChunk};
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
 use volley_common::{Code, Error, PartId, Result, TableName};
 
 use crate::config::Config;
-use crate::state::Shared;
-use crate::storage::Receiver;
+use crate::storage::{Receiver, Store};
 use crate::throttle::Throttle;
 
 /// Parts that are pulled at once for puts.
@@ -33,7 +33,11 @@ type Outcome = SharedFuture<BoxFuture<'static, Result<()>>>;
 const REMEMBERED: usize = 10_000;
 
 /// The pulls in progress: a part that is asked for twice is pulled once.
-pub struct Pulls {
+pub struct PartCopier {
+    store: Store,
+    relay: Relay,
+    peer_addr: String,
+    received: ReceivedParts,
     inner: Mutex<Inner>,
     /// For the copies of puts.
     room: Semaphore,
@@ -54,16 +58,14 @@ struct Pull {
     cancel: CancellationToken,
 }
 
-impl Default for Pulls {
-    fn default() -> Self {
-        Pulls::new(&Config::default())
-    }
-}
-
-impl Pulls {
+impl PartCopier {
     /// None is in progress; as many in the background as the configuration allows.
-    pub fn new(config: &Config) -> Self {
-        Pulls {
+    pub fn new(store: Store, relay: Relay, peer_addr: String, config: &Config) -> Self {
+        PartCopier {
+            store,
+            relay,
+            peer_addr,
+            received: ReceivedParts::default(),
             inner: Mutex::default(),
             room: Semaphore::new(MAX_PULLS),
             background: Semaphore::new(config.max_concurrent_copies),
@@ -76,7 +78,7 @@ impl Pulls {
     }
 
     /// Calls a part off: it is not pulled any more, and nothing of it is being written when this returns.
-    pub async fn call_off(&self, id: PartId) {
+    pub async fn cancel(&self, id: PartId) {
         let pull = {
             let mut inner = self.inner.lock();
             if inner.called_off.len() >= REMEMBERED {
@@ -92,34 +94,41 @@ impl Pulls {
     }
 }
 
-/// Pulls a part from the first source that gives it whole; returns when it is verified and durable.
-///
-/// # Errors
-/// INVALID_ARGUMENT: an order without a part or with a bad name. RESOURCE_EXHAUSTED: this node's disk is too full.
-/// UNAVAILABLE: no source gave it, with what each said.
-pub async fn pull(state: &Arc<Shared>, order: CopyPart) -> Result<()> {
-    let part = order.part.ok_or_else(|| Error::invalid("the order to copy names no part"))?;
-    let table = TableName::from_components(&order.table)?;
-    if state.store.holds(part.part_id()) {
-        return Ok(());
+impl PartCopier {
+    /// Parts that came to be held and are not yet reported.
+    pub fn received(&self) -> &ReceivedParts {
+        &self.received
     }
-    let id = part.part_id();
-    let outcome = {
-        let mut inner = state.pulls.inner.lock();
-        if inner.called_off.contains(&id) {
-            return Err(called_off(id));
+
+    /// Pulls a part from the first source that gives it whole; returns when it is verified and durable.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: an order without a part or with a bad name. RESOURCE_EXHAUSTED: this node's disk is too full.
+    /// UNAVAILABLE: no source gave it, with what each said.
+    pub async fn copy(self: &Arc<Self>, order: CopyPart) -> Result<()> {
+        let part = order.part.ok_or_else(|| Error::invalid("the order to copy names no part"))?;
+        let table = TableName::from_components(&order.table)?;
+        if self.store.holds(part.part_id()) {
+            return Ok(());
         }
-        match inner.active.get(&id) {
-            Some(pull) => pull.outcome.clone(),
-            None => {
-                let wanted = Wanted { part, table, sources: order.sources, background: order.background };
-                let pull = start(state.clone(), wanted);
-                inner.active.insert(id, pull.clone());
-                pull.outcome
+        let id = part.part_id();
+        let outcome = {
+            let mut inner = self.inner.lock();
+            if inner.called_off.contains(&id) {
+                return Err(called_off(id));
             }
-        }
-    };
-    outcome.await
+            match inner.active.get(&id) {
+                Some(pull) => pull.outcome.clone(),
+                None => {
+                    let wanted = Wanted { part, table, sources: order.sources, background: order.background };
+                    let pull = start(self.clone(), wanted);
+                    inner.active.insert(id, pull.clone());
+                    pull.outcome
+                }
+            }
+        };
+        outcome.await
+    }
 }
 
 fn called_off(id: PartId) -> Error {
@@ -135,15 +144,15 @@ struct Wanted {
 }
 
 /// A pull as a task of its own: it goes on though whoever asked for it no longer waits.
-fn start(state: Arc<Shared>, wanted: Wanted) -> Pull {
+fn start(copier: Arc<PartCopier>, wanted: Wanted) -> Pull {
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
     let id = wanted.part.part_id();
     let task = tokio::spawn(async move {
-        let result = pull_from_any(&state, &wanted, &stop).await;
-        state.pulls.inner.lock().active.remove(&id);
+        let result = pull_from_any(&copier, &wanted, &stop).await;
+        copier.inner.lock().active.remove(&id);
         if result.is_ok() {
-            state.received.add(held(&wanted.part));
+            copier.received.add(held(&wanted.part));
         }
         result
     });
@@ -155,24 +164,24 @@ fn held(part: &catalog::Part) -> HeldPart {
     HeldPart { id: part.id, write: part.write.clone(), crc32c: part.crc32c, bytes: part.bytes }
 }
 
-async fn pull_from_any(state: &Arc<Shared>, wanted: &Wanted, stop: &CancellationToken) -> Result<()> {
+async fn pull_from_any(copier: &Arc<PartCopier>, wanted: &Wanted, stop: &CancellationToken) -> Result<()> {
     let Wanted { part, table, .. } = wanted;
     let id = part.part_id();
     let _room = tokio::select! {
-        room = state.pulls.room(wanted.background).acquire() =>
+        room = copier.room(wanted.background).acquire() =>
             room.map_err(|_| Error::cancelled("the node is stopping"))?,
         () = stop.cancelled() => return Err(called_off(id)),
     };
     let mut failures = Vec::new();
-    for source in wanted.sources.iter().filter(|source| **source != state.peer_addr) {
-        match pull_from(state, wanted, source, stop).await {
+    for source in wanted.sources.iter().filter(|source| **source != copier.peer_addr) {
+        match pull_from(copier, wanted, source, stop).await {
             Ok(()) => {
                 tracing::debug!(part = %id, %table, shard = part.shard, source, bytes = part.bytes, "copied a part");
                 return Ok(());
             }
             Err(_) if stop.is_cancelled() => return Err(called_off(id)),
             // That is this node's disk: no other source helps.
-            Err(error) if error.code == Code::ResourceExhausted || state.store.stopped().is_some() => {
+            Err(error) if error.code == Code::ResourceExhausted || copier.store.stopped().is_some() => {
                 return Err(error);
             }
             Err(error) => {
@@ -190,23 +199,23 @@ async fn pull_from_any(state: &Arc<Shared>, wanted: &Wanted, stop: &Cancellation
 
 /// The part's bytes from one source to the disk. Stopped half-way it leaves nothing: the receiver's file goes with
 /// it. It returns only when the disk's thread is at its end, so that what it leaves can be removed.
-async fn pull_from(state: &Arc<Shared>, wanted: &Wanted, source: &str, stop: &CancellationToken) -> Result<()> {
+async fn pull_from(copier: &Arc<PartCopier>, wanted: &Wanted, source: &str, stop: &CancellationToken) -> Result<()> {
     let Wanted { part, table, .. } = wanted;
     // Before anything is sent.
-    let (store, bytes) = (state.store.clone(), part.bytes);
+    let (store, bytes) = (copier.store.clone(), part.bytes);
     tokio::task::spawn_blocking(move || store.accepts(bytes))
         .await
         .map_err(|e| Error::internal(format!("looking at the disk: {e}")))??;
-    let mut client = NodeClient::new(state.relay.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
+    let mut client = NodeClient::new(copier.relay.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
     let request = FetchPartRequest { id: part.id, offset: 0 };
     let reply = tokio::select! {
         reply = tokio::time::timeout(STALL, client.fetch_part(request)) => reply.map_err(|_| stalled())??,
         () = stop.cancelled() => return Err(called_off(part.part_id())),
     };
-    let (store, row, name) = (state.store.clone(), part.clone(), table.clone());
+    let (store, row, name) = (copier.store.clone(), part.clone(), table.clone());
     let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
     let disk = tokio::task::spawn_blocking(move || receive(store.receive(&row, &name)?, waiting));
-    let throttle = wanted.background.then_some(&state.pulls.background_rate);
+    let throttle = wanted.background.then_some(&copier.background_rate);
     let fetched = tokio::select! {
         fetched = forward(reply.into_inner(), &chunks, throttle) => fetched,
         () = stop.cancelled() => Err(called_off(part.part_id())),
@@ -250,5 +259,34 @@ fn receive(mut receiver: Receiver, mut chunks: mpsc::Receiver<Option<Bytes>>) ->
             Some(None) => return receiver.finish(),
             None => return Err(Error::cancelled("the part did not come to its end")),
         }
+    }
+}
+
+/// Parts that came to be held since the last report to the leader: bounded by what the disk holds, as
+/// the same part is noted once.
+#[derive(Default)]
+pub struct ReceivedParts {
+    parts: Mutex<BTreeMap<PartId, HeldPart>>,
+    changed: Notify,
+}
+
+impl ReceivedParts {
+    /// Notes a part for the next report.
+    pub fn add(&self, part: HeldPart) {
+        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
+        self.parts.lock().insert(id, part);
+        self.changed.notify_one();
+    }
+
+    /// Takes up to `max` parts that are to be reported.
+    pub fn take(&self, max: usize) -> Vec<HeldPart> {
+        let mut parts = self.parts.lock();
+        let ids: Vec<PartId> = parts.keys().take(max).copied().collect();
+        ids.iter().filter_map(|id| parts.remove(id)).collect()
+    }
+
+    /// Waits until there may be something to report.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 }

@@ -22,11 +22,16 @@ use volley_common::wire::catalog::Write;
 use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName, clock};
 
-use crate::get::source::{Piece, Source};
-use crate::put::pipeline::{Put, Schemas, WAITING_BYTES, WAITING_MESSAGES, WAITING_PARTS, room_for};
-use crate::put::shards::Sink;
-use crate::put::writer::{self, Feed, Parts, Sealed, Target};
-use crate::state::Shared;
+use crate::context::NodeContext;
+use crate::get::message::EncodedMessage;
+use crate::get::reader::TicketReader;
+use crate::put::commit;
+use crate::put::plan::{PlannedWrite, WriteSchemas};
+use crate::put::shards::ShardSink;
+use crate::put::write::{
+    self, PartSink, PartSinkConfig, QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, SealedPartSender, WriterInput,
+};
+use crate::storage::Store;
 
 /// Bytes of rows with dictionaries that are joined at once.
 const GROUP_BYTES: usize = 64 << 20;
@@ -38,33 +43,33 @@ const TICKET_MS: u64 = 3_600_000;
 /// # Errors
 /// ABORTED: the table changed meanwhile, or the leader gave the merge up. FAILED_PRECONDITION: the parts cannot become
 /// half as many. UNAVAILABLE: a source cannot be read, or copies cannot be made.
-pub async fn merge(state: Arc<Shared>, order: CompactParts) -> Result<()> {
-    let puts = state.puts.clone();
-    puts.track_future(run(state, order)).await
+pub async fn merge(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
+    let tasks = state.put.tasks.clone();
+    tasks.track_future(run(state, order)).await
 }
 
-async fn run(state: Arc<Shared>, order: CompactParts) -> Result<()> {
+async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let plan = order.plan.ok_or_else(|| Error::invalid("the order to merge has no plan"))?;
     let write = plan.write.clone().ok_or_else(|| Error::invalid("the order to merge names no write"))?;
     let name = TableName::from_components(&write.table)?;
     let schema = parse_schema(&write.schema)?;
-    let schemas = Schemas { table: schema.clone(), put: schema };
-    let put = Put::new(state.clone(), plan, name, schemas, write.attempt, None);
+    let schemas = WriteSchemas { table: schema.clone(), put: schema };
+    let planned = PlannedWrite::new(state.put.clone(), plan, name, schemas, write.attempt, None);
     let ticket = ticket(&write, &order.sources);
     let shard = order.sources.first().map_or(0, |part| part.shard);
     let most = order.sources.len() as u64 / 2;
-    let (sealed, parts) = mpsc::channel(WAITING_PARTS);
-    let (feed, fed) = mpsc::channel(WAITING_MESSAGES);
-    let (target, largest) = (put.target(), state.config.max_message);
+    let (sealed, parts) = mpsc::channel(SEALED_PARTS);
+    let (feed, fed) = mpsc::channel(QUEUED_MESSAGES);
+    let (target, largest) = (planned.sink_config(), state.config.max_message);
     let writing = async {
-        let written = writer::on_thread(move |runtime| {
+        let written = write::spawn_writer(move |runtime| {
             Merger::new(target, shard, most, sealed, runtime).write_all(Decoder::new(largest), fed)
         })?;
-        verify_here(&state, &ticket).await?;
+        verify_here(&state.store, &ticket).await?;
         let reading = read_all(&state, ticket, feed);
-        tokio::try_join!(reading, writer::end(written)).map(|_| ())
+        tokio::try_join!(reading, write::join_writer(written)).map(|_| ())
     };
-    put.carry_out(writing, parts).await?;
+    commit::execute(planned, writing, parts).await?;
     tracing::info!(write = write.id, table = write.table.join("/"), parts = order.sources.len(), "merged small parts");
     Ok(())
 }
@@ -90,36 +95,36 @@ fn ticket(write: &Write, sources: &[volley_common::wire::catalog::Part]) -> Tick
 
 /// Compares the checksums of the sources that this node has: what a merge writes gets checksums of its own, and must not
 /// make a copy that rotted since it was verified into the only one. A bad one is put aside, and read from another holder.
-async fn verify_here(state: &Shared, ticket: &Ticket) -> Result<()> {
+async fn verify_here(store: &Store, ticket: &Ticket) -> Result<()> {
     let ids: Vec<PartId> = ticket.parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
-    let store = state.store.clone();
+    let store = store.clone();
     let verify = move || ids.into_iter().filter(|id| store.holds(*id)).for_each(|id| drop(store.verify(id)));
     tokio::task::spawn_blocking(verify).await.map_err(|e| Error::internal(format!("verifying parts: {e}")))
 }
 
 /// Hands the sources' messages to the writing thread, no faster than it takes them.
-async fn read_all(state: &Arc<Shared>, ticket: Ticket, feed: mpsc::Sender<Feed>) -> Result<()> {
-    let room = Arc::new(Semaphore::new(WAITING_BYTES));
+async fn read_all(state: &Arc<NodeContext>, ticket: Ticket, feed: mpsc::Sender<WriterInput>) -> Result<()> {
+    let room = Arc::new(Semaphore::new(QUEUED_BYTES));
     let schema = FlightData { data_header: flight_header(&ticket.schema), ..FlightData::default() };
-    let mut source = Source::new(state.clone(), ticket, false)?;
+    let mut source = TicketReader::new(state.get.clone(), ticket, false)?;
     let mut next = Some(schema);
     while let Some(data) = next {
         let permit = tokio::select! {
-            permit = room_for(&room, &data) => permit?,
+            permit = write::acquire_permits(&room, &data) => permit?,
             () = feed.closed() => return Ok(()),
             () = state.shutdown.cancelled() => return Err(Error::cancelled("the node is stopping")),
         };
-        if feed.send(Feed::Message(data, permit)).await.is_err() {
+        if feed.send(WriterInput::Message(data, permit)).await.is_err() {
             // The thread has ended, and says why itself.
             return Ok(());
         }
-        next = source.piece().await?.map(message);
+        next = source.next_message().await?.map(message);
     }
-    let _ = feed.send(Feed::End).await;
+    let _ = feed.send(WriterInput::End).await;
     Ok(())
 }
 
-fn message(piece: Piece) -> FlightData {
+fn message(piece: EncodedMessage) -> FlightData {
     let data_body = match <[Bytes; 1]>::try_from(piece.body) {
         Ok([whole]) => whole,
         Err(slices) => slices
@@ -135,7 +140,7 @@ fn message(piece: Piece) -> FlightData {
 
 /// Writes the rows of all sources into one shard's parts.
 struct Merger {
-    parts: Parts,
+    parts: PartSink,
     schema: SchemaRef,
     shard: u32,
     /// Parts that the merge may have at most: with more it is not worth it.
@@ -147,15 +152,23 @@ struct Merger {
 }
 
 impl Merger {
-    fn new(target: Target, shard: u32, most: u64, sealed: Sealed, runtime: Handle) -> Self {
+    fn new(target: PartSinkConfig, shard: u32, most: u64, sealed: SealedPartSender, runtime: Handle) -> Self {
         let schema = target.schema.clone();
         let group = if has_dictionary(&schema) { GROUP_BYTES } else { target.message_bytes };
-        Merger { parts: Parts::new(target, sealed, runtime), schema, shard, most, group, waiting: Vec::new(), bytes: 0 }
+        Merger {
+            parts: PartSink::new(target, sealed, runtime),
+            schema,
+            shard,
+            most,
+            group,
+            waiting: Vec::new(),
+            bytes: 0,
+        }
     }
 
-    fn write_all(mut self, mut decoder: Decoder, mut feed: mpsc::Receiver<Feed>) -> Result<()> {
+    fn write_all(mut self, mut decoder: Decoder, mut feed: mpsc::Receiver<WriterInput>) -> Result<()> {
         while let Some(next) = feed.blocking_recv() {
-            let Feed::Message(data, permit) = next else {
+            let WriterInput::Message(data, permit) = next else {
                 self.flush()?;
                 return self.parts.seal_all();
             };
@@ -185,12 +198,12 @@ impl Merger {
     fn flush(&mut self) -> Result<()> {
         self.bytes = 0;
         for batch in join(std::mem::take(&mut self.waiting)) {
-            for piece in split(&batch, self.parts.target.message_bytes) {
+            for piece in split(&batch, self.parts.config.message_bytes) {
                 self.parts.write(self.shard, &piece)?;
                 if self.parts.count() > self.most {
                     return Err(Error::precondition(format!(
                         "shard {} of table {:?} is not merged: its rows would still be in more than {} parts, for their dictionaries differ",
-                        self.shard, self.parts.target.table, self.most
+                        self.shard, self.parts.config.table, self.most
                     )));
                 }
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use volley_common::{Code, Error, PartId, Result};
 
-use crate::state::Shared;
+use crate::context::NodeContext;
 use crate::throttle::Throttle;
 
 /// How often it is looked whether a part is due.
@@ -17,7 +17,7 @@ const REMEMBER_IDLE: Duration = Duration::from_secs(600);
 const DAY_MS: f64 = 86_400_000.0;
 
 /// Verifies the parts in the order of how long they were not, each once a period, until the node stops.
-pub async fn run(state: Arc<Shared>) {
+pub async fn run(state: Arc<NodeContext>) {
     let period_ms = (state.config.scrub_days * DAY_MS) as u64;
     if period_ms == 0 {
         return;
@@ -40,7 +40,7 @@ pub async fn run(state: Arc<Shared>) {
 }
 
 /// Verifies one part; whether the next may follow at once.
-async fn verify(state: &Arc<Shared>, id: PartId) -> bool {
+async fn verify(state: &Arc<NodeContext>, id: PartId) -> bool {
     let shared = state.clone();
     let result = tokio::task::spawn_blocking(move || read(&shared, id)).await;
     match result.unwrap_or_else(|e| Err(Error::internal(format!("verifying part {id}: {e}")))) {
@@ -55,7 +55,7 @@ async fn verify(state: &Arc<Shared>, id: PartId) -> bool {
 }
 
 /// Blocks: reads the part at the scrub's rate.
-fn read(state: &Shared, id: PartId) -> Result<()> {
+fn read(state: &NodeContext, id: PartId) -> Result<()> {
     let throttle = Throttle::new(state.config.scrub_bytes_per_second);
     let runtime = tokio::runtime::Handle::current();
     state.store.verify_slowly(id, |bytes| {
@@ -73,7 +73,7 @@ struct Progress {
 
 impl Progress {
     /// `due`: there was a part to verify.
-    async fn note(&mut self, state: &Arc<Shared>, due: bool) {
+    async fn note(&mut self, state: &Arc<NodeContext>, due: bool) {
         let ended = self.working && !due;
         self.working = due;
         if ended {

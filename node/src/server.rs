@@ -10,17 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use volley_common::listen::{self, Bound, local_addr};
-use volley_common::proxy::Relay;
 use volley_common::serve::{self, Limits, Tonic};
 use volley_common::wire::catalog::NodeListener;
 use volley_common::wire::cluster::node_server::NodeServer;
 use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
-use crate::coordinators::Coordinators;
-use crate::copy::Pulls;
-use crate::routes::Router;
-use crate::state::Shared;
+use crate::context::{NodeAddresses, NodeContext};
+use crate::router::FlightRouter;
 use crate::storage::{Store, fault};
 use crate::{flight, http, peer, scrub, session};
 
@@ -34,7 +31,7 @@ pub struct Running {
     pub http_addr: SocketAddr,
     /// Where clients are told to reach it: `grpc+tcp://HOST:PORT`.
     pub flight_uri: String,
-    state: Arc<Shared>,
+    state: Arc<NodeContext>,
     /// The listeners of clients.
     clients: TaskTracker,
     /// Everything.
@@ -81,7 +78,7 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     let store = tokio::task::spawn_blocking(move || Store::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = Arc::new(share(config, store, &sockets, base.shutdown.clone())?);
+    let state = share(config, store, &sockets, base.shutdown.clone())?;
     let running = serve_all(state, sockets, base).await?;
     failed.disarm();
     running.wait_ready().await?;
@@ -133,35 +130,22 @@ fn named(listener: &Bound) -> NodeListener {
     NodeListener { name: listener.name.clone(), uri: listener.uri.clone() }
 }
 
-fn share(config: Config, store: Store, sockets: &Sockets, shutdown: CancellationToken) -> Result<Shared> {
-    let relay = Relay::new();
-    let pulls = Pulls::new(&config);
-    Ok(Shared {
+fn share(config: Config, store: Store, sockets: &Sockets, shutdown: CancellationToken) -> Result<Arc<NodeContext>> {
+    let addresses = NodeAddresses {
         flight_uri: sockets.first()?.uri.clone(),
         listeners: sockets.flight.iter().filter(|l| !l.name.is_empty()).map(named).collect(),
         peer_addr: config.peer_reachable_at(local_addr(&sockets.peer)?)?,
-        coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.deadline()),
-        cluster: store.cluster().map(Arc::new).into(),
-        config,
-        store,
-        relay,
-        ticket_key: None.into(),
-        members: Default::default(),
-        cancelled: Default::default(),
-        puts: TaskTracker::new(),
-        pulls,
-        received: Default::default(),
-        shutdown,
-    })
+    };
+    Ok(NodeContext::new(config, store, addresses, shutdown))
 }
 
-async fn serve_all(state: Arc<Shared>, sockets: Sockets, base: Base) -> Result<Running> {
+async fn serve_all(state: Arc<NodeContext>, sockets: Sockets, base: Base) -> Result<Running> {
     let ready = base.ready;
     let running = Running {
         flight_addr: local_addr(&sockets.first()?.socket)?,
         peer_addr: local_addr(&sockets.peer)?,
         http_addr: base.http_addr,
-        flight_uri: state.flight_uri.clone(),
+        flight_uri: state.addresses.flight_uri.clone(),
         state: state.clone(),
         clients: TaskTracker::new(),
         tasks: base.tasks,
@@ -172,11 +156,12 @@ async fn serve_all(state: Arc<Shared>, sockets: Sockets, base: Base) -> Result<R
     let (reporter, health) = health::service().await;
     running.tasks.spawn(report_health(ready.subscribe(), state.shutdown.clone(), reporter));
     for listener in sockets.flight {
-        let routes = reflection::add_to(Routes::new(flight::service(&state)).add_service(health.clone()))?;
-        let router = Router::new(state.clone(), routes, &listener.name);
+        let routes =
+            reflection::add_to(Routes::new(flight::service(state.config.max_message)).add_service(health.clone()))?;
+        let router = FlightRouter::new(&state, routes, &listener.name);
         running.clients.spawn(serve::serve(listener.socket, router, state.shutdown.clone(), state.config.limits()));
     }
-    let peers: NodeServer<_> = peer::service(state.clone());
+    let peers: NodeServer<_> = peer::service(&state);
     running.tasks.spawn(serve::serve(
         sockets.peer,
         Tonic(Routes::new(peers)),
@@ -215,10 +200,10 @@ async fn report_health(mut joined: watch::Receiver<bool>, stopping: Cancellation
 }
 
 /// Other nodes pull parts of puts that are at their end: peers are served until these are done.
-async fn drain(state: &Shared) {
-    state.puts.close();
-    if tokio::time::timeout(state.config.limits().drain, state.puts.wait()).await.is_err() {
-        tracing::warn!(puts = state.puts.len(), "ending puts that are still open after the drain limit");
+async fn drain(state: &NodeContext) {
+    state.put.tasks.close();
+    if tokio::time::timeout(state.config.limits().drain, state.put.tasks.wait()).await.is_err() {
+        tracing::warn!(puts = state.put.tasks.len(), "ending puts that are still open after the drain limit");
     }
 }
 
@@ -237,7 +222,7 @@ impl Running {
     }
 
     /// What the node's tasks share, for tests and for `volley dev`.
-    pub fn state(&self) -> &Arc<Shared> {
+    pub fn state(&self) -> &Arc<NodeContext> {
         &self.state
     }
 

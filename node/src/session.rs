@@ -18,8 +18,8 @@ use volley_common::wire::cluster::{
 use volley_common::wire::{PROTOCOL, cluster};
 use volley_common::{Code, Error, PartId, Result};
 
-use crate::copy;
-use crate::state::{Members, Shared};
+use crate::cluster_view::ClusterMembers;
+use crate::context::NodeContext;
 
 /// The metadata by which a coordinator names the leader's peer address.
 const LEADER: &str = "x-volley-leader";
@@ -36,7 +36,7 @@ const MAX_HINTS: usize = 8;
 ///
 /// # Errors
 /// FAILED_PRECONDITION and the like: the cluster does not take this node, so the process should end.
-pub async fn run(state: Arc<Shared>, ready: watch::Sender<bool>) -> Result<()> {
+pub async fn run(state: Arc<NodeContext>, ready: watch::Sender<bool>) -> Result<()> {
     let mut pauses = pauses();
     let mut reported = String::new();
     loop {
@@ -82,7 +82,7 @@ fn is_fatal(error: &Error) -> bool {
 }
 
 /// Looks for the leader and serves one session with it; returns without an error only at the shutdown.
-async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result<()> {
+async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> Result<()> {
     let found = async {
         let (leader, reports, mut orders) = connect(state).await?;
         let welcome = tokio::time::timeout(WELCOME_TIME, orders.message())
@@ -108,7 +108,7 @@ async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result
 type Reports = mpsc::Sender<NodeReport>;
 
 /// Opens the stream with the leader, as the coordinators name it.
-async fn connect(state: &Arc<Shared>) -> Result<(String, Reports, Streaming<NodeOrder>)> {
+async fn connect(state: &Arc<NodeContext>) -> Result<(String, Reports, Streaming<NodeOrder>)> {
     let mut last = Error::unavailable("no coordinator is configured");
     for addr in state.coordinators.addrs() {
         let mut addr = addr;
@@ -132,7 +132,7 @@ async fn connect(state: &Arc<Shared>) -> Result<(String, Reports, Streaming<Node
     Err(last)
 }
 
-async fn open(state: &Arc<Shared>, addr: &str) -> Result<(Reports, Streaming<NodeOrder>), Status> {
+async fn open(state: &Arc<NodeContext>, addr: &str) -> Result<(Reports, Streaming<NodeOrder>), Status> {
     let (reports, waiting) = mpsc::channel(WAITING);
     let hello = NodeReport { report: Some(Report::Hello(hello(state))) };
     reports.try_send(hello).map_err(|_| Status::internal("a new queue has room"))?;
@@ -148,16 +148,16 @@ fn leader_hint(status: &Status) -> Option<String> {
     (!leader.is_empty()).then(|| leader.to_string())
 }
 
-fn hello(state: &Shared) -> Hello {
+fn hello(state: &NodeContext) -> Hello {
     Hello {
         node: Some(Node {
             id: state.store.node().0,
             boot: state.store.boot(),
             zone: state.config.zone.clone(),
             capacity: state.config.capacity,
-            flight_uri: state.flight_uri.clone(),
-            listeners: state.listeners.clone(),
-            peer_addr: state.peer_addr.clone(),
+            flight_uri: state.addresses.flight_uri.clone(),
+            listeners: state.addresses.listeners.clone(),
+            peer_addr: state.addresses.peer_addr.clone(),
             state: NodeState::Alive.into(),
             software: concat!("volley-node ", env!("CARGO_PKG_VERSION")).into(),
             ..Node::default()
@@ -168,27 +168,26 @@ fn hello(state: &Shared) -> Hello {
 }
 
 /// Joins the cluster (for good, at the first time) and takes over what the leader says.
-async fn accept(state: &Arc<Shared>, welcome: Welcome) -> Result<()> {
+async fn accept(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()> {
     let (store, cluster) = (state.store.clone(), welcome.cluster.clone());
     tokio::task::spawn_blocking(move || store.join(&cluster))
         .await
         .map_err(|e| Error::internal(format!("joining the cluster: {e}")))??;
-    state.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
-    state.cluster.store(Some(Arc::new(welcome.cluster)));
-    state.cancelled.add(&welcome.cancelled);
+    state.cluster.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
+    state.cluster.cancelled.add(&welcome.cancelled);
     if let Some(members) = welcome.members {
         take_members(state, members);
     }
     Ok(())
 }
 
-fn take_members(state: &Shared, members: cluster::Members) {
+fn take_members(state: &NodeContext, members: cluster::Members) {
     state.coordinators.refresh(&members.coordinator_peer);
-    state.members.store(Arc::new(Members::from(members)));
+    state.cluster.members.store(Arc::new(ClusterMembers::from(members)));
 }
 
 struct Session {
-    state: Arc<Shared>,
+    state: Arc<NodeContext>,
     reports: Reports,
 }
 
@@ -203,7 +202,7 @@ impl Session {
                     Some(order) => self.obey(order).await?,
                     None => return Err(Error::unavailable("the leading coordinator ended the session")),
                 },
-                () = self.state.received.changed() => self.report_received().await?,
+                () = self.state.copier.received().changed() => self.report_received().await?,
                 () = self.state.store.lost_something() => self.report_lost().await?,
                 _ = ticks.tick() => self.heartbeat().await?,
             }
@@ -246,7 +245,7 @@ impl Session {
 
     async fn report_received(&self) -> Result<()> {
         loop {
-            let parts = self.state.received.take(PAGE);
+            let parts = self.state.copier.received().take(PAGE);
             if parts.is_empty() {
                 return Ok(());
             }
@@ -263,13 +262,13 @@ impl Session {
                 Ok(())
             }
             Some(What::Cancelled(cancelled)) => {
-                self.state.cancelled.add(&cancelled.flights);
+                self.state.cluster.cancelled.add(&cancelled.flights);
                 Ok(())
             }
             Some(What::SendInventory(_)) => self.send_inventory().await,
             Some(What::Copy(copy)) => {
                 let state = self.state.clone();
-                self.carry_out(order.order, async move { copy::pull(&state, copy).await });
+                self.carry_out(order.order, async move { state.copier.copy(copy).await });
                 Ok(())
             }
             Some(What::Delete(delete)) => {
@@ -319,7 +318,7 @@ fn done(order: u64, result: &Result<()>) -> Report {
     Report::Done(OrderDone { order, error })
 }
 
-async fn delete_parts(state: Arc<Shared>, delete: DeleteParts) -> Result<()> {
+async fn delete_parts(state: Arc<NodeContext>, delete: DeleteParts) -> Result<()> {
     let ids: Vec<PartId> = delete.parts.iter().map(PartId::from).collect();
     tokio::task::spawn_blocking(move || state.store.remove(&ids))
         .await

@@ -9,7 +9,7 @@ use volley_common::wire::cluster::BeginWriteRequest;
 use volley_common::{Code, PartId};
 
 use super::*;
-use crate::put::tests::cluster::Cluster;
+use crate::put::tests::cluster::TestCluster;
 use crate::storage::PartSpec;
 
 #[allow(dead_code)]
@@ -17,7 +17,7 @@ use crate::storage::PartSpec;
 mod samples;
 
 /// A part of one batch, on this node.
-fn source(state: &Arc<Shared>, at: usize, batch: &RecordBatch) -> Part {
+fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {
     let schema = parse_schema(&schema_message(&batch.schema()).unwrap()).unwrap();
     let spec = PartSpec {
         table: "t".parse().unwrap(),
@@ -35,19 +35,19 @@ fn source(state: &Arc<Shared>, at: usize, batch: &RecordBatch) -> Part {
         shard: (at % 2) as u32,
         rows: sealed.rows,
         bytes: sealed.bytes,
-        holders: vec![state.node().0],
+        holders: vec![state.store.node().0],
         ..Part::default()
     }
 }
 
 /// Two nodes, both shards on both.
-async fn two_nodes() -> Cluster {
-    Cluster::start(2, &[&[0, 1], &[0, 1]], 2).await
+async fn two_nodes() -> TestCluster {
+    TestCluster::start(2, &[&[0, 1], &[0, 1]], 2).await
 }
 
 /// Merges parts of these batches at node 0; gives the merged parts' rows, and each part's batches.
-async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
-    let state = cluster.nodes[0].0.clone();
+async fn merged(cluster: &TestCluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
+    let state = cluster.nodes[0].context.clone();
     let sources: Vec<Part> = batches.iter().enumerate().map(|(at, batch)| source(&state, at, batch)).collect();
     let request = BeginWriteRequest {
         table: vec!["t".into()],
@@ -60,7 +60,7 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
     let plan = state.coordinators.begin_write(request).await.unwrap();
     let shard = sources[0].shard;
     merge(state.clone(), CompactParts { plan: Some(plan), sources }).await?;
-    let write = cluster.fake.0.lock().writes[id].clone();
+    let write = cluster.coordinator.state.lock().writes[id].clone();
     assert_eq!(write.state(), WriteState::Committed);
     let mut parts = write.parts;
     parts.sort_by_key(|part| part.seq);
@@ -68,7 +68,7 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
     Ok(parts.iter().map(|part| read(&state, part.part_id())).collect())
 }
 
-fn read(state: &Arc<Shared>, id: PartId) -> Vec<RecordBatch> {
+fn read(state: &Arc<NodeContext>, id: PartId) -> Vec<RecordBatch> {
     let part = state.store.part(id).unwrap().unwrap();
     let mut decoder = Decoder::new(64 << 20);
     decoder.push(FlightData { data_header: part.schema_header(), ..FlightData::default() }).unwrap();
@@ -190,7 +190,7 @@ async fn what_cannot_become_half_as_many_is_left_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_merge_that_is_refused_leaves_nothing() {
     let cluster = two_nodes().await;
-    cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was replaced"));
+    cluster.coordinator.state.lock().refuse_commit = Some(Error::aborted("the table was replaced"));
     let batches: Vec<_> = (0..8).map(|at| numbers(at, 1)).collect();
     let error = merged(&cluster, "m", &batches).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::Aborted, "the table was replaced"));

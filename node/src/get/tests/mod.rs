@@ -14,6 +14,8 @@ use volley_common::PartId;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Columns, Ticket};
 
+use super::local::LocalPartReader;
+use super::reader::TicketReader;
 use cluster::{TestNode, batch, introduce, key, ticket};
 
 /// Rows as values, whatever their dictionaries: (id, word, text).
@@ -49,7 +51,7 @@ fn all() -> Vec<RecordBatch> {
 }
 
 #[tokio::test]
-async fn parts_come_one_after_the_other_with_their_own_dictionaries() {
+async fn parts_come_in_order_with_their_own_dictionaries() {
     let node = TestNode::start().await;
     let parts = [node.write(&first()), node.write(&second())];
     let got = node.get(&ticket(&parts.map(|id| (id, &[][..])))).await.unwrap();
@@ -59,13 +61,13 @@ async fn parts_come_one_after_the_other_with_their_own_dictionaries() {
 }
 
 #[tokio::test]
-async fn a_ticket_without_parts_streams_the_schema() {
+async fn ticket_without_parts_streams_the_schema() {
     let node = TestNode::start().await;
     assert_eq!(node.get(&ticket(&[])).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn without_a_schema_in_the_ticket_it_comes_from_the_first_part() {
+async fn ticket_without_schema_gets_it_from_the_first_part() {
     let (asked, holder) = (TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &holder]);
     let (here, there) = (asked.write(&first()), holder.write(&second()));
@@ -91,14 +93,14 @@ async fn without_a_schema_in_the_ticket_it_comes_from_the_first_part() {
 }
 
 #[tokio::test]
-async fn the_schema_of_a_damaged_part_comes_from_another_holder() {
+async fn schema_of_a_damaged_part_comes_from_another_holder() {
     let (asked, other) = (TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &other]);
     let id = asked.write(&all_alike());
     copy_over(id, &asked, &other);
     let bare = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
     // Held while the file is cut: it is not opened, and so not verified, anew.
-    let part = asked.state.store.part(id).unwrap().unwrap();
+    let part = asked.context.store.part(id).unwrap().unwrap();
     cut(&std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap());
     assert_eq!(part.vouch().unwrap_err().code, volley_common::Code::DataLoss);
     for columns in [None, Some(Columns { index: vec![0, 1, 2] })] {
@@ -108,7 +110,7 @@ async fn the_schema_of_a_damaged_part_comes_from_another_holder() {
 }
 
 #[tokio::test]
-async fn columns_come_in_the_order_asked_for() {
+async fn columns_come_in_the_requested_order() {
     let node = TestNode::start().await;
     let parts = [node.write(&first()), node.write(&second())];
     let mut ticket = ticket(&parts.map(|id| (id, &[][..])));
@@ -126,7 +128,7 @@ async fn columns_come_in_the_order_asked_for() {
 }
 
 #[tokio::test]
-async fn a_limit_cuts_the_batch_that_it_ends_in() {
+async fn limit_cuts_the_batch_in_which_it_ends() {
     let node = TestNode::start().await;
     let parts = [node.write(&first()), node.write(&second())];
     let mut ticket = ticket(&parts.map(|id| (id, &[][..])));
@@ -170,7 +172,7 @@ async fn parts_of_other_nodes_are_passed_on() {
 }
 
 #[tokio::test]
-async fn a_part_is_found_at_nodes_that_the_ticket_does_not_name() {
+async fn part_is_found_at_nodes_that_the_ticket_does_not_name() {
     let (asked, holder, gone) = (TestNode::start().await, TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &holder, &gone]);
     let part = holder.write(&first());
@@ -179,8 +181,8 @@ async fn a_part_is_found_at_nodes_that_the_ticket_does_not_name() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_goes_on_at_the_next_message() {
-    // Schema, dictionary, one batch: then it breaks. Asked again for the rest it gives the next batch.
+async fn broken_remote_stream_continues_at_the_next_message() {
+    // Each stream breaks after schema, dictionary and one batch; the next attempt gives the next batch.
     let (asked, breaking) = (TestNode::start().await, TestNode::breaking_after(3).await);
     introduce(&[&asked, &breaking]);
     let part = breaking.write(&first());
@@ -190,8 +192,8 @@ async fn a_stream_that_breaks_goes_on_at_the_next_message() {
 
 /// Copies a part's file from one node's disk to another's.
 fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
-    let part = from.state.store.part(id).unwrap().unwrap();
-    let held = from.state.store.inventory().into_iter().find(|held| held.id == Some(id.into())).unwrap();
+    let part = from.context.store.part(id).unwrap().unwrap();
+    let held = from.context.store.inventory().into_iter().find(|held| held.id == Some(id.into())).unwrap();
     let row = volley_common::wire::catalog::Part {
         id: held.id,
         write: held.write,
@@ -199,12 +201,12 @@ fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
         crc32c: held.crc32c,
         ..Default::default()
     };
-    let mut receiver = to.state.store.receive(&row, &"t/1".parse().unwrap()).unwrap();
+    let mut receiver = to.context.store.receive(&row, &"t/1".parse().unwrap()).unwrap();
     receiver.write(&part.slice(0..part.len())).unwrap();
     receiver.finish().unwrap();
 }
 
-/// What may happen to a file while it is read.
+/// Damages a file while it is read.
 fn cut(file: &std::fs::File) {
     file.set_len(0).unwrap();
 }
@@ -214,15 +216,15 @@ fn flip(file: &std::fs::File) {
 }
 
 #[tokio::test]
-async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder() {
-    for harm in [cut, flip] {
+async fn file_changed_while_read_fails_over_to_another_holder() {
+    for damage in [cut, flip] {
         let (asked, other) = (TestNode::start().await, TestNode::start().await);
         introduce(&[&asked, &other]);
         let id = asked.write(&all_alike());
         copy_over(id, &asked, &other);
         let ticket = ticket(&[(id, &[&asked, &other])]);
-        let source = super::source::Source::new(asked.state.clone(), ticket.clone(), false).unwrap();
-        let mut stream = Box::pin(source.stream(0));
+        let reader = TicketReader::new(asked.context.get.clone(), ticket.clone(), false).unwrap();
+        let mut stream = Box::pin(reader.frames(0));
         let mut decoder = volley_common::ipc::decode::Decoder::new(1 << 30);
         let (mut got, mut frames) = (Vec::new(), 0);
         while let Some(frame) = futures::StreamExt::next(&mut stream).await {
@@ -236,14 +238,14 @@ async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder(
             frames += 1;
             if frames == 3 {
                 let path = asked.file();
-                harm(&std::fs::OpenOptions::new().write(true).open(path).unwrap());
+                damage(&std::fs::OpenOptions::new().write(true).open(path).unwrap());
             }
         }
         assert_eq!(rows(&got), rows(&all_alike()));
-        // It was put aside, and is reported.
-        tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
-        assert_eq!(asked.state.store.take_lost().0, [id]);
-        assert!(!asked.state.store.holds(id) && asked.state.store.condition().damaged == 1);
+        // It is quarantined and reported.
+        tokio::time::timeout(Duration::from_secs(20), asked.context.store.lost_something()).await.unwrap();
+        assert_eq!(asked.context.store.take_lost().0, [id]);
+        assert!(!asked.context.store.holds(id) && asked.context.store.condition().damaged == 1);
         assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&all_alike()));
     }
 }
@@ -263,16 +265,16 @@ fn large(batches: i64) -> Vec<RecordBatch> {
     (0..batches).map(batch).collect()
 }
 
-/// Has the kernel forget what it has of a file in memory, where the file system allows that.
-fn forget(node: &TestNode, id: PartId) {
-    node.state.store.let_go(id);
+/// Evicts a part from the page cache, if the file system allows that.
+fn evict(node: &TestNode, id: PartId) {
+    node.context.store.let_go(id);
     let file = std::fs::File::open(node.file()).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
 #[tokio::test]
-async fn parts_of_many_windows_come_whole_from_memory_and_from_disk() {
+async fn parts_of_many_windows_come_whole_from_memory_and_disk() {
     let node = TestNode::start().await;
     let id = node.write(&large(20));
     let mut ticket = ticket(&[(id, &[])]);
@@ -282,7 +284,7 @@ async fn parts_of_many_windows_come_whole_from_memory_and_from_disk() {
         for (columns, limit) in [(None, None), (None, Some(1500)), (Some(vec![0]), None), (Some(vec![1, 0]), Some(300))]
         {
             if cold {
-                forget(&node, id);
+                evict(&node, id);
             }
             let at = columns.as_ref().map_or(0, |columns| columns.iter().position(|&column| column == 0).unwrap());
             ticket.columns = columns.map(|index| Columns { index });
@@ -297,29 +299,29 @@ async fn parts_of_many_windows_come_whole_from_memory_and_from_disk() {
 }
 
 #[tokio::test]
-async fn what_left_memory_while_the_reader_paused_is_brought_in_before_it_is_handed_out() {
+async fn window_evicted_during_a_pause_is_loaded_again() {
     let node = TestNode::start().await;
     let id = node.write(&large(6));
-    let part = node.state.store.part(id).unwrap().unwrap();
-    let mut local = super::local::LocalPart::new(part.clone(), None, 0, None);
-    assert_eq!(local.next(1).await.unwrap().len(), 1);
-    forget(&node, id);
-    tokio::time::sleep(2 * super::local::PAUSED).await;
-    let pieces = local.next(usize::MAX).await.unwrap();
-    assert_eq!(pieces.len(), 5);
-    let ranges = pieces.iter().flat_map(|piece| &piece.body).filter_map(|slice| part.range_of(slice));
-    assert!(part.is_resident(ranges), "handed out, and not in memory");
+    let part = node.context.store.part(id).unwrap().unwrap();
+    let mut local = LocalPartReader::new(part.clone(), None, 0, None);
+    assert_eq!(local.next_messages(1).await.unwrap().len(), 1);
+    evict(&node, id);
+    tokio::time::sleep(2 * super::local::PAUSE).await;
+    let messages = local.next_messages(usize::MAX).await.unwrap();
+    assert_eq!(messages.len(), 5);
+    let ranges = messages.iter().flat_map(|message| &message.body).filter_map(|slice| part.range_of(slice));
+    assert!(part.is_resident(ranges), "a message is not in memory");
 }
 
 #[tokio::test]
-async fn a_file_that_is_cut_between_windows_is_made_good_by_another_holder() {
+async fn file_cut_between_windows_fails_over_to_another_holder() {
     let (asked, other) = (TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &other]);
     let id = asked.write(&large(40));
     copy_over(id, &asked, &other);
     let ticket = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
-    let source = super::source::Source::new(asked.state.clone(), ticket, false).unwrap();
-    let mut stream = Box::pin(source.stream(0));
+    let reader = TicketReader::new(asked.context.get.clone(), ticket, false).unwrap();
+    let mut stream = Box::pin(reader.frames(0));
     let (mut bytes, mut frames) = (0, 0);
     while let Some(frame) = futures::StreamExt::next(&mut stream).await {
         bytes += frame.unwrap().len();
@@ -329,17 +331,17 @@ async fn a_file_that_is_cut_between_windows_is_made_good_by_another_holder() {
         }
     }
     assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes came");
-    tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), asked.context.store.lost_something()).await.unwrap();
 }
 
 #[tokio::test]
-async fn small_messages_go_out_together() {
+async fn small_messages_share_a_frame() {
     let node = TestNode::start().await;
     let batches: Vec<_> = (0..1000).map(|at| batch(at * 5, 5, &["a", "b"])).collect();
     let full = ticket(&[(node.write(&batches), &[])]);
-    for (bytes, least, most) in [(0, 1002, 1002), (64 << 10, 5, 20), (super::FRAME, 2, 5)] {
-        let source = super::source::Source::new(node.state.clone(), full.clone(), false).unwrap();
-        let frames: Vec<_> = futures::TryStreamExt::try_collect(source.stream(bytes)).await.unwrap();
+    for (bytes, least, most) in [(0, 1002, 1002), (64 << 10, 5, 20), (super::FRAME_BYTES, 2, 5)] {
+        let reader = TicketReader::new(node.context.get.clone(), full.clone(), false).unwrap();
+        let frames: Vec<_> = futures::TryStreamExt::try_collect(reader.frames(bytes)).await.unwrap();
         assert!((least..=most).contains(&frames.len()), "{} frames of up to {bytes} bytes", frames.len());
         assert!(bytes == 0 || frames.iter().all(|frame| frame.len() < bytes + (8 << 10)));
     }
@@ -347,23 +349,23 @@ async fn small_messages_go_out_together() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_lets_go_of_its_mapping() {
+async fn aborted_get_evicts_its_part() {
     let node = TestNode::start().await;
     let id = node.write(&large(2));
     let read = async |frames: usize| {
-        let source = super::source::Source::new(node.state.clone(), ticket(&[(id, &[])]), false).unwrap();
-        let stream = futures::StreamExt::take(source.stream(0), frames);
+        let reader = TicketReader::new(node.context.get.clone(), ticket(&[(id, &[])]), false).unwrap();
+        let stream = futures::StreamExt::take(reader.frames(0), frames);
         futures::StreamExt::collect::<Vec<_>>(stream).await.len()
     };
     assert_eq!(read(100).await, 3);
-    assert!(node.state.store.opened(id).is_some(), "kept for the next reader");
+    assert!(node.context.store.opened(id).is_some(), "kept for the next reader");
     assert_eq!(read(2).await, 2);
-    let let_go = async {
-        while node.state.store.opened(id).is_some() {
+    let evicted = async {
+        while node.context.store.opened(id).is_some() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), let_go).await.expect("it is let go of");
+    tokio::time::timeout(Duration::from_secs(20), evicted).await.expect("the part is evicted");
 }
 
 fn all_alike() -> Vec<RecordBatch> {
@@ -371,7 +373,7 @@ fn all_alike() -> Vec<RecordBatch> {
 }
 
 #[tokio::test]
-async fn a_part_that_nobody_gives_is_unavailable_and_named() {
+async fn part_on_no_node_is_unavailable_and_named() {
     let (asked, other) = (TestNode::start().await, TestNode::breaking_after(2).await);
     introduce(&[&asked, &other]);
     let part = other.write(&first());
@@ -385,12 +387,12 @@ async fn a_part_that_nobody_gives_is_unavailable_and_named() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_asked_by_another_does_not_ask_on() {
+async fn get_from_a_node_asks_no_further_node() {
     let (asked, holder) = (TestNode::start().await, TestNode::start().await);
     introduce(&[&asked, &holder]);
     let ticket = key().sign(&ticket(&[(holder.write(&first()), &[&holder])]));
     let mut request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
-    request.metadata_mut().insert(super::HOP_HEADER, "1".parse().unwrap());
+    request.metadata_mut().insert(super::remote::HOP_HEADER, "1".parse().unwrap());
     assert_eq!(asked.call(request).await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -408,14 +410,14 @@ async fn bad_tickets_are_refused() {
     }
     // A name needs a coordinator, and this node knows none.
     assert_eq!(node.get_bytes("t/1").await.unwrap_err().code(), Code::Unavailable);
-    node.state.cancelled.add(&[volley_common::wire::catalog::Cancelled { flight: 5, until_ms: u64::MAX }]);
+    node.context.cluster.cancelled.add(&[volley_common::wire::catalog::Cancelled { flight: 5, until_ms: u64::MAX }]);
     assert_eq!(node.get(&good).await.unwrap_err().code(), Code::Cancelled);
-    node.state.ticket_key.store(None);
+    node.context.cluster.ticket_key.store(None);
     assert_eq!(node.get(&Ticket { flight: 6, ..good }).await.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]
-async fn requests_that_are_no_tickets_are_refused() {
+async fn requests_without_a_ticket_are_refused() {
     let node = TestNode::start().await;
     for (body, code) in [
         (&b""[..], Code::InvalidArgument),
@@ -425,25 +427,25 @@ async fn requests_that_are_no_tickets_are_refused() {
         (&[0, 255, 255, 255, 255], Code::ResourceExhausted),
     ] {
         let request = http::Request::post(volley_common::grpc::DO_GET).body(Bytes::from_static(body)).unwrap();
-        let (reply, _lease) = node.state.relay.send(&node.addr, request).await.unwrap();
+        let (reply, _lease) = node.context.relay.send(&node.addr, request).await.unwrap();
         let status = tonic::Status::from_header_map(reply.headers()).unwrap();
         assert_eq!(status.code(), code, "{body:?}: {status}");
     }
 }
 
 #[tokio::test]
-async fn a_part_that_is_removed_meanwhile_is_read_to_its_end() {
+async fn part_removed_while_read_is_read_to_its_end() {
     let node = TestNode::start().await;
     let id = node.write(&first());
-    let part = node.state.store.part(id).unwrap().unwrap();
-    let source = super::source::Source::new(node.state.clone(), ticket(&[(id, &[])]), true).unwrap();
-    let mut stream = Box::pin(source.stream(0));
+    let part = node.context.store.part(id).unwrap().unwrap();
+    let reader = TicketReader::new(node.context.get.clone(), ticket(&[(id, &[])]), true).unwrap();
+    let mut stream = Box::pin(reader.frames(0));
     let mut frames = 0;
     while let Some(frame) = futures::StreamExt::next(&mut stream).await {
         frame.unwrap();
         frames += 1;
         if frames == 2 {
-            node.state.store.remove(&[id]).unwrap();
+            node.context.store.remove(&[id]).unwrap();
         }
     }
     assert_eq!(frames, 1 + part.dictionaries().len() + part.batches().len());

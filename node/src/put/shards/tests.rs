@@ -11,14 +11,14 @@ use super::*;
 /// The shard of the first block.
 const FIRST: u32 = 3;
 
-/// What came out: per shard the parts, each a list of messages.
+/// Collects the parts of each shard, each a list of messages.
 #[derive(Default)]
-struct Seen {
+struct CollectedParts {
     parts: Vec<(u32, Vec<RecordBatch>)>,
     open: BTreeMap<u32, Vec<RecordBatch>>,
 }
 
-impl Sink for Seen {
+impl ShardSink for CollectedParts {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
         assert!(batch.num_rows() > 0);
         self.open.entry(shard).or_default().push(batch.clone());
@@ -32,7 +32,7 @@ impl Sink for Seen {
     }
 }
 
-impl Seen {
+impl CollectedParts {
     fn finish(mut self) -> Vec<(u32, Vec<RecordBatch>)> {
         self.parts.extend(self.open);
         self.parts
@@ -51,16 +51,16 @@ fn values(messages: &[RecordBatch]) -> Vec<i64> {
 }
 
 fn run(spec: &TableSpec, block: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
-    run_sized(spec, Sizes { message: MESSAGE_BYTES, block }, batches)
+    run_sized(spec, TargetSizes { message: MESSAGE_BYTES, block }, batches)
 }
 
-fn run_sized(spec: &TableSpec, sizes: Sizes, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
-    let mut shards = Shards::new(spec, &batches[0].schema(), sizes, FIRST).unwrap();
-    let mut seen = Seen::default();
+fn run_sized(spec: &TableSpec, sizes: TargetSizes, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
+    let mut partitioner = BatchPartitioner::new(spec, &batches[0].schema(), sizes, FIRST).unwrap();
+    let mut seen = CollectedParts::default();
     for batch in batches {
-        shards.push(batch, &mut seen).unwrap();
+        partitioner.push(batch, &mut seen).unwrap();
     }
-    shards.flush(&mut seen).unwrap();
+    partitioner.flush(&mut seen).unwrap();
     seen.finish()
 }
 
@@ -69,7 +69,7 @@ fn blocks_of(shards: u32) -> TableSpec {
 }
 
 #[test]
-fn blocks_are_consecutive_and_go_round_the_shards() {
+fn blocks_are_consecutive_and_round_robin() {
     let rows = 3_000_000;
     let parts = run(&blocks_of(4), 4 << 20, &[numbers(0, rows)]);
     assert!((5..=6).contains(&parts.len()), "24 MB in blocks of 4 MiB and up to a message more");
@@ -84,11 +84,11 @@ fn blocks_are_consecutive_and_go_round_the_shards() {
 }
 
 #[test]
-fn messages_are_of_the_size_that_is_configured() {
+fn messages_have_the_configured_size() {
     let keyed = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
     for spec in [blocks_of(2), keyed] {
         for message in [64 << 10, 4 << 20] {
-            let parts = run_sized(&spec, Sizes { message, block: 64 << 20 }, &[numbers(0, 2_000_000)]);
+            let parts = run_sized(&spec, TargetSizes { message, block: 64 << 20 }, &[numbers(0, 2_000_000)]);
             let largest = parts.iter().flat_map(|part| &part.1).map(data_bytes).max().unwrap();
             assert!((message * 3 / 4..=message * 5 / 4).contains(&largest), "{largest} of {message}");
         }
@@ -96,7 +96,7 @@ fn messages_are_of_the_size_that_is_configured() {
 }
 
 #[test]
-fn small_batches_become_messages_of_a_good_size() {
+fn small_batches_are_joined_to_messages_of_the_target_size() {
     let batches: Vec<_> = (0..1000).map(|i| numbers(i * 1000, 1000)).collect();
     let parts = run(&blocks_of(4), 64 << 20, &batches);
     assert_eq!(parts.len(), 1);
@@ -105,12 +105,12 @@ fn small_batches_become_messages_of_a_good_size() {
 }
 
 #[test]
-fn batches_without_rows_make_no_part() {
+fn empty_batches_create_no_part() {
     assert!(run(&blocks_of(4), 1, &[numbers(0, 0), numbers(0, 0)]).is_empty());
 }
 
 #[test]
-fn keyed_rows_go_where_the_partitioner_says_in_order() {
+fn keyed_rows_keep_their_order_within_a_shard() {
     let spec = TableSpec { shards: 7, shard_by: vec!["n".into()], ..TableSpec::default() };
     let batches: Vec<_> = (0..50).map(|i| numbers(i * 10_000, 10_000)).collect();
     let parts = run(&spec, 1, &batches);
@@ -129,37 +129,40 @@ fn keyed_rows_go_where_the_partitioner_says_in_order() {
 }
 
 #[test]
-fn what_waits_in_all_shards_together_is_bounded() {
+fn pending_rows_of_all_shards_are_bounded() {
     let spec = TableSpec { shards: 512, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
-    let mut shards = Shards::new(&spec, &numbers(0, 1).schema(), sizes, FIRST).unwrap();
-    let mut seen = Seen::default();
+    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let mut partitioner = BatchPartitioner::new(&spec, &numbers(0, 1).schema(), sizes, FIRST).unwrap();
+    let mut seen = CollectedParts::default();
     for i in 0..64 {
-        shards.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();
-        let Shards::Keys(keys) = &shards else { unreachable!() };
-        assert!(keys.total <= MAX_PENDING && keys.waiting <= MAX_WINDOW);
-        assert_eq!(keys.waiting, keys.window.iter().map(data_bytes).sum::<usize>());
-        assert_eq!(keys.total, keys.shards.iter().map(|p| p.bytes).sum::<usize>());
+        partitioner.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();
+        let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
+        assert!(keys.pending_bytes <= MAX_PENDING && keys.window_weight <= MAX_WINDOW);
+        assert_eq!(keys.window_weight, keys.window.iter().map(data_bytes).sum::<usize>());
+        assert_eq!(keys.pending_bytes, keys.shards.iter().map(|p| p.bytes).sum::<usize>());
     }
     assert!(!seen.open.is_empty());
 }
 
 #[test]
-fn a_shards_messages_are_of_a_good_size_however_the_rows_came() {
+fn shard_messages_have_the_target_size_for_any_batch_size() {
     let spec = TableSpec { shards: 4, shard_by: vec!["n".into()], ..TableSpec::default() };
     for rows in [1_000, 100_000, 4_000_000] {
         let batches: Vec<_> = (0..4_000_000 / rows).map(|i| numbers(i * rows, rows)).collect();
         for (shard, part) in run(&spec, 1, &batches) {
             let sizes: Vec<usize> = part.iter().map(data_bytes).collect();
             let (_, whole) = sizes.split_last().unwrap();
-            let good = MESSAGE_BYTES * 5 / 8..=MESSAGE_BYTES / 2 * 3;
-            assert!(whole.iter().all(|size| good.contains(size)), "shard {shard}, batches of {rows} rows: {sizes:?}");
+            let accepted = MESSAGE_BYTES * 5 / 8..=MESSAGE_BYTES / 2 * 3;
+            assert!(
+                whole.iter().all(|size| accepted.contains(size)),
+                "shard {shard}, batches of {rows} rows: {sizes:?}"
+            );
         }
     }
 }
 
 #[test]
-fn a_few_rows_that_wait_do_not_hold_the_many_that_came_with_them() {
+fn pending_rows_do_not_keep_their_window_in_memory() {
     let partitioner = Partitioner::new(&numbers(0, 1).schema(), &["n".into()], 2).unwrap();
     let one_of = |shard: u32| {
         let found = partitioner.shards_of(&numbers(0, 100)).unwrap();
@@ -169,16 +172,16 @@ fn a_few_rows_that_wait_do_not_hold_the_many_that_came_with_them() {
     let column = Int64Array::from_iter_values((0..300_000).map(|row| if row == 7 { rarely } else { often }));
     let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![Arc::new(column)]).unwrap();
     let spec = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
-    let mut shards = Shards::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
-    let mut seen = Seen::default();
+    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
+    let mut seen = CollectedParts::default();
     for _ in 0..20 {
-        shards.push(&batch, &mut seen).unwrap();
+        partitioner.push(&batch, &mut seen).unwrap();
     }
-    let Shards::Keys(keys) = &shards else { unreachable!() };
+    let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
     let held: usize = keys.shards[1].batches.iter().map(RecordBatch::get_array_memory_size).sum();
     assert!(held < 10_000, "{held} bytes for {} rows", keys.shards[1].batches.len());
-    shards.flush(&mut seen).unwrap();
+    partitioner.flush(&mut seen).unwrap();
     assert_eq!(values(&seen.open[&1]), [rarely; 20]);
     assert_eq!(values(&seen.open[&0]).len(), 20 * 299_999);
 }
@@ -187,18 +190,18 @@ fn a_few_rows_that_wait_do_not_hold_the_many_that_came_with_them() {
 fn indexes_of_rows_without_bytes_are_bounded() {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Null, true)]));
     let spec = TableSpec { shards: 16, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
-    let mut shards = Shards::new(&spec, &schema, sizes, FIRST).unwrap();
+    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let mut partitioner = BatchPartitioner::new(&spec, &schema, sizes, FIRST).unwrap();
     let batch = RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(1 << 23))]).unwrap();
     for _ in 0..3 {
-        shards.push(&batch, &mut Seen::default()).unwrap();
-        let Shards::Keys(keys) = &shards else { unreachable!() };
-        assert!(keys.window.iter().map(RecordBatch::num_rows).sum::<usize>() * LEAST_ROW <= MAX_WINDOW);
+        partitioner.push(&batch, &mut CollectedParts::default()).unwrap();
+        let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
+        assert!(keys.window.iter().map(RecordBatch::num_rows).sum::<usize>() * MIN_ROW_BYTES <= MAX_WINDOW);
     }
 }
 
 #[test]
-fn messages_are_never_larger_than_clients_take_however_the_keys_fall() {
+fn messages_of_skewed_keys_are_within_the_client_limit() {
     let spec = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
     let partitioner = Partitioner::new(&numbers(0, 1).schema(), &spec.shard_by, 2).unwrap();
     let shard_of = partitioner.shards_of(&numbers(0, 2_000_000)).unwrap();
@@ -206,28 +209,28 @@ fn messages_are_never_larger_than_clients_take_however_the_keys_fall() {
     let skewed = often.iter().take(700_000).chain(rarely.iter().take(300_000)).copied();
     let column = Arc::new(Int64Array::from_iter_values(skewed));
     let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![column]).unwrap();
-    let sizes = Sizes { message: MAX_CUT_BYTES, block: 1 };
-    let mut shards = Shards::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
-    let mut seen = Seen::default();
-    shards.push(&batch, &mut seen).unwrap();
-    shards.flush(&mut seen).unwrap();
+    let sizes = TargetSizes { message: MAX_CUT_BYTES, block: 1 };
+    let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
+    let mut seen = CollectedParts::default();
+    partitioner.push(&batch, &mut seen).unwrap();
+    partitioner.flush(&mut seen).unwrap();
     let written: Vec<usize> = seen.open.values().flatten().map(data_bytes).collect();
     assert!(written.iter().all(|bytes| *bytes <= MAX_CUT_BYTES), "{written:?}");
 }
 
 #[test]
-fn the_only_shard_of_a_keyed_table_gets_all_rows_as_they_come() {
+fn only_shard_of_a_keyed_table_gets_rows_in_order() {
     let spec = TableSpec { shards: 1, shard_by: vec!["n".into()], ..TableSpec::default() };
     let parts = run(&spec, 1 << 20, &[numbers(0, 400_000)]);
     assert_eq!((parts.len(), parts[0].0), (1, 0));
     assert_eq!(values(&parts[0].1), (0..400_000).collect::<Vec<_>>());
     let unknown = TableSpec { shard_by: vec!["m".into()], ..spec };
-    let sizes = Sizes { message: MESSAGE_BYTES, block: 1 };
-    assert!(Shards::new(&unknown, &numbers(0, 1).schema(), sizes, FIRST).is_err());
+    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    assert!(BatchPartitioner::new(&unknown, &numbers(0, 1).schema(), sizes, FIRST).is_err());
 }
 
 #[test]
-fn joining_messages_keeps_one_dictionary() {
+fn joined_messages_keep_one_dictionary() {
     let words: DictionaryArray<Int32Type> = vec!["a", "b", "a", "c"].into_iter().collect();
     let schema =
         Schema::new(vec![Field::new("w", words.data_type().clone(), true), Field::new("k", DataType::Utf8, true)]);
@@ -243,7 +246,7 @@ fn joining_messages_keeps_one_dictionary() {
 }
 
 #[test]
-fn waiting_rows_do_not_hold_the_messages_that_brought_them() {
+fn compacted_rows_do_not_keep_their_batch_in_memory() {
     let long = "x".repeat(1000);
     let column = StringViewArray::from_iter_values((0..1000).map(|i| format!("{i}{long}")));
     let schema = Schema::new(vec![Field::new("s", DataType::Utf8View, false)]);
