@@ -37,7 +37,7 @@ use volley_common::{Error, Result};
 use crate::context::PutContext;
 use ack_stream::{AckSender, AckStream};
 use handshake::PutMessages;
-use plan::Plan;
+use plan::PutPlan;
 
 /// Answers a DoPut.
 pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::Response<ReplyBody> {
@@ -88,8 +88,8 @@ async fn run(
 ) -> Result<Bytes> {
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
     let write = match plan::begin(context, &handshake).await? {
-        Plan::Write(write) => write,
-        Plan::Committed(outcome) => {
+        PutPlan::Write(write) => write,
+        PutPlan::Committed(outcome) => {
             write::skip_rows(&mut input, acks).await?;
             return Ok(outcome);
         }

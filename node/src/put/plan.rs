@@ -15,7 +15,7 @@ use super::write::PartSinkConfig;
 use crate::context::PutContext;
 
 /// What the coordinators answered.
-pub enum Plan {
+pub enum PutPlan {
     /// The write is open.
     Write(PlannedWrite),
     /// A write of this id was committed before: its outcome as JSON. The client's rows are to be read and dropped.
@@ -46,14 +46,14 @@ pub struct WriteSchemas {
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a schema that IPC cannot carry. Those of the coordinators.
-pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<Plan> {
+pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<PutPlan> {
     let request = begin_request(&context, handshake)?;
     let attempt = request.attempt;
     let plan = context.coordinators.begin_write(request).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     if write.state() == WriteState::Committed {
         let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
-        return Ok(Plan::Committed(Bytes::from(outcome.to_json().to_string())));
+        return Ok(PutPlan::Committed(Bytes::from(outcome.to_json().to_string())));
     }
     let table = match write.schema.as_ref() {
         [] => handshake.schema.clone(),
@@ -64,7 +64,7 @@ pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result
     let schemas = WriteSchemas { table, put: handshake.schema.clone() };
     let stream = write.staged.then(rand::random::<u64>);
     let name = handshake.request.name.clone();
-    Ok(Plan::Write(PlannedWrite::new(context, plan, name, schemas, attempt, stream)))
+    Ok(PutPlan::Write(PlannedWrite::new(context, plan, name, schemas, attempt, stream)))
 }
 
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {

@@ -102,15 +102,24 @@ pub struct BlockPartitioner {
 
 impl BlockPartitioner {
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
-        for piece in split(batch, self.sizes.message) {
+        let bytes = data_bytes(batch);
+        if bytes <= self.sizes.message {
+            return self.add(batch.clone(), bytes, sink);
+        }
+        split(batch, self.sizes.message).try_for_each(|piece| {
             let bytes = data_bytes(&piece);
-            if self.pending.bytes + bytes > self.sizes.message {
-                self.flush(sink)?;
-            }
-            self.pending.push(piece, bytes);
-            if self.filled + self.pending.bytes as u64 >= self.sizes.block {
-                self.flush(sink)?;
-            }
+            self.add(piece, bytes, sink)
+        })
+    }
+
+    /// Adds rows of at most about one message.
+    fn add(&mut self, rows: RecordBatch, bytes: usize, sink: &mut impl ShardSink) -> Result<()> {
+        if self.pending.bytes + bytes > self.sizes.message {
+            self.flush(sink)?;
+        }
+        self.pending.push(rows, bytes);
+        if self.filled + self.pending.bytes as u64 >= self.sizes.block {
+            self.flush(sink)?;
         }
         Ok(())
     }
