@@ -117,3 +117,78 @@ fn echo(first: FlightData, rest: Streaming<FlightData>) -> BoxStream<FlightData>
     let messages = stream::iter(first).chain(rest);
     Box::pin(messages.map(|message| message.map(|m| FlightData { flight_descriptor: None, ..m })))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    use arrow_flight::{Criteria, Empty};
+    use futures::TryStreamExt;
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+    use tonic::service::Routes;
+    use tonic::transport::Channel;
+    use volley_common::proxy::Relay;
+    use volley_common::serve::{Limits, Tonic, bind, serve};
+
+    use super::*;
+
+    const MAX_MESSAGE: usize = 1 << 20;
+
+    async fn client() -> FlightServiceClient<Channel> {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let routes = Tonic(Routes::new(service(MAX_MESSAGE)));
+        tokio::spawn(serve(listener, routes, CancellationToken::new(), Limits::default()));
+        FlightServiceClient::new(Relay::new().channel(&addr).unwrap())
+    }
+
+    fn message(command: &str, body: &[u8]) -> FlightData {
+        let descriptor = (!command.is_empty()).then(|| FlightDescriptor::new_cmd(command.to_string()));
+        FlightData { flight_descriptor: descriptor, data_body: body.to_vec().into(), ..FlightData::default() }
+    }
+
+    async fn exchange(messages: Vec<FlightData>) -> Result<Vec<FlightData>, Status> {
+        client().await.do_exchange(stream::iter(messages)).await?.into_inner().try_collect().await
+    }
+
+    #[tokio::test]
+    async fn handshake_returns_the_token_for_each_message_and_as_a_header() {
+        for count in [0, 1, MAX_HANDSHAKE + 1] {
+            let request = HandshakeRequest { protocol_version: 7, ..HandshakeRequest::default() };
+            let response = client().await.handshake(stream::iter(vec![request; count])).await.unwrap();
+            let bearer = response.metadata().get("authorization").unwrap().to_str().unwrap().to_string();
+            let replies: Vec<HandshakeResponse> = response.into_inner().try_collect().await.unwrap();
+            assert_eq!(replies.len(), count.min(MAX_HANDSHAKE));
+            assert!(replies.iter().all(|reply| {
+                reply.protocol_version == 7 && bearer.strip_prefix("Bearer ").unwrap().as_bytes() == reply.payload
+            }));
+        }
+    }
+
+    #[tokio::test]
+    async fn exchange_echoes_messages_without_their_descriptor() {
+        let echo = r#"{"exchange": "echo"}"#;
+        let sent = [message("", b"a"), message("", b"b")];
+        assert_eq!(exchange([&[message(echo, b"")], &sent[..]].concat()).await.unwrap(), sent);
+        assert_eq!(exchange(vec![message(echo, b"a"), message("", b"b")]).await.unwrap(), sent);
+    }
+
+    #[tokio::test]
+    async fn exchange_without_a_known_command_is_invalid() {
+        for messages in [vec![], vec![message("", b"a")], vec![message(r#"{"exchange": "other"}"#, b"")]] {
+            assert_eq!(exchange(messages).await.unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn message_over_the_limit_is_refused() {
+        let large = message(r#"{"exchange": "echo"}"#, &vec![0; MAX_MESSAGE + 1]);
+        assert_eq!(exchange(vec![large]).await.unwrap_err().code(), Code::OutOfRange);
+    }
+
+    #[tokio::test]
+    async fn other_flight_calls_are_unimplemented() {
+        assert_eq!(client().await.list_actions(Empty {}).await.unwrap_err().code(), Code::Unimplemented);
+        assert_eq!(client().await.list_flights(Criteria::default()).await.unwrap_err().code(), Code::Unimplemented);
+    }
+}
