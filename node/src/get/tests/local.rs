@@ -16,18 +16,18 @@ use crate::get::reader::TicketReader;
 
 #[tokio::test]
 async fn schema_of_a_damaged_part_comes_from_another_holder() {
-    let (asked, other) = (TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &other]);
-    let id = asked.write(&all_alike());
-    copy_over(id, &asked, &other);
-    let bare = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
+    let (serving, other) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &other]);
+    let id = serving.write(&all_alike());
+    copy_over(id, &serving, &other);
+    let bare = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&serving, &other])]) };
     // Held while the file is cut: it is not opened, and so not verified, anew.
-    let part = asked.context.store.part(id).unwrap().unwrap();
-    cut(&std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap());
+    let part = serving.context.store.part(id).unwrap().unwrap();
+    cut(&std::fs::OpenOptions::new().write(true).open(serving.file()).unwrap());
     assert_eq!(part.vouch().unwrap_err().code, volley_common::Code::DataLoss);
     for columns in [None, Some(Columns { index: vec![0, 1, 2] })] {
         let bare = Ticket { columns, ..bare.clone() };
-        assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all_alike()));
+        assert_eq!(rows(&serving.get(&bare).await.unwrap()), rows(&all_alike()));
     }
 }
 
@@ -59,12 +59,12 @@ fn flip(file: &std::fs::File) {
 #[tokio::test]
 async fn file_changed_while_read_fails_over_to_another_holder() {
     for damage in [cut, flip] {
-        let (asked, other) = (TestNode::start().await, TestNode::start().await);
-        introduce(&[&asked, &other]);
-        let id = asked.write(&all_alike());
-        copy_over(id, &asked, &other);
-        let ticket = ticket(&[(id, &[&asked, &other])]);
-        let reader = TicketReader::new(asked.context.get.clone(), ticket.clone(), false).unwrap();
+        let (serving, other) = (TestNode::start().await, TestNode::start().await);
+        introduce(&[&serving, &other]);
+        let id = serving.write(&all_alike());
+        copy_over(id, &serving, &other);
+        let ticket = ticket(&[(id, &[&serving, &other])]);
+        let reader = TicketReader::new(serving.context.get.clone(), ticket.clone(), false).unwrap();
         let mut stream = Box::pin(reader.frames(0));
         let mut decoder = volley_common::ipc::decode::Decoder::new(1 << 30);
         let (mut got, mut frames) = (Vec::new(), 0);
@@ -78,16 +78,16 @@ async fn file_changed_while_read_fails_over_to_another_holder() {
             }
             frames += 1;
             if frames == 3 {
-                let path = asked.file();
+                let path = serving.file();
                 damage(&std::fs::OpenOptions::new().write(true).open(path).unwrap());
             }
         }
         assert_eq!(rows(&got), rows(&all_alike()));
         // It is quarantined and reported.
-        tokio::time::timeout(Duration::from_secs(20), asked.context.store.lost_something()).await.unwrap();
-        assert_eq!(asked.context.store.take_lost().0, [id]);
-        assert!(!asked.context.store.holds(id) && asked.context.store.condition().damaged == 1);
-        assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&all_alike()));
+        tokio::time::timeout(Duration::from_secs(20), serving.context.store.lost_something()).await.unwrap();
+        assert_eq!(serving.context.store.take_lost().0, [id]);
+        assert!(!serving.context.store.holds(id) && serving.context.store.condition().damaged == 1);
+        assert_eq!(rows(&serving.get(&ticket).await.unwrap()), rows(&all_alike()));
     }
 }
 
@@ -156,23 +156,23 @@ async fn window_evicted_during_a_pause_is_loaded_again() {
 
 #[tokio::test]
 async fn file_cut_between_windows_fails_over_to_another_holder() {
-    let (asked, other) = (TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &other]);
-    let id = asked.write(&large(40));
-    copy_over(id, &asked, &other);
-    let ticket = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&asked, &other])]) };
-    let reader = TicketReader::new(asked.context.get.clone(), ticket, false).unwrap();
+    let (serving, other) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &other]);
+    let id = serving.write(&large(40));
+    copy_over(id, &serving, &other);
+    let ticket = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&serving, &other])]) };
+    let reader = TicketReader::new(serving.context.get.clone(), ticket, false).unwrap();
     let mut stream = Box::pin(reader.frames(0));
     let (mut bytes, mut frames) = (0, 0);
     while let Some(frame) = futures::StreamExt::next(&mut stream).await {
         bytes += frame.unwrap().len();
         frames += 1;
         if frames == 3 {
-            std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap().set_len(30 << 20).unwrap();
+            std::fs::OpenOptions::new().write(true).open(serving.file()).unwrap().set_len(30 << 20).unwrap();
         }
     }
     assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes came");
-    tokio::time::timeout(Duration::from_secs(20), asked.context.store.lost_something()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), serving.context.store.lost_something()).await.unwrap();
 }
 
 #[tokio::test]

@@ -67,9 +67,9 @@ async fn ticket_without_parts_streams_the_schema() {
 
 #[tokio::test]
 async fn ticket_without_schema_gets_it_from_the_first_part() {
-    let (asked, holder) = (TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &holder]);
-    let (here, there) = (asked.write(&first()), holder.write(&second()));
+    let (serving, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder]);
+    let (here, there) = (serving.write(&first()), holder.write(&second()));
     for (parts, all) in [([here, there], [first(), second()]), ([there, here], [second(), first()])] {
         let holders = [&holder];
         let full = ticket(&parts.map(|id| (id, &holders[..])));
@@ -78,17 +78,17 @@ async fn ticket_without_schema_gets_it_from_the_first_part() {
             for limit in [None, Some(0), Some(1), Some(17)] {
                 let full = Ticket { columns: columns.clone(), limit, ..full.clone() };
                 let bare = Ticket { schema: Bytes::new(), ..full.clone() };
-                let (got, want) = (asked.stream(&bare).await.unwrap(), asked.stream(&full).await.unwrap());
+                let (got, want) = (serving.stream(&bare).await.unwrap(), serving.stream(&full).await.unwrap());
                 assert_eq!(got, want, "{columns:?}, limit {limit:?}");
             }
         }
         let bare = Ticket { schema: Bytes::new(), ..full };
-        assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all.concat()));
+        assert_eq!(rows(&serving.get(&bare).await.unwrap()), rows(&all.concat()));
         let bare = Ticket { columns: Some(Columns { index: vec![3] }), ..bare };
-        assert_eq!(asked.get(&bare).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(serving.get(&bare).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let nothing = Ticket { schema: Bytes::new(), ..ticket(&[]) };
-    assert_eq!(asked.get(&nothing).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(serving.get(&nothing).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -139,36 +139,36 @@ async fn skipped_batches_are_left_out() {
 }
 
 #[tokio::test]
-async fn parts_of_other_nodes_are_passed_on() {
-    let (asked, holder) = (TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &holder]);
-    let (here, there) = (asked.write(&first()), holder.write(&second()));
-    let mut ticket = ticket(&[(there, &[&holder]), (here, &[&asked]), (there, &[&holder])]);
-    let got = asked.get(&ticket).await.unwrap();
+async fn parts_of_other_nodes_are_forwarded() {
+    let (serving, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder]);
+    let (here, there) = (serving.write(&first()), holder.write(&second()));
+    let mut ticket = ticket(&[(there, &[&holder]), (here, &[&serving]), (there, &[&holder])]);
+    let got = serving.get(&ticket).await.unwrap();
     assert_eq!(rows(&got), rows(&[second(), first(), second()].concat()));
 
     ticket.limit = Some(28);
     ticket.columns = Some(Columns { index: vec![0] });
-    let got = asked.get(&ticket).await.unwrap();
+    let got = serving.get(&ticket).await.unwrap();
     assert_eq!(ids(&got, 0), [15..25, 0..15, 15..18].into_iter().flatten().collect::<Vec<i64>>());
 }
 
 #[tokio::test]
 async fn part_is_found_at_nodes_that_the_ticket_does_not_name() {
-    let (asked, holder, gone) = (TestNode::start().await, TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &holder, &gone]);
+    let (serving, holder, gone) = (TestNode::start().await, TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder, &gone]);
     let part = holder.write(&first());
     let ticket = ticket(&[(part, &[&gone])]);
-    assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&first()));
+    assert_eq!(rows(&serving.get(&ticket).await.unwrap()), rows(&first()));
 }
 
 #[tokio::test]
 async fn broken_remote_stream_continues_at_the_next_message() {
     // Each stream breaks after schema, dictionary and one batch; the next attempt gives the next batch.
-    let (asked, breaking) = (TestNode::start().await, TestNode::breaking_after(3).await);
-    introduce(&[&asked, &breaking]);
+    let (serving, breaking) = (TestNode::start().await, TestNode::breaking_after(3).await);
+    introduce(&[&serving, &breaking]);
     let part = breaking.write(&first());
-    let got = asked.get(&ticket(&[(part, &[&breaking])])).await.unwrap();
+    let got = serving.get(&ticket(&[(part, &[&breaking])])).await.unwrap();
     assert_eq!(rows(&got), rows(&first()));
 }
 
@@ -192,12 +192,12 @@ fn all_alike() -> Vec<RecordBatch> {
 
 #[tokio::test]
 async fn part_on_no_node_is_unavailable_and_named() {
-    let (asked, other) = (TestNode::start().await, TestNode::breaking_after(2).await);
-    introduce(&[&asked, &other]);
+    let (serving, other) = (TestNode::start().await, TestNode::breaking_after(2).await);
+    introduce(&[&serving, &other]);
     let part = other.write(&first());
     for id in [part, PartId::random()] {
-        let ticket = ticket(&[(id, &[&other, &asked])]);
-        let get = asked.get(&ticket);
+        let ticket = ticket(&[(id, &[&other, &serving])]);
+        let get = serving.get(&ticket);
         let status = tokio::time::timeout(Duration::from_secs(20), get).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         assert!(status.message().contains("t/1") && status.message().contains(&id.to_string()), "{status}");
@@ -206,12 +206,12 @@ async fn part_on_no_node_is_unavailable_and_named() {
 
 #[tokio::test]
 async fn get_from_a_node_asks_no_further_node() {
-    let (asked, holder) = (TestNode::start().await, TestNode::start().await);
-    introduce(&[&asked, &holder]);
+    let (serving, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder]);
     let ticket = key().sign(&ticket(&[(holder.write(&first()), &[&holder])]));
     let mut request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
     request.metadata_mut().insert(super::remote::HOP_HEADER, "1".parse().unwrap());
-    assert_eq!(asked.call(request).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(serving.call(request).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
