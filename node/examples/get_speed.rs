@@ -1,26 +1,23 @@
-//! Serves one generated part for measuring: prints `ADDRESS TICKET(hex)`, then serves until it is killed.
+//! Serves one generated part, to measure gets: prints `ADDRESS TICKET(hex)`, then serves until it is killed.
 //!
 //! `cargo run -p volley-node --example get_speed -- FOLDER [MiB] [COLUMNS] [ROWS A MESSAGE]`
 
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use tokio_util::sync::CancellationToken;
 use volley_common::ipc::schema::schema_message;
-use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
 use volley_node::config::NodeConfig;
+use volley_node::context::{NodeAddresses, NodeContext};
 use volley_node::get::serve_get;
-use volley_node::state::{CoordinatorClient, Members, Shared};
-use volley_node::storage::{PartSpec, SealedPart, Store};
+use volley_node::storage::{PartSpec, PartStore, SealedPart};
 
 #[tokio::main]
 #[allow(clippy::print_stdout)]
@@ -29,7 +26,7 @@ async fn main() -> Result<()> {
     let dir = args.next().unwrap_or_else(|| "get-speed-data".into());
     let mut number = |default: usize| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(default);
     let (mib, columns, rows) = (number(1024), number(64), number(2048));
-    let store = Store::open(Path::new(&dir))?;
+    let store = PartStore::open(Path::new(&dir))?;
     let schema = Arc::new(Schema::new(
         (0..columns).map(|at| Field::new(format!("c{at}"), DataType::Float64, true)).collect::<Vec<_>>(),
     ));
@@ -46,16 +43,18 @@ async fn main() -> Result<()> {
     });
     let hex: String = ticket.iter().map(|byte| format!("{byte:02x}")).collect();
     println!("{addr} {hex}");
-    let state = Arc::new(shared(store, key, &addr));
+    let addresses = NodeAddresses { flight_uri: format!("grpc+tcp://{addr}"), peer_addr: addr, listeners: Vec::new() };
+    let context = NodeContext::new(NodeConfig::default(), store, addresses, CancellationToken::new());
+    context.cluster.ticket_key.store(Some(Arc::new(key)));
     let service = tower::service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(serve_get(state, request).await) }
+        let context = context.get.clone();
+        async move { Ok::<_, Infallible>(serve_get(context, request).await) }
     });
     serve(listener, service, CancellationToken::new(), volley_common::server::serve::ServerLimits::default()).await;
     Ok(())
 }
 
-fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Result<SealedPart> {
+fn write(store: &PartStore, schema: Arc<Schema>, bytes: usize, rows: usize) -> Result<SealedPart> {
     let columns = schema.fields().len();
     let column: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|row| row as f64)));
     let batch = RecordBatch::try_new(schema.clone(), vec![column; columns])
@@ -72,25 +71,4 @@ fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Resul
         writer.write(&batch)?;
     }
     writer.seal()
-}
-
-fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
-    let pool = ConnectionPool::new();
-    Shared {
-        listeners: Vec::new(),
-        config: NodeConfig::default(),
-        store,
-        coordinators: CoordinatorClient::new(pool.clone(), Vec::new(), Duration::from_millis(1)),
-        pool,
-        ticket_key: ArcSwapOption::from_pointee(key),
-        cluster: ArcSwapOption::empty(),
-        members: ArcSwap::from_pointee(Members::default()),
-        cancelled: Default::default(),
-        puts: Default::default(),
-        pulls: Default::default(),
-        received: Default::default(),
-        peer_addr: addr.to_string(),
-        flight_uri: format!("grpc+tcp://{addr}"),
-        shutdown: CancellationToken::new(),
-    }
 }

@@ -1,115 +1,84 @@
-//! The edge to clients: the Flight calls that a node answers itself, but for DoGet and DoPut, which go below tonic
-//! (see [`crate::get`], [`crate::put`]). Calls about metadata never come here: [`crate::server`] hands them to a coordinator.
+//! The Flight calls that tonic serves on a node: Handshake and DoExchange.
+//!
+//! [`crate::router`] takes every other Flight call out before tonic: [`crate::get`] answers DoGet and [`crate::put`] answers
+//! DoPut, both without tonic's codec, which would copy each body; metadata calls are proxied to a coordinator. So this is
+//! a service of two methods, and not an implementation of arrow-flight's `FlightService` trait.
 
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
-use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
-    PollInfo, PutResult, SchemaResult, Ticket,
-};
+use arrow_flight::{FlightData, FlightDescriptor, HandshakeRequest, HandshakeResponse};
+use futures::future::{BoxFuture, ready};
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
+use tonic::body::Body;
 use tonic::metadata::AsciiMetadataValue;
+use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tower::{Service, service_fn};
 use volley_common::{Error, Result};
 
-use crate::state::Shared;
-
+const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
 /// Messages of one handshake at most.
 const MAX_HANDSHAKE: usize = 16;
+const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The Flight calls that a node answers itself.
-pub struct Flight;
-
-/// The service, taking in messages up to the configured limit.
-pub fn service(state: &Shared) -> FlightServiceServer<Flight> {
-    let limit = state.config.max_message;
-    FlightServiceServer::new(Flight).max_decoding_message_size(limit).max_encoding_message_size(limit)
+/// Handshake and DoExchange as a tonic service.
+#[derive(Clone)]
+pub struct NodeFlightService {
+    /// The largest message, received or sent, bytes.
+    max_message: usize,
 }
 
-/// The command of a DoExchange.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Exchange {
-    exchange: String,
+/// The service; it refuses messages of more than `max_message` bytes.
+pub fn service(max_message: usize) -> NodeFlightService {
+    NodeFlightService { max_message }
 }
 
-const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
+impl NamedService for NodeFlightService {
+    const NAME: &'static str = "arrow.flight.protocol.FlightService";
+}
 
-#[tonic::async_trait]
-impl FlightService for Flight {
-    type HandshakeStream = BoxStream<HandshakeResponse>;
-    type ListFlightsStream = BoxStream<FlightInfo>;
-    type DoGetStream = BoxStream<FlightData>;
-    type DoPutStream = BoxStream<PutResult>;
-    type DoExchangeStream = BoxStream<FlightData>;
-    type DoActionStream = BoxStream<arrow_flight::Result>;
-    type ListActionsStream = BoxStream<ActionType>;
+impl Service<http::Request<Body>> for NodeFlightService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
-    async fn handshake(
-        &self,
-        request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<Response<Self::HandshakeStream>, Status> {
-        handshake(request)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn do_exchange(
-        &self,
-        request: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        let mut input = request.into_inner();
-        let first = input.message().await?.ok_or_else(|| Error::invalid(EXCHANGES))?;
-        check_exchange(first.flight_descriptor.as_ref())?;
-        Ok(Response::new(echo(first, input)))
-    }
-
-    async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn do_action(&self, _: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        Err(elsewhere())
-    }
-
-    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        Err(elsewhere())
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let limit = Some(self.max_message);
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                HANDSHAKE => {
+                    let codec = ProstCodec::<HandshakeResponse, HandshakeRequest>::default();
+                    let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
+                    grpc.streaming(service_fn(|request| ready(handshake(request))), request).await
+                }
+                DO_EXCHANGE => {
+                    let codec = ProstCodec::<FlightData, FlightData>::default();
+                    let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
+                    grpc.streaming(service_fn(do_exchange), request).await
+                }
+                _ => Status::unimplemented("").into_http(),
+            })
+        })
     }
 }
 
-/// These calls are taken out before they come to tonic.
-fn elsewhere() -> Status {
-    Error::internal("this call should have been answered elsewhere: the node's routes are wrong").into()
-}
-
-/// Everyone is let in while there are no users, with a token that nobody asks for again. Answers each message
-/// as it comes, and a client that sends none by the header alone, as the coordinators do.
+/// Accepts everyone, as long as there are no users. The token is never checked. Each message is answered as it comes; a
+/// client that sends none gets the token by the header alone. The coordinators answer the same.
 fn handshake(request: Request<Streaming<HandshakeRequest>>) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
     let token = format!("{:032x}", rand::random::<u128>());
     let bearer = AsciiMetadataValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| Error::internal("a token that is no header"))?;
+        .map_err(|_| Error::internal("the token is not a valid header value"))?;
     let replies = request.into_inner().take(MAX_HANDSHAKE).map(move |message| {
         let protocol_version = message?.protocol_version;
         Ok(HandshakeResponse { protocol_version, payload: token.clone().into() })
@@ -119,18 +88,107 @@ fn handshake(request: Request<Streaming<HandshakeRequest>>) -> Result<Response<B
     Ok(response)
 }
 
+/// The command of a DoExchange.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExchangeCommand {
+    exchange: String,
+}
+
+async fn do_exchange(request: Request<Streaming<FlightData>>) -> Result<Response<BoxStream<FlightData>>, Status> {
+    let mut input = request.into_inner();
+    let first = input.message().await?.ok_or_else(|| Error::invalid(EXCHANGES))?;
+    check_exchange(first.flight_descriptor.as_ref())?;
+    Ok(Response::new(echo(first, input)))
+}
+
 fn check_exchange(descriptor: Option<&FlightDescriptor>) -> Result<()> {
     let command = descriptor.map(|d| d.cmd.as_ref()).unwrap_or_default();
-    match serde_json::from_slice::<Exchange>(command) {
-        Ok(Exchange { exchange }) if exchange == "echo" => Ok(()),
+    match serde_json::from_slice::<ExchangeCommand>(command) {
+        Ok(ExchangeCommand { exchange }) if exchange == "echo" => Ok(()),
         _ => Err(Error::invalid(EXCHANGES)),
     }
 }
 
-/// Sends every message back, data and metadata alike; a first message that has only the descriptor is none.
+/// Sends every message back, data and metadata alike. A first message that has only the descriptor is not sent.
 fn echo(first: FlightData, rest: Streaming<FlightData>) -> BoxStream<FlightData> {
     let is_empty = |m: &FlightData| m.data_header.is_empty() && m.app_metadata.is_empty() && m.data_body.is_empty();
     let first = (!is_empty(&first)).then_some(Ok(first));
     let messages = stream::iter(first).chain(rest);
     Box::pin(messages.map(|message| message.map(|m| FlightData { flight_descriptor: None, ..m })))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    use arrow_flight::{Criteria, Empty};
+    use futures::TryStreamExt;
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+    use tonic::service::Routes;
+    use tonic::transport::Channel;
+    use volley_common::net::ConnectionPool;
+    use volley_common::server::serve::{ServerLimits, TonicService, bind, serve};
+
+    use super::*;
+
+    const MAX_MESSAGE: usize = 1 << 20;
+
+    async fn client() -> FlightServiceClient<Channel> {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let routes = TonicService(Routes::new(service(MAX_MESSAGE)));
+        tokio::spawn(serve(listener, routes, CancellationToken::new(), ServerLimits::default()));
+        FlightServiceClient::new(ConnectionPool::new().channel(&addr).unwrap())
+    }
+
+    fn message(command: &str, body: &[u8]) -> FlightData {
+        let descriptor = (!command.is_empty()).then(|| FlightDescriptor::new_cmd(command.to_string()));
+        FlightData { flight_descriptor: descriptor, data_body: body.to_vec().into(), ..FlightData::default() }
+    }
+
+    async fn exchange(messages: Vec<FlightData>) -> Result<Vec<FlightData>, Status> {
+        client().await.do_exchange(stream::iter(messages)).await?.into_inner().try_collect().await
+    }
+
+    #[tokio::test]
+    async fn handshake_returns_the_token_for_each_message_and_as_a_header() {
+        for count in [0, 1, MAX_HANDSHAKE + 1] {
+            let request = HandshakeRequest { protocol_version: 7, ..HandshakeRequest::default() };
+            let response = client().await.handshake(stream::iter(vec![request; count])).await.unwrap();
+            let bearer = response.metadata().get("authorization").unwrap().to_str().unwrap().to_string();
+            let replies: Vec<HandshakeResponse> = response.into_inner().try_collect().await.unwrap();
+            assert_eq!(replies.len(), count.min(MAX_HANDSHAKE));
+            assert!(replies.iter().all(|reply| {
+                reply.protocol_version == 7 && bearer.strip_prefix("Bearer ").unwrap().as_bytes() == reply.payload
+            }));
+        }
+    }
+
+    #[tokio::test]
+    async fn exchange_echoes_messages_without_their_descriptor() {
+        let echo = r#"{"exchange": "echo"}"#;
+        let sent = [message("", b"a"), message("", b"b")];
+        assert_eq!(exchange([&[message(echo, b"")], &sent[..]].concat()).await.unwrap(), sent);
+        assert_eq!(exchange(vec![message(echo, b"a"), message("", b"b")]).await.unwrap(), sent);
+    }
+
+    #[tokio::test]
+    async fn exchange_without_a_known_command_is_invalid() {
+        for messages in [vec![], vec![message("", b"a")], vec![message(r#"{"exchange": "other"}"#, b"")]] {
+            assert_eq!(exchange(messages).await.unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn message_over_the_limit_is_refused() {
+        let large = message(r#"{"exchange": "echo"}"#, &vec![0; MAX_MESSAGE + 1]);
+        assert_eq!(exchange(vec![large]).await.unwrap_err().code(), Code::OutOfRange);
+    }
+
+    #[tokio::test]
+    async fn other_flight_calls_are_unimplemented() {
+        assert_eq!(client().await.list_actions(Empty {}).await.unwrap_err().code(), Code::Unimplemented);
+        assert_eq!(client().await.list_flights(Criteria::default()).await.unwrap_err().code(), Code::Unimplemented);
+    }
 }

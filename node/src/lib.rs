@@ -1,36 +1,39 @@
-//! The node: keeps parts as Arrow IPC files, takes puts in and serves slices out.
+//! The node: stores parts as Arrow IPC files, accepts puts and serves gets.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
+//! | [`router`] | the first stop of every Flight call, and where it goes |
 //! | [`put`] | a put: rows into parts, parts to their holders, one commit |
 //! | [`get`] | a get: a ticket into slices of mapped files |
+//! | [`flight`] | the Flight calls that tonic serves |
+//! | [`peer`] | the gRPC service for other members |
+//! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
 //! | [`session`] | reports to the leading coordinator, orders back |
-//! | [`copy`] | pulling parts of other nodes |
-//! | [`merge`] | small parts into few |
-//! | [`scrub`] | reading every part again now and then |
-//! | [`throttle`] | bytes per second, for work in the background |
+//! | [`copy`] | copies parts from other nodes |
+//! | [`compaction`] | compacts small parts |
+//! | [`scrub`] | verifies every part periodically |
+//! | [`throttle`] | bytes per second, for background work |
 //! | [`coordinator_client`] | calls to the coordinators, with fail-over |
-//! | [`state`] | what all of a node's tasks share |
-//! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
-//! | [`routes`] | which call goes where |
+//! | [`cluster_view`] | members, ticket key and cancelled flights, from the leader |
+//! | [`context`] | the long-lived pieces, grouped by what uses them |
 //! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
 
+pub mod cluster_view;
+pub mod compaction;
 pub mod config;
+pub mod context;
 pub mod coordinator_client;
 pub mod copy;
 pub mod flight;
 pub mod get;
 pub mod http;
-pub mod merge;
 pub mod peer;
 pub mod process;
 pub mod put;
-pub mod routes;
+pub mod router;
 pub mod scrub;
 pub mod server;
 pub mod session;
-pub mod state;
 pub mod storage;
 pub mod throttle;
 

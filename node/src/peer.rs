@@ -1,4 +1,4 @@
-//! The edge to other members: their calls to a node.
+//! The gRPC service that other members call: they fetch parts, order copies and discard parts of failed writes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,33 +12,38 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Error, PartId, Result};
 
-use crate::copy;
-use crate::state::Shared;
+use crate::context::NodeContext;
+use crate::copy::PartCopier;
+use crate::storage::PartStore;
 
-/// Bytes of a part that go out as one message.
+/// Bytes of a part in one message.
 const CHUNK: u64 = 1 << 20;
 
 /// The service that other members call.
-pub struct Peer(Arc<Shared>);
+pub struct PeerService {
+    store: PartStore,
+    copier: Arc<PartCopier>,
+}
 
-/// The service, with the message limits that members keep to.
-pub fn service(state: Arc<Shared>) -> NodeServer<Peer> {
-    NodeServer::new(Peer(state)).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
+/// The service, with the message limits of all members.
+pub fn service(context: &NodeContext) -> NodeServer<PeerService> {
+    let service = PeerService { store: context.store.clone(), copier: context.copier.clone() };
+    NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
 
 #[tonic::async_trait]
-impl Node for Peer {
+impl Node for PeerService {
     type FetchPartStream = Pin<Box<dyn Stream<Item = Result<PartChunk, Status>> + Send>>;
 
     async fn fetch_part(&self, request: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {
         let request = request.into_inner();
         let id = request.id.as_ref().map(PartId::from).ok_or_else(|| Error::invalid("no part is named"))?;
-        let chunks = fetch(&self.0, id, request.offset).await?;
+        let chunks = fetch(&self.store, id, request.offset).await?;
         Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn copy_part(&self, request: Request<CopyPart>) -> Result<Response<CopyPartReply>, Status> {
-        copy::pull(&self.0, request.into_inner()).await?;
+        self.copier.copy(request.into_inner()).await?;
         Ok(Response::new(CopyPartReply {}))
     }
 
@@ -46,26 +51,26 @@ impl Node for Peer {
         &self,
         request: Request<DiscardPartsRequest>,
     ) -> Result<Response<DiscardPartsReply>, Status> {
-        discard(&self.0, request.into_inner()).await?;
+        discard(&self.store, &self.copier, request.into_inner()).await?;
         Ok(Response::new(DiscardPartsReply {}))
     }
 }
 
-/// The part's bytes from `offset` on.
+/// Streams the part's bytes from `offset` to its end.
 async fn fetch(
-    state: &Arc<Shared>,
+    store: &PartStore,
     id: PartId,
     offset: u64,
 ) -> Result<impl Stream<Item = Result<PartChunk, Status>> + Send + use<>> {
-    let store = state.store.clone();
-    let part = tokio::task::spawn_blocking(move || store.part(id))
+    let opened = store.clone();
+    let part = tokio::task::spawn_blocking(move || opened.part(id))
         .await
         .map_err(|e| Error::internal(format!("opening part {id}: {e}")))??
         .ok_or_else(|| Error::not_found(format!("this node does not have part {id}")))?;
     if offset > part.len() {
         return Err(Error::invalid(format!("part {id} has {} bytes, so none at {offset}", part.len())));
     }
-    let store = state.store.clone();
+    let store = store.clone();
     Ok(stream::try_unfold(offset, move |at| {
         let (part, store) = (part.clone(), store.clone());
         async move {
@@ -74,8 +79,8 @@ async fn fetch(
                 return Ok(None);
             }
             let reading = tokio::task::spawn_blocking(move || {
-                let read = part.bring_in(std::iter::once(at..end)).map(|()| part.slice(at..end));
-                // Finds out whether it is really damaged, and puts it aside then.
+                let read = part.prefault(std::iter::once(at..end)).map(|()| part.slice(at..end));
+                // Quarantines the part if it is damaged.
                 read.inspect_err(|_| drop(store.verify(id)))
             });
             let data = reading.await.map_err(|e| Error::internal(format!("reading part {id}: {e}")))??;
@@ -84,13 +89,13 @@ async fn fetch(
     }))
 }
 
-/// Removes parts of a write that failed; parts of any other write stay.
-async fn discard(state: &Arc<Shared>, request: DiscardPartsRequest) -> Result<()> {
+/// Cancels copies of a failed write's parts and removes those that are here. Parts of other writes stay.
+async fn discard(store: &PartStore, copier: &PartCopier, request: DiscardPartsRequest) -> Result<()> {
     let ids: Vec<PartId> = request.parts.iter().map(PartId::from).collect();
     for id in &ids {
-        state.pulls.call_off(*id).await;
+        copier.cancel(*id).await;
     }
-    let store = state.store.clone();
+    let store = store.clone();
     tokio::task::spawn_blocking(move || {
         let of_write = |id: &Option<_>| id.as_ref().map(PartId::from).filter(|id| ids.contains(id));
         let held = store.inventory().into_iter().filter(|part| part.write == request.write);

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use volley_common::net::ConnectionPool;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
@@ -15,19 +13,18 @@ use volley_common::wire::catalog::NodeListener;
 use volley_common::{Error, Result};
 
 use crate::config::NodeConfig;
-use crate::coordinator_client::CoordinatorClient;
-use crate::copy::Pulls;
+use crate::context::{NodeAddresses, NodeContext};
 use crate::http::NodeHttpStatus;
-use crate::routes::Router;
-use crate::state::Shared;
-use crate::storage::{Store, fault};
-use crate::{flight, peer, scrub, session};
+use crate::router::FlightRouter;
+use crate::scrub::Scrubber;
+use crate::storage::{PartStore, sigbus};
+use crate::{flight, peer, session};
 
 /// A node that runs in this process.
 pub struct RunningNode {
     /// Its addresses.
     pub addresses: ServerAddresses,
-    state: Arc<Shared>,
+    state: Arc<NodeContext>,
     lifecycle: Lifecycle,
     /// Why the session with the cluster ended.
     failure: Arc<Mutex<Option<Error>>>,
@@ -48,22 +45,23 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let http_status = NodeHttpStatus { joined: joined.clone(), stop: lifecycle.stop_token().clone() };
     let start_failed = lifecycle.serve_http(http, http_status);
 
-    fault::install();
+    sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
-    let store = tokio::task::spawn_blocking(move || Store::open_with(&dir, watermarks))
+    let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = Arc::new(build_state(config, store, &addresses, &flight, &lifecycle)?);
+    let state = build_context(config, store, &addresses, &flight, &lifecycle)?;
 
     let (reporter, health) = health::service().await;
     for listener in flight {
-        let routes = reflection::add_to(Routes::new(flight::service(&state)).add_service(health.clone()))?;
-        let router = Router::new(state.clone(), routes, &listener.name);
+        let routes =
+            reflection::add_to(Routes::new(flight::service(state.config.max_message)).add_service(health.clone()))?;
+        let router = FlightRouter::new(&state, routes, &listener.name);
         lifecycle.serve_clients(listener.socket, router, state.config.server.limits());
     }
-    lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(state.clone()))));
+    lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(&state))));
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
-    lifecycle.spawn_peer_task(scrub::run(state.clone()));
+    lifecycle.spawn_peer_task(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
     let failure = Arc::default();
     lifecycle.spawn_peer_task(run_session(state.clone(), join, Arc::clone(&failure)));
     start_failed.disarm();
@@ -73,40 +71,24 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     Ok(running)
 }
 
-fn build_state(
+fn build_context(
     config: NodeConfig,
-    store: Store,
+    store: PartStore,
     addresses: &ServerAddresses,
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
-) -> Result<Shared> {
-    let pool = ConnectionPool::new();
+) -> Result<Arc<NodeContext>> {
     let node_listener = |l: &BoundListener| NodeListener { name: l.name.clone(), uri: l.uri.clone() };
-    Ok(Shared {
+    let addresses = NodeAddresses {
+        peer_addr: config.peer_reachable_at(addresses.peer)?,
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
-        peer_addr: config.peer_reachable_at(addresses.peer)?,
-        coordinators: CoordinatorClient::new(
-            pool.clone(),
-            config.coordinators.clone(),
-            config.server.request_timeout(),
-        ),
-        cluster: store.cluster().map(Arc::new).into(),
-        pulls: Pulls::new(&config),
-        config,
-        store,
-        pool,
-        ticket_key: None.into(),
-        members: Default::default(),
-        cancelled: Default::default(),
-        puts: TaskTracker::new(),
-        received: Default::default(),
-        shutdown: lifecycle.stop_token().clone(),
-    })
+    };
+    Ok(NodeContext::new(config, store, addresses, lifecycle.stop_token().clone()))
 }
 
 /// Keeps the session with the leading coordinator. If the cluster refuses the node, the server stops with that error.
-async fn run_session(state: Arc<Shared>, join: watch::Sender<bool>, failure: Arc<Mutex<Option<Error>>>) {
+async fn run_session(state: Arc<NodeContext>, join: watch::Sender<bool>, failure: Arc<Mutex<Option<Error>>>) {
     if let Err(error) = session::run(state.clone(), join).await {
         tracing::error!(%error, "the cluster refuses this node");
         *failure.lock() = Some(error);
@@ -137,10 +119,10 @@ impl RunningNode {
     }
 }
 
-async fn drain_puts(state: &Shared) {
-    state.puts.close();
-    if tokio::time::timeout(state.config.server.limits().drain, state.puts.wait()).await.is_err() {
-        tracing::warn!(puts = state.puts.len(), "the drain limit is over: ending the puts that are still open");
+async fn drain_puts(state: &NodeContext) {
+    state.put.tasks.close();
+    if tokio::time::timeout(state.config.server.limits().drain, state.put.tasks.wait()).await.is_err() {
+        tracing::warn!(puts = state.put.tasks.len(), "the drain limit is over: ending the puts that are still open");
     }
 }
 
@@ -159,6 +141,6 @@ impl RunningServer for RunningNode {
         self.stop().await;
         let store = self.state.store.clone();
         // No more writes: the next start need not read again what is verified.
-        let _ = tokio::task::spawn_blocking(move || store.remember(true)).await;
+        let _ = tokio::task::spawn_blocking(move || store.save_verification_log(true)).await;
     }
 }

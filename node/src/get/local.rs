@@ -1,7 +1,7 @@
 //! The messages of a part on this node's disk, as slices of its mapping.
 //!
-//! They are made window by window. A window whose bytes are all in memory is made at once; any other by a thread that may
-//! wait for the disk, while the window before it is being sent.
+//! They are made window by window. A window whose bytes are all in memory is made at once; any other by a blocking thread,
+//! which may wait for the disk, while the window before it is being sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,278 +13,295 @@ use tokio::task::JoinHandle;
 use volley_common::ipc::encode::{IpcMessage, first_rows};
 use volley_common::{Error, PartId, Result};
 
-use super::source::{Piece, Projection};
-use crate::storage::{Message, Part, own_last_page};
+use super::message::{EncodedMessage, Projection, count_batches};
+use crate::storage::{Part, PartMessage, copy_last_page};
 
-/// What the messages of a window need from the disk at most, by what those of the last one needed: bytes. Beyond it only by
-/// the last message.
-const WINDOW: u64 = 8 << 20;
-/// After so long what was in memory may be there no more: the reader has paused.
-pub(super) const PAUSED: Duration = Duration::from_millis(200);
-/// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
-const COPIED: u64 = 512 << 10;
-/// What of a message's body is copied at most: bytes ([`own_last_page`]).
-const COPIED_BODY: u64 = 8 << 10;
+/// Bytes that the messages of a window read from the disk, estimated from the window before. Only the last message may
+/// exceed it.
+const WINDOW_BYTES: u64 = 8 << 20;
+/// After a pause of the reader this long, a window may have left memory.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
+/// Bytes of a window's messages that are copied at most: with it a stream's share of the node's memory.
+const COPIED_BYTES: u64 = 512 << 10;
+/// Bytes of a message's body that are copied at most ([`copy_last_page`]).
+const COPIED_BODY_BYTES: u64 = 8 << 10;
 
-/// A part and how far it has been sent: dictionaries first, then batches.
-pub struct LocalPart {
-    content: Content,
-    /// Rows that may still be planned for.
-    left: Option<u64>,
-    /// What is planned for next.
+/// A part and the position in it: dictionaries first, then batches.
+pub struct LocalPartReader {
+    builder: WindowBuilder,
+    /// Rows that may still be planned, if there is a limit.
+    remaining_rows: Option<u64>,
+    /// The positions of what is planned next.
     next_dictionary: usize,
     next_batch: usize,
-    /// Record batches that were given, with those that were left out at the front.
-    given: u32,
-    window: VecDeque<Piece>,
-    /// When the window was last seen to be in memory.
-    seen: Instant,
-    /// Of the bodies' bytes, how many are sent: as it was in the last window, all of them before the first.
-    share: f64,
-    /// The window after it.
-    coming: Option<Coming>,
+    /// Record batches that were read, including skipped ones.
+    batches_read: u32,
+    window: VecDeque<EncodedMessage>,
+    /// When the window was last known to be in memory.
+    resident_at: Instant,
+    /// Which share of the bodies' bytes is sent. Measured in the last window; 1 before the first.
+    sent_share: f64,
+    /// The next window.
+    pending: Option<PendingWindow>,
 }
 
-/// The pieces of a window, and the bytes of the bodies that they are from.
-type Window = (Vec<Piece>, u64);
-
-enum Coming {
-    Made(Result<Window>),
-    BeingMade(JoinHandle<Result<Window>>),
+/// Consecutive messages of a part.
+struct MessageWindow {
+    messages: Vec<EncodedMessage>,
+    /// Bytes of the stored bodies, before projection.
+    body_bytes: u64,
 }
 
-/// A message that is to be sent.
+enum PendingWindow {
+    Ready(Result<MessageWindow>),
+    /// A blocking thread makes it.
+    Loading(JoinHandle<Result<MessageWindow>>),
+}
+
+/// A message of the next window.
 #[derive(Clone, Debug)]
-struct Planned {
-    message: Message,
-    /// Only so many rows of it.
-    cut: Option<u64>,
+struct PlannedMessage {
+    message: PartMessage,
+    /// Only this many of its rows: the get's limit ends here.
+    first_rows: Option<u64>,
 }
 
-impl LocalPart {
-    /// `skip_batches`: record batches to leave out at the front. `left`: rows to give at most.
-    pub fn new(part: Arc<Part>, projection: Option<Arc<Projection>>, skip_batches: u32, left: Option<u64>) -> Self {
-        LocalPart {
-            content: Content { part, projection },
-            left,
+impl LocalPartReader {
+    /// Skips the first `skip_batches` record batches, and reads `remaining_rows` rows at most.
+    pub fn new(
+        part: Arc<Part>,
+        projection: Option<Arc<Projection>>,
+        skip_batches: u32,
+        remaining_rows: Option<u64>,
+    ) -> Self {
+        LocalPartReader {
+            builder: WindowBuilder { part, projection },
+            remaining_rows,
             next_dictionary: 0,
             next_batch: skip_batches as usize,
-            given: skip_batches,
+            batches_read: skip_batches,
             window: VecDeque::new(),
-            seen: Instant::now(),
-            share: 1.0,
-            coming: None,
+            resident_at: Instant::now(),
+            sent_share: 1.0,
+            pending: None,
         }
     }
 
     /// The part's id.
     pub fn id(&self) -> PartId {
-        self.content.part.id()
+        self.builder.part.id()
     }
 
-    /// Record batches that were given so far, with those that were left out at the front.
-    pub fn batches_given(&self) -> u32 {
-        self.given
+    /// Record batches that were read, including skipped ones.
+    pub fn batches_read(&self) -> u32 {
+        self.batches_read
     }
 
-    /// The next message, and those after it that are in memory already, of about `bytes` bytes together; none after the
-    /// last. When this returns they are in memory, and are of the file as it was verified.
+    /// The next message, and those after it that are in memory already, of about `max_bytes` together; empty after the
+    /// last. On return the messages are in memory, and the file is as it was verified.
     ///
     /// # Errors
-    /// DATA_LOSS: the file was changed or cannot be read. What was given before is right.
-    pub async fn next(&mut self, bytes: usize) -> Result<Vec<Piece>> {
+    /// DATA_LOSS: the file was changed or cannot be read. The messages before are right.
+    pub async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
         while self.window.is_empty() {
-            let Some(coming) = self.coming.take().or_else(|| self.begin()) else { return Ok(Vec::new()) };
-            let (window, bodies) = coming.window().await?;
-            if bodies > 0 {
-                let sent: usize = window.iter().flat_map(|piece| &piece.body).map(Bytes::len).sum();
-                self.share = sent as f64 / bodies as f64;
+            let Some(pending) = self.pending.take().or_else(|| self.start_window()) else { return Ok(Vec::new()) };
+            let MessageWindow { messages, body_bytes } = pending.get().await?;
+            if body_bytes > 0 {
+                let sent: usize = messages.iter().flat_map(|message| &message.body).map(Bytes::len).sum();
+                self.sent_share = sent as f64 / body_bytes as f64;
             }
-            self.window = window.into();
-            self.seen = Instant::now();
-            self.coming = self.begin();
+            self.window = messages.into();
+            self.resident_at = Instant::now();
+            self.pending = self.start_window();
         }
-        let mut pieces = Vec::new();
-        let mut size = 0;
-        while let Some(piece) = self.window.pop_front_if(|piece| pieces.is_empty() || size + piece.size() <= bytes) {
-            size += piece.size();
-            pieces.push(piece);
+        let (mut messages, mut size) = (Vec::new(), 0);
+        while let Some(message) =
+            self.window.pop_front_if(|message| messages.is_empty() || size + message.size() <= max_bytes)
+        {
+            size += message.size();
+            messages.push(message);
         }
-        if self.seen.elapsed() > PAUSED {
-            self.content.keep_in(&pieces).await?;
-            self.seen = Instant::now();
+        if self.resident_at.elapsed() > PAUSE {
+            self.builder.reload(&messages).await?;
+            self.resident_at = Instant::now();
         }
-        self.content.part.vouch()?;
-        self.given += pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
-        Ok(pieces)
+        self.builder.part.check_unchanged()?;
+        self.batches_read += count_batches(&messages);
+        Ok(messages)
     }
 
-    /// Has the next window made; `None` if there is none.
-    fn begin(&mut self) -> Option<Coming> {
-        let plan = self.plan();
+    /// Starts to make the next window; `None` after the last.
+    fn start_window(&mut self) -> Option<PendingWindow> {
+        let plan = self.plan_window();
         if plan.is_empty() {
             return None;
         }
-        if let Some(made) = self.content.at_hand(&plan).transpose() {
-            return Some(Coming::Made(made));
+        if let Some(window) = self.builder.build_resident(&plan).transpose() {
+            return Some(PendingWindow::Ready(window));
         }
-        let content = self.content.clone();
-        Some(Coming::BeingMade(tokio::task::spawn_blocking(move || content.fetched(&plan))))
+        let builder = self.builder.clone();
+        Some(PendingWindow::Loading(tokio::task::spawn_blocking(move || builder.build_blocking(&plan))))
     }
 
-    fn plan(&mut self) -> Vec<Planned> {
-        let (mut plan, mut needed, mut copied) = (Vec::new(), 0, 0);
-        while needed < WINDOW && copied < COPIED {
+    fn plan_window(&mut self) -> Vec<PlannedMessage> {
+        let (mut plan, mut read, mut copied) = (Vec::new(), 0, 0);
+        while read < WINDOW_BYTES && copied < COPIED_BYTES {
             let Some(next) = self.plan_message() else { break };
             let header = next.message.header.end - next.message.header.start;
-            let body = ((next.message.body.end - next.message.body.start) as f64 * self.share) as u64;
-            needed += header + body;
-            copied += header + body.min(COPIED_BODY);
+            let body = ((next.message.body.end - next.message.body.start) as f64 * self.sent_share) as u64;
+            read += header + body;
+            copied += header + body.min(COPIED_BODY_BYTES);
             plan.push(next);
         }
         plan
     }
 
-    fn plan_message(&mut self) -> Option<Planned> {
-        let part = &self.content.part;
-        let batch = part.batches().get(self.next_batch).filter(|_| self.left != Some(0))?;
+    fn plan_message(&mut self) -> Option<PlannedMessage> {
+        let part = &self.builder.part;
+        let batch = part.batches().get(self.next_batch).filter(|_| self.remaining_rows != Some(0))?;
         while let Some(dictionary) = part.dictionaries().get(self.next_dictionary) {
             self.next_dictionary += 1;
-            if self.content.needs(dictionary) {
-                return Some(Planned { message: dictionary.clone(), cut: None });
+            if self.builder.needs_dictionary(dictionary) {
+                return Some(PlannedMessage { message: dictionary.clone(), first_rows: None });
             }
         }
         self.next_batch += 1;
-        let cut = self.left.filter(|left| *left < batch.rows);
-        self.left = self.left.map(|left| left.saturating_sub(batch.rows));
-        Some(Planned { message: batch.clone(), cut })
+        let first_rows = self.remaining_rows.filter(|remaining| *remaining < batch.rows);
+        self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(batch.rows));
+        Some(PlannedMessage { message: batch.clone(), first_rows })
     }
 }
 
-impl Coming {
-    async fn window(self) -> Result<Window> {
+impl PendingWindow {
+    async fn get(self) -> Result<MessageWindow> {
         match self {
-            Coming::Made(made) => made,
-            Coming::BeingMade(task) => {
+            PendingWindow::Ready(window) => window,
+            PendingWindow::Loading(task) => {
                 task.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
             }
         }
     }
 }
 
-/// What messages are made of.
+/// Makes the messages of a window from the part's file.
 #[derive(Clone)]
-struct Content {
+struct WindowBuilder {
     part: Arc<Part>,
     projection: Option<Arc<Projection>>,
 }
 
-impl Content {
-    fn needs(&self, dictionary: &Message) -> bool {
+impl WindowBuilder {
+    fn needs_dictionary(&self, dictionary: &PartMessage) -> bool {
         match (&self.projection, dictionary.dictionary_id) {
             (Some(projection), Some(id)) => projection.dictionaries.contains(&id),
             _ => true,
         }
     }
 
-    /// Sees to it that messages which were made a while ago are still in memory.
-    async fn keep_in(&self, pieces: &[Piece]) -> Result<()> {
-        let slices = pieces.iter().flat_map(|piece| &piece.body);
-        let ranges: Vec<_> = slices.filter_map(|slice| self.part.range_of(slice)).collect();
-        if self.part.is_resident(ranges.iter().cloned()) {
-            return Ok(());
-        }
-        let part = self.part.clone();
-        let brought = tokio::task::spawn_blocking(move || part.bring_in(ranges));
-        brought.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
-    }
-
-    /// The messages, if that waits for no disk and takes no time.
-    fn at_hand(&self, plan: &[Planned]) -> Result<Option<Window>> {
-        if plan.iter().any(|planned| planned.cut.is_some()) {
+    /// The window, if it is in memory and takes no time; else `None`.
+    fn build_resident(&self, plan: &[PlannedMessage]) -> Result<Option<MessageWindow>> {
+        if plan.iter().any(|planned| planned.first_rows.is_some()) {
             return Ok(None);
         }
-        self.part.vouch()?;
-        self.make(plan, |ranges| Ok(self.part.is_resident(ranges)))
+        self.part.check_unchanged()?;
+        self.build(plan, |ranges| Ok(self.part.is_resident(ranges)))
     }
 
-    /// The messages, however long it takes.
-    fn fetched(&self, plan: &[Planned]) -> Result<Window> {
-        let made = self.make(plan, |ranges| self.part.bring_in(ranges).map(|()| true))?;
-        made.ok_or_else(|| Error::internal("a part's bytes were brought in and are not there"))
+    /// The window, however long it takes. Blocks.
+    fn build_blocking(&self, plan: &[PlannedMessage]) -> Result<MessageWindow> {
+        let window = self.build(plan, |ranges| self.part.prefault(ranges).map(|()| true))?;
+        window.ok_or_else(|| Error::internal("a part's bytes were prefaulted and are not in memory"))
     }
 
-    /// Makes the messages. `reach` sees to it that bytes are in memory, or says that they are not: `None` then.
-    fn make(&self, plan: &[Planned], reach: impl Fn(Vec<Range<u64>>) -> Result<bool>) -> Result<Option<Window>> {
-        let make = || {
-            if !reach(self.read_first(plan))? {
+    /// Makes the window. `load` brings bytes into memory, or returns false if they are not there: then there is no window.
+    fn build(
+        &self,
+        plan: &[PlannedMessage],
+        load: impl Fn(Vec<Range<u64>>) -> Result<bool>,
+    ) -> Result<Option<MessageWindow>> {
+        let build = || {
+            if !load(self.ranges_before_projection(plan))? {
                 return Ok(None);
             }
-            let mut pieces = plan.iter().map(|planned| self.piece(planned)).collect::<Result<Vec<Piece>>>()?;
-            let slices = pieces.iter().flat_map(|piece| &piece.body);
-            if self.projection.is_some() && !reach(slices.filter_map(|slice| self.part.range_of(slice)).collect())? {
+            let mut messages = plan.iter().map(|planned| self.encode(planned)).collect::<Result<Vec<_>>>()?;
+            let slices = messages.iter().flat_map(|message| &message.body);
+            if self.projection.is_some() && !load(slices.filter_map(|slice| self.part.range_of(slice)).collect())? {
                 return Ok(None);
             }
-            pieces.iter_mut().for_each(|piece| own_last_page(&mut piece.body));
-            let bodies = plan.iter().map(|planned| planned.message.body.end - planned.message.body.start).sum();
-            Ok(Some((pieces, bodies)))
+            messages.iter_mut().for_each(|message| copy_last_page(&mut message.body));
+            let body_bytes = plan.iter().map(|planned| planned.message.body.end - planned.message.body.start).sum();
+            Ok(Some(MessageWindow { messages, body_bytes }))
         };
-        make().or_else(|error| {
-            // Whatever else seems to be wrong: if the file was changed, that is why.
-            self.part.vouch()?;
+        build().or_else(|error| {
+            // If the file was changed, that is the cause of every other error.
+            self.part.check_unchanged()?;
             Err(error)
         })
     }
 
-    /// The bytes that are read before it is known which of them are sent.
-    fn read_first(&self, plan: &[Planned]) -> Vec<Range<u64>> {
-        let whole = |message: &Message| message.header.start..message.body.end;
+    /// The bytes that must be in memory before it is known which slices of the bodies are sent.
+    fn ranges_before_projection(&self, plan: &[PlannedMessage]) -> Vec<Range<u64>> {
+        let whole = |message: &PartMessage| message.header.start..message.body.end;
         let mut ranges: Vec<_> = (plan.iter())
-            .map(|planned| match self.projection.is_none() || planned.cut.is_some() || planned.is_dictionary() {
+            .map(|planned| match self.projection.is_none() || planned.first_rows.is_some() || planned.is_dictionary() {
                 true => whole(&planned.message),
                 false => planned.message.header.clone(),
             })
             .collect();
-        if plan.iter().any(|planned| planned.cut.is_some()) {
+        if plan.iter().any(|planned| planned.first_rows.is_some()) {
             ranges.extend(self.part.dictionaries().iter().map(whole));
         }
         ranges
     }
 
-    fn piece(&self, planned: &Planned) -> Result<Piece> {
-        let message = self.encoded(&planned.message);
-        match planned.cut {
-            _ if planned.is_dictionary() => Ok(whole(message, None)),
-            None => self.batch(message, planned.message.rows),
-            Some(rows) => self.batch(self.first_rows(&message, rows)?, rows),
+    fn encode(&self, planned: &PlannedMessage) -> Result<EncodedMessage> {
+        let message = self.stored(&planned.message);
+        match planned.first_rows {
+            _ if planned.is_dictionary() => Ok(unprojected(message, None)),
+            None => self.project(message, planned.message.rows),
+            Some(rows) => self.project(self.first_rows(&message, rows)?, rows),
         }
     }
 
-    fn batch(&self, message: IpcMessage, rows: u64) -> Result<Piece> {
-        let Some(projection) = &self.projection else { return Ok(whole(message, Some(rows))) };
+    fn project(&self, message: IpcMessage, rows: u64) -> Result<EncodedMessage> {
+        let Some(projection) = &self.projection else { return Ok(unprojected(message, Some(rows))) };
         let projected = projection.projector.project(&message.header)?;
         let slice = |range: &Range<u64>| message.body.slice(range.start as usize..range.end as usize);
-        Ok(Piece { header: projected.header, body: projected.body.iter().map(slice).collect(), rows: Some(rows) })
+        let body = projected.body.iter().map(slice).collect();
+        Ok(EncodedMessage { header: projected.header, body, rows: Some(rows) })
     }
 
-    /// The batch that a limit ends in: the only one that is decoded and encoded.
+    /// The first rows of the batch in which a limit ends: the only one that is decoded and encoded again.
     fn first_rows(&self, message: &IpcMessage, rows: u64) -> Result<IpcMessage> {
-        let dictionaries: Vec<IpcMessage> = self.part.dictionaries().iter().map(|d| self.encoded(d)).collect();
+        let dictionaries: Vec<IpcMessage> = self.part.dictionaries().iter().map(|d| self.stored(d)).collect();
         first_rows(&self.part.schema_message(), &dictionaries, message, rows as usize)
     }
 
-    fn encoded(&self, message: &Message) -> IpcMessage {
+    /// A message as it is in the file.
+    fn stored(&self, message: &PartMessage) -> IpcMessage {
         IpcMessage { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
+    }
+
+    /// Brings messages that were made a while ago back into memory, if they left it.
+    async fn reload(&self, messages: &[EncodedMessage]) -> Result<()> {
+        let slices = messages.iter().flat_map(|message| &message.body);
+        let ranges: Vec<_> = slices.filter_map(|slice| self.part.range_of(slice)).collect();
+        if self.part.is_resident(ranges.iter().cloned()) {
+            return Ok(());
+        }
+        let part = self.part.clone();
+        let loaded = tokio::task::spawn_blocking(move || part.prefault(ranges));
+        loaded.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
     }
 }
 
-impl Planned {
+impl PlannedMessage {
     fn is_dictionary(&self) -> bool {
         self.message.dictionary_id.is_some()
     }
 }
 
-/// The header is copied: it is vouched for once and for all.
-fn whole(message: IpcMessage, rows: Option<u64>) -> Piece {
-    Piece { header: Bytes::copy_from_slice(&message.header), body: vec![message.body], rows }
+/// A message with its whole body. The header is copied, so that later changes of the file cannot reach it.
+fn unprojected(message: IpcMessage, rows: Option<u64>) -> EncodedMessage {
+    EncodedMessage { header: Bytes::copy_from_slice(&message.header), body: vec![message.body], rows }
 }

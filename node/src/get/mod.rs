@@ -2,42 +2,47 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`request`] | the call's bytes → a verified ticket |
-//! | [`source`] | a ticket → messages, as the client takes them |
+//! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
-//! | [`remote`] | the messages of a part that others hold |
-//! | [`incoming`] | another node's answer → messages |
+//! | [`remote`] | the messages of a part that other nodes hold, with fail-over |
+//! | [`peer_stream`] | another node's reply, as messages |
+//! | [`message`] | the types that they share |
 //!
-//! It answers below tonic, whose codec would copy every message.
+//! A get is answered below tonic, whose codec would copy every message.
 
-pub mod incoming;
 pub mod local;
+pub mod message;
+pub mod peer_stream;
+pub mod reader;
 pub mod remote;
-pub mod request;
-pub mod source;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use volley_common::Result;
+use prost::Message;
+use tonic::metadata::MetadataMap;
 use volley_common::http2::{ReplyBody, grpc_error, grpc_frames};
+use volley_common::options::{TableRequest, TicketRequest};
+use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::cluster::{PlanReadRequest, Ticket};
+use volley_common::{Error, Result, clock, grpc};
 
-use crate::state::Shared;
-use source::Source;
+use crate::context::GetContext;
+use reader::TicketReader;
+use remote::HOP_HEADER;
 
-/// Small messages go out together up to so many bytes: what a frame costs is then paid per MiB, and not per message.
-const FRAME: usize = 1 << 20;
-/// A node that asks another for a part says so by this header: the other must have it, and not ask on.
-pub const HOP_HEADER: &str = "x-volley-hop";
+/// Small messages are sent together up to this many bytes, so that the cost of a frame is paid once per MiB.
+const FRAME_BYTES: usize = 1 << 20;
 
-/// Answers a DoGet. Errors that are known at once are the whole answer; later ones are its trailers.
-pub async fn serve_get(state: Arc<Shared>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
+/// Answers a DoGet. An error before the first message is the whole reply; a later one becomes its trailers.
+pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
     metrics::counter!("volley_get_streams_total").increment(1);
-    match open(state, request).await {
-        Ok(source) => grpc_frames(source.stream(FRAME)),
+    match open(context, request).await {
+        Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
         Err(error) => {
             tracing::info!(code = ?error.code, %error, "a get was refused");
             grpc_error(error)
@@ -45,9 +50,46 @@ pub async fn serve_get(state: Arc<Shared>, request: http::Request<Incoming>) -> 
     }
 }
 
-async fn open(state: Arc<Shared>, request: http::Request<Incoming>) -> Result<Source> {
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
     let (head, body) = request.into_parts();
-    let bytes = request::read_ticket(body).await?;
-    let ticket = request::verified(&state, &bytes, &head.headers).await?;
-    Source::new(state, ticket, head.headers.contains_key(HOP_HEADER))
+    let ticket = read_ticket(body).await?;
+    let ticket = verify_ticket(&context, &ticket, &head.headers).await?;
+    TicketReader::new(context, ticket, head.headers.contains_key(HOP_HEADER))
+}
+
+/// Reads the one message of a DoGet. Returns the ticket's bytes.
+///
+/// # Errors
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read`]; the limit is 64 MiB.
+async fn read_ticket(body: Incoming) -> Result<Bytes> {
+    let message = grpc::read_message(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
+    let ticket = arrow_flight::Ticket::decode(message)
+        .map_err(|e| Error::invalid(format!("the request is not a Flight ticket: {e}")))?;
+    Ok(ticket.ticket)
+}
+
+/// Verifies a signed ticket. For a ticket that is a table's name, a coordinator plans the read first.
+///
+/// # Errors
+/// Those of [`TicketRequest::from_ticket`], of planning and of [`volley_common::ticket::TicketKey::verify`]. CANCELLED: the
+/// ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
+async fn verify_ticket(context: &GetContext, ticket: &[u8], headers: &http::HeaderMap) -> Result<Ticket> {
+    let headers = MetadataMap::from_headers(headers.clone());
+    let signed = match TicketRequest::from_ticket(ticket, &headers)? {
+        TicketRequest::Signed(signed) => Bytes::from(signed),
+        TicketRequest::Table(request) => plan_read(context, request).await?,
+    };
+    let ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
+    context.cluster.check_not_cancelled(&ticket)?;
+    Ok(ticket)
+}
+
+async fn plan_read(context: &GetContext, request: TableRequest) -> Result<Bytes> {
+    let request = PlanReadRequest {
+        table: request.name.components().to_vec(),
+        columns: request.options.columns.unwrap_or_default(),
+        version: request.options.version,
+        limit: request.options.limit,
+    };
+    Ok(context.coordinators.plan_read(request).await?.ticket)
 }

@@ -1,4 +1,4 @@
-//! The messages of a part that others hold: from one holder, and if it breaks, on from the next.
+//! The messages of a part that other nodes hold. If one holder fails, the next one continues.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,40 +10,43 @@ use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
-use super::HOP_HEADER;
-use super::incoming::Messages;
-use super::source::Piece;
-use crate::state::{Members, Shared};
+use super::message::{EncodedMessage, count_batches};
+use super::peer_stream::PeerStream;
+use crate::cluster_view::ClusterMembers;
+use crate::context::GetContext;
 
-/// A ticket between nodes lives so long beyond its signing: the client's was verified when the stream
-/// began, and a slow reader may outlive it.
+/// The header of a node's get at another node, which must have the part itself and asks no further node.
+pub const HOP_HEADER: &str = "x-volley-hop";
+/// The least lifetime of a ticket between nodes. The client's ticket was verified when the get began; a slow reader may
+/// outlive it.
 const TICKET_MS: u64 = 60_000;
 
-/// A part of another node, how far it has been passed on, and who else may have it.
-pub struct RemotePart {
-    state: Arc<Shared>,
+/// A part of another node, and the position in it.
+pub struct RemotePartReader {
+    context: Arc<GetContext>,
     /// The client's ticket without its parts.
     ticket: Ticket,
-    /// `skip_batches` counts what was passed on.
+    /// `skip_batches` counts the batches that were read.
     part: TicketPart,
-    /// Nodes still to be asked, best first.
-    sources: VecDeque<NodeId>,
-    stream: Option<Stream>,
-    /// What the last source said.
+    /// Nodes to try, best first.
+    candidates: VecDeque<NodeId>,
+    holder: Option<HolderStream>,
+    /// Why the last candidate failed.
     failure: String,
 }
 
-struct Stream {
-    from: NodeId,
-    messages: Messages,
-    /// Whether it gave a batch: then it may be asked again should it break.
-    useful: bool,
+/// The reply of a holder.
+struct HolderStream {
+    node: NodeId,
+    messages: PeerStream,
+    /// It sent a batch: if it fails later, it is tried again.
+    made_progress: bool,
 }
 
-impl RemotePart {
-    /// Nothing is asked before [`RemotePart::next`].
-    pub fn new(state: Arc<Shared>, ticket: &Ticket, part: &TicketPart) -> Self {
-        let sources = sources(&state.members.load(), state.node(), &part.holders);
+impl RemotePartReader {
+    /// No node is asked before the first message or the schema is read.
+    pub fn new(context: Arc<GetContext>, ticket: &Ticket, part: &TicketPart) -> Self {
+        let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
             flight: ticket.flight,
             expires_ms: ticket.expires_ms,
@@ -53,82 +56,87 @@ impl RemotePart {
             parts: Vec::new(),
             columns: ticket.columns.clone(),
             limit: None,
-            // Whoever has the part has the schema.
+            // A node that has the part has the schema.
             schema: Bytes::new(),
         };
         let failure = "the coordinators named no other node".into();
-        RemotePart { state, ticket, part: part.clone(), sources, stream: None, failure }
+        RemotePartReader { context, ticket, part: part.clone(), candidates, holder: None, failure }
     }
 
-    /// The bare flatbuffer of the schema, cut down to the ticket's columns; at most `left` rows will be asked for.
+    /// The bare flatbuffer of the schema, projected to the ticket's columns. `remaining_rows`: the get's limit.
     ///
     /// # Errors
-    /// As those of [`RemotePart::next`].
-    pub async fn schema(&mut self, left: Option<u64>) -> Result<Bytes> {
+    /// Those of [`RemotePartReader::next_messages`].
+    pub async fn schema_header(&mut self, remaining_rows: Option<u64>) -> Result<Bytes> {
         loop {
-            match &self.stream {
-                Some(stream) => return Ok(stream.messages.schema()),
-                None => self.open(left).await?,
+            match &self.holder {
+                Some(holder) => return Ok(holder.messages.schema_header()),
+                None => self.open_next_holder(remaining_rows).await?,
             }
         }
     }
 
-    /// The next message, and those after it that are here already and have no more than `bytes` with it; none after the
-    /// last. At most `left` rows are asked for.
+    /// The next message, and those after it that are received already and with it have at most `max_bytes`; empty after
+    /// the last. `remaining_rows`: the get's limit.
     ///
     /// # Errors
-    /// UNAVAILABLE that names the table and the part: no node gives it. INVALID_ARGUMENT: columns that there are not.
-    pub async fn next(&mut self, bytes: usize, left: Option<u64>) -> Result<Vec<Piece>> {
+    /// UNAVAILABLE, naming table and part: no node provides it. INVALID_ARGUMENT: columns that the schema does not have.
+    pub async fn next_messages(
+        &mut self,
+        max_bytes: usize,
+        remaining_rows: Option<u64>,
+    ) -> Result<Vec<EncodedMessage>> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                self.open(left).await?;
+            let Some(holder) = &mut self.holder else {
+                self.open_next_holder(remaining_rows).await?;
                 continue;
             };
-            match stream.messages.next(bytes).await {
-                Ok(pieces) => {
-                    let batches = pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
-                    stream.useful |= batches > 0;
+            match holder.messages.next_messages(max_bytes).await {
+                Ok(messages) => {
+                    let batches = count_batches(&messages);
+                    holder.made_progress |= batches > 0;
                     self.part.skip_batches += batches;
-                    return Ok(pieces);
+                    return Ok(messages);
                 }
-                Err(error) => self.give_up(error),
+                Err(error) => self.drop_holder(error),
             }
         }
     }
 
-    fn give_up(&mut self, error: Error) {
-        let Some(stream) = self.stream.take() else { return };
-        tracing::warn!(part = %self.id(), node = %stream.from, %error, "a holder broke off: going on at the next");
-        self.failure = format!("node {}: {error}", stream.from);
-        if stream.useful {
-            self.sources.push_back(stream.from);
+    fn drop_holder(&mut self, error: Error) {
+        let Some(holder) = self.holder.take() else { return };
+        tracing::warn!(part = %self.id(), node = %holder.node, %error, "a holder failed: continuing at the next");
+        self.failure = format!("node {}: {error}", holder.node);
+        if holder.made_progress {
+            self.candidates.push_back(holder.node);
         }
     }
 
-    /// Opens a stream at the next source that has an address.
-    async fn open(&mut self, left: Option<u64>) -> Result<()> {
-        let Some(node) = self.sources.pop_front() else { return Err(self.unavailable()) };
-        let Some(addr) = self.state.members.load().flight_addr(node) else { return Ok(()) };
-        match self.ask(&addr, left).await {
-            Ok(messages) => self.stream = Some(Stream { from: node, messages, useful: false }),
-            // The ticket's own fault: nobody would say otherwise.
+    /// Asks the next candidate; its stream is open afterwards unless it failed.
+    async fn open_next_holder(&mut self, remaining_rows: Option<u64>) -> Result<()> {
+        let Some(node) = self.candidates.pop_front() else { return Err(self.unavailable()) };
+        let Some(addr) = self.context.cluster.members.load().flight_addr(node) else { return Ok(()) };
+        match self.get_from(&addr, remaining_rows).await {
+            Ok(messages) => self.holder = Some(HolderStream { node, messages, made_progress: false }),
+            // The ticket is wrong: other nodes would answer the same.
             Err(error) if error.code == Code::InvalidArgument => return Err(error),
             Err(error) => {
-                tracing::debug!(part = %self.id(), %node, %error, "a holder does not give a part");
+                tracing::debug!(part = %self.id(), %node, %error, "a holder does not provide a part");
                 self.failure = format!("node {node}: {error}");
             }
         }
         Ok(())
     }
 
-    async fn ask(&self, addr: &str, left: Option<u64>) -> Result<Messages> {
+    async fn get_from(&self, addr: &str, remaining_rows: Option<u64>) -> Result<PeerStream> {
         let mut ticket = self.ticket.clone();
-        ticket.limit = left;
+        ticket.limit = remaining_rows;
         ticket.expires_ms = ticket.expires_ms.max(clock::now_ms() + TICKET_MS);
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
-        let signed = self.state.ticket_key()?.sign(&ticket);
-        let (response, lease) = self.state.pool.send(addr, request(signed)).await?;
-        Messages::open(response, lease).await
+        let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
+        request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
+        let (response, lease) = self.context.pool.send(addr, request).await?;
+        PeerStream::open(response, lease).await
     }
 
     fn id(&self) -> PartId {
@@ -137,7 +145,7 @@ impl RemotePart {
 
     fn unavailable(&self) -> Error {
         Error::unavailable(format!(
-            "part {} of table {:?} cannot be had from any node just now ({}): try again when its holders are back",
+            "part {} of table {:?} is on no node that can be reached ({}): try again when its holders are back",
             self.id(),
             self.ticket.table.join("/"),
             self.failure
@@ -145,28 +153,21 @@ impl RemotePart {
     }
 }
 
-/// Who may have a part: its holders, live ones first, then the other live nodes (it may have been
-/// copied since the ticket was made).
-fn sources(members: &Members, here: NodeId, holders: &[u64]) -> VecDeque<NodeId> {
-    let alive = |node: &NodeId| members.node(*node).is_some_and(is_reachable);
-    let holders = holders.iter().map(|&id| NodeId(id)).filter(|&node| node != here);
-    let (mut found, silent): (Vec<NodeId>, Vec<NodeId>) = holders.partition(alive);
-    let others = members.nodes.keys().filter(|node| **node != here && alive(node));
+/// The nodes that may have a part: reachable holders, then other reachable nodes (it may have been copied since the ticket
+/// was issued), then unreachable holders.
+fn candidates(members: &ClusterMembers, this_node: NodeId, holders: &[u64]) -> VecDeque<NodeId> {
+    let reachable = |node: &NodeId| members.node(*node).is_some_and(is_reachable);
+    let holders = holders.iter().map(|&id| NodeId(id)).filter(|&node| node != this_node);
+    let (mut found, unreachable): (Vec<NodeId>, Vec<NodeId>) = holders.partition(reachable);
+    let others = members.nodes.keys().filter(|node| **node != this_node && reachable(node));
     let others: Vec<NodeId> = others.filter(|node| !found.contains(node)).copied().collect();
     found.extend(others);
-    found.extend(silent);
+    found.extend(unreachable);
     found.into()
 }
 
 fn is_reachable(node: &Node) -> bool {
     node.is_alive() && !host_port(&node.flight_uri).is_empty()
-}
-
-/// A DoGet that only a node which has the part answers.
-fn request(ticket: Vec<u8>) -> http::Request<Bytes> {
-    let mut request = grpc::do_get_request(ticket);
-    request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
-    request
 }
 
 #[cfg(test)]
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_come_first_then_other_live_nodes_then_silent_holders() {
+    fn candidates_are_live_holders_live_others_unreachable_holders() {
         let nodes = [
             node(1, NodeState::Alive),
             node(2, NodeState::Unreachable),
@@ -189,8 +190,8 @@ mod tests {
             node(4, NodeState::Alive),
             node(5, NodeState::Unreachable),
         ];
-        let members = Members { nodes: nodes.into_iter().collect(), ..Members::default() };
-        let order = sources(&members, NodeId(1), &[1, 2, 4]);
+        let members = ClusterMembers { nodes: nodes.into_iter().collect(), ..ClusterMembers::default() };
+        let order = candidates(&members, NodeId(1), &[1, 2, 4]);
         assert_eq!(order, [NodeId(4), NodeId(3), NodeId(2)]);
     }
 }

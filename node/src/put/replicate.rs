@@ -1,4 +1,6 @@
-//! Sealed parts → their holders, while the next part is being written.
+//! Step 4 of a put: sealed parts are copied to their holders, while the next parts are being written.
+//!
+//! Other nodes pull the copies; this node orders them to.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,155 +17,103 @@ use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, DiscardPartsRequest, WritePlan};
 use volley_common::{Code, Error, NodeId, Result};
 
-use crate::state::Shared;
+use crate::context::PutContext;
 
-/// Copies that one put has going at once.
+/// Copies that one put has in progress at once.
 const MAX_COPIES: usize = 4;
-/// A copy may take this long, and one second more for every ten megabytes.
-const COPY_TIME: Duration = Duration::from_secs(30);
+/// The timeout of a copy, to which one second is added for every ten megabytes.
+const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOWEST_BYTES_PER_SECOND: u64 = 10_000_000;
-/// How long discarding a failed write's parts is tried on each node.
-const DISCARD_TIME: Duration = Duration::from_secs(5);
+/// The timeout of discarding a failed write's parts, for each node.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which nodes are to hold a part, and in which order others take their places.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Choice {
-    /// This node is one of the shard's holders: its copy counts from the start.
-    pub local: bool,
-    /// The other nodes that are asked first.
-    pub first: Vec<NodeId>,
-    /// Who is asked when one of them fails.
-    pub spare: VecDeque<NodeId>,
-    /// Copies, this node's included if it counts, after which the put goes on.
-    pub need: usize,
+/// The parts of one write, and the copies of them that are in progress.
+pub struct PartReplicator {
+    shared: Arc<ReplicatorShared>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    parts: Mutex<Vec<Arc<ReplicatedPart>>>,
 }
 
-/// Chooses the nodes for a part of `shard`, written by the node `me`; those that `failed` earlier parts come last.
-pub fn choose(plan: &WritePlan, shard: u32, me: NodeId, failed: &BTreeSet<NodeId>) -> Choice {
-    let write = plan.write.as_ref();
-    let placed: Vec<NodeId> = write
-        .and_then(|w| w.placement.get(shard as usize))
-        .map(|holders| holders.nodes.iter().copied().map(NodeId).collect())
-        .unwrap_or_default();
-    let min_copies = write.and_then(|w| w.spec.as_ref()).map_or(1, |spec| spec.min_copies);
-    let mut spare: Vec<NodeId> = plan.nodes.iter().map(|n| NodeId(n.id)).collect();
-    spare.retain(|id| *id != me && !placed.contains(id));
-    if !spare.is_empty() {
-        // Not every shard's part should fall back on the same node.
-        let at = shard as usize % spare.len();
-        spare.rotate_left(at);
-    }
-    let mut first: Vec<NodeId> = placed.iter().copied().filter(|id| *id != me).collect();
-    prefer_sound(&mut first, &mut spare, failed);
-    Choice {
-        local: placed.is_empty() || placed.contains(&me),
-        first,
-        spare: spare.into(),
-        need: (min_copies as usize).clamp(1, placed.len().max(1)),
-    }
+/// What the tasks of a [`PartReplicator`] share.
+struct ReplicatorShared {
+    context: Arc<PutContext>,
+    plan: Arc<WritePlan>,
+    /// The table's name.
+    table: Vec<String>,
+    permits: Semaphore,
+    /// Nodes on which a copy failed.
+    failed: Mutex<BTreeSet<NodeId>>,
 }
 
-/// Gives the places of nodes that failed to sound spare ones, while there are any.
-fn prefer_sound(first: &mut [NodeId], spare: &mut Vec<NodeId>, failed: &BTreeSet<NodeId>) {
-    spare.sort_by_key(|id| failed.contains(id));
-    for place in first.iter_mut().filter(|id| failed.contains(id)) {
-        if spare.first().is_some_and(|id| !failed.contains(id)) {
-            spare.push(*place);
-            *place = spare.remove(0);
-        }
-    }
-}
-
-/// A part on its way to its holders.
-pub struct Copying {
+/// A part and its copies.
+struct ReplicatedPart {
     part: catalog::Part,
     holders: Mutex<Vec<NodeId>>,
-    asked: Mutex<Vec<NodeId>>,
+    /// Nodes that were ordered to copy it.
+    ordered: Mutex<Vec<NodeId>>,
 }
 
-impl Copying {
-    /// The catalog's row for the part, with those that hold it by now.
-    pub fn row(&self) -> catalog::Part {
+impl ReplicatedPart {
+    /// The catalog's row for the part, with its present holders.
+    fn row(&self) -> catalog::Part {
         let holders = self.holders.lock().iter().map(|id| id.0).collect();
         catalog::Part { holders, ..self.part.clone() }
     }
 }
 
-/// All parts of one put on their way.
-pub struct Replication {
-    state: Arc<Shared>,
-    plan: Arc<WritePlan>,
-    table: Vec<String>,
-    room: Arc<Semaphore>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-    parts: Mutex<Vec<Arc<Copying>>>,
-    /// Nodes on which a copy failed.
-    failed: Arc<Mutex<BTreeSet<NodeId>>>,
-}
-
-impl Replication {
-    /// For a write as planned, of the table of this name.
-    pub fn new(state: Arc<Shared>, plan: Arc<WritePlan>, table: Vec<String>) -> Self {
-        Replication {
-            state,
-            plan,
-            table,
-            room: Arc::new(Semaphore::new(MAX_COPIES)),
+impl PartReplicator {
+    /// For a planned write to the table of this name.
+    pub fn new(context: Arc<PutContext>, plan: Arc<WritePlan>, table: Vec<String>) -> Self {
+        let (permits, failed) = (Semaphore::new(MAX_COPIES), Mutex::default());
+        PartReplicator {
+            shared: Arc::new(ReplicatorShared { context, plan, table, permits, failed }),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             parts: Mutex::default(),
-            failed: Arc::default(),
         }
     }
 
-    /// Begins to copy a sealed part; the answer comes when enough nodes have it, or cannot.
-    pub fn begin(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
-        let choice = choose(&self.plan, part.shard, self.state.node(), &self.failed.lock());
-        let holders = if choice.local { vec![self.state.node()] } else { Vec::new() };
-        let copying = Arc::new(Copying { part, holders: Mutex::new(holders), asked: Mutex::default() });
-        self.parts.lock().push(copying.clone());
-        let (tell, told) = oneshot::channel();
-        let task = PartTask {
-            state: self.state.clone(),
-            plan: self.plan.clone(),
-            table: self.table.clone(),
-            room: self.room.clone(),
-            copying,
-            failed: self.failed.clone(),
-            tell: Some(tell),
-        };
+    /// Starts to copy a sealed part. The result comes when enough nodes hold it, or when they cannot.
+    pub fn start(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
+        let this_node = self.shared.context.store.node();
+        let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed.lock());
+        let holders = if targets.local { vec![this_node] } else { Vec::new() };
+        let part = Arc::new(ReplicatedPart { part, holders: Mutex::new(holders), ordered: Mutex::default() });
+        self.parts.lock().push(part.clone());
+        let (reply, result) = oneshot::channel();
+        let task = ReplicationTask { shared: self.shared.clone(), part, reply: Some(reply) };
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move { cancel.run_until_cancelled(task.run(choice)).await });
-        told
+        self.tasks.spawn(async move { cancel.run_until_cancelled(task.run(targets)).await });
+        result
     }
 
-    /// The catalog's rows of all parts.
-    pub fn rows(&self) -> Vec<catalog::Part> {
-        self.parts.lock().iter().map(|copying| copying.row()).collect()
+    /// The catalog's rows of all parts, with their present holders.
+    pub fn parts(&self) -> Vec<catalog::Part> {
+        self.parts.lock().iter().map(|part| part.row()).collect()
     }
 
-    /// Waits for the copies that are still under way.
-    pub async fn finish(&self) {
+    /// Waits for the copies in progress.
+    pub async fn wait(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Stops all copying and has other nodes discard what they have; best effort, within seconds.
-    pub async fn discard(&self, write: &str) {
+    /// Cancels all copies and orders other nodes to discard theirs: best effort, within seconds.
+    pub async fn discard(&self, write_id: &str) {
         self.cancel.cancel();
-        self.finish().await;
+        self.wait().await;
         let mut by_node: BTreeMap<NodeId, Vec<catalog::PartId>> = BTreeMap::new();
-        for copying in self.parts.lock().iter() {
-            for node in copying.asked.lock().iter() {
-                by_node.entry(*node).or_default().extend(copying.part.id);
+        for part in self.parts.lock().iter() {
+            for node in part.ordered.lock().iter() {
+                by_node.entry(*node).or_default().extend(part.part.id);
             }
         }
         let calls = by_node.into_iter().map(|(node, parts)| {
-            let request = DiscardPartsRequest { write: write.into(), parts };
+            let request = DiscardPartsRequest { write: write_id.into(), parts };
             async move {
-                let call = discard_on(&self.state, &self.plan, node, request);
-                if let Ok(Err(error)) = tokio::time::timeout(DISCARD_TIME, call).await {
+                let call = self.shared.discard_on(node, request);
+                if let Ok(Err(error)) = tokio::time::timeout(DISCARD_TIMEOUT, call).await {
                     tracing::debug!(%node, %error, "a failed write's parts stay until the next inventory");
                 }
             }
@@ -172,125 +122,167 @@ impl Replication {
     }
 }
 
-async fn discard_on(state: &Shared, plan: &WritePlan, node: NodeId, request: DiscardPartsRequest) -> Result<()> {
-    let addr = peer_addr(plan, node).ok_or_else(|| Error::unavailable("its address is unknown"))?;
-    NodeClient::new(state.pool.channel(addr)?).discard_parts(request).await?;
-    Ok(())
+/// Copies one part until all chosen nodes hold it or no substitute is left.
+struct ReplicationTask {
+    shared: Arc<ReplicatorShared>,
+    part: Arc<ReplicatedPart>,
+    /// Taken by the first result.
+    reply: Option<oneshot::Sender<Result<()>>>,
 }
 
-fn peer_addr(plan: &WritePlan, node: NodeId) -> Option<&str> {
-    plan.nodes.iter().find(|n| n.id == node.0).map(|n| n.peer_addr.as_str())
-}
-
-/// Copies one part until all chosen nodes have it or nobody is left to ask.
-struct PartTask {
-    state: Arc<Shared>,
-    plan: Arc<WritePlan>,
-    table: Vec<String>,
-    room: Arc<Semaphore>,
-    copying: Arc<Copying>,
-    failed: Arc<Mutex<BTreeSet<NodeId>>>,
-    tell: Option<oneshot::Sender<Result<()>>>,
-}
-
-impl PartTask {
-    async fn run(mut self, mut choice: Choice) {
+impl ReplicationTask {
+    async fn run(mut self, mut targets: ReplicaTargets) {
         let mut failures = Vec::new();
         let mut code = None;
-        self.tell_if_enough(choice.need);
-        let this = Arc::new((self.state.clone(), self.plan.clone(), self.table.clone(), self.room.clone()));
-        let ask = |node: NodeId, copying: Arc<Copying>| {
-            let this = this.clone();
-            async move { (node, copy_to(&this.0, &this.1, &this.2, &this.3, &copying, node).await) }
+        self.reply_if_enough(targets.required);
+        let (shared, part) = (self.shared.clone(), self.part.clone());
+        let copy = |node: NodeId| {
+            let (shared, part) = (&shared, &part);
+            async move { (node, shared.copy_to(part, node).await) }
         };
-        let mut pending: FuturesUnordered<_> =
-            choice.first.iter().map(|node| ask(*node, self.copying.clone())).collect();
-        while let Some((node, result)) = pending.next().await {
+        let mut copies: FuturesUnordered<_> = targets.first.iter().map(|node| copy(*node)).collect();
+        while let Some((node, result)) = copies.next().await {
             match result {
                 Ok(()) => {
-                    self.copying.holders.lock().push(node);
-                    self.tell_if_enough(choice.need);
+                    self.part.holders.lock().push(node);
+                    self.reply_if_enough(targets.required);
                 }
                 Err(error) => {
-                    tracing::warn!(part = %self.copying.part.part_id(), %node, %error, "a copy failed");
+                    tracing::warn!(part = %self.part.part.part_id(), %node, %error, "a copy failed");
                     failures.push(format!("node {node}: {error}"));
-                    // Only if all of them are full is it a matter of space.
+                    // RESOURCE_EXHAUSTED is the put's error only if all nodes are full.
                     let same = code.is_none_or(|code| code == error.code);
                     code = Some(if same { error.code } else { Code::Unavailable });
-                    self.failed.lock().insert(node);
-                    if let Some(next) = choice.spare.pop_front() {
-                        pending.push(ask(next, self.copying.clone()));
+                    self.shared.failed.lock().insert(node);
+                    if let Some(substitute) = targets.substitutes.pop_front() {
+                        copies.push(copy(substitute));
                     }
                 }
             }
         }
-        self.settle(&choice, &failures, code == Some(Code::ResourceExhausted));
+        self.finish(&targets, &failures, code == Some(Code::ResourceExhausted));
     }
 
-    /// Nobody is left to ask: this node's own copy counts if it must.
-    fn settle(&mut self, choice: &Choice, failures: &[String], full: bool) {
-        if self.tell.is_none() {
+    fn reply_if_enough(&mut self, required: usize) {
+        if self.part.holders.lock().len() >= required
+            && let Some(reply) = self.reply.take()
+        {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// No node is left to try: counts this node's copy too, and fails if there are still too few. `full`: all nodes that
+    /// failed are full.
+    fn finish(&mut self, targets: &ReplicaTargets, failures: &[String], full: bool) {
+        if self.reply.is_none() {
             return;
         }
-        let me = self.state.node();
-        let mut holders = self.copying.holders.lock();
-        if !holders.contains(&me) {
-            holders.push(me);
+        let this_node = self.shared.context.store.node();
+        let mut holders = self.part.holders.lock();
+        if !holders.contains(&this_node) {
+            holders.push(this_node);
         }
-        let have = holders.len();
+        let held = holders.len();
         drop(holders);
-        self.tell_if_enough(choice.need);
-        if let Some(tell) = self.tell.take() {
+        self.reply_if_enough(targets.required);
+        if let Some(reply) = self.reply.take() {
             let error = if full { Error::exhausted } else { Error::unavailable };
-            let _ = tell.send(Err(error(format!(
-                "only {have} of the {} copies that shard {} of {} needs could be made: {}",
-                choice.need,
-                self.copying.part.shard,
-                self.table.join("/"),
+            let _ = reply.send(Err(error(format!(
+                "only {held} of the {} copies that shard {} of {} needs could be made: {}",
+                targets.required,
+                self.part.part.shard,
+                self.shared.table.join("/"),
                 failures.join("; ")
             ))));
         }
     }
+}
 
-    fn tell_if_enough(&mut self, need: usize) {
-        if self.copying.holders.lock().len() >= need
-            && let Some(tell) = self.tell.take()
-        {
-            let _ = tell.send(Ok(()));
+impl ReplicatorShared {
+    /// Orders `node` to pull the part. Returns when its copy is verified and durable.
+    async fn copy_to(&self, part: &ReplicatedPart, node: NodeId) -> Result<()> {
+        let addr = self.peer_addr(node).ok_or_else(|| Error::unavailable("it is not in the cluster"))?;
+        let _permit = self.permits.acquire().await.map_err(|_| Error::cancelled("the node is stopping"))?;
+        part.ordered.lock().push(node);
+        let order = CopyPart {
+            part: Some(part.part.clone()),
+            table: self.table.clone(),
+            sources: self.sources(&part.holders.lock()),
+            background: false,
+        };
+        let timeout = COPY_TIMEOUT + Duration::from_secs(part.part.bytes / SLOWEST_BYTES_PER_SECOND);
+        let mut client = NodeClient::new(self.context.pool.channel(addr)?);
+        match tokio::time::timeout(timeout, client.copy_part(order)).await {
+            Ok(reply) => reply.map(|_| ()).map_err(Error::from),
+            Err(_) => Err(Error::unavailable(format!("it took more than {} s", timeout.as_secs()))),
         }
     }
-}
 
-/// Has `node` pull the part from here; returns when its copy is verified and durable.
-async fn copy_to(
-    state: &Shared,
-    plan: &WritePlan,
-    table: &[String],
-    room: &Semaphore,
-    copying: &Copying,
-    node: NodeId,
-) -> Result<()> {
-    let addr = peer_addr(plan, node).ok_or_else(|| Error::unavailable("it is not there"))?;
-    let _room = room.acquire().await.map_err(|_| Error::cancelled("the node is stopping"))?;
-    copying.asked.lock().push(node);
-    let order = CopyPart {
-        part: Some(copying.part.clone()),
-        table: table.to_vec(),
-        sources: sources(state, plan, &copying.holders.lock()),
-        background: false,
-    };
-    let deadline = COPY_TIME + Duration::from_secs(copying.part.bytes / SLOWEST_BYTES_PER_SECOND);
-    let mut client = NodeClient::new(state.pool.channel(addr)?);
-    match tokio::time::timeout(deadline, client.copy_part(order)).await {
-        Ok(reply) => reply.map(|_| ()).map_err(Error::from),
-        Err(_) => Err(Error::unavailable(format!("it took more than {} s", deadline.as_secs()))),
+    /// Peer addresses that have the part: this node, then the other holders.
+    fn sources(&self, holders: &[NodeId]) -> Vec<String> {
+        let this_node = self.context.store.node();
+        let others = holders.iter().filter(|id| **id != this_node).filter_map(|id| self.peer_addr(*id));
+        std::iter::once(self.context.peer_addr.clone()).chain(others.map(String::from)).collect()
+    }
+
+    async fn discard_on(&self, node: NodeId, request: DiscardPartsRequest) -> Result<()> {
+        let addr = self.peer_addr(node).ok_or_else(|| Error::unavailable("its address is unknown"))?;
+        NodeClient::new(self.context.pool.channel(addr)?).discard_parts(request).await?;
+        Ok(())
+    }
+
+    fn peer_addr(&self, node: NodeId) -> Option<&str> {
+        self.plan.nodes.iter().find(|n| n.id == node.0).map(|n| n.peer_addr.as_str())
     }
 }
 
-/// Where a part can be pulled from: here, then those that have it already.
-fn sources(state: &Shared, plan: &WritePlan, holders: &[NodeId]) -> Vec<String> {
-    let others = holders.iter().filter(|id| **id != state.node()).filter_map(|id| peer_addr(plan, *id));
-    std::iter::once(state.peer_addr.clone()).chain(others.map(String::from)).collect()
+/// The nodes that are to hold a part.
+#[derive(Clone, Debug, PartialEq)]
+struct ReplicaTargets {
+    /// This node is one of the shard's holders: its copy counts from the start.
+    local: bool,
+    /// The other nodes that are ordered to copy it first.
+    first: Vec<NodeId>,
+    /// Nodes that take the place of failed ones, in this order.
+    substitutes: VecDeque<NodeId>,
+    /// Copies, including this node's if it counts, after which the put goes on.
+    required: usize,
+}
+
+/// Chooses the holders of a part of `shard` that `this_node` writes. Nodes that `failed` earlier parts come last.
+fn choose_targets(plan: &WritePlan, shard: u32, this_node: NodeId, failed: &BTreeSet<NodeId>) -> ReplicaTargets {
+    let write = plan.write.as_ref();
+    let placed: Vec<NodeId> = write
+        .and_then(|w| w.placement.get(shard as usize))
+        .map(|holders| holders.nodes.iter().copied().map(NodeId).collect())
+        .unwrap_or_default();
+    let min_copies = write.and_then(|w| w.spec.as_ref()).map_or(1, |spec| spec.min_copies);
+    let mut substitutes: Vec<NodeId> = plan.nodes.iter().map(|n| NodeId(n.id)).collect();
+    substitutes.retain(|id| *id != this_node && !placed.contains(id));
+    if !substitutes.is_empty() {
+        // Spreads the shards over the substitutes.
+        let at = shard as usize % substitutes.len();
+        substitutes.rotate_left(at);
+    }
+    let mut first: Vec<NodeId> = placed.iter().copied().filter(|id| *id != this_node).collect();
+    replace_failed(&mut first, &mut substitutes, failed);
+    ReplicaTargets {
+        local: placed.is_empty() || placed.contains(&this_node),
+        first,
+        substitutes: substitutes.into(),
+        required: (min_copies as usize).clamp(1, placed.len().max(1)),
+    }
+}
+
+/// Replaces nodes that failed by substitutes that did not, while there are any.
+fn replace_failed(first: &mut [NodeId], substitutes: &mut Vec<NodeId>, failed: &BTreeSet<NodeId>) {
+    substitutes.sort_by_key(|id| failed.contains(id));
+    for place in first.iter_mut().filter(|id| failed.contains(id)) {
+        if substitutes.first().is_some_and(|id| !failed.contains(id)) {
+            substitutes.push(*place);
+            *place = substitutes.remove(0);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -312,36 +304,36 @@ mod tests {
     }
 
     #[test]
-    fn the_writers_copy_counts_only_where_the_shard_is_placed() {
+    fn writers_copy_counts_only_if_its_shard_is_placed_there() {
         let plan = plan(&[&[1, 2], &[2, 3]], 2, &[1, 2, 3, 4]);
-        let own = choose(&plan, 0, NodeId(1), &none());
-        assert_eq!((own.local, own.first, own.need), (true, vec![NodeId(2)], 2));
-        let other = choose(&plan, 1, NodeId(1), &none());
-        assert_eq!((other.local, other.first, other.need), (false, vec![NodeId(2), NodeId(3)], 2));
+        let own = choose_targets(&plan, 0, NodeId(1), &none());
+        assert_eq!((own.local, own.first, own.required), (true, vec![NodeId(2)], 2));
+        let other = choose_targets(&plan, 1, NodeId(1), &none());
+        assert_eq!((other.local, other.first, other.required), (false, vec![NodeId(2), NodeId(3)], 2));
     }
 
     #[test]
-    fn spares_are_live_nodes_that_are_neither_placed_nor_the_writer() {
+    fn substitutes_are_neither_placed_nor_the_writer() {
         let plan = plan(&[&[1, 2], &[1, 2]], 2, &[1, 2, 3, 4, 5]);
-        assert_eq!(choose(&plan, 0, NodeId(3), &none()).spare, [NodeId(4), NodeId(5)]);
-        assert_eq!(choose(&plan, 1, NodeId(3), &none()).spare, [NodeId(5), NodeId(4)]);
+        assert_eq!(choose_targets(&plan, 0, NodeId(3), &none()).substitutes, [NodeId(4), NodeId(5)]);
+        assert_eq!(choose_targets(&plan, 1, NodeId(3), &none()).substitutes, [NodeId(5), NodeId(4)]);
     }
 
     #[test]
-    fn no_more_copies_are_needed_than_nodes_were_placed() {
-        assert_eq!(choose(&plan(&[&[1]], 2, &[1]), 0, NodeId(1), &none()).need, 1);
-        assert_eq!(choose(&plan(&[&[1, 2, 3]], 0, &[1, 2, 3]), 0, NodeId(1), &none()).need, 1);
-        let nowhere = choose(&plan(&[], 1, &[1]), 0, NodeId(1), &none());
-        assert!(nowhere.local && nowhere.first.is_empty() && nowhere.spare.is_empty());
+    fn required_copies_are_at_most_the_placed_nodes() {
+        assert_eq!(choose_targets(&plan(&[&[1]], 2, &[1]), 0, NodeId(1), &none()).required, 1);
+        assert_eq!(choose_targets(&plan(&[&[1, 2, 3]], 0, &[1, 2, 3]), 0, NodeId(1), &none()).required, 1);
+        let nowhere = choose_targets(&plan(&[], 1, &[1]), 0, NodeId(1), &none());
+        assert!(nowhere.local && nowhere.first.is_empty() && nowhere.substitutes.is_empty());
     }
 
     #[test]
-    fn nodes_that_failed_are_asked_last() {
+    fn failed_nodes_are_chosen_last() {
         let plan = plan(&[&[1, 2, 3]], 2, &[1, 2, 3, 4, 5]);
-        let choice = choose(&plan, 0, NodeId(1), &[NodeId(2), NodeId(4)].into());
-        assert_eq!(choice.first, [NodeId(5), NodeId(3)]);
-        assert_eq!(choice.spare, [NodeId(4), NodeId(2)]);
-        let all_failed = choose(&plan, 0, NodeId(1), &(2..6).map(NodeId).collect());
+        let targets = choose_targets(&plan, 0, NodeId(1), &[NodeId(2), NodeId(4)].into());
+        assert_eq!(targets.first, [NodeId(5), NodeId(3)]);
+        assert_eq!(targets.substitutes, [NodeId(4), NodeId(2)]);
+        let all_failed = choose_targets(&plan, 0, NodeId(1), &(2..6).map(NodeId).collect());
         assert_eq!(all_failed.first, [NodeId(2), NodeId(3)]);
     }
 }

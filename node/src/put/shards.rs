@@ -1,6 +1,6 @@
-//! Rows → shards: consecutive blocks, or by the hash of key columns.
+//! Splits batches into shards: by consecutive blocks of rows, or by the hash of key columns.
 //!
-//! Nothing here touches a disk: what is decided goes to a [`Sink`].
+//! Pure: nothing here touches a disk. What is decided goes to a [`ShardSink`].
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -13,106 +13,120 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
-/// Bytes of rows that may wait in all shards together to become messages of a good size.
+/// Bytes of rows that may wait, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
-/// Bytes of rows that are sorted into shards together, at most: what is read once for each shard is to stay in the
+/// Bytes of rows that are sorted into shards together, at most. They are read once for each shard, and stay in the
 /// processor's cache meanwhile.
 const MAX_WINDOW: usize = 16 << 20;
-/// Bytes that a row counts in a window at least: its indexes (which shard, which row of it, which place in their order)
-/// take four times as much, so that those of rows of hardly any bytes are bounded too.
-const LEAST_ROW: usize = 3;
+/// Bytes that a row counts in a window at least. The indexes of a row (its shard, its place in the shard, its place in the
+/// sorted window) take four times as much, so this bounds the memory for rows that have hardly any bytes.
+const MIN_ROW_BYTES: usize = 3;
 
-/// Where the shards' rows go.
-pub trait Sink {
-    /// Rows for a shard, as one message; in order for each shard.
+/// Receives the rows of each shard.
+pub trait ShardSink {
+    /// Rows of a shard as one message, in order for each shard.
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()>;
     /// The shard's part ends here.
     fn end_part(&mut self, shard: u32) -> Result<()>;
 }
 
-/// How large things are to become, bytes.
+/// Sizes to aim for, bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct TargetSizes {
     /// A message, about.
     pub message: usize,
     /// A block of consecutive rows, at least.
     pub block: u64,
 }
 
-/// Cuts one stream of rows into its shards.
-pub enum Shards {
+/// Splits one stream of batches into shards.
+///
+/// Batches come conformed to the table's schema. [`BatchPartitioner::push`] detaches and compacts each of them; rows that are
+/// sliced or sorted afterwards are compacted where that is done.
+pub enum BatchPartitioner {
     /// Without keys: block k goes to shard (first + k) mod N.
-    Blocks(Blocks),
+    RoundRobin(BlockPartitioner),
     /// By the hash of key columns.
-    Keys(Keys),
+    Hash(HashPartitioner),
 }
 
-impl Shards {
-    /// For a table as `spec` says; the first block goes to the shard `first`.
+impl BatchPartitioner {
+    /// For a table of this spec. The first block goes to the shard `first`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
-    pub fn new(spec: &TableSpec, schema: &SchemaRef, sizes: Sizes, first: u32) -> Result<Self> {
+    pub fn new(spec: &TableSpec, schema: &SchemaRef, sizes: TargetSizes, first: u32) -> Result<Self> {
         let shards = spec.shards.max(1);
-        let blocks = |sizes, first| Blocks { shards, sizes, block: first, filled: 0, pending: Pending::default() };
+        let blocks =
+            |sizes, first| BlockPartitioner { shards, sizes, block: first, filled: 0, pending: PendingRows::default() };
         if spec.shard_by.is_empty() {
-            return Ok(Shards::Blocks(blocks(sizes, u64::from(first))));
+            return Ok(BatchPartitioner::RoundRobin(blocks(sizes, u64::from(first))));
         }
         let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
         Ok(match shards {
-            // All rows go there, as they come.
-            1 => Shards::Blocks(blocks(Sizes { block: u64::MAX, ..sizes }, 0)),
-            _ => Shards::Keys(Keys::new(partitioner, shards, sizes.message)),
+            // All rows go to the only shard, in the order in which they come.
+            1 => BatchPartitioner::RoundRobin(blocks(TargetSizes { block: u64::MAX, ..sizes }, 0)),
+            _ => BatchPartitioner::Hash(HashPartitioner::new(partitioner, shards, sizes.message)),
         })
     }
 
-    /// Takes the stream's next rows.
-    pub fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
+    /// Adds the stream's next rows.
+    pub fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
         let batch = detach(batch);
         match self {
-            Shards::Blocks(blocks) => blocks.push(&batch, sink),
-            Shards::Keys(keys) => keys.push(&batch, sink),
+            BatchPartitioner::RoundRobin(blocks) => blocks.push(&batch, sink),
+            BatchPartitioner::Hash(keys) => keys.push(&batch, sink),
         }
     }
 
-    /// Writes out what waits: before a dictionary changes, and at the end.
-    pub fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
+    /// Writes all rows that wait: before a dictionary changes, and at the end.
+    pub fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         match self {
-            Shards::Blocks(blocks) => blocks.flush(sink),
-            Shards::Keys(keys) => keys.flush(sink),
+            BatchPartitioner::RoundRobin(blocks) => blocks.flush(sink),
+            BatchPartitioner::Hash(keys) => keys.flush(sink),
         }
     }
 }
 
-/// Consecutive blocks.
-pub struct Blocks {
+/// Consecutive blocks of rows go round the shards.
+pub struct BlockPartitioner {
     shards: u32,
-    sizes: Sizes,
+    sizes: TargetSizes,
+    /// The present block's number, and its bytes that were written.
     block: u64,
     filled: u64,
-    pending: Pending,
+    pending: PendingRows,
 }
 
-impl Blocks {
-    fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        for piece in split(batch, self.sizes.message) {
+impl BlockPartitioner {
+    fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
+        let bytes = data_bytes(batch);
+        if bytes <= self.sizes.message {
+            return self.add(batch.clone(), bytes, sink);
+        }
+        split(batch, self.sizes.message).try_for_each(|piece| {
             let bytes = data_bytes(&piece);
-            if self.pending.bytes + bytes > self.sizes.message {
-                self.flush(sink)?;
-            }
-            self.pending.push(piece, bytes);
-            if self.filled + self.pending.bytes as u64 >= self.sizes.block {
-                self.flush(sink)?;
-            }
+            self.add(piece, bytes, sink)
+        })
+    }
+
+    /// Adds rows of at most about one message.
+    fn add(&mut self, rows: RecordBatch, bytes: usize, sink: &mut impl ShardSink) -> Result<()> {
+        if self.pending.bytes + bytes > self.sizes.message {
+            self.flush(sink)?;
+        }
+        self.pending.push(rows, bytes);
+        if self.filled + self.pending.bytes as u64 >= self.sizes.block {
+            self.flush(sink)?;
         }
         Ok(())
     }
 
-    /// Writes what waits, and ends the block when it is full.
-    fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
+    /// Writes the rows that wait, and ends the block if it is full.
+    fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         let shard = (self.block % u64::from(self.shards)) as u32;
         self.filled += self.pending.bytes as u64;
         self.pending.take().iter().try_for_each(|message| sink.write(shard, message))?;
@@ -125,66 +139,67 @@ impl Blocks {
     }
 }
 
-/// Rows by the hash of their key columns.
+/// Rows go to shards by the hash of their key columns.
 ///
-/// They are gathered until there is about a message for each shard, then brought into the order of the shards by one pass
-/// over each column: a shard's message is a slice of what comes out. Only rows that do not make a message yet are copied
-/// once more, when there are enough of them.
-pub struct Keys {
+/// Batches are gathered in a window of about one message for each shard. The window is then sorted by shard in one pass over
+/// each column, and a shard's message is a slice of the result. Only rows of a shard that do not fill a message yet are
+/// copied once more, when there are enough of them.
+pub struct HashPartitioner {
     partitioner: Partitioner,
     message_bytes: usize,
-    /// Rows that are sorted together, and their [`weight`].
+    /// Batches that will be sorted together, their [`weight`], and its limit.
     window: Vec<RecordBatch>,
-    waiting: usize,
-    window_bytes: usize,
-    shards: Vec<Pending>,
+    window_weight: usize,
+    max_window: usize,
+    shards: Vec<PendingRows>,
     /// Bytes that wait in all shards.
-    total: usize,
+    pending_bytes: usize,
 }
 
-impl Keys {
+impl HashPartitioner {
     fn new(partitioner: Partitioner, shards: u32, message_bytes: usize) -> Self {
-        Keys {
+        HashPartitioner {
             partitioner,
             message_bytes,
             window: Vec::new(),
-            waiting: 0,
-            window_bytes: message_bytes.saturating_mul(shards as usize).min(MAX_WINDOW.max(message_bytes)),
-            shards: (0..shards).map(|_| Pending::default()).collect(),
-            total: 0,
+            window_weight: 0,
+            max_window: message_bytes.saturating_mul(shards as usize).min(MAX_WINDOW.max(message_bytes)),
+            shards: (0..shards).map(|_| PendingRows::default()).collect(),
+            pending_bytes: 0,
         }
     }
 
-    fn push(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
-        let windows = weight(batch).div_ceil(self.window_bytes).max(1);
+    fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
+        let windows = weight(batch).div_ceil(self.max_window).max(1);
         let step = batch.num_rows().div_ceil(windows).max(1);
         for at in (0..batch.num_rows()).step_by(step) {
             let piece = batch.slice(at, step.min(batch.num_rows() - at));
             let weight = weight(&piece);
-            if self.waiting + weight > self.window_bytes {
+            if self.window_weight + weight > self.max_window {
                 self.sort(sink)?;
             }
-            self.waiting += weight;
+            self.window_weight += weight;
             self.window.push(piece);
         }
         Ok(())
     }
 
-    /// Writes out all that waits.
-    fn flush(&mut self, sink: &mut impl Sink) -> Result<()> {
+    /// Writes all rows that wait.
+    fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         self.sort(sink)?;
         (0..self.shards.len()).try_for_each(|shard| self.write(shard, sink))
     }
 
-    fn sort(&mut self, sink: &mut impl Sink) -> Result<()> {
-        self.waiting = 0;
+    /// Sorts the window into the shards.
+    fn sort(&mut self, sink: &mut impl ShardSink) -> Result<()> {
+        self.window_weight = 0;
         for batch in join(std::mem::take(&mut self.window)) {
             self.scatter(&batch, sink)?;
         }
         Ok(())
     }
 
-    fn scatter(&mut self, batch: &RecordBatch, sink: &mut impl Sink) -> Result<()> {
+    fn scatter(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
         let mut rows_of = group(&self.partitioner.shards_of(batch)?, self.shards.len());
         let row_bytes = data_bytes(batch) as f64 / batch.num_rows().max(1) as f64;
         let enough = |shard: usize, rows: usize| {
@@ -201,11 +216,11 @@ impl Keys {
                 at += rows.len();
                 self.write(shard, sink)?;
             } else {
-                // In memory of its own: it may wait for long.
+                // Copied, so that a few rows that wait for long do not keep the whole window in memory.
                 self.add(shard, pick(batch, std::mem::take(rows))?);
             }
         }
-        while self.total > MAX_PENDING {
+        while self.pending_bytes > MAX_PENDING {
             self.write(self.largest(), sink)?;
         }
         Ok(())
@@ -214,7 +229,7 @@ impl Keys {
     fn add(&mut self, shard: usize, rows: RecordBatch) {
         let rows = shrink_to_fit(&rows);
         let bytes = data_bytes(&rows);
-        self.total += bytes;
+        self.pending_bytes += bytes;
         self.shards[shard].push(rows, bytes);
     }
 
@@ -223,10 +238,10 @@ impl Keys {
         sizes.max_by_key(|(_, bytes)| *bytes).map_or(0, |(shard, _)| shard)
     }
 
-    fn write(&mut self, shard: usize, sink: &mut impl Sink) -> Result<()> {
-        self.total -= self.shards[shard].bytes;
+    fn write(&mut self, shard: usize, sink: &mut impl ShardSink) -> Result<()> {
+        self.pending_bytes -= self.shards[shard].bytes;
         for rows in self.shards[shard].take() {
-            // Cut where it is nearer to two messages than to one.
+            // Split if it is nearer to two messages than to one.
             if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_SPLIT_BYTES) {
                 sink.write(shard as u32, &rows)?;
             } else {
@@ -237,12 +252,12 @@ impl Keys {
     }
 }
 
-/// What rows count in a window.
+/// What a batch counts in a window, bytes.
 fn weight(batch: &RecordBatch) -> usize {
-    data_bytes(batch).max(batch.num_rows() * LEAST_ROW)
+    data_bytes(batch).max(batch.num_rows() * MIN_ROW_BYTES)
 }
 
-/// The rows of each shard, in their order.
+/// The row numbers of each shard, ascending.
 fn group(shard_of: &[u32], shards: usize) -> Vec<Vec<u32>> {
     let mut rows = vec![Vec::new(); shards];
     for (row, shard) in shard_of.iter().enumerate() {
@@ -251,7 +266,7 @@ fn group(shard_of: &[u32], shards: usize) -> Vec<Vec<u32>> {
     rows
 }
 
-/// These rows, in this order.
+/// The rows of these numbers, in this order.
 fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
     take_record_batch(batch, &UInt32Array::from(rows))
         .map_err(|e| Error::internal(format!("rows cannot be sorted into shards: {e}")))
@@ -259,25 +274,25 @@ fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
 
 /// Rows of one shard that wait to become one message.
 #[derive(Default)]
-struct Pending {
+struct PendingRows {
     batches: Vec<RecordBatch>,
     bytes: usize,
 }
 
-impl Pending {
+impl PendingRows {
     fn push(&mut self, batch: RecordBatch, bytes: usize) {
         self.batches.push(batch);
         self.bytes += bytes;
     }
 
-    /// All that waits, in one batch; in several if arrow cannot join them.
+    /// Removes all rows: in one batch, or in several if arrow cannot join them.
     fn take(&mut self) -> Vec<RecordBatch> {
         self.bytes = 0;
         join(std::mem::take(&mut self.batches))
     }
 }
 
-/// One batch of all, if arrow can join them.
+/// Joins batches into one, if arrow can.
 fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     match batches.as_slice() {
         [] | [_] => batches,
@@ -289,5 +304,4 @@ fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
 }
 
 #[cfg(test)]
-#[path = "shards_tests.rs"]
 mod tests;

@@ -1,11 +1,9 @@
-//! Nodes in the test's own process, that serve nothing but gets.
+//! Nodes in this process that only serve gets.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use arrow_flight::FlightData;
@@ -21,22 +19,22 @@ use volley_common::http2::{ReplyBody, grpc_frames};
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::ipc::schema::schema_message;
 use volley_common::net::ConnectionPool;
+use volley_common::server::ServerConfig;
 use volley_common::server::serve::{ServerLimits, bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::{self, Compression, NodeState};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, clock};
 
+use crate::cluster_view::ClusterMembers;
 use crate::config::NodeConfig;
-use crate::get::request::{read_ticket, verified};
-use crate::get::source::Source;
-use crate::get::{HOP_HEADER, serve_get};
-use crate::state::{CoordinatorClient, Members, Shared};
-use crate::storage::{PartSpec, Store, Wrote};
+use crate::context::{NodeAddresses, NodeContext};
+use crate::get::{open, serve_get};
+use crate::storage::{BatchWrite, PartSpec, PartStore};
 
 /// A node that serves gets, and its folder.
 pub struct TestNode {
-    pub state: Arc<Shared>,
+    pub context: Arc<NodeContext>,
     pub addr: String,
     shutdown: CancellationToken,
     dir: tempfile::TempDir,
@@ -54,45 +52,49 @@ pub fn key() -> TicketKey {
 
 impl TestNode {
     pub async fn start() -> Self {
-        TestNode::answering(|state, request| async move { serve_get(state, request).await }).await
+        TestNode::serving(|node, request| async move { serve_get(node.get.clone(), request).await }).await
     }
 
     /// A node that ends each stream with an error after so many messages.
     pub async fn breaking_after(messages: usize) -> Self {
-        TestNode::answering(move |state, request| async move {
-            let head = request.headers().clone();
-            let bytes = read_ticket(request.into_body()).await.unwrap();
-            let ticket = verified(&state, &bytes, &head).await.unwrap();
-            let source = Source::new(state, ticket, head.contains_key(HOP_HEADER)).unwrap();
-            grpc_frames(broken(source.stream(0), messages))
+        TestNode::serving(move |node, request| async move {
+            let reader = open(node.get.clone(), request).await.unwrap();
+            grpc_frames(broken(reader.frames(0), messages))
         })
         .await
     }
 
-    /// A node that answers by `answer`.
-    pub async fn answering<F, Fut>(answer: F) -> Self
+    /// A node that serves requests by `serve_request`.
+    pub async fn serving<F, Fut>(serve_request: F) -> Self
     where
-        F: Fn(Arc<Shared>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Arc<NodeContext>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
     {
         let dir = tempfile::tempdir().unwrap();
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
-        let state = Arc::new(shared(&dir, &addr, shutdown.clone()));
-        let shared = state.clone();
+        // Nothing listens at the coordinator's address.
+        let config = NodeConfig { coordinators: vec!["127.0.0.1:1".into()], ..NodeConfig::default() };
+        let server = ServerConfig { request_timeout_ms: 1, ..config.server };
+        let config = NodeConfig { server, ..config };
+        let flight_uri = format!("grpc+tcp://{addr}");
+        let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, listeners: Vec::new() };
+        let context = NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, shutdown.clone());
+        context.cluster.ticket_key.store(Some(Arc::new(key())));
+        let node = context.clone();
         let service = tower::service_fn(move |request| {
-            let reply = answer(shared.clone(), request);
+            let reply = serve_request(node.clone(), request);
             async move { Ok::<_, Infallible>(reply.await) }
         });
         tokio::spawn(serve(listener, service, shutdown.clone(), ServerLimits::default()));
-        TestNode { state, addr, shutdown, dir }
+        TestNode { context, addr, shutdown, dir }
     }
 
     /// Writes a part of one message a batch.
     pub fn write(&self, batches: &[RecordBatch]) -> PartId {
         let mut writer = self
-            .state
+            .context
             .store
             .create(PartSpec {
                 table: "t/1".parse().unwrap(),
@@ -104,7 +106,7 @@ impl TestNode {
             })
             .unwrap();
         for batch in batches {
-            assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
+            assert_eq!(writer.write(batch).unwrap(), BatchWrite::Written);
         }
         writer.seal().unwrap().id
     }
@@ -123,13 +125,13 @@ impl TestNode {
         self.get_bytes(key().sign(ticket)).await
     }
 
-    /// Gets by whatever bytes.
+    /// Gets by these bytes, signed or not.
     pub async fn get_bytes(&self, ticket: impl Into<Bytes>) -> Result<Vec<RecordBatch>, Status> {
         let request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
         self.call(request).await
     }
 
-    /// The messages of a stream by a signed ticket, as they come.
+    /// The messages of a get by a signed ticket, not decoded.
     pub async fn stream(&self, ticket: &Ticket) -> Result<Vec<FlightData>, Status> {
         let request = Request::new(arrow_flight::Ticket { ticket: key().sign(ticket).into() });
         let channel = ConnectionPool::new().channel(&self.addr).unwrap();
@@ -158,37 +160,15 @@ fn broken(
     })
 }
 
-fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> Shared {
-    let pool = ConnectionPool::new();
-    Shared {
-        config: NodeConfig::default(),
-        store: Store::open(dir.path()).unwrap(),
-        // Nobody listens there.
-        coordinators: CoordinatorClient::new(pool.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),
-        pool,
-        ticket_key: ArcSwapOption::from_pointee(key()),
-        cluster: ArcSwapOption::from_pointee("c".to_string()),
-        members: ArcSwap::from_pointee(Members::default()),
-        cancelled: Default::default(),
-        puts: Default::default(),
-        pulls: Default::default(),
-        received: Default::default(),
-        peer_addr: addr.to_string(),
-        flight_uri: format!("grpc+tcp://{addr}"),
-        listeners: Vec::new(),
-        shutdown,
-    }
-}
-
-/// Tells every node of all.
+/// Makes the nodes members of one cluster.
 pub fn introduce(nodes: &[&TestNode]) {
     let rows: BTreeMap<_, _> = nodes
         .iter()
         .map(|node| {
-            let id = node.state.node();
+            let id = node.context.store.node();
             let row = catalog::Node {
                 id: id.0,
-                flight_uri: node.state.flight_uri.clone(),
+                flight_uri: node.context.addresses.flight_uri.clone(),
                 state: NodeState::Alive.into(),
                 ..catalog::Node::default()
             };
@@ -196,7 +176,8 @@ pub fn introduce(nodes: &[&TestNode]) {
         })
         .collect();
     for node in nodes {
-        node.state.members.store(Arc::new(Members { nodes: rows.clone(), ..Members::default() }));
+        let members = ClusterMembers { nodes: rows.clone(), ..ClusterMembers::default() };
+        node.context.cluster.members.store(Arc::new(members));
     }
 }
 
@@ -227,7 +208,7 @@ pub fn batch(from: i64, rows: i64, words: &[&str]) -> RecordBatch {
 pub fn ticket(parts: &[(PartId, &[&TestNode])]) -> Ticket {
     let part = |(id, holders): &(PartId, &[&TestNode])| TicketPart {
         id: Some((*id).into()),
-        holders: holders.iter().map(|node| node.state.node().0).collect(),
+        holders: holders.iter().map(|node| node.context.store.node().0).collect(),
         ..TicketPart::default()
     };
     Ticket {

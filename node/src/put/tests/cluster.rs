@@ -1,4 +1,4 @@
-//! Nodes that run in this process, and a coordinator that only remembers what it is told.
+//! Nodes in this process, and a fake coordinator that records what they call.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Holders, Node, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
@@ -24,15 +23,14 @@ use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId};
 
 use crate::config::NodeConfig;
-use crate::coordinator_client::CoordinatorClient;
-use crate::copy::Pulls;
+use crate::context::{NodeAddresses, NodeContext};
 use crate::peer;
-use crate::state::Shared;
-use crate::storage::Store;
+use crate::put::handshake::PutMessages;
+use crate::storage::PartStore;
 
-/// What the coordinator of these tests knows.
+/// The state of the fake coordinator.
 #[derive(Default)]
-pub struct Book {
+pub struct FakeCoordinatorState {
     pub nodes: Vec<Node>,
     pub placement: Vec<Vec<u64>>,
     pub spec: TableSpec,
@@ -43,29 +41,31 @@ pub struct Book {
 }
 
 #[derive(Clone, Default)]
-pub struct Fake(pub Arc<Mutex<Book>>);
+pub struct FakeCoordinator {
+    pub state: Arc<Mutex<FakeCoordinatorState>>,
+}
 
-type Orders = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
+type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
 
-fn not_here<T>() -> Result<Response<T>, Status> {
+fn unimplemented<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not in these tests"))
 }
 
 #[tonic::async_trait]
-impl Coordinator for Fake {
-    type SessionStream = Orders;
+impl Coordinator for FakeCoordinator {
+    type SessionStream = OrderStream;
 
     async fn propose(&self, _: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
-        not_here()
+        unimplemented()
     }
     async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        not_here()
+        unimplemented()
     }
-    async fn session(&self, _: Request<tonic::Streaming<NodeReport>>) -> Result<Response<Orders>, Status> {
-        not_here()
+    async fn session(&self, _: Request<tonic::Streaming<NodeReport>>) -> Result<Response<OrderStream>, Status> {
+        unimplemented()
     }
     async fn plan_read(&self, _: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
-        not_here()
+        unimplemented()
     }
     async fn renew_write(&self, _: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
         Ok(Response::new(RenewWriteReply {}))
@@ -73,34 +73,34 @@ impl Coordinator for Fake {
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
         let request = request.into_inner();
-        let mut book = self.0.lock();
-        let placement = book.placement.iter().map(|nodes| Holders { nodes: nodes.clone() }).collect();
+        let mut state = self.state.lock();
+        let placement = state.placement.iter().map(|nodes| Holders { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),
             table: request.table,
-            spec: Some(book.spec.clone()),
+            spec: Some(state.spec.clone()),
             schema: request.schema,
             placement,
-            staged: book.staged,
+            staged: state.staged,
             attempt: request.attempt,
             ..Write::default()
         };
-        let write = book.writes.entry(request.write_id).or_insert(new).clone();
-        Ok(Response::new(WritePlan { write: Some(write), nodes: book.nodes.clone(), lease_ms: 60_000 }))
+        let write = state.writes.entry(request.write_id).or_insert(new).clone();
+        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
-        self.0.lock().staged_parts.push(request.into_inner());
+        self.state.lock().staged_parts.push(request.into_inner());
         Ok(Response::new(StagePartsReply {}))
     }
 
     async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
         let request = request.into_inner();
-        let mut book = self.0.lock();
-        if let Some(error) = book.refuse_commit.clone() {
+        let mut state = self.state.lock();
+        if let Some(error) = state.refuse_commit.clone() {
             return Err(error.into());
         }
-        let write = book.writes.get_mut(&request.write).ok_or_else(|| Status::not_found("no such write"))?;
+        let write = state.writes.get_mut(&request.write).ok_or_else(|| Status::not_found("no such write"))?;
         let outcome = WriteOutcome {
             table: write.table.clone(),
             version: 1,
@@ -117,7 +117,7 @@ impl Coordinator for Fake {
 
     async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
         let request = request.into_inner();
-        if let Some(write) = self.0.lock().writes.get_mut(&request.write) {
+        if let Some(write) = self.state.lock().writes.get_mut(&request.write) {
             write.set_state(WriteState::Aborted);
             write.abort_reason = request.reason;
         }
@@ -125,51 +125,59 @@ impl Coordinator for Fake {
     }
 }
 
-pub struct Cluster {
-    pub fake: Fake,
-    pub nodes: Vec<(Arc<Shared>, TempDir, CancellationToken)>,
+/// A node that serves its peers.
+pub struct PeerNode {
+    pub context: Arc<NodeContext>,
+    /// Stops the peer service.
+    pub stop: CancellationToken,
+    _dir: TempDir,
 }
 
-impl Cluster {
+pub struct TestCluster {
+    pub coordinator: FakeCoordinator,
+    pub nodes: Vec<PeerNode>,
+}
+
+impl TestCluster {
     /// `count` nodes; shards placed on the nodes of these indexes.
-    pub async fn start(count: usize, placement: &[&[usize]], min_copies: u32) -> Cluster {
-        let fake = Fake::default();
+    pub async fn start(count: usize, placement: &[&[usize]], min_copies: u32) -> TestCluster {
+        let coordinator = FakeCoordinator::default();
         let listener = serve::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let service = TonicService(Routes::new(CoordinatorServer::new(fake.clone())));
+        let service = TonicService(Routes::new(CoordinatorServer::new(coordinator.clone())));
         tokio::spawn(serve::serve(listener, service, CancellationToken::new(), ServerLimits::default()));
         let mut nodes = Vec::new();
         for _ in 0..count {
             nodes.push(start_node(&addr).await);
         }
-        let cluster = Cluster { fake, nodes };
-        let mut book = cluster.fake.0.lock();
-        book.nodes = cluster.nodes.iter().map(|(state, ..)| row(state)).collect();
-        book.placement = placement.iter().map(|shard| shard.iter().map(|i| cluster.id(*i).0).collect()).collect();
-        book.spec = TableSpec { shards: placement.len() as u32, min_copies, replicas: 2, ..TableSpec::default() };
-        drop(book);
+        let cluster = TestCluster { coordinator, nodes };
+        let mut state = cluster.coordinator.state.lock();
+        state.nodes = cluster.nodes.iter().map(|node| catalog_node(&node.context)).collect();
+        state.placement = placement.iter().map(|shard| shard.iter().map(|i| cluster.id(*i).0).collect()).collect();
+        state.spec = TableSpec { shards: placement.len() as u32, min_copies, replicas: 2, ..TableSpec::default() };
+        drop(state);
         cluster
     }
 
     pub fn id(&self, node: usize) -> NodeId {
-        self.nodes[node].0.node()
+        self.nodes[node].context.store.node()
     }
 
-    /// Puts at node 0 and gives the answers' metadata.
-    pub async fn put(&self, input: impl crate::put::Input + 'static) -> volley_common::Result<Vec<bytes::Bytes>> {
-        let results = crate::put::put(self.nodes[0].0.clone(), MetadataMap::new(), input);
+    /// Puts at node 0; returns the results' metadata.
+    pub async fn put(&self, input: impl PutMessages + 'static) -> volley_common::Result<Vec<bytes::Bytes>> {
+        let results = crate::put::put(self.nodes[0].context.put.clone(), MetadataMap::new(), input);
         results.map_ok(|r| r.app_metadata).try_collect().await
     }
 
     pub fn held(&self, node: usize) -> usize {
-        self.nodes[node].0.store.inventory().len()
+        self.nodes[node].context.store.inventory().len()
     }
 
     pub fn write(&self) -> Write {
-        self.fake.0.lock().writes.values().next().cloned().unwrap()
+        self.coordinator.state.lock().writes.values().next().cloned().unwrap()
     }
 
-    /// Waits until the nodes hold so many parts each.
+    /// Waits until each node holds as many parts.
     pub async fn settles(&self, parts: &[usize]) {
         let held = || parts.iter().enumerate().map(|(node, _)| self.held(node)).collect::<Vec<_>>();
         let settled = async {
@@ -182,43 +190,30 @@ impl Cluster {
     }
 }
 
-async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationToken) {
+async fn start_node(coordinator: &str) -> PeerNode {
     let dir = TempDir::new().unwrap();
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
-    let peer_addr = listener.local_addr().unwrap().to_string();
-    let pool = ConnectionPool::new();
-    // Slow enough to be seen; puts are to take no notice of it.
-    let config = NodeConfig { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..NodeConfig::default() };
-    let pulls = Pulls::new(&config);
-    let state = Arc::new(Shared {
-        coordinators: CoordinatorClient::new(pool.clone(), vec![coordinator.into()], Duration::from_secs(5)),
-        store: Store::open(dir.path()).unwrap(),
+    let addresses = NodeAddresses {
+        peer_addr: listener.local_addr().unwrap().to_string(),
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
         listeners: Vec::new(),
-        peer_addr,
-        config,
-        pool,
-        ticket_key: None.into(),
-        cluster: None.into(),
-        members: Default::default(),
-        cancelled: Default::default(),
-        puts: Default::default(),
-        pulls,
-        received: Default::default(),
-        shutdown: CancellationToken::new(),
-    });
+    };
+    let config = NodeConfig {
+        coordinators: vec![coordinator.into()],
+        block_bytes: 1 << 20,
+        // Slow enough to be noticed. Copies of puts must not be throttled.
+        copy_bytes_per_second: 1 << 20,
+        ..NodeConfig::default()
+    };
+    let context = NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, CancellationToken::new());
     let stop = CancellationToken::new();
-    tokio::spawn(serve::serve(
-        listener,
-        TonicService(Routes::new(peer::service(state.clone()))),
-        stop.clone(),
-        ServerLimits::default(),
-    ));
-    (state, dir, stop)
+    let service = TonicService(Routes::new(peer::service(&context)));
+    tokio::spawn(serve::serve(listener, service, stop.clone(), ServerLimits::default()));
+    PeerNode { context, stop, _dir: dir }
 }
 
-fn row(state: &Shared) -> Node {
-    Node { id: state.node().0, peer_addr: state.peer_addr.clone(), ..Node::default() }
+fn catalog_node(context: &NodeContext) -> Node {
+    Node { id: context.store.node().0, peer_addr: context.addresses.peer_addr.clone(), ..Node::default() }
 }
 
 pub fn batch(from: i64, rows: i64) -> RecordBatch {
@@ -226,7 +221,7 @@ pub fn batch(from: i64, rows: i64) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from_iter_values(from..from + rows))]).unwrap()
 }
 
-/// The messages of a client that puts these batches under a descriptor.
+/// The messages of a client that puts these batches with this descriptor.
 pub async fn messages(command: &str, batches: Vec<RecordBatch>) -> Vec<volley_common::Result<FlightData>> {
     let schema = batch(0, 0).schema();
     let encoder = FlightDataEncoderBuilder::new()

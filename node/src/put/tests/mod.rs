@@ -19,16 +19,17 @@ use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
 
-use cluster::{Cluster, batch, megabytes, messages};
+use crate::router::FlightRouter;
+use cluster::{TestCluster, batch, megabytes, messages};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_is_committed_with_the_holders_of_every_part() {
-    let cluster = Cluster::start(3, &[&[0, 1], &[1, 2]], 2).await;
+async fn put_is_committed_with_the_holders_of_each_part() {
+    let cluster = TestCluster::start(3, &[&[0, 1], &[1, 2]], 2).await;
     let input = messages("t", megabytes(4)).await;
     let count = input.len() - 1;
-    let answers = cluster.put(stream::iter(input)).await.unwrap();
-    assert_eq!(answers.len(), count + 1, "one for each message with rows, and the outcome");
-    let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+    let acks = cluster.put(stream::iter(input)).await.unwrap();
+    assert_eq!(acks.len(), count + 1, "one for each message with rows, and the outcome");
+    let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
     assert_eq!((&outcome["table"], &outcome["version"], &outcome["rows"]), (&"t".into(), &1.into(), &524_288.into()));
     let write = cluster.write();
     assert_eq!(write.parts.len() as u64, outcome["parts"].as_u64().unwrap());
@@ -44,8 +45,8 @@ async fn a_put_is_committed_with_the_holders_of_every_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_vanishes_leaves_nothing() {
-    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
+async fn broken_input_stream_rolls_the_put_back() {
+    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
     let (wait, input) = (CancellationToken::new(), messages("t", megabytes(6)).await);
     let breaks = wait.clone();
     let end = stream::once(async move {
@@ -54,8 +55,8 @@ async fn a_client_that_vanishes_leaves_nothing() {
     });
     let input = Box::pin(stream::iter(input).chain(end));
     let put = tokio::spawn({
-        let state = cluster.nodes[0].0.clone();
-        async move { crate::put::put(state, MetadataMap::new(), input).try_collect::<Vec<_>>().await }
+        let context = cluster.nodes[0].context.put.clone();
+        async move { crate::put::put(context, MetadataMap::new(), input).try_collect::<Vec<_>>().await }
     });
     while cluster.held(1) < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -67,23 +68,23 @@ async fn a_client_that_vanishes_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_stops_listening_is_gone() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
+async fn dropped_result_stream_rolls_the_put_back() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
     let input = stream::iter(messages("t", megabytes(2)).await).chain(stream::pending());
-    let mut results = crate::put::put(cluster.nodes[0].0.clone(), MetadataMap::new(), Box::pin(input));
+    let mut results = crate::put::put(cluster.nodes[0].context.put.clone(), MetadataMap::new(), Box::pin(input));
     results.next().await.unwrap().unwrap();
     drop(results);
-    cluster.nodes[0].0.puts.close();
-    cluster.nodes[0].0.puts.wait().await;
+    cluster.nodes[0].context.put.tasks.close();
+    cluster.nodes[0].context.put.tasks.wait().await;
     cluster.settles(&[0]).await;
     assert_eq!(cluster.write().state(), WriteState::Aborted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_gone_is_replaced_by_another() {
-    let cluster = Cluster::start(3, &[&[0, 1]], 2).await;
-    cluster.nodes[1].2.cancel();
-    while tokio::net::TcpStream::connect(&cluster.nodes[1].0.peer_addr).await.is_ok() {
+async fn unreachable_holder_is_replaced_by_a_substitute() {
+    let cluster = TestCluster::start(3, &[&[0, 1]], 2).await;
+    cluster.nodes[1].stop.cancel();
+    while tokio::net::TcpStream::connect(&cluster.nodes[1].context.addresses.peer_addr).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
@@ -92,10 +93,10 @@ async fn a_node_that_is_gone_is_replaced_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_few_copies_are_said_and_leave_nothing() {
-    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
-    cluster.nodes[1].2.cancel();
-    while tokio::net::TcpStream::connect(&cluster.nodes[1].0.peer_addr).await.is_ok() {
+async fn too_few_copies_fail_the_put_and_roll_it_back() {
+    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
+    cluster.nodes[1].stop.cancel();
+    while tokio::net::TcpStream::connect(&cluster.nodes[1].context.addresses.peer_addr).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
@@ -106,25 +107,25 @@ async fn too_few_copies_are_said_and_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_that_no_shard_is_placed_on_keeps_nothing() {
-    let cluster = Cluster::start(3, &[&[1, 2]], 2).await;
+async fn writer_without_a_placed_shard_keeps_no_part() {
+    let cluster = TestCluster::start(3, &[&[1, 2]], 2).await;
     cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
     let parts = cluster.write().parts.len();
     cluster.settles(&[0, parts, parts]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_commit_leaves_nothing() {
-    let cluster = Cluster::start(2, &[&[0, 1]], 2).await;
-    cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was dropped"));
+async fn refused_commit_rolls_the_put_back() {
+    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
+    cluster.coordinator.state.lock().refuse_commit = Some(Error::aborted("the table was dropped"));
     let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (tonic::Code::Aborted, "the table was dropped"));
     cluster.settles(&[0, 0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_id_takes_effect_once() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
+async fn repeated_write_id_returns_the_first_outcome() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
     let command = r#"{"table": "t", "write_id": "once"}"#;
     let first = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
     let parts = cluster.held(0);
@@ -134,32 +135,32 @@ async fn a_write_id_takes_effect_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_a_staged_write_is_staged() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
-    cluster.fake.0.lock().staged = true;
+async fn stream_of_a_staged_write_is_staged() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    cluster.coordinator.state.lock().staged = true;
     let command = r#"{"table": "t", "write_id": "many"}"#;
-    let answers = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
-    let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+    let acks = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
+    let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
     assert_eq!(outcome["staged"], true);
-    let staged = cluster.fake.0.lock().staged_parts.clone();
+    let staged = cluster.coordinator.state.lock().staged_parts.clone();
     assert_eq!(staged.len(), 1);
     assert_eq!(staged[0].parts.iter().map(|p| p.rows).sum::<u64>(), 262_144);
     assert_eq!(cluster.write().state(), WriteState::Open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_without_rows_makes_an_empty_table() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
+async fn stream_without_rows_creates_an_empty_table() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
     for rows in [vec![], vec![batch(0, 0), batch(0, 0)]] {
-        let answers = cluster.put(stream::iter(messages("t", rows).await)).await.unwrap();
-        let outcome: serde_json::Value = serde_json::from_slice(answers.last().unwrap()).unwrap();
+        let acks = cluster.put(stream::iter(messages("t", rows).await)).await.unwrap();
+        let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
         assert_eq!((&outcome["rows"], &outcome["parts"]), (&0.into(), &0.into()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_beginnings_are_said() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
+async fn missing_descriptor_or_schema_is_invalid() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
     let error = cluster.put(stream::iter(vec![])).await.unwrap_err();
     assert!(error.message.contains("no messages"));
     let mut input = messages("t", megabytes(1)).await;
@@ -181,7 +182,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a client sends to begin a put: preface, settings, headers (HPACK literals), messages.
+/// The bytes by which a client begins a put: preface, settings, headers (HPACK literals), messages.
 fn begin_by_hand(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
     let mut headers = Vec::new();
     for (name, value) in [
@@ -210,17 +211,17 @@ fn begin_by_hand(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
     out
 }
 
-/// Serves the Flight calls of a cluster's first node; its address.
-async fn serve(cluster: &Cluster) -> String {
-    let state = cluster.nodes[0].0.clone();
+/// Serves Flight calls at a cluster's first node; returns its address.
+async fn serve(cluster: &TestCluster) -> String {
+    let context = &cluster.nodes[0].context;
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let router = crate::routes::Router::new(state.clone(), Routes::new(crate::flight::service(&state)), "");
+    let router = FlightRouter::new(context, Routes::new(crate::flight::service(context.config.max_message)), "");
     tokio::spawn(serve::serve(listener, router, CancellationToken::new(), ServerLimits::default()));
     addr
 }
 
-/// Calls DoPut with these bytes; the answers and the status.
+/// Calls DoPut with these bytes; returns the length of the reply's body and the status.
 async fn call(addr: &str, encoding: &str, body: Vec<u8>) -> (usize, Status) {
     let request = http::Request::post("/arrow.flight.protocol.FlightService/DoPut")
         .header("content-type", "application/grpc")
@@ -230,9 +231,9 @@ async fn call(addr: &str, encoding: &str, body: Vec<u8>) -> (usize, Status) {
     if let Some(status) = Status::from_header_map(response.headers()) {
         return (0, status);
     }
-    let answer = response.into_body().collect().await.unwrap();
-    let status = answer.trailers().and_then(Status::from_header_map).unwrap();
-    (answer.to_bytes().len(), status)
+    let reply = response.into_body().collect().await.unwrap();
+    let status = reply.trailers().and_then(Status::from_header_map).unwrap();
+    (reply.to_bytes().len(), status)
 }
 
 fn framed(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
@@ -244,8 +245,8 @@ fn framed(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_stream_of_flight_data_is_refused_and_leaves_nothing() {
-    let cluster = Cluster::start(1, &[&[0]], 1).await;
+async fn malformed_input_is_refused_and_rolled_back() {
+    let cluster = TestCluster::start(1, &[&[0]], 1).await;
     let addr = serve(&cluster).await;
     let good = framed(messages("t", vec![batch(0, 10)]).await);
     let with = |end: &[u8]| [&good[..], end].concat();
@@ -260,19 +261,19 @@ async fn what_is_not_a_stream_of_flight_data_is_refused_and_leaves_nothing() {
         assert_eq!(status.code(), code, "{what}: {status:?}");
     }
     cluster.settles(&[0]).await;
-    let (answered, status) = call(&addr, "identity", good).await;
+    let (reply_len, status) = call(&addr, "identity", good).await;
     assert_eq!((status.code(), cluster.held(0)), (Code::Ok, 1), "{status:?}");
-    assert!(answered > 10, "an answer for the batch, and the outcome");
+    assert!(reply_len > 10, "a result for the batch, and the outcome");
 }
 
-/// A stream that is reset by CANCEL or NO_ERROR is no whole put, though libraries take that for an end.
+/// Libraries take a reset by CANCEL or NO_ERROR for the end of the stream; the put is incomplete nevertheless.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_reset_is_not_committed() {
+async fn reset_stream_is_not_committed() {
     for reason in [8u32, 0] {
-        let cluster = Cluster::start(1, &[&[0]], 1).await;
+        let cluster = TestCluster::start(1, &[&[0]], 1).await;
         let mut client = tokio::net::TcpStream::connect(serve(&cluster).await).await.unwrap();
         client.write_all(&begin_by_hand(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
-        while cluster.fake.0.lock().writes.is_empty() {
+        while cluster.coordinator.state.lock().writes.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         client.write_all(&frame(3, 0, &reason.to_be_bytes())).await.unwrap();

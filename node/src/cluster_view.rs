@@ -1,0 +1,113 @@
+//! What this node knows about its cluster from the leading coordinator: members, ticket key, cancelled flights.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use volley_common::listen::host_port;
+use volley_common::ticket::TicketKey;
+use volley_common::wire::{catalog, cluster};
+use volley_common::{Error, NodeId, Result, clock};
+
+/// The cluster as the leader last described it. The session writes it; gets and the router read it.
+#[derive(Default)]
+pub struct ClusterView {
+    /// The cluster's ticket key; `None` until the node's first session.
+    pub ticket_key: ArcSwapOption<TicketKey>,
+    /// Nodes and coordinators.
+    pub members: ArcSwap<ClusterMembers>,
+    /// Flights whose tickets are refused.
+    pub cancelled: CancelledFlights,
+}
+
+impl ClusterView {
+    /// The ticket key.
+    ///
+    /// # Errors
+    /// UNAVAILABLE before the node's first session with a leader.
+    pub fn ticket_key(&self) -> Result<Arc<TicketKey>> {
+        self.ticket_key.load_full().ok_or_else(|| {
+            Error::unavailable("this node has not yet reached its coordinators and cannot verify tickets: try again")
+        })
+    }
+
+    /// Checks that the ticket's FlightInfo was not cancelled.
+    ///
+    /// # Errors
+    /// CANCELLED: it was.
+    pub fn check_not_cancelled(&self, ticket: &cluster::Ticket) -> Result<()> {
+        if !self.cancelled.contains(ticket.flight) {
+            return Ok(());
+        }
+        let table = ticket.table.join("/");
+        Err(Error::cancelled(format!("this flight of table {table:?} was cancelled: call get_flight_info again")))
+    }
+}
+
+/// The members of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterMembers {
+    /// Every known node, reachable or not.
+    pub nodes: BTreeMap<NodeId, catalog::Node>,
+    /// Flight addresses (HOST:PORT) of the coordinators.
+    pub coordinator_flight: Vec<String>,
+    /// Peer addresses (HOST:PORT) of the coordinators, in the same order.
+    pub coordinator_peer: Vec<String>,
+}
+
+impl ClusterMembers {
+    /// A node by its id.
+    pub fn node(&self, id: NodeId) -> Option<&catalog::Node> {
+        self.nodes.get(&id)
+    }
+
+    /// A node's Flight address for clients and members, HOST:PORT.
+    pub fn flight_addr(&self, id: NodeId) -> Option<String> {
+        self.node(id).map(|node| host_port(&node.flight_uri).to_string())
+    }
+}
+
+impl From<cluster::Members> for ClusterMembers {
+    fn from(members: cluster::Members) -> Self {
+        ClusterMembers {
+            nodes: members.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect(),
+            coordinator_flight: members.coordinator_flight,
+            coordinator_peer: members.coordinator_peer,
+        }
+    }
+}
+
+/// Cancelled flights (FlightInfos) and when their tickets expire, in milliseconds since 1970.
+#[derive(Default)]
+pub struct CancelledFlights(Mutex<HashMap<u64, u64>>);
+
+impl CancelledFlights {
+    /// Whether tickets of this flight are refused.
+    pub fn contains(&self, flight: u64) -> bool {
+        self.0.lock().contains_key(&flight)
+    }
+
+    /// Adds cancelled flights and removes those whose tickets have expired.
+    pub fn add(&self, flights: &[catalog::Cancelled]) {
+        let now = clock::now_ms();
+        let mut map = self.0.lock();
+        map.retain(|_, until| *until > now);
+        map.extend(flights.iter().map(|c| (c.flight, c.until_ms)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelled_flight_is_removed_after_its_expiry() {
+        let cancelled = CancelledFlights::default();
+        let until_ms = clock::now_ms() + 60_000;
+        cancelled.add(&[catalog::Cancelled { flight: 1, until_ms }, catalog::Cancelled { flight: 2, until_ms: 1 }]);
+        assert!(cancelled.contains(1));
+        cancelled.add(&[]);
+        assert!(cancelled.contains(1) && !cancelled.contains(2));
+    }
+}

@@ -1,0 +1,61 @@
+//! The types that the readers of local and remote parts share.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use volley_common::Result;
+use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::ipc::project::{self, Projector};
+use volley_common::ipc::schema;
+use volley_common::wire::cluster::Columns;
+
+/// One message of a get, as slices of a mapped file or of a peer's reply.
+#[derive(Clone, Debug)]
+pub struct EncodedMessage {
+    /// `FlightData.data_header`.
+    pub header: Bytes,
+    /// `FlightData.data_body`.
+    pub body: Vec<Bytes>,
+    /// Rows of a record batch; `None` for a dictionary.
+    pub rows: Option<u64>,
+}
+
+impl EncodedMessage {
+    /// Bytes of the header and the body.
+    pub fn size(&self) -> usize {
+        self.header.len() + self.body.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The message as a gRPC frame; the body is not copied.
+    pub fn into_frame(self) -> FlightFrame {
+        // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
+        encode_flight_data(&self.header, None, self.body.into_iter().chain([Bytes::new()]))
+    }
+}
+
+/// How many of the messages are record batches.
+pub fn count_batches(messages: &[EncodedMessage]) -> u32 {
+    messages.iter().filter(|message| message.rows.is_some()).count() as u32
+}
+
+/// The columns that a get asks for, if not all.
+#[derive(Debug)]
+pub struct Projection {
+    /// Selects them from a batch.
+    pub projector: Projector,
+    /// The dictionaries that they use.
+    pub dictionaries: HashSet<i64>,
+}
+
+impl Projection {
+    /// `schema`: the table's encapsulated schema message.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a column that the schema does not have.
+    pub fn new(schema: &[u8], columns: &Columns) -> Result<Self> {
+        let columns: Vec<usize> = columns.index.iter().map(|&at| at as usize).collect();
+        let projector = Projector::new(schema::parse_schema(schema)?, columns)?;
+        let dictionaries = project::dictionary_ids(projector.schema(), projector.columns()).into_iter().collect();
+        Ok(Projection { projector, dictionaries })
+    }
+}

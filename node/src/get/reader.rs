@@ -1,0 +1,236 @@
+//! Reads a ticket's parts in order, as the messages of one get. A message is made only when it is asked for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::ipc::{project, schema};
+use volley_common::wire::cluster::{Ticket, TicketPart};
+use volley_common::{Code, Error, PartId, Result};
+
+use super::local::LocalPartReader;
+use super::message::{EncodedMessage, Projection};
+use super::remote::RemotePartReader;
+use crate::context::GetContext;
+use crate::storage::{Part, PartStore};
+
+/// A verified ticket and the position in its parts.
+pub struct TicketReader {
+    context: Arc<GetContext>,
+    /// If it came without a schema, it gets the one of the first part that is here: all parts of a table have the same.
+    ticket: Ticket,
+    /// Of the ticket's columns, once the schema is known.
+    projection: Option<Arc<Projection>>,
+    /// Another node asks: only parts of this node are read.
+    hop: bool,
+    /// Rows that may still be sent, if there is a limit.
+    remaining_rows: Option<u64>,
+    schema_sent: bool,
+    next_part: usize,
+    current: Option<PartReader>,
+    sent_bytes: metrics::Counter,
+}
+
+/// The part that is being read.
+enum PartReader {
+    Local(LocalPartReader),
+    Remote(Box<RemotePartReader>),
+}
+
+impl TicketReader {
+    /// `hop`: another node asks, for a part that it does not have.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the ticket has neither a schema nor a part, or names columns that its schema does not have.
+    pub fn new(context: Arc<GetContext>, ticket: Ticket, hop: bool) -> Result<Self> {
+        if ticket.schema.is_empty() && ticket.parts.is_empty() {
+            return Err(Error::invalid("the ticket names neither a schema nor a part: call get_flight_info again"));
+        }
+        let mut reader = TicketReader {
+            projection: None,
+            remaining_rows: ticket.limit,
+            context,
+            ticket,
+            hop,
+            schema_sent: false,
+            next_part: 0,
+            current: None,
+            sent_bytes: metrics::counter!("volley_get_bytes_total"),
+        };
+        if !reader.ticket.schema.is_empty() {
+            reader.init_projection()?;
+        }
+        Ok(reader)
+    }
+
+    /// The schema, then all messages. A frame has one message, or several that are ready and together have at most
+    /// `max_bytes`. Nothing is read before the stream is polled.
+    pub fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        stream::try_unfold(self, move |mut reader| async move {
+            let frame = reader.next_frame(max_bytes).await?;
+            Ok(frame.map(|frame| {
+                reader.sent_bytes.increment(frame.len() as u64);
+                (frame, reader)
+            }))
+        })
+    }
+
+    async fn next_frame(&mut self, max_bytes: usize) -> Result<Option<FlightFrame>> {
+        if !self.schema_sent {
+            let header = self.schema_header().await?;
+            self.schema_sent = true;
+            return Ok(Some(encode_flight_data(&header, None, std::iter::empty())));
+        }
+        let messages = self.next_messages(max_bytes).await?;
+        Ok(messages.into_iter().map(EncodedMessage::into_frame).reduce(|mut frame, next| {
+            frame.append(next);
+            frame
+        }))
+    }
+
+    /// The bare flatbuffer of the schema: the ticket's, or else the first part's.
+    async fn schema_header(&mut self) -> Result<Bytes> {
+        if self.ticket.schema.is_empty() {
+            self.current = self.open_next_part().await?;
+        }
+        let message = &self.ticket.schema;
+        if let (Some(PartReader::Remote(part)), true) = (&mut self.current, message.is_empty()) {
+            return part.schema_header(self.remaining_rows).await;
+        }
+        match &self.projection {
+            Some(projection) => {
+                project::project_schema(message, projection.projector.columns()).map(|m| schema::flight_header(&m))
+            }
+            None => Ok(schema::flight_header(message)),
+        }
+    }
+
+    /// The next message after the schema; `None` after the last.
+    ///
+    /// # Errors
+    /// UNAVAILABLE, naming table and part: no node provides it. CANCELLED: the ticket's flight was.
+    pub async fn next_message(&mut self) -> Result<Option<EncodedMessage>> {
+        Ok(self.next_messages(0).await?.pop())
+    }
+
+    /// The next message, and those after it that are ready, if they have at most `max_bytes` together.
+    async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
+        while self.remaining_rows != Some(0) {
+            let Some(current) = &mut self.current else {
+                match self.open_next_part().await? {
+                    Some(opened) => self.current = Some(opened),
+                    None => break,
+                }
+                continue;
+            };
+            let messages = match current {
+                PartReader::Local(part) => match part.next_messages(max_bytes).await {
+                    Err(error) if error.code == Code::DataLoss => {
+                        let batches_read = part.batches_read();
+                        self.current = Some(self.fail_over(batches_read, error)?);
+                        continue;
+                    }
+                    messages => messages?,
+                },
+                PartReader::Remote(part) => part.next_messages(max_bytes, self.remaining_rows).await?,
+            };
+            if messages.is_empty() {
+                self.current = None;
+                continue;
+            }
+            let rows = messages.iter().filter_map(|message| message.rows).sum();
+            self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
+            return Ok(messages);
+        }
+        self.current = None;
+        Ok(Vec::new())
+    }
+
+    /// Opens the next part: here, or else at another holder. `None` after the last.
+    async fn open_next_part(&mut self) -> Result<Option<PartReader>> {
+        let Some(part) = self.ticket.parts.get(self.next_part).cloned() else { return Ok(None) };
+        self.context.cluster.check_not_cancelled(&self.ticket)?;
+        self.next_part += 1;
+        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
+        match self.open_local(id, part.skip_batches).await {
+            Ok(Some(local)) => Ok(Some(PartReader::Local(local))),
+            Ok(None) if self.hop => {
+                let (table, node) = (self.ticket.table.join("/"), self.context.store.node());
+                Err(Error::not_found(format!("part {id} of table {table:?} is not on node {node}")))
+            }
+            Ok(None) => Ok(Some(self.open_remote(&part))),
+            Err(error) if self.hop || error.code == Code::InvalidArgument => Err(error),
+            Err(error) => {
+                tracing::error!(part = %id, %error, "a local part cannot be read: reading it from another holder");
+                Ok(Some(self.open_remote(&part)))
+            }
+        }
+    }
+
+    async fn open_local(&mut self, id: PartId, skip_batches: u32) -> Result<Option<LocalPartReader>> {
+        let Some(part) = map_part(&self.context.store, id).await? else { return Ok(None) };
+        if self.ticket.schema.is_empty() {
+            self.ticket.schema = part.schema_message();
+        }
+        self.init_projection()?;
+        Ok(Some(LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows)))
+    }
+
+    fn open_remote(&self, part: &TicketPart) -> PartReader {
+        PartReader::Remote(Box::new(RemotePartReader::new(self.context.clone(), &self.ticket, part)))
+    }
+
+    /// Reads the rest of the current part from another holder: its file was damaged after `batches_read` batches.
+    fn fail_over(&self, batches_read: u32, error: Error) -> Result<PartReader> {
+        let part = self.ticket.parts.get(self.next_part.saturating_sub(1));
+        let part = part.ok_or_else(|| Error::internal("a part was damaged before any was opened"))?;
+        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
+        tracing::error!(part = %id, %error, "a part could not be read to its end");
+        let store = self.context.store.clone();
+        // Quarantines the part if it is damaged.
+        tokio::task::spawn_blocking(move || store.verify(id));
+        if self.hop {
+            return Err(Error::unavailable(error.message));
+        }
+        Ok(self.open_remote(&TicketPart { skip_batches: batches_read, ..part.clone() }))
+    }
+
+    /// Creates the projection, if the ticket names columns and there is none yet.
+    fn init_projection(&mut self) -> Result<()> {
+        if let (None, Some(columns)) = (&self.projection, &self.ticket.columns) {
+            self.projection = Some(Arc::new(Projection::new(&self.ticket.schema, columns)?));
+        }
+        Ok(())
+    }
+}
+
+/// Maps a part; `None` if it is not on this node.
+async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
+    if let Some(cached) = store.cached(id) {
+        return Ok(Some(cached));
+    }
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || store.part(id))
+        .await
+        .map_err(|e| Error::internal(format!("opening part {id} failed: {e}")))?
+}
+
+impl Drop for TicketReader {
+    /// Evicts a part that was not read to its end: one of its pages may be unreadable, and the next reader must map the
+    /// file anew.
+    fn drop(&mut self) {
+        let Some(PartReader::Local(part)) = self.current.take() else { return };
+        let store = self.context.store.clone();
+        let evict = move || {
+            let id = part.id();
+            drop(part);
+            store.evict(id);
+        };
+        // Unmapping takes time.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(evict)),
+            Err(_) => evict(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The results of a put: one for each message with rows, then the outcome.
+//!
+//! A client may read them while it writes, or never. They are queued here without blocking the put: a client that reads
+//! nothing would otherwise never get to send its last message. Results without metadata are merely counted.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use arrow_flight::PutResult;
+use bytes::Bytes;
+use futures::Stream;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use volley_common::{Error, Result};
+
+/// Metadata that may wait for a client that does not read its results, bytes.
+const MAX_QUEUED: usize = 2 << 20;
+/// What a queued result costs beside its metadata, bytes.
+const OVERHEAD: usize = 64;
+
+/// The put's end of [`channel`].
+pub struct AckSender(Arc<AckQueue>);
+
+/// The client's end of [`channel`]. It is dropped when the client disconnects.
+pub struct AckStream(Arc<AckQueue>);
+
+struct AckQueue {
+    state: Mutex<AckQueueState>,
+    disconnected: CancellationToken,
+}
+
+#[derive(Default)]
+struct AckQueueState {
+    /// Metadata, and how many results have it.
+    queued: VecDeque<(Bytes, u64)>,
+    bytes: usize,
+    outcome: Option<Result<Bytes>>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+/// A new queue of results.
+pub fn channel() -> (AckSender, AckStream) {
+    let queue = Arc::new(AckQueue { state: Mutex::default(), disconnected: CancellationToken::new() });
+    (AckSender(queue.clone()), AckStream(queue))
+}
+
+impl AckSender {
+    /// Acknowledges one message by its own metadata.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: the client leaves too much metadata unread.
+    pub fn acknowledge(&self, metadata: Bytes) -> Result<()> {
+        let mut state = self.0.state.lock();
+        match state.queued.back_mut() {
+            Some((last, times)) if *last == metadata => *times += 1,
+            _ => {
+                state.bytes += metadata.len() + OVERHEAD;
+                state.queued.push_back((metadata, 1));
+            }
+        }
+        if state.bytes > MAX_QUEUED {
+            return Err(Error::exhausted(
+                "more than 2 MiB of app_metadata wait to be read: read the put's results while writing",
+            ));
+        }
+        state.wake();
+        Ok(())
+    }
+
+    /// Ends the results with the outcome's JSON, or the error.
+    pub fn end(self, outcome: Result<Bytes>) {
+        self.0.state.lock().end(outcome);
+    }
+
+    /// Waits until the client disconnects.
+    pub async fn disconnected(&self) {
+        self.0.disconnected.cancelled().await;
+    }
+}
+
+impl Drop for AckSender {
+    /// A put that panicked must not leave its client waiting.
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        if !state.ended {
+            state.end(Err(Error::internal("the put panicked; see the node's log")));
+        }
+    }
+}
+
+impl AckQueueState {
+    fn end(&mut self, outcome: Result<Bytes>) {
+        self.outcome = Some(outcome);
+        self.ended = true;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        let (metadata, times) = self.queued.front_mut()?;
+        if *times > 1 {
+            *times -= 1;
+            return Some(metadata.clone());
+        }
+        let (metadata, _) = self.queued.pop_front()?;
+        self.bytes -= metadata.len() + OVERHEAD;
+        Some(metadata)
+    }
+}
+
+impl Stream for AckStream {
+    type Item = Result<PutResult>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.0.state.lock();
+        if let Some(app_metadata) = state.next() {
+            return Poll::Ready(Some(Ok(PutResult { app_metadata })));
+        }
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(Some(outcome.map(|app_metadata| PutResult { app_metadata }))),
+            None if state.ended => Poll::Ready(None),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for AckStream {
+    fn drop(&mut self) {
+        self.0.disconnected.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn acks_come_in_order_and_the_outcome_last() {
+        let (acks, stream) = channel();
+        for metadata in ["", "", "a", ""] {
+            acks.acknowledge(Bytes::from_static(metadata.as_bytes())).unwrap();
+        }
+        acks.end(Ok(Bytes::from_static(b"{}")));
+        let got: Vec<Bytes> = stream.map(|r| r.unwrap().app_metadata).collect().await;
+        assert_eq!(got, ["", "", "a", "", "{}"]);
+    }
+
+    #[tokio::test]
+    async fn unread_empty_acks_do_not_block_the_put() {
+        let (acks, stream) = channel();
+        for _ in 0..1_000_000 {
+            acks.acknowledge(Bytes::new()).unwrap();
+        }
+        acks.end(Ok(Bytes::new()));
+        assert_eq!(stream.count().await, 1_000_001);
+    }
+
+    #[test]
+    fn unread_metadata_is_bounded() {
+        let (acks, _stream) = channel();
+        let mut refused = None;
+        for i in 0..100u32 {
+            refused = acks.acknowledge(Bytes::from(vec![i as u8; 64 << 10])).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        assert!(refused.unwrap().message.contains("app_metadata"));
+    }
+
+    #[tokio::test]
+    async fn dropped_end_is_noticed_by_the_other() {
+        let (acks, stream) = channel();
+        drop(stream);
+        acks.disconnected().await;
+        let (acks, mut stream) = channel();
+        drop(acks);
+        assert!(stream.next().await.unwrap().is_err());
+        assert!(stream.next().await.is_none());
+    }
+}

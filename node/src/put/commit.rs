@@ -1,0 +1,182 @@
+//! Steps 4 and 5 of a put: its parts are replicated while they are written, then the write is committed, or rolled back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use volley_common::ipc::schema::schema_message;
+use volley_common::wire::catalog::Part;
+use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest};
+use volley_common::{Code, Error, PartId, Result};
+
+use super::plan::PlannedWrite;
+use super::replicate::PartReplicator;
+
+/// Executes a planned write, from its first row to its commit, and rolls it back if it fails. Returns the outcome as JSON.
+///
+/// `writing` writes the parts; it sends each one that is sealed to `sealed`.
+///
+/// # Errors
+/// Those of `writing`, of replication, of the commit.
+pub async fn execute(
+    write: PlannedWrite,
+    writing: impl Future<Output = Result<()>>,
+    mut sealed: mpsc::Receiver<Result<Part>>,
+) -> Result<Bytes> {
+    let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
+    let execution = Arc::new(WriteExecution { write, replicator });
+    let error = match execution.write_and_replicate(writing, &mut sealed).await {
+        Ok(()) => match execution.clone().commit().await {
+            Ok(outcome) => return Ok(outcome),
+            // It may have been committed: the coordinators decide which parts are removed.
+            Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => return Err(error),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    execution.rollback(&error, sealed).await;
+    Err(error)
+}
+
+struct WriteExecution {
+    write: PlannedWrite,
+    replicator: PartReplicator,
+}
+
+impl WriteExecution {
+    /// Runs `writing` and replicates its parts, under the write's lease. Returns when enough nodes hold each part.
+    async fn write_and_replicate(
+        &self,
+        writing: impl Future<Output = Result<()>>,
+        sealed: &mut mpsc::Receiver<Result<Part>>,
+    ) -> Result<()> {
+        let work = async { tokio::try_join!(writing, self.replicate(sealed)) };
+        tokio::select! {
+            done = work => done.map(|_| ()),
+            error = self.keep_lease() => Err(error),
+        }
+    }
+
+    /// Replicates parts as they are sealed. Returns when there are no more and enough nodes hold each.
+    async fn replicate(&self, sealed: &mut mpsc::Receiver<Result<Part>>) -> Result<()> {
+        let mut replications: FuturesUnordered<oneshot::Receiver<Result<()>>> = FuturesUnordered::new();
+        let mut open = true;
+        while open || !replications.is_empty() {
+            tokio::select! {
+                part = sealed.recv(), if open => match part {
+                    Some(part) => replications.push(self.replicator.start(part?)),
+                    None => open = false,
+                },
+                Some(replicated) = replications.next() => {
+                    replicated.unwrap_or_else(|_| Err(Error::internal("replication panicked; see the node's log")))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renews the write's lease until the write is no longer open; returns why.
+    async fn keep_lease(&self) -> Error {
+        let PlannedWrite { context, write_id, plan, .. } = &self.write;
+        let period = Duration::from_millis((plan.lease_ms / 3).max(100));
+        loop {
+            tokio::time::sleep(period).await;
+            match context.coordinators.renew(write_id).await {
+                Ok(()) => {}
+                Err(error) if error.code == Code::Unavailable => {
+                    tracing::warn!(write = write_id, %error, "a write's lease could not be renewed");
+                }
+                Err(error) => return error.at(format_args!("write {write_id}")),
+            }
+        }
+    }
+
+    /// Makes the parts visible, or stages them for the call that will. Copies beyond the required ones go on in the
+    /// background.
+    async fn commit(self: Arc<Self>) -> Result<Bytes> {
+        let PlannedWrite { context, write_id, attempt, stream, .. } = &self.write;
+        let parts = self.replicator.parts();
+        let kept = self.held_here(&parts);
+        let outcome = match stream {
+            Some(stream) => self.stage(*stream, parts).await?,
+            None => {
+                let request = CommitWriteRequest { write: write_id.clone(), parts, attempt: *attempt };
+                context.coordinators.commit(request).await?.to_json()
+            }
+        };
+        let outcome = Bytes::from(outcome.to_string());
+        tokio::spawn(self.finish(kept));
+        Ok(outcome)
+    }
+
+    async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {
+        let PlannedWrite { context, table, write_id, schemas, .. } = &self.write;
+        let outcome = json!({
+            "table": table.to_string(),
+            "write_id": write_id,
+            "staged": true,
+            "rows": parts.iter().map(|p| p.rows).sum::<u64>(),
+            "bytes": parts.iter().map(|p| p.bytes).sum::<u64>(),
+            "parts": parts.len(),
+        });
+        let schema = schema_message(&schemas.put)?;
+        context.coordinators.stage(StagePartsRequest { write: write_id.clone(), stream, parts, schema }).await?;
+        Ok(outcome)
+    }
+
+    /// The parts of which this node is a holder in the catalog.
+    fn held_here(&self, parts: &[Part]) -> Vec<PartId> {
+        let this_node = self.write.context.store.node().0;
+        parts.iter().filter(|part| part.holders.contains(&this_node)).map(Part::part_id).collect()
+    }
+
+    /// After the commit: waits for the remaining copies, then removes parts of which this node is not a holder.
+    async fn finish(self: Arc<Self>, kept: Vec<PartId>) {
+        self.replicator.wait().await;
+        let written = self.replicator.parts();
+        let surplus: Vec<PartId> = written.iter().map(Part::part_id).filter(|id| !kept.contains(id)).collect();
+        self.remove(surplus).await;
+    }
+
+    async fn remove(&self, ids: Vec<PartId>) {
+        if ids.is_empty() {
+            return;
+        }
+        let store = self.write.context.store.clone();
+        let removed = tokio::task::spawn_blocking(move || store.remove(&ids)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(write = self.write.write_id, %error, "parts that are not needed could not be removed");
+        }
+    }
+
+    /// Rolls a failed write back: removes its parts here and on other nodes, and aborts it at the coordinators.
+    async fn rollback(&self, cause: &Error, mut sealed: mpsc::Receiver<Result<Part>>) {
+        let PlannedWrite { table, write_id, .. } = &self.write;
+        tracing::warn!(write = write_id, %table, code = ?cause.code, error = %cause, "a put failed");
+        let local = async {
+            let mut ids: Vec<PartId> = self.replicator.parts().iter().map(Part::part_id).collect();
+            // Seals in progress finish first.
+            while let Some(part) = sealed.recv().await {
+                ids.extend(part.iter().map(Part::part_id));
+            }
+            self.remove(ids).await;
+        };
+        tokio::join!(local, self.replicator.discard(write_id), self.abort(cause));
+    }
+
+    /// Aborts the write. A staged one stays open: its other streams may succeed.
+    async fn abort(&self, cause: &Error) {
+        let PlannedWrite { context, write_id, attempt, stream, .. } = &self.write;
+        if stream.is_some() {
+            return;
+        }
+        let request = AbortWriteRequest { write: write_id.clone(), reason: cause.message.clone(), attempt: *attempt };
+        if let Err(error) = context.coordinators.abort(request).await {
+            tracing::warn!(write = write_id, %error, "a failed write could not be aborted; its lease will expire");
+        }
+    }
+}

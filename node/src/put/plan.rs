@@ -1,0 +1,121 @@
+//! Step 2 of a put: the coordinators open the write and choose the holders of its parts.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use volley_common::ipc::schema::{parse_schema, schema_message};
+use volley_common::options::TableRequest;
+use volley_common::wire::catalog::{Compression, WriteMode, WriteState};
+use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
+use volley_common::{Error, Result, TableName};
+
+use super::handshake::PutHandshake;
+use super::write::PartSinkConfig;
+use crate::context::PutContext;
+
+/// What the coordinators answered.
+pub enum PutPlan {
+    /// The write is open.
+    Write(PlannedWrite),
+    /// A write of this id was committed before: its outcome as JSON. The client's rows are to be read and dropped.
+    Committed(Bytes),
+}
+
+/// A planned write of this node: a client's put, or a compaction.
+pub struct PlannedWrite {
+    pub(super) context: Arc<PutContext>,
+    pub(super) plan: Arc<WritePlan>,
+    pub(super) table: TableName,
+    pub(super) write_id: String,
+    pub(super) attempt: u64,
+    /// Of a staged write: this stream's id.
+    pub(super) stream: Option<u64>,
+    pub(super) schemas: WriteSchemas,
+}
+
+/// The schemas of a write. They may differ in metadata.
+pub struct WriteSchemas {
+    /// The table's: what is stored.
+    pub table: SchemaRef,
+    /// As the client sent it.
+    pub put: SchemaRef,
+}
+
+/// Begins the write that the handshake asks for.
+///
+/// # Errors
+/// INVALID_ARGUMENT: a schema that IPC cannot carry. Those of the coordinators.
+pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<PutPlan> {
+    let request = begin_request(&context, handshake)?;
+    let attempt = request.attempt;
+    let plan = context.coordinators.begin_write(request).await?;
+    let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
+    if write.state() == WriteState::Committed {
+        let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
+        return Ok(PutPlan::Committed(Bytes::from(outcome.to_json().to_string())));
+    }
+    let table = match write.schema.as_ref() {
+        [] => handshake.schema.clone(),
+        message => parse_schema(message)?,
+    };
+    // One Arc for both if they are equal: then comparing them for every batch costs nothing.
+    let table = if table == handshake.schema { handshake.schema.clone() } else { table };
+    let schemas = WriteSchemas { table, put: handshake.schema.clone() };
+    let stream = write.staged.then(rand::random::<u64>);
+    let name = handshake.request.name.clone();
+    Ok(PutPlan::Write(PlannedWrite::new(context, plan, name, schemas, attempt, stream)))
+}
+
+fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
+    let TableRequest { name, kind, options } = &handshake.request;
+    Ok(BeginWriteRequest {
+        table: name.components().to_vec(),
+        kind: (*kind).into(),
+        mode: WriteMode::from(options.mode.unwrap_or_default()).into(),
+        shards: options.shards,
+        shard_by: options.shard_by.clone().unwrap_or_default(),
+        replicas: options.replicas,
+        compression: options.compression.map(|c| Compression::from(c).into()),
+        schema: schema_message(&handshake.schema)?,
+        // Chosen here if the client did not, so that a repeated call is the same write.
+        write_id: options.write_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
+        staged: false,
+        writer: context.store.node().0,
+        writer_boot: context.store.boot(),
+        attempt: rand::random(),
+        retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
+    })
+}
+
+impl PlannedWrite {
+    /// `stream`: of a staged write, this stream's id.
+    pub fn new(
+        context: Arc<PutContext>,
+        plan: WritePlan,
+        table: TableName,
+        schemas: WriteSchemas,
+        attempt: u64,
+        stream: Option<u64>,
+    ) -> Self {
+        let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
+        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schemas }
+    }
+
+    /// How its parts are written.
+    pub fn sink_config(&self) -> PartSinkConfig {
+        let config = &self.context.config;
+        PartSinkConfig {
+            store: self.context.store.clone(),
+            table: self.table.clone(),
+            write_id: self.write_id.clone(),
+            spec: self.plan.write.as_ref().and_then(|w| w.spec.clone()).unwrap_or_default(),
+            schema: self.schemas.table.clone(),
+            // The parts of one stream of a staged write stay together.
+            first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
+            message_bytes: config.message_bytes_of(self.schemas.table.fields().len()),
+            block_bytes: config.block_bytes,
+            part_bytes: config.part_bytes,
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Step 3 of a put: the client's messages become sealed parts.
+//!
+//! An async task queues the messages ([`feed`]); a thread of the put's own decodes them, splits their rows into shards and
+//! writes these into parts ([`PartSink`]); blocking threads seal full parts, which go on to their holders.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::FlightData;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use volley_common::ipc::conform::conform;
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::partition::first_shard;
+use volley_common::wire::catalog::{self, Compression, TableSpec};
+use volley_common::{Error, Result, TableName};
+
+use super::ack_stream::AckSender;
+use super::handshake::{PutMessages, next_message};
+use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
+use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
+
+/// Bytes of messages that may wait for the writer thread. A larger message waits alone.
+pub const QUEUED_BYTES: usize = 4 << 20;
+/// Messages that may wait for the writer thread.
+pub const QUEUED_MESSAGES: usize = 64;
+/// Sealed parts that may wait for replication.
+pub const SEALED_PARTS: usize = 16;
+/// Parts of one put that are sealed at once, while the next is being written.
+const MAX_SEALS: usize = 2;
+
+/// What the writer thread receives.
+pub enum WriterInput {
+    /// The next message. Its permits are released once it is decoded.
+    Message(FlightData, OwnedSemaphorePermit),
+    /// The stream is complete.
+    End,
+}
+
+/// Queues the client's messages for the writer thread, no faster than it takes them, and acknowledges each.
+///
+/// # Errors
+/// CANCELLED: the client disconnected. Those of [`next_message`].
+pub async fn feed(mut input: impl PutMessages, acks: &AckSender, messages: mpsc::Sender<WriterInput>) -> Result<()> {
+    let permits = Arc::new(Semaphore::new(QUEUED_BYTES));
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
+            message = next_message(&mut input) => message?,
+        };
+        let Some(data) = message else {
+            // If the thread has ended, it returns its own error.
+            let _ = messages.send(WriterInput::End).await;
+            return Ok(());
+        };
+        let ack = is_acknowledged(&data).then(|| data.app_metadata.clone());
+        let permit = tokio::select! {
+            permit = acquire_permits(&permits, &data) => permit?,
+            () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
+            () = messages.closed() => return Ok(()),
+        };
+        if messages.send(WriterInput::Message(data, permit)).await.is_err() {
+            return Ok(());
+        }
+        if let Some(metadata) = ack {
+            acks.acknowledge(metadata)?;
+        }
+    }
+}
+
+/// Waits until the message fits into what is left of [`QUEUED_BYTES`].
+pub async fn acquire_permits(permits: &Arc<Semaphore>, data: &FlightData) -> Result<OwnedSemaphorePermit> {
+    let bytes = (data.data_body.len() + data.data_header.len()).clamp(1, QUEUED_BYTES);
+    let acquired = permits.clone().acquire_many_owned(bytes as u32).await;
+    acquired.map_err(|_| Error::internal("the permits of queued messages are never closed"))
+}
+
+/// Whether a message gets a result: rows and bare metadata do, dictionaries do not.
+fn is_acknowledged(data: &FlightData) -> bool {
+    if data.data_header.is_empty() {
+        return true;
+    }
+    arrow_ipc::root_as_message(&data.data_header)
+        .is_ok_and(|message| message.header_type() == arrow_ipc::MessageHeader::RecordBatch)
+}
+
+/// Reads and drops the rows of a write that was committed before, acknowledging each message.
+///
+/// # Errors
+/// Those of [`next_message`].
+pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result<()> {
+    while let Some(data) = next_message(input).await? {
+        if is_acknowledged(&data) {
+            acks.acknowledge(data.app_metadata)?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the writer thread. Its result comes when it has read its queue to the end, or failed.
+///
+/// If `queue` closes without [`WriterInput::End`], parts that are not sealed are discarded.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors come as the thread's result.
+pub fn start(
+    config: PartSinkConfig,
+    decoder: BatchDecoder,
+    queue: mpsc::Receiver<WriterInput>,
+    sealed: SealedPartSender,
+) -> Result<oneshot::Receiver<Result<()>>> {
+    spawn_writer(move |runtime| write_all(config, decoder, queue, sealed, runtime))
+}
+
+/// Runs `work`, which writes parts, on a thread of its own.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: no further thread could be started.
+pub fn spawn_writer(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> Result<oneshot::Receiver<Result<()>>> {
+    let (reply, result) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("put".into())
+        .spawn(move || {
+            let result = work(runtime);
+            let _ = reply.send(result);
+        })
+        .map_err(|e| Error::exhausted(format!("no thread for another put: {e}")))?;
+    Ok(result)
+}
+
+/// Waits for the result of a thread that [`spawn_writer`] started.
+pub async fn join_writer(result: oneshot::Receiver<Result<()>>) -> Result<()> {
+    result.await.unwrap_or_else(|_| Err(Error::internal("the writer thread panicked; see the node's log")))
+}
+
+/// The writer thread.
+fn write_all(
+    config: PartSinkConfig,
+    mut decoder: BatchDecoder,
+    mut queue: mpsc::Receiver<WriterInput>,
+    sealed: SealedPartSender,
+    runtime: Handle,
+) -> Result<()> {
+    let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
+    let sizes = TargetSizes { message: config.message_bytes, block: config.block_bytes };
+    let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
+    let mut parts = PartSink::new(config, sealed, runtime);
+    while let Some(next) = queue.blocking_recv() {
+        let WriterInput::Message(data, permit) = next else {
+            partitioner.flush(&mut parts)?;
+            return parts.seal_all();
+        };
+        match decoder.push(data)? {
+            DecodedMessage::Batch(batch) => partitioner.push(&conform(&batch, &parts.config.schema)?, &mut parts)?,
+            // Rows that wait use the old dictionary.
+            DecodedMessage::Dictionary => partitioner.flush(&mut parts)?,
+            DecodedMessage::Metadata => {}
+            DecodedMessage::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),
+        }
+        drop(permit);
+    }
+    Err(Error::cancelled("the put was cancelled"))
+}
+
+/// Which parts are written, and where.
+pub struct PartSinkConfig {
+    /// This node's disk.
+    pub store: PartStore,
+    /// The table.
+    pub table: TableName,
+    /// The write's id.
+    pub write_id: String,
+    /// How the table is sharded and stored.
+    pub spec: TableSpec,
+    /// The table's schema. All batches must have it.
+    pub schema: SchemaRef,
+    /// The `seq` of the first part.
+    pub first_seq: u64,
+    /// See [`crate::config::NodeConfig::message_bytes`]; at most `MAX_SPLIT_BYTES`.
+    pub message_bytes: usize,
+    /// See [`crate::config::NodeConfig::block_bytes`].
+    pub block_bytes: u64,
+    /// See [`crate::config::NodeConfig::part_bytes`].
+    pub part_bytes: u64,
+}
+
+/// Receives sealed parts. The channel closes when the writer thread and all its seals have ended.
+pub type SealedPartSender = mpsc::Sender<Result<catalog::Part>>;
+
+/// Writes batches into the open parts of a write, at most one for each shard.
+pub struct PartSink {
+    /// Which parts, and where.
+    pub config: PartSinkConfig,
+    compression: Compression,
+    /// By shard: the part's writer and its `seq`.
+    open: HashMap<u32, (PartWriter, u64)>,
+    next_seq: u64,
+    seals: Arc<Semaphore>,
+    sealed: SealedPartSender,
+    runtime: Handle,
+}
+
+impl PartSink {
+    /// Without any part yet. Each part is sent to `sealed` when it is durable.
+    pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle) -> Self {
+        PartSink {
+            compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
+            next_seq: config.first_seq,
+            open: HashMap::new(),
+            seals: Arc::new(Semaphore::new(MAX_SEALS)),
+            config,
+            sealed,
+            runtime,
+        }
+    }
+
+    fn create(&mut self, shard: u32) -> Result<(PartWriter, u64)> {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let writer = self.config.store.create(PartSpec {
+            table: self.config.table.clone(),
+            shard,
+            write: self.config.write_id.clone(),
+            seq,
+            schema: self.config.schema.clone(),
+            compression: self.compression,
+        })?;
+        Ok((writer, seq))
+    }
+
+    /// Writes into the shard's open part, or into a new one.
+    fn try_write(&mut self, shard: u32, batch: &RecordBatch) -> Result<BatchWrite> {
+        if !self.open.contains_key(&shard) {
+            let new = self.create(shard)?;
+            self.open.insert(shard, new);
+        }
+        match self.open.get_mut(&shard) {
+            Some((writer, _)) => writer.write(batch),
+            None => Err(Error::internal("a part that was just created is missing")),
+        }
+    }
+
+    /// Seals a part on a blocking thread, so that the next one can be written meanwhile.
+    fn seal(&mut self, shard: u32, writer: PartWriter, seq: u64) -> Result<()> {
+        let permit = self
+            .runtime
+            .block_on(self.seals.clone().acquire_owned())
+            .map_err(|_| Error::internal("the permits of seals are never closed"))?;
+        let (sealed, write_id) = (self.sealed.clone(), self.config.write_id.clone());
+        self.runtime.spawn_blocking(move || {
+            let part = writer.seal().map(|part| catalog_part(&part, shard, seq, write_id));
+            let _ = sealed.blocking_send(part);
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    /// How many parts were created.
+    pub fn count(&self) -> u64 {
+        self.next_seq - self.config.first_seq
+    }
+
+    /// Seals all open parts.
+    pub fn seal_all(mut self) -> Result<()> {
+        let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
+        open.sort_by_key(|(_, (_, seq))| *seq);
+        open.into_iter().try_for_each(|(shard, (writer, seq))| self.seal(shard, writer, seq))
+    }
+}
+
+impl ShardSink for PartSink {
+    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
+        if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
+            self.end_part(shard)?;
+            if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
+                return Err(Error::internal("a new part refused its first batch because of its dictionary"));
+            }
+        }
+        match self.open.get(&shard) {
+            Some((writer, _)) if writer.bytes() >= self.config.part_bytes => self.end_part(shard),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_part(&mut self, shard: u32) -> Result<()> {
+        match self.open.remove(&shard) {
+            Some((writer, seq)) => self.seal(shard, writer, seq),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The catalog's row for a sealed part; replication fills in its holders.
+fn catalog_part(part: &SealedPart, shard: u32, seq: u64, write: String) -> catalog::Part {
+    catalog::Part {
+        id: Some(part.id.into()),
+        shard,
+        write,
+        seq,
+        rows: part.rows,
+        bytes: part.bytes,
+        crc32c: part.crc32c,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,253 @@
+//! The first stop of every Flight call on a node: DoGet and DoPut are answered here below tonic, metadata calls are proxied
+//! to a coordinator, and tonic serves the rest ([`crate::flight`]).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use rand::seq::SliceRandom;
+use tonic::service::Routes;
+use tower::Service;
+use volley_common::http2::{CompleteBody, ReplyBody, grpc_error};
+use volley_common::listen::host_port;
+use volley_common::net::{ConnectionPool, Failover};
+use volley_common::options::CLIENT_LISTENER_HEADER;
+use volley_common::proxy::{ReplayableBody, forward, forward_to_any};
+use volley_common::{Error, NodeId, Result};
+
+use crate::cluster_view::{ClusterMembers, ClusterView};
+use crate::context::{GetContext, NodeContext, PutContext};
+use crate::storage::PartStore;
+use crate::{get, put};
+
+const SERVICE: &str = "/arrow.flight.protocol.FlightService/";
+/// Flight calls that coordinators answer.
+const METADATA_CALLS: [&str; 6] =
+    ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
+/// The largest metadata request, bytes. It is kept in memory until a coordinator has answered.
+const MAX_METADATA_REQUEST: usize = 16 << 20;
+/// The header of a put that a node forwards because it accepts no writes. A put with it is not forwarded again.
+const FORWARDED: &str = "x-volley-relayed";
+/// A header that is returned unchanged.
+const ECHOED: &str = "x-middleware";
+
+/// The service of one Flight listener.
+#[derive(Clone)]
+pub struct FlightRouter {
+    get: Arc<GetContext>,
+    put: Arc<PutContext>,
+    tonic: Routes,
+    /// The listener's name, by which coordinators know its clients; `None` for an unnamed listener.
+    listener: Option<HeaderValue>,
+}
+
+impl FlightRouter {
+    /// `tonic` serves the calls that are not answered here. `listener`: the listener's name, or "".
+    pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
+        let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
+        FlightRouter { get: context.get.clone(), put: context.put.clone(), tonic, listener }
+    }
+
+    async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let FlightRouter { get, put, mut tonic, listener } = self;
+        match request.uri().path().strip_prefix(SERVICE) {
+            Some("DoGet") => get::serve_get(get, request).await,
+            Some("DoPut") => match check_writable(&put.store).await {
+                Ok(()) => put::serve_put(put, request),
+                Err(error) => {
+                    let reply = forward_put(&put.store, &get.cluster, &put.pool, request, error).await;
+                    reply.unwrap_or_else(grpc_error)
+                }
+            },
+            Some(call) if METADATA_CALLS.contains(&call) => {
+                let reply = proxy_to_coordinator(&get.cluster, &get.pool, request, listener).await;
+                reply.unwrap_or_else(grpc_error)
+            }
+            _ => {
+                let request = request.map(|body| tonic::body::Body::new(CompleteBody(body)));
+                match tonic.call(request).await {
+                    Ok(response) => response.map(ReplyBody::Tonic),
+                    Err(never) => match never {},
+                }
+            }
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for FlightRouter {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let router = self.clone();
+        let echoed: Option<HeaderValue> = request.headers().get(ECHOED).cloned();
+        Box::pin(async move {
+            let mut response = router.route(request).await;
+            if let Some(value) = echoed {
+                response.headers_mut().entry(ECHOED).or_insert(value);
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// Proxies a metadata call to the first coordinator that can be reached.
+async fn proxy_to_coordinator(
+    cluster: &ClusterView,
+    pool: &ConnectionPool,
+    request: Request<Incoming>,
+    listener: Option<HeaderValue>,
+) -> Result<Response<ReplyBody>> {
+    let (mut head, body) = request.into_parts();
+    head.headers.remove(CLIENT_LISTENER_HEADER);
+    head.headers.extend(listener.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
+    let body = Limited::new(body, MAX_METADATA_REQUEST)
+        .collect()
+        .await
+        .map_err(|e| Error::exhausted(format!("the request is incomplete, or over {MAX_METADATA_REQUEST} bytes: {e}")))?
+        .to_bytes();
+    let addrs = cluster.members.load().coordinator_flight.clone();
+    let mut failover = Failover::new(&addrs);
+    while let Some(addr) = failover.next_candidate() {
+        if addr.is_empty() {
+            continue;
+        }
+        let request: Request<Bytes> = Request::from_parts(head.clone(), body.clone());
+        if let Some(reply) = failover.record(forward(pool, host_port(addr), request).await)? {
+            return Ok(reply);
+        }
+    }
+    let error = failover.into_error();
+    let error = error.unwrap_or_else(|| Error::unavailable("this node knows no coordinator yet: try again"));
+    Err(error.at("no coordinator can be reached"))
+}
+
+/// Whether this node accepts new parts.
+async fn check_writable(store: &PartStore) -> Result<()> {
+    let store = store.clone();
+    let checked = tokio::task::spawn_blocking(move || store.check_writable(0)).await;
+    checked.unwrap_or_else(|e| Err(Error::internal(format!("checking the disk: {e}"))))
+}
+
+/// Forwards a put to a writable node, because this one accepts no writes (`read_only`). After a failure the next node is
+/// tried only if nothing of the put's body was read.
+///
+/// # Errors
+/// UNAVAILABLE: there are writable nodes, but none could be reached, or the connection broke. Else `read_only`.
+async fn forward_put(
+    store: &PartStore,
+    cluster: &ClusterView,
+    pool: &ConnectionPool,
+    request: Request<Incoming>,
+    read_only: Error,
+) -> Result<Response<ReplyBody>> {
+    let (mut head, body) = request.into_parts();
+    if head.headers.insert(FORWARDED, HeaderValue::from_static("1")).is_some() {
+        return Err(read_only);
+    }
+    let mut nodes = writable_nodes(&cluster.members.load(), store.node());
+    nodes.shuffle(&mut rand::rng());
+    let body = ReplayableBody::new(body);
+    let mut failover = Failover::new(&nodes);
+    let request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
+    if let Some(reply) = forward_to_any(pool, &mut failover, |_| true, request).await? {
+        return Ok(reply);
+    }
+    let error = match failover.into_error() {
+        Some(error) => {
+            Error::unavailable(format!("the put could not be forwarded: {error} (this node: {read_only}); try again"))
+        }
+        None => read_only,
+    };
+    tracing::info!(%error, "a put was refused");
+    Err(error)
+}
+
+/// Flight addresses of the other nodes that accept writes, as the leader last reported.
+fn writable_nodes(members: &ClusterMembers, this_node: NodeId) -> Vec<String> {
+    let others = members.nodes.iter().filter(|(id, _)| **id != this_node).map(|(_, node)| node);
+    let writable = others.filter(|node| node.is_writable());
+    writable.map(|node| host_port(&node.flight_uri).to_string()).filter(|addr| !addr.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_flight::FlightData;
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    use futures::{StreamExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use volley_common::server::serve::bind;
+    use volley_common::wire::catalog::{Node, NodeState};
+
+    use super::*;
+    use crate::get::tests::cluster::TestNode;
+    use crate::storage::DiskSpace;
+
+    #[test]
+    fn writable_nodes_are_alive_and_neither_draining_nor_read_only() {
+        let node = |id, state: NodeState| Node {
+            id,
+            state: state.into(),
+            flight_uri: format!("grpc+tcp://n{id}:1"),
+            ..Node::default()
+        };
+        let nodes = [
+            node(1, NodeState::Alive),
+            node(2, NodeState::Alive),
+            node(3, NodeState::Unreachable),
+            Node { draining: true, ..node(4, NodeState::Alive) },
+            Node { read_only_reason: "full".into(), ..node(5, NodeState::Alive) },
+        ];
+        let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
+        assert_eq!(writable_nodes(&ClusterMembers { nodes, ..ClusterMembers::default() }, NodeId(1)), ["n2:1"]);
+    }
+
+    /// Accepts connections, reads 10 000 bytes and closes them without a reply.
+    async fn close_early(listener: TcpListener) {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            socket.write_all(&empty_settings).await.unwrap();
+            socket.read_exact(&mut [0; 10_000]).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn put_that_fails_while_forwarded_is_unavailable() {
+        let node =
+            TestNode::serving(|node, request| FlightRouter::new(&node, Routes::default(), "").route(request)).await;
+        node.context.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
+        let put = async || {
+            let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };
+            let channel = ConnectionPool::new().channel(&node.addr).unwrap();
+            let upload = stream::iter([first]).chain(stream::pending());
+            FlightServiceClient::new(channel).do_put(upload).await.unwrap_err()
+        };
+        assert_eq!(put().await.code(), volley_common::Code::ResourceExhausted, "no node accepts it");
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let row =
+            Node { id: 9, flight_uri: format!("grpc+tcp://{addr}"), state: NodeState::Alive.into(), ..Node::default() };
+        let members = ClusterMembers { nodes: [(NodeId(9), row)].into(), ..ClusterMembers::default() };
+        node.context.cluster.members.store(Arc::new(members));
+        let task = tokio::spawn(close_early(listener));
+        for what in ["connection closed", "not reached"] {
+            let status = put().await;
+            assert_eq!(status.code(), volley_common::Code::Unavailable, "{what}: {status}");
+            assert!(status.message().contains(&addr) && status.message().contains("98.0 % used"), "{what}: {status}");
+            task.abort();
+        }
+    }
+}

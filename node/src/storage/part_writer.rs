@@ -1,0 +1,205 @@
+//! Writes record batches as one part.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
+use volley_common::ipc::file::{AppendSlices, FileEncoder};
+use volley_common::ipc::schema::schema_message;
+use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::wire::catalog::Compression;
+use volley_common::{Error, PartId, Result, TableName};
+
+use super::commit_part::PartCommitter;
+use super::dictionaries::PartDictionaries;
+use super::fs_ops;
+use super::layout::PartFileName;
+use super::volume::{TempPath, Volume};
+
+/// Bytes that are checksummed and then written while they are still in the processor's cache, rounded up to whole slices.
+const STEP_BYTES: usize = 256 << 10;
+
+/// The properties of a new part.
+#[derive(Clone, Debug)]
+pub struct PartSpec {
+    /// The table.
+    pub table: TableName,
+    /// The shard.
+    pub shard: u32,
+    /// The write's id.
+    pub write: String,
+    /// Its position among the write's parts.
+    pub seq: u64,
+    /// The table's schema (as parsed from `Table.schema`).
+    pub schema: SchemaRef,
+    /// Compression of message bodies.
+    pub compression: Compression,
+}
+
+/// The result of writing a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchWrite {
+    /// The batch is in the part.
+    Written,
+    /// Nothing was written: the batch has another dictionary than the part, so it needs a new part.
+    DictionaryReplaced,
+}
+
+/// A part that is durable on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedPart {
+    /// Its id.
+    pub id: PartId,
+    /// Rows of all batches.
+    pub rows: u64,
+    /// Length of the file, bytes.
+    pub bytes: u64,
+    /// CRC-32C of the whole file.
+    pub crc32c: u32,
+}
+
+/// Writes one part; leaves nothing behind if it is dropped before [`PartWriter::seal`].
+pub struct PartWriter {
+    committer: PartCommitter,
+    temp: TempPath,
+    spec: PartSpec,
+    id: PartId,
+    encoder: FileEncoder<ChecksummingFile>,
+    dictionaries: PartDictionaries,
+    rows: u64,
+}
+
+/// A growing file, its length and its CRC-32C.
+struct ChecksummingFile {
+    file: File,
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl AppendSlices for ChecksummingFile {
+    fn append(&mut self, mut slices: &[&[u8]]) -> io::Result<()> {
+        let mut step = Vec::with_capacity(slices.len());
+        while !slices.is_empty() {
+            let mut bytes = 0;
+            while let Some((slice, rest)) = slices.split_first().filter(|_| bytes < STEP_BYTES) {
+                self.crc32c = crc32c::crc32c_append(self.crc32c, slice);
+                step.push(IoSlice::new(slice));
+                bytes += slice.len();
+                slices = rest;
+            }
+            write_all(&mut self.file, &mut step)?;
+            step.clear();
+            fs_ops::start_writeback(&self.file, self.bytes, self.bytes + bytes as u64);
+            self.bytes += bytes as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the slices without copying them into one buffer; one system call as a rule.
+fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+impl PartWriter {
+    pub(super) fn new(committer: PartCommitter, spec: PartSpec) -> Result<Self> {
+        // Names the field that IPC cannot encode, before anything is created.
+        schema_message(&spec.schema)?;
+        let id = PartId::random();
+        let (file, temp) = committer.volume.create_temp(id, 0)?;
+        let file = ChecksummingFile { file, bytes: 0, crc32c: 0 };
+        let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
+        let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries: PartDictionaries::default(), rows: 0 })
+    }
+
+    /// The part's id.
+    pub fn id(&self) -> PartId {
+        self.id
+    }
+
+    /// Writes a batch as one message, which the caller keeps small. Its schema must equal the part's: see
+    /// [`volley_common::ipc::conform`].
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: another schema. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the
+    /// writer must be dropped.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<BatchWrite> {
+        if batch.schema_ref() != &self.spec.schema {
+            return Err(Error::invalid("a batch does not have the table's schema").at(&self.spec.table));
+        }
+        let batch = shrink_to_fit(batch);
+        if !self.dictionaries.extend(&batch) {
+            return Ok(BatchWrite::DictionaryReplaced);
+        }
+        let (before, volume) = (self.bytes(), &self.committer.volume);
+        self.encoder.write(&batch).map_err(|e| write_error(volume, e))?;
+        volume.check_growth(before, self.bytes())?;
+        self.rows += batch.num_rows() as u64;
+        Ok(BatchWrite::Written)
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.encoder.output().bytes
+    }
+
+    /// Rows written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Writes the footer and commits the part: afterwards it is durable and in the inventory.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
+    pub fn seal(mut self) -> Result<SealedPart> {
+        let (spec, volume) = (&self.spec, &self.committer.volume);
+        let metadata = [
+            ("volley.table", spec.table.to_string()),
+            ("volley.shard", spec.shard.to_string()),
+            ("volley.write", spec.write.clone()),
+            ("volley.part", self.id.to_string()),
+            ("volley.seq", spec.seq.to_string()),
+        ];
+        let metadata = metadata.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        let file = self.encoder.finish(&metadata).map_err(|e| write_error(volume, e))?;
+        let sealed = SealedPart { id: self.id, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
+        let name = PartFileName { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: file.crc32c };
+        let dir = volume.layout().shard(&spec.table, spec.shard);
+        self.committer.commit(&file.file, &mut self.temp, dir, name, file.bytes)?;
+        Ok(sealed)
+    }
+}
+
+fn encoding_options(compression: Compression) -> Result<IpcWriteOptions> {
+    let codec = match compression {
+        Compression::None => None,
+        Compression::Lz4 => Some(CompressionType::LZ4_FRAME),
+        Compression::Zstd => Some(CompressionType::ZSTD),
+    };
+    IpcWriteOptions::default()
+        .with_dictionary_handling(DictionaryHandling::Delta)
+        .try_with_compression(codec)
+        .map_err(|e| Error::internal(format!("the compression {compression:?} is not built in: {e}")))
+}
+
+fn write_error(volume: &Volume, error: ArrowError) -> Error {
+    match error {
+        ArrowError::IoError(_, cause) => volume.write_error("a part", &cause),
+        other => Error::internal(format!("a record batch cannot be encoded: {other}")),
+    }
+}
