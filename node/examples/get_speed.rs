@@ -18,9 +18,10 @@ use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
 use volley_node::config::Config;
+use volley_node::copy::PartCopier;
 use volley_node::get::serve_get;
 use volley_node::state::{Coordinators, Members, Shared};
-use volley_node::storage::{PartSpec, SealedPart, Store};
+use volley_node::storage::{PartSpec, PartStore, SealedPart};
 
 #[tokio::main]
 #[allow(clippy::print_stdout)]
@@ -29,7 +30,7 @@ async fn main() -> Result<()> {
     let dir = args.next().unwrap_or_else(|| "get-speed-data".into());
     let mut number = |default: usize| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(default);
     let (mib, columns, rows) = (number(1024), number(64), number(2048));
-    let store = Store::open(Path::new(&dir))?;
+    let store = PartStore::open(Path::new(&dir))?;
     let schema = Arc::new(Schema::new(
         (0..columns).map(|at| Field::new(format!("c{at}"), DataType::Float64, true)).collect::<Vec<_>>(),
     ));
@@ -55,7 +56,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Result<SealedPart> {
+fn write(store: &PartStore, schema: Arc<Schema>, bytes: usize, rows: usize) -> Result<SealedPart> {
     let columns = schema.fields().len();
     let column: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|row| row as f64)));
     let batch = RecordBatch::try_new(schema.clone(), vec![column; columns])
@@ -74,11 +75,13 @@ fn write(store: &Store, schema: Arc<Schema>, bytes: usize, rows: usize) -> Resul
     writer.seal()
 }
 
-fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
+fn shared(store: PartStore, key: TicketKey, addr: &str) -> Shared {
     let relay = Relay::new();
+    let config = Config::default();
     Shared {
+        copier: PartCopier::new(store.clone(), relay.clone(), addr.to_string(), &config),
         listeners: Vec::new(),
-        config: Config::default(),
+        config,
         store,
         coordinators: Coordinators::new(relay.clone(), Vec::new(), Duration::from_millis(1)),
         relay,
@@ -87,8 +90,6 @@ fn shared(store: Store, key: TicketKey, addr: &str) -> Shared {
         members: ArcSwap::from_pointee(Members::default()),
         cancelled: Default::default(),
         puts: Default::default(),
-        pulls: Default::default(),
-        received: Default::default(),
         peer_addr: addr.to_string(),
         flight_uri: format!("grpc+tcp://{addr}"),
         shutdown: CancellationToken::new(),

@@ -6,23 +6,23 @@
 //! | [`put`] | a put: rows into parts, parts to their holders, one commit |
 //! | [`get`] | a get: a ticket into slices of mapped files |
 //! | [`session`] | reports to the leading coordinator, orders back |
-//! | [`copy`] | pulling parts of other nodes |
-//! | [`merge`] | small parts into few |
-//! | [`scrub`] | reading every part again now and then |
-//! | [`throttle`] | bytes per second, for work in the background |
+//! | [`copy`] | copies parts from other nodes |
+//! | [`compaction`] | rewrites small parts as few |
+//! | [`scrub`] | verifies every part once per period |
+//! | [`throttle`] | limits background work to a rate |
 //! | [`coordinators`] | calls to the coordinators, with fail-over |
 //! | [`state`] | what all of a node's tasks share |
 //! | [`flight`], [`peer`] | the edges: Flight for clients, gRPC for members |
 //! | [`routes`] | which call goes where |
 //! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
 
+pub mod compaction;
 pub mod config;
 pub mod coordinators;
 pub mod copy;
 pub mod flight;
 pub mod get;
 pub mod http;
-pub mod merge;
 pub mod peer;
 pub mod process;
 pub mod put;

@@ -12,7 +12,6 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Error, PartId, Result};
 
-use crate::copy;
 use crate::state::Shared;
 
 /// Bytes of a part that go out as one message.
@@ -38,7 +37,7 @@ impl Node for Peer {
     }
 
     async fn copy_part(&self, request: Request<CopyPart>) -> Result<Response<CopyPartReply>, Status> {
-        copy::pull(&self.0, request.into_inner()).await?;
+        self.0.copier.copy(request.into_inner()).await?;
         Ok(Response::new(CopyPartReply {}))
     }
 
@@ -74,7 +73,7 @@ async fn fetch(
                 return Ok(None);
             }
             let reading = tokio::task::spawn_blocking(move || {
-                let read = part.bring_in(std::iter::once(at..end)).map(|()| part.slice(at..end));
+                let read = part.prefault(std::iter::once(at..end)).map(|()| part.slice(at..end));
                 // Finds out whether it is really damaged, and puts it aside then.
                 read.inspect_err(|_| drop(store.verify(id)))
             });
@@ -88,7 +87,7 @@ async fn fetch(
 async fn discard(state: &Arc<Shared>, request: DiscardPartsRequest) -> Result<()> {
     let ids: Vec<PartId> = request.parts.iter().map(PartId::from).collect();
     for id in &ids {
-        state.pulls.call_off(*id).await;
+        state.copier.cancel(*id).await;
     }
     let store = state.store.clone();
     tokio::task::spawn_blocking(move || {

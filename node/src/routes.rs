@@ -125,7 +125,7 @@ async fn to_coordinator(
 /// Whether this node takes new parts.
 async fn accepts(state: &Arc<Shared>) -> Result<()> {
     let store = state.store.clone();
-    let looked = tokio::task::spawn_blocking(move || store.accepts(0)).await;
+    let looked = tokio::task::spawn_blocking(move || store.check_writable(0)).await;
     looked.unwrap_or_else(|e| Err(Error::internal(format!("looking at the disk: {e}"))))
 }
 
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::get::tests::cluster::TestNode;
-    use crate::storage::Space;
+    use crate::storage::DiskSpace;
 
     #[test]
     fn puts_go_on_to_live_nodes_that_take_parts() {
@@ -217,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn a_put_that_breaks_on_its_way_to_another_node_is_unavailable() {
         let node = TestNode::answering(|state, request| Router::new(state, Routes::default(), "").route(request)).await;
-        node.state.store.pretend(Some(Space { total: 100, free: 2 }));
+        node.state.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
         let put = async || {
             let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };
             let channel = Relay::new().channel(&node.addr).unwrap();

@@ -1,89 +1,104 @@
-//! The scrub: every part's bytes are read again now and then, so that damage is found while there are other copies.
+//! The scrub: verifies every part once per period, so that damage is found while there are other copies.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
 use volley_common::{Code, Error, PartId, Result};
 
-use crate::state::Shared;
+use crate::config::Config;
+use crate::storage::PartStore;
 use crate::throttle::Throttle;
 
-/// How often it is looked whether a part is due.
-const LOOK: Duration = Duration::from_secs(10);
-/// How often what was verified is written down while parts are verified ...
-const REMEMBER: Duration = Duration::from_secs(60);
-/// ... and while none is: parts came and went.
-const REMEMBER_IDLE: Duration = Duration::from_secs(600);
+/// Pause between two checks whether a part is due.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the verification log is saved while parts are verified ...
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// ... and while none is: parts are also added and removed.
+const IDLE_SAVE_INTERVAL: Duration = Duration::from_secs(600);
 const DAY_MS: f64 = 86_400_000.0;
 
-/// Verifies the parts in the order of how long they were not, each once a period, until the node stops.
-pub async fn run(state: Arc<Shared>) {
-    let period_ms = (state.config.scrub_days * DAY_MS) as u64;
-    if period_ms == 0 {
-        return;
+/// Verifies the parts of a store at a limited rate.
+pub struct Scrubber {
+    store: PartStore,
+    period_ms: u64,
+    bytes_per_second: u64,
+    shutdown: CancellationToken,
+    /// A scrub is under way: the last poll found a part that was due.
+    active: bool,
+    last_save: Instant,
+}
+
+impl Scrubber {
+    /// With the configuration's period and rate; runs until `shutdown`.
+    pub fn new(store: PartStore, config: &Config, shutdown: CancellationToken) -> Self {
+        Scrubber {
+            store,
+            period_ms: (config.scrub_days * DAY_MS) as u64,
+            bytes_per_second: config.scrub_bytes_per_second,
+            shutdown,
+            active: false,
+            last_save: Instant::now(),
+        }
     }
-    let mut progress = Progress { working: false, remembered: Instant::now() };
-    // A short period is for trying it out: then nobody wants to wait for the next look.
-    let look = LOOK.min(Duration::from_millis(period_ms.max(10)));
-    while !state.shutdown.is_cancelled() {
-        let store = state.store.clone();
-        let due = tokio::task::spawn_blocking(move || store.next_to_verify(period_ms)).await.unwrap_or_default();
-        let worked = match due {
-            Some(id) => verify(&state, id).await,
-            None => false,
-        };
-        progress.note(&state, due.is_some()).await;
-        if !worked {
-            let _ = tokio::time::timeout(look, state.shutdown.cancelled()).await;
+
+    /// Verifies the parts in the order of their last verification, each once per period; with a period of 0 none.
+    pub async fn run(mut self) {
+        if self.period_ms == 0 {
+            return;
+        }
+        // A short period is for trials: it must not wait for the next poll.
+        let poll_interval = POLL_INTERVAL.min(Duration::from_millis(self.period_ms.max(10)));
+        while !self.shutdown.is_cancelled() {
+            let (store, period_ms) = (self.store.clone(), self.period_ms);
+            let due = tokio::task::spawn_blocking(move || store.next_to_verify(period_ms)).await.unwrap_or_default();
+            let go_on = match due {
+                Some(id) => self.verify(id).await,
+                None => false,
+            };
+            self.record_progress(due.is_some()).await;
+            if !go_on {
+                let _ = tokio::time::timeout(poll_interval, self.shutdown.cancelled()).await;
+            }
+        }
+    }
+
+    /// Verifies one part; false if the scrub should pause before the next one.
+    async fn verify(&self, id: PartId) -> bool {
+        let (store, shutdown) = (self.store.clone(), self.shutdown.clone());
+        let throttle = Throttle::new(self.bytes_per_second);
+        let verified = tokio::task::spawn_blocking(move || verify_throttled(&store, id, &throttle, &shutdown)).await;
+        match verified.unwrap_or_else(|e| Err(Error::internal(format!("verifying part {id}: {e}")))) {
+            Ok(()) => true,
+            // The store has logged the damage and quarantined the part.
+            Err(error) if matches!(error.code, Code::DataLoss | Code::NotFound) => true,
+            Err(error) => {
+                tracing::debug!(part = %id, %error, "a part was not verified");
+                false
+            }
+        }
+    }
+
+    async fn record_progress(&mut self, found_due: bool) {
+        let completed = self.active && !found_due;
+        self.active = found_due;
+        if completed {
+            self.store.record_scrub();
+        }
+        let interval = if found_due { SAVE_INTERVAL } else { IDLE_SAVE_INTERVAL };
+        if completed || self.last_save.elapsed() > interval {
+            self.last_save = Instant::now();
+            let store = self.store.clone();
+            let _ = tokio::task::spawn_blocking(move || store.save_verification_log(false)).await;
         }
     }
 }
 
-/// Verifies one part; whether the next may follow at once.
-async fn verify(state: &Arc<Shared>, id: PartId) -> bool {
-    let shared = state.clone();
-    let result = tokio::task::spawn_blocking(move || read(&shared, id)).await;
-    match result.unwrap_or_else(|e| Err(Error::internal(format!("verifying part {id}: {e}")))) {
-        Ok(()) => true,
-        // The store has told what it found, and put the part aside.
-        Err(error) if matches!(error.code, Code::DataLoss | Code::NotFound) => true,
-        Err(error) => {
-            tracing::debug!(part = %id, %error, "a part was not verified");
-            false
-        }
-    }
-}
-
-/// Blocks: reads the part at the scrub's rate.
-fn read(state: &Shared, id: PartId) -> Result<()> {
-    let throttle = Throttle::new(state.config.scrub_bytes_per_second);
+/// Blocks: reads the part no faster than `throttle` allows, until `shutdown`.
+fn verify_throttled(store: &PartStore, id: PartId, throttle: &Throttle, shutdown: &CancellationToken) -> Result<()> {
     let runtime = tokio::runtime::Handle::current();
-    state.store.verify_slowly(id, |bytes| {
+    store.verify_throttled(id, |bytes| {
         let wait = throttle.take(bytes);
-        let stopped = async { tokio::time::timeout(wait, state.shutdown.cancelled()).await.is_ok() };
-        !state.shutdown.is_cancelled() && (wait.is_zero() || !runtime.block_on(stopped))
+        let stopped = async { tokio::time::timeout(wait, shutdown.cancelled()).await.is_ok() };
+        !shutdown.is_cancelled() && (wait.is_zero() || !runtime.block_on(stopped))
     })
-}
-
-/// Whether the scrub is under way, and when that was last written down.
-struct Progress {
-    working: bool,
-    remembered: Instant,
-}
-
-impl Progress {
-    /// `due`: there was a part to verify.
-    async fn note(&mut self, state: &Arc<Shared>, due: bool) {
-        let ended = self.working && !due;
-        self.working = due;
-        if ended {
-            state.store.scrubbed();
-        }
-        let pause = if due { REMEMBER } else { REMEMBER_IDLE };
-        if ended || self.remembered.elapsed() > pause {
-            self.remembered = Instant::now();
-            let store = state.store.clone();
-            let _ = tokio::task::spawn_blocking(move || store.remember(false)).await;
-        }
-    }
 }

@@ -18,11 +18,12 @@ use volley_common::{Error, Result, health, reflection};
 
 use crate::config::Config;
 use crate::coordinators::Coordinators;
-use crate::copy::Pulls;
+use crate::copy::PartCopier;
 use crate::routes::Router;
+use crate::scrub::Scrubber;
 use crate::state::Shared;
-use crate::storage::{Store, fault};
-use crate::{flight, http, peer, scrub, session};
+use crate::storage::{PartStore, sigbus};
+use crate::{flight, http, peer, session};
 
 /// A node that runs in this process.
 pub struct Running {
@@ -76,9 +77,9 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     let base = Base::start(listeners.http, &config.http_listen).await?;
     // Until it runs: whatever fails, nothing is left behind.
     let failed = base.stop_peers.clone().drop_guard();
-    fault::install();
+    sigbus::install();
     let (dir, watermarks) = (config.data_dir.clone(), config.watermarks());
-    let store = tokio::task::spawn_blocking(move || Store::open_with(&dir, watermarks))
+    let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let state = Arc::new(share(config, store, &sockets, base.shutdown.clone())?);
@@ -133,13 +134,13 @@ fn named(listener: &Bound) -> NodeListener {
     NodeListener { name: listener.name.clone(), uri: listener.uri.clone() }
 }
 
-fn share(config: Config, store: Store, sockets: &Sockets, shutdown: CancellationToken) -> Result<Shared> {
+fn share(config: Config, store: PartStore, sockets: &Sockets, shutdown: CancellationToken) -> Result<Shared> {
     let relay = Relay::new();
-    let pulls = Pulls::new(&config);
+    let peer_addr = config.peer_reachable_at(local_addr(&sockets.peer)?)?;
+    let copier = PartCopier::new(store.clone(), relay.clone(), peer_addr.clone(), &config);
     Ok(Shared {
         flight_uri: sockets.first()?.uri.clone(),
         listeners: sockets.flight.iter().filter(|l| !l.name.is_empty()).map(named).collect(),
-        peer_addr: config.peer_reachable_at(local_addr(&sockets.peer)?)?,
         coordinators: Coordinators::new(relay.clone(), config.coordinators.clone(), config.deadline()),
         cluster: store.cluster().map(Arc::new).into(),
         config,
@@ -149,8 +150,8 @@ fn share(config: Config, store: Store, sockets: &Sockets, shutdown: Cancellation
         members: Default::default(),
         cancelled: Default::default(),
         puts: TaskTracker::new(),
-        pulls,
-        received: Default::default(),
+        copier,
+        peer_addr,
         shutdown,
     })
 }
@@ -183,7 +184,7 @@ async fn serve_all(state: Arc<Shared>, sockets: Sockets, base: Base) -> Result<R
         running.stop_peers.clone(),
         Limits::default(),
     ));
-    running.tasks.spawn(scrub::run(state.clone()));
+    running.tasks.spawn(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
     let failure = running.failure.clone();
     running.tasks.spawn(async move {
         if let Err(error) = session::run(state.clone(), ready).await {
@@ -247,7 +248,7 @@ impl Running {
         self.tasks.wait().await;
         let store = self.state.store.clone();
         // Nothing is written any more: what was verified need not be read again after the next start.
-        let _ = tokio::task::spawn_blocking(move || store.remember(true)).await;
+        let _ = tokio::task::spawn_blocking(move || store.save_verification_log(true)).await;
     }
 
     /// Waits until the node stops by itself or by [`Running::shutdown`].

@@ -5,26 +5,25 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::listen::host_port;
 use volley_common::proxy::Relay;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
-use volley_common::{Error, NodeId, PartId, Result, clock};
+use volley_common::{Error, NodeId, Result, clock};
 
 use crate::config::Config;
 pub use crate::coordinators::Coordinators;
-use crate::copy::Pulls;
-use crate::storage::Store;
+use crate::copy::PartCopier;
+use crate::storage::PartStore;
 
 /// What all tasks of a node share; one per process, behind an [`Arc`].
 pub struct Shared {
     /// The configuration that the process was started with.
     pub config: Config,
     /// The parts on this node's disk.
-    pub store: Store,
+    pub store: PartStore,
     /// Connections to other members.
     pub relay: Relay,
     /// The cluster's ticket key; `None` until the node's first session.
@@ -39,10 +38,8 @@ pub struct Shared {
     pub coordinators: Coordinators,
     /// Puts that are being taken in: what a shutdown waits for.
     pub puts: TaskTracker,
-    /// Parts that are being pulled from other nodes.
-    pub pulls: Pulls,
-    /// Parts that came to be held and are not yet reported.
-    pub received: Received,
+    /// Copies parts from other nodes.
+    pub copier: PartCopier,
     /// Where members reach this node: HOST:PORT.
     pub peer_addr: String,
     /// Where clients reach it: `grpc+tcp://HOST:PORT`.
@@ -119,35 +116,6 @@ impl Cancelled {
         let mut map = self.0.lock();
         map.retain(|_, until| *until > now);
         map.extend(flights.iter().map(|c| (c.flight, c.until_ms)));
-    }
-}
-
-/// Parts that came to be held since the last report to the leader: bounded by what the disk holds, as
-/// the same part is noted once.
-#[derive(Default)]
-pub struct Received {
-    parts: Mutex<BTreeMap<PartId, cluster::HeldPart>>,
-    changed: Notify,
-}
-
-impl Received {
-    /// Notes a part for the next report.
-    pub fn add(&self, part: cluster::HeldPart) {
-        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
-        self.parts.lock().insert(id, part);
-        self.changed.notify_one();
-    }
-
-    /// Takes up to `max` parts that are to be reported.
-    pub fn take(&self, max: usize) -> Vec<cluster::HeldPart> {
-        let mut parts = self.parts.lock();
-        let ids: Vec<PartId> = parts.keys().take(max).copied().collect();
-        ids.iter().filter_map(|id| parts.remove(id)).collect()
-    }
-
-    /// Waits until there may be something to report.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
     }
 }
 

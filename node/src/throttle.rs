@@ -1,25 +1,25 @@
-//! Bytes per second, for work that must not get in the way.
+//! Limits background work to a rate in bytes per second.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// What may be taken at once after a rest, in seconds of the rate.
+/// What may be taken at once after a pause, in seconds of the rate.
 const BURST: f64 = 0.25;
 
-/// Lets so many bytes a second pass, over all who share it.
-pub struct Throttle(Option<Mutex<Bucket>>);
+/// A rate limit for everything that shares it.
+pub struct Throttle(Option<Mutex<TokenBucket>>);
 
-/// Pure: a bucket of bytes that fills at a rate, and may be in debt.
+/// Pure: a token bucket of bytes whose level may become negative.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     rate: f64,
     level: f64,
     at: Instant,
 }
 
-impl Bucket {
-    /// Takes bytes out; how long to wait until they are there.
+impl TokenBucket {
+    /// Takes bytes; gives the time until the level is back at zero.
     fn take(&mut self, now: Instant, bytes: u64) -> Duration {
         let filled = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         self.level = (self.level + filled).min(self.rate * BURST) - bytes as f64;
@@ -29,13 +29,13 @@ impl Bucket {
 }
 
 impl Throttle {
-    /// Bytes a second; 0: as many as there are.
+    /// A limit of this many bytes per second; 0: none.
     pub fn new(bytes_per_second: u64) -> Self {
         let rate = bytes_per_second as f64;
-        Throttle((bytes_per_second > 0).then(|| Mutex::new(Bucket { rate, level: 0.0, at: Instant::now() })))
+        Throttle((bytes_per_second > 0).then(|| Mutex::new(TokenBucket { rate, level: 0.0, at: Instant::now() })))
     }
 
-    /// Takes bytes; how long whoever took them is to wait now.
+    /// Takes bytes; gives how long the caller must wait before it takes more.
     pub fn take(&self, bytes: usize) -> Duration {
         self.0.as_ref().map_or(Duration::ZERO, |bucket| bucket.lock().take(Instant::now(), bytes as u64))
     }
@@ -46,10 +46,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn over_time_no_more_than_the_rate_passes() {
+    fn average_rate_stays_below_the_limit() {
         let mut now = Instant::now();
         let began = now;
-        let mut bucket = Bucket { rate: 1_000_000.0, level: 0.0, at: now };
+        let mut bucket = TokenBucket { rate: 1_000_000.0, level: 0.0, at: now };
         for _ in 0..100 {
             now += bucket.take(now, 100_000);
         }
@@ -58,17 +58,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_rest_is_no_licence() {
+    fn burst_after_a_pause_is_bounded() {
         let now = Instant::now();
-        let mut bucket = Bucket { rate: 1000.0, level: 0.0, at: now };
+        let mut bucket = TokenBucket { rate: 1000.0, level: 0.0, at: now };
         let later = now + Duration::from_secs(3600);
         assert_eq!(bucket.take(later, 250), Duration::ZERO);
         assert_eq!(bucket.take(later, 1000), Duration::from_secs(1));
-        assert_eq!(bucket.take(later, 500), Duration::from_millis(1500), "those who come at once share it");
+        assert_eq!(bucket.take(later, 500), Duration::from_millis(1500), "concurrent callers share the rate");
     }
 
     #[test]
-    fn without_a_rate_nobody_waits() {
+    fn zero_rate_is_unlimited() {
         assert_eq!(Throttle::new(0).take(usize::MAX), Duration::ZERO);
     }
 }

@@ -14,7 +14,7 @@ use volley_common::ipc::encode::{Encoded, first_rows};
 use volley_common::{Error, PartId, Result};
 
 use super::source::{Piece, Projection};
-use crate::storage::{Message, Part, own_last_page};
+use crate::storage::{Part, PartMessage, copy_last_page};
 
 /// What the messages of a window need from the disk at most, by what those of the last one needed: bytes. Beyond it only by
 /// the last message.
@@ -23,7 +23,7 @@ const WINDOW: u64 = 8 << 20;
 pub(super) const PAUSED: Duration = Duration::from_millis(200);
 /// What of a window's messages is copied at most, and with it a stream's share of the node's memory: bytes.
 const COPIED: u64 = 512 << 10;
-/// What of a message's body is copied at most: bytes ([`own_last_page`]).
+/// What of a message's body is copied at most: bytes ([`copy_last_page`]).
 const COPIED_BODY: u64 = 8 << 10;
 
 /// A part and how far it has been sent: dictionaries first, then batches.
@@ -56,7 +56,7 @@ enum Coming {
 /// A message that is to be sent.
 #[derive(Clone, Debug)]
 struct Planned {
-    message: Message,
+    message: PartMessage,
     /// Only so many rows of it.
     cut: Option<u64>,
 }
@@ -114,7 +114,7 @@ impl LocalPart {
             self.content.keep_in(&pieces).await?;
             self.seen = Instant::now();
         }
-        self.content.part.vouch()?;
+        self.content.part.check_unchanged()?;
         self.given += pieces.iter().filter(|piece| piece.rows.is_some()).count() as u32;
         Ok(pieces)
     }
@@ -180,7 +180,7 @@ struct Content {
 }
 
 impl Content {
-    fn needs(&self, dictionary: &Message) -> bool {
+    fn needs(&self, dictionary: &PartMessage) -> bool {
         match (&self.projection, dictionary.dictionary_id) {
             (Some(projection), Some(id)) => projection.dictionaries.contains(&id),
             _ => true,
@@ -195,7 +195,7 @@ impl Content {
             return Ok(());
         }
         let part = self.part.clone();
-        let brought = tokio::task::spawn_blocking(move || part.bring_in(ranges));
+        let brought = tokio::task::spawn_blocking(move || part.prefault(ranges));
         brought.await.unwrap_or_else(|e| Err(Error::internal(format!("reading a part failed: {e}"))))
     }
 
@@ -204,13 +204,13 @@ impl Content {
         if plan.iter().any(|planned| planned.cut.is_some()) {
             return Ok(None);
         }
-        self.part.vouch()?;
+        self.part.check_unchanged()?;
         self.make(plan, |ranges| Ok(self.part.is_resident(ranges)))
     }
 
     /// The messages, however long it takes.
     fn fetched(&self, plan: &[Planned]) -> Result<Window> {
-        let made = self.make(plan, |ranges| self.part.bring_in(ranges).map(|()| true))?;
+        let made = self.make(plan, |ranges| self.part.prefault(ranges).map(|()| true))?;
         made.ok_or_else(|| Error::internal("a part's bytes were brought in and are not there"))
     }
 
@@ -225,20 +225,20 @@ impl Content {
             if self.projection.is_some() && !reach(slices.filter_map(|slice| self.part.range_of(slice)).collect())? {
                 return Ok(None);
             }
-            pieces.iter_mut().for_each(|piece| own_last_page(&mut piece.body));
+            pieces.iter_mut().for_each(|piece| copy_last_page(&mut piece.body));
             let bodies = plan.iter().map(|planned| planned.message.body.end - planned.message.body.start).sum();
             Ok(Some((pieces, bodies)))
         };
         make().or_else(|error| {
             // Whatever else seems to be wrong: if the file was changed, that is why.
-            self.part.vouch()?;
+            self.part.check_unchanged()?;
             Err(error)
         })
     }
 
     /// The bytes that are read before it is known which of them are sent.
     fn read_first(&self, plan: &[Planned]) -> Vec<Range<u64>> {
-        let whole = |message: &Message| message.header.start..message.body.end;
+        let whole = |message: &PartMessage| message.header.start..message.body.end;
         let mut ranges: Vec<_> = (plan.iter())
             .map(|planned| match self.projection.is_none() || planned.cut.is_some() || planned.is_dictionary() {
                 true => whole(&planned.message),
@@ -273,7 +273,7 @@ impl Content {
         first_rows(&self.part.schema_message(), &dictionaries, message, rows as usize)
     }
 
-    fn encoded(&self, message: &Message) -> Encoded {
+    fn encoded(&self, message: &PartMessage) -> Encoded {
         Encoded { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
     }
 }

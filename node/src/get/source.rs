@@ -252,7 +252,7 @@ impl Drop for Source {
         let let_go = move || {
             let id = part.id();
             drop(part);
-            store.let_go(id);
+            store.evict(id);
         };
         // Unmapping takes time.
         match tokio::runtime::Handle::try_current() {
@@ -264,7 +264,7 @@ impl Drop for Source {
 
 /// Maps a part, if it is here.
 async fn open_here(state: &Shared, id: PartId) -> Result<Option<Arc<Part>>> {
-    if let Some(opened) = state.store.opened(id) {
+    if let Some(opened) = state.store.cached(id) {
         return Ok(Some(opened));
     }
     let store = state.store.clone();

@@ -15,7 +15,7 @@ use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
 use super::shards::{Shards, Sink, Sizes};
-use crate::storage::{PartSpec, PartWriter, SealedPart, Store, Wrote};
+use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
 
 /// Parts of one put that are sealed at once, while the next is being written.
 const MAX_SEALS: usize = 2;
@@ -31,7 +31,7 @@ pub enum Feed {
 /// What parts are written, and where to.
 pub struct Target {
     /// This node's disk.
-    pub store: Store,
+    pub store: PartStore,
     /// The table.
     pub table: TableName,
     /// The write's id.
@@ -159,7 +159,7 @@ impl Parts {
     }
 
     /// Writes into the shard's part, or into a new one.
-    fn try_write(&mut self, shard: u32, batch: &RecordBatch) -> Result<Wrote> {
+    fn try_write(&mut self, shard: u32, batch: &RecordBatch) -> Result<BatchWrite> {
         if !self.open.contains_key(&shard) {
             let new = self.create(shard)?;
             self.open.insert(shard, new);
@@ -200,9 +200,9 @@ impl Parts {
 
 impl Sink for Parts {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
-        if self.try_write(shard, batch)? == Wrote::DictionaryReplaced {
+        if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
             self.end_part(shard)?;
-            if self.try_write(shard, batch)? == Wrote::DictionaryReplaced {
+            if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
                 return Err(Error::internal("a new part refused its first batch for its dictionary"));
             }
         }

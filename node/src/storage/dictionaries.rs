@@ -1,17 +1,17 @@
-//! Whether a batch can go into a part: an Arrow file has one dictionary an id, which later ones may only extend.
+//! Whether a batch fits into a part: an Arrow file has one dictionary per id, which later batches may only extend.
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, make_array};
 use arrow::datatypes::DataType;
 
-/// The dictionaries that a part has so far, in the order of their ids.
+/// The current dictionaries of a part, in the order of their ids.
 #[derive(Default)]
-pub struct Dictionaries(Vec<ArrayData>);
+pub struct PartDictionaries(Vec<ArrayData>);
 
-impl Dictionaries {
-    /// Takes the batch's dictionaries, if all of them are the part's or extend them; otherwise changes nothing.
+impl PartDictionaries {
+    /// Adopts the batch's dictionaries if each equals or extends the part's; otherwise changes nothing and gives false.
     ///
-    /// Mirrors arrow's `DictionaryTracker`, which finds a replacement only when it has written half of a batch.
-    pub fn take(&mut self, batch: &RecordBatch) -> bool {
+    /// Mirrors arrow's `DictionaryTracker`, which detects a replacement only after it has written half of a batch.
+    pub fn extend(&mut self, batch: &RecordBatch) -> bool {
         let mut found = Vec::new();
         batch.columns().iter().for_each(|column| collect(column, &mut found));
         if self.0.is_empty() {
@@ -21,7 +21,7 @@ impl Dictionaries {
         let fits = self.0.len() == found.len() && self.0.iter().zip(&found).all(|(old, new)| fits(old, new));
         if fits {
             for (old, new) in self.0.iter_mut().zip(found) {
-                // Of equals the newer is kept: the batches to come share it most likely.
+                // Of equal ones the newer is kept: later batches most likely share it.
                 *old = new;
             }
         }
@@ -36,25 +36,25 @@ fn fits(old: &ArrayData, new: &ArrayData) -> bool {
     match old.len().cmp(&new.len()) {
         std::cmp::Ordering::Greater => false,
         std::cmp::Ordering::Equal => old == new,
-        // Few readers take a delta of values that are dictionaries themselves, and arrow writes a part of a union wrong.
-        std::cmp::Ordering::Less => !whole_only(new.data_type()) && new.slice(0, old.len()) == *old,
+        // Few readers support a delta whose values are dictionaries themselves, and arrow writes slices of unions wrong.
+        std::cmp::Ordering::Less => !forbids_delta(new.data_type()) && new.slice(0, old.len()) == *old,
     }
 }
 
-fn whole_only(data_type: &DataType) -> bool {
+fn forbids_delta(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, _) | DataType::Union(_, _) => true,
-        DataType::RunEndEncoded(_, values) => whole_only(values.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| whole_only(field.data_type())),
+        DataType::RunEndEncoded(_, values) => forbids_delta(values.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| forbids_delta(field.data_type())),
         DataType::List(f) | DataType::LargeList(f) | DataType::ListView(f) | DataType::LargeListView(f) => {
-            whole_only(f.data_type())
+            forbids_delta(f.data_type())
         }
-        DataType::FixedSizeList(f, _) | DataType::Map(f, _) => whole_only(f.data_type()),
+        DataType::FixedSizeList(f, _) | DataType::Map(f, _) => forbids_delta(f.data_type()),
         _ => false,
     }
 }
 
-/// Every dictionary of an array, inner before outer: the order in which ids are given.
+/// Every dictionary of an array, inner before outer: the order in which ids are assigned.
 fn collect(array: &ArrayRef, found: &mut Vec<ArrayData>) {
     match array.data_type() {
         DataType::Dictionary(_, _) => {

@@ -1,19 +1,20 @@
-//! Where everything lies in a node's data folder.
+//! The paths of a node's data folder.
 //!
 //! ```text
-//! LOCK                                        held by the running process
-//! control                                     who the node is
-//! checked                                     which parts' bytes were verified when
-//! tmp/                                        parts that are being written or received
-//! damaged/                                    parts whose bytes are not what they were: for a human to look at
+//! LOCK                                        locked by the running process
+//! control                                     the node's id and cluster
+//! checked                                     the verification log
+//! tmp/                                        unfinished parts
+//! damaged/                                    quarantined parts; only an operator removes them
 //! parts/TABLE/SHARD/WRITE-SEQ-PART-CRC.arrow
 //! ```
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use volley_common::{PartId, TableName};
 
-/// Bytes of a folder's name; a longer slug is cut and ends in a checksum.
+/// Bytes of a folder's name; a longer slug is truncated and ends in a checksum.
 const MAX_SLUG: usize = 120;
 
 /// The paths of a data folder.
@@ -43,18 +44,18 @@ impl Layout {
         self.root.join("control")
     }
 
-    /// What is known of the parts' files.
-    pub fn checked(&self) -> PathBuf {
+    /// The verification log.
+    pub fn verification_log(&self) -> PathBuf {
         self.root.join("checked")
     }
 
-    /// Parts that are being written or received; emptied at start.
+    /// Unfinished parts; emptied at start.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
-    /// Parts that were found damaged.
-    pub fn damaged(&self) -> PathBuf {
+    /// Quarantined parts.
+    pub fn quarantine(&self) -> PathBuf {
         self.root.join("damaged")
     }
 
@@ -68,48 +69,49 @@ impl Layout {
         self.parts().join(slug(table)).join(shard.to_string())
     }
 
-    /// A new file's path in `tmp/`.
-    pub fn temporary(&self, id: PartId) -> PathBuf {
-        // One part may be received twice at once: the random tail keeps the two apart.
+    /// The path of a new file in `tmp/`.
+    pub fn new_temp(&self, id: PartId) -> PathBuf {
+        // A part may be received twice at once: the random suffix keeps the two apart.
         self.tmp().join(format!("{id}-{:08x}", rand::random::<u32>()))
     }
 }
 
-/// What a part's file name says.
+/// A part's file name, which has what the inventory needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartFile {
+pub struct PartFileName {
     /// The write's id.
     pub write: String,
-    /// The part's place among the write's parts.
+    /// The part's position among the write's parts.
     pub seq: u64,
-    /// The part.
+    /// The part's id.
     pub id: PartId,
     /// CRC-32C of the whole file.
     pub crc32c: u32,
 }
 
-impl PartFile {
-    /// The file's name.
-    pub fn name(&self) -> String {
-        format!("{}-{}-{}-{:08x}.arrow", self.write, self.seq, self.id, self.crc32c)
+impl fmt::Display for PartFileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}-{:08x}.arrow", self.write, self.seq, self.id, self.crc32c)
     }
+}
 
-    /// Reads a file's name; `None` if it is not a part's.
+impl PartFileName {
+    /// Parses a file's name; `None` if it is not a part's.
     pub fn parse(name: &str) -> Option<Self> {
-        // A write id may hold dashes itself.
+        // A write id may contain dashes.
         let mut fields = name.strip_suffix(".arrow")?.rsplitn(4, '-');
         let (crc, id, seq, write) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        let file = PartFile {
+        let file = PartFileName {
             write: write.to_string(),
             seq: seq.parse().ok()?,
             id: id.parse().ok()?,
             crc32c: u32::from_str_radix(crc, 16).ok()?,
         };
-        (file.name() == name && !write.is_empty()).then_some(file)
+        (file.to_string() == name && !write.is_empty()).then_some(file)
     }
 }
 
-/// A table's name as a folder's: readable, safe in every file system. The exact name stands in the footers.
+/// A table's name as a folder name: readable, safe in every file system. The exact name is in the parts' footers.
 pub fn slug(table: &TableName) -> String {
     let name = table.to_string();
     let mut slug = String::new();
@@ -134,33 +136,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_names_survive_a_round_trip() {
+    fn file_names_round_trip() {
         for (write, seq) in [("w", 0), ("a-b-1-2", u64::MAX), ("x.y_z", 7)] {
-            let file = PartFile { write: write.into(), seq, id: PartId::random(), crc32c: rand::random() };
-            assert_eq!(PartFile::parse(&file.name()), Some(file));
+            let file = PartFileName { write: write.into(), seq, id: PartId::random(), crc32c: rand::random() };
+            assert_eq!(PartFileName::parse(&file.to_string()), Some(file));
         }
     }
 
     #[test]
-    fn any_file_name_survives_and_nothing_near_it_is_taken_for_another_part() {
+    fn random_file_names_round_trip_and_truncations_do_not_alias() {
         const LETTERS: &[u8] = b"abcXYZ019_-.";
         for _ in 0..500 {
             let letter = || LETTERS[rand::random_range(0..LETTERS.len())] as char;
             let write: String = (0..rand::random_range(1..65)).map(|_| letter()).collect();
-            let file = PartFile { write, seq: rand::random(), id: PartId::random(), crc32c: rand::random() };
-            let name = file.name();
-            assert_eq!(PartFile::parse(&name), Some(file));
+            let file = PartFileName { write, seq: rand::random(), id: PartId::random(), crc32c: rand::random() };
+            let name = file.to_string();
+            assert_eq!(PartFileName::parse(&name), Some(file));
             let at = rand::random_range(0..name.len());
             let bad = format!("{}{}", &name[..at], &name[at + 1..]);
-            // What is shorter is another part's name, or none; it never reads as a name that it is not.
-            assert!(PartFile::parse(&bad).is_none_or(|other| other.name() == bad));
+            // The shorter text is another part's name or none; it never parses as a different name.
+            assert!(PartFileName::parse(&bad).is_none_or(|other| other.to_string() == bad));
         }
     }
 
     #[test]
-    fn other_names_are_not_parts() {
-        let good = PartFile { write: "w".into(), seq: 1, id: PartId(9), crc32c: 3 }.name();
-        assert!(PartFile::parse(&good).is_some());
+    fn other_names_are_not_parsed() {
+        let good = PartFileName { write: "w".into(), seq: 1, id: PartId(9), crc32c: 3 }.to_string();
+        assert!(PartFileName::parse(&good).is_some());
         let bad = [
             good.replace(".arrow", ".arrow.bak"),
             good.replace("w-1-", "w-01-"),
@@ -170,12 +172,12 @@ mod tests {
             "notes.txt".into(),
         ];
         for name in bad {
-            assert_eq!(PartFile::parse(&name), None, "{name}");
+            assert_eq!(PartFileName::parse(&name), None, "{name}");
         }
     }
 
     #[test]
-    fn slugs_are_safe_and_differ() {
+    fn slugs_are_safe_and_distinct() {
         let slug_of = |name: &str| slug(&name.parse().unwrap());
         assert_eq!(slug_of("sales/2026.q1"), "sales+2026.q1");
         assert_eq!(slug_of("..x"), "%2e.x");

@@ -1,57 +1,62 @@
-//! Parts on disk: the only file I/O of a node.
+//! Parts on disk. All file I/O of a node is here.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | [`layout`] | where everything lies; names of files ↔ what they name |
-//! | [`control`] | who the node is, which cluster it belongs to |
-//! | `checked` | which parts were verified when, and whether the node stopped cleanly |
-//! | `disk` | the few ways in which the folder is changed |
-//! | `durable` | small files that must be whole |
-//! | `dictionaries` | whether a batch can go into a part |
-//! | [`writer`] | batches → a sealed part |
-//! | [`part`] | a sealed part, mapped and parsed |
-//! | `mapping` | a mapped file, and which of its bytes are in memory |
-//! | [`receive`] | a part that comes from another node |
-//! | [`store`], `scan` | the inventory, and how it is read at start |
-//! | `opened` | parts that stay open for their next reader |
-//! | [`space`], [`health`] | pure: whether the node takes parts, whether its disk is ill |
-//! | `taking` | how a part becomes durable, what a failed write means |
-//! | `damage` | verifying again; putting aside what is bad |
-//! | [`fault`] | what a mapped page that cannot be had does |
+//! | [`part_store`] | the store: create, receive, open, verify and remove parts |
+//! | `layout` | the paths of the data folder |
+//! | `inventory` | which parts there are; `scan` reads them at start |
+//! | `part_writer` | record batches → a part |
+//! | `part_receiver` | bytes from another node → a part |
+//! | `commit_part`, `shard_dirs` | how a part becomes durable |
+//! | `part`, `mapping` | a part, mapped and parsed |
+//! | `part_cache` | parts that stay open for the next reader |
+//! | `checksum`, `verification_log` | verifying a part; when each was last verified |
+//! | `quarantine` | damaged parts |
+//! | `volume` | the file system: free space, temporary files, failed writes |
+//! | `disk_space`, `disk_health` | pure: whether new parts are accepted, whether the disk is degraded |
+//! | `control_file` | the node's id and cluster |
+//! | `checksummed_file` | the format of small durable files |
+//! | `fingerprint` | what shows that a file was changed |
+//! | `dictionaries` | whether a batch fits into a part |
+//! | `fs_ops` | the operations by which the folder changes |
+//! | [`sigbus`] | what happens when a mapped page is gone |
 //!
-//! Everything here blocks (except slicing a mapped part, and asking whether it is in memory): call it in `spawn_blocking`.
+//! Everything here blocks, except for slicing a part and asking whether it is resident: call it in `spawn_blocking`.
+//!
+//! The store is made of the modules below it, never the other way round: writers and receivers hold a `PartCommitter`
+//! (volume, inventory, cache), not the store.
 
-mod checked;
-pub mod control;
-mod damage;
+mod checksum;
+mod checksummed_file;
+mod commit_part;
+mod control_file;
 mod dictionaries;
-mod disk;
-mod durable;
-pub mod fault;
-pub mod health;
-pub mod layout;
+mod disk_health;
+mod disk_space;
+mod fingerprint;
+mod fs_ops;
+mod inventory;
+mod layout;
 mod mapping;
-mod opened;
-pub mod part;
-pub mod receive;
+mod part;
+mod part_cache;
+mod part_receiver;
+pub mod part_store;
+mod part_writer;
+mod quarantine;
 mod scan;
-pub mod space;
-pub mod store;
-mod taking;
-pub mod writer;
+mod shard_dirs;
+pub mod sigbus;
+mod verification_log;
+mod volume;
 
-pub use checked::Stamp;
-pub use mapping::own_last_page;
-pub use part::{Message, Part};
-pub use receive::Receiver;
-pub use space::{Space, Watermarks};
-pub use store::Store;
-pub use taking::Condition;
-pub use writer::{PartSpec, PartWriter, SealedPart, Wrote};
+pub use disk_space::{DiskSpace, Watermarks};
+pub use fingerprint::FileFingerprint;
+pub use mapping::copy_last_page;
+pub use part::{Part, PartMessage};
+pub use part_receiver::PartReceiver;
+pub use part_store::{PartStore, StoreStatus};
+pub use part_writer::{BatchWrite, PartSpec, PartWriter, SealedPart};
 
-#[cfg(test)]
-mod disk_tests;
-#[cfg(test)]
-mod power_tests;
 #[cfg(test)]
 mod tests;

@@ -128,7 +128,7 @@ async fn a_merging_node_that_is_killed_leaves_nothing() {
     merged(&client).await;
     // Both nodes hold everything, so that it is always the same one that merges.
     let merging = wait_for(SOON, "a node says that it merged", async || {
-        cluster.nodes.iter().position(|node| node.log().contains("merged small parts"))
+        cluster.nodes.iter().position(|node| node.log().contains("compacted small parts"))
     })
     .await;
     let unfinished = loop {

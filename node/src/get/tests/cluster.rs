@@ -27,11 +27,12 @@ use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, clock};
 
 use crate::config::Config;
+use crate::copy::PartCopier;
 use crate::get::request::{read_ticket, verified};
 use crate::get::source::Source;
 use crate::get::{HOP_HEADER, serve_get};
 use crate::state::{Coordinators, Members, Shared};
-use crate::storage::{PartSpec, Store, Wrote};
+use crate::storage::{BatchWrite, PartSpec, PartStore};
 
 /// A node that serves gets, and its folder.
 pub struct TestNode {
@@ -103,7 +104,7 @@ impl TestNode {
             })
             .unwrap();
         for batch in batches {
-            assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
+            assert_eq!(writer.write(batch).unwrap(), BatchWrite::Written);
         }
         writer.seal().unwrap().id
     }
@@ -159,9 +160,11 @@ fn broken(
 
 fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> Shared {
     let relay = Relay::new();
+    let (config, store) = (Config::default(), PartStore::open(dir.path()).unwrap());
     Shared {
-        config: Config::default(),
-        store: Store::open(dir.path()).unwrap(),
+        copier: PartCopier::new(store.clone(), relay.clone(), addr.to_string(), &config),
+        config,
+        store,
         // Nobody listens there.
         coordinators: Coordinators::new(relay.clone(), vec!["127.0.0.1:1".into()], Duration::from_millis(1)),
         relay,
@@ -170,8 +173,6 @@ fn shared(dir: &tempfile::TempDir, addr: &str, shutdown: CancellationToken) -> S
         members: ArcSwap::from_pointee(Members::default()),
         cancelled: Default::default(),
         puts: Default::default(),
-        pulls: Default::default(),
-        received: Default::default(),
         peer_addr: addr.to_string(),
         flight_uri: format!("grpc+tcp://{addr}"),
         listeners: Vec::new(),

@@ -100,7 +100,7 @@ async fn the_schema_of_a_damaged_part_comes_from_another_holder() {
     // Held while the file is cut: it is not opened, and so not verified, anew.
     let part = asked.state.store.part(id).unwrap().unwrap();
     cut(&std::fs::OpenOptions::new().write(true).open(asked.file()).unwrap());
-    assert_eq!(part.vouch().unwrap_err().code, volley_common::Code::DataLoss);
+    assert_eq!(part.check_unchanged().unwrap_err().code, volley_common::Code::DataLoss);
     for columns in [None, Some(Columns { index: vec![0, 1, 2] })] {
         let bare = Ticket { columns, ..bare.clone() };
         assert_eq!(rows(&asked.get(&bare).await.unwrap()), rows(&all_alike()));
@@ -241,9 +241,9 @@ async fn a_file_that_is_changed_while_it_is_read_is_made_good_by_another_holder(
         }
         assert_eq!(rows(&got), rows(&all_alike()));
         // It was put aside, and is reported.
-        tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), asked.state.store.wait_for_lost()).await.unwrap();
         assert_eq!(asked.state.store.take_lost().0, [id]);
-        assert!(!asked.state.store.holds(id) && asked.state.store.condition().damaged == 1);
+        assert!(!asked.state.store.holds(id) && asked.state.store.status().quarantined == 1);
         assert_eq!(rows(&asked.get(&ticket).await.unwrap()), rows(&all_alike()));
     }
 }
@@ -265,7 +265,7 @@ fn large(batches: i64) -> Vec<RecordBatch> {
 
 /// Has the kernel forget what it has of a file in memory, where the file system allows that.
 fn forget(node: &TestNode, id: PartId) {
-    node.state.store.let_go(id);
+    node.state.store.evict(id);
     let file = std::fs::File::open(node.file()).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -329,7 +329,7 @@ async fn a_file_that_is_cut_between_windows_is_made_good_by_another_holder() {
         }
     }
     assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes came");
-    tokio::time::timeout(Duration::from_secs(20), asked.state.store.lost_something()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), asked.state.store.wait_for_lost()).await.unwrap();
 }
 
 #[tokio::test]
@@ -356,10 +356,10 @@ async fn a_stream_that_breaks_off_lets_go_of_its_mapping() {
         futures::StreamExt::collect::<Vec<_>>(stream).await.len()
     };
     assert_eq!(read(100).await, 3);
-    assert!(node.state.store.opened(id).is_some(), "kept for the next reader");
+    assert!(node.state.store.cached(id).is_some(), "kept for the next reader");
     assert_eq!(read(2).await, 2);
     let let_go = async {
-        while node.state.store.opened(id).is_some() {
+        while node.state.store.cached(id).is_some() {
             tokio::task::yield_now().await;
         }
     };

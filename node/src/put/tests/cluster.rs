@@ -25,10 +25,10 @@ use volley_common::{Error, NodeId};
 
 use crate::config::Config;
 use crate::coordinators::Coordinators;
-use crate::copy::Pulls;
+use crate::copy::PartCopier;
 use crate::peer;
 use crate::state::Shared;
-use crate::storage::Store;
+use crate::storage::PartStore;
 
 /// What the coordinator of these tests knows.
 #[derive(Default)]
@@ -189,10 +189,11 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
     let relay = Relay::new();
     // Slow enough to be seen; puts are to take no notice of it.
     let config = Config { block_bytes: 1 << 20, copy_bytes_per_second: 1 << 20, ..Config::default() };
-    let pulls = Pulls::new(&config);
+    let store = PartStore::open(dir.path()).unwrap();
+    let copier = PartCopier::new(store.clone(), relay.clone(), peer_addr.clone(), &config);
     let state = Arc::new(Shared {
         coordinators: Coordinators::new(relay.clone(), vec![coordinator.into()], Duration::from_secs(5)),
-        store: Store::open(dir.path()).unwrap(),
+        store,
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
         listeners: Vec::new(),
         peer_addr,
@@ -203,8 +204,7 @@ async fn start_node(coordinator: &str) -> (Arc<Shared>, TempDir, CancellationTok
         members: Default::default(),
         cancelled: Default::default(),
         puts: Default::default(),
-        pulls,
-        received: Default::default(),
+        copier,
         shutdown: CancellationToken::new(),
     });
     let stop = CancellationToken::new();

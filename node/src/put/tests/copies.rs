@@ -6,8 +6,7 @@ use tonic::Code;
 use volley_common::wire::cluster::CopyPart;
 
 use super::*;
-use crate::copy;
-use crate::storage::Space;
+use crate::storage::DiskSpace;
 
 /// Puts one part of 2 MiB on node 0 alone, and gives the order to copy it from there.
 async fn order(cluster: &Cluster, background: bool) -> CopyPart {
@@ -24,7 +23,7 @@ async fn only_background_copies_are_throttled() {
         let cluster = Cluster::start(2, &[&[0]], 1).await;
         let order = order(&cluster, background).await;
         let began = Instant::now();
-        copy::pull(&cluster.nodes[1].0, order).await.unwrap();
+        cluster.nodes[1].0.copier.copy(order).await.unwrap();
         took.push(began.elapsed());
         assert_eq!(cluster.held(1), 1);
     }
@@ -37,23 +36,23 @@ async fn a_full_node_takes_no_copy_and_says_why() {
     let cluster = Cluster::start(3, &[&[0]], 1).await;
     let order = order(&cluster, true).await;
     let full = &cluster.nodes[1].0;
-    full.store.pretend(Some(Space { total: 100, free: 2 }));
-    let error = copy::pull(full, order.clone()).await.unwrap_err();
+    full.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
+    let error = full.copier.copy(order.clone()).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert!(error.message.contains(&full.node().to_string()) && error.message.contains("98.0 % used"), "{error}");
     assert_eq!(cluster.held(1), 0);
-    full.store.pretend(None);
-    copy::pull(full, order).await.unwrap();
+    full.store.override_space(None);
+    full.copier.copy(order).await.unwrap();
     assert_eq!(cluster.held(1), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_goes_to_another_node_than_a_full_one_and_fails_when_all_are() {
     let cluster = Cluster::start(3, &[&[0, 1]], 2).await;
-    cluster.nodes[1].0.store.pretend(Some(Space { total: 100, free: 2 }));
+    cluster.nodes[1].0.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
     cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap();
     assert!(cluster.held(1) == 0 && cluster.held(2) > 0);
-    cluster.nodes[2].0.store.pretend(Some(Space { total: 100, free: 2 }));
+    cluster.nodes[2].0.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
     let error = cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert!(error.message.contains("98.0 % used"), "{error}");

@@ -1,35 +1,21 @@
-#![allow(clippy::unwrap_used)]
+//! What is written is read; what is damaged or refused leaves nothing behind.
+
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Float64Array, Int8Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int8Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema};
-use arrow_flight::FlightData;
 use arrow_ipc::reader::FileReader;
+use volley_common::PartId;
 use volley_common::error::Code;
-use volley_common::ipc::decode::{Decoder, Event};
 use volley_common::ipc::schema::{flight_header, schema_message};
-use volley_common::wire::catalog::{self, Compression};
-use volley_common::{Error, PartId, TableName};
+use volley_common::wire::catalog::Compression;
 
-use super::*;
-
-pub(super) fn table() -> TableName {
-    "sales/2026".parse().unwrap()
-}
-
-pub(super) fn spec(batch: &RecordBatch, compression: Compression) -> PartSpec {
-    PartSpec { table: table(), shard: 3, write: "w-1".into(), seq: 7, schema: batch.schema(), compression }
-}
-
-pub(super) fn batch() -> RecordBatch {
-    let strings = StringArray::from_iter((0..1000).map(|at| (at % 3 > 0).then(|| format!("row {at}"))));
-    let numbers = Float64Array::from_iter_values((0..1000).map(f64::from));
-    RecordBatch::try_from_iter([("s", Arc::new(strings) as ArrayRef), ("n", Arc::new(numbers))]).unwrap()
-}
+use super::super::*;
+use super::{batch, files, only_file, open, put, receive, row, served, spec};
 
 fn dictionary(words: &[&str], keys: Vec<i8>) -> RecordBatch {
     let values = Arc::new(StringArray::from(words.to_vec()));
@@ -37,56 +23,8 @@ fn dictionary(words: &[&str], keys: Vec<i8>) -> RecordBatch {
     RecordBatch::try_from_iter([("d", Arc::new(array) as ArrayRef)]).unwrap()
 }
 
-pub(super) fn put(store: &Store, batches: &[RecordBatch], compression: Compression) -> SealedPart {
-    let mut writer = store.create(spec(&batches[0], compression)).unwrap();
-    for batch in batches {
-        assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
-    }
-    writer.seal().unwrap()
-}
-
-pub(super) fn open(dir: &Path) -> Store {
-    Store::open(dir).unwrap()
-}
-
-/// Every file below a folder.
-pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => found.push(path),
-        }
-    }
-    found
-}
-
-pub(super) fn only_file(dir: &Path) -> PathBuf {
-    let files = files(&dir.join("parts"));
-    assert_eq!(files.len(), 1, "{files:?}");
-    files[0].clone()
-}
-
-/// What a client gets that is sent the part's messages.
-pub(super) fn served(part: &Part) -> Vec<RecordBatch> {
-    let mut decoder = Decoder::new(1 << 30);
-    decoder.push(FlightData::new().with_data_header(part.schema_header())).unwrap();
-    let mut batches = Vec::new();
-    for message in part.dictionaries().iter().chain(part.batches()) {
-        let data = FlightData::new()
-            .with_data_header(part.slice(message.header.clone()))
-            .with_data_body(part.slice(message.body.clone()));
-        if let Event::Batch(batch) = decoder.push(data).unwrap() {
-            assert_eq!(batch.num_rows() as u64, message.rows);
-            batches.push(batch);
-        }
-    }
-    batches
-}
-
 #[test]
-fn a_part_is_an_arrow_file_and_its_messages_are_the_rows() {
+fn part_is_an_arrow_file_with_the_rows() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
@@ -105,12 +43,12 @@ fn a_part_is_an_arrow_file_and_its_messages_are_the_rows() {
         assert_eq!(reader.custom_metadata()["volley.part"], sealed.id.to_string());
         assert_eq!(reader.map(|batch| batch.unwrap()).collect::<Vec<_>>(), batches);
         store.remove(&[sealed.id]).unwrap();
-        assert_eq!(served(&part), batches, "a reader keeps what it has mapped");
+        assert_eq!(served(&part), batches, "a reader keeps its mapping");
     }
 }
 
 #[test]
-fn unions_below_sliced_lists_are_written_right() {
+fn unions_below_sliced_lists_round_trip() {
     let fields = [Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)];
     let union = arrow::datatypes::UnionFields::try_new([1, 4], fields).unwrap();
     let ids: Vec<i8> = (0..40).map(|at| if at % 3 == 0 { 1 } else { 4 }).collect();
@@ -129,18 +67,18 @@ fn unions_below_sliced_lists_are_written_right() {
 }
 
 #[test]
-fn a_dictionary_may_grow_but_not_change_within_a_part() {
+fn dictionary_may_grow_but_not_change_within_a_part() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let (first, more) = (dictionary(&["a", "b"], vec![0, 1]), dictionary(&["a", "b", "c"], vec![2, 0]));
     let other = dictionary(&["x", "y", "z"], vec![0, 2]);
     let mut writer = store.create(spec(&first, Compression::None)).unwrap();
     for batch in [&first, &more, &more] {
-        assert_eq!(writer.write(batch).unwrap(), Wrote::Yes);
+        assert_eq!(writer.write(batch).unwrap(), BatchWrite::Written);
     }
     let before = writer.bytes();
-    assert_eq!(writer.write(&other).unwrap(), Wrote::DictionaryReplaced);
-    assert_eq!(writer.write(&first).unwrap(), Wrote::DictionaryReplaced, "a shorter one is another one");
+    assert_eq!(writer.write(&other).unwrap(), BatchWrite::DictionaryReplaced);
+    assert_eq!(writer.write(&first).unwrap(), BatchWrite::DictionaryReplaced, "a shorter dictionary is a replacement");
     assert_eq!(writer.bytes(), before);
     let sealed = writer.seal().unwrap();
     let part = store.part(sealed.id).unwrap().unwrap();
@@ -153,7 +91,7 @@ fn a_dictionary_may_grow_but_not_change_within_a_part() {
 }
 
 #[test]
-fn nested_dictionaries_survive() {
+fn nested_dictionaries_round_trip() {
     let inner = dictionary(&["a", "b"], vec![0, 1, 1]);
     let fields = Fields::from(vec![inner.schema().field(0).clone()]);
     let values = arrow::array::StructArray::new(fields, inner.columns().to_vec(), None);
@@ -168,7 +106,7 @@ fn nested_dictionaries_survive() {
 }
 
 #[test]
-fn what_ipc_cannot_carry_or_does_not_fit_is_refused() {
+fn bad_schemas_batches_and_write_ids_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let inner = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
@@ -183,7 +121,7 @@ fn what_ipc_cannot_carry_or_does_not_fit_is_refused() {
 }
 
 #[test]
-fn unsealed_parts_leave_nothing_behind() {
+fn unsealed_part_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let mut writer = store.create(spec(&batch(), Compression::None)).unwrap();
@@ -195,11 +133,11 @@ fn unsealed_parts_leave_nothing_behind() {
 }
 
 #[test]
-fn the_inventory_survives_a_restart_and_tmp_does_not() {
+fn inventory_survives_a_restart_and_tmp_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let parts: Vec<_> = (0..3).map(|_| put(&store, &[batch()], Compression::None)).collect();
-    let (node, boot, digest, space) = (store.node(), store.boot(), store.digest(), store.space().1);
+    let (node, boot, digest, space) = (store.node(), store.boot(), store.digest(), store.status().part_bytes);
     assert_eq!(space, parts.iter().map(|part| part.bytes).sum::<u64>());
     assert_eq!(digest.0, parts.iter().fold(0, |all, part| all ^ part.id.digest()));
     drop(store);
@@ -207,7 +145,7 @@ fn the_inventory_survives_a_restart_and_tmp_does_not() {
     let stray = only_shard(dir.path()).join("notes.txt");
     fs::write(&stray, b"mine").unwrap();
     let store = open(dir.path());
-    assert_eq!((store.node(), store.digest(), store.space().1), (node, digest, space));
+    assert_eq!((store.node(), store.digest(), store.status().part_bytes), (node, digest, space));
     assert_ne!(store.boot(), boot);
     assert!(stray.exists() && !dir.path().join("tmp/half").exists());
     assert_eq!(served(&store.part(parts[0].id).unwrap().unwrap()), [batch()]);
@@ -219,7 +157,7 @@ fn only_shard(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn removing_parts_removes_empty_folders() {
+fn removing_the_last_part_removes_its_folders() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let parts = [(); 2].map(|()| put(&store, &[batch()], Compression::None).id);
@@ -231,10 +169,10 @@ fn removing_parts_removes_empty_folders() {
 }
 
 #[test]
-fn one_process_and_one_cluster_a_folder() {
+fn second_process_or_cluster_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let error = Store::open(dir.path()).err().unwrap();
+    let error = PartStore::open(dir.path()).err().unwrap();
     assert_eq!(error.code, Code::FailedPrecondition);
     assert!(error.message.contains(&dir.path().display().to_string()), "{error}");
     store.join("c1").unwrap();
@@ -245,26 +183,8 @@ fn one_process_and_one_cluster_a_folder() {
     assert_eq!(store.join("c2").unwrap_err().code, Code::FailedPrecondition);
 }
 
-pub(super) fn row(sealed: &SealedPart) -> catalog::Part {
-    catalog::Part {
-        id: Some(sealed.id.into()),
-        shard: 3,
-        write: "w-1".into(),
-        seq: 7,
-        bytes: sealed.bytes,
-        crc32c: sealed.crc32c,
-        ..Default::default()
-    }
-}
-
-pub(super) fn receive(store: &Store, part: &catalog::Part, bytes: &[u8]) -> Result<(), Error> {
-    let mut receiver = store.receive(part, &table())?;
-    bytes.chunks(1000).try_for_each(|chunk| receiver.write(chunk))?;
-    receiver.finish()
-}
-
 #[test]
-fn a_part_is_received_whole_or_not_at_all() {
+fn part_is_received_whole_or_not_at_all() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (source, target) = (open(from.path()), open(to.path()));
     let sealed = put(&source, &[batch()], Compression::None);
@@ -283,7 +203,7 @@ fn a_part_is_received_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_damaged_part_is_never_served() {
+fn damaged_part_is_quarantined_and_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let sealed = put(&store, &[batch()], Compression::None);
@@ -297,7 +217,7 @@ fn a_damaged_part_is_never_served() {
     assert_eq!(store.part(sealed.id).unwrap_err().code, Code::DataLoss);
     assert!(!store.holds(sealed.id) && !path.exists());
     assert_eq!(files(&dir.path().join("damaged")).len(), 1);
-    // Repaired from another holder, then damaged while the node runs: the scrub finds it.
+    // Repaired from another holder, then damaged while the node runs: verify finds it.
     receive(&store, &row(&sealed), &good).unwrap();
     fs::write(&path, &bad).unwrap();
     assert_eq!(store.verify(sealed.id).unwrap_err().code, Code::DataLoss);
@@ -306,7 +226,7 @@ fn a_damaged_part_is_never_served() {
 }
 
 #[test]
-fn files_of_any_damage_never_panic() {
+fn damaged_files_never_panic() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let sealed = put(&store, &[dictionary(&["a", "b"], vec![0, 1])], Compression::None);
@@ -315,7 +235,7 @@ fn files_of_any_damage_never_panic() {
     let copy = dir.path().join("copy");
     let check = |bytes: &[u8]| {
         fs::write(&copy, bytes).unwrap();
-        // Without the checksum, so that parsing itself is what is tested.
+        // Trusted without a checksum, so that the parser sees the damage.
         if let Ok(part) = Part::open(&copy, sealed.id, 0, |_| true) {
             for message in part.dictionaries().iter().chain(part.batches()) {
                 part.slice(message.header.clone());
@@ -333,18 +253,18 @@ fn files_of_any_damage_never_panic() {
 }
 
 #[test]
-fn after_a_failed_write_the_store_serves_but_takes_no_more() {
+fn failed_write_stops_writes_but_not_reads() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let sealed = put(&store, &[batch()], Compression::None);
-    let full = store.failed("a part", &std::io::ErrorKind::StorageFull.into());
+    let full = store.0.volume.write_error("a part", &std::io::ErrorKind::StorageFull.into());
     assert_eq!(full.code, Code::ResourceExhausted);
-    assert!(full.message.contains(" free of ") && store.stopped().is_none());
+    assert!(full.message.contains(" free of ") && store.write_failure().is_none());
     put(&store, &[batch()], Compression::None);
     let waiting = store.create(spec(&batch(), Compression::None)).unwrap();
-    let broken = store.failed("a part", &std::io::Error::from_raw_os_error(5));
+    let broken = store.0.volume.write_error("a part", &std::io::Error::from_raw_os_error(5));
     assert_eq!(broken.code, Code::Unavailable);
-    assert!(store.stopped().unwrap().contains("stopped accepting"));
+    assert!(store.write_failure().unwrap().contains("stopped accepting"));
     assert_eq!(waiting.seal().unwrap_err().code, Code::Unavailable);
     assert_eq!(store.create(spec(&batch(), Compression::None)).err().unwrap().code, Code::Unavailable);
     assert_eq!(served(&store.part(sealed.id).unwrap().unwrap()), [batch()]);

@@ -1,18 +1,18 @@
-//! Pure: how full a file system may become before a node takes no more parts.
+//! Pure: how full a file system may become before the node stops accepting parts.
 
 use std::fmt;
 
-/// A file system's bytes: what this process may use in all, and what of it is free.
+/// A file system's size and free space, as available to this process; bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Space {
-    /// Used and free together (`df` says the same: what is reserved for others is in neither).
+pub struct DiskSpace {
+    /// Used and free space together (as in `df`: neither contains blocks reserved for root).
     pub total: u64,
     /// Free for this process.
     pub free: u64,
 }
 
-impl Space {
-    /// What is used, in percent; 0 if the file system does not say how large it is.
+impl DiskSpace {
+    /// Used space in percent; 0 if the file system does not report its size.
     pub fn used_percent(&self) -> f64 {
         match self.total {
             0 => 0.0,
@@ -20,22 +20,22 @@ impl Space {
         }
     }
 
-    /// As it will be when so many bytes more are written.
-    pub fn after(&self, bytes: u64) -> Space {
-        Space { total: self.total, free: self.free.saturating_sub(bytes) }
+    /// The space after this many more bytes are written.
+    pub fn after(&self, bytes: u64) -> DiskSpace {
+        DiskSpace { total: self.total, free: self.free.saturating_sub(bytes) }
     }
 }
 
-impl fmt::Display for Space {
+impl fmt::Display for DiskSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} % used ({} free of {})", self.used_percent(), Bytes(self.free), Bytes(self.total))
+        write!(f, "{:.1} % used ({} free of {})", self.used_percent(), HumanBytes(self.free), HumanBytes(self.total))
     }
 }
 
-/// Bytes for people: powers of ten, three digits.
-struct Bytes(u64);
+/// Formats bytes with powers of ten and two or three digits.
+struct HumanBytes(u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for HumanBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mut value, mut unit) = (self.0 as f64, "B");
         for next in ["kB", "MB", "GB", "TB", "PB"] {
@@ -49,12 +49,12 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Between the two a node goes on as it did: it does not flicker.
+/// When the node stops accepting parts, and when it starts again: between the two it stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Watermarks {
-    /// Percent used above which no new parts are taken.
+    /// Used space in percent above which the node accepts no new parts.
     pub high: f64,
-    /// Percent used below which they are taken again.
+    /// Used space in percent below which it accepts them again.
     pub low: f64,
 }
 
@@ -65,8 +65,8 @@ impl Default for Watermarks {
 }
 
 impl Watermarks {
-    /// Whether the node is full now; `was`: it was before.
-    pub fn is_full(&self, was: bool, space: Space) -> bool {
+    /// Whether the disk is full; `was`: whether it was before.
+    pub fn is_full(&self, was: bool, space: DiskSpace) -> bool {
         let used = space.used_percent();
         if was { used >= self.low } else { used > self.high }
     }
@@ -76,12 +76,12 @@ impl Watermarks {
 mod tests {
     use super::*;
 
-    fn at(used: u64) -> Space {
-        Space { total: 1000, free: 1000 - used }
+    fn at(used: u64) -> DiskSpace {
+        DiskSpace { total: 1000, free: 1000 - used }
     }
 
     #[test]
-    fn a_node_fills_up_at_the_high_mark_and_is_free_again_below_the_low_one() {
+    fn full_above_high_and_free_below_low_watermark() {
         let marks = Watermarks { high: 80.0, low: 60.0 };
         let mut full = false;
         let course = [(790, false), (800, false), (801, true), (700, true), (600, true), (599, false), (700, false)];
@@ -92,23 +92,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_says_nothing_is_never_full() {
-        assert!(!Watermarks::default().is_full(false, Space::default()));
-        assert!(!Watermarks::default().is_full(true, Space::default()));
+    fn file_system_of_unknown_size_is_never_full() {
+        assert!(!Watermarks::default().is_full(false, DiskSpace::default()));
+        assert!(!Watermarks::default().is_full(true, DiskSpace::default()));
     }
 
     #[test]
-    fn what_is_to_be_written_counts() {
+    fn bytes_to_be_written_count_as_used() {
         assert_eq!(at(100).after(300), at(400));
         assert_eq!(at(100).after(3000), at(1000));
         assert!(Watermarks::default().is_full(false, at(900).after(51)));
     }
 
     #[test]
-    fn space_is_said_in_words() {
-        let space = Space { total: 30_000_000_000, free: 1_234_000_000 };
+    fn space_is_formatted_with_units() {
+        let space = DiskSpace { total: 30_000_000_000, free: 1_234_000_000 };
         assert_eq!(space.to_string(), "95.9 % used (1.2 GB free of 30.0 GB)");
-        assert_eq!(Bytes(999).to_string(), "999 B");
-        assert_eq!(Bytes(999_600).to_string(), "1.0 MB");
+        assert_eq!(HumanBytes(999).to_string(), "999 B");
+        assert_eq!(HumanBytes(999_600).to_string(), "1.0 MB");
     }
 }

@@ -1,12 +1,13 @@
-//! Merges on nodes that run in this process.
+//! Compactions on nodes that run in this process.
 #![allow(clippy::unwrap_used)]
 
-use arrow::array::{DictionaryArray, Int64Array};
-use arrow::datatypes::{ArrowDictionaryKeyType, Field, Int8Type, Int32Type};
+use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch};
+use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Field, Int8Type, Int32Type, Schema};
+use volley_common::Code;
+use volley_common::ipc::decode::Event;
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{Part, WriteMode, WriteState};
+use volley_common::wire::catalog::{WriteMode, WriteState};
 use volley_common::wire::cluster::BeginWriteRequest;
-use volley_common::{Code, PartId};
 
 use super::*;
 use crate::put::tests::cluster::Cluster;
@@ -45,8 +46,8 @@ async fn two_nodes() -> Cluster {
     Cluster::start(2, &[&[0, 1], &[0, 1]], 2).await
 }
 
-/// Merges parts of these batches at node 0; gives the merged parts' rows, and each part's batches.
-async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
+/// Compacts parts of these batches on node 0; gives the batches of each new part.
+async fn compacted(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
     let state = cluster.nodes[0].0.clone();
     let sources: Vec<Part> = batches.iter().enumerate().map(|(at, batch)| source(&state, at, batch)).collect();
     let request = BeginWriteRequest {
@@ -59,7 +60,7 @@ async fn merged(cluster: &Cluster, id: &str, batches: &[RecordBatch]) -> Result<
     };
     let plan = state.coordinators.begin_write(request).await.unwrap();
     let shard = sources[0].shard;
-    merge(state.clone(), CompactParts { plan: Some(plan), sources }).await?;
+    compact(state.clone(), CompactParts { plan: Some(plan), sources }).await?;
     let write = cluster.fake.0.lock().writes[id].clone();
     assert_eq!(write.state(), WriteState::Committed);
     let mut parts = write.parts;
@@ -84,52 +85,52 @@ fn read(state: &Arc<Shared>, id: PartId) -> Vec<RecordBatch> {
     batches
 }
 
-/// Each row for itself, so that it does not matter how rows are cut into batches.
+/// One batch per row, so that batch boundaries do not matter.
 fn rows(batches: &[RecordBatch]) -> Vec<RecordBatch> {
     batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|row| batch.slice(row, 1))).collect()
 }
 
-fn assert_same_rows(found: &[RecordBatch], wanted: &[RecordBatch], what: &str) {
-    let (found, wanted) = (rows(found), rows(wanted));
-    assert_eq!(found.len(), wanted.len(), "{what}");
-    for (row, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-        assert_eq!(found.columns(), wanted.columns(), "{what}, row {row}");
+fn assert_same_rows(found: &[RecordBatch], expected: &[RecordBatch], what: &str) {
+    let (found, expected) = (rows(found), rows(expected));
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_eq!(found.columns(), expected.columns(), "{what}, row {row}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_every_type_come_out_as_they_went_in() {
+async fn rows_of_every_type_are_unchanged() {
     let cluster = two_nodes().await;
-    let (mut rng, mut unmerged) = (samples::rng(11), Vec::new());
+    let (mut rng, mut not_compacted) = (samples::rng(11), Vec::new());
     for (at, data_type) in samples::types().iter().enumerate() {
         let sizes = [3, 0, 40, 1, 0, 17, 5, 9, 2, 30];
         let one = std::slice::from_ref(data_type);
         let batches: Vec<_> = sizes.iter().map(|rows| samples::batch_of(&mut rng, one, *rows)).collect();
-        match merged(&cluster, &format!("m{at}"), &batches).await {
+        match compacted(&cluster, &format!("m{at}"), &batches).await {
             Ok(parts) => {
                 assert!(parts.len() <= 5, "{data_type}: {} parts", parts.len());
                 let found = parts.concat();
                 assert_same_rows(&found, &batches, &data_type.to_string());
-                let wanted = parse_schema(&schema_message(&batches[0].schema()).unwrap()).unwrap();
-                assert!(found.iter().all(|batch| batch.schema() == wanted), "{data_type}");
+                let expected = parse_schema(&schema_message(&batches[0].schema()).unwrap()).unwrap();
+                assert!(found.iter().all(|batch| batch.schema() == expected), "{data_type}");
             }
             Err(error) => {
                 assert_eq!(error.code, Code::FailedPrecondition, "{data_type}: {error}");
-                unmerged.push(data_type.clone());
+                not_compacted.push(data_type.clone());
             }
         }
     }
-    assert_eq!(unmerged, []);
+    assert_eq!(not_compacted, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_without_columns_and_parts_without_rows_are_merged() {
+async fn rows_without_columns_and_empty_parts_are_compacted() {
     let cluster = two_nodes().await;
     let empty: Vec<_> = [5, 0, 7, 1].map(|rows| samples::batch_of(&mut samples::rng(1), &[], rows)).into();
-    let parts = merged(&cluster, "columns", &empty).await.unwrap();
+    let parts = compacted(&cluster, "columns", &empty).await.unwrap();
     assert_eq!(parts.concat().iter().map(RecordBatch::num_rows).sum::<usize>(), 13);
     let none: Vec<_> = (0..4).map(|_| samples::batch_of(&mut samples::rng(1), &[DataType::Utf8], 0)).collect();
-    assert!(merged(&cluster, "rows", &none).await.unwrap().is_empty());
+    assert!(compacted(&cluster, "rows", &none).await.unwrap().is_empty());
 }
 
 fn numbers(from: i64, rows: i64) -> RecordBatch {
@@ -138,17 +139,17 @@ fn numbers(from: i64, rows: i64) -> RecordBatch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_small_parts_become_one_of_messages_of_a_good_size() {
+async fn thousand_small_parts_become_one_with_full_messages() {
     let cluster = two_nodes().await;
     let batches: Vec<_> = (0..1000).map(|at| numbers(at * 500, 500)).collect();
-    let parts = merged(&cluster, "m", &batches).await.unwrap();
+    let parts = compacted(&cluster, "m", &batches).await.unwrap();
     assert_eq!(parts.len(), 1);
     assert!(parts[0].len() <= 5, "{} messages for 4 MB", parts[0].len());
     assert_same_rows(&parts[0], &batches, "numbers");
     cluster.settles(&[1001, 1]).await;
 }
 
-/// Batches of ten rows each, whose dictionaries have `fresh` words that no other has.
+/// Batches of ten rows; with `fresh` no two share a word, otherwise all dictionaries are equal.
 fn words<K: ArrowDictionaryKeyType>(count: usize, fresh: bool) -> Vec<RecordBatch> {
     let batch = |at: usize| {
         let own = if fresh { at } else { 0 };
@@ -165,11 +166,11 @@ fn words<K: ArrowDictionaryKeyType>(count: usize, fresh: bool) -> Vec<RecordBatc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dictionaries_become_one_and_equal_ones_are_not_repeated() {
+async fn dictionaries_are_united_and_equal_ones_not_repeated() {
     let cluster = two_nodes().await;
     for (id, fresh, values) in [("fresh", true, 160), ("equal", false, 10)] {
         let batches = words::<Int32Type>(16, fresh);
-        let parts = merged(&cluster, id, &batches).await.unwrap();
+        let parts = compacted(&cluster, id, &batches).await.unwrap();
         assert_eq!((parts.len(), parts[0].len()), (1, 1));
         assert_eq!(parts[0][0].column(0).as_dictionary::<Int32Type>().values().len(), values);
         assert_same_rows(&parts[0], &batches, id);
@@ -177,10 +178,10 @@ async fn dictionaries_become_one_and_equal_ones_are_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_become_half_as_many_is_left_as_it_is() {
+async fn parts_that_cannot_be_halved_stay_unchanged() {
     let cluster = two_nodes().await;
-    // More words than a signed byte can number.
-    let error = merged(&cluster, "m", &words::<Int8Type>(16, true)).await.unwrap_err();
+    // More words than Int8 keys.
+    let error = compacted(&cluster, "m", &words::<Int8Type>(16, true)).await.unwrap_err();
     assert_eq!(error.code, Code::FailedPrecondition, "{error}");
     assert!(error.message.contains("\"t\"") && error.message.contains("dictionaries"), "{error}");
     assert_eq!(cluster.write().state(), WriteState::Aborted);
@@ -188,11 +189,11 @@ async fn what_cannot_become_half_as_many_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_merge_that_is_refused_leaves_nothing() {
+async fn refused_compaction_leaves_nothing_behind() {
     let cluster = two_nodes().await;
     cluster.fake.0.lock().refuse_commit = Some(Error::aborted("the table was replaced"));
     let batches: Vec<_> = (0..8).map(|at| numbers(at, 1)).collect();
-    let error = merged(&cluster, "m", &batches).await.unwrap_err();
+    let error = compacted(&cluster, "m", &batches).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::Aborted, "the table was replaced"));
     cluster.settles(&[8, 0]).await;
     assert_eq!(cluster.write().state(), WriteState::Aborted);

@@ -1,4 +1,4 @@
-//! Batches → a sealed part.
+//! Writes record batches as one part.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -9,31 +9,30 @@ use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
 use volley_common::ipc::compact::compact;
-use volley_common::ipc::conform::conform;
 use volley_common::ipc::file::{FileEncoder, Sink};
 use volley_common::ipc::schema::schema_message;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
 
-use super::dictionaries::Dictionaries;
-use super::disk;
-use super::layout::PartFile;
-use super::receive::Temp;
-use super::store::Store;
+use super::commit_part::PartCommitter;
+use super::dictionaries::PartDictionaries;
+use super::fs_ops;
+use super::layout::PartFileName;
+use super::volume::{TempPath, Volume};
 
-/// About so many bytes are summed and then written, while they are still in the processor's cache; a slice is not cut for it.
+/// Bytes that are checksummed and then written while they are still in the processor's cache, rounded up to whole slices.
 const STEP_BYTES: usize = 256 << 10;
 
-/// What a new part is.
+/// The properties of a new part.
 #[derive(Clone, Debug)]
 pub struct PartSpec {
-    /// The table that it is of.
+    /// The table.
     pub table: TableName,
     /// The shard.
     pub shard: u32,
     /// The write's id.
     pub write: String,
-    /// Its place among the write's parts.
+    /// Its position among the write's parts.
     pub seq: u64,
     /// The table's schema (as parsed from `Table.schema`).
     pub schema: SchemaRef,
@@ -41,11 +40,11 @@ pub struct PartSpec {
     pub compression: Compression,
 }
 
-/// What became of a batch.
+/// The result of writing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wrote {
-    /// It is in the part.
-    Yes,
+pub enum BatchWrite {
+    /// The batch is in the part.
+    Written,
     /// Nothing was written: the batch has another dictionary than the part, so it needs a new part.
     DictionaryReplaced,
 }
@@ -53,35 +52,35 @@ pub enum Wrote {
 /// A part that is durable on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedPart {
-    /// The part.
+    /// Its id.
     pub id: PartId,
     /// Rows of all batches.
     pub rows: u64,
-    /// Length of the file.
+    /// Length of the file, bytes.
     pub bytes: u64,
     /// CRC-32C of the whole file.
     pub crc32c: u32,
 }
 
-/// Writes one part; dropped without [`PartWriter::seal`] it leaves nothing behind.
+/// Writes one part; leaves nothing behind if it is dropped before [`PartWriter::seal`].
 pub struct PartWriter {
-    store: Store,
-    temp: Temp,
+    committer: PartCommitter,
+    temp: TempPath,
     spec: PartSpec,
     id: PartId,
-    file: FileEncoder<Summed>,
-    dictionaries: Dictionaries,
+    encoder: FileEncoder<ChecksummingFile>,
+    dictionaries: PartDictionaries,
     rows: u64,
 }
 
-/// A file, its length and the CRC-32C of what went into it.
-struct Summed {
+/// A growing file, its length and its CRC-32C.
+struct ChecksummingFile {
     file: File,
     bytes: u64,
     crc32c: u32,
 }
 
-impl Sink for Summed {
+impl Sink for ChecksummingFile {
     fn append(&mut self, mut slices: &[&[u8]]) -> io::Result<()> {
         let mut step = Vec::with_capacity(slices.len());
         while !slices.is_empty() {
@@ -94,14 +93,14 @@ impl Sink for Summed {
             }
             write_all(&mut self.file, &mut step)?;
             step.clear();
-            disk::grown(&self.file, self.bytes, self.bytes + bytes as u64);
+            fs_ops::start_writeback(&self.file, self.bytes, self.bytes + bytes as u64);
             self.bytes += bytes as u64;
         }
         Ok(())
     }
 }
 
-/// One system call, as a rule: the slices are not gathered before.
+/// Writes the slices without copying them into one buffer; one system call as a rule.
 fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -116,16 +115,15 @@ fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> 
 }
 
 impl PartWriter {
-    pub(super) fn new(store: Store, spec: PartSpec) -> Result<Self> {
-        // Names the field that IPC cannot carry, before anything is made.
+    pub(super) fn new(committer: PartCommitter, spec: PartSpec) -> Result<Self> {
+        // Names the field that IPC cannot encode, before anything is created.
         schema_message(&spec.schema)?;
         let id = PartId::random();
-        let (file, temp) = store.temporary(id, 0)?;
-        let temp = Temp::new(temp);
-        let out = Summed { file, bytes: 0, crc32c: 0 };
-        let file = FileEncoder::new(out, spec.schema.clone(), options(spec.compression)?);
-        let file = file.map_err(|e| write_error(&store, e))?;
-        Ok(PartWriter { store, temp, spec, id, file, dictionaries: Dictionaries::default(), rows: 0 })
+        let (file, temp) = committer.volume.create_temp(id, 0)?;
+        let file = ChecksummingFile { file, bytes: 0, crc32c: 0 };
+        let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
+        let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries: PartDictionaries::default(), rows: 0 })
     }
 
     /// The part's id.
@@ -133,56 +131,61 @@ impl PartWriter {
         self.id
     }
 
-    /// Writes a batch as one message (the caller cuts). Its schema must be the part's.
+    /// Writes a batch as one message, which the caller keeps small. Its schema must equal the part's: see
+    /// [`volley_common::ipc::conform`].
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the writer must be dropped.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<Wrote> {
-        let batch = compact(&conform(batch, &self.spec.schema).map_err(|e| e.at(&self.spec.table))?);
-        if !self.dictionaries.take(&batch) {
-            return Ok(Wrote::DictionaryReplaced);
+    /// INVALID_ARGUMENT: another schema. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the
+    /// writer must be dropped.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<BatchWrite> {
+        if batch.schema_ref() != &self.spec.schema {
+            return Err(Error::invalid("a batch does not have the table's schema").at(&self.spec.table));
         }
-        let before = self.bytes();
-        self.file.write(&batch).map_err(|e| write_error(&self.store, e))?;
-        self.store.growing(before, self.bytes())?;
+        let batch = compact(batch);
+        if !self.dictionaries.extend(&batch) {
+            return Ok(BatchWrite::DictionaryReplaced);
+        }
+        let (before, volume) = (self.bytes(), &self.committer.volume);
+        self.encoder.write(&batch).map_err(|e| write_error(volume, e))?;
+        volume.check_growth(before, self.bytes())?;
         self.rows += batch.num_rows() as u64;
-        Ok(Wrote::Yes)
+        Ok(BatchWrite::Written)
     }
 
-    /// Bytes of the file so far.
+    /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
-        self.file.sink().bytes
+        self.encoder.sink().bytes
     }
 
-    /// Rows so far.
+    /// Rows written so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Footer, fsync, rename, fsync of the directory; the part is in the inventory afterwards.
+    /// Writes the footer and commits the part: afterwards it is durable and in the inventory.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
     pub fn seal(mut self) -> Result<SealedPart> {
-        let spec = &self.spec;
-        let about = [
+        let (spec, volume) = (&self.spec, &self.committer.volume);
+        let metadata = [
             ("volley.table", spec.table.to_string()),
             ("volley.shard", spec.shard.to_string()),
             ("volley.write", spec.write.clone()),
             ("volley.part", self.id.to_string()),
             ("volley.seq", spec.seq.to_string()),
         ];
-        let about = about.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
-        let out = self.file.finish(&about).map_err(|e| write_error(&self.store, e))?;
-        let sealed = SealedPart { id: self.id, rows: self.rows, bytes: out.bytes, crc32c: out.crc32c };
-        let name = PartFile { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: out.crc32c };
-        let shard = self.store.layout().shard(&spec.table, spec.shard);
-        self.store.seal(&out.file, &mut self.temp, shard, name, out.bytes)?;
+        let metadata = metadata.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        let file = self.encoder.finish(&metadata).map_err(|e| write_error(volume, e))?;
+        let sealed = SealedPart { id: self.id, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
+        let name = PartFileName { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: file.crc32c };
+        let dir = volume.layout().shard(&spec.table, spec.shard);
+        self.committer.commit(&file.file, &mut self.temp, dir, name, file.bytes)?;
         Ok(sealed)
     }
 }
 
-fn options(compression: Compression) -> Result<IpcWriteOptions> {
+fn encoding_options(compression: Compression) -> Result<IpcWriteOptions> {
     let codec = match compression {
         Compression::None => None,
         Compression::Lz4 => Some(CompressionType::LZ4_FRAME),
@@ -194,9 +197,9 @@ fn options(compression: Compression) -> Result<IpcWriteOptions> {
         .map_err(|e| Error::internal(format!("the compression {compression:?} is not built in: {e}")))
 }
 
-fn write_error(store: &Store, error: ArrowError) -> Error {
+fn write_error(volume: &Volume, error: ArrowError) -> Error {
     match error {
-        ArrowError::IoError(_, cause) => store.failed("a part", &cause),
+        ArrowError::IoError(_, cause) => volume.write_error("a part", &cause),
         other => Error::internal(format!("a record batch cannot be encoded: {other}")),
     }
 }

@@ -1,0 +1,126 @@
+//! Compaction: rewrites the rows of small parts, in order, as few parts, which are copied and committed as a put's are.
+//!
+//! The sources are read as a client would read them, from this node or from their holders. Their batches are joined to
+//! messages of about 1 MiB. A file has one dictionary per column, so batches with dictionaries are joined in large groups,
+//! each of which gets one dictionary that all its messages share.
+
+mod join;
+mod rewriter;
+
+use std::sync::Arc;
+
+use arrow_flight::FlightData;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Semaphore, mpsc};
+use volley_common::ipc::decode::Decoder;
+use volley_common::ipc::schema::{flight_header, parse_schema};
+use volley_common::wire::catalog::{Part, Write};
+use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
+use volley_common::{Error, PartId, Result, TableName, clock};
+
+use self::rewriter::PartRewriter;
+use crate::get::source::{Piece, Source};
+use crate::put::pipeline::{Put, Schemas, WAITING_BYTES, WAITING_MESSAGES, WAITING_PARTS, room_for};
+use crate::put::writer::{self, Feed};
+use crate::state::Shared;
+use crate::storage::PartStore;
+
+/// How long other nodes serve the sources for one compaction.
+const TICKET_MS: u64 = 3_600_000;
+
+/// Executes the leader's order to compact parts. A compaction that fails leaves nothing behind.
+///
+/// # Errors
+/// ABORTED: the table changed meanwhile, or the leader cancelled the compaction. FAILED_PRECONDITION: the number of parts
+/// cannot be halved. UNAVAILABLE: a source cannot be read, or copies cannot be made.
+pub async fn compact(state: Arc<Shared>, order: CompactParts) -> Result<()> {
+    let puts = state.puts.clone();
+    puts.track_future(run(state, order)).await
+}
+
+async fn run(state: Arc<Shared>, order: CompactParts) -> Result<()> {
+    let plan = order.plan.ok_or_else(|| Error::invalid("the order to compact has no plan"))?;
+    let write = plan.write.clone().ok_or_else(|| Error::invalid("the order to compact names no write"))?;
+    let name = TableName::from_components(&write.table)?;
+    let schema = parse_schema(&write.schema)?;
+    let schemas = Schemas { table: schema.clone(), put: schema };
+    let put = Put::new(state.clone(), plan, name, schemas, write.attempt, None);
+    let ticket = ticket(&write, &order.sources);
+    let shard = order.sources.first().map_or(0, |part| part.shard);
+    let max_parts = order.sources.len() as u64 / 2;
+    let (sealed, parts) = mpsc::channel(WAITING_PARTS);
+    let (input, queued) = mpsc::channel(WAITING_MESSAGES);
+    let (target, max_message) = (put.target(), state.config.max_message);
+    let writing = async {
+        let written = writer::on_thread(move |runtime| {
+            PartRewriter::new(target, shard, max_parts, sealed, runtime).write_all(Decoder::new(max_message), queued)
+        })?;
+        verify_local_sources(state.store.clone(), &ticket).await?;
+        let reading = read_sources(&state, ticket, input);
+        tokio::try_join!(reading, writer::end(written)).map(|_| ())
+    };
+    put.carry_out(writing, parts).await?;
+    let table = write.table.join("/");
+    tracing::info!(write = write.id, table, parts = order.sources.len(), "compacted small parts");
+    Ok(())
+}
+
+/// A ticket for the rows of all sources.
+fn ticket(write: &Write, sources: &[Part]) -> Ticket {
+    let part =
+        |part: &Part| TicketPart { id: part.id, holders: part.holders.clone(), rows: part.rows, skip_batches: 0 };
+    Ticket {
+        flight: rand::random(),
+        expires_ms: clock::now_ms() + TICKET_MS,
+        table: write.table.clone(),
+        table_id: write.table_id,
+        parts: sources.iter().map(part).collect(),
+        schema: write.schema.clone(),
+        ..Ticket::default()
+    }
+}
+
+/// Verifies the sources that this node holds. The new parts get checksums of their own, so a source that was damaged since
+/// its last verification would otherwise become the only copy. A damaged one is quarantined and read from another holder.
+async fn verify_local_sources(store: PartStore, ticket: &Ticket) -> Result<()> {
+    let ids: Vec<PartId> = ticket.parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
+    let verify = move || ids.into_iter().filter(|id| store.holds(*id)).for_each(|id| drop(store.verify(id)));
+    tokio::task::spawn_blocking(verify).await.map_err(|e| Error::internal(format!("verifying parts: {e}")))
+}
+
+/// Sends the sources' messages to the writing thread, which limits the bytes that may be queued.
+async fn read_sources(state: &Arc<Shared>, ticket: Ticket, input: mpsc::Sender<Feed>) -> Result<()> {
+    let permits = Arc::new(Semaphore::new(WAITING_BYTES));
+    let schema = FlightData { data_header: flight_header(&ticket.schema), ..FlightData::default() };
+    let mut source = Source::new(state.clone(), ticket, false)?;
+    let mut next = Some(schema);
+    while let Some(data) = next {
+        let permit = tokio::select! {
+            permit = room_for(&permits, &data) => permit?,
+            () = input.closed() => return Ok(()),
+            () = state.shutdown.cancelled() => return Err(Error::cancelled("the node is stopping")),
+        };
+        if input.send(Feed::Message(data, permit)).await.is_err() {
+            // The thread has ended, and returns the error.
+            return Ok(());
+        }
+        next = source.piece().await?.map(to_flight_data);
+    }
+    let _ = input.send(Feed::End).await;
+    Ok(())
+}
+
+fn to_flight_data(message: Piece) -> FlightData {
+    let data_body = match <[Bytes; 1]>::try_from(message.body) {
+        Ok([body]) => body,
+        Err(slices) => {
+            let mut body = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
+            slices.iter().for_each(|slice| body.extend_from_slice(slice));
+            body.freeze()
+        }
+    };
+    FlightData { data_header: message.header, data_body, ..FlightData::default() }
+}
+
+#[cfg(test)]
+mod tests;

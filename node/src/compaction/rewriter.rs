@@ -1,0 +1,90 @@
+//! The writing thread of a compaction: the sources' messages into one shard's parts.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use volley_common::ipc::conform::conform;
+use volley_common::ipc::decode::{Decoder, Event};
+use volley_common::ipc::split::{data_bytes, split};
+use volley_common::{Error, Result};
+
+use super::join::{has_dictionary, join, share_dictionaries};
+use crate::put::shards::Sink;
+use crate::put::writer::{Feed, Parts, Sealed, Target};
+
+/// Bytes of rows with dictionaries that are joined at a time.
+const DICTIONARY_GROUP_BYTES: usize = 64 << 20;
+
+/// Writes the rows of all sources into one shard's parts.
+pub struct PartRewriter {
+    parts: Parts,
+    schema: SchemaRef,
+    shard: u32,
+    /// With more parts than this the compaction is not worth it.
+    max_parts: u64,
+    /// Bytes of rows that are joined at a time.
+    group_bytes: usize,
+    group: Vec<RecordBatch>,
+    bytes: usize,
+}
+
+impl PartRewriter {
+    /// Each part goes to `sealed` when it is durable.
+    pub fn new(target: Target, shard: u32, max_parts: u64, sealed: Sealed, runtime: Handle) -> Self {
+        let schema = target.schema.clone();
+        let group_bytes = if has_dictionary(&schema) { DICTIONARY_GROUP_BYTES } else { target.message_bytes };
+        let parts = Parts::new(target, sealed, runtime);
+        PartRewriter { parts, schema, shard, max_parts, group_bytes, group: Vec::new(), bytes: 0 }
+    }
+
+    /// Blocks until the input ends.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: more than `max_parts` parts. CANCELLED: the input closed without its end marker. Those of the
+    /// sources' data and of the disk.
+    pub fn write_all(mut self, mut decoder: Decoder, mut input: mpsc::Receiver<Feed>) -> Result<()> {
+        while let Some(next) = input.blocking_recv() {
+            let Feed::Message(data, permit) = next else {
+                self.flush()?;
+                return self.parts.seal_all();
+            };
+            match decoder.push(data)? {
+                Event::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
+                Event::Batch(_) | Event::Schema(_) | Event::Dictionary | Event::Metadata => {}
+            }
+            drop(permit);
+        }
+        Err(Error::cancelled("the compaction was cancelled"))
+    }
+
+    fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        let bytes = data_bytes(&batch);
+        if self.bytes + bytes > self.group_bytes {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        let batch = match self.group.last() {
+            Some(last) => share_dictionaries(batch, last)?,
+            None => batch,
+        };
+        self.group.push(batch);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.bytes = 0;
+        for batch in join(std::mem::take(&mut self.group)) {
+            for message in split(&batch, self.parts.target.message_bytes) {
+                self.parts.write(self.shard, &message)?;
+                if self.parts.count() > self.max_parts {
+                    return Err(Error::precondition(format!(
+                        "shard {} of table {:?} cannot be compacted: its rows would still need more than {} parts, because their dictionaries differ",
+                        self.shard, self.parts.target.table, self.max_parts
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Copies parts from other nodes to this one: the mechanism behind replication, repair and rebalancing.
+//!
+//! A part that is ordered twice is copied once. Copies for puts and background copies (repair and rebalancing) have permits
+//! of their own, so that the background does not delay puts; only background copies are throttled.
+
+mod received;
+mod transfer;
+
+pub use received::ReceivedParts;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as SharedFuture};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use volley_common::proxy::Relay;
+use volley_common::wire::catalog;
+use volley_common::wire::cluster::{CopyPart, HeldPart};
+use volley_common::{Code, Error, PartId, Result, TableName};
+
+use crate::config::Config;
+use crate::storage::PartStore;
+use crate::throttle::Throttle;
+
+/// Copies for puts that run at the same time.
+const MAX_FOREGROUND_COPIES: usize = 8;
+/// Cancelled parts that are remembered, so that an order that arrives late does not bring them back.
+const MAX_REMEMBERED_CANCELS: usize = 10_000;
+
+type Outcome = SharedFuture<BoxFuture<'static, Result<()>>>;
+
+/// Copies parts to this node; clones share the work.
+#[derive(Clone)]
+pub struct PartCopier(Arc<CopierState>);
+
+struct CopierState {
+    store: PartStore,
+    relay: Relay,
+    /// This node's peer address: never a source.
+    peer_addr: String,
+    copies: Mutex<Copies>,
+    received: ReceivedParts,
+    foreground: Semaphore,
+    background: Semaphore,
+    background_rate: Throttle,
+}
+
+#[derive(Default)]
+struct Copies {
+    running: HashMap<PartId, RunningCopy>,
+    cancelled: VecDeque<PartId>,
+}
+
+#[derive(Clone)]
+struct RunningCopy {
+    outcome: Outcome,
+    cancel: CancellationToken,
+}
+
+/// A checked order: which part to copy, and from which peer addresses.
+struct CopyJob {
+    part: catalog::Part,
+    table: TableName,
+    sources: Vec<String>,
+    background: bool,
+}
+
+impl PartCopier {
+    /// Copies into `store`. `peer_addr`: this node's own.
+    pub fn new(store: PartStore, relay: Relay, peer_addr: String, config: &Config) -> Self {
+        PartCopier(Arc::new(CopierState {
+            store,
+            relay,
+            peer_addr,
+            copies: Mutex::default(),
+            received: ReceivedParts::default(),
+            foreground: Semaphore::new(MAX_FOREGROUND_COPIES),
+            background: Semaphore::new(config.max_concurrent_copies),
+            background_rate: Throttle::new(config.copy_bytes_per_second),
+        }))
+    }
+
+    /// The parts that were copied and are not yet reported to the leader.
+    pub fn received(&self) -> &ReceivedParts {
+        &self.0.received
+    }
+
+    /// Copies a part from the first source that delivers it; returns when it is verified and durable.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: an order without a part or with a bad table name. RESOURCE_EXHAUSTED: this node's disk is too full.
+    /// CANCELLED: see [`PartCopier::cancel`]. UNAVAILABLE: no source delivered it; with the error of each.
+    pub async fn copy(&self, order: CopyPart) -> Result<()> {
+        let part = order.part.ok_or_else(|| Error::invalid("the order to copy names no part"))?;
+        let table = TableName::from_components(&order.table)?;
+        let id = part.part_id();
+        if self.0.store.holds(id) {
+            return Ok(());
+        }
+        let outcome = {
+            let mut copies = self.0.copies.lock();
+            if copies.cancelled.contains(&id) {
+                return Err(cancelled(id));
+            }
+            match copies.running.get(&id) {
+                Some(copy) => copy.outcome.clone(),
+                None => {
+                    let job = CopyJob { part, table, sources: order.sources, background: order.background };
+                    let copy = self.start(job);
+                    copies.running.insert(id, copy.clone());
+                    copy.outcome
+                }
+            }
+        };
+        outcome.await
+    }
+
+    /// Cancels a part's copy, now and in the future. When this returns, nothing of the part is being written.
+    pub async fn cancel(&self, id: PartId) {
+        let running = {
+            let mut copies = self.0.copies.lock();
+            if copies.cancelled.len() >= MAX_REMEMBERED_CANCELS {
+                copies.cancelled.pop_front();
+            }
+            copies.cancelled.push_back(id);
+            copies.running.get(&id).cloned()
+        };
+        if let Some(copy) = running {
+            copy.cancel.cancel();
+            let _ = copy.outcome.await;
+        }
+    }
+
+    /// Starts the copy as a task, which continues if the caller no longer waits for it.
+    fn start(&self, job: CopyJob) -> RunningCopy {
+        let cancel = CancellationToken::new();
+        let (copier, stop, id) = (self.clone(), cancel.clone(), job.part.part_id());
+        let task = tokio::spawn(async move {
+            let result = copier.copy_from_any(&job, &stop).await;
+            copier.0.copies.lock().running.remove(&id);
+            if result.is_ok() {
+                let CopyJob { part, .. } = job;
+                copier.0.received.add(HeldPart {
+                    id: part.id,
+                    write: part.write,
+                    crc32c: part.crc32c,
+                    bytes: part.bytes,
+                });
+            }
+            result
+        });
+        let outcome =
+            async move { task.await.unwrap_or_else(|e| Err(Error::internal(format!("copying part {id}: {e}")))) };
+        RunningCopy { outcome: outcome.boxed().shared(), cancel }
+    }
+
+    async fn copy_from_any(&self, job: &CopyJob, stop: &CancellationToken) -> Result<()> {
+        let CopyJob { part, table, .. } = job;
+        let id = part.part_id();
+        let permits = if job.background { &self.0.background } else { &self.0.foreground };
+        let _permit = tokio::select! {
+            permit = permits.acquire() => permit.map_err(|_| Error::cancelled("the node is stopping"))?,
+            () = stop.cancelled() => return Err(cancelled(id)),
+        };
+        let mut failures = Vec::new();
+        for source in job.sources.iter().filter(|source| **source != self.0.peer_addr) {
+            match self.copy_from(job, source, stop).await {
+                Ok(()) => {
+                    tracing::debug!(part = %id, %table, shard = part.shard, source, bytes = part.bytes, "copied a part");
+                    return Ok(());
+                }
+                Err(_) if stop.is_cancelled() => return Err(cancelled(id)),
+                // This node's disk failed: another source does not help.
+                Err(error) if error.code == Code::ResourceExhausted || self.0.store.write_failure().is_some() => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(part = %id, %table, shard = part.shard, source, %error, "copying a part failed");
+                    failures.push(format!("{source}: {error}"));
+                }
+            }
+        }
+        Err(Error::unavailable(format!(
+            "part {id} of {table} could not be copied from any of {} nodes: {}",
+            failures.len(),
+            failures.join("; ")
+        )))
+    }
+
+    async fn copy_from(&self, job: &CopyJob, source: &str, stop: &CancellationToken) -> Result<()> {
+        let (store, bytes) = (self.0.store.clone(), job.part.bytes);
+        // Checked before the source sends anything.
+        tokio::task::spawn_blocking(move || store.check_writable(bytes))
+            .await
+            .map_err(|e| Error::internal(format!("checking the disk: {e}")))??;
+        let (store, part, table) = (self.0.store.clone(), job.part.clone(), job.table.clone());
+        let open = move || store.receive(&part, &table);
+        let throttle = job.background.then_some(&self.0.background_rate);
+        transfer::transfer(self.0.relay.channel(source)?, job.part.part_id(), open, throttle, stop).await
+    }
+}
+
+fn cancelled(id: PartId) -> Error {
+    Error::cancelled(format!("the copy of part {id} was cancelled, because its write failed"))
+}

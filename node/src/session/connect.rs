@@ -1,0 +1,117 @@
+//! Finds the leading coordinator and opens a session with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use volley_common::wire::PROTOCOL;
+use volley_common::wire::catalog::{Node, NodeState};
+use volley_common::wire::cluster::node_order::What;
+use volley_common::wire::cluster::node_report::Report;
+use volley_common::wire::cluster::{Hello, NodeOrder, NodeReport, Welcome};
+use volley_common::{Code, Error, Result};
+
+use crate::state::Shared;
+
+/// The metadata key by which a follower gives the leader's peer address.
+const LEADER: &str = "x-volley-leader";
+/// Reports that may wait for the connection.
+const MAX_QUEUED_REPORTS: usize = 64;
+/// How long a coordinator may take to accept the session, and then to send the welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Redirections to a leader that are followed before the next configured coordinator is tried.
+const MAX_REDIRECTS: usize = 8;
+
+/// A session that the leader has accepted.
+pub struct LeaderConnection {
+    /// The leader's peer address.
+    pub leader: String,
+    /// Sends reports.
+    pub reports: mpsc::Sender<NodeReport>,
+    /// Receives orders.
+    pub orders: Streaming<NodeOrder>,
+    /// The first order.
+    pub welcome: Welcome,
+}
+
+/// Whether a retry cannot help: the cluster rejects this node.
+pub fn is_fatal(error: &Error) -> bool {
+    matches!(
+        error.code,
+        Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented
+    )
+}
+
+/// Opens a session with the leader, which the coordinators point to.
+///
+/// # Errors
+/// Those of the last coordinator that was tried. UNAVAILABLE: no welcome in time.
+pub async fn connect(state: &Arc<Shared>) -> Result<LeaderConnection> {
+    let (leader, reports, mut orders) = find_leader(state).await?;
+    let welcome = timeout(WELCOME_TIMEOUT, orders.message())
+        .await
+        .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
+    let Some(NodeOrder { what: Some(What::Welcome(welcome)), .. }) = welcome else {
+        return Err(Error::unavailable("the leading coordinator ended the session before it began"));
+    };
+    Ok(LeaderConnection { leader, reports, orders, welcome })
+}
+
+async fn find_leader(state: &Arc<Shared>) -> Result<(String, mpsc::Sender<NodeReport>, Streaming<NodeOrder>)> {
+    let mut last = Error::unavailable("no coordinator is configured");
+    for mut addr in state.coordinators.addrs() {
+        for _ in 0..MAX_REDIRECTS {
+            let status = match open(state, &addr).await {
+                Ok((reports, orders)) => return Ok((addr, reports, orders)),
+                Err(status) => status,
+            };
+            let leader = leader_addr(&status);
+            last = Error::from(status).at(format_args!("coordinator {addr}"));
+            if is_fatal(&last) {
+                return Err(last);
+            }
+            match leader {
+                Some(leader) if leader != addr => addr = leader,
+                _ => break,
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn open(state: &Shared, addr: &str) -> Result<(mpsc::Sender<NodeReport>, Streaming<NodeOrder>), Status> {
+    let (reports, queued) = mpsc::channel(MAX_QUEUED_REPORTS);
+    let hello = NodeReport { report: Some(Report::Hello(hello(state))) };
+    reports.try_send(hello).map_err(|_| Status::internal("a new queue is full"))?;
+    let mut client = state.coordinators.client(addr)?;
+    let call = client.session(ReceiverStream::new(queued));
+    let orders = timeout(WELCOME_TIMEOUT, call).await.map_err(|_| Status::unavailable("no answer in time"))??;
+    Ok((reports, orders.into_inner()))
+}
+
+fn leader_addr(status: &Status) -> Option<String> {
+    let leader = status.metadata().get(LEADER)?.to_str().ok()?;
+    (!leader.is_empty()).then(|| leader.to_string())
+}
+
+fn hello(state: &Shared) -> Hello {
+    Hello {
+        node: Some(Node {
+            id: state.store.node().0,
+            boot: state.store.boot(),
+            zone: state.config.zone.clone(),
+            capacity: state.config.capacity,
+            flight_uri: state.flight_uri.clone(),
+            listeners: state.listeners.clone(),
+            peer_addr: state.peer_addr.clone(),
+            state: NodeState::Alive.into(),
+            software: concat!("volley-node ", env!("CARGO_PKG_VERSION")).into(),
+            ..Node::default()
+        }),
+        cluster: state.store.cluster().unwrap_or_default(),
+        protocol: PROTOCOL,
+    }
+}

@@ -1,0 +1,165 @@
+//! The node's session with the leading coordinator: reports go out, orders come in.
+
+mod connect;
+mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::Streaming;
+use volley_common::ticket::TicketKey;
+use volley_common::wire::cluster;
+use volley_common::wire::cluster::node_order::What;
+use volley_common::wire::cluster::{DeleteParts, NodeOrder, Welcome};
+use volley_common::{Error, PartId, Result};
+
+use self::connect::{LeaderConnection, is_fatal};
+use self::report::ReportSender;
+use crate::compaction::compact;
+use crate::state::{Members, Shared};
+
+/// After a session this long the next attempt does not back off.
+const STABLE_SESSION: Duration = Duration::from_secs(30);
+
+/// Keeps a session with the current leader until the shutdown; `ready` becomes true with the first one.
+///
+/// # Errors
+/// FAILED_PRECONDITION, PERMISSION_DENIED and the like: the cluster rejects this node, so the process should end.
+pub async fn run(state: Arc<Shared>, ready: watch::Sender<bool>) -> Result<()> {
+    let mut backoff = backoff();
+    let mut logged = String::new();
+    loop {
+        let began = Instant::now();
+        let error = match one_session(&state, &ready).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if is_fatal(&error) {
+            return Err(error.at(format_args!("data folder {}", state.config.data_dir.display())));
+        }
+        if began.elapsed() > STABLE_SESSION {
+            backoff = self::backoff();
+        }
+        if logged != error.message {
+            tracing::warn!(%error, "no session with the leading coordinator; retrying");
+            logged.clone_from(&error.message);
+        }
+        tokio::select! {
+            () = state.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(1))) => {}
+        }
+    }
+}
+
+/// Pauses between attempts: 50 ms growing to 1 s, with jitter.
+fn backoff() -> Box<dyn Iterator<Item = Duration> + Send> {
+    Box::new(
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .with_jitter()
+            .without_max_times()
+            .build(),
+    )
+}
+
+/// Finds the leader and serves one session with it; returns without an error only at the shutdown.
+async fn one_session(state: &Arc<Shared>, ready: &watch::Sender<bool>) -> Result<()> {
+    // Coordinators that do not answer must not delay the shutdown.
+    let Some(connection) = state.shutdown.run_until_cancelled(connect::connect(state)).await else { return Ok(()) };
+    let LeaderConnection { leader, reports, orders, welcome } = connection?;
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(50, 60_000));
+    apply_welcome(state, welcome).await?;
+    state.coordinators.prefer(&leader);
+    tracing::info!(leader, "in session with the leading coordinator");
+    ready.send_replace(true);
+    let reporter = ReportSender::new(state.store.clone(), reports);
+    LeaderSession { state: state.clone(), reporter }.serve(orders, heartbeat).await
+}
+
+/// Joins the cluster (durably, the first time) and adopts its ticket key, members and cancelled flights.
+async fn apply_welcome(state: &Arc<Shared>, welcome: Welcome) -> Result<()> {
+    let (store, cluster) = (state.store.clone(), welcome.cluster.clone());
+    tokio::task::spawn_blocking(move || store.join(&cluster))
+        .await
+        .map_err(|e| Error::internal(format!("joining the cluster: {e}")))??;
+    state.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
+    state.cluster.store(Some(Arc::new(welcome.cluster)));
+    state.cancelled.add(&welcome.cancelled);
+    if let Some(members) = welcome.members {
+        apply_members(state, members);
+    }
+    Ok(())
+}
+
+fn apply_members(state: &Shared, members: cluster::Members) {
+    state.coordinators.refresh(&members.coordinator_peer);
+    state.members.store(Arc::new(Members::from(members)));
+}
+
+struct LeaderSession {
+    state: Arc<Shared>,
+    reporter: ReportSender,
+}
+
+impl LeaderSession {
+    async fn serve(&self, mut orders: Streaming<NodeOrder>, heartbeat: Duration) -> Result<()> {
+        let Shared { shutdown, copier, store, .. } = &*self.state;
+        let mut ticks = tokio::time::interval(heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                order = orders.message() => match order? {
+                    Some(order) => self.handle_order(order).await?,
+                    None => return Err(Error::unavailable("the leading coordinator ended the session")),
+                },
+                () = copier.received().changed() => self.reporter.received(copier.received()).await?,
+                () = store.wait_for_lost() => self.reporter.lost().await?,
+                _ = ticks.tick() => self.reporter.heartbeat().await?,
+            }
+        }
+    }
+
+    /// Long work becomes a task, so that heartbeats continue.
+    async fn handle_order(&self, NodeOrder { order: number, what }: NodeOrder) -> Result<()> {
+        let state = self.state.clone();
+        match what {
+            Some(What::Welcome(welcome)) => apply_welcome(&state, welcome).await?,
+            Some(What::Members(members)) => apply_members(&state, members),
+            Some(What::Cancelled(cancelled)) => state.cancelled.add(&cancelled.flights),
+            Some(What::SendInventory(_)) => self.reporter.inventory().await?,
+            Some(What::Copy(copy)) => self.spawn(number, async move { state.copier.copy(copy).await }),
+            Some(What::Delete(delete)) => self.spawn(number, delete_parts(state, delete)),
+            Some(What::Compact(parts)) => self.spawn(number, compact(state, parts)),
+            None => {
+                tracing::warn!(order = number, "an order of an unknown kind");
+                self.reporter.done(number, &Err(Error::unimplemented("unknown order"))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes an order in the background, and reports its result.
+    fn spawn(&self, order: u64, work: impl Future<Output = Result<()>> + Send + 'static) {
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            let result = work.await;
+            if let Err(error) = &result {
+                tracing::warn!(order, %error, "an order failed");
+            }
+            // If the session has ended, the next one begins with the inventory's digest.
+            let _ = reporter.done(order, &result).await;
+        });
+    }
+}
+
+async fn delete_parts(state: Arc<Shared>, delete: DeleteParts) -> Result<()> {
+    let ids: Vec<PartId> = delete.parts.iter().map(PartId::from).collect();
+    tokio::task::spawn_blocking(move || state.store.remove(&ids))
+        .await
+        .map_err(|e| Error::internal(format!("removing parts: {e}")))?
+}

@@ -1,0 +1,93 @@
+//! Reports to the leading coordinator.
+
+use tokio::sync::mpsc;
+use volley_common::wire::cluster::node_report::Report;
+use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
+use volley_common::{Error, Result};
+
+use crate::copy::ReceivedParts;
+use crate::storage::PartStore;
+
+/// Parts per report.
+const PAGE: usize = 10_000;
+
+/// Sends the reports of one session; clones send to the same one.
+#[derive(Clone)]
+pub struct ReportSender {
+    store: PartStore,
+    reports: mpsc::Sender<NodeReport>,
+}
+
+impl ReportSender {
+    /// Reports on this store.
+    pub fn new(store: PartStore, reports: mpsc::Sender<NodeReport>) -> Self {
+        ReportSender { store, reports }
+    }
+
+    async fn send(&self, report: Report) -> Result<()> {
+        let sent = self.reports.send(NodeReport { report: Some(report) }).await;
+        sent.map_err(|_| Error::unavailable("the session with the leading coordinator broke"))
+    }
+
+    /// The inventory's digest and the state of the disk.
+    pub async fn heartbeat(&self) -> Result<()> {
+        let store = self.store.clone();
+        let ((digest, parts), status) = tokio::task::spawn_blocking(move || (store.digest(), store.status()))
+            .await
+            .map_err(|e| Error::internal(format!("reading the inventory: {e}")))?;
+        let heartbeat = Heartbeat {
+            digest,
+            parts,
+            bytes_free: status.space.free,
+            bytes_used: status.part_bytes,
+            bytes_total: status.space.total,
+            read_only_reason: status.read_only_reason,
+            degraded_reason: status.degraded_reason,
+            damaged: status.quarantined,
+            scrubbed_ms: status.last_scrub_ms,
+        };
+        self.send(Report::Heartbeat(heartbeat)).await
+    }
+
+    /// The whole inventory, in pages.
+    pub async fn inventory(&self) -> Result<()> {
+        let store = self.store.clone();
+        let parts: Vec<HeldPart> = tokio::task::spawn_blocking(move || store.inventory())
+            .await
+            .map_err(|e| Error::internal(format!("reading the inventory: {e}")))?;
+        let pages = parts.len().div_ceil(PAGE).max(1);
+        let mut parts = parts.into_iter();
+        for page in 1..=pages {
+            let parts = parts.by_ref().take(PAGE).collect();
+            self.send(Report::Inventory(Inventory { parts, last: page == pages })).await?;
+        }
+        Ok(())
+    }
+
+    /// The parts that were copied to this node.
+    pub async fn received(&self, received: &ReceivedParts) -> Result<()> {
+        loop {
+            let parts = received.take(PAGE);
+            if parts.is_empty() {
+                return Ok(());
+            }
+            self.send(Report::Held(HeldParts { parts })).await?;
+        }
+    }
+
+    /// The parts that were quarantined, so that the leader repairs them at once.
+    pub async fn lost(&self) -> Result<()> {
+        let (parts, reason) = self.store.take_lost();
+        for page in parts.chunks(PAGE) {
+            let parts = page.iter().map(|id| (*id).into()).collect();
+            self.send(Report::Lost(LostParts { parts, reason: reason.clone() })).await?;
+        }
+        Ok(())
+    }
+
+    /// The result of an order.
+    pub async fn done(&self, order: u64, result: &Result<()>) -> Result<()> {
+        let error = result.as_ref().err().map_or_else(String::new, |e| e.message.clone());
+        self.send(Report::Done(OrderDone { order, error })).await
+    }
+}

@@ -1,0 +1,400 @@
+//! The parts in a node's data folder: create, receive, open, verify and remove them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use tracing::{error, warn};
+use volley_common::cluster_id::{Relation, relation};
+use volley_common::error::Code;
+use volley_common::options::check_write_id;
+use volley_common::wire::catalog;
+use volley_common::wire::cluster::HeldPart;
+use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
+
+use super::checksum::{checksum_on_disk, is_damage};
+use super::commit_part::PartCommitter;
+use super::control_file::ControlFile;
+use super::disk_space::{DiskSpace, Watermarks};
+use super::inventory::PartInventory;
+use super::layout::Layout;
+use super::part::Part;
+use super::part_cache::PartCache;
+use super::part_receiver::PartReceiver;
+use super::part_writer::{PartSpec, PartWriter};
+use super::quarantine::Quarantine;
+use super::shard_dirs::ShardDirs;
+use super::verification_log::VerificationLog;
+use super::volume::Volume;
+use super::{fs_ops, scan};
+
+/// A node's data folder; clones share it.
+#[derive(Clone)]
+pub struct PartStore(pub(super) Arc<OpenStore>);
+
+/// An open data folder.
+pub(super) struct OpenStore {
+    /// Locked as long as the store is open.
+    _lock: File,
+    boot: u64,
+    control: Mutex<ControlFile>,
+    pub volume: Arc<Volume>,
+    pub inventory: Arc<PartInventory>,
+    cache: Arc<PartCache>,
+    dirs: Arc<ShardDirs>,
+    quarantine: Quarantine,
+    last_scrub_ms: AtomicU64,
+}
+
+/// The state of the store, as reported to the coordinators.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreStatus {
+    /// Space of the file system.
+    pub space: DiskSpace,
+    /// Bytes of the node's parts.
+    pub part_bytes: u64,
+    /// Why the node accepts no new parts; empty: it does.
+    pub read_only_reason: String,
+    /// Why its disk is degraded; empty: it is not.
+    pub degraded_reason: String,
+    /// Files in quarantine.
+    pub quarantined: u64,
+    /// End of the last complete scrub, milliseconds since 1970; 0: never.
+    pub last_scrub_ms: u64,
+}
+
+impl PartStore {
+    /// [`PartStore::open_with`] the default watermarks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(dir: &Path) -> Result<PartStore> {
+        PartStore::open_with(dir, Watermarks::default())
+    }
+
+    /// Opens or creates the data folder.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: another process has it open, or a newer format. DATA_LOSS: a damaged control file.
+    /// UNAVAILABLE: it cannot be read or written.
+    pub fn open_with(dir: &Path, watermarks: Watermarks) -> Result<PartStore> {
+        let layout = Layout::new(dir);
+        fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
+        let lock = lock(&layout)?;
+        let control = ControlFile::open(&layout)?;
+        for dir in [layout.tmp(), layout.parts()] {
+            fs_ops::create_dirs(&dir).map_err(|e| unusable(&dir, &e))?;
+        }
+        fs_ops::sync_dir(layout.root()).map_err(|e| unusable(layout.root(), &e))?;
+        scan::clear_tmp(&layout.tmp()).map_err(|e| unusable(&layout.tmp(), &e))?;
+        let log = VerificationLog::load(&layout)?;
+        let parts = scan::parts(&layout, &log).map_err(|e| unusable(&layout.parts(), &e))?;
+        let store = OpenStore {
+            _lock: lock,
+            boot: rand::random_range(1..=u64::MAX),
+            quarantine: Quarantine::open(layout.quarantine()),
+            volume: Arc::new(Volume::new(layout, control.node, watermarks)),
+            control: Mutex::new(control),
+            inventory: Arc::new(PartInventory::new(parts)),
+            cache: Arc::default(),
+            dirs: Arc::default(),
+            last_scrub_ms: log.last_scrub_ms.into(),
+        };
+        store.volume.refresh_space();
+        Ok(PartStore(Arc::new(store)))
+    }
+
+    /// The node's durable id.
+    pub fn node(&self) -> NodeId {
+        self.0.control.lock().node
+    }
+
+    /// A random number of this run of the process.
+    pub fn boot(&self) -> u64 {
+        self.0.boot
+    }
+
+    /// The cluster that the node has joined.
+    pub fn cluster(&self) -> Option<String> {
+        self.0.control.lock().cluster.clone()
+    }
+
+    /// Joins a cluster, or follows it to its successor after a recovery, durably.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: the folder belongs to another cluster. UNAVAILABLE: it belongs to a successor of this cluster,
+    /// or cannot be written.
+    pub fn join(&self, cluster: &str) -> Result<()> {
+        let mut control = self.0.control.lock();
+        match &control.cluster {
+            Some(own) if own == cluster => Ok(()),
+            Some(own) if relation(own, cluster) == Relation::Earlier => Err(Error::unavailable(format!(
+                "the coordinators belong to cluster {cluster}, which was recovered without them and is now {own}"
+            ))),
+            Some(own) if relation(own, cluster) == Relation::Foreign => Err(Error::precondition(format!(
+                "the data folder {} belongs to cluster {own}, not to {cluster}: start with another --data-dir",
+                self.layout().root().display()
+            ))),
+            Some(_) | None => {
+                let joined = ControlFile { cluster: Some(cluster.to_string()), ..control.clone() };
+                joined.save(self.layout())?;
+                *control = joined;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a new part.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a schema that IPC cannot encode, or a bad write id. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: an
+    /// earlier write failed.
+    pub fn create(&self, spec: PartSpec) -> Result<PartWriter> {
+        check_write_id(&spec.write)?;
+        PartWriter::new(self.committer(), spec)
+    }
+
+    /// Starts to receive a part from another node.
+    ///
+    /// # Errors
+    /// As [`PartStore::create`].
+    pub fn receive(&self, part: &catalog::Part, table: &TableName) -> Result<PartReceiver> {
+        check_write_id(&part.write)?;
+        PartReceiver::new(self.committer(), part, table)
+    }
+
+    /// Whether the node holds the part.
+    pub fn holds(&self, id: PartId) -> bool {
+        self.0.inventory.contains(id)
+    }
+
+    /// The part, if it is open already and its file is unchanged. Does not block on reads.
+    pub fn cached(&self, id: PartId) -> Option<Arc<Part>> {
+        self.0.cache.get(id)
+    }
+
+    /// The part, mapped; `None` if the node does not hold it. Its file is first read and its checksum compared, unless that
+    /// was done since the last unclean stop and the file has not changed.
+    ///
+    /// # Errors
+    /// DATA_LOSS: the file is damaged; it is quarantined, and the node no longer holds the part. UNAVAILABLE: the file
+    /// cannot be opened.
+    pub fn part(&self, id: PartId) -> Result<Option<Arc<Part>>> {
+        let part = self.0.cache.get_or_open(id, || self.open_part(id))?;
+        if !self.holds(id) {
+            // It was removed while it was being opened.
+            self.0.cache.forget(id);
+        }
+        Ok(part)
+    }
+
+    fn open_part(&self, id: PartId) -> Result<Option<Part>> {
+        let Some(entry) = self.0.inventory.get(id) else { return Ok(None) };
+        let (path, trusted) = (entry.path(), entry.trusted());
+        match Part::open(&path, id, entry.name.crc32c, |fingerprint| Some(*fingerprint) == trusted) {
+            Ok(part) => {
+                if Some(part.fingerprint()) != trusted {
+                    self.0.inventory.mark_verified(id, part.fingerprint());
+                }
+                Ok(Some(part))
+            }
+            // It was removed meanwhile.
+            Err(_) if !self.holds(id) => Ok(None),
+            Err(error) => Err(self.quarantine(id, &path, error)),
+        }
+    }
+
+    /// Keeps a part open no longer than its readers do. Unmapping may block.
+    pub fn evict(&self, id: PartId) {
+        self.0.cache.evict(id);
+    }
+
+    /// Removes parts; ids that the node does not hold are skipped. Readers keep what they have mapped.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: a file cannot be removed; the node still holds that part and the ones after it.
+    pub fn remove(&self, ids: &[PartId]) -> Result<()> {
+        for &id in ids {
+            let Some(entry) = self.0.inventory.remove(id) else { continue };
+            self.0.cache.forget(id);
+            let path = entry.path();
+            match fs_ops::remove(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    self.0.inventory.insert(entry);
+                    return Err(Error::unavailable(format!("{} cannot be removed: {e}", path.display())));
+                }
+                _ => self.0.dirs.remove_if_empty(&entry.dir),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every part that the node holds.
+    pub fn inventory(&self) -> Vec<HeldPart> {
+        self.0.inventory.list()
+    }
+
+    /// XOR of [`PartId::digest`] over the inventory, and the number of parts.
+    pub fn digest(&self) -> (u64, u64) {
+        self.0.inventory.digest()
+    }
+
+    /// The state of the store now.
+    pub fn status(&self) -> StoreStatus {
+        let space = self.0.volume.refresh_space();
+        let (read_only_reason, degraded_reason) = self.0.volume.reasons(space);
+        StoreStatus {
+            space,
+            part_bytes: self.0.inventory.bytes(),
+            read_only_reason,
+            degraded_reason,
+            quarantined: self.0.quarantine.files(),
+            last_scrub_ms: self.0.last_scrub_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Why the store no longer writes, after a write or fsync failed.
+    pub fn write_failure(&self) -> Option<String> {
+        self.0.volume.write_failure()
+    }
+
+    /// Whether the node accepts this many new bytes (0: unknown) now.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: the disk is too full. UNAVAILABLE: a write failed before, and no further one is tried.
+    pub fn check_writable(&self, bytes: u64) -> Result<()> {
+        self.0.volume.check_writable(bytes)
+    }
+
+    /// Reads the part's file and compares its CRC-32C.
+    ///
+    /// # Errors
+    /// NOT_FOUND: the node does not hold it. DATA_LOSS: the checksum differs, or the file cannot be read; the part is
+    /// quarantined. UNAVAILABLE: the read failed for a passing reason.
+    pub fn verify(&self, id: PartId) -> Result<()> {
+        self.verify_throttled(id, |_| true)
+    }
+
+    /// [`PartStore::verify`]; `on_read` gets the bytes of every read, may block, and cancels by returning false.
+    ///
+    /// # Errors
+    /// As there. CANCELLED: by `on_read`.
+    pub fn verify_throttled(&self, id: PartId, on_read: impl FnMut(usize) -> bool) -> Result<()> {
+        let entry = self.0.inventory.get(id);
+        let entry = entry.ok_or_else(|| Error::not_found(format!("this node does not have part {id}")))?;
+        let (path, expected) = (entry.path(), entry.name.crc32c);
+        // Mapped pages would be read from memory, not from the disk.
+        self.0.cache.evict(id);
+        let reason = match checksum_on_disk(&path, on_read) {
+            Ok((fingerprint, length, crc)) if (length, crc) == (fingerprint.bytes, expected) => {
+                self.0.inventory.mark_verified(id, fingerprint);
+                return Ok(());
+            }
+            Ok((_, length, crc)) => format!("its {length} bytes have the checksum {crc:08x} instead of {expected:08x}"),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {
+                return Err(Error::cancelled("the verification was cancelled"));
+            }
+            Err(e) if is_damage(&e) => format!("it cannot be read: {e}"),
+            Err(e) => return Err(Error::unavailable(format!("{} cannot be read just now: {e}", path.display()))),
+        };
+        // It may have been removed meanwhile.
+        if !self.holds(id) {
+            return Ok(());
+        }
+        let error = Error::data_loss(format!("part {id} is damaged ({}): {reason}", path.display()));
+        Err(self.quarantine(id, &path, error))
+    }
+
+    /// The part whose verification is oldest, if that is longer ago than `period_ms`.
+    pub fn next_to_verify(&self, period_ms: u64) -> Option<PartId> {
+        self.0.inventory.due_for_verification(period_ms)
+    }
+
+    /// Records that a scrub is complete.
+    pub fn record_scrub(&self) {
+        self.0.last_scrub_ms.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// Saves the verification log. `clean`: the store is not used afterwards.
+    pub fn save_verification_log(&self, clean: bool) {
+        let parts = self.0.inventory.verifications();
+        let log = VerificationLog { clean, last_scrub_ms: self.0.last_scrub_ms.load(Ordering::Relaxed), parts };
+        if let Err(error) = log.save(self.layout()) {
+            warn!(%error, "the verification log could not be saved: its parts will be verified again");
+        }
+    }
+
+    /// The parts that were lost since the last call, and why the last one was.
+    pub fn take_lost(&self) -> (Vec<PartId>, String) {
+        self.0.quarantine.take_lost()
+    }
+
+    /// Waits until there may be lost parts.
+    pub async fn wait_for_lost(&self) {
+        self.0.quarantine.wait_for_lost().await;
+    }
+
+    /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: it is neither served nor counted as a copy any
+    /// more. Gives the error for the caller; another error is returned unchanged.
+    fn quarantine(&self, id: PartId, path: &Path, error: Error) -> Error {
+        let gone = !path.exists();
+        if error.code != Code::DataLoss && !gone {
+            return error;
+        }
+        let Some(entry) = self.0.inventory.remove(id) else { return Error::data_loss(error.message) };
+        self.0.cache.forget(id);
+        let quarantine = &self.0.quarantine;
+        if gone {
+            error!("{error}; its file is gone, and this node no longer holds the part");
+        } else {
+            error!("{error}; it is quarantined in {}, where only an operator removes it", quarantine.dir().display());
+            quarantine.move_in(path);
+        }
+        self.0.dirs.remove_if_empty(&entry.dir);
+        self.0.volume.record_read_error(&error.message);
+        quarantine.add_lost(id, &error.message);
+        Error::data_loss(error.message)
+    }
+
+    fn layout(&self) -> &Layout {
+        self.0.volume.layout()
+    }
+
+    fn committer(&self) -> PartCommitter {
+        PartCommitter {
+            volume: self.0.volume.clone(),
+            inventory: self.0.inventory.clone(),
+            cache: self.0.cache.clone(),
+            dirs: self.0.dirs.clone(),
+        }
+    }
+
+    /// Replaces what the file system reports as its space.
+    #[cfg(test)]
+    pub(crate) fn override_space(&self, space: Option<DiskSpace>) {
+        self.0.volume.override_space(space);
+    }
+}
+
+fn unusable(path: &Path, cause: &io::Error) -> Error {
+    Error::unavailable(format!("the data folder {} cannot be used: {cause}", path.display()))
+}
+
+/// Locks the folder for this process; the kernel unlocks it when the process ends.
+fn lock(layout: &Layout) -> Result<File> {
+    let path = layout.lock();
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| unusable(&path, &e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::precondition(format!(
+            "the data folder {} is in use by another process: stop it, or start with another --data-dir",
+            layout.root().display()
+        ))),
+        Err(e) => Err(unusable(&path, &e.into())),
+    }
+}
