@@ -30,7 +30,8 @@ const MAX_FOREGROUND_COPIES: usize = 8;
 /// Cancelled parts that are remembered, so that an order that arrives late does not bring them back.
 const MAX_REMEMBERED_CANCELS: usize = 10_000;
 
-type Outcome = SharedFuture<BoxFuture<'static, Result<()>>>;
+/// The result of a copy, for everyone who ordered it.
+type CopyOutcome = SharedFuture<BoxFuture<'static, Result<()>>>;
 
 /// Copies parts to this node; clones share the work.
 #[derive(Clone)]
@@ -56,11 +57,11 @@ struct Copies {
 
 #[derive(Clone)]
 struct RunningCopy {
-    outcome: Outcome,
+    outcome: CopyOutcome,
     cancel: CancellationToken,
 }
 
-/// A checked order: which part to copy, and from which peer addresses.
+/// A validated order: which part to copy, and from which peer addresses.
 struct CopyJob {
     part: catalog::Part,
     table: TableName,

@@ -137,11 +137,11 @@ impl PartStore {
             ))),
             Some(own) if relation(own, cluster) == Relation::Foreign => Err(Error::precondition(format!(
                 "the data folder {} belongs to cluster {own}, not to {cluster}: start with another --data-dir",
-                self.layout().root().display()
+                self.0.volume.layout().root().display()
             ))),
             Some(_) | None => {
                 let joined = ControlFile { cluster: Some(cluster.to_string()), ..control.clone() };
-                joined.save(self.layout())?;
+                joined.save(self.0.volume.layout())?;
                 *control = joined;
                 Ok(())
             }
@@ -323,7 +323,7 @@ impl PartStore {
     pub fn save_verification_log(&self, clean: bool) {
         let parts = self.0.inventory.verifications();
         let log = VerificationLog { clean, last_scrub_ms: self.0.last_scrub_ms.load(Ordering::Relaxed), parts };
-        if let Err(error) = log.save(self.layout()) {
+        if let Err(error) = log.save(self.0.volume.layout()) {
             warn!(%error, "the verification log could not be saved: its parts will be verified again");
         }
     }
@@ -358,10 +358,6 @@ impl PartStore {
         self.0.volume.record_read_error(&error.message);
         quarantine.add_lost(id, &error.message);
         Error::data_loss(error.message)
-    }
-
-    fn layout(&self) -> &Layout {
-        self.0.volume.layout()
     }
 
     fn committer(&self) -> PartCommitter {

@@ -5,7 +5,6 @@ use std::thread;
 
 use volley_common::wire::catalog::Compression;
 
-use super::super::*;
 use super::{batch, open, put, served};
 
 #[test]
