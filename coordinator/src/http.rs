@@ -41,7 +41,7 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", json!({ "status": "stopping" })));
     }
     let (well, mut body) = shared.service.checked_health().await;
-    if let Some(trouble) = shared.service.raft.trouble() {
+    if let Some(trouble) = shared.service.raft.fault() {
         body["trouble"] = trouble.into();
     }
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use volley_common::{Error, Result, listen};
 
 use crate::config::Recover;
-use crate::raft::recover::{Found, Recovered, look, recover};
+use crate::raft::membership::unsafe_recovery::{FolderSummary, RecoveryOutcome, inspect, recover};
 
 /// A coordinator that runs answers sooner.
 const ASKING: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub async fn run(command: &Recover) -> Result<String> {
         Some(peer) => Some(listen::check_advertise(peer).map_err(|e| e.at("--peer"))?.to_string()),
         None => None,
     };
-    let found = look(&command.data_dir, command.id)?;
+    let found = inspect(&command.data_dir, command.id)?;
     if !command.yes_lose_unreplicated {
         return Ok(report(command, &found));
     }
@@ -30,7 +30,7 @@ pub async fn run(command: &Recover) -> Result<String> {
 }
 
 /// While others run, a majority may be there, and would go on beside the recovered one.
-async fn refuse_if_others_run(id: u64, found: &Found) -> Result<()> {
+async fn refuse_if_others_run(id: u64, found: &FolderSummary) -> Result<()> {
     for (other, addr) in found.members.iter().filter(|(other, _)| **other != id) {
         let connected = tokio::time::timeout(ASKING, TcpStream::connect(addr)).await;
         if matches!(connected, Ok(Ok(_))) {
@@ -42,12 +42,12 @@ async fn refuse_if_others_run(id: u64, found: &Found) -> Result<()> {
     Ok(())
 }
 
-fn list(found: &Found) -> String {
+fn list(found: &FolderSummary) -> String {
     let members: Vec<String> = found.members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     members.join(", ")
 }
 
-fn report(command: &Recover, found: &Found) -> String {
+fn report(command: &Recover, found: &FolderSummary) -> String {
     let mut text = String::new();
     let folder = command.data_dir.display();
     let _ = writeln!(text, "{folder} holds the catalog of cluster {}, of coordinators {}.", found.cluster, list(found));
@@ -64,8 +64,8 @@ fn report(command: &Recover, found: &Found) -> String {
     text
 }
 
-fn done(command: &Recover, recovered: &Recovered) -> String {
-    let (id, found) = (command.id, &recovered.found);
+fn done(command: &Recover, recovered: &RecoveryOutcome) -> String {
+    let (id, found) = (command.id, &recovered.before);
     let mut text = String::new();
     let _ = writeln!(
         text,

@@ -79,9 +79,9 @@ pub async fn start_with_listeners(config: Config, listeners: Listeners) -> Resul
     };
     let entries = sockets.flight.iter().zip(locations).map(entry).collect();
     let mut raft_config = RaftConfig::new(config.id, sockets.peers(&config)?, config.data_dir.clone());
-    raft_config.deadline = config.deadline();
-    raft_config.elect_within(config.election());
-    raft_config.unanswered = config.unanswered();
+    raft_config.request_timeout = config.deadline();
+    raft_config.set_election_timeout(config.election());
+    raft_config.quorum_ack_timeout = config.unanswered();
     raft_config.join = config.join;
     let raft = Handle::start(raft_config).await?;
     let stop = CancellationToken::new();
@@ -195,7 +195,7 @@ async fn end_of(ended: &mut watch::Receiver<Option<Error>>) -> Error {
 impl Running {
     /// Returns when there is a leader and a formed cluster, or when it is to stop; why it is no coordinator any more.
     async fn wait_ready(&self) -> Result<()> {
-        let mut ended = self.raft.watch_ended();
+        let mut ended = self.raft.watch_decommissioned();
         let mut applied = self.raft.watch_applied();
         let mut leader = self.raft.watch_leader();
         loop {
@@ -223,7 +223,7 @@ impl Running {
         // What the leader does each second ended with `stop`: another coordinator leads while the clients' streams end.
         tokio::select! {
             () = self.clients.wait() => {}
-            () = self.raft.hand_on() => {}
+            () = self.raft.transfer_leadership() => {}
         }
         self.raft.shutdown().await;
         self.stop_peers.cancel();
@@ -237,7 +237,7 @@ impl Running {
     /// # Errors
     /// What ended it, if it was not asked to: it was removed from the cluster.
     pub async fn wait(&self) -> Result<()> {
-        let mut ended = self.raft.watch_ended();
+        let mut ended = self.raft.watch_decommissioned();
         let outcome = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
             error = end_of(&mut ended) => Err(error),

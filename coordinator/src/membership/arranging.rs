@@ -147,7 +147,7 @@ impl Membership {
             tracing::info!(tables = homes.len(), "nodes came or went: shards get new homes");
         }
         for tables in homes.chunks(TABLES) {
-            self.service.raft.decide(Op::PlaceTables(PlaceTables { tables: tables.to_vec() })).await?;
+            self.service.raft.propose_if_leader(Op::PlaceTables(PlaceTables { tables: tables.to_vec() })).await?;
         }
         self.state.lock().arranging.homes = Some((nodes.clone(), began, took));
         Ok(homes.is_empty())

@@ -86,7 +86,7 @@ impl Membership {
         let write_id_retention_ms = self.service.config.write_id_retention_ms;
         let needed = self.service.raft.view().needs_expiry(clock::now_ms(), write_id_retention_ms);
         if needed {
-            self.service.raft.decide(Op::Expire(Expire { write_id_retention_ms })).await?;
+            self.service.raft.propose_if_leader(Op::Expire(Expire { write_id_retention_ms })).await?;
         }
         Ok(())
     }

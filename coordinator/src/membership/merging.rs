@@ -183,7 +183,7 @@ impl Membership {
             let spec = catalog.table(plan.table).and_then(|table| table.spec.clone()).unwrap_or_default();
             (begin, sources, homes(&catalog, &spec)?)
         };
-        let write = match self.service.raft.decide(Op::BeginWrite(begin)).await? {
+        let write = match self.service.raft.propose_if_leader(Op::BeginWrite(begin)).await? {
             Reply::Write(write) => redirected(write, &nodes),
             other => return Err(crate::service::write::unexpected("a merge", &other)),
         };

@@ -91,7 +91,7 @@ impl Membership {
         let node = self.check(hello)?;
         let (id, boot) = (NodeId(node.id), node.boot);
         self.state.lock().heard.insert(id, Instant::now());
-        self.service.raft.decide(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
+        self.service.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, waiting) = mpsc::channel(WAITING_ORDERS);
         let end = CancellationToken::new();
         let session = self.welcome(id, orders.clone(), end.clone())?;
@@ -302,7 +302,7 @@ impl Membership {
             read_only_reason: heartbeat.read_only_reason.clone(),
             degraded_reason: heartbeat.degraded_reason.clone(),
         };
-        self.service.raft.decide(Op::SetNodeHealth(health)).await.map(|_| ())
+        self.service.raft.propose_if_leader(Op::SetNodeHealth(health)).await.map(|_| ())
     }
 
     /// Parts that the node came to hold go into the catalog, if it knows them.
@@ -351,7 +351,7 @@ impl Membership {
 
     pub(super) async fn update_holders(&self, changes: Vec<HolderChange>) -> Result<()> {
         for changes in changes.chunks(BATCH) {
-            self.service.raft.decide(Op::UpdateHolders(UpdateHolders { changes: changes.to_vec() })).await?;
+            self.service.raft.propose_if_leader(Op::UpdateHolders(UpdateHolders { changes: changes.to_vec() })).await?;
         }
         Ok(())
     }
@@ -382,7 +382,7 @@ impl Membership {
     pub(super) async fn set_silent(&self, node: NodeId, boot: u64) {
         tracing::warn!(%node, "the node is silent");
         let change = SetNodeState { node: node.0, state: NodeState::Unreachable as i32, boot };
-        if let Err(error) = self.service.raft.decide(Op::SetNodeState(change)).await {
+        if let Err(error) = self.service.raft.propose_if_leader(Op::SetNodeState(change)).await {
             tracing::warn!(%node, %error, "cannot mark the node as silent; trying again");
         }
     }

@@ -154,7 +154,7 @@ impl Service {
                 "voter": progress.is_some_and(|progress| progress.voter),
                 "answering": *id == self.config.id,
                 "lag": progress.and_then(|progress| progress.lag),
-                "quiet_ms": progress.and_then(|progress| progress.quiet).map(|quiet| quiet.as_millis() as u64),
+                "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })
         };
         self.raft.peers().iter().map(one).collect()
@@ -175,7 +175,7 @@ impl Service {
         let trouble = match read {
             Ok(Ok(_)) => return (true, health),
             Ok(Err(error)) => error.message,
-            Err(_) => self.raft.trouble().unwrap_or_else(|| {
+            Err(_) => self.raft.fault().unwrap_or_else(|| {
                 format!("no leader with a majority of the coordinators answered within {} s", HEALTH_TIME.as_secs())
             }),
         };
