@@ -15,13 +15,17 @@ struct RaftTestCluster {
     dir: TempDir,
     peers: BTreeMap<u64, String>,
     up: BTreeMap<u64, TestCoordinator>,
-    snapshot_logs: u64,
+    snapshot_interval_entries: u64,
 }
 
 impl RaftTestCluster {
-    async fn new(order: &[u64], snapshot_logs: u64) -> RaftTestCluster {
-        let mut cluster =
-            RaftTestCluster { dir: TempDir::new().unwrap(), peers: peers(3).await, up: BTreeMap::new(), snapshot_logs };
+    async fn new(order: &[u64], snapshot_interval_entries: u64) -> RaftTestCluster {
+        let mut cluster = RaftTestCluster {
+            dir: TempDir::new().unwrap(),
+            peers: peers(3).await,
+            up: BTreeMap::new(),
+            snapshot_interval_entries,
+        };
         for id in order {
             cluster.start(*id).await;
         }
@@ -30,7 +34,7 @@ impl RaftTestCluster {
 
     async fn start(&mut self, id: u64) {
         let mut config = config(id, &self.peers, self.dir.path());
-        config.snapshot_interval_entries = self.snapshot_logs;
+        config.snapshot_interval_entries = self.snapshot_interval_entries;
         self.up.insert(id, start(config).await);
     }
 
@@ -90,14 +94,14 @@ async fn cluster_forms_in_any_start_order() {
     for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
         let cluster = RaftTestCluster::new(&order, 1000).await;
         cluster.leader().await;
-        let mut names = Vec::new();
+        let mut cluster_ids = Vec::new();
         for coordinator in cluster.up.values() {
             let view = coordinator.raft.read().await.unwrap();
             let cluster = view.cluster().unwrap();
             assert_eq!(cluster.ticket_key.len(), 32);
-            names.push(cluster.id.clone());
+            cluster_ids.push(cluster.id.clone());
         }
-        assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
+        assert!(cluster_ids.iter().all(|id| *id == cluster_ids[0]), "{cluster_ids:?}");
     }
 }
 
@@ -105,7 +109,7 @@ async fn cluster_forms_in_any_start_order() {
 async fn follower_proposes_and_reads_through_the_leader() {
     let cluster = RaftTestCluster::new(&[1, 2, 3], 1000).await;
     let leader = cluster.leader().await;
-    for (id, running) in &cluster.up {
+    for (id, coordinator) in &cluster.up {
         coordinator.raft.propose(node(*id)).await.unwrap();
     }
     cluster.expect(1..4).await;

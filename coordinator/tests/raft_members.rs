@@ -133,7 +133,7 @@ async fn group_of_one_grows_to_three_and_survives_a_lost_folder() {
     cluster.propose(1..11).await;
     cluster.add(2).await;
     cluster.add(3).await;
-    // Its log begins with a cluster in which it was alone: read again from the start, it must not take that for true.
+    // Its log begins with a membership of which it was the only voter. A new folder receives that entry again, and must not lead.
     cluster.kill(1).await;
     std::fs::remove_dir_all(cluster.folder(1)).unwrap();
     cluster.propose(11..21).await;
@@ -267,7 +267,7 @@ async fn recovered_coordinator_continues_and_the_others_end() {
     let found = inspect(&cluster.folder(left), left).unwrap();
     assert_eq!((&found.cluster, &found.members), (&name, &cluster.formed));
     let recovered = recover(&cluster.folder(left), left, None).unwrap();
-    assert_eq!(recovered.found, found);
+    assert_eq!(recovered.before, found);
     // All start with the original peer list: the old majority must not continue beside the recovered coordinator.
     for id in [left, lost[0], lost[1]] {
         cluster.start(id).await;

@@ -67,10 +67,10 @@ impl ReadIndexBlackhole {
     fn install(self: &Arc<Self>, mut env: RaftEnvironment) -> RaftEnvironment {
         let (blackhole, dial) = (self.clone(), env.dial);
         env.dial = Arc::new(move |addr: &str| {
-            let (blackhole, link, addr) = (blackhole.clone(), dial(addr)?, addr.to_string());
+            let (blackhole, channel, addr) = (blackhole.clone(), dial(addr)?, addr.to_string());
             Ok(PeerChannel::new(service_fn(move |request: http::Request<Body>| {
                 let reads = request.uri().path().ends_with("/ReadIndex");
-                let (blackhole, answer) = (blackhole.clone(), link.clone().oneshot(request));
+                let (blackhole, answer) = (blackhole.clone(), channel.clone().oneshot(request));
                 let lost = reads && blackhole.address.lock().as_ref() == Some(&addr);
                 async move {
                     if lost {

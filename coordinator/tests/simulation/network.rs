@@ -93,7 +93,7 @@ fn connection_refused() -> PeerChannelError {
 
 impl SimNetwork {
     pub fn new(rng: SimRng, checks: Arc<SimChecks>) -> Arc<SimNetwork> {
-        let (conditions, services) = (Mutex::new(NetworkConditions::fair()), Mutex::default());
+        let (conditions, services) = (Mutex::new(NetworkConditions::normal()), Mutex::default());
         Arc::new(SimNetwork { rng: Mutex::new(rng), conditions, services, checks })
     }
 

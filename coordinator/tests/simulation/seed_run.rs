@@ -55,7 +55,7 @@ fn config_of(seed: u64, disks: SyncBehavior) -> SimConfig {
         coordinators: if rng.random_bool(0.2) { 5 } else { 3 },
         clients: rng.random_range(2..=4),
         tables: rng.random_range(1..=3),
-        snapshot_logs: [20, 60, 1000][rng.random_range(0..3)],
+        snapshot_interval_entries: [20, 60, 1000][rng.random_range(0..3)],
         fault_duration: Duration::from_millis(rng.random_range(3000..9000)),
         disks,
     }
