@@ -1,4 +1,4 @@
-//! How a catalog of a million parts (100 tables of 10,000) does: time and memory, each stage in a process of its own.
+//! Measures a catalog of a million parts (100 tables of 10,000): time and memory of each stage, each in its own process.
 //!
 //! `cargo run -p volley-coordinator --example catalog_scale [FOLDER]`
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -15,10 +15,10 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::{NodeId, PartId};
 use volley_coordinator::diagnostics::replication_health::ReplicationHealth;
 use volley_coordinator::planner::endpoints::plan_endpoints;
-use volley_coordinator::raft::files::Folder;
-use volley_coordinator::raft::machine::Machine;
-use volley_coordinator::raft::snapshot;
-use volley_coordinator::raft::store::Store;
+use volley_coordinator::raft::storage::files::LocalDataDir;
+use volley_coordinator::raft::storage::snapshot;
+use volley_coordinator::raft::storage::state_machine::CatalogStateMachine;
+use volley_coordinator::raft::storage::store::RaftStore;
 use volley_coordinator::raft::{Handle, RaftConfig};
 
 const TABLES: u64 = 100;
@@ -50,7 +50,7 @@ async fn run(stage: &str, dir: &Path) {
     }
 }
 
-/// Prints a stage's time, and this process's memory now and at its peak.
+/// Prints the time of a stage, and this process's memory now and at its peak.
 fn report(what: &str, took: Duration) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mib = |key: &str| -> u64 {
@@ -67,7 +67,7 @@ fn report(what: &str, took: Duration) {
 
 async fn fill(dir: &Path) {
     let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.to_path_buf());
-    config.deadline = Duration::from_secs(60);
+    config.request_timeout = Duration::from_secs(60);
     let raft = Handle::start(config).await.unwrap();
     for id in 1..=NODES {
         let node = wire::Node {
@@ -80,7 +80,7 @@ async fn fill(dir: &Path) {
         };
         raft.propose(Op::RegisterNode(wire::RegisterNode { node: Some(node) })).await.unwrap();
     }
-    let began = Instant::now();
+    let start = Instant::now();
     let mut slowest = Duration::ZERO;
     for table in 0..TABLES {
         raft.propose(Op::BeginWrite(begin(table))).await.unwrap();
@@ -91,7 +91,7 @@ async fn fill(dir: &Path) {
             .unwrap();
         slowest = slowest.max(one.elapsed());
     }
-    report("fill: 100 commits of 10,000 parts", began.elapsed());
+    report("fill: 100 commits of 10,000 parts", start.elapsed());
     println!("  slowest commit {slowest:.2?}, {} parts", raft.view().part_count());
     raft.shutdown().await;
     println!("  database {} MiB", std::fs::metadata(dir.join("catalog.redb")).unwrap().len() >> 20);
@@ -136,44 +136,44 @@ fn part(table: u64, seq: u64) -> wire::Part {
     }
 }
 
-fn open(dir: &Path) -> Arc<Store> {
-    Store::open(dir, 1, Arc::new(|why: &str| panic!("{why}"))).unwrap()
+fn open(dir: &Path) -> Arc<RaftStore> {
+    RaftStore::open(dir, 1, Arc::new(|why: &str| panic!("{why}"))).unwrap()
 }
 
-fn reload(dir: &Path) -> Machine {
-    let began = Instant::now();
-    let machine = Machine::open(open(dir)).unwrap();
-    report("reload: rows from the database", began.elapsed());
-    machine
+fn reload(dir: &Path) -> CatalogStateMachine {
+    let start = Instant::now();
+    let state_machine = CatalogStateMachine::open(open(dir)).unwrap();
+    report("reload: rows from the database", start.elapsed());
+    state_machine
 }
 
 async fn build(dir: &Path) {
-    let mut machine = reload(dir);
-    let began = Instant::now();
-    let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
+    let mut state_machine = reload(dir);
+    let start = Instant::now();
+    let mut builder = state_machine.try_create_snapshot_builder(true).await.unwrap();
     let snapshot = builder.build_snapshot().await.unwrap();
-    report("build: a snapshot", began.elapsed());
+    report("build: a snapshot", start.elapsed());
     println!("  snapshot {} MiB", std::fs::metadata(&snapshot.snapshot.path).unwrap().len() >> 20);
 }
 
 async fn install(dir: &Path) {
-    let built = snapshot::newest(&Folder(dir.to_path_buf())).unwrap().unwrap();
+    let built = snapshot::newest(&LocalDataDir(dir.to_path_buf())).unwrap().unwrap();
     let fresh = tempfile::TempDir::new_in(dir).unwrap();
     let store = open(fresh.path());
-    let mut machine = Machine::open(store).unwrap();
+    let mut state_machine = CatalogStateMachine::open(store).unwrap();
     let arrived = snapshot::temp_path(fresh.path());
     std::fs::copy(&built.snapshot.path, &arrived).unwrap();
-    let began = Instant::now();
-    let arrived = snapshot::SnapshotFile::open(&Folder(fresh.path().to_path_buf()), arrived).unwrap();
-    machine.install_snapshot(&built.meta, arrived).await.unwrap();
-    report("install: a snapshot, into an empty folder", began.elapsed());
-    assert_eq!(machine.shared().catalog.read().part_count() as u64, TABLES * PARTS);
+    let start = Instant::now();
+    let arrived = snapshot::SnapshotFile::open(&LocalDataDir(fresh.path().to_path_buf()), arrived).unwrap();
+    state_machine.install_snapshot(&built.meta, arrived).await.unwrap();
+    report("install: a snapshot, into an empty folder", start.elapsed());
+    assert_eq!(state_machine.applied().catalog.read().part_count() as u64, TABLES * PARTS);
 }
 
 fn plan_one(dir: &Path) {
-    let machine = reload(dir);
-    let shared = machine.shared();
-    let catalog = shared.catalog.read();
+    let state_machine = reload(dir);
+    let applied = state_machine.applied();
+    let catalog = applied.catalog.read();
     let table = catalog.tables().next().unwrap();
     let alive: BTreeSet<NodeId> = (1..=NODES).map(NodeId).collect();
     let began = Instant::now();

@@ -29,7 +29,7 @@ impl HttpStatus for CoordinatorHttpStatus {
             return unavailable("stopping");
         }
         let (healthy, mut body) = service.status.verified_health().await;
-        if let Some(trouble) = service.raft.trouble() {
+        if let Some(trouble) = service.raft.fault() {
             body["trouble"] = trouble.into();
         }
         let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -46,12 +46,12 @@ type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>
 impl Coordinator for PeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let command = request.into_inner().command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
-        let reply = self.raft.propose_here(command).await?;
+        let reply = self.raft.propose_local(command).await?;
         Ok(Response::new(ProposeReply { reply: Some(reply) }))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let index = self.raft.read_index_here(request.into_inner().follower).await?;
+        let index = self.raft.read_index_local(request.into_inner().follower).await?;
         Ok(Response::new(ReadIndexReply { index }))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use volley_common::{Error, Result, listen};
 
-use crate::raft::recover::{Found, Recovered, look, recover};
+use crate::raft::membership::unsafe_recovery::{FolderSummary, RecoveryOutcome, inspect, recover};
 
 /// How long the command waits for another coordinator to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub async fn run(args: &RecoverArgs) -> Result<String> {
         Some(peer) => Some(listen::check_advertise(peer).map_err(|e| e.at("--peer"))?.to_string()),
         None => None,
     };
-    let found = look(&args.data_dir, args.id)?;
+    let found = inspect(&args.data_dir, args.id)?;
     if !args.yes_lose_unreplicated {
         return Ok(found_report(args, &found));
     }
@@ -46,7 +46,7 @@ pub async fn run(args: &RecoverArgs) -> Result<String> {
 }
 
 /// Refuses to recover while another coordinator runs: a majority may exist, and would go on beside the recovered cluster.
-async fn check_others_are_stopped(id: u64, found: &Found) -> Result<()> {
+async fn check_others_are_stopped(id: u64, found: &FolderSummary) -> Result<()> {
     for (other, addr) in found.members.iter().filter(|(other, _)| **other != id) {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;
         if matches!(connected, Ok(Ok(_))) {
@@ -58,7 +58,7 @@ async fn check_others_are_stopped(id: u64, found: &Found) -> Result<()> {
     Ok(())
 }
 
-fn found_report(args: &RecoverArgs, found: &Found) -> String {
+fn found_report(args: &RecoverArgs, found: &FolderSummary) -> String {
     [
         format!(
             "{} holds the catalog of cluster {}, of coordinators {}.",
@@ -77,8 +77,8 @@ fn found_report(args: &RecoverArgs, found: &Found) -> String {
     .join("\n")
 }
 
-fn recovered_report(args: &RecoverArgs, recovered: &Recovered) -> String {
-    let (id, found) = (args.id, &recovered.found);
+fn recovered_report(args: &RecoverArgs, recovered: &RecoveryOutcome) -> String {
+    let (id, found) = (args.id, &recovered.before);
     [
         format!(
             "Coordinator {id} at {} is now the only one of cluster {}, which was {}.",
@@ -97,7 +97,7 @@ fn recovered_report(args: &RecoverArgs, recovered: &Recovered) -> String {
     .join("\n")
 }
 
-fn member_list(found: &Found) -> String {
+fn member_list(found: &FolderSummary) -> String {
     let members: Vec<String> = found.members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     members.join(", ")
 }

@@ -95,9 +95,9 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
 
 fn raft_config(config: &CoordinatorConfig, addresses: &ServerAddresses) -> Result<RaftConfig> {
     let mut raft = RaftConfig::new(config.id, peers(config, addresses)?, config.server.data_dir.clone());
-    raft.deadline = config.server.request_timeout();
-    raft.elect_within(config.election_timeout());
-    raft.unanswered = config.quorum_timeout();
+    raft.request_timeout = config.server.request_timeout();
+    raft.set_election_timeout(config.election_timeout());
+    raft.quorum_ack_timeout = config.quorum_timeout();
     raft.join = config.join;
     Ok(raft)
 }
@@ -131,7 +131,7 @@ impl RunningCoordinator {
     /// # Errors
     /// Why this coordinator cannot go on.
     async fn wait_ready(&self) -> Result<()> {
-        let mut ended = self.raft.watch_ended();
+        let mut ended = self.raft.watch_decommissioned();
         let mut applied = self.raft.watch_applied();
         let mut leader = self.raft.watch_leader();
         loop {
@@ -156,7 +156,7 @@ impl RunningServer for RunningCoordinator {
 
     /// Returns after the action `shutdown`, too.
     async fn wait(&self) -> Result<()> {
-        let mut ended = self.raft.watch_ended();
+        let mut ended = self.raft.watch_decommissioned();
         let outcome = tokio::select! {
             () = self.lifecycle.stop_token().cancelled() => Ok(()),
             error = ended_reason(&mut ended) => Err(error),
@@ -170,7 +170,7 @@ impl RunningServer for RunningCoordinator {
             // The leader's duties end when the stop begins, so another coordinator leads while the streams of clients drain.
             tokio::select! {
                 () = self.lifecycle.clients_ended() => {}
-                () = self.raft.hand_on() => {}
+                () = self.raft.transfer_leadership() => {}
             }
             self.raft.shutdown().await;
         };

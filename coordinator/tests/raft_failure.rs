@@ -1,4 +1,4 @@
-//! A disk that fails: nothing is acknowledged, and the process is told to end.
+//! A disk that fails: nothing is acknowledged afterwards, and the failure handler is called.
 #![allow(clippy::unwrap_used)]
 
 use std::io;
@@ -12,18 +12,19 @@ use parking_lot::Mutex;
 use redb::backends::InMemoryBackend;
 use redb::{Database, StorageBackend};
 use tempfile::TempDir;
-use volley_coordinator::raft::log::Log;
-use volley_coordinator::raft::store::Store;
+use volley_coordinator::raft::storage::files::LocalDataDir;
+use volley_coordinator::raft::storage::log::RaftLog;
+use volley_coordinator::raft::storage::store::{RaftStore, writer_thread};
 use volley_coordinator::raft::types::{TypeConfig, Vote};
 
 /// A disk whose syncs can be made to fail.
 #[derive(Debug)]
-struct Disk {
+struct FailingDisk {
     memory: InMemoryBackend,
     broken: Arc<AtomicBool>,
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for FailingDisk {
     fn len(&self) -> io::Result<u64> {
         self.memory.len()
     }
@@ -45,27 +46,34 @@ impl StorageBackend for Disk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_failed_sync_nothing_is_accepted_and_the_process_ends() {
+async fn failed_sync_ends_the_store_for_good() {
     let broken = Arc::new(AtomicBool::new(false));
-    let disk = Disk { memory: InMemoryBackend::new(), broken: broken.clone() };
+    let disk = FailingDisk { memory: InMemoryBackend::new(), broken: broken.clone() };
     let db = Database::builder().create_with_backend(disk).unwrap();
     let dir = TempDir::new().unwrap();
-    let exits = Arc::new(Mutex::new(Vec::new()));
-    let told = exits.clone();
-    let store = Store::over(db, dir.path(), 1, Arc::new(move |why: &str| told.lock().push(why.to_string()))).unwrap();
-    let mut log = Log::open(store).unwrap();
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let calls = failures.clone();
+    let store = RaftStore::with_database(
+        db,
+        Arc::new(LocalDataDir(dir.path().to_path_buf())),
+        1,
+        Arc::new(move |why: &str| calls.lock().push(why.to_string())),
+        &writer_thread(),
+    )
+    .unwrap();
+    let mut log = RaftLog::open(store).unwrap();
     log.blocking_append([blank_ent::<TypeConfig>(1, 1, 0)]).await.unwrap();
-    assert!(exits.lock().is_empty());
+    assert!(failures.lock().is_empty());
 
     broken.store(true, Ordering::SeqCst);
     log.blocking_append([blank_ent::<TypeConfig>(1, 1, 1)]).await.unwrap_err();
-    assert_eq!(exits.lock().len(), 1);
-    assert!(exits.lock()[0].contains("the disk is gone"), "{:?}", exits.lock());
+    assert_eq!(failures.lock().len(), 1);
+    assert!(failures.lock()[0].contains("the disk is gone"), "{:?}", failures.lock());
 
-    // The disk works again, but what it holds is not known any more.
+    // The disk works again, but what it holds is unknown.
     broken.store(false, Ordering::SeqCst);
     log.save_vote(&Vote::new(9, 1)).await.unwrap_err();
     log.blocking_append([blank_ent::<TypeConfig>(1, 1, 2)]).await.unwrap_err();
     assert_eq!(log.read_vote().await.unwrap(), None);
-    assert_eq!(exits.lock().len(), 1, "said once");
+    assert_eq!(failures.lock().len(), 1, "called once");
 }

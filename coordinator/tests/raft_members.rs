@@ -1,45 +1,47 @@
-//! Coordinators added, removed and replaced while others go on; a majority lost for good.
+//! Coordinators are added, removed and replaced while others continue; recovery after a majority is lost for good.
 #![allow(clippy::unwrap_used)]
 
 mod raft_support;
 
 use std::collections::BTreeMap;
 
-use raft_support::{Running, config, leader, node, peers, start, until};
+use raft_support::{TestCoordinator, config, leader, node, peers, start, wait_until};
 use tempfile::TempDir;
 use volley_common::wire::raft as wire;
 use volley_common::{Code, NodeId};
 use volley_coordinator::raft::Handle;
-use volley_coordinator::raft::recover::{look, recover};
+use volley_coordinator::raft::membership::unsafe_recovery::{inspect, recover};
 
-/// Coordinators that come and go; `at` names the addresses of more than were formed.
-struct Group {
+/// A cluster to which coordinators are added.
+struct GrowingCluster {
     dir: TempDir,
+    /// Addresses for five coordinators.
     at: BTreeMap<u64, String>,
+    /// The coordinators that formed the cluster.
     formed: BTreeMap<u64, String>,
-    up: BTreeMap<u64, Running>,
+    up: BTreeMap<u64, TestCoordinator>,
 }
 
-impl Group {
-    /// The first `count` of five addresses form a cluster.
-    async fn of(count: u64) -> Group {
+impl GrowingCluster {
+    /// Forms a cluster of the first `count` of five addresses.
+    async fn of(count: u64) -> GrowingCluster {
         let at = peers(5).await;
         let formed = at.iter().filter(|(id, _)| **id <= count).map(|(id, addr)| (*id, addr.clone())).collect();
-        let mut group = Group { dir: TempDir::new().unwrap(), at, formed, up: BTreeMap::new() };
+        let mut cluster = GrowingCluster { dir: TempDir::new().unwrap(), at, formed, up: BTreeMap::new() };
         for id in 1..=count {
-            group.start(id).await;
+            cluster.start(id).await;
         }
-        leader(&group.up[&1].raft).await;
-        group
+        leader(&cluster.up[&1].raft).await;
+        cluster
     }
 
-    /// Those that formed the cluster start with the list of then; others join.
+    /// Starts a coordinator: with the original peer list if it formed the cluster, to join otherwise.
     async fn start(&mut self, id: u64) {
         let mut peers = self.formed.clone();
         let join = !peers.contains_key(&id);
         peers.entry(id).or_insert_with(|| self.at[&id].clone());
         let mut config = config(id, &peers, self.dir.path());
-        (config.join, config.snapshot_logs) = (join, 50);
+        (config.join, config.snapshot_interval_entries) = (join, 50);
         self.up.insert(id, start(config).await);
     }
 
@@ -59,7 +61,7 @@ impl Group {
         leader(&self.up.values().next().unwrap().raft).await
     }
 
-    /// Any that does not lead.
+    /// A coordinator that does not lead.
     async fn follower(&self) -> u64 {
         let leader = self.leader().await;
         *self.up.keys().find(|id| **id != leader).unwrap()
@@ -84,120 +86,122 @@ impl Group {
         }
     }
 
-    /// Every coordinator that is up answers with all of these nodes, linearizably.
+    /// Checks that a linearizable read on every running coordinator returns all of these nodes.
     async fn expect(&self, ids: std::ops::Range<u64>) {
-        for running in self.up.values() {
-            let view = running.raft.read().await.unwrap();
+        for coordinator in self.up.values() {
+            let view = coordinator.raft.read().await.unwrap();
             for id in ids.clone() {
-                assert!(view.node(NodeId(id)).is_some(), "coordinator {} lacks {id}", running.raft.id());
+                assert!(view.node(NodeId(id)).is_some(), "coordinator {} lacks {id}", coordinator.raft.id());
             }
         }
     }
 }
 
-async fn ended(raft: &Handle) -> String {
-    let mut ended = raft.watch_ended();
-    let why = tokio::time::timeout(raft_support::PATIENCE, ended.wait_for(Option::is_some)).await;
-    why.expect("it hears that it is none any more").unwrap().clone().unwrap().message
+async fn decommissioned(raft: &Handle) -> String {
+    let mut decommissioned = raft.watch_decommissioned();
+    let why = tokio::time::timeout(raft_support::TIMEOUT, decommissioned.wait_for(Option::is_some)).await;
+    why.expect("it learns that it was decommissioned").unwrap().clone().unwrap().message
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_become_five_and_two_of_these_may_die() {
-    let mut group = Group::of(3).await;
-    group.propose(1..101).await;
+async fn group_of_three_grows_to_five_and_survives_two_failures() {
+    let mut cluster = GrowingCluster::of(3).await;
+    cluster.propose(1..101).await;
     for id in [4, 5] {
-        group.add(id).await;
-        assert!(group.raft(1).peers().contains_key(&id));
+        cluster.add(id).await;
+        assert!(cluster.raft(1).peers().contains_key(&id));
     }
-    group.propose(101..111).await;
-    // Two of those that formed the cluster: with the new ones there is a majority.
-    group.kill(1).await;
-    group.kill(2).await;
-    group.propose(111..121).await;
-    group.expect(1..121).await;
-    // They come back with the peer list of then.
-    group.start(1).await;
-    group.start(2).await;
-    group.kill(4).await;
-    group.kill(5).await;
-    group.propose(121..131).await;
-    group.expect(1..131).await;
-    assert_eq!(group.raft(1).peers(), group.at);
+    cluster.propose(101..111).await;
+    // With the new ones the others are a majority.
+    cluster.kill(1).await;
+    cluster.kill(2).await;
+    cluster.propose(111..121).await;
+    cluster.expect(1..121).await;
+    // They restart with the original peer list.
+    cluster.start(1).await;
+    cluster.start(2).await;
+    cluster.kill(4).await;
+    cluster.kill(5).await;
+    cluster.propose(121..131).await;
+    cluster.expect(1..131).await;
+    assert_eq!(cluster.raft(1).peers(), cluster.at);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_becomes_three_and_the_first_one_may_lose_its_folder() {
-    let mut group = Group::of(1).await;
-    group.propose(1..11).await;
-    group.add(2).await;
-    group.add(3).await;
-    // Its log begins with a group in which it was alone: read again from the start, it must not take that for true.
-    group.kill(1).await;
-    std::fs::remove_dir_all(group.folder(1)).unwrap();
-    group.propose(11..21).await;
-    let name = group.raft(2).view().cluster().unwrap().id.clone();
-    let mut joins = config(1, &group.at, group.dir.path());
+async fn group_of_one_grows_to_three_and_survives_a_lost_folder() {
+    let mut cluster = GrowingCluster::of(1).await;
+    cluster.propose(1..11).await;
+    cluster.add(2).await;
+    cluster.add(3).await;
+    // Its log begins with a membership of which it was the only voter. A new folder receives that entry again, and must not lead.
+    cluster.kill(1).await;
+    std::fs::remove_dir_all(cluster.folder(1)).unwrap();
+    cluster.propose(11..21).await;
+    let name = cluster.raft(2).view().cluster().unwrap().id.clone();
+    let mut joins = config(1, &cluster.at, cluster.dir.path());
     joins.join = true;
-    group.up.insert(1, start(joins).await);
-    until(group.raft(2), "three voters", |raft| raft.metrics().committed_membership_config.voter_ids().count() == 3)
-        .await;
-    group.expect(1..21).await;
-    assert_eq!(group.raft(1).view().cluster().unwrap().id, name);
+    cluster.up.insert(1, start(joins).await);
+    wait_until(cluster.raft(2), "three voters", |raft| {
+        raft.metrics().committed_membership_config.voter_ids().count() == 3
+    })
+    .await;
+    cluster.expect(1..21).await;
+    assert_eq!(cluster.raft(1).view().cluster().unwrap().id, name);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_leader_is_removed_and_ends_and_its_folder_is_not_taken_again() {
-    let mut group = Group::of(3).await;
-    group.propose(1..11).await;
-    let first = group.leader().await;
-    group.raft(first).remove_coordinator(first).await.unwrap();
-    let why = ended(group.raft(first)).await;
+async fn removed_leader_ends_and_its_folder_is_refused() {
+    let mut cluster = GrowingCluster::of(3).await;
+    cluster.propose(1..11).await;
+    let first = cluster.leader().await;
+    cluster.raft(first).remove_coordinator(first).await.unwrap();
+    let why = decommissioned(cluster.raft(first)).await;
     assert!(why.contains("was removed from the cluster"), "{why}");
-    group.kill(first).await;
-    assert!(!group.raft(group.follower().await).peers().contains_key(&first));
-    group.propose(11..21).await;
-    // The folder says it too, without anybody being asked.
-    let refused = Handle::start(config(first, &group.at, group.dir.path())).await.err().unwrap();
+    cluster.kill(first).await;
+    assert!(!cluster.raft(cluster.follower().await).peers().contains_key(&first));
+    cluster.propose(11..21).await;
+    // The mark in the folder is enough: no other coordinator is asked.
+    let refused = Handle::start(config(first, &cluster.at, cluster.dir.path())).await.err().unwrap();
     assert_eq!(refused.message, why);
-    // The mark is no more than a mark: without it others say so.
-    std::fs::remove_file(group.folder(first).join("removed")).unwrap();
-    group.start(first).await;
-    assert_eq!(ended(group.raft(first)).await, why);
-    group.kill(first).await;
-    group.expect(1..21).await;
+    // Without the mark it learns it from the others.
+    std::fs::remove_file(cluster.folder(first).join("removed")).unwrap();
+    cluster.start(first).await;
+    assert_eq!(decommissioned(cluster.raft(first)).await, why);
+    cluster.kill(first).await;
+    cluster.expect(1..21).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_was_down_when_it_was_removed_disturbs_nobody_and_hears_of_it() {
-    let mut group = Group::of(3).await;
-    let gone = group.follower().await;
-    group.kill(gone).await;
-    let through = group.follower().await;
-    group.raft(through).remove_coordinator(gone).await.unwrap();
-    group.propose(1..11).await;
-    let (leader, term) = (group.leader().await, group.raft(through).metrics().current_term);
-    group.start(gone).await;
-    let why = ended(group.raft(gone)).await;
+async fn coordinator_removed_while_down_learns_it_at_its_restart() {
+    let mut cluster = GrowingCluster::of(3).await;
+    let gone = cluster.follower().await;
+    cluster.kill(gone).await;
+    let through = cluster.follower().await;
+    cluster.raft(through).remove_coordinator(gone).await.unwrap();
+    cluster.propose(1..11).await;
+    let (leader, term) = (cluster.leader().await, cluster.raft(through).metrics().current_term);
+    cluster.start(gone).await;
+    let why = decommissioned(cluster.raft(gone)).await;
     assert!(why.contains("was removed") && why.contains(&format!("coordinators add {gone}=")), "{why}");
-    assert_eq!((group.leader().await, group.raft(through).metrics().current_term), (leader, term));
-    group.kill(gone).await;
-    // Emptied, it is a coordinator like any new one.
-    std::fs::remove_dir_all(group.folder(gone)).unwrap();
-    group.start(gone).await;
-    group.raft(leader).add_coordinator(gone, &group.at[&gone]).await.unwrap();
-    group.propose(11..21).await;
-    group.expect(1..21).await;
+    assert_eq!((cluster.leader().await, cluster.raft(through).metrics().current_term), (leader, term));
+    cluster.kill(gone).await;
+    // With an empty folder it can be added again.
+    std::fs::remove_dir_all(cluster.folder(gone)).unwrap();
+    cluster.start(gone).await;
+    cluster.raft(leader).add_coordinator(gone, &cluster.at[&gone]).await.unwrap();
+    cluster.propose(11..21).await;
+    cluster.expect(1..21).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_and_changes_nothing() {
-    let mut group = Group::of(3).await;
-    let raft = group.raft(1);
+async fn invalid_changes_are_refused_and_change_nothing() {
+    let mut cluster = GrowingCluster::of(3).await;
+    let raft = cluster.raft(1);
     let refused = |error: volley_common::Error, code: Code, words: &[&str]| {
         assert_eq!(error.code, code, "{error}");
         words.iter().for_each(|word| assert!(error.message.contains(word), "{error}: {word:?}"));
     };
-    let (one, two, four) = (&group.at[&1], &group.at[&2], &group.at[&4]);
+    let (one, two, four) = (&cluster.at[&1], &cluster.at[&2], &cluster.at[&4]);
     refused(raft.add_coordinator(4, two).await.unwrap_err(), Code::AlreadyExists, &[two, "coordinator 2"]);
     refused(
         raft.add_coordinator(2, four).await.unwrap_err(),
@@ -207,89 +211,90 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     refused(raft.add_coordinator(4, four).await.unwrap_err(), Code::Unavailable, &["coordinator 4", four]);
     raft.add_coordinator(1, one).await.unwrap();
     raft.remove_coordinator(9).await.unwrap();
-    assert_eq!(raft.peers(), group.formed);
+    assert_eq!(raft.peers(), cluster.formed);
 
-    let down = group.follower().await;
-    group.kill(down).await;
-    let (leader, other) = (group.leader().await, group.follower().await);
-    let error = group.raft(leader).remove_coordinator(other).await.unwrap_err();
+    let down = cluster.follower().await;
+    cluster.kill(down).await;
+    let (leader, other) = (cluster.leader().await, cluster.follower().await);
+    let error = cluster.raft(leader).remove_coordinator(other).await.unwrap_err();
     refused(error, Code::FailedPrecondition, &[&format!("coordinator {other}"), &format!("others {down} is not up")]);
-    group.raft(leader).remove_coordinator(down).await.unwrap();
-    group.raft(leader).remove_coordinator(other).await.unwrap();
-    let error = group.raft(leader).remove_coordinator(leader).await.unwrap_err();
+    cluster.raft(leader).remove_coordinator(down).await.unwrap();
+    cluster.raft(leader).remove_coordinator(other).await.unwrap();
+    let error = cluster.raft(leader).remove_coordinator(leader).await.unwrap_err();
     refused(error, Code::FailedPrecondition, &["last"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_of_another_cluster_is_not_taken_in() {
-    let group = Group::of(1).await;
+async fn coordinator_of_another_cluster_is_not_added() {
+    let cluster = GrowingCluster::of(1).await;
     let other = TempDir::new().unwrap();
-    let alone = BTreeMap::from([(4, group.at[&4].clone())]);
-    let stranger = start(config(4, &alone, other.path())).await;
-    leader(&stranger.raft).await;
-    let error = group.raft(1).add_coordinator(4, &group.at[&4]).await.unwrap_err();
+    let alone = BTreeMap::from([(4, cluster.at[&4].clone())]);
+    let foreign = start(config(4, &alone, other.path())).await;
+    leader(&foreign.raft).await;
+    let error = cluster.raft(1).add_coordinator(4, &cluster.at[&4]).await.unwrap_err();
     assert_eq!(error.code, Code::PermissionDenied, "{error}");
     assert!(error.message.contains("coordinator 4") && error.message.contains("is of cluster"), "{error}");
-    assert_eq!(group.raft(1).peers(), group.formed);
+    assert_eq!(cluster.raft(1).peers(), cluster.formed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_joining_coordinator_waits_and_says_for_what() {
-    let mut group = Group::of(3).await;
-    group.start(4).await;
-    let command = format!("volley coordinators add 4={}", group.at[&4]);
-    until(group.raft(4), "what it waits for", |raft| raft.trouble().is_some_and(|text| text.contains(&command))).await;
-    assert!(group.raft(4).view().cluster().is_none());
-    // It is in the way of nobody.
-    group.propose(1..11).await;
-    group.raft(4).read().await.err().unwrap();
+async fn joining_coordinator_waits_and_names_the_command() {
+    let mut cluster = GrowingCluster::of(3).await;
+    cluster.start(4).await;
+    let command = format!("volley coordinators add 4={}", cluster.at[&4]);
+    wait_until(cluster.raft(4), "what it waits for", |raft| raft.fault().is_some_and(|text| text.contains(&command)))
+        .await;
+    assert!(cluster.raft(4).view().cluster().is_none());
+    // It does not disturb the cluster.
+    cluster.propose(1..11).await;
+    cluster.raft(4).read().await.err().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_three_goes_on_alone_and_the_lost_ones_end_when_they_come_back() {
-    let mut group = Group::of(3).await;
-    group.propose(1..101).await;
-    let left = group.leader().await;
+async fn recovered_coordinator_continues_and_the_others_end() {
+    let mut cluster = GrowingCluster::of(3).await;
+    cluster.propose(1..101).await;
+    let left = cluster.leader().await;
     let lost: Vec<u64> = (1..4).filter(|id| *id != left).collect();
-    let name = group.raft(left).view().cluster().unwrap().id.clone();
-    let in_use = recover(&group.folder(left), left, None).unwrap_err();
+    let name = cluster.raft(left).view().cluster().unwrap().id.clone();
+    let in_use = recover(&cluster.folder(left), left, None).unwrap_err();
     assert!(in_use.message.contains("in use"), "{in_use}");
     for id in 1..4 {
-        group.kill(id).await;
+        cluster.kill(id).await;
     }
-    let wrong = look(&group.folder(left), left + 1).unwrap_err();
+    let wrong = inspect(&cluster.folder(left), left + 1).unwrap_err();
     assert!(wrong.message.contains(&format!("belongs to coordinator {left}")), "{wrong}");
-    let found = look(&group.folder(left), left).unwrap();
-    assert_eq!((&found.cluster, &found.members), (&name, &group.formed));
-    let recovered = recover(&group.folder(left), left, None).unwrap();
-    assert_eq!(recovered.found, found);
-    // All of them start, with the peer list of then: the old majority must not go on beside the recovered one.
+    let found = inspect(&cluster.folder(left), left).unwrap();
+    assert_eq!((&found.cluster, &found.members), (&name, &cluster.formed));
+    let recovered = recover(&cluster.folder(left), left, None).unwrap();
+    assert_eq!(recovered.before, found);
+    // All start with the original peer list: the old majority must not continue beside the recovered coordinator.
     for id in [left, lost[0], lost[1]] {
-        group.start(id).await;
+        cluster.start(id).await;
     }
     for id in &lost {
-        let why = ended(group.raft(*id)).await;
+        let why = decommissioned(cluster.raft(*id)).await;
         assert!(why.contains("left behind"), "{why}");
-        group.kill(*id).await;
+        cluster.kill(*id).await;
     }
-    group.expect(1..101).await;
-    group.propose(101..111).await;
-    assert_eq!(group.raft(left).view().cluster().unwrap().id, recovered.cluster);
-    // With empty folders they are taken in again.
+    cluster.expect(1..101).await;
+    cluster.propose(101..111).await;
+    assert_eq!(cluster.raft(left).view().cluster().unwrap().id, recovered.cluster);
+    // With empty folders they can be added again.
     for id in &lost {
-        std::fs::remove_dir_all(group.folder(*id)).unwrap();
-        group.start(*id).await;
-        group.raft(left).add_coordinator(*id, &group.at[id]).await.unwrap();
+        std::fs::remove_dir_all(cluster.folder(*id)).unwrap();
+        cluster.start(*id).await;
+        cluster.raft(left).add_coordinator(*id, &cluster.at[id]).await.unwrap();
     }
-    group.kill(left).await;
-    group.propose(111..121).await;
-    group.expect(1..121).await;
+    cluster.kill(left).await;
+    cluster.propose(111..121).await;
+    cluster.expect(1..121).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_without_a_cluster_is_not_recovered() {
+async fn folder_without_a_cluster_is_not_recovered() {
     let dir = TempDir::new().unwrap();
-    let missing = look(&dir.path().join("nowhere"), 1).unwrap_err();
+    let missing = inspect(&dir.path().join("nowhere"), 1).unwrap_err();
     assert!(missing.message.contains("holds no catalog"), "{missing}");
     let mut joins = config(1, &peers(1).await, dir.path());
     joins.join = true;
@@ -298,7 +303,7 @@ async fn a_folder_without_a_cluster_is_not_recovered() {
     assert!(empty.message.contains("holds no cluster"), "{empty}");
 }
 
-/// What a leader of term 1 sends a new member first: the group that the cluster had then, in which this one was alone.
+/// What a leader of term 1 sends a new member first: the cluster that the cluster had then, in which this one was alone.
 async fn send_first_entry(addr: &str, to: u64, group_has: u64) {
     let leader = Some(wire::LeaderId { term: 1, node: 2 });
     let membership = wire::Membership {
@@ -319,12 +324,12 @@ async fn send_first_entry(addr: &str, to: u64, group_has: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_long_ago_with_another_folder_makes_nobody_a_leader() {
+async fn membership_with_another_folder_makes_no_leader() {
     let dir = TempDir::new().unwrap();
     let at = peers(1).await;
     let mut joins = config(1, &at, dir.path());
     joins.join = true;
-    let three_elections = joins.election_max * 3;
+    let three_elections = joins.election_timeout_max * 3;
     let one = start(joins).await;
     let asked = wire::raft_client::RaftClient::connect(format!("http://{}", at[&1])).await;
     let store = asked.unwrap().identify(wire::Identity::default()).await.unwrap().into_inner().store;

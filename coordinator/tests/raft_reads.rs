@@ -1,4 +1,4 @@
-//! Reads of the catalog: what is asked of the leader, and what it is asked for.
+//! Linearizable reads of the catalog.
 #![allow(clippy::unwrap_used)]
 
 mod raft_support;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use raft_support::{Running, config, leader, node, peers, serve, start};
+use raft_support::{TestCoordinator, config, leader, node, peers, serve, start};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -17,17 +17,17 @@ use tower::{ServiceExt, service_fn};
 use volley_common::NodeId;
 use volley_common::wire::cluster::Follower;
 use volley_coordinator::raft::Handle;
-use volley_coordinator::raft::network::Link;
-use volley_coordinator::raft::surroundings::Surroundings;
+use volley_coordinator::raft::environment::RaftEnvironment;
+use volley_coordinator::raft::rpc::network::PeerChannel;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_a_follower_follows_is_as_good_as_its_answer_to_a_heartbeat() {
+async fn follower_that_names_its_leader_confirms_the_read() {
     let (dir, peers) = (TempDir::new().unwrap(), peers(3).await);
     let mut up = BTreeMap::new();
     for id in 1..=3 {
         let mut config = config(id, &peers, dir.path());
-        // Nobody stands for election, and no lease runs out, while the leader is alone.
-        config.election_max = Duration::from_secs(20);
+        // No election starts, and no lease expires, while the leader is alone.
+        config.election_timeout_max = Duration::from_secs(20);
         up.insert(id, start(config).await);
     }
     let leads = leader(&up[&1].raft).await;
@@ -39,66 +39,66 @@ async fn whom_a_follower_follows_is_as_good_as_its_answer_to_a_heartbeat() {
     let raft = &up[&leads].raft;
     let metrics = raft.metrics();
     let (id, members) = (followers[0], metrics.membership_config.membership());
-    let (store, leader_id) = (members.get_node(&id).unwrap().store, metrics.vote.leader_id);
+    let (store, leader_id) = (members.get_node(&id).unwrap().store_id, metrics.vote.leader_id);
     let follower = Follower { id, store, term: leader_id.term, leader: leader_id.node_id };
-    let read = |follower| tokio::time::timeout(Duration::from_secs(1), raft.read_index_here(follower));
-    let index = read(Some(follower)).await.expect("nobody need be asked").unwrap();
+    let read = |follower| tokio::time::timeout(Duration::from_secs(1), raft.read_index_local(follower));
+    let index = read(Some(follower)).await.expect("it needs no other answer").unwrap();
     assert_eq!(Some(index), metrics.local_committed.map(|id| id.index));
     for unfit in [
         Follower { term: follower.term - 1, ..follower },
         Follower { leader: id, ..follower },
         Follower { store: store ^ 1, ..follower },
         Follower { id: 9, ..follower },
-        Follower { id: leads, store: members.get_node(&leads).unwrap().store, ..follower },
+        Follower { id: leads, store: members.get_node(&leads).unwrap().store_id, ..follower },
     ] {
         assert!(!matches!(read(Some(unfit)).await, Ok(Ok(_))), "{unfit:?}");
     }
     assert!(!matches!(read(None).await, Ok(Ok(_))));
 }
 
-/// Ways on which nothing that is asked of one address for a read is ever answered.
+/// Channels on which read-index requests to one address never get an answer.
 #[derive(Default)]
-struct Deaf {
+struct ReadIndexBlackhole {
     address: Mutex<Option<String>>,
-    asked: Notify,
+    received: Notify,
 }
 
-impl Deaf {
-    fn around(self: &Arc<Self>, mut around: Surroundings) -> Surroundings {
-        let (deaf, dial) = (self.clone(), around.dial);
-        around.dial = Arc::new(move |addr: &str| {
-            let (deaf, link, addr) = (deaf.clone(), dial(addr)?, addr.to_string());
-            Ok(Link::new(service_fn(move |request: http::Request<Body>| {
+impl ReadIndexBlackhole {
+    fn install(self: &Arc<Self>, mut env: RaftEnvironment) -> RaftEnvironment {
+        let (blackhole, dial) = (self.clone(), env.dial);
+        env.dial = Arc::new(move |addr: &str| {
+            let (blackhole, channel, addr) = (blackhole.clone(), dial(addr)?, addr.to_string());
+            Ok(PeerChannel::new(service_fn(move |request: http::Request<Body>| {
                 let reads = request.uri().path().ends_with("/ReadIndex");
-                let (deaf, answer) = (deaf.clone(), link.clone().oneshot(request));
-                let lost = reads && deaf.address.lock().as_ref() == Some(&addr);
+                let (blackhole, answer) = (blackhole.clone(), channel.clone().oneshot(request));
+                let lost = reads && blackhole.address.lock().as_ref() == Some(&addr);
                 async move {
                     if lost {
-                        deaf.asked.notify_one();
+                        blackhole.received.notify_one();
                         return std::future::pending().await;
                     }
                     answer.await
                 }
             })))
         });
-        around
+        env
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_never_answers_is_waited_for_until_there_is_another() {
-    let (dir, peers, deaf) = (TempDir::new().unwrap(), peers(3).await, Arc::new(Deaf::default()));
-    let mut up: BTreeMap<u64, Running> = BTreeMap::new();
+async fn read_fails_over_from_a_leader_that_never_answers() {
+    let (dir, peers, blackhole) = (TempDir::new().unwrap(), peers(3).await, Arc::new(ReadIndexBlackhole::default()));
+    let mut up: BTreeMap<u64, TestCoordinator> = BTreeMap::new();
     for id in 1..=3 {
         let mut config = config(id, &peers, dir.path());
-        config.deadline = Duration::from_secs(60);
-        let around = Surroundings::real(&config.data_dir, Arc::new(|why: &str| panic!("{why}")));
-        let raft = Handle::start_in(config, deaf.around(around)).await.unwrap();
+        config.request_timeout = Duration::from_secs(60);
+        let env = RaftEnvironment::real(&config.data_dir, Arc::new(|why: &str| panic!("{why}")));
+        let raft = Handle::start_in(config, blackhole.install(env)).await.unwrap();
         up.insert(id, serve(raft, &peers[&id]));
     }
     let leads = leader(&up[&1].raft).await;
     up[&leads].raft.propose(node(1)).await.unwrap();
-    *deaf.address.lock() = Some(peers[&leads].clone());
+    *blackhole.address.lock() = Some(peers[&leads].clone());
     let leading = up.remove(&leads).unwrap();
     let follower = up.values().next().unwrap().raft.clone();
     let read = || {
@@ -106,17 +106,17 @@ async fn a_leader_that_never_answers_is_waited_for_until_there_is_another() {
         tokio::spawn(async move { raft.read().await.map(|view| view.node(NodeId(1)).is_some()) })
     };
     let first = read();
-    deaf.asked.notified().await;
+    blackhole.received.notified().await;
     leading.shut_down().await;
     let second = read();
     for read in [first, second] {
-        let answered = timeout(Duration::from_secs(20), read).await.expect("its successor need only be asked");
+        let answered = timeout(Duration::from_secs(20), read).await.expect("its successor answers");
         assert!(answered.unwrap().unwrap());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_made_of_a_catalog_that_lags_is_made_again() {
+async fn work_on_a_stale_catalog_is_repeated() {
     let (dir, peers) = (TempDir::new().unwrap(), peers(3).await);
     let mut up = BTreeMap::new();
     for id in 1..=3 {
@@ -124,13 +124,13 @@ async fn what_was_made_of_a_catalog_that_lags_is_made_again() {
     }
     let leads = leader(&up[&1].raft).await;
     let (_, follower) = up.iter().find(|(id, _)| **id != leads).unwrap();
-    // While somebody reads the catalog here, nothing is applied to it.
+    // While the catalog is locked for reading, nothing is applied to it.
     let reading = follower.raft.view();
     up[&leads].raft.propose(node(1)).await.unwrap();
     let raft = follower.raft.clone();
     let known = async move { raft.read_with(|view| view.node(NodeId(1)).is_some()).await };
     let mut known = tokio::spawn(known);
-    assert!(timeout(Duration::from_millis(300), &mut known).await.is_err(), "it cannot know yet");
+    assert!(timeout(Duration::from_millis(300), &mut known).await.is_err(), "the entry cannot be applied yet");
     drop(reading);
     assert!(known.await.unwrap().unwrap());
 }

@@ -1,4 +1,4 @@
-//! openraft's own storage suite on our storage, and what it does not test.
+//! openraft's own storage suite on this storage, and what the suite does not test.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -7,31 +7,31 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use volley_common::Code;
-use volley_coordinator::raft::log::Log;
-use volley_coordinator::raft::machine::Machine;
-use volley_coordinator::raft::store::Store;
+use volley_coordinator::raft::storage::log::RaftLog;
+use volley_coordinator::raft::storage::state_machine::CatalogStateMachine;
+use volley_coordinator::raft::storage::store::RaftStore;
 use volley_coordinator::raft::types::TypeConfig;
 
-struct Builder;
+struct TempStorageBuilder;
 
-impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, RaftLog, CatalogStateMachine, TempDir> for TempStorageBuilder {
+    async fn build(&self) -> Result<(TempDir, RaftLog, CatalogStateMachine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
-        let store = Store::open(dir.path(), 1, Arc::new(|why: &str| panic!("{why}"))).unwrap();
-        Ok((dir, Log::open(store.clone()).unwrap(), Machine::open(store).unwrap()))
+        let store = RaftStore::open(dir.path(), 1, Arc::new(|why: &str| panic!("{why}"))).unwrap();
+        Ok((dir, RaftLog::open(store.clone()).unwrap(), CatalogStateMachine::open(store).unwrap()))
     }
 }
 
 #[test]
-fn the_storage_passes_openrafts_suite() {
+fn storage_passes_openrafts_suite() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(Suite::test_all(Builder)).unwrap();
+    runtime.block_on(Suite::test_all(TempStorageBuilder)).unwrap();
 }
 
 #[test]
-fn a_folder_of_another_coordinator_is_refused_by_name() {
+fn folder_of_another_coordinator_is_refused() {
     let dir = TempDir::new().unwrap();
-    let open = |id| Store::open(dir.path(), id, Arc::new(|why: &str| panic!("{why}")));
+    let open = |id| RaftStore::open(dir.path(), id, Arc::new(|why: &str| panic!("{why}")));
     let store = open(1).unwrap();
     let folder = store.id();
     let in_use = open(1).err().unwrap();
@@ -47,13 +47,13 @@ fn a_folder_of_another_coordinator_is_refused_by_name() {
 }
 
 #[test]
-fn a_folder_of_a_newer_format_is_refused_by_name() {
+fn folder_of_a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
-    let open = || Store::open(dir.path(), 1, Arc::new(|why: &str| panic!("{why}")));
+    let open = || RaftStore::open(dir.path(), 1, Arc::new(|why: &str| panic!("{why}")));
     open().unwrap().close();
     let db = redb::Database::create(dir.path().join("catalog.redb")).unwrap();
     let txn = db.begin_write().unwrap();
-    txn.open_table(volley_coordinator::raft::store::META)
+    txn.open_table(volley_coordinator::raft::tables::META)
         .unwrap()
         .insert("format", 2u64.to_le_bytes().as_slice())
         .unwrap();

@@ -38,7 +38,7 @@ fn depends_on(member: &str) -> Vec<String> {
 fn members_depend_only_on_whom_they_may() {
     for (member, allowed) in [
         ("common", &[][..]),
-        ("coordinator", &["volley-common"][..]),
+        ("coordinator", &["volley-common", "volley-linearizability"][..]),
         ("node", &["volley-common"][..]),
         ("cli", &["volley-common", "volley-coordinator", "volley-node"][..]),
     ] {
@@ -50,7 +50,7 @@ fn members_depend_only_on_whom_they_may() {
 
 #[test]
 fn every_version_stands_in_the_workspace_manifest() {
-    let tests = ["tests", "tests/bench", "tests/chaos", "tests/cost", "tests/verify"];
+    let tests = ["tests", "tests/bench", "tests/chaos", "tests/cost", "tests/linearizability", "tests/verify"];
     for member in ["common", "coordinator", "node", "cli"].into_iter().chain(tests) {
         let manifest = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
         let versioned = manifest.lines().find(|line| line.contains("version = \"") || line.ends_with("= \"*\""));

@@ -185,7 +185,7 @@ impl NodeMembership {
             let spec = catalog.table(plan.table).and_then(|table| table.spec.clone()).unwrap_or_default();
             (begin, sources, write_targets(&catalog, &spec)?)
         };
-        let write = match self.raft.decide(Op::BeginWrite(begin)).await? {
+        let write = match self.raft.propose_if_leader(Op::BeginWrite(begin)).await? {
             Reply::Write(write) => retarget(write, &nodes),
             other => return Err(unexpected_reply("begin_write", &other)),
         };

@@ -83,7 +83,7 @@ impl NodeMembership {
         let write_id_retention_ms = self.config.write_id_retention_ms;
         let needed = self.raft.view().needs_expiry(clock::now_ms(), write_id_retention_ms);
         if needed {
-            self.raft.decide(Op::Expire(Expire { write_id_retention_ms })).await?;
+            self.raft.propose_if_leader(Op::Expire(Expire { write_id_retention_ms })).await?;
         }
         Ok(())
     }

@@ -139,7 +139,7 @@ impl NodeMembership {
             tracing::info!(tables = changed.len(), "nodes joined or left: the placement of shards changes");
         }
         for tables in changed.chunks(TABLES_PER_COMMAND) {
-            self.raft.decide(Op::PlaceTables(PlaceTables { tables: tables.to_vec() })).await?;
+            self.raft.propose_if_leader(Op::PlaceTables(PlaceTables { tables: tables.to_vec() })).await?;
         }
         self.state.lock().rebalance.last_placement = Some((nodes.clone(), started, took));
         Ok(changed.is_empty())

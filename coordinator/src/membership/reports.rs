@@ -108,7 +108,7 @@ impl NodeMembership {
             read_only_reason: heartbeat.read_only_reason.clone(),
             degraded_reason: heartbeat.degraded_reason.clone(),
         };
-        self.raft.decide(Op::SetNodeHealth(health)).await.map(|_| ())
+        self.raft.propose_if_leader(Op::SetNodeHealth(health)).await.map(|_| ())
     }
 
     /// Reconciles parts that the node newly holds with the catalog.
@@ -155,7 +155,7 @@ impl NodeMembership {
 
     pub(super) async fn update_holders(&self, changes: Vec<HolderChange>) -> Result<()> {
         for changes in changes.chunks(BATCH) {
-            self.raft.decide(Op::UpdateHolders(UpdateHolders { changes: changes.to_vec() })).await?;
+            self.raft.propose_if_leader(Op::UpdateHolders(UpdateHolders { changes: changes.to_vec() })).await?;
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ impl NodeMembership {
         let node = self.check_hello(hello)?;
         let (id, boot) = (NodeId(node.id), node.boot);
         self.state.lock().last_heard.insert(id, Instant::now());
-        self.raft.decide(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
+        self.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, queued_orders) = mpsc::channel(MAX_QUEUED_ORDERS);
         let close = CancellationToken::new();
         let session = self.open_session(id, orders.clone(), close.clone())?;
@@ -247,7 +247,7 @@ impl NodeMembership {
     pub(super) async fn set_unreachable(&self, node: NodeId, boot: u64) {
         tracing::warn!(%node, "the node is unreachable");
         let change = SetNodeState { node: node.0, state: NodeState::Unreachable as i32, boot };
-        if let Err(error) = self.raft.decide(Op::SetNodeState(change)).await {
+        if let Err(error) = self.raft.propose_if_leader(Op::SetNodeState(change)).await {
             tracing::warn!(%node, %error, "cannot mark the node as unreachable; trying again");
         }
     }

@@ -18,7 +18,7 @@ const NODE: NodeId = NodeId(7);
 async fn single_coordinator() -> (TempDir, Arc<NodeMembership>) {
     let dir = TempDir::new().unwrap();
     let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
-    config.elect_within(Duration::from_millis(200));
+    config.set_election_timeout(Duration::from_millis(200));
     let raft = Handle::start(config).await.unwrap();
     let mut applied = raft.watch_applied();
     while raft.view().cluster().is_none() || !raft.is_leader() {
@@ -77,7 +77,7 @@ async fn welcome_contains_what_was_broadcast_before_it() {
                 move || membership.open_session(NODE, orders, CancellationToken::new()).is_ok()
             });
             let cancel = Op::CancelFlight(CancelFlight { flight: round, until_ms: u64::MAX });
-            let decided = || tokio::runtime::Handle::current().block_on(raft.decide(cancel));
+            let decided = || tokio::runtime::Handle::current().block_on(raft.propose_if_leader(cancel));
             tokio::task::block_in_place(decided).unwrap();
             opened
         };

@@ -1,48 +1,32 @@
-//! The catalog's replication: openraft on redb over tonic.
+//! Replication of the catalog: openraft on redb over tonic.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`handle`], `access` | the one way in: start, watch; propose, read |
-//! | [`types`], `convert` | openraft's types, and their protobuf forms |
-//! | `record` | a log record's bytes on disk |
-//! | [`store`], `queue`, [`files`] | the redb database of a coordinator, its one writer, the data folder |
-//! | [`runtime`], [`surroundings`] | time, chance and threads; what is real, or a simulation's |
-//! | [`log`] | the Raft log and the vote |
-//! | [`machine`] | the state machine: the catalog |
-//! | [`snapshot`] | snapshot files |
-//! | [`network`], [`server`] | Raft's messages, out and in |
-//! | [`progress`] | how far each coordinator is |
-//! | `formation` | the cluster is formed once |
-//! | `members`, `tending` | what the Raft group lacks of what the catalog wants (pure); doing it |
-//! | `asking` | coordinators ask each other who they are |
-//! | `changing` | coordinators added and removed |
-//! | `retired` | data folders of coordinators that were removed |
-//! | [`recover`] | going on without a majority, when it is lost for good |
+//! | [`handle`] | the public API: start, propose, read, watch, stop |
+//! | [`config`], [`environment`], [`runtime`] | timings and addresses; disk, network and clock; openraft's async runtime |
+//! | `context` | the state that the handle, the RPC server and the background tasks share |
+//! | `client`, `read_index` | propose and read, through the leader; coalesced read-index requests |
+//! | `eligibility`, [`progress`] | whether this coordinator may stand for election; how far each member is |
+//! | [`types`], [`tables`] | openraft's types; the redb tables and the encoding of their rows |
+//! | [`storage`] | log, vote, state machine and snapshots on disk |
+//! | [`rpc`] | Raft messages between coordinators |
+//! | [`membership`] | bootstrap, changes of the group, removal, recovery without a majority |
 
-mod access;
-mod asking;
-mod changing;
-mod convert;
-pub mod files;
-mod following;
-mod formation;
+mod client;
+pub mod config;
+mod context;
+mod eligibility;
+pub mod environment;
 pub mod handle;
-pub mod log;
-pub mod machine;
-mod members;
-pub mod network;
+pub mod membership;
 pub mod progress;
-mod queue;
-mod record;
-pub mod recover;
-mod retired;
-mod rounds;
+mod read_index;
+pub mod rpc;
 pub mod runtime;
-pub mod server;
-pub mod snapshot;
-pub mod store;
-pub mod surroundings;
-mod tending;
+pub mod storage;
+pub mod tables;
 pub mod types;
 
-pub use handle::{CatalogView, Handle, RaftConfig};
+pub use config::RaftConfig;
+pub use handle::Handle;
+pub use storage::state_machine::CatalogView;

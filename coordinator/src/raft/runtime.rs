@@ -1,8 +1,8 @@
-//! Time, chance and threads, as Raft meets them.
+//! Time, randomness and threads for Raft.
 //!
-//! In a process: tokio's clock, real randomness, tokio's threads for what blocks. In a simulation, a thread that
-//! called [`simulate`]: the same paused clock, randomness out of one seed, and no other threads, so that a seed
-//! decides everything.
+//! A process uses tokio's clock, real randomness, and tokio's threads for blocking work. A simulation, on a thread that called
+//! [`simulate`], uses a paused clock, the random numbers of one seed, and no other threads, so that the seed decides
+//! everything.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -14,11 +14,11 @@ use openraft::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::TokioRuntime;
 
 thread_local! {
-    /// What the simulation on this thread draws from.
+    /// The state of the random generator of the simulation on this thread.
     static SIMULATED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// From now on this thread is a simulation with this seed; none: it is not.
+/// Makes this thread a simulation with this seed; none ends that.
 pub fn simulate(seed: Option<u64>) {
     SIMULATED.set(seed);
 }
@@ -34,7 +34,7 @@ pub fn random() -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Does what blocks, where it holds up nothing else.
+/// Runs blocking work on a thread for it.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     if SIMULATED.get().is_some() {
         tokio::task::yield_now().await;
@@ -43,10 +43,10 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
-/// openraft's randomness: [`random`].
-pub struct Chance;
+/// openraft's random generator: [`random`].
+pub struct Rng;
 
-impl rand_core::TryRng for Chance {
+impl rand_core::TryRng for Rng {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -63,7 +63,7 @@ impl rand_core::TryRng for Chance {
     }
 }
 
-/// openraft's runtime: tokio's, but for chance.
+/// openraft's runtime: tokio's, except for the random generator.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
@@ -74,7 +74,7 @@ impl AsyncRuntime for Runtime {
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = Chance;
+    type ThreadLocalRng = Rng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
     type Watch = <TokioRuntime as AsyncRuntime>::Watch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
@@ -108,8 +108,8 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::is_panic(error)
     }
 
-    fn thread_rng() -> Chance {
-        Chance
+    fn thread_rng() -> Rng {
+        Rng
     }
 
     fn new(threads: usize) -> Self {

@@ -114,7 +114,7 @@ impl StatusService {
                 "voter": progress.is_some_and(|progress| progress.voter),
                 "answering": *id == self.raft.id(),
                 "lag": progress.and_then(|progress| progress.lag),
-                "quiet_ms": progress.and_then(|progress| progress.quiet).map(|quiet| quiet.as_millis() as u64),
+                "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })
         };
         self.raft.peers().iter().map(coordinator).collect()
@@ -135,7 +135,7 @@ impl StatusService {
         let trouble = match read {
             Ok(Ok(_)) => return (true, health),
             Ok(Err(error)) => error.message,
-            Err(_) => self.raft.trouble().unwrap_or_else(|| {
+            Err(_) => self.raft.fault().unwrap_or_else(|| {
                 let timeout = HEALTH_TIMEOUT.as_secs();
                 format!("no leader with a majority of the coordinators answered within {timeout} s")
             }),

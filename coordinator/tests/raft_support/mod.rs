@@ -1,4 +1,4 @@
-//! Coordinators' Raft groups in one process, over real loopback connections.
+//! Coordinators' Raft groups in one process, over loopback TCP connections.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use volley_common::wire::cluster as wire;
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_coordinator::raft::{Handle, RaftConfig};
 
-/// How long anything that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of everything that must happen.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The two calls by which coordinators reach the leader.
-pub struct Forward(pub Handle);
+/// The leader's side of forwarded proposals and read-index requests.
+pub struct LeaderService(pub Handle);
 
-macro_rules! absent {
+macro_rules! unimplemented_calls {
     ($($name:ident($request:ty) -> $reply:ty;)*) => {
         $(fn $name<'a, 'b>(&'a self, _: Request<$request>)
             -> std::pin::Pin<Box<dyn Future<Output = Result<Response<$reply>, Status>> + Send + 'b>>
@@ -34,12 +34,12 @@ macro_rules! absent {
 }
 
 #[tonic::async_trait]
-impl Coordinator for Forward {
+impl Coordinator for LeaderService {
     type SessionStream = tokio_stream::Pending<Result<wire::NodeOrder, Status>>;
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
         let command = request.into_inner().command.unwrap_or_default();
-        let reply = self.0.propose_here(command).await?;
+        let reply = self.0.propose_local(command).await?;
         Ok(Response::new(wire::ProposeReply { reply: Some(reply) }))
     }
 
@@ -47,11 +47,11 @@ impl Coordinator for Forward {
         &self,
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexReply>, Status> {
-        let index = self.0.read_index_here(request.into_inner().follower).await?;
+        let index = self.0.read_index_local(request.into_inner().follower).await?;
         Ok(Response::new(wire::ReadIndexReply { index }))
     }
 
-    absent! {
+    unimplemented_calls! {
         session(Streaming<wire::NodeReport>) -> Self::SessionStream;
         begin_write(wire::BeginWriteRequest) -> wire::WritePlan;
         stage_parts(wire::StagePartsRequest) -> wire::StagePartsReply;
@@ -62,15 +62,15 @@ impl Coordinator for Forward {
     }
 }
 
-/// A coordinator's Raft and its server.
-pub struct Running {
+/// A coordinator's Raft and the server of its peer port.
+pub struct TestCoordinator {
     pub raft: Handle,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
 }
 
-impl Running {
-    /// As if the process were killed.
+impl TestCoordinator {
+    /// Stops like a killed process.
     pub async fn kill(self) {
         self.stop.cancel();
         self.served.abort();
@@ -78,6 +78,7 @@ impl Running {
         self.raft.halt().await;
     }
 
+    /// Shuts down cleanly.
     pub async fn shut_down(self) {
         self.raft.shutdown().await;
         self.stop.cancel();
@@ -96,20 +97,20 @@ pub async fn peers(count: u64) -> BTreeMap<u64, String> {
 
 pub fn config(id: u64, peers: &BTreeMap<u64, String>, dir: &Path) -> RaftConfig {
     let mut config = RaftConfig::new(id, peers.clone(), dir.join(format!("c{id}")));
-    config.heartbeat = Duration::from_millis(100);
-    config.election_min = Duration::from_millis(500);
-    config.election_max = Duration::from_millis(1000);
-    config.deadline = Duration::from_secs(10);
+    config.heartbeat_interval = Duration::from_millis(100);
+    config.election_timeout_min = Duration::from_millis(500);
+    config.election_timeout_max = Duration::from_millis(1000);
+    config.request_timeout = Duration::from_secs(10);
     config
 }
 
-pub async fn start(config: RaftConfig) -> Running {
+pub async fn start(config: RaftConfig) -> TestCoordinator {
     let addr = config.peers[&config.id].clone();
     serve(Handle::start(config).await.unwrap(), &addr)
 }
 
-/// Serves it where the peer list has it.
-pub fn serve(raft: Handle, addr: &str) -> Running {
+/// Serves a coordinator at its address in the peer list.
+pub fn serve(raft: Handle, addr: &str) -> TestCoordinator {
     let addr: SocketAddr = addr.parse().unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
@@ -118,13 +119,13 @@ pub fn serve(raft: Handle, addr: &str) -> Running {
     let stop = CancellationToken::new();
     let server = Server::builder()
         .add_service(raft.service())
-        .add_service(CoordinatorServer::new(Forward(raft.clone())))
+        .add_service(CoordinatorServer::new(LeaderService(raft.clone())))
         .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
     let served = tokio::spawn(async move { server.await.unwrap() });
-    Running { raft, stop, served }
+    TestCoordinator { raft, stop, served }
 }
 
-/// A command that leaves a row behind.
+/// A command that adds a row to the catalog.
 pub fn node(id: u64) -> command::Op {
     command::Op::RegisterNode(RegisterNode {
         node: Some(Node {
@@ -138,20 +139,20 @@ pub fn node(id: u64) -> command::Op {
     })
 }
 
-/// Waits until something holds of a coordinator's applied state.
-pub async fn until(raft: &Handle, what: &str, holds: impl Fn(&Handle) -> bool) {
+/// Waits until a condition holds for a coordinator's applied state. `what` names it.
+pub async fn wait_until(raft: &Handle, what: &str, condition: impl Fn(&Handle) -> bool) {
     let mut applied = raft.watch_applied();
     let waiting = async {
-        while !holds(raft) {
+        while !condition(raft) {
             let _ = tokio::time::timeout(Duration::from_millis(50), applied.changed()).await;
         }
     };
-    let done = tokio::time::timeout(PATIENCE, waiting).await;
-    assert!(done.is_ok(), "coordinator {}: {what} did not come: {:?} {}", raft.id(), raft.trouble(), raft.metrics());
+    let done = tokio::time::timeout(TIMEOUT, waiting).await;
+    assert!(done.is_ok(), "coordinator {}: {what}: not in time: {:?} {}", raft.id(), raft.fault(), raft.metrics());
 }
 
-/// The id of the leader that this coordinator sees, once it sees one.
+/// Waits until a coordinator sees a leader; returns its id.
 pub async fn leader(raft: &Handle) -> u64 {
-    until(raft, "a leader", |raft| raft.leader().is_some() && raft.view().cluster().is_some()).await;
+    wait_until(raft, "a leader", |raft| raft.leader().is_some() && raft.view().cluster().is_some()).await;
     raft.leader().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What is watched during a run, and its trace.
+//! The checks of a run, and its trace of events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -7,82 +7,83 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use volley_coordinator::raft::machine::Witness;
-use volley_coordinator::raft::types::{Entry, LogId};
+use volley_coordinator::raft::storage::state_machine::ApplyObserver;
+use volley_coordinator::raft::types::{LogId, RaftLogEntry};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::linear::History;
-use crate::network::Life;
-use crate::oracle::{Oracle, Violation};
-use crate::rules::Rules;
+use crate::invariants::CatalogInvariants;
+use crate::network::Incarnation;
+use crate::oracle::{Oracle, SimViolation};
+use crate::table_history::TableHistory;
 
-/// So many of the last events are shown.
-const SHOWN: usize = 60;
+/// The number of last events that a failed run shows.
+const SHOWN_EVENTS: usize = 60;
 
 /// Everything that is known of a run.
-pub struct Checks {
-    began: Instant,
+pub struct SimChecks {
+    start: Instant,
     pub oracle: Mutex<Oracle>,
-    pub history: Mutex<History>,
-    rules: Mutex<(Rules, usize)>,
-    /// Who leads in a term.
+    pub history: Mutex<TableHistory>,
+    /// The invariants, and after how many entries they were last checked.
+    invariants: Mutex<(CatalogInvariants, usize)>,
+    /// The leader of a term.
     leaders: Mutex<BTreeMap<u64, u64>>,
-    /// The highest vote that a coordinator granted: term and node.
-    promises: Mutex<BTreeMap<u64, (u64, u64)>>,
-    /// After how many entries a coordinator stands.
-    at: Mutex<BTreeMap<u64, (Life, usize)>>,
-    trace: Mutex<Trace>,
+    /// The highest vote that a coordinator granted: term and candidate.
+    granted_votes: Mutex<BTreeMap<u64, (u64, u64)>>,
+    /// How many entries a coordinator has applied.
+    applied: Mutex<BTreeMap<u64, (Incarnation, usize)>>,
+    trace: Mutex<EventTrace>,
     violated: Notify,
     ticks: AtomicU64,
-    aloud: bool,
+    verbose: bool,
 }
 
 #[derive(Default)]
-struct Trace {
+struct EventTrace {
     last: VecDeque<String>,
     digest: u64,
-    violation: Option<Violation>,
+    violation: Option<SimViolation>,
 }
 
-impl Checks {
-    /// `aloud`: every event is printed as it comes.
-    pub fn new(aloud: bool) -> Arc<Checks> {
-        Arc::new(Checks {
-            began: Instant::now(),
+impl SimChecks {
+    /// `verbose` prints every event.
+    pub fn new(verbose: bool) -> Arc<SimChecks> {
+        Arc::new(SimChecks {
+            start: Instant::now(),
             oracle: Mutex::default(),
             history: Mutex::default(),
-            rules: Mutex::default(),
+            invariants: Mutex::default(),
             leaders: Mutex::default(),
-            promises: Mutex::default(),
-            at: Mutex::default(),
+            granted_votes: Mutex::default(),
+            applied: Mutex::default(),
             trace: Mutex::default(),
             violated: Notify::new(),
             ticks: AtomicU64::new(0),
-            aloud,
+            verbose,
         })
     }
 
-    /// Microseconds since the run began.
+    /// Microseconds since the run started.
     pub fn now_us(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
+        self.start.elapsed().as_micros() as u64
     }
 
-    /// A moment that is no other.
+    /// A logical time that is never returned twice.
     pub fn tick(&self) -> u64 {
         self.ticks.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Something happened.
+    /// Adds an event to the trace.
     #[allow(clippy::print_stdout)]
     pub fn event(&self, text: impl Into<String>) {
         let now = self.now_us();
         let line = format!("{:>6}.{:03} ms  {}", now / 1000, now % 1000, text.into());
-        if self.aloud {
+        if self.verbose {
             println!("{line}");
         }
         let mut trace = self.trace.lock();
         trace.digest = xxh3_64_with_seed(line.as_bytes(), trace.digest);
-        if trace.last.len() == SHOWN {
+        if trace.last.len() == SHOWN_EVENTS {
             trace.last.pop_front();
         }
         trace.last.push_back(line);
@@ -93,13 +94,13 @@ impl Checks {
         self.trace.lock().digest
     }
 
-    /// The last events, a line each.
+    /// The last events, one per line.
     pub fn last_events(&self) -> String {
         self.trace.lock().last.iter().map(|line| format!("  {line}\n")).collect()
     }
 
-    /// Notes a violation; the first one counts.
-    pub fn judge(&self, outcome: Result<(), Violation>) {
+    /// Records the outcome of a check. The first violation ends the run.
+    pub fn record(&self, outcome: Result<(), SimViolation>) {
         if let Err(violation) = outcome {
             self.event(format!("VIOLATION: {violation}"));
             self.trace.lock().violation.get_or_insert(violation);
@@ -107,8 +108,8 @@ impl Checks {
         }
     }
 
-    /// What was violated.
-    pub fn violation(&self) -> Option<Violation> {
+    /// The first violation.
+    pub fn violation(&self) -> Option<SimViolation> {
         self.trace.lock().violation.clone()
     }
 
@@ -119,97 +120,99 @@ impl Checks {
         }
     }
 
-    /// What a coordinator proposed as the leader of a term is committed. Two may lead in one term, for votes are ordered by
-    /// term and candidate; but the earlier of them commits nothing any more, and the later one had nothing of the earlier.
-    pub fn commits(&self, term: u64, node: u64) {
+    /// Checks that only one leader commits entries in a term. Two may lead in one term, because votes are ordered by term and
+    /// candidate; but the earlier one commits nothing any more, and the later one has no entries of the earlier.
+    fn committed_by(&self, term: u64, node: u64) {
         let known = *self.leaders.lock().entry(term).or_insert_with(|| {
             self.event(format!("coordinator {node} commits in term {term}"));
             node
         });
         if known != node {
-            self.judge(Err(format!("two leaders commit in term {term}: {known} and {node}")));
+            self.record(Err(format!("two leaders commit in term {term}: {known} and {node}")));
         }
     }
 
-    /// A coordinator granted a vote.
-    pub fn promised(&self, id: u64, vote: (u64, u64)) {
-        let mut promises = self.promises.lock();
-        let known = promises.entry(id).or_default();
+    /// Notes that a coordinator granted a vote.
+    pub fn vote_granted(&self, id: u64, vote: (u64, u64)) {
+        let mut granted = self.granted_votes.lock();
+        let known = granted.entry(id).or_default();
         *known = (*known).max(vote);
     }
 
-    /// A coordinator lost its folder: what it promised is void.
-    pub fn forget(&self, id: u64) {
-        self.promises.lock().remove(&id);
+    /// Forgets the votes of a coordinator that lost its folder.
+    pub fn forget_votes(&self, id: u64) {
+        self.granted_votes.lock().remove(&id);
     }
 
-    /// The highest vote that it granted.
-    pub fn granted(&self, id: u64) -> (u64, u64) {
-        self.promises.lock().get(&id).copied().unwrap_or_default()
+    /// The highest vote that a coordinator granted.
+    pub fn granted_vote(&self, id: u64) -> (u64, u64) {
+        self.granted_votes.lock().get(&id).copied().unwrap_or_default()
     }
 
-    /// A coordinator that is back remembers what it granted.
-    pub fn remembers(&self, id: u64, granted: (u64, u64), vote: (u64, u64)) {
+    /// Checks that a restarted coordinator remembers the vote that it had granted.
+    pub fn check_vote_remembered(&self, id: u64, granted: (u64, u64), vote: (u64, u64)) {
         if vote < granted {
-            self.judge(Err(format!("coordinator {id} forgot its vote: it is at {vote:?}, and granted {granted:?}")));
+            self.record(Err(format!("coordinator {id} forgot its vote: it has {vote:?}, and granted {granted:?}")));
         }
     }
 
-    /// After how many entries a coordinator stands in this life.
-    pub fn at(&self, life: Life) -> Option<usize> {
-        self.at.lock().get(&life.id).filter(|(now, _)| *now == life).map(|(_, at)| *at)
+    /// How many entries this incarnation of a coordinator has applied.
+    pub fn applied(&self, incarnation: Incarnation) -> Option<usize> {
+        self.applied.lock().get(&incarnation.id).filter(|(now, _)| *now == incarnation).map(|(_, count)| *count)
     }
 
-    /// What a life's state machine does is seen from now on, and no earlier life's any more.
-    pub fn witness(self: &Arc<Self>, life: Life) -> Arc<dyn Witness> {
-        self.at.lock().insert(life.id, (life, 0));
-        Arc::new(Seen { checks: self.clone(), life })
+    /// Observes the state machine of this incarnation, and no longer that of an earlier one.
+    pub fn observer(self: &Arc<Self>, incarnation: Incarnation) -> Arc<dyn ApplyObserver> {
+        self.applied.lock().insert(incarnation.id, (incarnation, 0));
+        Arc::new(SimApplyObserver { checks: self.clone(), incarnation })
     }
 
-    /// The rules of the catalog, after what is committed now.
-    pub fn check_rules(&self) {
+    /// Checks the invariants of the catalog after what is committed now.
+    pub fn check_invariants(&self) {
         let oracle = self.oracle.lock();
-        let mut rules = self.rules.lock();
-        if rules.1 != oracle.len() {
-            rules.1 = oracle.len();
-            self.judge(rules.0.check(oracle.catalog()));
+        let mut invariants = self.invariants.lock();
+        if invariants.1 != oracle.len() {
+            invariants.1 = oracle.len();
+            self.record(invariants.0.check(oracle.catalog()));
         }
     }
 }
 
-struct Seen {
-    checks: Arc<Checks>,
-    life: Life,
+struct SimApplyObserver {
+    checks: Arc<SimChecks>,
+    incarnation: Incarnation,
 }
 
-impl Seen {
-    fn stand(&self, to: Result<usize, Violation>) {
-        if let Some((_, at)) = self.checks.at.lock().get_mut(&self.life.id).filter(|(now, _)| *now == self.life) {
-            *at = to.as_ref().copied().unwrap_or(*at);
+impl SimApplyObserver {
+    fn set_applied(&self, count: Result<usize, SimViolation>) {
+        let mut applied = self.checks.applied.lock();
+        if let Some((_, known)) = applied.get_mut(&self.incarnation.id).filter(|(now, _)| *now == self.incarnation) {
+            *known = count.as_ref().copied().unwrap_or(*known);
         }
-        self.checks.judge(to.map(drop));
+        drop(applied);
+        self.checks.record(count.map(drop));
     }
 }
 
-impl Witness for Seen {
-    fn stands_at(&self, last: Option<LogId>) {
-        if self.checks.at(self.life).is_some() {
-            let at = self.checks.oracle.lock().stands_at(self.life.id, last);
-            self.checks.event(format!("coordinator {} stands at {at:?}", self.life.id));
-            self.stand(at);
+impl ApplyObserver for SimApplyObserver {
+    fn restored(&self, last: Option<LogId>) {
+        if self.checks.applied(self.incarnation).is_some() {
+            let count = self.checks.oracle.lock().restored(self.incarnation.id, last);
+            self.checks.event(format!("coordinator {} is restored to {count:?} entries", self.incarnation.id));
+            self.set_applied(count);
         }
     }
 
-    fn applies(&self, entry: &Entry) {
-        let Some(at) = self.checks.at(self.life) else { return };
-        self.checks.commits(entry.log_id.leader_id.term, entry.log_id.leader_id.node_id);
+    fn applying(&self, entry: &RaftLogEntry) {
+        let Some(count) = self.checks.applied(self.incarnation) else { return };
+        self.checks.committed_by(entry.log_id.leader_id.term, entry.log_id.leader_id.node_id);
         let mut oracle = self.checks.oracle.lock();
         let known = oracle.len();
-        let outcome = oracle.applies(self.life.id, at, entry);
+        let outcome = oracle.applying(self.incarnation.id, count, entry);
         if oracle.len() > known {
-            self.checks.event(format!("coordinator {} is the first to apply {entry}", self.life.id));
+            self.checks.event(format!("coordinator {} is the first to apply {entry}", self.incarnation.id));
         }
         drop(oracle);
-        self.stand(outcome.map(|()| at + 1));
+        self.set_applied(outcome.map(|()| count + 1));
     }
 }

@@ -1,7 +1,7 @@
-//! A data folder in memory that forgets what was not synced.
+//! A disk in memory that loses what was not synced.
 //!
-//! A crash keeps of every write that was not synced an arbitrary choice of its sectors, of every file that was not
-//! synced an arbitrary beginning, and of every folder that was not synced an arbitrary choice of its changes.
+//! A power loss keeps a random choice of the sectors of every unsynced write to the database, a random prefix of every unsynced
+//! file, and a random choice of the changes of every unsynced folder.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
@@ -11,80 +11,83 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::Rng;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
-use volley_coordinator::raft::files::{Disk, Reading, SNAPSHOTS, TMP, Writing};
+use volley_coordinator::raft::storage::files::{DataDir, ReadableFile, SNAPSHOTS, TMP, WritableFile};
 
-use crate::dice::Dice;
+use crate::rng::SimRng;
 
-/// What a disk writes whole or not at all.
+/// The size that a disk writes atomically, in bytes.
 const SECTOR: usize = 512;
 
-/// Whether a disk does what it says: those that do not must be found out.
+/// Whether a disk keeps what it synced. Runs with disks that do not must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Honesty {
-    Honest,
+pub enum SyncBehavior {
+    /// What was synced is durable.
+    Durable,
     /// Nothing is ever synced.
-    Lies,
+    Never,
     /// What was synced is durable only some syncs later, as if changes were acknowledged before they are synced.
-    Late,
+    Delayed,
 }
 
-/// So many syncs later.
-const LATE: usize = 8;
+/// The number of syncs by which a disk with [`SyncBehavior::Delayed`] is behind.
+const DELAYED_SYNCS: usize = 8;
 
-/// A coordinator's disk, over all lives of its process.
+/// A coordinator's disk. It outlives the coordinator's processes.
 #[derive(Debug)]
-pub struct Platter {
+pub struct SimDisk {
     dir: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<SimDiskState>,
 }
 
 #[derive(Debug)]
-struct State {
-    dice: Dice,
-    /// Which life of the process may use it.
-    life: u64,
-    /// Operations until it fails; none: it does not.
-    fuse: Option<u32>,
+struct SimDiskState {
+    rng: SimRng,
+    /// The process that may use it.
+    incarnation: u64,
+    /// Changing operations until it fails; none if it does not.
+    operations_left: Option<u32>,
     failed: bool,
-    honesty: Honesty,
-    database: Bytes,
-    /// Contents by number, names as they are, and as they are after a crash.
-    contents: BTreeMap<u64, Content>,
+    behavior: SyncBehavior,
+    database: SimDatabaseBytes,
+    /// File contents by number.
+    contents: BTreeMap<u64, SimFileContent>,
+    /// File names as they are now, and as they are after a power loss.
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
 }
 
 /// A database file.
 #[derive(Debug, Default)]
-struct Bytes {
+struct SimDatabaseBytes {
     now: Vec<u8>,
     durable: Vec<u8>,
-    pending: Vec<Pending>,
-    /// Of a disk that is late: what it says is durable, by sync.
-    promised: VecDeque<Vec<Pending>>,
+    /// Changes since the last sync.
+    unsynced: Vec<UnsyncedChange>,
+    /// Changes that a disk with [`SyncBehavior::Delayed`] claims to have synced, by sync.
+    delayed: VecDeque<Vec<UnsyncedChange>>,
 }
 
 #[derive(Debug)]
-enum Pending {
+enum UnsyncedChange {
     Length(usize),
     Data(usize, Vec<u8>),
 }
 
 #[derive(Clone, Debug, Default)]
-struct Content {
+struct SimFileContent {
     bytes: Arc<Vec<u8>>,
     synced: usize,
 }
 
-fn gone() -> io::Error {
-    io::Error::other("the simulated disk is gone")
+fn disk_failed() -> io::Error {
+    io::Error::other("the simulated disk has failed")
 }
 
-impl Bytes {
-    fn apply(to: &mut Vec<u8>, change: &Pending) {
+impl SimDatabaseBytes {
+    fn apply(to: &mut Vec<u8>, change: &UnsyncedChange) {
         match change {
-            Pending::Length(length) => to.resize(*length, 0),
-            Pending::Data(at, data) => Bytes::put(to, *at, data),
+            UnsyncedChange::Length(length) => to.resize(*length, 0),
+            UnsyncedChange::Data(at, data) => SimDatabaseBytes::put(to, *at, data),
         }
     }
 
@@ -95,62 +98,62 @@ impl Bytes {
         to[at..at + data.len()].copy_from_slice(data);
     }
 
-    fn change(&mut self, change: Pending) {
-        Bytes::apply(&mut self.now, &change);
-        self.pending.push(change);
+    fn change(&mut self, change: UnsyncedChange) {
+        SimDatabaseBytes::apply(&mut self.now, &change);
+        self.unsynced.push(change);
     }
 
-    fn sync(&mut self, honesty: Honesty) {
-        let late = match honesty {
-            Honesty::Honest => 0,
-            Honesty::Late => LATE,
-            Honesty::Lies => return,
+    fn sync(&mut self, behavior: SyncBehavior) {
+        let delay = match behavior {
+            SyncBehavior::Durable => 0,
+            SyncBehavior::Delayed => DELAYED_SYNCS,
+            SyncBehavior::Never => return,
         };
-        self.promised.push_back(std::mem::take(&mut self.pending));
-        while self.promised.len() > late {
-            for change in self.promised.pop_front().into_iter().flatten() {
-                Bytes::apply(&mut self.durable, &change);
+        self.delayed.push_back(std::mem::take(&mut self.unsynced));
+        while self.delayed.len() > delay {
+            for change in self.delayed.pop_front().into_iter().flatten() {
+                SimDatabaseBytes::apply(&mut self.durable, &change);
             }
         }
     }
 
-    /// Keeps each pending sector with this chance.
-    fn crash(&mut self, dice: &mut Dice, chance: f64) {
-        if !self.promised.is_empty() {
-            // It looks as it did some syncs ago.
-            self.promised.clear();
-            self.pending.clear();
+    /// Loses power: keeps each unsynced sector with this probability.
+    fn lose_power(&mut self, rng: &mut SimRng, probability: f64) {
+        if !self.delayed.is_empty() {
+            // The disk is as it was some syncs ago.
+            self.delayed.clear();
+            self.unsynced.clear();
         }
-        for change in std::mem::take(&mut self.pending) {
+        for change in std::mem::take(&mut self.unsynced) {
             match change {
-                Pending::Data(at, data) => {
+                UnsyncedChange::Data(at, data) => {
                     for (piece, sector) in data.chunks(SECTOR).enumerate() {
-                        if dice.random_bool(chance) {
-                            Bytes::put(&mut self.durable, at + piece * SECTOR, sector);
+                        if rng.random_bool(probability) {
+                            SimDatabaseBytes::put(&mut self.durable, at + piece * SECTOR, sector);
                         }
                     }
                 }
-                length if dice.random_bool(chance) => Bytes::apply(&mut self.durable, &length),
-                Pending::Length(_) => {}
+                length if rng.random_bool(probability) => SimDatabaseBytes::apply(&mut self.durable, &length),
+                UnsyncedChange::Length(_) => {}
             }
         }
         self.now = self.durable.clone();
     }
 }
 
-impl State {
-    /// Whether this life may use the disk, and the disk still works.
-    fn reach(&self, life: u64) -> io::Result<()> {
-        if life == self.life && !self.failed { Ok(()) } else { Err(gone()) }
+impl SimDiskState {
+    /// Checks that this process may use the disk, and that the disk works.
+    fn check_usable(&self, incarnation: u64) -> io::Result<()> {
+        if incarnation == self.incarnation && !self.failed { Ok(()) } else { Err(disk_failed()) }
     }
 
-    /// The same for what changes something: this may be what fails.
-    fn touch(&mut self, life: u64) -> io::Result<()> {
-        self.reach(life)?;
-        match &mut self.fuse {
+    /// The same before a changing operation, which may be the one that fails.
+    fn begin_change(&mut self, incarnation: u64) -> io::Result<()> {
+        self.check_usable(incarnation)?;
+        match &mut self.operations_left {
             Some(0) => {
                 self.failed = true;
-                Err(gone())
+                Err(disk_failed())
             }
             Some(left) => {
                 *left -= 1;
@@ -160,13 +163,13 @@ impl State {
         }
     }
 
-    fn crash(&mut self) {
-        let chance = [0.0, 1.0, 0.5, 0.9][self.dice.random_range(0..4)];
-        let State { database, dice, .. } = self;
-        database.crash(dice, chance);
+    fn lose_power(&mut self) {
+        let probability = [0.0, 1.0, 0.5, 0.9][self.rng.random_range(0..4)];
+        let SimDiskState { database, rng, .. } = self;
+        database.lose_power(rng, probability);
         let names: BTreeSet<PathBuf> = self.names.keys().chain(self.durable_names.keys()).cloned().collect();
         for name in names {
-            let kept = if self.dice.random_bool(chance) { &self.names } else { &self.durable_names };
+            let kept = if self.rng.random_bool(probability) { &self.names } else { &self.durable_names };
             match kept.get(&name).copied() {
                 Some(number) => drop(self.durable_names.insert(name, number)),
                 None => drop(self.durable_names.remove(&name)),
@@ -174,85 +177,85 @@ impl State {
         }
         self.names = self.durable_names.clone();
         for content in self.contents.values_mut() {
-            let length = self.dice.random_range(content.synced..=content.bytes.len());
+            let length = self.rng.random_range(content.synced..=content.bytes.len());
             content.bytes = Arc::new(content.bytes[..length].to_vec());
             content.synced = length;
         }
     }
 }
 
-impl Platter {
-    pub fn new(dir: PathBuf, dice: Dice, honesty: Honesty) -> Arc<Platter> {
-        let state = State {
-            dice,
-            life: 0,
-            fuse: None,
+impl SimDisk {
+    pub fn new(dir: PathBuf, rng: SimRng, behavior: SyncBehavior) -> Arc<SimDisk> {
+        let state = SimDiskState {
+            rng,
+            incarnation: 0,
+            operations_left: None,
             failed: false,
-            honesty,
-            database: Bytes::default(),
+            behavior,
+            database: SimDatabaseBytes::default(),
             contents: BTreeMap::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
         };
-        Arc::new(Platter { dir, state: Mutex::new(state) })
+        Arc::new(SimDisk { dir, state: Mutex::new(state) })
     }
 
-    /// From now on nobody uses it: power is gone, or the process.
-    pub fn cut(&self) {
+    /// Makes every later operation of the present process fail: the process crashed.
+    pub fn disconnect(&self) {
         self.state.lock().failed = true;
     }
 
-    /// What is found by the next life of the process.
-    pub fn recover(self: &Arc<Self>, life: u64, power_lost: bool) -> Arc<Folder> {
+    /// The data folder as the next process finds it.
+    pub fn recover(self: &Arc<Self>, incarnation: u64, power_lost: bool) -> Arc<SimDataDir> {
         let mut state = self.state.lock();
         if power_lost {
-            state.crash();
+            state.lose_power();
         }
-        (state.life, state.failed, state.fuse) = (life, false, None);
+        (state.incarnation, state.failed, state.operations_left) = (incarnation, false, None);
         drop(state);
-        Arc::new(Folder { platter: self.clone(), life })
+        Arc::new(SimDataDir { disk: self.clone(), incarnation })
     }
 
-    /// Fails at the operation after so many.
-    pub fn burn(&self, operations: u32) {
-        self.state.lock().fuse = Some(operations);
+    /// Fails after this many changing operations.
+    pub fn fail_after(&self, operations: u32) {
+        self.state.lock().operations_left = Some(operations);
     }
 
-    /// Whether it failed by itself.
-    pub fn failed(&self) -> bool {
+    /// Whether the disk has failed or was disconnected.
+    pub fn has_failed(&self) -> bool {
         self.state.lock().failed
     }
 }
 
-/// A disk as one life of a process has it.
+/// A data folder on the disk, as one process sees it.
 #[derive(Debug)]
-pub struct Folder {
-    platter: Arc<Platter>,
-    life: u64,
+pub struct SimDataDir {
+    disk: Arc<SimDisk>,
+    incarnation: u64,
 }
 
-impl Folder {
-    fn state(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
-        let state = self.platter.state.lock();
-        state.reach(self.life)?;
+impl SimDataDir {
+    fn state(&self) -> io::Result<parking_lot::MutexGuard<'_, SimDiskState>> {
+        let state = self.disk.state.lock();
+        state.check_usable(self.incarnation)?;
         Ok(state)
     }
 
-    fn touched(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
-        let mut state = self.platter.state.lock();
-        state.touch(self.life)?;
+    fn changing(&self) -> io::Result<parking_lot::MutexGuard<'_, SimDiskState>> {
+        let mut state = self.disk.state.lock();
+        state.begin_change(self.incarnation)?;
         Ok(state)
     }
 }
 
-impl Disk for Folder {
+impl DataDir for SimDataDir {
     fn dir(&self) -> &Path {
-        &self.platter.dir
+        &self.disk.dir
     }
 
     fn prepare(&self) -> io::Result<()> {
-        let tmp = self.platter.dir.join(TMP);
-        let mut state = self.touched()?;
+        let tmp = self.disk.dir.join(TMP);
+        let mut state = self.changing()?;
         state.names.retain(|name, _| !name.starts_with(&tmp));
         state.durable_names.retain(|name, _| !name.starts_with(&tmp));
         let used: BTreeSet<u64> = state.names.values().copied().collect();
@@ -261,33 +264,37 @@ impl Disk for Folder {
     }
 
     fn database(&self, builder: &Builder) -> Result<Database, DatabaseError> {
-        builder.create_with_backend(DatabaseFile(Folder { platter: self.platter.clone(), life: self.life }))
+        builder
+            .create_with_backend(SimDatabaseFile(SimDataDir { disk: self.disk.clone(), incarnation: self.incarnation }))
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn Writing>> {
-        let mut state = self.touched()?;
+    fn create(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
+        let mut state = self.changing()?;
         let number = state.contents.last_key_value().map_or(0, |(number, _)| number + 1);
-        state.contents.insert(number, Content::default());
+        state.contents.insert(number, SimFileContent::default());
         state.names.insert(path.to_path_buf(), number);
-        Ok(Box::new(NewFile { folder: Folder { platter: self.platter.clone(), life: self.life }, number }))
+        Ok(Box::new(SimNewFile {
+            folder: SimDataDir { disk: self.disk.clone(), incarnation: self.incarnation },
+            number,
+        }))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn Reading>> {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {
         let state = self.state()?;
         let number = state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         let content = state.contents.get(number).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(OpenFile(content.bytes.clone())))
+        Ok(Arc::new(SimOpenFile(content.bytes.clone())))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.touched()?;
+        let mut state = self.changing()?;
         let number = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_path_buf(), number);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.touched()?.names.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
+        self.changing()?.names.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -296,8 +303,8 @@ impl Disk for Folder {
     }
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
-        let mut state = self.touched()?;
-        if state.honesty == Honesty::Lies {
+        let mut state = self.changing()?;
+        if state.behavior == SyncBehavior::Never {
             return Ok(());
         }
         let within = |name: &Path| name.parent() == Some(folder);
@@ -309,15 +316,15 @@ impl Disk for Folder {
     }
 }
 
-struct NewFile {
-    folder: Folder,
+struct SimNewFile {
+    folder: SimDataDir,
     number: u64,
 }
 
-impl Write for NewFile {
+impl Write for SimNewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.folder.touched()?;
-        let content = state.contents.get_mut(&self.number).ok_or_else(gone)?;
+        let mut state = self.folder.changing()?;
+        let content = state.contents.get_mut(&self.number).ok_or_else(disk_failed)?;
         Arc::make_mut(&mut content.bytes).extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -327,12 +334,12 @@ impl Write for NewFile {
     }
 }
 
-impl Writing for NewFile {
+impl WritableFile for SimNewFile {
     fn sync(&mut self) -> io::Result<()> {
-        let mut state = self.folder.touched()?;
-        let lies = state.honesty == Honesty::Lies;
-        let content = state.contents.get_mut(&self.number).ok_or_else(gone)?;
-        if !lies {
+        let mut state = self.folder.changing()?;
+        let never = state.behavior == SyncBehavior::Never;
+        let content = state.contents.get_mut(&self.number).ok_or_else(disk_failed)?;
+        if !never {
             content.synced = content.bytes.len();
         }
         Ok(())
@@ -340,9 +347,9 @@ impl Writing for NewFile {
 }
 
 #[derive(Debug)]
-struct OpenFile(Arc<Vec<u8>>);
+struct SimOpenFile(Arc<Vec<u8>>);
 
-impl Reading for OpenFile {
+impl ReadableFile for SimOpenFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
     }
@@ -356,9 +363,9 @@ impl Reading for OpenFile {
 
 /// redb's file.
 #[derive(Debug)]
-struct DatabaseFile(Folder);
+struct SimDatabaseFile(SimDataDir);
 
-impl StorageBackend for DatabaseFile {
+impl StorageBackend for SimDatabaseFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.state()?.database.now.len() as u64)
     }
@@ -371,19 +378,19 @@ impl StorageBackend for DatabaseFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.touched()?.database.change(Pending::Length(length as usize));
+        self.0.changing()?.database.change(UnsyncedChange::Length(length as usize));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.0.touched()?;
-        let honesty = state.honesty;
-        state.database.sync(honesty);
+        let mut state = self.0.changing()?;
+        let behavior = state.behavior;
+        state.database.sync(behavior);
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.touched()?.database.change(Pending::Data(offset as usize, data.to_vec()));
+        self.0.changing()?.database.change(UnsyncedChange::Data(offset as usize, data.to_vec()));
         Ok(())
     }
 }

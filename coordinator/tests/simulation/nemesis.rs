@@ -1,4 +1,4 @@
-//! What goes wrong: each seed has its own mixture.
+//! The faults. Each seed has its own mixture of kinds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,206 +7,219 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::{Instant, sleep};
 
-use crate::dice::Dice;
-use crate::network::Weather;
-use crate::world::World;
+use crate::cluster::SimCluster;
+use crate::network::NetworkConditions;
+use crate::rng::SimRng;
 
 /// Kinds of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// A process ends, its machine stays.
-    Kill,
+enum SimFault {
+    /// A process crashes; its machine keeps running.
+    Crash,
     /// A machine loses power.
     PowerLoss,
-    /// All lose power.
-    Blackout,
-    /// The disk fails somewhere in the middle of what it does.
-    DiskFails,
-    /// A coordinator stops as it should.
-    Stop,
-    /// The network falls into two parts.
-    Partition,
-    /// The leader, or another, is alone.
-    Isolate,
-    /// One does not reach another, which reaches it.
-    OneWay,
-    /// Messages are lost, doubled, late.
-    Storm,
+    /// All machines lose power.
+    ClusterPowerLoss,
+    /// A disk fails during its operations.
+    DiskFault,
     /// A disk is slow.
     SlowDisk,
-    /// A clock jumps.
-    Skew,
-    /// A folder is lost.
-    LostFolder,
+    /// A coordinator shuts down cleanly.
+    Shutdown,
+    /// The network is partitioned in two.
+    Partition,
+    /// One coordinator, often the leader, is partitioned from all others.
+    IsolateOne,
+    /// One coordinator does not reach the others, which reach it; or the reverse.
+    AsymmetricPartition,
+    /// Messages are lost, duplicated and delayed.
+    LossyNetwork,
+    /// A clock is skewed.
+    ClockSkew,
+    /// A data folder is lost.
+    FolderLoss,
 }
 
-const ALL: [Fault; 12] = [
-    Fault::Kill,
-    Fault::PowerLoss,
-    Fault::Blackout,
-    Fault::DiskFails,
-    Fault::Stop,
-    Fault::Partition,
-    Fault::Isolate,
-    Fault::OneWay,
-    Fault::Storm,
-    Fault::SlowDisk,
-    Fault::Skew,
-    Fault::LostFolder,
+const ALL: [SimFault; 12] = [
+    SimFault::Crash,
+    SimFault::PowerLoss,
+    SimFault::ClusterPowerLoss,
+    SimFault::DiskFault,
+    SimFault::Shutdown,
+    SimFault::Partition,
+    SimFault::IsolateOne,
+    SimFault::AsymmetricPartition,
+    SimFault::LossyNetwork,
+    SimFault::SlowDisk,
+    SimFault::ClockSkew,
+    SimFault::FolderLoss,
 ];
 
-/// Does harm.
-pub struct Nemesis {
-    world: Arc<World>,
-    dice: Dice,
-    kinds: Vec<Fault>,
-    /// The faults that were done.
+/// A normal disk takes up to this many microseconds.
+const DISK_DELAY_US: u64 = 1000;
+/// After a lost folder, all coordinators are members again within this time.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Injects faults.
+pub struct SimNemesis {
+    cluster: Arc<SimCluster>,
+    rng: SimRng,
+    kinds: Vec<SimFault>,
+    /// The number of faults injected.
     pub faults: usize,
 }
 
-impl Nemesis {
-    pub fn new(world: Arc<World>) -> Nemesis {
-        let mut dice = Dice::new(world.seed, 3);
+impl SimNemesis {
+    pub fn new(cluster: Arc<SimCluster>) -> SimNemesis {
+        let mut rng = SimRng::new(cluster.seed, 3);
         let mut kinds = ALL.to_vec();
-        kinds.shuffle(&mut dice);
-        kinds.truncate(dice.random_range(1..=6));
-        world.checks.event(format!("faults of this seed: {kinds:?}"));
-        Nemesis { world, dice, kinds, faults: 0 }
+        kinds.shuffle(&mut rng);
+        kinds.truncate(rng.random_range(1..=6));
+        cluster.checks.event(format!("faults of this seed: {kinds:?}"));
+        SimNemesis { cluster, rng, kinds, faults: 0 }
     }
 
-    /// One fault after another until it is time to end.
+    /// Injects one fault after another until `end`.
     pub async fn run(&mut self, end: Instant) {
         while Instant::now() < end {
             self.pause(20..800).await;
-            if let Some(fault) = self.kinds.choose(&mut self.dice).copied() {
+            if let Some(fault) = self.kinds.choose(&mut self.rng).copied() {
                 self.faults += 1;
-                self.harm(fault).await;
+                self.inject(fault).await;
             }
         }
     }
 
-    /// All faults end, and who is down starts.
-    pub async fn relent(&mut self) {
-        self.world.checks.event("the faults end");
-        self.world.network.set(|weather| *weather = Weather::fair());
-        for id in self.world.ids() {
-            self.world.slow(id, 1000);
-            self.world.skew(id, 0);
+    /// Ends all faults, and starts every coordinator that is down.
+    pub async fn heal(&mut self) {
+        self.cluster.checks.event("all faults end");
+        self.cluster.network.change(|conditions| *conditions = NetworkConditions::normal());
+        for id in self.cluster.ids() {
+            self.cluster.set_disk_delay(id, DISK_DELAY_US);
+            self.cluster.skew_clock(id, 0);
         }
         self.start_all(true).await;
     }
 
     async fn start_all(&mut self, power_lost: bool) {
-        for id in self.world.ids() {
-            self.world.start(id, power_lost).await;
+        for id in self.cluster.ids() {
+            self.cluster.start(id, power_lost).await;
         }
     }
 
     async fn pause(&mut self, ms: std::ops::Range<u64>) {
-        let ms = self.dice.random_range(ms);
+        let ms = self.rng.random_range(ms);
         sleep(Duration::from_millis(ms)).await;
     }
 
-    /// Anyone, more often the leader.
-    fn someone(&mut self) -> u64 {
-        let ids = self.world.ids();
-        let leader = self.world.all_up().iter().find(|up| up.handle.is_leader()).map(|up| up.life.id);
-        match leader.filter(|_| self.dice.random_bool(0.4)) {
+    /// Picks any coordinator, the leader more often.
+    fn pick_coordinator(&mut self) -> u64 {
+        let ids = self.cluster.ids();
+        let running = self.cluster.all_running();
+        let leader = running.iter().find(|process| process.handle.is_leader()).map(|process| process.incarnation.id);
+        match leader.filter(|_| self.rng.random_bool(0.4)) {
             Some(leader) => leader,
-            None => ids[self.dice.random_range(0..ids.len())],
+            None => ids[self.rng.random_range(0..ids.len())],
         }
     }
 
-    async fn harm(&mut self, fault: Fault) {
-        let id = self.someone();
+    async fn inject(&mut self, fault: SimFault) {
+        let id = self.pick_coordinator();
         match fault {
-            Fault::Kill | Fault::PowerLoss => {
-                self.world.crash(id);
+            SimFault::Crash | SimFault::PowerLoss => {
+                self.cluster.crash(id);
                 self.pause(0..2000).await;
-                self.world.start(id, fault == Fault::PowerLoss).await;
+                self.cluster.start(id, fault == SimFault::PowerLoss).await;
             }
-            Fault::Blackout => {
-                self.world.ids().into_iter().for_each(|id| self.world.crash(id));
+            SimFault::ClusterPowerLoss => {
+                self.cluster.ids().into_iter().for_each(|id| self.cluster.crash(id));
                 self.pause(0..500).await;
                 self.start_all(true).await;
             }
-            Fault::DiskFails => {
-                let operations = self.dice.random_range(0..200);
-                self.world.burn(id, operations);
+            SimFault::DiskFault => {
+                let operations = self.rng.random_range(0..200);
+                self.cluster.fail_disk_after(id, operations);
                 self.pause(200..2000).await;
-                self.world.crash(id);
-                self.world.start(id, true).await;
+                self.cluster.crash(id);
+                self.cluster.start(id, true).await;
             }
-            Fault::Stop => {
-                self.world.stop(id).await;
+            SimFault::Shutdown => {
+                self.cluster.shut_down(id).await;
                 self.pause(0..1000).await;
-                self.world.start(id, false).await;
+                self.cluster.start(id, false).await;
             }
-            Fault::Partition | Fault::Isolate | Fault::OneWay => self.cut(fault, id).await,
-            Fault::Storm => self.storm().await,
-            Fault::SlowDisk => {
-                let us = self.dice.random_range(1000..500_000);
-                self.world.slow(id, us);
+            SimFault::Partition | SimFault::IsolateOne | SimFault::AsymmetricPartition => {
+                self.partition(fault, id).await
+            }
+            SimFault::LossyNetwork => self.degrade_network().await,
+            SimFault::SlowDisk => {
+                let us = self.rng.random_range(1000..500_000);
+                self.cluster.set_disk_delay(id, us);
                 self.pause(500..3000).await;
-                self.world.slow(id, 1000);
+                self.cluster.set_disk_delay(id, DISK_DELAY_US);
             }
-            Fault::Skew => {
-                let ms = self.dice.random_range(-300_000..300_000);
-                self.world.skew(id, ms);
+            SimFault::ClockSkew => {
+                let ms = self.rng.random_range(-300_000..300_000);
+                self.cluster.skew_clock(id, ms);
             }
-            Fault::LostFolder => self.lose_folder(id).await,
+            SimFault::FolderLoss => self.lose_folder(id).await,
         }
     }
 
-    async fn cut(&mut self, fault: Fault, id: u64) {
-        let ids = self.world.ids();
+    async fn partition(&mut self, fault: SimFault, id: u64) {
+        let ids = self.cluster.ids();
         let side: Vec<u64> = match fault {
-            Fault::Partition => ids.iter().copied().filter(|_| self.dice.random_bool(0.5)).collect(),
+            SimFault::Partition => ids.iter().copied().filter(|_| self.rng.random_bool(0.5)).collect(),
             _ => vec![id],
         };
         let other: Vec<u64> = ids.iter().copied().filter(|id| !side.contains(id)).collect();
-        let both = fault != Fault::OneWay;
-        let inward = self.dice.random_bool(0.5);
-        self.world.checks.event(format!("cut {}: {side:?} | {other:?}", if both { "both ways" } else { "one way" }));
-        self.world.network.set(|weather| {
+        let symmetric = fault != SimFault::AsymmetricPartition;
+        let inward = self.rng.random_bool(0.5);
+        let kind = if symmetric { "partition" } else { "asymmetric partition" };
+        self.cluster.checks.event(format!("{kind}: {side:?} | {other:?}"));
+        self.cluster.network.change(|conditions| {
             for a in &side {
                 for b in &other {
-                    weather.cuts.extend((both || inward).then_some((*b, *a)));
-                    weather.cuts.extend((both || !inward).then_some((*a, *b)));
+                    conditions.cut_links.extend((symmetric || inward).then_some((*b, *a)));
+                    conditions.cut_links.extend((symmetric || !inward).then_some((*a, *b)));
                 }
             }
         });
         self.pause(200..4000).await;
-        // Now and then a cut stays while other things happen.
-        if self.dice.random_bool(0.7) {
-            self.world.checks.event("all reach each other");
-            self.world.network.set(|weather| weather.cuts.clear());
+        // Sometimes a partition stays while other faults are injected.
+        if self.rng.random_bool(0.7) {
+            self.cluster.checks.event("partitions end");
+            self.cluster.network.change(|conditions| conditions.cut_links.clear());
         }
     }
 
-    async fn storm(&mut self) {
-        let loss = self.dice.random_range(0.0..0.4);
-        let doubling = self.dice.random_range(0.0..0.3);
-        let delay_us = self.dice.random_range(1000..300_000);
-        self.world.checks.event(format!("storm: {loss:.2} lost, {doubling:.2} doubled, up to {delay_us} us"));
-        self.world
-            .network
-            .set(|weather| (weather.loss, weather.doubling, weather.delay_us) = (loss, doubling, delay_us));
+    async fn degrade_network(&mut self) {
+        let loss = self.rng.random_range(0.0..0.4);
+        let duplication = self.rng.random_range(0.0..0.3);
+        let delay_us = self.rng.random_range(1000..300_000);
+        self.cluster
+            .checks
+            .event(format!("lossy network: {loss:.2} lost, {duplication:.2} duplicated, delays up to {delay_us} us"));
+        self.cluster.network.change(|conditions| {
+            (conditions.loss, conditions.duplication, conditions.delay_us) = (loss, duplication, delay_us)
+        });
         self.pause(500..4000).await;
-        self.world.network.set(|weather| *weather = Weather { cuts: weather.cuts.clone(), ..Weather::fair() });
+        self.cluster.network.change(|conditions| {
+            *conditions = NetworkConditions { cut_links: conditions.cut_links.clone(), ..NetworkConditions::normal() }
+        });
     }
 
-    /// One folder at a time may be lost: the next one only when all are members again.
+    /// Loses one folder at a time: the next one only when all coordinators are members again.
     async fn lose_folder(&mut self, id: u64) {
-        if !self.world.together() {
+        if !self.cluster.has_converged() {
             return;
         }
-        self.world.crash(id);
-        self.world.lose_folder(id);
+        self.cluster.crash(id);
+        self.cluster.lose_folder(id);
         self.pause(0..1000).await;
-        self.world.start(id, false).await;
-        let end = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < end && !self.world.together() {
+        self.cluster.start(id, false).await;
+        let end = Instant::now() + REJOIN_TIMEOUT;
+        while Instant::now() < end && !self.cluster.has_converged() {
             self.pause(50..51).await;
         }
     }

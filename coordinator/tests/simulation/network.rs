@@ -1,6 +1,6 @@
-//! A network in memory: it delays, loses, doubles and reorders messages, and is cut in parts, one way or both.
+//! A network in memory. It delays, loses, duplicates and reorders messages, and has symmetric and asymmetric partitions.
 //!
-//! What it carries are the HTTP requests of the real clients and servers, so that every codec is used.
+//! It carries the HTTP requests of the real clients and services, so that every codec is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -18,238 +18,246 @@ use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 use volley_common::wire::raft as wire;
-use volley_coordinator::raft::network::{Dial, Link, LinkError};
+use volley_coordinator::raft::rpc::network::{Dialer, PeerChannel, PeerChannelError};
 
-use crate::checks::Checks;
-use crate::dice::Dice;
+use crate::checks::SimChecks;
+use crate::rng::SimRng;
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
-/// What answers on a coordinator's peer port.
-pub type Server = BoxCloneSyncService<Request, Response, Infallible>;
+/// The service on a coordinator's peer port.
+pub type PeerService = BoxCloneSyncService<Request, Response, Infallible>;
 
-/// The service of [`wire`]'s messages.
-const RAFT: &str = "/volley.raft.v1.Raft/";
-/// A connection breaks when it was silent for so long: two keepalives of the real ones.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Before a message on the wire: a flag and its length.
-const GRPC_HEAD: usize = 5;
+/// The path of the service of [`wire`]'s messages.
+const RAFT_SERVICE: &str = "/volley.raft.v1.Raft/";
+/// A connection breaks after this long without an answer: two keepalive intervals of a real one.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Length of the flag and the length before a gRPC message.
+const GRPC_PREFIX: usize = 5;
 
-/// One life of one coordinator.
+/// One process of one coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Life {
+pub struct Incarnation {
     pub id: u64,
-    pub life: u64,
+    pub number: u64,
 }
 
-/// How the network is at present.
+/// The present state of the network.
 #[derive(Clone, Debug, Default)]
-pub struct Weather {
-    /// Chance of a message to be lost.
+pub struct NetworkConditions {
+    /// Probability that a message is lost.
     pub loss: f64,
-    /// Chance of one of Raft's messages to come twice.
-    pub doubling: f64,
+    /// Probability that a Raft message is delivered twice.
+    pub duplication: f64,
     /// The longest delay, in microseconds.
     pub delay_us: u64,
-    /// From whom to whom nothing comes through.
-    pub cuts: BTreeSet<(u64, u64)>,
+    /// Pairs of sender and receiver between which no message is delivered.
+    pub cut_links: BTreeSet<(u64, u64)>,
 }
 
-impl Weather {
-    pub fn fair() -> Weather {
-        Weather { delay_us: 2000, ..Weather::default() }
+impl NetworkConditions {
+    pub fn normal() -> NetworkConditions {
+        NetworkConditions { delay_us: 2000, ..NetworkConditions::default() }
     }
 }
 
 /// The network.
-pub struct Network {
-    dice: Mutex<Dice>,
-    weather: Mutex<Weather>,
-    servers: Mutex<BTreeMap<u64, (Life, Server)>>,
-    checks: Arc<Checks>,
+pub struct SimNetwork {
+    rng: Mutex<SimRng>,
+    conditions: Mutex<NetworkConditions>,
+    services: Mutex<BTreeMap<u64, (Incarnation, PeerService)>>,
+    checks: Arc<SimChecks>,
 }
 
-/// The address of a coordinator, and back.
+/// The address of a coordinator.
 pub fn address(id: u64) -> String {
     format!("c{id}:1")
 }
 
-fn at_address(address: &str) -> Option<u64> {
+/// The coordinator at an address.
+fn coordinator_at(address: &str) -> Option<u64> {
     address.strip_prefix('c')?.strip_suffix(":1")?.parse().ok()
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the simulated network: {0}")]
-struct Broken(&'static str);
+struct SimNetworkError(&'static str);
 
-fn reset(why: &'static str) -> LinkError {
-    LinkError(Broken(why).into())
+fn connection_reset(why: &'static str) -> PeerChannelError {
+    PeerChannelError(SimNetworkError(why).into())
 }
 
-fn refused() -> LinkError {
-    LinkError(tonic::ConnectError(Broken("nobody is there").into()).into())
+fn connection_refused() -> PeerChannelError {
+    PeerChannelError(tonic::ConnectError(SimNetworkError("no coordinator is up there").into()).into())
 }
 
-impl Network {
-    pub fn new(dice: Dice, checks: Arc<Checks>) -> Arc<Network> {
-        let (weather, servers) = (Mutex::new(Weather::fair()), Mutex::default());
-        Arc::new(Network { dice: Mutex::new(dice), weather, servers, checks })
+impl SimNetwork {
+    pub fn new(rng: SimRng, checks: Arc<SimChecks>) -> Arc<SimNetwork> {
+        let (conditions, services) = (Mutex::new(NetworkConditions::normal()), Mutex::default());
+        Arc::new(SimNetwork { rng: Mutex::new(rng), conditions, services, checks })
     }
 
-    /// Changes how it is.
-    pub fn set(&self, change: impl FnOnce(&mut Weather)) {
-        change(&mut self.weather.lock());
+    /// Changes the conditions.
+    pub fn change(&self, change: impl FnOnce(&mut NetworkConditions)) {
+        change(&mut self.conditions.lock());
     }
 
-    /// From now on a coordinator is there.
-    pub fn serve(&self, life: Life, server: Server) {
-        self.servers.lock().insert(life.id, (life, server));
+    /// Makes a coordinator reachable.
+    pub fn serve(&self, life: Incarnation, service: PeerService) {
+        self.services.lock().insert(life.id, (life, service));
     }
 
-    /// From now on it is not.
-    pub fn vanish(&self, id: u64) {
-        self.servers.lock().remove(&id);
+    /// Makes a coordinator unreachable.
+    pub fn stop_serving(&self, id: u64) {
+        self.services.lock().remove(&id);
     }
 
-    /// How a coordinator reaches others.
-    pub fn dial(self: &Arc<Self>, from: Life) -> Dial {
+    /// Connects a coordinator to others.
+    pub fn dialer(self: &Arc<Self>, from: Incarnation) -> Dialer {
         let network = self.clone();
         Arc::new(move |address: &str| {
-            let to = at_address(address).ok_or_else(|| volley_common::Error::invalid("an address of nobody"))?;
+            let to = coordinator_at(address).ok_or_else(|| volley_common::Error::invalid("an unknown address"))?;
             let network = network.clone();
             let call = move |request| network.clone().carry(from, to, request);
-            Ok(Link::new(service_fn(call)))
+            Ok(PeerChannel::new(service_fn(call)))
         })
     }
 
-    fn roll(&self, chance: f64) -> bool {
-        chance > 0.0 && self.dice.lock().random_bool(chance)
+    fn happens(&self, probability: f64) -> bool {
+        probability > 0.0 && self.rng.lock().random_bool(probability)
     }
 
-    async fn travel(&self) {
-        let longest = self.weather.lock().delay_us;
-        let delay = self.dice.lock().random_range(0..=longest.max(1));
+    async fn delay(&self) {
+        let longest = self.conditions.lock().delay_us;
+        let delay = self.rng.lock().random_range(0..=longest.max(1));
         sleep(Duration::from_micros(delay)).await;
     }
 
-    fn alive(&self, life: Life) -> bool {
-        self.servers.lock().get(&life.id).is_some_and(|(now, _)| *now == life)
+    fn is_alive(&self, incarnation: Incarnation) -> bool {
+        self.services.lock().get(&incarnation.id).is_some_and(|(now, _)| *now == incarnation)
     }
 
-    fn cut(&self, from: u64, to: u64) -> bool {
-        self.weather.lock().cuts.contains(&(from, to))
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.conditions.lock().cut_links.contains(&(from, to))
     }
 
-    fn losing(&self) -> bool {
-        let loss = self.weather.lock().loss;
-        self.roll(loss)
+    fn loses_message(&self) -> bool {
+        let loss = self.conditions.lock().loss;
+        self.happens(loss)
     }
 
-    /// A message that does not come through: the connection breaks, at once or when it was silent for too long.
-    async fn lost<T>(&self) -> Result<T, LinkError> {
-        if self.roll(0.5) {
-            sleep(SILENCE).await;
+    /// Loses a message: the connection breaks, at once or after the keepalive timeout.
+    async fn lose<T>(&self) -> Result<T, PeerChannelError> {
+        if self.happens(0.5) {
+            sleep(KEEPALIVE_TIMEOUT).await;
         }
-        self.travel().await;
-        Err(reset("the connection broke"))
+        self.delay().await;
+        Err(connection_reset("the connection broke"))
     }
 
-    async fn carry(self: Arc<Self>, from: Life, to: u64, request: Request) -> Result<Response, LinkError> {
-        self.travel().await;
-        // A dead sender sends nothing; its tasks just do not know yet.
-        if !self.alive(from) || self.cut(from.id, to) || self.losing() {
-            return self.lost().await;
+    async fn carry(
+        self: Arc<Self>,
+        from: Incarnation,
+        to: u64,
+        request: Request,
+    ) -> Result<Response, PeerChannelError> {
+        self.delay().await;
+        // The remaining tasks of a crashed sender send nothing.
+        if !self.is_alive(from) || self.is_cut(from.id, to) || self.loses_message() {
+            return self.lose().await;
         }
-        let Some((receiver, server)) = self.servers.lock().get(&to).cloned() else { return Err(refused()) };
+        let Some((receiver, service)) = self.services.lock().get(&to).cloned() else {
+            return Err(connection_refused());
+        };
         let path = request.uri().path().to_string();
         let (head, body) = request.into_parts();
         let calling = if path.ends_with("/Snapshot") {
-            let body = self.clone().slowly(from.id, to, body);
-            self.deliver(receiver, server, http::Request::from_parts(head, body), false, false)
+            let body = self.clone().delay_frames(from.id, to, body);
+            self.deliver(receiver, service, http::Request::from_parts(head, body), false, false)
         } else {
-            let bytes = body.collect().await.map_err(|e| LinkError(e.into()))?.to_bytes();
-            let vote = path.strip_prefix(RAFT) == Some("Vote")
-                && content::<wire::VoteRequest>(&bytes).is_some_and(|message| !message.pre_vote);
-            let again = http::Request::from_parts(head.clone(), whole(bytes.clone()));
-            let doubling = self.weather.lock().doubling;
-            if path.starts_with(RAFT) && self.roll(doubling) {
-                self.deliver(receiver, server.clone(), again, vote, true);
+            let bytes = body.collect().await.map_err(|e| PeerChannelError(e.into()))?.to_bytes();
+            let vote = path.strip_prefix(RAFT_SERVICE) == Some("Vote")
+                && grpc_message::<wire::VoteRequest>(&bytes).is_some_and(|message| !message.pre_vote);
+            let again = http::Request::from_parts(head.clone(), full_body(bytes.clone()));
+            let duplication = self.conditions.lock().duplication;
+            if path.starts_with(RAFT_SERVICE) && self.happens(duplication) {
+                self.deliver(receiver, service.clone(), again, vote, true);
             }
-            self.deliver(receiver, server, http::Request::from_parts(head, whole(bytes)), vote, false)
+            self.deliver(receiver, service, http::Request::from_parts(head, full_body(bytes)), vote, false)
         };
-        let Ok(Some(response)) = calling.await else { return Err(reset("the receiver died")) };
-        if !self.alive(receiver) || !self.alive(from) || self.cut(to, from.id) || self.losing() {
-            return self.lost().await;
+        let Ok(Some(response)) = calling.await else { return Err(connection_reset("the receiver crashed")) };
+        if !self.is_alive(receiver) || !self.is_alive(from) || self.is_cut(to, from.id) || self.loses_message() {
+            return self.lose().await;
         }
         Ok(response)
     }
 
-    /// The receiver works on it though the sender gives up; `late` lets it come once more, later;
-    /// a `vote` counts for what it promises.
+    /// Delivers a request. The receiver handles it even if the sender gives up. `duplicate` delivers it later; the answer to a
+    /// `vote` request is noted.
     fn deliver(
         self: &Arc<Self>,
-        receiver: Life,
-        mut server: Server,
+        receiver: Incarnation,
+        mut service: PeerService,
         request: Request,
         vote: bool,
-        late: bool,
+        duplicate: bool,
     ) -> tokio::task::JoinHandle<Option<Response>> {
         let network = self.clone();
         tokio::spawn(async move {
-            if late {
-                network.travel().await;
-                network.travel().await;
+            if duplicate {
+                network.delay().await;
+                network.delay().await;
             }
-            if !network.alive(receiver) {
+            if !network.is_alive(receiver) {
                 return None;
             }
-            let Ok(response) = server.ready().await.ok()?.call(request).await;
+            let Ok(response) = service.ready().await.ok()?.call(request).await;
             let (head, body) = response.into_parts();
             let collected = body.collect().await.ok()?;
             let trailers = collected.trailers().cloned();
             let bytes = collected.to_bytes();
-            // What a dead process answered was never sent, and so it promised nothing.
-            if !network.alive(receiver) {
+            // A crashed process sent no answer, and so it granted no vote.
+            if !network.is_alive(receiver) {
                 return None;
             }
             if vote {
-                network.voted(receiver, &bytes);
+                network.note_vote(receiver, &bytes);
             }
-            network.travel().await;
+            network.delay().await;
             let frames = [(!bytes.is_empty()).then_some(Frame::data(bytes)), trailers.map(Frame::trailers)];
             let frames = frames.into_iter().flatten().map(Ok::<_, Infallible>);
             Some(http::Response::from_parts(head, Body::new(StreamBody::new(futures::stream::iter(frames)))))
         })
     }
 
-    /// A stream goes piece by piece, and stops where the network is cut.
-    fn slowly(self: Arc<Self>, from: u64, to: u64, body: Body) -> Body {
-        let pieces = futures::stream::unfold((self, body), move |(network, mut body)| async move {
-            let piece = body.frame().await?;
-            network.travel().await;
-            if network.cut(from, to) {
+    /// Delays each frame of a stream, and breaks it off where the network is partitioned.
+    fn delay_frames(self: Arc<Self>, from: u64, to: u64, body: Body) -> Body {
+        let frames = futures::stream::unfold((self, body), move |(network, mut body)| async move {
+            let frame = body.frame().await?;
+            network.delay().await;
+            if network.is_cut(from, to) {
                 return Some((Err(tonic::Status::unavailable("the connection broke")), (network, body)));
             }
-            Some((piece, (network, body)))
+            Some((frame, (network, body)))
         });
-        Body::new(StreamBody::new(pieces))
+        Body::new(StreamBody::new(frames))
     }
 
-    /// A vote that was granted is a promise.
-    fn voted(&self, by: Life, bytes: &Bytes) {
-        if let Some(message) = content::<wire::VoteReply>(bytes)
+    /// Notes a vote that was granted.
+    fn note_vote(&self, by: Incarnation, bytes: &Bytes) {
+        if let Some(message) = grpc_message::<wire::VoteReply>(bytes)
             && message.granted
             && let Some(leader) = message.vote.and_then(|vote| vote.leader)
         {
-            self.checks.promised(by.id, (leader.term, leader.node));
+            self.checks.vote_granted(by.id, (leader.term, leader.node));
         }
     }
 }
 
-fn whole(bytes: Bytes) -> Body {
+fn full_body(bytes: Bytes) -> Body {
     Body::new(Full::new(bytes))
 }
 
-fn content<M: Message + Default>(bytes: &Bytes) -> Option<M> {
-    M::decode(bytes.get(GRPC_HEAD..)?).ok()
+fn grpc_message<M: Message + Default>(bytes: &Bytes) -> Option<M> {
+    M::decode(bytes.get(GRPC_PREFIX..)?).ok()
 }

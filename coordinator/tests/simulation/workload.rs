@@ -1,4 +1,4 @@
-//! Clients: they put, append, replace, stage, drop and read tables through any coordinator, and what nodes do besides.
+//! Clients that create, write, drop and read tables through any coordinator, and the commands of nodes and of the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,38 +16,38 @@ use volley_coordinator::catalog::{Catalog, PartRow};
 use volley_coordinator::raft::CatalogView;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::dice::Dice;
-use crate::linear::{Effect, State};
-use crate::world::World;
+use crate::cluster::SimCluster;
+use crate::rng::SimRng;
+use crate::table_history::{TableEffect, TableState};
 
-/// Nodes that the catalog knows.
+/// The number of nodes in the catalog.
 pub const NODES: u64 = 5;
 const SHARDS: u32 = 2;
 const REPLICAS: usize = 2;
 const SCHEMA: &[u8] = b"a schema";
-/// An operation whose outcome nobody knows is tried again so often.
-const TRIES: usize = 4;
+/// The most attempts of an operation whose outcome is unknown.
+const MAX_ATTEMPTS: usize = 4;
 
-/// How a command ended.
+/// The outcome of a proposal.
 #[expect(clippy::large_enum_variant, reason = "one at a time, for a moment")]
-enum Answer {
-    /// With a reply, or a refusal of the catalog.
+enum ProposalOutcome {
+    /// The catalog's reply, or its refusal.
     Replied(reply::Reply),
-    /// Nobody knows.
+    /// It may or may not have been committed.
     Unknown,
-    /// It was not proposed, or nobody was there to ask.
+    /// It was not proposed.
     NotProposed,
 }
 
 /// A client.
-pub struct Client {
-    world: Arc<World>,
+pub struct SimClient {
+    cluster: Arc<SimCluster>,
     number: u64,
     tables: u64,
-    dice: Dice,
-    made: u64,
-    /// Parts of which this client took a holder away.
-    thinned: Vec<volley_common::PartId>,
+    rng: SimRng,
+    ids_used: u64,
+    /// Parts from which this client removed a holder.
+    parts_reduced: Vec<volley_common::PartId>,
 }
 
 fn name_of(number: u64) -> Vec<String> {
@@ -58,8 +58,8 @@ fn write_hash(id: &str) -> u64 {
     xxh3_64(id.as_bytes())
 }
 
-/// A table as the history has it.
-fn state_of(catalog: &Catalog, name: &[String]) -> State {
+/// The state of a table for the history.
+fn state_of(catalog: &Catalog, name: &[String]) -> TableState {
     let table = catalog.table_named(&TableName::from_components(name).ok()?)?;
     let mut writes: Vec<&str> = catalog.part_rows_at(table.id, table.version).map(|part| &*part.write).collect();
     writes.sort_unstable();
@@ -67,7 +67,7 @@ fn state_of(catalog: &Catalog, name: &[String]) -> State {
     Some((table.version, writes.into_iter().fold(0, |sum, write| sum ^ write_hash(write))))
 }
 
-/// A node that the catalog is told of.
+/// Registers a node.
 pub fn register(id: u64, boot: u64) -> Op {
     Op::RegisterNode(RegisterNode {
         node: Some(Node {
@@ -81,28 +81,28 @@ pub fn register(id: u64, boot: u64) -> Op {
     })
 }
 
-impl Client {
-    pub fn new(world: Arc<World>, number: u64, tables: u64) -> Client {
-        let dice = Dice::new(world.seed, 1000 + number);
-        Client { world, number, tables, dice, made: 0, thinned: Vec::new() }
+impl SimClient {
+    pub fn new(cluster: Arc<SimCluster>, number: u64, tables: u64) -> SimClient {
+        let rng = SimRng::new(cluster.seed, 1000 + number);
+        SimClient { cluster, number, tables, rng, ids_used: 0, parts_reduced: Vec::new() }
     }
 
-    /// Does one thing after another until it is time to end.
+    /// Runs one operation after another until `end`.
     pub async fn run(mut self, end: Instant) {
         while Instant::now() < end {
-            match self.dice.random_range(0..100) {
+            match self.rng.random_range(0..100) {
                 0..45 => self.put().await,
                 45..55 => self.drop_table().await,
                 55..60 => self.create().await,
-                60..80 => self.read_some().await,
-                _ => self.something_else().await,
+                60..80 => self.read_random().await,
+                _ => self.propose_other().await,
             }
-            let pause = self.dice.random_range(0..60);
+            let pause = self.rng.random_range(0..60);
             sleep(Duration::from_millis(pause)).await;
         }
     }
 
-    /// At the end: every table is read once more.
+    /// Reads every table once.
     pub async fn read_all(&mut self) {
         for table in 0..self.tables {
             self.read(&name_of(table)).await;
@@ -110,53 +110,53 @@ impl Client {
     }
 
     fn table(&mut self) -> Vec<String> {
-        name_of(self.dice.random_range(0..self.tables))
+        name_of(self.rng.random_range(0..self.tables))
     }
 
-    fn fresh(&mut self) -> u64 {
-        self.made += 1;
-        self.number << 32 | self.made
+    fn new_id(&mut self) -> u64 {
+        self.ids_used += 1;
+        self.number << 32 | self.ids_used
     }
 
-    /// One command through a coordinator; whatever is answered must be so.
-    async fn propose(&mut self, op: Op) -> Answer {
-        let (world, checks) = (self.world.clone(), self.world.checks.clone());
-        let Some(up) = world.any(&mut self.dice) else {
+    /// Proposes a command through a coordinator, and checks the answer.
+    async fn propose(&mut self, op: Op) -> ProposalOutcome {
+        let (cluster, checks) = (self.cluster.clone(), self.cluster.checks.clone());
+        let Some(process) = cluster.any_running(&mut self.rng) else {
             sleep(Duration::from_millis(50)).await;
-            return Answer::NotProposed;
+            return ProposalOutcome::NotProposed;
         };
-        let began = checks.oracle.lock().tries(&op);
-        let Some(outcome) = up.over.run_until_cancelled(up.handle.propose(op.clone())).await else {
-            return Answer::Unknown;
+        let acknowledged = checks.oracle.lock().attempt(&op);
+        let Some(outcome) = process.ended.run_until_cancelled(process.handle.propose(op.clone())).await else {
+            return ProposalOutcome::Unknown;
         };
         let reply = match outcome {
             Ok(reply) => reply,
             Err(error) if error.code == Code::Unavailable && error.message.contains("may or may not") => {
-                return Answer::Unknown;
+                return ProposalOutcome::Unknown;
             }
             Err(error) if error.code == Code::Unavailable => {
                 checks.oracle.lock().not_proposed(&op, &error.message);
-                return Answer::NotProposed;
+                return ProposalOutcome::NotProposed;
             }
             Err(error) => reply::Reply::Refusal(Refusal { code: error.code as i32, message: error.message }),
         };
-        let whole = Reply { reply: Some(reply.clone()) };
-        let judged = checks.oracle.lock().acknowledged(&op, began, &whole);
-        checks.judge(judged);
-        Answer::Replied(reply)
+        let answer = Reply { reply: Some(reply.clone()) };
+        let outcome = checks.oracle.lock().acknowledged(&op, acknowledged, &answer);
+        checks.record(outcome);
+        ProposalOutcome::Replied(reply)
     }
 
-    /// The same, again while nobody knows; with whether an earlier try may have taken effect.
-    async fn insist(&mut self, op: Op) -> (Answer, bool) {
+    /// Proposes a command again while its outcome is unknown. Also returns whether an earlier attempt may have taken effect.
+    async fn propose_with_retries(&mut self, op: Op) -> (ProposalOutcome, bool) {
         let mut unknown = false;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             match self.propose(op.clone()).await {
-                Answer::Replied(reply) => return (Answer::Replied(reply), unknown),
-                Answer::Unknown => unknown = true,
-                Answer::NotProposed => {}
+                ProposalOutcome::Replied(reply) => return (ProposalOutcome::Replied(reply), unknown),
+                ProposalOutcome::Unknown => unknown = true,
+                ProposalOutcome::NotProposed => {}
             }
         }
-        (if unknown { Answer::Unknown } else { Answer::NotProposed }, unknown)
+        (if unknown { ProposalOutcome::Unknown } else { ProposalOutcome::NotProposed }, unknown)
     }
 
     fn spec(&mut self) -> TableSpec {
@@ -164,38 +164,38 @@ impl Client {
             shards: SHARDS,
             replicas: REPLICAS as u32,
             min_copies: 1,
-            retention_ms: self.dice.random_range(0..2000),
+            retention_ms: self.rng.random_range(0..2000),
             ..TableSpec::default()
         }
     }
 
     fn placement(&mut self) -> Vec<Holders> {
-        (0..SHARDS).map(|_| Holders { nodes: self.homes() }).collect()
+        (0..SHARDS).map(|_| Holders { nodes: self.random_holders() }).collect()
     }
 
-    fn homes(&mut self) -> Vec<u64> {
-        let first = self.dice.random_range(0..NODES);
-        let step = self.dice.random_range(1..NODES);
+    fn random_holders(&mut self) -> Vec<u64> {
+        let first = self.rng.random_range(0..NODES);
+        let step = self.rng.random_range(1..NODES);
         vec![1 + first, 1 + (first + step) % NODES]
     }
 
     fn parts(&mut self, write: &str) -> Vec<Part> {
-        let count = self.dice.random_range(1..4);
-        let part = |client: &mut Client, seq| Part {
-            id: Some(PartId { hi: 1, lo: client.fresh() }),
-            shard: client.dice.random_range(0..SHARDS),
+        let count = self.rng.random_range(1..4);
+        let part = |client: &mut SimClient, seq| Part {
+            id: Some(PartId { hi: 1, lo: client.new_id() }),
+            shard: client.rng.random_range(0..SHARDS),
             write: write.into(),
             seq,
-            rows: client.dice.random_range(1..100),
-            bytes: client.dice.random_range(100..1000),
-            holders: client.homes(),
+            rows: client.rng.random_range(1..100),
+            bytes: client.rng.random_range(100..1000),
+            holders: client.random_holders(),
             ..Part::default()
         };
         (0..count).map(|seq| part(self, seq)).collect()
     }
 
     fn begin(&mut self, name: &[String], mode: WriteMode, staged: bool) -> BeginWrite {
-        let id = format!("w{}", self.fresh());
+        let id = format!("w{}", self.new_id());
         BeginWrite {
             id,
             table: name.to_vec(),
@@ -204,23 +204,25 @@ impl Client {
             schema: SCHEMA.into(),
             placement: self.placement(),
             staged,
-            writer: self.dice.random_range(1..=NODES),
+            writer: self.rng.random_range(1..=NODES),
             writer_boot: 1,
-            attempt: self.fresh(),
-            lease_ms: self.dice.random_range(500..5000),
+            attempt: self.new_id(),
+            lease_ms: self.rng.random_range(500..5000),
             ..BeginWrite::default()
         }
     }
 
     async fn put(&mut self) {
         let name = self.table();
-        let mode = [WriteMode::Append, WriteMode::Replace, WriteMode::Create][self.dice.random_range(0..10) / 4];
-        let staged = self.dice.random_bool(0.2);
+        let mode = [WriteMode::Append, WriteMode::Replace, WriteMode::Create][self.rng.random_range(0..10) / 4];
+        let staged = self.rng.random_bool(0.2);
         let begin = self.begin(&name, mode, staged);
-        let began = self.world.checks.tick();
-        let write = match self.insist(Op::BeginWrite(begin.clone())).await {
-            (Answer::Replied(reply::Reply::Write(write)), _) => write,
-            (Answer::Replied(reply::Reply::Refusal(refusal)), _) => return self.refused(&name, began, &refusal),
+        let invoked = self.cluster.checks.tick();
+        let write = match self.propose_with_retries(Op::BeginWrite(begin.clone())).await {
+            (ProposalOutcome::Replied(reply::Reply::Write(write)), _) => write,
+            (ProposalOutcome::Replied(reply::Reply::Refusal(refusal)), _) => {
+                return self.add_refusal(&name, invoked, &refusal);
+            }
             _ => return,
         };
         if !staged {
@@ -232,19 +234,19 @@ impl Client {
         }
     }
 
-    /// Stages streams into a write; false: it came to nothing.
+    /// Stages streams into a write; returns false if that failed.
     async fn stage(&mut self, write: &Write) -> bool {
-        for _ in 0..self.dice.random_range(1..3) {
-            let (stream, parts) = (self.fresh(), self.parts(&write.id));
+        for _ in 0..self.rng.random_range(1..3) {
+            let (stream, parts) = (self.new_id(), self.parts(&write.id));
             let stage = StageParts { write: write.id.clone(), stream, parts, lease_ms: 3000, schema: SCHEMA.into() };
-            match self.insist(Op::StageParts(stage)).await {
-                (Answer::Replied(reply::Reply::Done(_)), _) => {}
+            match self.propose_with_retries(Op::StageParts(stage)).await {
+                (ProposalOutcome::Replied(reply::Reply::Done(_)), _) => {}
                 _ => return false,
             }
         }
-        if self.dice.random_bool(0.1) {
-            let abort = AbortWrite { write: write.id.clone(), reason: "changed its mind".into(), attempt: 0 };
-            self.insist(Op::AbortWrite(abort)).await;
+        if self.rng.random_bool(0.1) {
+            let abort = AbortWrite { write: write.id.clone(), reason: "the client aborts".into(), attempt: 0 };
+            self.propose_with_retries(Op::AbortWrite(abort)).await;
         }
         true
     }
@@ -252,140 +254,144 @@ impl Client {
     async fn commit(&mut self, name: &[String], mode: WriteMode, commit: CommitWrite) {
         let write = write_hash(&commit.write);
         let effect = match mode {
-            WriteMode::Create => Effect::Create { write },
-            WriteMode::Replace => Effect::Replace { write },
-            WriteMode::Append | WriteMode::Compact => Effect::Append { write },
+            WriteMode::Create => TableEffect::Create { write },
+            WriteMode::Replace => TableEffect::Replace { write },
+            WriteMode::Append | WriteMode::Compact => TableEffect::Append { write },
         };
-        let checks = self.world.checks.clone();
-        let began = checks.tick();
-        let (answer, unknown) = self.insist(Op::CommitWrite(commit)).await;
+        let checks = self.cluster.checks.clone();
+        let invoked = checks.tick();
+        let (answer, unknown) = self.propose_with_retries(Op::CommitWrite(commit)).await;
         match answer {
-            Answer::Replied(reply::Reply::Outcome(outcome)) => {
-                let ended = Some(checks.tick());
-                checks.history.lock().add(&name[0], effect, began, ended, Some(outcome.version));
+            ProposalOutcome::Replied(reply::Reply::Outcome(outcome)) => {
+                let returned = Some(checks.tick());
+                checks.history.lock().add(&name[0], effect, invoked, returned, Some(outcome.version));
             }
-            // It may have been committed by an earlier try and be forgotten by now.
-            Answer::Replied(reply::Reply::Refusal(refusal)) if !unknown => self.refused(name, began, &refusal),
-            Answer::NotProposed => {}
-            _ => checks.history.lock().add(&name[0], effect, began, None, None),
+            // An earlier attempt may have committed it, and the catalog may have forgotten that since.
+            ProposalOutcome::Replied(reply::Reply::Refusal(refusal)) if !unknown => {
+                self.add_refusal(name, invoked, &refusal)
+            }
+            ProposalOutcome::NotProposed => {}
+            _ => checks.history.lock().add(&name[0], effect, invoked, None, None),
         }
     }
 
-    /// What a refusal says of the table.
-    fn refused(&self, name: &[String], began: u64, refusal: &Refusal) {
-        let there = match Code::from_i32(refusal.code) {
+    /// Adds what a refusal reveals about the table to the history.
+    fn add_refusal(&self, name: &[String], invoked: u64, refusal: &Refusal) {
+        let exists = match Code::from_i32(refusal.code) {
             Code::AlreadyExists => true,
             Code::NotFound if refusal.message.contains("there is no table") => false,
             _ => return,
         };
-        let checks = &self.world.checks;
-        let ended = Some(checks.tick());
-        checks.history.lock().add(&name[0], Effect::Is(there), began, ended, None);
+        let checks = &self.cluster.checks;
+        let returned = Some(checks.tick());
+        checks.history.lock().add(&name[0], TableEffect::Exists(exists), invoked, returned, None);
     }
 
     async fn drop_table(&mut self) {
         let name = self.table();
-        self.alone(&name, Op::DropTable(DropTable { table: name.clone() }), Effect::Drop).await;
+        self.propose_once(&name, Op::DropTable(DropTable { table: name.clone() }), TableEffect::Drop).await;
     }
 
     async fn create(&mut self) {
         let (table, spec, placement) = (self.table(), Some(self.spec()), self.placement());
         let create = CreateTable { table: table.clone(), kind: 1, spec, schema: SCHEMA.into(), placement };
-        self.alone(&table, Op::CreateTable(create), Effect::Create { write: 0 }).await;
+        self.propose_once(&table, Op::CreateTable(create), TableEffect::Create { write: 0 }).await;
     }
 
-    /// A change of a table that has no id: it is tried once.
-    async fn alone(&mut self, name: &[String], op: Op, effect: Effect) {
-        let checks = self.world.checks.clone();
-        let began = checks.tick();
+    /// Proposes a change without a write id, which is not idempotent: once.
+    async fn propose_once(&mut self, name: &[String], op: Op, effect: TableEffect) {
+        let checks = self.cluster.checks.clone();
+        let invoked = checks.tick();
         match self.propose(op).await {
-            Answer::Replied(reply::Reply::Refusal(refusal)) => self.refused(name, began, &refusal),
-            Answer::Replied(_) => {
-                let ended = Some(checks.tick());
-                checks.history.lock().add(&name[0], effect, began, ended, None);
+            ProposalOutcome::Replied(reply::Reply::Refusal(refusal)) => self.add_refusal(name, invoked, &refusal),
+            ProposalOutcome::Replied(_) => {
+                let returned = Some(checks.tick());
+                checks.history.lock().add(&name[0], effect, invoked, returned, None);
             }
-            Answer::Unknown => checks.history.lock().add(&name[0], effect, began, None, None),
-            Answer::NotProposed => {}
+            ProposalOutcome::Unknown => checks.history.lock().add(&name[0], effect, invoked, None, None),
+            ProposalOutcome::NotProposed => {}
         }
     }
 
-    async fn read_some(&mut self) {
+    async fn read_random(&mut self) {
         let name = self.table();
         self.read(&name).await;
     }
 
     async fn read(&mut self, name: &[String]) {
-        let (world, checks) = (self.world.clone(), self.world.checks.clone());
-        let Some(up) = world.any(&mut self.dice) else { return };
-        let (began, known) = (checks.tick(), checks.oracle.lock().now());
-        // What it shows, and after how many entries.
-        let look = |view: CatalogView| {
-            let at = checks.at(up.life)?;
-            let compared = checks.oracle.lock().compare(up.life.id, at, &view);
+        let (cluster, checks) = (self.cluster.clone(), self.cluster.checks.clone());
+        let Some(process) = cluster.any_running(&mut self.rng) else { return };
+        let (invoked, acknowledged) = (checks.tick(), checks.oracle.lock().acknowledged_count());
+        // The state that the view shows, and after how many entries.
+        let inspect = |view: CatalogView| {
+            let at = checks.applied(process.incarnation)?;
+            let compared = checks.oracle.lock().compare(process.incarnation.id, at, &view);
             Some((at, compared, state_of(&view, name)))
         };
         let reading = async {
-            match self.dice.random_bool(0.5) {
-                true => up.handle.read().await.map(look),
-                false => up.handle.read_with(look).await,
+            match self.rng.random_bool(0.5) {
+                true => process.handle.read().await.map(inspect),
+                false => process.handle.read_with(inspect).await,
             }
         };
-        let Some(Ok(Some((at, compared, seen)))) = up.over.run_until_cancelled(reading).await else { return };
-        let judged = checks.oracle.lock().read(up.life.id, known, at);
-        checks.judge(judged.and(compared));
-        let ended = Some(checks.tick());
-        checks.history.lock().add(&name[0], Effect::Read(seen), began, ended, None);
+        let Some(Ok(Some((at, compared, seen)))) = process.ended.run_until_cancelled(reading).await else { return };
+        let outcome = checks.oracle.lock().read(process.incarnation.id, acknowledged, at);
+        checks.record(outcome.and(compared));
+        let returned = Some(checks.tick());
+        checks.history.lock().add(&name[0], TableEffect::Read(seen), invoked, returned, None);
     }
 
-    /// What nodes, readers and the leader do besides.
-    async fn something_else(&mut self) {
-        let node = self.dice.random_range(1..=NODES);
-        let op = match self.dice.random_range(0..9) {
-            0 => register(node, self.fresh()),
+    /// Proposes a command of a node, a reader or the leader.
+    async fn propose_other(&mut self) {
+        let node = self.rng.random_range(1..=NODES);
+        let op = match self.rng.random_range(0..9) {
+            0 => register(node, self.new_id()),
             1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot: 0 }),
-            2 => Op::Expire(Expire { write_id_retention_ms: self.dice.random_range(1000..4000) }),
-            3 => Op::CancelFlight(CancelFlight { flight: self.fresh(), until_ms: 1 }),
-            4 => Op::DrainNode(DrainNode { node, draining: self.dice.random_bool(0.5) }),
-            5 => Op::RenewWrite(RenewWrite { write: format!("w{}", self.number << 32 | self.made), lease_ms: 1000 }),
+            2 => Op::Expire(Expire { write_id_retention_ms: self.rng.random_range(1000..4000) }),
+            3 => Op::CancelFlight(CancelFlight { flight: self.new_id(), until_ms: 1 }),
+            4 => Op::DrainNode(DrainNode { node, draining: self.rng.random_bool(0.5) }),
+            5 => {
+                Op::RenewWrite(RenewWrite { write: format!("w{}", self.number << 32 | self.ids_used), lease_ms: 1000 })
+            }
             6 => self.pin(),
-            7 => self.held(node),
-            _ => self.lost(),
+            7 => self.add_holder(node),
+            _ => self.remove_holder(),
         };
         self.propose(op).await;
     }
 
     fn pin(&mut self) -> Op {
-        let until_ms = self.world.now_ms() + self.dice.random_range(0..3000);
-        let (table, version) = (self.dice.random_range(1..8), self.dice.random_range(1..6));
+        let until_ms = self.cluster.now_ms() + self.rng.random_range(0..3000);
+        let (table, version) = (self.rng.random_range(1..8), self.rng.random_range(1..6));
         Op::PinVersion(PinVersion { table, version, until_ms })
     }
 
-    fn some_part(&mut self, wanted: impl Fn(&PartRow) -> bool) -> Option<PartRow> {
-        let up = self.world.any(&mut self.dice)?;
-        let view = up.handle.view();
+    fn random_part(&mut self, wanted: impl Fn(&PartRow) -> bool) -> Option<PartRow> {
+        let process = self.cluster.any_running(&mut self.rng)?;
+        let view = process.handle.view();
         let parts: Vec<&PartRow> = view.all_parts().filter(|part| wanted(part)).collect();
-        let at = self.dice.random_range(0..parts.len().max(1));
+        let at = self.rng.random_range(0..parts.len().max(1));
         parts.get(at).map(|part| (*part).clone())
     }
 
-    fn holder(&self, part: Option<volley_common::PartId>, node: u64, held: bool) -> Op {
+    fn update_holder(&self, part: Option<volley_common::PartId>, node: u64, held: bool) -> Op {
         let changes = part.map(|part| HolderChange { part: Some(part.into()), node, held });
         Op::UpdateHolders(UpdateHolders { changes: changes.into_iter().collect() })
     }
 
-    fn held(&mut self, node: u64) -> Op {
-        let part = self.some_part(|_| true);
-        self.holder(part.map(|part| part.part_id()), node, true)
+    fn add_holder(&mut self, node: u64) -> Op {
+        let part = self.random_part(|_| true);
+        self.update_holder(part.map(|part| part.part_id()), node, true)
     }
 
-    /// One holder of a part no longer has it: one client does this, once a part, so that another one is left.
-    fn lost(&mut self) -> Op {
-        let thinned = std::mem::take(&mut self.thinned);
-        let part = self.some_part(|part| part.holders.len() > 1 && !thinned.contains(&part.part_id()));
-        self.thinned = thinned;
+    /// Removes one holder of a part. Only client 0 does this, and once for each part, so that a holder is left.
+    fn remove_holder(&mut self) -> Op {
+        let parts_reduced = std::mem::take(&mut self.parts_reduced);
+        let part = self.random_part(|part| part.holders.len() > 1 && !parts_reduced.contains(&part.part_id()));
+        self.parts_reduced = parts_reduced;
         let part = part.filter(|_| self.number == 0);
-        self.thinned.extend(part.as_ref().map(PartRow::part_id));
+        self.parts_reduced.extend(part.as_ref().map(PartRow::part_id));
         let node = part.as_ref().map_or(0, |part| part.holders[0]);
-        self.holder(part.map(|part| part.part_id()), node, false)
+        self.update_holder(part.map(|part| part.part_id()), node, false)
     }
 }

@@ -1,0 +1,42 @@
+//! What Raft reaches outside its own memory: a process's disk, network and clock, or a simulation's.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use volley_common::clock;
+
+use super::rpc::network::{Dialer, dial};
+use super::storage::files::{DataDir, LocalDataDir};
+use super::storage::state_machine::ApplyObserver;
+use super::storage::store::{OnWriteFailure, WriterDriver, writer_thread};
+
+/// Disk, network, clock and hooks.
+#[derive(Clone)]
+pub struct RaftEnvironment {
+    /// The data folder.
+    pub data_dir: Arc<dyn DataDir>,
+    /// Connects to other coordinators.
+    pub dial: Dialer,
+    /// Milliseconds since 1970.
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Called when the catalog cannot be written.
+    pub on_write_failure: OnWriteFailure,
+    /// Runs the store's writer.
+    pub writer_driver: WriterDriver,
+    /// Observes the state machine.
+    pub apply_observer: Option<Arc<dyn ApplyObserver>>,
+}
+
+impl RaftEnvironment {
+    /// The environment of a process: a folder of this machine, TCP connections, the system clock.
+    pub fn real(dir: &Path, on_write_failure: OnWriteFailure) -> Self {
+        RaftEnvironment {
+            data_dir: Arc::new(LocalDataDir(dir.to_path_buf())),
+            dial: Arc::new(dial),
+            clock: Arc::new(clock::now_ms),
+            on_write_failure,
+            writer_driver: writer_thread(),
+            apply_observer: None,
+        }
+    }
+}

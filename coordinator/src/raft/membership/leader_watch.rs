@@ -1,0 +1,52 @@
+//! Who leads, as far as this coordinator can tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics};
+use tokio::time::Instant;
+
+use crate::raft::context::RaftContext;
+use crate::raft::eligibility::may_stand_for_election;
+use crate::raft::types::TypeConfig;
+
+/// The metrics do not change while a majority is silent, so they are checked this often in a quorum timeout.
+const CHECKS_PER_TIMEOUT: u32 = 4;
+
+/// Keeps [`RaftContext::leader`] up to date until Raft stops.
+///
+/// A leader that no majority acknowledges is treated as none, though openraft still calls it leader.
+pub async fn run(ctx: Arc<RaftContext>) {
+    let (id, timeout) = (ctx.config.id, ctx.config.quorum_ack_timeout);
+    let mut metrics = ctx.raft.metrics();
+    // The term that this coordinator leads, and when that was first seen. One change of the metrics may hide the end of a
+    // leadership and the start of the next, hence the term.
+    let mut leading: Option<(u64, Instant)> = None;
+    loop {
+        ctx.raft.runtime_config().elect(may_stand_for_election(&ctx));
+        let leader = {
+            let metrics = metrics.borrow_watched();
+            let term = Some(metrics.current_term).filter(|_| metrics.current_leader == Some(id));
+            leading = leading.filter(|(led, _)| term == Some(*led)).or_else(|| Some((term?, Instant::now())));
+            let lost_quorum = leading.is_some_and(|(_, since)| since_quorum_ack(&metrics, since) >= timeout);
+            metrics.current_leader.filter(|_| !lost_quorum)
+        };
+        ctx.leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        let changed = tokio::time::timeout(timeout / CHECKS_PER_TIMEOUT, metrics.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
+            ctx.leader.send_replace(None);
+            return;
+        }
+    }
+}
+
+/// Time since a majority acknowledged a leader that leads since `led_since`.
+fn since_quorum_ack(metrics: &RaftMetrics<TypeConfig>, led_since: Instant) -> Duration {
+    let is_alone = metrics.membership_config.voter_ids().eq([metrics.id]);
+    match metrics.last_quorum_acked {
+        _ if is_alone => Duration::ZERO,
+        Some(acked) => acked.into_inner().elapsed().min(led_since.elapsed()),
+        None => led_since.elapsed(),
+    }
+}

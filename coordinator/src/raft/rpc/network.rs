@@ -1,0 +1,250 @@
+//! The client side of Raft's messages: openraft's network.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::{Code, Request, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+use volley_common::http2::settings;
+use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::raft as wire;
+use volley_common::wire::raft::raft_client::RaftClient;
+
+use super::convert;
+use crate::raft::runtime::blocking;
+use crate::raft::storage::snapshot::{Snapshot, SnapshotFile};
+use crate::raft::types::{RaftPeer, TypeConfig, Vote};
+
+/// The header with the id of the data folder that a message is meant for: 16 hexadecimal digits.
+pub const STORE_HEADER: &str = "x-volley-store";
+/// The size of a snapshot's chunks.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// The timeout of a message with entries, before the time for its size.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of entries that add a second to that timeout.
+const APPEND_BYTES_PER_SECOND: u64 = 8 << 20;
+/// Messages that wait in the stream of a snapshot.
+const SNAPSHOT_BUFFER: usize = 4;
+
+/// A call failed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PeerChannelError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// A channel to a coordinator's peer port: tonic's, or a simulation's.
+pub type PeerChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, PeerChannelError>;
+/// Creates the channel to an address, HOST:PORT.
+pub type Dialer = Arc<dyn Fn(&str) -> volley_common::Result<PeerChannel> + Send + Sync>;
+
+/// Creates a TCP channel to a coordinator's peer port. It connects at its first use.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the address is not HOST:PORT.
+pub fn dial(addr: &str) -> volley_common::Result<PeerChannel> {
+    let channel = settings::RAFT.endpoint(addr)?.connect_lazy();
+    Ok(BoxCloneSyncService::new(channel.map_err(|e| PeerChannelError(e.into()))))
+}
+
+/// A client of a coordinator's Raft service.
+pub fn raft_client(channel: PeerChannel) -> RaftClient<PeerChannel> {
+    RaftClient::new(channel).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(2 * MAX_PEER_MESSAGE)
+}
+
+/// Creates connections to members, for openraft.
+pub struct PeerNetwork {
+    id: u64,
+    dial: Dialer,
+}
+
+impl PeerNetwork {
+    /// The network of the coordinator `id`.
+    pub fn new(id: u64, dial: Dialer) -> Self {
+        PeerNetwork { id, dial }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerConnection;
+
+    async fn new_client(&mut self, target: u64, peer: &RaftPeer) -> PeerConnection {
+        PeerConnection {
+            from: self.id,
+            target,
+            store_id: format!("{:016x}", peer.store_id),
+            client: (self.dial)(&peer.addr).map(raft_client),
+        }
+    }
+}
+
+/// A connection to one data folder of one member.
+pub struct PeerConnection {
+    from: u64,
+    target: u64,
+    store_id: String,
+    client: volley_common::Result<RaftClient<PeerChannel>>,
+}
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+impl PeerConnection {
+    fn client(&self) -> RpcResult<RaftClient<PeerChannel>> {
+        self.client.clone().map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
+    }
+
+    fn request<T>(&self, message: T) -> RpcResult<Request<T>> {
+        let mut request = Request::new(message);
+        let value = self.store_id.parse().map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+        request.metadata_mut().insert(STORE_HEADER, value);
+        Ok(request)
+    }
+
+    /// Waits for a reply for at most `limit`.
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> RpcResult<T> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(reply) => reply.map(tonic::Response::into_inner).map_err(call_error),
+            Err(_) => Err(RPCError::Timeout(Timeout { action, id: self.from, target: self.target, timeout: limit })),
+        }
+    }
+
+    async fn send_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        limit: Duration,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let request = self.request(convert::vote_request_out(&rpc, pre_vote))?;
+        let reply = self.call(RPCTypes::Vote, limit, self.client()?.vote(request)).await?;
+        convert::vote_reply_in(reply).map_err(malformed)
+    }
+}
+
+/// The error of a failed call. openraft backs off from a member that is unreachable or refuses the message.
+fn call_error(status: Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        Code::Unavailable | Code::FailedPrecondition | Code::Unimplemented => {
+            RPCError::Unreachable(Unreachable::new(&status))
+        }
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+fn malformed(error: volley_common::Error) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerConnection {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let message = convert::append_out(&rpc);
+        let limit = match message.entries.is_empty() {
+            true => option.hard_ttl(),
+            false => APPEND_TIMEOUT + Duration::from_secs(message.encoded_len() as u64 / APPEND_BYTES_PER_SECOND),
+        };
+        let request = self.request(message)?;
+        let reply = self.call(RPCTypes::AppendEntries, limit, self.client()?.append(request)).await?;
+        convert::append_reply_in(reply).map_err(malformed)
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.send_vote(rpc, false, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.send_vote(rpc, true, option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (send, chunks) = mpsc::channel(SNAPSHOT_BUFFER);
+        let header = convert::header_out(&snapshot.meta, Some(&vote));
+        let reader = tokio::spawn(send_chunks(header, snapshot.snapshot, send));
+        let request = self.request(ReceiverStream::new(chunks)).map_err(StreamingError::from)?;
+        let mut client = self.client().map_err(StreamingError::from)?;
+        let sending = pin!(self.call(RPCTypes::InstallSnapshot, option.hard_ttl(), client.snapshot(request)));
+        let reply = tokio::select! {
+            reply = sending => reply.map_err(StreamingError::from)?,
+            closed = cancel => return Err(closed.into()),
+        };
+        if let Ok(Err(error)) = reader.await {
+            return Err(StreamingError::from(RPCError::Network(NetworkError::new(&error))));
+        }
+        Ok(SnapshotResponse::new(convert::vote_in(reply.vote).map_err(|e| StreamingError::from(malformed(e)))?))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        let message = wire::TransferRequest {
+            from_leader: Some(convert::vote_out(rpc.from_leader())),
+            to: *rpc.to_node_id(),
+            last_log_id: rpc.last_log_id().map(convert::log_id_out),
+        };
+        let request = self.request(message)?;
+        let reply = self.call(RPCTypes::TransferLeader, option.hard_ttl(), self.client()?.transfer(request)).await?;
+        match reply.refused.is_empty() {
+            true => Ok(Ok(())),
+            false => Err(malformed(volley_common::Error::unavailable(reply.refused))),
+        }
+    }
+}
+
+/// Sends a snapshot file as messages, at the receiver's pace: the header, then chunks.
+async fn send_chunks(
+    header: wire::SnapshotHeader,
+    snapshot: SnapshotFile,
+    send: mpsc::Sender<wire::SnapshotChunk>,
+) -> io::Result<()> {
+    let length = snapshot.file.length()?;
+    // The reason is the call's own error.
+    let gone = |_| io::Error::other("the receiver of the snapshot closed the stream");
+    send.send(wire::SnapshotChunk { header: Some(header), data: Bytes::new() }).await.map_err(gone)?;
+    let mut at = 0;
+    while at < length {
+        let file = snapshot.file.clone();
+        let read = move || {
+            let mut data = vec![0; CHUNK_BYTES.min(length - at) as usize];
+            file.read_exact_at(&mut data, at).map(|()| Bytes::from(data))
+        };
+        let data = blocking(read).await??;
+        at += data.len() as u64;
+        send.send(wire::SnapshotChunk { header: None, data }).await.map_err(gone)?;
+    }
+    Ok(())
+}
