@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::systems::Kind;
+use crate::systems::SystemKind;
 
 /// Volley beside other Flight servers, all on this machine, alternating in one run: rates, CPU and memory.
 #[derive(Parser)]
 #[command(name = "cargo bench-flight")]
-pub struct Flags {
+pub struct BenchFlags {
     /// Cases to run; all if none is named.
     #[arg(value_name = "CASE")]
     pub cases: Vec<String>,
@@ -23,8 +23,8 @@ pub struct Flags {
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
     /// The systems to compare.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
-    pub systems: Vec<Kind>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = SystemKind::ALL)]
+    pub systems: Vec<SystemKind>,
     /// Where the data folders are made [default: the target folder, and for puts /dev/shm as well if it has room].
     #[arg(long)]
     pub data: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct Flags {
     /// GB of the table of the case `memory`.
     #[arg(long, default_value_t = 8.0)]
     pub memory_gb: f64,
-    /// Flags for every node of Volley, as "--message-bytes 524288".
+    /// BenchFlags for every node of Volley, as "--message-bytes 524288".
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub node_flags: String,
 }

@@ -166,9 +166,9 @@ fn cycles(src: &str, files: &[SourceFile], exceptions: &[(&str, &str)]) -> Vec<S
 #[test]
 fn modules_of_a_crate_form_no_cycle() {
     let mut found = Vec::new();
-    for member in crate::MEMBERS {
+    for member in crate::members() {
         let src = format!("{member}/src");
-        let own = EXCEPTIONS.iter().filter(|(of, ..)| *of == member).map(|(_, from, to, _)| (*from, *to));
+        let own = EXCEPTIONS.iter().filter(|(of, ..)| *of == member.as_str()).map(|(_, from, to, _)| (*from, *to));
         let cycles = cycles(&src, &source::files(&src, &["rs"]), &own.collect::<Vec<_>>());
         found.extend(cycles.into_iter().map(|line| format!("{member}: {line}")));
     }
@@ -199,7 +199,10 @@ mod tests {
             ("a/one.rs", "use super::two::Two; pub struct One;"),
             ("a/two.rs", "use super::One; pub struct Two;"),
         ];
-        assert_eq!(found(&files, &[]), ["a cycle of modules: a::one -> a::two", "a cycle of modules: a::two -> a::one"]);
+        assert_eq!(
+            found(&files, &[]),
+            ["a cycle of modules: a::one -> a::two", "a cycle of modules: a::two -> a::one"]
+        );
     }
 
     #[test]

@@ -93,7 +93,10 @@ fn exists(path: &str) -> bool {
             Some((before, after)) => {
                 let entries = found.iter().flat_map(|folder| folder.read_dir().into_iter().flatten().flatten());
                 let fits = |name: &str| name.starts_with(before) && name.ends_with(after);
-                entries.map(|entry| entry.path()).filter(|path| fits(&path.file_name().unwrap().to_string_lossy())).collect()
+                entries
+                    .map(|entry| entry.path())
+                    .filter(|path| fits(&path.file_name().unwrap().to_string_lossy()))
+                    .collect()
             }
         };
     }
@@ -110,9 +113,8 @@ fn paths_that_the_documentation_names_exist() {
         };
         found.extend(documents.iter().flat_map(|document| missing_paths(document, &exists)));
     }
-    let is_excepted = |line: &String| {
-        EXCEPTIONS.iter().any(|(document, word, _)| *line == format!("{document} names {word}"))
-    };
+    let is_excepted =
+        |line: &String| EXCEPTIONS.iter().any(|(document, word, _)| *line == format!("{document} names {word}"));
     found.retain(|line| !is_excepted(line));
     assert!(found.is_empty(), "these do not exist:\n{}", found.join("\n"));
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::source::{self, SourceFile};
 
 /// Names that may be defined more than once, and why.
-const EXCEPTIONS: &[(&str, &str)] = &[("Result", "each crate's or program's alias of the standard library's, with its error")];
+const EXCEPTIONS: &[(&str, &str)] =
+    &[("Result", "each crate's or program's alias of the standard library's, with its error")];
 
 /// Top-level structs, enums, unions, traits and type aliases that more than one file defines. Items of tests count; what a
 /// build script generates is not in the source.
