@@ -6,14 +6,14 @@ use clap::Parser;
 
 use crate::systems::SystemKind;
 
-/// Volley beside other Flight servers, all on this machine, alternating in one run: rates, CPU and memory.
+/// Compares Volley with other Flight servers on this machine, in turn in one run: rates, CPU and memory.
 #[derive(Parser)]
 #[command(name = "cargo bench-flight")]
 pub struct BenchFlags {
     /// Cases to run; all if none is named.
     #[arg(value_name = "CASE")]
     pub cases: Vec<String>,
-    /// Say which cases there are, and end.
+    /// List the cases, and exit.
     #[arg(long)]
     pub list: bool,
     /// GiB of the reference table (64 float64 columns); other tables are smaller.
@@ -25,16 +25,16 @@ pub struct BenchFlags {
     /// The systems to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = SystemKind::ALL)]
     pub systems: Vec<SystemKind>,
-    /// Where the data folders are made [default: the target folder, and for puts /dev/shm as well if it has room].
+    /// The folder for data [default: the target folder, and for puts also /dev/shm if it has space].
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Where the figures go, as JSON [default: target/bench/flight-TIME.json, TIME in seconds since 1970].
+    /// The file for the figures, as JSON [default: target/bench/flight-TIME.json, TIME in seconds since 1970].
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Print the tables as Markdown.
     #[arg(long)]
     pub markdown: bool,
-    /// Take the servers' binaries and `.venv` as they are, without building or installing anything.
+    /// Use the binaries and `.venv` as they are, without building or installing.
     #[arg(long)]
     pub no_build: bool,
     /// Tables of the case `small`.

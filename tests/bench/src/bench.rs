@@ -222,7 +222,7 @@ impl Bench {
     /// Stops all systems and drops their data.
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client has exited.
     pub async fn stop_all(&mut self) -> Result<(), String> {
         self.systems.clear();
         self.tables.clear();
@@ -233,7 +233,7 @@ impl Bench {
     /// warm up by themselves.
     ///
     /// # Errors
-    /// What a client or a server says.
+    /// The error of a client or a server.
     pub async fn rounds(&mut self, contenders: &[Contender]) -> Result<Vec<Series>, String> {
         let runs = self.flags.runs;
         self.rounds_of(contenders, runs).await
@@ -242,7 +242,7 @@ impl Bench {
     /// Like [`Bench::rounds`], with this many rounds. A single round has no unmeasured one before it.
     ///
     /// # Errors
-    /// What a client or a server says.
+    /// The error of a client or a server.
     pub async fn rounds_of(&mut self, contenders: &[Contender], runs: usize) -> Result<Vec<Series>, String> {
         let series = |c: &Contender| Series {
             label: c.label.clone(),

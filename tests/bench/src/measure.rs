@@ -144,7 +144,7 @@ pub fn paired_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
     median(&ratios)
 }
 
-/// The value below which `share` of the sorted values lie.
+/// The quantile of this share of the sorted values (nearest rank).
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
     sorted.get(at).copied()

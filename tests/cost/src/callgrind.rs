@@ -14,7 +14,7 @@ const TIME_DEPENDENT: [&str; 3] = ["clock_gettime", "once_cell::imp::OnceCell<T>
 /// Reads a profile, without the functions whose cost depends on time.
 ///
 /// # Errors
-/// One sentence: it is not a profile of instructions, or it is not whole.
+/// One sentence: it is not a profile of instructions, or it is incomplete.
 pub fn parse(text: &str) -> Result<CostProfile, String> {
     let mut reader = CallgrindReader::default();
     for (at, line) in text.lines().enumerate() {

@@ -32,7 +32,7 @@ struct DhatPoint {
 /// Reads a profile.
 ///
 /// # Errors
-/// One sentence: it is not a profile of copies, or it is not whole.
+/// One sentence: it is not a profile of copies, or it is incomplete.
 pub fn parse(text: &str) -> Result<CostProfile, String> {
     let output: DhatOutput = serde_json::from_str(text).map_err(|e| format!("DHAT's output cannot be read: {e}"))?;
     if output.mode != "copy" {

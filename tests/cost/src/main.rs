@@ -5,7 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`cases`] | what is measured |
+//! | [`cases`] | the cases |
 //! | [`cluster`] | the cluster that the cases run on |
 //! | [`tool`] | valgrind |
 //! | [`callgrind`], [`dhat`] | its output → [`profile`] |

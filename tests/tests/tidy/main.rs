@@ -7,6 +7,7 @@
 //! | [`cycles`] | no cycle between the modules of a crate |
 //! | [`type_names`] | a type name means one thing in the workspace |
 //! | [`vocabulary`] | names that the field does not use do not come back |
+//! | [`test_style`] | where unit tests are, and how long names of tests are |
 //! | [`paths`] | paths that the documentation names exist |
 //! | [`source`], [`tokens`] | Rust source as the rules read it |
 //!
@@ -17,6 +18,7 @@ mod cycles;
 mod lengths;
 mod paths;
 mod source;
+mod test_style;
 mod tokens;
 mod type_names;
 mod vocabulary;
