@@ -75,7 +75,8 @@ fn operations_that_touch_in_time_are_concurrent() {
 #[test]
 fn concurrent_writes_take_any_order_but_one() {
     let writes = || vec![timed(0, 9, Write(1)), timed(0, 9, Write(2))];
-    let with = |reads: [u64; 2]| [writes(), vec![timed(10, 11, Read(reads[0])), timed(12, 13, Read(reads[1]))]].concat();
+    let with =
+        |reads: [u64; 2]| [writes(), vec![timed(10, 11, Read(reads[0])), timed(12, 13, Read(reads[1]))]].concat();
     assert!(is_ok(&with([1, 1])));
     assert!(is_ok(&with([2, 2])));
     assert!(!is_ok(&with([1, 2])));
