@@ -1,9 +1,9 @@
-"""Checks what deploy/ holds, without a cluster and without an engine.
+"""Checks the files of deploy/ without a cluster and without an engine.
 
     python tests/deploy/check.py [--helm HELM] [--binaries FOLDER]
 
-The chart: `helm lint`; rendered with its defaults and with every value set of its folder `ci`; what must be refused; each object
-against its schema; that what names another object names one that there is. The rendered files of deploy/kubernetes are
+The chart: `helm lint`; rendered with its defaults and with every value set of its folder `ci`; settings that it must refuse; each object
+against its schema; each reference to another object. The rendered files of deploy/kubernetes are
 those of the chart. The compose file: every variable of a server. With --binaries, every server's command line and
 environment, as pods and containers get them, are accepted by `--check-config`.
 """
@@ -21,12 +21,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/volley"
-# The schemas to check by: the oldest version that the chart allows, and a new one.
+# Versions of the schemas: the oldest that the chart allows, and a new one.
 VERSIONS = ["1.30", "1.34"]
 # Objects that no schema of Kubernetes knows.
 FOREIGN = {"ServiceMonitor"}
 
-# Settings that must be refused, with a word of why.
+# Settings that must be refused, each with a word of the reason.
 REFUSED = {
     "replicas": ["coordinators.replicas=2"],
     "twice": ["nodes.zones[0].name=a", "nodes.zones[1].name=a"],
@@ -41,8 +41,8 @@ REFUSED = {
 }
 
 
-class Trouble(Exception):
-    """What is wrong, in one sentence."""
+class TestFailure(Exception):
+    """A failed check, in one sentence."""
 
 
 def run(*command, **more):
@@ -52,7 +52,7 @@ def run(*command, **more):
 def template(helm, *arguments, kube="1.34.0"):
     done = run(helm, "template", "volley", CHART, "--namespace", "tables", "--kube-version", kube, *arguments)
     if done.returncode:
-        raise Trouble(done.stderr.strip())
+        raise TestFailure(done.stderr.strip())
     return [found for found in yaml.safe_load_all(done.stdout) if found]
 
 
@@ -69,29 +69,29 @@ def schemas(objects):
                 kubernetes_validate.validate(found, version, strict=True)
             except kubernetes_validate.ValidationError as error:
                 path = ".".join(str(step) for step in error.path)
-                raise Trouble(f"{title(found)} by the schema of {version}: {path}: {error.message}") from error
+                raise TestFailure(f"{title(found)} by the schema of {version}: {path}: {error.message}") from error
 
 
 def references(objects):
-    """What names another object names one that there is, and no two have one name."""
+    """Every reference leads to an object, and names are unique."""
     names = [title(found) for found in objects]
     for name in names:
         if names.count(name) > 1:
-            raise Trouble(f"{name} is there twice")
+            raise TestFailure(f"{name} exists twice")
     sets = [found for found in objects if found["kind"] == "StatefulSet"]
     for found in sets:
         pod = found["spec"]["template"]
         if f"Service/{found['spec']['serviceName']}" not in names:
-            raise Trouble(f"{title(found)} names a Service that is not there")
+            raise TestFailure(f"{title(found)} names a Service that does not exist")
         if not within(found["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"]):
-            raise Trouble(f"{title(found)} does not select its own pods")
+            raise TestFailure(f"{title(found)} does not select its own pods")
         for volume in pod["spec"]["volumes"]:
             if "configMap" in volume and f"ConfigMap/{volume['configMap']['name']}" not in names:
-                raise Trouble(f"{title(found)} mounts a ConfigMap that is not there")
+                raise TestFailure(f"{title(found)} mounts a ConfigMap that does not exist")
         mounts = [mount["name"] for mount in containers(found)["volumeMounts"]]
         held = [volume["name"] for volume in pod["spec"]["volumes"]] + ["data"]
         if set(mounts) - set(held):
-            raise Trouble(f"{title(found)} mounts {set(mounts) - set(held)}, which are no volumes")
+            raise TestFailure(f"{title(found)} mounts {set(mounts) - set(held)}, which are no volumes")
     ports = set()
     for found in objects:
         if found["kind"] == "Service":
@@ -99,7 +99,7 @@ def references(objects):
         if found["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
             wanted = found["spec"].get("selector", found["spec"].get("podSelector"))["matchLabels"]
             if not any(within(wanted, one["spec"]["template"]["metadata"]["labels"]) for one in sets):
-                raise Trouble(f"{title(found)} selects no pods")
+                raise TestFailure(f"{title(found)} selects no pods")
 
 
 def service(found, sets, ports):
@@ -108,13 +108,13 @@ def service(found, sets, ports):
     chosen = [one for one in sets if within(wanted, one["spec"]["template"]["metadata"]["labels"])]
     chosen = [one for one in chosen if pod is None or pod.rsplit("-", 1)[0] == one["metadata"]["name"]]
     if not chosen:
-        raise Trouble(f"{title(found)} selects no pods")
+        raise TestFailure(f"{title(found)} selects no pods")
     for port in found["spec"]["ports"]:
         for one in chosen:
             if port["targetPort"] not in [p["name"] for p in containers(one)["ports"]]:
-                raise Trouble(f"{title(found)} leads to {port['targetPort']}, which {title(one)} does not have")
+                raise TestFailure(f"{title(found)} leads to {port['targetPort']}, which {title(one)} does not have")
         if port.get("nodePort") in ports:
-            raise Trouble(f"{title(found)} has the node port {port['nodePort']} of another Service")
+            raise TestFailure(f"{title(found)} has the node port {port['nodePort']} of another Service")
         ports.add(port.get("nodePort", object()))
 
 
@@ -147,31 +147,31 @@ def environment(found, ordinal):
         known[one["name"]] = fields[source["fieldRef"]["fieldPath"]] if source else expand(one["value"], known)
     left = [f"{key}={value}" for key, value in known.items() if "$(" in value]
     if left:
-        raise Trouble(f"{title(found)}: {left[0]} names a variable that is not before it")
+        raise TestFailure(f"{title(found)}: {left[0]} names a variable that is not before it")
     return known
 
 
 def node_ports(objects):
-    """A pod tells clients the port that its Service has."""
+    """A pod advertises the port of its Service."""
     external = {found["metadata"]["name"]: found for found in objects if found["kind"] == "Service"}
     for found in objects:
         if found["kind"] != "StatefulSet" or found["metadata"]["labels"]["app.kubernetes.io/component"] != "node":
             continue
         for ordinal in range(found["spec"]["replicas"]):
-            told = environment(found, ordinal)["VOLLEY_ADVERTISE"]
+            advertised = environment(found, ordinal)["VOLLEY_ADVERTISE"]
             has = external[f"{found['metadata']['name']}-{ordinal}"]["spec"]["ports"][0]["nodePort"]
-            if f"external=grpc+tcp://10.0.0.11:{has}" not in told.split(","):
-                raise Trouble(f"{title(found)}: pod {ordinal} tells {told}, but its port is {has}")
+            if f"external=grpc+tcp://10.0.0.11:{has}" not in advertised.split(","):
+                raise TestFailure(f"{title(found)}: pod {ordinal} advertises {advertised}, but its port is {has}")
 
 
 def accepted(binaries, command, known, what):
     done = run(binaries / command[0], *command[1:], "--check-config", env={"PATH": os.environ["PATH"], **known})
     if done.returncode:
-        raise Trouble(f"{what}: {done.stderr.strip() or done.stdout.strip()}")
+        raise TestFailure(f"{what}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def pods(objects, binaries):
-    """Every server of the chart is content with what its pod gives it."""
+    """Every server of the chart accepts the settings of its pod."""
     data = next(found["data"] for found in objects if found["kind"] == "ConfigMap")
     for found in objects:
         if found["kind"] != "StatefulSet":
@@ -181,7 +181,7 @@ def pods(objects, binaries):
             known = environment(found, ordinal)
             mount = next(m for m in containers(found)["volumeMounts"] if m["name"] == "config")
             if known["VOLLEY_CONFIG"] != mount["mountPath"]:
-                raise Trouble(f"{title(found)} reads {known['VOLLEY_CONFIG']}, which is not mounted")
+                raise TestFailure(f"{title(found)} reads {known['VOLLEY_CONFIG']}, which is not mounted")
             with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                 file.write(data[mount["subPath"]])
                 file.flush()
@@ -191,7 +191,7 @@ def pods(objects, binaries):
 
 
 def compose(binaries):
-    """Every server of the compose file is content with its settings; no two publish one port."""
+    """Every server of the compose file accepts its settings; no port is published twice."""
     text = (ROOT / "deploy/compose/docker-compose.yml").read_text()
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
     found = yaml.safe_load(text)
@@ -200,17 +200,17 @@ def compose(binaries):
         published += [port.rsplit(":", 1)[0] for port in one.get("ports", [])]
         volumes = [v.split(":")[0] for v in one.get("volumes", []) if not v.startswith(".")]
         if set(volumes) - set(found["volumes"]):
-            raise Trouble(f"compose: {name} uses {set(volumes) - set(found['volumes'])}, which are no volumes")
+            raise TestFailure(f"compose: {name} uses {set(volumes) - set(found['volumes'])}, which are no volumes")
         if binaries and str(one.get("command", [""])[0]).startswith("volley-"):
             accepted(binaries, one["command"], one["environment"], f"compose: {name}")
     if len(published) != len(set(published)):
-        raise Trouble("compose: a port is published twice")
+        raise TestFailure("compose: a port is published twice")
 
 
 def chart(helm, binaries):
     done = run(helm, "lint", "--strict", CHART)
     if done.returncode:
-        raise Trouble(done.stdout.strip())
+        raise TestFailure(done.stdout.strip())
     for values in [None, *sorted((CHART / "ci").glob("*.yaml"))]:
         arguments = ["-f", values] if values else []
         try:
@@ -220,17 +220,17 @@ def chart(helm, binaries):
             pods(objects, binaries)
             if values and values.stem == "node-ports":
                 node_ports(objects)
-        except Trouble as trouble:
-            raise Trouble(f"{values.name if values else 'defaults'}: {trouble}") from trouble
+        except TestFailure as failure:
+            raise TestFailure(f"{values.name if values else 'defaults'}: {failure}") from failure
         print(f"{values.stem if values else 'defaults'}: {len(objects)} objects")
     for word, settings in REFUSED.items():
         try:
             template(helm, *[part for setting in settings for part in ("--set", setting)])
-        except Trouble as trouble:
-            if word not in str(trouble):
-                raise Trouble(f"{settings} is refused without a word of {word!r}: {trouble}") from trouble
+        except TestFailure as failure:
+            if word not in str(failure):
+                raise TestFailure(f"{settings} is refused without naming {word!r}: {failure}") from failure
         else:
-            raise Trouble(f"{settings} should be refused")
+            raise TestFailure(f"{settings} should be refused")
     print(f"{len(REFUSED)} settings are refused")
 
 
@@ -244,12 +244,12 @@ def main():
         chart(given.helm, given.binaries)
         done = run(ROOT / "deploy/kubernetes/render", "--check", env={**os.environ, "HELM": given.helm})
         if done.returncode:
-            raise Trouble(done.stdout + done.stderr)
+            raise TestFailure(done.stdout + done.stderr)
         for file in ("namespace.yaml", "volley.yaml"):
             schemas(list(yaml.safe_load_all((ROOT / "deploy/kubernetes" / file).read_text())))
-    except Trouble as trouble:
-        sys.exit(f"deploy: {trouble}")
-    print("deploy: all is well")
+    except TestFailure as failure:
+        sys.exit(f"deploy: {failure}")
+    print("deploy: ok")
 
 
 if __name__ == "__main__":

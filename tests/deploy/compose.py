@@ -1,9 +1,9 @@
-"""Starts deploy/compose on a real Docker engine, and disturbs it while clients work.
+"""Runs deploy/compose on a real Docker engine under faults while clients work.
 
     python tests/deploy/compose.py [--binaries FOLDER] [--compose COMMAND] [--table FILE] [--keep]
 
 Needs a Docker engine, docker-compose 1.29 or 2, the binaries of a build, free ports 8815 to 8819 and 8841 to 8846, and the
-packages of tests/python/requirements.txt. No registry of images is asked. It removes what it started, whatever happens.
+packages of tests/python/requirements.txt. It uses no image registry, and removes what it started in any case.
 """
 
 import json
@@ -12,14 +12,14 @@ import shutil
 from pathlib import Path
 
 import images
-from steps import ROOT, Steps, Trouble, run, run_test, test_options, wait_until
+from steps import ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
 from watch import Watch, check_trip
 from workload import Client, Workload, put_base, round_trip
 
 PROJECT = "volley-verify"
 IMAGE = "volley:verify"
 COORDINATORS = [f"coordinator-{i}" for i in (1, 2, 3)]
-# The published ports: the coordinators in their order, the nodes, the one for everything.
+# The published ports: the coordinators in their order, the nodes, the proxy.
 OUTSIDE = [f"grpc+tcp://127.0.0.1:{port}" for port in (8815, 8818, 8819)]
 NODE_PORT = 8840
 PROXY = "grpc+tcp://127.0.0.1:8817"
@@ -55,7 +55,7 @@ class Compose:
         label = "label=com.docker.compose"
         found = run("docker", "ps", "-aq", "--filter", f"{label}.project={PROJECT}", "--filter", f"{label}.service={service}")
         if len(found.stdout.split()) != 1:
-            raise Trouble(f"{service} has {len(found.stdout.split())} containers")
+            raise TestFailure(f"{service} has {len(found.stdout.split())} containers")
         return found.stdout.strip()
 
     def engine(self, verb, service, *words):
@@ -83,7 +83,7 @@ class Compose:
         return run("docker", "run", "--rm", "--network", self.network, image, *words).stdout
 
 
-class Test:
+class ComposeTest:
     def __init__(self, given):
         self.given = given
         self.steps = Steps()
@@ -98,7 +98,7 @@ class Test:
         with Workload(OUTSIDE) as work:
             self.steps.work = work
             work.progress()
-            self.disturb()
+            self.inject_faults()
             self.grow_and_shrink()
             self.upgrade()
             self.steps.work = None
@@ -119,7 +119,7 @@ class Test:
         with self.step("put and get from the host, from all nodes in parallel") as facts:
             put_base(self.client)
             facts.append(check_trip(round_trip(OUTSIDE[0], "verify/host"), published(1, 2, 3, 4)))
-            self.watch.reached(published(1, 2, 3, 4))
+            self.watch.located(published(1, 2, 3, 4))
         with self.step("put and get from a container of the network") as facts:
             found = self.compose.inside(images.CLIENT, "grpc+tcp://coordinator-1:8815", "verify/inside")
             facts.append(check_trip(json.loads(found), [f"grpc+tcp://node-{i}:8816" for i in range(1, 5)]))
@@ -131,34 +131,34 @@ class Test:
             run(Path(self.given.binaries) / "volley", "--cluster", OUTSIDE[0], "doctor")
             self.compose.inside(IMAGE, "volley", "--cluster", "grpc://coordinator-1:8815", "doctor")
 
-    def disturb(self):
+    def inject_faults(self):
         with self.step("kill a node, start it"):
             self.compose.engine("kill", node(1))
             self.steps.work.progress()
             self.compose.engine("start", node(1))
-            self.well()
+            self.wait_for_recovery()
         with self.step("kill the leader, start it") as facts:
             self.away(self.leader(facts), "kill", "start")
-        with self.step("pause a node until it counts as silent, and on"):
-            self.silent(2, lambda service: self.compose.engine("pause", service))
+        with self.step("pause a node until it is unreachable, and resume it"):
+            self.unreachable(2, lambda service: self.compose.engine("pause", service))
             self.compose.engine("unpause", node(2))
-            self.well()
-        with self.step("pause the leader, and on") as facts:
+            self.wait_for_recovery()
+        with self.step("pause the leader, and resume it") as facts:
             self.away(self.leader(facts), "pause", "unpause")
-        with self.step("take a node off the network until it counts as silent, and back"):
-            self.silent(3, self.compose.disconnect)
+        with self.step("take a node off the network until it is unreachable, and back"):
+            self.unreachable(3, self.compose.disconnect)
             self.compose.connect(node(3))
-            self.well()
+            self.wait_for_recovery()
         with self.step("take the leader off the network, and back") as facts:
             leader = self.leader(facts)
             self.compose.disconnect(leader)
             self.steps.work.progress()
             self.compose.connect(leader)
-            self.well(leader)
+            self.wait_for_recovery(leader)
         for service in (node(4), "coordinator-2"):
             with self.step(f"restart {service}"):
                 self.compose.engine("restart", service)
-                self.well(service)
+                self.wait_for_recovery(service)
 
     def leader(self, facts):
         leader = f"coordinator-{self.watch.leader()}"
@@ -166,20 +166,20 @@ class Test:
         return leader
 
     def away(self, service, out, back):
-        """A container goes and comes back; clients get on in between."""
+        """Stops a container and brings it back; clients work in between."""
         self.compose.engine(out, service)
         self.steps.work.progress()
         self.compose.engine(back, service)
-        self.well(service)
+        self.wait_for_recovery(service)
 
-    def silent(self, i, cut):
+    def unreachable(self, i, cut):
         cut(node(i))
         self.steps.work.progress()
         self.watch.alive(3)
         self.steps.work.progress()
 
-    def well(self, *services, nodes=4):
-        """All is as before: healthy, alive, copied, and told to clients."""
+    def wait_for_recovery(self, *services, nodes=4):
+        """Waits until the services are healthy, all nodes are alive and all copies exist."""
         for service in services or map(node, range(1, nodes + 1)):
             self.compose.healthy(service)
         self.watch.settled(nodes)
@@ -187,10 +187,8 @@ class Test:
     def grow_and_shrink(self):
         with self.step("two nodes more (profile `more`), until they have their share") as facts:
             self.compose.up(node(5), node(6))
-            self.watch.settled(6)
-            self.watch.reached(published(*range(1, 7)))
-            self.watch.settled(6)
-            facts.append(f"clients are told {len(published(*range(1, 7)))} nodes")
+            self.watch.settled_at(6, published(*range(1, 7)))
+            facts.append(f"clients get {len(published(*range(1, 7)))} locations")
         with self.step("`volley remove` of a node that is not drained is refused") as facts:
             refused = self.compose.volley("remove", "node-5:8816", refused=True)
             facts.append(refused.stderr.strip())
@@ -206,14 +204,14 @@ class Test:
             before = images.identity(IMAGE)
             after = images.volley(IMAGE, self.given.binaries)
             if before == after:
-                raise Trouble("the rebuilt image is the one that was there")
+                raise TestFailure("the rebuilt image is the old one")
         for service in (*COORDINATORS, *map(node, range(1, 6))):
             with self.step(f"upgrade {service}"):
                 self.compose("up", "-d", "--no-build", "--no-deps", service)
                 self.compose.healthy(service)
                 runs = json.loads(self.compose.engine("inspect", service).stdout)[0]["Image"]
                 if runs != after:
-                    raise Trouble(f"{service} still runs the image {runs}")
+                    raise TestFailure(f"{service} still runs the image {runs}")
         with self.step("all copies are there after the upgrade"):
             self.watch.settled(5)
 
@@ -223,19 +221,19 @@ class Test:
             self.compose("down", "--timeout", "60")
             self.compose.up(*services)
             self.watch.settled(5)
-            facts.append(f"{work.everything()} acknowledged appends are all there")
+            facts.append(f"{work.everything()} acknowledged appends are there")
         with self.step("all are killed at once, and started") as facts:
             run("docker", "kill", *map(self.compose.container, services))
             self.compose.up(*services)
             self.watch.settled(5)
-            facts.append(f"{work.everything()} acknowledged appends are all there")
+            facts.append(f"{work.everything()} acknowledged appends are there")
 
     def end(self, failed):
         if failed:
             log = ROOT / "target/compose.log"
             log.parent.mkdir(exist_ok=True)
             log.write_text(self.compose("logs", "--no-color").stdout)
-            print(f"what the containers said: {log}")
+            print(f"logs of the containers: {log}")
         if self.given.keep:
             return
         self.compose("down", "-v", "--remove-orphans", "--timeout", "5")
@@ -245,7 +243,7 @@ class Test:
 def main():
     parser = test_options(__doc__)
     parser.add_argument("--compose", help="the command [docker-compose, else docker compose]")
-    run_test("compose", Test, parser.parse_args())
+    run_test("compose", ComposeTest, parser.parse_args())
 
 
 if __name__ == "__main__":

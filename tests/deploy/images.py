@@ -1,4 +1,4 @@
-"""The images that the tests run, made without a registry of images."""
+"""The images of the tests, built without an image registry."""
 
 import os
 import re
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pyarrow
 
-from steps import ROOT, Trouble, run
+from steps import ROOT, TestFailure, run
 
-# Python and pyarrow, to try the cluster from inside.
+# Python and pyarrow, for clients inside the cluster.
 CLIENT = "volley-client:verify"
-# What of Python a client has no use for.
+# Files of Python that a client does not need.
 LEFT_OUT = re.compile(r"(^|/)(__pycache__|test|tests|idlelib|tkinter|ensurepip|site-packages|include|config-\d[^/]*)(/|$)|\.a$")
 
 
 def volley(image, binaries):
-    """The servers, by the project's own way."""
+    """Builds the image of the servers."""
     binaries = Path(binaries)
     if not (binaries / "volley-node").exists():
-        raise Trouble(
-            f"there is no {binaries}/volley-node: cargo build --release -p volley -p volley-coordinator -p volley-node, "
+        raise TestFailure(
+            f"{binaries}/volley-node does not exist: cargo build --release -p volley -p volley-coordinator -p volley-node, "
             "or name the folder of the binaries by --binaries"
         )
     run(ROOT / "deploy/docker/build-image", "-t", image, binaries)
@@ -53,7 +53,7 @@ def client():
             files_of_client(tar)
         importing.stdin.close()
     if importing.returncode:
-        raise Trouble(f"docker import ended with {importing.returncode}")
+        raise TestFailure(f"docker import ended with {importing.returncode}")
 
 
 def files_of_client(tar):
@@ -70,7 +70,7 @@ def files_of_client(tar):
 
 
 def add(tar, path, name):
-    """As root's and readable for all, whoever owns it here."""
+    """Adds files as owned by root and readable for all."""
 
     def kept(info):
         if LEFT_OUT.search(info.name):
@@ -84,7 +84,7 @@ def add(tar, path, name):
 
 
 def libraries(programs, besides):
-    """What the loader finds for programs, the loader itself too; those in the folder `besides` left out."""
+    """The shared libraries of programs and the loader, without those in the folder `besides`."""
     listed = run("ldd", *programs).stdout
     found = re.findall(r"(?:=> |^\t)(/\S+) \(0x", listed, re.MULTILINE)
     return sorted({path for path in found if besides not in Path(path).parents})

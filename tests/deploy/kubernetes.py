@@ -1,11 +1,11 @@
-"""Installs the chart on a real cluster, the one that KUBECONFIG names, and disturbs it while clients work.
+"""Runs the chart on a real cluster, the one that KUBECONFIG names, under faults while clients work.
 
     python tests/deploy/kubernetes.py [--binaries FOLDER] [--load COMMAND] [--isolate COMMAND --rejoin COMMAND] ...
 
 Needs kubectl, helm 3, a Docker engine that makes the images, the binaries of a build, and the packages of
-tests/python/requirements.txt. `kind create cluster` with several workers is a cluster that will do; machines in two zones
-(label topology.kubernetes.io/zone) show more. The machines' addresses must be reachable from here. It has a namespace of its own, and removes
-what it made, whatever happens.
+tests/python/requirements.txt. `kind create cluster` with several workers is enough; machines in two zones
+(label topology.kubernetes.io/zone) test more. The machines' addresses must be reachable from here. The test uses a namespace of its
+own, and removes what it made in any case.
 """
 
 import json
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import images
-from steps import ROOT, Steps, Trouble, run, run_test, test_options, wait_until
+from steps import ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
 from watch import Watch, address, check_trip
 from workload import Client, Workload, put_base, round_trip
 
@@ -47,11 +47,11 @@ class Kubernetes:
         return self.json("get", *words)["items"]
 
     def machines(self):
-        """Those that take pods."""
+        """The machines that accept pods."""
         return [one for one in self.get("nodes") if not one["spec"].get("taints")]
 
     def not_ready(self):
-        """Names of the machines that are away."""
+        """Names of the machines that are not ready."""
         well = lambda one: any(c["type"] == "Ready" and c["status"] == "True" for c in one["status"]["conditions"])
         return [name(one) for one in self.get("nodes") if not well(one)]
 
@@ -63,7 +63,7 @@ class Kubernetes:
         return self.get("statefulsets")
 
     def lacking(self):
-        """StatefulSets whose pods are not all there, of the newest kind, and ready."""
+        """StatefulSets whose pods are not all up to date and ready."""
 
         def whole(one):
             status, wanted = one["status"], one["spec"]["replicas"]
@@ -80,26 +80,26 @@ class Kubernetes:
         return self("exec", f"{RELEASE}-coordinator-1", "--", "volley", *words, **more)
 
     def inside(self, pod, image, *words):
-        """Runs a pod to its end; what it printed."""
+        """Runs a pod to its end; returns its output."""
         self("run", pod, f"--image={image}", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", *words)
         phase = lambda: self.json("get", "pod", pod)["status"]["phase"]
         ended = wait_until(lambda: phase() in ("Succeeded", "Failed") and phase(), 180, f"the pod {pod} ends")
         said = self("logs", pod).stdout
         if ended == "Failed":
-            raise Trouble(f"the pod {pod} failed: {said[-2000:]}")
+            raise TestFailure(f"the pod {pod} failed: {said[-2000:]}")
         self("delete", "pod", pod)
         return said
 
     @contextmanager
     def forwarded(self, service, port):
-        """One port of this machine leads to a Service."""
+        """Forwards one port of this machine to a Service."""
         command = ["kubectl", "--namespace", SPACE, "port-forward", f"service/{service}", str(port)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forwarding:
             try:
                 line = forwarding.stdout.readline()
                 if not line.startswith("Forwarding"):
-                    raise Trouble(f"`{' '.join(command)}`: {line.strip()}")
-                # What else it says must not fill the pipe.
+                    raise TestFailure(f"`{' '.join(command)}`: {line.strip()}")
+                # Its further output must not fill the pipe.
                 threading.Thread(target=forwarding.stdout.read, daemon=True).start()
                 yield
             finally:
@@ -156,7 +156,7 @@ class Release:
         return run("helm", "uninstall", RELEASE, "--namespace", SPACE, "--wait", "--timeout", "5m", **more)
 
 
-class Test:
+class KubernetesTest:
     def __init__(self, given):
         self.given = given
         self.steps = Steps()
@@ -192,7 +192,7 @@ class Test:
             for image in IMAGES:
                 images.volley(image, self.given.binaries)
             if images.identity(IMAGES[0]) == images.identity(IMAGES[1]):
-                raise Trouble("the rebuilt image is the one that was there")
+                raise TestFailure("the rebuilt image is the old one")
             run(*shlex.split(self.given.load), *IMAGES, images.CLIENT)
             facts.append(f"{images.size_mb(IMAGES[0])} MB")
         with self.step("`helm install --wait`") as facts:
@@ -215,7 +215,7 @@ class Test:
             facts.append("zones " + ", ".join(self.watch.in_zones()))
             places = [pod["spec"]["nodeName"] for pod in self.kube.pods("coordinator")]
             if len(set(places)) < min(len(places), len(self.machines)):
-                raise Trouble(f"the coordinators are on the machines {places}")
+                raise TestFailure(f"the coordinators are on the machines {places}")
         with self.step("`volley doctor` on the host and in a pod; `helm test`"):
             run(Path(self.given.binaries) / "volley", "--cluster", self.outside[0], "doctor")
             self.kube.volley("doctor")
@@ -231,29 +231,27 @@ class Test:
     def domain(pod):
         return f"{name(pod)}.{RELEASE}-node.{SPACE}.svc.cluster.local"
 
-    def well(self):
-        """All is as it should be: pods, copies, and what clients are told."""
+    def wait_for_recovery(self):
+        """Waits until all pods are ready, all copies exist and clients get the right locations."""
         self.kube.ready()
-        self.watch.settled(self.release.nodes())
-        self.watch.reached(self.published())
-        self.watch.settled(self.release.nodes())
+        self.watch.settled_at(self.release.nodes(), self.published())
 
     def delete_pods(self):
         with self.step("delete the leader's pod") as facts:
             leader = f"{RELEASE}-coordinator-{self.watch.leader()}"
             facts.append(leader)
             self.kube("delete", "pod", leader)
-            self.well()
+            self.wait_for_recovery()
         with self.step("delete a node's pod without grace") as facts:
             pod = self.kube.pods("node")[0]
             facts.append(name(pod))
             self.kube("delete", "pod", name(pod), "--grace-period=0", "--force")
             self.steps.work.progress()
-            self.well()
+            self.wait_for_recovery()
         with self.step("delete all coordinators' pods at once") as facts:
             before = {pod["status"]["podIP"] for pod in self.kube.pods("coordinator")}
             self.kube("delete", "pod", "-l", f"{COMPONENT}=coordinator")
-            self.well()
+            self.wait_for_recovery()
             after = {pod["status"]["podIP"] for pod in self.kube.pods("coordinator")}
             facts.append(f"{len(after - before)} of {len(after)} came back with new addresses")
 
@@ -266,7 +264,7 @@ class Test:
             there = [name(pod) for pod in self.kube.pods() if pod["spec"]["nodeName"] == machine]
             facts.append(f"{machine} with {', '.join(there)}")
             run("kubectl", "drain", machine, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=8m")
-            self.well()
+            self.wait_for_recovery()
         run(*self.restore.pop())
 
     def spare_machine(self):
@@ -281,19 +279,19 @@ class Test:
 
     def isolate_machine(self):
         if not (self.given.isolate and self.given.rejoin):
-            return print("        no machine is cut off: give --isolate and --rejoin")
-        with self.step("cut a machine off, until all copies are on the others") as facts:
+            return print("        no machine is isolated: give --isolate and --rejoin")
+        with self.step("isolate a machine, until all copies are on the others") as facts:
             self.restore.append(shlex.split(self.given.rejoin))
             run(*shlex.split(self.given.isolate))
             self.steps.work.progress()
-            [away] = wait_until(self.kube.not_ready, 120, "Kubernetes finds a machine away")
+            [away] = wait_until(self.kube.not_ready, 120, "Kubernetes reports a machine as not ready")
             lost = [address(node) for node in self.watch.status()["nodes"] if node["state"] != "alive"]
             facts.append(f"{away} with {len(lost)} nodes")
             self.watch.green()
         with self.step("bring it back"):
             run(*self.restore.pop())
             wait_until(lambda: not self.kube.not_ready(), 120, "all machines are back")
-            self.well()
+            self.wait_for_recovery()
 
     def grow_and_shrink(self):
         zone = next(iter(self.release.replicas))
@@ -301,8 +299,8 @@ class Test:
         with self.step("`kubectl scale`: a node more, until it has its share") as facts:
             self.kube("scale", f"statefulset/{more}", f"--replicas={wanted + 1}")
             self.release.replicas[zone] = wanted + 1
-            self.well()
-            facts.append(f"clients are told {self.release.nodes()} nodes")
+            self.wait_for_recovery()
+            facts.append(f"clients get {self.release.nodes()} locations")
         with self.step("fewer by `helm upgrade`, and `volley remove` without a drain, are refused") as facts:
             self.release.replicas[zone] = wanted
             facts.append(self.release.helm("upgrade", refused=True).stderr.strip()[-300:])
@@ -315,7 +313,7 @@ class Test:
             gone = lambda: f"{more}-{wanted}" not in map(name, self.kube.pods("node"))
             wait_until(gone, 120, "its pod is gone")
             self.kube("delete", "pvc", f"data-{more}-{wanted}")
-            self.well()
+            self.wait_for_recovery()
 
     def upgrade(self):
         self.release.image = IMAGES[1]
@@ -326,10 +324,10 @@ class Test:
                 self.release.hold = zones[at + 1 :]
                 self.release.helm("upgrade")
         with self.step("every pod runs the rebuilt image") as facts:
-            self.well()
+            self.wait_for_recovery()
             runs = {pod["spec"]["containers"][0]["image"] for pod in self.kube.pods()}
             if runs != {IMAGES[1]}:
-                raise Trouble(f"pods run {runs}")
+                raise TestFailure(f"pods run {runs}")
             facts.append(f"{len(self.kube.pods())} pods")
 
     def install_again(self, work):
@@ -338,8 +336,8 @@ class Test:
             wait_until(lambda: not self.kube.pods(), 120, "all pods are gone")
         with self.step("`helm install` over the same volumes") as facts:
             self.release.helm("install")
-            self.well()
-            facts.append(f"{work.everything()} acknowledged appends are all there")
+            self.wait_for_recovery()
+            facts.append(f"{work.everything()} acknowledged appends are there")
 
     def end(self, failed):
         for command in reversed(self.restore):
@@ -348,7 +346,7 @@ class Test:
             self.save_logs()
         if self.given.keep:
             return
-        # What was not made need not be removed.
+        # It may not have been installed.
         subprocess.run(["helm", "uninstall", RELEASE, "--namespace", SPACE, "--ignore-not-found"], stdout=subprocess.DEVNULL)
         run("kubectl", "delete", "namespace", SPACE, "--ignore-not-found", "--timeout=5m")
         run("docker", "image", "rm", "-f", *IMAGES, images.CLIENT)
@@ -361,7 +359,7 @@ class Test:
             looks += [["logs", "--prefix", "--tail=-1", f"pod/{name(pod)}"] for pod in self.kube.get("pods")]
             for words in looks:
                 subprocess.run(["kubectl", "-n", SPACE, *words], stdout=file, stderr=file)
-        print(f"what the pods said: {log}")
+        print(f"logs of the pods: {log}")
 
 
 def internal(machine):
@@ -376,8 +374,8 @@ def main():
     parser.add_argument("--rejoin", help="a command that brings it back")
     given = parser.parse_args()
     if "KUBECONFIG" not in os.environ:
-        sys.exit("kubernetes: KUBECONFIG must name the cluster; no other is touched by chance")
-    run_test("kubernetes", Test, given)
+        sys.exit("kubernetes: KUBECONFIG must name the cluster; the test touches no other")
+    run_test("kubernetes", KubernetesTest, given)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a cluster says of itself, and waiting for it."""
+"""The status of a cluster, and waiting for it."""
 
-from steps import Trouble, wait_until
-from workload import BASE, REUSE, told
+from steps import TestFailure, wait_until
+from workload import BASE, REUSE, locations
 
 
 class Watch:
-    """Looks at a cluster through a client."""
+    """Reads the status of a cluster through a client."""
 
     def __init__(self, client):
         self.client = client
@@ -28,40 +28,46 @@ class Watch:
         wait_until(lambda: self.status()["health"] == "green", seconds, lambda: f"green: {self.status()['copies']}")
 
     def settled(self, nodes, seconds=240):
-        """Waits until so many nodes are alive, all copies are there, and the big table is where it should be."""
+        """Waits until this many nodes are alive, all copies exist, and no part of the big table has to move."""
         self.alive(nodes)
         self.green(seconds)
         moving = lambda: self.client.action("explain", {"table": BASE})["moving"]
-        wait_until(lambda: moving() == 0, seconds, lambda: f"all parts in their places: {moving()} are not")
+        wait_until(lambda: moving() == 0, seconds, lambda: f"no part has to move: {moving()} have to")
 
     def holders(self):
-        """Of each shard of the big table: the nodes that hold it, by their addresses."""
+        """For each shard of the big table, the addresses of the nodes that hold it."""
         explained = self.client.action("explain", {"table": BASE})
         return [[node["address"] for node in shard["holders"]] for shard in explained["shards"]]
 
     def in_zones(self):
-        """Trouble unless the copies of every shard of the big table are in different zones; the zones."""
+        """Fails unless the copies of every shard of the big table are in different zones; returns the zones."""
         zones = {address(node): node["zone"] for node in self.nodes()}
         for number, holders in enumerate(self.holders()):
             there = [zones[holder] for holder in holders]
             if len(there) < 2 or len(set(there)) != len(there):
-                raise Trouble(f"the copies of shard {number} are in the zones {there}")
+                raise TestFailure(f"the copies of shard {number} are in the zones {there}")
         return sorted(set(zones.values()))
 
-    def reached(self, wanted, seconds=240):
-        """Waits until the big table's pieces are told to be at just these addresses, each of them used. A node that is new gets
-        its share when the leader looks next: until then all is settled without it."""
-        found = lambda: {uri for uris in told(self.client, BASE) for uri in uris if not uri.startswith(REUSE)}
-        lacking = lambda: f"clients are told {sorted(wanted)}: they are told {sorted(found())}"
+    def located(self, wanted, seconds=240):
+        """Waits until the locations of the big table are exactly these addresses."""
+        found = lambda: {uri for uris in locations(self.client, BASE) for uri in uris if not uri.startswith(REUSE)}
+        lacking = lambda: f"clients get the locations {sorted(wanted)}: they get {sorted(found())}"
         wait_until(lambda: found() == set(wanted), seconds, lacking)
+
+    def settled_at(self, nodes, wanted):
+        """Waits until the cluster is settled with this many nodes and the locations of the big table are these addresses. A new
+        node gets its share when the leader next scans: until then the cluster is settled without it."""
+        self.settled(nodes)
+        self.located(wanted)
+        self.settled(nodes)
 
 
 def check_trip(found, wanted):
-    """Trouble unless a round trip was told just the wanted addresses, and each gave rows; a sentence about it."""
+    """Fails unless a round trip had exactly the wanted locations and each returned rows; returns a sentence about it."""
     rows = {uri: n for uri, n in found["rows"].items() if not uri.startswith(REUSE)}
     if sorted(rows) != sorted(wanted) or not all(rows.values()):
-        raise Trouble(f"rows came from {rows}, and should come from each of {wanted}")
-    return f"put {found['put_s']} s, get {found['get_s']} s; told " + ", ".join(sorted(rows))
+        raise TestFailure(f"rows arrived from {rows} instead of each of {wanted}")
+    return f"put {found['put_s']} s, get {found['get_s']} s; locations " + ", ".join(sorted(rows))
 
 
 def address(node):

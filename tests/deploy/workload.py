@@ -3,7 +3,7 @@
 A `Client` knows some addresses of the cluster, and repeats a call elsewhere while a member is away. A `Workload` is several
 of them that append to tables and read them, and compare what they read with what was acknowledged.
 
-    python workload.py ADDRESS NAME    puts the table NAME, fetches it from everywhere, and prints what was told as JSON
+    python workload.py ADDRESS NAME    puts the table NAME, fetches it from everywhere, and prints the locations and rows as JSON
 
 It needs pyarrow only, and runs beside a test as well as in a container of it.
 """
@@ -20,17 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 
-# What comes by Flight lies as it came, and pyarrow's grouping would say of every batch that it is not aligned.
+# Batches that arrive by Flight are not aligned, and pyarrow's grouping would warn about each of them.
 os.environ.setdefault("ACERO_ALIGNMENT_HANDLING", "ignore")
 
-# Seconds of one attempt: a paused member accepts a connection and says nothing.
+# Seconds of one attempt: a paused member accepts a connection and does not answer.
 ATTEMPT = 10
-# Seconds after which a call that was repeated all the time has failed.
-PATIENCE = 120
-# Seconds during which an address that failed is asked last.
+# Seconds after which a call that was repeated has failed.
+CALL_LIMIT = 120
+# Seconds during which an address that failed is tried last.
 AVOIDED = 10
-# What a client repeats (docs/guarantees.md).
-AWAY = (flight.FlightUnavailableError, flight.FlightTimedOutError)
+# Errors after which a client repeats a call (docs/guarantees.md).
+RETRIABLE = (flight.FlightUnavailableError, flight.FlightTimedOutError)
 REUSE = "arrow-flight-reuse-connection"
 # gRPC would wait for up to 2 minutes between attempts to connect, and share that among all connections to an address.
 CHANNEL = [
@@ -46,16 +46,16 @@ APPENDS = 100
 BASE_ROWS = 400_000
 BASE = "verify/base"
 KEYED = {"shards": 8, "shard_by": ["i"]}
-# So many shards that by chance no node is without one: of three nodes, once in 400,000 times.
+# Enough shards that every node has one: of three nodes, all but once in 400,000 times.
 SPREAD = {"shards": 32, "shard_by": ["i"]}
 
 
 class Failed(Exception):
-    """A call that had no success, though it was repeated."""
+    """A call failed though it was repeated."""
 
 
 class Wrong(Exception):
-    """What was read is not what was acknowledged."""
+    """A read does not match the acknowledged writes."""
 
 
 def descriptor(name, **options):
@@ -67,7 +67,7 @@ def options():
 
 
 class Client:
-    """Calls a cluster, by the addresses given and by those that it is told."""
+    """Calls a cluster at the given addresses and at the locations that it returns."""
 
     def __init__(self, addresses):
         self.addresses = list(addresses)
@@ -85,29 +85,29 @@ class Client:
             return self.connections[address]
 
     def forget(self, address):
-        """After a failure: another connection the next time, and other addresses first."""
+        """After a failure: a new connection the next time, and other addresses first."""
         with self.lock:
             self.connections.pop(address, None)
             self.failures[address] = time.monotonic()
 
     def ordered(self, addresses):
-        """In an order of chance, those that failed lately last."""
+        """In random order, those that failed lately last."""
         mixed = random.sample(addresses, len(addresses))
         late = time.monotonic() - AVOIDED
         return sorted(mixed, key=lambda address: self.failures.get(address, 0) > late)
 
     def call(self, what, attempt):
-        """What `attempt` returns, which gets a connection; repeated while members are away."""
+        """Calls `attempt` with a connection, repeatedly while members are unavailable; returns its result."""
         begin, wait = time.monotonic(), 0.05
         while True:
             address = self.ordered(self.addresses)[0]
             try:
                 return attempt(self.at(address))
-            except AWAY as error:
+            except RETRIABLE as error:
                 self.forget(address)
                 self.repeated += 1
-                if time.monotonic() - begin > PATIENCE:
-                    raise Failed(f"{what}: no success for {PATIENCE} s; at last, from {address}: {error}") from error
+                if time.monotonic() - begin > CALL_LIMIT:
+                    raise Failed(f"{what}: no success for {CALL_LIMIT} s; at last, from {address}: {error}") from error
             except (flight.FlightError, pa.ArrowException, OSError) as error:
                 raise Failed(f"{what}, by {address}: {type(error).__name__}: {error}") from error
             self.pause.wait(wait)
@@ -128,21 +128,21 @@ class Client:
         return self.call(f"a put to {name}", attempt)
 
     def fetch(self, name):
-        """All rows of a table, its pieces in parallel, each from the first location that gives it."""
+        """All rows of a table: its endpoints in parallel, each from the first location that answers."""
 
         def attempt(connection):
             info = connection.get_flight_info(descriptor(name), options())
-            return pa.concat_tables(self.fetchers.map(lambda e: self.piece(connection, e), info.endpoints))
+            return pa.concat_tables(self.fetchers.map(lambda e: self.fetch_endpoint(connection, e), info.endpoints))
 
         return self.call(f"a read of {name}", attempt)
 
-    def piece(self, home, endpoint):
+    def fetch_endpoint(self, home, endpoint):
         uris = [location.uri.decode() for location in endpoint.locations]
         away = None
         for uri in self.ordered([uri for uri in uris if not uri.startswith(REUSE)]):
             try:
                 return self.at(uri).do_get(endpoint.ticket, options()).read_all()
-            except AWAY as error:
+            except RETRIABLE as error:
                 self.forget(uri)
                 away = error
         reuse = not uris or any(uri.startswith(REUSE) for uri in uris)
@@ -151,7 +151,7 @@ class Client:
         return home.do_get(endpoint.ticket, options()).read_all()
 
     def action(self, name, body=None):
-        """The last answer to an action of Volley's own."""
+        """The last result of a Volley action."""
         wanted = flight.Action(name, json.dumps(body or {}).encode())
         answers = self.call(name, lambda at: [r.body.to_pybytes() for r in at.do_action(wanted, options())])
         return json.loads(answers[-1])
@@ -168,17 +168,17 @@ def content(n, i):
     return {"v": v, "s": pc.binary_join_element_wise("row", pc.cast(v, pa.string()), " ")}
 
 
-def judge(name, found, acknowledged, begun, rows=ROWS):
-    """Raises Wrong unless `found` has every acknowledged append once and in whole, and no other that was not begun."""
+def check_rows(name, found, acknowledged, begun, rows=ROWS):
+    """Raises Wrong unless `found` has every acknowledged append once and in whole, and none that was never begun."""
     should = content(found["n"], found["i"])
     for column, values in should.items():
         if not pc.all(pc.equal(found[column], values)).as_py():
-            raise Wrong(f"{name}: the column {column} has values that nobody put")
+            raise Wrong(f"{name}: the column {column} has values that were never put")
     counted = found.group_by("n").aggregate([("i", "count"), ("i", "count_distinct"), ("i", "max")])
     columns = [counted[c].to_pylist() for c in ("n", "i_count", "i_count_distinct", "i_max")]
     there = {n: got for n, *got in zip(*columns)}
     if lost := set(acknowledged) - set(there):
-        raise Wrong(f"{name}: {len(lost)} acknowledged appends are not there, among them {min(lost)}")
+        raise Wrong(f"{name}: {len(lost)} acknowledged appends are missing, among them {min(lost)}")
     if foreign := set(there) - set(begun):
         raise Wrong(f"{name}: the appends {sorted(foreign)[:5]} were never begun")
     if broken := [n for n, got in there.items() if got != [rows, rows, rows - 1]]:
@@ -186,7 +186,7 @@ def judge(name, found, acknowledged, begun, rows=ROWS):
 
 
 class Ledger:
-    """A table that one writer appends to: what was begun, what was acknowledged."""
+    """A table with one writer: how many appends were begun and acknowledged."""
 
     def __init__(self, name):
         self.name = name
@@ -194,22 +194,22 @@ class Ledger:
         self.acknowledged = 0
 
     def check(self, client):
-        """Reads the table, while it may be appended to, and judges it."""
+        """Reads the table, during appends too, and checks it."""
         least = self.acknowledged
         found = client.fetch(self.name)
-        judge(self.name, found, range(least), range(self.begun))
+        check_rows(self.name, found, range(least), range(self.begun))
 
 
 class Workload:
-    """Two writers and a reader; begin it with `with`."""
+    """Two writers and a reader, which run inside a `with` block."""
 
     def __init__(self, addresses, name="work"):
         self.addresses = addresses
-        # Names of an earlier run on the same volumes are not those of this one.
+        # An earlier run on the same volumes has other names.
         self.name = f"verify/{name}-{random.randrange(1 << 32):08x}"
         self.ledgers = []
         self.stopping = threading.Event()
-        self.trouble = None
+        self.error = None
         self.clients = []
         self.finished = {}
         self.counts = {"appends": 0, "reads": 0}
@@ -234,13 +234,13 @@ class Workload:
     def __exit__(self, *_):
         self.stopping.set()
         for thread in self.threads:
-            thread.join(PATIENCE + ATTEMPT)
+            thread.join(CALL_LIMIT + ATTEMPT)
 
     def guard(self, who, work, client, *arguments):
         try:
             work(who, client, *arguments)
-        except Exception as error:  # of whatever kind: the test must hear of it
-            self.trouble = self.trouble or error
+        except Exception as error:  # of any kind: the test must fail with it
+            self.error = self.error or error
 
     def timed(self, who, kind, work):
         begin = time.monotonic()
@@ -258,7 +258,7 @@ class Workload:
                 self.timed(who, "appends", lambda: self.append(client, ledger, n))
                 if n == 0:
                     self.ledgers.append(ledger)
-                # The pace of the load; nothing is waited for.
+                # The pace of the load.
                 if self.stopping.wait(0.05):
                     return
             self.timed(who, "reads", lambda: ledger.check(client))
@@ -279,12 +279,12 @@ class Workload:
             self.stopping.wait(0.1)
 
     def check(self):
-        if self.trouble:
-            raise self.trouble
+        if self.error:
+            raise self.error
 
-    def progress(self, calls=3, seconds=PATIENCE):
-        """Waits until every client has ended some calls that began from now on."""
-        # The call that is under way began before.
+    def progress(self, calls=3, seconds=CALL_LIMIT):
+        """Waits until every client has completed some calls that began after this one."""
+        # The current call began before.
         wanted = {who: done + 1 + calls for who, done in self.finished.items()}
         deadline = time.monotonic() + seconds
         while late := [who for who in wanted if self.finished[who] < wanted[who]]:
@@ -295,7 +295,7 @@ class Workload:
         self.check()
 
     def figures(self):
-        """What was done since this was asked last: counts, repeated attempts, the longest call in seconds."""
+        """The figures since the last call: counts, repeated attempts, the longest call in seconds."""
         with self.lock:
             now = {**self.counts, "repeated": sum(client.repeated for client in self.clients), "longest": self.longest}
             self.counts = dict.fromkeys(self.counts, 0)
@@ -305,7 +305,7 @@ class Workload:
         return now
 
     def everything(self):
-        """Reads all that was ever put, and judges it; returns the number of appends."""
+        """Reads and checks every table of the run; returns the number of acknowledged appends."""
         client = Client(self.addresses)
         for ledger in self.ledgers:
             ledger.check(client)
@@ -318,17 +318,17 @@ def put_base(client):
 
 
 def check_base(client):
-    judge(BASE, client.fetch(BASE), [0], [0], BASE_ROWS)
+    check_rows(BASE, client.fetch(BASE), [0], [0], BASE_ROWS)
 
 
-def told(client, name):
+def locations(client, name):
     """The locations of a table's endpoints: a list for each."""
     info = client.call(f"the plan of {name}", lambda at: at.get_flight_info(descriptor(name), options()))
     return [[location.uri.decode() for location in endpoint.locations] for endpoint in info.endpoints]
 
 
 def everywhere(client, name):
-    """Fetches every piece of a table from every one of its locations; the rows by location."""
+    """Fetches every endpoint of a table from each of its locations; returns the rows by location."""
 
     def attempt(connection):
         rows = {}
@@ -344,15 +344,15 @@ def everywhere(client, name):
 
 
 def round_trip(address, name, rows=100_000):
-    """Puts a table and fetches it, in parallel and from everywhere; what was told and how long it took."""
+    """Puts a table and fetches it, in parallel and from every location; returns locations, rows and times."""
     client = Client([address])
     begin = time.monotonic()
     client.put(name, rows_of(7, rows), **SPREAD)
     put = time.monotonic()
-    judge(name, client.fetch(name), [7], [7], rows)
+    check_rows(name, client.fetch(name), [7], [7], rows)
     got = time.monotonic()
     return {
-        "locations": told(client, name),
+        "locations": locations(client, name),
         "rows": everywhere(client, name),
         "put_s": round(put - begin, 2),
         "get_s": round(got - put, 2),

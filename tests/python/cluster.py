@@ -1,7 +1,7 @@
 """A cluster of real processes on loopback addresses of its own.
 
-Every member listens on an address 127.A.B.N that no other cluster uses, with the default ports, so
-that peers can be named before they run and no port is guessed.
+Every member listens on an address 127.A.B.N that no other cluster uses, with the default ports. So a
+peer list can be written before its members run, and no port is guessed.
 """
 
 import atexit
@@ -23,7 +23,7 @@ BIN = pathlib.Path(os.environ.get("VOLLEY_BIN_DIR", "target/debug")).resolve()
 
 
 def wait_until(condition, seconds, what):
-    """Polls until `condition()` is true; its last value is returned."""
+    """Polls until `condition()` is true, and returns its value."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
@@ -35,7 +35,7 @@ def wait_until(condition, seconds, what):
 
 
 class Member:
-    """One process: its command line, its log, its life."""
+    """A server process with its command line and its log."""
 
     def __init__(self, name, host, command, folder):
         self.name, self.host, self.command, self.folder = name, host, command, folder
@@ -76,7 +76,7 @@ class Member:
         self.process.wait()
 
     def stop(self):
-        """SIGTERM, and the exit code."""
+        """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
 
@@ -185,21 +185,21 @@ class Cluster:
 
 
 def action(client, name, body=None):
-    """Runs an action of Volley's own: JSON in, JSON out (the last result)."""
+    """Runs a Volley action with a JSON body; returns its last result, parsed."""
     payload = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     results = [r.body.to_pybytes() for r in client.do_action(flight.Action(name, payload))]
     return json.loads(results[-1]) if results and results[-1] else None
 
 
 def descriptor(name, **options):
-    """A path without options, a JSON command with them."""
+    """A descriptor by path, or by a JSON command if there are options."""
     if options:
         return flight.FlightDescriptor.for_command(json.dumps({"table": name, **options}))
     return flight.FlightDescriptor.for_path(*name.split("/"))
 
 
 def put(client, name, table, chunk=None, **options):
-    """Puts a pyarrow table; returns the outcome's JSON."""
+    """Puts a pyarrow table; returns the outcome, parsed."""
     writer, reader = client.do_put(descriptor(name, **options), table.schema)
     writer.write_table(table, max_chunksize=chunk)
     return finish(writer, reader)
@@ -215,7 +215,7 @@ def finish(writer, reader):
 
 
 def get(client, name, **options):
-    """The whole table over its endpoints, each from its first location."""
+    """Gets a whole table: every endpoint from its first location that answers."""
     import pyarrow as pa
 
     info = client.get_flight_info(descriptor(name, **options))
@@ -223,7 +223,7 @@ def get(client, name, **options):
 
 
 def read_endpoint(client, endpoint):
-    """Tries the locations one after the other, as a careful client does."""
+    """Reads an endpoint from its first location that answers."""
     error = None
     for location in endpoint.locations:
         uri = location.uri.decode()

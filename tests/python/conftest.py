@@ -7,7 +7,7 @@ from cluster import Cluster
 
 @pytest.fixture(scope="session")
 def shared():
-    """A cluster for all tests that break nothing: 3 coordinators, 4 nodes."""
+    """A cluster shared by all tests that stop no process: 3 coordinators, 4 nodes."""
     cluster = Cluster()
     yield cluster
     cluster.close()
@@ -26,7 +26,7 @@ def name():
 
 @pytest.fixture
 def own():
-    """Makes clusters that a test may break; their logs are shown if it fails."""
+    """Makes clusters of a test's own; their logs are shown if it fails."""
     made = []
 
     def make(**options):
@@ -42,7 +42,7 @@ def own():
 
 @pytest.fixture(autouse=True)
 def logs(request):
-    """Shows the shared cluster's logs beside a failed test."""
+    """Shows the logs of the shared cluster if a test fails."""
     yield
     if "shared" in request.fixturenames:
         for member in request.getfixturevalue("shared").members():

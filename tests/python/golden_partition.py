@@ -1,4 +1,4 @@
-"""The partition function of Volley, written a second time from docs/partitioning.md.
+"""A second implementation of Volley's partition function, written from docs/partitioning.md.
 
 Run it to print the golden values that common/src/partition/tests.rs holds:
 

@@ -1,4 +1,4 @@
-"""Anonymous memory of every member while a table much larger than it goes in and out.
+"""Measures the anonymous memory of every member while a much larger table is put and read.
 
     VOLLEY_BIN_DIR=target/release .venv/bin/python tests/python/measure_memory.py [--gb 8] [--streams 32]
 
@@ -23,7 +23,7 @@ COLUMNS = 64
 
 
 class Watch:
-    """Samples the members' anonymous memory until it is left."""
+    """Samples the members' anonymous memory inside a `with` block."""
 
     def __init__(self, cluster):
         self.cluster, self.peak, self.done = cluster, {}, threading.Event()

@@ -1,4 +1,4 @@
-"""What the cluster says of itself, and nodes that are drained and removed, as any Flight client asks for it."""
+"""The status of the cluster, and nodes that are drained and removed, by plain Flight actions."""
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -14,7 +14,7 @@ def health(client):
     return action(client, "cluster_status")["health"]
 
 
-def test_the_actions_are_offered(client):
+def test_admin_actions_are_listed(client):
     offered = {a.type for a in client.list_actions()}
     assert {
         "cluster_status", "explain", "list_versions", "drain_node", "undrain_node", "remove_node",
@@ -22,7 +22,7 @@ def test_the_actions_are_offered(client):
     } <= offered
 
 
-def test_every_member_says_the_same(shared, name):
+def test_every_member_reports_the_same_status(shared, name):
     put(shared.client(), name, TABLE, shards=4, shard_by=["i"])
     for member in shared.members():
         client = shared.client(member)
@@ -38,7 +38,7 @@ def test_every_member_says_the_same(shared, name):
             assert {h["node"] for h in shard["holders"]} == {p["node"] for p in shard["placed"]}
 
 
-def test_versions_are_listed_and_read(client, name):
+def test_listed_versions_can_be_read(client, name):
     for rows in (10, 20, 30):
         put(client, name, TABLE.slice(0, rows), mode="replace")
     listed = action(client, "list_versions", {"table": name})["versions"]
@@ -64,13 +64,13 @@ def test_versions_are_listed_and_read(client, name):
         ("remove_coordinator", {"peer": "h:1"}, "peer"),
     ],
 )
-def test_mistakes_are_named(client, name, body, word):
+def test_mistake_in_an_action_is_named(client, name, body, word):
     with pytest.raises((flight.FlightError, pa.ArrowException, KeyError)) as error:
         action(client, name, body)
     assert word in str(error.value)
 
 
-def test_a_cluster_turns_yellow_red_and_green_again(own):
+def test_cluster_health_is_yellow_red_and_green(own):
     cluster = own(coordinators=1, nodes=3, zones=3, coordinator_options=HASTY)
     client = cluster.client()
     put(client, "two", TABLE, shards=12, shard_by=["i"], replicas=2)
@@ -84,14 +84,14 @@ def test_a_cluster_turns_yellow_red_and_green_again(own):
     explained = action(client, "explain", {"table": "one"})
     whys = [m for shard in explained["shards"] for m in shard["missing"]]
     assert {why["kind"] for why in whys} == {"unreadable"} and victim.host in whys[0]["why"]
-    # What has another copy is repaired all the same.
+    # Parts with another copy are repaired nevertheless.
     wait_until(lambda: action(client, "explain", {"table": "two"})["below_replicas"] == 0, 30, "the repair")
     victim.start().wait_ready()
     wait_until(lambda: health(client) == "green", 30, "all is well again")
     assert get(client, "one").num_rows == TABLE.num_rows
 
 
-def test_a_node_is_drained_and_removed(own):
+def test_drained_node_is_removed(own):
     cluster = own(coordinators=1, nodes=3, zones=3, coordinator_options=HASTY)
     client = cluster.client()
     put(client, "t", TABLE, shards=12, shard_by=["i"], replicas=1)

@@ -1,4 +1,4 @@
-"""Mistakes get the right error, and nothing is half-stored."""
+"""Mistakes of clients get the right error, and store nothing."""
 
 import json
 import os
@@ -13,7 +13,7 @@ TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
 
 
 @pytest.mark.parametrize("member", [0, 4])
-def test_unknown_tables_are_named(shared, member):
+def test_unknown_table_is_named(shared, member):
     client = shared.client(shared.members()[member])
     for call in (
         lambda: client.get_flight_info(descriptor("no/such table")),
@@ -31,7 +31,7 @@ def test_unknown_tables_are_named(shared, member):
     (b'{"table": "a", "colums": ["a"]}', "colums"), (b'{"limit": 3}', "table"), (b'{"table": "a"', "JSON"),
     (b'{"table": "a", "limit": -1}', "-1"),
 ])
-def test_bad_names_and_options_are_named(client, command, word):
+def test_bad_name_or_option_is_named(client, command, word):
     with pytest.raises(pa.ArrowInvalid, match=word):
         client.get_flight_info(flight.FlightDescriptor.for_command(command))
     with pytest.raises(pa.ArrowInvalid, match=word):
@@ -40,7 +40,7 @@ def test_bad_names_and_options_are_named(client, command, word):
         finish(writer, reader)
 
 
-def test_unknown_columns_and_versions_are_named(client, name):
+def test_unknown_column_or_version_is_named(client, name):
     put(client, name, TABLE)
     with pytest.raises(pa.ArrowInvalid, match="nope"):
         client.get_flight_info(descriptor(name, columns=["a", "nope"]))
@@ -54,20 +54,20 @@ def test_unknown_columns_and_versions_are_named(client, name):
     (pa.schema([("a", pa.int64())]), "b"),
     (pa.schema([("a", pa.int64()), pa.field("b", pa.string(), nullable=False)]), "b"),
 ])
-def test_an_append_that_does_not_fit_names_the_first_field(client, name, put_schema, field):
+def test_append_with_other_schema_names_the_first_field(client, name, put_schema, field):
     put(client, name, TABLE)
     with pytest.raises(pa.ArrowInvalid, match=f'"{field}"'):
         put(client, name, put_schema.empty_table(), mode="append")
     assert get(client, name).equals(TABLE)
 
 
-def test_an_append_may_differ_in_the_schemas_metadata(client, name):
+def test_append_may_have_other_schema_metadata(client, name):
     put(client, name, TABLE.replace_schema_metadata({"pandas": "1"}))
     put(client, name, TABLE.replace_schema_metadata({"pandas": "2"}), mode="append")
     assert get(client, name).num_rows == 6
 
 
-def test_key_columns_that_cannot_be(client, name):
+def test_unusable_key_column_is_refused(client, name):
     with pytest.raises(pa.ArrowInvalid, match="nope"):
         put(client, name, TABLE, shard_by=["nope"])
     with pytest.raises(pa.ArrowInvalid, match="List"):
@@ -76,13 +76,13 @@ def test_key_columns_that_cannot_be(client, name):
         client.get_flight_info(descriptor(name))
 
 
-def test_create_refuses_what_exists(client, name):
+def test_create_of_existing_table_is_refused(client, name):
     put(client, name, TABLE, mode="create")
     with pytest.raises(pa.ArrowException, match="exists"):
         put(client, name, TABLE, mode="create")
 
 
-def test_garbage_and_forged_tickets(shared, client, name):
+def test_garbage_and_forged_tickets_are_refused(shared, client, name):
     put(client, name, TABLE)
     ticket = client.get_flight_info(descriptor(name)).endpoints[0].ticket.ticket
     for member in (shared.coordinators[0], shared.nodes[0]):
@@ -95,7 +95,7 @@ def test_garbage_and_forged_tickets(shared, client, name):
         assert there.do_get(flight.Ticket(ticket)).read_all().equals(TABLE)
 
 
-def test_actions_that_are_not_for_clusters(client):
+def test_actions_outside_of_clusters_are_refused(client):
     for name in ("clear", "shutdown"):
         with pytest.raises(flight.FlightUnauthorizedError):
             action(client, name)
@@ -105,7 +105,7 @@ def test_actions_that_are_not_for_clusters(client):
         action(client, "drop_table", {"tabel": "x"})
 
 
-def test_flight_sql_says_so(client):
+def test_flight_sql_is_not_implemented(client):
     any_message = b"\x0a\x42type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery\x12\x00"
     with pytest.raises(NotImplementedError, match="SQL"):
         client.get_flight_info(flight.FlightDescriptor.for_command(any_message))

@@ -20,7 +20,7 @@ def same(a, b):
     return a.sort_by("i").equals(b.sort_by("i"))
 
 
-def test_a_client_that_vanishes_leaves_nothing(shared, client, name):
+def test_put_of_a_vanished_client_leaves_nothing(shared, client, name):
     before = shared.parts_on_disk()
     code = f"""
 import pyarrow as pa, pyarrow.flight as flight, os
@@ -38,7 +38,7 @@ os.kill(os.getpid(), 9)
         client.get_flight_info(descriptor(name))
 
 
-def test_a_node_killed_in_the_middle_of_a_get(own):
+def test_get_fails_over_when_a_node_is_killed(own):
     cluster = own()
     client = cluster.client()
     put(client, "t", TABLE, **KEYED)
@@ -51,7 +51,7 @@ def test_a_node_killed_in_the_middle_of_a_get(own):
         while True:
             reader.read_chunk()
     assert same(pa.concat_tables([read_endpoint(client, e) for e in info.endpoints]), TABLE)
-    # The rest of the cluster notices: the dead node is offered no more.
+    # The cluster detects it: no FlightInfo names the dead node any more.
     gone = cluster.address(victim).encode()
     def unoffered():
         endpoints = client.get_flight_info(descriptor("t")).endpoints
@@ -63,7 +63,7 @@ def test_a_node_killed_in_the_middle_of_a_get(own):
     assert same(get(client, "t"), TABLE)
 
 
-def test_the_writing_node_killed_in_the_middle_of_a_put(own):
+def test_put_fails_when_its_node_is_killed(own):
     cluster = own()
     victim = cluster.nodes[0]
     client = cluster.client(victim)
@@ -82,7 +82,7 @@ def test_the_writing_node_killed_in_the_middle_of_a_put(own):
     wait_until(lambda: cluster.parts_on_disk() == [], 60, "nothing stays behind")
 
 
-def test_through_a_coordinator_a_dying_writing_node_is_unavailable(own):
+def test_put_through_coordinator_to_killed_node_is_unavailable(own):
     cluster = own(nodes=1)
     writer, reader = cluster.client().do_put(descriptor("t"), TABLE.schema)
     writer.write_table(TABLE, max_chunksize=50_000)
@@ -94,7 +94,7 @@ def test_through_a_coordinator_a_dying_writing_node_is_unavailable(own):
         writer.close()
 
 
-def test_another_node_is_chosen_when_a_target_fails(own):
+def test_put_replaces_a_failed_replica(own):
     cluster = own(nodes=4, zones=4)
     writing = cluster.nodes[0]
     client = cluster.client(writing)
@@ -110,7 +110,7 @@ def test_another_node_is_chosen_when_a_target_fails(own):
     assert same(pa.concat_tables([read_endpoint(cluster.client(), e) for e in info.endpoints]), TABLE)
 
 
-def test_the_leader_killed_while_clients_commit(own):
+def test_commits_survive_a_killed_leader(own):
     cluster = own()
     acknowledged, uncertain, stop = [], [], threading.Event()
 
@@ -149,7 +149,7 @@ def test_the_leader_killed_while_clients_commit(own):
         assert get(cluster.client(), name).equals(TABLE.slice(i, 100))
 
 
-def test_without_a_majority_calls_end_as_unavailable(own):
+def test_calls_without_majority_are_unavailable(own):
     cluster = own()
     put(cluster.client(), "t", TABLE.slice(0, 10))
     ticket = cluster.client().get_flight_info(descriptor("t")).endpoints[0]
@@ -170,7 +170,7 @@ def test_without_a_majority_calls_end_as_unavailable(own):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_everything_starts_again_with_everything(own, number):
+def test_cluster_keeps_everything_over_a_restart(own, number):
     cluster = own()
     put(cluster.client(), "ordered", TABLE)
     put(cluster.client(), "keyed", TABLE, **KEYED)
@@ -188,7 +188,7 @@ def test_everything_starts_again_with_everything(own, number):
     assert put(cluster.client(), "ordered", TABLE.slice(0, 1), mode="append")["version"] == 2
 
 
-def test_a_coordinator_that_lost_its_folder_catches_up(own):
+def test_coordinator_with_a_lost_folder_catches_up(own):
     import shutil
 
     cluster = own()
@@ -202,7 +202,7 @@ def test_a_coordinator_that_lost_its_folder_catches_up(own):
     assert put(cluster.client(victim), "after", TABLE.slice(0, 1))["version"] == 1
 
 
-def test_starting_wrongly_says_why_in_one_sentence(own, tmp_path):
+def test_startup_error_is_one_sentence(own, tmp_path):
     cluster = own(coordinators=1, nodes=1)
     node, coordinator = cluster.nodes[0], cluster.coordinators[0]
 

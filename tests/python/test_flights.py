@@ -1,4 +1,4 @@
-"""The real table of New York's flights of 2013 (336,776 rows, strings, nulls), through everything."""
+"""A real table, New York's flights of 2013 (336,776 rows, strings, nulls), in puts, gets and lists."""
 
 import concurrent.futures
 
@@ -44,7 +44,7 @@ def test_keyed_put_spreads_over_nodes(client, name):
     assert sum(map(len, carriers)) == len(set.union(*carriers)), "a key is in one shard"
 
 
-def test_append_replace_drop_while_readers_hold_an_info(client, name):
+def test_flight_info_keeps_its_version_after_writes(client, name):
     put(client, name, FLIGHTS)
     first = client.get_flight_info(descriptor(name))
     assert put(client, name, FLIGHTS.slice(0, 1000), mode="append")["version"] == 2
@@ -60,7 +60,7 @@ def test_append_replace_drop_while_readers_hold_an_info(client, name):
         get(client, name)
 
 
-def test_two_writers_at_once_both_take_effect(shared, name):
+def test_two_concurrent_appends_take_effect(shared, name):
     client = shared.client()
     piece = FLIGHTS.slice(0, 5000)
     put(client, name, piece.slice(0, 0))
@@ -72,7 +72,7 @@ def test_two_writers_at_once_both_take_effect(shared, name):
     assert get(client, name).num_rows == 40_000
 
 
-def test_of_two_creators_one_is_told(shared, name):
+def test_one_of_two_concurrent_creates_fails(shared, name):
     def create(i):
         try:
             return put(shared.client(shared.coordinators[i]), name, FLIGHTS.slice(0, 100 + i), mode="create")["rows"]

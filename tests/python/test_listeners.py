@@ -1,4 +1,4 @@
-"""Whose addresses a client is told: pyarrow behind a single port, and asking for a listener."""
+"""The locations that clients get: behind a single port, and for a requested listener."""
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -24,26 +24,26 @@ def read(endpoint):
 
 
 @pytest.mark.parametrize("way, endpoints", [("proxy", 4), ("single", 1)])
-def test_behind_one_port_all_comes_through_it(shared, name, way, endpoints):
+def test_proxy_listener_serves_all_endpoints(shared, name, way, endpoints):
     put(shared.client(), name, TABLE, shards=4, shard_by=["i"])
     for coordinator in shared.coordinators:
-        told = info(shared.client(coordinator), name, way).endpoints
-        assert len(told) == endpoints
-        for endpoint in told:
+        returned = info(shared.client(coordinator), name, way).endpoints
+        assert len(returned) == endpoints
+        for endpoint in returned:
             uris = [location.uri.decode() for location in endpoint.locations]
             assert uris == [shared.address(coordinator), REUSE]
-        rows = pa.concat_tables([read(endpoint) for endpoint in told])
+        rows = pa.concat_tables([read(endpoint) for endpoint in returned])
         assert rows.sort_by("i").equals(TABLE)
 
 
-def test_a_node_hands_the_wish_on(shared, name):
+def test_node_forwards_the_requested_listener(shared, name):
     put(shared.client(), name, TABLE)
     [endpoint] = info(shared.client(shared.nodes[0]), name, "single").endpoints
     assert endpoint.locations[0].uri.decode() in {shared.address(c) for c in shared.coordinators}
     assert read(endpoint).equals(TABLE)
 
 
-def test_a_listener_that_there_is_not_is_named(shared, name):
+def test_unknown_listener_is_named(shared, name):
     put(shared.client(), name, TABLE)
     with pytest.raises(pa.ArrowInvalid, match='no listener "nowhere".*proxy'):
         info(shared.client(), name, "nowhere")

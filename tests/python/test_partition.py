@@ -1,4 +1,4 @@
-"""Rows are in the shard that docs/partitioning.md says, computed here by a second implementation."""
+"""Rows are in the shards of docs/partitioning.md, computed by a second implementation."""
 
 import datetime
 import decimal
@@ -13,7 +13,7 @@ N = 400
 SHARDS = 5
 
 
-def test_both_implementations_have_the_same_golden_values():
+def test_python_partitioning_has_the_golden_values():
     assert golden.rust_golden() == golden.GOLDEN
 
 
@@ -32,7 +32,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_every_row_is_where_the_client_computes_it(client, name, kind):
+def test_rows_are_in_the_shards_the_client_computes(client, name, kind):
     array, encode = KEYS[kind]
     with_nulls = pa.array([None if i % 9 == 0 else v for i, v in enumerate(array.to_pylist())], array.type)
     table = pa.table({"key": with_nulls, "second": pa.array([i % 3 for i in range(N)], pa.int8())})

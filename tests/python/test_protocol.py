@@ -1,4 +1,4 @@
-"""Calls that pyarrow has no methods for, as bytes on the wire."""
+"""Flight calls without a pyarrow method, sent as bytes."""
 
 import grpc
 import pyarrow as pa
@@ -54,7 +54,7 @@ def channel(shared, member):
 
 
 @pytest.mark.parametrize("member", [0, 5])
-def test_polling_is_complete_at_once(shared, client, name, member):
+def test_poll_is_complete_at_once(shared, client, name, member):
     put(client, name, TABLE)
     asked = b"\x08\x01" + b"".join(field(3, part.encode()) for part in name.split("/"))
     with channel(shared, shared.members()[member]) as there:
@@ -69,7 +69,7 @@ def test_polling_is_complete_at_once(shared, client, name, member):
         assert missing.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_renewed_endpoint_expires_later_and_reads_the_same(client, name):
+def test_renewed_endpoint_expires_later(client, name):
     put(client, name, TABLE)
     endpoint = client.get_flight_info(descriptor(name)).endpoints[0]
     request = field(1, field(1, field(1, endpoint.ticket.ticket)))
@@ -82,7 +82,7 @@ def test_a_renewed_endpoint_expires_later_and_reads_the_same(client, name):
         list(client.do_action(flight.Action("RenewFlightEndpoint", b"\xff\xff")))
 
 
-def test_a_session_keeps_its_options_by_cookie(shared):
+def test_session_cookie_keeps_its_options(shared):
     text = field(1, b"value")
     setting = field(1, field(1, b"key") + field(2, text))
     with channel(shared, shared.coordinators[0]) as there:
@@ -98,7 +98,7 @@ def test_a_session_keeps_its_options_by_cookie(shared):
         list(act(field(1, b"CloseSession"), timeout=10))
 
 
-def test_a_handshake_answers_before_the_client_is_done(shared):
+def test_handshake_answers_before_the_client_ends(shared):
     for member in (shared.coordinators[0], shared.nodes[0]):
         with channel(shared, member) as there:
             done = iter_until(there.stream_stream(SERVICE + "Handshake"))
@@ -106,7 +106,7 @@ def test_a_handshake_answers_before_the_client_is_done(shared):
 
 
 def iter_until(handshake):
-    """Sends one message, reads one, and only then ends."""
+    """Sends a message, reads one, and then ends the stream."""
     import queue
 
     out = queue.Queue()

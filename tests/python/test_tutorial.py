@@ -1,4 +1,4 @@
-"""Clients in the shape of tutorials and of other languages' libraries, unchanged."""
+"""Clients as tutorials and the libraries of other languages write them."""
 
 import json
 
@@ -11,7 +11,7 @@ from cluster import action, descriptor, finish, get, put, read_endpoint, wait_un
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
 
 
-def test_a_client_that_names_tables_by_command(shared, name):
+def test_table_named_by_command(shared, name):
     """Puts by command, lists, reads `descriptor.command`, takes the first endpoint's ticket."""
     client = shared.client()
     writer, _ = client.do_put(flight.FlightDescriptor.for_command(name.encode()), TABLE.schema)
@@ -24,8 +24,8 @@ def test_a_client_that_names_tables_by_command(shared, name):
     assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
 
 
-def test_a_client_that_names_tables_by_path(client, name):
-    """As R does: `descriptor.path[[1]]`, the first endpoint, the original connection."""
+def test_table_named_by_path(client, name):
+    """Like the R client: `descriptor.path[[1]]`, the first endpoint, the original connection."""
     writer, _ = client.do_put(flight.FlightDescriptor.for_path(name.replace("/", "-")), TABLE.schema)
     writer.write_table(TABLE)
     writer.close()
@@ -37,7 +37,7 @@ def test_a_client_that_names_tables_by_path(client, name):
     assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
 
 
-def test_tickets_by_name_work_at_every_member(shared, client, name):
+def test_ticket_by_name_works_at_every_member(shared, client, name):
     put(client, name, TABLE)
     for member in shared.members():
         there = shared.client(member)
@@ -62,7 +62,7 @@ def test_every_call_works_at_every_member(shared, name):
             there.get_flight_info(descriptor(table))
 
 
-def test_waiting_and_the_example_clients_actions(client, name):
+def test_wait_and_the_actions_of_the_example_client(client, name):
     client.wait_for_available()
     list(client.do_action(flight.Action("healthcheck", b""), options=flight.FlightCallOptions(timeout=1)))
     offered = {a.type for a in client.list_actions()}
@@ -73,13 +73,13 @@ def test_waiting_and_the_example_clients_actions(client, name):
     assert action(client, "get_stats") is not None
 
 
-def test_an_action_takes_effect_though_its_result_is_not_read(client, name):
+def test_action_takes_effect_without_reading_its_result(client, name):
     put(client, name, TABLE)
     client.do_action(flight.Action("drop_table", name.encode()))
     wait_until(lambda: not list(client.list_flights(name.encode())), 10, "the table is gone")
 
 
-def test_a_writer_may_wait_for_a_result_after_each_batch(client, name):
+def test_writer_gets_a_result_after_each_batch(client, name):
     writer, reader = client.do_put(descriptor(name), TABLE.schema)
     for i in range(5):
         writer.write_with_metadata(TABLE.to_batches()[0], f"batch {i}".encode())
@@ -88,7 +88,7 @@ def test_a_writer_may_wait_for_a_result_after_each_batch(client, name):
     assert outcome["rows"] == 15 and outcome["version"] == 1 and outcome["table"] == name
 
 
-def test_metadata_only_messages_are_no_error(client, name):
+def test_metadata_only_message_is_accepted(client, name):
     writer, reader = client.do_put(descriptor(name), TABLE.schema)
     writer.write_metadata(b"hello")
     writer.write_table(TABLE)
@@ -96,7 +96,7 @@ def test_metadata_only_messages_are_no_error(client, name):
     assert finish(writer, reader)["rows"] == 3
 
 
-def test_an_exchange_echoes(shared):
+def test_exchange_echoes(shared):
     for member in (shared.coordinators[0], shared.nodes[0]):
         client = shared.client(member)
         command = flight.FlightDescriptor.for_command(b'{"exchange": "echo"}')
@@ -117,7 +117,7 @@ def test_an_exchange_echoes(shared):
             reader.read_chunk()
 
 
-def test_one_endpoint_on_request(client, name):
+def test_max_endpoints_gives_one_endpoint(client, name):
     big = pa.table({"i": pa.array(range(3_000_000), pa.int64()), "s": ["x" * 50] * 3_000_000})
     put(client, name, big, chunk=200_000)
     assert len(client.get_flight_info(descriptor(name)).endpoints) > 1
@@ -128,13 +128,13 @@ def test_one_endpoint_on_request(client, name):
     assert len(client.get_flight_info(descriptor(name), options).endpoints) == 1
 
 
-def test_authenticate_while_there_are_no_users(client):
+def test_authenticate_without_users_succeeds(client):
     pair = client.authenticate_basic_token("anyone", "anything")
     assert pair[0] == b"authorization" and pair[1].startswith(b"Bearer ")
     list(client.list_flights(options=flight.FlightCallOptions(headers=[pair])))
 
 
-def test_parallel_loading(shared, client, name):
+def test_parallel_write_is_committed_as_one(shared, client, name):
     begun = action(client, "begin_write", {"table": name, "mode": "create"})
     assert begun["nodes"] and begun["write_id"]
     for i, uri in enumerate(begun["nodes"]):
@@ -148,7 +148,7 @@ def test_parallel_loading(shared, client, name):
     assert sorted(get(client, name)["i"].to_pylist()) == sorted(i for i in range(len(begun["nodes"])) for _ in range(10))
 
 
-def test_an_aborted_write_leaves_nothing(client, name):
+def test_aborted_write_leaves_nothing(client, name):
     begun = action(client, "begin_write", {"table": name})
     put(client, name, TABLE, write_id=begun["write_id"])
     action(client, "abort_write", {"write_id": begun["write_id"]})
@@ -158,7 +158,7 @@ def test_an_aborted_write_leaves_nothing(client, name):
         action(client, "commit_write", {"write_id": begun["write_id"]})
 
 
-def test_a_repeated_write_id_takes_effect_once(shared, client, name):
+def test_repeated_write_id_takes_effect_once(shared, client, name):
     put(client, name, TABLE)
     first = put(client, name, TABLE, mode="append", write_id=name.replace("/", "-"))
     again = put(shared.client(shared.nodes[2]), name, TABLE, mode="append", write_id=name.replace("/", "-"))
@@ -166,12 +166,12 @@ def test_a_repeated_write_id_takes_effect_once(shared, client, name):
     assert get(client, name).num_rows == 6
 
 
-def test_cancelled_tickets_are_refused(shared, client, name):
+def test_cancelled_ticket_is_refused(shared, client, name):
     put(client, name, TABLE)
     info = client.get_flight_info(descriptor(name))
     request = info.serialize()
     list(client.do_action(flight.Action("CancelFlightInfo", b"\x0a" + varint(len(request)) + request)))
-    # The nodes learn of it a moment later.
+    # The nodes get the cancellation a moment later.
     def refused():
         try:
             read_endpoint(client, info.endpoints[0])

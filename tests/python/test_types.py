@@ -1,4 +1,4 @@
-"""What goes in comes out equal: type, nullability, metadata, values."""
+"""Tables are returned as they were put: types, nullability, metadata, values."""
 
 import datetime
 import decimal
@@ -88,7 +88,7 @@ def everything():
 
 
 @pytest.mark.parametrize("options", [{}, {"shards": 3}, {"compression": "lz4"}, {"compression": "zstd"}])
-def test_every_type_comes_back_equal(client, name, options):
+def test_every_type_is_returned_unchanged(client, name, options):
     table = everything()
     put(client, name, table, chunk=1000, **options)
     back = get(client, name)
@@ -99,7 +99,7 @@ def test_every_type_comes_back_equal(client, name, options):
     back.validate(full=True)
 
 
-def test_every_type_is_kept_when_rows_go_to_shards(client, name):
+def test_every_type_is_kept_in_a_keyed_table(client, name):
     table = everything().append_column("key", pa.array(INDEX))
     put(client, name, table, chunk=700, shards=4, shard_by=["key"])
     back = get(client, name)
@@ -111,7 +111,7 @@ def test_every_type_is_kept_when_rows_go_to_shards(client, name):
 
 
 @pytest.mark.parametrize("columns", [["runs"], ["dict", "c3"], ["list of dict", "dense", "c10"], ["c0", "struct of dict"]])
-def test_chosen_columns_come_back_equal(client, name, columns):
+def test_selected_columns_are_returned_unchanged(client, name, columns):
     table = everything()
     put(client, name, table, chunk=1000)
     back = get(client, name, columns=columns)
@@ -120,7 +120,7 @@ def test_chosen_columns_come_back_equal(client, name, columns):
         assert back[column].to_pylist() == table[column].to_pylist(), column
 
 
-def test_a_limit_cuts_within_a_batch(client, name):
+def test_limit_ends_within_a_batch(client, name):
     table = everything()
     put(client, name, table, chunk=1000)
     back = get(client, name, limit=1234)
@@ -150,7 +150,7 @@ def test_metadata_and_nullability_are_kept(client, name):
     assert back.equals(table)
 
 
-def test_a_dictionary_may_be_replaced_in_the_middle(client, name):
+def test_dictionary_may_be_replaced_in_a_stream(client, name):
     schema = pa.schema([("d", pa.dictionary(pa.int8(), pa.string())), ("i", pa.int32())])
     batches = [
         pa.record_batch([pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array([f"a{k}", f"b{k}"])),
@@ -166,7 +166,7 @@ def test_a_dictionary_may_be_replaced_in_the_middle(client, name):
     assert client.do_get(flight.Ticket(name.encode())).read_all()["d"].to_pylist() == expected
 
 
-def test_tables_without_rows_or_columns(client, name):
+def test_table_without_rows_or_columns_is_kept(client, name):
     schema = pa.schema([("a", pa.int32()), ("d", pa.dictionary(pa.int8(), pa.string()))])
     outcome = put(client, name + "/rows", schema.empty_table())
     assert outcome["rows"] == 0

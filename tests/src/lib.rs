@@ -1,19 +1,22 @@
-//! A cluster of real processes, for tests that drive it from outside.
+//! The harness of the tests: clusters of real processes, and what is put into them.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`cluster`] | coordinators and nodes: start, find the leader, what lies on disks |
-//! | [`process`] | one member: its life, signals and log |
-//! | [`address`] | addresses that no other cluster uses |
-//! | [`recorded`] | members on folders that earlier software wrote |
+//! | [`cluster`] | a cluster: start it, find the leader, list the files on its disks |
+//! | [`launch`] | the command line of one server |
+//! | [`process`] | one server process: start, signals, log, exit |
+//! | [`loopback`] | loopback addresses that one cluster has to itself |
+//! | [`recorded`] | members on data folders that earlier versions wrote |
 //! | [`rows`] | numbered rows, and checks that they came back |
 //! | [`raw`] | Flight messages by hand, for what no client library would send |
 //!
-//! The servers' binaries are those beside the test's own executable: `cargo build --workspace --bins` first.
+//! The servers' binaries are those beside the test's own executable, or in the folder that `VOLLEY_BIN_DIR` names: run
+//! `cargo build --workspace --bins` first.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what fails here is a failed test")]
 
-pub mod address;
 pub mod cluster;
+pub mod launch;
+pub mod loopback;
 pub mod process;
 pub mod raw;
 pub mod recorded;
@@ -21,9 +24,9 @@ pub mod rows;
 
 use std::time::{Duration, Instant};
 
-pub use cluster::{Cluster, Shape};
+pub use cluster::{ClusterOptions, TestCluster};
 
-/// Polls until `condition` gives something; panics after `limit` with what was waited for.
+/// Polls until `condition` returns a value; panics after `limit`, naming `what`.
 pub async fn wait_for<T>(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! One member of a cluster: a process with a log, that can be killed, stopped, paused and started again.
+//! One server process with its log: started, killed, stopped, paused and started again.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -17,15 +17,16 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use volley_common::client::Client;
 
+use crate::loopback::HTTP_OFFSET;
 use crate::wait_for;
 
-/// How long a member may take to say that it is ready, or to end on SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Lines of a log that are shown when a test fails.
-const SHOWN: usize = 40;
+/// How long a server may take to be ready, or to exit on SIGTERM.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Lines of the log that are shown when a test fails.
+const TAIL_LINES: usize = 40;
 
-/// A member of a cluster.
-pub struct Process {
+/// A server process, running or not.
+pub struct ServerProcess {
     /// `coordinator1`, `node3`, …
     pub name: String,
     /// Where Flight clients reach it: HOST:PORT.
@@ -33,22 +34,22 @@ pub struct Process {
     /// Its data folder.
     pub folder: PathBuf,
     program: PathBuf,
-    /// Another program with its arguments, that runs this one.
+    /// A program with its arguments under which this one runs, as valgrind; none if empty.
     runner: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
-    /// Gets the first line of standard output.
+    /// Receives the first line of standard output.
     ready: Option<oneshot::Receiver<String>>,
 }
 
-impl Process {
-    /// A member that does not run yet: `program` is a binary of this workspace, or the path of another. Its log lies
-    /// beside its folder.
-    pub fn new(program: &str, name: String, address: String, folder: PathBuf, arguments: Vec<String>) -> Process {
+impl ServerProcess {
+    /// A process that does not run yet. `program` is a binary of this workspace, or the path of another; the log lies beside
+    /// the data folder.
+    pub fn new(program: &str, name: String, address: String, folder: PathBuf, arguments: Vec<String>) -> ServerProcess {
         let log = folder.with_extension("log");
         let (program, runner) = (binary(program), Vec::new());
-        Process { name, address, folder, program, runner, arguments, log, child: None, ready: None }
+        ServerProcess { name, address, folder, program, runner, arguments, log, child: None, ready: None }
     }
 
     /// Starts it, without waiting.
@@ -61,9 +62,9 @@ impl Process {
             command.env_remove(key);
         }
         let mut child = spawn(command).unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.program.display()));
-        let (told, ready) = oneshot::channel();
+        let (first_line, ready) = oneshot::channel();
         let stdout = child.stdout.take().unwrap();
-        thread::spawn(move || read_output(stdout, told));
+        thread::spawn(move || read_output(stdout, first_line));
         (self.child, self.ready) = (Some(child), Some(ready));
     }
 
@@ -74,13 +75,12 @@ impl Process {
     /// Waits for the line `ready grpc://…`.
     pub async fn ready(&mut self) {
         let Some(ready) = self.ready.take() else { return };
-        let line = tokio::time::timeout(PATIENCE, ready).await;
-        let line =
-            line.unwrap_or_else(|_| panic!("{} is not ready within {PATIENCE:?}", self.name)).unwrap_or_default();
+        let line = tokio::time::timeout(LIMIT, ready).await;
+        let line = line.unwrap_or_else(|_| panic!("{} is not ready within {LIMIT:?}", self.name)).unwrap_or_default();
         assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
     }
 
-    /// As [`Process::ready`], but says what went wrong. Asked again after an error it has nothing to wait for.
+    /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns at once.
     pub async fn try_ready(&mut self, limit: Duration) -> Result<(), String> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         match tokio::time::timeout(limit, ready).await {
@@ -90,32 +90,32 @@ impl Process {
         }
     }
 
-    /// [`Process::start`] and [`Process::ready`].
+    /// [`ServerProcess::start`] and [`ServerProcess::ready`].
     pub async fn restart(&mut self) {
         self.start();
         self.ready().await;
     }
 
-    /// Gives it another value for one of its flags, from the next start on.
+    /// Changes the value of one of its flags, from the next start on.
     pub fn set_flag(&mut self, flag: &str, value: &str) {
         let at = self.arguments.iter().position(|argument| argument == flag);
         let at = at.unwrap_or_else(|| panic!("{} has no flag {flag}", self.name));
         self.arguments[at + 1] = value.to_string();
     }
 
-    /// Has another program run it from the next start on, as `valgrind --tool=callgrind` would be; none if empty.
-    pub fn set_runner(&mut self, runner: Vec<String>) {
+    /// Runs it under another program from the next start on, such as `valgrind --tool=callgrind`; under none if empty.
+    pub fn run_under(&mut self, runner: Vec<String>) {
         self.runner = runner;
     }
 
-    /// Starts it, which must fail: what it says last. A log may have more lines, the reason is one.
-    pub async fn refuses(&mut self) -> String {
+    /// Starts it, which must fail: the last line of its log, which is the reason.
+    pub async fn start_fails(&mut self) -> String {
         let before = self.log_len();
         self.start();
         let child = self.child.as_mut().unwrap();
-        let status = wait_for(PATIENCE, "it gives up", async || child.try_wait().unwrap()).await;
+        let status = wait_for(LIMIT, "it exits", async || child.try_wait().unwrap()).await;
         self.child = None;
-        assert!(!status.success(), "{} ended as if all were well", self.name);
+        assert!(!status.success(), "{} exited with success", self.name);
         let log = fs::read(&self.log).unwrap();
         let text = String::from_utf8_lossy(&log[before..]);
         let reason = text.lines().last().unwrap_or_default().to_string();
@@ -123,12 +123,12 @@ impl Process {
         reason
     }
 
-    /// Waits until it ends by itself, as a failure: the last line of its log.
-    pub async fn gives_up(&mut self) -> String {
+    /// Waits until it exits by itself with a failure: the last line of its log.
+    pub async fn exits_with_failure(&mut self) -> String {
         let child = self.child.as_mut().unwrap();
-        let status = wait_for(PATIENCE, "it gives up", async || child.try_wait().unwrap()).await;
+        let status = wait_for(LIMIT, "it exits", async || child.try_wait().unwrap()).await;
         self.child = None;
-        assert!(!status.success(), "{} ended as if all were well", self.name);
+        assert!(!status.success(), "{} exited with success", self.name);
         self.log().lines().last().unwrap_or_default().to_string()
     }
 
@@ -142,13 +142,13 @@ impl Process {
     }
 
     /// Whether it runs (a paused one does).
-    pub fn is_alive(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
-    /// Whether it was started, and ended without having been told to.
-    pub fn ended_by_itself(&mut self) -> bool {
-        self.child.is_some() && !self.is_alive()
+    /// Whether it was started and has exited by itself.
+    pub fn has_crashed(&mut self) -> bool {
+        self.child.is_some() && !self.is_running()
     }
 
     /// The id of its process, while it runs.
@@ -156,8 +156,8 @@ impl Process {
         self.child.as_ref().map(Child::id)
     }
 
-    /// kill -9, and waits until it is gone.
-    pub fn kill9(&mut self) {
+    /// kill -9; returns when it is gone.
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // An error means that it has ended already.
             let _ = child.kill();
@@ -165,10 +165,10 @@ impl Process {
         }
     }
 
-    /// SIGTERM, and waits until it has ended.
+    /// SIGTERM; returns when it has exited.
     pub async fn stop(&mut self) -> ExitStatus {
         self.terminate();
-        self.ended().await
+        self.wait_for_exit().await
     }
 
     /// SIGTERM, without waiting.
@@ -176,18 +176,17 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// Waits until it has ended, after [`Process::terminate`].
-    pub async fn ended(&mut self) -> ExitStatus {
+    /// Waits until it has exited, after [`ServerProcess::terminate`].
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let mut child = self.child.take().unwrap();
-        wait_for(PATIENCE, &format!("{name} ends"), async || child.try_wait().unwrap()).await
+        wait_for(LIMIT, &format!("{name} exits"), async || child.try_wait().unwrap()).await
     }
 
-    /// What it answers to `GET path` on its HTTP port, 20 above the one of Flight: the status code and the body. None: nobody
-    /// answers there.
+    /// `GET path` on its HTTP port: the status code and the body, or none if nothing answers.
     pub async fn http(&self, path: &str) -> Option<(u16, String)> {
         let (host, port) = self.address.rsplit_once(':')?;
-        let mut stream = TcpStream::connect((host, port.parse::<u16>().ok()? + 20)).await.ok()?;
+        let mut stream = TcpStream::connect((host, port.parse::<u16>().ok()? + HTTP_OFFSET)).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
@@ -196,19 +195,19 @@ impl Process {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
     }
 
-    /// As [`Process::stop`], but kills it after `limit`: none then.
+    /// Like [`ServerProcess::stop`], but kills it after `limit`, and returns none then.
     pub async fn try_stop(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.signal(Signal::TERM);
         let end = std::time::Instant::now() + limit;
-        while self.is_alive() && std::time::Instant::now() < end {
+        while self.is_running() && std::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
-        self.kill9();
+        self.kill();
         ended
     }
 
-    /// SIGSTOP: it runs no more, its connections stay.
+    /// SIGSTOP: it does nothing, and its connections stay open.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
@@ -237,31 +236,31 @@ impl Process {
     pub fn log_tail(&self) -> String {
         let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 }
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        self.kill9();
+        self.kill();
     }
 }
 
-/// Hands over the first line, then reads on so that the pipe never fills.
-fn read_output(stdout: ChildStdout, told: oneshot::Sender<String>) {
+/// Sends the first line, then reads on so that the pipe never fills.
+fn read_output(stdout: ChildStdout, first_line: oneshot::Sender<String>) {
     let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    // Nobody may be waiting any more.
-    let _ = told.send(lines.next().unwrap_or_default());
+    // An error means that nothing waits for it.
+    let _ = first_line.send(lines.next().unwrap_or_default());
     lines.for_each(drop);
 }
 
-/// Runs one of the servers' binaries to its end.
+/// Runs a binary of this workspace to its end.
 pub fn run(program: &str, arguments: &[&str]) -> std::process::Output {
     Command::new(binary(program)).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// A server's binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable, or a test's folder. A path
-/// of its own stays what it is.
+/// The path of a binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable (for a test, one folder up). An
+/// absolute path stays as it is.
 fn binary(name: &str) -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     let folder = executable.parent().unwrap();
@@ -274,23 +273,23 @@ fn binary(name: &str) -> PathBuf {
     path
 }
 
-type Order = (Command, SyncSender<std::io::Result<Child>>);
+type SpawnRequest = (Command, SyncSender<std::io::Result<Child>>);
 
 /// Starts a child that dies with this process, even if this process is killed.
 ///
-/// The kernel sends the signal when the *thread* that made the child ends: so one thread that lives as
-/// long as the process makes them all.
+/// The kernel sends the signal when the *thread* that started the child ends. So one thread, which lives as long as this
+/// process, starts them all.
 fn spawn(mut command: Command) -> std::io::Result<Child> {
-    static SPAWNER: OnceLock<SyncSender<Order>> = OnceLock::new();
+    static SPAWNER: OnceLock<SyncSender<SpawnRequest>> = OnceLock::new();
     // SAFETY: the closure runs between fork and exec and makes one system call; it neither allocates nor locks.
     unsafe {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     let spawner = SPAWNER.get_or_init(|| {
-        let (sender, orders) = sync_channel::<Order>(0);
+        let (sender, requests) = sync_channel::<SpawnRequest>(0);
         thread::spawn(move || {
-            for (mut command, reply) in orders {
-                // The one who asked waits for it.
+            for (mut command, reply) in requests {
+                // The caller waits for it.
                 let _ = reply.send(command.spawn());
             }
         });

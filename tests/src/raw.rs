@@ -1,4 +1,4 @@
-//! Flight by hand: messages that a client library would not send, calls that stop halfway.
+//! Flight by hand: messages that a client library would not send, and calls that stop halfway.
 
 use std::task::Poll;
 
@@ -13,9 +13,9 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use volley_common::client::Client;
 
-use crate::process::Process;
+use crate::process::ServerProcess;
 
-/// The messages of a put by path: the schema with the descriptor, dictionaries and batches.
+/// The messages of a put by path: the schema with the descriptor, then dictionaries and batches.
 pub fn messages(table: &str, schema: &Schema, batches: Vec<RecordBatch>) -> Vec<FlightData> {
     let mut messages = batches_to_flight_data(schema, batches).unwrap();
     messages[0].flight_descriptor = Some(FlightDescriptor::new_path(table.split('/').map(String::from).collect()));
@@ -30,25 +30,25 @@ pub async fn put(
     client.flight().do_put(messages).await?.into_inner().try_collect().await
 }
 
-/// A put whose client can stand still, go on, or vanish. It has a connection and a runtime of its own:
-/// ending those is what the member sees when the client's process dies.
+/// A put whose client can pause, go on, or vanish. It has a connection and a runtime of its own: when they end, the member
+/// sees what it sees when a client's process dies.
 pub struct OpenPut {
-    /// Takes `None` for the clean end of the request; without one the request never ends by itself.
+    /// `None` ends the request cleanly; without it the request never ends by itself.
     send: mpsc::Sender<Option<FlightData>>,
-    answers: Option<Answers>,
+    answers: Option<PutAnswers>,
     runtime: Option<Runtime>,
 }
 
-type Answers = JoinHandle<Result<Vec<PutResult>, Status>>;
+type PutAnswers = JoinHandle<Result<Vec<PutResult>, Status>>;
 
 impl OpenPut {
     /// Begins a put at a member; nothing is sent yet.
-    pub fn begin(member: &Process) -> OpenPut {
+    pub fn begin(member: &ServerProcess) -> OpenPut {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (send, mut queue) = mpsc::channel(1);
         let stream = futures::stream::poll_fn(move |context| match queue.poll_recv(context) {
             Poll::Ready(Some(message)) => Poll::Ready(message),
-            // The test let go of it: that is no end that a member should see.
+            // The test dropped it: the member must not see an end of the request.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         });
         let address = member.address.clone();
@@ -59,7 +59,7 @@ impl OpenPut {
         OpenPut { send, answers: Some(answers), runtime: Some(runtime) }
     }
 
-    /// Sends messages, as long as the member takes them.
+    /// Sends messages until the member ends the call.
     pub async fn send(&self, messages: impl IntoIterator<Item = FlightData>) {
         for message in messages {
             if self.send.send(Some(message)).await.is_err() {
@@ -70,12 +70,12 @@ impl OpenPut {
 
     /// Ends the request and reads the answers.
     pub async fn finish(mut self) -> Result<Vec<PutResult>, Status> {
-        // If the member has ended the call there is nobody left to tell.
+        // An error means that the member has ended the call.
         let _ = self.send.send(None).await;
         self.answers.take().unwrap().await.unwrap()
     }
 
-    /// Breaks the connection off in the middle of the request.
+    /// Breaks the connection in the middle of the request.
     pub fn vanish(self) {}
 }
 

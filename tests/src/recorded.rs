@@ -1,6 +1,6 @@
-//! A cluster of one coordinator and one node on folders that earlier software wrote: `tests/recorded/`.
+//! A coordinator and a node on data folders that earlier versions wrote: `tests/recorded/`.
 //!
-//! The catalog knows its members by their addresses, so these are always the same, and two tests cannot have them at once.
+//! The catalog knows its members by their addresses. So these are always the same, and two tests cannot use them at once.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,64 +10,70 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::cluster::files_below;
+use crate::launch::{ServerOptions, ServerRole};
+use crate::loopback::{COORDINATOR_PORT, PEER_OFFSET};
+use crate::process::ServerProcess;
 use crate::wait_for;
 
-/// Not among those that [`crate::address::Net`] gives out.
-const COORDINATOR: &str = "127.255.88.1";
-const NODE: &str = "127.255.88.2";
-/// Held while the addresses are in use; no member listens there.
+/// Hosts that [`crate::loopback::LoopbackNetwork`] never gives out.
+const COORDINATOR_HOST: &str = "127.255.88.1";
+const NODE_HOST: &str = "127.255.88.2";
+/// Bound while the addresses are in use; no member listens there.
 const GUARD: (&str, u16) = ("127.255.88.254", 8800);
-/// How long another test may have them.
-const TURN: Duration = Duration::from_secs(120);
+/// How long another test may use the addresses.
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
-/// The two members, not started.
-pub struct Recorded {
-    /// Id 1.
-    pub coordinator: Process,
-    /// The only one.
-    pub node: Process,
+/// One coordinator and one node, not started.
+pub struct RecordedCluster {
+    /// The coordinator, with id 1.
+    pub coordinator: ServerProcess,
+    /// The node.
+    pub node: ServerProcess,
     folder: TempDir,
     _guard: TcpListener,
 }
 
-impl Recorded {
-    /// With empty folders.
-    pub async fn empty() -> Recorded {
-        let guard = wait_for(TURN, "the addresses are free", async || TcpListener::bind(GUARD).ok()).await;
+impl RecordedCluster {
+    /// Members with empty data folders, and with the configuration files of this record if it has some.
+    pub async fn empty(record: &str) -> RecordedCluster {
+        let guard = wait_for(WAIT_LIMIT, "the addresses are free", async || TcpListener::bind(GUARD).ok()).await;
         let folder = TempDir::with_prefix("volley-recorded-").unwrap();
-        let member = |name: &str, host: &str, port: u16, more: &[String]| {
-            let data = folder.path().join(name);
-            let own = [("listen", port), ("peer-listen", port + 10), ("http-listen", port + 20)];
-            let addresses = own.iter().flat_map(|(flag, port)| [format!("--{flag}"), format!("{host}:{port}")]);
-            let data_dir = ["--data-dir".to_string(), data.display().to_string()];
-            let arguments = addresses.chain(data_dir).chain(more.iter().cloned()).collect();
-            Process::new(&format!("volley-{name}"), name.into(), format!("{host}:{port}"), data, arguments)
+        let member = |role: ServerRole, host: &str, mut flags: Vec<String>| {
+            if let Some(config) = config_file(record, role) {
+                flags.extend(["--config".into(), config.display().to_string()]);
+            }
+            let name = role.name().to_string();
+            let options =
+                ServerOptions { role, name, listen_host: host, advertised_host: host, folder: folder.path(), flags };
+            options.process()
         };
-        let coordinator = member("coordinator", COORDINATOR, 8815, &[]);
-        let node = member("node", NODE, 8816, &["--coordinators".into(), format!("{COORDINATOR}:8825")]);
-        Recorded { coordinator, node, folder, _guard: guard }
+        let coordinators = format!("{COORDINATOR_HOST}:{}", COORDINATOR_PORT + PEER_OFFSET);
+        let coordinator = member(ServerRole::Coordinator, COORDINATOR_HOST, Vec::new());
+        let node = member(ServerRole::Node, NODE_HOST, vec!["--coordinators".into(), coordinators]);
+        RecordedCluster { coordinator, node, folder, _guard: guard }
     }
 
-    /// With the folders of a format, a name in `tests/recorded/`.
-    pub async fn of(format: &str) -> Recorded {
-        let recorded = Recorded::empty().await;
-        let from = records().join(format);
-        for packed in files(&from) {
-            let to = recorded.folder.path().join(packed.strip_prefix(&from).unwrap()).with_extension("");
+    /// Members with the data folders of a record.
+    pub async fn open(record: &str) -> RecordedCluster {
+        let cluster = RecordedCluster::empty(record).await;
+        let from = record_folder(record);
+        let packed: Vec<PathBuf> = files_below(&from).into_iter().filter(|file| has_extension(file, "zst")).collect();
+        assert!(!packed.is_empty(), "{} holds no data folder: see tests/recorded/README.md", from.display());
+        for file in packed {
+            let to = cluster.folder.path().join(file.strip_prefix(&from).unwrap()).with_extension("");
             fs::create_dir_all(to.parent().unwrap()).unwrap();
-            zstd::stream::copy_decode(File::open(&packed).unwrap(), File::create(to).unwrap()).unwrap();
+            zstd::stream::copy_decode(File::open(&file).unwrap(), File::create(to).unwrap()).unwrap();
         }
-        recorded
+        cluster
     }
 
-    /// Keeps the members' folders as a format. They must have stopped.
-    pub fn keep(&self, format: &str) {
-        let to = records().join(format);
+    /// Packs the members' data folders as a record. The members must have stopped.
+    pub fn save(&self, record: &str) {
         for member in [&self.coordinator, &self.node] {
-            for file in files(&member.folder) {
+            for file in files_below(&member.folder) {
                 let name = format!("{}.zst", file.strip_prefix(self.folder.path()).unwrap().display());
-                let packed = to.join(name);
+                let packed = record_folder(record).join(name);
                 fs::create_dir_all(packed.parent().unwrap()).unwrap();
                 let mut from = io::BufReader::new(File::open(&file).unwrap());
                 zstd::stream::copy_encode(&mut from, File::create(packed).unwrap(), 19).unwrap();
@@ -76,13 +82,28 @@ impl Recorded {
     }
 }
 
-fn records() -> PathBuf {
+/// The names of all records, in order.
+pub fn records() -> Vec<String> {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The configuration file that a record has for a role, if it has one.
+pub fn config_file(record: &str, role: ServerRole) -> Option<PathBuf> {
+    Some(record_folder(record).join(format!("{}.toml", role.name()))).filter(|file| file.exists())
+}
+
+fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recorded")
 }
 
-/// All files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let below = entries.map(|entry| entry.unwrap().path());
-    below.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+fn record_folder(record: &str) -> PathBuf {
+    root().join(record)
+}
+
+fn has_extension(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|own| own == extension)
 }

@@ -1,4 +1,4 @@
-//! Numbered rows: from any of them it can be told whether it is whole.
+//! Numbered rows, each with a text that follows from its number: a damaged row shows.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use volley_common::{Result, TableName};
 /// Rows of a batch that [`batches`] makes.
 const BATCH: i64 = 10_000;
 
-/// `id` int64, and `text` utf8 that follows from it (null for every seventh).
+/// `id` int64, and `text` utf8 that follows from it (null in every seventh row).
 pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("text", DataType::Utf8, true)]))
 }
@@ -33,12 +33,12 @@ pub fn batches(ids: Range<i64>) -> Vec<RecordBatch> {
     ids.clone().step_by(BATCH as usize).map(|start| batch(start..(start + BATCH).min(ids.end))).collect()
 }
 
-/// As what [`Client::put`] takes.
+/// The rows with these ids, as [`Client::put`] takes them.
 pub fn stream(ids: Range<i64>) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
     futures::stream::iter(batches(ids).into_iter().map(Ok))
 }
 
-/// The ids in the order in which they came; every text must be that of its id.
+/// The ids in their order. Panics if a text is not that of its id.
 pub fn ids(batches: &[RecordBatch]) -> Vec<i64> {
     let mut ids = Vec::new();
     for batch in batches {
@@ -68,7 +68,7 @@ pub async fn put(
     client.put(&name(table), options, schema(), stream(ids)).await
 }
 
-/// The ids in a table, fetched in parallel; in order for one without keys.
+/// The ids in a table, fetched in parallel; in order if the table has no keys.
 pub async fn get(client: &Client, table: &str) -> Result<Vec<i64>> {
     let (_, batches) = client.get_all(&name(table), &Options::default()).await?;
     Ok(ids(&batches))

@@ -1,8 +1,9 @@
-"""A pyarrow client that does what it is told: jobs as lines of JSON.
+"""A pyarrow client that runs jobs, each a line of JSON.
 
-When all is prepared for a job it says `{"at": "begin"}`, waits for a line, moves the data, and tells the outcome. Every job runs in a process of its own, forked from this one: it begins with the libraries imported and the table to
-put made, and with no memory of the jobs before. Time and CPU are those of the transfer alone; a get is done
-three times, and the third counts.
+When a job is prepared, the client prints `{"at": "begin"}`, waits for a line, moves the data, and prints the outcome. Every job runs in a
+process of its own, forked from this one: it has the libraries imported and the table to put made, and no
+memory of earlier jobs. Time and CPU are those of the transfer alone; a get runs three times, and the third
+counts.
 """
 
 import base64
@@ -23,7 +24,7 @@ MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_
 
 
 class Sources:
-    """Tables to put, made when they are first asked for."""
+    """Tables to put, made when they are first used."""
 
     def __init__(self):
         self.made = {}
@@ -49,7 +50,7 @@ def connect(address):
 
 
 def measured(work):
-    """What `work` returns, with its seconds and the CPU seconds of this process; begins when it is told to."""
+    """What `work` returns, with its seconds and the CPU seconds of this process; waits for the start."""
     os.write(sys.stdout.fileno(), b'{"at": "begin"}\n')
     os.read(sys.stdin.fileno(), 64)
     begin, cpu = time.monotonic(), cpu_seconds()
@@ -63,7 +64,7 @@ def cpu_seconds():
 
 
 def in_threads(jobs):
-    """Runs them all at once; what they return, in order."""
+    """Runs all jobs at once; returns their results in order."""
     if len(jobs) == 1:
         return [jobs[0]()]
     results = [None] * len(jobs)
@@ -129,8 +130,7 @@ def get(job, sources):
     def all_at_once():
         return sum(in_threads([lambda stream=stream: one(stream) for stream in streams]), [])
 
-    # As a client that has read before: the first time it is the memory's first use that is slow, and the C library only
-    # then learns which sizes to keep.
+    # The first gets are slow: memory is used for the first time, and the C library has not yet adapted its thresholds.
     for _ in range(WARM_UP):
         tables = all_at_once()
         if job["expect"]:
@@ -145,16 +145,16 @@ def get(job, sources):
 
 
 def check(tables, source, any_order):
-    """What came must be what was put; of streams side by side only the number of rows is compared."""
+    """The rows must be those of the put; for parallel streams only their number is compared."""
     rows = sum(t.num_rows for t in tables)
-    assert rows == source.num_rows, f"{rows} rows came instead of {source.num_rows}"
+    assert rows == source.num_rows, f"{rows} rows arrived instead of {source.num_rows}"
     if not any_order:
         got = pa.concat_tables(tables)
-        assert got.equals(source.select(got.column_names)), "other rows came than were put"
+        assert got.equals(source.select(got.column_names)), "other rows arrived than were put"
 
 
 def drain(job, sources):
-    """Reads streams without keeping what comes, as many at once as are asked for."""
+    """Reads all streams at once without keeping the rows."""
 
     def one(stream):
         rows = size = 0
@@ -175,7 +175,7 @@ JOBS = {"put": put, "get": get, "drain": drain}
 
 
 def forked(job, sources):
-    """Does a job in a child of this process."""
+    """Runs a job in a child of this process."""
     child = os.fork()
     if child == 0:
         try:
@@ -183,7 +183,7 @@ def forked(job, sources):
         except BaseException as error:
             outcome = {"error": f"{type(error).__name__}: {error}"[:2000]}
         os.write(sys.stdout.fileno(), json.dumps(outcome).encode() + b"\n")
-        # Connections and pools of the child are not worth tidying up.
+        # The child need not close its connections and pools.
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if status:
@@ -192,7 +192,7 @@ def forked(job, sources):
 
 def main():
     sources = Sources()
-    # No line is read before it is needed: a child reads on from here.
+    # Lines are not read ahead, because a child reads from the same input.
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
         if job["do"] == "forget":

@@ -1,4 +1,4 @@
-"""The C++ Flight server as a tutorial has it: tables in memory, sent by `RecordBatchStream`.
+"""The C++ Flight server of a tutorial: tables in memory, sent by `RecordBatchStream`.
 
     python server.py HOST:PORT
 

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::systems::Kind;
+use crate::systems::SystemKind;
 
-/// Volley beside other Flight servers, all on this machine, alternating in one run: rates, CPU and memory.
+/// Compares Volley with other Flight servers on this machine, in turn in one run: rates, CPU and memory.
 #[derive(Parser)]
 #[command(name = "cargo bench-flight")]
-pub struct Flags {
+pub struct BenchFlags {
     /// Cases to run; all if none is named.
     #[arg(value_name = "CASE")]
     pub cases: Vec<String>,
-    /// Say which cases there are, and end.
+    /// List the cases, and exit.
     #[arg(long)]
     pub list: bool,
     /// GiB of the reference table (64 float64 columns); other tables are smaller.
@@ -23,18 +23,18 @@ pub struct Flags {
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
     /// The systems to compare.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
-    pub systems: Vec<Kind>,
-    /// Where the data folders are made [default: the target folder, and for puts /dev/shm as well if it has room].
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = SystemKind::ALL)]
+    pub systems: Vec<SystemKind>,
+    /// The folder for data [default: the target folder, and for puts also /dev/shm if it has space].
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Where the figures go, as JSON [default: target/bench/flight-TIME.json, TIME in seconds since 1970].
+    /// The file for the figures, as JSON [default: target/bench/flight-TIME.json, TIME in seconds since 1970].
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Print the tables as Markdown.
     #[arg(long)]
     pub markdown: bool,
-    /// Take the servers' binaries and `.venv` as they are, without building or installing anything.
+    /// Use the binaries and `.venv` as they are, without building or installing.
     #[arg(long)]
     pub no_build: bool,
     /// Tables of the case `small`.
@@ -43,7 +43,7 @@ pub struct Flags {
     /// GB of the table of the case `memory`.
     #[arg(long, default_value_t = 8.0)]
     pub memory_gb: f64,
-    /// Flags for every node of Volley, as "--message-bytes 524288".
+    /// BenchFlags for every node of Volley, as "--message-bytes 524288".
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub node_flags: String,
 }

@@ -1,4 +1,4 @@
-//! A run: the systems, the clients, the tables that are there, and rounds in which the systems take turns.
+//! A run: the systems, the clients, the tables, and rounds in which the systems take turns.
 
 use std::path::{Path, PathBuf};
 
@@ -6,153 +6,156 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use volley_verify::Project;
 
-use crate::args::Flags;
-use crate::clients::Clients;
-use crate::jobs::{Call, Fetch, Get, Job, Put, PutStream, Source};
+use crate::args::BenchFlags;
+use crate::clients::ClientProcesses;
+use crate::jobs::{ActionCall, ClientJob, GetJob, PutJob, PutStream, TableSource, TicketFetch};
 use crate::machine;
-use crate::measure::Watch;
-use crate::report::{Report, Sample, Series};
-use crate::systems::{Kind, System, Wanted};
+use crate::measure::ResourceWatch;
+use crate::report::{BenchReport, Sample, Series};
+use crate::systems::{BenchSystem, SystemKind, SystemOptions};
 
-/// Bytes of the batches of a table that is put in large chunks. One batch of all of it is refused by every server above
-/// 2 GiB, and by Volley above 512 MiB.
+/// Bytes of a batch of a table that is put in large batches. Every server refuses batches above 2 GiB, and Volley those above
+/// 512 MiB.
 pub const CHUNK: u64 = 256 << 20;
-/// Seconds for which a table that is read can be read after it was dropped, and for which its tickets are good.
-const READABLE_S: u64 = 5;
+/// Seconds for which a table can be read after it was dropped, and for which its tickets are valid.
+const RETENTION_S: u64 = 5;
 
-/// Where tables can be put into memory as if it were a disk.
-const MEMORY: &str = "/dev/shm";
-/// The room that a put needs there, for each byte of its table: two copies, and the one of a writing node that keeps none.
-const ROOM: u64 = 3;
+/// A file system in memory, for puts that wait for no disk.
+const MEMORY_DISK: &str = "/dev/shm";
+/// Bytes that a put needs there for each byte of its table: two copies, and the one of a writing node that keeps none.
+const MEMORY_DISK_FACTOR: u64 = 3;
 
-/// One of those that take turns.
+/// A system with a job; the contenders of a case take turns.
 #[derive(Clone)]
 pub struct Contender {
-    /// What its line is called.
+    /// The name of its line in the report.
     pub label: String,
-    /// By [`Bench::system`].
+    /// The index that [`Bench::system`] returned.
     pub system: usize,
-    /// What its client does.
-    pub plan: Plan,
+    /// The job of its client.
+    pub plan: JobPlan,
 }
 
-/// What a client does in every round.
+/// The job of a client in every round.
 #[derive(Clone)]
-pub enum Plan {
+pub enum JobPlan {
     /// The same job each time.
-    Job(Job),
-    /// Streams of tickets, by which the rows of `source` must come.
-    Get { streams: Vec<Vec<Fetch>>, source: Source },
-    /// All endpoints of a table's FlightInfo in so many streams; tickets are new each time. What comes is kept, or not.
-    Endpoints { table: String, source: Source, streams: usize, keep: bool },
-    /// A put, whose table is dropped afterwards.
-    Put { table: String, source: Source, batch_rows: u64, streams: usize, options: Value },
+    Job(ClientJob),
+    /// Streams of tickets that must return the rows of `source`.
+    Get { streams: Vec<Vec<TicketFetch>>, source: TableSource },
+    /// All endpoints of a table's FlightInfo in this many streams, with new tickets each time. The client keeps the rows or not.
+    Endpoints { table: String, source: TableSource, streams: usize, keep: bool },
+    /// A put whose table is dropped afterwards.
+    Put { table: String, source: TableSource, batch_rows: u64, streams: usize, options: Value },
 }
 
-impl Plan {
-    /// Whether the client does it, or the like of it, before the time begins.
+impl JobPlan {
+    /// Whether the client warms up by itself before the measured time.
     fn is_repeated(&self) -> bool {
-        let warm = matches!(self, Plan::Job(Job::RustGet(_) | Job::Infos(_)));
-        warm || matches!(self, Plan::Get { .. } | Plan::Endpoints { keep: true, .. })
+        let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::Infos(_)));
+        warm || matches!(self, JobPlan::Get { .. } | JobPlan::Endpoints { keep: true, .. })
     }
 
-    /// How many rows must come, of a get.
+    /// How many rows a get must return.
     fn rows(&self) -> Option<u64> {
         match self {
-            Plan::Get { source, .. } | Plan::Endpoints { source, .. } => Some(source.rows()),
-            Plan::Job(_) | Plan::Put { .. } => None,
+            JobPlan::Get { source, .. } | JobPlan::Endpoints { source, .. } => Some(source.rows()),
+            JobPlan::Job(_) | JobPlan::Put { .. } => None,
         }
     }
 }
 
-/// A table that is put to be read.
-pub struct NewTable<'a> {
-    /// What it is called.
+/// A table that cases read.
+pub struct BenchTable<'a> {
+    /// Its name.
     pub name: &'a str,
     /// Its rows.
-    pub source: Source,
+    pub source: TableSource,
     /// Rows of a batch.
     pub batch_rows: u64,
-    /// How Volley is to keep it: options of the put.
+    /// The options of its put.
     pub options: Value,
 }
 
-/// A run. When it is dropped its processes end, and then its folders go.
+/// A run. When it is dropped, its processes end and its folders are removed.
 pub struct Bench {
-    /// What was asked for.
-    pub flags: Flags,
-    /// What has been measured.
-    pub report: Report,
+    /// The command line.
+    pub flags: BenchFlags,
+    /// The results so far.
+    pub report: BenchReport,
     /// TPC-H lineitem, once it has been generated.
-    pub lineitem: Option<Source>,
+    pub lineitem: Option<TableSource>,
     project: Project,
     python: PathBuf,
-    clients: Clients,
-    systems: Vec<System>,
+    clients: ClientProcesses,
+    systems: Vec<BenchSystem>,
     tables: Vec<(usize, String)>,
     data: TempDir,
     memory: Option<TempDir>,
 }
 
 impl Bench {
-    /// Starts the Python client; the systems are started when they are needed.
+    /// Starts the Python client. Systems start when they are first needed.
     ///
     /// # Errors
     /// The client, or the folder for the data.
-    pub fn new(flags: Flags, project: Project, python: PathBuf, report: Report) -> Result<Bench, String> {
+    pub fn new(flags: BenchFlags, project: Project, python: PathBuf, report: BenchReport) -> Result<Bench, String> {
         let folder = flags.data.clone().unwrap_or_else(|| project.target.clone());
         let data = TempDir::with_prefix_in("bench-", &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let clients = Clients::start(&python, &script(&project, "client.py"))?;
+        let clients = ClientProcesses::start(&python, &script(&project, "client.py"))?;
         let (systems, tables) = (Vec::new(), Vec::new());
         Ok(Bench { flags, report, lineitem: None, project, python, clients, systems, tables, data, memory: None })
     }
 
-    /// Bytes of the reference table, or a share of them.
-    pub fn reference(&self, share: f64) -> Source {
+    /// The reference table, or this share of it.
+    pub fn reference(&self, share: f64) -> TableSource {
         let bytes = (self.flags.gib * share * (1u64 << 30) as f64) as u64;
-        Source::Floats { columns: 64, bytes: bytes / 4096 * 4096 }
+        TableSource::Floats { columns: 64, bytes: bytes / 4096 * 4096 }
     }
 
-    /// Those of these systems that are to be compared.
-    pub fn kinds(&self, of: &[Kind]) -> Vec<Kind> {
+    /// The systems among these that the command line selects.
+    pub fn kinds(&self, of: &[SystemKind]) -> Vec<SystemKind> {
         of.iter().copied().filter(|kind| self.flags.systems.contains(kind)).collect()
     }
 
-    /// The system with its data on the disk.
-    pub async fn system(&mut self, kind: Kind) -> usize {
-        let within = self.data.path().to_path_buf();
-        self.system_of(kind, within, &[]).await
+    /// The system with its data on the disk: its index.
+    pub async fn system(&mut self, kind: SystemKind) -> usize {
+        let parent_folder = self.data.path().to_path_buf();
+        self.system_of(kind, parent_folder, &[]).await
     }
 
-    /// The system with its data in this folder, and more flags for its nodes; started if it does not run.
-    pub async fn system_of(&mut self, kind: Kind, within: PathBuf, node_flags: &[String]) -> usize {
+    /// The system with its data in this folder and with more flags for its nodes, started if it does not run: its index.
+    pub async fn system_of(&mut self, kind: SystemKind, parent_folder: PathBuf, node_flags: &[String]) -> usize {
         let flags = self.flags.node_flags.split_whitespace().map(String::from).chain(node_flags.iter().cloned());
-        let wanted = Wanted { kind, within, node_flags: flags.collect() };
-        let same = |system: &System| system.wanted.kind == kind && (!kind.is_volley() || system.wanted == wanted);
+        let options = SystemOptions { kind, parent_folder, node_flags: flags.collect() };
+        let same =
+            |system: &BenchSystem| system.options.kind == kind && (!kind.is_volley() || system.options == options);
         if let Some(at) = self.systems.iter().position(same) {
             return at;
         }
         let server = script(&self.project, "server.py");
-        self.systems.push(System::start(&wanted, &self.python, &server).await);
+        self.systems.push(BenchSystem::start(&options, &self.python, &server).await);
         self.systems.len() - 1
     }
 
     /// A running system.
-    pub fn running(&self, system: usize) -> &System {
+    pub fn running(&self, system: usize) -> &BenchSystem {
         &self.systems[system]
     }
 
-    /// The folders for the data of puts: that on the disk, and that in memory if it has room for tables of so many bytes.
-    /// With what is added to a line's name.
+    /// The folders for the data of puts, each with the suffix of its line in the report: the folder on the disk, and the one in
+    /// memory if that has space for tables of this many bytes.
     ///
     /// # Errors
     /// The folder in memory cannot be made.
     pub fn places(&mut self, bytes: u64) -> Result<Vec<(PathBuf, &'static str)>, String> {
         let mut places = vec![(self.data.path().to_path_buf(), "")];
-        let roomy = machine::room(Path::new(MEMORY)).min(machine::available() / 2) > bytes * ROOM;
+        let roomy =
+            machine::free_bytes(Path::new(MEMORY_DISK)).min(machine::available() / 2) > bytes * MEMORY_DISK_FACTOR;
         if self.flags.data.is_none() && roomy {
             if self.memory.is_none() {
-                let made = TempDir::with_prefix_in("volley-bench-", MEMORY).map_err(|e| format!("{MEMORY}: {e}"))?;
+                let made =
+                    TempDir::with_prefix_in("volley-bench-", MEMORY_DISK).map_err(|e| format!("{MEMORY_DISK}: {e}"))?;
                 self.memory = Some(made);
             }
             places.extend(self.memory.iter().map(|folder| (folder.path().to_path_buf(), " (tmpfs)")));
@@ -165,11 +168,11 @@ impl Bench {
         self.data.path()
     }
 
-    /// Puts a table that is to be read, unless it is there.
+    /// Puts a table for reading, unless it exists.
     ///
     /// # Errors
     /// Of the put.
-    pub async fn table(&mut self, system: usize, new: &NewTable<'_>) -> Result<(), String> {
+    pub async fn table(&mut self, system: usize, new: &BenchTable<'_>) -> Result<(), String> {
         if self.tables.contains(&(system, new.name.to_string())) {
             return Ok(());
         }
@@ -177,19 +180,19 @@ impl Bench {
         self.add_rows(system, new).await
     }
 
-    /// Puts rows of a table that is to be read.
+    /// Puts rows of a table for reading.
     ///
     /// # Errors
     /// Of the put.
-    pub async fn add_rows(&mut self, system: usize, new: &NewTable<'_>) -> Result<(), String> {
-        let plan = Plan::Put {
+    pub async fn add_rows(&mut self, system: usize, new: &BenchTable<'_>) -> Result<(), String> {
+        let plan = JobPlan::Put {
             table: new.name.into(),
             source: new.source.clone(),
             batch_rows: new.batch_rows,
             streams: 1,
             options: match new.options.get("retention_s") {
                 Some(_) => new.options.clone(),
-                None => with(new.options.clone(), "retention_s", READABLE_S),
+                None => with(new.options.clone(), "retention_s", RETENTION_S),
             },
         };
         let job = self.job(system, &plan, false).await?;
@@ -197,7 +200,7 @@ impl Bench {
         put.await.map(|_| ()).map_err(|e| format!("putting {}: {e}", new.name))
     }
 
-    /// Drops all tables that were put to be read if there is one of another name than these, and the client's own copies.
+    /// Drops all tables for reading if one of them has another name than these, and frees the client's copies.
     ///
     /// # Errors
     /// A system refuses.
@@ -216,34 +219,34 @@ impl Bench {
         Ok(())
     }
 
-    /// Ends all systems, with what they hold.
+    /// Stops all systems and drops their data.
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client has exited.
     pub async fn stop_all(&mut self) -> Result<(), String> {
         self.systems.clear();
         self.tables.clear();
         self.clients.forget().await
     }
 
-    /// As many rounds as were asked for, the contenders in turn in each; before them one that is not measured, unless the
-    /// clients do everything twice by themselves.
+    /// Runs the rounds of the command line; the contenders take turns in each. An unmeasured round comes first, unless all clients
+    /// warm up by themselves.
     ///
     /// # Errors
-    /// What a client or a server says.
+    /// The error of a client or a server.
     pub async fn rounds(&mut self, contenders: &[Contender]) -> Result<Vec<Series>, String> {
         let runs = self.flags.runs;
         self.rounds_of(contenders, runs).await
     }
 
-    /// As [`Bench::rounds`], but so many; if it is one, none before it.
+    /// Like [`Bench::rounds`], with this many rounds. A single round has no unmeasured one before it.
     ///
     /// # Errors
-    /// What a client or a server says.
+    /// The error of a client or a server.
     pub async fn rounds_of(&mut self, contenders: &[Contender], runs: usize) -> Result<Vec<Series>, String> {
         let series = |c: &Contender| Series {
             label: c.label.clone(),
-            kind: self.systems[c.system].wanted.kind,
+            kind: self.systems[c.system].options.kind,
             samples: Vec::new(),
         };
         let mut measured: Vec<Series> = contenders.iter().map(series).collect();
@@ -264,32 +267,32 @@ impl Bench {
         let system = &self.systems[contender.system];
         let before = system.stored();
         let prepared = self.clients.prepare(&job).await?;
-        let watch = Watch::begin(system.pids()).map_err(|e| e.to_string())?;
+        let watch = ResourceWatch::begin(system.pids()).map_err(|e| e.to_string())?;
         let outcome = prepared.go().await?;
         let used = watch.end().await.map_err(|e| e.to_string())?;
         if let Some(rows) = contender.plan.rows().filter(|rows| *rows != outcome.rows) {
-            return Err(format!("{} rows came instead of {rows}", outcome.rows));
+            return Err(format!("{} rows arrived instead of {rows}", outcome.rows));
         }
-        system.drop_tables(&put_by(&job), before).await?;
+        system.drop_tables(&tables_put_by(&job), before).await?;
         Ok(Sample { outcome, used })
     }
 
-    /// What a client is told in this round.
-    async fn job(&self, system: usize, plan: &Plan, check: bool) -> Result<Job, String> {
+    /// The job that a client gets in this round.
+    async fn job(&self, system: usize, plan: &JobPlan, check: bool) -> Result<ClientJob, String> {
         let system = &self.systems[system];
         Ok(match plan {
-            Plan::Job(job) => job.clone(),
-            Plan::Get { streams, source } => {
-                Job::Get(Get { streams: streams.clone(), expect: check.then(|| source.clone()) })
+            JobPlan::Job(job) => job.clone(),
+            JobPlan::Get { streams, source } => {
+                ClientJob::Get(GetJob { streams: streams.clone(), expect: check.then(|| source.clone()) })
             }
-            Plan::Endpoints { table, source, streams, keep } => {
+            JobPlan::Endpoints { table, source, streams, keep } => {
                 let expect = (check && *keep).then(|| source.clone());
-                let get = Get { streams: spread(system.fetches(table).await?, *streams), expect };
-                if *keep { Job::Get(get) } else { Job::Drain(get) }
+                let get = GetJob { streams: spread(system.fetches(table).await?, *streams), expect };
+                if *keep { ClientJob::Get(get) } else { ClientJob::Drain(get) }
             }
-            Plan::Put { table, source, batch_rows, streams, options } => {
+            JobPlan::Put { table, source, batch_rows, streams, options } => {
                 let (streams, commit) = put_streams(system, table, *streams, options).await?;
-                Job::Put(Put { source: source.clone(), batch_rows: *batch_rows, streams, commit })
+                ClientJob::Put(PutJob { source: source.clone(), batch_rows: *batch_rows, streams, commit })
             }
         })
     }
@@ -306,32 +309,32 @@ pub fn with(mut object: Value, key: &str, value: impl Into<Value>) -> Value {
 }
 
 /// The tables that a job puts.
-fn put_by(job: &Job) -> Vec<String> {
+fn tables_put_by(job: &ClientJob) -> Vec<String> {
     match job {
-        Job::Put(put) => {
+        ClientJob::Put(put) => {
             let names = put.streams.iter().filter_map(|stream| stream.descriptor["table"].as_str());
             let mut tables: Vec<String> = names.map(String::from).collect();
             tables.dedup();
             tables
         }
-        Job::RustPut(put) => vec![put.table.clone()],
+        ClientJob::RustPut(put) => vec![put.table.clone()],
         _ => Vec::new(),
     }
 }
 
-/// Where the streams of a put go. Of several streams Volley makes one table, to be committed when they have ended; the
-/// other servers, which have no such thing, make as many tables.
+/// The streams of a put and its commit. Volley makes one table of several streams and commits it when they have ended; the other
+/// servers have no such action, so each stream makes a table.
 async fn put_streams(
-    system: &System,
+    system: &BenchSystem,
     table: &str,
     streams: usize,
     options: &Value,
-) -> Result<(Vec<PutStream>, Option<Call>), String> {
+) -> Result<(Vec<PutStream>, Option<ActionCall>), String> {
     let command = with(options.clone(), "table", table);
     if streams == 1 {
         return Ok((vec![PutStream { address: system.nodes()[0].clone(), descriptor: command }], None));
     }
-    if !system.wanted.kind.is_volley() {
+    if !system.options.kind.is_volley() {
         let address = &system.nodes()[0];
         let stream = |at| PutStream { address: address.clone(), descriptor: json!({"table": format!("{table}{at}")}) };
         return Ok(((0..streams).map(stream).collect(), None));
@@ -342,12 +345,12 @@ async fn put_streams(
     let id = begun["write_id"].clone();
     let descriptor = json!({"table": table, "write_id": id});
     let streams = (0..streams).map(|at| PutStream { address: address(at), descriptor: descriptor.clone() });
-    let commit = Call { name: "commit_write".into(), body: json!({"write_id": id}) };
+    let commit = ActionCall { name: "commit_write".into(), body: json!({"write_id": id}) };
     Ok((streams.collect(), Some(commit)))
 }
 
-/// Tickets in so many streams; those of one address as far as it goes in the same.
-fn spread(mut fetches: Vec<Fetch>, streams: usize) -> Vec<Vec<Fetch>> {
+/// Spreads tickets over this many streams; tickets of one address share a stream as far as possible.
+fn spread(mut fetches: Vec<TicketFetch>, streams: usize) -> Vec<Vec<TicketFetch>> {
     fetches.sort_by(|one, other| one.address.cmp(&other.address));
     let count = fetches.len();
     (0..streams).map(|at| fetches[count * at / streams..count * (at + 1) / streams].to_vec()).collect()
@@ -358,8 +361,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_keep_to_one_address_if_there_are_as_many() {
-        let fetches = ["a", "b", "a", "b"].map(|address| Fetch::new(address, b"t")).to_vec();
+    fn streams_have_one_address_each_if_possible() {
+        let fetches = ["a", "b", "a", "b"].map(|address| TicketFetch::new(address, b"t")).to_vec();
         let addresses = |streams: usize| -> Vec<Vec<String>> {
             let streams = spread(fetches.clone(), streams);
             streams.iter().map(|stream| stream.iter().map(|fetch| fetch.address.clone()).collect()).collect()
@@ -370,12 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn a_put_of_several_streams_names_each_table_once() {
+    fn put_of_several_streams_names_each_table_once() {
         let stream = |table: &str| PutStream { address: String::new(), descriptor: json!({ "table": table }) };
         let put = |tables: &[&str]| {
             let streams = tables.iter().map(|table| stream(table)).collect();
-            put_by(&Job::Put(Put {
-                source: Source::Floats { columns: 1, bytes: 8 },
+            tables_put_by(&ClientJob::Put(PutJob {
+                source: TableSource::Floats { columns: 1, bytes: 8 },
                 batch_rows: 1,
                 streams,
                 commit: None,

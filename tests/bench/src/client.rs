@@ -1,4 +1,4 @@
-//! The client in Rust: a process that does one job, by Volley's own client library.
+//! The client in Rust: a process that runs one job with Volley's client library.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -20,28 +20,32 @@ use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
 use volley_tests::rows;
 
-use crate::jobs::{Infos, Job, Outcome, RustGet, RustPut, Small, SmallCall, Source};
+use crate::jobs::{
+    ClientJob, FlightInfoJob, JobOutcome, RustGetJob, RustPutJob, SmallCall, SmallCallsJob, TableSource,
+};
 use crate::measure::{cpu_seconds, quantile};
 use crate::raw;
 
-/// What is asked for before the time begins, so that connections are there and code is warm.
-const WARM_UP: usize = 64;
+/// Calls before the measured time, so that connections are open and code is warm.
+const WARM_UP_CALLS: usize = 64;
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Reads a job from standard input, does it, and writes its outcome to standard output.
+/// Reads a job from standard input, runs it, and writes its outcome to standard output.
 ///
 /// # Errors
-/// What fails, also as the outcome.
+/// The failure, which is also written as the outcome.
 pub async fn run() -> Result<()> {
     let line = read_line()?;
     let job = serde_json::from_str(&line).map_err(|e| format!("the job {line:?}: {e}"))?;
     let outcome = match job {
-        Job::RustPut(put) => self::put(put).await,
-        Job::RustGet(get) => self::get(get).await,
-        Job::Small(small) => self::small(small).await,
-        Job::Infos(infos) => self::infos(infos).await,
-        Job::Put(_) | Job::Get(_) | Job::Drain(_) => Err("this job is for the client in Python".into()),
+        ClientJob::RustPut(put) => self::put(put).await,
+        ClientJob::RustGet(get) => self::get(get).await,
+        ClientJob::Small(small) => self::small(small).await,
+        ClientJob::Infos(infos) => self::infos(infos).await,
+        ClientJob::Put(_) | ClientJob::Get(_) | ClientJob::Drain(_) => {
+            Err("this job is for the client in Python".into())
+        }
     };
     match &outcome {
         Ok(outcome) => println!("{}", serde_json::to_string(outcome).map_err(|e| e.to_string())?),
@@ -56,22 +60,22 @@ fn read_line() -> Result<String> {
     Ok(line)
 }
 
-/// Time and CPU since the client was told to begin.
-struct Begun {
+/// Time and CPU of the measured part of a job.
+struct JobTimer {
     at: Instant,
     cpu: f64,
 }
 
-impl Begun {
-    /// Says that all is prepared, and waits for the word.
-    fn when_told() -> Result<Begun> {
+impl JobTimer {
+    /// Reports that the job is prepared, and waits for the start.
+    fn wait_for_start() -> Result<JobTimer> {
         println!(r#"{{"at": "begin"}}"#);
         read_line()?;
-        Ok(Begun { cpu: own_cpu()?, at: Instant::now() })
+        Ok(JobTimer { cpu: own_cpu()?, at: Instant::now() })
     }
 
-    fn end(self) -> Result<Outcome> {
-        Ok(Outcome { seconds: self.at.elapsed().as_secs_f64(), cpu: own_cpu()? - self.cpu, ..Outcome::default() })
+    fn end(self) -> Result<JobOutcome> {
+        Ok(JobOutcome { seconds: self.at.elapsed().as_secs_f64(), cpu: own_cpu()? - self.cpu, ..JobOutcome::default() })
     }
 }
 
@@ -87,26 +91,26 @@ fn name(table: &str) -> Result<TableName> {
     table.parse().map_err(|e: volley_common::Error| e.message)
 }
 
-async fn put(put: RustPut) -> Result<Outcome> {
+async fn put(put: RustPutJob) -> Result<JobOutcome> {
     let (client, name, bytes) = (connect(&put.address).await?, name(&put.table)?, put.source.bytes());
     let batches = batches(&put.source, put.batch_rows as usize)?;
     let schema = batches.first().ok_or("nothing to put")?.schema();
     let options = Options { retention_s: Some(0), ..Options::default() };
-    let begun = Begun::when_told()?;
+    let begun = JobTimer::wait_for_start()?;
     let put = client.put(&name, &options, schema, stream::iter(batches.into_iter().map(Ok))).await;
     let rows = put.map_err(|e| e.message)?.rows;
-    Ok(Outcome { rows, bytes, ..begun.end()? })
+    Ok(JobOutcome { rows, bytes, ..begun.end()? })
 }
 
-/// The source's rows in batches of so many; of a file as they lie there.
-fn batches(source: &Source, rows: usize) -> Result<Vec<RecordBatch>> {
+/// The rows of a source in batches of this many; those of a file in its own batches.
+fn batches(source: &TableSource, rows: usize) -> Result<Vec<RecordBatch>> {
     match source {
-        Source::Floats { columns, .. } => {
+        TableSource::Floats { columns, .. } => {
             let schema = floats(*columns);
             let (all, mut random) = (source.rows() as usize, SmallRng::seed_from_u64(1));
             (0..all).step_by(rows).map(|from| batch_of(&schema, rows.min(all - from), &mut random)).collect()
         }
-        Source::File { path, .. } => {
+        TableSource::File { path, .. } => {
             let file = std::fs::File::open(path).map_err(|e| format!("{path}: {e}"))?;
             let reader = FileReader::try_new(file, None).map_err(|e| format!("{path}: {e}"))?;
             reader.collect::<std::result::Result<_, _>>().map_err(|e| format!("{path}: {e}"))
@@ -126,7 +130,7 @@ fn batch_of(schema: &SchemaRef, rows: usize, random: &mut SmallRng) -> Result<Re
     RecordBatch::try_new(schema.clone(), columns).map_err(|e| e.to_string())
 }
 
-async fn get(get: RustGet) -> Result<Outcome> {
+async fn get(get: RustGetJob) -> Result<JobOutcome> {
     let (client, name) = (connect(&get.address).await?, name(&get.table)?);
     let how = FetchOptions { streams: get.streams, ..FetchOptions::default() };
     let all = async || -> Result<Vec<RecordBatch>> {
@@ -134,23 +138,23 @@ async fn get(get: RustGet) -> Result<Outcome> {
         let batches: Vec<RecordBatch> =
             fetch.map_ok(|fetched| fetched.batch).try_collect().await.map_err(|e| e.message)?;
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        if rows == get.rows { Ok(batches) } else { Err(format!("{rows} rows came instead of {}", get.rows)) }
+        if rows == get.rows { Ok(batches) } else { Err(format!("{rows} rows arrived instead of {}", get.rows)) }
     };
     drop(all().await?);
-    let begun = Begun::when_told()?;
+    let begun = JobTimer::wait_for_start()?;
     let batches = all().await?;
     let outcome = begun.end()?;
     let columns = batches.iter().flat_map(RecordBatch::columns);
     let bytes = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum();
-    Ok(Outcome { bytes, rows: get.rows, ..outcome })
+    Ok(JobOutcome { bytes, rows: get.rows, ..outcome })
 }
 
-async fn small(small: Small) -> Result<Outcome> {
+async fn small(small: SmallCallsJob) -> Result<JobOutcome> {
     let clients = (0..small.clients).map(|at| connect(&small.addresses[at % small.addresses.len()]));
     let clients = try_join_all(clients.collect::<Vec<_>>()).await?;
     let small = Arc::new(small);
     prepare(&small, &clients).await?;
-    let begun = Begun::when_told()?;
+    let begun = JobTimer::wait_for_start()?;
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for (at, client) in clients.into_iter().enumerate() {
@@ -163,14 +167,14 @@ async fn small(small: Small) -> Result<Outcome> {
     Ok(of_calls(begun.end()?, times))
 }
 
-/// Makes what the calls need, and calls as they will.
-async fn prepare(small: &Small, clients: &[Client]) -> Result<()> {
+/// Creates the tables that the calls need, and makes warm-up calls.
+async fn prepare(small: &SmallCallsJob, clients: &[Client]) -> Result<()> {
     if small.call == SmallCall::Append {
         for (at, client) in clients.iter().enumerate() {
             small_put(client, &format!("append{at}"), Mode::Replace, small.rows).await?;
         }
     }
-    for at in 0..WARM_UP {
+    for at in 0..WARM_UP_CALLS {
         let client = &clients[at % clients.len()];
         match small.call {
             SmallCall::Put => small_put(client, &format!("warm{at}"), Mode::Replace, small.rows).await?,
@@ -184,7 +188,7 @@ async fn prepare(small: &Small, clients: &[Client]) -> Result<()> {
 }
 
 /// Calls until all calls are taken; the time of each.
-async fn call_on(client: Client, at: usize, small: Arc<Small>, next: Arc<AtomicUsize>) -> Result<Vec<f64>> {
+async fn call_on(client: Client, at: usize, small: Arc<SmallCallsJob>, next: Arc<AtomicUsize>) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     loop {
         let call = next.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +211,7 @@ async fn small_put(client: &Client, table: &str, mode: Mode, rows: usize) -> Res
     put.map(|_| ()).map_err(|e| format!("putting {table}: {}", e.message))
 }
 
-/// One DoGet by name, as a client does that knows what it wants.
+/// One DoGet with the table's name as the ticket.
 async fn small_get(client: &Client, at: usize, rows: usize) -> Result<()> {
     let ticket = arrow_flight::Ticket::new(format!("small{at}"));
     let (_, batches) = client.do_get(ticket).await.map_err(|e| format!("getting small{at}: {}", e.message))?;
@@ -215,19 +219,19 @@ async fn small_get(client: &Client, at: usize, rows: usize) -> Result<()> {
     if got == rows { Ok(()) } else { Err(format!("small{at} has {got} rows instead of {rows}")) }
 }
 
-fn of_calls(outcome: Outcome, mut times: Vec<f64>) -> Outcome {
+fn of_calls(outcome: JobOutcome, mut times: Vec<f64>) -> JobOutcome {
     times.sort_by(f64::total_cmp);
     let at = |share| quantile(&times, share).unwrap_or(0.0);
-    Outcome { calls: times.len() as u64, p50: at(0.5), p99: at(0.99), ..outcome }
+    JobOutcome { calls: times.len() as u64, p50: at(0.5), p99: at(0.99), ..outcome }
 }
 
-async fn infos(infos: Infos) -> Result<Outcome> {
+async fn infos(infos: FlightInfoJob) -> Result<JobOutcome> {
     let clients = try_join_all(infos.addresses.iter().map(|address| raw::connect(address))).await?;
     let descriptor = FlightDescriptor::new_path(vec![infos.table.clone()]);
-    for at in 0..WARM_UP {
+    for at in 0..WARM_UP_CALLS {
         info(clients[at % clients.len()].clone(), &descriptor, infos.endpoints).await?;
     }
-    let begun = Begun::when_told()?;
+    let begun = JobTimer::wait_for_start()?;
     let calls = u64::from(infos.rate * infos.seconds);
     let (runtime, begin) = (tokio::runtime::Handle::current(), begun.at);
     let asking = tokio::task::spawn_blocking(move || {
@@ -237,7 +241,7 @@ async fn infos(infos: Infos) -> Result<Outcome> {
             wait_until(due);
             let (client, descriptor) = (clients[call as usize % clients.len()].clone(), descriptor.clone());
             let endpoints = infos.endpoints;
-            // From when it was due: a question that could not be asked in time has waited as well.
+            // Measured from the due time: a request that was sent late has waited too.
             asked.push(runtime.spawn(async move {
                 info(client, &descriptor, endpoints).await.map(|()| due.elapsed().as_secs_f64())
             }));
@@ -252,11 +256,11 @@ async fn infos(infos: Infos) -> Result<Outcome> {
 }
 
 async fn info(channel: Channel, descriptor: &FlightDescriptor, endpoints: usize) -> Result<()> {
-    let came = raw::endpoints(channel, descriptor.clone()).await?;
-    if came == endpoints { Ok(()) } else { Err(format!("{came} endpoints came instead of {endpoints}")) }
+    let arrived = raw::endpoints(channel, descriptor.clone()).await?;
+    if arrived == endpoints { Ok(()) } else { Err(format!("{arrived} endpoints arrived instead of {endpoints}")) }
 }
 
-#[allow(clippy::disallowed_methods, reason = "questions are asked by the clock, whatever the answers do")]
+#[allow(clippy::disallowed_methods, reason = "requests are sent at fixed times, whatever the answers do")]
 fn wait_until(due: Instant) {
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
 }

@@ -1,35 +1,35 @@
-//! What a client process is told, and what it tells back: one JSON object each.
+//! The jobs of client processes and their outcomes: one JSON object each.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// One thing for a client to do. Python's client knows the first three, Rust's the others.
+/// A job for a client. The Python client runs the first three, the Rust client the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Job {
+pub enum ClientJob {
     /// Put a table.
-    Put(Put),
-    /// Get streams, all at once, and keep what comes.
-    Get(Get),
-    /// As `Get`, but nothing is kept.
-    Drain(Get),
+    Put(PutJob),
+    /// Get streams, all at once, and keep the rows.
+    Get(GetJob),
+    /// Like `Get`, but nothing is kept.
+    Drain(GetJob),
     /// Put a table by Volley's own client.
-    RustPut(RustPut),
+    RustPut(RustPutJob),
     /// Get a table by Volley's own client.
-    RustGet(RustGet),
+    RustGet(RustGetJob),
     /// Many small calls.
-    Small(Small),
+    Small(SmallCallsJob),
     /// `get_flight_info` at a fixed rate.
-    Infos(Infos),
+    Infos(FlightInfoJob),
 }
 
-/// What is put.
+/// The rows of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Source {
-    /// Columns `c0`, `c1`, … of random float64 without nulls, of so many bytes together.
+pub enum TableSource {
+    /// Columns `c0`, `c1`, … of random float64 without nulls, of this many bytes together.
     Floats {
         /// Columns.
         columns: usize,
@@ -47,34 +47,34 @@ pub enum Source {
     },
 }
 
-impl Source {
+impl TableSource {
     /// Bytes of Arrow data in it.
     pub fn bytes(&self) -> u64 {
         match self {
-            Source::Floats { bytes, .. } | Source::File { bytes, .. } => *bytes,
+            TableSource::Floats { bytes, .. } | TableSource::File { bytes, .. } => *bytes,
         }
     }
 
     /// Rows in it.
     pub fn rows(&self) -> u64 {
         match self {
-            Source::Floats { columns, bytes } => bytes / (8 * *columns as u64),
-            Source::File { rows, .. } => *rows,
+            TableSource::Floats { columns, bytes } => bytes / (8 * *columns as u64),
+            TableSource::File { rows, .. } => *rows,
         }
     }
 }
 
 /// A table in one or several streams at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Put {
+pub struct PutJob {
     /// The rows, cut into as many ranges as there are streams.
-    pub source: Source,
+    pub source: TableSource,
     /// Rows of a batch: the `max_chunksize` of `write_table`.
     pub batch_rows: u64,
     /// Where each stream goes.
     pub streams: Vec<PutStream>,
-    /// What is called when all have ended; the time ends after it.
-    pub commit: Option<Call>,
+    /// The action to call when all have ended; it counts in the measured time.
+    pub commit: Option<ActionCall>,
 }
 
 /// Where a stream of a put goes.
@@ -86,70 +86,70 @@ pub struct PutStream {
     pub descriptor: Value,
 }
 
-/// An action.
+/// A call of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Call {
-    /// Which.
+pub struct ActionCall {
+    /// Its name.
     pub name: String,
-    /// With what.
+    /// Its body.
     pub body: Value,
 }
 
-/// Streams at once, of tickets one after the other.
+/// Parallel streams, each of tickets that are redeemed one after the other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Get {
+pub struct GetJob {
     /// The tickets of each stream.
-    pub streams: Vec<Vec<Fetch>>,
-    /// What must come, if that is to be compared; not if nothing is kept.
-    pub expect: Option<Source>,
+    pub streams: Vec<Vec<TicketFetch>>,
+    /// The rows to compare with; none if they are not compared or not kept.
+    pub expect: Option<TableSource>,
 }
 
 /// One DoGet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fetch {
+pub struct TicketFetch {
     /// HOST:PORT.
     pub address: String,
     /// The ticket in base64.
     pub ticket: String,
 }
 
-impl Fetch {
-    /// A ticket, to be redeemed at HOST:PORT.
-    pub fn new(address: &str, ticket: &[u8]) -> Fetch {
-        Fetch { address: address.into(), ticket: BASE64_STANDARD.encode(ticket) }
+impl TicketFetch {
+    /// A ticket and the HOST:PORT where it is redeemed.
+    pub fn new(address: &str, ticket: &[u8]) -> TicketFetch {
+        TicketFetch { address: address.into(), ticket: BASE64_STANDARD.encode(ticket) }
     }
 
-    /// A ticket that asks for a table by its name, with options.
-    pub fn table(address: &str, table: &str, options: &Value) -> Fetch {
+    /// A ticket that names a table, with options.
+    pub fn table(address: &str, table: &str, options: &Value) -> TicketFetch {
         let mut ticket = options.clone();
         ticket["table"] = json!(table);
-        Fetch::new(address, ticket.to_string().as_bytes())
+        TicketFetch::new(address, ticket.to_string().as_bytes())
     }
 }
 
-/// A table by Volley's own client, which takes batches as they come.
+/// A put by Volley's own client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RustPut {
+pub struct RustPutJob {
     /// HOST:PORT.
     pub address: String,
     /// The table's name.
     pub table: String,
     /// The rows.
-    pub source: Source,
+    pub source: TableSource,
     /// Rows of a batch.
     pub batch_rows: u64,
 }
 
-/// A table by Volley's own client, all endpoints.
+/// A get of all endpoints by Volley's own client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RustGet {
+pub struct RustGetJob {
     /// HOST:PORT.
     pub address: String,
     /// The table's name.
     pub table: String,
     /// Endpoints at once.
     pub streams: usize,
-    /// Rows that must come.
+    /// Rows that must arrive.
     pub rows: u64,
 }
 
@@ -157,17 +157,17 @@ pub struct RustGet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SmallCall {
-    /// A table of its own.
+    /// Puts a table of its own.
     Put,
     /// Gets one of these tables.
     Get,
-    /// Appends to the client's own table, which is made before the time begins.
+    /// Appends to the client's own table, which exists before the measured time.
     Append,
 }
 
-/// Clients that call one after the other, each on a connection of its own.
+/// Small calls by several clients at once; each client has a connection of its own and one call at a time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Small {
+pub struct SmallCallsJob {
     /// HOST:PORT, of the clients in turn.
     pub addresses: Vec<String>,
     /// What each call does.
@@ -180,10 +180,10 @@ pub struct Small {
     pub rows: usize,
 }
 
-/// `get_flight_info`, at times fixed before: a slow answer does not hold the next question back.
+/// `get_flight_info` at a fixed rate: a slow answer does not delay the next request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Infos {
-    /// HOST:PORT, asked in turn.
+pub struct FlightInfoJob {
+    /// HOST:PORT, called in turn.
     pub addresses: Vec<String>,
     /// The table.
     pub table: String,
@@ -195,9 +195,9 @@ pub struct Infos {
     pub seconds: u32,
 }
 
-/// What a client did, and what it cost it.
+/// What a client did, and its cost.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct JobOutcome {
     /// How long it took.
     pub seconds: f64,
     /// CPU seconds of the client meanwhile.
@@ -224,24 +224,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_knows_its_rows() {
-        assert_eq!(Source::Floats { columns: 64, bytes: 64 * 8 * 1000 }.rows(), 1000);
-        assert_eq!(Source::File { path: String::new(), rows: 7, bytes: 1 }.rows(), 7);
+    fn source_knows_its_rows() {
+        assert_eq!(TableSource::Floats { columns: 64, bytes: 64 * 8 * 1000 }.rows(), 1000);
+        assert_eq!(TableSource::File { path: String::new(), rows: 7, bytes: 1 }.rows(), 7);
     }
 
     #[test]
-    fn jobs_are_read_back_and_say_what_is_to_be_done() {
-        let get = Get { streams: vec![vec![Fetch::table("h:1", "t", &json!({"columns": ["a"]}))]], expect: None };
-        let text = serde_json::to_value(Job::Drain(get)).unwrap();
+    fn jobs_are_read_back_from_json() {
+        let get =
+            GetJob { streams: vec![vec![TicketFetch::table("h:1", "t", &json!({"columns": ["a"]}))]], expect: None };
+        let text = serde_json::to_value(ClientJob::Drain(get)).unwrap();
         assert_eq!((&text["do"], &text["streams"][0][0]["address"]), (&json!("drain"), &json!("h:1")));
-        let Job::Drain(back) = serde_json::from_value(text).unwrap() else { panic!("another job came back") };
+        let ClientJob::Drain(back) = serde_json::from_value(text).unwrap() else { panic!("another job came back") };
         let ticket = BASE64_STANDARD.decode(&back.streams[0][0].ticket).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&ticket).unwrap(), json!({"table": "t", "columns": ["a"]}));
     }
 
     #[test]
-    fn an_outcome_may_leave_out_what_was_not_counted() {
-        let outcome: Outcome = serde_json::from_str(r#"{"seconds": 1.5, "cpu": 0.5, "bytes": 3}"#).unwrap();
+    fn outcome_may_omit_figures() {
+        let outcome: JobOutcome = serde_json::from_str(r#"{"seconds": 1.5, "cpu": 0.5, "bytes": 3}"#).unwrap();
         assert_eq!((outcome.seconds, outcome.bytes, outcome.calls), (1.5, 3, 0));
     }
 }

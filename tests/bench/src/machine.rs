@@ -1,4 +1,4 @@
-//! The machine: what it is, what its disk can do, and its memory made warm.
+//! The machine: its description, the rate of its disk, and touching its memory.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use crate::measure::status_bytes;
 
-/// What is written to find out how fast a disk is: 1 GiB.
-const WRITTEN: usize = 1024;
+/// Blocks that are written to measure the rate of a disk: 1 GiB.
+const DISK_BLOCKS: usize = 1024;
 const BLOCK: usize = 1 << 20;
 const PAGE: usize = 4096;
 
-/// Where figures were measured.
+/// The machine on which the figures were measured.
 #[derive(Clone, Debug, Serialize)]
-pub struct Machine {
+pub struct MachineInfo {
     /// The processor's name.
     pub processor: String,
     /// Processors.
@@ -26,19 +26,19 @@ pub struct Machine {
     pub memory: u64,
     /// The kernel's release.
     pub kernel: String,
-    /// How TCP is paced unless a server chooses: reno, cubic, bbr, ...
+    /// The default TCP congestion control: reno, cubic, bbr, ...
     pub congestion_control: String,
-    /// The commit of this tree; with a + if files are changed.
+    /// The commit of this tree, with a + if files have changed.
     pub commit: String,
 }
 
-impl Machine {
-    /// This one.
-    pub fn describe(root: &Path) -> Machine {
+impl MachineInfo {
+    /// Describes this machine.
+    pub fn describe(root: &Path) -> MachineInfo {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Machine {
+        MachineInfo {
             processor: name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.to_string()),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             memory: status_bytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
@@ -58,13 +58,13 @@ fn commit(root: &Path) -> String {
     git(&["rev-parse", "--short", "HEAD"]).map_or_else(|| "unknown".into(), |id| if changed { id + "+" } else { id })
 }
 
-/// Bytes of memory that could be had now.
+/// Bytes of memory that are available now.
 pub fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     status_bytes(&meminfo, "MemAvailable").unwrap_or(0)
 }
 
-/// Touches so many bytes of memory once, for the first use of a page is slower than every later one. Seconds.
+/// Touches this many bytes of memory once, because the first use of a page is slower than later ones. Returns seconds.
 pub fn touch(bytes: u64) -> f64 {
     let begin = Instant::now();
     let mut block = vec![0u8; bytes as usize];
@@ -81,12 +81,12 @@ pub fn disk_rate(folder: &Path) -> std::io::Result<f64> {
     let block = vec![1u8; BLOCK];
     let mut file: File = tempfile::tempfile_in(folder)?;
     let begin = Instant::now();
-    (0..WRITTEN).try_for_each(|_| file.write_all(&block))?;
+    (0..DISK_BLOCKS).try_for_each(|_| file.write_all(&block))?;
     file.sync_all()?;
-    Ok((WRITTEN * BLOCK) as f64 / begin.elapsed().as_secs_f64())
+    Ok((DISK_BLOCKS * BLOCK) as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// Bytes that a folder's file system has room for.
-pub fn room(folder: &Path) -> u64 {
+/// Free bytes of a folder's file system.
+pub fn free_bytes(folder: &Path) -> u64 {
     rustix::fs::statvfs(folder).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
 }

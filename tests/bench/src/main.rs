@@ -4,9 +4,9 @@
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`systems`], [`naive`], `python/server.py` | the servers that are compared |
-//! | [`jobs`], [`clients`], [`client`], `python/client.py` | what clients are told, and the clients |
+//! | [`jobs`], [`clients`], [`client`], `python/client.py` | the jobs of clients, and the clients |
 //! | [`mod@bench`] | rounds in which the systems take turns |
-//! | [`cases`] | what is measured |
+//! | [`cases`] | the cases |
 //! | [`measure`], [`machine`] | CPU and memory of processes, medians and ratios; the machine |
 //! | [`report`] | figures and goals, as tables and JSON |
 #![allow(clippy::print_stdout, reason = "this program talks to a person")]
@@ -32,15 +32,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use volley_common::clock;
 use volley_verify::{Project, run};
 
-use args::Flags;
+use args::BenchFlags;
 use bench::Bench;
-use cases::{CASES, Case};
-use machine::Machine;
-use report::Report;
+use cases::{BenchCase, CASES};
+use machine::MachineInfo;
+use report::BenchReport;
 
-/// Memory that is touched before anything is measured, for each byte of the reference table: the table in the client,
-/// what it reads, and as much in each of the servers.
-const TOUCHED: f64 = 6.0;
+/// Memory to touch before the measurements, for each byte of the reference table: the table in the client, the rows that it
+/// reads, and as much in each of the servers.
+const TOUCH_FACTOR: f64 = 6.0;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
         Some(systems::SERVE_NAIVE) => naive::serve(words.get(2).map_or("", String::as_str)).await,
         Some(clients::CLIENT) => client::run().await,
         _ => {
-            let flags = Flags::parse();
+            let flags = BenchFlags::parse();
             tokio::select! {
                 ended = all(flags) => ended,
                 () = interrupted() => Err("interrupted".to_string()),
@@ -73,7 +73,7 @@ async fn interrupted() {
     }
 }
 
-async fn all(flags: Flags) -> Result<(), String> {
+async fn all(flags: BenchFlags) -> Result<(), String> {
     if flags.list {
         CASES.iter().for_each(|case| println!("{:<12} {}", case.name, case.about));
         return Ok(());
@@ -98,16 +98,16 @@ async fn all(flags: Flags) -> Result<(), String> {
     Ok(())
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Case>, String> {
+fn chosen(names: &[String]) -> Result<Vec<&'static BenchCase>, String> {
     if let Some(unknown) = names.iter().find(|name| CASES.iter().all(|case| case.name != **name)) {
         return Err(format!("there is no case {unknown:?}; --list names them"));
     }
     Ok(CASES.iter().filter(|case| names.is_empty() || names.iter().any(|name| name == case.name)).collect())
 }
 
-/// Describes the machine, makes its memory warm, and measures its disk.
-fn prepare(flags: &Flags, project: &Project) -> Result<Report, String> {
-    let machine = Machine::describe(&project.root);
+/// Describes the machine, touches its memory, and measures its disk.
+fn prepare(flags: &BenchFlags, project: &Project) -> Result<BenchReport, String> {
+    let machine = MachineInfo::describe(&project.root);
     println!(
         "{} × {}, {:.0} GiB, Linux {}, TCP {}, commit {}",
         machine.processors,
@@ -119,11 +119,11 @@ fn prepare(flags: &Flags, project: &Project) -> Result<Report, String> {
     );
     if machine.congestion_control.starts_with("bbr") {
         println!(
-            "the C++ server is paced by {}: `sysctl net.ipv4.tcp_congestion_control=reno` for a fair run",
+            "TCP of the C++ server is paced by {}: `sysctl net.ipv4.tcp_congestion_control=reno` for a fair run",
             machine.congestion_control
         );
     }
-    let bytes = (flags.gib * TOUCHED * (1u64 << 30) as f64).min(machine::available() as f64 * 0.8) as u64;
+    let bytes = (flags.gib * TOUCH_FACTOR * (1u64 << 30) as f64).min(machine::available() as f64 * 0.8) as u64;
     println!("{:.1} GiB of memory touched in {:.1} s", bytes as f64 / (1u64 << 30) as f64, machine::touch(bytes));
     let mut disks = Vec::new();
     let folder = flags.data.clone().unwrap_or_else(|| project.target.clone());
@@ -131,14 +131,14 @@ fn prepare(flags: &Flags, project: &Project) -> Result<Report, String> {
     println!("{}: {:.2} GB/s written in writes of 1 MiB and fsynced", folder.display(), rate / 1e9);
     disks.push((folder.display().to_string(), rate));
     let command = std::env::args().skip(1).collect();
-    Ok(Report { machine, command, disks, cases: Vec::new(), markdown: flags.markdown })
+    Ok(BenchReport { machine, command, disks, cases: Vec::new(), markdown: flags.markdown })
 }
 
 fn default_out(project: &Project) -> PathBuf {
     project.target.join(format!("bench/flight-{}.json", clock::now_ms() / 1000))
 }
 
-fn write(report: &Report, path: &Path) -> Result<(), String> {
+fn write(report: &BenchReport, path: &Path) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! What processes use, read from outside; and the figures that samples are boiled down to.
+//! CPU and memory of processes, read from outside; medians, quantiles and ratios of samples.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How often the memory of the servers is looked at.
-const EVERY: Duration = Duration::from_millis(20);
+/// How often the memory of the servers is sampled.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// CPU time that a process has used, threads that have ended included, in seconds.
 ///
@@ -41,79 +41,80 @@ fn status_of(pid: u32, key: &str) -> u64 {
     fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|text| status_bytes(&text, key)).unwrap_or(0)
 }
 
-/// A highest use of memory, bytes.
+/// Peak memory, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Peak {
-    /// Of the process that had most.
+pub struct PeakMemory {
+    /// Of the process with the highest peak.
     pub largest: u64,
     /// Of all processes together.
     pub sum: u64,
 }
 
-impl Peak {
-    /// Of the processes with these.
-    pub fn of(each: impl IntoIterator<Item = u64>) -> Peak {
-        each.into_iter().fold(Peak::default(), |peak, one| Peak { largest: peak.largest.max(one), sum: peak.sum + one })
+impl PeakMemory {
+    /// The peak of processes with these values.
+    pub fn of(each: impl IntoIterator<Item = u64>) -> PeakMemory {
+        each.into_iter()
+            .fold(PeakMemory::default(), |peak, one| PeakMemory { largest: peak.largest.max(one), sum: peak.sum + one })
     }
 
-    fn rise(&mut self, other: Peak) {
+    fn rise(&mut self, other: PeakMemory) {
         self.largest = self.largest.max(other.largest);
         self.sum = self.sum.max(other.sum);
     }
 }
 
-/// What some processes used between [`Watch::begin`] and [`Watch::end`].
+/// CPU and memory of some processes between [`ResourceWatch::begin`] and [`ResourceWatch::end`].
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Used {
+pub struct ResourceUse {
     /// CPU seconds, all together.
     pub cpu: f64,
-    /// Anonymous memory, looked at every 20 ms: RssAnon.
-    pub anonymous: Peak,
-    /// All resident memory, with what is mapped from files: VmHWM.
-    pub total: Peak,
+    /// Anonymous memory (RssAnon), sampled every 20 ms.
+    pub anonymous: PeakMemory,
+    /// All resident memory, mapped files included (VmHWM).
+    pub total: PeakMemory,
 }
 
-/// Looks at processes while something runs.
-pub struct Watch {
+/// Measures processes while a job runs.
+pub struct ResourceWatch {
     pids: Vec<u32>,
     cpu: f64,
     over: Arc<AtomicBool>,
-    anonymous: tokio::task::JoinHandle<Peak>,
+    anonymous: tokio::task::JoinHandle<PeakMemory>,
 }
 
-impl Watch {
-    /// Begins to look.
+impl ResourceWatch {
+    /// Begins to measure.
     ///
     /// # Errors
     /// One of the processes has ended.
-    pub fn begin(pids: Vec<u32>) -> io::Result<Watch> {
+    pub fn begin(pids: Vec<u32>) -> io::Result<ResourceWatch> {
         for pid in &pids {
-            // From here on VmHWM is counted anew; where that is refused it is that of the process's life.
+            // This resets VmHWM. Where that is not permitted, VmHWM is the peak since the process started.
             let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         }
         let over = Arc::new(AtomicBool::new(false));
         let anonymous = tokio::task::spawn(sample(pids.clone(), over.clone()));
-        Ok(Watch { cpu: all_cpu(&pids)?, pids, over, anonymous })
+        Ok(ResourceWatch { cpu: all_cpu(&pids)?, pids, over, anonymous })
     }
 
-    /// What was used since.
+    /// What the processes used since.
     ///
     /// # Errors
     /// One of the processes has ended.
-    pub async fn end(self) -> io::Result<Used> {
+    pub async fn end(self) -> io::Result<ResourceUse> {
         let cpu = all_cpu(&self.pids)? - self.cpu;
         self.over.store(true, Ordering::Relaxed);
         let anonymous = self.anonymous.await.map_err(io::Error::other)?;
-        let total = Peak::of(self.pids.iter().map(|pid| status_of(*pid, "VmHWM")));
-        Ok(Used { cpu, anonymous, total })
+        let total = PeakMemory::of(self.pids.iter().map(|pid| status_of(*pid, "VmHWM")));
+        Ok(ResourceUse { cpu, anonymous, total })
     }
 }
 
-async fn sample(pids: Vec<u32>, over: Arc<AtomicBool>) -> Peak {
-    let mut peak = Peak::default();
-    let mut ticks = tokio::time::interval(EVERY);
+async fn sample(pids: Vec<u32>, over: Arc<AtomicBool>) -> PeakMemory {
+    let mut peak = PeakMemory::default();
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     loop {
-        peak.rise(Peak::of(pids.iter().map(|pid| status_of(*pid, "RssAnon"))));
+        peak.rise(PeakMemory::of(pids.iter().map(|pid| status_of(*pid, "RssAnon"))));
         if over.load(Ordering::Relaxed) {
             return peak;
         }
@@ -125,7 +126,7 @@ fn all_cpu(pids: &[u32]) -> io::Result<f64> {
     pids.iter().map(|pid| cpu_seconds(*pid)).sum()
 }
 
-/// The middle of some values; of an even number the mean of the two in the middle. None of none.
+/// The median; of an even number of values the mean of the middle two.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -137,13 +138,13 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The median of `ours[i] / theirs[i]`: what was measured next to each other is compared.
+/// The median of `ours[i] / theirs[i]`: it compares measurements of the same round.
 pub fn paired_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
     let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     median(&ratios)
 }
 
-/// The value below which `share` of the sorted values lie.
+/// The quantile of this share of the sorted values (nearest rank).
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
     sorted.get(at).copied()
@@ -154,22 +155,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle_whatever_the_order() {
+    fn median_does_not_depend_on_order() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[]), None);
     }
 
     #[test]
-    fn ratios_are_taken_pair_by_pair() {
-        // The machine was twice as fast in the second round: the ratio does not see it.
+    fn ratios_are_taken_round_by_round() {
+        // The machine was twice as fast in the second round: that does not change the ratio.
         assert_eq!(paired_ratio(&[3.0, 6.0, 3.0], &[2.0, 4.0, 2.0]), Some(1.5));
         assert_eq!(paired_ratio(&[1.0, 9.0, 4.0], &[1.0, 3.0, 2.0]), Some(2.0));
         assert_eq!(paired_ratio(&[], &[]), None);
     }
 
     #[test]
-    fn quantiles_are_values_that_were_seen() {
+    fn quantiles_are_measured_values() {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((quantile(&sorted, 0.5), quantile(&sorted, 0.99)), (Some(50.0), Some(99.0)));
         assert_eq!((quantile(&sorted, 0.0), quantile(&sorted, 1.0)), (Some(1.0), Some(100.0)));
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_from_the_line_of_its_name() {
+    fn status_line_is_found_by_its_key() {
         let status =
             "Name:\tvolley-node\nVmHWM:\t   19384 kB\nRssAnon:\t       4 kB\nRssAnonymous:\t9 kB\nThreads:\t3\n";
         assert_eq!(status_bytes(status, "VmHWM"), Some(19384 << 10));
@@ -187,15 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn peaks_are_of_one_process_and_of_all() {
-        let mut peak = Peak::of([3, 5, 1]);
-        assert_eq!(peak, Peak { largest: 5, sum: 9 });
-        peak.rise(Peak::of([4, 4, 4]));
-        assert_eq!(peak, Peak { largest: 5, sum: 12 });
+    fn peaks_are_per_process_and_in_total() {
+        let mut peak = PeakMemory::of([3, 5, 1]);
+        assert_eq!(peak, PeakMemory { largest: 5, sum: 9 });
+        peak.rise(PeakMemory::of([4, 4, 4]));
+        assert_eq!(peak, PeakMemory { largest: 5, sum: 12 });
     }
 
     #[test]
-    fn cpu_time_grows_while_one_works_and_is_none_of_a_process_that_is_not() {
+    fn cpu_time_grows_with_work_and_fails_after_exit() {
         let before = cpu_seconds(std::process::id()).unwrap();
         let mut work = 0u64;
         while cpu_seconds(std::process::id()).unwrap() < before + 0.01 {

@@ -1,4 +1,4 @@
-//! The Flight server as one writes it first in Rust: batches in memory, sent by arrow-flight's encoder behind tonic.
+//! The Flight server that one writes first in Rust: batches in memory, sent by arrow-flight's encoder on tonic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,24 +24,24 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The largest message that it takes: a client may put a chunk as one.
+/// The largest message that it accepts: a client may put a large batch as one message.
 const MAX_MESSAGE: usize = 1 << 30;
-/// Streams that a FlightInfo offers.
+/// Endpoints of a FlightInfo.
 const ENDPOINTS: usize = 4;
 
-type Reply<T> = Result<Response<BoxStream<'static, Result<T, Status>>>, Status>;
+type NaiveStream<T> = Result<Response<BoxStream<'static, Result<T, Status>>>, Status>;
 
-/// Serves at HOST:PORT until the process is killed; says when it is ready.
+/// Serves at HOST:PORT until the process is killed; prints a line when it is ready.
 pub async fn serve(address: &str) -> Result<(), String> {
     let listener = TcpListener::bind(address).await.map_err(|e| format!("{address}: {e}"))?;
-    let naive = Naive { uri: format!("grpc+tcp://{address}"), tables: Mutex::default() };
+    let naive = NaiveServer { uri: format!("grpc+tcp://{address}"), tables: Mutex::default() };
     let service =
         FlightServiceServer::new(naive).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     println!("ready grpc://{address}");
     let incoming = TcpListenerStream::new(listener).inspect_ok(|socket| {
-        // tonic does so for sockets that it accepts itself.
+        // tonic does this for sockets that it accepts itself.
         let _ = socket.set_nodelay(true);
-        // As Volley does: it is not pacing that is compared.
+        // Volley does this too; pacing is not compared.
         volley_common::http2::disable_local_pacing(socket);
     });
     tonic::transport::Server::builder()
@@ -52,49 +52,49 @@ pub async fn serve(address: &str) -> Result<(), String> {
     Ok(())
 }
 
-struct Naive {
+struct NaiveServer {
     uri: String,
-    tables: Mutex<HashMap<String, Stored>>,
+    tables: Mutex<HashMap<String, NaiveTable>>,
 }
 
 #[derive(Clone)]
-struct Stored {
+struct NaiveTable {
     schema: SchemaRef,
     batches: Arc<Vec<RecordBatch>>,
 }
 
-/// What a ticket or a descriptor asks for: the name alone, or JSON.
+/// The request in a ticket or descriptor: a table's name, or JSON.
 #[derive(Default, Deserialize)]
-struct Asked {
+struct NaiveRequest {
     table: String,
     columns: Option<Vec<String>>,
     part: Option<(usize, usize)>,
     compression: Option<String>,
 }
 
-impl Asked {
-    fn parse(words: &[u8]) -> Result<Asked, Status> {
+impl NaiveRequest {
+    fn parse(words: &[u8]) -> Result<NaiveRequest, Status> {
         if words.first() == Some(&b'{') {
             return serde_json::from_slice(words).map_err(|e| Status::invalid_argument(e.to_string()));
         }
-        Ok(Asked { table: String::from_utf8_lossy(words).into_owned(), ..Asked::default() })
+        Ok(NaiveRequest { table: String::from_utf8_lossy(words).into_owned(), ..NaiveRequest::default() })
     }
 
-    fn of(descriptor: &FlightDescriptor) -> Result<Asked, Status> {
+    fn of(descriptor: &FlightDescriptor) -> Result<NaiveRequest, Status> {
         if descriptor.cmd.is_empty() {
-            return Ok(Asked { table: descriptor.path.join("/"), ..Asked::default() });
+            return Ok(NaiveRequest { table: descriptor.path.join("/"), ..NaiveRequest::default() });
         }
-        Asked::parse(&descriptor.cmd)
+        NaiveRequest::parse(&descriptor.cmd)
     }
 }
 
-impl Stored {
+impl NaiveTable {
     fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 
     /// The rows `index / count` to `(index + 1) / count`.
-    fn part(&self, index: usize, count: usize) -> Stored {
+    fn part(&self, index: usize, count: usize) -> NaiveTable {
         let (mut skip, last) = (self.rows() * index / count, self.rows() * (index + 1) / count);
         let mut left = last - skip;
         let mut batches = Vec::new();
@@ -106,37 +106,37 @@ impl Stored {
                 batches.push(batch.slice(from, length));
             }
         }
-        Stored { schema: self.schema.clone(), batches: batches.into() }
+        NaiveTable { schema: self.schema.clone(), batches: batches.into() }
     }
 
-    fn select(&self, columns: &[String]) -> Result<Stored, Status> {
+    fn select(&self, columns: &[String]) -> Result<NaiveTable, Status> {
         let at: Result<Vec<usize>, _> = columns.iter().map(|name| self.schema.index_of(name)).collect();
         let at = at.map_err(|e| Status::invalid_argument(e.to_string()))?;
         let project = |e: arrow::error::ArrowError| Status::internal(e.to_string());
         let batches: Result<Vec<RecordBatch>, _> = self.batches.iter().map(|batch| batch.project(&at)).collect();
-        Ok(Stored {
+        Ok(NaiveTable {
             schema: Arc::new(self.schema.project(&at).map_err(project)?),
             batches: batches.map_err(project)?.into(),
         })
     }
 }
 
-/// The batch in buffers of its own. Without this all columns share the message that they came in, arrow-flight's encoder
-/// counts that once for each column, and cuts batches of 64 columns into messages of 32 KiB.
-fn own(batch: &RecordBatch) -> Result<RecordBatch, Status> {
-    // Of one batch alone this would be no copy.
+/// The batch in buffers of its own. Without this all columns share the message that they arrived in; arrow-flight's encoder counts
+/// that message once for each column and splits batches of 64 columns into messages of 32 KiB.
+fn detached(batch: &RecordBatch) -> Result<RecordBatch, Status> {
+    // With one batch alone, concat_batches would not copy.
     let copied = arrow::compute::concat_batches(&batch.schema(), [batch, &batch.slice(0, 0)]);
     copied.map_err(|e| Status::internal(e.to_string()))
 }
 
-impl Naive {
-    fn table(&self, name: &str) -> Result<Stored, Status> {
+impl NaiveServer {
+    fn table(&self, name: &str) -> Result<NaiveTable, Status> {
         self.tables.lock().get(name).cloned().ok_or_else(|| Status::not_found(format!("there is no table {name:?}")))
     }
 }
 
 #[tonic::async_trait]
-impl FlightService for Naive {
+impl FlightService for NaiveServer {
     type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
     type ListFlightsStream = BoxStream<'static, Result<FlightInfo, Status>>;
     type DoGetStream = BoxStream<'static, Result<FlightData, Status>>;
@@ -145,18 +145,18 @@ impl FlightService for Naive {
     type DoActionStream = BoxStream<'static, Result<arrow_flight::Result, Status>>;
     type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
 
-    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Reply<PutResult> {
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> NaiveStream<PutResult> {
         let mut messages = request.into_inner();
         let first = messages.message().await?.ok_or_else(|| Status::invalid_argument("an empty put"))?;
-        let name = Asked::of(&first.flight_descriptor.clone().unwrap_or_default())?.table;
+        let name = NaiveRequest::of(&first.flight_descriptor.clone().unwrap_or_default())?.table;
         let all = stream::iter([Ok(first)]).chain(messages).map_err(arrow_flight::error::FlightError::from);
         let mut decoded = FlightRecordBatchStream::new_from_flight_data(all);
         let mut batches = Vec::new();
         while let Some(batch) = decoded.try_next().await? {
-            batches.push(own(&batch)?);
+            batches.push(detached(&batch)?);
         }
         let schema = decoded.schema().cloned().ok_or_else(|| Status::invalid_argument("a put without a schema"))?;
-        let stored = Stored { schema, batches: batches.into() };
+        let stored = NaiveTable { schema, batches: batches.into() };
         let outcome =
             json!({"table": name, "version": 1, "rows": stored.rows(), "bytes": 0, "parts": 1, "write_id": ""});
         self.tables.lock().insert(name, stored);
@@ -164,8 +164,8 @@ impl FlightService for Naive {
         Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
 
-    async fn do_get(&self, request: Request<Ticket>) -> Reply<FlightData> {
-        let asked = Asked::parse(&request.into_inner().ticket)?;
+    async fn do_get(&self, request: Request<Ticket>) -> NaiveStream<FlightData> {
+        let asked = NaiveRequest::parse(&request.into_inner().ticket)?;
         let mut stored = self.table(&asked.table)?;
         if let Some(columns) = &asked.columns {
             stored = stored.select(columns)?;
@@ -184,7 +184,7 @@ impl FlightService for Naive {
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let descriptor = request.into_inner();
-        let name = Asked::of(&descriptor)?.table;
+        let name = NaiveRequest::of(&descriptor)?.table;
         let stored = self.table(&name)?;
         let mut info = FlightInfo::new()
             .try_with_schema(&stored.schema)
@@ -198,21 +198,21 @@ impl FlightService for Naive {
         Ok(Response::new(info))
     }
 
-    async fn do_action(&self, request: Request<Action>) -> Reply<arrow_flight::Result> {
+    async fn do_action(&self, request: Request<Action>) -> NaiveStream<arrow_flight::Result> {
         let action = request.into_inner();
         if action.r#type != "drop_table" {
             return Err(Status::unimplemented(action.r#type));
         }
-        self.tables.lock().remove(&Asked::parse(&action.body)?.table);
+        self.tables.lock().remove(&NaiveRequest::parse(&action.body)?.table);
         let done = arrow_flight::Result { body: Bytes::from_static(b"{}") };
         Ok(Response::new(stream::iter([Ok(done)]).boxed()))
     }
 
-    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Reply<HandshakeResponse> {
+    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> NaiveStream<HandshakeResponse> {
         Err(Status::unimplemented("handshake"))
     }
 
-    async fn list_flights(&self, _: Request<Criteria>) -> Reply<FlightInfo> {
+    async fn list_flights(&self, _: Request<Criteria>) -> NaiveStream<FlightInfo> {
         Err(Status::unimplemented("list_flights"))
     }
 
@@ -224,11 +224,11 @@ impl FlightService for Naive {
         Err(Status::unimplemented("get_schema"))
     }
 
-    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Reply<FlightData> {
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> NaiveStream<FlightData> {
         Err(Status::unimplemented("do_exchange"))
     }
 
-    async fn list_actions(&self, _: Request<Empty>) -> Reply<ActionType> {
+    async fn list_actions(&self, _: Request<Empty>) -> NaiveStream<ActionType> {
         Err(Status::unimplemented("list_actions"))
     }
 }
@@ -239,15 +239,15 @@ mod tests {
     use arrow::array::{AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
 
-    fn stored() -> Stored {
+    fn stored() -> NaiveTable {
         let batch = |values: Vec<i64>| {
             RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values)) as arrow::array::ArrayRef)]).unwrap()
         };
         let batches = vec![batch(vec![0, 1, 2]), batch(vec![]), batch(vec![3, 4, 5, 6])];
-        Stored { schema: batches[0].schema(), batches: batches.into() }
+        NaiveTable { schema: batches[0].schema(), batches: batches.into() }
     }
 
-    fn values(stored: &Stored) -> Vec<i64> {
+    fn values(stored: &NaiveTable) -> Vec<i64> {
         let column = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
         stored.batches.iter().flat_map(column).collect()
     }
@@ -261,19 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_a_name_or_json() {
-        let asked = Asked::parse(br#"{"table": "t", "part": [1, 4]}"#).unwrap();
+    fn request_is_a_name_or_json() {
+        let asked = NaiveRequest::parse(br#"{"table": "t", "part": [1, 4]}"#).unwrap();
         assert_eq!((asked.table.as_str(), asked.part), ("t", Some((1, 4))));
-        assert_eq!(Asked::parse(b"t").unwrap().table, "t");
-        assert!(Asked::parse(b"{").is_err());
+        assert_eq!(NaiveRequest::parse(b"t").unwrap().table, "t");
+        assert!(NaiveRequest::parse(b"{").is_err());
         let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
-        assert_eq!(Asked::of(&path).unwrap().table, "a/b");
+        assert_eq!(NaiveRequest::of(&path).unwrap().table, "a/b");
     }
 
     #[test]
-    fn a_batch_of_its_own_shares_no_buffer() {
+    fn detached_batch_shares_no_buffer() {
         let batch = &stored().batches[2];
-        let copy = own(batch).unwrap();
+        let copy = detached(batch).unwrap();
         assert_eq!(&copy, batch);
         let buffer = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().as_ptr();
         assert_ne!(buffer(&copy), buffer(batch));

@@ -1,5 +1,5 @@
-//! `get_flight_info` whose answer is counted, not unpacked: how long it takes to come is the servers' matter, what a client
-//! makes of it its own, and both share the machine's processors.
+//! `get_flight_info` whose answer is counted but not decoded: decoding is work of the client, and client and servers share the
+//! processors of the machine.
 
 use arrow_flight::FlightDescriptor;
 use bytes::{Buf, Bytes};
@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 const PATH: &str = "/arrow.flight.protocol.FlightService/GetFlightInfo";
 /// FlightInfo's `endpoint`.
 const ENDPOINT: u32 = 3;
-/// Bytes of an answer that may be on their way.
+/// The flow control window, bytes.
 const WINDOW: u32 = 16 << 20;
 
 type Result<T> = std::result::Result<T, String>;
@@ -24,13 +24,13 @@ pub async fn connect(address: &str) -> Result<Channel> {
     endpoint.max_frame_size(256 << 10).connect().await.map_err(|e| format!("{address}: {e}"))
 }
 
-/// Asks for a FlightInfo; how many endpoints the answer has.
+/// Requests a FlightInfo: the number of endpoints in the answer.
 pub async fn endpoints(channel: Channel, descriptor: FlightDescriptor) -> Result<usize> {
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(WINDOW as usize);
     grpc.ready().await.map_err(|e| e.to_string())?;
     let path = http::uri::PathAndQuery::from_static(PATH);
-    let answer = grpc.unary(Request::new(descriptor), path, Raw).await.map_err(|e| e.to_string())?;
-    count(answer.into_inner()).map_err(|e| format!("the answer is no FlightInfo: {e}"))
+    let answer = grpc.unary(Request::new(descriptor), path, RawInfoCodec).await.map_err(|e| e.to_string())?;
+    count(answer.into_inner()).map_err(|e| format!("the answer is not a FlightInfo: {e}"))
 }
 
 fn count(mut info: Bytes) -> std::result::Result<usize, prost::DecodeError> {
@@ -49,24 +49,24 @@ fn count(mut info: Bytes) -> std::result::Result<usize, prost::DecodeError> {
 }
 
 #[derive(Clone, Copy)]
-struct Raw;
+struct RawInfoCodec;
 
-impl Codec for Raw {
+impl Codec for RawInfoCodec {
     type Encode = FlightDescriptor;
     type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
+    type Encoder = RawInfoCodec;
+    type Decoder = RawInfoCodec;
 
-    fn encoder(&mut self) -> Raw {
-        Raw
+    fn encoder(&mut self) -> RawInfoCodec {
+        RawInfoCodec
     }
 
-    fn decoder(&mut self) -> Raw {
-        Raw
+    fn decoder(&mut self) -> RawInfoCodec {
+        RawInfoCodec
     }
 }
 
-impl Encoder for Raw {
+impl Encoder for RawInfoCodec {
     type Item = FlightDescriptor;
     type Error = Status;
 
@@ -75,7 +75,7 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
+impl Decoder for RawInfoCodec {
     type Item = Bytes;
     type Error = Status;
 

@@ -1,31 +1,31 @@
-//! What was measured: samples, the figures of a case, its goals; as tables and as JSON.
+//! Results: samples, the figures of a case, its goals; as tables and as JSON.
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::jobs::Outcome;
-use crate::machine::Machine;
-use crate::measure::{Peak, Used, median, paired_ratio};
-use crate::systems::Kind;
+use crate::jobs::JobOutcome;
+use crate::machine::MachineInfo;
+use crate::measure::{PeakMemory, ResourceUse, median, paired_ratio};
+use crate::systems::SystemKind;
 
 const MIB: f64 = (1u64 << 20) as f64;
 
 /// One measured job.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
-    /// What the client says.
-    pub outcome: Outcome,
-    /// What the servers used meanwhile.
-    pub used: Used,
+    /// The outcome that the client reported.
+    pub outcome: JobOutcome,
+    /// CPU and memory of the servers meanwhile.
+    pub used: ResourceUse,
 }
 
-/// The samples of one contender, a round each.
+/// The samples of one contender, one for each round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Series {
-    /// What its line is called.
+    /// The name of its line.
     pub label: String,
-    /// Which system it ran on.
-    pub kind: Kind,
+    /// The system.
+    pub kind: SystemKind,
     /// In the order of the rounds.
     pub samples: Vec<Sample>,
 }
@@ -61,32 +61,32 @@ impl Series {
     }
 
     /// The highest of the samples' peaks.
-    pub fn peak(&self, of: impl Fn(&Used) -> Peak) -> Peak {
+    pub fn peak(&self, of: impl Fn(&ResourceUse) -> PeakMemory) -> PeakMemory {
         let peaks = self.samples.iter().map(|sample| of(&sample.used));
-        peaks.fold(Peak::default(), |high, peak| Peak {
+        peaks.fold(PeakMemory::default(), |high, peak| PeakMemory {
             largest: high.largest.max(peak.largest),
             sum: high.sum.max(peak.sum),
         })
     }
 }
 
-impl Outcome {
-    /// GB that were moved, or calls where no bytes are counted.
+impl JobOutcome {
+    /// GB moved, or calls where no bytes are counted.
     fn amount(&self) -> f64 {
         if self.bytes > 0 { self.bytes as f64 / 1e9 } else { self.calls as f64 }
     }
 }
 
-/// Something to reach, and what was reached.
+/// A goal, and the figure that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Goal {
-    /// What is measured.
+    /// The name of the figure.
     pub what: String,
-    /// What was measured; none if one of the systems did not run.
+    /// The figure; none if one of the systems did not run.
     pub measured: Option<f64>,
     /// The bound.
     pub bound: f64,
-    /// Whether the bound is the least or the most.
+    /// Whether the bound is a minimum or a maximum.
     pub at_least: bool,
 }
 
@@ -110,21 +110,21 @@ impl Goal {
 
 /// A case that was run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Case {
-    /// Its word on the command line, and more if it has several tables.
+pub struct CaseReport {
+    /// Its name on the command line, and more if it has several tables.
     pub name: String,
-    /// What was done.
+    /// What it measured.
     pub about: String,
-    /// Of each contender.
+    /// One for each contender.
     pub series: Vec<Series>,
-    /// What it should reach.
+    /// Its goals.
     pub goals: Vec<Goal>,
 }
 
-impl Case {
-    /// With what was measured.
-    pub fn new(name: &str, about: String, series: Vec<Series>) -> Case {
-        Case { name: name.into(), about, series, goals: Vec::new() }
+impl CaseReport {
+    /// A case with its results.
+    pub fn new(name: &str, about: String, series: Vec<Series>) -> CaseReport {
+        CaseReport { name: name.into(), about, series, goals: Vec::new() }
     }
 
     /// Adds a goal.
@@ -245,29 +245,29 @@ fn spread(values: &[f64], digits: usize) -> String {
     if values.is_empty() { "-".into() } else { format!("{low:.digits$}–{high:.digits$}") }
 }
 
-fn mib(peak: Peak) -> String {
+fn mib(peak: PeakMemory) -> String {
     format!("{:.0}, {:.0}", peak.largest as f64 / MIB, peak.sum as f64 / MIB)
 }
 
-/// All that was measured in a run.
+/// The results of a run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Where.
-    pub machine: Machine,
+pub struct BenchReport {
+    /// The machine.
+    pub machine: MachineInfo,
     /// The command line.
     pub command: Vec<String>,
-    /// Bytes a second of the disks that data was put on, by the folders' names.
+    /// The folders for data, each with the write rate of its disk in bytes a second.
     pub disks: Vec<(String, f64)>,
     /// In the order in which they ran.
-    pub cases: Vec<Case>,
-    /// How cases are printed.
+    pub cases: Vec<CaseReport>,
+    /// Whether cases are printed as Markdown.
     #[serde(skip)]
     pub markdown: bool,
 }
 
-impl Report {
+impl BenchReport {
     /// Adds a case and prints it.
-    pub fn add(&mut self, case: Case) {
+    pub fn add(&mut self, case: CaseReport) {
         println!("\n{}", case.text(self.markdown));
         self.cases.push(case);
     }
@@ -279,16 +279,20 @@ mod tests {
 
     fn series(label: &str, seconds: &[f64], cpu: f64) -> Series {
         let sample = |seconds: &f64| Sample {
-            outcome: Outcome { seconds: *seconds, bytes: 2_000_000_000, cpu: 1.0, ..Outcome::default() },
-            used: Used { cpu, anonymous: Peak { largest: 1 << 20, sum: 3 << 20 }, total: Peak::default() },
+            outcome: JobOutcome { seconds: *seconds, bytes: 2_000_000_000, cpu: 1.0, ..JobOutcome::default() },
+            used: ResourceUse {
+                cpu,
+                anonymous: PeakMemory { largest: 1 << 20, sum: 3 << 20 },
+                total: PeakMemory::default(),
+            },
         };
-        Series { label: label.into(), kind: Kind::Cpp, samples: seconds.iter().map(sample).collect() }
+        Series { label: label.into(), kind: SystemKind::Cpp, samples: seconds.iter().map(sample).collect() }
     }
 
     #[test]
-    fn figures_are_medians_and_ratios_of_pairs() {
+    fn figures_are_medians_and_ratios_of_rounds() {
         let both = vec![series("cpp", &[1.0, 2.0, 4.0], 0.5), series("volley1", &[0.5, 1.0, 1.0], 0.25)];
-        let case = Case::new("get", "about".into(), both);
+        let case = CaseReport::new("get", "about".into(), both);
         assert_eq!(case.rate_ratio("volley1", "cpp"), Some(2.0));
         assert_eq!(case.cpu_ratio("volley1", "cpp"), Some(0.5));
         assert_eq!(case.rate_ratio("volley1", "naive"), None);
@@ -299,20 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_where_no_bytes_are() {
+    fn calls_count_where_no_bytes_do() {
         let mut one = series("volley4", &[2.0], 0.5);
-        let calls = Outcome { seconds: 2.0, calls: 1000, p50: 0.004, p99: 0.02, cpu: 1.0, ..Outcome::default() };
+        let calls = JobOutcome { seconds: 2.0, calls: 1000, p50: 0.004, p99: 0.02, cpu: 1.0, ..JobOutcome::default() };
         one.samples[0].outcome = calls;
         assert_eq!((one.call_rates(), one.call_times()), (vec![500.0], (vec![4.0], vec![20.0])));
         assert_eq!(one.server_cpu(), [0.0005]);
-        let text = Case::new("small", "about".into(), vec![one]).text(true);
+        let text = CaseReport::new("small", "about".into(), vec![one]).text(true);
         let line = text.lines().find(|line| line.contains("volley4")).unwrap();
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         assert_eq!(cells[1..8], ["volley4", "500", "500–500", "4.00", "20.00", "0.500", "1.000"]);
     }
 
     #[test]
-    fn a_goal_is_met_missed_or_not_measured() {
+    fn goal_is_met_missed_or_not_measured() {
         assert_eq!(Goal::at_least("x", Some(1.3), 1.3).is_met(), Some(true));
         assert_eq!(Goal::at_least("x", Some(1.29), 1.3).is_met(), Some(false));
         assert_eq!(Goal::at_most("x", Some(1.3), 1.0).is_met(), Some(false));

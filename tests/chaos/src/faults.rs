@@ -5,182 +5,190 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use volley_tests::cluster::MemberId;
 
-use crate::links::{Member, Mode};
+use crate::links::LinkFault;
 
-/// Whom a fault hits; the leader is found when it strikes.
+/// The member that a fault hits. The leader is looked up when the fault is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The coordinator that leads then.
+pub enum FaultTarget {
+    /// The coordinator that leads at that time.
     Leader,
-    /// This one.
-    Member(Member),
+    /// This member.
+    Member(MemberId),
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for FaultTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Who::Leader => write!(f, "the leader"),
-            Who::Member(member) => write!(f, "{member}"),
+            FaultTarget::Leader => write!(f, "the leader"),
+            FaultTarget::Member(member) => write!(f, "{member}"),
         }
     }
 }
 
-/// What is done to a part's file.
+/// How the file of a part is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
-    /// One bit is another.
-    Flip,
-    /// The second half is gone.
+pub enum Corruption {
+    /// One bit is flipped.
+    FlipBit,
+    /// The second half is cut off.
     Truncate,
-    /// A stretch of it is zeros.
+    /// A range of it is zeroed.
     Zero,
 }
 
-/// Who is cut off from whom.
+/// Which links have a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// A member from everybody, clients too.
-    All(Who),
-    /// A member from all other members; clients reach it.
-    Peers(Who),
-    /// Two members from each other.
-    Pair(Who, Member),
-    /// The way from one to the other only.
-    OneWay(Who, Member),
-    /// The clients from a member.
-    Clients(Member),
+pub enum LinkSet {
+    /// All links of a member, those to clients included.
+    All(FaultTarget),
+    /// The links of a member to all other members; clients still reach it.
+    Members(FaultTarget),
+    /// The link between two members.
+    Pair(FaultTarget, MemberId),
+    /// One direction of the link between two members.
+    OneWay(FaultTarget, MemberId),
+    /// The links of the clients to a member.
+    Clients(MemberId),
 }
 
-/// A fault. Its undoing comes after `hold`.
+/// A fault. It is undone after the time of its [`ScheduledFault`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// kill -9, and a start afterwards.
-    Kill(Who),
-    /// SIGTERM, and a start afterwards.
-    Restart(Who),
-    /// SIGSTOP, and SIGCONT afterwards.
-    Pause(Who),
+pub enum FaultAction {
+    /// kill -9; undone by a start.
+    Crash(FaultTarget),
+    /// SIGTERM; undone by a start.
+    Restart(FaultTarget),
+    /// SIGSTOP; undone by SIGCONT.
+    Pause(FaultTarget),
     /// kill -9 of all coordinators.
-    KillCoordinators,
+    CrashCoordinators,
     /// kill -9 of every process.
-    KillAll,
-    /// kill -9, the folder emptied, a start: of this node.
+    CrashAll,
+    /// kill -9 of this node, its folder emptied; undone by a start.
     WipeNode(usize),
-    /// The same of a coordinator.
+    /// The same for a coordinator.
     WipeCoordinator(usize),
-    /// Links, healed afterwards.
-    Cut(Cut, Mode),
-    /// The small disk is full, and is not afterwards.
+    /// Links that are partitioned or slow; undone by healing them.
+    Links(LinkSet, LinkFault),
+    /// The small disk is full.
     FillDisk,
-    /// kill -9 of this node, a part's file harmed, a start.
-    Harm(usize, Harm),
-    /// The node is told to hand over its parts, and then that it may stay.
+    /// kill -9 of this node, the file of one part damaged, a start.
+    CorruptPart(usize, Corruption),
+    /// The node is drained; undone by taking the drain back.
     Drain(usize),
     /// The node is drained and removed, and an empty one takes its place.
     Replace(usize),
     /// Nodes that came back under another id are removed.
-    Forget,
+    RemoveReplaced,
 }
 
 /// A fault and how long it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ScheduledFault {
     /// What is done.
-    pub act: Act,
+    pub action: FaultAction,
     /// For how long.
-    pub hold: Duration,
+    pub duration: Duration,
 }
 
-impl Act {
-    /// The name of its kind, for `--only` and the report.
+impl FaultAction {
+    /// The name of its kind, for `--only` and the report. The simulation of the coordinators uses the same words.
     pub fn kind(&self) -> &'static str {
-        let of = |who: &Who, leader, coordinator, node| match who {
-            Who::Leader => leader,
-            Who::Member(Member::Node(_)) => node,
-            Who::Member(_) => coordinator,
+        let of = |target: &FaultTarget, leader, coordinator, node| match target {
+            FaultTarget::Leader => leader,
+            FaultTarget::Member(MemberId::Node(_)) => node,
+            FaultTarget::Member(MemberId::Coordinator(_)) => coordinator,
         };
         match self {
-            Act::Kill(who) => of(who, "kill-leader", "kill-coordinator", "kill-node"),
-            Act::Restart(who) => of(who, "restart-leader", "restart-coordinator", "restart-node"),
-            Act::Pause(who) => of(who, "pause-leader", "pause-coordinator", "pause-node"),
-            Act::KillCoordinators => "kill-coordinators",
-            Act::KillAll => "kill-all",
-            Act::WipeNode(_) => "wipe-node",
-            Act::WipeCoordinator(_) => "wipe-coordinator",
-            Act::Cut(_, Mode::Delay(_)) => "slow-links",
-            Act::Cut(Cut::All(_) | Cut::Peers(_), _) => "isolate",
-            Act::Cut(Cut::Pair(..), _) => "cut-pair",
-            Act::Cut(Cut::OneWay(..), _) => "cut-one-way",
-            Act::Cut(Cut::Clients(_), _) => "cut-clients",
-            Act::FillDisk => "fill-disk",
-            Act::Harm(_, Harm::Flip) => "harm-flip",
-            Act::Harm(_, Harm::Truncate) => "harm-truncate",
-            Act::Harm(_, Harm::Zero) => "harm-zero",
-            Act::Drain(_) => "drain-node",
-            Act::Replace(_) => "replace-node",
-            Act::Forget => "forget-nodes",
+            FaultAction::Crash(target) => of(target, "crash-leader", "crash-coordinator", "crash-node"),
+            FaultAction::Restart(target) => of(target, "restart-leader", "restart-coordinator", "restart-node"),
+            FaultAction::Pause(target) => of(target, "pause-leader", "pause-coordinator", "pause-node"),
+            FaultAction::CrashCoordinators => "crash-coordinators",
+            FaultAction::CrashAll => "crash-all",
+            FaultAction::WipeNode(_) => "wipe-node",
+            FaultAction::WipeCoordinator(_) => "wipe-coordinator",
+            FaultAction::Links(_, LinkFault::Slow(_)) => "slow-link",
+            FaultAction::Links(LinkSet::All(_) | LinkSet::Members(_), _) => "partition-member",
+            FaultAction::Links(LinkSet::Pair(..), _) => "partition-pair",
+            FaultAction::Links(LinkSet::OneWay(..), _) => "one-way-loss",
+            FaultAction::Links(LinkSet::Clients(_), _) => "partition-clients",
+            FaultAction::FillDisk => "disk-full",
+            FaultAction::CorruptPart(_, Corruption::FlipBit) => "flip-bit",
+            FaultAction::CorruptPart(_, Corruption::Truncate) => "truncate-file",
+            FaultAction::CorruptPart(_, Corruption::Zero) => "zero-range",
+            FaultAction::Drain(_) => "drain-node",
+            FaultAction::Replace(_) => "replace-node",
+            FaultAction::RemoveReplaced => "remove-replaced",
         }
     }
 
-    /// Whether copies are gone after it: then it must be the only fault, and the next such waits for the repair.
-    pub fn destroys(&self) -> bool {
-        matches!(self, Act::WipeNode(_) | Act::WipeCoordinator(_) | Act::Harm(..) | Act::Replace(_))
+    /// Whether it destroys copies of parts or of the catalog. Then it must be the only fault, and the next such fault waits for
+    /// the repair.
+    pub fn destroys_copies(&self) -> bool {
+        matches!(
+            self,
+            FaultAction::WipeNode(_)
+                | FaultAction::WipeCoordinator(_)
+                | FaultAction::CorruptPart(..)
+                | FaultAction::Replace(_)
+        )
     }
 }
 
-type Draw = fn(&mut Chooser) -> Act;
+type DrawAction = fn(&mut FaultGenerator) -> FaultAction;
 
-/// How often each kind comes.
-const WEIGHTS: [(u32, Draw); 20] = [
-    (10, |c| Act::Kill(c.who())),
-    (12, |c| Act::Kill(c.node())),
-    (5, |c| Act::Restart(c.any())),
-    (8, |c| Act::Pause(c.who())),
-    (6, |c| Act::Pause(c.node())),
-    (2, |_| Act::KillCoordinators),
-    (1, |_| Act::KillAll),
-    (5, |c| Act::Cut(Cut::All(c.any()), c.dead())),
-    (6, |c| Act::Cut(Cut::Peers(c.any()), c.dead())),
-    (6, |c| Act::Cut(Cut::Pair(c.any(), c.member()), c.dead())),
-    (5, |c| Act::Cut(Cut::OneWay(c.any(), c.member()), c.dead())),
-    (3, |c| Act::Cut(Cut::Clients(c.member()), c.dead())),
-    (4, |c| Act::Cut(Cut::Peers(c.any()), c.slow())),
-    (5, |c| Act::WipeNode(c.index(c.nodes))),
-    (3, |c| Act::WipeCoordinator(c.index(c.coordinators))),
-    (3, |_| Act::FillDisk),
-    (6, |c| Act::Harm(c.index(c.nodes), c.harm())),
-    (4, |c| Act::Drain(c.index(c.nodes))),
-    (4, |c| Act::Replace(c.index(c.nodes))),
-    (2, |_| Act::Forget),
+/// How often each kind is drawn.
+const WEIGHTS: [(u32, DrawAction); 20] = [
+    (10, |c| FaultAction::Crash(c.leader_or_coordinator())),
+    (12, |c| FaultAction::Crash(c.node())),
+    (5, |c| FaultAction::Restart(c.any_target())),
+    (8, |c| FaultAction::Pause(c.leader_or_coordinator())),
+    (6, |c| FaultAction::Pause(c.node())),
+    (2, |_| FaultAction::CrashCoordinators),
+    (1, |_| FaultAction::CrashAll),
+    (5, |c| FaultAction::Links(LinkSet::All(c.any_target()), c.partition())),
+    (6, |c| FaultAction::Links(LinkSet::Members(c.any_target()), c.partition())),
+    (6, |c| FaultAction::Links(LinkSet::Pair(c.any_target(), c.member()), c.partition())),
+    (5, |c| FaultAction::Links(LinkSet::OneWay(c.any_target(), c.member()), c.partition())),
+    (3, |c| FaultAction::Links(LinkSet::Clients(c.member()), c.partition())),
+    (4, |c| FaultAction::Links(LinkSet::Members(c.any_target()), c.slow())),
+    (5, |c| FaultAction::WipeNode(c.index(c.nodes))),
+    (3, |c| FaultAction::WipeCoordinator(c.index(c.coordinators))),
+    (3, |_| FaultAction::FillDisk),
+    (6, |c| FaultAction::CorruptPart(c.index(c.nodes), c.corruption())),
+    (4, |c| FaultAction::Drain(c.index(c.nodes))),
+    (4, |c| FaultAction::Replace(c.index(c.nodes))),
+    (2, |_| FaultAction::RemoveReplaced),
 ];
 
-/// Draws faults.
-pub struct Chooser {
+/// Draws faults from a seed.
+pub struct FaultGenerator {
     rng: StdRng,
     coordinators: usize,
     nodes: usize,
 }
 
-impl Chooser {
-    /// Draws for a cluster of this size.
-    pub fn new(rng: StdRng, coordinators: usize, nodes: usize) -> Chooser {
-        Chooser { rng, coordinators, nodes }
+impl FaultGenerator {
+    /// A generator for a cluster of this size.
+    pub fn new(rng: StdRng, coordinators: usize, nodes: usize) -> FaultGenerator {
+        FaultGenerator { rng, coordinators, nodes }
     }
 
-    /// The next faults: mostly one, now and then two at the same time.
-    pub fn next(&mut self, only: &[String]) -> Vec<Fault> {
-        let mut drawn = vec![self.one(only)];
+    /// The next faults: mostly one, in one case of four two at the same time.
+    pub fn next(&mut self, only: &[String]) -> Vec<ScheduledFault> {
+        let mut drawn = vec![self.fault(only)];
         if self.rng.random_bool(0.25) {
-            drawn.push(self.one(only));
+            drawn.push(self.fault(only));
         }
-        if drawn.iter().any(|fault| fault.act.destroys()) {
+        if drawn.iter().any(|fault| fault.action.destroys_copies()) {
             drawn.truncate(1);
         }
         drawn
     }
 
-    /// How long to let things be.
+    /// How long the cluster runs without a fault.
     pub fn pause(&mut self) -> Duration {
         Duration::from_millis(self.rng.random_range(100..1000))
     }
@@ -190,16 +198,16 @@ impl Chooser {
         self.rng.random_range(0..end)
     }
 
-    fn one(&mut self, only: &[String]) -> Fault {
+    fn fault(&mut self, only: &[String]) -> ScheduledFault {
         loop {
-            let act = self.act();
-            if only.is_empty() || only.iter().any(|kind| kind == act.kind()) {
-                return Fault { act, hold: Duration::from_millis(self.rng.random_range(200..3500)) };
+            let action = self.action();
+            if only.is_empty() || only.iter().any(|kind| kind == action.kind()) {
+                return ScheduledFault { action, duration: Duration::from_millis(self.rng.random_range(200..3500)) };
             }
         }
     }
 
-    fn act(&mut self) -> Act {
+    fn action(&mut self) -> FaultAction {
         let all: u32 = WEIGHTS.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.rng.random_range(0..all);
         for (weight, make) in WEIGHTS {
@@ -208,55 +216,55 @@ impl Chooser {
                 Some(rest) => drawn = rest,
             }
         }
-        Act::KillAll
+        FaultAction::CrashAll
     }
 
-    fn coordinator(&mut self) -> Member {
-        Member::Coordinator(self.index(self.coordinators))
+    fn coordinator(&mut self) -> MemberId {
+        MemberId::Coordinator(self.index(self.coordinators))
     }
 
-    fn one_node(&mut self) -> Member {
-        Member::Node(self.index(self.nodes))
+    fn one_node(&mut self) -> MemberId {
+        MemberId::Node(self.index(self.nodes))
     }
 
-    fn node(&mut self) -> Who {
-        Who::Member(self.one_node())
+    fn node(&mut self) -> FaultTarget {
+        FaultTarget::Member(self.one_node())
     }
 
-    fn member(&mut self) -> Member {
+    fn member(&mut self) -> MemberId {
         if self.rng.random_bool(0.5) { self.coordinator() } else { self.one_node() }
     }
 
     /// The leader, or some coordinator.
-    fn who(&mut self) -> Who {
-        if self.rng.random_bool(0.6) { Who::Leader } else { Who::Member(self.coordinator()) }
+    fn leader_or_coordinator(&mut self) -> FaultTarget {
+        if self.rng.random_bool(0.6) { FaultTarget::Leader } else { FaultTarget::Member(self.coordinator()) }
     }
 
-    fn any(&mut self) -> Who {
-        if self.rng.random_bool(0.5) { self.who() } else { self.node() }
+    fn any_target(&mut self) -> FaultTarget {
+        if self.rng.random_bool(0.5) { self.leader_or_coordinator() } else { self.node() }
     }
 
-    fn dead(&mut self) -> Mode {
-        if self.rng.random_bool(0.5) { Mode::Refuse } else { Mode::Hole }
+    fn partition(&mut self) -> LinkFault {
+        if self.rng.random_bool(0.5) { LinkFault::Reset } else { LinkFault::Stall }
     }
 
-    fn slow(&mut self) -> Mode {
-        Mode::Delay(Duration::from_millis(self.rng.random_range(20..400)))
+    fn slow(&mut self) -> LinkFault {
+        LinkFault::Slow(Duration::from_millis(self.rng.random_range(20..400)))
     }
 
-    fn harm(&mut self) -> Harm {
-        [Harm::Flip, Harm::Truncate, Harm::Zero][self.index(3)]
+    fn corruption(&mut self) -> Corruption {
+        [Corruption::FlipBit, Corruption::Truncate, Corruption::Zero][self.index(3)]
     }
 }
 
 /// All kinds that can be drawn.
 pub fn kinds() -> std::collections::BTreeSet<&'static str> {
-    let mut chooser = chooser(0);
-    (0..5000).map(|_| chooser.act().kind()).collect()
+    let mut generator = generator(0);
+    (0..5000).map(|_| generator.action().kind()).collect()
 }
 
-fn chooser(seed: u64) -> Chooser {
-    Chooser::new(rand::SeedableRng::seed_from_u64(seed), 3, 5)
+fn generator(seed: u64) -> FaultGenerator {
+    FaultGenerator::new(rand::SeedableRng::seed_from_u64(seed), 3, 5)
 }
 
 #[cfg(test)]
@@ -264,21 +272,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_draws_the_same_faults_and_another_draws_others() {
-        let draw = |seed| (0..50).scan(chooser(seed), |c, _| Some(c.next(&[]))).collect::<Vec<_>>();
+    fn same_seed_draws_the_same_faults() {
+        let draw = |seed| (0..50).scan(generator(seed), |c, _| Some(c.next(&[]))).collect::<Vec<_>>();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }
 
     #[test]
-    fn a_fault_that_destroys_copies_comes_alone_and_only_what_was_asked_for_comes() {
-        let mut chooser = chooser(3);
+    fn destructive_fault_is_drawn_alone() {
+        let mut generator = generator(3);
         for _ in 0..2000 {
-            let drawn = chooser.next(&[]);
-            assert!(drawn.len() == 1 || drawn.iter().all(|fault| !fault.act.destroys()));
+            let drawn = generator.next(&[]);
+            assert!(drawn.len() == 1 || drawn.iter().all(|fault| !fault.action.destroys_copies()));
         }
         let only = ["wipe-node".to_string()];
-        assert!((0..20).all(|_| chooser.next(&only).iter().all(|fault| fault.act.kind() == "wipe-node")));
+        assert!((0..20).all(|_| generator.next(&only).iter().all(|fault| fault.action.kind() == "wipe-node")));
         assert!(kinds().len() >= 20, "{:?}", kinds());
     }
 }

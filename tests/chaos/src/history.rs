@@ -1,4 +1,4 @@
-//! What was asked, when, and what came of it; and what was done to the cluster meanwhile.
+//! The history of a run: every operation with its outcome and times, and every fault.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::rows::Content;
+use crate::rows::TableContent;
 
 /// How a put changes its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PutMode {
-    /// The table is these rows from then on.
+    /// The table consists of these rows from then on.
     Replace,
-    /// The same, but the table must not have been there.
+    /// The same, but the table must not exist before.
     Create,
-    /// These rows come after those that are there.
+    /// These rows are added to the table.
     Append,
 }
 
-/// What a client asks for.
+/// What a client requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
-    /// A write, repeated under its id until its outcome is known or patience ends.
+pub enum OpRequest {
+    /// A write, repeated under its id until its outcome is known or the attempts are used up.
     Put {
         /// What it does to the table.
         mode: PutMode,
@@ -44,51 +44,51 @@ pub enum Ask {
         /// Whether by FlightInfo.
         endpoints: bool,
     },
-    /// Reads what an earlier FlightInfo pinned.
-    Pinned {
-        /// What that gave when it was new.
-        was: Content,
+    /// Reads the version that an earlier FlightInfo pinned.
+    ReadPinned {
+        /// Its content when it was new.
+        was: TableContent,
     },
     /// Reads a version by its number.
-    Version {
+    ReadVersion {
         /// Its number.
         version: u64,
     },
 }
 
-/// What came of it.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum OpOutcome {
     /// A write that took effect and made this version; a drop says 0.
     Done {
         /// The version.
         version: u64,
     },
-    /// What a read gave.
+    /// What a read returned.
     Content {
         /// The version, if the answer named one.
         version: Option<u64>,
-        /// Whether the order of `writes` means something.
+        /// Whether the order of `writes` has a meaning.
         ordered: bool,
         /// The rows.
         #[serde(flatten)]
-        content: Content,
+        content: TableContent,
     },
-    /// There is no such table (or version, or ticket).
+    /// The table (or version, or ticket) does not exist.
     Absent,
-    /// There is such a table already.
+    /// The table exists already.
     Present,
-    /// An error after which it certainly had no effect.
+    /// An error that means that it had no effect.
     Refused {
-        /// gRPC's code.
+        /// The gRPC code.
         code: String,
         /// The message.
         message: String,
     },
-    /// An error that leaves open whether it took, or will take, effect.
+    /// An error that does not say whether it took effect or will.
     Unknown {
-        /// gRPC's code.
+        /// The gRPC code.
         code: String,
         /// The message.
         message: String,
@@ -97,29 +97,29 @@ pub enum Outcome {
 
 /// One operation of a client. Times are microseconds since the run began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its number; a line with the same number corrects the earlier one.
+pub struct ClientOperation {
+    /// Its id; a later line with the same id replaces the earlier one.
     pub id: u64,
-    /// On which table.
+    /// The table.
     pub table: String,
-    /// What was asked.
-    pub ask: Ask,
-    /// When it was first asked.
+    /// What was requested.
+    pub request: OpRequest,
+    /// When it was first sent.
     pub begin: u64,
-    /// When the last answer came.
+    /// When the last answer arrived.
     pub end: u64,
-    /// What came of it.
-    pub outcome: Outcome,
+    /// Its outcome.
+    pub outcome: OpOutcome,
 }
 
-/// One fault. Times as in [`Event`].
+/// One fault. Times as in [`ClientOperation`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FaultEvent {
-    /// What kind.
+    /// Its kind.
     pub kind: String,
-    /// To whom, and how.
+    /// Which members it hit, and how.
     pub what: String,
-    /// When it was done.
+    /// When it was injected.
     pub begin: u64,
     /// When it was undone.
     pub end: u64,
@@ -128,36 +128,36 @@ pub struct FaultEvent {
 /// A line of a history.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum HistoryLine {
     /// An operation.
-    Event(Event),
+    Operation(ClientOperation),
     /// A fault.
     Fault(FaultEvent),
 }
 
-/// A whole run.
+/// The history of a whole run.
 #[derive(Clone, Debug, Default)]
-pub struct History {
-    /// By number.
-    pub events: BTreeMap<u64, Event>,
-    /// In their order.
+pub struct ClientHistory {
+    /// By id.
+    pub operations: BTreeMap<u64, ClientOperation>,
+    /// In the order in which they were injected.
     pub faults: Vec<FaultEvent>,
 }
 
-impl History {
-    fn add(&mut self, line: Line) {
+impl ClientHistory {
+    fn add(&mut self, line: HistoryLine) {
         match line {
-            Line::Event(event) => drop(self.events.insert(event.id, event)),
-            Line::Fault(fault) => self.faults.push(fault),
+            HistoryLine::Operation(operation) => drop(self.operations.insert(operation.id, operation)),
+            HistoryLine::Fault(fault) => self.faults.push(fault),
         }
     }
 
     /// Reads JSON lines.
     ///
     /// # Errors
-    /// If the file cannot be read, or a line is none of a history.
-    pub fn load(path: &Path) -> io::Result<History> {
-        let mut history = History::default();
+    /// If the file cannot be read, or a line cannot be parsed.
+    pub fn load(path: &Path) -> io::Result<ClientHistory> {
+        let mut history = ClientHistory::default();
         for line in BufReader::new(File::open(path)?).lines() {
             history.add(serde_json::from_str(&line?)?);
         }
@@ -165,21 +165,21 @@ impl History {
     }
 }
 
-/// Takes down a run, in memory and in a file.
-pub struct Recorder {
+/// Records a history, in memory and in a file.
+pub struct HistoryRecorder {
     start: Instant,
     next: AtomicU64,
-    kept: Mutex<(File, History)>,
+    kept: Mutex<(File, ClientHistory)>,
 }
 
-impl Recorder {
-    /// Begins; this is time 0.
+impl HistoryRecorder {
+    /// Begins a history; this is time 0.
     ///
     /// # Errors
-    /// If the file cannot be made.
-    pub fn new(path: &Path) -> io::Result<Recorder> {
-        let kept = Mutex::new((File::create(path)?, History::default()));
-        Ok(Recorder { start: Instant::now(), next: AtomicU64::new(1), kept })
+    /// If the file cannot be created.
+    pub fn new(path: &Path) -> io::Result<HistoryRecorder> {
+        let kept = Mutex::new((File::create(path)?, ClientHistory::default()));
+        Ok(HistoryRecorder { start: Instant::now(), next: AtomicU64::new(1), kept })
     }
 
     /// Microseconds since the run began.
@@ -192,13 +192,13 @@ impl Recorder {
         self.start.elapsed()
     }
 
-    /// A number for an event.
+    /// A new id for an operation.
     pub fn id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes down a line.
-    pub fn add(&self, line: Line) {
+    /// Adds a line.
+    pub fn add(&self, line: HistoryLine) {
         let mut text = serde_json::to_vec(&line).unwrap();
         text.push(b'\n');
         let (file, history) = &mut *self.kept.lock();
@@ -206,8 +206,8 @@ impl Recorder {
         history.add(line);
     }
 
-    /// All that was taken down so far.
-    pub fn history(&self) -> History {
+    /// The history so far.
+    pub fn history(&self) -> ClientHistory {
         self.kept.lock().1.clone()
     }
 }
@@ -217,19 +217,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_history_is_read_back_as_it_was_and_later_lines_correct_earlier_ones() {
+    fn history_read_back_keeps_the_last_line_of_each_id() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.jsonl");
-        let recorder = Recorder::new(&path).unwrap();
-        let content = Content { writes: vec!["w".into()], flaws: vec![] };
-        let event = |outcome| Event { id: 1, table: "t".into(), ask: Ask::Drop, begin: 1, end: 2, outcome };
-        recorder.add(Line::Event(event(Outcome::Unknown { code: "c".into(), message: "m".into() })));
-        recorder.add(Line::Event(event(Outcome::Content { version: Some(3), ordered: true, content })));
-        let fault = FaultEvent { kind: "kill".into(), what: "node1".into(), begin: 1, end: 2 };
-        recorder.add(Line::Fault(fault.clone()));
-        let read = History::load(&path).unwrap();
-        assert_eq!(read.events, recorder.history().events);
-        assert!(matches!(read.events[&1].outcome, Outcome::Content { version: Some(3), .. }));
+        let recorder = HistoryRecorder::new(&path).unwrap();
+        let content = TableContent { writes: vec!["w".into()], flaws: vec![] };
+        let operation =
+            |outcome| ClientOperation { id: 1, table: "t".into(), request: OpRequest::Drop, begin: 1, end: 2, outcome };
+        recorder.add(HistoryLine::Operation(operation(OpOutcome::Unknown { code: "c".into(), message: "m".into() })));
+        recorder.add(HistoryLine::Operation(operation(OpOutcome::Content {
+            version: Some(3),
+            ordered: true,
+            content,
+        })));
+        let fault = FaultEvent { kind: "crash-node".into(), what: "node1".into(), begin: 1, end: 2 };
+        recorder.add(HistoryLine::Fault(fault.clone()));
+        let read = ClientHistory::load(&path).unwrap();
+        assert_eq!(read.operations, recorder.history().operations);
+        assert!(matches!(read.operations[&1].outcome, OpOutcome::Content { version: Some(3), .. }));
         assert_eq!(read.faults, [fault]);
     }
 }

@@ -1,17 +1,17 @@
-//! A cluster of real processes under faults, and a judge of what its clients saw.
+//! A cluster of real processes under faults, and a checker of what its clients saw.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`site`] | the cluster: processes behind proxies, their folders, what can be done to them |
-//! | [`links`], [`proxy`], [`owner`] | links between chosen members, cut without privileges |
-//! | [`rows`] | rows that can be judged by themselves |
-//! | [`clients`] | what is asked of the cluster meanwhile |
-//! | [`faults`], [`nemesis`] | which faults (pure, seeded), and doing them |
-//! | [`copies`] | which copies of which parts lie on the nodes' disks |
+//! | [`cluster`] | the cluster: processes behind proxies, one node on a small disk |
+//! | [`links`], [`proxy`], [`owner`] | faults on links between chosen members, without privileges |
+//! | [`rows`] | rows that show by themselves whether they are right |
+//! | [`clients`] | the workload: puts, drops and reads while the faults last |
+//! | [`faults`], [`nemesis`] | which faults come (pure, seeded), and injecting them |
+//! | [`copies`] | which copies of which parts are on the nodes' disks |
 //! | [`history`] | every operation and fault, as JSON lines |
-//! | [`check`] | the judge: a history → violations |
-//! | [`run`], [`report`] | a whole run, and what is told of it |
-//! | [`figures`] | how long things take |
+//! | [`check`] | the checker: a history → violations |
+//! | [`run`], [`report`] | a whole run, and its report |
+//! | [`figures`] | how long recovery takes |
 #![allow(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
@@ -20,6 +20,7 @@
 
 pub mod check;
 pub mod clients;
+pub mod cluster;
 pub mod copies;
 pub mod faults;
 pub mod figures;
@@ -31,4 +32,3 @@ pub mod proxy;
 pub mod report;
 pub mod rows;
 pub mod run;
-pub mod site;

@@ -1,80 +1,84 @@
-//! The links between members, and what is done to them.
+//! The network links between members and clients, and the faults on them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use volley_tests::cluster::MemberId;
 
 /// One end of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Member {
-    /// This program.
-    Client,
-    /// By index, from 0.
-    Coordinator(usize),
-    /// By index, from 0.
-    Node(usize),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkEnd {
+    /// The clients, which this program runs.
+    Clients,
+    /// A member of the cluster.
+    Member(MemberId),
 }
 
-impl fmt::Display for Member {
+impl fmt::Display for LinkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Member::Client => write!(f, "client"),
-            Member::Coordinator(at) => write!(f, "coordinator{}", at + 1),
-            Member::Node(at) => write!(f, "node{}", at + 1),
+            LinkEnd::Clients => write!(f, "clients"),
+            LinkEnd::Member(member) => write!(f, "{member}"),
         }
     }
 }
 
-/// How a link is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Open connections are reset, new ones are too.
-    Refuse,
-    /// Bytes go in and do not come out; connections stay.
-    Hole,
-    /// Bytes come late.
-    Delay(Duration),
+impl From<MemberId> for LinkEnd {
+    fn from(member: MemberId) -> LinkEnd {
+        LinkEnd::Member(member)
+    }
 }
 
-/// What is done to bytes that go from one member to another.
-pub type Modes = BTreeMap<(Member, Member), Mode>;
+/// What is wrong with a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkFault {
+    /// Open connections are reset, and so are new ones.
+    Reset,
+    /// Bytes are held back; connections stay open.
+    Stall,
+    /// Bytes arrive late by this much.
+    Slow(Duration),
+}
 
-/// All links; whatever is not cut is open.
-pub struct Links(watch::Sender<Modes>);
+/// A direction of a link: from where to where bytes flow.
+pub type LinkDirection = (LinkEnd, LinkEnd);
+
+/// The directions that have a fault.
+pub type LinkFaults = BTreeMap<LinkDirection, LinkFault>;
+
+/// All links. A direction without a fault is open.
+pub struct Links(watch::Sender<LinkFaults>);
 
 impl Default for Links {
     fn default() -> Self {
-        Links(watch::Sender::new(Modes::new()))
+        Links(watch::Sender::new(LinkFaults::new()))
     }
 }
 
 impl Links {
-    /// Cuts the way from `from` to `to`; the way back is a link of its own.
-    pub fn cut(&self, from: Member, to: Member, mode: Mode) {
-        self.0.send_modify(|modes| {
-            modes.insert((from, to), mode);
+    /// Sets a fault on one direction of a link; the opposite direction stays as it is.
+    pub fn set(&self, direction: LinkDirection, fault: LinkFault) {
+        self.0.send_modify(|faults| {
+            faults.insert(direction, fault);
         });
     }
 
-    /// Opens the way again.
-    pub fn heal(&self, from: Member, to: Member) {
-        self.0.send_modify(|modes| {
-            modes.remove(&(from, to));
+    /// Opens a direction again.
+    pub fn heal(&self, direction: LinkDirection) {
+        self.0.send_modify(|faults| {
+            faults.remove(&direction);
         });
     }
 
-    /// Opens every way.
+    /// Opens every direction.
     pub fn heal_all(&self) {
-        self.0.send_modify(Modes::clear);
+        self.0.send_modify(LinkFaults::clear);
     }
 
     /// Follows the changes.
-    pub fn watch(&self) -> watch::Receiver<Modes> {
+    pub fn watch(&self) -> watch::Receiver<LinkFaults> {
         self.0.subscribe()
     }
 }

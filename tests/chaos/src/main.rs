@@ -1,27 +1,27 @@
-//! `cargo chaos`: a cluster of real processes under faults, judged. See docs/chaos.md.
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "this program talks to a person, and is a test")]
+//! `cargo chaos`: a cluster of real processes under faults, its history checked. See docs/chaos.md.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it prints its report, and is a test")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use volley_chaos::history::History;
-use volley_chaos::run::{Wanted, run};
+use volley_chaos::history::ClientHistory;
+use volley_chaos::run::{ChaosOptions, run};
 use volley_chaos::{check, faults, figures, report};
 
 /// Faults in a cluster of real processes: 3 coordinators, 5 nodes, clients that check what they read, and a
-/// judge of all that they saw. Needs the servers' binaries: `cargo build --workspace --bins`.
+/// checker of their history. Needs the servers' binaries: `cargo build --workspace --bins`.
 #[derive(Parser)]
 #[command(name = "cargo chaos")]
-struct Flags {
-    /// Faults to do [default: 25, or as many as fit into --seconds].
+struct ChaosFlags {
+    /// Faults to inject [default: 25, or as many as fit into --seconds].
     #[arg(long)]
     faults: Option<usize>,
-    /// Seconds to do faults for.
+    /// Seconds for which to inject faults.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Where the choices begin; the same seed chooses the same faults.
+    /// The seed of the faults; the same seed chooses the same faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only these kinds of faults.
@@ -30,29 +30,29 @@ struct Flags {
     /// More lines for the coordinators' configuration, as "election_ms = 500".
     #[arg(long, default_value = "")]
     coordinator_config: String,
-    /// Keep history and logs even if all is well.
+    /// Keep history and logs even if no violation is found.
     #[arg(long)]
     keep: bool,
-    /// Say which kinds of faults there are, and end.
+    /// List the kinds of faults, and exit.
     #[arg(long)]
     kinds: bool,
-    /// Judge the history in this file again, and end.
+    /// Check the history in this file again, and exit.
     #[arg(long)]
     check: Option<PathBuf>,
-    /// Measure instead: how long things take. One or more of leader, node, repair, restart; all if none is named.
+    /// Measure how long recovery takes instead. One or more of leader, node, repair, restart; all if none is named.
     #[arg(long, value_delimiter = ',', num_args = 0..)]
     figures: Option<Vec<String>>,
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = ChaosFlags::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     if flags.kinds {
         faults::kinds().iter().for_each(|kind| println!("{kind}"));
         return ExitCode::SUCCESS;
     }
     if let Some(path) = &flags.check {
-        return judge_again(path);
+        return check_again(path);
     }
     if let Some(names) = &flags.figures {
         return runtime.block_on(figures::measure(names, &flags.coordinator_config));
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
     runtime.block_on(chaos(&flags))
 }
 
-async fn chaos(flags: &Flags) -> ExitCode {
-    let wanted = Wanted {
+async fn chaos(flags: &ChaosFlags) -> ExitCode {
+    let wanted = ChaosOptions {
         seed: flags.seed,
         faults: flags.faults.unwrap_or(if flags.seconds.is_some() { usize::MAX } else { 25 }),
         time: flags.seconds.map_or(Duration::MAX, Duration::from_secs),
@@ -82,16 +82,16 @@ async fn chaos(flags: &Flags) -> ExitCode {
     if ended.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn judge_again(path: &Path) -> ExitCode {
-    let history = match History::load(path) {
+fn check_again(path: &Path) -> ExitCode {
+    let history = match ClientHistory::load(path) {
         Ok(history) => history,
         Err(error) => {
             println!("{} is not a history: {error}", path.display());
             return ExitCode::FAILURE;
         }
     };
-    let violations = check::judge(&history);
+    let violations = check::check(&history);
     violations.iter().for_each(|violation| println!("- {violation}"));
-    println!("{} operations, {} violations", history.events.len(), violations.len());
+    println!("{} operations, {} violations", history.operations.len(), violations.len());
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

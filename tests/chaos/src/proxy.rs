@@ -1,4 +1,4 @@
-//! What stands before every port of a member: bytes pass as the links allow.
+//! A TCP proxy before every port of a member: it carries bytes as the links allow.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,106 +10,110 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::links::{Links, Member, Mode, Modes};
-use crate::owner::Owners;
+use crate::links::{LinkDirection, LinkEnd, LinkFault, LinkFaults, Links};
+use crate::owner::SocketOwners;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all proxies share.
 #[derive(Clone, Default)]
-pub struct Wiring {
-    /// What is cut.
+pub struct ProxyContext {
+    /// The links and their faults.
     pub links: Arc<Links>,
-    /// Whose sockets they are.
-    pub owners: Arc<Owners>,
+    /// Which process a connection comes from.
+    pub owners: Arc<SocketOwners>,
 }
 
-/// Accepts at `front` until dropped, and connects each to `back`, where `to` listens.
+/// Accepts at `front` until dropped, and connects each connection to `back`, where `to` listens.
 ///
 /// # Errors
 /// If `front` cannot be listened on.
 pub async fn start(
-    wiring: &Wiring,
-    to: Member,
+    context: &ProxyContext,
+    to: LinkEnd,
     front: SocketAddr,
     back: SocketAddr,
 ) -> io::Result<AbortOnDropHandle<()>> {
     let listener = TcpListener::bind(front).await?;
-    let wiring = wiring.clone();
+    let context = context.clone();
     Ok(AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, source)) => drop(tokio::spawn(carry(wiring.clone(), to, stream, source, back))),
-                // Out of descriptors: the next turn may find some.
+                Ok((stream, source)) => drop(tokio::spawn(carry(context.clone(), to, stream, source, back))),
+                // Out of descriptors: some may be free after a pause.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     })))
 }
 
-/// One connection, to its end; reset if the link is cut or nobody listens.
-async fn carry(wiring: Wiring, to: Member, front: TcpStream, source: SocketAddr, back: SocketAddr) {
+/// Carries one connection to its end. Resets it if the link does so or nothing listens.
+async fn carry(context: ProxyContext, to: LinkEnd, front: TcpStream, source: SocketAddr, back: SocketAddr) {
     let Ok(target) = front.local_addr() else { return };
-    let owners = wiring.owners.clone();
+    let owners = context.owners.clone();
     let Ok(Some(from)) = tokio::task::spawn_blocking(move || owners.of(source, target)).await else { return };
-    let mut modes = wiring.links.watch();
-    let there = modes.borrow().get(&(from, to)) != Some(&Mode::Refuse);
-    let back = match there {
-        true => tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(back)).await,
-        false => return reset(&front),
-    };
-    let Ok(Ok(back)) = back else { return reset(&front) };
-    // Errors here mean that the socket is dead already.
+    let mut faults = context.links.watch();
+    let refused = faults.borrow().get(&(from, to)) == Some(&LinkFault::Reset);
+    if refused {
+        return reset(&front);
+    }
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(back)).await;
+    let Ok(Ok(back)) = connected else { return reset(&front) };
+    // An error here means that the socket is dead already.
     let _ = (front.set_nodelay(true), back.set_nodelay(true));
     let ((mut front_read, mut front_write), (mut back_read, mut back_write)) = (front.into_split(), back.into_split());
+    let is_reset = |faults: &LinkFaults| {
+        [(from, to), (to, from)].iter().any(|direction| faults.get(direction) == Some(&LinkFault::Reset))
+    };
     tokio::select! {
-        _ = pump(&mut front_read, &mut back_write, wiring.links.watch(), (from, to)) => {}
-        _ = pump(&mut back_read, &mut front_write, wiring.links.watch(), (to, from)) => {}
-        _ = modes.wait_for(|modes| [(from, to), (to, from)].iter().any(|way| modes.get(way) == Some(&Mode::Refuse))) => {
+        _ = pump(&mut front_read, &mut back_write, context.links.watch(), (from, to)) => {}
+        _ = pump(&mut back_read, &mut front_write, context.links.watch(), (to, from)) => {}
+        _ = faults.wait_for(is_reset) => {
             reset(front_read.as_ref());
             reset(back_read.as_ref());
         }
     }
 }
 
-/// Lets the end of this socket be a reset, as if the machine were gone.
+/// Makes the close of this socket a reset, as if its machine were gone.
 fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// Carries bytes one way, until their source or their sink has ended.
+/// Carries bytes in one direction until their source or their sink ends.
 async fn pump(
     read: &mut (impl AsyncReadExt + Unpin),
     write: &mut (impl AsyncWriteExt + Unpin),
-    mut modes: watch::Receiver<Modes>,
-    way: (Member, Member),
+    mut faults: watch::Receiver<LinkFaults>,
+    direction: LinkDirection,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let count = read.read(&mut buffer).await?;
-        if let Some(Mode::Delay(delay)) = mode(&modes, way) {
+        let fault = faults.borrow().get(&direction).copied();
+        if let Some(LinkFault::Slow(delay)) = fault {
             tokio::time::sleep(delay).await;
         }
-        if modes.wait_for(|modes| modes.get(&way) != Some(&Mode::Hole)).await.is_err() || count == 0 {
+        let is_open = |faults: &LinkFaults| faults.get(&direction) != Some(&LinkFault::Stall);
+        if faults.wait_for(is_open).await.is_err() || count == 0 {
             return Ok(());
         }
         write.write_all(&buffer[..count]).await?;
     }
 }
 
-fn mode(modes: &watch::Receiver<Modes>, way: (Member, Member)) -> Option<Mode> {
-    modes.borrow().get(&way).copied()
-}
-
 #[cfg(test)]
 mod tests {
+    use volley_tests::cluster::MemberId;
+
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_secs(10);
+    const NODE: LinkEnd = LinkEnd::Member(MemberId::Node(0));
 
-    /// A proxy before something that echoes, and a connection through it.
-    async fn echo(wiring: &Wiring) -> (AbortOnDropHandle<()>, SocketAddr, TcpStream) {
+    /// A proxy before a server that echoes, and a connection through it.
+    async fn echo(context: &ProxyContext) -> (AbortOnDropHandle<()>, SocketAddr, TcpStream) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let back = server.local_addr().unwrap();
         tokio::spawn(async move {
@@ -119,7 +123,7 @@ mod tests {
             }
         });
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let proxy = start(wiring, Member::Node(0), front, back).await.unwrap();
+        let proxy = start(context, NODE, front, back).await.unwrap();
         (proxy, front, TcpStream::connect(front).await.unwrap())
     }
 
@@ -130,41 +134,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_when_nothing_is_cut_and_late_when_delayed() {
-        let wiring = Wiring::default();
-        let (_proxy, _, mut stream) = echo(&wiring).await;
+    async fn slow_link_delays_bytes() {
+        let context = ProxyContext::default();
+        let (_proxy, _, mut stream) = echo(&context).await;
         assert!(answers(&mut stream, LONG).await);
-        wiring.links.cut(Member::Client, Member::Node(0), Mode::Delay(SHORT));
+        context.links.set((LinkEnd::Clients, NODE), LinkFault::Slow(SHORT));
         let begin = std::time::Instant::now();
         assert!(answers(&mut stream, LONG).await);
         assert!(begin.elapsed() >= SHORT);
     }
 
     #[tokio::test]
-    async fn a_hole_one_way_stalls_and_lets_all_through_afterwards() {
-        for (from, to) in [(Member::Client, Member::Node(0)), (Member::Node(0), Member::Client)] {
-            let wiring = Wiring::default();
-            let (_proxy, _, mut stream) = echo(&wiring).await;
+    async fn stalled_link_delivers_everything_when_healed() {
+        for direction in [(LinkEnd::Clients, NODE), (NODE, LinkEnd::Clients)] {
+            let context = ProxyContext::default();
+            let (_proxy, _, mut stream) = echo(&context).await;
             assert!(answers(&mut stream, LONG).await);
-            wiring.links.cut(from, to, Mode::Hole);
+            context.links.set(direction, LinkFault::Stall);
             assert!(!answers(&mut stream, SHORT).await);
-            wiring.links.heal(from, to);
+            context.links.heal(direction);
             let mut byte = [0];
             stream.read_exact(&mut byte).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn a_refused_link_resets_what_is_open_and_what_is_new_and_no_other() {
-        let wiring = Wiring::default();
-        let (_proxy, front, mut stream) = echo(&wiring).await;
-        wiring.links.cut(Member::Node(1), Member::Node(0), Mode::Refuse);
-        assert!(answers(&mut stream, LONG).await, "another's link is cut");
-        wiring.links.cut(Member::Client, Member::Node(0), Mode::Refuse);
+    async fn reset_link_ends_its_connections_and_no_others() {
+        let context = ProxyContext::default();
+        let (_proxy, front, mut stream) = echo(&context).await;
+        context.links.set((MemberId::Node(1).into(), NODE), LinkFault::Reset);
+        assert!(answers(&mut stream, LONG).await, "the link of another member is reset");
+        context.links.set((LinkEnd::Clients, NODE), LinkFault::Reset);
         let mut byte = [0];
         assert!(stream.read_exact(&mut byte).await.is_err());
         assert!(!answers(&mut TcpStream::connect(front).await.unwrap(), LONG).await);
-        wiring.links.heal_all();
+        context.links.heal_all();
         assert!(answers(&mut TcpStream::connect(front).await.unwrap(), LONG).await);
     }
 }

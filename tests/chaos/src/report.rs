@@ -1,12 +1,12 @@
-//! What is told of a run, as tables.
+//! The report of a run, as tables.
 
 use std::collections::BTreeMap;
 
 use comfy_table::{Table, presets};
 
 use crate::check;
-use crate::history::{Ask, Event, FaultEvent, History, Outcome, PutMode};
-use crate::run::Ended;
+use crate::history::{ClientHistory, ClientOperation, FaultEvent, OpOutcome, OpRequest, PutMode};
+use crate::run::ChaosOutcome;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -15,10 +15,10 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// The whole report.
-pub fn text(ended: &Ended) -> String {
+pub fn text(ended: &ChaosOutcome) -> String {
     let mut text = format!("\n{}\n\n{}\n", faults(&ended.history, ended), operations(&ended.history));
     if let Some(time) = ended.repaired {
-        text += &format!("\nall copies in place {:.1} s after the end of the faults\n", time.as_secs_f64());
+        text += &format!("\nall copies were repaired {:.1} s after the faults\n", time.as_secs_f64());
     }
     if ended.violations.is_empty() {
         return text + "\nviolations: none\n";
@@ -34,8 +34,8 @@ pub fn text(ended: &Ended) -> String {
     text
 }
 
-/// Faults by kind, and how soon after them something worked again.
-fn faults(history: &History, ended: &Ended) -> Table {
+/// Faults by kind, and the time until the next successful operation.
+fn faults(history: &ClientHistory, ended: &ChaosOutcome) -> Table {
     let mut kinds: BTreeMap<&str, Vec<&FaultEvent>> = BTreeMap::new();
     for fault in &history.faults {
         kinds.entry(&fault.kind).or_default().push(fault);
@@ -45,7 +45,7 @@ fn faults(history: &History, ended: &Ended) -> Table {
         let done = kinds.get(kind).cloned().unwrap_or_default();
         let skipped = ended.skipped.get(kind).map_or(String::new(), |(count, why)| format!("{count} ({why})"));
         let mut row = vec![kind.to_string(), done.len().to_string(), skipped];
-        for is_wanted in [is_write as fn(&Event) -> bool, is_read] {
+        for is_wanted in [is_write as fn(&ClientOperation) -> bool, is_read] {
             let times: Vec<f64> = done.iter().filter_map(|fault| recovery(history, fault, is_wanted)).collect();
             row.extend([seconds(quantile(&times, 0.5)), seconds(quantile(&times, 1.0))]);
         }
@@ -55,21 +55,21 @@ fn faults(history: &History, ended: &Ended) -> Table {
     table
 }
 
-fn is_write(event: &Event) -> bool {
-    matches!(event.outcome, Outcome::Done { .. })
+fn is_write(operation: &ClientOperation) -> bool {
+    matches!(operation.outcome, OpOutcome::Done { .. })
 }
 
-fn is_read(event: &Event) -> bool {
-    matches!(event.outcome, Outcome::Content { .. })
+fn is_read(operation: &ClientOperation) -> bool {
+    matches!(operation.outcome, OpOutcome::Content { .. })
 }
 
-/// Seconds from a fault to the end of the first operation that began after it and went well.
-fn recovery(history: &History, fault: &FaultEvent, is_wanted: fn(&Event) -> bool) -> Option<f64> {
-    let after = history.events.values().filter(|event| event.begin >= fault.begin && is_wanted(event));
-    after.map(|event| event.end - fault.begin).min().map(|micros| micros as f64 / 1e6)
+/// Seconds from a fault to the end of the first successful operation that began after it.
+fn recovery(history: &ClientHistory, fault: &FaultEvent, is_wanted: fn(&ClientOperation) -> bool) -> Option<f64> {
+    let after = history.operations.values().filter(|operation| operation.begin >= fault.begin && is_wanted(operation));
+    after.map(|operation| operation.end - fault.begin).min().map(|micros| micros as f64 / 1e6)
 }
 
-/// The value below which this share of the values lies (nearest rank).
+/// The quantile of this share (nearest rank).
 pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -82,16 +82,16 @@ fn seconds(value: Option<f64>) -> String {
 }
 
 /// Operations by kind and outcome.
-fn operations(history: &History) -> Table {
+fn operations(history: &ClientHistory) -> Table {
     let mut counts: BTreeMap<&str, [usize; 5]> = BTreeMap::new();
-    for event in history.events.values() {
-        let column = match event.outcome {
-            Outcome::Done { .. } | Outcome::Content { .. } => 0,
-            Outcome::Absent | Outcome::Present => 1,
-            Outcome::Refused { .. } => 2,
-            Outcome::Unknown { .. } => 3,
+    for operation in history.operations.values() {
+        let column = match operation.outcome {
+            OpOutcome::Done { .. } | OpOutcome::Content { .. } => 0,
+            OpOutcome::Absent | OpOutcome::Present => 1,
+            OpOutcome::Refused { .. } => 2,
+            OpOutcome::Unknown { .. } => 3,
         };
-        counts.entry(operation(&event.ask)).or_default()[column] += 1;
+        counts.entry(request_name(&operation.request)).or_default()[column] += 1;
     }
     let mut table = table(&["operation", "ok", "absent or present", "failed", "unknown", "all"]);
     for (name, row) in counts {
@@ -102,16 +102,16 @@ fn operations(history: &History) -> Table {
     table
 }
 
-fn operation(ask: &Ask) -> &'static str {
-    match ask {
-        Ask::Put { mode: PutMode::Append, .. } => "append",
-        Ask::Put { mode: PutMode::Replace, .. } => "replace",
-        Ask::Put { mode: PutMode::Create, .. } => "create",
-        Ask::Drop => "drop",
-        Ask::Read { endpoints: true } => "read all endpoints",
-        Ask::Read { endpoints: false } => "read one stream",
-        Ask::Pinned { .. } => "read a kept FlightInfo",
-        Ask::Version { .. } => "read a version",
+fn request_name(request: &OpRequest) -> &'static str {
+    match request {
+        OpRequest::Put { mode: PutMode::Append, .. } => "append",
+        OpRequest::Put { mode: PutMode::Replace, .. } => "replace",
+        OpRequest::Put { mode: PutMode::Create, .. } => "create",
+        OpRequest::Drop => "drop",
+        OpRequest::Read { endpoints: true } => "read all endpoints",
+        OpRequest::Read { endpoints: false } => "read one stream",
+        OpRequest::ReadPinned { .. } => "read a kept FlightInfo",
+        OpRequest::ReadVersion { .. } => "read a version",
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_values_that_occurred() {
+    fn quantiles_are_measured_values() {
         let values = [5.0, 1.0, 4.0, 2.0, 3.0];
         assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 3.0, 5.0, 5.0].map(Some));
         assert_eq!(quantile(&[], 0.5), None);

@@ -1,5 +1,5 @@
-//! Rows that say whose they are: each names its table, its write, its number among how many, and a
-//! checksum of all that. Whatever comes back can be judged by itself.
+//! Rows that identify themselves: each has its table, its write, its number and the total of that write, and a checksum of these.
+//! So a row that a read returns shows by itself whether it is right.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 use volley_common::Result;
 
-/// Bytes of padding in a row, so that writes have some weight.
+/// Bytes of padding in a row, so that writes have some size.
 const PAD: usize = 90;
 /// Rows of a batch.
 const BATCH: i64 = 500;
 
-/// What a read brought.
+/// What a read returned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
-    /// The writes whose rows are there; in the order in which they first appear, if that has a meaning.
+pub struct TableContent {
+    /// The writes whose rows were returned, in the order in which they first appear.
     pub writes: Vec<String>,
-    /// What is wrong with the rows themselves.
+    /// What is wrong with the rows.
     pub flaws: Vec<String>,
 }
 
@@ -71,26 +71,26 @@ pub fn stream(table: &str, write: &str, total: i64) -> impl Stream<Item = Result
     futures::stream::iter(batches)
 }
 
-/// One write's rows as they come in.
-struct Coming {
+/// The rows of one write, while they are read.
+struct WriteProgress {
     total: i64,
     seen: Vec<bool>,
-    /// The next number, if they come in order.
+    /// The next number, if they are in order.
     next: i64,
 }
 
-/// Judges what came back from a table. `ordered`: the rows must come as they were put, write after write.
-pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> Content {
-    let mut content = Content::default();
-    let mut coming: BTreeMap<String, Coming> = BTreeMap::new();
+/// Checks the rows of a table. `ordered`: they must be in the order of the puts, write after write.
+pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> TableContent {
+    let mut content = TableContent::default();
+    let mut progress: BTreeMap<String, WriteProgress> = BTreeMap::new();
     for batch in batches {
         if batch.schema().fields() != schema().fields() {
             content.flaw(format!("a batch has another schema: {:?}", batch.schema()));
             continue;
         }
-        take(table, batch, ordered, &mut coming, &mut content);
+        take(table, batch, ordered, &mut progress, &mut content);
     }
-    for (write, rows) in &coming {
+    for (write, rows) in &progress {
         let missing = rows.seen.iter().filter(|seen| !**seen).count();
         if missing > 0 {
             content.flaw(format!("torn: {missing} of {} rows of write {write} are missing", rows.total));
@@ -99,7 +99,13 @@ pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> Content {
     content
 }
 
-fn take(table: &str, batch: &RecordBatch, ordered: bool, coming: &mut BTreeMap<String, Coming>, content: &mut Content) {
+fn take(
+    table: &str,
+    batch: &RecordBatch,
+    ordered: bool,
+    progress: &mut BTreeMap<String, WriteProgress>,
+    content: &mut TableContent,
+) {
     let text = |at: usize| batch.column(at).as_string::<i32>();
     let number = |at: usize| batch.column(at).as_primitive::<Int64Type>().values();
     for row in 0..batch.num_rows() {
@@ -107,29 +113,29 @@ fn take(table: &str, batch: &RecordBatch, ordered: bool, coming: &mut BTreeMap<S
         let (seq, total, check) = (number(2)[row], number(3)[row], number(4)[row]);
         let sound = check == checksum(of, write, seq, total) && text(5).value(row) == pad(check);
         if !sound || seq < 0 || seq >= total || total > 1 << 30 {
-            content.flaw(format!("corrupt: a row says {of}/{write}/{seq}/{total}, its checksum does not"));
+            content.flaw(format!("corrupt: a row has {of}/{write}/{seq}/{total} and another checksum"));
             continue;
         }
         if of != table {
             content.flaw(format!("foreign: a row of table {of}, write {write}"));
             continue;
         }
-        let rows = coming.entry(write.to_string()).or_insert_with(|| {
+        let rows = progress.entry(write.to_string()).or_insert_with(|| {
             content.writes.push(write.to_string());
-            Coming { total, seen: vec![false; total as usize], next: 0 }
+            WriteProgress { total, seen: vec![false; total as usize], next: 0 }
         });
         if rows.total != total || std::mem::replace(&mut rows.seen[seq as usize], true) {
-            content.flaw(format!("double: row {seq} of write {write} comes twice"));
+            content.flaw(format!("double: row {seq} of write {write} appears twice"));
         }
         if ordered && (seq != rows.next || content.writes.last().is_none_or(|last| last != write)) {
-            content.flaw(format!("disorder: row {seq} of write {write} comes out of its turn"));
+            content.flaw(format!("disorder: row {seq} of write {write} is out of order"));
         }
         rows.next = seq + 1;
     }
 }
 
-impl Content {
-    /// Notes one, but not thousands.
+impl TableContent {
+    /// Adds a flaw, up to a limit.
     fn flaw(&mut self, text: String) {
         if self.flaws.len() < 20 {
             self.flaws.push(text);
@@ -152,9 +158,9 @@ mod tests {
     }
 
     #[test]
-    fn whole_writes_are_named_in_their_order() {
+    fn complete_writes_are_listed_in_order() {
         let found = content("t", &[whole("b", 3), whole("a", 2)], true);
-        assert_eq!(found, Content { writes: vec!["b".into(), "a".into()], flaws: vec![] });
+        assert_eq!(found, TableContent { writes: vec!["b".into(), "a".into()], flaws: vec![] });
     }
 
     #[test]
@@ -173,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_mix_in_an_ordered_table_are_out_of_turn() {
+    fn mixed_writes_of_an_ordered_table_are_out_of_order() {
         let mixed = [whole("a", 2).slice(0, 1), whole("b", 1), whole("a", 2).slice(1, 1)];
         assert!(content("t", &mixed, true).flaws.iter().any(|flaw| flaw.starts_with("disorder")));
     }

@@ -1,4 +1,4 @@
-//! The recorded figures, and what may be at most.
+//! The recorded figures, and the bounds that follow from them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,68 +6,68 @@ use std::path::PathBuf;
 use figment::providers::{Format, Toml};
 use serde::Deserialize;
 
-use crate::cases::Member;
+use crate::cases::CostMember;
 
-/// A case may take this many times what was recorded: how often a member is woken, and in what pieces it gets its bytes,
-/// differs from run to run and from machine to machine.
+/// A case may take this many times the recorded figure: how often a member wakes up, and how its input is split, differs from
+/// run to run and from machine to machine.
 const MARGIN: f64 = 1.25;
-/// What it may take beyond that for each byte moved: in a figure near zero little things weigh much. One more copy of
+/// What it may take beyond that for each byte moved, because small things weigh much in a figure near zero. One more copy of
 /// all bytes is 1.0 copied, and 0.06 instructions or more.
-const NODE_SLACK: Figures = Figures { instructions: 0.03, copied: 0.25 };
-/// A coordinator does something at every tick of its clock, whether bytes pass through it or not.
-const COORDINATOR_SLACK: Figures = Figures { instructions: 0.1, copied: 0.25 };
+const NODE_SLACK: CostFigures = CostFigures { instructions: 0.03, copied: 0.25 };
+/// A coordinator works at every Raft tick, whether bytes pass through it or not.
+const COORDINATOR_SLACK: CostFigures = CostFigures { instructions: 0.1, copied: 0.25 };
 
 const HEAD: &str = "\
-# What each case of `cargo cost` costs for a byte that is moved: instructions in user space, and bytes copied.
+# The cost of each case of `cargo cost` for each byte moved: instructions in user space, and bytes copied.
 # Written by `cargo cost --record`: the highest of 5 runs of the binaries of `cargo build --workspace --bins`.
-# docs/performance.md says what the figures mean, and how the bounds follow from them.
+# docs/performance.md explains the figures, and how the bounds follow from them.
 ";
 
-/// What a byte that is moved costs.
+/// The cost of a byte moved.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct Figures {
+pub struct CostFigures {
     /// Instructions in user space.
     pub instructions: f64,
     /// Bytes copied.
     pub copied: f64,
 }
 
-impl Figures {
-    /// What `member` may take at most where this was recorded.
-    pub fn bound(self, member: Member) -> Figures {
-        let slack = if member == Member::Coordinator { COORDINATOR_SLACK } else { NODE_SLACK };
-        Figures {
+impl CostFigures {
+    /// The bound for `member` that follows from this recorded figure.
+    pub fn bound(self, member: CostMember) -> CostFigures {
+        let slack = if member == CostMember::Coordinator { COORDINATOR_SLACK } else { NODE_SLACK };
+        CostFigures {
             instructions: self.instructions * MARGIN + slack.instructions,
             copied: self.copied * MARGIN + slack.copied,
         }
     }
 
-    /// The higher of each.
-    pub fn max(self, other: Figures) -> Figures {
-        Figures { instructions: self.instructions.max(other.instructions), copied: self.copied.max(other.copied) }
+    /// The higher of each figure.
+    pub fn max(self, other: CostFigures) -> CostFigures {
+        CostFigures { instructions: self.instructions.max(other.instructions), copied: self.copied.max(other.copied) }
     }
 }
 
 /// The recorded figures, by case.
-pub type Recorded = BTreeMap<String, Figures>;
+pub type RecordedCosts = BTreeMap<String, CostFigures>;
 
-/// Where they are.
+/// The file that holds them.
 pub fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("bounds.toml")
 }
 
-/// Reads them.
+/// Reads the file.
 ///
 /// # Errors
 /// One sentence that names the file.
-pub fn load() -> Result<Recorded, String> {
+pub fn load() -> Result<RecordedCosts, String> {
     let path = path();
     Toml::from_path(&path).map_err(|e| format!("{}: {e}; `cargo cost --record` writes it", path.display()))
 }
 
 /// The file's text.
-pub fn text(recorded: &Recorded) -> String {
+pub fn text(recorded: &RecordedCosts) -> String {
     recorded.iter().fold(HEAD.to_string(), |text, (case, figures)| {
         format!("{text}\n[{case}]\ninstructions = {:.4}\ncopied = {:.4}\n", figures.instructions, figures.copied)
     })
@@ -79,16 +79,16 @@ mod tests {
     use crate::cases::CASES;
 
     #[test]
-    fn what_is_written_is_read() {
-        let figures = Figures { instructions: 1.25, copied: 0.0625 };
-        let recorded = Recorded::from([("get".into(), figures), ("put-1mib".into(), figures)]);
-        assert_eq!(Toml::from_str::<Recorded>(&text(&recorded)).unwrap(), recorded);
+    fn written_bounds_are_read_back() {
+        let figures = CostFigures { instructions: 1.25, copied: 0.0625 };
+        let recorded = RecordedCosts::from([("get".into(), figures), ("put-1mib".into(), figures)]);
+        assert_eq!(Toml::from_str::<RecordedCosts>(&text(&recorded)).unwrap(), recorded);
     }
 
     #[test]
-    fn a_further_copy_is_over_every_bound() {
+    fn one_more_copy_exceeds_every_bound() {
         for (case, figures) in load().unwrap() {
-            let bound = figures.bound(Member::Node);
+            let bound = figures.bound(CostMember::Node);
             assert!(figures.copied + 1.0 > bound.copied, "{case}: too many copies for a further one to be seen");
         }
     }

@@ -1,22 +1,22 @@
 //! The output of `valgrind --tool=callgrind`: instructions by function.
 //!
-//! The format: <https://valgrind.org/docs/manual/cl-format.html>. Only what a function did itself counts here, so that
-//! the sum over functions is the program's.
+//! The format: <https://valgrind.org/docs/manual/cl-format.html>. Each function counts only its own instructions, so the sum over
+//! functions is the program's.
 
 use std::collections::HashMap;
 
-use crate::profile::Profile;
+use crate::profile::CostProfile;
 
-/// Functions that do more the longer a program runs, not the more it moves: reading the clock; what is made once, for
-/// quanta measures one clock against another for a while; Raft, which in these builds checks its state at every tick.
-const BY_TIME: [&str; 3] = ["clock_gettime", "once_cell::imp::OnceCell<T>::initialize", "validit::"];
+/// Functions whose cost grows with the running time, not with the bytes moved: reading the clock; lazy initialization (quanta
+/// calibrates one clock against another for a while); Raft, which in debug builds validates its state at every tick.
+const TIME_DEPENDENT: [&str; 3] = ["clock_gettime", "once_cell::imp::OnceCell<T>::initialize", "validit::"];
 
-/// Reads a profile, without what depends on time.
+/// Reads a profile, without the functions whose cost depends on time.
 ///
 /// # Errors
-/// One sentence: it is not a profile of instructions, or it is not whole.
-pub fn parse(text: &str) -> Result<Profile, String> {
-    let mut reader = Reader::default();
+/// One sentence: it is not a profile of instructions, or it is incomplete.
+pub fn parse(text: &str) -> Result<CostProfile, String> {
+    let mut reader = CallgrindReader::default();
     for (at, line) in text.lines().enumerate() {
         reader.line(line).map_err(|why| format!("line {} of callgrind's output, {line:?}: {why}", at + 1))?;
     }
@@ -24,9 +24,9 @@ pub fn parse(text: &str) -> Result<Profile, String> {
 }
 
 #[derive(Default)]
-struct Reader<'a> {
-    profile: Profile,
-    /// Numbers stand for names that were given once.
+struct CallgrindReader<'a> {
+    profile: CostProfile,
+    /// Names by the numbers that stand for them.
     names: HashMap<&'a str, &'a str>,
     function: &'a str,
     /// The next cost is that of a called function.
@@ -34,7 +34,7 @@ struct Reader<'a> {
     total: Option<i64>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> CallgrindReader<'a> {
     fn line(&mut self, line: &'a str) -> Result<(), String> {
         let first = line.bytes().next().unwrap_or(b'#');
         if first.is_ascii_digit() || b"+-*".contains(&first) {
@@ -72,24 +72,26 @@ impl<'a> Reader<'a> {
         if !name.is_empty() {
             self.names.insert(number, base_name(name));
         }
-        self.names.get(number).copied().ok_or_else(|| "a name that was not given before".to_string())
+        self.names.get(number).copied().ok_or_else(|| "a name that was not defined before".to_string())
     }
 
-    fn end(self) -> Result<Profile, String> {
+    fn end(self) -> Result<CostProfile, String> {
         let sum = self.profile.total();
         match self.total {
-            Some(total) if total == sum => Ok(self.profile.only(|function| !is_by_time(function))),
-            Some(total) => Err(format!("callgrind counted {total} instructions, its functions have {sum} together")),
-            None => Err("callgrind's output breaks off before its total".into()),
+            Some(total) if total == sum => Ok(self.profile.only(|function| !is_time_dependent(function))),
+            Some(total) => {
+                Err(format!("callgrind counted {total} instructions, but its functions have {sum} together"))
+            }
+            None => Err("callgrind's output ends before its total".into()),
         }
     }
 }
 
-fn is_by_time(function: &str) -> bool {
-    BY_TIME.iter().any(|name| function.contains(name))
+fn is_time_dependent(function: &str) -> bool {
+    TIME_DEPENDENT.iter().any(|name| function.contains(name))
 }
 
-/// Without the `'2` of a function that was called by itself.
+/// The name without the `'2` of a recursive call.
 fn base_name(name: &str) -> &str {
     match name.rsplit_once('\'') {
         Some((base, depth)) if !depth.is_empty() && depth.bytes().all(|b| b.is_ascii_digit()) => base,
@@ -136,28 +138,28 @@ totals: 1000
 ";
 
     #[test]
-    fn what_a_function_called_is_not_counted_for_it() {
+    fn callees_do_not_count_for_their_caller() {
         let profile = parse(SAMPLE).unwrap();
         assert_eq!(profile.total(), 1000);
         assert_eq!(profile.top(3), [("volley_node::walk", 400), ("recv", 300), ("volley_node::serve", 300)]);
     }
 
     #[test]
-    fn what_depends_on_time_is_left_out() {
+    fn time_dependent_functions_are_left_out() {
         let timed = SAMPLE.replace("(6410) recv", "(6410) clock_gettime@@GLIBC_2.17");
         assert_eq!(parse(&timed).unwrap().total(), 700);
     }
 
     #[test]
-    fn what_is_not_whole_is_refused() {
+    fn incomplete_profile_is_an_error() {
         let cut = SAMPLE.replace("totals: 1000\n", "");
-        assert!(parse(&cut).unwrap_err().contains("breaks off"));
+        assert!(parse(&cut).unwrap_err().contains("ends before"));
         let lost = SAMPLE.replace("7 350\n", "");
         assert!(parse(&lost).unwrap_err().contains("have 650 together"));
         let cache = SAMPLE.replace("events: Ir", "events: Dr Ir");
         assert!(parse(&cache).unwrap_err().contains("line 4"));
         let unknown = SAMPLE.replace("fn=(4116)\n", "fn=(9)\n");
-        assert!(parse(&unknown).unwrap_err().contains("was not given before"));
+        assert!(parse(&unknown).unwrap_err().contains("was not defined before"));
         assert!(parse(&SAMPLE.replace("12 300", "12 3x")).unwrap_err().contains("\"3x\" is not a count"));
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured: which member does what, with which rows.
+//! The cases: which member does what, with which rows.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const MIB: usize = (1 << 20) / (FLOATS * 8);
 
 /// A member of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
+pub enum CostMember {
     /// The coordinator.
     Coordinator,
     /// The node that is measured when a node is.
@@ -27,9 +27,9 @@ pub enum Member {
     OtherNode,
 }
 
-/// Where a table's rows are.
+/// Which nodes hold a table's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Home {
+pub enum DataPlacement {
     /// On the measured node.
     Node,
     /// On the other one.
@@ -40,94 +40,99 @@ pub enum Home {
 
 /// Rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Data {
+pub enum TestData {
     /// 64 columns of float64: the reference table.
     Floats,
     /// 8 columns of short strings.
     Strings,
 }
 
-/// What is asked for.
+/// The requests of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// One put of so many times the rows, in messages of so many rows.
+pub enum CostWork {
+    /// One put of this many times the rows, in messages of this many rows.
     Put { times: usize, rows: usize },
-    /// So many gets, one after another, of these columns; none named: all.
+    /// This many gets, one after another, of these columns; all if none is named.
     Get { times: usize, columns: &'static [&'static str] },
 }
 
 /// One figure of the report.
 #[derive(Clone, Copy, Debug)]
-pub struct Case {
+pub struct CostCase {
     /// Its name, also in `bounds.toml`.
     pub name: &'static str,
     /// What happens.
     pub about: &'static str,
-    /// Whose cost is measured.
-    pub measured: Member,
-    /// Whom the client asks.
-    pub asked: Member,
+    /// The member whose cost is measured.
+    pub measured: CostMember,
+    /// The member that the client calls.
+    pub asked: CostMember,
     /// What is moved.
-    pub data: Data,
+    pub data: TestData,
     /// From or to where.
-    pub home: Home,
+    pub home: DataPlacement,
     /// How.
-    pub work: Work,
+    pub work: CostWork,
 }
 
-/// All cases. What costs little is repeated: what else the member does meanwhile must not be seen.
-pub const CASES: &[Case] = &[
-    Case { name: "get", about: "64 float64 columns", ..GET },
-    Case {
+/// All cases. Cheap ones are repeated, so that the background work of a member does not show.
+pub const CASES: &[CostCase] = &[
+    CostCase { name: "get", about: "64 float64 columns", ..GET },
+    CostCase {
         name: "get-columns",
         about: "3 of the 64 columns",
-        work: Work::Get { times: 16, columns: &["c3", "c30", "c60"] },
+        work: CostWork::Get { times: 16, columns: &["c3", "c30", "c60"] },
         ..GET
     },
-    Case { name: "get-strings", about: "8 columns of short strings", data: Data::Strings, ..GET },
-    Case { name: "get-remote", about: "of rows that another node has", home: Home::OtherNode, ..GET },
-    Case { name: "put", about: "64 float64 columns, messages of 32 MiB", ..PUT },
-    Case { name: "put-1mib", about: "the same in messages of 1 MiB", work: Work::Put { times: 1, rows: MIB }, ..PUT },
-    Case { name: "put-strings", about: "8 columns of short strings", data: Data::Strings, ..PUT },
-    Case {
-        name: "put-copy",
-        about: "the second copy of what another node took",
-        asked: Member::OtherNode,
-        home: Home::Both,
+    CostCase { name: "get-strings", about: "8 columns of short strings", data: TestData::Strings, ..GET },
+    CostCase { name: "get-remote", about: "of rows on another node", home: DataPlacement::OtherNode, ..GET },
+    CostCase { name: "put", about: "64 float64 columns, messages of 32 MiB", ..PUT },
+    CostCase {
+        name: "put-1mib",
+        about: "the same in messages of 1 MiB",
+        work: CostWork::Put { times: 1, rows: MIB },
         ..PUT
     },
-    Case {
-        name: "get-relayed",
+    CostCase { name: "put-strings", about: "8 columns of short strings", data: TestData::Strings, ..PUT },
+    CostCase {
+        name: "put-copy",
+        about: "the second copy of a put to another node",
+        asked: CostMember::OtherNode,
+        home: DataPlacement::Both,
+        ..PUT
+    },
+    CostCase {
+        name: "get-proxied",
         about: "through a coordinator",
-        measured: Member::Coordinator,
-        asked: Member::Coordinator,
-        work: Work::Get { times: 16, columns: &[] },
+        measured: CostMember::Coordinator,
+        asked: CostMember::Coordinator,
+        work: CostWork::Get { times: 16, columns: &[] },
         ..GET
     },
-    Case {
-        name: "put-relayed",
+    CostCase {
+        name: "put-proxied",
         about: "through a coordinator",
-        measured: Member::Coordinator,
-        asked: Member::Coordinator,
-        work: Work::Put { times: 4, rows: MIB },
+        measured: CostMember::Coordinator,
+        asked: CostMember::Coordinator,
+        work: CostWork::Put { times: 4, rows: MIB },
         ..PUT
     },
 ];
 
-const GET: Case = Case {
+const GET: CostCase = CostCase {
     name: "",
     about: "",
-    measured: Member::Node,
-    asked: Member::Node,
-    data: Data::Floats,
-    home: Home::Node,
-    work: Work::Get { times: 8, columns: &[] },
+    measured: CostMember::Node,
+    asked: CostMember::Node,
+    data: TestData::Floats,
+    home: DataPlacement::Node,
+    work: CostWork::Get { times: 8, columns: &[] },
 };
 
-const PUT: Case = Case { work: Work::Put { times: 1, rows: LARGE }, ..GET };
+const PUT: CostCase = CostCase { work: CostWork::Put { times: 1, rows: LARGE }, ..GET };
 
-impl Case {
-    /// The name that its table begins with: cases that read share one, for its rows stay the same.
+impl CostCase {
+    /// The beginning of its table's name: cases that read share a table, because its rows stay the same.
     pub fn table(&self) -> String {
         let kind = if self.reads() { "get" } else { "put" };
         format!("{kind}-{:?}-{:?}", self.data, self.home).to_lowercase()
@@ -135,11 +140,11 @@ impl Case {
 
     /// Whether it reads.
     pub fn reads(&self) -> bool {
-        matches!(self.work, Work::Get { .. })
+        matches!(self.work, CostWork::Get { .. })
     }
 }
 
-impl Data {
+impl TestData {
     /// About `bytes` bytes of rows, in batches of `rows` rows.
     pub fn batches(self, bytes: usize, rows: usize) -> Vec<RecordBatch> {
         let all = (bytes / self.row_bytes()).max(1);
@@ -154,8 +159,8 @@ impl Data {
     /// Its schema.
     pub fn schema(self) -> SchemaRef {
         let (columns, kind) = match self {
-            Data::Floats => (FLOATS, DataType::Float64),
-            Data::Strings => (STRINGS, DataType::Utf8),
+            TestData::Floats => (FLOATS, DataType::Float64),
+            TestData::Strings => (STRINGS, DataType::Utf8),
         };
         let field = |at| Field::new(format!("c{at}"), kind.clone(), true);
         Arc::new(Schema::new((0..columns).map(field).collect::<Vec<_>>()))
@@ -163,8 +168,8 @@ impl Data {
 
     fn row_bytes(self) -> usize {
         match self {
-            Data::Floats => FLOATS * 8,
-            Data::Strings => STRING_ROW,
+            TestData::Floats => FLOATS * 8,
+            TestData::Strings => STRING_ROW,
         }
     }
 
@@ -176,8 +181,10 @@ impl Data {
 
     fn column(self, column: usize, rows: std::ops::Range<usize>) -> ArrayRef {
         match self {
-            Data::Floats => Arc::new(Float64Array::from_iter_values(rows.map(|row| (row * FLOATS + column) as f64))),
-            Data::Strings => Arc::new(StringArray::from_iter_values(rows.map(|row| text(row + column)))),
+            TestData::Floats => {
+                Arc::new(Float64Array::from_iter_values(rows.map(|row| (row * FLOATS + column) as f64)))
+            }
+            TestData::Strings => Arc::new(StringArray::from_iter_values(rows.map(|row| text(row + column)))),
         }
     }
 }
@@ -192,20 +199,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_have_the_size_that_is_asked_for() {
-        for data in [Data::Floats, Data::Strings] {
+    fn rows_have_the_requested_size() {
+        for data in [TestData::Floats, TestData::Strings] {
             let batches = data.batches(1 << 20, 1000);
             let columns = batches.iter().flat_map(RecordBatch::columns);
             let bytes: usize = columns.map(|column| column.to_data().get_slice_memory_size().unwrap()).sum();
             assert!((7 << 17..9 << 17).contains(&bytes), "{data:?}: {bytes}");
             assert!(batches.iter().all(|batch| batch.num_rows() <= 1000));
         }
-        assert_eq!(Data::Floats.batches(1 << 20, MIB).len(), 1);
+        assert_eq!(TestData::Floats.batches(1 << 20, MIB).len(), 1);
     }
 
     #[test]
-    fn a_table_that_is_read_is_never_written_by_a_case() {
-        let (reads, writes): (Vec<&Case>, Vec<&Case>) = CASES.iter().partition(|case| case.reads());
+    fn tables_that_cases_read_are_never_written() {
+        let (reads, writes): (Vec<&CostCase>, Vec<&CostCase>) = CASES.iter().partition(|case| case.reads());
         assert!(reads.iter().all(|read| writes.iter().all(|write| read.table() != write.table())));
     }
 }

@@ -5,15 +5,15 @@
 
 use serde::Deserialize;
 
-use crate::profile::Profile;
+use crate::profile::CostProfile;
 
 /// Characters of a function's name that are shown.
 const SHOWN: usize = 90;
 
 #[derive(Deserialize)]
-struct Output<'a> {
+struct DhatOutput<'a> {
     mode: &'a str,
-    pps: Vec<Point>,
+    pps: Vec<DhatPoint>,
     /// Frames, as text.
     #[serde(rename = "ftbl")]
     frames: Vec<String>,
@@ -21,7 +21,7 @@ struct Output<'a> {
 
 /// One call stack that ended in a copy.
 #[derive(Deserialize)]
-struct Point {
+struct DhatPoint {
     #[serde(rename = "tb")]
     bytes: i64,
     /// Indexes of frames, the copying one first.
@@ -32,16 +32,16 @@ struct Point {
 /// Reads a profile.
 ///
 /// # Errors
-/// One sentence: it is not a profile of copies, or it is not whole.
-pub fn parse(text: &str) -> Result<Profile, String> {
-    let output: Output = serde_json::from_str(text).map_err(|e| format!("DHAT's output cannot be read: {e}"))?;
+/// One sentence: it is not a profile of copies, or it is incomplete.
+pub fn parse(text: &str) -> Result<CostProfile, String> {
+    let output: DhatOutput = serde_json::from_str(text).map_err(|e| format!("DHAT's output cannot be read: {e}"))?;
     if output.mode != "copy" {
         return Err(format!("DHAT's output is of mode {:?}, not of copies", output.mode));
     }
-    let mut profile = Profile::default();
+    let mut profile = CostProfile::default();
     for point in &output.pps {
-        let stack = point.stack.iter().map(|at| output.frames.get(*at).map(|frame| Frame::parse(frame)));
-        let stack: Option<Vec<Frame>> = stack.collect();
+        let stack = point.stack.iter().map(|at| output.frames.get(*at).map(|frame| DhatFrame::parse(frame)));
+        let stack: Option<Vec<DhatFrame>> = stack.collect();
         let stack = stack.ok_or("DHAT's output names a frame that it does not have")?;
         profile.add(&place(&stack), point.bytes);
     }
@@ -49,31 +49,31 @@ pub fn parse(text: &str) -> Result<Profile, String> {
 }
 
 /// `0x9E3E60: function (file:line)`, or `0x9E3E60: function (in object)`.
-struct Frame<'a> {
+struct DhatFrame<'a> {
     function: &'a str,
     source: &'a str,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> DhatFrame<'a> {
     fn parse(text: &'a str) -> Self {
         let text = text.split_once(": ").map_or(text, |(_, rest)| rest);
         let (function, source) = text.rsplit_once(" (").unwrap_or((text, ""));
-        Frame { function, source: source.trim_end_matches(')') }
+        DhatFrame { function, source: source.trim_end_matches(')') }
     }
 
-    /// Of this project, where the path says so.
+    /// Whether its source is a file of this project.
     fn is_own(&self) -> bool {
         !self.source.is_empty() && !self.source.starts_with('/') && !self.source.starts_with("in ")
     }
 
-    /// The copying function itself, or Rust's standard library on top of it.
+    /// Whether it is the copying function itself, or the standard library between that and its caller.
     fn is_below(&self) -> bool {
         self.source.starts_with("/rustc/") || self.source.contains("vgpreload_")
     }
 }
 
-/// The function that had bytes copied, and the line of this project from which it was called.
-fn place(stack: &[Frame]) -> String {
+/// The function that copied, and the line of this project that called it.
+fn place(stack: &[DhatFrame]) -> String {
     let copier = stack.iter().find(|frame| !frame.is_below()).or(stack.first());
     let own = stack.iter().find(|frame| frame.is_own());
     match (copier, own) {
@@ -84,7 +84,7 @@ fn place(stack: &[Frame]) -> String {
     }
 }
 
-fn shown(frame: &Frame) -> String {
+fn shown(frame: &DhatFrame) -> String {
     format!("{} ({})", shortened(frame.function), frame.source)
 }
 
@@ -118,7 +118,7 @@ mod tests {
 }"#;
 
     #[test]
-    fn copies_are_counted_by_the_line_that_caused_them() {
+    fn copies_count_for_the_line_that_caused_them() {
         let profile = parse(SAMPLE).unwrap();
         assert_eq!(profile.total(), 1579);
         let aligned = "from_slice_ref, under volley_common::ipc::decode::aligned (common/src/ipc/decode.rs:160)";
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_profile_of_copies_is_refused() {
+    fn other_profile_is_an_error() {
         assert!(parse(&SAMPLE[..300]).unwrap_err().contains("cannot be read"));
         assert!(parse(&SAMPLE.replace(r#""mode":"copy""#, r#""mode":"heap""#)).unwrap_err().contains("\"heap\""));
         assert!(parse(&SAMPLE.replace("[6,8]", "[6,99]")).unwrap_err().contains("does not have"));
     }
 
     #[test]
-    fn long_names_are_cut() {
+    fn long_names_are_truncated() {
         let name = "é".repeat(SHOWN + 1);
         assert_eq!(shortened(&name).chars().count(), SHOWN + 1);
         assert_eq!(shortened(&name[..2 * SHOWN]), name[..2 * SHOWN]);

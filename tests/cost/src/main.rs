@@ -1,25 +1,25 @@
-//! `cargo cost`: what serving and taking in a byte costs, held against recorded bounds. See docs/performance.md.
+//! `cargo cost`: what it costs to serve or store a byte, checked against recorded bounds. See docs/performance.md.
 //!
-//! Not time is measured but work, which does not depend on the machine's mood: instructions in user space, and bytes
-//! copied, of one member of a real cluster under valgrind.
+//! It measures work, not time, because work does not depend on the load of the machine: instructions in user space and bytes
+//! copied by one member of a real cluster under valgrind.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`cases`] | what is measured |
-//! | [`site`] | the cluster in which it happens |
+//! | [`cases`] | the cases |
+//! | [`cluster`] | the cluster that the cases run on |
 //! | [`tool`] | valgrind |
 //! | [`callgrind`], [`dhat`] | its output → [`profile`] |
-//! | [`bounds`] | what was recorded, and the bounds that follow |
-//! | [`report`] | what is told |
+//! | [`bounds`] | the recorded figures, and the bounds that follow |
+//! | [`report`] | tables and failures |
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "this program talks to a person, and is a test")]
 
 mod bounds;
 mod callgrind;
 mod cases;
+mod cluster;
 mod dhat;
 mod profile;
 mod report;
-mod site;
 mod tool;
 
 use std::collections::BTreeMap;
@@ -27,31 +27,31 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use bounds::{Figures, Recorded};
-use cases::{CASES, Case, Member};
-use profile::Profile;
-use report::Measured;
-use site::Site;
-use tool::Tool;
+use bounds::{CostFigures, RecordedCosts};
+use cases::{CASES, CostCase, CostMember};
+use cluster::CostCluster;
+use profile::CostProfile;
+use report::MeasuredCase;
+use tool::ValgrindTool;
 
 /// Runs of which the highest figures are recorded.
 const RECORDED_RUNS: usize = 5;
 
-/// What it costs to serve a byte and to take one in: instructions in user space and bytes copied, against the bounds in
+/// What it costs to serve or store a byte: instructions in user space and bytes copied, checked against the bounds in
 /// tests/cost/bounds.toml. Needs valgrind, and the servers' binaries: `cargo build --workspace --bins`.
 #[derive(Parser)]
 #[command(name = "cargo cost")]
-struct Flags {
+struct CostFlags {
     /// Only these cases.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Size of the tables, MiB.
     #[arg(long, default_value_t = 64)]
     mib: usize,
-    /// Measure so often; each run is judged.
+    /// Number of runs; each is checked.
     #[arg(long, default_value_t = 1)]
     runs: usize,
-    /// For each case the functions with the most instructions and the call sites with the most copies: so many.
+    /// For each case, show this many functions with the most instructions and call sites with the most copies.
     #[arg(long, default_value_t = 0)]
     top: usize,
     /// Measure 5 times, and write the highest figures into tests/cost/bounds.toml.
@@ -60,7 +60,7 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = CostFlags::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match runtime.block_on(cost(&flags)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn cost(flags: &Flags) -> Result<(), String> {
+async fn cost(flags: &CostFlags) -> Result<(), String> {
     let cases = chosen(&flags.only)?;
     tool::check()?;
     if flags.record {
@@ -84,13 +84,13 @@ async fn cost(flags: &Flags) -> Result<(), String> {
         failures.extend(report::failures(&all, &recorded));
         let improved = report::improvements(&all, &recorded);
         if !improved.is_empty() {
-            println!("\nmuch cheaper than recorded; keep it so by `cargo cost --record`: {}", improved.join(", "));
+            println!("\nmuch cheaper than recorded; `cargo cost --record` keeps the gain: {}", improved.join(", "));
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
-fn chosen(only: &[String]) -> Result<Vec<Case>, String> {
+fn chosen(only: &[String]) -> Result<Vec<CostCase>, String> {
     if let Some(unknown) = only.iter().find(|name| CASES.iter().all(|case| case.name != **name)) {
         let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         return Err(format!("there is no case {unknown:?}; there are {}", names.join(", ")));
@@ -98,15 +98,15 @@ fn chosen(only: &[String]) -> Result<Vec<Case>, String> {
     Ok(CASES.iter().filter(|case| only.is_empty() || only.iter().any(|name| name == case.name)).copied().collect())
 }
 
-/// Measures all cases once, and shows the figures.
-async fn run(flags: &Flags, cases: &[Case], recorded: &Recorded) -> Vec<Measured> {
+/// Measures all cases once and prints the figures.
+async fn run(flags: &CostFlags, cases: &[CostCase], recorded: &RecordedCosts) -> Vec<MeasuredCase> {
     let bytes = flags.mib << 20;
     // Each tool has a cluster of its own: a member under valgrind keeps one core busy.
     let (instructions, copied) =
-        tokio::join!(profiles(Tool::Callgrind, bytes, cases), profiles(Tool::Dhat, bytes, cases));
+        tokio::join!(profiles(ValgrindTool::Callgrind, bytes, cases), profiles(ValgrindTool::Dhat, bytes, cases));
     let both = cases.iter().zip(instructions).zip(copied);
-    let all: Vec<Measured> = both
-        .map(|((case, (instructions, counted)), (copied, moved))| Measured {
+    let all: Vec<MeasuredCase> = both
+        .map(|((case, (instructions, counted)), (copied, moved))| MeasuredCase {
             case: *case,
             bytes: (counted, moved),
             instructions,
@@ -120,32 +120,32 @@ async fn run(flags: &Flags, cases: &[Case], recorded: &Recorded) -> Vec<Measured
     all
 }
 
-fn show_top(measured: &Measured, count: usize) {
+fn show_top(measured: &MeasuredCase, count: usize) {
     let name = measured.case.name;
     println!("\n{name}, instructions a byte:\n{}", report::top(&measured.instructions, measured.bytes.0, count));
     println!("\n{name}, bytes copied a byte:\n{}", report::top(&measured.copied, measured.bytes.1, count));
 }
 
-/// What each case cost by one tool, with the bytes that were moved.
-async fn profiles(tool: Tool, bytes: usize, cases: &[Case]) -> Vec<(Profile, u64)> {
-    let mut site = Site::start(tool, bytes, cases).await;
-    let mut idle: Vec<(Member, Profile)> = Vec::new();
+/// The profile of each case by one tool, and the bytes that were moved.
+async fn profiles(tool: ValgrindTool, bytes: usize, cases: &[CostCase]) -> Vec<(CostProfile, u64)> {
+    let mut cluster = CostCluster::start(tool, bytes, cases).await;
+    let mut idle: Vec<(CostMember, CostProfile)> = Vec::new();
     let mut profiles = Vec::new();
     for case in cases {
         if idle.iter().all(|(member, _)| *member != case.measured) {
-            idle.push((case.measured, site.measure(case.measured, None).await.0));
+            idle.push((case.measured, cluster.measure(case.measured, None).await.0));
         }
         let base = idle.iter().find_map(|(member, profile)| (*member == case.measured).then_some(profile)).unwrap();
-        let (profile, moved) = site.measure(case.measured, Some(case)).await;
+        let (profile, moved) = cluster.measure(case.measured, Some(case)).await;
         profiles.push((profile.without(base), moved));
     }
     profiles
 }
 
-async fn record(flags: &Flags, cases: &[Case]) -> Result<(), String> {
+async fn record(flags: &CostFlags, cases: &[CostCase]) -> Result<(), String> {
     let mut recorded = bounds::load().unwrap_or_default();
     recorded.retain(|name, _| CASES.iter().any(|case| case.name == name));
-    let mut highest: BTreeMap<&str, Figures> = BTreeMap::new();
+    let mut highest: BTreeMap<&str, CostFigures> = BTreeMap::new();
     for _ in 0..RECORDED_RUNS {
         for measured in run(flags, cases, &recorded).await {
             let figures = measured.figures();

@@ -1,34 +1,34 @@
-//! What is told: a table, and a sentence for each figure that is over its bound.
+//! The report: a table, and a sentence for each figure above its bound.
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::bounds::{Figures, Recorded};
-use crate::cases::Case;
-use crate::profile::Profile;
+use crate::bounds::{CostFigures, RecordedCosts};
+use crate::cases::CostCase;
+use crate::profile::CostProfile;
 
-/// Places that are named for a figure over its bound.
+/// Places that a failure names.
 const NAMED: usize = 5;
-/// A figure below this share of what was recorded is an improvement that should be kept.
+/// A figure below this share of the recorded one is an improvement to keep.
 const IMPROVED: f64 = 0.8;
 /// Copies per byte below which there is nothing to improve.
 const FEW_COPIES: f64 = 0.05;
 
-/// What a case cost, apart from what its member does when nobody asks for anything.
-pub struct Measured {
+/// What a case cost, without the cost of an idle member.
+pub struct MeasuredCase {
     /// The case.
-    pub case: Case,
+    pub case: CostCase,
     /// Bytes that were moved while instructions were counted, and while copies were.
     pub bytes: (u64, u64),
     /// Instructions by function.
-    pub instructions: Profile,
+    pub instructions: CostProfile,
     /// Bytes copied, by call site.
-    pub copied: Profile,
+    pub copied: CostProfile,
 }
 
-impl Measured {
+impl MeasuredCase {
     /// For each byte.
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn figures(&self) -> CostFigures {
+        CostFigures {
             instructions: self.instructions.total() as f64 / self.bytes.0 as f64,
             copied: self.copied.total() as f64 / self.bytes.1 as f64,
         }
@@ -36,14 +36,14 @@ impl Measured {
 }
 
 /// All figures beside their bounds.
-pub fn table(all: &[Measured], recorded: &Recorded) -> Table {
+pub fn table(all: &[MeasuredCase], recorded: &RecordedCosts) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["case", "", "MiB", "instructions a byte", "at most", "bytes copied a byte", "at most"]);
     for measured in all {
         let figures = measured.figures();
         let bound = recorded.get(measured.case.name).map(|figures| figures.bound(measured.case.measured));
-        let at_most = |of: fn(Figures) -> f64| bound.map_or("-".into(), |bound| format!("{:.3}", of(bound)));
+        let at_most = |of: fn(CostFigures) -> f64| bound.map_or("-".into(), |bound| format!("{:.3}", of(bound)));
         table.add_row([
             measured.case.name.to_string(),
             measured.case.about.to_string(),
@@ -58,12 +58,12 @@ pub fn table(all: &[Measured], recorded: &Recorded) -> Table {
     table
 }
 
-/// One sentence for each figure over its bound, with the places that did most.
-pub fn failures(all: &[Measured], recorded: &Recorded) -> Vec<String> {
+/// One sentence for each figure above its bound, with the places that cost most.
+pub fn failures(all: &[MeasuredCase], recorded: &RecordedCosts) -> Vec<String> {
     all.iter().flat_map(|measured| failures_of(measured, recorded.get(measured.case.name))).collect()
 }
 
-fn failures_of(measured: &Measured, recorded: Option<&Figures>) -> Vec<String> {
+fn failures_of(measured: &MeasuredCase, recorded: Option<&CostFigures>) -> Vec<String> {
     let name = measured.case.name;
     let Some(recorded) = recorded else {
         return vec![format!("{name} has no recorded figures: `cargo cost --record` measures them")];
@@ -91,9 +91,9 @@ fn failures_of(measured: &Measured, recorded: Option<&Figures>) -> Vec<String> {
     failures
 }
 
-/// Cases that became so much cheaper that their bounds no longer guard them.
-pub fn improvements(all: &[Measured], recorded: &Recorded) -> Vec<&'static str> {
-    let improved = |measured: &&Measured| {
+/// Cases that became so much cheaper that their bounds no longer protect them.
+pub fn improvements(all: &[MeasuredCase], recorded: &RecordedCosts) -> Vec<&'static str> {
+    let improved = |measured: &&MeasuredCase| {
         let (is, was) = (measured.figures(), recorded.get(measured.case.name));
         was.is_some_and(|was| {
             is.instructions < was.instructions * IMPROVED || is.copied < was.copied * IMPROVED - FEW_COPIES
@@ -102,8 +102,8 @@ pub fn improvements(all: &[Measured], recorded: &Recorded) -> Vec<&'static str> 
     all.iter().filter(improved).map(|measured| measured.case.name).collect()
 }
 
-/// The places that did most, one a line, with their share for each byte.
-pub fn top(profile: &Profile, bytes: u64, count: usize) -> String {
+/// The places that cost most, one a line, with their cost for each byte.
+pub fn top(profile: &CostProfile, bytes: u64, count: usize) -> String {
     let lines =
         profile.top(count).into_iter().map(|(place, did)| format!("  {:>8.4} {place}", did as f64 / bytes as f64));
     lines.collect::<Vec<_>>().join("\n")
@@ -114,24 +114,24 @@ mod tests {
     use super::*;
     use crate::cases::CASES;
 
-    fn measured(instructions: i64, copied: i64) -> Measured {
-        let mut one = Measured {
+    fn measured(instructions: i64, copied: i64) -> MeasuredCase {
+        let mut one = MeasuredCase {
             case: CASES[0],
             bytes: (1000, 2000),
-            instructions: Profile::default(),
-            copied: Profile::default(),
+            instructions: CostProfile::default(),
+            copied: CostProfile::default(),
         };
         one.instructions.add("serve", instructions);
         one.copied.add("copy, under frame (common/src/ipc/frame.rs:33)", copied);
         one
     }
 
-    fn recorded() -> Recorded {
-        Recorded::from([(CASES[0].name.to_string(), Figures { instructions: 1.0, copied: 0.5 })])
+    fn recorded() -> RecordedCosts {
+        RecordedCosts::from([(CASES[0].name.to_string(), CostFigures { instructions: 1.0, copied: 0.5 })])
     }
 
     #[test]
-    fn a_figure_over_its_bound_is_named_with_what_did_it() {
+    fn figure_above_its_bound_fails_with_its_top_places() {
         assert_eq!(failures(&[measured(1279, 1000)], &recorded()), [""; 0]);
         let failures = failures(&[measured(1281, 3000)], &recorded());
         assert_eq!(failures.len(), 2);
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn a_case_without_recorded_figures_fails() {
-        assert!(failures(&[measured(0, 0)], &Recorded::new())[0].contains("--record"));
+    fn case_without_recorded_figures_fails() {
+        assert!(failures(&[measured(0, 0)], &RecordedCosts::new())[0].contains("--record"));
     }
 
     #[test]
-    fn a_bound_that_guards_nothing_any_more_is_told() {
+    fn large_improvement_is_reported() {
         assert_eq!(improvements(&[measured(900, 900)], &recorded()), [""; 0]);
         assert_eq!(improvements(&[measured(700, 1000)], &recorded()), ["get"]);
         assert_eq!(improvements(&[measured(1000, 100)], &recorded()), ["get"]);

@@ -1,24 +1,24 @@
-//! valgrind: whether it is there, and how a member runs under it.
+//! valgrind: whether it is installed, and how a member runs under it.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::profile::Profile;
+use crate::profile::CostProfile;
 use crate::{callgrind, dhat};
 
 /// The first version that can count copies.
 const OLDEST: (u32, u32) = (3, 17);
 
-/// What counts.
+/// The tool that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub enum ValgrindTool {
     /// Instructions in user space.
     Callgrind,
     /// Bytes that `memcpy` and its like copied.
     Dhat,
 }
 
-/// Checks that valgrind can do what is needed.
+/// Checks that valgrind is installed and new enough.
 ///
 /// # Errors
 /// One sentence that says what to install.
@@ -38,19 +38,21 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-impl Tool {
-    /// The words before a program that is to run under it; the profile is in `output` once the program has ended.
+impl ValgrindTool {
+    /// The command line under which a program runs; the profile is in `output` after the program has exited.
     pub fn runner(self, output: &Path) -> Vec<String> {
         let (environment, valgrind) = (
-            // A copy by `rep movsb` counts as one instruction a byte, and which copies are made so depends on the C
-            // library's version. No server is asked for debugging information.
+            // A copy by `rep movsb` counts as one instruction a byte, and whether it is used depends on the version of the C
+            // library. valgrind must not fetch debugging information from a server.
             ["env", "-u", "DEBUGINFOD_URLS", "GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=0x1000000000000000"],
-            // Threads take turns: whoever waits for a lock does not spin for it.
+            // Threads run in turn, so a thread that waits for a lock does not spin.
             ["valgrind", "-q", "--command-line-only=yes", "--fair-sched=try"],
         );
         let own = match self {
-            Tool::Callgrind => vec!["--tool=callgrind".into(), format!("--callgrind-out-file={}", output.display())],
-            Tool::Dhat => vec![
+            ValgrindTool::Callgrind => {
+                vec!["--tool=callgrind".into(), format!("--callgrind-out-file={}", output.display())]
+            }
+            ValgrindTool::Dhat => vec![
                 "--tool=dhat".into(),
                 "--mode=copy".into(),
                 "--num-callers=32".into(),
@@ -65,12 +67,12 @@ impl Tool {
     ///
     /// # Errors
     /// One sentence: it is missing, or not a profile.
-    pub fn profile(self, output: &Path) -> Result<Profile, String> {
+    pub fn profile(self, output: &Path) -> Result<CostProfile, String> {
         let text = std::fs::read_to_string(output)
             .map_err(|e| format!("valgrind left no profile in {}: {e}", output.display()))?;
         match self {
-            Tool::Callgrind => callgrind::parse(&text),
-            Tool::Dhat => dhat::parse(&text),
+            ValgrindTool::Callgrind => callgrind::parse(&text),
+            ValgrindTool::Dhat => dhat::parse(&text),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Ten thousand appends of a hundred rows to one table, and what they leave behind.
+//! Measures ten thousand appends of a hundred rows to one table, and the compaction after them.
 //!
 //! `cargo build --workspace --bins && cargo run -p volley-tests --bin many_appends -- [APPENDS] [ROWS] [WRITERS] [SHARD_BY]`
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it prints figures, and a failure is their end")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it prints figures, and a failure ends it")]
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use volley_common::client::Client;
 use volley_common::options::{Mode, Options};
-use volley_tests::{Cluster, Shape, rows};
+use volley_tests::{ClusterOptions, TestCluster, rows};
 
 /// `get_flight_info` calls that are measured.
 const CALLS: usize = 200;
-/// Nothing more is merged when the endpoints have not changed for so long.
+/// Compaction has ended when the endpoints have not changed for this long.
 const STEADY: Duration = Duration::from_secs(5);
 
 fn argument(at: usize, default: i64) -> i64 {
@@ -24,7 +24,7 @@ async fn endpoints(client: &Client) -> usize {
     client.info(&rows::name("t"), &Options::default()).await.unwrap().endpoint.len()
 }
 
-/// Prints how many endpoints there are, and how long it takes to be told.
+/// Prints the number of endpoints, and the time of `get_flight_info`.
 async fn report(client: &Client, when: &str) {
     let mut times = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
@@ -41,7 +41,7 @@ async fn report(client: &Client, when: &str) {
 async fn main() {
     let (appends, size, writers) = (argument(1, 10_000), argument(2, 100), argument(3, 8));
     let shard_by = std::env::args().nth(4).map(|column| vec![column]);
-    let mut cluster = Cluster::of(Shape { nodes: 3, zones: 3, ..Shape::default() }).await;
+    let mut cluster = TestCluster::start_with(ClusterOptions { nodes: 3, zones: 3, ..ClusterOptions::default() }).await;
     let client = cluster.client().await;
     let made = Options { shards: Some(4), shard_by, ..Options::default() };
     rows::put(&client, "t", &made, 0..0).await.unwrap();
@@ -75,7 +75,7 @@ async fn main() {
             (last, since) = (now, Instant::now());
         }
     }
-    report(&client, "when nothing more is merged").await;
+    report(&client, "after the compaction").await;
     let start = Instant::now();
     let found = rows::get_sorted(&client, "t").await.unwrap();
     assert!(found.into_iter().eq(0..appends * size), "rows are missing");

@@ -1,22 +1,20 @@
-//! What the cluster says of itself, and nodes that are drained and removed.
+//! The status of the cluster, and nodes that are drained and removed.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::options::Options;
-use volley_tests::process::Process;
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::process::ServerProcess;
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// Nodes are missed after 2 s, their parts copied after 2 more.
-fn hasty(nodes: usize) -> Shape {
+/// A node counts as unreachable after 2 s, and its parts are copied after 2 more.
+fn fast_repair(nodes: usize) -> ClusterOptions {
     let coordinator_flags = ["--node-timeout-ms", "2000", "--repair-delay-ms", "2000"].map(String::from).to_vec();
-    Shape { coordinators: 3, nodes, zones: nodes, coordinator_flags, ..Shape::default() }
+    ClusterOptions { coordinators: 3, nodes, zones: nodes, coordinator_flags, ..ClusterOptions::default() }
 }
 
 fn keyed(shards: u32, replicas: u32) -> Options {
@@ -33,7 +31,7 @@ async fn explain(client: &Client, table: &str) -> Value {
 }
 
 /// The id of the node at this address.
-fn id_of(status: &Value, process: &Process) -> String {
+fn id_of(status: &Value, process: &ServerProcess) -> String {
     let mut nodes = status["nodes"].as_array().unwrap().iter();
     let node = nodes.find(|node| node["flight"] == process.uri().as_str()).unwrap();
     node["id"].as_str().unwrap().to_string()
@@ -44,22 +42,22 @@ fn counts(status: &Value) -> [u64; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_node_makes_the_cluster_yellow_until_its_parts_are_copied() {
-    let mut cluster = Cluster::of(hasty(4)).await;
+async fn cluster_with_dead_node_is_yellow_until_repaired() {
+    let mut cluster = TestCluster::start_with(fast_repair(4)).await;
     let client = cluster.client().await;
     rows::put(&client, "a/t", &keyed(8, 2), 0..80_000).await.unwrap();
     for coordinator in &cluster.coordinators {
-        // What only the leader knows comes from every one of them.
+        // Every coordinator reports what only the leader knows.
         let status = becomes(&coordinator.client().await, "green").await;
         assert_eq!(counts(&status), [8, 0, 0]);
         assert!(status["nodes"].as_array().unwrap().iter().all(|node| node["bytes_used"].is_u64()), "{status}");
     }
     let victim = id_of(&client.status().await.unwrap(), &cluster.nodes[0]);
-    cluster.nodes[0].kill9();
+    cluster.nodes[0].kill();
     let status = becomes(&client, "yellow").await;
     assert!(counts(&status)[1] > 0 && counts(&status)[2] == 0, "{status}");
-    let told = status["nodes"].as_array().unwrap().iter().find(|node| node["id"] == victim.as_str()).unwrap();
-    assert_eq!(told["condition"], "silent");
+    let node = status["nodes"].as_array().unwrap().iter().find(|node| node["id"] == victim.as_str()).unwrap();
+    assert_eq!(node["condition"], "silent");
     let explained = explain(&client, "a/t").await;
     let missing = explained["shards"].as_array().unwrap().iter().flat_map(|s| s["missing"].as_array().unwrap());
     let kinds: Vec<&str> = missing.map(|one| one["kind"].as_str().unwrap()).collect();
@@ -71,14 +69,14 @@ async fn a_dead_node_makes_the_cluster_yellow_until_its_parts_are_copied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_can_read_makes_the_cluster_red_and_is_named() {
-    let mut cluster = Cluster::of(hasty(3)).await;
+async fn cluster_with_unreadable_part_is_red_and_names_it() {
+    let mut cluster = TestCluster::start_with(fast_repair(3)).await;
     let client = cluster.client().await;
     rows::put(&client, "a/t", &keyed(3, 1), 0..3_000).await.unwrap();
     let shard = explain(&client, "a/t").await["shards"][1].clone();
     let holder = shard["holders"][0].clone();
     let victim = cluster.nodes.iter().position(|node| node.address == holder["address"].as_str().unwrap()).unwrap();
-    cluster.nodes[victim].kill9();
+    cluster.nodes[victim].kill();
 
     let status = becomes(&client, "red").await;
     let named = status["unreadable"].as_array().unwrap();
@@ -89,7 +87,7 @@ async fn what_nobody_can_read_makes_the_cluster_red_and_is_named() {
     assert!(missing["why"].as_str().unwrap().contains(holder["address"].as_str().unwrap()), "{missing}");
     let error = client.info(&rows::name("a/t"), &Options::default()).await.unwrap_err();
     assert!(error.code == Code::Unavailable && error.message.contains("shard"), "{error}");
-    // Whoever has the only copy is not removed, dead or alive.
+    // A node with the only copy is not removed, dead or alive.
     let remove = json!({ "node": holder["node"] });
     let error = client.action("remove_node", &remove).await.unwrap_err();
     assert!(error.code == Code::FailedPrecondition && error.message.contains("a/t"), "{error}");
@@ -102,8 +100,8 @@ async fn what_nobody_can_read_makes_the_cluster_red_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_node_hands_its_parts_over_and_leaves() {
-    let mut cluster = Cluster::of(hasty(4)).await;
+async fn drained_node_moves_its_parts_and_is_removed() {
+    let mut cluster = TestCluster::start_with(fast_repair(4)).await;
     let client = cluster.client().await;
     rows::put(&client, "keyed", &keyed(8, 2), 0..80_000).await.unwrap();
     rows::put(&client, "alone", &keyed(8, 1), 0..8_000).await.unwrap();
@@ -123,7 +121,7 @@ async fn a_drained_node_hands_its_parts_over_and_leaves() {
 
     let removed = client.action("remove_node", &node).await.unwrap();
     assert_eq!(removed["removed"], true);
-    cluster.nodes[1].kill9();
+    cluster.nodes[1].kill();
     let status = client.status().await.unwrap();
     assert!(status["nodes"].as_array().unwrap().iter().all(|other| other["id"] != id.as_str()), "{status}");
     assert_eq!(client.action("drain_node", &node).await.unwrap_err().code, Code::NotFound);
@@ -133,8 +131,8 @@ async fn a_drained_node_hands_its_parts_over_and_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_taken_back() {
-    let mut cluster = Cluster::of(hasty(2)).await;
+async fn undrained_node_is_not_draining() {
+    let mut cluster = TestCluster::start_with(fast_repair(2)).await;
     let client = cluster.client().await;
     let node = json!({ "node": cluster.nodes[0].address });
     let draining =
@@ -143,9 +141,9 @@ async fn a_drain_is_taken_back() {
     assert!(draining().await);
     client.action("undrain_node", &node).await.unwrap();
     assert!(!draining().await);
-    let asked =
+    let answer =
         client.action("drain_node", &json!({ "node": cluster.nodes[0].address, "begin": false })).await.unwrap();
-    assert_eq!((&asked["draining"], &asked["done"]), (&json!(false), &json!(false)));
+    assert_eq!((&answer["draining"], &answer["done"]), (&json!(false), &json!(false)));
     for (body, word) in [
         (json!({ "node": "ffffffff" }), "ffffffff"),
         (json!({ "node": "x" }), "HOST:PORT"),
@@ -157,10 +155,10 @@ async fn a_drain_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_listed_while_it_can_be_read() {
-    let mut shape = hasty(2);
-    shape.coordinator_flags.extend(["--retention-ms", "4000"].map(String::from));
-    let mut cluster = Cluster::of(shape).await;
+async fn versions_are_listed_until_their_retention_ends() {
+    let mut options = fast_repair(2);
+    options.coordinator_flags.extend(["--retention-ms", "4000"].map(String::from));
+    let mut cluster = TestCluster::start_with(options).await;
     let client = cluster.client().await;
     for version in 1..=3 {
         rows::put(&client, "t", &Options::default(), 0..version * 100).await.unwrap();
@@ -188,29 +186,24 @@ async fn a_version_is_listed_while_it_can_be_read() {
     assert_eq!(error.code, Code::NotFound);
 }
 
-/// The status code of a coordinator's `/readyz`, and what it says.
-fn health(coordinator: &Process) -> Option<(u16, Value)> {
-    let host = coordinator.address.rsplit_once(':').unwrap().0;
-    let mut stream = TcpStream::connect((host, 8835)).ok()?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
+/// The status code and the body of a coordinator's `/readyz`.
+async fn readiness(coordinator: &ServerProcess) -> Option<(u16, Value)> {
+    let (code, body) = coordinator.http("/readyz").await?;
+    Some((code, serde_json::from_str(&body).ok()?))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_majority_a_coordinator_says_that_it_is_not_well() {
-    let mut cluster = Cluster::of(hasty(1)).await;
+async fn coordinator_without_majority_is_not_ready() {
+    let mut cluster = TestCluster::start_with(fast_repair(1)).await;
     rows::put(&cluster.client().await, "t", &Options::default(), 0..10).await.unwrap();
     let leader = cluster.leader().await;
-    assert_eq!(health(&cluster.coordinators[leader]).unwrap().0, 200);
+    assert_eq!(readiness(&cluster.coordinators[leader]).await.unwrap().0, 200);
     for other in (0..3).filter(|other| *other != leader) {
-        cluster.coordinators[other].kill9();
+        cluster.coordinators[other].kill();
     }
     let left = &cluster.coordinators[leader];
-    let (code, said) = health(left).unwrap();
-    assert_eq!((code, &said["status"]), (503, &json!("no leader")), "{said}");
+    let (code, body) = readiness(left).await.unwrap();
+    assert_eq!((code, &body["status"]), (503, &json!("no leader")), "{body}");
     let status = left.client().await.status().await.unwrap();
     assert_eq!((&status["health"], &status["leader"]), (&json!("red"), &Value::Null));
     assert!(status["stale"].as_str().unwrap().contains("leader"), "{status}");
@@ -220,6 +213,6 @@ async fn without_a_majority_a_coordinator_says_that_it_is_not_well() {
         cluster.coordinators[other].restart().await;
     }
     let left = &cluster.coordinators[leader];
-    wait_for(SOON, "it is well again", async || (health(left)?.0 == 200).then_some(())).await;
+    wait_for(SOON, "it is ready again", async || (readiness(left).await?.0 == 200).then_some(())).await;
     becomes(&left.client().await, "green").await;
 }

@@ -1,4 +1,4 @@
-//! Clients and nodes that are gone in the middle of something, and a cluster that starts again.
+//! Clients and nodes that die in the middle of a call, and a cluster that starts again.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use volley_common::Code;
 use volley_common::client::FetchOptions;
 use volley_common::options::{Mode, Options};
 use volley_tests::raw::{OpenPut, messages};
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -16,22 +16,22 @@ fn keyed() -> Options {
     Options { shards: Some(8), shard_by: Some(vec!["id".into()]), ..Options::default() }
 }
 
-async fn gone(cluster: &Cluster, what: &str) {
-    wait_for(SOON, what, async || cluster.files().is_empty().then_some(())).await;
+async fn gone(cluster: &TestCluster, what: &str) {
+    wait_for(SOON, what, async || cluster.part_files().is_empty().then_some(())).await;
 }
 
-async fn is_unknown(cluster: &mut Cluster, table: &str) {
+async fn is_unknown(cluster: &mut TestCluster, table: &str) {
     let error = cluster.client().await.info(&rows::name(table), &Options::default()).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_vanishes_leaves_nothing_behind() {
-    let mut cluster = Cluster::start().await;
+async fn put_of_a_vanished_client_leaves_no_files() {
+    let mut cluster = TestCluster::start().await;
     for member in [&cluster.nodes[1], &cluster.coordinators[2]] {
         let put = OpenPut::begin(member);
         put.send(messages("t", &rows::schema(), rows::batches(0..500_000))).await;
-        wait_for(SOON, "the put has reached a disk", async || (!cluster.files().is_empty()).then_some(())).await;
+        wait_for(SOON, "the put has reached a disk", async || (!cluster.part_files().is_empty()).then_some(())).await;
         put.vanish();
         gone(&cluster, "the unfinished put's files are removed").await;
     }
@@ -39,19 +39,19 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_writing_node_killed_in_a_put_leaves_nothing_behind() {
-    let mut cluster = Cluster::start().await;
+async fn put_through_a_killed_node_leaves_no_files() {
+    let mut cluster = TestCluster::start().await;
     for through_coordinator in [false, true] {
         let member = if through_coordinator { &cluster.coordinators[0] } else { &cluster.nodes[2] };
         let put = OpenPut::begin(member);
         put.send(messages("t", &rows::schema(), rows::batches(0..500_000))).await;
-        let busy = wait_for(SOON, "the put has reached a disk", async || cluster.files().first().cloned()).await;
-        // The writing node is the one that has an unfinished file.
+        let busy = wait_for(SOON, "the put has reached a disk", async || cluster.part_files().first().cloned()).await;
+        // The writing node is the one with an unfinished file.
         let victim = cluster.nodes.iter().position(|node| busy.starts_with(&node.folder)).unwrap();
-        cluster.nodes[victim].kill9();
+        cluster.nodes[victim].kill();
         put.send(messages("t", &rows::schema(), rows::batches(0..1000))).await;
         let status = put.finish().await.unwrap_err();
-        // Without a relay between, tonic itself has to name the broken connection.
+        // Without a proxy between, tonic itself reports the broken connection.
         if through_coordinator {
             assert_eq!(status.code(), Code::Unavailable, "{status}");
         }
@@ -63,24 +63,24 @@ async fn the_writing_node_killed_in_a_put_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_killed_while_copies_are_made_is_replaced_by_another() {
-    let mut cluster = Cluster::of(Shape { zones: 4, ..Shape::default() }).await;
+async fn put_replaces_a_killed_replica_by_another_node() {
+    let mut cluster = TestCluster::start_with(ClusterOptions { zones: 4, ..ClusterOptions::default() }).await;
     let mut sent = messages("t", &rows::schema(), rows::batches(0..300_000));
-    // 8 shards of 2 copies on 4 nodes: the victim is among their places.
+    // 8 shards of 2 copies on 4 nodes: the victim is among their targets.
     let keyed_t = r#"{"table": "t", "shards": 8, "shard_by": ["id"]}"#;
     sent[0].flight_descriptor = Some(FlightDescriptor::new_cmd(keyed_t));
     let rest = sent.split_off(5);
     let put = OpenPut::begin(&cluster.nodes[0]);
     put.send(sent).await;
-    cluster.nodes[3].kill9();
+    cluster.nodes[3].kill();
     put.send(rest).await;
     put.finish().await.unwrap();
     let client = cluster.nodes[0].client().await;
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..300_000));
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
-    // Two copies and the connection itself, though a place of theirs is dead.
+    // Two copies and the connection itself, though one of the targets is dead.
     assert!(info.endpoint.iter().all(|endpoint| endpoint.location.len() == 3));
-    // Later puts go to the nodes that are left.
+    // Later puts go to the remaining nodes.
     rows::put(&client, "u", &keyed(), 0..50_000).await.unwrap();
     let info = client.info(&rows::name("u"), &Options::default()).await.unwrap();
     let dead = cluster.nodes[3].uri();
@@ -88,20 +88,20 @@ async fn a_node_killed_while_copies_are_made_is_replaced_by_another() {
     assert_eq!(rows::get_sorted(&client, "u").await.unwrap(), Vec::from_iter(0..50_000));
 }
 
-/// Rows of a table too large for the windows between a node and a client that stands still.
+/// Rows of a table too large for the flow control windows of a client that does not read.
 const LARGE: i64 = 2_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_killed_in_a_get_is_made_good_by_the_other_holders() {
-    let mut cluster = Cluster::start().await;
+async fn get_fails_over_when_its_node_is_killed() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     let two = Options { shards: Some(2), ..keyed() };
     rows::put(&client, "t", &two, 0..LARGE).await.unwrap();
     let how = FetchOptions { streams: 8, window: 1 };
     let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
     let first = fetch.next().await.unwrap().unwrap();
-    let victim = cluster.node_at(&format!("grpc+tcp://{}", first.from));
-    cluster.nodes[victim].kill9();
+    let victim = cluster.node_index(&format!("grpc+tcp://{}", first.from));
+    cluster.nodes[victim].kill();
     let (endpoint, broken) = (first.endpoint, first.from.clone());
     let (mut batches, mut went_on) = (vec![first.batch], false);
     while let Some(part) = fetch.next().await {
@@ -116,32 +116,32 @@ async fn a_node_killed_in_a_get_is_made_good_by_the_other_holders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_through_another_member_goes_on_when_its_holder_dies() {
-    let mut cluster = Cluster::start().await;
+async fn proxied_get_fails_over_when_its_holder_is_killed() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..LARGE).await.unwrap();
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
     let endpoint = &info.endpoint[0];
     let uris = endpoint.location.iter().map(|location| &location.uri).filter(|uri| uri.starts_with("grpc+tcp"));
-    let holders: Vec<usize> = uris.map(|uri| cluster.node_at(uri)).collect();
+    let holders: Vec<usize> = uris.map(|uri| cluster.node_index(uri)).collect();
     let whole = client.do_get(endpoint.ticket.clone().unwrap()).await.unwrap().1;
     let bystander = (0..4).find(|node| !holders.contains(node)).unwrap();
     let mut stream = cluster.nodes[bystander].client().await.open(endpoint.ticket.clone().unwrap()).await.unwrap();
     let mut batches = vec![stream.next().await.unwrap().unwrap()];
-    cluster.nodes[holders[0]].kill9();
+    cluster.nodes[holders[0]].kill();
     while let Some(batch) = stream.next().await.unwrap() {
         batches.push(batch);
     }
     assert_eq!(rows::ids(&batches), rows::ids(&whole));
-    cluster.nodes[holders[1]].kill9();
+    cluster.nodes[holders[1]].kill();
     let there = cluster.nodes[bystander].client().await;
     let error = there.do_get(endpoint.ticket.clone().unwrap()).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "without a holder: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_killed_and_started_again_has_everything() {
-    let mut cluster = Cluster::start().await;
+async fn cluster_keeps_everything_when_all_members_are_killed() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "ordered", &Options::default(), 0..60_000).await.unwrap();
     rows::put(&client, "keyed", &keyed(), 0..60_000).await.unwrap();
@@ -150,7 +150,7 @@ async fn everything_killed_and_started_again_has_everything() {
     let held = client.info(&rows::name("ordered"), &Options::default()).await.unwrap();
     rows::put(&client, "ordered", &Options::default(), 5..6).await.unwrap();
 
-    cluster.members().for_each(|member| member.kill9());
+    cluster.members().for_each(|member| member.kill());
     cluster.members().for_each(|member| member.start());
     cluster.settle().await;
 
@@ -163,16 +163,17 @@ async fn everything_killed_and_started_again_has_everything() {
     assert_eq!(rows::ids(&batches), Vec::from_iter(0..70_000), "a FlightInfo outlives a restart");
 
     for member in cluster.members() {
-        assert!(member.stop().await.success(), "{} did not end well on SIGTERM", member.name);
+        assert!(member.stop().await.success(), "{} did not exit with success on SIGTERM", member.name);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_slept_until_it_was_silent_is_alive_when_it_wakes() {
+async fn paused_node_is_unreachable_and_alive_when_resumed() {
     let coordinator_flags = vec!["--node-timeout-ms".into(), "1500".into()];
-    let mut cluster = Cluster::of(Shape { nodes: 2, coordinator_flags, ..Shape::default() }).await;
+    let cluster =
+        TestCluster::start_with(ClusterOptions { nodes: 2, coordinator_flags, ..ClusterOptions::default() }).await;
     cluster.nodes[1].pause();
-    wait_for(SOON, "the node is silent", async || (cluster.nodes_alive().await == Some(1)).then_some(())).await;
+    wait_for(SOON, "the node is unreachable", async || (cluster.nodes_alive().await == Some(1)).then_some(())).await;
     cluster.nodes[1].resume();
     wait_for(SOON, "the node is alive again", async || (cluster.nodes_alive().await == Some(2)).then_some(())).await;
 }

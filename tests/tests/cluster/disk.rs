@@ -1,4 +1,4 @@
-//! Nodes whose disks lose bytes, lose files, or are full.
+//! Nodes whose disks lose bytes or files, or are full.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -10,11 +10,11 @@ use arrow_flight::FlightEndpoint;
 use volley_common::Code;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
-use volley_tests::process::Process;
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::process::ServerProcess;
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
-/// Rows of a table too large for the windows between a node and a client that stands still: some 60 MB.
+/// Rows of a table too large for the flow control windows of a client that does not read: some 60 MB.
 const LARGE: i64 = 2_000_000;
 
 fn keyed() -> Options {
@@ -22,8 +22,8 @@ fn keyed() -> Options {
 }
 
 /// Every part is read again within nine seconds.
-fn scrubbed_often() -> Shape {
-    Shape { node_flags: ["--scrub-days", "0.0001"].map(String::from).to_vec(), ..Shape::default() }
+fn scrubbed_often() -> ClusterOptions {
+    ClusterOptions { node_flags: ["--scrub-days", "0.0001"].map(String::from).to_vec(), ..ClusterOptions::default() }
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
@@ -38,14 +38,14 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn parts(node: &Process) -> Vec<PathBuf> {
+fn parts(node: &ServerProcess) -> Vec<PathBuf> {
     files_below(&node.folder.join("parts"))
 }
 
-/// The node's parts, when it has those of table `t` of which the catalog says so, and no others.
-async fn settled(cluster: &Cluster, client: &Client, node: usize) -> Vec<PathBuf> {
+/// Waits until the node has exactly the parts of table `t` that the catalog assigns to it: their files.
+async fn settled(cluster: &TestCluster, client: &Client, node: usize) -> Vec<PathBuf> {
     let node = &cluster.nodes[node];
-    wait_for(SOON, "every copy is made, and none too many is left", async || {
+    wait_for(SOON, "every copy is made, and no extra one is left", async || {
         let info = client.info(&rows::name("t"), &Options::default()).await.ok()?;
         let here = |e: &&FlightEndpoint| e.location.iter().any(|location| location.uri == node.uri());
         let found = parts(node);
@@ -58,8 +58,8 @@ fn writable(path: &Path) -> File {
     OpenOptions::new().write(true).open(path).unwrap()
 }
 
-/// Flips a bit, cuts, or zeroes: in turn.
-fn harm(at: usize, path: &Path) {
+/// Flips a bit, truncates, or zeroes: in turn.
+fn corrupt(at: usize, path: &Path) {
     let (file, length) = (writable(path), fs::metadata(path).unwrap().len());
     match at % 3 {
         0 => {
@@ -71,8 +71,8 @@ fn harm(at: usize, path: &Path) {
     }
 }
 
-/// Waits until these parts are there again, each with the bytes that its name tells.
-async fn whole_again(wanted: &[PathBuf], originals: &[Vec<u8>]) {
+/// Waits until these parts have their original bytes again.
+async fn wait_for_repair(wanted: &[PathBuf], originals: &[Vec<u8>]) {
     wait_for(SOON, "the damaged parts are repaired", async || {
         let whole = wanted.iter().zip(originals).all(|(path, bytes)| fs::read(path).is_ok_and(|now| now == *bytes));
         whole.then_some(())
@@ -85,15 +85,15 @@ fn read_all(paths: &[PathBuf]) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_parts_are_never_served_and_are_repaired_as_readers_meet_them() {
-    let mut cluster = Cluster::start().await;
+async fn damaged_parts_are_not_served_and_are_repaired() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(), 0..100_000).await.unwrap();
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
     let held = settled(&cluster, &client, 0).await;
     let originals = read_all(&held);
-    held.iter().enumerate().for_each(|(at, path)| harm(at, path));
-    // Every ticket at the node itself: it must give the right rows or none.
+    held.iter().enumerate().for_each(|(at, path)| corrupt(at, path));
+    // Every ticket at the node itself: it must return the right rows or none.
     let there = cluster.nodes[0].client().await;
     let mut all = Vec::new();
     for endpoint in &info.endpoint {
@@ -103,63 +103,63 @@ async fn damaged_parts_are_never_served_and_are_repaired_as_readers_meet_them() 
     ids.sort_unstable();
     assert!(ids.into_iter().eq(0..100_000));
     assert_eq!(files_below(&cluster.nodes[0].folder.join("damaged")).len(), held.len());
-    whole_again(&held, &originals).await;
+    wait_for_repair(&held, &originals).await;
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scrub_finds_damage_that_nobody_reads() {
-    let mut cluster = Cluster::of(scrubbed_often()).await;
+async fn scrub_repairs_damaged_parts_that_nothing_reads() {
+    let mut cluster = TestCluster::start_with(scrubbed_often()).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(), 0..100_000).await.unwrap();
     let held = settled(&cluster, &client, 1).await;
     let originals = read_all(&held);
-    held.iter().enumerate().for_each(|(at, path)| harm(at, path));
-    whole_again(&held, &originals).await;
+    held.iter().enumerate().for_each(|(at, path)| corrupt(at, path));
+    wait_for_repair(&held, &originals).await;
     assert_eq!(files_below(&cluster.nodes[1].folder.join("damaged")).len(), held.len());
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_damaged_while_their_node_was_down_are_not_served() {
-    let mut cluster = Cluster::start().await;
+async fn parts_damaged_while_their_node_was_down_are_not_served() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(), 0..100_000).await.unwrap();
     let held = settled(&cluster, &client, 2).await;
     let originals = read_all(&held);
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
-    // Behind its magic, version and length the file says whether the node stopped cleanly.
-    let clean_mark = |node: &Process| fs::read(node.folder.join("checked")).map_or(0, |bytes| bytes[16]);
+    // The byte after magic, version and length says whether the node stopped cleanly.
+    let clean_mark = |node: &ServerProcess| fs::read(node.folder.join("checked")).map_or(0, |bytes| bytes[16]);
     for clean in [true, false] {
         if clean {
             assert!(cluster.nodes[2].stop().await.success());
         } else {
-            cluster.nodes[2].kill9();
+            cluster.nodes[2].kill();
         }
         assert_eq!(clean_mark(&cluster.nodes[2]), u8::from(clean));
-        held.iter().enumerate().for_each(|(at, path)| harm(at, path));
+        held.iter().enumerate().for_each(|(at, path)| corrupt(at, path));
         cluster.nodes[2].restart().await;
         let there = cluster.nodes[2].client().await;
         for endpoint in &info.endpoint {
             rows::ids(&there.do_get(endpoint.ticket.clone().unwrap()).await.unwrap().1);
         }
-        whole_again(&held, &originals).await;
+        wait_for_repair(&held, &originals).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_shrink_under_a_slow_reader_cost_it_nothing() {
-    let mut cluster = Cluster::of(scrubbed_often()).await;
+async fn get_survives_files_truncated_under_it() {
+    let mut cluster = TestCluster::start_with(scrubbed_often()).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options { shards: Some(2), ..Options::default() }, 0..LARGE).await.unwrap();
     let how = FetchOptions { streams: 8, window: 1 };
     let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
     let first = futures::StreamExt::next(&mut fetch).await.unwrap().unwrap();
-    let victim = cluster.node_at(&format!("grpc+tcp://{}", first.from));
+    let victim = cluster.node_index(&format!("grpc+tcp://{}", first.from));
     let held = settled(&cluster, &client, victim).await;
     let originals = read_all(&held);
     for path in &held {
-        // Within a page, so that there are zeros behind what is left.
+        // Within a page, so that zeros follow the rest of the file.
         let length = fs::metadata(path).unwrap().len();
         writable(path).set_len(length / 3 / 4096 * 4096 + 1000).unwrap();
     }
@@ -167,27 +167,27 @@ async fn files_that_shrink_under_a_slow_reader_cost_it_nothing() {
     while let Some(part) = futures::StreamExt::next(&mut fetch).await {
         batches.push(part.unwrap().batch);
     }
-    // Every text is compared with its id here: nothing that was delivered is wrong.
+    // This compares every text with its id: no wrong row was delivered.
     let mut ids = rows::ids(&batches);
     ids.sort_unstable();
     assert!(ids.into_iter().eq(0..LARGE));
-    // It may have died of it, with a word; then it is started again, as a supervisor would.
-    if !cluster.nodes[victim].is_alive() {
+    // The node may have exited with a reason in its log. Then it starts again, as under a supervisor.
+    if !cluster.nodes[victim].is_running() {
         let log = cluster.nodes[victim].log_tail();
         assert!(log.contains("SIGBUS: the file of part"), "{log}");
-        cluster.nodes[victim].kill9();
+        cluster.nodes[victim].kill();
         cluster.nodes[victim].restart().await;
     }
-    whole_again(&held, &originals).await;
+    wait_for_repair(&held, &originals).await;
     assert!(rows::get(&client, "t").await.unwrap().into_iter().eq(0..LARGE));
 }
 
-/// A small file system in place of a node's folder, with what was in it; unmounted when dropped.
-struct SmallDisk(PathBuf);
+/// A small file system in place of a node's data folder, with its control file; unmounted when dropped.
+struct TmpfsDisk(PathBuf);
 
-impl SmallDisk {
-    /// None, with the reason printed, where nothing may be mounted. The node must not run.
-    fn under(node: &Process, size: &str) -> Option<SmallDisk> {
+impl TmpfsDisk {
+    /// None, with the reason printed, where mounting is not permitted. The node must not run.
+    fn under(node: &ServerProcess, size: &str) -> Option<TmpfsDisk> {
         let control = fs::read(node.folder.join("control")).unwrap();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
@@ -201,7 +201,7 @@ impl SmallDisk {
             }
         }
         fs::write(node.folder.join("control"), control).unwrap();
-        Some(SmallDisk(node.folder.clone()))
+        Some(TmpfsDisk(node.folder.clone()))
     }
 
     fn ballast(&self, bytes: usize) {
@@ -209,44 +209,44 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for TmpfsDisk {
     fn drop(&mut self) {
         Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_and_recovers_and_nothing_is_lost() {
-    let mut cluster = Cluster::start().await;
+async fn full_disk_refuses_puts_and_accepts_them_again() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "before", &keyed(), 0..1000).await.unwrap();
     assert!(cluster.nodes[0].stop().await.success());
-    let Some(disk) = SmallDisk::under(&cluster.nodes[0], "16m") else { return };
+    let Some(disk) = TmpfsDisk::under(&cluster.nodes[0], "16m") else { return };
     cluster.nodes[0].restart().await;
     cluster.settle().await;
     let there = cluster.nodes[0].client().await;
 
-    // Really full in the middle of a part: refused with a reason, and nothing stays.
+    // The disk fills up in the middle of a part: the put is refused with a reason, and no file stays.
     let error = rows::put(&there, "large", &Options::default(), 0..LARGE).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert!(error.message.contains(&disk.0.display().to_string()) && error.message.contains("free of"), "{error}");
     let unknown = client.info(&rows::name("large"), &Options::default()).await.unwrap_err();
     assert_eq!(unknown.code, Code::NotFound);
     let tmp = disk.0.join("tmp");
-    wait_for(SOON, "nothing stays of it", async || files_below(&tmp).is_empty().then_some(())).await;
+    wait_for(SOON, "no file stays", async || files_below(&tmp).is_empty().then_some(())).await;
 
-    // Above the high watermark: puts to this node are handed on, and it goes on serving.
+    // Above the high watermark: this node forwards puts to others, and still serves.
     disk.ballast(15_700_000);
     for table in ["a", "b"] {
         rows::put(&there, table, &keyed(), 0..50_000).await.unwrap();
         assert_eq!(rows::get_sorted(&there, table).await.unwrap(), Vec::from_iter(0..50_000));
     }
-    // And through the coordinators, however large.
+    // Puts through the coordinators work too, however large.
     rows::put(&client, "large", &Options::default(), 0..LARGE).await.unwrap();
     assert_eq!(rows::get(&client, "large").await.unwrap(), Vec::from_iter(0..LARGE));
     assert!(cluster.nodes[0].log().contains("no new parts are taken in"), "{}", cluster.nodes[0].log_tail());
 
-    // Room again: it takes parts again.
+    // With space again, it accepts parts again.
     disk.ballast(0);
     wait_for(SOON, "it takes parts again", async || {
         cluster.nodes[0].log().contains(" again: its disk is ").then_some(())
@@ -255,5 +255,5 @@ async fn a_full_disk_refuses_and_recovers_and_nothing_is_lost() {
     rows::put(&there, "after", &keyed(), 0..10_000).await.unwrap();
     assert_eq!(rows::get_sorted(&client, "after").await.unwrap(), Vec::from_iter(0..10_000));
     assert_eq!(rows::get_sorted(&client, "before").await.unwrap(), Vec::from_iter(0..1000));
-    assert!(cluster.nodes[0].is_alive());
+    assert!(cluster.nodes[0].is_running());
 }

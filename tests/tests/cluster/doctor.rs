@@ -1,9 +1,9 @@
-//! `volley doctor` and `volley health`: what an operator is told, and by which exit code.
+//! `volley doctor` and `volley health`: output and exit codes.
 
 use std::process::Output;
 
 use volley_tests::process::run;
-use volley_tests::{Cluster, Shape};
+use volley_tests::{ClusterOptions, TestCluster};
 
 fn listener(name: &str, port: u16, advertised: u16) -> [String; 4] {
     let (listen, advertise) = (format!("{name}={{host}}:{port}"), format!("{name}=grpc+tcp://{{host}}:{advertised}"));
@@ -21,23 +21,23 @@ fn says((code, text): (Option<i32>, String), expected: i32, words: &[&str]) {
     words.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in:\n{text}"));
 }
 
-/// Nobody listens at port 9: who is sent there is told so, and what to set.
+/// Nothing listens at port 9: the doctor names the address and the option to change.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_dials_what_clients_from_here_are_told() {
+async fn doctor_dials_the_addresses_that_clients_get() {
     let coordinator_flags = [
         listener("external", 9815, 9815),
         listener("tunnel", 8817, 8817),
         listener("broken", 8818, 9),
         ["--locations", "tunnel=proxy", "--locations", "broken=proxy"].map(String::from),
     ];
-    let shape = Shape {
+    let options = ClusterOptions {
         coordinators: 1,
         nodes: 2,
         coordinator_flags: coordinator_flags.concat(),
         node_flags: listener("external", 9816, 9).into(),
-        ..Shape::default()
+        ..ClusterOptions::default()
     };
-    let cluster = Cluster::of(shape).await;
+    let cluster = TestCluster::start_with(options).await;
     let doctor = |port: &str| {
         let address = cluster.coordinators[0].address.replace(":8815", port);
         ended(&run("volley", &["--cluster", &address, "doctor"]))
@@ -50,14 +50,15 @@ async fn the_doctor_dials_what_clients_from_here_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_that_of_the_server_that_is_named() {
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 1, ..Shape::default() }).await;
+async fn health_command_checks_the_named_server() {
+    let mut cluster =
+        TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 1, ..ClusterOptions::default() }).await;
     for member in cluster.members() {
         let (host, port) = member.address.rsplit_once(':').unwrap();
         let http = format!("{host}:{}", port.parse::<u16>().unwrap() + 20);
         let health = || ended(&run("volley", &["health", "--http", &http]));
         says(health(), 0, &["is ready"]);
-        member.kill9();
+        member.kill();
         says(health(), 1, &["no answer", "--http"]);
     }
 }

@@ -1,37 +1,62 @@
-//! What earlier software wrote to disk is read, and written on, by this.
-
-use std::fs;
-use std::path::Path;
+//! Data folders and configuration files of earlier versions.
 
 use volley_common::options::{Mode, Options};
-use volley_tests::recorded::Recorded;
+use volley_tests::launch::ServerRole;
+use volley_tests::process::run;
+use volley_tests::recorded::{RecordedCluster, config_file, records};
 use volley_tests::rows;
 
+/// The record whose servers had the configuration keys of version 0.1.
+const OLD_KEYS: &str = "0.1-old-keys";
+
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_that_earlier_software_wrote_are_taken_up() {
-    let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("recorded");
-    let mut formats = 0;
-    for format in fs::read_dir(records).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir()) {
-        formats += 1;
-        let format = format.file_name().into_string().unwrap();
-        let mut recorded = Recorded::of(&format).await;
-        // Twice: what this software wrote into the old folders is read again as well.
+async fn data_folders_of_earlier_versions_open() {
+    assert!(!records().is_empty(), "nothing was recorded");
+    for record in records() {
+        let mut cluster = RecordedCluster::open(&record).await;
+        // Twice: what this version adds to the old folders must be readable too.
         for start in 0..2 {
-            recorded.coordinator.restart().await;
-            recorded.node.restart().await;
-            let client = recorded.coordinator.client().await;
-            let (keyed, last) = (rows::get_sorted(&client, "by/key").await.unwrap(), 2000 + start * 100);
-            assert_eq!(keyed, Vec::from_iter(0..1000), "{format}, start {start}");
-            assert_eq!(
-                rows::get(&client, "in order").await.unwrap(),
-                Vec::from_iter(0..last),
-                "{format}, start {start}"
-            );
-            let append =
-                |id: &str| Options { mode: Some(Mode::Append), write_id: Some(id.into()), ..Options::default() };
-            rows::put(&client, "in order", &append(&format!("later-{start}")), last..last + 100).await.unwrap();
-            assert!(recorded.node.stop().await.success() && recorded.coordinator.stop().await.success());
+            cluster.coordinator.restart().await;
+            cluster.node.restart().await;
+            let client = cluster.coordinator.client().await;
+            let last = 2000 + start * 100;
+            let keyed = rows::get_sorted(&client, "by/key").await.unwrap();
+            assert_eq!(keyed, Vec::from_iter(0..1000), "{record}, start {start}");
+            let ordered = rows::get(&client, "in order").await.unwrap();
+            assert_eq!(ordered, Vec::from_iter(0..last), "{record}, start {start}");
+            let (mode, write_id) = (Some(Mode::Append), Some(format!("later-{start}")));
+            let append = Options { mode, write_id, ..Options::default() };
+            rows::put(&client, "in order", &append, last..last + 100).await.unwrap();
+            assert!(cluster.node.stop().await.success() && cluster.coordinator.stop().await.success());
         }
     }
-    assert!(formats > 0, "no format was recorded");
+}
+
+#[test]
+fn configuration_keys_of_0_1_are_still_read() {
+    let coordinator = [
+        ("silence_ms", "node_timeout_ms"),
+        ("grace_ms", "repair_delay_ms"),
+        ("remember_writes_ms", "write_id_retention_ms"),
+        ("deadline_ms", "request_timeout_ms"),
+    ];
+    let node = [
+        ("copies_at_once", "max_concurrent_copies"),
+        ("copy_rate", "copy_bytes_per_second"),
+        ("scrub_rate", "scrub_bytes_per_second"),
+        ("deadline_ms", "request_timeout_ms"),
+    ];
+    for (role, keys) in [(ServerRole::Coordinator, coordinator), (ServerRole::Node, node)] {
+        let path = config_file(OLD_KEYS, role).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let program = format!("volley-{}", role.name());
+        let output = run(&program, &["--config", path.to_str().unwrap(), "--print-config"]);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for (old, new) in keys {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("{old} = "))).unwrap();
+            let expected = format!("{new} = {value}");
+            assert!(printed.lines().any(|line| line.starts_with(&expected)), "no {expected:?} in:\n{printed}");
+        }
+    }
 }

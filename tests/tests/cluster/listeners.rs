@@ -1,4 +1,4 @@
-//! Listeners with names: whose addresses a client is told.
+//! Named listeners: which addresses a client gets.
 
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use serde_json::json;
@@ -6,27 +6,33 @@ use tonic::Request;
 use volley_common::client::Client;
 use volley_common::options::{CLIENT_LISTENER_HEADER, LISTENER_HEADER, Options};
 use volley_common::{Code, Error};
-use volley_tests::{Cluster, Shape, rows};
+use volley_tests::{ClusterOptions, TestCluster, rows};
 
 const REUSE: &str = "arrow-flight-reuse-connection://?";
 const ROWS: i64 = 20_000;
 
-/// A coordinator and two nodes with a listener more, `external`, 1,000 ports above the other; and a table of four parts.
-async fn with_two_listeners(more: &[&str]) -> Cluster {
+/// A coordinator and two nodes with a second listener, `external`, 1,000 ports above the first; and a table of four parts.
+async fn with_two_listeners(more: &[&str]) -> TestCluster {
     let external = |port: u16| {
         let listen = ["--listen".to_string(), format!("external={{host}}:{port}")];
         let advertise = ["--advertise".to_string(), format!("external=grpc+tcp://{{host}}:{port}")];
         listen.into_iter().chain(advertise).collect::<Vec<String>>()
     };
     let coordinator_flags = external(9815).into_iter().chain(more.iter().map(|flag| flag.to_string())).collect();
-    let shape = Shape { coordinators: 1, nodes: 2, coordinator_flags, node_flags: external(9816), ..Shape::default() };
-    let mut cluster = Cluster::of(shape).await;
+    let options = ClusterOptions {
+        coordinators: 1,
+        nodes: 2,
+        coordinator_flags,
+        node_flags: external(9816),
+        ..ClusterOptions::default()
+    };
+    let mut cluster = TestCluster::start_with(options).await;
     let options = Options { shards: Some(4), shard_by: Some(vec!["id".into()]), ..Options::default() };
     rows::put(&cluster.client().await, "t", &options, 0..ROWS).await.unwrap();
     cluster
 }
 
-/// The member's other address.
+/// The member's external address.
 fn external(address: &str) -> String {
     address.replace(":88", ":98")
 }
@@ -52,7 +58,7 @@ fn locations(info: &FlightInfo) -> Vec<&str> {
     uris
 }
 
-/// The nodes' addresses and the connection's, as [`locations`] gives them.
+/// The nodes' addresses and the connection's, as [`locations`] returns them.
 fn expected(nodes: impl Iterator<Item = String>) -> Vec<String> {
     let mut uris: Vec<String> = nodes.map(|address| format!("grpc+tcp://{address}")).collect();
     uris.push(REUSE.into());
@@ -65,7 +71,7 @@ async fn read(client: &Client) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_are_told_the_addresses_of_the_listener_by_which_they_came() {
+async fn locations_are_those_of_the_clients_listener() {
     let cluster = with_two_listeners(&[]).await;
     let coordinator = &cluster.coordinators[0].address;
     let inside = Client::connect(coordinator).await.unwrap();
@@ -108,16 +114,16 @@ async fn clients_are_told_the_addresses_of_the_listener_by_which_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_listener_that_no_node_has_come_through_the_coordinator() {
+async fn listener_without_nodes_is_served_by_the_coordinator() {
     let flags = |name: &str, port: u16| vec!["--listen".to_string(), format!("{name}={{host}}:{port}")];
-    let shape = Shape {
+    let options = ClusterOptions {
         coordinators: 1,
         nodes: 2,
         coordinator_flags: flags("external", 9815),
         node_flags: flags("other", 9816),
-        ..Shape::default()
+        ..ClusterOptions::default()
     };
-    let cluster = Cluster::of(shape).await;
+    let cluster = TestCluster::start_with(options).await;
     let address = external(&cluster.coordinators[0].address);
     let outside = Client::connect(&address).await.unwrap();
     rows::put(&outside, "t", &Options::default(), 0..ROWS).await.unwrap();
@@ -128,7 +134,7 @@ async fn clients_of_a_listener_that_no_node_has_come_through_the_coordinator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_all_data_goes_through_the_coordinator() {
+async fn proxy_listener_serves_all_data_itself() {
     let cluster = with_two_listeners(&["--locations", "external=proxy"]).await;
     let coordinator = &cluster.coordinators[0].address;
     let inside = Client::connect(coordinator).await.unwrap();

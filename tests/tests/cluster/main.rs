@@ -2,17 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod admin;
+mod compaction;
+mod coordinator_membership;
 mod crashes;
 mod disk;
 mod doctor;
 mod formats;
-mod growth;
 mod leader;
 mod listeners;
-mod members;
-mod merging;
 mod messages;
-mod starting;
-mod stopping;
+mod node_lifecycle;
+mod shutdown;
+mod startup;
 mod tables;
 mod tickets;

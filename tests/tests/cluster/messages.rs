@@ -1,4 +1,4 @@
-//! Messages that lie, break off or are too large: refused by name, nothing stored, nobody falls over.
+//! Messages that are malformed, incomplete or too large: refused with a reason, nothing stored, no member crashes.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
-use volley_tests::{Cluster, Shape, raw, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, raw, rows, wait_for};
 
-async fn small() -> Cluster {
-    Cluster::of(Shape { coordinators: 1, nodes: 2, ..Shape::default() }).await
+async fn small() -> TestCluster {
+    TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() }).await
 }
 
 async fn put(client: &Client, messages: Vec<FlightData>) -> Result<(), tonic::Status> {
     raw::put(client, futures::stream::iter(messages)).await.map(drop)
 }
 
-/// Strings whose bytes can be made to lie: the batch is message 1; its body is offsets, then data.
+/// Strings whose bytes the tests change: the batch is message 1; its body is offsets, then data.
 fn strings() -> Vec<FlightData> {
     let strings: ArrayRef = std::sync::Arc::new(StringArray::from(vec!["first", "second", "third"]));
     let batch = RecordBatch::try_from_iter([("s", strings)]).unwrap();
@@ -56,18 +56,20 @@ fn text_at(body: &[u8]) -> usize {
     body.windows(5).position(|bytes| bytes == b"first").unwrap()
 }
 
-async fn nothing_is_stored(cluster: &mut Cluster) {
-    wait_for(Duration::from_secs(20), "nothing stays on the disks", async || cluster.files().is_empty().then_some(()))
-        .await;
+async fn nothing_is_stored(cluster: &mut TestCluster) {
+    wait_for(Duration::from_secs(20), "no file stays on the disks", async || {
+        cluster.part_files().is_empty().then_some(())
+    })
+    .await;
     let error = cluster.client().await.info(&rows::name("t"), &Options::default()).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     for member in cluster.members() {
-        assert!(member.is_alive(), "{} is gone", member.name);
+        assert!(member.is_running(), "{} is gone", member.name);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lying_messages_are_invalid_arguments() {
+async fn malformed_messages_are_invalid_arguments() {
     let mut cluster = small().await;
     let cases: Vec<(&str, Vec<FlightData>)> = vec![
         ("no schema first", strings().split_off(1).into_iter().map(named).collect()),
@@ -113,7 +115,7 @@ fn named(message: FlightData) -> FlightData {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_noise_brings_a_member_down() {
+async fn random_bytes_crash_no_member() {
     let mut cluster = small().await;
     let client = cluster.nodes[0].client().await;
     let mut random = StdRng::seed_from_u64(20_260_101);
@@ -132,24 +134,26 @@ async fn no_noise_brings_a_member_down() {
         } else {
             message.data_header = bytes.into()
         }
-        // Some changes are harmless (a name, padding); what is refused is refused as the client's mistake.
+        // Some changes are harmless (a name, padding). A refusal must name the client's mistake.
         if let Err(status) = put(&client, messages).await {
             let known = matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted | Code::Unimplemented);
             assert!(known, "round {round}: {status}");
         } else {
             let outcome = client.get_all(&rows::name("t"), &Options::default()).await;
-            assert!(outcome.is_ok(), "round {round}: what was taken in cannot be read: {}", outcome.unwrap_err());
+            assert!(outcome.is_ok(), "round {round}: an accepted put cannot be read: {}", outcome.unwrap_err());
         }
     }
     for member in cluster.members() {
-        assert!(member.is_alive(), "{} is gone", member.name);
+        assert!(member.is_running(), "{} is gone", member.name);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_above_the_limit_is_refused_with_the_limit() {
+async fn message_above_the_limit_is_refused_with_the_limit() {
     let node_flags = vec!["--max-message".into(), "1000000".into()];
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 2, node_flags, ..Shape::default() }).await;
+    let mut cluster =
+        TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 2, node_flags, ..ClusterOptions::default() })
+            .await;
     let within = raw::messages("ok", &rows::schema(), vec![rows::batch(0..10_000)]);
     let above = raw::messages("t", &rows::schema(), vec![rows::batch(0..100_000)]);
     for member in [&cluster.nodes[0], &cluster.coordinators[0]] {
@@ -166,7 +170,7 @@ async fn a_message_above_the_limit_is_refused_with_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_that_names_no_table_or_sends_nothing_is_refused() {
+async fn put_without_table_or_schema_is_refused() {
     let mut cluster = small().await;
     let client = cluster.client().await;
     let mut nameless = strings();
@@ -184,7 +188,7 @@ async fn a_put_that_names_no_table_or_sends_nothing_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_can_ask_both_servers_which_calls_they_have() {
+async fn reflection_lists_the_calls_of_both_servers() {
     let mut cluster = small().await;
     for member in cluster.members() {
         let mut client = ServerReflectionClient::new(ConnectionPool::new().channel(&member.address).unwrap());

@@ -1,11 +1,11 @@
-//! Tables come back as they were put, and readers and writers do not see each other's halves.
+//! Tables are returned as they were put, and no reader sees half of a write.
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use volley_common::client::FetchOptions;
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
-use volley_tests::{Cluster, rows};
+use volley_tests::{TestCluster, rows};
 
 fn keyed() -> Options {
     Options { shards: Some(8), shard_by: Some(vec!["id".into()]), ..Options::default() }
@@ -16,8 +16,8 @@ fn append() -> Options {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_go_in_and_come_out_at_every_member() {
-    let mut cluster = Cluster::start().await;
+async fn put_and_get_work_at_every_member() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     for member in cluster.members() {
         let there = member.client().await;
@@ -36,8 +36,8 @@ async fn tables_go_in_and_come_out_at_every_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_keyed_tables_rows_are_where_the_hash_says_and_every_endpoint_names_two_nodes() {
-    let mut cluster = Cluster::start().await;
+async fn keyed_rows_are_placed_by_hash_on_two_nodes() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(), 0..80_000).await.unwrap();
     let partitioner = volley_common::partition::Partitioner::new(&rows::schema(), &["id".into()], 8).unwrap();
@@ -46,7 +46,7 @@ async fn a_keyed_tables_rows_are_where_the_hash_says_and_every_endpoint_names_tw
     for endpoint in &info.endpoint {
         let uris: Vec<&str> = endpoint.location.iter().map(|location| location.uri.as_str()).collect();
         assert_eq!(uris.len(), 3, "two copies and the connection itself: {uris:?}");
-        let (one, two) = (cluster.node_at(uris[0]), cluster.node_at(uris[1]));
+        let (one, two) = (cluster.node_index(uris[0]), cluster.node_index(uris[1]));
         assert_ne!(one % 2, two % 2, "both copies are in one zone");
     }
     let fetched: Vec<_> = client.fetch(info, FetchOptions::default()).unwrap().try_collect().await.unwrap();
@@ -60,8 +60,8 @@ async fn a_keyed_tables_rows_are_where_the_hash_says_and_every_endpoint_names_tw
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flight_info_gives_its_version_whatever_happens_meanwhile() {
-    let mut cluster = Cluster::start().await;
+async fn flight_info_keeps_its_version_after_writes() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..30_000).await.unwrap();
     let hold = async || client.info(&rows::name("t"), &Options::default()).await.unwrap();
@@ -84,8 +84,8 @@ async fn a_flight_info_gives_its_version_whatever_happens_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_being_read_survives_a_replace_and_a_drop() {
-    let mut cluster = Cluster::start().await;
+async fn open_stream_survives_a_replace_and_a_drop() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..400_000).await.unwrap();
     let how = FetchOptions { streams: 1, window: 1 };
@@ -100,12 +100,12 @@ async fn a_stream_that_is_being_read_survives_a_replace_and_a_drop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writers_at_once_take_their_turns() {
-    let mut cluster = Cluster::start().await;
+async fn concurrent_writes_are_serialized() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
 
-    // Appends all count, each once and whole.
+    // Every append takes effect once and in whole.
     let others: Vec<_> = join_all(cluster.nodes.iter().map(|node| node.client())).await;
     let writers =
         others.iter().zip(1..).map(async |(other, k)| rows::put(other, "t", &append(), k * 1000..(k + 1) * 1000).await);
@@ -117,7 +117,7 @@ async fn writers_at_once_take_their_turns() {
     assert!(found.chunks(1000).all(|rows| rows.is_sorted()), "an append is torn");
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..5000));
 
-    // Of replaces one is last, whole.
+    // One replace is last, and in whole.
     let writers = others
         .iter()
         .zip(1..)
@@ -128,8 +128,8 @@ async fn writers_at_once_take_their_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_under_the_same_id_takes_effect_once() {
-    let mut cluster = Cluster::start().await;
+async fn repeated_write_id_takes_effect_once() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..10).await.unwrap();
     let named = Options { write_id: Some("nightly".into()), ..append() };

@@ -7,11 +7,11 @@ use volley_common::Code;
 use volley_common::options::Options;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_and_forged_tickets_are_refused_by_every_member() {
-    let mut cluster = Cluster::start().await;
+async fn garbage_and_forged_tickets_are_refused() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
     let ticket = client.info(&rows::name("t"), &Options::default()).await.unwrap().endpoint[0].ticket.clone().unwrap();
@@ -35,8 +35,8 @@ async fn garbage_and_forged_tickets_are_refused_by_every_member() {
         }
         for garbage in [&b""[..], b"\x01\x02\x03", b"{\"table\": 3}", b"{}", &good[..20], &[0xff; 100]] {
             let error = there.do_get(Ticket { ticket: garbage.to_vec().into() }).await.unwrap_err();
-            let told = matches!(error.code, Code::InvalidArgument | Code::PermissionDenied);
-            assert!(told, "{}, garbage {garbage:?}: {:?} {error}", member.name, error.code);
+            let is_refused = matches!(error.code, Code::InvalidArgument | Code::PermissionDenied);
+            assert!(is_refused, "{}, garbage {garbage:?}: {:?} {error}", member.name, error.code);
         }
         let (_, batches) = there.do_get(ticket.clone()).await.unwrap();
         assert_eq!(rows::ids(&batches), Vec::from_iter(0..1000));
@@ -44,9 +44,15 @@ async fn garbage_and_forged_tickets_are_refused_by_every_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_ticket_is_refused_and_a_new_one_works() {
+async fn expired_ticket_is_refused() {
     let coordinator_flags = vec!["--retention-ms".into(), "3000".into()];
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 1, coordinator_flags, ..Shape::default() }).await;
+    let mut cluster = TestCluster::start_with(ClusterOptions {
+        coordinators: 1,
+        nodes: 1,
+        coordinator_flags,
+        ..ClusterOptions::default()
+    })
+    .await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
     let ticket = client.info(&rows::name("t"), &Options::default()).await.unwrap().endpoint[0].ticket.clone().unwrap();
@@ -60,22 +66,28 @@ async fn an_expired_ticket_is_refused_and_a_new_one_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replaced_parts_leave_the_disks_when_their_tickets_have_expired() {
+async fn replaced_parts_are_deleted_after_their_retention() {
     let coordinator_flags = vec!["--retention-ms".into(), "1000".into()];
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 2, coordinator_flags, ..Shape::default() }).await;
+    let mut cluster = TestCluster::start_with(ClusterOptions {
+        coordinators: 1,
+        nodes: 2,
+        coordinator_flags,
+        ..ClusterOptions::default()
+    })
+    .await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
-    let before = cluster.files();
+    let before = cluster.part_files();
     assert_eq!(before.len(), 2, "two copies of one part: {before:?}");
     rows::put(&client, "t", &Options::default(), 0..2000).await.unwrap();
     wait_for(Duration::from_secs(60), "the replaced parts are removed", async || {
-        let files = cluster.files();
+        let files = cluster.part_files();
         (files.len() == 2 && files.iter().all(|file| !before.contains(file))).then_some(())
     })
     .await;
     client.drop_table(&rows::name("t")).await.unwrap();
     wait_for(Duration::from_secs(60), "the dropped table's parts are removed", async || {
-        cluster.files().is_empty().then_some(())
+        cluster.part_files().is_empty().then_some(())
     })
     .await;
 }

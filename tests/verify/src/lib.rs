@@ -1,25 +1,25 @@
-//! Where the project's things are, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
+//! The project's folders, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Nothing, or one sentence that says what failed.
-pub type Outcome = Result<(), String>;
+/// Nothing, or one sentence about the failure.
+pub type VerifyResult = Result<(), String>;
 
 /// The project's folders.
 pub struct Project {
     /// The repository.
     pub root: PathBuf,
-    /// What cargo builds into.
+    /// The target folder of cargo.
     pub target: PathBuf,
 }
 
 impl Project {
-    /// The one that this program was built in.
+    /// The project that this program was built in.
     ///
     /// # Errors
-    /// Its folder is gone.
+    /// Its folder does not exist.
     pub fn find() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let root = root.canonicalize().map_err(|e| format!("the project's folder {}: {e}", root.display()))?;
@@ -36,7 +36,7 @@ impl Project {
     pub fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("cargo");
         command.args(arguments).current_dir(&self.root);
-        // What `cargo run` sets for this program must not reach the next cargo, or it builds again.
+        // Variables that `cargo run` sets for this program would make the next cargo build again.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
@@ -46,10 +46,10 @@ impl Project {
         command
     }
 
-    /// The tests' Python, made if it is not there, with what their `requirements.txt` name.
+    /// The Python of the tests with the packages of their `requirements.txt`, created if it does not exist.
     ///
     /// # Errors
-    /// There is no Python with its venv module, or a package cannot be installed.
+    /// Python or its venv module is missing, or a package cannot be installed.
     pub fn python(&self) -> Result<PathBuf, String> {
         let folder = self.root.join(".venv");
         let python = folder.join("bin/python");
@@ -70,8 +70,8 @@ impl Project {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// It cannot be started, or ends with a failure.
-pub fn run(command: &mut Command) -> Outcome {
+/// It cannot be started, or it fails.
+pub fn run(command: &mut Command) -> VerifyResult {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let status = command.status().map_err(|e| format!("{shown} could not be started: {e}"))?;

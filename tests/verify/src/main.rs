@@ -4,67 +4,77 @@
 //! cargo verify                 all steps, in order; stops at the first that fails
 //! cargo verify STEP...         only these steps
 //! cargo verify --list          the steps
-//! cargo verify-compose         the compose file on this machine's Docker engine, disturbed
-//! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, disturbed
+//! cargo verify-compose         the compose file on this machine's Docker engine, under faults
+//! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, under faults
 //! ```
 //!
-//! What a step needs beyond the Rust toolchain is installed in the project's own folder: the Python
-//! environment of the client tests in `.venv`, the dependency checker in `.tools`.
-#![allow(clippy::print_stdout, reason = "this program talks to a person")]
+//! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
+//! tests in `.venv`, the dependency checker in `.tools`.
+#![allow(clippy::print_stdout, reason = "it prints its report")]
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use volley_verify::{Outcome, Project, run};
+use volley_verify::{Project, VerifyResult, run};
 
-/// A check: its name, what it shows, how it runs.
-struct Step {
+/// A check.
+struct VerifyStep {
     name: &'static str,
     about: &'static str,
-    run: fn(&Project) -> Outcome,
+    /// Whether it starts the programs of the workspace, which must be built before.
+    needs_binaries: bool,
+    run: fn(&Project) -> VerifyResult,
 }
 
-const STEPS: &[Step] = &[
-    Step { name: "format", about: "the code is formatted", run: format },
-    Step { name: "lint", about: "clippy finds nothing", run: lint },
-    Step { name: "test", about: "unit tests, and integration tests on real processes", run: test },
-    Step { name: "clients", about: "tests with pyarrow as the client", run: clients },
-    Step { name: "deploy", about: "the chart, its schemas, the compose file, and their command lines", run: deploy },
-    Step { name: "chaos", about: "a cluster of real processes under faults, judged; a short run", run: chaos },
-    Step { name: "cost", about: "instructions and copies for a byte served and taken in, under valgrind", run: cost },
-    Step { name: "demo", about: "the demo, small", run: demo },
-    Step { name: "docs", about: "the documentation builds without a warning", run: docs },
-    Step { name: "dependencies", about: "licences, bans and sources of what is linked", run: dependencies },
+const fn step(name: &'static str, about: &'static str, run: fn(&Project) -> VerifyResult) -> VerifyStep {
+    VerifyStep { name, about, needs_binaries: false, run }
+}
+
+const fn step_with_binaries(name: &'static str, about: &'static str, run: fn(&Project) -> VerifyResult) -> VerifyStep {
+    VerifyStep { name, about, needs_binaries: true, run }
+}
+
+const STEPS: &[VerifyStep] = &[
+    step("format", "the code is formatted", format),
+    step("lint", "clippy finds nothing", lint),
+    step_with_binaries("test", "unit tests, and integration tests on real processes", test),
+    step_with_binaries("clients", "tests with pyarrow as the client", clients),
+    step_with_binaries("deploy", "the chart, its schemas, the compose file, and their command lines", deploy),
+    step_with_binaries("chaos", "a cluster of real processes under faults, its history checked; a short run", chaos),
+    step_with_binaries("cost", "instructions and copies for each byte served or stored, under valgrind", cost),
+    step_with_binaries("demo", "the demo, small", demo),
+    step("docs", "the documentation builds without a warning", docs),
+    step("dependencies", "licences, bans and sources of dependencies", dependencies),
 ];
 
-/// What tests/deploy disturbs for real: `cargo verify-compose`, `cargo verify-kubernetes`.
-const SUITES: [&str; 2] = ["compose", "kubernetes"];
+/// Tests of tests/deploy on real engines: `cargo verify-compose`, `cargo verify-kubernetes`.
+const DEPLOY_TESTS: [&str; 2] = ["compose", "kubernetes"];
 
-/// The checker's version: its answers change with it.
+/// The version of the dependency checker, because its results depend on it.
 const CARGO_DENY: &str = "0.20.2";
 
 fn main() -> ExitCode {
-    let asked: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, arguments @ ..] = &asked[..]
-        && SUITES.contains(&first.as_str())
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, more @ ..] = &arguments[..]
+        && DEPLOY_TESTS.contains(&first.as_str())
     {
-        return ended(Project::find().and_then(|project| suite(&project, first, arguments)));
+        return exit_code(Project::find().and_then(|project| deploy_test(&project, first, more)));
     }
-    if asked.iter().any(|a| a == "--list" || a == "--help") {
+    if arguments.iter().any(|a| a == "--list" || a == "--help") {
         STEPS.iter().for_each(|s| println!("{:<14} {}", s.name, s.about));
         return ExitCode::SUCCESS;
     }
-    if let Some(unknown) = asked.iter().find(|a| STEPS.iter().all(|s| s.name != a.as_str())) {
+    if let Some(unknown) = arguments.iter().find(|a| STEPS.iter().all(|s| s.name != a.as_str())) {
         println!("there is no step {unknown:?}; `cargo verify --list` names them");
         return ExitCode::FAILURE;
     }
-    let chosen = STEPS.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.name));
-    ended(Project::find().and_then(|project| run_all(&project, chosen)))
+    let chosen = STEPS.iter().filter(|s| arguments.is_empty() || arguments.iter().any(|a| a == s.name));
+    exit_code(Project::find().and_then(|project| run_all(&project, chosen)))
 }
 
-fn ended(outcome: Outcome) -> ExitCode {
-    match outcome {
+fn exit_code(result: VerifyResult) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("\nverify failed: {why}");
@@ -73,11 +83,16 @@ fn ended(outcome: Outcome) -> ExitCode {
     }
 }
 
-fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a Step>) -> Outcome {
+fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a VerifyStep>) -> VerifyResult {
     let mut report = String::new();
+    let mut is_built = false;
     for step in steps {
         println!("\n== {}: {}", step.name, step.about);
         let begin = Instant::now();
+        if step.needs_binaries && !is_built {
+            run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+            is_built = true;
+        }
         (step.run)(project).map_err(|why| format!("{}: {why}", step.name))?;
         report += &format!("  {:<14} {:>5.0} s\n", step.name, begin.elapsed().as_secs_f64());
     }
@@ -85,22 +100,19 @@ fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a Step>) -> Outc
     Ok(())
 }
 
-fn format(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` mends it"))
+fn format(project: &Project) -> VerifyResult {
+    run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
 }
 
-fn lint(project: &Project) -> Outcome {
+fn lint(project: &Project) -> VerifyResult {
     run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
 }
 
-fn test(project: &Project) -> Outcome {
-    // The integration tests start these as processes of their own.
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn test(project: &Project) -> VerifyResult {
     run(&mut project.cargo(&["test", "--workspace", "--locked"]))
 }
 
-fn clients(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn clients(project: &Project) -> VerifyResult {
     let python = project.python()?;
     run(Command::new(python)
         .args(["-m", "pytest", "-q", "--durations=5", "tests/python"])
@@ -108,8 +120,7 @@ fn clients(project: &Project) -> Outcome {
         .env("VOLLEY_BIN_DIR", project.binaries("debug")))
 }
 
-fn deploy(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn deploy(project: &Project) -> VerifyResult {
     let python = project.python()?;
     let helm = python.with_file_name("helm");
     let mut check = Command::new(python);
@@ -117,8 +128,8 @@ fn deploy(project: &Project) -> Outcome {
     run(check.current_dir(&project.root))
 }
 
-/// A heavier suite of tests/deploy, on an engine or a cluster that is there: with what a release is made of.
-fn suite(project: &Project, name: &str, arguments: &[String]) -> Outcome {
+/// A test of tests/deploy on an existing engine or cluster, with the release build.
+fn deploy_test(project: &Project, name: &str, arguments: &[String]) -> VerifyResult {
     run(&mut project.cargo(&[
         "build",
         "--release",
@@ -132,7 +143,7 @@ fn suite(project: &Project, name: &str, arguments: &[String]) -> Outcome {
         "volley-node",
     ]))?;
     let python = project.python()?;
-    // The environment's helm, where the machine has none.
+    // The helm of the Python environment, if the machine has none.
     let known = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&known).chain(python.parent().map(Path::to_path_buf));
     let path = std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?;
@@ -142,27 +153,24 @@ fn suite(project: &Project, name: &str, arguments: &[String]) -> Outcome {
     run(command.current_dir(&project.root))
 }
 
-fn chaos(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn chaos(project: &Project) -> VerifyResult {
     let mut command = Command::new(project.binaries("debug").join("volley-chaos"));
     run(command.args(["--faults", "25", "--seconds", "50"]).env_remove("VOLLEY_BIN_DIR"))
 }
 
-fn cost(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn cost(project: &Project) -> VerifyResult {
     run(Command::new(project.binaries("debug").join("volley-cost")).env_remove("VOLLEY_BIN_DIR"))
 }
 
-fn demo(project: &Project) -> Outcome {
-    run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+fn demo(project: &Project) -> VerifyResult {
     run(Command::new(project.binaries("debug").join("volley")).args(["demo", "--scale", "0.05"]))
 }
 
-fn docs(project: &Project) -> Outcome {
+fn docs(project: &Project) -> VerifyResult {
     run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-fn dependencies(project: &Project) -> Outcome {
+fn dependencies(project: &Project) -> VerifyResult {
     let tools = project.root.join(".tools");
     let deny = tools.join("bin/cargo-deny");
     if !deny.exists() {

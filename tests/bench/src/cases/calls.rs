@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use crate::bench::{Bench, Contender, NewTable, Plan};
-use crate::jobs::{Infos, Job, Small, SmallCall, Source};
+use crate::bench::{Bench, BenchTable, Contender, JobPlan};
+use crate::jobs::{ClientJob, FlightInfoJob, SmallCall, SmallCallsJob, TableSource};
 use crate::measure::median;
-use crate::report::{Case, Goal};
-use crate::systems::Kind;
+use crate::report::{CaseReport, Goal};
+use crate::systems::SystemKind;
 
 const CLIENTS: usize = 16;
 const ROWS: usize = 100;
 /// Appends in all.
 const APPENDS: usize = 4_000;
-/// Acknowledged a second at least, and the time of one in a hundred at most, milliseconds.
+/// Goals: acknowledged calls a second at least, and their 99th percentile at most, milliseconds.
 const ACKNOWLEDGED: f64 = 300.0;
 const ACKNOWLEDGED_MS: f64 = 100.0;
 const PARTS: usize = 1_000;
@@ -24,11 +24,12 @@ pub(super) async fn small(bench: &mut Bench) -> Result<(), String> {
     bench.stop_all().await?;
     let tables = bench.flags.small;
     for (call, name) in [(SmallCall::Put, "small put"), (SmallCall::Get, "small get")] {
-        let contenders = callers(bench, &Kind::ALL, call, tables).await;
+        let contenders = callers(bench, &SystemKind::ALL, call, tables).await;
         let series = bench.rounds_of(&contenders, 1).await?;
-        let mut case = Case::new(name, format!("{tables} tables of 100 rows, 16 clients in Rust, one run"), series);
+        let mut case =
+            CaseReport::new(name, format!("{tables} tables of 100 rows, 16 clients in Rust, one run"), series);
         if call == SmallCall::Put {
-            acknowledged(&mut case);
+            add_goals(&mut case);
         }
         bench.report.add(case);
     }
@@ -37,41 +38,41 @@ pub(super) async fn small(bench: &mut Bench) -> Result<(), String> {
 
 pub(super) async fn appends(bench: &mut Bench) -> Result<(), String> {
     bench.stop_all().await?;
-    let contenders = callers(bench, &[Kind::Volley1, Kind::Volley4], SmallCall::Append, APPENDS).await;
+    let contenders = callers(bench, &[SystemKind::Volley1, SystemKind::Volley4], SmallCall::Append, APPENDS).await;
     let series = bench.rounds_of(&contenders, 1).await?;
     let about = format!("{APPENDS} appends of 100 rows, 16 clients in Rust, each to a table of its own, one run");
-    let mut case = Case::new("appends", about, series);
-    acknowledged(&mut case);
+    let mut case = CaseReport::new("appends", about, series);
+    add_goals(&mut case);
     bench.report.add(case);
     bench.stop_all().await
 }
 
-fn acknowledged(case: &mut Case) {
+fn add_goals(case: &mut CaseReport) {
     let rate = case.of("volley4").and_then(|series| series.call_rates().first().copied());
     let p99 = case.of("volley4").and_then(|series| series.call_times().1.first().copied());
     case.goal(Goal::at_least("volley4: acknowledged a second", rate, ACKNOWLEDGED));
     case.goal(Goal::at_most("volley4: p99, ms", p99, ACKNOWLEDGED_MS));
 }
 
-async fn callers(bench: &mut Bench, kinds: &[Kind], call: SmallCall, calls: usize) -> Vec<Contender> {
+async fn callers(bench: &mut Bench, kinds: &[SystemKind], call: SmallCall, calls: usize) -> Vec<Contender> {
     let mut contenders = Vec::new();
     for kind in bench.kinds(kinds) {
         let system = bench.system(kind).await;
         let addresses = bench.running(system).nodes();
-        let job = Small { addresses, call, calls, clients: CLIENTS, rows: ROWS };
-        contenders.push(Contender { label: kind.name().into(), system, plan: Plan::Job(Job::Small(job)) });
+        let job = SmallCallsJob { addresses, call, calls, clients: CLIENTS, rows: ROWS };
+        contenders.push(Contender { label: kind.name().into(), system, plan: JobPlan::Job(ClientJob::Small(job)) });
     }
     contenders
 }
 
-/// The parts are shards of a keyed table, one each, so that none is merged with another.
+/// The parts are shards of a keyed table, one each, so that none is compacted with another.
 pub(super) async fn info(bench: &mut Bench) -> Result<(), String> {
     bench.keep_only(&[]).await?;
-    let source = Source::Floats { columns: 2, bytes: 16 * 400 * PARTS as u64 };
+    let source = TableSource::Floats { columns: 2, bytes: 16 * 400 * PARTS as u64 };
     let options = json!({"shard_by": ["c0"], "shards": PARTS});
-    let new = NewTable { name: "parts", source, batch_rows: 65_536, options };
+    let new = BenchTable { name: "parts", source, batch_rows: 65_536, options };
     let mut contenders = Vec::new();
-    for kind in bench.kinds(&[Kind::Volley1, Kind::Volley4]) {
+    for kind in bench.kinds(&[SystemKind::Volley1, SystemKind::Volley4]) {
         let system = bench.system(kind).await;
         bench.table(system, &new).await?;
         let addresses = bench.running(system).coordinators();
@@ -79,13 +80,18 @@ pub(super) async fn info(bench: &mut Bench) -> Result<(), String> {
         if parts != PARTS {
             return Err(format!("{}: the table has {parts} endpoints instead of {PARTS}", kind.name()));
         }
-        let job =
-            Job::Infos(Infos { addresses, table: new.name.into(), endpoints: PARTS, rate: RATE, seconds: SECONDS });
-        contenders.push(Contender { label: kind.name().into(), system, plan: Plan::Job(job) });
+        let job = ClientJob::Infos(FlightInfoJob {
+            addresses,
+            table: new.name.into(),
+            endpoints: PARTS,
+            rate: RATE,
+            seconds: SECONDS,
+        });
+        contenders.push(Contender { label: kind.name().into(), system, plan: JobPlan::Job(job) });
     }
     let series = bench.rounds(&contenders).await?;
     let about = format!("get_flight_info of {PARTS} parts, {RATE} calls a second from a client in Rust");
-    let mut case = Case::new("info", about, series);
+    let mut case = CaseReport::new("info", about, series);
     let (p50, p99) = case.of("volley4").map(|series| series.call_times()).unwrap_or_default();
     case.goal(Goal::at_most("volley4: p50, ms", median(&p50), 1.0));
     case.goal(Goal::at_most("volley4: p99, ms", median(&p99), 5.0));

@@ -1,17 +1,17 @@
-//! The reference table, put by pyarrow. Volley has it fsynced before it answers; the others keep it in memory.
+//! The reference table, put by pyarrow. Volley fsyncs it before it answers; the others keep it in memory.
 
 use serde_json::{Value, json};
 
 use super::gets::{CHUNK_ROWS, ROWS_64K, about};
-use crate::bench::{Bench, Contender, Plan, with};
-use crate::jobs::Source;
-use crate::report::{Case, Goal};
-use crate::systems::Kind;
+use crate::bench::{Bench, Contender, JobPlan, with};
+use crate::jobs::TableSource;
+use crate::report::{CaseReport, Goal};
+use crate::systems::SystemKind;
 
-/// A put: of what, and how.
+/// The rows and options of a put.
 #[derive(Clone)]
-pub(super) struct How {
-    pub(super) source: Source,
+pub(super) struct PutCaseOptions {
+    pub(super) source: TableSource,
     pub(super) batch_rows: u64,
     pub(super) streams: usize,
     pub(super) options: Value,
@@ -19,14 +19,14 @@ pub(super) struct How {
 
 pub(super) async fn put_1(bench: &mut Bench) -> Result<(), String> {
     let mut case = put(bench, "put-1", CHUNK_ROWS, 1, "in batches of 256 MiB, 1 stream").await?;
-    one_copy(&mut case);
+    add_goals(&mut case);
     bench.report.add(case);
     Ok(())
 }
 
 pub(super) async fn put_1_64k(bench: &mut Bench) -> Result<(), String> {
     let mut case = put(bench, "put-1-64k", ROWS_64K, 1, "in batches of 65,536 rows, 1 stream").await?;
-    one_copy(&mut case);
+    add_goals(&mut case);
     bench.report.add(case);
     Ok(())
 }
@@ -37,21 +37,21 @@ pub(super) async fn put_4(bench: &mut Bench) -> Result<(), String> {
     Ok(())
 }
 
-async fn put(bench: &mut Bench, name: &str, batch_rows: u64, streams: usize, what: &str) -> Result<Case, String> {
-    let how = How { source: bench.reference(0.5), batch_rows, streams, options: json!({}) };
-    let contenders = putters(bench, &how, &Kind::ALL).await?;
+async fn put(bench: &mut Bench, name: &str, batch_rows: u64, streams: usize, what: &str) -> Result<CaseReport, String> {
+    let put = PutCaseOptions { source: bench.reference(0.5), batch_rows, streams, options: json!({}) };
+    let contenders = putters(bench, &put, &SystemKind::ALL).await?;
     let series = bench.rounds(&contenders).await?;
-    Ok(Case::new(name, about(&how.source, what), series))
+    Ok(CaseReport::new(name, about(&put.source, what), series))
 }
 
-/// Two copies of eight shards by a key, beside a server that keeps one copy of rows as they come.
+/// Two copies of eight shards by a key, compared with a server that keeps one copy in insertion order.
 pub(super) async fn keyed(bench: &mut Bench) -> Result<(), String> {
     let options = json!({"shard_by": ["c0"], "shards": 8, "replicas": 2});
-    let how = How { source: bench.reference(0.5), batch_rows: CHUNK_ROWS, streams: 1, options };
-    let contenders = putters(bench, &how, &[Kind::Cpp, Kind::Volley4]).await?;
+    let put = PutCaseOptions { source: bench.reference(0.5), batch_rows: CHUNK_ROWS, streams: 1, options };
+    let contenders = putters(bench, &put, &[SystemKind::Cpp, SystemKind::Volley4]).await?;
     let series = bench.rounds(&contenders).await?;
-    let about = about(&how.source, "in batches of 256 MiB, 1 stream; Volley: 8 shards by c0, two copies");
-    let mut case = Case::new("put-keyed", about, series);
+    let about = about(&put.source, "in batches of 256 MiB, 1 stream; Volley: 8 shards by c0, two copies");
+    let mut case = CaseReport::new("put-keyed", about, series);
     for label in labels(&case, "volley4") {
         case.goal(Goal::at_least(&format!("{label}: × GB/s of cpp"), case.rate_ratio(&label, "cpp"), 0.5));
     }
@@ -59,34 +59,38 @@ pub(super) async fn keyed(bench: &mut Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// The goals of a put of one copy.
-fn one_copy(case: &mut Case) {
+/// Adds the goals of a put with one copy.
+fn add_goals(case: &mut CaseReport) {
     for label in labels(case, "volley1") {
         case.goal(Goal::at_least(&format!("{label}: × GB/s of cpp"), case.rate_ratio(&label, "cpp"), 1.0));
         case.goal(Goal::at_most(&format!("{label}: × server CPU per GB of cpp"), case.cpu_ratio(&label, "cpp"), 1.0));
     }
 }
 
-/// The lines of a system, wherever its data is.
-pub(super) fn labels(case: &Case, system: &str) -> Vec<String> {
+/// The lines of a system, for each place of its data.
+pub(super) fn labels(case: &CaseReport, system: &str) -> Vec<String> {
     case.series.iter().map(|series| series.label.clone()).filter(|label| label.starts_with(system)).collect()
 }
 
-/// Who puts this into each system; into Volley on the disk, and in memory if that has room.
-pub(super) async fn putters(bench: &mut Bench, how: &How, kinds: &[Kind]) -> Result<Vec<Contender>, String> {
+/// A contender for each system that puts this; for Volley one on the disk, and one in memory if that has space.
+pub(super) async fn putters(
+    bench: &mut Bench,
+    put: &PutCaseOptions,
+    kinds: &[SystemKind],
+) -> Result<Vec<Contender>, String> {
     bench.keep_only(&[]).await?;
-    let places = bench.places(how.source.bytes())?;
+    let places = bench.places(put.source.bytes())?;
     let mut contenders = Vec::new();
     for kind in bench.kinds(kinds) {
         let places = if kind.is_volley() { &places[..] } else { &places[..1] };
         for (within, mark) in places {
             let system = bench.system_of(kind, within.clone(), &[]).await;
-            let plan = Plan::Put {
+            let plan = JobPlan::Put {
                 table: "put".into(),
-                source: how.source.clone(),
-                batch_rows: how.batch_rows,
-                streams: how.streams,
-                options: with(how.options.clone(), "retention_s", 0),
+                source: put.source.clone(),
+                batch_rows: put.batch_rows,
+                streams: put.streams,
+                options: with(put.options.clone(), "retention_s", 0),
             };
             contenders.push(Contender { label: format!("{}{mark}", kind.name()), system, plan });
         }

@@ -1,40 +1,47 @@
-//! The reference table by Volley's client in Rust, which every Flight server understands.
+//! The reference table with Volley's client in Rust, which works with every Flight server.
 
 use serde_json::json;
 
 use super::gets::{CHUNK_ROWS, REFERENCE, ROWS_64K, about, getters};
-use super::puts::{How, putters};
-use crate::bench::{Bench, NewTable, Plan};
-use crate::jobs::{Job, RustGet, RustPut};
-use crate::report::Case;
-use crate::systems::Kind;
+use super::puts::{PutCaseOptions, putters};
+use crate::bench::{Bench, BenchTable, JobPlan};
+use crate::jobs::{ClientJob, RustGetJob, RustPutJob};
+use crate::report::CaseReport;
+use crate::systems::SystemKind;
 
 /// Endpoints at once.
 const STREAMS: usize = 4;
 
 pub(super) async fn get(bench: &mut Bench) -> Result<(), String> {
     let source = bench.reference(1.0);
-    let new = NewTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
+    let new = BenchTable { name: REFERENCE, source, batch_rows: CHUNK_ROWS, options: json!({}) };
     let mut contenders = getters(bench, &new, &json!({})).await?;
     for contender in &mut contenders {
         let address = bench.running(contender.system).coordinators()[0].clone();
         let rows = new.source.rows();
-        contender.plan = Plan::Job(Job::RustGet(RustGet { address, table: REFERENCE.into(), streams: STREAMS, rows }));
+        contender.plan =
+            JobPlan::Job(ClientJob::RustGet(RustGetJob { address, table: REFERENCE.into(), streams: STREAMS, rows }));
     }
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("rust-get", about(&new.source, "Volley's client in Rust, 4 streams"), series));
+    bench.report.add(CaseReport::new("rust-get", about(&new.source, "Volley's client in Rust, 4 streams"), series));
     Ok(())
 }
 
 pub(super) async fn put(bench: &mut Bench) -> Result<(), String> {
-    let how = How { source: bench.reference(0.5), batch_rows: ROWS_64K, streams: 1, options: json!({}) };
-    let mut contenders = putters(bench, &how, &Kind::ALL).await?;
+    let put_options =
+        PutCaseOptions { source: bench.reference(0.5), batch_rows: ROWS_64K, streams: 1, options: json!({}) };
+    let mut contenders = putters(bench, &put_options, &SystemKind::ALL).await?;
     for contender in &mut contenders {
         let address = bench.running(contender.system).nodes()[0].clone();
-        let (source, batch_rows) = (how.source.clone(), how.batch_rows);
-        contender.plan = Plan::Job(Job::RustPut(RustPut { address, table: "put".into(), source, batch_rows }));
+        let (source, batch_rows) = (put_options.source.clone(), put_options.batch_rows);
+        contender.plan =
+            JobPlan::Job(ClientJob::RustPut(RustPutJob { address, table: "put".into(), source, batch_rows }));
     }
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("rust-put", about(&how.source, "Volley's client in Rust, 1 stream"), series));
+    bench.report.add(CaseReport::new(
+        "rust-put",
+        about(&put_options.source, "Volley's client in Rust, 1 stream"),
+        series,
+    ));
     Ok(())
 }

@@ -14,37 +14,41 @@ use tpchgen::generators::LineItemGenerator;
 use tpchgen_arrow::LineItemArrow;
 
 use super::gets::{ROWS_64K, getters};
-use super::puts::{How, putters};
-use crate::bench::{Bench, CHUNK, NewTable};
-use crate::jobs::Source;
-use crate::report::Case;
-use crate::systems::Kind;
+use super::puts::{PutCaseOptions, putters};
+use crate::bench::{Bench, BenchTable, CHUNK};
+use crate::jobs::TableSource;
+use crate::report::CaseReport;
+use crate::systems::SystemKind;
 
-/// The scale of TPC-H that makes about as many GB of lineitem.
+/// The scale of TPC-H that makes about this many GB of lineitem.
 const SCALE_PER_GIB: f64 = 0.5;
 const COLUMNS: usize = 1000;
 
 pub(super) async fn lineitem(bench: &mut Bench) -> Result<(), String> {
     let source = generated(bench)?;
-    let how = How { source: source.clone(), batch_rows: ROWS_64K, streams: 1, options: json!({}) };
-    let contenders = putters(bench, &how, &[Kind::Cpp, Kind::Naive, Kind::Volley1]).await?;
+    let put_options = PutCaseOptions { source: source.clone(), batch_rows: ROWS_64K, streams: 1, options: json!({}) };
+    let contenders = putters(bench, &put_options, &[SystemKind::Cpp, SystemKind::Naive, SystemKind::Volley1]).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("lineitem put", about("put in batches of 65,536 rows, 1 stream", &source), series));
-    let new = NewTable { name: "lineitem", source, batch_rows: ROWS_64K, options: json!({}) };
+    bench.report.add(CaseReport::new(
+        "lineitem put",
+        about("put in batches of 65,536 rows, 1 stream", &source),
+        series,
+    ));
+    let new = BenchTable { name: "lineitem", source, batch_rows: ROWS_64K, options: json!({}) };
     let contenders = getters(bench, &new, &json!({})).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("lineitem get", about("1 stream", &new.source), series));
+    bench.report.add(CaseReport::new("lineitem get", about("1 stream", &new.source), series));
     Ok(())
 }
 
-/// Volley keeps the table compressed; the others compress it each time that it is asked for.
+/// Volley stores the table compressed; the others compress it for each get.
 pub(super) async fn lz4(bench: &mut Bench) -> Result<(), String> {
     let source = generated(bench)?;
     let options = json!({"compression": "lz4"});
-    let new = NewTable { name: "lineitem-lz4", source, batch_rows: ROWS_64K, options };
+    let new = BenchTable { name: "lineitem-lz4", source, batch_rows: ROWS_64K, options };
     let contenders = getters(bench, &new, &json!({"compression": "lz4"})).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new(
+    bench.report.add(CaseReport::new(
         "lz4",
         about("sent compressed by LZ4, counted as it is without; 1 stream", &new.source),
         series,
@@ -54,26 +58,26 @@ pub(super) async fn lz4(bench: &mut Bench) -> Result<(), String> {
 
 pub(super) async fn wide(bench: &mut Bench) -> Result<(), String> {
     let bytes = bench.reference(0.25).bytes() / (8 * COLUMNS as u64) * (8 * COLUMNS as u64);
-    let source = Source::Floats { columns: COLUMNS, bytes };
+    let source = TableSource::Floats { columns: COLUMNS, bytes };
     let batch_rows = CHUNK / (8 * COLUMNS as u64);
-    let how = How { source: source.clone(), batch_rows, streams: 1, options: json!({}) };
-    let contenders = putters(bench, &how, &[Kind::Cpp, Kind::Naive, Kind::Volley1]).await?;
+    let put_options = PutCaseOptions { source: source.clone(), batch_rows, streams: 1, options: json!({}) };
+    let contenders = putters(bench, &put_options, &[SystemKind::Cpp, SystemKind::Naive, SystemKind::Volley1]).await?;
     let series = bench.rounds(&contenders).await?;
     let what = |how: &str| format!("{COLUMNS} float64 columns, {:.2} GB, {how}", bytes as f64 / 1e9);
-    bench.report.add(Case::new("wide put", what("in batches of 256 MiB, 1 stream"), series));
-    let new = NewTable { name: "wide", source, batch_rows, options: json!({}) };
+    bench.report.add(CaseReport::new("wide put", what("in batches of 256 MiB, 1 stream"), series));
+    let new = BenchTable { name: "wide", source, batch_rows, options: json!({}) };
     let contenders = getters(bench, &new, &json!({})).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(Case::new("wide get", what("put in batches of 256 MiB, 1 stream"), series));
+    bench.report.add(CaseReport::new("wide get", what("put in batches of 256 MiB, 1 stream"), series));
     Ok(())
 }
 
-fn about(how: &str, source: &Source) -> String {
+fn about(how: &str, source: &TableSource) -> String {
     format!("TPC-H lineitem, {} rows, {:.2} GB, {how}", source.rows(), source.bytes() as f64 / 1e9)
 }
 
 /// TPC-H lineitem of about half the size of the reference table, as a file; made once in a run.
-pub(super) fn generated(bench: &mut Bench) -> Result<Source, String> {
+pub(super) fn generated(bench: &mut Bench) -> Result<TableSource, String> {
     if let Some(made) = &bench.lineitem {
         return Ok(made.clone());
     }
@@ -83,7 +87,7 @@ pub(super) fn generated(bench: &mut Bench) -> Result<Source, String> {
     Ok(made)
 }
 
-fn generate(path: &Path, scale: f64) -> Result<Source, Box<dyn std::error::Error>> {
+fn generate(path: &Path, scale: f64) -> Result<TableSource, Box<dyn std::error::Error>> {
     let generator = LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)).with_batch_size(ROWS_64K as usize);
     let schema = plain_schema(&LineItemArrow::schema_ref());
     let mut writer = FileWriter::try_new(BufWriter::new(File::create(path)?), &schema)?;
@@ -97,10 +101,10 @@ fn generate(path: &Path, scale: f64) -> Result<Source, Box<dyn std::error::Error
         writer.write(&batch)?;
     }
     writer.finish()?;
-    Ok(Source::File { path: path.display().to_string(), rows, bytes })
+    Ok(TableSource::File { path: path.display().to_string(), rows, bytes })
 }
 
-/// Strings as most programs make them: with offsets, not as views.
+/// The schema with strings that have offsets instead of views, as most programs write them.
 fn plain_schema(schema: &SchemaRef) -> SchemaRef {
     let field = |field: &Arc<Field>| match field.data_type() {
         DataType::Utf8View => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),

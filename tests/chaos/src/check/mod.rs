@@ -1,144 +1,159 @@
-//! The judge: a history → what should not have happened.
+//! The checker: a history → what should not have happened.
 //!
-//! [`linear`] looks for an order of each table's operations; `data` looks for single things that no order
-//! can excuse, and can say what they are. Both must find nothing.
+//! [`check_order`] looks for an order of each table's operations that explains all answers; `anomalies` looks for single
+//! answers that no order explains, and can say what is wrong with them. Both must find nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use volley_linearizability::CheckResult;
 
-use crate::history::{Ask, Event, History, Outcome, PutMode};
-use linear::{Act, Call, Verdict};
+use crate::history::{ClientHistory, ClientOperation, OpOutcome, OpRequest, PutMode};
+use table_model::TableEffect;
 
-mod data;
-pub mod linear;
+mod anomalies;
+mod table_model;
+
+/// States that the search for an order visits at most.
+const MAX_STATES: usize = 3_000_000;
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ViolationKind {
     /// Part of a write is visible.
     Torn,
-    /// Rows that nobody wrote so, or twice, or in another order.
+    /// Rows differ from those written, or appear twice or out of order.
     Corrupt,
-    /// A write is visible that was refused, or not yet asked for.
+    /// A write is visible that was refused, or not yet sent.
     Phantom,
     /// An acknowledged write is not visible.
     Lost,
-    /// A read shows an older version than was acknowledged before it began.
+    /// A read shows a version older than one acknowledged before it began.
     Stale,
     /// One version, or one FlightInfo, showed different rows at different times.
     Mixed,
     /// No order of the operations explains the answers.
-    NotLinear,
-    /// The search for such an order was given up.
+    NotLinearizable,
+    /// The search for such an order visited too many states.
     Undecided,
-    /// An answer that a fault does not explain.
+    /// An answer that no fault explains.
     Unexpected,
-    /// A process ended by itself.
-    Died,
+    /// A process exited by itself.
+    Crashed,
     /// A member cannot be reached, or is not ready, after the faults.
     Unreachable,
     /// Copies are missing, or damaged, after the faults.
     NotRepaired,
-    /// Something was left behind.
-    Litter,
+    /// An unfinished file was left behind.
+    LeftoverFile,
 }
 
 /// Something that should not have happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// What kind.
-    pub kind: Kind,
-    /// What exactly.
+pub struct ChaosViolation {
+    /// Its kind.
+    pub kind: ViolationKind,
+    /// What happened.
     pub what: String,
-    /// Numbers of the events that show it.
-    pub events: Vec<u64>,
+    /// The ids of the operations that show it.
+    pub operations: Vec<u64>,
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ChaosViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.kind, self.what)?;
-        if !self.events.is_empty() {
-            write!(f, " (events {:?})", self.events)?;
+        if !self.operations.is_empty() {
+            write!(f, " (operations {:?})", self.operations)?;
         }
         Ok(())
     }
 }
 
-/// Judges a whole history.
-pub fn judge(history: &History) -> Vec<Violation> {
-    let mut tables: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
-    for event in history.events.values() {
-        tables.entry(&event.table).or_default().push(event);
+/// Checks a whole history.
+pub fn check(history: &ClientHistory) -> Vec<ChaosViolation> {
+    let mut tables: BTreeMap<&str, Vec<&ClientOperation>> = BTreeMap::new();
+    for operation in history.operations.values() {
+        tables.entry(&operation.table).or_default().push(operation);
     }
-    tables.values().flat_map(|events| data::judge(events).into_iter().chain(order(events))).collect()
+    let violations =
+        |operations: &Vec<&ClientOperation>| anomalies::find(operations).into_iter().chain(check_order(operations));
+    tables.values().flat_map(violations).collect()
 }
 
-/// The search for an order of one table's operations.
-fn order(events: &[&Event]) -> Option<Violation> {
-    let mut names = Names::default();
-    let mut calls: Vec<(Call, u64)> =
-        events.iter().filter_map(|event| Some((call(event, &mut names)?, event.id))).collect();
-    calls.sort_by_key(|(call, _)| call.begin);
-    let (calls, ids): (Vec<Call>, Vec<u64>) = calls.into_iter().unzip();
-    let table = &events[0].table;
-    let (kind, what, events) = match linear::judge(&calls) {
-        Verdict::Linear => return None,
-        Verdict::Broken(stuck) => {
-            let what = format!("table {table}: no order of its {} operations explains the answers", calls.len());
-            (Kind::NotLinear, what, stuck.into_iter().map(|at| ids[at]).collect())
+/// Whether one table's operations are linearizable.
+fn check_order(operations: &[&ClientOperation]) -> Option<ChaosViolation> {
+    let mut numbers = WriteNumbers::default();
+    let (mut effects, mut ids) = (Vec::new(), Vec::new());
+    for operation in operations {
+        if let Some(effect) = timed_effect(operation, &mut numbers) {
+            effects.push(effect);
+            ids.push(operation.id);
         }
-        Verdict::Undecided => {
-            (Kind::Undecided, format!("table {table}: too many orders of its {} operations", calls.len()), Vec::new())
+    }
+    let (table, count) = (&operations[0].table, effects.len());
+    let (kind, what, operations) = match volley_linearizability::check(&table_model::operations(effects), MAX_STATES) {
+        CheckResult::Ok => return None,
+        CheckResult::Illegal(stuck) => {
+            let what = format!("table {table}: no order of its {count} operations explains the answers");
+            (ViolationKind::NotLinearizable, what, stuck.into_iter().map(|at| ids[at]).collect())
+        }
+        CheckResult::Unknown => {
+            (ViolationKind::Undecided, format!("table {table}: too many orders of its {count} operations"), Vec::new())
         }
     };
-    Some(Violation { kind, what, events })
+    Some(ChaosViolation { kind, what, operations })
 }
 
-/// Numbers for the writes' ids.
+/// Numbers for the ids of writes.
 #[derive(Default)]
-struct Names<'a>(BTreeMap<&'a str, u32>);
+struct WriteNumbers<'a>(BTreeMap<&'a str, u32>);
 
-impl<'a> Names<'a> {
+impl<'a> WriteNumbers<'a> {
     fn of(&mut self, write: &'a str) -> u32 {
         let next = self.0.len() as u32;
         *self.0.entry(write).or_insert(next)
     }
 }
 
-/// What the search should know of an event; none if it says nothing of the newest version.
-fn call<'a>(event: &'a Event, names: &mut Names<'a>) -> Option<Call> {
-    let (begin, end) = (event.begin, Some(event.end));
-    let act = match (&event.ask, &event.outcome) {
-        (Ask::Put { mode, write, .. }, Outcome::Done { version }) => put(*mode, names.of(write), Some(*version)),
-        (Ask::Put { mode, write, .. }, Outcome::Unknown { .. }) => {
-            return Some(Call { begin, end: None, act: put(*mode, names.of(write), None) });
+/// What the checker must know of an operation: when it was invoked, when it returned, what it did. None if it says nothing
+/// about the newest version.
+fn timed_effect<'a>(
+    operation: &'a ClientOperation,
+    numbers: &mut WriteNumbers<'a>,
+) -> Option<(u64, Option<u64>, TableEffect)> {
+    let (begin, end) = (operation.begin, Some(operation.end));
+    let effect = match (&operation.request, &operation.outcome) {
+        (OpRequest::Put { mode, write, .. }, OpOutcome::Done { version }) => {
+            put_effect(*mode, numbers.of(write), Some(*version))
         }
-        (Ask::Drop, Outcome::Done { .. }) => Act::Drop,
-        (Ask::Drop, Outcome::Unknown { .. }) => return Some(Call { begin, end: None, act: Act::Drop }),
-        (Ask::Read { .. }, Outcome::Content { version, ordered, content }) => {
-            let writes = content.writes.iter().map(|write| names.of(write)).collect();
-            Act::Read { version: *version, writes, ordered: *ordered }
+        (OpRequest::Put { mode, write, .. }, OpOutcome::Unknown { .. }) => {
+            return Some((begin, None, put_effect(*mode, numbers.of(write), None)));
         }
-        (Ask::Put { .. } | Ask::Drop | Ask::Read { .. }, Outcome::Absent) => Act::Absent,
-        (Ask::Put { .. }, Outcome::Present) => Act::Present,
+        (OpRequest::Drop, OpOutcome::Done { .. }) => TableEffect::Drop,
+        (OpRequest::Drop, OpOutcome::Unknown { .. }) => return Some((begin, None, TableEffect::Drop)),
+        (OpRequest::Read { .. }, OpOutcome::Content { version, ordered, content }) => {
+            let writes = content.writes.iter().map(|write| numbers.of(write)).collect();
+            TableEffect::Read { version: *version, writes, ordered: *ordered }
+        }
+        (OpRequest::Put { .. } | OpRequest::Drop | OpRequest::Read { .. }, OpOutcome::Absent) => TableEffect::Absent,
+        (OpRequest::Put { .. }, OpOutcome::Present) => TableEffect::Present,
         _ => return None,
     };
-    Some(Call { begin, end, act })
+    Some((begin, end, effect))
 }
 
-fn put(mode: PutMode, write: u32, version: Option<u64>) -> Act {
+fn put_effect(mode: PutMode, write: u32, version: Option<u64>) -> TableEffect {
     match mode {
-        PutMode::Append => Act::Append { write, version },
-        PutMode::Replace | PutMode::Create => Act::Replace { write, version, create: mode == PutMode::Create },
+        PutMode::Append => TableEffect::Append { write, version },
+        PutMode::Replace | PutMode::Create => TableEffect::Replace { write, version, create: mode == PutMode::Create },
     }
 }
 
 /// How often each kind was found.
-pub fn counts(violations: &[Violation]) -> BTreeMap<Kind, usize> {
-    let kinds: BTreeSet<Kind> = violations.iter().map(|violation| violation.kind).collect();
+pub fn counts(violations: &[ChaosViolation]) -> BTreeMap<ViolationKind, usize> {
+    let kinds: BTreeSet<ViolationKind> = violations.iter().map(|violation| violation.kind).collect();
     kinds.into_iter().map(|kind| (kind, violations.iter().filter(|one| one.kind == kind).count())).collect()
 }
 

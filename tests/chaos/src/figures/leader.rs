@@ -1,19 +1,19 @@
-//! From the kill of a leader to the next write that is acknowledged, as a client of a node sees it.
+//! From the kill of a leader to the next acknowledged write, seen by a client of a node.
 
 use std::time::{Duration, Instant};
 
 use volley_common::options::{Mode, Options};
 
-use super::{LIMIT, Outcome, READY, client, name, print_times, put, site, until};
+use super::{FigureResult, LIMIT, READY, client, name, print_times, put, start_cluster, until};
 use crate::nemesis::answers;
 use crate::rows;
 
 /// Leaders to kill.
 const TIMES: usize = 30;
 
-pub(super) async fn measure(coordinator_config: &str) -> Outcome {
-    let mut site = site(3, coordinator_config, "").await?;
-    let writer = client(&site.nodes[0].address).await?;
+pub(super) async fn measure(coordinator_config: &str) -> FigureResult {
+    let mut cluster = start_cluster(3, coordinator_config, "").await?;
+    let writer = client(&cluster.nodes[0].address).await?;
     put(&writer, "t", 10, 1).await.map_err(|error| error.message)?;
     let quiet = {
         let begin = Instant::now();
@@ -22,20 +22,20 @@ pub(super) async fn measure(coordinator_config: &str) -> Outcome {
     };
     let (mut writes, mut elections) = (Vec::new(), Vec::new());
     for round in 1..=TIMES {
-        let leader = until("there is a leader", LIMIT, async || site.leader().await).await?;
+        let leader = until("there is a leader", LIMIT, async || cluster.known_leader().await).await?;
         let begin = Instant::now();
-        site.coordinators[leader].kill9();
-        let other = site.coordinators[(leader + 1) % 3].address.clone();
+        cluster.coordinators[leader].kill();
+        let other = cluster.coordinators[(leader + 1) % 3].address.clone();
         let (written, elected) =
             tokio::join!(async { append(&writer, round).await.map(|()| begin.elapsed()) }, async {
                 answers(&other, READY).await.map(|()| begin.elapsed())
             },);
         writes.push(written?);
         elections.push(elected?);
-        site.coordinators[leader].start();
-        site.ready(READY).await?;
-        answers(&site.coordinators[leader].address, READY).await?;
-        // A follower that has only just come back may not have all that the next leader needs.
+        cluster.coordinators[leader].start();
+        cluster.try_ready(READY).await?;
+        answers(&cluster.coordinators[leader].address, READY).await?;
+        // A follower that has just restarted may lack entries that the next leader needs.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     println!("a small append without a fault: {:.3} s", quiet.as_secs_f64());
@@ -44,8 +44,8 @@ pub(super) async fn measure(coordinator_config: &str) -> Outcome {
     Ok(())
 }
 
-/// Appends a few rows; tried again until it is acknowledged.
-async fn append(writer: &volley_common::client::Client, round: usize) -> Outcome {
+/// Appends a few rows, repeatedly until they are acknowledged.
+async fn append(writer: &volley_common::client::Client, round: usize) -> FigureResult {
     let write = format!("round{round}");
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
     until("an append is acknowledged", LIMIT, async || {

@@ -1,5 +1,5 @@
-//! How long things take, on real processes without proxies. Each figure prints what it measured.
-#![allow(clippy::print_stdout, reason = "this program talks to a person")]
+//! How long recovery takes, on real processes without proxies. Each figure prints its results.
+#![allow(clippy::print_stdout, reason = "it prints its results")]
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use volley_common::client::Client;
 use volley_common::options::{Mode, Options};
 use volley_common::{Result, TableName};
+use volley_tests::cluster::{ClusterOptions, TestCluster};
 
 use crate::report::quantile;
 use crate::rows;
-use crate::site::{Plan, Site};
 
 mod leader;
 mod node;
@@ -22,9 +22,9 @@ const READY: Duration = Duration::from_secs(120);
 /// How long a single measurement may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
-type Outcome = std::result::Result<(), String>;
+type FigureResult = std::result::Result<(), String>;
 
-/// Measures what is named, or all. `coordinator_config`: more lines for the coordinators' configuration.
+/// Measures the named figures, or all. `coordinator_config`: more lines for the coordinators' configuration.
 pub async fn measure(names: &[String], coordinator_config: &str) -> ExitCode {
     let all = ["leader", "node", "repair", "restart"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
@@ -46,30 +46,28 @@ pub async fn measure(names: &[String], coordinator_config: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A running cluster with the defaults, but for these lines of the two configurations.
-async fn site(nodes: usize, coordinator_config: &str, node_config: &str) -> std::result::Result<Site, String> {
-    let plan = Plan {
+/// Starts a cluster with the defaults and these lines in the two configurations.
+async fn start_cluster(
+    nodes: usize,
+    coordinator_config: &str,
+    node_config: &str,
+) -> std::result::Result<TestCluster, String> {
+    let mut cluster = TestCluster::create(ClusterOptions {
         coordinators: 3,
         nodes,
         zones: nodes,
-        proxied: false,
-        small_disk: None,
         coordinator_config: coordinator_config.into(),
         node_config: node_config.into(),
-    };
-    let mut site = Site::new(&plan, "volley-figures-").await;
-    site.start_all();
-    site.ready(READY).await?;
-    until("all nodes are alive", LIMIT, async || {
-        let status = site.status().await?;
-        let nodes_seen = status["nodes"].as_array()?;
-        (nodes_seen.iter().filter(|node| node["state"] == "alive").count() == nodes).then_some(())
-    })
-    .await?;
-    Ok(site)
+        folder_prefix: "volley-figures-".into(),
+        ..ClusterOptions::default()
+    });
+    cluster.start_stopped();
+    cluster.try_ready(READY).await?;
+    until("all nodes are alive", LIMIT, async || (cluster.nodes_alive().await == Some(nodes)).then_some(())).await?;
+    Ok(cluster)
 }
 
-/// Polls until there is something.
+/// Polls until `condition` returns a value.
 async fn until<T>(
     what: &str,
     limit: Duration,
@@ -95,7 +93,7 @@ fn name(table: &str) -> TableName {
     table.parse().unwrap()
 }
 
-/// Puts rows into a keyed table of so many shards.
+/// Puts rows into a keyed table of this many shards.
 async fn put(client: &Client, table: &str, rows: i64, shards: u32) -> Result<()> {
     let shard_by = Some(vec!["seq".into()]);
     let options = Options { mode: Some(Mode::Replace), shards: Some(shards), shard_by, ..Options::default() };

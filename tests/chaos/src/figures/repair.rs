@@ -1,4 +1,4 @@
-//! How fast the copies of a lost node are made again, beside what disk and loopback can do.
+//! How fast the copies of a lost node are repaired, compared with the rates of disk and loopback.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -6,14 +6,14 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{LIMIT, Outcome, client, put, site, until};
+use super::{FigureResult, LIMIT, client, put, start_cluster, until};
 use crate::copies;
 
-/// Tables, of so many rows each: about 1 GB in all, one copy counted.
+/// Tables and rows of each: about 1 GB in all, one copy counted.
 const TABLES: usize = 20;
 const ROWS: i64 = 330_000;
 
-pub(super) async fn measure(coordinator_config: &str) -> Outcome {
+pub(super) async fn measure(coordinator_config: &str) -> FigureResult {
     for (what, config) in [("unthrottled", "copy_bytes_per_second = 0\n"), ("with the defaults", "")] {
         let (bytes, time) = repair(coordinator_config, config).await?;
         let rate = bytes as f64 / time.as_secs_f64() / 1e6;
@@ -28,16 +28,16 @@ pub(super) async fn measure(coordinator_config: &str) -> Outcome {
     Ok(())
 }
 
-/// Loses a node of four for good: how many bytes were copied, and how long from the first byte to the last.
+/// Kills one node of four: how many bytes were copied, and the time from the first byte to the last.
 async fn repair(coordinator_config: &str, node_config: &str) -> Result<(u64, Duration), String> {
-    let quick = format!("node_timeout_ms = 2000\ngrace_ms = 3000\n{coordinator_config}\n");
-    let mut site = site(4, &quick, node_config).await?;
-    let writer = client(&site.coordinators[0].address).await?;
+    let quick = format!("node_timeout_ms = 2000\nrepair_delay_ms = 3000\n{coordinator_config}\n");
+    let mut cluster = start_cluster(4, &quick, node_config).await?;
+    let writer = client(&cluster.coordinators[0].address).await?;
     for table in 0..TABLES {
         put(&writer, &format!("t{table}"), ROWS, 8).await.map_err(|error| error.message)?;
     }
-    // Copies on writing nodes that should not keep them go first.
-    let folders: Vec<PathBuf> = site.nodes.iter().map(|node| node.folder.clone()).collect();
+    // Wait until misplaced copies on writing nodes are deleted.
+    let folders: Vec<PathBuf> = cluster.nodes.iter().map(|node| node.folder.clone()).collect();
     let wanted = |folders: &[PathBuf]| folders.iter().map(|folder| held(folder)).sum::<u64>();
     let mut last = 0;
     until("the puts have settled", LIMIT, async || {
@@ -47,7 +47,7 @@ async fn repair(coordinator_config: &str, node_config: &str) -> Result<(u64, Dur
     })
     .await?;
     let (all, lost) = (wanted(&folders), held(&folders[3]));
-    site.nodes[3].kill9();
+    cluster.nodes[3].kill();
     let left = || wanted(&folders[..3]);
     let begin = until("the repair begins", LIMIT, async || (left() > all - lost).then(Instant::now)).await?;
     until("the repair is done", LIMIT, async || (left() >= all).then_some(())).await?;

@@ -1,43 +1,42 @@
-//! What the restart of a whole cluster of 10,000 parts takes.
+//! How long the restart of a whole cluster with 10,000 parts takes.
 
 use std::time::{Duration, Instant};
 
 use volley_common::options::Options;
+use volley_tests::cluster::TestCluster;
 
-use super::{LIMIT, Outcome, READY, client, name, put, site, until};
+use super::{FigureResult, LIMIT, READY, client, name, put, start_cluster, until};
 use crate::copies;
-use crate::site::Site;
 
-/// Tables, of so many shards each, with two copies of every part.
+/// Tables and shards of each, with two copies of every part.
 const TABLES: usize = 100;
 const SHARDS: u32 = 100;
 const ROWS: i64 = 2000;
 
-pub(super) async fn measure(coordinator_config: &str) -> Outcome {
-    let mut site = site(4, coordinator_config, "").await?;
-    let (writer, begin) = (client(&site.coordinators[0].address).await?, Instant::now());
+pub(super) async fn measure(coordinator_config: &str) -> FigureResult {
+    let mut cluster = start_cluster(4, coordinator_config, "").await?;
+    let (writer, begin) = (client(&cluster.coordinators[0].address).await?, Instant::now());
     for table in 0..TABLES {
         put(&writer, &format!("t{table}"), ROWS, SHARDS).await.map_err(|error| error.message)?;
     }
-    let files: usize = site.nodes.iter().map(|node| copies::parts_of(&node.folder).len()).sum();
+    let files: usize = cluster.nodes.iter().map(|node| copies::parts_of(&node.folder).len()).sum();
     println!("{} parts, {files} files, put in {:.1} s", TABLES * SHARDS as usize, begin.elapsed().as_secs_f64());
-    for member in site.members() {
-        site.kill(member);
+    cluster.kill_all();
+    measure_start("after kill -9 of all", &mut cluster).await?;
+    for member in cluster.members() {
+        member.try_stop(Duration::from_secs(60)).await.ok_or_else(|| format!("{} does not stop", member.name))?;
     }
-    up_again("after kill -9 of all", &mut site).await?;
-    for member in site.members() {
-        site.process(member).try_stop(Duration::from_secs(60)).await.ok_or(format!("{member} does not stop"))?;
-    }
-    up_again("after SIGTERM of all", &mut site).await
+    measure_start("after SIGTERM of all", &mut cluster).await
 }
 
-/// Starts all, and says when what works.
-async fn up_again(what: &str, site: &mut Site) -> Outcome {
+/// Starts all members, and prints when gets work again.
+async fn measure_start(what: &str, cluster: &mut TestCluster) -> FigureResult {
     let begin = Instant::now();
-    site.start_all();
-    site.ready(READY).await?;
+    cluster.start_stopped();
+    cluster.try_ready(READY).await?;
     let ready = begin.elapsed();
-    let reader = until("a coordinator takes clients", LIMIT, async || client(&site.coordinators[0].address).await.ok());
+    let reader =
+        until("a coordinator takes clients", LIMIT, async || client(&cluster.coordinators[0].address).await.ok());
     let reader = reader.await?;
     until("a get works", LIMIT, async || reader.get_all(&name("t0"), &Options::default()).await.ok()).await?;
     let first = begin.elapsed();

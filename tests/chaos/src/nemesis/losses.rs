@@ -1,81 +1,82 @@
-//! Faults after which bytes are gone: wiped folders, harmed files, a full disk.
+//! Faults that lose bytes: wiped folders, damaged files, a full disk.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Nemesis, Strike, Undo, answers};
-use crate::check::{Kind, Violation};
+use volley_tests::cluster::MemberId;
+
+use super::{FaultUndo, InjectResult, ProcessNemesis, answers};
+use crate::check::{ChaosViolation, ViolationKind};
 use crate::copies;
-use crate::faults::{Act, Harm};
-use crate::links::Member;
+use crate::faults::{Corruption, FaultAction};
 
 /// How long a wiped coordinator may take to answer again.
-const BACK: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-impl Nemesis {
+impl ProcessNemesis {
     pub(super) fn folders(&self) -> Vec<PathBuf> {
-        self.site.nodes.iter().map(|node| node.folder.clone()).collect()
+        self.cluster.servers.nodes.iter().map(|node| node.folder.clone()).collect()
     }
 
-    /// Whether a fault may come now: if copies are gone after it, another node must have each, and those that an earlier
-    /// fault took must be back (or their parts gone for good).
-    pub(super) fn spared(&mut self, act: Act) -> Result<(), String> {
-        if !act.destroys() {
+    /// Refuses a fault that could lose the last copy of a part: another node must have a sound copy of each part that it
+    /// destroys, and the copies that an earlier fault destroyed must be repaired (or their parts deleted).
+    pub(super) fn check_enough_copies(&mut self, action: FaultAction) -> Result<(), String> {
+        if !action.destroys_copies() {
             return Ok(());
         }
-        let survey = copies::survey(&self.folders());
-        self.owed.retain(|part| survey.get(part).is_some_and(|copies| copies.sound().len() < 2));
-        let alone = match act {
-            Act::WipeNode(node) | Act::Harm(node, _) => copies::only_on(&survey, node),
+        let inventory = copies::inventory(&self.folders());
+        self.parts_at_risk.retain(|part| inventory.get(part).is_some_and(|copies| copies.sound().len() < 2));
+        let alone = match action {
+            FaultAction::WipeNode(node) | FaultAction::CorruptPart(node, _) => copies::only_on(&inventory, node),
             _ => Vec::new(),
         };
-        match self.owed.iter().chain(&alone).next() {
+        match self.parts_at_risk.iter().chain(&alone).next() {
             None => Ok(()),
             Some(part) => Err(format!("too few copies of part {part}")),
         }
     }
 
-    pub(super) fn wipe_node(&mut self, node: usize) -> (String, Undo) {
-        let survey = copies::survey(&self.folders());
-        let member = Member::Node(node);
-        self.site.kill(member);
-        self.site.wipe(member);
-        let had = survey.into_iter().filter(|(_, part)| part.copies.iter().any(|copy| copy.node == node));
-        self.owed.extend(had.map(|(name, _)| name));
-        (member.to_string(), Undo::Start(vec![member]))
+    pub(super) fn wipe_node(&mut self, node: usize) -> (String, FaultUndo) {
+        let inventory = copies::inventory(&self.folders());
+        let member = MemberId::Node(node);
+        self.cluster.servers.member(member).kill();
+        self.cluster.wipe(member);
+        let had = inventory.into_iter().filter(|(_, part)| part.copies.iter().any(|copy| copy.node == node));
+        self.parts_at_risk.extend(had.map(|(name, _)| name));
+        (member.to_string(), FaultUndo::Start(vec![member]))
     }
 
-    /// All coordinators must be well before: the others hold what this one forgets.
-    pub(super) async fn wipe_coordinator(&mut self, member: Member) -> Strike {
-        for coordinator in &self.site.coordinators {
+    /// All coordinators must answer before: the others have what this one loses.
+    pub(super) async fn wipe_coordinator(&mut self, member: MemberId) -> InjectResult {
+        for coordinator in &self.cluster.servers.coordinators {
             answers(&coordinator.address, Duration::from_secs(20)).await?;
         }
-        self.site.kill(member);
-        self.site.wipe(member);
-        self.site.start(member);
-        let address = self.site.process(member).address.clone();
-        if let Err(why) = answers(&address, BACK).await {
+        self.cluster.servers.member(member).kill();
+        self.cluster.wipe(member);
+        self.cluster.start(member);
+        let address = self.cluster.servers.member(member).address.clone();
+        if let Err(why) = answers(&address, ANSWER_LIMIT).await {
             let what = format!("{member} does not answer after its folder was wiped: {why}");
-            self.violations.push(Violation { kind: Kind::Unreachable, what, events: Vec::new() });
+            self.violations.push(ChaosViolation { kind: ViolationKind::Unreachable, what, operations: Vec::new() });
         }
-        Ok((member.to_string(), Undo::Nothing))
+        Ok((member.to_string(), FaultUndo::Nothing))
     }
 
-    pub(super) fn fill_disk(&mut self) -> Strike {
-        let small = self.site.small.ok_or("no small disk could be mounted (that needs root)")?;
-        let path = self.site.nodes[small].folder.join("filler");
+    pub(super) fn fill_disk(&mut self) -> InjectResult {
+        let small = self.cluster.small_disk.ok_or("no small disk could be mounted (that needs root)")?;
+        let path = self.cluster.servers.nodes[small].folder.join("filler");
         let mut file = fs::File::create(&path).map_err(|e| e.to_string())?;
         let block = vec![7; 64 << 10];
         while file.write(&block).is_ok_and(|written| written > 0) {}
-        Ok((Member::Node(small).to_string(), Undo::Remove(path)))
+        Ok((MemberId::Node(small).to_string(), FaultUndo::Remove(path)))
     }
 
-    /// Harms a part of which another node has a sound copy, while the node does not run.
-    pub(super) fn harm(&mut self, node: usize, harm: Harm) -> Strike {
-        let survey = copies::survey(&self.folders());
-        let mine = survey.iter().filter_map(|(name, part)| {
+    /// Damages a part of which another node has a sound copy, while the node does not run.
+    pub(super) fn corrupt_part(&mut self, node: usize, corruption: Corruption) -> InjectResult {
+        let inventory = copies::inventory(&self.folders());
+        let mine = inventory.iter().filter_map(|(name, part)| {
             let mine = part.copies.iter().find(|copy| copy.node == node)?;
             part.sound().iter().any(|other| *other != node).then(|| (name.clone(), mine.path.clone()))
         });
@@ -83,27 +84,27 @@ impl Nemesis {
         if mine.is_empty() {
             return Err("the node had no part that another has too".into());
         }
-        let (name, path) = mine[self.chooser.index(mine.len())].clone();
-        let member = Member::Node(node);
-        self.site.kill(member);
-        spoil(&path, harm).map_err(|e| format!("{}: {e}", path.display()))?;
-        self.owed.insert(name.clone());
-        self.site.start(member);
-        Ok((format!("{member} {name}"), Undo::Nothing))
+        let (name, path) = mine[self.generator.index(mine.len())].clone();
+        let member = MemberId::Node(node);
+        self.cluster.servers.member(member).kill();
+        corrupt(&path, corruption).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.parts_at_risk.insert(name.clone());
+        self.cluster.start(member);
+        Ok((format!("{member} {name}"), FaultUndo::Nothing))
     }
 }
 
-fn spoil(path: &Path, harm: Harm) -> std::io::Result<()> {
+fn corrupt(path: &Path, corruption: Corruption) -> std::io::Result<()> {
     let length = fs::metadata(path)?.len();
     let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let middle = length / 2;
-    match harm {
-        Harm::Truncate => file.set_len(middle),
-        Harm::Zero => {
+    match corruption {
+        Corruption::Truncate => file.set_len(middle),
+        Corruption::Zero => {
             file.seek(SeekFrom::Start(middle))?;
             file.write_all(&vec![0; (length - middle).min(4096) as usize])
         }
-        Harm::Flip => {
+        Corruption::FlipBit => {
             let byte = fs::read(path)?[middle as usize] ^ 0x10;
             file.seek(SeekFrom::Start(middle))?;
             file.write_all(&[byte])

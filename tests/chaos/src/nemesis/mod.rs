@@ -1,4 +1,4 @@
-//! Does the faults, and undoes them.
+//! Injects the faults, and undoes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,182 +8,195 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use volley_common::client::Client;
-use volley_tests::process::Process;
+use volley_tests::cluster::MemberId;
+use volley_tests::process::ServerProcess;
 
-use crate::check::{Kind, Violation};
-use crate::faults::{Act, Chooser, Cut, Fault, Who};
-use crate::history::{FaultEvent, Line, Recorder};
-use crate::links::{Member, Mode};
-use crate::site::Site;
+use crate::check::{ChaosViolation, ViolationKind};
+use crate::cluster::FaultyCluster;
+use crate::faults::{FaultAction, FaultGenerator, FaultTarget, LinkSet, ScheduledFault};
+use crate::history::{FaultEvent, HistoryLine, HistoryRecorder};
+use crate::links::{LinkDirection, LinkEnd, LinkFault};
 
-/// How long a member may take to end on SIGTERM.
-const STOPPED: Duration = Duration::from_secs(45);
+/// How long a member may take to exit on SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 mod growth;
 mod losses;
 
-/// The one who does it.
-pub struct Nemesis {
+/// Injects faults into a cluster of processes.
+pub struct ProcessNemesis {
     /// The cluster.
-    pub site: Site,
-    /// What was seen to go wrong meanwhile.
-    pub violations: Vec<Violation>,
-    /// Faults that could not be done, by kind: how often, and why the last time.
+    pub cluster: FaultyCluster,
+    /// What went wrong so far.
+    pub violations: Vec<ChaosViolation>,
+    /// Faults that were not possible, by kind: how often, and the last reason.
     pub skipped: BTreeMap<&'static str, (usize, String)>,
-    recorder: Arc<Recorder>,
-    chooser: Chooser,
+    recorder: Arc<HistoryRecorder>,
+    generator: FaultGenerator,
     only: Vec<String>,
-    /// Parts that lost a copy and have not been seen with two since.
-    owed: BTreeSet<String>,
+    /// Parts that lost a copy and have not had two since.
+    parts_at_risk: BTreeSet<String>,
     done: usize,
-    /// A fault that destroys copies waits here until those of the one before it are back.
-    deferred: Option<Fault>,
+    /// A fault that destroys copies, waiting until the copies lost before it are repaired.
+    deferred: Option<ScheduledFault>,
 }
 
-/// A fault that was done: what to undo.
-struct Struck {
+/// A fault in effect, and how to undo it.
+struct InjectedFault {
     kind: &'static str,
     what: String,
     begin: u64,
-    hold: Duration,
-    undo: Undo,
+    duration: Duration,
+    undo: FaultUndo,
 }
 
-enum Undo {
+enum FaultUndo {
     Nothing,
-    Start(Vec<Member>),
-    Resume(Member),
-    Heal(Vec<(Member, Member)>),
+    Start(Vec<MemberId>),
+    Resume(MemberId),
+    Heal(Vec<LinkDirection>),
     Remove(PathBuf),
     Undrain(String),
 }
 
-type Strike = Result<(String, Undo), String>;
+type InjectResult = Result<(String, FaultUndo), String>;
 
-impl Nemesis {
-    /// Faults drawn by `chooser` on this cluster.
-    pub fn new(site: Site, recorder: Arc<Recorder>, chooser: Chooser, only: Vec<String>) -> Nemesis {
-        Nemesis {
-            site,
+impl ProcessNemesis {
+    /// A nemesis that injects the faults of `generator` into this cluster.
+    pub fn new(
+        cluster: FaultyCluster,
+        recorder: Arc<HistoryRecorder>,
+        generator: FaultGenerator,
+        only: Vec<String>,
+    ) -> ProcessNemesis {
+        ProcessNemesis {
+            cluster,
             violations: Vec::new(),
             skipped: BTreeMap::new(),
             recorder,
-            chooser,
+            generator,
             only,
-            owed: BTreeSet::new(),
+            parts_at_risk: BTreeSet::new(),
             done: 0,
             deferred: None,
         }
     }
 
-    /// How many faults were done.
+    /// How many faults were injected and undone.
     pub fn done(&self) -> usize {
         self.done
     }
 
-    /// Does the next fault, or the next two at once, and undoes them; leaves the cluster alone for a moment then.
+    /// Injects the next fault, or the next two at once, and undoes them; then waits a moment.
     pub async fn turn(&mut self) {
-        let mut struck = Vec::new();
-        for Fault { act, hold } in self.draw() {
+        let mut injected = Vec::new();
+        for ScheduledFault { action, duration } in self.draw() {
             let begin = self.recorder.now();
-            match self.strike(act).await {
-                Ok((what, undo)) => struck.push(Struck { kind: act.kind(), what, begin, hold, undo }),
-                Err(why) => self.skip(act, why),
+            match self.inject(action).await {
+                Ok((what, undo)) => injected.push(InjectedFault { kind: action.kind(), what, begin, duration, undo }),
+                Err(why) => self.skip(action, why),
             }
         }
-        struck.sort_by_key(|one| one.hold);
+        injected.sort_by_key(|one| one.duration);
         let begin = Instant::now();
-        for Struck { kind, what, begin: since, hold, undo } in struck {
-            tokio::time::sleep(hold.saturating_sub(begin.elapsed())).await;
+        for InjectedFault { kind, what, begin: since, duration, undo } in injected {
+            tokio::time::sleep(duration.saturating_sub(begin.elapsed())).await;
             self.undo(undo).await;
             self.done += 1;
             let fault = FaultEvent { kind: kind.into(), what, begin: since, end: self.recorder.now() };
-            self.recorder.add(Line::Fault(fault));
+            self.recorder.add(HistoryLine::Fault(fault));
         }
-        tokio::time::sleep(self.chooser.pause()).await;
-        self.look_for_dead();
+        tokio::time::sleep(self.generator.pause()).await;
+        self.check_crashed();
     }
 
-    /// The faults of this turn: one that waits, if its time has come, else what is drawn.
-    fn draw(&mut self) -> Vec<Fault> {
+    /// The faults of this turn: the deferred one if it is possible now, else those that are drawn.
+    fn draw(&mut self) -> Vec<ScheduledFault> {
         if let Some(waiting) = self.deferred.take() {
-            match self.spared(waiting.act) {
+            match self.check_enough_copies(waiting.action) {
                 Ok(()) => return vec![waiting],
                 Err(_) => self.deferred = Some(waiting),
             }
         }
-        let drawn = self.chooser.next(&self.only);
-        let Err(why) = self.spared(drawn[0].act) else { return drawn };
+        let drawn = self.generator.next(&self.only);
+        let Err(why) = self.check_enough_copies(drawn[0].action) else { return drawn };
         if self.deferred.is_some() {
-            self.skip(drawn[0].act, why);
+            self.skip(drawn[0].action, why);
         } else {
             self.deferred = Some(drawn[0]);
         }
         Vec::new()
     }
 
-    fn skip(&mut self, act: Act, why: String) {
-        let skipped = self.skipped.entry(act.kind()).or_default();
+    fn skip(&mut self, action: FaultAction, why: String) {
+        let skipped = self.skipped.entry(action.kind()).or_default();
         *skipped = (skipped.0 + 1, why);
     }
 
-    /// Processes that ended by themselves are a violation each, and are started again.
-    pub fn look_for_dead(&mut self) {
-        for member in self.site.members() {
-            if let Some(died) = died(self.site.process(member)) {
-                self.violations.push(died);
-                self.site.kill(member);
-                self.site.start(member);
+    /// Reports each process that exited by itself as a violation, and starts it again.
+    pub fn check_crashed(&mut self) {
+        for member in self.cluster.servers.member_ids() {
+            if let Some(violation) = crashed(self.cluster.servers.member(member)) {
+                self.violations.push(violation);
+                self.cluster.servers.member(member).kill();
+                self.cluster.start(member);
             }
         }
     }
 
-    async fn strike(&mut self, act: Act) -> Strike {
-        match act {
-            Act::Kill(who) => self.member(who).await.map(|member| self.kill(vec![member])),
-            Act::KillCoordinators => {
-                let all = self.site.members().into_iter().filter(|member| matches!(member, Member::Coordinator(_)));
+    async fn inject(&mut self, action: FaultAction) -> InjectResult {
+        match action {
+            FaultAction::Crash(who) => self.member(who).await.map(|member| self.kill(vec![member])),
+            FaultAction::CrashCoordinators => {
+                let all = self
+                    .cluster
+                    .servers
+                    .member_ids()
+                    .into_iter()
+                    .filter(|member| matches!(member, MemberId::Coordinator(_)));
                 Ok(self.kill(all.collect()))
             }
-            Act::KillAll => Ok(self.kill(self.site.members())),
-            Act::Restart(who) => self.stop(who).await,
-            Act::Pause(who) => {
+            FaultAction::CrashAll => Ok(self.kill(self.cluster.servers.member_ids())),
+            FaultAction::Restart(who) => self.stop(who).await,
+            FaultAction::Pause(who) => {
                 let member = self.member(who).await?;
                 self.running(member)?.pause();
-                Ok((member.to_string(), Undo::Resume(member)))
+                Ok((member.to_string(), FaultUndo::Resume(member)))
             }
-            Act::Cut(cut, mode) => self.cut(cut, mode).await,
-            Act::WipeNode(node) => Ok(self.wipe_node(node)),
-            Act::WipeCoordinator(at) => self.wipe_coordinator(Member::Coordinator(at)).await,
-            Act::FillDisk => self.fill_disk(),
-            Act::Harm(node, harm) => self.harm(node, harm),
-            Act::Drain(node) => self.drain(node).await,
-            Act::Replace(node) => self.replace(node).await,
-            Act::Forget => self.forget().await,
+            FaultAction::Links(links, fault) => self.fail_links(links, fault).await,
+            FaultAction::WipeNode(node) => Ok(self.wipe_node(node)),
+            FaultAction::WipeCoordinator(at) => self.wipe_coordinator(MemberId::Coordinator(at)).await,
+            FaultAction::FillDisk => self.fill_disk(),
+            FaultAction::CorruptPart(node, corruption) => self.corrupt_part(node, corruption),
+            FaultAction::Drain(node) => self.drain(node).await,
+            FaultAction::Replace(node) => self.replace(node).await,
+            FaultAction::RemoveReplaced => self.remove_replaced().await,
         }
     }
 
-    async fn undo(&mut self, undo: Undo) {
+    async fn undo(&mut self, undo: FaultUndo) {
         match undo {
-            Undo::Nothing => {}
-            Undo::Start(members) => {
+            FaultUndo::Nothing => {}
+            FaultUndo::Start(members) => {
                 for member in members {
-                    // Two faults at once may have hit the same.
-                    if self.site.process(member).pid().is_none() {
-                        self.site.start(member);
+                    // Two simultaneous faults may have hit the same member.
+                    if self.cluster.servers.member(member).pid().is_none() {
+                        self.cluster.start(member);
                     }
                 }
             }
-            Undo::Resume(member) => {
-                let process = self.site.process(member);
-                if process.is_alive() {
+            FaultUndo::Resume(member) => {
+                let process = self.cluster.servers.member(member);
+                if process.is_running() {
                     process.resume();
                 }
             }
-            Undo::Heal(ways) => ways.into_iter().for_each(|(from, to)| self.site.links().heal(from, to)),
-            Undo::Remove(path) => drop(fs::remove_file(path)),
-            Undo::Undrain(node) => {
-                // Whether it was heard shows at the end, when all copies must be in place.
+            FaultUndo::Heal(directions) => {
+                directions.into_iter().for_each(|direction| self.cluster.links().heal(direction))
+            }
+            FaultUndo::Remove(path) => drop(fs::remove_file(path)),
+            FaultUndo::Undrain(node) => {
+                // If no attempt succeeds, the check at the end finds missing copies.
                 for _ in 0..5 {
                     if self.action("undrain_node", &json!({ "node": node })).await.is_ok() {
                         break;
@@ -193,82 +206,87 @@ impl Nemesis {
         }
     }
 
-    async fn member(&self, who: Who) -> Result<Member, String> {
+    async fn member(&self, who: FaultTarget) -> Result<MemberId, String> {
         match who {
-            Who::Member(member) => Ok(member),
-            Who::Leader => self.site.leader().await.map(Member::Coordinator).ok_or("there was no leader".into()),
+            FaultTarget::Member(member) => Ok(member),
+            FaultTarget::Leader => {
+                self.cluster.servers.known_leader().await.map(MemberId::Coordinator).ok_or("there was no leader".into())
+            }
         }
     }
 
-    fn running(&mut self, member: Member) -> Result<&mut volley_tests::process::Process, String> {
-        let process = self.site.process(member);
-        if process.is_alive() { Ok(process) } else { Err(format!("{member} was not running")) }
+    fn running(&mut self, member: MemberId) -> Result<&mut volley_tests::process::ServerProcess, String> {
+        let process = self.cluster.servers.member(member);
+        if process.is_running() { Ok(process) } else { Err(format!("{member} was not running")) }
     }
 
-    fn kill(&mut self, members: Vec<Member>) -> (String, Undo) {
-        members.iter().for_each(|member| self.site.kill(*member));
-        let names: Vec<String> = members.iter().map(Member::to_string).collect();
-        (names.join(" "), Undo::Start(members))
+    fn kill(&mut self, members: Vec<MemberId>) -> (String, FaultUndo) {
+        members.iter().for_each(|member| self.cluster.servers.member(*member).kill());
+        let names: Vec<String> = members.iter().map(MemberId::to_string).collect();
+        (names.join(" "), FaultUndo::Start(members))
     }
 
-    /// SIGTERM: it must end well, and soon, unless it was still starting.
-    async fn stop(&mut self, who: Who) -> Strike {
+    /// SIGTERM: the member must exit with success, and soon, unless it was still starting.
+    async fn stop(&mut self, who: FaultTarget) -> InjectResult {
         let member = self.member(who).await?;
         let process = self.running(member)?;
-        // Another fault of this moment may have paused it.
+        // A simultaneous fault may have paused it.
         process.resume();
         let was_ready = process.try_ready(Duration::from_secs(20)).await.is_ok();
-        let status = process.try_stop(STOPPED).await;
+        let status = process.try_stop(STOP_LIMIT).await;
         if was_ready && !status.is_some_and(|status| status.success()) {
-            let how = status.map_or(format!("did not end within {STOPPED:?}"), |status| format!("ended with {status}"));
+            let how =
+                status.map_or(format!("did not end within {STOP_LIMIT:?}"), |status| format!("ended with {status}"));
             let what = format!("{member} {how} on SIGTERM");
-            self.violations.push(Violation { kind: Kind::Died, what, events: Vec::new() });
+            self.violations.push(ChaosViolation { kind: ViolationKind::Crashed, what, operations: Vec::new() });
         }
-        Ok((member.to_string(), Undo::Start(vec![member])))
+        Ok((member.to_string(), FaultUndo::Start(vec![member])))
     }
 
-    async fn cut(&mut self, cut: Cut, mode: Mode) -> Strike {
-        let all = self.site.members();
-        let both = |one, others: &[Member]| -> Vec<(Member, Member)> {
+    async fn fail_links(&mut self, links: LinkSet, fault: LinkFault) -> InjectResult {
+        let all = self.cluster.servers.member_ids();
+        let ends = || all.iter().copied().map(LinkEnd::from);
+        let both = |one: LinkEnd, others: &[LinkEnd]| -> Vec<LinkDirection> {
             others.iter().filter(|other| **other != one).flat_map(|other| [(one, *other), (*other, one)]).collect()
         };
-        let ways = match cut {
-            Cut::All(who) => {
-                both(self.member(who).await?, &all.iter().copied().chain([Member::Client]).collect::<Vec<_>>())
+        let directions = match links {
+            LinkSet::All(target) => {
+                both(self.member(target).await?.into(), &ends().chain([LinkEnd::Clients]).collect::<Vec<_>>())
             }
-            Cut::Peers(who) => both(self.member(who).await?, &all),
-            Cut::Pair(who, other) => {
-                let member = self.member(who).await?;
-                both(member, &[another(&all, member, other)])
+            LinkSet::Members(target) => both(self.member(target).await?.into(), &ends().collect::<Vec<_>>()),
+            LinkSet::Pair(target, other) => {
+                let member = self.member(target).await?;
+                both(member.into(), &[another(&all, member, other).into()])
             }
-            Cut::OneWay(who, other) => {
-                let member = self.member(who).await?;
-                vec![(member, another(&all, member, other))]
+            LinkSet::OneWay(target, other) => {
+                let member = self.member(target).await?;
+                vec![(member.into(), another(&all, member, other).into())]
             }
-            Cut::Clients(member) => both(member, &[Member::Client]),
+            LinkSet::Clients(member) => both(member.into(), &[LinkEnd::Clients]),
         };
-        let (from, to) = ways[0];
-        ways.iter().for_each(|(from, to)| self.site.links().cut(*from, *to, mode));
-        Ok((format!("{from} {to} ({} ways) {cut:?} {mode:?}", ways.len()), Undo::Heal(ways)))
+        let (from, to) = directions[0];
+        directions.iter().for_each(|direction| self.cluster.links().set(*direction, fault));
+        let what = format!("{from} {to} ({} directions) {links:?} {fault:?}", directions.len());
+        Ok((what, FaultUndo::Heal(directions)))
     }
 }
 
-/// A process that was started, and ended without having been told to.
-fn died(process: &mut Process) -> Option<Violation> {
-    let ended = process.ended_by_itself();
+/// The violation of a process that exited by itself.
+fn crashed(process: &mut ServerProcess) -> Option<ChaosViolation> {
+    let ended = process.has_crashed();
     ended.then(|| {
-        let what = format!("{} ended by itself; its log ends so:\n{}", process.name, process.log_tail());
-        Violation { kind: Kind::Died, what, events: Vec::new() }
+        let what = format!("{} exited by itself; the end of its log:\n{}", process.name, process.log_tail());
+        ChaosViolation { kind: ViolationKind::Crashed, what, operations: Vec::new() }
     })
 }
 
 /// `other`, or the member after it if that is the same as `member`.
-fn another(all: &[Member], member: Member, other: Member) -> Member {
+fn another(all: &[MemberId], member: MemberId, other: MemberId) -> MemberId {
     let at = all.iter().position(|one| *one == other).unwrap_or(0);
     if member == other { all[(at + 1) % all.len()] } else { other }
 }
 
-/// Waits until a coordinator answers a linearizable read.
+/// Waits until a member answers a linearizable read.
 pub async fn answers(address: &str, limit: Duration) -> Result<(), String> {
     let begin = Instant::now();
     loop {
@@ -293,33 +311,34 @@ mod tests {
 
     use super::*;
 
-    fn process(folder: &Path, program: &str, arguments: &[&str]) -> Process {
+    fn process(folder: &Path, program: &str, arguments: &[&str]) -> ServerProcess {
         let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
-        let mut process = Process::new(program, "node1".into(), "127.0.0.1:1".into(), folder.join("node1"), arguments);
+        let mut process =
+            ServerProcess::new(program, "node1".into(), "127.0.0.1:1".into(), folder.join("node1"), arguments);
         process.start();
         process
     }
 
     #[tokio::test]
-    async fn a_process_that_ended_by_itself_died() {
+    async fn process_that_exits_by_itself_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let mut ending = process(folder.path(), "/bin/sh", &["-c", "echo it is over >&2; exit 1"]);
-        let died = wait_for(Duration::from_secs(20), "it ends", async || died(&mut ending)).await;
-        assert_eq!(died.kind, Kind::Died);
-        assert!(died.what.starts_with("node1 ended by itself") && died.what.contains("it is over"), "{died}");
+        let died = wait_for(Duration::from_secs(20), "it ends", async || crashed(&mut ending)).await;
+        assert_eq!(died.kind, ViolationKind::Crashed);
+        assert!(died.what.starts_with("node1 exited by itself") && died.what.contains("it is over"), "{died}");
     }
 
     #[test]
-    fn a_process_that_runs_or_was_killed_did_not_die() {
+    fn running_or_killed_process_is_not_reported() {
         let folder = tempfile::tempdir().unwrap();
         let mut running = process(folder.path(), "/bin/sleep", &["60"]);
-        assert_eq!(died(&mut running), None);
-        running.kill9();
-        assert_eq!(died(&mut running), None);
+        assert_eq!(crashed(&mut running), None);
+        running.kill();
+        assert_eq!(crashed(&mut running), None);
     }
 
     #[tokio::test]
-    async fn nobody_answers_where_nobody_listens() {
+    async fn closed_port_never_answers() {
         let why = answers("127.0.0.1:1", Duration::ZERO).await.unwrap_err();
         assert!(why.starts_with("127.0.0.1:1: "), "{why}");
     }

@@ -1,4 +1,4 @@
-//! Nodes that join, lose their disk, leave and try to come back: parts follow, readers notice nothing.
+//! Nodes that join, lose their disk, leave and try to come back, while readers read.
 
 use std::fs;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::options::Options;
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(40);
 const ROWS: i64 = 60_000;
 const SHARDS: usize = 12;
 
-/// Every node in a zone of its own; one that is silent is missed after 1.5 s, its parts are copied after 1 s more.
-fn shape(nodes: usize) -> Shape {
+/// Every node in a zone of its own. A node counts as unreachable after 1.5 s, and its parts are copied after 1 s more.
+fn options(nodes: usize) -> ClusterOptions {
     let coordinator_flags = ["--node-timeout-ms", "1500", "--repair-delay-ms", "1000"].map(String::from).to_vec();
-    Shape { coordinators: 1, nodes, zones: 10, coordinator_flags, ..Shape::default() }
+    ClusterOptions { coordinators: 1, nodes, zones: 10, coordinator_flags, ..ClusterOptions::default() }
 }
 
 fn keyed(replicas: u32) -> Options {
@@ -25,13 +25,13 @@ fn keyed(replicas: u32) -> Options {
 }
 
 /// Parts on each node's disk.
-fn spread(cluster: &Cluster) -> Vec<usize> {
-    let files = cluster.files();
+fn spread(cluster: &TestCluster) -> Vec<usize> {
+    let files = cluster.part_files();
     cluster.nodes.iter().map(|node| files.iter().filter(|file| file.starts_with(&node.folder)).count()).collect()
 }
 
-/// Waits until parts lie so on the disks and the cluster is green; all rows are read in every moment until then.
-async fn lie(cluster: &Cluster, client: &Client, what: &str, fits: impl Fn(&[usize]) -> bool) {
+/// Waits until the numbers of parts on the disks satisfy `fits` and the cluster is green; reads all rows meanwhile.
+async fn wait_for_spread(cluster: &TestCluster, client: &Client, what: &str, fits: impl Fn(&[usize]) -> bool) {
     wait_for(SOON, what, async || {
         assert_eq!(rows::get_sorted(client, "t").await.unwrap(), Vec::from_iter(0..ROWS), "{what}");
         let green = client.status().await.unwrap()["health"] == "green";
@@ -53,33 +53,33 @@ async fn act(client: &Client, action: &str, node: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_joins_gets_its_share_and_what_it_got_goes_elsewhere() {
-    let shape = shape(3);
-    let mut cluster = Cluster::of(shape.clone()).await;
+async fn new_node_gets_its_share_of_parts() {
+    let options = options(3);
+    let mut cluster = TestCluster::start_with(options.clone()).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
-    lie(&cluster, &client, "two copies of every part", |on| on.iter().sum::<usize>() == 2 * SHARDS).await;
-    cluster.add_node(&shape).restart().await;
-    lie(&cluster, &client, "a fourth of all copies on the new node", |on| {
+    wait_for_spread(&cluster, &client, "two copies of every part", |on| on.iter().sum::<usize>() == 2 * SHARDS).await;
+    cluster.add_node().restart().await;
+    wait_for_spread(&cluster, &client, "a fourth of all copies on the new node", |on| {
         on.iter().sum::<usize>() == 2 * SHARDS && on[3] == 2 * SHARDS / 4
     })
     .await;
-    // The rows of a new put go there, too.
+    // The rows of a new put go there too.
     let append = Options { mode: Some(volley_common::options::Mode::Append), ..Options::default() };
     rows::put(&client, "t", &append, ROWS..ROWS + 1200).await.unwrap();
     wait_for(SOON, "a fourth of the new parts", async || (spread(&cluster)[3] == SHARDS).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lost_its_disk_is_replaced_by_what_it_starts_as() {
-    let mut cluster = Cluster::of(shape(3)).await;
+async fn node_with_a_lost_disk_comes_back_as_a_new_node() {
+    let mut cluster = TestCluster::start_with(options(3)).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
     let victim = cluster.nodes[1].uri();
-    cluster.nodes[1].kill9();
+    cluster.nodes[1].kill();
     fs::remove_dir_all(&cluster.nodes[1].folder).unwrap();
     cluster.nodes[1].restart().await;
-    lie(&cluster, &client, "all copies are there again", |on| {
+    wait_for_spread(&cluster, &client, "all copies are there again", |on| {
         on.iter().sum::<usize>() == 2 * SHARDS && on[1] >= SHARDS / 2
     })
     .await;
@@ -89,8 +89,8 @@ async fn a_node_that_lost_its_disk_is_replaced_by_what_it_starts_as() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_and_removed_node_ends_and_does_not_come_back() {
-    let mut cluster = Cluster::of(shape(4)).await;
+async fn removed_node_exits_and_cannot_rejoin() {
+    let mut cluster = TestCluster::start_with(options(4)).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
     let id = id_of(&client, &cluster.nodes[2].uri(), "alive").await;
@@ -99,19 +99,20 @@ async fn a_drained_and_removed_node_ends_and_does_not_come_back() {
     wait_for(SOON, "the drain is done", async || (act(&client, "drain_node", &id).await["done"] == true).then_some(()))
         .await;
     act(&client, "remove_node", &id).await;
-    wait_for(SOON, "the removed node ends", async || cluster.nodes[2].ended_by_itself().then_some(())).await;
-    cluster.nodes[2].kill9();
-    let why = cluster.nodes[2].refuses().await;
+    wait_for(SOON, "the removed node ends", async || cluster.nodes[2].has_crashed().then_some(())).await;
+    cluster.nodes[2].kill();
+    let why = cluster.nodes[2].start_fails().await;
     assert!(why.contains("was removed from this cluster") && why.contains("--data-dir"), "{why}");
-    lie(&cluster, &client, "the others have it all", |on| on.iter().sum::<usize>() - on[2] == 2 * SHARDS).await;
+    wait_for_spread(&cluster, &client, "the others have it all", |on| on.iter().sum::<usize>() - on[2] == 2 * SHARDS)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_without_a_live_holder_is_named_and_back_with_its_node() {
-    let mut cluster = Cluster::of(shape(2)).await;
+async fn shard_without_live_holder_is_unavailable_until_it_returns() {
+    let mut cluster = TestCluster::start_with(options(2)).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &keyed(1), 0..ROWS).await.unwrap();
-    cluster.nodes[1].kill9();
+    cluster.nodes[1].kill();
     let error =
         wait_for(SOON, "a shard is missing", async || client.info(&rows::name("t"), &Options::default()).await.err())
             .await;

@@ -1,4 +1,4 @@
-//! Members that are started wrongly say why in one sentence, and the others go on.
+//! A member with a wrong option exits with one sentence, and the others work on.
 
 use std::fs;
 use std::net::TcpListener;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::Value;
 use volley_common::options::Options;
 use volley_tests::process::run;
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
-fn small() -> Shape {
-    Shape { coordinators: 1, nodes: 2, ..Shape::default() }
+fn small() -> ClusterOptions {
+    ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() }
 }
 
 fn says(reason: &str, words: &[&str]) {
@@ -18,39 +18,39 @@ fn says(reason: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_or_a_folder_in_use_is_named() {
-    let mut cluster = Cluster::of(small()).await;
+async fn startup_names_a_port_or_folder_in_use() {
+    let mut cluster = TestCluster::start_with(small()).await;
     let (first, second) = cluster.nodes.split_at_mut(1);
-    second[0].kill9();
+    second[0].kill();
     let taken = TcpListener::bind(&second[0].address).unwrap();
-    says(&second[0].refuses().await, &["port", &second[0].address.clone()]);
+    says(&second[0].start_fails().await, &["port", &second[0].address.clone()]);
     drop(taken);
     second[0].set_flag("--data-dir", first[0].folder.to_str().unwrap());
-    says(&second[0].refuses().await, &["data folder", first[0].folder.to_str().unwrap()]);
+    says(&second[0].start_fails().await, &["data folder", first[0].folder.to_str().unwrap()]);
     let coordinator = &mut cluster.coordinators[0];
-    coordinator.kill9();
+    coordinator.kill();
     let taken = TcpListener::bind(&coordinator.address).unwrap();
-    says(&coordinator.refuses().await, &["port", &coordinator.address.clone()]);
+    says(&coordinator.start_fails().await, &["port", &coordinator.address.clone()]);
     drop(taken);
     coordinator.restart().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_that_nobody_can_reach_are_refused() {
-    let mut cluster = Cluster::of(small()).await;
+async fn unreachable_addresses_are_refused() {
+    let mut cluster = TestCluster::start_with(small()).await;
     for member in cluster.members() {
-        member.kill9();
+        member.kill();
         let good = member.uri();
         member.set_flag("--advertise", "grpc+tcp://0.0.0.0:8816");
-        says(&member.refuses().await, &["0.0.0.0", "--advertise"]);
+        says(&member.start_fails().await, &["0.0.0.0", "--advertise"]);
         member.set_flag("--advertise", &good);
         member.set_flag("--http-listen", "0.0.0.0:0");
-        says(&member.refuses().await, &["--http-listen", "--insecure"]);
+        says(&member.start_fails().await, &["--http-listen", "--insecure"]);
     }
 }
 
 #[test]
-fn listeners_that_clients_could_not_be_told_of_are_refused() {
+fn listeners_without_usable_addresses_are_refused() {
     let refused = |arguments: &[&str], words: &[&str]| {
         let output = run("volley-coordinator", &[arguments, &["--check-config"]].concat());
         assert_eq!(output.status.code(), Some(1));
@@ -68,7 +68,7 @@ fn listeners_that_clients_could_not_be_told_of_are_refused() {
 }
 
 #[test]
-fn settings_are_printed_with_where_they_come_from() {
+fn settings_are_printed_with_their_origin() {
     for (program, flag, printed) in [
         ("volley-coordinator", "--drain-ms", "drain_ms = 7  # --drain-ms"),
         ("volley-node", "--drain-ms", "drain_ms = 7  # --drain-ms"),
@@ -81,10 +81,10 @@ fn settings_are_printed_with_where_they_come_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_for_machines_is_json_line_by_line() {
+async fn json_log_has_one_object_per_line() {
     let json = vec!["--log-format".to_string(), "json".into()];
-    let shape = Shape { coordinator_flags: json.clone(), node_flags: json, ..small() };
-    let mut cluster = Cluster::of(shape).await;
+    let options = ClusterOptions { coordinator_flags: json.clone(), node_flags: json, ..small() };
+    let mut cluster = TestCluster::start_with(options).await;
     for member in cluster.members() {
         let log = member.log();
         assert!(!log.is_empty(), "{} logs nothing", member.name);
@@ -97,51 +97,51 @@ async fn a_log_for_machines_is_json_line_by_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_of_a_newer_format_or_damaged_are_refused() {
-    let mut cluster = Cluster::of(small()).await;
+    let mut cluster = TestCluster::start_with(small()).await;
     let node = &mut cluster.nodes[0];
-    node.kill9();
+    node.kill();
     let control = node.folder.join("control");
     let intact = fs::read(&control).unwrap();
     let mut newer = intact.clone();
     newer[8] = 9;
     fs::write(&control, newer).unwrap();
-    says(&node.refuses().await, &["format 9", control.to_str().unwrap()]);
+    says(&node.start_fails().await, &["format 9", control.to_str().unwrap()]);
     for damaged in [&intact[..intact.len() - 1], &intact[..4], b"", b"something else entirely, not a control file"] {
         fs::write(&control, damaged).unwrap();
-        says(&node.refuses().await, &[control.to_str().unwrap()]);
+        says(&node.start_fails().await, &[control.to_str().unwrap()]);
     }
     fs::write(&control, intact).unwrap();
     node.restart().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_another_cluster_is_refused_and_keeps_its_parts() {
-    let mut one = Cluster::of(small()).await;
-    let mut other = Cluster::of(small()).await;
+async fn node_of_another_cluster_is_refused_and_keeps_its_parts() {
+    let mut one = TestCluster::start_with(small()).await;
+    let other = TestCluster::start_with(small()).await;
     rows::put(&one.client().await, "t", &Options::default(), 0..1000).await.unwrap();
-    let before = one.files();
-    let home = one.coordinators[0].address.replace(":8815", ":8825");
-    let abroad = other.coordinators[0].address.replace(":8815", ":8825");
-    let stray = &mut one.nodes[0];
-    stray.kill9();
-    stray.set_flag("--coordinators", &abroad);
-    says(&stray.refuses().await, &["cluster", stray.folder.clone().to_str().unwrap()]);
-    assert_eq!(one.files(), before);
+    let before = one.part_files();
+    let own_peer = one.coordinators[0].address.replace(":8815", ":8825");
+    let other_peer = other.coordinators[0].address.replace(":8815", ":8825");
+    let node = &mut one.nodes[0];
+    node.kill();
+    node.set_flag("--coordinators", &other_peer);
+    says(&node.start_fails().await, &["cluster", node.folder.clone().to_str().unwrap()]);
+    assert_eq!(one.part_files(), before);
     assert_eq!(other.nodes_alive().await, Some(2));
-    one.nodes[0].set_flag("--coordinators", &home);
+    one.nodes[0].set_flag("--coordinators", &own_peer);
     one.nodes[0].start();
     one.settle().await;
     assert_eq!(rows::get(&one.client().await, "t").await.unwrap(), Vec::from_iter(0..1000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn coordinators_with_different_peer_lists_say_so_and_the_cluster_goes_on() {
-    let mut cluster = Cluster::start().await;
+async fn different_peer_lists_are_logged_and_the_cluster_works() {
+    let mut cluster = TestCluster::start().await;
     let follower = (cluster.leader().await + 1) % 3;
     let peer = |at: usize| format!("{}={}", at + 1, cluster.coordinators[at].address.replace(":8815", ":8825"));
     let mut wrong: Vec<String> = (0..3).map(peer).collect();
-    cluster.coordinators[follower].kill9();
-    // One of the others is said to be where nobody is.
+    cluster.coordinators[follower].kill();
+    // One of the others has a wrong address.
     let another = (follower + 1) % 3;
     wrong[another] = format!("{}={}", another + 1, cluster.nodes[0].address.replace(":8816", ":8899"));
     cluster.coordinators[follower].set_flag("--peers", &wrong.join(","));

@@ -1,4 +1,4 @@
-//! Many small appends: merged in the background, and nobody notices but by the number of endpoints.
+//! Many small appends are compacted in the background; clients see fewer endpoints and the same rows.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +9,15 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
-use volley_tests::{Cluster, Shape, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
-/// Writers at once, appends of each, rows of each append.
+/// Concurrent writers, appends of each, rows of each append.
 const WRITERS: i64 = 3;
 const APPENDS: i64 = 60;
 const ROWS: i64 = 20;
-/// Rows of one writer lie so far from those of the next.
+/// The distance between the ids of two writers.
 const APART: i64 = 1_000_000;
-/// Long enough for what is read while it is replaced, short enough to wait for its end.
+/// Long enough for a read during a replacement, short enough to wait for its end.
 const RETENTION_S: u64 = 25;
 const SOON: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ async fn fetched(client: &Client, info: FlightInfo) -> Vec<i64> {
     rows::ids(&batches)
 }
 
-/// Of every writer the first so many appends, each whole and in one piece, in order; gives how many there are.
+/// Checks that the ids are the first appends of every writer, each complete and in order: how many appends they are.
 fn check_prefixes(ids: &[i64]) -> i64 {
     let mut next = [0; WRITERS as usize];
     for append in ids.chunks(ROWS as usize) {
@@ -55,7 +55,7 @@ async fn write(client: &Client, writer: i64) {
     }
 }
 
-/// Reads and checks until the writers are done; the first FlightInfo of many endpoints is kept.
+/// Reads and checks until the writers are done; returns the first FlightInfo with many endpoints.
 async fn read(client: &Client, done: &AtomicBool) -> FlightInfo {
     let (mut seen, mut kept) = (0, None);
     while !done.load(Ordering::Relaxed) || kept.is_none() {
@@ -72,8 +72,8 @@ async fn read(client: &Client, done: &AtomicBool) -> FlightInfo {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_appends_become_few_endpoints_while_readers_read() {
-    let mut cluster = Cluster::start().await;
+async fn small_appends_are_compacted_under_readers() {
+    let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     let made = Options { shards: Some(4), retention_s: Some(RETENTION_S), ..Options::default() };
     rows::put(&client, "t", &made, 0..0).await.unwrap();
@@ -89,22 +89,22 @@ async fn small_appends_become_few_endpoints_while_readers_read() {
         wait_for(SOON, "few endpoints", async || Some(info(&client).await).filter(|i| i.endpoint.len() <= 12)).await;
     assert!(kept.endpoint.len() > 2 && kept.total_records <= few.total_records);
     let appends = kept.total_records / ROWS;
-    assert_eq!(check_prefixes(&fetched(&client, kept).await), appends, "a version from before the merges");
+    assert_eq!(check_prefixes(&fetched(&client, kept).await), appends, "a version from before the compaction");
     assert_eq!(check_prefixes(&fetched(&client, few).await), WRITERS * APPENDS);
-    // Merges that were still to come may go on; then two copies of what is there are all that lies on disk.
-    wait_for(2 * SOON, "what was merged is gone from the disks", async || {
+    // Compaction may continue. In the end the disks hold two copies of each current part and nothing else.
+    wait_for(2 * SOON, "replaced parts are deleted", async || {
         let parts = info(&client).await.endpoint.len();
-        (cluster.files().len() == 2 * parts).then_some(())
+        (cluster.part_files().len() == 2 * parts).then_some(())
     })
     .await;
     assert_eq!(check_prefixes(&rows::get(&client, "t").await.unwrap()), WRITERS * APPENDS);
 }
 
-/// Files of merges on a node's disk.
-fn merge_files(cluster: &Cluster, node: usize) -> Vec<PathBuf> {
-    let of_merge = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("merge-"));
+/// Files of compactions on a node's disk. The write ids of compactions begin with `merge-`.
+fn compaction_files(cluster: &TestCluster, node: usize) -> Vec<PathBuf> {
+    let is_compacted = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("merge-"));
     let folder = &cluster.nodes[node].folder;
-    cluster.files().into_iter().filter(|path| path.starts_with(folder) && of_merge(path)).collect()
+    cluster.part_files().into_iter().filter(|path| path.starts_with(folder) && is_compacted(path)).collect()
 }
 
 async fn eight_more(client: &Client, rows: &mut i64) {
@@ -114,45 +114,46 @@ async fn eight_more(client: &Client, rows: &mut i64) {
     }
 }
 
-async fn merged(client: &Client) {
-    wait_for(SOON, "the parts are merged", async || (info(client).await.endpoint.len() < 8).then_some(())).await;
+async fn wait_for_compaction(client: &Client) {
+    wait_for(SOON, "the parts are compacted", async || (info(client).await.endpoint.len() < 8).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_merging_node_that_is_killed_leaves_nothing() {
-    let mut cluster = Cluster::of(Shape { coordinators: 1, nodes: 2, ..Shape::default() }).await;
+async fn node_killed_during_compaction_leaves_no_files() {
+    let mut cluster =
+        TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() }).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options { shards: Some(1), ..Options::default() }, 0..0).await.unwrap();
     let mut written = 0;
     eight_more(&client, &mut written).await;
-    merged(&client).await;
-    // Both nodes hold everything, so that it is always the same one that merges.
-    let merging = wait_for(SOON, "a node says that it merged", async || {
+    wait_for_compaction(&client).await;
+    // Both nodes hold everything, so the same one always compacts.
+    let compacting = wait_for(SOON, "a node logs a compaction", async || {
         cluster.nodes.iter().position(|node| node.log().contains("merged small parts"))
     })
     .await;
     let unfinished = loop {
-        let before = merge_files(&cluster, merging);
+        let before = compaction_files(&cluster, compacting);
         eight_more(&client, &mut written).await;
-        // The other node takes no copy: the merge is begun and cannot end.
-        cluster.nodes[1 - merging].pause();
-        let found = wait_for(SOON, "a merge is begun", async || {
-            let new = merge_files(&cluster, merging).into_iter().find(|file| !before.contains(file));
+        // The other node accepts no copy: the compaction begins and cannot end.
+        cluster.nodes[1 - compacting].pause();
+        let found = wait_for(SOON, "a compaction begins", async || {
+            let new = compaction_files(&cluster, compacting).into_iter().find(|file| !before.contains(file));
             new.or((info(&client).await.endpoint.len() < 8).then(PathBuf::new))
         })
         .await;
         if info(&client).await.endpoint.len() >= 8 {
             break found;
         }
-        // It was over before the other node stood still: once more.
-        cluster.nodes[1 - merging].resume();
+        // It ended before the other node was paused: try again.
+        cluster.nodes[1 - compacting].resume();
     };
-    cluster.nodes[merging].kill9();
-    cluster.nodes[1 - merging].resume();
-    cluster.nodes[merging].restart().await;
+    cluster.nodes[compacting].kill();
+    cluster.nodes[1 - compacting].resume();
+    cluster.nodes[compacting].restart().await;
     cluster.settle().await;
     assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..written));
-    wait_for(SOON, "what it was writing is gone", async || (!unfinished.exists()).then_some(())).await;
-    merged(&client).await;
+    wait_for(SOON, "its unfinished file is deleted", async || (!unfinished.exists()).then_some(())).await;
+    wait_for_compaction(&client).await;
     assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..written));
 }
