@@ -191,7 +191,7 @@ async fn restart_of_all_coordinators_keeps_the_catalog() {
     cluster.leader().await;
     cluster.propose(1..101).await;
     for coordinator in std::mem::take(&mut cluster.up).into_values() {
-        running.shut_down().await;
+        coordinator.shut_down().await;
     }
     for id in [2, 1, 3] {
         cluster.start(id).await;
