@@ -39,7 +39,7 @@ async fn follower_that_names_its_leader_confirms_the_read() {
     let raft = &up[&leads].raft;
     let metrics = raft.metrics();
     let (id, members) = (followers[0], metrics.membership_config.membership());
-    let (store, leader_id) = (members.get_node(&id).unwrap().store, metrics.vote.leader_id);
+    let (store, leader_id) = (members.get_node(&id).unwrap().store_id, metrics.vote.leader_id);
     let follower = Follower { id, store, term: leader_id.term, leader: leader_id.node_id };
     let read = |follower| tokio::time::timeout(Duration::from_secs(1), raft.read_index_local(follower));
     let index = read(Some(follower)).await.expect("it needs no other answer").unwrap();
@@ -49,7 +49,7 @@ async fn follower_that_names_its_leader_confirms_the_read() {
         Follower { leader: id, ..follower },
         Follower { store: store ^ 1, ..follower },
         Follower { id: 9, ..follower },
-        Follower { id: leads, store: members.get_node(&leads).unwrap().store, ..follower },
+        Follower { id: leads, store: members.get_node(&leads).unwrap().store_id, ..follower },
     ] {
         assert!(!matches!(read(Some(unfit)).await, Ok(Ok(_))), "{unfit:?}");
     }
