@@ -90,7 +90,8 @@ fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a VerifyStep>) -
         println!("\n== {}: {}", step.name, step.about);
         let begin = Instant::now();
         if step.needs_binaries && !is_built {
-            run(&mut project.cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+            let mut build = project.cargo(&["build", "--workspace", "--bins", "--locked"]);
+            run(&mut build).map_err(|why| format!("build: {why}"))?;
             is_built = true;
         }
         (step.run)(project).map_err(|why| format!("{}: {why}", step.name))?;
