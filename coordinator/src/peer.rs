@@ -23,18 +23,18 @@ use crate::service::read::ReadService;
 use crate::service::write::WriteService;
 
 /// The tonic service for members.
-pub struct PeerService {
+pub struct CoordinatorPeerService {
     raft: Handle,
     read: Arc<ReadService>,
     write: WriteService,
     membership: Arc<NodeMembership>,
 }
 
-impl PeerService {
+impl CoordinatorPeerService {
     /// The tonic server, with its message limits.
-    pub fn server(services: &Services, membership: Arc<NodeMembership>) -> CoordinatorServer<PeerService> {
+    pub fn server(services: &Services, membership: Arc<NodeMembership>) -> CoordinatorServer<CoordinatorPeerService> {
         let (raft, read, write) = (services.raft.clone(), services.read.clone(), services.write.clone());
-        CoordinatorServer::new(PeerService { raft, read, write, membership })
+        CoordinatorServer::new(CoordinatorPeerService { raft, read, write, membership })
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE)
     }
@@ -43,7 +43,7 @@ impl PeerService {
 type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Coordinator for PeerService {
+impl Coordinator for CoordinatorPeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let command = request.into_inner().command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
         let reply = self.raft.propose_local(command).await?;

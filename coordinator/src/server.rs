@@ -14,10 +14,10 @@ use volley_common::{Error, Result};
 use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
 use crate::flight::CoordinatorFlight;
-use crate::flight::router::FlightRouter;
+use crate::flight::router::CoordinatorRouter;
 use crate::http::CoordinatorHttpStatus;
 use crate::membership::NodeMembership;
-use crate::peer::PeerService;
+use crate::peer::CoordinatorPeerService;
 use crate::raft::{Handle, RaftConfig};
 use crate::service::Services;
 
@@ -72,15 +72,15 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let client_routes = Routes::new(flight_service.clone().server()).add_service(health.clone());
     let client_routes = reflection::add_to(client_routes)?;
     // The peer port serves Flight too, so that members need only one address of a coordinator.
-    let peer_routes = Routes::new(PeerService::server(&services, membership.clone()))
+    let peer_routes = Routes::new(CoordinatorPeerService::server(&services, membership.clone()))
         .add_service(raft.service())
         .add_service(health)
         .add_service(flight_service.server());
     for listener in flight {
-        let router = FlightRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
+        let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
         lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
     }
-    lifecycle.serve_peers(peer, FlightRouter::for_members(&services, peer_routes));
+    lifecycle.serve_peers(peer, CoordinatorRouter::for_members(&services, peer_routes));
     lifecycle.spawn_client_task(membership.run());
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();

@@ -20,19 +20,19 @@ use crate::storage::PartStore;
 const CHUNK: u64 = 1 << 20;
 
 /// The service that other members call.
-pub struct PeerService {
+pub struct NodePeerService {
     store: PartStore,
     copier: Arc<PartCopier>,
 }
 
 /// The service, with the message limits of all members.
-pub fn service(context: &NodeContext) -> NodeServer<PeerService> {
-    let service = PeerService { store: context.store.clone(), copier: context.copier.clone() };
+pub fn service(context: &NodeContext) -> NodeServer<NodePeerService> {
+    let service = NodePeerService { store: context.store.clone(), copier: context.copier.clone() };
     NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
 
 #[tonic::async_trait]
-impl Node for PeerService {
+impl Node for NodePeerService {
     type FetchPartStream = Pin<Box<dyn Stream<Item = Result<PartChunk, Status>> + Send>>;
 
     async fn fetch_part(&self, request: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {

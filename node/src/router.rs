@@ -39,7 +39,7 @@ const ECHOED: &str = "x-middleware";
 
 /// The service of one Flight listener.
 #[derive(Clone)]
-pub struct FlightRouter {
+pub struct NodeRouter {
     get: Arc<GetContext>,
     put: Arc<PutContext>,
     tonic: Routes,
@@ -47,15 +47,15 @@ pub struct FlightRouter {
     listener: Option<HeaderValue>,
 }
 
-impl FlightRouter {
+impl NodeRouter {
     /// `tonic` serves the calls that are not answered here. `listener`: the listener's name, or "".
     pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
         let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
-        FlightRouter { get: context.get.clone(), put: context.put.clone(), tonic, listener }
+        NodeRouter { get: context.get.clone(), put: context.put.clone(), tonic, listener }
     }
 
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let FlightRouter { get, put, mut tonic, listener } = self;
+        let NodeRouter { get, put, mut tonic, listener } = self;
         match request.uri().path().strip_prefix(SERVICE) {
             Some("DoGet") => get::serve_get(get, request).await,
             Some("DoPut") => match check_writable(&put.store).await {
@@ -80,7 +80,7 @@ impl FlightRouter {
     }
 }
 
-impl Service<Request<Incoming>> for FlightRouter {
+impl Service<Request<Incoming>> for NodeRouter {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -227,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn put_that_fails_while_forwarded_is_unavailable() {
         let node =
-            TestNode::serving(|node, request| FlightRouter::new(&node, Routes::default(), "").route(request)).await;
+            TestNode::serving(|node, request| NodeRouter::new(&node, Routes::default(), "").route(request)).await;
         node.context.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
         let put = async || {
             let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };

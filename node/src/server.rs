@@ -15,7 +15,7 @@ use volley_common::{Error, Result};
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext};
 use crate::http::NodeHttpStatus;
-use crate::router::FlightRouter;
+use crate::router::NodeRouter;
 use crate::scrub::Scrubber;
 use crate::storage::{PartStore, sigbus};
 use crate::{flight, peer, session};
@@ -56,7 +56,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     for listener in flight {
         let routes =
             reflection::add_to(Routes::new(flight::service(state.config.max_message)).add_service(health.clone()))?;
-        let router = FlightRouter::new(&state, routes, &listener.name);
+        let router = NodeRouter::new(&state, routes, &listener.name);
         lifecycle.serve_clients(listener.socket, router, state.config.server.limits());
     }
     lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(&state))));

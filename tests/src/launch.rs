@@ -7,29 +7,29 @@ use crate::process::ServerProcess;
 
 /// The two kinds of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerRole {
+pub enum MemberRole {
     /// `volley-coordinator`.
     Coordinator,
     /// `volley-node`.
     Node,
 }
 
-impl ServerRole {
+impl MemberRole {
     /// Its Flight port.
     pub fn port(self) -> u16 {
-        if self == ServerRole::Coordinator { COORDINATOR_PORT } else { NODE_PORT }
+        if self == MemberRole::Coordinator { COORDINATOR_PORT } else { NODE_PORT }
     }
 
     /// `coordinator` or `node`.
     pub fn name(self) -> &'static str {
-        if self == ServerRole::Coordinator { "coordinator" } else { "node" }
+        if self == MemberRole::Coordinator { "coordinator" } else { "node" }
     }
 }
 
 /// A server to start.
 pub struct ServerOptions<'a> {
     /// Coordinator or node.
-    pub role: ServerRole,
+    pub role: MemberRole,
     /// What logs of the test call it, as `node3`.
     pub name: String,
     /// The host where it listens.

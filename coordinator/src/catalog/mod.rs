@@ -34,8 +34,8 @@ pub mod rows;
 mod tests;
 
 use parts::PartIndex;
-pub use parts::{PartRow, Revision, SortKey};
-pub use rows::{Change, RowKey};
+pub use parts::{PartRow, Revision};
+pub use rows::{Change, RowKey, SortKey};
 
 /// The whole catalog, in memory.
 #[derive(Default)]

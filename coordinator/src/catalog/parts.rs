@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use volley_common::PartId;
 use volley_common::wire::catalog::{CompactedPosition, Part};
 
-use super::RowKey;
+use super::rows::{RowKey, SortKey};
 
 /// The compact in-memory form of a part.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,22 +40,6 @@ pub struct PartRow {
     pub removed_ms: u64,
     /// The sort key of a part that a compaction created; `None` for any other part.
     pub(super) compacted: Option<Box<SortKey>>,
-}
-
-/// The position of a part's rows in its table. Readers get parts in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SortKey {
-    /// The version that added the rows.
-    pub added: u64,
-    /// Sequence number among the parts of that version.
-    pub seq: u64,
-    /// How often the rows were compacted; 0 for a part that no compaction created. Successive parts at one position have
-    /// increasing generations.
-    pub generation: u32,
-}
-
-impl SortKey {
-    const LAST: SortKey = SortKey { added: u64::MAX, seq: u64::MAX, generation: u32::MAX };
 }
 
 impl PartRow {
@@ -125,17 +109,6 @@ impl PartRow {
             compacted: part.position.map(|position| Box::new(SortKey::from(position))),
         }
     }
-}
-
-impl From<CompactedPosition> for SortKey {
-    fn from(position: CompactedPosition) -> Self {
-        SortKey { added: position.added, seq: position.seq, generation: position.generation }
-    }
-}
-
-/// The sort key of a part in its protobuf form.
-pub fn sort_key_of(part: &Part) -> SortKey {
-    part.position.map_or(SortKey { added: part.added, seq: part.seq, generation: 0 }, SortKey::from)
 }
 
 /// All parts: by id, in sort order, and by the version that removed them.

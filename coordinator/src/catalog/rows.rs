@@ -1,8 +1,34 @@
 //! Row keys, their byte encoding, and row changes.
 
-use volley_common::wire::catalog::Row;
+use volley_common::wire::catalog::{CompactedPosition, Part, Row};
 
-use super::parts::SortKey;
+/// The position of a part's rows in its table. Readers get parts in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SortKey {
+    /// The version that added the rows.
+    pub added: u64,
+    /// Sequence number among the parts of that version.
+    pub seq: u64,
+    /// How often the rows were compacted; 0 for a part that no compaction created. Successive parts at one position have
+    /// increasing generations.
+    pub generation: u32,
+}
+
+impl SortKey {
+    /// After every other key.
+    pub(super) const LAST: SortKey = SortKey { added: u64::MAX, seq: u64::MAX, generation: u32::MAX };
+}
+
+impl From<CompactedPosition> for SortKey {
+    fn from(position: CompactedPosition) -> Self {
+        SortKey { added: position.added, seq: position.seq, generation: position.generation }
+    }
+}
+
+/// The sort key of a part in its protobuf form.
+pub fn sort_key_of(part: &Part) -> SortKey {
+    part.position.map_or(SortKey { added: part.added, seq: part.seq, generation: 0 }, SortKey::from)
+}
 
 /// The key of a row. Keys sort as their bytes do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,7 +37,7 @@ const ECHOED: &str = "x-middleware";
 
 /// Routes the calls of one listener.
 #[derive(Clone)]
-pub struct FlightRouter {
+pub struct CoordinatorRouter {
     read: Arc<ReadService>,
     listeners: Arc<ListenerTable>,
     pool: ConnectionPool,
@@ -70,7 +70,7 @@ fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>
     text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
 }
 
-impl FlightRouter {
+impl CoordinatorRouter {
     /// Routes calls of clients that connect to this listener.
     pub fn for_clients(services: &Services, routes: Routes, listener: &Arc<str>) -> Self {
         Self::new(services, routes, listener.clone(), false)
@@ -82,7 +82,7 @@ impl FlightRouter {
     }
 
     fn new(services: &Services, routes: Routes, listener: Arc<str>, from_members: bool) -> Self {
-        FlightRouter {
+        CoordinatorRouter {
             read: services.read.clone(),
             listeners: services.listeners.clone(),
             pool: services.pool.clone(),
@@ -105,7 +105,7 @@ impl FlightRouter {
 
 type RouterReply = Response<ReplyBody>;
 
-impl TowerService<Request<Incoming>> for FlightRouter {
+impl TowerService<Request<Incoming>> for CoordinatorRouter {
     type Response = RouterReply;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = std::result::Result<RouterReply, Infallible>> + Send>>;
@@ -129,7 +129,7 @@ impl TowerService<Request<Incoming>> for FlightRouter {
     }
 }
 
-impl FlightRouter {
+impl CoordinatorRouter {
     async fn dispatch(&mut self, method: &str, mut request: Request<Incoming>) -> RouterReply {
         let is_flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
         if is_flight {

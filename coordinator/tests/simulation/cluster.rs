@@ -18,7 +18,7 @@ use volley_coordinator::raft::{Handle, RaftConfig};
 
 use crate::checks::SimChecks;
 use crate::disk::{SimDisk, SyncBehavior};
-use crate::network::{Incarnation, PeerService, SimNetwork, address};
+use crate::network::{Incarnation, SimNetwork, SimPeerService, address};
 use crate::raft_support::LeaderService;
 use crate::rng::SimRng;
 
@@ -172,7 +172,7 @@ impl SimCluster {
             Ok(handle) => {
                 let leader_service = CoordinatorServer::new(LeaderService(handle.clone()));
                 let routes = Routes::new(handle.service()).add_service(leader_service).prepare();
-                self.network.serve(incarnation, PeerService::new(routes));
+                self.network.serve(incarnation, SimPeerService::new(routes));
                 let (ended, started_at) = (CancellationToken::new(), Instant::now());
                 let process = SimProcess { incarnation, handle, ended, started_at, granted_vote };
                 *coordinator.process.lock() = Some(process);

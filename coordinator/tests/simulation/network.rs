@@ -26,7 +26,7 @@ use crate::rng::SimRng;
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 /// The service on a coordinator's peer port.
-pub type PeerService = BoxCloneSyncService<Request, Response, Infallible>;
+pub type SimPeerService = BoxCloneSyncService<Request, Response, Infallible>;
 
 /// The path of the service of [`wire`]'s messages.
 const RAFT_SERVICE: &str = "/volley.raft.v1.Raft/";
@@ -65,7 +65,7 @@ impl NetworkConditions {
 pub struct SimNetwork {
     rng: Mutex<SimRng>,
     conditions: Mutex<NetworkConditions>,
-    services: Mutex<BTreeMap<u64, (Incarnation, PeerService)>>,
+    services: Mutex<BTreeMap<u64, (Incarnation, SimPeerService)>>,
     checks: Arc<SimChecks>,
 }
 
@@ -103,7 +103,7 @@ impl SimNetwork {
     }
 
     /// Makes a coordinator reachable.
-    pub fn serve(&self, life: Incarnation, service: PeerService) {
+    pub fn serve(&self, life: Incarnation, service: SimPeerService) {
         self.services.lock().insert(life.id, (life, service));
     }
 
@@ -197,7 +197,7 @@ impl SimNetwork {
     fn deliver(
         self: &Arc<Self>,
         receiver: Incarnation,
-        mut service: PeerService,
+        mut service: SimPeerService,
         request: Request,
         vote: bool,
         duplicate: bool,

@@ -10,7 +10,7 @@ use volley_common::wire::catalog::{WriteMode, WriteState};
 use volley_common::wire::cluster::BeginWriteRequest;
 
 use super::*;
-use crate::put::tests::cluster::TestCluster;
+use crate::put::tests::cluster::InProcessCluster;
 use crate::storage::PartSpec;
 
 #[allow(dead_code)]
@@ -42,12 +42,12 @@ fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {
 }
 
 /// Two nodes, both shards on both.
-async fn two_nodes() -> TestCluster {
-    TestCluster::start(2, &[&[0, 1], &[0, 1]], 2).await
+async fn two_nodes() -> InProcessCluster {
+    InProcessCluster::start(2, &[&[0, 1], &[0, 1]], 2).await
 }
 
 /// Compacts parts of these batches on node 0; gives the batches of each new part.
-async fn compacted(cluster: &TestCluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
+async fn compacted(cluster: &InProcessCluster, id: &str, batches: &[RecordBatch]) -> Result<Vec<Vec<RecordBatch>>> {
     let state = cluster.nodes[0].context.clone();
     let sources: Vec<Part> = batches.iter().enumerate().map(|(at, batch)| source(&state, at, batch)).collect();
     let request = BeginWriteRequest {

@@ -33,11 +33,11 @@ impl PartCopies {
 }
 
 /// All parts, by their file names.
-pub type PartInventory = BTreeMap<String, PartCopies>;
+pub type PartFileInventory = BTreeMap<String, PartCopies>;
 
 /// Reads every part on these nodes' disks.
-pub fn inventory(nodes: &[PathBuf]) -> PartInventory {
-    let mut inventory = PartInventory::new();
+pub fn inventory(nodes: &[PathBuf]) -> PartFileInventory {
+    let mut inventory = PartFileInventory::new();
     for (node, folder) in nodes.iter().enumerate() {
         for (table, path) in parts_of(folder) {
             let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
@@ -73,7 +73,7 @@ fn named_checksum(name: &str) -> Option<u32> {
 }
 
 /// Parts that would be lost with this node: it has a copy, and no other node has a sound one.
-pub fn only_on(inventory: &PartInventory, node: usize) -> Vec<String> {
+pub fn only_on(inventory: &PartFileInventory, node: usize) -> Vec<String> {
     let alone = inventory.iter().filter(|(_, part)| {
         part.copies.iter().any(|copy| copy.node == node) && part.sound().iter().all(|other| *other == node)
     });
@@ -82,7 +82,7 @@ pub fn only_on(inventory: &PartInventory, node: usize) -> Vec<String> {
 
 /// Deviations after the repair: parts with fewer or more sound copies than `replicas` of the folder of their table, and damaged
 /// copies. Tables that are not in `replicas` must have no parts.
-pub fn deviations(inventory: &PartInventory, replicas: &BTreeMap<String, usize>) -> Vec<String> {
+pub fn deviations(inventory: &PartFileInventory, replicas: &BTreeMap<String, usize>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, part) in inventory {
         let (wanted, sound) = (replicas.get(&part.table).copied().unwrap_or(0), part.sound());
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     /// The folders of three nodes; each part as (node, table, bytes, the bytes whose checksum is in its name).
-    fn disks(parts: &[(usize, &str, &[u8], &[u8])]) -> (tempfile::TempDir, PartInventory) {
+    fn disks(parts: &[(usize, &str, &[u8], &[u8])]) -> (tempfile::TempDir, PartFileInventory) {
         let folder = tempfile::tempdir().unwrap();
         let nodes: Vec<PathBuf> = (0..3).map(|node| folder.path().join(node.to_string())).collect();
         for (node, table, bytes, named) in parts {

@@ -103,7 +103,7 @@ const CONFIG_KEYS: &[(&str, &str)] = &[
 
 /// Where the old keys may stand.
 const ALIASES: [&str; 6] = [
-    "common/src/config",
+    "common/src/server/config",
     "coordinator/src/config",
     "node/src/config",
     // Made by the software that had these keys.

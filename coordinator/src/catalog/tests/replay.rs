@@ -13,7 +13,7 @@ use volley_common::wire::catalog::{
 use volley_common::{NodeId, PartId, TableName};
 
 use super::helpers::*;
-use crate::catalog::parts::sort_key_of;
+use crate::catalog::rows::sort_key_of;
 use crate::catalog::{Catalog, Change, RowKey, SortKey};
 
 fn random_op(random: &mut StdRng) -> Op {

@@ -19,7 +19,7 @@ use super::files::{self, DataDir, LocalDataDir};
 use super::queue::{AppliedRows, Completion, QueuedWrite, StoreWrite, WriteQueue, WriteQueueReceiver, write_queue};
 use super::snapshot;
 use crate::catalog::RowKey;
-use crate::catalog::parts::sort_key_of;
+use crate::catalog::rows::sort_key_of;
 use crate::raft::runtime;
 use crate::raft::tables::{LOG, META, ROWS, begin_durable_write, meta_key, meta_number, read_meta};
 

@@ -45,7 +45,7 @@ pub struct FakeCoordinator {
     pub state: Arc<Mutex<FakeCoordinatorState>>,
 }
 
-type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
+type FakeOrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
 
 fn unimplemented<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not in these tests"))
@@ -53,7 +53,7 @@ fn unimplemented<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Coordinator for FakeCoordinator {
-    type SessionStream = OrderStream;
+    type SessionStream = FakeOrderStream;
 
     async fn propose(&self, _: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         unimplemented()
@@ -61,7 +61,7 @@ impl Coordinator for FakeCoordinator {
     async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
         unimplemented()
     }
-    async fn session(&self, _: Request<tonic::Streaming<NodeReport>>) -> Result<Response<OrderStream>, Status> {
+    async fn session(&self, _: Request<tonic::Streaming<NodeReport>>) -> Result<Response<FakeOrderStream>, Status> {
         unimplemented()
     }
     async fn plan_read(&self, _: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
@@ -133,14 +133,14 @@ pub struct PeerNode {
     _dir: TempDir,
 }
 
-pub struct TestCluster {
+pub struct InProcessCluster {
     pub coordinator: FakeCoordinator,
     pub nodes: Vec<PeerNode>,
 }
 
-impl TestCluster {
+impl InProcessCluster {
     /// `count` nodes; shards placed on the nodes of these indexes.
-    pub async fn start(count: usize, placement: &[&[usize]], min_copies: u32) -> TestCluster {
+    pub async fn start(count: usize, placement: &[&[usize]], min_copies: u32) -> InProcessCluster {
         let coordinator = FakeCoordinator::default();
         let listener = serve::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
@@ -150,7 +150,7 @@ impl TestCluster {
         for _ in 0..count {
             nodes.push(start_node(&addr).await);
         }
-        let cluster = TestCluster { coordinator, nodes };
+        let cluster = InProcessCluster { coordinator, nodes };
         let mut state = cluster.coordinator.state.lock();
         state.nodes = cluster.nodes.iter().map(|node| catalog_node(&node.context)).collect();
         state.placement = placement.iter().map(|shard| shard.iter().map(|i| cluster.id(*i).0).collect()).collect();

@@ -9,7 +9,7 @@ use super::*;
 use crate::storage::DiskSpace;
 
 /// Puts one part of 2 MiB on node 0 alone; returns the order to copy it from there.
-async fn order(cluster: &TestCluster, background: bool) -> CopyPart {
+async fn order(cluster: &InProcessCluster, background: bool) -> CopyPart {
     cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
     let part = cluster.write().parts.into_iter().next().unwrap();
     let sources = vec![cluster.nodes[0].context.addresses.peer_addr.clone()];
@@ -20,7 +20,7 @@ async fn order(cluster: &TestCluster, background: bool) -> CopyPart {
 async fn only_background_copies_are_throttled() {
     let mut took = Vec::new();
     for background in [true, false] {
-        let cluster = TestCluster::start(2, &[&[0]], 1).await;
+        let cluster = InProcessCluster::start(2, &[&[0]], 1).await;
         let order = order(&cluster, background).await;
         let began = Instant::now();
         cluster.nodes[1].context.copier.copy(order).await.unwrap();
@@ -33,7 +33,7 @@ async fn only_background_copies_are_throttled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_node_refuses_a_copy_with_the_reason() {
-    let cluster = TestCluster::start(3, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(3, &[&[0]], 1).await;
     let order = order(&cluster, true).await;
     let full = &cluster.nodes[1].context;
     full.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
@@ -48,7 +48,7 @@ async fn full_node_refuses_a_copy_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn put_avoids_full_nodes_and_fails_if_all_are_full() {
-    let cluster = TestCluster::start(3, &[&[0, 1]], 2).await;
+    let cluster = InProcessCluster::start(3, &[&[0, 1]], 2).await;
     cluster.nodes[1].context.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
     cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap();
     assert!(cluster.held(1) == 0 && cluster.held(2) > 0);

@@ -19,12 +19,12 @@ use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
 
-use crate::router::FlightRouter;
-use cluster::{TestCluster, batch, megabytes, messages};
+use crate::router::NodeRouter;
+use cluster::{InProcessCluster, batch, megabytes, messages};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn put_is_committed_with_the_holders_of_each_part() {
-    let cluster = TestCluster::start(3, &[&[0, 1], &[1, 2]], 2).await;
+    let cluster = InProcessCluster::start(3, &[&[0, 1], &[1, 2]], 2).await;
     let input = messages("t", megabytes(4)).await;
     let count = input.len() - 1;
     let acks = cluster.put(stream::iter(input)).await.unwrap();
@@ -46,7 +46,7 @@ async fn put_is_committed_with_the_holders_of_each_part() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_input_stream_rolls_the_put_back() {
-    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
+    let cluster = InProcessCluster::start(2, &[&[0, 1]], 2).await;
     let (wait, input) = (CancellationToken::new(), messages("t", megabytes(6)).await);
     let breaks = wait.clone();
     let end = stream::once(async move {
@@ -69,7 +69,7 @@ async fn broken_input_stream_rolls_the_put_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_result_stream_rolls_the_put_back() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     let input = stream::iter(messages("t", megabytes(2)).await).chain(stream::pending());
     let mut results = crate::put::put(cluster.nodes[0].context.put.clone(), MetadataMap::new(), Box::pin(input));
     results.next().await.unwrap().unwrap();
@@ -82,7 +82,7 @@ async fn dropped_result_stream_rolls_the_put_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unreachable_holder_is_replaced_by_a_substitute() {
-    let cluster = TestCluster::start(3, &[&[0, 1]], 2).await;
+    let cluster = InProcessCluster::start(3, &[&[0, 1]], 2).await;
     cluster.nodes[1].stop.cancel();
     while tokio::net::TcpStream::connect(&cluster.nodes[1].context.addresses.peer_addr).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -94,7 +94,7 @@ async fn unreachable_holder_is_replaced_by_a_substitute() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_copies_fail_the_put_and_roll_it_back() {
-    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
+    let cluster = InProcessCluster::start(2, &[&[0, 1]], 2).await;
     cluster.nodes[1].stop.cancel();
     while tokio::net::TcpStream::connect(&cluster.nodes[1].context.addresses.peer_addr).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -108,7 +108,7 @@ async fn too_few_copies_fail_the_put_and_roll_it_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writer_without_a_placed_shard_keeps_no_part() {
-    let cluster = TestCluster::start(3, &[&[1, 2]], 2).await;
+    let cluster = InProcessCluster::start(3, &[&[1, 2]], 2).await;
     cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap();
     let parts = cluster.write().parts.len();
     cluster.settles(&[0, parts, parts]).await;
@@ -116,7 +116,7 @@ async fn writer_without_a_placed_shard_keeps_no_part() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_commit_rolls_the_put_back() {
-    let cluster = TestCluster::start(2, &[&[0, 1]], 2).await;
+    let cluster = InProcessCluster::start(2, &[&[0, 1]], 2).await;
     cluster.coordinator.state.lock().refuse_commit = Some(Error::aborted("the table was dropped"));
     let error = cluster.put(stream::iter(messages("t", megabytes(2)).await)).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (tonic::Code::Aborted, "the table was dropped"));
@@ -125,7 +125,7 @@ async fn refused_commit_rolls_the_put_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_write_id_returns_the_first_outcome() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     let command = r#"{"table": "t", "write_id": "once"}"#;
     let first = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
     let parts = cluster.held(0);
@@ -136,7 +136,7 @@ async fn repeated_write_id_returns_the_first_outcome() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_of_a_staged_write_is_staged() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     cluster.coordinator.state.lock().staged = true;
     let command = r#"{"table": "t", "write_id": "many"}"#;
     let acks = cluster.put(stream::iter(messages(command, megabytes(2)).await)).await.unwrap();
@@ -150,7 +150,7 @@ async fn stream_of_a_staged_write_is_staged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_without_rows_creates_an_empty_table() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     for rows in [vec![], vec![batch(0, 0), batch(0, 0)]] {
         let acks = cluster.put(stream::iter(messages("t", rows).await)).await.unwrap();
         let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
@@ -160,7 +160,7 @@ async fn stream_without_rows_creates_an_empty_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_descriptor_or_schema_is_invalid() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     let error = cluster.put(stream::iter(vec![])).await.unwrap_err();
     assert!(error.message.contains("no messages"));
     let mut input = messages("t", megabytes(1)).await;
@@ -212,11 +212,11 @@ fn begin_by_hand(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
 }
 
 /// Serves Flight calls at a cluster's first node; returns its address.
-async fn serve(cluster: &TestCluster) -> String {
+async fn serve(cluster: &InProcessCluster) -> String {
     let context = &cluster.nodes[0].context;
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let router = FlightRouter::new(context, Routes::new(crate::flight::service(context.config.max_message)), "");
+    let router = NodeRouter::new(context, Routes::new(crate::flight::service(context.config.max_message)), "");
     tokio::spawn(serve::serve(listener, router, CancellationToken::new(), ServerLimits::default()));
     addr
 }
@@ -246,7 +246,7 @@ fn framed(messages: Vec<volley_common::Result<FlightData>>) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_input_is_refused_and_rolled_back() {
-    let cluster = TestCluster::start(1, &[&[0]], 1).await;
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     let addr = serve(&cluster).await;
     let good = framed(messages("t", vec![batch(0, 10)]).await);
     let with = |end: &[u8]| [&good[..], end].concat();
@@ -270,7 +270,7 @@ async fn malformed_input_is_refused_and_rolled_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reset_stream_is_not_committed() {
     for reason in [8u32, 0] {
-        let cluster = TestCluster::start(1, &[&[0]], 1).await;
+        let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
         let mut client = tokio::net::TcpStream::connect(serve(&cluster).await).await.unwrap();
         client.write_all(&begin_by_hand(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
         while cluster.coordinator.state.lock().writes.is_empty() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use volley_linearizability::CheckResult;
 
 use crate::history::{ClientHistory, ClientOperation, OpOutcome, OpRequest, PutMode};
-use table_model::TableEffect;
+use table_model::ObservedEffect;
 
 mod anomalies;
 mod table_model;
@@ -122,7 +122,7 @@ impl<'a> WriteNumbers<'a> {
 fn timed_effect<'a>(
     operation: &'a ClientOperation,
     numbers: &mut WriteNumbers<'a>,
-) -> Option<(u64, Option<u64>, TableEffect)> {
+) -> Option<(u64, Option<u64>, ObservedEffect)> {
     let (begin, end) = (operation.begin, Some(operation.end));
     let effect = match (&operation.request, &operation.outcome) {
         (OpRequest::Put { mode, write, .. }, OpOutcome::Done { version }) => {
@@ -131,23 +131,25 @@ fn timed_effect<'a>(
         (OpRequest::Put { mode, write, .. }, OpOutcome::Unknown { .. }) => {
             return Some((begin, None, put_effect(*mode, numbers.of(write), None)));
         }
-        (OpRequest::Drop, OpOutcome::Done { .. }) => TableEffect::Drop,
-        (OpRequest::Drop, OpOutcome::Unknown { .. }) => return Some((begin, None, TableEffect::Drop)),
+        (OpRequest::Drop, OpOutcome::Done { .. }) => ObservedEffect::Drop,
+        (OpRequest::Drop, OpOutcome::Unknown { .. }) => return Some((begin, None, ObservedEffect::Drop)),
         (OpRequest::Read { .. }, OpOutcome::Content { version, ordered, content }) => {
             let writes = content.writes.iter().map(|write| numbers.of(write)).collect();
-            TableEffect::Read { version: *version, writes, ordered: *ordered }
+            ObservedEffect::Read { version: *version, writes, ordered: *ordered }
         }
-        (OpRequest::Put { .. } | OpRequest::Drop | OpRequest::Read { .. }, OpOutcome::Absent) => TableEffect::Absent,
-        (OpRequest::Put { .. }, OpOutcome::Present) => TableEffect::Present,
+        (OpRequest::Put { .. } | OpRequest::Drop | OpRequest::Read { .. }, OpOutcome::Absent) => ObservedEffect::Absent,
+        (OpRequest::Put { .. }, OpOutcome::Present) => ObservedEffect::Present,
         _ => return None,
     };
     Some((begin, end, effect))
 }
 
-fn put_effect(mode: PutMode, write: u32, version: Option<u64>) -> TableEffect {
+fn put_effect(mode: PutMode, write: u32, version: Option<u64>) -> ObservedEffect {
     match mode {
-        PutMode::Append => TableEffect::Append { write, version },
-        PutMode::Replace | PutMode::Create => TableEffect::Replace { write, version, create: mode == PutMode::Create },
+        PutMode::Append => ObservedEffect::Append { write, version },
+        PutMode::Replace | PutMode::Create => {
+            ObservedEffect::Replace { write, version, create: mode == PutMode::Create }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use volley_linearizability::{Operation, TimedOperation};
 
 /// What an operation did, or may have done, and what its client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableEffect {
+pub enum ObservedEffect {
     /// Made this write the only content of the table.
     Replace {
         /// The write.
@@ -42,8 +42,8 @@ pub enum TableEffect {
 
 /// An operation on a table.
 #[derive(Clone, Debug)]
-pub struct TableOperation {
-    effect: TableEffect,
+pub struct ObservedOperation {
+    effect: ObservedEffect,
     /// The outcome is unknown and no read shows the write: leaving it out changes nothing for any client.
     unobserved: bool,
 }
@@ -51,79 +51,82 @@ pub struct TableOperation {
 /// A table between two operations. Versions grow, but not by one: the cluster itself makes versions with the same rows when
 /// it compacts parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub struct TableState {
+pub struct ObservedTable {
     version: u64,
     writes: Vec<u32>,
 }
 
 /// The operations on one table as the checker takes them: for each when it was invoked, when it returned if its outcome is
 /// known, and its effect.
-pub fn operations(effects: Vec<(u64, Option<u64>, TableEffect)>) -> Vec<TimedOperation<TableOperation>> {
+pub fn operations(effects: Vec<(u64, Option<u64>, ObservedEffect)>) -> Vec<TimedOperation<ObservedOperation>> {
     let read: HashSet<u32> =
         effects.iter().filter_map(|(_, _, effect)| writes_read(effect)).flatten().copied().collect();
-    let operation = |(invoked, returned, effect): (u64, Option<u64>, TableEffect)| {
+    let operation = |(invoked, returned, effect): (u64, Option<u64>, ObservedEffect)| {
         let unobserved = match effect {
-            TableEffect::Replace { write, .. } | TableEffect::Append { write, .. } => {
+            ObservedEffect::Replace { write, .. } | ObservedEffect::Append { write, .. } => {
                 returned.is_none() && !read.contains(&write)
             }
             _ => false,
         };
-        TimedOperation { invoked, returned, operation: TableOperation { effect, unobserved } }
+        TimedOperation { invoked, returned, operation: ObservedOperation { effect, unobserved } }
     };
     effects.into_iter().map(operation).collect()
 }
 
-fn writes_read(effect: &TableEffect) -> Option<&Vec<u32>> {
+fn writes_read(effect: &ObservedEffect) -> Option<&Vec<u32>> {
     match effect {
-        TableEffect::Read { writes, .. } => Some(writes),
+        ObservedEffect::Read { writes, .. } => Some(writes),
         _ => None,
     }
 }
 
-impl Operation for TableOperation {
+impl Operation for ObservedOperation {
     /// None: the table does not exist. So it begins.
-    type State = Option<TableState>;
+    type State = Option<ObservedTable>;
 
-    fn apply(&self, table: &Option<TableState>) -> Option<Option<TableState>> {
+    fn apply(&self, table: &Option<ObservedTable>) -> Option<Option<ObservedTable>> {
         let current = table.as_ref().map_or(0, |table| table.version);
         let after = |version: Option<u64>| match version {
             Some(version) => (version > current).then_some(version),
             None => Some(current + 1),
         };
         match (&self.effect, table) {
-            (TableEffect::Replace { create: true, .. }, Some(_)) => None,
+            (ObservedEffect::Replace { create: true, .. }, Some(_)) => None,
             // No read shows it: it can only have created the table.
-            (TableEffect::Replace { .. }, Some(_)) if self.unobserved => None,
-            (TableEffect::Replace { write, version, .. }, _) => {
-                Some(Some(TableState { version: after(*version)?, writes: vec![*write] }))
+            (ObservedEffect::Replace { .. }, Some(_)) if self.unobserved => None,
+            (ObservedEffect::Replace { write, version, .. }, _) => {
+                Some(Some(ObservedTable { version: after(*version)?, writes: vec![*write] }))
             }
-            (TableEffect::Append { .. }, _) if self.unobserved => None,
-            (TableEffect::Append { write, version }, Some(table)) => {
+            (ObservedEffect::Append { .. }, _) if self.unobserved => None,
+            (ObservedEffect::Append { write, version }, Some(table)) => {
                 let writes = table.writes.iter().copied().chain([*write]).collect();
-                Some(Some(TableState { version: after(*version)?, writes }))
+                Some(Some(ObservedTable { version: after(*version)?, writes }))
             }
-            (TableEffect::Drop, Some(_)) => Some(None),
-            (TableEffect::Read { version, writes, ordered }, Some(table)) => {
+            (ObservedEffect::Drop, Some(_)) => Some(None),
+            (ObservedEffect::Read { version, writes, ordered }, Some(table)) => {
                 let version = version.unwrap_or(current);
                 (version >= current && same_writes(&table.writes, writes, *ordered))
-                    .then(|| Some(TableState { version, writes: table.writes.clone() }))
+                    .then(|| Some(ObservedTable { version, writes: table.writes.clone() }))
             }
-            (TableEffect::Absent, None) => Some(None),
-            (TableEffect::Present, Some(table)) => Some(Some(table.clone())),
+            (ObservedEffect::Absent, None) => Some(None),
+            (ObservedEffect::Present, Some(table)) => Some(Some(table.clone())),
             (
-                TableEffect::Append { .. } | TableEffect::Drop | TableEffect::Read { .. } | TableEffect::Present,
+                ObservedEffect::Append { .. }
+                | ObservedEffect::Drop
+                | ObservedEffect::Read { .. }
+                | ObservedEffect::Present,
                 None,
             )
-            | (TableEffect::Absent, Some(_)) => None,
+            | (ObservedEffect::Absent, Some(_)) => None,
         }
     }
 
     fn search_rank(&self) -> u64 {
         match self.effect {
-            TableEffect::Replace { version, .. }
-            | TableEffect::Append { version, .. }
-            | TableEffect::Read { version, .. } => version.unwrap_or(0),
-            TableEffect::Drop | TableEffect::Absent | TableEffect::Present => 0,
+            ObservedEffect::Replace { version, .. }
+            | ObservedEffect::Append { version, .. }
+            | ObservedEffect::Read { version, .. } => version.unwrap_or(0),
+            ObservedEffect::Drop | ObservedEffect::Absent | ObservedEffect::Present => 0,
         }
     }
 }
