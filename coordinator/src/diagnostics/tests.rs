@@ -168,9 +168,9 @@ fn layout_lists_placed_nodes_and_holders_of_a_shard() {
         shard["holders"][0],
         json!({ "node": "0000000000000001", "address": "n1:8816", "condition": "silent", "parts": 1 })
     );
-    let figures =
+    let counts =
         ["parts", "rows", "bytes", "below_replicas", "unreadable", "moving"].map(|key| shard[key].as_u64().unwrap());
-    assert_eq!(figures, [2, 20, 200, 1, 0, 1]);
+    assert_eq!(counts, [2, 20, 200, 1, 0, 1]);
 }
 
 #[test]

@@ -123,25 +123,29 @@ pub fn plan_endpoints(
         ..VersionPlan::default()
     };
     for (run, holders) in runs.iter().zip(&holders) {
-        let rows: u64 = run.iter().map(|part| part.rows).sum();
-        let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(plan.rows));
-        let ticket = Ticket {
-            parts: run.iter().map(|part| ticket_part(part, alive, &degraded)).collect(),
-            limit: (rows > left).then_some(left),
-            ..Ticket::default()
-        };
-        let locations: Box<[RankedLocation]> = holders.iter().filter_map(|holder| holder.location(&listed)).collect();
-        plan.endpoints.push(EndpointPlan {
-            ticket_suffix: ticket.encode_to_vec().into(),
-            parts: run.len(),
-            rows: rows.min(left),
-            listed: locations.len(),
-            locations,
-        });
-        plan.rows += rows.min(left);
+        let rows_left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(plan.rows));
+        let parts = run.iter().map(|part| ticket_part(part, alive, &degraded)).collect();
+        let locations = holders.iter().filter_map(|holder| holder.location(&listed)).collect();
+        let endpoint = plan_endpoint(parts, locations, rows_left);
+        plan.rows += endpoint.rows;
         plan.bytes += run.iter().map(|part| part.bytes).sum::<u64>();
+        plan.endpoints.push(endpoint);
     }
     Ok(plan)
+}
+
+/// The endpoint of these parts, cut off after `rows_left` rows.
+fn plan_endpoint(parts: Vec<TicketPart>, locations: Box<[RankedLocation]>, rows_left: u64) -> EndpointPlan {
+    let rows: u64 = parts.iter().map(|part| part.rows).sum();
+    let count = parts.len();
+    let ticket = Ticket { parts, limit: (rows > rows_left).then_some(rows_left), ..Ticket::default() };
+    EndpointPlan {
+        ticket_suffix: ticket.encode_to_vec().into(),
+        parts: count,
+        rows: rows.min(rows_left),
+        listed: locations.len(),
+        locations,
+    }
 }
 
 /// The parts that contain the first `limit` rows; all parts without a limit.

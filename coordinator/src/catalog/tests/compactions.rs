@@ -63,8 +63,8 @@ fn keyed_sources_must_be_adjacent_within_their_shard() {
     fixture.begin(BeginWrite { spec: Some(keyed), ..begin("w", "t", WriteMode::Create) });
     // The shard of a part is its id mod 4.
     fixture.commit(commit("w", &[1, 2, 5, 6, 9, 10]));
-    fixture.refused(Op::BeginWrite(compact("m", fixture.table("t"), &[1, 2, 5])), Code::Aborted);
-    fixture.refused(Op::BeginWrite(compact("m", fixture.table("t"), &[1, 9])), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(compact("m", fixture.table("t"), &[1, 2, 5])), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(compact("m", fixture.table("t"), &[1, 9])), Code::Aborted);
     fixture.begin(compact("m", fixture.table("t"), &[2, 6, 10]));
     fixture.commit(compacted("m", &[(100, 3)], 2));
     assert_eq!(fixture.parts(fixture.table("t").id, 2), [1, 100, 5, 9]);
@@ -75,11 +75,11 @@ fn commit_that_differs_from_its_sources_is_rejected() {
     let mut fixture = eight();
     fixture.begin(compact("m", fixture.table("t"), &[2, 3, 4]));
     for (parts, shard) in [(&[(100, 2)][..], 2), (&[(100, 4)], 2), (&[(100, 3)], 1), (&[], 2)] {
-        let message = fixture.refused(Op::CommitWrite(compacted("m", parts, shard)), Code::InvalidArgument);
+        let message = fixture.must_reject(Op::CommitWrite(compacted("m", parts, shard)), Code::InvalidArgument);
         assert!(message.contains("30 in 3"), "{message}");
     }
     let four = [(100, 1), (101, 1), (102, 1), (103, 0)];
-    fixture.refused(Op::CommitWrite(compacted("m", &four, 2)), Code::InvalidArgument);
+    fixture.must_reject(Op::CommitWrite(compacted("m", &four, 2)), Code::InvalidArgument);
     fixture.commit(compacted("m", &[(100, 3)], 2));
 }
 
@@ -88,18 +88,18 @@ fn compaction_begin_checks_sources_node_and_exclusivity() {
     let mut fixture = eight();
     let table = fixture.table("t").clone();
     for sources in [&[2, 4][..], &[3, 2], &[2, 77], &[2, 2]] {
-        fixture.refused(Op::BeginWrite(compact("m", &table, sources)), Code::Aborted);
+        fixture.must_reject(Op::BeginWrite(compact("m", &table, sources)), Code::Aborted);
     }
-    fixture.refused(Op::BeginWrite(compact("m", &table, &[2])), Code::InvalidArgument);
-    fixture.refused(Op::BeginWrite(BeginWrite { writer_boot: 99, ..compact("m", &table, &[2, 3]) }), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(compact("m", &table, &[2])), Code::InvalidArgument);
+    fixture.must_reject(Op::BeginWrite(BeginWrite { writer_boot: 99, ..compact("m", &table, &[2, 3]) }), Code::Aborted);
     fixture.begin(compact("m", &table, &[2, 3]));
-    fixture.refused(Op::BeginWrite(compact("n", &table, &[5, 6])), Code::Aborted);
-    fixture.done(Op::AbortWrite(AbortWrite { write: "m".into(), ..AbortWrite::default() }));
+    fixture.must_reject(Op::BeginWrite(compact("n", &table, &[5, 6])), Code::Aborted);
+    fixture.must_apply(Op::AbortWrite(AbortWrite { write: "m".into(), ..AbortWrite::default() }));
     assert!(fixture.catalog.write("m").unwrap().sources.is_empty());
     fixture.begin(compact("n", &table, &[5, 6]));
     fixture.commit(compacted("n", &[(100, 2)], 1));
     // Compacted parts cannot be sources again.
-    fixture.refused(Op::BeginWrite(compact("o", &table, &[4, 5])), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(compact("o", &table, &[4, 5])), Code::Aborted);
 }
 
 #[test]
@@ -118,27 +118,27 @@ fn replace_or_drop_aborts_a_compaction() {
     let mut fixture = eight();
     fixture.begin(compact("m", fixture.table("t"), &[2, 3, 4]));
     fixture.put("r", "t", WriteMode::Replace, &[50]);
-    fixture.refused(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted);
+    fixture.must_reject(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted);
     assert_eq!(fixture.parts(fixture.table("t").id, 9), [50]);
 
     let mut fixture = eight();
     fixture.begin(compact("m", fixture.table("t"), &[2, 3, 4]));
     fixture.drop_table("t");
-    assert!(fixture.refused(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted).contains("dropped"));
+    assert!(fixture.must_reject(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted).contains("dropped"));
     fixture.put("r", "t", WriteMode::Create, &[50]);
-    fixture.refused(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted);
+    fixture.must_reject(Op::CommitWrite(compacted("m", &[(100, 3)], 2)), Code::Aborted);
 }
 
 #[test]
 fn restart_or_expired_lease_ends_a_compaction() {
     let mut fixture = eight();
     fixture.begin(compact("m", fixture.table("t"), &[2, 3]));
-    fixture.done(node(1, 99));
+    fixture.must_apply(node(1, 99));
     assert!(!fixture.catalog.is_write_open("m"));
-    fixture.refused(Op::CommitWrite(compacted("m", &[(100, 2)], 2)), Code::Aborted);
+    fixture.must_reject(Op::CommitWrite(compacted("m", &[(100, 2)], 2)), Code::Aborted);
     fixture.begin(BeginWrite { writer_boot: 99, ..compact("n", fixture.table("t"), &[2, 3]) });
     fixture.now += LEASE + 1;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(!fixture.catalog.is_write_open("n"));
     assert_eq!(fixture.catalog.open_writes().count(), 0);
 }
@@ -155,7 +155,7 @@ fn compacted_sources_are_purged_after_the_retention() {
     // The end is rounded up by a 64th of the retention at most.
     fixture.now += RETENTION / 64 + 1;
     assert!(readable(&fixture, 9) && !(1..=8).any(|version| readable(&fixture, version)));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert_eq!((fixture.catalog.part_count(), fixture.parts(id, 9)), (5, vec![100, 5, 6, 7, 8]));
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
 }
@@ -165,21 +165,21 @@ fn pin_keeps_only_its_compacted_version() {
     let mut fixture = eight();
     let id = fixture.table("t").id;
     let until_ms = fixture.now + 10 * RETENTION;
-    fixture.done(Op::PinVersion(PinVersion { table: id, version: 3, until_ms }));
+    fixture.must_apply(Op::PinVersion(PinVersion { table: id, version: 3, until_ms }));
     for (write, sources, new) in [("m", [2, 3], 100), ("n", [4, 5], 101), ("o", [6, 7], 102)] {
         fixture.begin(compact(write, fixture.table("t"), &sources));
         fixture.commit(compacted(write, &[(new, 2)], (sources[0] % 4) as u32));
         fixture.now += RETENTION / 2;
     }
     fixture.now += 2 * RETENTION;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(readable(&fixture, 3) && readable(&fixture, 11));
     assert!([1, 2, 4, 8, 9, 10].iter().all(|version| !readable(&fixture, *version)));
     assert_eq!(fixture.parts(id, 3), [1, 2, 3]);
     assert_eq!(fixture.catalog.part_count(), 1 + 2 + 3 + 1, "part 1, the pinned, the compacted, part 8");
     assert_eq!(fixture.table("t").replaced.len(), 1, "expired entries are combined");
     fixture.now = until_ms + 1;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert_eq!((fixture.catalog.part_count(), fixture.table("t").replaced.len()), (5, 0));
 }
 
@@ -193,7 +193,7 @@ fn replace_keeps_the_retention_a_compaction_promised() {
     fixture.put("r", "t", WriteMode::Replace, &[50]);
     fixture.now = promised;
     assert!(readable(&fixture, 8));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert_eq!(fixture.parts(fixture.table("t").id, 8), [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
@@ -213,7 +213,7 @@ fn replaced_list_stays_short_after_many_compactions() {
         fixture.begin(compact(&format!("m{round}"), &table, sources));
         fixture.commit(compacted(&format!("m{round}"), &[(newest, rows)], shard));
         fixture.now += 1;
-        fixture.done(expire());
+        fixture.must_apply(expire());
         assert!(fixture.table("t").replaced.len() <= 70, "{}", fixture.table("t").replaced.len());
     }
     let table = fixture.table("t");
@@ -286,7 +286,7 @@ fn readable_versions_keep_their_rows_under_random_commands() {
                     drop(fixture.put(&write, name, WriteMode::Replace, &[step * 4 + 1, step * 4 + 2]))
                 }
                 (3..4, Some(_)) => fixture.drop_table(name),
-                (4..10, Some(_)) => fixture.done(expire()),
+                (4..10, Some(_)) => fixture.must_apply(expire()),
                 (10..13, Some(table)) => {
                     let version = random.random_range(1..=table.version);
                     let until_ms = fixture.now + random.random_range(0..4 * RETENTION);
@@ -307,7 +307,7 @@ fn readable_versions_keep_their_rows_under_random_commands() {
                         Answer::Outcome(_) => compactions += 1,
                         _ => {
                             aborted += 1;
-                            fixture.done(Op::AbortWrite(AbortWrite { write: open.id, ..AbortWrite::default() }));
+                            fixture.must_apply(Op::AbortWrite(AbortWrite { write: open.id, ..AbortWrite::default() }));
                         }
                     }
                 }
@@ -317,7 +317,7 @@ fn readable_versions_keep_their_rows_under_random_commands() {
             old += truth.check(&fixture.catalog, fixture.now);
         }
         fixture.now += 10 * RETENTION;
-        fixture.done(expire());
+        fixture.must_apply(expire());
         assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX), "seed {seed}");
         let live: usize = fixture.catalog.tables().map(|t| fixture.parts(t.id, t.version).len()).sum();
         assert_eq!(fixture.catalog.part_count(), live, "seed {seed}: expired parts are purged");

@@ -26,7 +26,7 @@ fn remove(id: u64) -> Op {
 /// A catalog with coordinators 1 to 3.
 fn named() -> CatalogFixture {
     let mut fixture = CatalogFixture::new();
-    fixture.done(Op::NameCoordinators(NameCoordinators { coordinators: (1..4).map(peer).collect() }));
+    fixture.must_apply(Op::NameCoordinators(NameCoordinators { coordinators: (1..4).map(peer).collect() }));
     fixture
 }
 
@@ -37,45 +37,45 @@ fn ids(catalog: &Catalog) -> Vec<u64> {
 #[test]
 fn coordinators_are_named_only_once() {
     let mut fixture = named();
-    fixture.done(Op::NameCoordinators(NameCoordinators { coordinators: vec![peer(9)] }));
+    fixture.must_apply(Op::NameCoordinators(NameCoordinators { coordinators: vec![peer(9)] }));
     assert_eq!(ids(&fixture.catalog), [1, 2, 3]);
 }
 
 #[test]
 fn unnamed_coordinators_cannot_be_added_or_removed() {
     let mut fixture = CatalogFixture::new();
-    assert!(fixture.refused(add(1), Code::Unavailable).contains("being formed"));
-    assert!(fixture.refused(remove(1), Code::Unavailable).contains("being formed"));
+    assert!(fixture.must_reject(add(1), Code::Unavailable).contains("being formed"));
+    assert!(fixture.must_reject(remove(1), Code::Unavailable).contains("being formed"));
 }
 
 #[test]
 fn coordinator_id_and_address_are_unique() {
     let mut fixture = named();
-    fixture.done(add(5));
-    fixture.done(add(5));
+    fixture.must_apply(add(5));
+    fixture.must_apply(add(5));
     assert_eq!(ids(&fixture.catalog), [1, 2, 3, 5]);
     let moved = Op::AddCoordinator(AddCoordinator { id: 5, peer: "elsewhere:1".into() });
-    assert!(fixture.refused(moved, Code::AlreadyExists).contains("coordinator 5 is at h5:8825"));
+    assert!(fixture.must_reject(moved, Code::AlreadyExists).contains("coordinator 5 is at h5:8825"));
     let taken = Op::AddCoordinator(AddCoordinator { id: 6, peer: "h5:8825".into() });
-    assert!(fixture.refused(taken, Code::AlreadyExists).contains("the address of coordinator 5"));
+    assert!(fixture.must_reject(taken, Code::AlreadyExists).contains("the address of coordinator 5"));
 }
 
 #[test]
 fn last_coordinator_cannot_be_removed() {
     let mut fixture = named();
     for id in [9, 2, 3] {
-        fixture.done(remove(id));
+        fixture.must_apply(remove(id));
     }
     assert_eq!(ids(&fixture.catalog), [1]);
-    assert!(fixture.refused(remove(1), Code::FailedPrecondition).contains("coordinator 1 is the last one"));
-    fixture.done(remove(9));
+    assert!(fixture.must_reject(remove(1), Code::FailedPrecondition).contains("coordinator 1 is the last one"));
+    fixture.must_apply(remove(9));
 }
 
 #[test]
 fn retired_stores_are_bounded() {
     let mut fixture = named();
     for store in (1..1200).chain([1199]) {
-        fixture.done(Op::RetireStore(RetireStore { store }));
+        fixture.must_apply(Op::RetireStore(RetireStore { store }));
     }
     assert!(fixture.catalog.is_retired(1199) && fixture.catalog.is_retired(200));
     assert!(!fixture.catalog.is_retired(199) && !fixture.catalog.is_retired(5000));
@@ -84,8 +84,8 @@ fn retired_stores_are_bounded() {
 #[test]
 fn clear_keeps_coordinators() {
     let mut fixture = named();
-    fixture.done(Op::RetireStore(RetireStore { store: 7 }));
-    fixture.done(Op::Clear(Clear {}));
+    fixture.must_apply(Op::RetireStore(RetireStore { store: 7 }));
+    fixture.must_apply(Op::Clear(Clear {}));
     assert_eq!(ids(&fixture.catalog), [1, 2, 3]);
     assert!(fixture.catalog.is_retired(7));
 }
@@ -94,8 +94,8 @@ fn clear_keeps_coordinators() {
 fn recovery_leaves_one_coordinator_and_a_new_cluster_id() {
     let mut fixture = named();
     let key = fixture.catalog.cluster().unwrap().ticket_key.clone();
-    fixture.done(Op::RetireStore(RetireStore { store: 7 }));
-    fixture.done(Op::RecoverCluster(RecoverCluster { id: "c.1.0".into(), coordinator: Some(peer(2)) }));
+    fixture.must_apply(Op::RetireStore(RetireStore { store: 7 }));
+    fixture.must_apply(Op::RecoverCluster(RecoverCluster { id: "c.1.0".into(), coordinator: Some(peer(2)) }));
     let cluster = fixture.catalog.cluster().unwrap();
     assert_eq!((cluster.id.as_str(), &cluster.ticket_key), ("c.1.0", &key));
     assert_eq!(fixture.catalog.coordinators(), BTreeMap::from([(2, "h2:8825".to_string())]));

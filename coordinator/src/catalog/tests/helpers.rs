@@ -114,9 +114,9 @@ impl CatalogFixture {
     /// A formed cluster of nodes 1 and 2 with boots 11 and 12.
     pub fn new() -> Self {
         let mut fixture = CatalogFixture { catalog: Catalog::default(), now: 1_000_000 };
-        fixture.done(Op::FormCluster(FormCluster { id: "c".into(), ticket_key: Bytes::from_static(b"key") }));
-        fixture.done(node(1, 11));
-        fixture.done(node(2, 12));
+        fixture.must_apply(Op::FormCluster(FormCluster { id: "c".into(), ticket_key: Bytes::from_static(b"key") }));
+        fixture.must_apply(node(1, 11));
+        fixture.must_apply(node(2, 12));
         fixture
     }
 
@@ -125,16 +125,16 @@ impl CatalogFixture {
         self.catalog.apply(&command).reply.unwrap()
     }
 
-    pub fn done(&mut self, op: Op) {
+    pub fn must_apply(&mut self, op: Op) {
         let answer = self.apply(op);
         assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
     }
 
     /// Applies a command that must be rejected with `code` and change nothing; returns the message.
-    pub fn refused(&mut self, op: Op, code: Code) -> String {
+    pub fn must_reject(&mut self, op: Op, code: Code) -> String {
         let before: Vec<_> = self.catalog.rows().collect();
         self.catalog.take_changes();
-        let Answer::Refusal(refusal) = self.apply(op) else { panic!("not refused") };
+        let Answer::Refusal(refusal) = self.apply(op) else { panic!("not rejected") };
         assert_eq!(refusal.code, code as i32, "{}", refusal.message);
         assert_eq!(self.catalog.take_changes(), []);
         assert!(before == self.catalog.rows().collect::<Vec<_>>());
@@ -162,7 +162,7 @@ impl CatalogFixture {
     }
 
     pub fn drop_table(&mut self, table: &str) {
-        self.done(Op::DropTable(DropTable { table: name(table) }));
+        self.must_apply(Op::DropTable(DropTable { table: name(table) }));
     }
 
     pub fn table(&self, table: &str) -> &Table {

@@ -11,7 +11,7 @@ use volley_common::{Code, NodeId, PartId};
 use super::helpers::*;
 use crate::catalog::RowKey;
 
-fn silent(id: u64, boot: u64) -> Op {
+fn unreachable(id: u64, boot: u64) -> Op {
     Op::SetNodeState(SetNodeState { node: id, state: NodeState::Unreachable as i32, boot })
 }
 
@@ -32,13 +32,13 @@ fn held(part: u128, node: u64, held: bool) -> Op {
 fn unreachable_time_is_set_once_and_cleared_on_return() {
     let mut fixture = CatalogFixture::new();
     let since = fixture.now;
-    fixture.done(silent(1, 11));
+    fixture.must_apply(unreachable(1, 11));
     fixture.now += 500;
-    fixture.done(silent(1, 11));
+    fixture.must_apply(unreachable(1, 11));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, since);
-    fixture.done(silent(2, 7));
+    fixture.must_apply(unreachable(2, 7));
     assert_eq!(fixture.catalog.node(NodeId(2)).unwrap().state, NodeState::Alive as i32, "another boot");
-    fixture.done(node(1, 21));
+    fixture.must_apply(node(1, 21));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().unreachable_since_ms, 0);
 }
 
@@ -47,15 +47,15 @@ fn health_ends_with_a_boot_and_a_drain_survives_it() {
     let mut fixture = CatalogFixture::new();
     let health =
         |boot| SetNodeHealth { node: 1, boot, read_only_reason: "disk full".into(), degraded_reason: "slow".into() };
-    fixture.done(Op::SetNodeHealth(health(10)));
+    fixture.must_apply(Op::SetNodeHealth(health(10)));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().read_only_reason, "");
-    fixture.done(Op::SetNodeHealth(health(11)));
+    fixture.must_apply(Op::SetNodeHealth(health(11)));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().read_only_reason, "disk full");
-    fixture.done(drain(1, true));
-    fixture.done(node(1, 21));
+    fixture.must_apply(drain(1, true));
+    fixture.must_apply(node(1, 21));
     let node = fixture.catalog.node(NodeId(1)).unwrap();
     assert_eq!((node.draining, node.read_only_reason.as_str(), node.degraded_reason.as_str()), (true, "", ""));
-    fixture.done(drain(1, false));
+    fixture.must_apply(drain(1, false));
     assert!(!fixture.catalog.node(NodeId(1)).unwrap().draining);
 }
 
@@ -63,26 +63,26 @@ fn health_ends_with_a_boot_and_a_drain_survives_it() {
 fn active_node_or_last_live_holder_is_not_removed() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Create, &[4]);
-    assert!(fixture.refused(remove(1), Code::FailedPrecondition).contains("drain it first"));
-    fixture.done(drain(1, true));
-    fixture.done(silent(2, 12));
-    let why = fixture.refused(remove(1), Code::FailedPrecondition);
+    assert!(fixture.must_reject(remove(1), Code::FailedPrecondition).contains("drain it first"));
+    fixture.must_apply(drain(1, true));
+    fixture.must_apply(unreachable(2, 12));
+    let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
     assert!(why.contains("shard 0 of table \"t\""), "{why}");
-    fixture.done(node(2, 12));
-    fixture.done(remove(1));
-    fixture.refused(remove(9), Code::NotFound);
+    fixture.must_apply(node(2, 12));
+    fixture.must_apply(remove(1));
+    fixture.must_reject(remove(9), Code::NotFound);
 }
 
 #[test]
 fn removal_changes_only_the_node_row() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Create, &[1, 2, 3]);
-    fixture.done(drain(1, true));
+    fixture.must_apply(drain(1, true));
     fixture.catalog.take_changes();
-    fixture.done(remove(1));
+    fixture.must_apply(remove(1));
     let changed: Vec<RowKey> = fixture.catalog.take_changes().into_iter().map(|change| change.key).collect();
     assert_eq!(changed, [RowKey::Node(1)]);
-    fixture.done(held(2, 1, false));
+    fixture.must_apply(held(2, 1, false));
     assert_eq!(fixture.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader takes them off");
 }
 
@@ -90,12 +90,12 @@ fn removal_changes_only_the_node_row() {
 fn only_holder_of_an_open_write_is_not_removed() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(staged("w", "t"));
-    fixture.done(Op::StageParts(stage("w", 1, &[4])));
-    fixture.done(silent(1, 11));
-    fixture.done(silent(2, 12));
-    assert!(fixture.refused(remove(1), Code::FailedPrecondition).contains("write \"w\""));
-    fixture.done(node(2, 12));
-    fixture.done(remove(1));
+    fixture.must_apply(Op::StageParts(stage("w", 1, &[4])));
+    fixture.must_apply(unreachable(1, 11));
+    fixture.must_apply(unreachable(2, 12));
+    assert!(fixture.must_reject(remove(1), Code::FailedPrecondition).contains("write \"w\""));
+    fixture.must_apply(node(2, 12));
+    fixture.must_apply(remove(1));
 }
 
 #[test]
@@ -103,19 +103,19 @@ fn removed_node_cannot_return_and_its_puts_abort() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Create, &[4]);
     fixture.begin(begin("open", "u", WriteMode::Create));
-    fixture.done(drain(1, true));
-    fixture.done(remove(1));
+    fixture.must_apply(drain(1, true));
+    fixture.must_apply(remove(1));
     assert!(fixture.catalog.was_removed(NodeId(1)) && !fixture.catalog.was_removed(NodeId(2)));
     assert!(fixture.catalog.node(NodeId(1)).is_none() && fixture.catalog.nodes().all(|node| node.id == 2));
     assert_eq!(fixture.catalog.write("open").unwrap().state, WriteState::Aborted as i32);
-    assert!(fixture.refused(node(1, 31), Code::FailedPrecondition).contains("empty --data-dir"));
-    for op in [silent(1, 0), drain(1, false)] {
-        fixture.refused(op, Code::NotFound);
+    assert!(fixture.must_reject(node(1, 31), Code::FailedPrecondition).contains("empty --data-dir"));
+    for op in [unreachable(1, 0), drain(1, false)] {
+        fixture.must_reject(op, Code::NotFound);
     }
-    fixture.done(held(4, 1, false));
-    fixture.done(held(4, 1, true));
+    fixture.must_apply(held(4, 1, false));
+    fixture.must_apply(held(4, 1, true));
     assert_eq!(fixture.catalog.part(PartId(4)).unwrap().holders[..], [2]);
-    fixture.done(remove(1));
+    fixture.must_apply(remove(1));
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn placement_is_ignored_after_a_change_of_shards() {
         let tables = vec![TablePlacement { table, placement: vec![Holders { nodes }; shards] }];
         Op::PlaceTables(PlaceTables { tables })
     };
-    fixture.done(place(3, vec![9]));
+    fixture.must_apply(place(3, vec![9]));
     assert_eq!(fixture.table("t").placement[3].nodes, [1, 2]);
-    fixture.done(place(4, vec![2, 3]));
+    fixture.must_apply(place(4, vec![2, 3]));
     assert_eq!(fixture.table("t").placement[3].nodes, [2, 3]);
 }
 
@@ -137,11 +137,11 @@ fn placement_is_ignored_after_a_change_of_shards() {
 fn commit_ignores_or_rejects_copies_on_removed_nodes() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(begin("w", "t", WriteMode::Create));
-    fixture.done(drain(2, true));
-    fixture.done(remove(2));
+    fixture.must_apply(drain(2, true));
+    fixture.must_apply(remove(2));
     let mut only_there = commit("w", &[1, 2]);
     only_there.parts[1].holders = vec![2];
-    let message = fixture.refused(Op::CommitWrite(only_there), Code::Aborted);
+    let message = fixture.must_reject(Op::CommitWrite(only_there), Code::Aborted);
     assert!(message.contains("removed from the cluster"), "{message}");
     fixture.apply(Op::CommitWrite(commit("w", &[1])));
     assert_eq!(*fixture.catalog.part(PartId(1)).unwrap().holders, [1]);

@@ -17,7 +17,7 @@ fn create(table: &str) -> Op {
 #[test]
 fn cluster_is_formed_only_once() {
     let mut fixture = CatalogFixture::new();
-    fixture.done(Op::FormCluster(FormCluster { id: "other".into(), ticket_key: Bytes::new() }));
+    fixture.must_apply(Op::FormCluster(FormCluster { id: "other".into(), ticket_key: Bytes::new() }));
     assert_eq!(fixture.catalog.cluster().unwrap().id, "c");
 }
 
@@ -38,14 +38,14 @@ fn unknown_command_is_rejected() {
 fn node_state_changes_only_for_its_boot() {
     let mut fixture = CatalogFixture::new();
     let set = |boot, node| Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot });
-    fixture.done(set(99, 1));
+    fixture.must_apply(set(99, 1));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().state(), NodeState::Alive);
-    fixture.done(set(11, 1));
+    fixture.must_apply(set(11, 1));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().state(), NodeState::Unreachable);
-    fixture.done(node(1, 11));
+    fixture.must_apply(node(1, 11));
     assert_eq!(fixture.catalog.node(NodeId(1)).unwrap().state(), NodeState::Alive);
-    fixture.refused(set(0, 7), Code::NotFound);
-    fixture.refused(node(0, 1), Code::InvalidArgument);
+    fixture.must_reject(set(0, 7), Code::NotFound);
+    fixture.must_reject(node(0, 1), Code::InvalidArgument);
 }
 
 #[test]
@@ -56,11 +56,11 @@ fn tables_are_created_listed_by_name_and_dropped() {
     }
     let names: Vec<String> = fixture.catalog.tables().map(|t| t.name.join("/")).collect();
     assert_eq!(names, ["a", "a/z", "a-", "b"]);
-    assert!(fixture.refused(create("a/z"), Code::AlreadyExists).contains("a/z"));
-    fixture.refused(create("bad//name"), Code::InvalidArgument);
+    assert!(fixture.must_reject(create("a/z"), Code::AlreadyExists).contains("a/z"));
+    fixture.must_reject(create("bad//name"), Code::InvalidArgument);
     fixture.drop_table("a/z");
     assert_eq!(fixture.catalog.tables().count(), 3);
-    let missing = fixture.refused(Op::DropTable(DropTable { table: name("a/z") }), Code::NotFound);
+    let missing = fixture.must_reject(Op::DropTable(DropTable { table: name("a/z") }), Code::NotFound);
     assert!(missing.contains("a/z"), "{missing}");
 }
 
@@ -75,7 +75,7 @@ fn dropped_name_is_free_at_once_and_parts_expire_later() {
     assert_eq!(fixture.parts(old, 1), [1, 2]);
     fixture.now += RETENTION + 1;
     assert!(fixture.catalog.needs_expiry(fixture.now, u64::MAX));
-    fixture.done(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
+    fixture.must_apply(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
     assert!(fixture.catalog.table(old).is_none() && fixture.catalog.part(PartId(1)).is_none());
     assert_eq!(fixture.parts(fixture.table("t").id, 1), [3]);
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
@@ -87,7 +87,7 @@ fn dropped_empty_table_is_purged() {
     fixture.apply(create("t"));
     fixture.drop_table("t");
     fixture.now += RETENTION + 1;
-    fixture.done(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
+    fixture.must_apply(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
     assert_eq!(fixture.catalog.all_tables().count(), 0);
 }
 
@@ -98,7 +98,7 @@ fn holder_changes_apply_and_skip_unknown_parts() {
     fixture.catalog.take_changes();
     let change = |part: u128, node, held| HolderChange { part: Some(PartId(part).into()), node, held };
     let mut update = |changes: Vec<HolderChange>| {
-        fixture.done(Op::UpdateHolders(UpdateHolders { changes }));
+        fixture.must_apply(Op::UpdateHolders(UpdateHolders { changes }));
         (fixture.catalog.part(PartId(1)).unwrap().holders.to_vec(), fixture.catalog.take_changes().len())
     };
     assert_eq!(update(vec![change(1, 3, true), change(9, 3, true)]), (vec![1, 2, 3], 1));
@@ -110,14 +110,14 @@ fn holder_changes_apply_and_skip_unknown_parts() {
 fn cancelled_flights_expire() {
     let mut fixture = CatalogFixture::new();
     let until_ms = fixture.now + 50;
-    fixture.done(Op::CancelFlight(CancelFlight { flight: 5, until_ms }));
-    fixture.done(Op::CancelFlight(CancelFlight { flight: 5, until_ms: until_ms - 20 }));
+    fixture.must_apply(Op::CancelFlight(CancelFlight { flight: 5, until_ms }));
+    fixture.must_apply(Op::CancelFlight(CancelFlight { flight: 5, until_ms: until_ms - 20 }));
     fixture.now = until_ms;
     assert!(!fixture.catalog.needs_expiry(fixture.now, 0));
     assert_eq!(fixture.catalog.cancelled().map(|c| c.until_ms).collect::<Vec<_>>(), [until_ms]);
     fixture.now += 1;
     assert!(fixture.catalog.needs_expiry(fixture.now, 0));
-    fixture.done(Op::Expire(Expire::default()));
+    fixture.must_apply(Op::Expire(Expire::default()));
     assert_eq!(fixture.catalog.cancelled().count(), 0);
 }
 
@@ -126,7 +126,7 @@ fn clear_keeps_the_cluster_and_its_nodes() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Create, &[1]);
     fixture.begin(staged("s", "u"));
-    fixture.done(Op::Clear(Clear {}));
+    fixture.must_apply(Op::Clear(Clear {}));
     assert_eq!(
         (fixture.catalog.all_tables().count(), fixture.catalog.part_count(), fixture.catalog.writes().count()),
         (0, 0, 0)

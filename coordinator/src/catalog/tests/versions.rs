@@ -48,7 +48,7 @@ fn replaced_versions_expire_and_appended_ones_do_not() {
     for _ in 0..2 {
         assert!(!readable(&fixture, 1) && !readable(&fixture, 2));
         assert!(readable(&fixture, 3) && readable(&fixture, 4));
-        fixture.done(expire());
+        fixture.must_apply(expire());
     }
     assert_eq!(fixture.catalog.part_count(), 2);
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
@@ -62,20 +62,20 @@ fn pin_keeps_only_its_version() {
     let mut fixture = four_versions();
     let id = fixture.table("t").id;
     let until = fixture.now + 5 * RETENTION;
-    fixture.done(pin(id, 1, until));
+    fixture.must_apply(pin(id, 1, until));
     fixture.now += RETENTION + 1;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(readable(&fixture, 1) && !readable(&fixture, 2));
     assert_eq!(fixture.parts(id, 1), [1]);
     assert!(fixture.catalog.part(PartId(2)).is_none());
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
     // A pin can be renewed while its version is readable; an earlier end changes nothing.
-    fixture.done(pin(id, 1, until - 1));
+    fixture.must_apply(pin(id, 1, until - 1));
     fixture.now = until;
     assert!(readable(&fixture, 1) && !fixture.catalog.needs_expiry(fixture.now, u64::MAX));
     fixture.now += 1;
     assert!(!readable(&fixture, 1) && fixture.catalog.needs_expiry(fixture.now, u64::MAX));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(fixture.catalog.part(PartId(1)).is_none());
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
 }
@@ -86,22 +86,22 @@ fn unreadable_version_cannot_be_pinned() {
     let id = fixture.table("t").id;
     fixture.now += RETENTION + 1;
     for (table, version) in [(id, 1), (id, 9), (77, 1)] {
-        fixture.refused(pin(table, version, u64::MAX), Code::NotFound);
+        fixture.must_reject(pin(table, version, u64::MAX), Code::NotFound);
     }
-    fixture.done(pin(id, 3, u64::MAX));
+    fixture.must_apply(pin(id, 3, u64::MAX));
 }
 
 #[test]
 fn pinned_version_survives_a_drop() {
     let mut fixture = four_versions();
     let id = fixture.table("t").id;
-    fixture.done(pin(id, 4, fixture.now + 5 * RETENTION));
+    fixture.must_apply(pin(id, 4, fixture.now + 5 * RETENTION));
     fixture.drop_table("t");
     fixture.now += RETENTION + 1;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert_eq!(fixture.parts(id, 4), [3, 4]);
     fixture.now += 5 * RETENTION;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(fixture.catalog.table(id).is_none());
     assert_eq!(fixture.catalog.part_count(), 0);
 }
@@ -117,7 +117,7 @@ fn version_is_kept_for_its_own_retention() {
     fixture.commit(commit("w2", &[2]));
     fixture.put("w3", "t", WriteMode::Replace, &[3]);
     fixture.now += 1;
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(readable(&fixture, 1) && !readable(&fixture, 2));
     assert!(fixture.catalog.part(PartId(2)).is_none());
 }
@@ -130,6 +130,6 @@ fn empty_version_is_readable_until_it_expires() {
     assert!(readable(&fixture, 1));
     fixture.now += RETENTION + 1;
     assert!(!readable(&fixture, 1));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
 }

@@ -40,9 +40,9 @@ fn open_or_aborted_write_is_invisible() {
     fixture.begin(begin("w", "t", WriteMode::Replace));
     assert_eq!(fixture.catalog.tables().count(), 0);
     assert!(fixture.catalog.is_write_open("w"));
-    fixture.done(abort("w", 1));
+    fixture.must_apply(abort("w", 1));
     assert!(!fixture.catalog.is_write_open("w"));
-    let message = fixture.refused(Op::CommitWrite(commit("w", &[1])), Code::Aborted);
+    let message = fixture.must_reject(Op::CommitWrite(commit("w", &[1])), Code::Aborted);
     assert!(message.contains("a test"), "{message}");
     assert_eq!(fixture.catalog.part_count(), 0);
 }
@@ -55,7 +55,7 @@ fn repeated_commit_or_begin_is_idempotent() {
     let again = fixture.begin(begin("w", "t", WriteMode::Create));
     assert_eq!((again.state(), again.outcome), (WriteState::Committed, Some(outcome)));
     assert_eq!(fixture.table("t").version, 1);
-    let message = fixture.refused(Op::BeginWrite(begin("w", "other", WriteMode::Create)), Code::InvalidArgument);
+    let message = fixture.must_reject(Op::BeginWrite(begin("w", "other", WriteMode::Create)), Code::InvalidArgument);
     assert!(message.contains("\"t\"") && message.contains("\"other\""), "{message}");
 }
 
@@ -66,9 +66,9 @@ fn later_attempt_supersedes_the_earlier() {
     let second =
         fixture.begin(BeginWrite { attempt: 2, writer: 2, writer_boot: 12, ..begin("w", "t", WriteMode::Replace) });
     assert_eq!((second.attempt, second.writer), (2, 2));
-    let message = fixture.refused(Op::CommitWrite(commit("w", &[1])), Code::Aborted);
+    let message = fixture.must_reject(Op::CommitWrite(commit("w", &[1])), Code::Aborted);
     assert!(message.contains("later attempt"), "{message}");
-    fixture.done(abort("w", 1));
+    fixture.must_apply(abort("w", 1));
     assert_eq!(fixture.catalog.write("w").unwrap().state(), WriteState::Open);
     assert_eq!(fixture.commit(CommitWrite { attempt: 2, ..commit("w", &[2]) }).version, 1);
 }
@@ -77,27 +77,27 @@ fn later_attempt_supersedes_the_earlier() {
 fn aborted_write_id_can_be_reused() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(begin("w", "t", WriteMode::Replace));
-    fixture.done(abort("w", 0));
-    fixture.done(abort("w", 0));
+    fixture.must_apply(abort("w", 0));
+    fixture.must_apply(abort("w", 0));
     assert_eq!(fixture.put("w", "t", WriteMode::Replace, &[1]).version, 1);
-    fixture.refused(abort("w", 0), Code::FailedPrecondition);
-    let message = fixture.refused(abort("x", 0), Code::NotFound);
+    fixture.must_reject(abort("w", 0), Code::FailedPrecondition);
+    let message = fixture.must_reject(abort("x", 0), Code::NotFound);
     assert!(message.contains("\"x\""), "{message}");
 }
 
 #[test]
 fn create_and_append_errors_name_the_table() {
     let mut fixture = CatalogFixture::new();
-    let message = fixture.refused(Op::BeginWrite(begin("w", "no/such", WriteMode::Append)), Code::NotFound);
+    let message = fixture.must_reject(Op::BeginWrite(begin("w", "no/such", WriteMode::Append)), Code::NotFound);
     assert!(message.contains("no/such"), "{message}");
     fixture.put("w1", "t", WriteMode::Create, &[1]);
-    let message = fixture.refused(Op::BeginWrite(begin("w2", "t", WriteMode::Create)), Code::AlreadyExists);
+    let message = fixture.must_reject(Op::BeginWrite(begin("w2", "t", WriteMode::Create)), Code::AlreadyExists);
     assert!(message.contains("\"t\""), "{message}");
     // Of two concurrent creations the second commit fails.
     fixture.begin(begin("w3", "u", WriteMode::Create));
     fixture.begin(begin("w4", "u", WriteMode::Create));
     fixture.commit(commit("w4", &[2]));
-    fixture.refused(Op::CommitWrite(commit("w3", &[3])), Code::AlreadyExists);
+    fixture.must_reject(Op::CommitWrite(commit("w3", &[3])), Code::AlreadyExists);
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn append_uses_the_spec_and_placement_of_the_table() {
     let write = fixture.begin(append);
     assert_eq!((write.spec, write.placement.len(), write.table_id), (Some(spec()), 4, fixture.table("t").id));
     let other = BeginWrite { schema: "schema b".into(), ..begin("w3", "t", WriteMode::Append) };
-    fixture.refused(Op::BeginWrite(other), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(other), Code::Aborted);
     let other = BeginWrite { table_id: 77, ..begin("w3", "t", WriteMode::Append) };
-    fixture.refused(Op::BeginWrite(other), Code::Aborted);
+    fixture.must_reject(Op::BeginWrite(other), Code::Aborted);
 }
 
 #[test]
@@ -126,12 +126,12 @@ fn append_to_a_changed_table_is_aborted() {
     fixture.begin(begin("w5", "t", WriteMode::Append));
     fixture.begin(BeginWrite { schema: "schema b".into(), ..begin("w6", "t", WriteMode::Replace) });
     fixture.commit(commit("w6", &[5]));
-    let message = fixture.refused(Op::CommitWrite(commit("w5", &[6])), Code::Aborted);
+    let message = fixture.must_reject(Op::CommitWrite(commit("w5", &[6])), Code::Aborted);
     assert!(message.contains("another schema"), "{message}");
     fixture.drop_table("t");
-    assert!(fixture.refused(Op::CommitWrite(commit("w5", &[6])), Code::Aborted).contains("dropped"));
+    assert!(fixture.must_reject(Op::CommitWrite(commit("w5", &[6])), Code::Aborted).contains("dropped"));
     fixture.put("w7", "t", WriteMode::Create, &[7]);
-    assert!(fixture.refused(Op::CommitWrite(commit("w5", &[6])), Code::Aborted).contains("created again"));
+    assert!(fixture.must_reject(Op::CommitWrite(commit("w5", &[6])), Code::Aborted).contains("created again"));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn invalid_parts_are_rejected() {
         (bad(part(1)), "twice"),
         (Op::CommitWrite(commit("w2", &[2, 2])), "twice"),
     ] {
-        let message = fixture.refused(op, Code::InvalidArgument);
+        let message = fixture.must_reject(op, Code::InvalidArgument);
         assert!(message.contains(why), "{message}");
     }
 }
@@ -156,10 +156,10 @@ fn invalid_parts_are_rejected() {
 fn staged_streams_commit_in_staging_order() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(staged("w", "t"));
-    fixture.done(Op::StageParts(stage("w", 1, &[8, 4])));
-    fixture.done(Op::StageParts(stage("w", 2, &[6])));
+    fixture.must_apply(Op::StageParts(stage("w", 1, &[8, 4])));
+    fixture.must_apply(Op::StageParts(stage("w", 2, &[6])));
     // A repeated stream and a repeated begin change nothing.
-    fixture.done(Op::StageParts(stage("w", 1, &[8, 4])));
+    fixture.must_apply(Op::StageParts(stage("w", 1, &[8, 4])));
     assert_eq!(fixture.begin(staged("w", "t")).parts.len(), 3);
     assert_eq!(fixture.begin(begin("w", "t", WriteMode::Replace)).parts.len(), 3);
     let outcome = fixture.commit(CommitWrite { attempt: 0, ..commit("w", &[]) });
@@ -171,27 +171,27 @@ fn staged_streams_commit_in_staging_order() {
 #[test]
 fn staging_into_an_unsuitable_write_is_rejected() {
     let mut fixture = CatalogFixture::new();
-    assert!(fixture.refused(Op::StageParts(stage("w", 1, &[1])), Code::NotFound).contains("\"w\""));
+    assert!(fixture.must_reject(Op::StageParts(stage("w", 1, &[1])), Code::NotFound).contains("\"w\""));
     fixture.begin(begin("put", "t", WriteMode::Replace));
-    fixture.refused(Op::StageParts(stage("put", 1, &[1])), Code::FailedPrecondition);
-    fixture.refused(Op::BeginWrite(staged("put", "t")), Code::FailedPrecondition);
+    fixture.must_reject(Op::StageParts(stage("put", 1, &[1])), Code::FailedPrecondition);
+    fixture.must_reject(Op::BeginWrite(staged("put", "t")), Code::FailedPrecondition);
     fixture.begin(staged("w", "t"));
-    fixture.done(Op::StageParts(stage("w", 1, &[1])));
+    fixture.must_apply(Op::StageParts(stage("w", 1, &[1])));
     let other = StageParts { schema: "schema b".into(), ..stage("w", 2, &[2]) };
-    assert!(fixture.refused(Op::StageParts(other), Code::InvalidArgument).contains("schema"));
+    assert!(fixture.must_reject(Op::StageParts(other), Code::InvalidArgument).contains("schema"));
     fixture.commit(commit("w", &[]));
-    assert!(fixture.refused(Op::StageParts(stage("w", 3, &[3])), Code::FailedPrecondition).contains("committed"));
+    assert!(fixture.must_reject(Op::StageParts(stage("w", 3, &[3])), Code::FailedPrecondition).contains("committed"));
     fixture.begin(staged("v", "t"));
-    fixture.done(abort("v", 0));
-    assert!(fixture.refused(Op::StageParts(stage("v", 3, &[3])), Code::Aborted).contains("a test"));
+    fixture.must_apply(abort("v", 0));
+    assert!(fixture.must_reject(Op::StageParts(stage("v", 3, &[3])), Code::Aborted).contains("a test"));
 }
 
 #[test]
 fn staged_write_without_rows_needs_a_schema() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(staged("w", "t"));
-    assert!(fixture.refused(Op::CommitWrite(commit("w", &[])), Code::FailedPrecondition).contains("no schema"));
-    fixture.done(Op::StageParts(stage("w", 1, &[])));
+    assert!(fixture.must_reject(Op::CommitWrite(commit("w", &[])), Code::FailedPrecondition).contains("no schema"));
+    fixture.must_apply(Op::StageParts(stage("w", 1, &[])));
     assert_eq!(fixture.commit(commit("w", &[])).rows, 0);
     assert_eq!((fixture.table("t").version, fixture.table("t").schema.clone()), (1, schema()));
 }
@@ -204,19 +204,19 @@ fn idle_write_is_aborted_when_its_lease_ends() {
     }
     fixture.now += LEASE;
     assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
-    fixture.done(Op::RenewWrite(RenewWrite { write: "renewed".into(), lease_ms: LEASE }));
-    fixture.done(Op::StageParts(stage("staging", 1, &[1])));
+    fixture.must_apply(Op::RenewWrite(RenewWrite { write: "renewed".into(), lease_ms: LEASE }));
+    fixture.must_apply(Op::StageParts(stage("staging", 1, &[1])));
     fixture.now += 1;
     assert!(fixture.catalog.needs_expiry(fixture.now, 10_000));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
     let state = |id: &str| fixture.catalog.write(id).unwrap().state();
     assert_eq!(
         (state("idle"), state("renewed"), state("staging")),
         (WriteState::Aborted, WriteState::Open, WriteState::Open)
     );
-    fixture.refused(Op::RenewWrite(RenewWrite { write: "idle".into(), lease_ms: 1 }), Code::Aborted);
-    fixture.refused(Op::RenewWrite(RenewWrite { write: "none".into(), lease_ms: 1 }), Code::NotFound);
+    fixture.must_reject(Op::RenewWrite(RenewWrite { write: "idle".into(), lease_ms: 1 }), Code::Aborted);
+    fixture.must_reject(Op::RenewWrite(RenewWrite { write: "none".into(), lease_ms: 1 }), Code::NotFound);
 }
 
 #[test]
@@ -233,9 +233,9 @@ fn new_boot_aborts_only_its_own_puts() {
     fixture.begin(begin("put", "t", WriteMode::Replace));
     fixture.begin(begin("elsewhere", "u", WriteMode::Replace).tap(|b| (b.writer, b.writer_boot) = (2, 12)));
     fixture.begin(staged("staged", "v"));
-    fixture.done(node(1, 11));
+    fixture.must_apply(node(1, 11));
     assert!(fixture.catalog.is_write_open("put"));
-    fixture.done(node(1, 99));
+    fixture.must_apply(node(1, 99));
     assert!(!fixture.catalog.is_write_open("put"));
     assert!(fixture.catalog.is_write_open("elsewhere") && fixture.catalog.is_write_open("staged"));
 }
@@ -248,7 +248,7 @@ fn finished_writes_expire() {
     assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
     fixture.now += 1;
     assert!(fixture.catalog.needs_expiry(fixture.now, 10_000));
-    fixture.done(expire());
+    fixture.must_apply(expire());
     assert!(fixture.catalog.write("w").is_none());
     assert_eq!(fixture.parts(fixture.table("t").id, 1), [1]);
 }
