@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn written_pages_are_resident_and_truncated_ones_fail_to_prefault() {
+    fn prefault_fails_for_truncated_pages_only() {
         let (file, mapping) = mapped(1 << 20);
         assert!(mapping.is_resident(once(0..1 << 20)) && mapping.is_resident([]));
         assert!(!mapping.is_resident(once(0..(1 << 20) + 1)), "beyond the mapping");
