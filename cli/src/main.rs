@@ -25,7 +25,8 @@ use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
 
-/// One file is all three programs, by the name it is called with: an image has it once, and the servers are links to it.
+/// One executable contains all three programs and runs the one that it is called as. An image contains it once, and the
+/// servers are links to it.
 fn main() -> ExitCode {
     let called = std::env::args_os().next();
     match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {

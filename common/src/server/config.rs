@@ -88,7 +88,7 @@ where
     Ok(to_map(&resolved.config)?.iter().map(line).collect())
 }
 
-/// A configuration, and what is known about the way it came about.
+/// A configuration and the sources of its values.
 struct Resolved<T> {
     config: T,
     /// The source of every key that is not a default.

@@ -141,7 +141,7 @@ async fn serve<R: ServerRole>(config: R::Config) -> Result<()> {
     tracing::info!("stopping: waiting for open streams");
     tokio::select! {
         () = server.shutdown() => {}
-        () = signals.next() => tracing::warn!("second signal: stopping at once"),
+        () = signals.next() => tracing::warn!("second signal: stopping immediately"),
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The HTTP/2 server loop below gRPC: accepts, serves, drains.
 //!
-//! tonic's own loop would do, but its bodies copy every message. Here a service responds with a [`ReplyBody`]: a tonic
-//! body, a stream of frames that consist of slices, or the body of another member's response.
+//! tonic's own loop is not used because its bodies copy every message. Here a service responds with a [`ReplyBody`]: a
+//! tonic body, a stream of frames that consist of slices, or the body of another member's response.
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -100,8 +100,8 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
 
 /// Serves HTTP/2 on `listener` until `shutdown`, then drains: there are no new connections or streams, and open streams
 /// may finish. Shortly before the end of [`ServerLimits::drain`] the remaining streams end with UNAVAILABLE, and so do
-/// calls without a response. A client that reads nothing until then finds its connection closed, which gRPC clients
-/// report as UNAVAILABLE too. Returns when the last connection is closed.
+/// calls without a response. If a client reads nothing until then, its connection is closed, which gRPC clients also
+/// report as UNAVAILABLE. Returns when the last connection is closed.
 pub async fn serve<S: Http2Service>(
     listener: TcpListener,
     service: S,
@@ -146,7 +146,7 @@ struct DrainStages {
     shutdown: CancellationToken,
     /// Open streams end with UNAVAILABLE.
     end_streams: CancellationToken,
-    /// Connections are closed at once.
+    /// Connections are closed immediately.
     close: CancellationToken,
 }
 

@@ -190,7 +190,7 @@ impl RaftContext {
         self.channel(&addr).ok()
     }
 
-    /// Why there is no cluster yet, or why a change of its members is blocked; none if all is well.
+    /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().clone()
     }

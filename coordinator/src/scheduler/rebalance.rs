@@ -93,7 +93,7 @@ impl TablePlan {
 struct PlacementPlan {
     /// Nodes that stay.
     nodes: BTreeMap<u64, PlacementNode>,
-    /// Nodes that leave. An id in neither collection is no node of the cluster.
+    /// Nodes that leave. An id in neither collection is not a node of the cluster.
     leaving: BTreeSet<u64>,
     tables: Vec<TablePlan>,
     /// Replicas of all tables.

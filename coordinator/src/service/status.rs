@@ -127,8 +127,8 @@ impl StatusService {
         json!({ "status": if leader.is_some() { "ok" } else { "no leader" }, "leader": leader, "nodes_alive": alive })
     }
 
-    /// As [`StatusService::health`], after a linearizable read: a leader that has lost its majority still knows itself as the
-    /// leader. The flag is true if the read succeeded.
+    /// As [`StatusService::health`], after a linearizable read: a leader that has lost its majority still considers
+    /// itself the leader. The flag is true if the read succeeded.
     pub async fn verified_health(&self) -> (bool, Value) {
         let read = tokio::time::timeout(HEALTH_TIMEOUT, self.raft.read()).await;
         let mut health = self.health();

@@ -45,7 +45,7 @@ pub fn is_fatal(error: &Error) -> bool {
     )
 }
 
-/// Opens a session with the leader, which the coordinators point to.
+/// Opens a session with the leader, following the redirections of other coordinators.
 ///
 /// # Errors
 /// Those of the last coordinator that was tried. UNAVAILABLE: no welcome in time.

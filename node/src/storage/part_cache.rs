@@ -4,9 +4,9 @@
 //! stays open, and is found, until its last reader drops it. An eviction unmaps on the thread that causes it, after all
 //! locks are released, so the methods that open or evict must run where blocking is allowed.
 //!
-//! This is not `quick_cache` or `moka`: they have one limit (a weight), do not find an evicted part that is still in use, and
-//! do not check an entry against the file system before they return it; `moka` also unmaps on whichever thread does its
-//! housekeeping. What remains of the work is smaller than the adapters would be.
+//! This is not `quick_cache` or `moka`: they have one limit (a weight), do not find an evicted part that is still in
+//! use, and do not check an entry against the file system before they return it; `moka` also unmaps on the thread that
+//! happens to run its housekeeping. The remaining code is smaller than adapters for them would be.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -83,7 +83,7 @@ impl PartCache {
         drop(evicted);
     }
 
-    /// Forgets a part that was removed or replaced: readers keep it, but nobody finds it any more.
+    /// Forgets a part that was removed or replaced. Its readers keep it, but later lookups do not find it.
     pub fn forget(&self, id: PartId) {
         let mut state = self.state.lock();
         state.order.remove(id);

@@ -57,7 +57,7 @@ pub struct StoreStatus {
     pub space: DiskSpace,
     /// Bytes of the node's parts.
     pub part_bytes: u64,
-    /// Why the node accepts no new parts; empty: it does.
+    /// Why the node accepts no new parts; empty: it accepts them.
     pub read_only_reason: String,
     /// Why its disk is degraded; empty: it is not.
     pub degraded_reason: String,
@@ -68,7 +68,7 @@ pub struct StoreStatus {
 }
 
 impl PartStore {
-    /// [`PartStore::open_with`] the default watermarks.
+    /// Opens or creates the data folder with the default watermarks: see [`PartStore::open_with`].
     ///
     /// # Errors
     /// As there.
@@ -279,7 +279,8 @@ impl PartStore {
         self.verify_throttled(id, |_| true)
     }
 
-    /// [`PartStore::verify`]; `on_read` gets the bytes of every read, may block, and cancels by returning false.
+    /// Like [`PartStore::verify`]. `on_read` gets the number of bytes of every read, may block, and cancels by
+    /// returning false.
     ///
     /// # Errors
     /// As there. CANCELLED: by `on_read`.
@@ -338,8 +339,8 @@ impl PartStore {
         self.0.quarantine.wait_for_lost().await;
     }
 
-    /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: it is neither served nor counted as a copy any
-    /// more. Gives the error for the caller; another error is returned unchanged.
+    /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: from then on it is neither served nor
+    /// counted as a copy. Returns the error for the caller; any other error is returned unchanged.
     fn quarantine(&self, id: PartId, path: &Path, error: Error) -> Error {
         let gone = !path.exists();
         if error.code != Code::DataLoss && !gone {
@@ -369,7 +370,7 @@ impl PartStore {
         }
     }
 
-    /// Replaces what the file system reports as its space.
+    /// Overrides the space that the file system reports.
     #[cfg(test)]
     pub(crate) fn override_space(&self, space: Option<DiskSpace>) {
         self.0.volume.override_space(space);

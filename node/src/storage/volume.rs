@@ -74,7 +74,8 @@ impl Volume {
         self.health.lock().write_failure.clone()
     }
 
-    /// Why the node accepts no new parts with this much space, and why its disk is degraded; empty: it does, it is not.
+    /// Why the node accepts no new parts with this much space, and why its disk is degraded. Empty: it accepts them; it
+    /// is not degraded.
     pub fn reasons(&self, space: DiskSpace) -> (String, String) {
         let health = self.health.lock();
         (health.read_only_reason(space), health.degraded_reason(clock::now_ms()))
@@ -130,8 +131,8 @@ impl Volume {
         synced
     }
 
-    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED) only this write fails; after any other
-    /// cause (UNAVAILABLE) the node writes no more, because it cannot know what the disk has.
+    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED) only this write fails; after any
+    /// other cause (UNAVAILABLE) the node stops writing, because what is on the disk is unknown.
     pub fn write_error(&self, what: &str, cause: &io::Error) -> Error {
         if matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
             let space = self.refresh_space();
@@ -178,7 +179,7 @@ impl Volume {
         ))
     }
 
-    /// Replaces what the file system reports.
+    /// Overrides what the file system reports.
     #[cfg(test)]
     pub fn override_space(&self, space: Option<DiskSpace>) {
         *self.space_override.lock() = space;

@@ -1,4 +1,4 @@
-//! Decides the next step by which the Raft group becomes what the catalog wants. Pure.
+//! Decides the next step that brings the Raft group closer to the desired state in the catalog. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ pub enum MembershipStep {
 /// The next step; none if the group is as desired, or a member must catch up first.
 pub fn next_step(view: &MembershipView<'_>) -> Option<MembershipStep> {
     if view.members.get_joint_config().len() > 1 {
-        // An earlier leader died during a change. Removing no voter leaves the joint configuration.
+        // An earlier leader crashed during a change. A change that removes no voter leaves the joint configuration.
         let finish = ChangeMembers::RemoveVoters(BTreeSet::new());
         return Some(MembershipStep::ChangeMembers(finish, "finishing a change of the coordinators"));
     }
@@ -127,7 +127,7 @@ pub fn quorum_loss_without(members: &RaftMembership, statuses: &BTreeMap<u64, Pe
         }
         let down: Vec<String> = rest.iter().filter(|voter| !is_up(voter)).map(u64::to_string).collect();
         return Some(format!(
-            "coordinator {id} cannot be removed: of the others {} is not up with the data folder that it had, and the rest would be no majority; start it, or remove it first",
+            "coordinator {id} cannot be removed: of the others {} is not up with the data folder that it had, so the rest would not be a majority; start it, or remove it first",
             down.join(", ")
         ));
     }

@@ -16,10 +16,10 @@ use crate::raft::rpc::network::raft_client;
 /// The timeout of a request.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks every other possible coordinator for its identity, and acts on what they say of this one.
+/// Asks every other possible coordinator for its identity, and acts on what they report about this one.
 pub async fn query_all(ctx: &RaftContext) -> Vec<(u64, Result<Identity>)> {
-    // A coordinator of the configured list that is no member any more may still know that the cluster was recovered without
-    // this one.
+    // Coordinators of the configured list that are no longer members are included, because they may know that the
+    // cluster was recovered without this one.
     let mut others = ctx.config.peers.clone();
     others.extend(ctx.members().nodes().map(|(id, peer)| (*id, peer.addr.clone())));
     others.extend(ctx.peers());
@@ -72,7 +72,7 @@ async fn apply_peer_status(ctx: &RaftContext, theirs: &Identity) {
     match theirs.status() {
         MembershipStatus::Removed => decommission(ctx, removed_message(ctx)).await,
         MembershipStatus::Superseded => {
-            let why = decommission_message(ctx, "was left behind: the cluster was recovered without it");
+            let why = decommission_message(ctx, "was superseded: the cluster was recovered without it");
             decommission(ctx, why).await;
         }
         _ => {}

@@ -1,13 +1,13 @@
-//! Recovery without a majority, when it is lost for good: makes one stopped data folder a cluster of its own.
+//! Recovery after a majority is lost permanently: makes one stopped data folder a cluster of its own.
 //!
 //! The folder keeps its whole log. Two entries are appended, in a new term: a membership of which this coordinator is the
 //! only member, and the command that gives the cluster its next id (see [`volley_common::cluster_id`]) and makes this the only
 //! desired coordinator. At its next start the coordinator elects itself and applies both. All changes are one transaction of the
 //! folder's database.
 //!
-//! If the lost coordinators come back: the folder has a new id, so it refuses their Raft messages. The cluster has a new id, so
-//! nodes that have met it refuse them too. As soon as one of them and the recovered one can reach each other, the lost one
-//! learns that it was superseded, and ends.
+//! If the lost coordinators come back: the folder has a new id, so it refuses their Raft messages. The cluster has a
+//! new id, so nodes that have joined the recovered cluster refuse them too. As soon as one of them and the recovered
+//! one can reach each other, the lost one detects that it was superseded, and stops.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -197,7 +197,7 @@ impl SnapshotReader {
     fn verify_checksum(&mut self) -> io::Result<()> {
         let mut checksum = [0; CHECKSUM as usize];
         self.input.inner.get_mut().read_exact(&mut checksum)?;
-        // A further call must end the same way.
+        // A further call must have the same result.
         self.input.inner.get_mut().seek_relative(-(CHECKSUM as i64))?;
         match u32::from_le_bytes(checksum) == self.input.crc {
             true => Ok(()),
