@@ -274,7 +274,7 @@ async fn recovered_coordinator_continues_and_the_others_end() {
     }
     for id in &lost {
         let why = decommissioned(cluster.raft(*id)).await;
-        assert!(why.contains("left behind"), "{why}");
+        assert!(why.contains("superseded"), "{why}");
         cluster.kill(*id).await;
     }
     cluster.expect(1..101).await;

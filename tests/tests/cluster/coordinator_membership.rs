@@ -190,7 +190,7 @@ async fn single_survivor_of_three_recovers_every_table() {
     cluster.nodes[0].restart().await;
     for at in lost {
         let sentence = cluster.coordinators[at].exits_with_failure().await;
-        assert!(sentence.contains("left behind"), "{sentence}");
+        assert!(sentence.contains("superseded"), "{sentence}");
         assert_eq!(cluster.coordinators[at].start_fails().await, sentence);
         std::fs::remove_dir_all(&cluster.coordinators[at].folder).unwrap();
         cluster.coordinators[at].start();

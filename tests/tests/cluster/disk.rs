@@ -244,7 +244,7 @@ async fn full_disk_refuses_puts_and_accepts_them_again() {
     // Puts through the coordinators work too, however large.
     rows::put(&client, "large", &Options::default(), 0..LARGE).await.unwrap();
     assert_eq!(rows::get(&client, "large").await.unwrap(), Vec::from_iter(0..LARGE));
-    assert!(cluster.nodes[0].log().contains("no new parts are taken in"), "{}", cluster.nodes[0].log_tail());
+    assert!(cluster.nodes[0].log().contains("new parts are refused in"), "{}", cluster.nodes[0].log_tail());
 
     // With space again, it accepts parts again.
     disk.ballast(0);
