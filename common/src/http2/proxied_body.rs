@@ -60,7 +60,8 @@ impl ProxiedBody {
         if self.has_status {
             return Poll::Ready(None);
         }
-        let status = Status::unavailable(format!("the response of the member at {} was interrupted: {why}", self.member));
+        let status =
+            Status::unavailable(format!("the response of the member at {} was interrupted: {why}", self.member));
         Poll::Ready(Some(Frame::trailers(trailers(&status))))
     }
 

@@ -249,7 +249,9 @@ impl RaftContext {
 
 /// The leader cannot be reached, or reaches no majority.
 fn no_answer_from(leader: u64) -> Error {
-    Error::unavailable(format!("coordinator {leader} is the leader, as far as this coordinator knows, and did not answer"))
+    Error::unavailable(format!(
+        "coordinator {leader} is the leader, as far as this coordinator knows, and did not answer"
+    ))
 }
 
 fn unknown_address<T>(leader: u64) -> LeaderAttempt<T> {

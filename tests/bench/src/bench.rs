@@ -50,7 +50,7 @@ pub enum JobPlan {
 }
 
 impl JobPlan {
-    /// Whether the client warms up by itself before the measured time.
+    /// Whether the client itself warms up before the measured time.
     fn is_repeated(&self) -> bool {
         let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::Infos(_)));
         warm || matches!(self, JobPlan::Get { .. } | JobPlan::Endpoints { keep: true, .. })

@@ -104,7 +104,7 @@ impl BenchSystem {
         }
     }
 
-    /// Where clients send requests for metadata: HOST:PORT of the coordinators.
+    /// The addresses for metadata requests: HOST:PORT of the coordinators.
     pub fn coordinators(&self) -> Vec<String> {
         match &self.running {
             RunningServers::Single { process, .. } => vec![process.address.clone()],

@@ -1,4 +1,4 @@
-//! A member with a wrong option exits with one sentence, and the others work on.
+//! A member with a wrong option exits with one sentence, and the others continue.
 
 use std::fs;
 use std::net::TcpListener;
