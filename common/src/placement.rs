@@ -62,7 +62,7 @@ pub fn place(
     Ring::new(nodes).place(table_key, shards, replicas, load)
 }
 
-/// All nodes in a shard's order of preference, whatever their load and zone.
+/// All nodes in a shard's order of preference, independent of their load and zone.
 pub fn order(nodes: &[Candidate], table_key: u64, shard: u32) -> Vec<NodeId> {
     Ring::new(nodes).order(table_key, shard)
 }

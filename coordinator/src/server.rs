@@ -37,8 +37,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
     start_with_sockets(config, PreboundSockets::default()).await
 }
 
-/// Does what [`start`] does, on sockets that may be bound already. Port 0 in the configuration means the bound port. Without
-/// `peers` the coordinator is alone, whatever its peer port.
+/// Does what [`start`] does, on sockets that may be bound already. Port 0 in the configuration means the bound port.
+/// Without `peers` the coordinator is the only one, independent of its peer port.
 ///
 /// # Errors
 /// As [`start`].

@@ -80,7 +80,7 @@ impl ServerProcess {
         assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
     }
 
-    /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns at once.
+    /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns immediately.
     pub async fn try_ready(&mut self, limit: Duration) -> Result<(), String> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         match tokio::time::timeout(limit, ready).await {

@@ -6,7 +6,7 @@
 
 use tokio::net::TcpStream;
 
-/// An algorithm that does not pace; every Linux kernel has it and every process may choose it.
+/// An algorithm that does not pace; every Linux kernel has it, and every process is allowed to select it.
 #[cfg(target_os = "linux")]
 const UNPACED: &std::ffi::CStr = c"reno";
 

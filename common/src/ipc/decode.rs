@@ -125,7 +125,7 @@ impl BatchDecoder {
         Ok(DecodedMessage::Dictionary)
     }
 
-    /// Limits the dictionaries' memory, whatever the number of deltas.
+    /// Limits the dictionaries' memory, independent of the number of deltas.
     fn limit_dictionaries(&mut self, id: i64, delta: bool, size: usize) -> Result<()> {
         let entry = self.sizes.entry(id).or_default();
         *entry = if delta { *entry + size } else { size };

@@ -91,7 +91,7 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
                 format!("cannot listen on {addr}: another process uses this port; stop it or choose another port")
             }
             io::ErrorKind::AddrNotAvailable => {
-                format!("cannot listen on {addr}: this machine has no such address; listen on one of its own")
+                format!("cannot listen on {addr}: this machine has no such address; listen on one of its addresses")
             }
             _ => format!("cannot listen on {addr}: {e}"),
         })

@@ -1,4 +1,4 @@
-//! Read-only questions about the catalog.
+//! Read-only queries of the catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -89,7 +89,7 @@ impl ActionRunner {
                 Ok(ActionReply::bytes(options.encode_to_vec()))
             }
             "CloseSession" => self.close_session(metadata),
-            // A health check accepts any body, whatever a client polls with.
+            // A health check accepts any body, because clients poll with different ones.
             "healthcheck" => Ok(ActionReply::json(&self.services.status.health())),
             "addresses" => {
                 let EmptyBody {} = parse(name, body)?;

@@ -88,7 +88,7 @@ impl Handle {
         }
     }
 
-    /// Transfers leadership, if this coordinator has it, and stops. The data folder is free afterwards.
+    /// Transfers leadership, if this coordinator has it, and stops. Afterwards the data folder can be opened again.
     pub async fn shutdown(&self) {
         self.0.transfer_leadership().await;
         self.halt().await;
@@ -217,7 +217,7 @@ impl Handle {
         replication_progress(&self.0)
     }
 
-    /// Why there is no cluster yet, or why a change of its members is blocked; none if all is well.
+    /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.
     pub fn fault(&self) -> Option<String> {
         self.0.fault()
     }

@@ -1,7 +1,7 @@
 //! Decides which nodes should hold which shard after nodes joined or left, with as few changes as possible.
 //!
 //! - A replica leaves its node only if that node leaves (drained, removed, or unreachable beyond the repair delay) and
-//!   another node can take its place. If none can, the shard waits for its node.
+//!   another node can replace it. If none can, the replica stays placed on its node.
 //! - A missing replica goes to the node in a zone of its own, with the fewest shards of that table, with the lowest load.
 //! - Replicas that share a zone spread to zones without one.
 //! - A node with less than half of its fair share (because it is new, or came back) is filled up to its share: first with

@@ -191,7 +191,7 @@ impl SimCluster {
         }
     }
 
-    /// Ends a coordinator's process at once.
+    /// Ends a coordinator's process immediately.
     pub fn crash(&self, id: u64) {
         let coordinator = &self.coordinators[&id];
         let Some(process) = coordinator.process.lock().take() else { return };

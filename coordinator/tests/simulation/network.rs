@@ -146,7 +146,7 @@ impl SimNetwork {
         self.happens(loss)
     }
 
-    /// Loses a message: the connection breaks, at once or after the keepalive timeout.
+    /// Loses a message: the connection breaks, immediately or after the keepalive timeout.
     async fn lose<T>(&self) -> Result<T, PeerChannelError> {
         if self.happens(0.5) {
             sleep(KEEPALIVE_TIMEOUT).await;

@@ -33,7 +33,7 @@ struct AckQueue {
 
 #[derive(Default)]
 struct AckQueueState {
-    /// Metadata, and how many results have it.
+    /// The metadata, and the number of results with it.
     queued: VecDeque<(Bytes, u64)>,
     bytes: usize,
     outcome: Option<Result<Bytes>>,

@@ -45,7 +45,7 @@ pub struct WriteSchemas {
 /// Begins the write that the handshake asks for.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: a schema that IPC cannot carry. Those of the coordinators.
+/// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators.
 pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<PutPlan> {
     let request = begin_request(&context, handshake)?;
     let attempt = request.attempt;

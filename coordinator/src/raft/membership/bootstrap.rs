@@ -7,8 +7,8 @@
 //! lowest coordinator lost its folder, it forms no second cluster, because the folders of the others are not empty. A
 //! coordinator that was started with `join` never forms a cluster.
 //!
-//! Once the cluster exists, the peer list that a coordinator was started with only says whom it contacts first: the catalog
-//! lists the coordinators (see `membership_reconciler`).
+//! Once the cluster exists, the peer list that a coordinator was started with only determines which coordinators it
+//! contacts first: the catalog lists the coordinators (see `membership_reconciler`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

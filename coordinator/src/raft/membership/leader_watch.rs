@@ -1,4 +1,4 @@
-//! Who leads, as far as this coordinator can tell.
+//! Watches which coordinator leads, as far as this one knows.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,7 +15,7 @@ pub struct MembershipView<'a> {
     pub leader: u64,
     /// The coordinators that the catalog lists, and their addresses.
     pub desired: &'a BTreeMap<u64, String>,
-    /// The Raft group, as the leader has it.
+    /// The Raft group, as the leader knows it.
     pub members: &'a RaftMembership,
     /// Data folders of coordinators that were removed.
     pub retired_stores: &'a BTreeSet<u64>,
