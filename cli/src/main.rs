@@ -71,7 +71,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run(args: Args) -> Result<ExitCode> {
     let (cluster, json) = (&args.cluster, args.json);
     match args.command {
-        // These two handle interrupts themselves: the cluster shuts down, the drain continues.
+        // These two commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
         CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, json).await.map(|()| ExitCode::SUCCESS),
         command => until_interrupted(interruptible(command, cluster, json)).await,

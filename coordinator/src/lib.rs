@@ -1,4 +1,4 @@
-//! The coordinator: holds the catalog in a Raft group, plans reads and writes, and gives orders to nodes.
+//! The coordinator: holds the catalog in a Raft group, plans reads and writes, and sends orders to nodes.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -58,7 +58,7 @@ impl Finding {
 /// The cluster's answer to the action `addresses`: where it sends clients of this listener.
 struct AddressReport {
     listener: String,
-    /// Whether clients fetch from the nodes; otherwise everything goes through the coordinator.
+    /// Whether clients fetch from the nodes; otherwise they fetch everything through the coordinator.
     direct: bool,
     /// The address of the coordinator for clients of this listener.
     coordinator: String,
@@ -199,7 +199,7 @@ async fn check_node(report: &AddressReport, node: &Value) -> Finding {
         ))),
     };
     let mut finding = Finding::new(subject, uri.unwrap_or("-"), dialed.as_ref().ok().copied().flatten());
-    // If everything goes through the coordinator, clients do not connect to the nodes.
+    // If clients fetch everything through the coordinator, they do not connect to the nodes.
     if let Err(error) = dialed.map_err(|e| e.message)
         && report.direct
     {

@@ -13,7 +13,7 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// connection's other streams.
 const UNLIMITED_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The largest DATA frame that is accepted. Frames of 16 KiB, the default, cost three times as much. A frame is read
-/// into memory of its own, which should come from the heap and stay in the processor's cache: frames of 4 MiB were
+/// into its own buffer, which should be allocated on the heap and stay in the processor's cache: frames of 4 MiB were
 /// mapped again each time.
 const FRAME_SIZE: u32 = 256 << 10;
 /// Bytes of one stream that may wait to be sent: one or two messages of the usual size.

@@ -1,8 +1,8 @@
 //! Reused memory for message bodies.
 //!
 //! Fresh memory costs a page fault for every 4 KiB: for a body of megabytes that can cost more than all copying of its
-//! bytes. So a stream keeps the blocks of bodies that were dropped for the next ones, and asks for huge pages. A body
-//! begins at a page or at arrow's alignment, so that arrow reads it in place.
+//! bytes. So a stream reuses the blocks of dropped bodies for later ones, and requests huge pages. A body begins at a
+//! page or at arrow's alignment, so that arrow reads it in place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::body_builder::{BodyAllocator, BodyBuilder};
 use crate::{Error, Result};
 
-/// Smaller bodies come from the heap.
+/// Smaller bodies are allocated on the heap.
 const MIN_BLOCK_BODY: usize = 64 << 10;
 /// For blocks of at least this size huge pages are requested (the size is that of x86; on other machines the request is
 /// only a hint).

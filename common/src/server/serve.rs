@@ -80,7 +80,7 @@ impl<S> Http2Service for S where
 {
 }
 
-/// Listens on `addr`, `HOST:PORT`. Port 0 takes a free port, see `local_addr`.
+/// Listens on `addr`, `HOST:PORT`. Port 0 selects a free port, see `local_addr`.
 ///
 /// # Errors
 /// UNAVAILABLE naming the address: it is in use, belongs to another machine, or is not an address.

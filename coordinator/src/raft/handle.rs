@@ -135,8 +135,8 @@ impl Handle {
 
     /// The result of `work` on the catalog that [`Handle::read`] would return.
     ///
-    /// `work` runs on the local catalog while the leader is asked whether that is recent enough, and once more if it was not.
-    /// Other callers may wait for the same request to the leader, and so for `work`: keep it short.
+    /// `work` runs on the local catalog while the leader is queried whether that is recent enough, and again if it was
+    /// not. Other callers may wait for the same request to the leader, and so for `work`: keep it short.
     ///
     /// # Errors
     /// As [`Handle::read`].

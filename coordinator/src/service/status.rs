@@ -18,7 +18,7 @@ use crate::diagnostics::table_stats::totals_json;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 
-/// Counting parts takes at most one in this many units of time, however often clients ask for the status.
+/// Counting parts takes at most one in this many units of time, independent of the rate of status requests.
 const IDLE_FACTOR: u32 = 20;
 /// How long a health check waits for the leader's confirmation.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);

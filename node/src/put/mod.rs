@@ -9,7 +9,7 @@
 //! | [`write`](mod@write) | a thread turns messages into sealed parts; [`shards`] (pure) splits rows into shards |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
-//! | [`ack_stream`] | the results that the client reads meanwhile |
+//! | [`ack_stream`] | the results that the client reads during the put |
 //!
 //! The messages are decoded below tonic, whose codec would add a copy of every body.
 

@@ -42,7 +42,7 @@ pub struct WriteSchemas {
     pub put: SchemaRef,
 }
 
-/// Begins the write that the handshake asks for.
+/// Begins the write that the handshake requests.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators.

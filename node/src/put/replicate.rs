@@ -74,7 +74,7 @@ impl PartReplicator {
         }
     }
 
-    /// Starts to copy a sealed part. The result comes when enough nodes hold it, or when they cannot.
+    /// Starts to copy a sealed part. The result is available when enough nodes hold it, or when they cannot.
     pub fn start(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
         let this_node = self.shared.context.store.node();
         let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed.lock());

@@ -64,7 +64,7 @@ impl BatchPartitioner {
         }
         let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
         Ok(match shards {
-            // All rows go to the only shard, in the order in which they come.
+            // All rows go to the only shard, in the order in which they arrive.
             1 => BatchPartitioner::RoundRobin(blocks(TargetSizes { block: u64::MAX, ..sizes }, 0)),
             _ => BatchPartitioner::Hash(HashPartitioner::new(partitioner, shards, sizes.message)),
         })

@@ -100,12 +100,13 @@ pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result
     Ok(())
 }
 
-/// Starts the writer thread. Its result comes when it has read its queue to the end, or failed.
+/// Starts the writer thread. Its result is available when it has read its queue to the end, or failed.
 ///
 /// If `queue` closes without [`WriterInput::End`], parts that are not sealed are discarded.
 ///
 /// # Errors
-/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors come as the thread's result.
+/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors are returned as the thread's
+/// result.
 pub fn start(
     config: PartSinkConfig,
     decoder: BatchDecoder,

@@ -49,8 +49,8 @@ impl PartCache {
         open.filter(|part| part.check_unchanged().is_ok())
     }
 
-    /// The part; `open` opens it if it is not open or its file has changed. Concurrent calls for one part wait for the first
-    /// one. `None` if `open` gives none.
+    /// The part; `open` opens it if it is not open or its file has changed. Concurrent calls for one part wait for the
+    /// first one. `None` if `open` returns `None`.
     ///
     /// # Errors
     /// Those of `open`; the next call tries again.
@@ -123,7 +123,7 @@ struct EvictionOrder {
 }
 
 impl EvictionOrder {
-    /// Adds a part; gives the parts that are over the limits, which may include this one.
+    /// Adds a part; returns the parts that are over the limits, which may include this one.
     fn push(&mut self, id: PartId, bytes: u64) -> Vec<PartId> {
         self.remove(id);
         self.parts.push_back((id, bytes));

@@ -25,7 +25,7 @@ pub const RENAMED_KEYS: [(&str, &str); 7] = [
     ("deadline_ms", "request_timeout_ms"),
 ];
 
-/// Where a layer's settings come from.
+/// The source of a layer's settings.
 pub enum LayerSource<'a> {
     File(&'a Path),
     Environment,

@@ -19,7 +19,7 @@ use crate::Result;
 use crate::http2::ReplyBody;
 use crate::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 
-/// A server whose responses come from one closure.
+/// A server whose responses are produced by one closure.
 pub(crate) struct TestServer {
     pub addr: String,
     pub shutdown: CancellationToken,

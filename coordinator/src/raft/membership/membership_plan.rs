@@ -41,9 +41,9 @@ pub enum MembershipStep {
     RetireStore(u64),
     /// Transfers leadership, because the leader is being removed.
     TransferLeadership,
-    /// Changes the Raft group; the text says why.
+    /// Changes the Raft group, for the reason in the text.
     ChangeMembers(ChangeMembers<u64, RaftPeer>, &'static str),
-    /// Nothing: the text says what must happen first.
+    /// Does nothing; the text describes what must happen first.
     Blocked(String),
 }
 

@@ -59,7 +59,7 @@ pub async fn run(ctx: &RaftContext) {
     }
 }
 
-/// Queries the other coordinators and, on the leader, takes one step; returns whether it took one.
+/// Queries the other coordinators and, on the leader, executes one step; returns whether it executed one.
 async fn reconcile(ctx: &RaftContext) -> Result<bool> {
     if ctx.is_leader() && ctx.view().cluster().is_none() {
         create_cluster_id(ctx).await?;

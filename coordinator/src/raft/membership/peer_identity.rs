@@ -1,4 +1,4 @@
-//! Coordinators ask each other for their id, data folder and cluster.
+//! Coordinators query each other's id, data folder and cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ pub async fn query(ctx: &RaftContext, id: u64, addr: &str) -> Result<Identity> {
     Ok(theirs)
 }
 
-/// Queries a coordinator that asked this one, if its cluster is what this one's became in a recovery: this coordinator may
-/// be superseded.
+/// Queries a coordinator that has just queried this one, if its cluster id is that of this cluster after a recovery,
+/// because then this coordinator may be superseded.
 pub async fn query_back(ctx: Arc<RaftContext>, theirs: Identity) {
     let ours = ctx.view().cluster().map(|ours| ours.id.clone()).unwrap_or_default();
     if ours.is_empty() || theirs.cluster.is_empty() || relation(&ours, &theirs.cluster) != Relation::Later {

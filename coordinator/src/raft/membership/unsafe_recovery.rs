@@ -37,8 +37,8 @@ pub struct FolderSummary {
     pub cluster: String,
     /// The coordinators that the folder knows, and their peer addresses.
     pub members: BTreeMap<u64, String>,
-    /// The term of the last log entry. Of several folders the one with the highest term holds the most, and of those with the
-    /// same term the one with the highest index.
+    /// The term of the last log entry. Of several folders, the one with the highest term has the most entries; of those
+    /// with the same term, the one with the highest index.
     pub term: u64,
     /// The index of the last log entry.
     pub index: u64,

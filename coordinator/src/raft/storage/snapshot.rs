@@ -260,7 +260,7 @@ pub fn temp_path(dir: &Path) -> PathBuf {
     dir.join(TMP).join(format!("{:016x}.snap", random()))
 }
 
-/// Builds a snapshot of the state at the time when the builder was made, while the state machine goes on.
+/// Builds a snapshot of the state at the time when the builder was created, while the state machine continues.
 pub struct SnapshotBuilder {
     data_dir: Arc<dyn DataDir>,
     view: io::Result<Option<ReadTransaction>>,
