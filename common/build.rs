@@ -1,4 +1,4 @@
-//! Compiles the wire forms with a compiler written in Rust, so that no `protoc` need be installed.
+//! Compiles the protobuf files with a compiler written in Rust, so that `protoc` need not be installed.
 
 use std::path::PathBuf;
 

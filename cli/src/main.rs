@@ -25,7 +25,8 @@ use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
 
-/// One file is all three programs, by the name it is called with: an image has it once, and the servers are links to it.
+/// One executable contains all three programs and runs the one that it is called as. An image contains it once, and the
+/// servers are links to it.
 fn main() -> ExitCode {
     let called = std::env::args_os().next();
     match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
@@ -70,7 +71,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run(args: Args) -> Result<ExitCode> {
     let (cluster, json) = (&args.cluster, args.json);
     match args.command {
-        // These two handle interrupts themselves: the cluster shuts down, the drain continues.
+        // These two commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
         CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, json).await.map(|()| ExitCode::SUCCESS),
         command => until_interrupted(interruptible(command, cluster, json)).await,

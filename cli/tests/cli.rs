@@ -227,7 +227,7 @@ fn drain_continues_after_an_interrupt() {
     dev.ok(&["put", csv.to_str().unwrap(), "--table", "t"]);
     let node = || dev.json(&["nodes"])["nodes"][0].clone();
     let id = node()["id"].as_str().unwrap().to_string();
-    // No other node can take the parts.
+    // No other node can receive the parts.
     let mut drain = volley(&["drain", &id]);
     let drain = drain.env("VOLLEY_CLUSTER", &dev.address).stderr(Stdio::piped()).spawn().unwrap();
     while node()["draining"] != true {}

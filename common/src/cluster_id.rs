@@ -1,7 +1,7 @@
 //! Cluster ids, and which of two ids is the later one after an unsafe recovery.
 //!
-//! A cluster that lost the majority of its coordinators can continue with one of them. It then has another id, so that its
-//! members are not confused with the lost ones, should these come back: the id from its bootstrap, the number of the
+//! A cluster that lost the majority of its coordinators can continue with one of them. It then has another id, so that
+//! its members are not confused with the lost ones if these come back: the id from its bootstrap, the number of the
 //! recovery, and a random number that tells two concurrent recoveries apart:
 //!
 //! ```
@@ -14,14 +14,14 @@
 //! assert_eq!(relation(&once, &recovered(formed, 8)), Relation::Foreign);
 //! ```
 
-/// How another cluster id relates to one's own.
+/// How another cluster's id relates to the own one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// The same cluster.
     Same,
-    /// The cluster after a recovery that ours has not seen: theirs is valid, ours is not.
+    /// The same cluster after a recovery that the own id does not include: the other id is valid, the own one is not.
     Later,
-    /// The cluster before a recovery: theirs is no longer valid.
+    /// The same cluster before a recovery: the other id is no longer valid.
     Earlier,
     /// A different cluster.
     Foreign,

@@ -31,11 +31,11 @@ macro_rules! constructors {
 
 impl Error {
     constructors! {
-        /// The request is wrong, whatever the state of the cluster.
+        /// The request is wrong, independent of the state of the cluster.
         invalid => InvalidArgument,
         /// No such table, version, write or part.
         not_found => NotFound,
-        /// The table, or whatever is to be made, exists already.
+        /// The table, or another object to be created, exists already.
         exists => AlreadyExists,
         /// The cluster's state does not allow the request.
         precondition => FailedPrecondition,

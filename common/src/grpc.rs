@@ -53,7 +53,7 @@ pub fn encode_message(message: &impl Message) -> Bytes {
 ///
 /// # Errors
 /// Those of [`message_length`]. INVALID_ARGUMENT: there is no message, a part of one, or more than one. CANCELLED: the
-/// client broke off. DEADLINE_EXCEEDED: the message did not arrive within 30 s.
+/// request was interrupted. DEADLINE_EXCEEDED: the message did not arrive within 30 s.
 pub async fn read_message<B>(body: B, max: usize) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -71,7 +71,7 @@ where
 {
     let mut received = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Error::cancelled(format!("the client broke off its request: {e}")))?;
+        let frame = frame.map_err(|e| Error::cancelled(format!("the client's request was interrupted: {e}")))?;
         received.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         if let Some(prefix) = received.first_chunk::<PREFIX>()
             && received.len() > PREFIX + message_length(prefix, max)?

@@ -14,7 +14,7 @@
 //! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
 //! | [`net`] | connections to members, fail-over |
 //! | [`proxy`] | forwarding a call unchanged to another member |
-//! | [`grpc`] | gRPC's framing, for calls that are not left to tonic |
+//! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |

@@ -22,7 +22,7 @@ pub struct ListenerConfig {
     pub name: String,
     /// Where it listens, HOST:PORT.
     pub addr: String,
-    /// Where clients reach it, `[grpc+tcp://]HOST:PORT`, unless that is `addr`.
+    /// The address for clients, `[grpc+tcp://]HOST:PORT`, if it is not `addr`.
     pub advertise: Option<String>,
 }
 

@@ -8,9 +8,9 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MMAP_THRESHOLD: libc::c_int = 4 << 20;
 
-/// `M_TRIM_THRESHOLD`: free memory that an arena keeps at its end. With glibc's 128 KiB every read buffer of HTTP/2 returned
-/// to the system and was allocated anew, with a page fault every 4 KiB. A few of these buffers are enough: there may be eight
-/// arenas per processor.
+/// `M_TRIM_THRESHOLD`: free memory that an arena keeps at its end. With glibc's 128 KiB every read buffer of HTTP/2 was
+/// returned to the system and allocated again, with a page fault every 4 KiB. A few of these buffers are enough: there
+/// may be eight arenas per processor.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIM_THRESHOLD: libc::c_int = 4 << 20;
 

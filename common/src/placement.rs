@@ -1,7 +1,7 @@
 //! Places shards on nodes: consistent hashing with bounded loads, distinct zones first.
 //!
-//! The result is stored in the catalog; readers never compute it. The function is frozen all the same, as [`ALGORITHM`] 1,
-//! so that leaders of all versions and architectures compute the same placement:
+//! The result is stored in the catalog; readers never compute it. The function is nevertheless frozen, as [`ALGORITHM`]
+//! 1, so that leaders of all versions and architectures compute the same placement:
 //!
 //! - the hash of a virtual node is `xxh3_64(node id as u64 LE ‖ number as u64 LE)`, that of a shard
 //!   `xxh3_64(table key as u64 LE ‖ shard as u32 LE)`;
@@ -9,8 +9,8 @@
 //! - a shard's replicas are the first nodes clockwise that share no zone and are below their load bound;
 //! - a node's load bound is `ceil(`[`LOAD_BOUND`]` × its fair share)`.
 //!
-//! If not all can be satisfied, distinct zones take precedence over the load bound: of two zones, one of them with a single
-//! node, that node gets a replica of every shard. Two replicas never share a node.
+//! If not all rules can be satisfied, distinct zones take precedence over the load bound: if there are two zones and
+//! one of them has a single node, that node gets a replica of every shard. Two replicas never share a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
@@ -62,7 +62,7 @@ pub fn place(
     Ring::new(nodes).place(table_key, shards, replicas, load)
 }
 
-/// All nodes in a shard's order of preference, whatever their load and zone.
+/// All nodes in a shard's order of preference, independent of their load and zone.
 pub fn order(nodes: &[Candidate], table_key: u64, shard: u32) -> Vec<NodeId> {
     Ring::new(nodes).order(table_key, shard)
 }
@@ -87,7 +87,7 @@ struct RingMember {
 impl Ring {
     /// Builds the ring; takes about 50 ns a virtual node.
     pub fn new(nodes: &[Candidate]) -> Self {
-        // The ring's own removal of duplicates breaks its sorting: it must not get any.
+        // Duplicates are removed first, because the ring's own removal of duplicates breaks its sorting.
         let unique: BTreeMap<NodeId, &Candidate> = nodes.iter().rev().map(|node| (node.id, node)).collect();
         let median = median(unique.values().map(|node| node.capacity));
         let zones: BTreeSet<&str> = unique.values().map(|node| node.zone.as_str()).collect();

@@ -17,7 +17,7 @@ const MAC_BYTES: usize = 32;
 pub struct TicketKey(Hmac<Sha256>);
 
 impl TicketKey {
-    /// From the key in the catalog.
+    /// Creates the key from the bytes in the catalog.
     pub fn new(key: &[u8]) -> Self {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         mac.update(MAGIC);

@@ -1,4 +1,4 @@
-//! Long reads of the catalog, on a blocking thread so that the async tasks can go on.
+//! Long reads of the catalog, on a blocking thread so that the async tasks are not delayed.
 
 use volley_common::{Error, Result};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use volley_common::wire::catalog::Node;
 use volley_common::{Error, Result};
 
-/// Whose addresses the clients of a listener get.
+/// Which addresses the clients of a listener get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locations {
     /// The nodes' own addresses.
@@ -48,7 +48,7 @@ pub struct ClientListener {
     pub name: Arc<str>,
     /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`.
     pub uri: String,
-    /// Whose addresses its clients get.
+    /// Which addresses its clients get.
     pub locations: Locations,
 }
 
@@ -116,7 +116,7 @@ impl ListenerTable {
             let names = self.0.iter().map(|listener| &*listener.name);
             let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
             Error::invalid(format!(
-                "there is no listener {requested:?}: ask for direct, proxy or single{}",
+                "there is no listener {requested:?}: request direct, proxy or single{}",
                 if known.is_empty() { String::new() } else { format!(", or for {}", known.join(", ")) }
             ))
         })

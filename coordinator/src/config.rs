@@ -16,7 +16,7 @@ use volley_common::{Error, Result};
 use crate::client_listener::Locations;
 use crate::recover_command::RecoverArgs;
 
-/// The least time for which a leader goes on without answers of a majority: its followers may be slow.
+/// The least time for which a leader continues without answers of a majority: its followers may be slow.
 const MIN_QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least `election_ms`: several heartbeats over the coordinators' disks and network must fit.
 const MIN_ELECTION_MS: u64 = 100;
@@ -39,19 +39,20 @@ pub struct CoordinatorConfig {
     pub locations: Vec<String>,
     /// A development cluster: the actions `clear` and `shutdown` are allowed.
     pub dev: bool,
-    /// A node without heartbeat for this long is unreachable: neither offered to readers nor chosen for writes; milliseconds.
+    /// A node without heartbeat for this long is unreachable: readers are not sent to it and writes are not placed on
+    /// it; milliseconds.
     pub node_timeout_ms: u64,
-    /// The parts of a node that is unreachable for this long are copied elsewhere; milliseconds.
+    /// The parts of a node that is unreachable for this long are copied to other nodes; milliseconds.
     pub repair_delay_ms: u64,
     /// The interval of the nodes' reports, milliseconds.
     pub heartbeat_ms: u64,
     /// A leader without heartbeat for this long, or for three quarters of it, is replaced; milliseconds.
     pub election_ms: u64,
-    /// How long replaced parts and tickets live unless the table has its own setting, milliseconds.
+    /// How long replaced parts and tickets are kept unless the table has its own setting, milliseconds.
     pub retention_ms: u64,
-    /// How long a write lives without activity, milliseconds.
+    /// How long a write without activity is kept open, milliseconds.
     pub lease_ms: u64,
-    /// How long the id of a finished write is remembered, milliseconds.
+    /// How long the id of a finished write is kept, milliseconds.
     pub write_id_retention_ms: u64,
     /// The largest number of endpoints in a FlightInfo.
     pub max_endpoints: u32,
@@ -111,13 +112,13 @@ pub struct CoordinatorArgs {
     /// How many milliseconds a node can go without heartbeat before it is unreachable.
     #[arg(long)]
     pub node_timeout_ms: Option<u64>,
-    /// How many milliseconds a node can be unreachable before its parts are copied elsewhere.
+    /// How many milliseconds a node can be unreachable before its parts are copied to other nodes.
     #[arg(long)]
     pub repair_delay_ms: Option<u64>,
     /// How many milliseconds a call waits for a leader.
     #[arg(long)]
     pub request_timeout_ms: Option<u64>,
-    /// How many milliseconds replaced parts and tickets live.
+    /// How many milliseconds replaced parts and tickets are kept.
     #[arg(long)]
     pub retention_ms: Option<u64>,
     /// Old names of flags.
@@ -149,7 +150,7 @@ impl AsRef<ServerArgs> for CoordinatorArgs {
 /// The subcommands of `volley-coordinator`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CoordinatorCommand {
-    /// Let one coordinator go on alone after a majority was lost for good.
+    /// Let one coordinator continue alone after a majority was lost permanently.
     ///
     /// Without --yes-lose-unreplicated it only reports what the folder holds. Run it on each folder that is left, and recover
     /// the one with the highest term, and of those with the same term the one with the highest index.
@@ -231,9 +232,10 @@ impl CoordinatorConfig {
         Duration::from_millis(self.election_ms)
     }
 
-    /// How long a leader goes on without answers of a majority. Half of the node timeout, so that its nodes reach the next
-    /// leader before that one finds them unreachable. With a `node_timeout_ms` below about 3,000 they may come too late, since
-    /// `MIN_QUORUM_TIMEOUT` is then more than half of it; they are unreachable until they come.
+    /// How long a leader continues without answers of a majority. Half of the node timeout, so that its nodes connect
+    /// to the next leader before that one marks them as unreachable. With a `node_timeout_ms` below about 3,000 they
+    /// may connect too late, since `MIN_QUORUM_TIMEOUT` is then more than half of it; they are unreachable until they
+    /// connect.
     pub fn quorum_timeout(&self) -> Duration {
         (self.node_timeout() / 2).max(MIN_QUORUM_TIMEOUT)
     }

@@ -1,4 +1,4 @@
-//! The coordinator: holds the catalog in a Raft group, plans reads and writes, and gives orders to nodes.
+//! The coordinator: holds the catalog in a Raft group, plans reads and writes, and sends orders to nodes.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`client_listener`], [`catalog_scan`] | client listeners; long reads of the catalog |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
-//! | [`recover_command`] | one coordinator goes on alone after a majority was lost |
+//! | [`recover_command`] | lets one coordinator continue alone after a majority was lost |
 
 pub mod catalog;
 pub mod catalog_scan;

@@ -1,4 +1,4 @@
-//! `volley-coordinator recover`: lets one coordinator go on alone after a majority was lost for good.
+//! `volley-coordinator recover`: lets one coordinator continue alone after a majority was lost permanently.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,10 +20,10 @@ pub struct RecoverArgs {
     /// The id of the stopped coordinator.
     #[arg(long)]
     pub id: u64,
-    /// Where others will reach it, HOST:PORT of its peer port [default: as before].
+    /// Its peer address from now on, HOST:PORT [default: as before].
     #[arg(long)]
     pub peer: Option<String>,
-    /// Recover the folder: what only the lost coordinators had is lost for good.
+    /// Recover the folder: what only the lost coordinators had is lost permanently.
     #[arg(long)]
     pub yes_lose_unreplicated: bool,
 }
@@ -45,7 +45,8 @@ pub async fn run(args: &RecoverArgs) -> Result<String> {
     Ok(recovered_report(args, &recover(&args.data_dir, args.id, peer)?))
 }
 
-/// Refuses to recover while another coordinator runs: a majority may exist, and would go on beside the recovered cluster.
+/// Refuses to recover while another coordinator runs: a majority may exist, and would continue beside the recovered
+/// cluster.
 async fn check_others_are_stopped(id: u64, found: &FolderSummary) -> Result<()> {
     for (other, addr) in found.members.iter().filter(|(other, _)| **other != id) {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;

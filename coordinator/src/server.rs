@@ -37,8 +37,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
     start_with_sockets(config, PreboundSockets::default()).await
 }
 
-/// Does what [`start`] does, on sockets that may be bound already. Port 0 in the configuration means the bound port. Without
-/// `peers` the coordinator is alone, whatever its peer port.
+/// Does what [`start`] does, on sockets that may be bound already. Port 0 in the configuration means the bound port.
+/// Without `peers` the coordinator is the only one, independent of its peer port.
 ///
 /// # Errors
 /// As [`start`].
@@ -116,7 +116,8 @@ fn peers(config: &CoordinatorConfig, addresses: &ServerAddresses) -> Result<BTre
     Ok(peers)
 }
 
-/// Waits until this coordinator cannot go on by itself (it was removed from the cluster, say), and returns the reason.
+/// Waits until this coordinator cannot continue (for example because it was removed from the cluster), and returns the
+/// reason.
 async fn ended_reason(ended: &mut watch::Receiver<Option<Error>>) -> Error {
     match ended.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
         Ok(Some(error)) => error,
@@ -129,7 +130,7 @@ impl RunningCoordinator {
     /// Returns when the cluster is formed and has a leader, or when the stop begins.
     ///
     /// # Errors
-    /// Why this coordinator cannot go on.
+    /// Why this coordinator cannot continue.
     async fn wait_ready(&self) -> Result<()> {
         let mut ended = self.raft.watch_decommissioned();
         let mut applied = self.raft.watch_applied();
@@ -154,7 +155,7 @@ impl RunningServer for RunningCoordinator {
         &self.addresses.flight_uri
     }
 
-    /// Returns after the action `shutdown`, too.
+    /// Also returns after the action `shutdown`.
     async fn wait(&self) -> Result<()> {
         let mut ended = self.raft.watch_decommissioned();
         let outcome = tokio::select! {

@@ -54,7 +54,7 @@ impl RaftTestCluster {
         std::fs::remove_dir_all(self.dir.path().join(format!("c{id}"))).unwrap();
     }
 
-    /// Proposes as a client does: repeats a change whose outcome is unknown, because it is idempotent.
+    /// Proposes like a client: repeats a change whose outcome is unknown, because the change is idempotent.
     async fn propose(&self, ids: std::ops::Range<u64>) {
         for id in ids {
             match self.any().propose(node(id)).await {
@@ -119,7 +119,7 @@ async fn follower_proposes_and_reads_through_the_leader() {
     follower.raft.read_index_local(None).await.unwrap_err();
 }
 
-/// Otherwise it would keep the nodes' sessions, and its successor would have none.
+/// Otherwise the former leader would keep the nodes' sessions, and its successor would have none.
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_without_quorum_is_none_until_it_returns() {
     let (dir, peers) = (TempDir::new().unwrap(), peers(3).await);
@@ -141,8 +141,8 @@ async fn leader_without_quorum_is_none_until_it_returns() {
     leader(&up[&leads].raft).await;
 }
 
-/// Seen under faults: a partitioned leader declared a node unreachable. Forwarded to its successor, which by then had a session
-/// with the node, that declaration excluded the node permanently.
+/// Seen under faults: a partitioned leader declared a node unreachable. The command was forwarded to its successor,
+/// which already had a session with the node, and excluded the node permanently.
 #[tokio::test(flavor = "multi_thread")]
 async fn decision_of_a_former_leader_is_not_forwarded() {
     let cluster = RaftTestCluster::new(&[1, 2, 3], 1000).await;
@@ -284,7 +284,7 @@ async fn coordinator_with_a_lost_folder_does_not_vote() {
     let mut cluster = RaftTestCluster::new(&[1, 2, 3], 1000).await;
     cluster.leader().await;
     cluster.propose(1..11).await;
-    // One has its folder, one has lost it, one is down: no majority has its folder.
+    // One has its folder, one has lost it, one is down: there is no majority with its folders.
     cluster.kill(2).await;
     cluster.kill(3).await;
     cluster.lose_folder(3);

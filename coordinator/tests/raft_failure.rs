@@ -70,7 +70,7 @@ async fn failed_sync_ends_the_store_for_good() {
     assert_eq!(failures.lock().len(), 1);
     assert!(failures.lock()[0].contains("the disk is gone"), "{:?}", failures.lock());
 
-    // The disk works again, but what it holds is unknown.
+    // The disk works again, but its contents are unknown.
     broken.store(false, Ordering::SeqCst);
     log.save_vote(&Vote::new(9, 1)).await.unwrap_err();
     log.blocking_append([blank_ent::<TypeConfig>(1, 1, 2)]).await.unwrap_err();

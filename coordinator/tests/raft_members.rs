@@ -1,4 +1,4 @@
-//! Coordinators are added, removed and replaced while others continue; recovery after a majority is lost for good.
+//! Coordinators are added, removed and replaced while others continue; recovery after a majority is lost permanently.
 #![allow(clippy::unwrap_used)]
 
 mod raft_support;
@@ -112,7 +112,7 @@ async fn group_of_three_grows_to_five_and_survives_two_failures() {
         assert!(cluster.raft(1).peers().contains_key(&id));
     }
     cluster.propose(101..111).await;
-    // With the new ones the others are a majority.
+    // Together with the new ones, the others are a majority.
     cluster.kill(1).await;
     cluster.kill(2).await;
     cluster.propose(111..121).await;
@@ -160,10 +160,10 @@ async fn removed_leader_ends_and_its_folder_is_refused() {
     cluster.kill(first).await;
     assert!(!cluster.raft(cluster.follower().await).peers().contains_key(&first));
     cluster.propose(11..21).await;
-    // The mark in the folder is enough: no other coordinator is asked.
+    // The mark in the folder is sufficient: no other coordinator is queried.
     let refused = Handle::start(config(first, &cluster.at, cluster.dir.path())).await.err().unwrap();
     assert_eq!(refused.message, why);
-    // Without the mark it learns it from the others.
+    // Without the mark it is informed by the others.
     std::fs::remove_file(cluster.folder(first).join("removed")).unwrap();
     cluster.start(first).await;
     assert_eq!(decommissioned(cluster.raft(first)).await, why);
@@ -274,7 +274,7 @@ async fn recovered_coordinator_continues_and_the_others_end() {
     }
     for id in &lost {
         let why = decommissioned(cluster.raft(*id)).await;
-        assert!(why.contains("left behind"), "{why}");
+        assert!(why.contains("superseded"), "{why}");
         cluster.kill(*id).await;
     }
     cluster.expect(1..101).await;
@@ -303,7 +303,7 @@ async fn folder_without_a_cluster_is_not_recovered() {
     assert!(empty.message.contains("holds no cluster"), "{empty}");
 }
 
-/// What a leader of term 1 sends a new member first: the cluster that the cluster had then, in which this one was alone.
+/// What a leader of term 1 sends a new member first: the membership of that time, in which this one was alone.
 async fn send_first_entry(addr: &str, to: u64, group_has: u64) {
     let leader = Some(wire::LeaderId { term: 1, node: 2 });
     let membership = wire::Membership {

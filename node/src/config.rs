@@ -15,7 +15,8 @@ use volley_common::{Error, Result};
 
 use crate::storage::Watermarks;
 
-/// The least bytes of each column in a message, if they fit: clients have a cost for every column of every message.
+/// The least number of bytes of each column in a message, if they fit: every column of every message has a cost for
+/// clients.
 const MIN_COLUMN_BYTES: usize = 4 << 10;
 /// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
 const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_SPLIT_BYTES;

@@ -52,7 +52,8 @@ pub struct PutContext {
     pub tasks: TaskTracker,
 }
 
-/// All pieces of a node. Only wiring and the session with the leader take it whole; the rest takes the pieces it uses.
+/// All pieces of a node. Only the wiring and the session with the leader take all of them; other code takes the pieces
+/// that it uses.
 pub struct NodeContext {
     /// The configuration that the process was started with.
     pub config: Arc<NodeConfig>,

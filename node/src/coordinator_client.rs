@@ -61,7 +61,7 @@ impl CoordinatorClient {
         }
     }
 
-    /// Calls this coordinator first from now on, if it is known. The leader saves a hop: it forwards nothing.
+    /// Calls this coordinator first from now on, if its address is known. Calling the leader directly saves a hop.
     pub fn prefer(&self, addr: &str) {
         let at = self.addrs.load().iter().position(|known| known == addr);
         self.preferred.store(at.unwrap_or(0), Ordering::Relaxed);

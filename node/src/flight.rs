@@ -1,8 +1,9 @@
 //! The Flight calls that tonic serves on a node: Handshake and DoExchange.
 //!
-//! [`crate::router`] takes every other Flight call out before tonic: [`crate::get`] answers DoGet and [`crate::put`] answers
-//! DoPut, both without tonic's codec, which would copy each body; metadata calls are proxied to a coordinator. So this is
-//! a service of two methods, and not an implementation of arrow-flight's `FlightService` trait.
+//! [`crate::router`] handles every other Flight call before it reaches tonic: [`crate::get`] answers DoGet and
+//! [`crate::put`] answers DoPut, both without tonic's codec, which would copy each body; metadata calls are proxied to
+//! a coordinator. Therefore this is a service with two methods instead of an implementation of arrow-flight's
+//! `FlightService` trait.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use volley_common::{Error, Result};
 
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
-/// Messages of one handshake at most.
+/// The most messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 
@@ -73,8 +74,8 @@ impl Service<http::Request<Body>> for NodeFlightService {
     }
 }
 
-/// Accepts everyone, as long as there are no users. The token is never checked. Each message is answered as it comes; a
-/// client that sends none gets the token by the header alone. The coordinators answer the same.
+/// Accepts every client, because there is no authentication. The token is never checked. Each message is answered as it
+/// arrives; a client that sends no message gets the token in the header only. Coordinators reply in the same way.
 fn handshake(request: Request<Streaming<HandshakeRequest>>) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
     let token = format!("{:032x}", rand::random::<u128>());
     let bearer = AsciiMetadataValue::try_from(format!("Bearer {token}"))

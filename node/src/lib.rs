@@ -2,13 +2,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`router`] | the first stop of every Flight call, and where it goes |
-//! | [`put`] | a put: rows into parts, parts to their holders, one commit |
-//! | [`get`] | a get: a ticket into slices of mapped files |
+//! | [`router`] | dispatches every Flight call |
+//! | [`put`] | a put: writes rows into parts, copies these to their holders, commits |
+//! | [`get`] | a get: turns a ticket into slices of mapped files |
 //! | [`flight`] | the Flight calls that tonic serves |
 //! | [`peer`] | the gRPC service for other members |
 //! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
-//! | [`session`] | reports to the leading coordinator, orders back |
+//! | [`session`] | the session with the leading coordinator: reports and orders |
 //! | [`copy`] | copies parts from other nodes |
 //! | [`compaction`] | compacts small parts |
 //! | [`scrub`] | verifies every part periodically |

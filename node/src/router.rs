@@ -1,5 +1,5 @@
-//! The first stop of every Flight call on a node: DoGet and DoPut are answered here below tonic, metadata calls are proxied
-//! to a coordinator, and tonic serves the rest ([`crate::flight`]).
+//! Dispatches every Flight call on a node: DoGet and DoPut are answered here, below tonic; metadata calls are proxied
+//! to a coordinator; tonic serves the rest ([`crate::flight`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -144,7 +144,7 @@ async fn check_writable(store: &PartStore) -> Result<()> {
 /// tried only if nothing of the put's body was read.
 ///
 /// # Errors
-/// UNAVAILABLE: there are writable nodes, but none could be reached, or the connection broke. Else `read_only`.
+/// UNAVAILABLE: there are writable nodes, but none could be reached, or the connection broke. Otherwise `read_only`.
 async fn forward_put(
     store: &PartStore,
     cluster: &ClusterView,

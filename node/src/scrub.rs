@@ -46,7 +46,7 @@ impl Scrubber {
         if self.period_ms == 0 {
             return;
         }
-        // A short period is for trials: it must not wait for the next poll.
+        // With a short period, as in tests, the next part must not wait for the next poll.
         let poll_interval = POLL_INTERVAL.min(Duration::from_millis(self.period_ms.max(10)));
         while !self.shutdown.is_cancelled() {
             let (store, period_ms) = (self.store.clone(), self.period_ms);

@@ -140,7 +140,7 @@ impl RunningServer for RunningNode {
     async fn shutdown(&self) {
         self.stop().await;
         let store = self.state.store.clone();
-        // No more writes: the next start need not read again what is verified.
+        // There are no more writes, so the next start can trust what is verified.
         let _ = tokio::task::spawn_blocking(move || store.save_verification_log(true)).await;
     }
 }

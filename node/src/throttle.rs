@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// What may be taken at once after a pause, in seconds of the rate.
+/// The most that may be taken at once after a pause, in seconds of the rate.
 const BURST: f64 = 0.25;
 
 /// A rate limit for everything that shares it.
@@ -19,7 +19,7 @@ struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Takes bytes; gives the time until the level is back at zero.
+    /// Takes bytes; returns the time until the level is back at zero.
     fn take(&mut self, now: Instant, bytes: u64) -> Duration {
         let filled = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         self.level = (self.level + filled).min(self.rate * BURST) - bytes as f64;
@@ -35,7 +35,7 @@ impl Throttle {
         Throttle((bytes_per_second > 0).then(|| Mutex::new(TokenBucket { rate, level: 0.0, at: Instant::now() })))
     }
 
-    /// Takes bytes; gives how long the caller must wait before it takes more.
+    /// Takes bytes; returns how long the caller must wait before it takes more.
     pub fn take(&self, bytes: usize) -> Duration {
         self.0.as_ref().map_or(Duration::ZERO, |bucket| bucket.lock().take(Instant::now(), bytes as u64))
     }

@@ -132,12 +132,12 @@ class ComposeTest:
             self.compose.inside(IMAGE, "volley", "--cluster", "grpc://coordinator-1:8815", "doctor")
 
     def inject_faults(self):
-        with self.step("kill a node, start it"):
+        with self.step("kill a node and start it again"):
             self.compose.engine("kill", node(1))
             self.steps.work.progress()
             self.compose.engine("start", node(1))
             self.wait_for_recovery()
-        with self.step("kill the leader, start it") as facts:
+        with self.step("kill the leader and start it again") as facts:
             self.away(self.leader(facts), "kill", "start")
         with self.step("pause a node until it is unreachable, and resume it"):
             self.unreachable(2, lambda service: self.compose.engine("pause", service))
@@ -185,7 +185,7 @@ class ComposeTest:
         self.watch.settled(nodes)
 
     def grow_and_shrink(self):
-        with self.step("two nodes more (profile `more`), until they have their share") as facts:
+        with self.step("start two more nodes (profile `more`), until they have their share") as facts:
             self.compose.up(node(5), node(6))
             self.watch.settled_at(6, published(*range(1, 7)))
             facts.append(f"clients get {len(published(*range(1, 7)))} locations")
@@ -222,7 +222,7 @@ class ComposeTest:
             self.compose.up(*services)
             self.watch.settled(5)
             facts.append(f"{work.everything()} acknowledged appends are there")
-        with self.step("all are killed at once, and started") as facts:
+        with self.step("kill all containers at once, and start them again") as facts:
             run("docker", "kill", *map(self.compose.container, services))
             self.compose.up(*services)
             self.watch.settled(5)

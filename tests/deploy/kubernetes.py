@@ -187,7 +187,7 @@ class KubernetesTest:
         self.install_again(work)
 
     def install(self):
-        with self.step("the images are built and handed to the machines") as facts:
+        with self.step("the images are built and loaded onto the machines") as facts:
             images.client()
             for image in IMAGES:
                 images.volley(image, self.given.binaries)
@@ -280,7 +280,7 @@ class KubernetesTest:
     def isolate_machine(self):
         if not (self.given.isolate and self.given.rejoin):
             return print("        no machine is isolated: give --isolate and --rejoin")
-        with self.step("isolate a machine, until all copies are on the others") as facts:
+        with self.step("isolate a machine, until all copies are on other machines") as facts:
             self.restore.append(shlex.split(self.given.rejoin))
             run(*shlex.split(self.given.isolate))
             self.steps.work.progress()
@@ -288,7 +288,7 @@ class KubernetesTest:
             lost = [address(node) for node in self.watch.status()["nodes"] if node["state"] != "alive"]
             facts.append(f"{away} with {len(lost)} nodes")
             self.watch.green()
-        with self.step("bring it back"):
+        with self.step("reconnect the machine"):
             run(*self.restore.pop())
             wait_until(lambda: not self.kube.not_ready(), 120, "all machines are back")
             self.wait_for_recovery()
@@ -296,12 +296,12 @@ class KubernetesTest:
     def grow_and_shrink(self):
         zone = next(iter(self.release.replicas))
         wanted, more = self.release.replicas[zone], self.release.set_of(zone)
-        with self.step("`kubectl scale`: a node more, until it has its share") as facts:
+        with self.step("`kubectl scale`: one more node, until it has its share") as facts:
             self.kube("scale", f"statefulset/{more}", f"--replicas={wanted + 1}")
             self.release.replicas[zone] = wanted + 1
             self.wait_for_recovery()
             facts.append(f"clients get {self.release.nodes()} locations")
-        with self.step("fewer by `helm upgrade`, and `volley remove` without a drain, are refused") as facts:
+        with self.step("fewer nodes by `helm upgrade`, and `volley remove` without a drain, are refused") as facts:
             self.release.replicas[zone] = wanted
             facts.append(self.release.helm("upgrade", refused=True).stderr.strip()[-300:])
             leaving = f"{more}-{wanted}.{RELEASE}-node.{SPACE}.svc.cluster.local:8816"
@@ -369,7 +369,7 @@ def internal(machine):
 
 def main():
     parser = test_options(__doc__)
-    parser.add_argument("--load", default="kind load docker-image", help="hands images to the cluster [kind load docker-image]")
+    parser.add_argument("--load", default="kind load docker-image", help="loads images into the cluster [kind load docker-image]")
     parser.add_argument("--isolate", help="a command that takes a machine off the network; left out if not given")
     parser.add_argument("--rejoin", help="a command that brings it back")
     given = parser.parse_args()

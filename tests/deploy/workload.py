@@ -1,7 +1,7 @@
-"""Clients of a cluster that is being disturbed.
+"""Clients of a cluster under faults.
 
-A `Client` knows some addresses of the cluster, and repeats a call elsewhere while a member is away. A `Workload` is several
-of them that append to tables and read them, and compare what they read with what was acknowledged.
+A `Client` knows some addresses of the cluster, and repeats a call at another member while one is unavailable. A `Workload` is
+several clients that append to tables, read them, and compare what they read with the acknowledged appends.
 
     python workload.py ADDRESS NAME    puts the table NAME, fetches it from everywhere, and prints the locations and rows as JSON
 

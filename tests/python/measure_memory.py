@@ -102,7 +102,7 @@ def main():
         return sum(pool.map(lambda i: drain(every[i % 3], ticket), range(asked.streams)))
 
     good = step(cluster, "put, 1 stream, batches of 16 MiB", 1, lambda: put(entry, "big", large, count)["rows"])
-    good &= step(cluster, "get, 1 stream from a node that holds some", 1, lambda: drain(entry, flight.Ticket(b"big")))
+    good &= step(cluster, "get, 1 stream from a node that holds some parts", 1, lambda: drain(entry, flight.Ticket(b"big")))
     good &= step(cluster, "get, 1 stream through a coordinator", 1,
                  lambda: drain(cluster.address(cluster.coordinators[0]), flight.Ticket(b"big")))
     good &= step(cluster, f"put, {asked.streams} streams, batches of 64 KiB", asked.streams, put_many)

@@ -75,10 +75,10 @@ def test_cluster_health_is_yellow_red_and_green(own):
     client = cluster.client()
     put(client, "two", TABLE, shards=12, shard_by=["i"], replicas=2)
     put(client, "one", TABLE, shards=12, shard_by=["i"], replicas=1)
-    wait_until(lambda: health(client) == "green", 20, "all is well")
+    wait_until(lambda: health(client) == "green", 20, "the cluster is green")
     victim = cluster.nodes[0]
     victim.kill()
-    wait_until(lambda: health(client) == "red", 20, "the table of one copy is missed")
+    wait_until(lambda: health(client) == "red", 20, "the table with one copy is unreadable")
     lost = action(client, "cluster_status")["unreadable"]
     assert {part["table"] for part in lost} == {"one"}
     explained = action(client, "explain", {"table": "one"})
@@ -87,7 +87,7 @@ def test_cluster_health_is_yellow_red_and_green(own):
     # Parts with another copy are repaired nevertheless.
     wait_until(lambda: action(client, "explain", {"table": "two"})["below_replicas"] == 0, 30, "the repair")
     victim.start().wait_ready()
-    wait_until(lambda: health(client) == "green", 30, "all is well again")
+    wait_until(lambda: health(client) == "green", 30, "the cluster is green again")
     assert get(client, "one").num_rows == TABLE.num_rows
 
 

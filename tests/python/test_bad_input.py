@@ -1,4 +1,4 @@
-"""Mistakes of clients get the right error, and store nothing."""
+"""Invalid requests of clients get the right error, and nothing is stored."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Processes that die, clients that vanish, a cluster that starts again."""
+"""Processes that are killed, clients that disappear, a cluster that is restarted."""
 
 import os
 import signal
@@ -51,12 +51,12 @@ def test_get_fails_over_when_a_node_is_killed(own):
         while True:
             reader.read_chunk()
     assert same(pa.concat_tables([read_endpoint(client, e) for e in info.endpoints]), TABLE)
-    # The cluster detects it: no FlightInfo names the dead node any more.
+    # The cluster detects it: no FlightInfo names the killed node any more.
     gone = cluster.address(victim).encode()
     def unoffered():
         endpoints = client.get_flight_info(descriptor("t")).endpoints
         return all(gone not in [l.uri for l in e.locations] for e in endpoints)
-    wait_until(unoffered, 25, "the dead node is not offered")
+    wait_until(unoffered, 25, "no FlightInfo names the killed node")
     assert put(client, "u", TABLE, **KEYED)["rows"] == TABLE.num_rows
     victim.start().wait_ready()
     wait_until(lambda: cluster.alive_nodes() == 4, 20, "the node is back")
@@ -79,7 +79,7 @@ def test_put_fails_when_its_node_is_killed(own):
     with pytest.raises(KeyError):
         cluster.client().get_flight_info(descriptor("t"))
     victim.start().wait_ready()
-    wait_until(lambda: cluster.parts_on_disk() == [], 60, "nothing stays behind")
+    wait_until(lambda: cluster.parts_on_disk() == [], 60, "no file is left")
 
 
 def test_put_through_coordinator_to_killed_node_is_unavailable(own):
@@ -129,7 +129,7 @@ def test_commits_survive_a_killed_leader(own):
     [t.start() for t in threads]
     for _ in range(2):
         count = len(acknowledged)
-        wait_until(lambda: len(acknowledged) > count + 10, 60, "puts go through")
+        wait_until(lambda: len(acknowledged) > count + 10, 60, "puts are acknowledged")
         leader = cluster.leader()
         leader.kill()
         count = len(acknowledged)

@@ -19,7 +19,7 @@ use crate::wait_for;
 
 /// How long a cluster may take to elect a leader, or to see that a node is back.
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
-/// How long one coordinator may take to answer a status request: a paused one never does.
+/// The timeout of a status request to one coordinator, because a paused one never answers.
 const STATUS_LIMIT: Duration = Duration::from_secs(8);
 
 /// A member of a cluster, by its index from 0.
@@ -226,7 +226,7 @@ impl TestCluster {
         running.expect("a coordinator runs").client().await
     }
 
-    /// Waits until there is a leader that runs: its index.
+    /// Waits until there is a running leader; returns its index.
     pub async fn leader(&mut self) -> usize {
         wait_for(SETTLE_LIMIT, "there is a leader", async || {
             let leader = self.known_leader().await?;
@@ -277,14 +277,14 @@ impl TestCluster {
         self.folder.as_ref().unwrap().path()
     }
 
-    /// Kills all members and keeps the folder: where it is.
+    /// Kills all members and keeps the folder; returns its path.
     pub fn keep(&mut self) -> PathBuf {
         self.kill_all();
         self.folder.take().unwrap().keep()
     }
 
-    /// From where to where proxies must lead, for each member: for its Flight port and its peer port, the address that others
-    /// know and the one where the member listens.
+    /// The routes of the proxies for each member: for its Flight port and its peer port, the address that others know
+    /// and the one where the member listens.
     pub fn proxy_routes(&self) -> Vec<(MemberId, SocketAddr, SocketAddr)> {
         assert!(self.options.behind_proxies, "members listen at the addresses that others know");
         let mut routes = Vec::new();
@@ -372,7 +372,7 @@ fn advertise(role: MemberRole, host: &str, listener: &str) -> Vec<String> {
     own_flags(&[("--advertise", format!("{listener}grpc+tcp://{host}:{}", role.port()))])
 }
 
-/// All files below a folder, in order. Files may go away while they are listed.
+/// All files below a folder, in order. Files may be deleted while they are listed.
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> =

@@ -30,7 +30,7 @@ impl MemberRole {
 pub struct ServerOptions<'a> {
     /// Coordinator or node.
     pub role: MemberRole,
-    /// What logs of the test call it, as `node3`.
+    /// Its name in the output of tests, such as `node3`.
     pub name: String,
     /// The host where it listens.
     pub listen_host: &'a str,

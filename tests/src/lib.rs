@@ -1,4 +1,4 @@
-//! The harness of the tests: clusters of real processes, and what is put into them.
+//! The test harness: clusters of real processes, and the rows that tests put into them.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -8,11 +8,11 @@
 //! | [`loopback`] | loopback addresses that one cluster has to itself |
 //! | [`recorded`] | members on data folders that earlier versions wrote |
 //! | [`rows`] | numbered rows, and checks that they came back |
-//! | [`raw`] | Flight messages by hand, for what no client library would send |
+//! | [`raw`] | hand-made Flight messages that no client library would send |
 //!
 //! The servers' binaries are those beside the test's own executable, or in the folder that `VOLLEY_BIN_DIR` names: run
 //! `cargo build --workspace --bins` first.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what fails here is a failed test")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failure here is a failed test")]
 
 pub mod cluster;
 pub mod launch;

@@ -6,22 +6,22 @@ use std::net::TcpListener;
 pub const COORDINATOR_PORT: u16 = 8815;
 /// The Flight port of nodes.
 pub const NODE_PORT: u16 = 8816;
-/// From a member's Flight port to the port for its peers.
+/// The offset from a member's Flight port to its peer port.
 pub const PEER_OFFSET: u16 = 10;
-/// From a member's Flight port to the port for HTTP.
+/// The offset from a member's Flight port to its HTTP port.
 pub const HTTP_OFFSET: u16 = 20;
 
 /// Bound while a network is in use; no member listens there.
 const GUARD: (u8, u16) = (254, 8800);
 /// The last part of the first node's address; the first coordinator's is 1.
 const FIRST_NODE: u8 = 101;
-/// From the address where others reach a member behind a proxy to the one where it listens.
+/// The offset from the address where others reach a member behind a proxy to the one where it listens.
 const BEHIND_PROXY: u8 = 40;
 
 /// A network `127.A.B.*` that no other cluster on this machine uses, until it is dropped.
 ///
-/// Members have the usual ports on addresses of their own: a peer list can be written before its members run, a restarted
-/// member keeps its address, and no test guesses a port or races for one.
+/// Members have the usual ports on addresses of their own: a peer list can be written before its members run, a
+/// restarted member keeps its address, and tests do not compete for ports.
 pub struct LoopbackNetwork {
     prefix: String,
     _guard: TcpListener,
@@ -54,12 +54,12 @@ impl LoopbackNetwork {
         self.host(index as u8 + FIRST_NODE)
     }
 
-    /// Where the coordinator with this index listens if a proxy stands at its own host.
+    /// Where the coordinator with this index listens if a proxy uses its own host.
     pub fn coordinator_behind_proxy(&self, index: usize) -> String {
         self.host(index as u8 + 1 + BEHIND_PROXY)
     }
 
-    /// Where the node with this index listens if a proxy stands at its own host.
+    /// Where the node with this index listens if a proxy uses its own host.
     pub fn node_behind_proxy(&self, index: usize) -> String {
         self.host(index as u8 + FIRST_NODE + BEHIND_PROXY)
     }

@@ -34,7 +34,7 @@ pub struct ServerProcess {
     /// Its data folder.
     pub folder: PathBuf,
     program: PathBuf,
-    /// A program with its arguments under which this one runs, as valgrind; none if empty.
+    /// A program, such as valgrind, with its arguments, that runs this one; none if empty.
     runner: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
@@ -44,8 +44,8 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// A process that does not run yet. `program` is a binary of this workspace, or the path of another; the log lies beside
-    /// the data folder.
+    /// A process that does not run yet. `program` is a binary of this workspace, or the path of another; the log is
+    /// beside the data folder.
     pub fn new(program: &str, name: String, address: String, folder: PathBuf, arguments: Vec<String>) -> ServerProcess {
         let log = folder.with_extension("log");
         let (program, runner) = (binary(program), Vec::new());
@@ -80,7 +80,7 @@ impl ServerProcess {
         assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
     }
 
-    /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns at once.
+    /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns immediately.
     pub async fn try_ready(&mut self, limit: Duration) -> Result<(), String> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         match tokio::time::timeout(limit, ready).await {
@@ -108,7 +108,7 @@ impl ServerProcess {
         self.runner = runner;
     }
 
-    /// Starts it, which must fail: the last line of its log, which is the reason.
+    /// Starts it, which must fail; returns the last line of its log, which is the reason.
     pub async fn start_fails(&mut self) -> String {
         let before = self.log_len();
         self.start();
@@ -123,7 +123,7 @@ impl ServerProcess {
         reason
     }
 
-    /// Waits until it exits by itself with a failure: the last line of its log.
+    /// Waits until it exits by itself with a failure; returns the last line of its log.
     pub async fn exits_with_failure(&mut self) -> String {
         let child = self.child.as_mut().unwrap();
         let status = wait_for(LIMIT, "it exits", async || child.try_wait().unwrap()).await;
@@ -156,10 +156,10 @@ impl ServerProcess {
         self.child.as_ref().map(Child::id)
     }
 
-    /// kill -9; returns when it is gone.
+    /// kill -9; returns when the process has ended.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // An error means that it has ended already.
+            // An error means that the process has ended already.
             let _ = child.kill();
             child.wait().unwrap();
         }
@@ -232,7 +232,7 @@ impl ServerProcess {
         format!("grpc+tcp://{}", self.address)
     }
 
-    /// The end of its log.
+    /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
@@ -275,7 +275,7 @@ fn binary(name: &str) -> PathBuf {
 
 type SpawnRequest = (Command, SyncSender<std::io::Result<Child>>);
 
-/// Starts a child that dies with this process, even if this process is killed.
+/// Starts a child that is killed when this process ends, even if this process is killed.
 ///
 /// The kernel sends the signal when the *thread* that started the child ends. So one thread, which lives as long as this
 /// process, starts them all.

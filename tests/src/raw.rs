@@ -1,4 +1,4 @@
-//! Flight by hand: messages that a client library would not send, and calls that stop halfway.
+//! Hand-made Flight calls: messages that a client library would not send, and calls that stop halfway.
 
 use std::task::Poll;
 
@@ -30,8 +30,8 @@ pub async fn put(
     client.flight().do_put(messages).await?.into_inner().try_collect().await
 }
 
-/// A put whose client can pause, go on, or vanish. It has a connection and a runtime of its own: when they end, the member
-/// sees what it sees when a client's process dies.
+/// A put whose client can pause, continue, or disappear. It has its own connection and runtime. When they end, the
+/// member sees the same as when a client's process is killed.
 pub struct OpenPut {
     /// `None` ends the request cleanly; without it the request never ends by itself.
     send: mpsc::Sender<Option<FlightData>>,
@@ -48,7 +48,7 @@ impl OpenPut {
         let (send, mut queue) = mpsc::channel(1);
         let stream = futures::stream::poll_fn(move |context| match queue.poll_recv(context) {
             Poll::Ready(Some(message)) => Poll::Ready(message),
-            // The test dropped it: the member must not see an end of the request.
+            // The test dropped the put: the member must not see an end of the request.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         });
         let address = member.address.clone();

@@ -1,6 +1,7 @@
 //! A coordinator and a node on data folders that earlier versions wrote: `tests/recorded/`.
 //!
-//! The catalog knows its members by their addresses. So these are always the same, and two tests cannot use them at once.
+//! The catalog contains the addresses of its members. So these are always the same, and two tests cannot use them at
+//! the same time.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +17,7 @@ use crate::loopback::{COORDINATOR_PORT, PEER_OFFSET};
 use crate::process::ServerProcess;
 use crate::wait_for;
 
-/// Hosts that [`crate::loopback::LoopbackNetwork`] never gives out.
+/// Hosts that [`crate::loopback::LoopbackNetwork`] never allocates.
 const COORDINATOR_HOST: &str = "127.255.88.1";
 const NODE_HOST: &str = "127.255.88.2";
 /// Bound while the addresses are in use; no member listens there.

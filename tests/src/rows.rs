@@ -1,4 +1,4 @@
-//! Numbered rows, each with a text that follows from its number: a damaged row shows.
+//! Numbered rows, each with a text derived from its number, so that a damaged row is detected.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use volley_common::{Result, TableName};
 /// Rows of a batch that [`batches`] makes.
 const BATCH: i64 = 10_000;
 
-/// `id` int64, and `text` utf8 that follows from it (null in every seventh row).
+/// `id` int64, and `text` utf8 derived from it (null in every seventh row).
 pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("text", DataType::Utf8, true)]))
 }

@@ -72,7 +72,7 @@ fn unreadable(status: &Value) -> Vec<String> {
     let one = |part: &&Value| {
         let of = |key: &str| cell(key, &part[key]);
         let holders = of("holders");
-        let holders = if holders.is_empty() { "no node has it".into() } else { format!("on {holders}") };
+        let holders = if holders.is_empty() { "no node has a copy".into() } else { format!("on {holders}") };
         let old = if part["newest"] == true { "" } else { " (of an older version)" };
         format!("  cannot be read: shard {} of {}{old}, part {}: {holders}", of("shard"), of("table"), of("part"))
     };

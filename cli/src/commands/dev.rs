@@ -144,7 +144,7 @@ impl DevCluster {
     /// Waits until a member stops by itself.
     ///
     /// # Errors
-    /// Why it stopped, unless a client asked for that.
+    /// Why it stopped, unless a client requested the stop.
     pub async fn wait(&self) -> Result<()> {
         let coordinators = self.coordinators.iter().cloned().map(|c| tokio::spawn(async move { c.wait().await }));
         let nodes = self.nodes.iter().cloned().map(|n| tokio::spawn(async move { n.wait().await }));

@@ -58,7 +58,7 @@ impl Finding {
 /// The cluster's answer to the action `addresses`: where it sends clients of this listener.
 struct AddressReport {
     listener: String,
-    /// Whether clients fetch from the nodes; otherwise everything goes through the coordinator.
+    /// Whether clients fetch from the nodes; otherwise they fetch everything through the coordinator.
     direct: bool,
     /// The address of the coordinator for clients of this listener.
     coordinator: String,
@@ -112,7 +112,7 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
     } else {
         findings.iter().try_for_each(|finding| output::line(finding.line()))?;
         output::line(match (has_problem, direct) {
-            (true, _) => "something is wrong",
+            (true, _) => "problems were found",
             (false, true) => "everything is ok: clients on this machine fetch from every node",
             (false, false) => "everything is ok: clients on this machine fetch through the coordinator",
         })?;
@@ -199,7 +199,7 @@ async fn check_node(report: &AddressReport, node: &Value) -> Finding {
         ))),
     };
     let mut finding = Finding::new(subject, uri.unwrap_or("-"), dialed.as_ref().ok().copied().flatten());
-    // If everything goes through the coordinator, clients do not connect to the nodes.
+    // If clients fetch everything through the coordinator, they do not connect to the nodes.
     if let Err(error) = dialed.map_err(|e| e.message)
         && report.direct
     {
@@ -235,7 +235,7 @@ async fn dial(uri: &str) -> Result<Option<i64>> {
     }
 }
 
-/// How far a clock is ahead that showed `now` between two times of this machine's.
+/// How far a clock is ahead of this machine's. It showed `now` between these two times of this machine's clock.
 fn clock_offset(now: u64, before: u64, after: u64) -> i64 {
     now as i64 - ((before + after) / 2) as i64
 }

@@ -13,7 +13,8 @@ use crate::{output, progress};
 
 /// Interval between progress requests.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the cluster may not answer (while a new leader is elected) before the command fails. The drain continues.
+/// How long the cluster may be without an answer (while a new leader is elected) before the command fails. The drain
+/// continues.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Drains a node, or cancels its drain.

@@ -89,7 +89,7 @@ fn parquet_writer(file: Buffered, schema: &SchemaRef) -> Result<ArrowWriter<Buff
     Ok(ArrowWriter::try_new(file, schema.clone(), Some(properties))?)
 }
 
-/// Writes the header at once, so that a table without rows keeps its columns.
+/// Writes the header immediately, so that a table without rows keeps its columns.
 fn csv_writer(file: Buffered, delimiter: u8, schema: &SchemaRef) -> Result<csv::Writer<Buffered>, ArrowError> {
     if let Some(field) = schema.fields().iter().find(|f| f.data_type().is_nested()) {
         return Err(ArrowError::CsvError(format!(

@@ -25,7 +25,7 @@ type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub enum ReceivedPut {
     /// It ended normally with these batches.
     Complete(SchemaRef, Vec<RecordBatch>),
-    /// It was cut off.
+    /// It ended before its end of stream.
     Broken,
 }
 

@@ -1,8 +1,8 @@
 //! Reads all endpoints of a FlightInfo in parallel, each from any of its locations.
 //!
-//! Every endpoint has a task that streams it into a bounded queue. If the stream breaks, the task restarts it at the next
-//! location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is ordered,
-//! else whichever has a batch.
+//! Every endpoint has a task that streams it into a bounded queue. If the stream breaks, the task restarts it at the
+//! next location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is
+//! ordered, otherwise any queue that has a batch.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -50,7 +50,8 @@ pub struct FetchedBatch {
     pub from: Arc<str>,
 }
 
-/// The batches of all endpoints of a FlightInfo, in their order if the info is ordered. Dropping it ends every open DoGet.
+/// The batches of all endpoints of a FlightInfo, in their order if the info is ordered. Dropping the stream ends every
+/// open DoGet.
 ///
 /// An error ends the stream: the batches before it are only a part of the table. A stream that ends without an error is
 /// complete: rows are counted, and a count that differs from the FlightInfo's is an error (DATA_LOSS).
@@ -255,8 +256,8 @@ async fn run_endpoint(client: Client, endpoint: FetchEndpoint, schema: SchemaRef
     let _ = sender.send(last).await;
 }
 
-/// Streams an endpoint to its end. An UNAVAILABLE location is followed by the next one, until every location in turn has
-/// failed without delivering a row.
+/// Streams an endpoint to its end. After UNAVAILABLE from one location it continues at the next one, until all
+/// locations in succession have failed without delivering a row.
 async fn read_endpoint(
     client: &Client,
     endpoint: &FetchEndpoint,

@@ -119,7 +119,7 @@ async fn encode_batches(
 ) -> Result<()> {
     let mut encoder = BatchEncoder::new();
     let first = encoder.schema(&schema).with_descriptor(descriptor);
-    // A closed queue means that the call is over; its outcome says why.
+    // A closed queue means that the call has ended; its outcome has the reason.
     if queue.send(Some(first)).await.is_err() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Request bodies that end only with END_STREAM.
 //!
-//! The stream of a client that vanishes is reset. tonic treats a reset with CANCEL, and hyper one with NO_ERROR, as the
-//! end of the request, so half a put would look complete. Here both are errors.
+//! If a client disappears, its stream is reset. tonic treats a reset with CANCEL, and hyper one with NO_ERROR, as the
+//! end of the request, so an incomplete put would look complete. Here both are errors.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -43,7 +43,7 @@ where
 
 /// UNAVAILABLE, not CANCELLED, which tonic treats as the end of the stream.
 fn broken(why: &str) -> Status {
-    Status::unavailable(format!("the client's request broke off: {why}"))
+    Status::unavailable(format!("the client's request was interrupted: {why}"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! TCP congestion control of connections within one machine.
 //!
 //! BBR, the default of many systems, paces packets by the bandwidth that it measured before. Between processes of one
-//! machine that measurement shows only how little there was to send, and BBR delays a response of some 300 KiB by
-//! milliseconds.
+//! machine the measured bandwidth only reflects how little there was to send, and BBR delays a response of some 300 KiB
+//! by milliseconds.
 
 use tokio::net::TcpStream;
 
-/// An algorithm that does not pace; every Linux kernel has it and every process may choose it.
+/// An algorithm that does not pace; every Linux kernel has it, and every process is allowed to select it.
 #[cfg(target_os = "linux")]
 const UNPACED: &std::ffi::CStr = c"reno";
 
@@ -34,7 +34,7 @@ fn disable_pacing(stream: &TcpStream) -> std::io::Result<()> {
     if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Other systems are not known to pace local connections.
+/// No other system is known to pace local connections.
 #[cfg(not(target_os = "linux"))]
 fn disable_pacing(_: &TcpStream) -> std::io::Result<()> {
     Ok(())

@@ -22,7 +22,7 @@ pub(crate) async fn respond_until(
         biased;
         reply = call => reply?,
         () = end_streams.cancelled() => grpc_error(Status::unavailable(
-            "this member is stopping and had no response in time: a change may or may not have taken effect; call another member, for a write with the same write id",
+            "this member is stopping and had no response in time: a change may or may not have taken effect; call another member, and repeat a write with the same write id",
         )),
     };
     Ok(reply.map(|body| DrainBody::new(body, end_streams)))

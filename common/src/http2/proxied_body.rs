@@ -24,8 +24,8 @@ impl StreamLease {
     }
 }
 
-/// Another member's response body as it arrives. It always ends with a gRPC status: if the member's stream breaks, with
-/// trailers UNAVAILABLE that name the member, so that the client fails over.
+/// Another member's response body, passed on as it arrives. It always ends with a gRPC status: if the member's stream
+/// breaks, with trailers UNAVAILABLE that name the member, so that the client fails over.
 #[derive(Debug)]
 pub struct ProxiedBody {
     /// `None` once it has ended.
@@ -60,7 +60,8 @@ impl ProxiedBody {
         if self.has_status {
             return Poll::Ready(None);
         }
-        let status = Status::unavailable(format!("the response of the member at {} broke off: {why}", self.member));
+        let status =
+            Status::unavailable(format!("the response of the member at {} was interrupted: {why}", self.member));
         Poll::Ready(Some(Frame::trailers(trailers(&status))))
     }
 

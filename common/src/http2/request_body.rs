@@ -14,7 +14,7 @@ use super::complete_body::CompleteBody;
 pub enum ProxyRequestBody {
     /// The client's stream, as it arrives.
     Incoming(CompleteBody<Incoming>),
-    /// Bytes at hand; `None` once they are sent.
+    /// Bytes in memory; `None` once they are sent.
     Full(Option<Bytes>),
     /// Any other body.
     Tonic(tonic::body::Body),

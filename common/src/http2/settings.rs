@@ -12,20 +12,21 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// The largest window that HTTP/2 allows for a connection: a stalled stream must not use up the window of the
 /// connection's other streams.
 const UNLIMITED_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// The largest DATA frame that is accepted. Frames of 16 KiB, the default, cost three times as much. A frame is read into
-/// memory of its own, which should come from the heap and stay in the processor's cache: frames of 4 MiB were mapped anew
-/// each time.
+/// The largest DATA frame that is accepted. Frames of 16 KiB, the default, cost three times as much. A frame is read
+/// into its own buffer, which should be allocated on the heap and stay in the processor's cache: frames of 4 MiB were
+/// mapped again each time.
 const FRAME_SIZE: u32 = 256 << 10;
 /// Bytes of one stream that may wait to be sent: one or two messages of the usual size.
 const SEND_BUFFER: usize = 2 << 20;
 /// Requests with larger header lists are refused.
 const HEADER_LIST: u32 = 64 << 10;
 
-/// A server pings a client after this much silence and closes the connection after [`SERVER_PING_TIMEOUT`] without an
-/// answer. Both are generous: a client that does not read for a long time is accepted, a machine that is gone is not.
+/// A server pings a client after this much idle time and closes the connection after [`SERVER_PING_TIMEOUT`] without an
+/// answer. Both are long, so that a client that does not read for a long time stays connected, but a machine that is
+/// down is detected.
 const SERVER_PING_INTERVAL: Duration = Duration::from_secs(20);
 const SERVER_PING_TIMEOUT: Duration = Duration::from_secs(40);
-/// A client pings a server after this much silence and closes the connection after [`CLIENT_PING_TIMEOUT`] without an
+/// A client pings a server after this much idle time and closes the connection after [`CLIENT_PING_TIMEOUT`] without an
 /// answer.
 const CLIENT_PING_INTERVAL: Duration = Duration::from_secs(5);
 const CLIENT_PING_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 //! Reused memory for message bodies.
 //!
 //! Fresh memory costs a page fault for every 4 KiB: for a body of megabytes that can cost more than all copying of its
-//! bytes. So a stream keeps the blocks of bodies that were dropped for the next ones, and asks for huge pages. A body
-//! begins at a page or at arrow's alignment, so that arrow reads it in place.
+//! bytes. So a stream reuses the blocks of dropped bodies for later ones, and requests huge pages. A body begins at a
+//! page or at arrow's alignment, so that arrow reads it in place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use super::body_builder::{BodyAllocator, BodyBuilder};
 use crate::{Error, Result};
 
-/// Smaller bodies come from the heap.
+/// Smaller bodies are allocated on the heap.
 const MIN_BLOCK_BODY: usize = 64 << 10;
-/// Blocks from this size on are worth huge pages (of x86; elsewhere it is a hint too).
+/// For blocks of at least this size huge pages are requested (the size is that of x86; on other machines the request is
+/// only a hint).
 const HUGE_PAGE: usize = 2 << 20;
 /// A body may take an idle block of up to this many times its size.
 const MAX_OVERSIZE: usize = 4;
@@ -26,7 +27,7 @@ const SHARED_BLOCK: usize = 4 * HUGE_PAGE;
 const MAX_SHARING_BODY: usize = SHARED_BLOCK / 4;
 /// Where a body in a shared block may begin: arrow's alignment.
 const ALIGNMENT: usize = 64;
-/// Limit for all idle blocks together; a single larger block may stay until a body comes that it does not suit.
+/// Limit for all idle blocks together; a single larger block may stay until a body arrives that it does not fit.
 const MAX_IDLE_BYTES: usize = 8 << 20;
 
 /// The blocks of one stream. They are unmapped once the stream and all its bodies are dropped.
@@ -83,8 +84,8 @@ struct PooledBody {
 }
 
 impl BufferPool {
-    /// For a reader that keeps the bodies: they share blocks that are worth huge pages. One kept body keeps its whole
-    /// block.
+    /// For a reader that keeps the bodies: they share blocks that are large enough for huge pages. One kept body keeps
+    /// its whole block.
     pub fn with_shared_blocks() -> Self {
         BufferPool { sharing: true, ..BufferPool::default() }
     }
@@ -122,7 +123,7 @@ impl BodyAllocator for BufferPool {
     }
 }
 
-/// Maps new memory of at least `length` bytes; sizes are powers of two, so that blocks suit many bodies.
+/// Maps new memory of at least `length` bytes; sizes are powers of two, so that a block fits bodies of many sizes.
 fn map_block(length: usize) -> Result<MmapRaw> {
     let no_memory = |e| {
         Error::exhausted(format!(
@@ -130,7 +131,7 @@ fn map_block(length: usize) -> Result<MmapRaw> {
         ))
     };
     let map = MmapRaw::from(MmapMut::map_anon(length.next_power_of_two()).map_err(no_memory)?);
-    // By the body's length, not the block's: a huge page takes all its memory however little of it is used.
+    // Decided by the body's length, not the block's: a huge page takes all its memory even if little of it is used.
     #[cfg(target_os = "linux")]
     if length >= HUGE_PAGE {
         // A system without huge pages returns an error and uses small ones.
@@ -149,8 +150,8 @@ impl IdleBlocks {
         self.blocks.remove(at)
     }
 
-    /// Unmaps a block over [`MAX_IDLE_BYTES`], unless a body of `next` bytes could use it. [`IdleBlocks::put`] leaves
-    /// such a block only alone.
+    /// Unmaps a block over [`MAX_IDLE_BYTES`], unless a body of `next` bytes could use it. [`IdleBlocks::put`] keeps
+    /// such a block only as the single one.
     fn release_oversized(&mut self, next: usize) {
         if self.bytes > MAX_IDLE_BYTES && self.bytes > next.saturating_mul(MAX_OVERSIZE) {
             self.blocks.clear();

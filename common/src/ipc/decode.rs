@@ -16,7 +16,7 @@ use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
 use crate::{Error, Result};
 
-/// All dictionaries of a stream together may have this many times the bytes of the largest message.
+/// The limit for all dictionaries of a stream together, as a multiple of the largest message.
 const MAX_DICTIONARY_MESSAGES: usize = 4;
 /// Offsets within a body are multiples of this, by the format.
 const BODY_ALIGNMENT: usize = 8;
@@ -125,7 +125,7 @@ impl BatchDecoder {
         Ok(DecodedMessage::Dictionary)
     }
 
-    /// Limits the dictionaries' memory, whatever the number of deltas.
+    /// Limits the dictionaries' memory, independent of the number of deltas.
     fn limit_dictionaries(&mut self, id: i64, delta: bool, size: usize) -> Result<()> {
         let entry = self.sizes.entry(id).or_default();
         *entry = if delta { *entry + size } else { size };
@@ -154,8 +154,9 @@ fn body_of(message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Bytes> {
     }
 }
 
-/// The body at an address where arrow can read it in place. gRPC leaves bodies at any address; arrow copies most buffers
-/// that are not aligned and panics at the others (unions, list views). One copy of the whole costs no more.
+/// The body at an address where arrow can read it in place. With gRPC a body can begin at any address. Arrow copies
+/// most buffers that are not aligned and panics on the others (unions, list views). One copy of the whole body costs no
+/// more.
 fn aligned(body: Bytes) -> Buffer {
     if body.as_ptr().align_offset(BODY_ALIGNMENT) == 0 { Buffer::from(body) } else { Buffer::from_slice_ref(&body) }
 }

@@ -60,7 +60,7 @@ fn encode(batch: &RecordBatch) -> Result<(Vec<EncodedData>, EncodedData), ArrowE
 /// DATA_LOSS: the stored messages cannot be decoded.
 pub fn first_rows(schema: &[u8], dictionaries: &[IpcMessage], batch: &IpcMessage, rows: usize) -> Result<IpcMessage> {
     let lost = |e: Error| Error::data_loss(format!("a stored message cannot be decoded: {e}"));
-    // Stored messages were checked when they were put, and a large row makes a large message: no limit here.
+    // No limit: stored messages were checked when they were put, and a large row makes a large message.
     let mut decoder = BatchDecoder::new(usize::MAX / 16);
     decoder.push(FlightData::new().with_data_header(flight_header(schema))).map_err(lost)?;
     for dictionary in dictionaries {

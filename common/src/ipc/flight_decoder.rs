@@ -45,13 +45,13 @@ impl<B> FlightDataStream<B> {
         FlightDataStream { body, received: Bytes::new(), decoder, trailers: None, ended: false }
     }
 
-    /// For a reader that keeps the bodies: they share blocks that are worth huge pages.
+    /// For a reader that keeps the bodies: they share blocks that are large enough for huge pages.
     pub fn with_shared_blocks(mut self) -> Self {
         self.decoder.bodies = BufferPool::with_shared_blocks();
         self
     }
 
-    /// What followed the last message: the status, for a reply.
+    /// The trailers after the last message: for a reply, the status.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
     }
@@ -124,7 +124,7 @@ pub struct FlightDecoder<A: BodyAllocator> {
 }
 
 enum DecoderState<B: BodyBuilder> {
-    /// Between two messages, or within the prefix: the bytes of it that are here.
+    /// Between two messages, or within the prefix: the bytes of the prefix that have arrived.
     Prefix(Vec<u8>),
     Message(PartialMessage<B>),
 }
@@ -201,9 +201,9 @@ struct PartialMessage<B: BodyBuilder> {
     field: FieldState<B>,
 }
 
-/// How much of the current field is here.
+/// How much of the current field has arrived.
 enum FieldState<B> {
-    /// Not all of its key and length.
+    /// Its key and length are incomplete.
     Head,
     /// A small value, of which this many bytes are still to come.
     Small(usize),

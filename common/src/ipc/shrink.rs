@@ -41,8 +41,8 @@ pub fn shrink_to_fit(batch: &RecordBatch) -> RecordBatch {
         .expect("copying rows of a valid batch gives a valid batch of the same schema")
 }
 
-/// The same rows, copied if their buffers are far larger than they are: kept rows keep their whole buffers. Rows that
-/// fill their buffers are never copied.
+/// The same rows, copied if their buffers are far larger than the rows, because retained rows retain their whole
+/// buffers. Rows that fill their buffers are never copied.
 pub fn detach(batch: &RecordBatch) -> RecordBatch {
     let batch = shrink_to_fit(batch);
     let largest = batch.columns().iter().map(|column| largest_buffer(&column.to_data())).max();

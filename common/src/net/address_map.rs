@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::Result;
 
-/// One value for each `HOST:PORT`, made when the address is first used; such as a channel.
+/// One value, such as a channel, for each `HOST:PORT`; created when the address is first used.
 pub struct AddressMap<T> {
     max_len: usize,
     values: Mutex<HashMap<String, T>>,
@@ -26,10 +26,10 @@ impl<T> AddressMap<T> {
 }
 
 impl<T: Clone> AddressMap<T> {
-    /// The value of `addr`; the first call makes it. `make` runs under the map's lock: it must be quick.
+    /// The value of `addr`; the first call creates it. `make` runs under the map's lock, so it must be fast.
     ///
     /// # Errors
-    /// Those of `make`; then nothing is kept.
+    /// Those of `make`. After an error nothing is stored.
     pub fn get_or_insert(&self, addr: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut values = self.values.lock();
         if let Some(value) = values.get(addr) {

@@ -9,7 +9,7 @@ pub fn is_unavailable(error: &Error) -> bool {
 
 /// The attempts of one request at several members, one after the other.
 ///
-/// The one place that picks the next member and sees how each attempt ended. The caller makes the attempts:
+/// This type alone selects the next member and records how each attempt ended. The caller makes the attempts:
 ///
 /// ```
 /// # use volley_common::{Error, Result, net::Failover};
@@ -39,7 +39,7 @@ impl<'a, C> Failover<'a, C> {
         Failover { candidates, attempts: 0, attempts_left: candidates.len(), last_error: None }
     }
 
-    /// From now on at most `attempts` further attempts; after the last candidate they go on at the first.
+    /// Allows at most `attempts` further attempts; after the last candidate the first one follows.
     pub fn set_attempts_left(&mut self, attempts: usize) {
         self.attempts_left = attempts;
     }

@@ -1,4 +1,4 @@
-//! Connections to members, and which member a request goes to.
+//! Connections to members, and the choice of the member for a request.
 //!
 //! | module | what it holds |
 //! |---|---|

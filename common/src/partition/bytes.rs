@@ -126,7 +126,7 @@ where
     T: ArrowPrimitiveType,
     T::Native: Into<i128>,
 {
-    // The low 64 bits of an i128 are the two's complement of an i64 and of a u64 alike.
+    // The low 64 bits of an i128 are the two's complement of both an i64 and a u64.
     primitive(array, |value| (Into::<i128>::into(value) as u64).to_le_bytes())
 }
 

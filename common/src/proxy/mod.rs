@@ -33,8 +33,8 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
     Ok(Response::from_parts(head, ReplyBody::Proxied(body)))
 }
 
-/// Forwards a request to one candidate after another. `make_request` makes the request for each attempt; none once its
-/// body was read. None if no attempt succeeded: [`Failover::into_error`] says why.
+/// Forwards a request to one candidate after another. `make_request` creates the request for each attempt, or returns
+/// `None` once its body was read. Returns `None` if no attempt succeeded: [`Failover::into_error`] has the reason.
 ///
 /// # Errors
 /// An error that `is_retriable` does not accept.

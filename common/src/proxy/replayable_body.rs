@@ -1,4 +1,4 @@
-//! A client's stream that may be forwarded again as long as nothing of it was read.
+//! A client's stream that may be forwarded again until its first byte was read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::http2::{CompleteBody, ProxyRequestBody};
 
-/// A client's stream that one attempt after another may send, until the first byte of it was read.
+/// A client's stream that successive attempts may send, until its first byte was read.
 pub struct ReplayableBody(Arc<Mutex<ReplayState>>);
 
 struct ReplayState {

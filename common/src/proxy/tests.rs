@@ -198,7 +198,7 @@ async fn neither_side_runs_ahead_of_the_other() {
     });
     let _up = member.client().await.do_put(upload).await.unwrap();
 
-    // Meanwhile other calls pass on the same connections to the member.
+    // Meanwhile other calls use the same connections to the member.
     for _ in 0..6 {
         let other = member.client().await.do_exchange(stream::empty()).await.unwrap().into_inner();
         assert_eq!(soon(other.count()).await, 64);

@@ -13,8 +13,8 @@
 //! # Ok::<(), volley_common::Error>(())
 //! ```
 //!
-//! The keys of the serialized defaults are the known keys; `deny_unknown_fields` is not needed, and would not work beside
-//! serde's `flatten`. A renamed key is accepted under its old name in every layer (`RENAMED_KEYS`).
+//! The keys of the serialized defaults are the known keys; `deny_unknown_fields` is not needed, and would not work
+//! together with serde's `flatten`. A renamed key is accepted under its old name in every layer (`RENAMED_KEYS`).
 //!
 //! `figment` reads the TOML file only. Its `Env` provider guesses the type of a value from its text, so that `VOLLEY_ZONE=7`
 //! would not be a string and `VOLLEY_INSECURE=yes` not a boolean, and it does not split lists at commas.
@@ -88,7 +88,7 @@ where
     Ok(to_map(&resolved.config)?.iter().map(line).collect())
 }
 
-/// A configuration, and what is known about the way it came about.
+/// A configuration and the sources of its values.
 struct Resolved<T> {
     config: T,
     /// The source of every key that is not a default.

@@ -22,7 +22,7 @@ pub async fn service() -> (ServingReporter, HealthServer<impl Health>) {
 }
 
 impl ServingReporter {
-    /// Reports SERVING while `is_serving` holds for the watched value, and NOT_SERVING for good after `stop`.
+    /// Reports SERVING while `is_serving` holds for the watched value, and NOT_SERVING permanently after `stop`.
     pub async fn follow<T>(
         self,
         mut watched: watch::Receiver<T>,

@@ -11,20 +11,21 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How long requests may go on after the stop began: a client that sends one byte per minute must not delay it.
+/// How long requests may continue after the stop began: a client that sends one byte per minute must not delay the
+/// stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What `/readyz` and `/metrics` of one server report.
 pub trait HttpStatus: Clone + Send + Sync + 'static {
-    /// 200 if the server can do its job, else 503; and the body of the answer.
+    /// 200 if the server is ready, otherwise 503; and the body of the response.
     fn readiness(&self) -> impl Future<Output = (StatusCode, String)> + Send;
 
     /// Sets the gauges that are computed at each scrape.
     fn update_gauges(&self) {}
 }
 
-/// Serves until `stop`, and then at most two seconds longer. `/livez` answers from the first moment, before the server has
-/// opened its data folder: a large folder takes long to open, and a probe must not take that for a dead process.
+/// Serves until `stop`, and then at most two seconds longer. `/livez` answers immediately, before the server has opened
+/// its data folder: opening a large folder takes long, and a probe must not treat that as a failed process.
 pub async fn serve(listener: TcpListener, status: impl HttpStatus, stop: CancellationToken) {
     recorder();
     serve_app(listener, app(status), stop).await;

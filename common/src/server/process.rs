@@ -50,7 +50,7 @@ pub trait RunningServer {
     /// Waits until the server stops by itself or by [`RunningServer::shutdown`].
     ///
     /// # Errors
-    /// Why it stopped by itself, unless a client asked for that.
+    /// Why it stopped by itself, unless a client requested the stop.
     fn wait(&self) -> impl Future<Output = Result<()>>;
 
     /// Drains and stops; returns when all tasks have ended.
@@ -121,7 +121,7 @@ fn run<R: ServerRole>(args: &R::Args) -> Result<()> {
 /// Builds a tokio runtime.
 ///
 /// # Errors
-/// INTERNAL: the system gives no thread.
+/// INTERNAL: the system refuses to create a thread.
 pub fn runtime(builder: &mut Builder) -> Result<Runtime> {
     builder.enable_all().build().map_err(|e| Error::internal(format!("cannot start the async runtime: {e}")))
 }
@@ -141,12 +141,12 @@ async fn serve<R: ServerRole>(config: R::Config) -> Result<()> {
     tracing::info!("stopping: waiting for open streams");
     tokio::select! {
         () = server.shutdown() => {}
-        () = signals.next() => tracing::warn!("second signal: stopping at once"),
+        () = signals.next() => tracing::warn!("second signal: stopping immediately"),
     }
     Ok(())
 }
 
-/// SIGTERM and SIGINT (Ctrl-C), from the moment it is made.
+/// SIGTERM and SIGINT (Ctrl-C), received since this value was created.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,

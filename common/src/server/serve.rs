@@ -1,8 +1,9 @@
 //! The HTTP/2 server loop below gRPC: accepts, serves, drains.
 //!
-//! tonic's own loop would do, but its bodies copy every message. Here a service responds with a [`ReplyBody`]: a tonic
-//! body, a stream of frames that consist of slices, or the body of another member's response.
+//! tonic's own loop is not used because its bodies copy every message. Here a service responds with a [`ReplyBody`]: a
+//! tonic body, a stream of frames that consist of slices, or the body of another member's response.
 
+mod lingering_stream;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
+use self::lingering_stream::lingering;
 use crate::http2::drain_body::respond_until;
 use crate::http2::{ReplyBody, disable_local_pacing, settings};
 use crate::{Error, Result};
@@ -80,7 +82,7 @@ impl<S> Http2Service for S where
 {
 }
 
-/// Listens on `addr`, `HOST:PORT`. Port 0 takes a free port, see `local_addr`.
+/// Listens on `addr`, `HOST:PORT`. Port 0 selects a free port, see `local_addr`.
 ///
 /// # Errors
 /// UNAVAILABLE naming the address: it is in use, belongs to another machine, or is not an address.
@@ -91,7 +93,7 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
                 format!("cannot listen on {addr}: another process uses this port; stop it or choose another port")
             }
             io::ErrorKind::AddrNotAvailable => {
-                format!("cannot listen on {addr}: this machine has no such address; listen on one of its own")
+                format!("cannot listen on {addr}: this machine has no such address; listen on one of its addresses")
             }
             _ => format!("cannot listen on {addr}: {e}"),
         })
@@ -100,8 +102,8 @@ pub async fn bind(addr: &str) -> Result<TcpListener> {
 
 /// Serves HTTP/2 on `listener` until `shutdown`, then drains: there are no new connections or streams, and open streams
 /// may finish. Shortly before the end of [`ServerLimits::drain`] the remaining streams end with UNAVAILABLE, and so do
-/// calls without a response. A client that reads nothing until then finds its connection closed, which gRPC clients
-/// report as UNAVAILABLE too. Returns when the last connection is closed.
+/// calls without a response. If a client reads nothing until then, its connection is closed, which gRPC clients also
+/// report as UNAVAILABLE. Returns when the last connection is closed.
 pub async fn serve<S: Http2Service>(
     listener: TcpListener,
     service: S,
@@ -146,7 +148,7 @@ struct DrainStages {
     shutdown: CancellationToken,
     /// Open streams end with UNAVAILABLE.
     end_streams: CancellationToken,
-    /// Connections are closed at once.
+    /// Connections are closed immediately.
     close: CancellationToken,
 }
 
@@ -195,21 +197,23 @@ async fn serve_connection<S: Http2Service>(
     let end_streams = stages.end_streams.clone();
     let service =
         hyper::service::service_fn(move |request| respond_until(service.clone().oneshot(request), end_streams.clone()));
-    let connection = http.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    let (stream, socket) = lingering(stream);
+    let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stages.close.cancelled() => return,
         () = stages.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection => result,
+                result = connection.as_mut() => result,
                 () = stages.close.cancelled() => return,
             }
         }
     };
-    if let Err(e) = result {
-        tracing::debug!(error = %e, "a connection ended in an error");
+    drop(connection);
+    match result {
+        Ok(()) => drop(stages.close.run_until_cancelled(socket.close()).await),
+        Err(e) => tracing::debug!(error = %e, "a connection ended in an error"),
     }
 }
 

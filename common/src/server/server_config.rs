@@ -30,7 +30,7 @@ pub struct ServerConfig {
     pub insecure: bool,
     /// How long a call waits for a leader, milliseconds. At a node: for a coordinator that can answer.
     pub request_timeout_ms: u64,
-    /// How long streams of clients may go on after the stop began, milliseconds.
+    /// How long streams of clients may continue after the stop began, milliseconds.
     pub drain_ms: u64,
 }
 
@@ -116,7 +116,7 @@ pub struct ServerArgs {
     /// The data folder.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// How many milliseconds streams of clients may go on after the stop began.
+    /// How many milliseconds streams of clients may continue after the stop began.
     #[arg(long)]
     pub drain_ms: Option<u64>,
     /// Allow listeners on addresses other than loopback, though there is no authentication.

@@ -169,10 +169,9 @@ impl Catalog {
     }
 
     fn pin_version(&mut self, op: &PinVersion, now: u64) -> Result<reply::Reply> {
-        let table = self
-            .tables
-            .get(&op.table)
-            .ok_or_else(|| Error::not_found(format!("table {} is gone: call get_flight_info again", op.table)))?;
+        let table = self.tables.get(&op.table).ok_or_else(|| {
+            Error::not_found(format!("table {} does not exist any more: call get_flight_info again", op.table))
+        })?;
         if !readable(table, op.version, now) {
             return Err(Error::not_found(format!(
                 "version {} of table {:?} is no longer kept: {}",

@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`Catalog`] (here) | the rows and their indexes |
-//! | `query` | read-only questions |
+//! | `query` | read-only queries |
 //! | `apply` | the dispatch of commands, and the commands of open writes, pins and cancellations |
 //! | `commit` | commands that create and end tables, versions and writes |
 //! | `compaction` | commands that replace small parts by fewer larger ones |

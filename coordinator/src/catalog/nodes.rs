@@ -68,8 +68,8 @@ impl Catalog {
         Ok(done())
     }
 
-    /// Removes a node for good. Its row stays as a tombstone, so that it cannot rejoin with its old parts. Its copies no
-    /// longer count; the leader deletes them from the parts in batches, because there may be millions.
+    /// Removes a node permanently. Its row stays as a tombstone, so that it cannot rejoin with its old parts. Its
+    /// copies no longer count; the leader deletes them from the parts in batches, because there may be millions.
     pub(super) fn remove_node(&mut self, op: &RemoveNode, now: u64) -> Result<reply::Reply> {
         if self.was_removed(NodeId(op.node)) {
             return Ok(done());

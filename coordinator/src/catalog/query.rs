@@ -1,4 +1,4 @@
-//! Read-only questions about the catalog.
+//! Read-only queries of the catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -216,7 +216,7 @@ pub(super) fn readable_text(table: &Table, now_ms: u64) -> String {
     let all = (table.oldest.max(1)..=table.version).rev().take(10_000);
     let found: Vec<String> = all.filter(|v| readable(table, *v, now_ms)).take(20).map(|v| v.to_string()).collect();
     match found.as_slice() {
-        [] => "it was dropped and none of its versions is kept any longer".into(),
+        [] => "it was dropped, and none of its versions is kept".into(),
         [one] => format!("only version {one} is readable"),
         _ => format!("the readable versions are {}", found.join(", ")),
     }

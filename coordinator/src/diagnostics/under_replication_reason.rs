@@ -70,7 +70,7 @@ impl UnderReplicationReason {
             }
             UnderReplicationReason::InGrace(nodes) => {
                 let left = nodes.iter().map(|id| snapshot.grace_left(*id)).max().unwrap_or(0);
-                format!("{} may come back: copied to another node in {}", list(nodes), span(left))
+                format!("{} may come back; otherwise copied to another node in {}", list(nodes), span(left))
             }
             UnderReplicationReason::Copying(node) => format!("a copy to {} is in progress", snapshot.node_name(*node)),
             UnderReplicationReason::NoTarget => no_target_text(snapshot),

@@ -26,7 +26,7 @@ use crate::service::Services;
 const ACTIONS: [(&str, &str); 16] = [
     (
         "create_table",
-        r#"Make an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
+        r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
     ),
     ("drop_table", r#"Drop a table: its raw name, or {"table", "if_exists"}"#),
     ("list_tables", "All tables with their statistics, as JSON"),
@@ -34,12 +34,12 @@ const ACTIONS: [(&str, &str); 16] = [
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
     ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
     ("abort_write", r#"Abort a begun write: {"write_id", "reason"}"#),
-    ("healthcheck", "Replies at once, as JSON"),
+    ("healthcheck", "The health of the coordinator that answers, as JSON; replies immediately"),
     ("addresses", "Where a FlightInfo would send clients of the caller's listener, as JSON"),
     ("clear", "Drop every table; on a development cluster only"),
     ("shutdown", "Stop; on a development cluster only"),
     ("CancelFlightInfo", "Reject the tickets of a FlightInfo from now on"),
-    ("RenewFlightEndpoint", "A ticket that expires later"),
+    ("RenewFlightEndpoint", "Renew a ticket: return one that expires later"),
     ("SetSessionOptions", "Set options of the client's session"),
     ("GetSessionOptions", "The options of the client's session"),
     ("CloseSession", "Close the client's session"),
@@ -89,7 +89,7 @@ impl ActionRunner {
                 Ok(ActionReply::bytes(options.encode_to_vec()))
             }
             "CloseSession" => self.close_session(metadata),
-            // A health check accepts any body, whatever a client polls with.
+            // A health check accepts any body, because clients poll with different ones.
             "healthcheck" => Ok(ActionReply::json(&self.services.status.health())),
             "addresses" => {
                 let EmptyBody {} = parse(name, body)?;
@@ -174,7 +174,7 @@ impl ActionRunner {
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
     }
 
-    /// Where clients of a listener are sent, and what else may keep them from connecting.
+    /// The addresses that clients of a listener get, and other facts that may keep them from connecting.
     fn addresses(&self, listener: &ClientListener) -> Value {
         let catalog = self.services.raft.view();
         let node = |node: &Node| {

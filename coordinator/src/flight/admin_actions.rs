@@ -23,14 +23,14 @@ use crate::service::Services;
 /// Names and descriptions of these actions.
 pub const ACTIONS: [(&str, &str); 8] = [
     ("cluster_status", "Green, yellow or red; coordinators, leader, nodes and sums, as JSON"),
-    ("explain", r#"Where each shard of a table is, where it should be, and why not yet: {"table"}"#),
+    ("explain", r#"Where each shard of a table is, where it should be, and why it is not there yet: {"table"}"#),
     ("list_versions", r#"The versions of a table that can be read now: {"table"}"#),
     (
         "drain_node",
-        r#"Have a node's parts copied to other nodes; repeated, what is left: {"node": id, its first digits or HOST:PORT, "begin": false to ask only}"#,
+        r#"Copy a node's parts to other nodes, and report what is left: {"node": id, its first digits or HOST:PORT, "begin": false to only report}"#,
     ),
     ("undrain_node", r#"Cancel a drain: {"node"}"#),
-    ("remove_node", r#"Remove a node, unless something would be lost: {"node"}"#),
+    ("remove_node", r#"Remove a node; rejected while data would be lost: {"node"}"#),
     ("add_coordinator", r#"Add a coordinator to the cluster: {"id", "peer": HOST:PORT}"#),
     ("remove_coordinator", r#"Remove a coordinator from the cluster: {"id"}"#),
 ];

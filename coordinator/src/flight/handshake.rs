@@ -10,8 +10,8 @@ use volley_common::Error;
 /// The most messages of one handshake.
 const MAX_MESSAGES: usize = 16;
 
-/// Replies to every message as it arrives, because a client may wait for the reply before it closes its side. A client that
-/// sends no message gets the token by the header alone.
+/// Replies to every message as it arrives, because a client may wait for the reply before it closes its side. A client
+/// that sends no message gets the token in the header only.
 pub fn reply(
     requests: Streaming<HandshakeRequest>,
 ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {

@@ -156,7 +156,7 @@ fn begin_command(catalog: &Catalog, plan: &CompactionPlan) -> Option<(BeginWrite
 }
 
 impl NodeMembership {
-    /// Orders the compactions that are due, and aborts those whose node is gone.
+    /// Orders the compactions that are due, and aborts those whose node is unreachable.
     pub(super) async fn order_compactions(&self) {
         self.abort_orphaned_compactions().await;
         let round = {
@@ -211,7 +211,7 @@ impl NodeMembership {
         };
         for (id, attempt) in orphans {
             if let Err(error) = self.abort_compaction(&id, attempt, "its node is unreachable").await {
-                tracing::warn!(write = id, %error, "cannot abort a compaction whose node is gone; trying again");
+                tracing::warn!(write = id, %error, "cannot abort a compaction whose node is unreachable; trying again");
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::scheduler::repair::CopyLoad;
 
 /// An order without a result for this long is considered lost, and its part is ordered again.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a copied part is not ordered again: the report that the node holds it may be on its way.
+/// How long a copied part is not ordered again: the report that the node holds it may still be in transit.
 const COOLDOWN: Duration = Duration::from_secs(5);
 /// How long a node that failed to copy a part is not chosen for it again.
 const FAILURE_BACKOFF: Duration = Duration::from_secs(30);
@@ -74,8 +74,8 @@ impl CopyTracker {
         self.in_progress.insert(part, CopyInProgress { to, from, order, since: now });
     }
 
-    /// Records the end of an order. A part that was not copied can be ordered from another node at once. Orders that are
-    /// no copies are ignored.
+    /// Records the end of an order. A part that was not copied can immediately be ordered from another node. Orders
+    /// that are no copies are ignored.
     pub fn finish(&mut self, node: NodeId, order: u64, copied: bool, now: Instant) {
         let part = self.in_progress.iter().find(|(_, copy)| (copy.to, copy.order) == (node, order));
         let Some(part) = part.map(|(part, _)| *part) else { return };

@@ -71,8 +71,8 @@ struct MembershipState {
     /// Since when this coordinator leads; `None` while it does not.
     leader_since: Option<Instant>,
     sessions: BTreeMap<NodeId, NodeSession>,
-    /// When each node's last report arrived. Set before a node is registered, so that it is not marked as unreachable at
-    /// once.
+    /// When each node's last report arrived. Set before a node is registered, so that it is not immediately marked as
+    /// unreachable.
     last_heard: BTreeMap<NodeId, Instant>,
     /// The members that were last broadcast to all sessions.
     members: Members,

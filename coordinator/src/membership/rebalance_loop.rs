@@ -16,7 +16,7 @@ use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
 /// The most parts in the copy queue; the next scan finds the others.
 const MAX_QUEUED: usize = 10_000;
-/// The most parts of the queue that are examined at once.
+/// The most parts of the queue that are examined at a time.
 const MAX_EXAMINED: usize = 512;
 /// The most excess copies that one scan removes.
 const MAX_EXCESS: usize = 100_000;
@@ -24,7 +24,7 @@ const MAX_EXCESS: usize = 100_000;
 const TABLES_PER_COMMAND: usize = 200;
 /// Scans of the catalog take at most one in this many units of time.
 const IDLE_FACTOR: u32 = 20;
-/// Placements are computed at least this often, because tables are created, and at once after nodes joined or left.
+/// Placements are computed at least this often, because tables are created, and immediately after nodes joined or left.
 const PLACEMENT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the leader keeps between rounds.
@@ -145,8 +145,8 @@ impl NodeMembership {
         Ok(changed.is_empty())
     }
 
-    /// Removes copies from the catalog first; then deletes them on their nodes, if the catalog can still do without them. If
-    /// a delete order is lost, the node's next inventory repeats it.
+    /// Removes copies from the catalog first; then deletes them on their nodes, if the catalog still does not need
+    /// them. If a delete order is lost, the node's next inventory repeats it.
     async fn remove_excess_copies(&self, excess: Vec<HolderChange>) -> Result<()> {
         if excess.is_empty() {
             return Ok(());

@@ -127,7 +127,7 @@ impl NodeMembership {
         let (before, mut busy) = (std::mem::take(&mut session.before), std::mem::take(&mut session.busy));
         busy.extend(self.state.lock().copies.pending_at(session.node));
         let (node, count) = (session.node, inventory.len());
-        // After this every committed command is applied here: a write that is not open now never will be again.
+        // After this every committed command is applied here: a write that is not open now will never be open again.
         drop(self.raft.read().await?);
         let plan = scan_catalog(&self.raft, move |catalog| {
             reconcile(catalog, node, &inventory, &before, &busy, &catalog.live_node_ids())

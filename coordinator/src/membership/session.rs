@@ -114,7 +114,7 @@ impl NodeMembership {
         let known = if hello.cluster.is_empty() { Relation::Same } else { relation(&cluster, &hello.cluster) };
         if known == Relation::Later {
             return Err(Error::unavailable(format!(
-                "this coordinator was left behind: cluster {cluster} was recovered without it, and is {} now",
+                "this coordinator is superseded: cluster {cluster} was recovered without it, and is {} now",
                 hello.cluster
             )));
         }
@@ -221,8 +221,8 @@ impl NodeMembership {
         }
     }
 
-    /// Cleans up after a session. If the session broke (`lost`) while this coordinator leads, the node is marked as
-    /// unreachable at once.
+    /// Cleans up after a session. If the session broke (`lost`) while this coordinator leads, the node is immediately
+    /// marked as unreachable.
     async fn end_session(&self, node: NodeId, session: u64, boot: u64, lost: bool, orders: &OrderSender) {
         let is_current = {
             let mut state = self.state.lock();

@@ -43,7 +43,7 @@ impl TableOptions {
         let min_copies = replicas / 2 + 1;
         if live < min_copies {
             return Err(Error::unavailable(format!(
-                "{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and there are {live}: start more nodes, or ask for fewer replicas"
+                "{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and there are {live}: start more nodes, or request fewer replicas"
             )));
         }
         let shard_by = match (&self.shard_by, old) {

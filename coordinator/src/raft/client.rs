@@ -83,7 +83,7 @@ impl RaftContext {
     pub async fn read_with<T>(&self, work: impl Fn(CatalogView) -> T) -> Result<T> {
         let deadline = Instant::now() + self.config.request_timeout;
         let early = async {
-            // In this order: the view contains at least what was applied before.
+            // The order matters: the view contains at least what was applied before.
             let applied = *self.applied.index.borrow();
             (applied, work(self.view()))
         };
@@ -167,7 +167,8 @@ impl RaftContext {
         }
     }
 
-    /// Asks a leader only while it counts as leader: a dead one may never answer, and every read waits for this request.
+    /// Asks a leader only while it counts as leader: a crashed leader may never answer, and every read waits for this
+    /// request.
     async fn read_index_from(&self, leader: u64, deadline: Instant) -> LeaderAttempt<u64> {
         let mut current = self.leader.subscribe();
         // Boxed: the futures around it nest as deep as the compiler allows.
@@ -204,9 +205,10 @@ impl RaftContext {
 
     /// See [`Handle::read_index_local`](super::handle::Handle::read_index_local).
     pub async fn read_index_local(&self, follower: Option<Follower>) -> Result<u64> {
-        // The follower's statement is as good as its answer to a heartbeat: where leader and follower are a majority, no later
-        // leader was elected before the statement, because neither of them had voted for one. So this read does not rely on
-        // the lease: within it Raft answers at once, after it Raft asks a majority, as it does without a follower.
+        // The follower's statement is equivalent to its answer to a heartbeat: if leader and follower are a majority,
+        // no later leader was elected before the statement, because neither of them had voted for one. So this read
+        // does not rely on the lease: within the lease Raft answers immediately, after it Raft asks a majority, as it
+        // does without a follower.
         if let Some(follower) = follower
             && let Ok(read) = self.read_log_id(LinearizerOption::new(None, true)).await
             && (read.leader_id.term, read.leader_id.node_id) == (follower.term, follower.leader)
@@ -217,8 +219,9 @@ impl RaftContext {
         self.read_log_id(ReadPolicy::ReadIndex.into()).await.map(|read| read.index)
     }
 
-    /// Whether this coordinator is still the leader that `follower` follows, and the two are a majority of the group. A vote
-    /// only grows: if it is that leader's now, it was so all the time, and the members are those of its term.
+    /// Whether this coordinator is still the leader that `follower` follows, and the two are a majority of the group. A
+    /// vote only grows: if it is for that leader now, it was for that leader all the time, and the members are those of
+    /// its term.
     async fn is_majority_with(&self, follower: Follower) -> bool {
         let both = [self.config.id, follower.id];
         let checked = self.raft.with_raft_state(move |state| {
@@ -246,7 +249,9 @@ impl RaftContext {
 
 /// The leader cannot be reached, or reaches no majority.
 fn no_answer_from(leader: u64) -> Error {
-    Error::unavailable(format!("coordinator {leader} is the leader, as far as this one knows, and did not answer"))
+    Error::unavailable(format!(
+        "coordinator {leader} is the leader, as far as this coordinator knows, and did not answer"
+    ))
 }
 
 fn unknown_address<T>(leader: u64) -> LeaderAttempt<T> {
@@ -262,7 +267,7 @@ fn retry_if_not_proposed<T>(outcome: Result<T>) -> LeaderAttempt<T> {
     }
 }
 
-/// UNAVAILABLE, but the change may be committed.
+/// UNAVAILABLE with a message that says that the change may be committed.
 fn unknown_outcome(why: &str) -> Error {
     Error::unavailable(format!(
         "{why}: the change may or may not have taken effect; repeat it with the same write id, or check"

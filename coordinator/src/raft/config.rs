@@ -1,4 +1,4 @@
-//! How a coordinator takes part in the Raft group.
+//! The configuration of a coordinator's Raft.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +28,8 @@ pub struct RaftConfig {
     pub election_timeout_min: Duration,
     /// Maximum of the random election timeout; also the leader's lease.
     pub election_timeout_max: Duration,
-    /// A leader that no majority has acknowledged for this long no longer counts as leader: another one may exist by then.
+    /// A leader that no majority has acknowledged for this long no longer counts as leader: another leader may exist by
+    /// then.
     pub quorum_ack_timeout: Duration,
     /// Log entries between two snapshots.
     pub snapshot_interval_entries: u64,
@@ -51,7 +52,8 @@ impl RaftConfig {
         }
     }
 
-    /// Derives the timings: an election against a silent leader starts after `longest`, or up to a quarter of it earlier.
+    /// Derives the timings: an election to replace a leader without heartbeats starts after `longest`, or up to a
+    /// quarter of it earlier.
     ///
     /// openraft waits for the leader's lease, which is `election_timeout_max`, and then for a random time between
     /// `election_timeout_min` and `election_timeout_max`.

@@ -114,7 +114,7 @@ impl RaftContext {
         self.tasks.spawn(async move { stop.run_until_cancelled(task).await });
     }
 
-    /// This coordinator's identity, as it tells others.
+    /// This coordinator's identity, as it is sent to others.
     pub async fn identity(&self) -> Result<wire::Identity> {
         let peer = |(id, addr): (&u64, &String)| wire::Peer { id: *id, addr: addr.clone(), store: 0 };
         let initialized = self.is_initialized().await?;
@@ -190,7 +190,7 @@ impl RaftContext {
         self.channel(&addr).ok()
     }
 
-    /// Why there is no cluster yet, or why a change of its members is blocked; none if all is well.
+    /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().clone()
     }

@@ -7,8 +7,8 @@ use super::types::RaftPeer;
 
 /// Returns whether the group contains this coordinator with its present data folder, and it is not decommissioned.
 ///
-/// openraft knows coordinator ids only. A new folder that receives the log from its beginning passes through every earlier
-/// group, also one in which its id was a voter with another folder.
+/// openraft knows coordinator ids only. A new folder that receives the log from its beginning passes through every
+/// earlier membership, including one in which its id was a voter with another folder.
 pub fn may_stand_for_election(ctx: &RaftContext) -> bool {
     let is_this_folder = |peer: &RaftPeer| peer.store_id == ctx.store.id();
     let metrics = ctx.raft.metrics();

@@ -1,4 +1,4 @@
-//! What Raft reaches outside its own memory: a process's disk, network and clock, or a simulation's.
+//! The environment of Raft: disk, network and clock, of a process or of a simulation.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ use super::storage::state_machine::{CatalogStateMachine, CatalogView};
 use super::storage::store::{OnWriteFailure, RaftStore};
 use super::types::TypeConfig;
 
-/// A stopping coordinator that becomes leader again keeps the leadership this long before it transfers it again.
+/// If a stopping coordinator becomes leader again, it keeps the leadership for this long before it transfers it again.
 const TRANSFER_PAUSE: Duration = Duration::from_secs(5);
 
 /// The replicated catalog; cheap to clone.
@@ -79,8 +79,8 @@ impl Handle {
         loop {
             leader.mark_unchanged();
             self.0.transfer_leadership().await;
-            // Where every coordinator is about to stop, leadership would come back at once, and no write would be committed
-            // in between.
+            // If all coordinators are about to stop, leadership would be transferred back immediately, and no write
+            // would be committed in between.
             tokio::time::sleep(TRANSFER_PAUSE).await;
             if leader.changed().await.is_err() {
                 return std::future::pending().await;
@@ -88,7 +88,7 @@ impl Handle {
         }
     }
 
-    /// Transfers leadership, if this coordinator has it, and stops. The data folder is free afterwards.
+    /// Transfers leadership, if this coordinator has it, and stops. Afterwards the data folder can be opened again.
     pub async fn shutdown(&self) {
         self.0.transfer_leadership().await;
         self.halt().await;
@@ -108,8 +108,8 @@ impl Handle {
         self.0.propose(op).await
     }
 
-    /// [`Handle::propose`], but only if this coordinator leads; it is never forwarded. For decisions of the leader itself:
-    /// from a former leader they would arrive late, when its successor knows better.
+    /// [`Handle::propose`], but only if this coordinator leads; it is never forwarded. For decisions of the leader
+    /// itself: from a former leader they would arrive late, when its successor has newer information.
     ///
     /// # Errors
     /// UNAVAILABLE: it does not lead, or reaches no majority. The catalog's refusal.
@@ -125,7 +125,7 @@ impl Handle {
         self.0.propose_local(command).await
     }
 
-    /// The catalog with everything that was acknowledged anywhere before this call.
+    /// The catalog with everything that any coordinator acknowledged before this call.
     ///
     /// # Errors
     /// UNAVAILABLE: no leader answered within the timeout. Never returns an older catalog.
@@ -135,8 +135,8 @@ impl Handle {
 
     /// The result of `work` on the catalog that [`Handle::read`] would return.
     ///
-    /// `work` runs on the local catalog while the leader is asked whether that is recent enough, and once more if it was not.
-    /// Other callers may wait for the same request to the leader, and so for `work`: keep it short.
+    /// `work` runs on the local catalog while the leader is queried whether that is recent enough, and again if it was
+    /// not. Other callers may wait for the same request to the leader, and so for `work`: keep it short.
     ///
     /// # Errors
     /// As [`Handle::read`].
@@ -144,8 +144,8 @@ impl Handle {
         self.0.read_with(work).await
     }
 
-    /// The log index that a linearizable read must have applied, if this coordinator leads. `follower` is the follower that
-    /// asks, if any, and whom it follows; the read began before it said so.
+    /// The log index that a linearizable read must have applied, if this coordinator leads. `follower` is the follower
+    /// that calls, if any, and the leader that it follows; the read began before that statement.
     ///
     /// # Errors
     /// UNAVAILABLE: it does not lead, or reaches no majority.
@@ -201,7 +201,8 @@ impl Handle {
         self.0.applied.index.subscribe()
     }
 
-    /// Watches whether this coordinator was removed from the cluster, or the cluster was recovered without it: then why.
+    /// Watches whether this coordinator was removed from the cluster, or the cluster was recovered without it; the
+    /// value is the reason.
     pub fn watch_decommissioned(&self) -> watch::Receiver<Option<Error>> {
         self.0.decommissioned.subscribe()
     }
@@ -216,7 +217,7 @@ impl Handle {
         replication_progress(&self.0)
     }
 
-    /// Why there is no cluster yet, or why a change of its members is blocked; none if all is well.
+    /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.
     pub fn fault(&self) -> Option<String> {
         self.0.fault()
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
 use volley_common::Result;
 
-/// Coalesces requests for an index that only grows. One request runs at a time; its answer is valid for every caller that
-/// came before the request started.
+/// Coalesces requests for an index that only grows. One request runs at a time; its answer is valid for every call that
+/// began before the request started.
 #[derive(Default)]
 pub struct ReadIndexBatcher {
     started: AtomicU64,

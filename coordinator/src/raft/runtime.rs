@@ -18,7 +18,7 @@ thread_local! {
     static SIMULATED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Makes this thread a simulation with this seed; none ends that.
+/// Makes this thread a simulation with this seed; `None` ends the simulation.
 pub fn simulate(seed: Option<u64>) {
     SIMULATED.set(seed);
 }

@@ -9,8 +9,8 @@
 //! | [`over_replicated`] | which copies outside of the placement can be deleted |
 //! | [`compaction`] | which small parts to compact, and on which node |
 //!
-//! [`placement`] holds what these share. A part *wants* as many copies as its table has replicas, however few nodes there
-//! are: missing copies are made when a node joins. Copies on draining nodes serve readers and do not count.
+//! [`placement`] holds what these share. A part *wants* as many copies as its table has replicas, even if there are
+//! fewer nodes: the missing copies are made when a node joins. Copies on draining nodes serve readers and do not count.
 
 pub mod compaction;
 pub mod node_sets;

@@ -51,8 +51,8 @@ fn is_excess(catalog: &Catalog, nodes: &NodeSets, table: &Table, part: &PartRow,
         && part.holders.iter().filter(is_placed).count() >= replica_count(table)
 }
 
-/// The parts to delete on each node, after the catalog has applied `changes`: copies that it no longer counts, and of which
-/// enough others still exist.
+/// The parts to delete on each node, after the catalog has applied `changes`: copies that the catalog no longer counts,
+/// of parts that still have enough other copies.
 pub fn deletions(catalog: &Catalog, nodes: &NodeSets, changes: &[HolderChange]) -> BTreeMap<NodeId, Vec<PartId>> {
     let mut delete: BTreeMap<NodeId, Vec<PartId>> = BTreeMap::new();
     for change in changes {

@@ -1,8 +1,9 @@
 //! Decides which nodes should hold which shard after nodes joined or left, with as few changes as possible.
 //!
 //! - A replica leaves its node only if that node leaves (drained, removed, or unreachable beyond the repair delay) and
-//!   another node can take its place. If none can, the shard waits for its node.
-//! - A missing replica goes to the node in a zone of its own, with the fewest shards of that table, with the lowest load.
+//!   another node can replace it. If none can, the replica stays placed on its node.
+//! - A missing replica is placed on a node in a zone without a replica of the shard if possible, then by the fewest
+//!   shards of that table, then by the lowest load.
 //! - Replicas that share a zone spread to zones without one.
 //! - A node with less than half of its fair share (because it is new, or came back) is filled up to its share: first with
 //!   shards that it has on disk already, then with every table in proportion, from the most loaded nodes. No other replica
@@ -20,8 +21,8 @@ use super::node_sets::NodeSets;
 use super::placement::{placement_of, rendezvous_hash, replica_count};
 use crate::catalog::Catalog;
 
-/// A node with less than this percentage of its fair share is underloaded. Of a hundred nodes the hash ring gives some only
-/// two thirds of their share: those must not cause moves.
+/// A node with less than this percentage of its fair share is underloaded. In a cluster of a hundred nodes the hash
+/// ring gives some of them only two thirds of their share, which must not cause moves.
 const UNDERLOADED_PERCENT: u64 = 50;
 /// Shards are taken from nodes above these percentages of their fair share, from the highest threshold to the lowest.
 const OVERLOADED_PERCENTS: [u64; 3] = [120, 110, 100];
@@ -93,7 +94,7 @@ impl TablePlan {
 struct PlacementPlan {
     /// Nodes that stay.
     nodes: BTreeMap<u64, PlacementNode>,
-    /// Nodes that leave. An id in neither collection is no node of the cluster.
+    /// Nodes that leave. An id in neither collection is not a node of the cluster.
     leaving: BTreeSet<u64>,
     tables: Vec<TablePlan>,
     /// Replicas of all tables.

@@ -1,4 +1,4 @@
-//! Tests of the scheduler's decisions on hand-made catalogs, and a simulation that carries them out.
+//! Tests of the scheduler's decisions on hand-made catalogs, and a simulation that executes them.
 #![allow(clippy::unwrap_used)]
 
 mod helpers;

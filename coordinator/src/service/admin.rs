@@ -1,4 +1,4 @@
-//! What operators do: drain and remove nodes, add and remove coordinators, inspect tables.
+//! Operators' actions: drain and remove nodes, add and remove coordinators, inspect tables.
 
 use std::sync::Arc;
 
@@ -121,8 +121,8 @@ impl AdminService {
         scan_catalog(&self.raft, scan).await
     }
 
-    /// Adds a coordinator that was started with `--join`, and waits until it votes: `{"coordinators": [{"id", "peer"}]}`. A
-    /// repeated call continues to wait, or returns at once.
+    /// Adds a coordinator that was started with `--join`, and waits until it votes: `{"coordinators": [{"id",
+    /// "peer"}]}`. A repeated call continues to wait, or returns immediately.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not an address. ALREADY_EXISTS: the id has another address, or the address another id.
@@ -137,8 +137,8 @@ impl AdminService {
         Ok(self.coordinators_json())
     }
 
-    /// Removes a coordinator, and waits until the others have agreed: `{"coordinators": [{"id", "peer"}]}`. Succeeds at once
-    /// if there is no such coordinator.
+    /// Removes a coordinator, and waits until the others have agreed: `{"coordinators": [{"id", "peer"}]}`. Succeeds
+    /// immediately if there is no such coordinator.
     ///
     /// # Errors
     /// FAILED_PRECONDITION: it is the last one, or too few of the others are up.

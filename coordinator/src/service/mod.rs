@@ -7,7 +7,7 @@
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`] | tables without a write: create, drop, clear, list, statistics |
 //! | [`status`] | cluster status and health checks |
-//! | [`admin`] | what operators do: nodes and coordinators, layout and versions of tables |
+//! | [`admin`] | operators' actions: nodes and coordinators, layout and versions of tables |
 //!
 //! Each service holds only what it needs. The decisions are pure functions in [`crate::planner`] and
 //! [`crate::diagnostics`].
@@ -34,7 +34,7 @@ use status::StatusService;
 use tables::TableService;
 use write::WriteService;
 
-/// Everything that the APIs are wired with; one per process. Cheap to clone.
+/// Everything that the APIs use; one per process. Cheap to clone.
 #[derive(Clone)]
 pub struct Services {
     /// The configuration that the process was started with.
@@ -45,7 +45,7 @@ pub struct Services {
     pub pool: ConnectionPool,
     /// The client listeners.
     pub listeners: Arc<ListenerTable>,
-    /// What the leader hears from nodes.
+    /// The heartbeats of nodes and the copies in progress, if this coordinator leads.
     pub node_reports: Arc<NodeReports>,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,

@@ -248,7 +248,7 @@ impl ReadService {
     /// Renews a ticket: returns it with a later expiry (milliseconds since 1970), until which its version is kept.
     ///
     /// # Errors
-    /// As [`ReadService::verify_ticket`]. NOT_FOUND: the version is gone.
+    /// As [`ReadService::verify_ticket`]. NOT_FOUND: the version is not kept any more.
     pub async fn renew_ticket(&self, ticket: &[u8]) -> Result<(Vec<u8>, u64)> {
         let mut ticket = self.verify_ticket(ticket)?;
         let retention_ms = {

@@ -18,7 +18,7 @@ use crate::diagnostics::table_stats::totals_json;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 
-/// Counting parts takes at most one in this many units of time, however often clients ask for the status.
+/// Counting parts takes at most one in this many units of time, independent of the rate of status requests.
 const IDLE_FACTOR: u32 = 20;
 /// How long a health check waits for the leader's confirmation.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -127,8 +127,8 @@ impl StatusService {
         json!({ "status": if leader.is_some() { "ok" } else { "no leader" }, "leader": leader, "nodes_alive": alive })
     }
 
-    /// As [`StatusService::health`], after a linearizable read: a leader that has lost its majority still knows itself as the
-    /// leader. The flag is true if the read succeeded.
+    /// As [`StatusService::health`], after a linearizable read: a leader that has lost its majority still considers
+    /// itself the leader. The flag is true if the read succeeded.
     pub async fn verified_health(&self) -> (bool, Value) {
         let read = tokio::time::timeout(HEALTH_TIMEOUT, self.raft.read()).await;
         let mut health = self.health();

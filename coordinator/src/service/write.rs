@@ -23,7 +23,7 @@ use crate::raft::Handle;
 #[derive(Clone)]
 pub struct WriteService {
     raft: Handle,
-    /// How long a write lives without activity.
+    /// How long a write without activity is kept open.
     lease_ms: u64,
     /// The default retention of a new table.
     retention_ms: u64,
@@ -188,8 +188,8 @@ fn plan_append(name: &TableName, table: &Table, options: &TableOptions, begin: B
     })
 }
 
-/// Whether a known write is resumed: it is staged and open, or committed. An aborted write, or a put that is tried again, is
-/// planned anew.
+/// Whether a known write is resumed: it is staged and open, or committed. An aborted write, or a put that is tried
+/// again, is planned again.
 fn is_resumable(known: &Write) -> bool {
     let state = WriteState::try_from(known.state).unwrap_or_default();
     state == WriteState::Committed || (state == WriteState::Open && known.staged)

@@ -17,7 +17,7 @@ use volley_common::wire::cluster as wire;
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_coordinator::raft::{Handle, RaftConfig};
 
-/// The timeout of everything that must happen.
+/// The timeout of every expected event.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The leader's side of forwarded proposals and read-index requests.
@@ -139,7 +139,7 @@ pub fn node(id: u64) -> command::Op {
     })
 }
 
-/// Waits until a condition holds for a coordinator's applied state. `what` names it.
+/// Waits until a condition holds for a coordinator's applied state. `what` describes the condition.
 pub async fn wait_until(raft: &Handle, what: &str, condition: impl Fn(&Handle) -> bool) {
     let mut applied = raft.watch_applied();
     let waiting = async {

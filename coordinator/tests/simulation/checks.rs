@@ -19,7 +19,7 @@ use crate::table_history::TableHistory;
 /// The number of last events that a failed run shows.
 const SHOWN_EVENTS: usize = 60;
 
-/// Everything that is known of a run.
+/// The state of the checks of a run.
 pub struct SimChecks {
     start: Instant,
     pub oracle: Mutex<Oracle>,
@@ -120,8 +120,9 @@ impl SimChecks {
         }
     }
 
-    /// Checks that only one leader commits entries in a term. Two may lead in one term, because votes are ordered by term and
-    /// candidate; but the earlier one commits nothing any more, and the later one has no entries of the earlier.
+    /// Checks that only one leader commits entries in a term. Two may lead in one term, because votes are ordered by
+    /// term and candidate; but then the earlier one commits nothing any more, and the later one has no entries of the
+    /// earlier.
     fn committed_by(&self, term: u64, node: u64) {
         let known = *self.leaders.lock().entry(term).or_insert_with(|| {
             self.event(format!("coordinator {node} commits in term {term}"));
@@ -139,7 +140,7 @@ impl SimChecks {
         *known = (*known).max(vote);
     }
 
-    /// Forgets the votes of a coordinator that lost its folder.
+    /// Discards the recorded votes of a coordinator that lost its folder.
     pub fn forget_votes(&self, id: u64) {
         self.granted_votes.lock().remove(&id);
     }
@@ -149,10 +150,10 @@ impl SimChecks {
         self.granted_votes.lock().get(&id).copied().unwrap_or_default()
     }
 
-    /// Checks that a restarted coordinator remembers the vote that it had granted.
+    /// Checks that a restarted coordinator still has the vote that it had granted.
     pub fn check_vote_remembered(&self, id: u64, granted: (u64, u64), vote: (u64, u64)) {
         if vote < granted {
-            self.record(Err(format!("coordinator {id} forgot its vote: it has {vote:?}, and granted {granted:?}")));
+            self.record(Err(format!("coordinator {id} lost its vote: it has {vote:?}, but granted {granted:?}")));
         }
     }
 

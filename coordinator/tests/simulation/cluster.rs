@@ -24,12 +24,12 @@ use crate::rng::SimRng;
 
 /// The wall clock at the start.
 const EPOCH_MS: u64 = 1_700_000_000_000;
-/// A coordinator that started shows its vote in its metrics after this.
+/// After this time a started coordinator shows its vote in its metrics.
 const STARTUP: Duration = Duration::from_millis(100);
 /// The timeout of a shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a seed decides before the run starts.
+/// The parameters of a run, chosen by its seed.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
     pub coordinators: u64,
@@ -191,7 +191,7 @@ impl SimCluster {
         }
     }
 
-    /// Ends a coordinator's process at once.
+    /// Ends a coordinator's process immediately.
     pub fn crash(&self, id: u64) {
         let coordinator = &self.coordinators[&id];
         let Some(process) = coordinator.process.lock().take() else { return };
@@ -199,7 +199,7 @@ impl SimCluster {
         self.network.stop_serving(id);
         coordinator.disk.lock().disconnect();
         process.ended.cancel();
-        // Its remaining tasks reach neither disk nor network.
+        // Its remaining tasks can use neither disk nor network.
         tokio::spawn(async move { timeout(SHUTDOWN_TIMEOUT, process.handle.halt()).await });
     }
 
@@ -241,7 +241,7 @@ impl SimCluster {
         self.coordinators[&id].clock_skew_ms.store(ms, Ordering::Relaxed);
     }
 
-    /// Checks what must hold at every moment.
+    /// Checks the invariants that hold at every moment.
     pub fn check(&self) {
         self.checks.check_invariants();
         for process in self.all_running() {
@@ -292,7 +292,7 @@ impl SimCluster {
     }
 }
 
-/// Runs a store's writer as a task: the disk takes a while before and after a write becomes durable.
+/// Runs a store's writer as a task, with a delay of the disk before and after a write becomes durable.
 fn writer_task(disk_delay_us: Arc<AtomicU64>, rng: Arc<Mutex<SimRng>>) -> WriterDriver {
     Arc::new(move |mut writer: StoreWriter| {
         let (disk_delay_us, rng) = (disk_delay_us.clone(), rng.clone());

@@ -23,13 +23,13 @@ const SECTOR: usize = 512;
 pub enum SyncBehavior {
     /// What was synced is durable.
     Durable,
-    /// Nothing is ever synced.
+    /// No sync has an effect.
     Never,
-    /// What was synced is durable only some syncs later, as if changes were acknowledged before they are synced.
+    /// A sync takes effect only some syncs later, as if changes were acknowledged before they are synced.
     Delayed,
 }
 
-/// The number of syncs by which a disk with [`SyncBehavior::Delayed`] is behind.
+/// The number of syncs by which a disk with [`SyncBehavior::Delayed`] lags.
 const DELAYED_SYNCS: usize = 8;
 
 /// A coordinator's disk. It outlives the coordinator's processes.
@@ -147,7 +147,7 @@ impl SimDiskState {
         if incarnation == self.incarnation && !self.failed { Ok(()) } else { Err(disk_failed()) }
     }
 
-    /// The same before a changing operation, which may be the one that fails.
+    /// The same check before a changing operation; the configured failure may occur here.
     fn begin_change(&mut self, incarnation: u64) -> io::Result<()> {
         self.check_usable(incarnation)?;
         match &mut self.operations_left {
@@ -200,7 +200,7 @@ impl SimDisk {
         Arc::new(SimDisk { dir, state: Mutex::new(state) })
     }
 
-    /// Makes every later operation of the present process fail: the process crashed.
+    /// Makes every later operation of the current process fail: the process crashed.
     pub fn disconnect(&self) {
         self.state.lock().failed = true;
     }

@@ -1,4 +1,4 @@
-//! What holds of every catalog, whatever commands were applied.
+//! Invariants of every catalog, independent of the commands that were applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Coordinators under seeded faults, on one thread and in simulated time: the seed decides everything.
+//! Coordinators under seeded faults, on one thread and in simulated time. A run depends on nothing but its seed.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -36,7 +36,7 @@ use seed_run::{PANIC, SeedRun, run_seed};
 
 /// Seeds that a plain `cargo test` runs.
 const SEEDS: u64 = 1000;
-/// Seconds after which it starts no further seed.
+/// Seconds after which no further seed is started.
 const SECONDS: u64 = 120;
 
 fn number(name: &str) -> Option<u64> {
@@ -96,7 +96,8 @@ fn run_of_a_seed_is_deterministic() {
     }
 }
 
-/// Returns the first of 40 seeds in which a violation is found on such disks. A panic of redb at a damaged file does not count.
+/// Returns the first of 40 seeds in which a violation is found on such disks. A panic of redb on a damaged file does
+/// not count.
 fn first_violation(disks: SyncBehavior) -> SeedRun {
     let is_found = |run: &SeedRun| run.violation.as_ref().is_some_and(|violation| !violation.starts_with(PANIC));
     let found = (0..40).map(|seed| run_seed(seed, disks, false)).find(is_found);
@@ -111,7 +112,7 @@ fn disks_that_never_sync_are_detected() {
     first_violation(SyncBehavior::Never);
 }
 
-/// The disks look whole, but lack the end of what was acknowledged.
+/// The disks are consistent, but lack the last acknowledged changes.
 #[test]
 fn acknowledgements_before_the_sync_are_detected() {
     first_violation(SyncBehavior::Delayed);

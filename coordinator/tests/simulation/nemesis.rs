@@ -30,7 +30,7 @@ enum SimFault {
     Partition,
     /// One coordinator, often the leader, is partitioned from all others.
     IsolateOne,
-    /// One coordinator does not reach the others, which reach it; or the reverse.
+    /// One coordinator cannot send to the others, but receives from them; or the reverse.
     AsymmetricPartition,
     /// Messages are lost, duplicated and delayed.
     LossyNetwork,
@@ -57,7 +57,7 @@ const ALL: [SimFault; 12] = [
 
 /// A normal disk takes up to this many microseconds.
 const DISK_DELAY_US: u64 = 1000;
-/// After a lost folder, all coordinators are members again within this time.
+/// The time within which all coordinators are members again after a lost folder.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Injects faults.
@@ -186,7 +186,7 @@ impl SimNemesis {
             }
         });
         self.pause(200..4000).await;
-        // Sometimes a partition stays while other faults are injected.
+        // Sometimes a partition continues while other faults are injected.
         if self.rng.random_bool(0.7) {
             self.cluster.checks.event("partitions end");
             self.cluster.network.change(|conditions| conditions.cut_links.clear());

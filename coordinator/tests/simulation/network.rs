@@ -42,7 +42,7 @@ pub struct Incarnation {
     pub number: u64,
 }
 
-/// The present state of the network.
+/// The current state of the network.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkConditions {
     /// Probability that a message is lost.
@@ -146,7 +146,7 @@ impl SimNetwork {
         self.happens(loss)
     }
 
-    /// Loses a message: the connection breaks, at once or after the keepalive timeout.
+    /// Loses a message: the connection breaks, immediately or after the keepalive timeout.
     async fn lose<T>(&self) -> Result<T, PeerChannelError> {
         if self.happens(0.5) {
             sleep(KEEPALIVE_TIMEOUT).await;
@@ -192,8 +192,8 @@ impl SimNetwork {
         Ok(response)
     }
 
-    /// Delivers a request. The receiver handles it even if the sender gives up. `duplicate` delivers it later; the answer to a
-    /// `vote` request is noted.
+    /// Delivers a request. The receiver handles it even if the sender stops waiting. `duplicate` delivers it again
+    /// later; the answer to a `vote` request is noted.
     fn deliver(
         self: &Arc<Self>,
         receiver: Incarnation,
@@ -216,7 +216,7 @@ impl SimNetwork {
             let collected = body.collect().await.ok()?;
             let trailers = collected.trailers().cloned();
             let bytes = collected.to_bytes();
-            // A crashed process sent no answer, and so it granted no vote.
+            // A crashed process sent no answer, so it granted no vote.
             if !network.is_alive(receiver) {
                 return None;
             }
@@ -230,7 +230,7 @@ impl SimNetwork {
         })
     }
 
-    /// Delays each frame of a stream, and breaks it off where the network is partitioned.
+    /// Delays each frame of a stream, and breaks the stream if the network is partitioned.
     fn delay_frames(self: Arc<Self>, from: u64, to: u64, body: Body) -> Body {
         let frames = futures::stream::unfold((self, body), move |(network, mut body)| async move {
             let frame = body.frame().await?;

@@ -1,4 +1,4 @@
-//! The expected state: the one committed log, the catalog that follows from it, and what of it was acknowledged.
+//! The expected state: the committed log, the catalog that results from it, and the acknowledged entries.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,7 @@ pub struct Oracle {
     rows: BTreeMap<RowKey, u64>,
     /// The indexes at which a command was committed.
     positions: HashMap<u64, Vec<usize>>,
-    /// Entries that a client knows of: every operation that starts now comes after them.
+    /// The number of acknowledged entries: every operation that starts now comes after them.
     acknowledged: usize,
     /// The number of attempts to propose a command.
     attempts: HashMap<u64, u32>,

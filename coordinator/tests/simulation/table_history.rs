@@ -1,4 +1,4 @@
-//! What clients saw of each table, and whether it is linearizable. Knows nothing of the log.
+//! The history of each table as clients saw it, and whether it is linearizable. Does not use the log.
 
 use std::collections::BTreeMap;
 

@@ -266,7 +266,7 @@ impl SimClient {
                 let returned = Some(checks.tick());
                 checks.history.lock().add(&name[0], effect, invoked, returned, Some(outcome.version));
             }
-            // An earlier attempt may have committed it, and the catalog may have forgotten that since.
+            // An earlier attempt may have committed it, and the catalog may have expired that outcome since.
             ProposalOutcome::Replied(reply::Reply::Refusal(refusal)) if !unknown => {
                 self.add_refusal(name, invoked, &refusal)
             }

@@ -1,4 +1,5 @@
-//! Compaction: rewrites the rows of small parts, in order, as few parts, which are copied and committed as a put's are.
+//! Compaction: rewrites the rows of small parts, in order, as few parts, which are copied and committed like the parts
+//! of a put.
 //!
 //! The sources are read as a client would read them, from this node or from their holders. Their batches are joined to
 //! messages of about 1 MiB. A file has one dictionary per column, so batches with dictionaries are joined in large groups,

@@ -42,8 +42,8 @@ impl PartRewriter {
     /// Blocks until the input ends.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: more than `max_parts` parts. CANCELLED: the input closed without its end marker. Those of the
-    /// sources' data and of the disk.
+    /// FAILED_PRECONDITION: more than `max_parts` parts. CANCELLED: the input closed without its end marker. Errors of
+    /// the sources' data and of the disk.
     pub fn write_all(mut self, mut decoder: BatchDecoder, mut input: mpsc::Receiver<WriterInput>) -> Result<()> {
         while let Some(next) = input.blocking_recv() {
             let WriterInput::Message(data, permit) = next else {

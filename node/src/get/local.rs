@@ -1,7 +1,7 @@
 //! The messages of a part on this node's disk, as slices of its mapping.
 //!
-//! They are made window by window. A window whose bytes are all in memory is made at once; any other by a blocking thread,
-//! which may wait for the disk, while the window before it is being sent.
+//! The messages are built window by window. A window whose bytes are all in memory is built immediately. Any other is
+//! built by a blocking thread, which may wait for the disk, while the previous window is being sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,14 +16,14 @@ use volley_common::{Error, PartId, Result};
 use super::message::{EncodedMessage, Projection, count_batches};
 use crate::storage::{Part, PartMessage, copy_last_page};
 
-/// Bytes that the messages of a window read from the disk, estimated from the window before. Only the last message may
-/// exceed it.
+/// The most bytes that the messages of a window read from the disk, estimated from the previous window. Only the last
+/// message may exceed it.
 const WINDOW_BYTES: u64 = 8 << 20;
-/// After a pause of the reader this long, a window may have left memory.
+/// If the reader pauses for this long, a window may have been evicted from memory.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// Bytes of a window's messages that are copied at most: with it a stream's share of the node's memory.
+/// The most bytes of a window's messages that are copied. This bounds the memory that a stream uses.
 const COPIED_BYTES: u64 = 512 << 10;
-/// Bytes of a message's body that are copied at most ([`copy_last_page`]).
+/// The most bytes of a message's body that are copied ([`copy_last_page`]).
 const COPIED_BODY_BYTES: u64 = 8 << 10;
 
 /// A part and the position in it: dictionaries first, then batches.
@@ -31,7 +31,7 @@ pub struct LocalPartReader {
     builder: WindowBuilder,
     /// Rows that may still be planned, if there is a limit.
     remaining_rows: Option<u64>,
-    /// The positions of what is planned next.
+    /// The positions of the messages that are planned next.
     next_dictionary: usize,
     next_batch: usize,
     /// Record batches that were read, including skipped ones.
@@ -39,7 +39,7 @@ pub struct LocalPartReader {
     window: VecDeque<EncodedMessage>,
     /// When the window was last known to be in memory.
     resident_at: Instant,
-    /// Which share of the bodies' bytes is sent. Measured in the last window; 1 before the first.
+    /// The share of the bodies' bytes that is sent, measured in the last window; 1 before the first.
     sent_share: f64,
     /// The next window.
     pending: Option<PendingWindow>,
@@ -54,7 +54,7 @@ struct MessageWindow {
 
 enum PendingWindow {
     Ready(Result<MessageWindow>),
-    /// A blocking thread makes it.
+    /// A blocking thread builds it.
     Loading(JoinHandle<Result<MessageWindow>>),
 }
 
@@ -62,7 +62,7 @@ enum PendingWindow {
 #[derive(Clone, Debug)]
 struct PlannedMessage {
     message: PartMessage,
-    /// Only this many of its rows: the get's limit ends here.
+    /// If set, only this many of its rows are sent, because the get's limit ends here.
     first_rows: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ impl LocalPartReader {
     /// last. On return the messages are in memory, and the file is as it was verified.
     ///
     /// # Errors
-    /// DATA_LOSS: the file was changed or cannot be read. The messages before are right.
+    /// DATA_LOSS: the file was changed or cannot be read. The messages returned before are correct.
     pub async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
         while self.window.is_empty() {
             let Some(pending) = self.pending.take().or_else(|| self.start_window()) else { return Ok(Vec::new()) };
@@ -130,7 +130,7 @@ impl LocalPartReader {
         Ok(messages)
     }
 
-    /// Starts to make the next window; `None` after the last.
+    /// Starts to build the next window; `None` after the last.
     fn start_window(&mut self) -> Option<PendingWindow> {
         let plan = self.plan_window();
         if plan.is_empty() {
@@ -183,7 +183,7 @@ impl PendingWindow {
     }
 }
 
-/// Makes the messages of a window from the part's file.
+/// Builds the messages of a window from the part's file.
 #[derive(Clone)]
 struct WindowBuilder {
     part: Arc<Part>,
@@ -198,7 +198,7 @@ impl WindowBuilder {
         }
     }
 
-    /// The window, if it is in memory and takes no time; else `None`.
+    /// The window, if it can be built from memory without decoding; else `None`.
     fn build_resident(&self, plan: &[PlannedMessage]) -> Result<Option<MessageWindow>> {
         if plan.iter().any(|planned| planned.first_rows.is_some()) {
             return Ok(None);
@@ -207,13 +207,13 @@ impl WindowBuilder {
         self.build(plan, |ranges| Ok(self.part.is_resident(ranges)))
     }
 
-    /// The window, however long it takes. Blocks.
+    /// The window. Blocks until its bytes are in memory.
     fn build_blocking(&self, plan: &[PlannedMessage]) -> Result<MessageWindow> {
         let window = self.build(plan, |ranges| self.part.prefault(ranges).map(|()| true))?;
         window.ok_or_else(|| Error::internal("a part's bytes were prefaulted and are not in memory"))
     }
 
-    /// Makes the window. `load` brings bytes into memory, or returns false if they are not there: then there is no window.
+    /// Builds the window. `load` makes bytes resident, or returns false if they are not; then the result is `None`.
     fn build(
         &self,
         plan: &[PlannedMessage],
@@ -282,7 +282,7 @@ impl WindowBuilder {
         IpcMessage { header: self.part.slice(message.header.clone()), body: self.part.slice(message.body.clone()) }
     }
 
-    /// Brings messages that were made a while ago back into memory, if they left it.
+    /// Faults messages that were built a while ago in again, if their bytes were evicted from memory.
     async fn reload(&self, messages: &[EncodedMessage]) -> Result<()> {
         let slices = messages.iter().flat_map(|message| &message.body);
         let ranges: Vec<_> = slices.filter_map(|slice| self.part.range_of(slice)).collect();

@@ -38,12 +38,12 @@ pub fn count_batches(messages: &[EncodedMessage]) -> u32 {
     messages.iter().filter(|message| message.rows.is_some()).count() as u32
 }
 
-/// The columns that a get asks for, if not all.
+/// The columns that a get requests, if not all.
 #[derive(Debug)]
 pub struct Projection {
-    /// Selects them from a batch.
+    /// Selects the columns from a batch.
     pub projector: Projector,
-    /// The dictionaries that they use.
+    /// The dictionaries that the columns use.
     pub dictionaries: HashSet<i64>,
 }
 

@@ -1,4 +1,4 @@
-//! A get: a ticket into slices of mapped files.
+//! Answers gets: turns a ticket into slices of mapped files.
 //!
 //! | module | what it does |
 //! |---|---|

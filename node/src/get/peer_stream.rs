@@ -11,7 +11,7 @@ use volley_common::{Code, Error, Result, grpc};
 
 use super::message::EncodedMessage;
 
-/// The messages of one reply. All errors are about the peer: "it" in them.
+/// The messages of one reply. In the texts of errors, "it" is the peer.
 pub struct PeerStream {
     schema_header: Bytes,
     body: Incoming,
@@ -51,7 +51,7 @@ impl PeerStream {
     /// `max_bytes`; empty after the last, if the reply's status is OK.
     ///
     /// # Errors
-    /// The reply's status. UNAVAILABLE: the connection broke. INTERNAL: the reply is not what nodes send.
+    /// The reply's status. UNAVAILABLE: the connection broke. INTERNAL: the reply is malformed.
     pub async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
         let Some(message) = self.receive().await? else { return Ok(Vec::new()) };
         let mut size = message.wire_len;
@@ -72,7 +72,7 @@ impl PeerStream {
             }
             let frame = match self.body.frame().await {
                 Some(Ok(frame)) => frame,
-                Some(Err(e)) => return Err(Error::unavailable(format!("its reply broke off: {e}"))),
+                Some(Err(e)) => return Err(Error::unavailable(format!("its reply was interrupted: {e}"))),
                 None => return Err(Error::unavailable("its reply ended without a status")),
             };
             match frame.into_data() {

@@ -1,4 +1,4 @@
-//! Reads a ticket's parts in order, as the messages of one get. A message is made only when it is asked for.
+//! Reads a ticket's parts in order, as the messages of one get. Messages are produced on demand.
 
 use std::sync::Arc;
 
@@ -18,11 +18,12 @@ use crate::storage::{Part, PartStore};
 /// A verified ticket and the position in its parts.
 pub struct TicketReader {
     context: Arc<GetContext>,
-    /// If it came without a schema, it gets the one of the first part that is here: all parts of a table have the same.
+    /// A ticket without a schema gets the schema of the first part on this node, because all parts of a table have the
+    /// same schema.
     ticket: Ticket,
-    /// Of the ticket's columns, once the schema is known.
+    /// The projection to the ticket's columns, once the schema is known.
     projection: Option<Arc<Projection>>,
-    /// Another node asks: only parts of this node are read.
+    /// The get comes from another node: only parts on this node are read.
     hop: bool,
     /// Rows that may still be sent, if there is a limit.
     remaining_rows: Option<u64>,
@@ -39,7 +40,7 @@ enum PartReader {
 }
 
 impl TicketReader {
-    /// `hop`: another node asks, for a part that it does not have.
+    /// `hop`: the get comes from another node, which does not have the part.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the ticket has neither a schema nor a part, or names columns that its schema does not have.
@@ -109,7 +110,7 @@ impl TicketReader {
     /// The next message after the schema; `None` after the last.
     ///
     /// # Errors
-    /// UNAVAILABLE, naming table and part: no node provides it. CANCELLED: the ticket's flight was.
+    /// UNAVAILABLE, naming table and part: no node provides it. CANCELLED: the ticket's flight was cancelled.
     pub async fn next_message(&mut self) -> Result<Option<EncodedMessage>> {
         Ok(self.next_messages(0).await?.pop())
     }
@@ -147,7 +148,7 @@ impl TicketReader {
         Ok(Vec::new())
     }
 
-    /// Opens the next part: here, or else at another holder. `None` after the last.
+    /// Opens the next part: on this node, or else at another holder. `None` after the last.
     async fn open_next_part(&mut self) -> Result<Option<PartReader>> {
         let Some(part) = self.ticket.parts.get(self.next_part).cloned() else { return Ok(None) };
         self.context.cluster.check_not_cancelled(&self.ticket)?;
@@ -218,7 +219,7 @@ async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
 
 impl Drop for TicketReader {
     /// Evicts a part that was not read to its end: one of its pages may be unreadable, and the next reader must map the
-    /// file anew.
+    /// file again.
     fn drop(&mut self) {
         let Some(PartReader::Local(part)) = self.current.take() else { return };
         let store = self.context.store.clone();

@@ -15,10 +15,10 @@ use super::peer_stream::PeerStream;
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
 
-/// The header of a node's get at another node, which must have the part itself and asks no further node.
+/// The header of a get that one node sends to another. The receiver must have the part itself and asks no other node.
 pub const HOP_HEADER: &str = "x-volley-hop";
-/// The least lifetime of a ticket between nodes. The client's ticket was verified when the get began; a slow reader may
-/// outlive it.
+/// The least lifetime of a ticket between nodes. The client's ticket was verified when the get began, and may expire
+/// before a slow reader has finished.
 const TICKET_MS: u64 = 60_000;
 
 /// A part of another node, and the position in it.
@@ -39,12 +39,12 @@ pub struct RemotePartReader {
 struct HolderStream {
     node: NodeId,
     messages: PeerStream,
-    /// It sent a batch: if it fails later, it is tried again.
+    /// The holder has sent a batch: if it fails later, it is tried again.
     made_progress: bool,
 }
 
 impl RemotePartReader {
-    /// No node is asked before the first message or the schema is read.
+    /// No request is sent before the first message or the schema is read.
     pub fn new(context: Arc<GetContext>, ticket: &Ticket, part: &TicketPart) -> Self {
         let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
@@ -112,7 +112,7 @@ impl RemotePartReader {
         }
     }
 
-    /// Asks the next candidate; its stream is open afterwards unless it failed.
+    /// Sends the request to the next candidate. Afterwards its stream is open, unless the candidate failed.
     async fn open_next_holder(&mut self, remaining_rows: Option<u64>) -> Result<()> {
         let Some(node) = self.candidates.pop_front() else { return Err(self.unavailable()) };
         let Some(addr) = self.context.cluster.members.load().flight_addr(node) else { return Ok(()) };

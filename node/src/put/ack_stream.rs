@@ -1,7 +1,7 @@
 //! The results of a put: one for each message with rows, then the outcome.
 //!
 //! A client may read them while it writes, or never. They are queued here without blocking the put: a client that reads
-//! nothing would otherwise never get to send its last message. Results without metadata are merely counted.
+//! nothing could otherwise never send its last message. Results without metadata are only counted.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use volley_common::{Error, Result};
 
 /// Metadata that may wait for a client that does not read its results, bytes.
 const MAX_QUEUED: usize = 2 << 20;
-/// What a queued result costs beside its metadata, bytes.
+/// Memory of a queued result in addition to its metadata, bytes.
 const OVERHEAD: usize = 64;
 
 /// The put's end of [`channel`].
@@ -33,7 +33,7 @@ struct AckQueue {
 
 #[derive(Default)]
 struct AckQueueState {
-    /// Metadata, and how many results have it.
+    /// The metadata, and the number of results with it.
     queued: VecDeque<(Bytes, u64)>,
     bytes: usize,
     outcome: Option<Result<Bytes>>,

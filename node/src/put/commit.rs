@@ -95,8 +95,8 @@ impl WriteExecution {
         }
     }
 
-    /// Makes the parts visible, or stages them for the call that will. Copies beyond the required ones go on in the
-    /// background.
+    /// Makes the parts visible, or stages them for the call that commits them. Copies beyond the required ones continue
+    /// in the background.
     async fn commit(self: Arc<Self>) -> Result<Bytes> {
         let PlannedWrite { context, write_id, attempt, stream, .. } = &self.write;
         let parts = self.replicator.parts();

@@ -60,7 +60,7 @@ pub async fn read(
 /// The next message; `None` after the last.
 ///
 /// # Errors
-/// RESOURCE_EXHAUSTED: a message over the limit, or no memory for it. Else the stream's own: it broke.
+/// RESOURCE_EXHAUSTED: a message over the limit, or no memory for it. Otherwise the stream's own error: it broke.
 pub async fn next_message(input: &mut impl PutMessages) -> Result<Option<FlightData>> {
     input.next().await.transpose().map_err(|error| match error.code {
         Code::ResourceExhausted => error,

@@ -1,4 +1,4 @@
-//! A put: rows into parts, parts to their holders, one commit.
+//! A put: writes rows into parts, copies the parts to their holders, and commits once.
 //!
 //! [`run`] has the steps in order, and each step is a file:
 //!
@@ -9,9 +9,9 @@
 //! | [`write`](mod@write) | a thread turns messages into sealed parts; [`shards`] (pure) splits rows into shards |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
-//! | [`ack_stream`] | the results that the client reads meanwhile |
+//! | [`ack_stream`] | the results that the client reads during the put |
 //!
-//! The messages are decoded below tonic, whose codec would copy every body once more.
+//! The messages are decoded below tonic, whose codec would add a copy of every body.
 
 pub mod ack_stream;
 pub mod commit;
@@ -61,8 +61,8 @@ fn check_encoding(headers: &http::HeaderMap) -> Result<()> {
     }
 }
 
-/// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the end
-/// of the stream it is committed, whether or not anybody reads the results.
+/// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the
+/// end of the stream it is committed, whether or not the client reads the results.
 ///
 /// `headers`: the call's, which may hold options. An error in `input` means that the client did not finish.
 pub fn put(context: Arc<PutContext>, headers: MetadataMap, input: impl PutMessages + 'static) -> AckStream {
@@ -78,7 +78,7 @@ pub fn put(context: Arc<PutContext>, headers: MetadataMap, input: impl PutMessag
 /// The steps of a put. Returns the outcome as JSON.
 ///
 /// # Errors
-/// Whatever is wrong with the input, the table or the cluster. Nothing is visible then, unless the error says that the
+/// Those of the input, the table and the cluster. After an error nothing is visible, unless its message says that the
 /// outcome is unknown.
 async fn run(
     context: Arc<PutContext>,

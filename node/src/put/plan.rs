@@ -29,23 +29,23 @@ pub struct PlannedWrite {
     pub(super) table: TableName,
     pub(super) write_id: String,
     pub(super) attempt: u64,
-    /// Of a staged write: this stream's id.
+    /// Only for a staged write: this stream's id.
     pub(super) stream: Option<u64>,
     pub(super) schemas: WriteSchemas,
 }
 
 /// The schemas of a write. They may differ in metadata.
 pub struct WriteSchemas {
-    /// The table's: what is stored.
+    /// The table's schema, which is stored.
     pub table: SchemaRef,
     /// As the client sent it.
     pub put: SchemaRef,
 }
 
-/// Begins the write that the handshake asks for.
+/// Begins the write that the handshake requests.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: a schema that IPC cannot carry. Those of the coordinators.
+/// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators.
 pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<PutPlan> {
     let request = begin_request(&context, handshake)?;
     let attempt = request.attempt;
@@ -89,7 +89,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
 }
 
 impl PlannedWrite {
-    /// `stream`: of a staged write, this stream's id.
+    /// `stream`: for a staged write, this stream's id.
     pub fn new(
         context: Arc<PutContext>,
         plan: WritePlan,

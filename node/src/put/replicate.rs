@@ -74,7 +74,7 @@ impl PartReplicator {
         }
     }
 
-    /// Starts to copy a sealed part. The result comes when enough nodes hold it, or when they cannot.
+    /// Starts to copy a sealed part. The result is available when enough nodes hold it, or when they cannot.
     pub fn start(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
         let this_node = self.shared.context.store.node();
         let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed.lock());
@@ -126,7 +126,7 @@ impl PartReplicator {
 struct ReplicationTask {
     shared: Arc<ReplicatorShared>,
     part: Arc<ReplicatedPart>,
-    /// Taken by the first result.
+    /// Where the result is sent; `None` after that.
     reply: Option<oneshot::Sender<Result<()>>>,
 }
 
@@ -243,9 +243,9 @@ struct ReplicaTargets {
     local: bool,
     /// The other nodes that are ordered to copy it first.
     first: Vec<NodeId>,
-    /// Nodes that take the place of failed ones, in this order.
+    /// Nodes that replace failed ones, in this order.
     substitutes: VecDeque<NodeId>,
-    /// Copies, including this node's if it counts, after which the put goes on.
+    /// The number of copies, including this node's if it counts, at which the put continues.
     required: usize,
 }
 

@@ -1,6 +1,6 @@
 //! Splits batches into shards: by consecutive blocks of rows, or by the hash of key columns.
 //!
-//! Pure: nothing here touches a disk. What is decided goes to a [`ShardSink`].
+//! Pure: there is no I/O. The results go to a [`ShardSink`].
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -13,13 +13,13 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
-/// Bytes of rows that may wait, in all shards together, to become messages of the target size.
+/// The most bytes of rows that are buffered, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
-/// Bytes of rows that are sorted into shards together, at most. They are read once for each shard, and stay in the
-/// processor's cache meanwhile.
+/// The most bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
+/// processor's cache during that time.
 const MAX_WINDOW: usize = 16 << 20;
-/// Bytes that a row counts in a window at least. The indexes of a row (its shard, its place in the shard, its place in the
-/// sorted window) take four times as much, so this bounds the memory for rows that have hardly any bytes.
+/// The least number of bytes that a row counts in a window. The indexes of a row (its shard, its position in the shard,
+/// its position in the sorted window) take four times as much, so this bounds the memory for rows of very few bytes.
 const MIN_ROW_BYTES: usize = 3;
 
 /// Receives the rows of each shard.
@@ -41,8 +41,8 @@ pub struct TargetSizes {
 
 /// Splits one stream of batches into shards.
 ///
-/// Batches come conformed to the table's schema. [`BatchPartitioner::push`] detaches and compacts each of them; rows that are
-/// sliced or sorted afterwards are compacted where that is done.
+/// Batches must already conform to the table's schema. [`BatchPartitioner::push`] detaches and compacts each of them;
+/// rows that are sliced or sorted afterwards are compacted where that is done.
 pub enum BatchPartitioner {
     /// Without keys: block k goes to shard (first + k) mod N.
     RoundRobin(BlockPartitioner),
@@ -64,7 +64,7 @@ impl BatchPartitioner {
         }
         let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
         Ok(match shards {
-            // All rows go to the only shard, in the order in which they come.
+            // All rows go to the only shard, in the order in which they arrive.
             1 => BatchPartitioner::RoundRobin(blocks(TargetSizes { block: u64::MAX, ..sizes }, 0)),
             _ => BatchPartitioner::Hash(HashPartitioner::new(partitioner, shards, sizes.message)),
         })
@@ -82,7 +82,7 @@ impl BatchPartitioner {
         }
     }
 
-    /// Writes all rows that wait: before a dictionary changes, and at the end.
+    /// Writes all buffered rows: before a dictionary changes, and at the end.
     pub fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         match self {
             BatchPartitioner::RoundRobin(blocks) => blocks.flush(sink),
@@ -91,11 +91,11 @@ impl BatchPartitioner {
     }
 }
 
-/// Consecutive blocks of rows go round the shards.
+/// Assigns consecutive blocks of rows to the shards, round robin.
 pub struct BlockPartitioner {
     shards: u32,
     sizes: TargetSizes,
-    /// The present block's number, and its bytes that were written.
+    /// The number of the current block, and how many of its bytes were written.
     block: u64,
     filled: u64,
     pending: PendingRows,
@@ -125,7 +125,7 @@ impl BlockPartitioner {
         Ok(())
     }
 
-    /// Writes the rows that wait, and ends the block if it is full.
+    /// Writes the buffered rows, and ends the block if it is full.
     fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         let shard = (self.block % u64::from(self.shards)) as u32;
         self.filled += self.pending.bytes as u64;
@@ -139,11 +139,11 @@ impl BlockPartitioner {
     }
 }
 
-/// Rows go to shards by the hash of their key columns.
+/// Assigns rows to shards by the hash of their key columns.
 ///
-/// Batches are gathered in a window of about one message for each shard. The window is then sorted by shard in one pass over
-/// each column, and a shard's message is a slice of the result. Only rows of a shard that do not fill a message yet are
-/// copied once more, when there are enough of them.
+/// Batches are gathered in a window of about one message for each shard. The window is then sorted by shard in one pass
+/// over each column, and a shard's message is a slice of the result. Only rows of a shard that do not fill a message
+/// yet are copied a second time, when there are enough of them.
 pub struct HashPartitioner {
     partitioner: Partitioner,
     message_bytes: usize,
@@ -152,7 +152,7 @@ pub struct HashPartitioner {
     window_weight: usize,
     max_window: usize,
     shards: Vec<PendingRows>,
-    /// Bytes that wait in all shards.
+    /// Bytes that are buffered in all shards.
     pending_bytes: usize,
 }
 
@@ -184,7 +184,7 @@ impl HashPartitioner {
         Ok(())
     }
 
-    /// Writes all rows that wait.
+    /// Writes all buffered rows.
     fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         self.sort(sink)?;
         (0..self.shards.len()).try_for_each(|shard| self.write(shard, sink))
@@ -216,7 +216,7 @@ impl HashPartitioner {
                 at += rows.len();
                 self.write(shard, sink)?;
             } else {
-                // Copied, so that a few rows that wait for long do not keep the whole window in memory.
+                // Copied, so that a few rows that are buffered for a long time do not keep the whole window in memory.
                 self.add(shard, pick(batch, std::mem::take(rows))?);
             }
         }
@@ -252,7 +252,7 @@ impl HashPartitioner {
     }
 }
 
-/// What a batch counts in a window, bytes.
+/// The weight of a batch in a window, bytes.
 fn weight(batch: &RecordBatch) -> usize {
     data_bytes(batch).max(batch.num_rows() * MIN_ROW_BYTES)
 }
@@ -272,7 +272,7 @@ fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
         .map_err(|e| Error::internal(format!("rows cannot be sorted into shards: {e}")))
 }
 
-/// Rows of one shard that wait to become one message.
+/// Rows of one shard that are buffered to become one message.
 #[derive(Default)]
 struct PendingRows {
     batches: Vec<RecordBatch>,

@@ -1,7 +1,7 @@
 //! Step 3 of a put: the client's messages become sealed parts.
 //!
-//! An async task queues the messages ([`feed`]); a thread of the put's own decodes them, splits their rows into shards and
-//! writes these into parts ([`PartSink`]); blocking threads seal full parts, which go on to their holders.
+//! An async task queues the messages ([`feed`]); the put's own thread decodes them, splits their rows into shards and
+//! writes these into parts ([`PartSink`]); blocking threads seal full parts, which are then copied to their holders.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use super::handshake::{PutMessages, next_message};
 use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
 use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
 
-/// Bytes of messages that may wait for the writer thread. A larger message waits alone.
+/// The most bytes of messages that are queued for the writer thread. A larger message is queued alone.
 pub const QUEUED_BYTES: usize = 4 << 20;
 /// Messages that may wait for the writer thread.
 pub const QUEUED_MESSAGES: usize = 64;
 /// Sealed parts that may wait for replication.
 pub const SEALED_PARTS: usize = 16;
-/// Parts of one put that are sealed at once, while the next is being written.
+/// The most parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
 
 /// What the writer thread receives.
@@ -39,7 +39,7 @@ pub enum WriterInput {
     End,
 }
 
-/// Queues the client's messages for the writer thread, no faster than it takes them, and acknowledges each.
+/// Queues the client's messages for the writer thread, with backpressure, and acknowledges each.
 ///
 /// # Errors
 /// CANCELLED: the client disconnected. Those of [`next_message`].
@@ -100,12 +100,13 @@ pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result
     Ok(())
 }
 
-/// Starts the writer thread. Its result comes when it has read its queue to the end, or failed.
+/// Starts the writer thread. Its result is available when it has read its queue to the end, or failed.
 ///
 /// If `queue` closes without [`WriterInput::End`], parts that are not sealed are discarded.
 ///
 /// # Errors
-/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors come as the thread's result.
+/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors are returned as the thread's
+/// result.
 pub fn start(
     config: PartSinkConfig,
     decoder: BatchDecoder,
@@ -156,7 +157,7 @@ fn write_all(
         };
         match decoder.push(data)? {
             DecodedMessage::Batch(batch) => partitioner.push(&conform(&batch, &parts.config.schema)?, &mut parts)?,
-            // Rows that wait use the old dictionary.
+            // Buffered rows use the old dictionary.
             DecodedMessage::Dictionary => partitioner.flush(&mut parts)?,
             DecodedMessage::Metadata => {}
             DecodedMessage::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),

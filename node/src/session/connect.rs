@@ -16,7 +16,7 @@ use volley_common::{Code, Error, Result};
 
 use crate::context::NodeContext;
 
-/// The metadata key by which a follower gives the leader's peer address.
+/// The metadata key with which a follower returns the leader's peer address.
 const LEADER: &str = "x-volley-leader";
 /// Reports that may wait for the connection.
 const MAX_QUEUED_REPORTS: usize = 64;
@@ -45,7 +45,7 @@ pub fn is_fatal(error: &Error) -> bool {
     )
 }
 
-/// Opens a session with the leader, which the coordinators point to.
+/// Opens a session with the leader, following the redirections of other coordinators.
 ///
 /// # Errors
 /// Those of the last coordinator that was tried. UNAVAILABLE: no welcome in time.

@@ -1,4 +1,4 @@
-//! The node's session with the leading coordinator: reports go out, orders come in.
+//! The node's session with the leading coordinator: sends reports, receives orders.
 
 mod connect;
 mod report;
@@ -124,7 +124,7 @@ impl LeaderSession {
         }
     }
 
-    /// Long work becomes a task, so that heartbeats continue.
+    /// Long work runs in a task, so that heartbeats continue.
     async fn handle_order(&self, NodeOrder { order: number, what }: NodeOrder) -> Result<()> {
         let state = self.state.clone();
         match what {

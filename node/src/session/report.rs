@@ -75,7 +75,7 @@ impl ReportSender {
         }
     }
 
-    /// The parts that were quarantined, so that the leader repairs them at once.
+    /// The parts that were quarantined, so that the leader repairs them immediately.
     pub async fn lost(&self) -> Result<()> {
         let (parts, reason) = self.store.take_lost();
         for page in parts.chunks(PAGE) {

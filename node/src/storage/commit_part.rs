@@ -19,9 +19,9 @@ use super::volume::{TempPath, Volume};
 pub struct PartCommitter {
     /// Where parts are written.
     pub volume: Arc<Volume>,
-    /// Gets every committed part.
+    /// Where every committed part is added.
     pub inventory: Arc<PartInventory>,
-    /// Forgets the file that a committed part replaces.
+    /// The cache, from which the file that a committed part replaces is removed.
     pub cache: Arc<PartCache>,
     /// Where parts are placed.
     pub dirs: Arc<ShardDirs>,
@@ -31,7 +31,7 @@ impl PartCommitter {
     /// Makes a complete file of this many bytes, whose checksum is in `name`, a part in the folder `dir`.
     ///
     /// # Errors
-    /// As [`Volume::write_error`]. Nothing is left of the part then.
+    /// As [`Volume::write_error`]. After an error nothing of the part is left.
     pub fn commit(&self, file: &File, temp: &mut TempPath, dir: PathBuf, name: PartFileName, bytes: u64) -> Result<()> {
         if let Some(reason) = self.volume.write_failure() {
             return Err(Error::unavailable(reason));

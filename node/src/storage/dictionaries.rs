@@ -8,7 +8,8 @@ use arrow::datatypes::DataType;
 pub struct PartDictionaries(Vec<ArrayData>);
 
 impl PartDictionaries {
-    /// Adopts the batch's dictionaries if each equals or extends the part's; otherwise changes nothing and gives false.
+    /// Adopts the batch's dictionaries if each equals or extends the part's; otherwise changes nothing and returns
+    /// false.
     ///
     /// Mirrors arrow's `DictionaryTracker`, which detects a replacement only after it has written half of a batch.
     pub fn extend(&mut self, batch: &RecordBatch) -> bool {
@@ -21,7 +22,7 @@ impl PartDictionaries {
         let fits = self.0.len() == found.len() && self.0.iter().zip(&found).all(|(old, new)| fits(old, new));
         if fits {
             for (old, new) in self.0.iter_mut().zip(found) {
-                // Of equal ones the newer is kept: later batches most likely share it.
+                // Of two equal dictionaries the newer is kept, because later batches most likely share it.
                 *old = new;
             }
         }

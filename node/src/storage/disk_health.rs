@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::disk_space::{DiskSpace, Watermarks};
 
-/// The newest fsyncs that count.
+/// The number of fsyncs that are considered, the newest.
 const FSYNC_SAMPLES: usize = 8;
-/// With fewer fsyncs the disk never counts as slow.
+/// With fewer fsyncs than this the disk is never slow.
 const MIN_FSYNC_SAMPLES: usize = 4;
 /// An fsync is slow if it takes longer than this ...
 const SLOW_FSYNC_MS: u64 = 2_000;
@@ -24,7 +24,7 @@ pub struct DiskHealth {
     pub watermarks: Watermarks,
     /// The file system is too full for new parts.
     pub full: bool,
-    /// Why a write failed: the node has stopped writing for good.
+    /// Why a write failed. After that the node writes nothing until it is restarted.
     pub write_failure: Option<String>,
     fsyncs: VecDeque<FsyncSample>,
     /// When parts were found damaged or unreadable, milliseconds since 1970.
@@ -75,7 +75,7 @@ impl DiskHealth {
         self.last_read_error = error.into();
     }
 
-    /// Why the node accepts no new parts; empty: it does.
+    /// Why the node accepts no new parts; empty: it accepts them.
     pub fn read_only_reason(&self, space: DiskSpace) -> String {
         match &self.write_failure {
             Some(why) => why.clone(),
@@ -84,7 +84,8 @@ impl DiskHealth {
         }
     }
 
-    /// Why the node does not accept a part of this many bytes, though it may accept a smaller one; empty: it does.
+    /// Why the node does not accept a part of this many bytes, though it may accept a smaller one; empty: it accepts
+    /// the part.
     pub fn read_only_reason_for(&self, space: DiskSpace, bytes: u64) -> String {
         let read_only_reason = self.read_only_reason(space);
         if read_only_reason.is_empty() && self.watermarks.is_full(false, space.after(bytes)) {

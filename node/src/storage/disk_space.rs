@@ -49,7 +49,8 @@ impl fmt::Display for HumanBytes {
     }
 }
 
-/// When the node stops accepting parts, and when it starts again: between the two it stays as it was.
+/// When the node stops accepting parts, and when it accepts them again. Between the two watermarks the state does not
+/// change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Watermarks {
     /// Used space in percent above which the node accepts no new parts.

@@ -1,7 +1,8 @@
-//! The few operations by which the data folder changes.
+//! The only operations that change the data folder.
 //!
-//! Nothing else in [`super`] creates, renames, removes or syncs. A test can therefore record every step, and check for each
-//! what a power loss at that moment would leave: contents that were synced, and names whose folder was synced after them.
+//! No other code in [`super`] creates, renames, removes or syncs files. A test can therefore record every step, and
+//! check for each what a power loss at that moment would leave: contents that were synced, and names whose folder was
+//! synced after them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

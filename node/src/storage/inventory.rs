@@ -1,4 +1,4 @@
-//! Which parts the node holds: where each lies, how large it is, and when it was last verified.
+//! The parts that the node holds: where each is stored, its size, and when it was last verified.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use super::verification_log::Verification;
 /// One part that the node holds.
 #[derive(Clone, Debug)]
 pub struct PartEntry {
-    /// Its file's name, which has its id and checksum.
+    /// The name of its file, which contains its id and checksum.
     pub name: PartFileName,
-    /// The shard's folder that it lies in.
+    /// The folder of its shard.
     pub dir: PathBuf,
     /// Length of the file, bytes.
     pub bytes: u64,

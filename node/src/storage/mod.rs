@@ -21,10 +21,10 @@
 //! | `fs_ops` | the operations by which the folder changes |
 //! | [`sigbus`] | what happens when a mapped page is gone |
 //!
-//! Everything here blocks, except for slicing a part and asking whether it is resident: call it in `spawn_blocking`.
+//! Everything here blocks, except for slicing a part and checking whether it is resident: call it in `spawn_blocking`.
 //!
-//! The store is made of the modules below it, never the other way round: writers and receivers hold a `PartCommitter`
-//! (volume, inventory, cache), not the store.
+//! The store uses the modules below it, and these never use the store: writers and receivers hold a `PartCommitter`
+//! (volume, inventory, cache).
 
 mod checksum;
 mod checksummed_file;

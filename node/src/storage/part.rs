@@ -34,7 +34,7 @@ pub struct PartMessage {
     pub dictionary_id: Option<i64>,
 }
 
-/// A mapped part. It keeps its bytes though the file is removed.
+/// A mapped part. Its bytes stay readable after the file is removed.
 pub struct Part {
     id: PartId,
     crc32c: u32,
@@ -74,7 +74,7 @@ impl Part {
         let file = File::open(path).map_err(failed)?;
         let fingerprint = FileFingerprint::of(&file.metadata().map_err(failed)?);
         if !is_trusted(&fingerprint) {
-            // By read(2), not through a mapping: a disk error is then an error, and no signal.
+            // By read(2), not through a mapping: a disk error is then returned as an error instead of raising a signal.
             let sum = checksum(&file, |_| true).map_err(|e| match is_damage(&e) {
                 true => damaged(format!("a read failed ({e})")),
                 false => failed(e),

@@ -4,9 +4,9 @@
 //! stays open, and is found, until its last reader drops it. An eviction unmaps on the thread that causes it, after all
 //! locks are released, so the methods that open or evict must run where blocking is allowed.
 //!
-//! This is not `quick_cache` or `moka`: they have one limit (a weight), do not find an evicted part that is still in use, and
-//! do not check an entry against the file system before they return it; `moka` also unmaps on whichever thread does its
-//! housekeeping. What remains of the work is smaller than the adapters would be.
+//! This is not `quick_cache` or `moka`: they have one limit (a weight), do not find an evicted part that is still in
+//! use, and do not check an entry against the file system before they return it; `moka` also unmaps on the thread that
+//! happens to run its housekeeping. The remaining code is smaller than adapters for them would be.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -49,8 +49,8 @@ impl PartCache {
         open.filter(|part| part.check_unchanged().is_ok())
     }
 
-    /// The part; `open` opens it if it is not open or its file has changed. Concurrent calls for one part wait for the first
-    /// one. `None` if `open` gives none.
+    /// The part; `open` opens it if it is not open or its file has changed. Concurrent calls for one part wait for the
+    /// first one. `None` if `open` returns `None`.
     ///
     /// # Errors
     /// Those of `open`; the next call tries again.
@@ -59,11 +59,13 @@ impl PartCache {
             return Ok(Some(part));
         }
         let opening = self.opening.lock().entry(id).or_default().clone();
+        // Dropped after the lock is released: that may unmap parts.
+        let mut displaced = Vec::new();
         let result = {
             let _alone = opening.lock();
             match self.get(id) {
                 Some(part) => Ok(Some(part)),
-                None => open().map(|part| part.map(|part| self.insert(Arc::new(part)))),
+                None => open().map(|part| part.map(|part| self.insert(Arc::new(part), &mut displaced))),
             }
         };
         let mut all = self.opening.lock();
@@ -83,7 +85,7 @@ impl PartCache {
         drop(evicted);
     }
 
-    /// Forgets a part that was removed or replaced: readers keep it, but nobody finds it any more.
+    /// Forgets a part that was removed or replaced. Its readers keep it, but later lookups do not find it.
     pub fn forget(&self, id: PartId) {
         let mut state = self.state.lock();
         state.order.remove(id);
@@ -92,14 +94,14 @@ impl PartCache {
         drop(forgotten);
     }
 
-    fn insert(&self, part: Arc<Part>) -> Arc<Part> {
+    /// The parts that it replaces or evicts go to `displaced`.
+    fn insert(&self, part: Arc<Part>, displaced: &mut Vec<Arc<Part>>) -> Arc<Part> {
         let mut state = self.state.lock();
         let entry = CacheEntry { open: Arc::downgrade(&part), kept: Some(part.clone()) };
         let replaced = state.entries.insert(part.id(), entry);
         let over = state.order.push(part.id(), part.len());
-        let evicted: Vec<_> = over.into_iter().map(|id| state.evict(id)).collect();
-        drop(state);
-        drop((replaced, evicted));
+        displaced.extend(replaced.and_then(|entry| entry.kept));
+        displaced.extend(over.into_iter().filter_map(|id| state.evict(id)));
         part
     }
 }
@@ -123,7 +125,7 @@ struct EvictionOrder {
 }
 
 impl EvictionOrder {
-    /// Adds a part; gives the parts that are over the limits, which may include this one.
+    /// Adds a part; returns the parts that are over the limits, which may include this one.
     fn push(&mut self, id: PartId, bytes: u64) -> Vec<PartId> {
         self.remove(id);
         self.parts.push_back((id, bytes));

@@ -25,7 +25,7 @@ pub struct PartReceiver {
 }
 
 impl PartReceiver {
-    /// For the part with this row in the catalog.
+    /// Creates a receiver for the part with this row in the catalog.
     pub(super) fn new(committer: PartCommitter, part: &catalog::Part, table: &TableName) -> Result<Self> {
         let id = part.part_id();
         let (file, temp) = committer.volume.create_temp(id, part.bytes)?;

@@ -38,8 +38,6 @@ pub struct PartStore(pub(super) Arc<OpenStore>);
 
 /// An open data folder.
 pub(super) struct OpenStore {
-    /// Locked as long as the store is open.
-    _lock: File,
     boot: u64,
     control: Mutex<ControlFile>,
     pub volume: Arc<Volume>,
@@ -57,7 +55,7 @@ pub struct StoreStatus {
     pub space: DiskSpace,
     /// Bytes of the node's parts.
     pub part_bytes: u64,
-    /// Why the node accepts no new parts; empty: it does.
+    /// Why the node accepts no new parts; empty: it accepts them.
     pub read_only_reason: String,
     /// Why its disk is degraded; empty: it is not.
     pub degraded_reason: String,
@@ -68,7 +66,7 @@ pub struct StoreStatus {
 }
 
 impl PartStore {
-    /// [`PartStore::open_with`] the default watermarks.
+    /// Opens or creates the data folder with the default watermarks: see [`PartStore::open_with`].
     ///
     /// # Errors
     /// As there.
@@ -94,10 +92,9 @@ impl PartStore {
         let log = VerificationLog::load(&layout)?;
         let parts = scan::parts(&layout, &log).map_err(|e| unusable(&layout.parts(), &e))?;
         let store = OpenStore {
-            _lock: lock,
             boot: rand::random_range(1..=u64::MAX),
             quarantine: Quarantine::open(layout.quarantine()),
-            volume: Arc::new(Volume::new(layout, control.node, watermarks)),
+            volume: Arc::new(Volume::new(layout, lock, control.node, watermarks)),
             control: Mutex::new(control),
             inventory: Arc::new(PartInventory::new(parts)),
             cache: Arc::default(),
@@ -279,7 +276,8 @@ impl PartStore {
         self.verify_throttled(id, |_| true)
     }
 
-    /// [`PartStore::verify`]; `on_read` gets the bytes of every read, may block, and cancels by returning false.
+    /// Like [`PartStore::verify`]. `on_read` gets the number of bytes of every read, may block, and cancels by
+    /// returning false.
     ///
     /// # Errors
     /// As there. CANCELLED: by `on_read`.
@@ -338,8 +336,8 @@ impl PartStore {
         self.0.quarantine.wait_for_lost().await;
     }
 
-    /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: it is neither served nor counted as a copy any
-    /// more. Gives the error for the caller; another error is returned unchanged.
+    /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: from then on it is neither served nor
+    /// counted as a copy. Returns the error for the caller; any other error is returned unchanged.
     fn quarantine(&self, id: PartId, path: &Path, error: Error) -> Error {
         let gone = !path.exists();
         if error.code != Code::DataLoss && !gone {
@@ -369,7 +367,7 @@ impl PartStore {
         }
     }
 
-    /// Replaces what the file system reports as its space.
+    /// Overrides the space that the file system reports.
     #[cfg(test)]
     pub(crate) fn override_space(&self, space: Option<DiskSpace>) {
         self.0.volume.override_space(space);
@@ -380,7 +378,7 @@ fn unusable(path: &Path, cause: &io::Error) -> Error {
     Error::unavailable(format!("the data folder {} cannot be used: {cause}", path.display()))
 }
 
-/// Locks the folder for this process; the kernel unlocks it when the process ends.
+/// Locks the folder for this process, until the file is closed.
 fn lock(layout: &Layout) -> Result<File> {
     let path = layout.lock();
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);

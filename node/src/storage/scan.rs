@@ -1,4 +1,4 @@
-//! What an earlier run left in the data folder; read when the store opens.
+//! Reads what an earlier run left in the data folder, when the store opens.
 
 use std::collections::HashMap;
 use std::fs::{self, DirEntry};

@@ -25,7 +25,8 @@ impl ShardDirs {
         let path = dir.join(name.to_string());
         fs_ops::rename(temp.path(), &path)?;
         temp.disarm();
-        // An existing folder may not be durable: the process that created it may have died before it synced the parent.
+        // An existing folder may not be durable: the process that created it may have crashed before it synced the
+        // parent.
         let parents = dir.ancestors().skip(1).take(if durable.contains(dir) { 0 } else { 2 });
         let synced = parents.into_iter().try_for_each(fs_ops::sync_dir);
         if synced.is_ok() {

@@ -1,5 +1,5 @@
 //! SIGBUS: an access to a mapped page that is gone, because the file was truncated or the disk cannot read it
-//! (docs/adr/0006-sigbus.md). The process logs the part and dies, so that no client receives wrong bytes.
+//! (docs/adr/0006-sigbus.md). The process logs the part and terminates, so that no client receives wrong bytes.
 //!
 //! A signal handler must not lock or allocate. This one finds the part in a static table and writes one line.
 
@@ -58,7 +58,7 @@ fn part_at(address: usize) -> Option<PartId> {
     Some(PartId(u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed))))
 }
 
-/// Installs the handler, once. The process still dies by the signal itself, as supervisors expect.
+/// Installs the handler, once. The process is still terminated by the signal itself, as supervisors expect.
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

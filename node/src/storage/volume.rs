@@ -21,6 +21,8 @@ const SPACE_CHECK_BYTES: u64 = 64 << 20;
 /// A node's data folder as a place to write to.
 pub struct Volume {
     layout: Layout,
+    /// Held by writers and receivers too: the folder stays locked until the last of them is done.
+    _lock: File,
     /// For error messages.
     node: NodeId,
     health: Mutex<DiskHealth>,
@@ -53,10 +55,11 @@ impl Drop for TempPath {
 }
 
 impl Volume {
-    /// The data folder of `layout`, which belongs to `node`.
-    pub fn new(layout: Layout, node: NodeId, watermarks: Watermarks) -> Self {
+    /// The data folder of `layout`, which belongs to `node` and is locked by `lock`.
+    pub fn new(layout: Layout, lock: File, node: NodeId, watermarks: Watermarks) -> Self {
         Volume {
             layout,
+            _lock: lock,
             node,
             health: Mutex::new(DiskHealth::new(watermarks)),
             #[cfg(test)]
@@ -74,7 +77,8 @@ impl Volume {
         self.health.lock().write_failure.clone()
     }
 
-    /// Why the node accepts no new parts with this much space, and why its disk is degraded; empty: it does, it is not.
+    /// Why the node accepts no new parts with this much space, and why its disk is degraded. Empty: it accepts them; it
+    /// is not degraded.
     pub fn reasons(&self, space: DiskSpace) -> (String, String) {
         let health = self.health.lock();
         (health.read_only_reason(space), health.degraded_reason(clock::now_ms()))
@@ -130,8 +134,8 @@ impl Volume {
         synced
     }
 
-    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED) only this write fails; after any other
-    /// cause (UNAVAILABLE) the node writes no more, because it cannot know what the disk has.
+    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED) only this write fails; after any
+    /// other cause (UNAVAILABLE) the node stops writing, because what is on the disk is unknown.
     pub fn write_error(&self, what: &str, cause: &io::Error) -> Error {
         if matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
             let space = self.refresh_space();
@@ -178,7 +182,7 @@ impl Volume {
         ))
     }
 
-    /// Replaces what the file system reports.
+    /// Overrides what the file system reports.
     #[cfg(test)]
     pub fn override_space(&self, space: Option<DiskSpace>) {
         *self.space_override.lock() = space;

@@ -1,8 +1,8 @@
 """A pyarrow client that runs jobs, each a line of JSON.
 
 When a job is prepared, the client prints `{"at": "begin"}`, waits for a line, moves the data, and prints the outcome. Every job runs in a
-process of its own, forked from this one: it has the libraries imported and the table to put made, and no
-memory of earlier jobs. Time and CPU are those of the transfer alone; a get runs three times, and the third
+process of its own, forked from this one: it has the libraries imported and the table to put created, and no
+state of earlier jobs. Time and CPU are those of the transfer alone; a get runs three times, and the third
 counts.
 """
 

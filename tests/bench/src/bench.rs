@@ -50,7 +50,7 @@ pub enum JobPlan {
 }
 
 impl JobPlan {
-    /// Whether the client warms up by itself before the measured time.
+    /// Whether the client itself warms up before the measured time.
     fn is_repeated(&self) -> bool {
         let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::Infos(_)));
         warm || matches!(self, JobPlan::Get { .. } | JobPlan::Endpoints { keep: true, .. })
@@ -171,7 +171,7 @@ impl Bench {
     /// Puts a table for reading, unless it exists.
     ///
     /// # Errors
-    /// Of the put.
+    /// Those of the put.
     pub async fn table(&mut self, system: usize, new: &BenchTable<'_>) -> Result<(), String> {
         if self.tables.contains(&(system, new.name.to_string())) {
             return Ok(());
@@ -183,7 +183,7 @@ impl Bench {
     /// Puts rows of a table for reading.
     ///
     /// # Errors
-    /// Of the put.
+    /// Those of the put.
     pub async fn add_rows(&mut self, system: usize, new: &BenchTable<'_>) -> Result<(), String> {
         let plan = JobPlan::Put {
             table: new.name.into(),
@@ -203,7 +203,7 @@ impl Bench {
     /// Drops all tables for reading if one of them has another name than these, and frees the client's copies.
     ///
     /// # Errors
-    /// A system refuses.
+    /// A system refuses the request.
     pub async fn keep_only(&mut self, names: &[&str]) -> Result<(), String> {
         if self.tables.iter().all(|(_, table)| names.contains(&table.as_str())) {
             return Ok(());

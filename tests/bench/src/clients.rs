@@ -57,7 +57,7 @@ impl ClientProcesses {
         let mut pipe = match job {
             ClientJob::Put(_) | ClientJob::Get(_) | ClientJob::Drain(_) => ClientHandle::Shared(&mut self.python),
             ClientJob::RustPut(_) | ClientJob::RustGet(_) | ClientJob::Small(_) | ClientJob::Infos(_) => {
-                let program = std::env::current_exe().map_err(|e| format!("where this program is: {e}"))?;
+                let program = std::env::current_exe().map_err(|e| format!("cannot find this program's path: {e}"))?;
                 let mut command = Command::new(program);
                 command.arg(CLIENT);
                 ClientHandle::Alone(Box::new(ClientPipe::start(command)?))

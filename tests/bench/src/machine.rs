@@ -76,7 +76,7 @@ pub fn touch(bytes: u64) -> f64 {
 /// Bytes a second of a file that is written from front to end in writes of 1 MiB, and fsynced.
 ///
 /// # Errors
-/// Of the file.
+/// Errors of the file.
 pub fn disk_rate(folder: &Path) -> std::io::Result<f64> {
     let block = vec![1u8; BLOCK];
     let mut file: File = tempfile::tempfile_in(folder)?;

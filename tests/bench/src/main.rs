@@ -1,4 +1,4 @@
-//! `cargo bench-flight`: Volley beside other Flight servers, in one run. See docs/performance.md.
+//! `cargo bench-flight`: compares Volley with other Flight servers in one run. See docs/performance.md.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -20,7 +20,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 pub fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let mut clock = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write into what they are given, and keep nothing of it.
+    // SAFETY: both calls write into their arguments and keep no reference to them.
     let failed = unsafe {
         let failed = libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock);
         if failed == 0 { libc::clock_gettime(clock, &mut time) } else { failed }

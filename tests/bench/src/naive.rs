@@ -1,4 +1,4 @@
-//! The Flight server that one writes first in Rust: batches in memory, sent by arrow-flight's encoder on tonic.
+//! The simplest Flight server in Rust: batches in memory, sent by arrow-flight's encoder on tonic.
 
 use std::collections::HashMap;
 use std::sync::Arc;

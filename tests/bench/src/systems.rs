@@ -104,7 +104,7 @@ impl BenchSystem {
         }
     }
 
-    /// Where clients send requests for metadata: HOST:PORT of the coordinators.
+    /// The addresses for metadata requests: HOST:PORT of the coordinators.
     pub fn coordinators(&self) -> Vec<String> {
         match &self.running {
             RunningServers::Single { process, .. } => vec![process.address.clone()],
@@ -158,7 +158,7 @@ impl BenchSystem {
     /// Drops tables, and waits until no more than `left` bytes are stored.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses the request.
     pub async fn drop_tables(&self, tables: &[String], left: u64) -> Result<(), String> {
         if tables.is_empty() {
             return Ok(());

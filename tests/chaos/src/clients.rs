@@ -17,13 +17,13 @@ use volley_common::{Code, Error, Result, TableName};
 use crate::history::{ClientOperation, HistoryLine, HistoryRecorder, OpOutcome, OpRequest, PutMode};
 use crate::rows::{self, TableContent};
 
-/// How long one call may take before its client gives up: less than the retention, so that nothing expires while it is read.
+/// The timeout of a client's call: less than the retention, so that nothing expires while it is read.
 const CALL_LIMIT: Duration = Duration::from_secs(9);
 /// How often a put is repeated under its id while its outcome is unknown.
 const ATTEMPTS: usize = 4;
-/// Operations on a table before the next one takes its place: few enough for the checker.
+/// Operations on a table before the next one replaces it: few enough for the checker.
 const OPERATIONS: u64 = 150;
-/// Rows of a write at most.
+/// The most rows of a write.
 const MOST_ROWS: i64 = 1500;
 
 /// A kind of table, and how its rows are kept.
@@ -33,7 +33,7 @@ pub struct TableKind {
     keyed: bool,
     /// Copies of every part.
     pub replicas: u32,
-    /// Whether clients drop it now and then.
+    /// Whether clients drop it occasionally.
     volatile: bool,
 }
 
@@ -75,7 +75,7 @@ impl ClientWorkload {
         self.stop.cancel();
     }
 
-    /// Counts one operation; returns the current table of a kind, and its predecessor if it is time to drop that.
+    /// Counts one operation; returns the current table of a kind, and its predecessor if that is due to be dropped.
     fn table(&self, kind: usize) -> (String, Option<String>) {
         let used = self.used[kind].fetch_add(1, Ordering::Relaxed);
         let (generation, prefix) = (used / OPERATIONS, TABLE_KINDS[kind].prefix);
@@ -152,7 +152,7 @@ impl ChaosClient {
             if result.is_err() {
                 self.connections.remove(&member);
             }
-            // After an attempt of unknown outcome no refusal is certain: the earlier attempt may still take effect.
+            // After an attempt of unknown outcome no refusal is conclusive: the earlier attempt may still take effect.
             let certain = attempt == 0;
             outcome = put_outcome(result, certain);
             if !matches!(outcome, OpOutcome::Unknown { .. }) || self.load.stop.is_cancelled() {
@@ -377,14 +377,14 @@ fn put_outcome(result: Result<PutOutcome>, first: bool) -> OpOutcome {
     }
 }
 
-/// What an error of a write means; after an attempt of unknown outcome no refusal is certain.
+/// What an error of a write means; after an attempt of unknown outcome no refusal is conclusive.
 fn failed(error: Error, first: bool) -> OpOutcome {
     let (code, message) = (format!("{:?}", error.code), error.message);
     match error.code {
         Code::NotFound if first => OpOutcome::Absent,
         Code::AlreadyExists if first => OpOutcome::Present,
         refusal if REFUSALS.contains(&refusal) && first => OpOutcome::Refused { code, message },
-        // The refusal is true, but the outcome of the earlier attempt stays unknown.
+        // The refusal is valid, but the outcome of the earlier attempt is still unknown.
         refusal if REFUSALS.contains(&refusal) => OpOutcome::Unknown { code: "Aborted".into(), message },
         _ => OpOutcome::Unknown { code, message },
     }

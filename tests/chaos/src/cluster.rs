@@ -11,7 +11,7 @@ use volley_tests::cluster::{ClusterOptions, MemberId, TestCluster};
 use crate::links::Links;
 use crate::proxy::{self, ProxyContext};
 
-/// The cluster. Its processes and mounts are gone when it is dropped.
+/// The cluster. Dropping it ends its processes and removes its mounts.
 pub struct FaultyCluster {
     /// The processes.
     pub servers: TestCluster,
@@ -57,7 +57,7 @@ impl FaultyCluster {
         }
     }
 
-    /// Removes all that a stopped member has on its disk.
+    /// Removes everything that a stopped member has on its disk.
     pub fn wipe(&mut self, member: MemberId) {
         let folder = &self.servers.member(member).folder;
         // The folder itself may be a mount.
@@ -68,7 +68,7 @@ impl FaultyCluster {
         }
     }
 
-    /// Ends all processes and keeps the folder: where it is.
+    /// Ends all processes and keeps the folder; returns its path.
     pub fn keep(mut self) -> PathBuf {
         self.end();
         self.servers.keep()

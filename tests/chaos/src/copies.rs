@@ -1,5 +1,5 @@
-//! Which copies of which parts are on the nodes' disks, and whether they are sound: read from outside, by
-//! the files' names (`WRITE-SEQ-PART-CRC.arrow`, docs/formats.md) and their checksums.
+//! Which copies of which parts are on the nodes' disks, and whether they are intact, according to the files' names
+//! (`WRITE-SEQ-PART-CRC.arrow`, docs/formats.md) and their checksums.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ pub struct PartCopies {
 }
 
 impl PartCopies {
-    /// The nodes with a sound copy.
+    /// The nodes with an intact copy.
     pub fn sound(&self) -> BTreeSet<usize> {
         self.copies.iter().filter(|copy| copy.sound).map(|copy| copy.node).collect()
     }
@@ -72,7 +72,7 @@ fn named_checksum(name: &str) -> Option<u32> {
     u32::from_str_radix(name.strip_suffix(".arrow")?.rsplit('-').next()?, 16).ok()
 }
 
-/// Parts that would be lost with this node: it has a copy, and no other node has a sound one.
+/// Parts that would be lost with this node: it has a copy, and no other node has an intact one.
 pub fn only_on(inventory: &PartFileInventory, node: usize) -> Vec<String> {
     let alone = inventory.iter().filter(|(_, part)| {
         part.copies.iter().any(|copy| copy.node == node) && part.sound().iter().all(|other| *other == node)
@@ -80,8 +80,8 @@ pub fn only_on(inventory: &PartFileInventory, node: usize) -> Vec<String> {
     alone.map(|(name, _)| name.clone()).collect()
 }
 
-/// Deviations after the repair: parts with fewer or more sound copies than `replicas` of the folder of their table, and damaged
-/// copies. Tables that are not in `replicas` must have no parts.
+/// Deviations after the repair: parts with fewer or more intact copies than `replicas` of the folder of their table,
+/// and damaged copies. Tables that are not in `replicas` must have no parts.
 pub fn deviations(inventory: &PartFileInventory, replicas: &BTreeMap<String, usize>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, part) in inventory {
@@ -146,7 +146,7 @@ mod tests {
             assert!(wrong.iter().any(|line| line.contains(word)), "{word}: {wrong:?}");
         }
         assert_eq!(only_on(&inventory, 0).len(), 3, "few, gone, and bad, whose other copy is damaged");
-        assert!(only_on(&inventory, 1).is_empty(), "a sound copy of it is on node 0");
+        assert!(only_on(&inventory, 1).is_empty(), "an intact copy of it is on node 0");
         assert!(only_on(&inventory, 2).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Which faults there are, and which comes next: decided by the seed alone.
+//! The kinds of faults, and which fault comes next: decided by the seed alone.
 
 use std::fmt;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl fmt::Display for FaultTarget {
 pub enum Corruption {
     /// One bit is flipped.
     FlipBit,
-    /// The second half is cut off.
+    /// The second half is truncated.
     Truncate,
     /// A range of it is zeroed.
     Zero,
@@ -66,7 +66,7 @@ pub enum FaultAction {
     CrashCoordinators,
     /// kill -9 of every process.
     CrashAll,
-    /// kill -9 of this node, its folder emptied; undone by a start.
+    /// kill -9 of this node, and its folder is emptied; undone by a start.
     WipeNode(usize),
     /// The same for a coordinator.
     WipeCoordinator(usize),
@@ -76,11 +76,11 @@ pub enum FaultAction {
     FillDisk,
     /// kill -9 of this node, the file of one part damaged, a start.
     CorruptPart(usize, Corruption),
-    /// The node is drained; undone by taking the drain back.
+    /// The node is drained; undone by cancelling the drain.
     Drain(usize),
-    /// The node is drained and removed, and an empty one takes its place.
+    /// The node is drained and removed, and replaced by an empty one.
     Replace(usize),
-    /// Nodes that came back under another id are removed.
+    /// The old ids of nodes that came back under another id are removed.
     RemoveReplaced,
 }
 

@@ -16,7 +16,7 @@ use crate::rows::TableContent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PutMode {
-    /// The table consists of these rows from then on.
+    /// The table consists of only these rows afterwards.
     Replace,
     /// The same, but the table must not exist before.
     Create,
@@ -69,7 +69,7 @@ pub enum OpOutcome {
     Content {
         /// The version, if the answer named one.
         version: Option<u64>,
-        /// Whether the order of `writes` has a meaning.
+        /// Whether the order of `writes` is significant.
         ordered: bool,
         /// The rows.
         #[serde(flatten)]
@@ -86,7 +86,7 @@ pub enum OpOutcome {
         /// The message.
         message: String,
     },
-    /// An error that does not say whether it took effect or will.
+    /// An error that leaves unknown whether it took effect, or still will.
     Unknown {
         /// The gRPC code.
         code: String,
@@ -173,7 +173,7 @@ pub struct HistoryRecorder {
 }
 
 impl HistoryRecorder {
-    /// Begins a history; this is time 0.
+    /// Begins a history at time 0.
     ///
     /// # Errors
     /// If the file cannot be created.

@@ -4,18 +4,18 @@
 //! |---|---|
 //! | [`cluster`] | the cluster: processes behind proxies, one node on a small disk |
 //! | [`links`], [`proxy`], [`owner`] | faults on links between chosen members, without privileges |
-//! | [`rows`] | rows that show by themselves whether they are right |
+//! | [`rows`] | rows that can be checked without other data |
 //! | [`clients`] | the workload: puts, drops and reads while the faults last |
-//! | [`faults`], [`nemesis`] | which faults come (pure, seeded), and injecting them |
+//! | [`faults`], [`nemesis`] | choosing faults (pure, seeded), and injecting them |
 //! | [`copies`] | which copies of which parts are on the nodes' disks |
 //! | [`history`] | every operation and fault, as JSON lines |
-//! | [`check`] | the checker: a history → violations |
+//! | [`check`] | the checker: finds violations in a history |
 //! | [`run`], [`report`] | a whole run, and its report |
 //! | [`figures`] | how long recovery takes |
 #![allow(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
-    reason = "this program is a test: where it cannot go on, it has failed"
+    reason = "this program is a test: where it cannot continue, it has failed"
 )]
 
 pub mod check;

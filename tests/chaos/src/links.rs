@@ -31,7 +31,7 @@ impl From<MemberId> for LinkEnd {
     }
 }
 
-/// What is wrong with a link.
+/// A fault of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkFault {
     /// Open connections are reset, and so are new ones.
@@ -42,7 +42,7 @@ pub enum LinkFault {
     Slow(Duration),
 }
 
-/// A direction of a link: from where to where bytes flow.
+/// A direction of a link: the sender and the receiver of its bytes.
 pub type LinkDirection = (LinkEnd, LinkEnd);
 
 /// The directions that have a fault.
@@ -77,7 +77,7 @@ impl Links {
         self.0.send_modify(LinkFaults::clear);
     }
 
-    /// Follows the changes.
+    /// Watches the changes.
     pub fn watch(&self) -> watch::Receiver<LinkFaults> {
         self.0.subscribe()
     }

@@ -23,7 +23,7 @@ impl SocketOwners {
         owners.insert(pid, member);
     }
 
-    /// The owner of the connection from `source` to `target`; none if no process of the run has such a socket.
+    /// The owner of the connection from `source` to `target`; none if no process of the run has this socket.
     pub fn of(&self, source: SocketAddr, target: SocketAddr) -> Option<LinkEnd> {
         let (SocketAddr::V4(source), SocketAddr::V4(target)) = (source, target) else { return None };
         let table = fs::read_to_string("/proc/net/tcp").ok()?;

@@ -1,4 +1,4 @@
-//! A TCP proxy before every port of a member: it carries bytes as the links allow.
+//! A TCP proxy in front of every port of a member. It applies the faults of the links.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,14 +40,14 @@ pub async fn start(
         loop {
             match listener.accept().await {
                 Ok((stream, source)) => drop(tokio::spawn(carry(context.clone(), to, stream, source, back))),
-                // Out of descriptors: some may be free after a pause.
+                // There are no free descriptors: some may be free after a pause.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     })))
 }
 
-/// Carries one connection to its end. Resets it if the link does so or nothing listens.
+/// Forwards one connection until it ends. Resets it if the link resets connections or nothing listens.
 async fn carry(context: ProxyContext, to: LinkEnd, front: TcpStream, source: SocketAddr, back: SocketAddr) {
     let Ok(target) = front.local_addr() else { return };
     let owners = context.owners.clone();
@@ -59,7 +59,7 @@ async fn carry(context: ProxyContext, to: LinkEnd, front: TcpStream, source: Soc
     }
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(back)).await;
     let Ok(Ok(back)) = connected else { return reset(&front) };
-    // An error here means that the socket is dead already.
+    // An error here means that the socket is closed already.
     let _ = (front.set_nodelay(true), back.set_nodelay(true));
     let ((mut front_read, mut front_write), (mut back_read, mut back_write)) = (front.into_split(), back.into_split());
     let is_reset = |faults: &LinkFaults| {
@@ -75,12 +75,12 @@ async fn carry(context: ProxyContext, to: LinkEnd, front: TcpStream, source: Soc
     }
 }
 
-/// Makes the close of this socket a reset, as if its machine were gone.
+/// Makes the close of this socket a reset, as if its machine had failed.
 fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// Carries bytes in one direction until their source or their sink ends.
+/// Forwards bytes in one direction until their source or their sink ends.
 async fn pump(
     read: &mut (impl AsyncReadExt + Unpin),
     write: &mut (impl AsyncWriteExt + Unpin),

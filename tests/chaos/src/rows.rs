@@ -1,5 +1,5 @@
-//! Rows that identify themselves: each has its table, its write, its number and the total of that write, and a checksum of these.
-//! So a row that a read returns shows by itself whether it is right.
+//! Rows that identify themselves: each has its table, its write, its number and the total of that write, and a checksum
+//! of these. So each row that a read returns can be checked without other data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 use volley_common::Result;
 
-/// Bytes of padding in a row, so that writes have some size.
+/// Bytes of padding in a row, so that writes are not too small.
 const PAD: usize = 90;
 /// Rows of a batch.
 const BATCH: i64 = 500;

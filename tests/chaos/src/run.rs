@@ -36,9 +36,9 @@ const RETENTION: Duration = Duration::from_secs(12);
 pub struct ChaosOptions {
     /// The seed of all random choices.
     pub seed: u64,
-    /// Faults at most.
+    /// The most faults.
     pub faults: usize,
-    /// Time at most, without the repair and the check after the faults.
+    /// The longest time, without the repair and the check after the faults.
     pub time: Duration,
     /// Only these kinds of faults; empty: all.
     pub only: Vec<String>,
@@ -52,9 +52,9 @@ pub struct ChaosOptions {
 pub struct ChaosOutcome {
     /// All operations and faults.
     pub history: ClientHistory,
-    /// What should not have happened.
+    /// The violations.
     pub violations: Vec<ChaosViolation>,
-    /// Faults that were not possible, with how often and why.
+    /// Faults that were not possible, with their number and the reason.
     pub skipped: BTreeMap<&'static str, (usize, String)>,
     /// How long it took until all copies were in place after the last fault.
     pub repaired: Option<Duration>,
@@ -145,7 +145,7 @@ fn end(
     ChaosOutcome { history, violations, skipped, repaired, kept }
 }
 
-/// Undoes all faults; then every member must run, be ready and be reachable.
+/// Undoes all faults; afterwards every member must run, be ready and be reachable.
 async fn undo_all(nemesis: &mut ProcessNemesis) -> Vec<ChaosViolation> {
     nemesis.cluster.links().heal_all();
     nemesis.check_crashed();
@@ -186,7 +186,7 @@ async fn settle(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) {
     }
 }
 
-/// Waits until every part has its sound copies and no other file is left; how long that took.
+/// Waits until every part has its intact copies and no other file is left; returns how long that took.
 async fn wait_for_repair(cluster: &TestCluster) -> Result<Duration, Vec<ChaosViolation>> {
     let begin = Instant::now();
     let folders: Vec<PathBuf> = cluster.nodes.iter().map(|node| node.folder.clone()).collect();
@@ -207,7 +207,7 @@ async fn wait_for_repair(cluster: &TestCluster) -> Result<Duration, Vec<ChaosVio
     }
 }
 
-/// What the cluster reports about itself.
+/// Violations in the cluster's own status.
 async fn not_green(cluster: &TestCluster) -> Option<ChaosViolation> {
     let status = cluster.status().await.unwrap_or_default();
     (status["health"] != "green")
@@ -242,7 +242,7 @@ async fn tables(cluster: &TestCluster) -> Option<BTreeMap<String, usize>> {
     None
 }
 
-/// Reads every table that was used a last time, at two members each.
+/// Reads every table that was used once more, at two members each.
 async fn final_reads(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) {
     let history = recorder.history();
     let mut tables: Vec<&String> = history.operations.values().map(|operation| &operation.table).collect();

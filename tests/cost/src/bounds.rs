@@ -11,8 +11,8 @@ use crate::cases::CostMember;
 /// A case may take this many times the recorded figure: how often a member wakes up, and how its input is split, differs from
 /// run to run and from machine to machine.
 const MARGIN: f64 = 1.25;
-/// What it may take beyond that for each byte moved, because small things weigh much in a figure near zero. One more copy of
-/// all bytes is 1.0 copied, and 0.06 instructions or more.
+/// An additional allowance for each byte moved, because small differences are large relative to a figure near zero. One
+/// more copy of all bytes is 1.0 copied, and 0.06 instructions or more.
 const NODE_SLACK: CostFigures = CostFigures { instructions: 0.03, copied: 0.25 };
 /// A coordinator works at every Raft tick, whether bytes pass through it or not.
 const COORDINATOR_SLACK: CostFigures = CostFigures { instructions: 0.1, copied: 0.25 };

@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> Result<CostProfile, String> {
 #[derive(Default)]
 struct CallgrindReader<'a> {
     profile: CostProfile,
-    /// Names by the numbers that stand for them.
+    /// Names by their numbers in the profile.
     names: HashMap<&'a str, &'a str>,
     function: &'a str,
     /// The next cost is that of a called function.

@@ -1,4 +1,4 @@
-//! The cases: which member does what, with which rows.
+//! The cases: the measured member, its work, and the rows.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ const FLOATS: usize = 64;
 const STRINGS: usize = 8;
 /// Bytes of one row of strings: of a value 12 on average, 4 of its offset.
 const STRING_ROW: usize = STRINGS * 16;
-/// Rows of a message as `write_table` cuts them for many clients.
+/// Rows of a message as many clients split tables in `write_table`.
 const LARGE: usize = 64 << 10;
 /// Rows of the reference table that make 1 MiB.
 const MIB: usize = (1 << 20) / (FLOATS * 8);
@@ -61,17 +61,17 @@ pub enum CostWork {
 pub struct CostCase {
     /// Its name, also in `bounds.toml`.
     pub name: &'static str,
-    /// What happens.
+    /// A description of the case.
     pub about: &'static str,
     /// The member whose cost is measured.
     pub measured: CostMember,
     /// The member that the client calls.
     pub asked: CostMember,
-    /// What is moved.
+    /// The rows that are moved.
     pub data: TestData,
-    /// From or to where.
+    /// The nodes that hold the rows.
     pub home: DataPlacement,
-    /// How.
+    /// The requests.
     pub work: CostWork,
 }
 

@@ -87,7 +87,7 @@ async fn cluster_with_unreadable_part_is_red_and_names_it() {
     assert!(missing["why"].as_str().unwrap().contains(holder["address"].as_str().unwrap()), "{missing}");
     let error = client.info(&rows::name("a/t"), &Options::default()).await.unwrap_err();
     assert!(error.code == Code::Unavailable && error.message.contains("shard"), "{error}");
-    // A node with the only copy is not removed, dead or alive.
+    // A node with the only copy is not removed, whether it is alive or not.
     let remove = json!({ "node": holder["node"] });
     let error = client.action("remove_node", &remove).await.unwrap_err();
     assert!(error.code == Code::FailedPrecondition && error.message.contains("a/t"), "{error}");
@@ -176,7 +176,7 @@ async fn versions_are_listed_until_their_retention_ends() {
         let (_, batches) = client.get_all(&rows::name("t"), &old).await.unwrap();
         assert_eq!(rows::ids(&batches), Vec::from_iter(0..number as i64 * 100));
     }
-    wait_for(SOON, "the old versions are over", async || {
+    wait_for(SOON, "the old versions have expired", async || {
         (list().await["versions"].as_array()?.len() == 1).then_some(())
     })
     .await;

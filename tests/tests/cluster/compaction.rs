@@ -129,7 +129,7 @@ async fn node_killed_during_compaction_leaves_no_files() {
     wait_for_compaction(&client).await;
     // Both nodes hold everything, so the same one always compacts.
     let compacting = wait_for(SOON, "a node logs a compaction", async || {
-        cluster.nodes.iter().position(|node| node.log().contains("merged small parts"))
+        cluster.nodes.iter().position(|node| node.log().contains("compacted small parts"))
     })
     .await;
     let unfinished = loop {

@@ -1,4 +1,4 @@
-//! Coordinators are added, removed and moved while puts continue; the survivor of a lost majority recovers.
+//! Coordinators are added, removed and moved while puts continue; a coordinator recovers after the loss of a majority.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ impl Writers {
     /// Waits until more puts are acknowledged.
     async fn wait_for_puts(&self, when: &str) {
         let target = self.acknowledged.load(Ordering::Relaxed) + 2 * self.tasks.len() + 1;
-        wait_for(LIMIT, &format!("puts go through {when}"), async || {
+        wait_for(LIMIT, &format!("puts are acknowledged {when}"), async || {
             (self.acknowledged.load(Ordering::Relaxed) >= target).then_some(())
         })
         .await;
@@ -98,7 +98,7 @@ async fn coordinators_join_leave_and_move_during_puts() {
     }
     cluster.coordinators[0].kill();
     cluster.coordinators[1].kill();
-    writers.wait_for_puts("with two of five dead, that formed the cluster").await;
+    writers.wait_for_puts("with two of the five original coordinators killed").await;
     cluster.coordinators[0].restart().await;
     cluster.coordinators[1].restart().await;
 
@@ -108,8 +108,12 @@ async fn coordinators_join_leave_and_move_during_puts() {
     assert_eq!(ids(&answer), Vec::from_iter((1..6).filter(|id| *id != leader as u64 + 1)));
     let sentence = cluster.coordinators[leader].exits_with_failure().await;
     assert!(sentence.contains("was removed from the cluster"), "{sentence}");
-    writers.wait_for_puts("without the one that led").await;
-    assert_eq!(cluster.coordinators[leader].start_fails().await, sentence, "it says the same when it is started again");
+    writers.wait_for_puts("without the former leader").await;
+    assert_eq!(
+        cluster.coordinators[leader].start_fails().await,
+        sentence,
+        "it reports the same when it is started again"
+    );
 
     // A coordinator moves: the same id at another address, with an empty folder.
     let moved = (cluster.leader().await + 1..).map(|at| at % 5).find(|at| *at != leader).unwrap();
@@ -140,7 +144,7 @@ async fn five_coordinators_survive_the_loss_of_two() {
     for _ in 0..2 {
         let leader = cluster.leader().await;
         cluster.coordinators[leader].kill();
-        writers.wait_for_puts("without one that led").await;
+        writers.wait_for_puts("without another former leader").await;
     }
     for at in 0..5 {
         if !cluster.coordinators[at].is_running() {
@@ -170,7 +174,7 @@ async fn single_survivor_of_three_recovers_every_table() {
     assert!(!running.status.success() && says(&running).contains("in use"), "{}", says(&running));
     cluster.coordinators[left].kill();
     let others = recover(&["--yes-lose-unreplicated"]);
-    assert!(!others.status.success() && says(&others).contains("is up"), "{}", says(&others));
+    assert!(!others.status.success() && says(&others).contains("is running"), "{}", says(&others));
     lost.iter().for_each(|at| cluster.coordinators[*at].kill());
     let looked = recover(&[]);
     assert!(looked.status.success() && says(&looked).contains("Nothing was changed"), "{}", says(&looked));
@@ -190,7 +194,7 @@ async fn single_survivor_of_three_recovers_every_table() {
     cluster.nodes[0].restart().await;
     for at in lost {
         let sentence = cluster.coordinators[at].exits_with_failure().await;
-        assert!(sentence.contains("left behind"), "{sentence}");
+        assert!(sentence.contains("superseded"), "{sentence}");
         assert_eq!(cluster.coordinators[at].start_fails().await, sentence);
         std::fs::remove_dir_all(&cluster.coordinators[at].folder).unwrap();
         cluster.coordinators[at].start();

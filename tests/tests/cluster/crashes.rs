@@ -1,4 +1,4 @@
-//! Clients and nodes that die in the middle of a call, and a cluster that starts again.
+//! Clients and nodes that are killed in the middle of a call, and a cluster that is restarted.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn put_through_a_killed_node_leaves_no_files() {
         is_unknown(&mut cluster, "t").await;
         cluster.nodes[victim].restart().await;
         cluster.settle().await;
-        gone(&cluster, "the dead put's files are removed").await;
+        gone(&cluster, "the files of the killed put are removed").await;
     }
 }
 
@@ -78,7 +78,7 @@ async fn put_replaces_a_killed_replica_by_another_node() {
     let client = cluster.nodes[0].client().await;
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..300_000));
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
-    // Two copies and the connection itself, though one of the targets is dead.
+    // Two copies and the connection itself, although one of the targets was killed.
     assert!(info.endpoint.iter().all(|endpoint| endpoint.location.len() == 3));
     // Later puts go to the remaining nodes.
     rows::put(&client, "u", &keyed(), 0..50_000).await.unwrap();
@@ -109,7 +109,7 @@ async fn get_fails_over_when_its_node_is_killed() {
         went_on |= part.endpoint == endpoint && part.from != broken;
         batches.push(part.batch);
     }
-    assert!(went_on, "the stream was over before the node died: this shows nothing");
+    assert!(went_on, "the stream ended before the node was killed, so this tests nothing");
     let mut ids = rows::ids(&batches);
     ids.sort_unstable();
     assert!(ids.into_iter().eq(0..LARGE));

@@ -93,7 +93,7 @@ async fn damaged_parts_are_not_served_and_are_repaired() {
     let held = settled(&cluster, &client, 0).await;
     let originals = read_all(&held);
     held.iter().enumerate().for_each(|(at, path)| corrupt(at, path));
-    // Every ticket at the node itself: it must return the right rows or none.
+    // Every ticket is redeemed at the node itself, which must return the right rows or none.
     let there = cluster.nodes[0].client().await;
     let mut all = Vec::new();
     for endpoint in &info.endpoint {
@@ -226,14 +226,14 @@ async fn full_disk_refuses_puts_and_accepts_them_again() {
     cluster.settle().await;
     let there = cluster.nodes[0].client().await;
 
-    // The disk fills up in the middle of a part: the put is refused with a reason, and no file stays.
+    // The disk fills up in the middle of a part: the put is refused with a reason, and no file is left.
     let error = rows::put(&there, "large", &Options::default(), 0..LARGE).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert!(error.message.contains(&disk.0.display().to_string()) && error.message.contains("free of"), "{error}");
     let unknown = client.info(&rows::name("large"), &Options::default()).await.unwrap_err();
     assert_eq!(unknown.code, Code::NotFound);
     let tmp = disk.0.join("tmp");
-    wait_for(SOON, "no file stays", async || files_below(&tmp).is_empty().then_some(())).await;
+    wait_for(SOON, "no file is left", async || files_below(&tmp).is_empty().then_some(())).await;
 
     // Above the high watermark: this node forwards puts to others, and still serves.
     disk.ballast(15_700_000);
@@ -244,11 +244,11 @@ async fn full_disk_refuses_puts_and_accepts_them_again() {
     // Puts through the coordinators work too, however large.
     rows::put(&client, "large", &Options::default(), 0..LARGE).await.unwrap();
     assert_eq!(rows::get(&client, "large").await.unwrap(), Vec::from_iter(0..LARGE));
-    assert!(cluster.nodes[0].log().contains("no new parts are taken in"), "{}", cluster.nodes[0].log_tail());
+    assert!(cluster.nodes[0].log().contains("new parts are refused in"), "{}", cluster.nodes[0].log_tail());
 
-    // With space again, it accepts parts again.
+    // With enough space it accepts parts again.
     disk.ballast(0);
-    wait_for(SOON, "it takes parts again", async || {
+    wait_for(SOON, "it accepts parts again", async || {
         cluster.nodes[0].log().contains(" again: its disk is ").then_some(())
     })
     .await;

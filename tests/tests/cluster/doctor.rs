@@ -43,7 +43,7 @@ async fn doctor_dials_the_addresses_that_clients_get() {
         ended(&run("volley", &["--cluster", &address, "doctor"]))
     };
     says(doctor(":8815"), 0, &["fetch from every node", "coordinator", "node ", "clock "]);
-    says(doctor(":9815"), 3, &["--advertise external=", "--locations external=proxy", ":9: ", "something is wrong"]);
+    says(doctor(":9815"), 3, &["--advertise external=", "--locations external=proxy", ":9: ", "problems were found"]);
     says(doctor(":8817"), 0, &["fetch through the coordinator", "for all data"]);
     says(doctor(":8818"), 3, &["for all data", "--advertise broken=", ":9"]);
     says(doctor(":8819"), 1, &["cannot reach"]);

@@ -1,4 +1,4 @@
-//! A leader that is killed, paused or without a majority: acknowledged writes stay, and every call ends.
+//! A leader that is killed, paused or without a majority: acknowledged writes are kept, and every call ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,10 +65,10 @@ async fn acknowledged_puts_take_effect_once_when_leaders_die() {
         .await;
     };
     for _ in 0..3 {
-        more(5, "puts go through").await;
+        more(5, "puts are acknowledged").await;
         let leader = cluster.leader().await;
         cluster.coordinators[leader].kill();
-        more(5, "puts go through under the next leader").await;
+        more(5, "puts are acknowledged under the next leader").await;
         cluster.coordinators[leader].restart().await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -77,7 +77,7 @@ async fn acknowledged_puts_take_effect_once_when_leaders_die() {
         log.extend(writer.await.unwrap());
     }
 
-    // Acknowledged puts are there in whole. Each other put is there in whole or not at all.
+    // Acknowledged puts are complete. Every other put is complete or absent.
     let client = cluster.client().await;
     let found = rows::get(&client, "t").await.unwrap();
     assert!(
@@ -106,12 +106,12 @@ async fn deposed_leader_resumed_gives_no_stale_answer() {
     let paused = cluster.coordinators[old].client().await;
     cluster.coordinators[old].pause();
     let other = cluster.coordinators[(old + 1) % 3].client().await;
-    let written = wait_for(Duration::from_secs(60), "a put goes through without the old leader", async || {
+    let written = wait_for(Duration::from_secs(60), "a put is acknowledged without the old leader", async || {
         rows::put(&other, "t", &Options { write_id: Some("next".into()), ..Options::default() }, 7..9).await.ok()
     })
     .await;
     cluster.coordinators[old].resume();
-    // Called when it resumes and still believes that it leads.
+    // Called when it resumes and still considers itself the leader.
     let info = paused.info(&rows::name("t"), &Options::default()).await;
     match info {
         Ok(info) => assert_eq!(info.total_records, 2, "version {} was acknowledged before", written.version),

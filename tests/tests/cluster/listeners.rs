@@ -80,7 +80,7 @@ async fn locations_are_those_of_the_clients_listener() {
     let (internal, others) = (expected(nodes()), expected(nodes().map(|address| external(&address))));
     assert_eq!(locations(&info(&inside, None).await.unwrap()), internal);
     assert_eq!(locations(&info(&outside, None).await.unwrap()), others);
-    assert_eq!(locations(&info(&inside, Some("external")).await.unwrap()), others, "as asked for");
+    assert_eq!(locations(&info(&inside, Some("external")).await.unwrap()), others, "as requested");
     for node in &cluster.nodes {
         let there = Client::connect(&external(&node.address)).await.unwrap();
         assert_eq!(locations(&info(&there, None).await.unwrap()), others, "by way of {}", node.name);
@@ -103,7 +103,7 @@ async fn locations_are_those_of_the_clients_listener() {
     for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
         let client = member.client().await;
         let forged = info_with(&client, Some((CLIENT_LISTENER_HEADER, &b"external"[..]))).await.unwrap();
-        assert_eq!(locations(&forged), internal, "where a client came by {} is not its own to say", member.name);
+        assert_eq!(locations(&forged), internal, "a client of {} cannot set the header of its listener", member.name);
         let error = info_with(&client, Some((LISTENER_HEADER, &b"\xfcber"[..]))).await.unwrap_err();
         assert!(
             error.code == Code::InvalidArgument && error.message.contains(LISTENER_HEADER),
@@ -130,7 +130,7 @@ async fn listener_without_nodes_is_served_by_the_coordinator() {
     assert_eq!(locations(&info(&outside, None).await.unwrap()), [REUSE]);
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
     let begun = outside.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
-    assert_eq!(begun["nodes"], json!([format!("grpc+tcp://{address}")]), "it goes the same way");
+    assert_eq!(begun["nodes"], json!([format!("grpc+tcp://{address}")]), "it is forwarded in the same way");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +147,7 @@ async fn proxy_listener_serves_all_data_itself() {
     );
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
     let direct = expected(cluster.nodes.iter().map(|node| external(&node.address)));
-    assert_eq!(locations(&info(&outside, Some("direct")).await.unwrap()), direct, "who knows better");
+    assert_eq!(locations(&info(&outside, Some("direct")).await.unwrap()), direct, "direct addresses on request");
     let asked = info(&inside, Some("proxy")).await.unwrap();
     assert_eq!(locations(&asked), own(coordinator));
     let single = info(&inside, Some("single")).await.unwrap();

@@ -57,7 +57,7 @@ fn text_at(body: &[u8]) -> usize {
 }
 
 async fn nothing_is_stored(cluster: &mut TestCluster) {
-    wait_for(Duration::from_secs(20), "no file stays on the disks", async || {
+    wait_for(Duration::from_secs(20), "no file is left on the disks", async || {
         cluster.part_files().is_empty().then_some(())
     })
     .await;
@@ -179,7 +179,7 @@ async fn put_without_table_or_schema_is_refused() {
     assert_eq!(code, Code::InvalidArgument, "{message}");
     let (code, message) = raw::code(put(&client, Vec::new()).await);
     assert_eq!(code, Code::InvalidArgument, "{message}");
-    // A schema alone is an empty table.
+    // A schema without rows makes an empty table.
     put(&client, strings()[..1].to_vec()).await.unwrap();
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
     assert_eq!((info.total_records, info.endpoint.len()), (0, 1));

@@ -1,4 +1,4 @@
-//! Nodes that join, lose their disk, leave and try to come back, while readers read.
+//! Nodes that join, lose their disk, leave and try to rejoin, during reads.
 
 use std::fs;
 use std::time::Duration;
@@ -60,14 +60,14 @@ async fn new_node_gets_its_share_of_parts() {
     rows::put(&client, "t", &keyed(2), 0..ROWS).await.unwrap();
     wait_for_spread(&cluster, &client, "two copies of every part", |on| on.iter().sum::<usize>() == 2 * SHARDS).await;
     cluster.add_node().restart().await;
-    wait_for_spread(&cluster, &client, "a fourth of all copies on the new node", |on| {
+    wait_for_spread(&cluster, &client, "a quarter of all copies on the new node", |on| {
         on.iter().sum::<usize>() == 2 * SHARDS && on[3] == 2 * SHARDS / 4
     })
     .await;
     // The rows of a new put go there too.
     let append = Options { mode: Some(volley_common::options::Mode::Append), ..Options::default() };
     rows::put(&client, "t", &append, ROWS..ROWS + 1200).await.unwrap();
-    wait_for(SOON, "a fourth of the new parts", async || (spread(&cluster)[3] == SHARDS).then_some(())).await;
+    wait_for(SOON, "a quarter of the new parts", async || (spread(&cluster)[3] == SHARDS).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,8 +103,10 @@ async fn removed_node_exits_and_cannot_rejoin() {
     cluster.nodes[2].kill();
     let why = cluster.nodes[2].start_fails().await;
     assert!(why.contains("was removed from this cluster") && why.contains("--data-dir"), "{why}");
-    wait_for_spread(&cluster, &client, "the others have it all", |on| on.iter().sum::<usize>() - on[2] == 2 * SHARDS)
-        .await;
+    wait_for_spread(&cluster, &client, "the other nodes have all copies", |on| {
+        on.iter().sum::<usize>() - on[2] == 2 * SHARDS
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Members that stop: open streams may end, and no new connection is accepted.
+//! Members that stop: open streams may finish, and no new connection is accepted.
 
 use std::time::Duration;
 

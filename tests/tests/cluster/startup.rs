@@ -1,4 +1,4 @@
-//! A member with a wrong option exits with one sentence, and the others work on.
+//! A member with a wrong option exits with one sentence, and the others continue.
 
 use std::fs;
 use std::net::TcpListener;
@@ -148,7 +148,7 @@ async fn different_peer_lists_are_logged_and_the_cluster_works() {
     cluster.coordinators[follower].start();
     wait_for(Duration::from_secs(30), "the difference is reported", async || {
         let logs = cluster.coordinators.iter().map(|coordinator| coordinator.log()).collect::<String>();
-        logs.contains("another peer list").then_some(())
+        logs.contains("--peers differs").then_some(())
     })
     .await;
     let client = cluster.coordinators[another].client().await;

@@ -105,7 +105,7 @@ async fn concurrent_writes_are_serialized() {
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..1000).await.unwrap();
 
-    // Every append takes effect once and in whole.
+    // Every append takes effect once and completely.
     let others: Vec<_> = join_all(cluster.nodes.iter().map(|node| node.client())).await;
     let writers =
         others.iter().zip(1..).map(async |(other, k)| rows::put(other, "t", &append(), k * 1000..(k + 1) * 1000).await);
@@ -117,7 +117,7 @@ async fn concurrent_writes_are_serialized() {
     assert!(found.chunks(1000).all(|rows| rows.is_sorted()), "an append is torn");
     assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..5000));
 
-    // One replace is last, and in whole.
+    // One replace is the last, and is complete.
     let writers = others
         .iter()
         .zip(1..)

@@ -1,8 +1,8 @@
 //! No cycle between the modules of a crate, nor between its top-level modules taken as wholes.
 //!
-//! A module depends on the modules whose items its paths name, in `use` and elsewhere, macros included. An item that another
-//! module re-exports counts for the module that defines it. A module and the modules below it are one thing with two levels:
-//! a path from one to the other is no dependency. Tests may depend on anything.
+//! A module depends on the modules whose items its paths name, in `use` and elsewhere, macros included. An item that
+//! another module re-exports counts for the module that defines it. A path between a module and the modules below it is
+//! not a dependency. Tests may depend on anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,7 @@ fn child_of(module: &[String], name: &str) -> ModulePath {
     module.iter().cloned().chain([name.to_string()]).collect()
 }
 
-/// The same between top-level modules: what is below them counts for them.
+/// The dependencies between top-level modules; those of the modules below them count as theirs.
 fn top_level(dependencies: &Dependencies) -> Dependencies {
     let mut all = Dependencies::new();
     for (from, targets) in dependencies.iter().filter(|(from, _)| !from.is_empty()) {
@@ -134,7 +134,7 @@ fn reachable(dependencies: &Dependencies, from: &ModulePath) -> BTreeSet<ModuleP
     seen
 }
 
-/// Every dependency that lies on a cycle, as `a::b -> c`.
+/// Every dependency that is part of a cycle, as `a::b -> c`.
 fn on_cycles(dependencies: &Dependencies) -> Vec<String> {
     let reach: BTreeMap<_, _> = dependencies.keys().map(|from| (from, reachable(dependencies, from))).collect();
     let mut found = Vec::new();
@@ -153,7 +153,7 @@ fn cycles(src: &str, files: &[SourceFile], exceptions: &[(&str, &str)]) -> Vec<S
     for (from, to) in exceptions {
         let path = |text: &str| -> ModulePath { text.split("::").map(String::from).collect() };
         if !dependencies.get_mut(&path(from)).is_some_and(|targets| targets.remove(&path(to))) {
-            found.push(format!("{from} does not depend on {to}: strike that exception"));
+            found.push(format!("{from} does not depend on {to}: remove that exception"));
         }
     }
     let modules = on_cycles(&dependencies);
@@ -238,6 +238,6 @@ mod tests {
 
     #[test]
     fn an_exception_that_is_not_needed_fails() {
-        assert_eq!(found(&[("a.rs", "")], &[("a", "b")]), ["a does not depend on b: strike that exception"]);
+        assert_eq!(found(&[("a.rs", "")], &[("a", "b")]), ["a does not depend on b: remove that exception"]);
     }
 }

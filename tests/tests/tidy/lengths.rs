@@ -1,4 +1,4 @@
-//! Files stay short: a long one does two things.
+//! Files stay short, because a long file usually has two purposes.
 
 use crate::source::{self, SourceFile};
 
@@ -17,14 +17,14 @@ fn too_long(files: &[SourceFile], reasons: &[(&str, &str)]) -> Vec<String> {
         let has_reason = reasons.iter().any(|(path, _)| *path == file.path);
         let limit = if has_reason { MAX_LINES_WITH_REASON } else { MAX_LINES };
         if lines > limit {
-            found.push(format!("{} has {lines} lines, more than {limit}: what is the second thing in it?", file.path));
+            found.push(format!("{} has {lines} lines, more than {limit}: split it by purpose", file.path));
         }
         if has_reason && lines <= MAX_LINES {
-            found.push(format!("{} has {lines} lines and needs no reason: strike it from the list", file.path));
+            found.push(format!("{} has {lines} lines and needs no reason: remove it from the list", file.path));
         }
     }
     let missing = reasons.iter().filter(|(path, _)| files.iter().all(|file| file.path != *path));
-    found.extend(missing.map(|(path, _)| format!("{path} does not exist: strike it from the list")));
+    found.extend(missing.map(|(path, _)| format!("{path} does not exist: remove it from the list")));
     found
 }
 

@@ -2,11 +2,11 @@
 //!
 //! | module | rule |
 //! |---|---|
-//! | this file | dependencies between crates, where file I/O and clocks may stand, versions |
+//! | this file | dependencies between crates, where file I/O and clocks may be used, versions |
 //! | [`lengths`] | how long a file may be |
 //! | [`cycles`] | no cycle between the modules of a crate |
 //! | [`type_names`] | a type name means one thing in the workspace |
-//! | [`vocabulary`] | names that the field does not use do not come back |
+//! | [`vocabulary`] | banned names do not come back |
 //! | [`test_style`] | where unit tests are, and how long names of tests are |
 //! | [`paths`] | paths that the documentation names exist |
 //! | [`source`], [`tokens`] | Rust source as the rules read it |
@@ -88,7 +88,7 @@ fn file_io_stays_in_the_storage_modules() {
             }
             let code = text.split("#[cfg(test)]").next().unwrap();
             for word in ["std::fs", "tokio::fs", "File::open", "File::create"] {
-                assert!(!code.contains(word), "{name} uses {word}: file I/O belongs into the storage modules");
+                assert!(!code.contains(word), "{name} uses {word}: file I/O belongs in the storage modules");
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::source::{self, SourceFile};
 
-/// Words that look like paths of the repository and are none: the document, the word, why.
+/// Words that look like paths of the repository but are not: the document, the word, the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Folders with documentation, and single documents.
@@ -84,7 +84,7 @@ fn joined(folder: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Whether a path of the repository exists; a `*` stands for anything within one name.
+/// Whether a path of the repository exists; a `*` matches anything within one name.
 fn exists(path: &str) -> bool {
     let mut found = vec![source::root()];
     for part in path.split('/').filter(|part| !part.is_empty()) {

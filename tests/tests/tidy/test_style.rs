@@ -14,11 +14,11 @@ const SHARED_MODULES: &[(&str, &str)] = &[
     ("node/src/compaction/tests.rs", "the random batches of volley-common's own tests; a library must not export them"),
 ];
 
-/// Test files that have another place, `#[path]` attributes, and tests with long names.
+/// Test files in other places, `#[path]` attributes, and tests with long names.
 fn violations(file: &SourceFile) -> Vec<String> {
     let mut found = Vec::new();
     if file.path.contains("/src/") && file.path.ends_with("_tests.rs") {
-        found.push(format!("{}: unit tests belong into `tests.rs` of the module's folder", file.path));
+        found.push(format!("{}: unit tests belong in `tests.rs` of the module's folder", file.path));
     }
     let mut lines = file.text.lines().map(str::trim);
     while let Some(line) = lines.next() {

@@ -24,7 +24,7 @@ fn duplicates(files: &[SourceFile], exceptions: &[(&str, &str)]) -> Vec<String> 
         }
     }
     let unneeded = exceptions.iter().filter(|(name, _)| places.get(*name).is_none_or(|files| files.len() < 2));
-    let mut found: Vec<String> = unneeded.map(|(name, _)| format!("{name} is unique: strike that exception")).collect();
+    let mut found: Vec<String> = unneeded.map(|(name, _)| format!("{name} is unique: remove that exception")).collect();
     for (name, files) in &places {
         if files.len() > 1 && exceptions.iter().all(|(excepted, _)| excepted != name) {
             found.push(format!("{name} is defined in {}", files.join(", ")));
@@ -67,6 +67,6 @@ mod tests {
 
     #[test]
     fn an_exception_that_is_not_needed_fails() {
-        assert_eq!(duplicates(&[file("a.rs", "struct A;")], &[("A", "why")]), ["A is unique: strike that exception"]);
+        assert_eq!(duplicates(&[file("a.rs", "struct A;")], &[("A", "why")]), ["A is unique: remove that exception"]);
     }
 }

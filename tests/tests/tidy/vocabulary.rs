@@ -1,7 +1,7 @@
-//! Names that the field does not use do not come back.
+//! Banned names, for which the field has established terms, do not come back.
 //!
-//! Each of these names once stood for something that databases and distributed systems have another word for. The word in
-//! comments and text is free, and so is a name in another part of the tree unless the table says otherwise.
+//! For the meaning of each of these names, databases and distributed systems have another term. Comments and texts are
+//! not checked, and neither are names in other parts of the tree unless the table says so.
 
 use crate::source::{self, ModulePath, SourceFile};
 
@@ -101,12 +101,12 @@ const CONFIG_KEYS: &[(&str, &str)] = &[
     ("deadline_ms", "request_timeout_ms"),
 ];
 
-/// Where the old keys may stand.
+/// Where the old keys may be used.
 const ALIASES: [&str; 6] = [
     "common/src/server/config",
     "coordinator/src/config",
     "node/src/config",
-    // Made by the software that had these keys.
+    // Written by the version that had these keys.
     "tests/recorded/",
     "tests/tests/cluster/formats.rs",
     "tests/tests/tidy/",

@@ -1,4 +1,4 @@
-//! One layer of a configuration: its keys under their present names, each with its source.
+//! One layer of a configuration: its keys under their current names, each with its source.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ const ENV_PREFIX: &str = "VOLLEY_";
 /// only coordinators use that one.
 const IGNORED_VARIABLES: [&str; 6] = ["cluster", "log", "log_format", "config", "check_config", "locations"];
 
-/// Old and new names of keys that were renamed in version 0.1; the old ones go with the next minor version.
+/// Old and new names of keys that were renamed in version 0.1; the old ones are removed with the next minor version.
 pub const RENAMED_KEYS: [(&str, &str); 7] = [
     ("silence_ms", "node_timeout_ms"),
     ("grace_ms", "repair_delay_ms"),
@@ -25,7 +25,7 @@ pub const RENAMED_KEYS: [(&str, &str); 7] = [
     ("deadline_ms", "request_timeout_ms"),
 ];
 
-/// Where a layer's settings come from.
+/// The source of a layer's settings.
 pub enum LayerSource<'a> {
     File(&'a Path),
     Environment,
@@ -54,14 +54,14 @@ pub struct Setting {
 
 /// The settings of one source.
 pub struct Layer {
-    /// By present key.
+    /// By current key.
     pub settings: BTreeMap<String, Setting>,
     /// A message for each old key.
     pub deprecations: Vec<String>,
 }
 
 impl Layer {
-    /// Gives every key its present name.
+    /// Converts every key to its current name.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a key that is not in `known`, or one setting by its old and its new name.
@@ -97,7 +97,7 @@ impl Layer {
     }
 }
 
-/// The present name of a key, which may be given by its old one; `None` if it is not in `known`.
+/// The current name of a key that may be given by its old name; `None` if it is not in `known`.
 fn present_name<'a>(given: &'a str, known: &Map<String, Value>) -> Option<&'a str> {
     let renamed = RENAMED_KEYS.iter().find(|(old, _)| *old == given).map(|(_, new)| *new);
     [Some(given), renamed].into_iter().flatten().find(|key| known.contains_key(*key))

@@ -19,7 +19,7 @@ use crate::Result;
 use crate::http2::ReplyBody;
 use crate::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 
-/// A server whose responses come from one closure.
+/// A server whose responses are produced by one closure.
 pub(crate) struct TestServer {
     pub addr: String,
     pub shutdown: CancellationToken,
@@ -62,7 +62,7 @@ pub(crate) fn message(byte: u8, size: usize) -> FlightFrame {
     encode_flight_data(b"header", None, std::iter::once(Bytes::from(vec![byte; size])))
 }
 
-/// Messages of 1 MiB without end; `made` counts them.
+/// An endless stream of messages of 1 MiB; `made` counts them.
 pub(crate) fn endless(made: Arc<AtomicUsize>) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
     stream::repeat_with(move || {
         made.fetch_add(1, Ordering::SeqCst);

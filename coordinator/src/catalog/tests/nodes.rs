@@ -83,7 +83,7 @@ fn removal_changes_only_the_node_row() {
     let changed: Vec<RowKey> = fixture.catalog.take_changes().into_iter().map(|change| change.key).collect();
     assert_eq!(changed, [RowKey::Node(1)]);
     fixture.must_apply(held(2, 1, false));
-    assert_eq!(fixture.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader takes them off");
+    assert_eq!(fixture.catalog.part(PartId(2)).unwrap().holders[..], [2], "the leader deletes them later");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Forms a new cluster, once.
 //!
-//! Every data folder has a random id. The coordinator with the lowest id asks all others for their identity, and initializes
-//! Raft only when all of them answered that their folder is empty and that they were started with the same peer list. The ids
-//! of their folders become part of the membership, the first entry of the log. Every other coordinator waits for a request for
-//! its vote. So the order in which coordinators start does not matter, and the lowest coordinator with a lost folder forms no
-//! second cluster: the folders of the others are not empty. A coordinator that was started with `join` never forms a cluster.
+//! Every data folder has a random id. The coordinator with the lowest id asks all others for their identity, and
+//! initializes Raft only when all of them answered that their folder is empty and that they were started with the same
+//! peer list. The ids of their folders become part of the membership, the first entry of the log. Every other
+//! coordinator waits for a request for its vote. So the order in which coordinators start does not matter, and if the
+//! lowest coordinator lost its folder, it forms no second cluster, because the folders of the others are not empty. A
+//! coordinator that was started with `join` never forms a cluster.
 //!
-//! Once the cluster exists, the peer list that a coordinator was started with only says whom it contacts first: the catalog
-//! lists the coordinators (see `membership_reconciler`).
+//! Once the cluster exists, the peer list that a coordinator was started with only determines which coordinators it
+//! contacts first: the catalog lists the coordinators (see `membership_reconciler`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::raft::types::RaftPeer;
 /// Interval of the attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Returns once the data folder holds something of a cluster; forms the cluster if this coordinator has the lowest id.
+/// Returns once the data folder contains the state of a cluster; forms the cluster if this coordinator has the lowest
+/// id.
 pub async fn run(ctx: &RaftContext) {
     while let Err(why) = try_form(ctx).await {
         ctx.set_fault(Some(why));
@@ -64,7 +66,7 @@ fn waiting_to_be_added(ctx: &RaftContext) -> Error {
     Error::unavailable(format!("waiting to be added: volley coordinators add {}={addr}", ctx.config.id))
 }
 
-/// What an empty coordinator waits for when a cluster exists.
+/// What a coordinator with an empty folder waits for when a cluster exists.
 fn waiting_for_leader(ctx: &RaftContext, theirs: &Identity) -> Error {
     match theirs.status() {
         MembershipStatus::Unknown => waiting_to_be_added(ctx),

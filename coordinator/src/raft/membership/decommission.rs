@@ -1,4 +1,4 @@
-//! The end of a coordinator that was removed, or that a recovery of the cluster left behind.
+//! Ends a coordinator that was removed from the cluster, or superseded by a recovery of the cluster.
 //!
 //! Its data folder is marked: a marked folder is not opened again.
 

@@ -1,4 +1,4 @@
-//! Who leads, as far as this coordinator can tell.
+//! Watches which coordinator leads, as far as this one knows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::raft::context::RaftContext;
 use crate::raft::eligibility::may_stand_for_election;
 use crate::raft::types::TypeConfig;
 
-/// The metrics do not change while a majority is silent, so they are checked this often in a quorum timeout.
+/// The metrics do not change while a majority does not answer, so they are checked this many times in a quorum timeout.
 const CHECKS_PER_TIMEOUT: u32 = 4;
 
 /// Keeps [`RaftContext::leader`] up to date until Raft stops.
 ///
-/// A leader that no majority acknowledges is treated as none, though openraft still calls it leader.
+/// A leader that no majority acknowledges is treated as no leader, though openraft still reports it as the leader.
 pub async fn run(ctx: Arc<RaftContext>) {
     let (id, timeout) = (ctx.config.id, ctx.config.quorum_ack_timeout);
     let mut metrics = ctx.raft.metrics();

@@ -1,5 +1,5 @@
-//! Adding and removing coordinators, through any coordinator: the catalog records what is desired, the leader carries it out
-//! (see `membership_reconciler`), and the coordinator that was called waits for it.
+//! Adding and removing coordinators, through any coordinator: the catalog records the desired state, the leader applies
+//! it (see `membership_reconciler`), and the coordinator that was called waits for that.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::raft::types::RaftMembership;
 
 /// A call waits this long for its change, which then continues in the background.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Interval of retries, and of checks for what changes without a notification.
+/// Interval of retries, and of checks for changes without a notification.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl RaftContext {

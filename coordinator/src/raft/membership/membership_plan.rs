@@ -1,4 +1,4 @@
-//! Decides the next step by which the Raft group becomes what the catalog wants. Pure.
+//! Decides the next step that brings the Raft group closer to the desired state in the catalog. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub struct MembershipView<'a> {
     pub leader: u64,
     /// The coordinators that the catalog lists, and their addresses.
     pub desired: &'a BTreeMap<u64, String>,
-    /// The Raft group, as the leader has it.
+    /// The Raft group, as the leader knows it.
     pub members: &'a RaftMembership,
     /// Data folders of coordinators that were removed.
     pub retired_stores: &'a BTreeSet<u64>,
@@ -41,16 +41,16 @@ pub enum MembershipStep {
     RetireStore(u64),
     /// Transfers leadership, because the leader is being removed.
     TransferLeadership,
-    /// Changes the Raft group; the text says why.
+    /// Changes the Raft group, for the reason in the text.
     ChangeMembers(ChangeMembers<u64, RaftPeer>, &'static str),
-    /// Nothing: the text says what must happen first.
+    /// Does nothing; the text describes what must happen first.
     Blocked(String),
 }
 
 /// The next step; none if the group is as desired, or a member must catch up first.
 pub fn next_step(view: &MembershipView<'_>) -> Option<MembershipStep> {
     if view.members.get_joint_config().len() > 1 {
-        // An earlier leader died during a change. Removing no voter leaves the joint configuration.
+        // An earlier leader crashed during a change. A change that removes no voter leaves the joint configuration.
         let finish = ChangeMembers::RemoveVoters(BTreeSet::new());
         return Some(MembershipStep::ChangeMembers(finish, "finishing a change of the coordinators"));
     }
@@ -127,7 +127,7 @@ pub fn quorum_loss_without(members: &RaftMembership, statuses: &BTreeMap<u64, Pe
         }
         let down: Vec<String> = rest.iter().filter(|voter| !is_up(voter)).map(u64::to_string).collect();
         return Some(format!(
-            "coordinator {id} cannot be removed: of the others {} is not up with the data folder that it had, and the rest would be no majority; start it, or remove it first",
+            "coordinator {id} cannot be removed: of the others {} is not up with the data folder that it had, so the rest would not be a majority; start it, or remove it first",
             down.join(", ")
         ));
     }

@@ -1,24 +1,25 @@
-//! Makes the Raft group what the catalog wants.
+//! Reconciles the Raft group with the desired coordinators in the catalog.
 //!
-//! **Desired state.** The catalog lists the coordinators' ids and addresses. A command changes that list as a whole or not at
-//! all; then the leader changes the Raft group step by step (`membership_plan` decides the steps). So a leader that dies during
-//! a change leaves nothing half done: the next one continues from the desired and the present state.
+//! **Desired state.** The catalog lists the coordinators' ids and addresses. A command changes that list atomically;
+//! then the leader changes the Raft group step by step (`membership_plan` decides the steps). If a leader crashes
+//! during a change, the next one continues from the desired and the current state.
 //!
-//! **Lost data folders.** Raft is safe only while members remember their votes and their log. Every Raft message carries the id
-//! of the folder that it is meant for, from the sender's membership, and a coordinator refuses messages for another folder than
-//! its own. A coordinator that comes back with an empty folder is therefore a dead member: it neither votes nor acknowledges.
-//! The leader queries the others' identities, finds the new folder id and replaces the member: it removes the old one (a
-//! majority that still has its folders must agree), adds the new one as a learner, and makes it a voter once it has caught up.
-//! Without such a majority nothing is decided: of three coordinators, a lost folder and one that is down stop the catalog until
-//! the latter is back.
+//! **Lost data folders.** Raft is safe only while members remember their votes and their log. Every Raft message
+//! carries the id of the folder that it is meant for, from the sender's membership, and a coordinator refuses messages
+//! for another folder than its own. A coordinator that comes back with an empty folder therefore does not act as a
+//! member: it neither votes nor acknowledges. The leader queries the others' identities, finds the new folder id and
+//! replaces the member: it removes the old one (a majority that still has its folders must agree), adds the new one as
+//! a learner, and makes it a voter once it has caught up. Without such a majority nothing is changed: if of three
+//! coordinators one has lost its folder and one is down, the catalog is unavailable until the latter is back.
 //!
 //! **Adding** is the same without a member to replace. See `eligibility` for why a new folder may not stand for election
 //! before it is a member.
 //!
-//! **Removing.** A coordinator that is no longer desired first transfers leadership, if it leads. The catalog records its folder's
-//! id as retired, then it leaves the group. It can do no harm on its own: it would need the votes of members whose log is
-//! longer, and asks for them without raising their term (pre-vote). Every coordinator queries all others once a second; one that
-//! learns that its folder is retired and no longer in the group marks the folder, logs the reason and ends.
+//! **Removing.** A coordinator that is no longer desired first transfers leadership, if it leads. The catalog records
+//! its folder's id as retired, then it leaves the group. After that it cannot disturb the group: it would need the
+//! votes of members whose log is longer, and requests them without raising their term (pre-vote). Every coordinator
+//! queries all others once a second; one that learns that its folder is retired and no longer in the group marks the
+//! folder, logs the reason and ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,14 +52,14 @@ pub async fn run(ctx: &RaftContext) {
         let stepped = matches!(outcome, Ok(true));
         ctx.set_fault(outcome.err());
         if !stepped {
-            // At once when leadership changes.
+            // Runs immediately when leadership changes.
             let mut leader = ctx.leader.subscribe();
             let _ = tokio::time::timeout(INTERVAL, leader.changed()).await;
         }
     }
 }
 
-/// Queries the other coordinators and, on the leader, takes one step; returns whether it took one.
+/// Queries the other coordinators and, on the leader, executes one step; returns whether it executed one.
 async fn reconcile(ctx: &RaftContext) -> Result<bool> {
     if ctx.is_leader() && ctx.view().cluster().is_none() {
         create_cluster_id(ctx).await?;
@@ -81,7 +82,7 @@ async fn reconcile(ctx: &RaftContext) -> Result<bool> {
     }
 }
 
-/// Whether this coordinator's own catalog says that it was removed.
+/// Whether this coordinator is removed according to its own catalog.
 fn is_removed(ctx: &RaftContext) -> bool {
     let store_id = ctx.store.id();
     ctx.view().is_retired(store_id) && ctx.committed_members().nodes().all(|(_, peer)| peer.store_id != store_id)
@@ -102,11 +103,11 @@ async fn create_cluster_id(ctx: &RaftContext) -> Result<()> {
     ctx.read_index_local(None).await?;
     let id = format!("{:016x}{:016x}", random(), random());
     let ticket_key = [random(), random(), random(), random()].map(u64::to_le_bytes).concat().into();
-    // The catalog refuses it if there is an id already, which is fine.
+    // The catalog refuses it if there is an id already, which is expected.
     propose(ctx, Op::FormCluster(FormCluster { id, ticket_key })).await
 }
 
-/// Lists the members as the desired coordinators, in a new catalog or in one of older software.
+/// Records the members as the desired coordinators, in a new catalog or in one of an older version.
 async fn list_coordinators(ctx: &RaftContext) -> Result<()> {
     let members = ctx.members();
     let coordinator = |(id, peer): (&u64, &RaftPeer)| CoordinatorPeer { id: *id, peer: peer.addr.clone() };
@@ -149,7 +150,7 @@ fn plan(ctx: &RaftContext, statuses: &BTreeMap<u64, PeerStatus>) -> Option<Membe
     })
 }
 
-/// Executes a step; returns whether the next one may follow at once.
+/// Executes a step; returns whether the next one may follow immediately.
 async fn execute(ctx: &RaftContext, step: MembershipStep) -> Result<bool> {
     match step {
         MembershipStep::RetireStore(store) => propose(ctx, Op::RetireStore(RetireStore { store })).await?,

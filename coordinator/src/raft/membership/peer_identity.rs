@@ -1,4 +1,4 @@
-//! Coordinators ask each other for their id, data folder and cluster.
+//! Coordinators query each other's id, data folder and cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::raft::rpc::network::raft_client;
 /// The timeout of a request.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks every other possible coordinator for its identity, and acts on what they say of this one.
+/// Asks every other possible coordinator for its identity, and acts on what they report about this one.
 pub async fn query_all(ctx: &RaftContext) -> Vec<(u64, Result<Identity>)> {
-    // A coordinator of the configured list that is no member any more may still know that the cluster was recovered without
-    // this one.
+    // Coordinators of the configured list that are no longer members are included, because they may know that the
+    // cluster was recovered without this one.
     let mut others = ctx.config.peers.clone();
     others.extend(ctx.members().nodes().map(|(id, peer)| (*id, peer.addr.clone())));
     others.extend(ctx.peers());
@@ -54,8 +54,8 @@ pub async fn query(ctx: &RaftContext, id: u64, addr: &str) -> Result<Identity> {
     Ok(theirs)
 }
 
-/// Queries a coordinator that asked this one, if its cluster is what this one's became in a recovery: this coordinator may
-/// be superseded.
+/// Queries a coordinator that has just queried this one, if its cluster id is that of this cluster after a recovery,
+/// because then this coordinator may be superseded.
 pub async fn query_back(ctx: Arc<RaftContext>, theirs: Identity) {
     let ours = ctx.view().cluster().map(|ours| ours.id.clone()).unwrap_or_default();
     if ours.is_empty() || theirs.cluster.is_empty() || relation(&ours, &theirs.cluster) != Relation::Later {
@@ -72,7 +72,7 @@ async fn apply_peer_status(ctx: &RaftContext, theirs: &Identity) {
     match theirs.status() {
         MembershipStatus::Removed => decommission(ctx, removed_message(ctx)).await,
         MembershipStatus::Superseded => {
-            let why = decommission_message(ctx, "was left behind: the cluster was recovered without it");
+            let why = decommission_message(ctx, "was superseded: the cluster was recovered without it");
             decommission(ctx, why).await;
         }
         _ => {}

@@ -1,13 +1,13 @@
-//! Recovery without a majority, when it is lost for good: makes one stopped data folder a cluster of its own.
+//! Recovery after a majority is lost permanently: makes one stopped data folder a cluster of its own.
 //!
 //! The folder keeps its whole log. Two entries are appended, in a new term: a membership of which this coordinator is the
 //! only member, and the command that gives the cluster its next id (see [`volley_common::cluster_id`]) and makes this the only
 //! desired coordinator. At its next start the coordinator elects itself and applies both. All changes are one transaction of the
 //! folder's database.
 //!
-//! If the lost coordinators come back: the folder has a new id, so it refuses their Raft messages. The cluster has a new id, so
-//! nodes that have met it refuse them too. As soon as one of them and the recovered one can reach each other, the lost one
-//! learns that it was superseded, and ends.
+//! If the lost coordinators come back: the folder has a new id, so it refuses their Raft messages. The cluster has a
+//! new id, so nodes that have joined the recovered cluster refuse them too. As soon as one of them and the recovered
+//! one can reach each other, the lost one detects that it was superseded, and stops.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,8 +37,8 @@ pub struct FolderSummary {
     pub cluster: String,
     /// The coordinators that the folder knows, and their peer addresses.
     pub members: BTreeMap<u64, String>,
-    /// The term of the last log entry. Of several folders the one with the highest term holds the most, and of those with the
-    /// same term the one with the highest index.
+    /// The term of the last log entry. Of several folders, the one with the highest term has the most entries; of those
+    /// with the same term, the one with the highest index.
     pub term: u64,
     /// The index of the last log entry.
     pub index: u64,
@@ -137,7 +137,8 @@ fn summarize(txn: &WriteTransaction, dir: &Path, id: u64) -> Result<FolderSummar
 fn read_log_end(txn: &WriteTransaction, applied: Option<LogId>, dir: &Path) -> Result<(Option<LogId>, RaftMembership)> {
     let at = |e: redb::Error| damaged(dir, e);
     let stored = meta(txn, meta_key::MEMBERSHIP).map_err(at)?;
-    let stored = stored.and_then(|bytes| decode_membership(&bytes).ok()).unwrap_or_default();
+    let stored = stored.map(|bytes| decode_membership(&bytes)).transpose().map_err(|e| damaged(dir, e))?;
+    let stored = stored.unwrap_or_default();
     let mut members = stored.membership().clone();
     let mut last = None;
     let log = txn.open_table(LOG).map_err(|e| at(e.into()))?;

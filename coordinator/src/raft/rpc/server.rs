@@ -38,8 +38,8 @@ impl RaftService {
         self.0.upgrade().ok_or_else(|| stopped("it was shut down"))
     }
 
-    /// Accepts a message if it is meant for this data folder. A coordinator that lost its folder does not know its votes and
-    /// its log: it is no member until the others add it again with its new folder.
+    /// Accepts a message if it is meant for this data folder. A coordinator that lost its folder does not know its
+    /// votes and its log: it is not a member until the others add it again with its new folder.
     fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, T)> {
         let ctx = self.context()?;
         let store_id = request.metadata().get(STORE_HEADER).and_then(|v| v.to_str().ok());

@@ -32,7 +32,7 @@ pub enum StoreWrite {
 }
 
 impl StoreWrite {
-    /// Whether the write may wait for another one's commit: the log already holds what it says.
+    /// Whether the write may wait for the commit of another one, because the log already contains its information.
     fn is_lazy(&self) -> bool {
         matches!(self, StoreWrite::ApplyRows(_))
     }
@@ -85,14 +85,14 @@ impl WriteQueue {
     /// The queue is closed. `completion` is not called then.
     pub async fn push(&self, write: StoreWrite, completion: Completion) -> io::Result<()> {
         let closed =
-            || io::Error::other("the catalog's store takes no writes: it was closed, or an earlier write failed");
+            || io::Error::other("the catalog's store accepts no writes: it was closed, or an earlier write failed");
         let sender = self.sender.lock().clone().ok_or_else(closed)?;
         let permit = sender.reserve().await.map_err(|_| closed())?;
         permit.send(QueuedWrite { write, completion, queued_at: Instant::now() });
         Ok(())
     }
 
-    /// Takes no more writes. The writer still gets those that are queued.
+    /// Closes the queue for new writes. The writer still gets those that are queued.
     pub fn close(&self) {
         self.sender.lock().take();
     }

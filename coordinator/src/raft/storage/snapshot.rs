@@ -197,7 +197,7 @@ impl SnapshotReader {
     fn verify_checksum(&mut self) -> io::Result<()> {
         let mut checksum = [0; CHECKSUM as usize];
         self.input.inner.get_mut().read_exact(&mut checksum)?;
-        // A further call must end the same way.
+        // A further call must have the same result.
         self.input.inner.get_mut().seek_relative(-(CHECKSUM as i64))?;
         match u32::from_le_bytes(checksum) == self.input.crc {
             true => Ok(()),
@@ -260,7 +260,7 @@ pub fn temp_path(dir: &Path) -> PathBuf {
     dir.join(TMP).join(format!("{:016x}.snap", random()))
 }
 
-/// Builds a snapshot of the state at the time when the builder was made, while the state machine goes on.
+/// Builds a snapshot of the state at the time when the builder was created, while the state machine continues.
 pub struct SnapshotBuilder {
     data_dir: Arc<dyn DataDir>,
     view: io::Result<Option<ReadTransaction>>,

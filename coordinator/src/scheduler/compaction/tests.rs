@@ -96,7 +96,7 @@ impl CompactionFixture {
         plan_compaction(&self.catalog, self.table(), &nodes(&[1, 2, 3]), &nodes(&[1, 2, 3]), limits)
     }
 
-    /// Carries out the compaction that is planned now; false if there is none.
+    /// Executes the compaction that is planned now; false if there is none.
     fn compact(&mut self, limits: &CompactionLimits) -> bool {
         let Some(plan) = self.plan(limits) else { return false };
         let found: Vec<&PartRow> = plan.sources.iter().map(|id| self.catalog.part(*id).unwrap()).collect();

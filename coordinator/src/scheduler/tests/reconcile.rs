@@ -51,7 +51,7 @@ fn unrecorded_copy_is_recorded_if_needed_else_deleted() {
     assert_eq!(on(3, &[(7, &[1, 4])], &[held(7, "over")]), deletion(7));
     let catalog = catalog(&[(7, &[1, 2])]);
     let one_dead = reconcile_held(&catalog, NodeId(3), &[held(7, "over")], &set(&[1, 3, 4]));
-    assert_eq!(one_dead, change(7, 3, true), "the other holder is dead");
+    assert_eq!(one_dead, change(7, 3, true), "the other holder is unreachable");
     let mut catalog = catalog;
     with(&mut catalog, 2, |node| node.draining = true);
     let one_leaves = reconcile_held(&catalog, NodeId(3), &[held(7, "over")], &set(&[1, 2, 3, 4]));

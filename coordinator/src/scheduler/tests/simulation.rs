@@ -1,4 +1,4 @@
-//! A simulated cluster that carries out the scheduler's decisions while nodes crash, return, drain, fill up and leave.
+//! A simulated cluster that executes the scheduler's decisions while nodes crash, return, drain, fill up and leave.
 //! Invariants are checked at every step; without further events every part ends up on its placement.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,7 +135,7 @@ impl SimulatedCluster {
         !settled || copied > 0 || !excess.is_empty() || corrected
     }
 
-    /// Carries out copy orders at once; some of them fail.
+    /// Executes copy orders immediately; some of them fail.
     fn copy(&mut self, nodes: &NodeSets) -> usize {
         let (waiting, _) = repair::parts_to_copy(&self.catalog, nodes, 1000);
         let (mut load, mut changes) = (CopyLoad::default(), Vec::new());

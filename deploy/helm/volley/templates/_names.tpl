@@ -99,7 +99,7 @@ grpc+tcp://127.0.0.1:8817
 {{- if $coordinator -}}
 {{ .host }}:{{ int .coordinators }}
 {{- else -}}
-{{- /* Nothing in a pod could add: its ordinal is the last digit of the port. */ -}}
+{{- /* A pod's environment cannot do arithmetic, so its ordinal is the last digit of the port. */ -}}
 {{ .host }}:{{ add (div (int .nodes) 10) $.place }}$(POD_INDEX)
 {{- end -}}
 {{- end -}}

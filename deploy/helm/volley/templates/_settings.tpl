@@ -13,7 +13,7 @@
 {{- $external := dict "name" "external" "port" (ternary 9815 9816 $coordinator) "advertise" (printf "grpc+tcp://%s" $address) "locations" "direct" -}}
 {{- $all = append $all $external -}}
 {{- end -}}
-{{- /* Nodes need none: by the listener `tunnel` only coordinators are named. */ -}}
+{{- /* Nodes need none: clients of the listener `tunnel` get only addresses of coordinators. */ -}}
 {{- if and $coordinator $values.proxy.enabled -}}
 {{- $all = append $all (dict "name" "tunnel" "port" 8817 "advertise" (include "volley.proxyAddress" .root) "locations" "proxy") -}}
 {{- end -}}

@@ -21,7 +21,7 @@ async fn schema_of_a_damaged_part_comes_from_another_holder() {
     let id = serving.write(&all_alike());
     copy_over(id, &serving, &other);
     let bare = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[&serving, &other])]) };
-    // Held while the file is cut: it is not opened, and so not verified, anew.
+    // Held while the file is truncated, so that the file is not opened and verified again.
     let part = serving.context.store.part(id).unwrap().unwrap();
     cut(&std::fs::OpenOptions::new().write(true).open(serving.file()).unwrap());
     assert_eq!(part.check_unchanged().unwrap_err().code, volley_common::Code::DataLoss);
@@ -171,7 +171,7 @@ async fn file_cut_between_windows_fails_over_to_another_holder() {
             std::fs::OpenOptions::new().write(true).open(serving.file()).unwrap().set_len(30 << 20).unwrap();
         }
     }
-    assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes came");
+    assert!(frames == 41 && bytes > 40 << 20, "{frames} frames of {bytes} bytes were received");
     tokio::time::timeout(Duration::from_secs(20), serving.context.store.wait_for_lost()).await.unwrap();
 }
 

@@ -266,7 +266,7 @@ async fn malformed_input_is_refused_and_rolled_back() {
     assert!(reply_len > 10, "a result for the batch, and the outcome");
 }
 
-/// Libraries take a reset by CANCEL or NO_ERROR for the end of the stream; the put is incomplete nevertheless.
+/// Libraries treat a reset with CANCEL or NO_ERROR as the end of the stream; the put is incomplete nevertheless.
 #[tokio::test(flavor = "multi_thread")]
 async fn reset_stream_is_not_committed() {
     for reason in [8u32, 0] {

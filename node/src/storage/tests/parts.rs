@@ -1,4 +1,4 @@
-//! What is written is read; what is damaged or refused leaves nothing behind.
+//! Written parts can be read; damaged and refused ones leave no files behind.
 
 use std::fs::{self, File};
 use std::io::Cursor;

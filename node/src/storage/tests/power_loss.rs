@@ -1,5 +1,5 @@
-//! Power losses: after every step of the store's work the folder is rebuilt as a disk may have it that forgot what was not
-//! synced, and opened.
+//! Power losses: after every step of the store's work the folder is rebuilt in a state that a disk may have after it
+//! lost what was not synced, and is then opened.
 
 use std::collections::BTreeSet;
 use std::fs;

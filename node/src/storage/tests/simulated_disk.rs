@@ -1,4 +1,4 @@
-//! A disk that forgets what was not synced.
+//! A simulated disk that loses what was not synced.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Anomalies that one answer shows, whatever the order of the operations: lost, stale, torn, phantom and other reads.
+//! Anomalies that a single answer reveals, independent of the order of the operations: lost, stale, torn, phantom and
+//! other reads.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ struct ObservedPut<'a> {
     write: &'a str,
     /// The acknowledged version.
     version: Option<u64>,
-    /// Whether it may have taken effect though nothing was acknowledged.
+    /// Whether it may have taken effect without an acknowledgement.
     unknown: bool,
 }
 
@@ -161,7 +162,7 @@ fn lost<'a>(
     puts: &'a [ObservedPut],
     drops: &'a [(u64, u64)],
 ) -> impl Iterator<Item = ChaosViolation> + 'a {
-    // A version pinned before a drop says nothing about the table created after it.
+    // A version pinned before a drop does not belong to the table created after it.
     let current = read.newest || drops.is_empty();
     let due = move |put: &&ObservedPut| match (put.version, read.version) {
         (Some(made), Some(version)) => current && made <= version,

@@ -1,7 +1,7 @@
-//! The checker: a history → what should not have happened.
+//! The checker: finds the violations in a history.
 //!
-//! [`check_order`] looks for an order of each table's operations that explains all answers; `anomalies` looks for single
-//! answers that no order explains, and can say what is wrong with them. Both must find nothing.
+//! [`check_order`] looks for an order of each table's operations that explains all answers; `anomalies` looks for
+//! single answers that no order explains, and describes what is wrong with them. Both must find nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,10 +15,10 @@ use table_model::ObservedEffect;
 mod anomalies;
 mod table_model;
 
-/// States that the search for an order visits at most.
+/// The most states that the search for an order visits.
 const MAX_STATES: usize = 3_000_000;
 
-/// What went wrong.
+/// The kind of a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViolationKind {
@@ -50,7 +50,7 @@ pub enum ViolationKind {
     LeftoverFile,
 }
 
-/// Something that should not have happened.
+/// A violation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChaosViolation {
     /// Its kind.
@@ -117,8 +117,8 @@ impl<'a> WriteNumbers<'a> {
     }
 }
 
-/// What the checker must know of an operation: when it was invoked, when it returned, what it did. None if it says nothing
-/// about the newest version.
+/// What the checker must know of an operation: when it was invoked, when it returned, what it did. None if it reveals
+/// nothing about the newest version.
 fn timed_effect<'a>(
     operation: &'a ClientOperation,
     numbers: &mut WriteNumbers<'a>,

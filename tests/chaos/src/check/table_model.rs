@@ -31,7 +31,7 @@ pub enum ObservedEffect {
         version: Option<u64>,
         /// The writes.
         writes: Vec<u32>,
-        /// Whether their order has a meaning.
+        /// Whether their order is significant.
         ordered: bool,
     },
     /// Saw that the table does not exist.
@@ -56,8 +56,8 @@ pub struct ObservedTable {
     writes: Vec<u32>,
 }
 
-/// The operations on one table as the checker takes them: for each when it was invoked, when it returned if its outcome is
-/// known, and its effect.
+/// The operations on one table as input of the checker: for each, when it was invoked, when it returned if its outcome
+/// is known, and its effect.
 pub fn operations(effects: Vec<(u64, Option<u64>, ObservedEffect)>) -> Vec<TimedOperation<ObservedOperation>> {
     let read: HashSet<u32> =
         effects.iter().filter_map(|(_, _, effect)| writes_read(effect)).flatten().copied().collect();
@@ -81,7 +81,7 @@ fn writes_read(effect: &ObservedEffect) -> Option<&Vec<u32>> {
 }
 
 impl Operation for ObservedOperation {
-    /// None: the table does not exist. So it begins.
+    /// None: the table does not exist, which is the initial state.
     type State = Option<ObservedTable>;
 
     fn apply(&self, table: &Option<ObservedTable>) -> Option<Option<ObservedTable>> {

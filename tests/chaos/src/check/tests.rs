@@ -126,7 +126,7 @@ fn stale_read_is_found() {
     let history = start().append((2, 3), "b", 2).read((4, 5), 1, &["a"]);
     history.finds(ViolationKind::Stale);
     history.finds(ViolationKind::NotLinearizable);
-    // Two reads one after the other that go back, during one write.
+    // Two successive reads during one write, of which the second shows an older state.
     start()
         .append((2, 9), "b", 2)
         .read((3, 4), 2, &["a", "b"])

@@ -1,4 +1,4 @@
-//! How long recovery takes, on real processes without proxies. Each figure prints its results.
+//! Measures how long recovery takes, on real processes without proxies. Each figure prints its results.
 #![allow(clippy::print_stdout, reason = "it prints its results")]
 
 use std::process::ExitCode;

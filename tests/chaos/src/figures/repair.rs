@@ -40,7 +40,7 @@ async fn repair(coordinator_config: &str, node_config: &str) -> Result<(u64, Dur
     let folders: Vec<PathBuf> = cluster.nodes.iter().map(|node| node.folder.clone()).collect();
     let wanted = |folders: &[PathBuf]| folders.iter().map(|folder| held(folder)).sum::<u64>();
     let mut last = 0;
-    until("the puts have settled", LIMIT, async || {
+    until("misplaced copies of the puts are deleted", LIMIT, async || {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = wanted(&folders);
         (std::mem::replace(&mut last, now) == now).then_some(())

@@ -36,7 +36,7 @@ async fn measure_start(what: &str, cluster: &mut TestCluster) -> FigureResult {
     cluster.try_ready(READY).await?;
     let ready = begin.elapsed();
     let reader =
-        until("a coordinator takes clients", LIMIT, async || client(&cluster.coordinators[0].address).await.ok());
+        until("a coordinator accepts clients", LIMIT, async || client(&cluster.coordinators[0].address).await.ok());
     let reader = reader.await?;
     until("a get works", LIMIT, async || reader.get_all(&name("t0"), &Options::default()).await.ok()).await?;
     let first = begin.elapsed();

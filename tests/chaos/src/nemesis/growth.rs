@@ -14,15 +14,15 @@ const ACTION_LIMIT: Duration = Duration::from_secs(20);
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 impl ProcessNemesis {
-    /// Begins a drain, which the undo takes back.
+    /// Begins a drain, which the undo cancels.
     pub(super) async fn drain(&mut self, node: usize) -> InjectResult {
         let id = self.id_of(node).await?;
         self.action("drain_node", &json!({ "node": id })).await?;
         Ok((MemberId::Node(node).to_string(), FaultUndo::Undrain(id)))
     }
 
-    /// Drains a node to the end, removes it from the cluster, and starts a new one in its place. Its copies are not checked here:
-    /// the cluster itself must not let go of the last ones.
+    /// Drains a node to the end, removes it from the cluster, and starts a new one in its place. Its copies are not
+    /// checked here: the cluster itself must keep the last ones.
     pub(super) async fn replace(&mut self, node: usize) -> InjectResult {
         let (member, id, begin) = (MemberId::Node(node), self.id_of(node).await?, Instant::now());
         let follow = json!({ "node": id, "begin": false });

@@ -20,8 +20,8 @@ impl ProcessNemesis {
         self.cluster.servers.nodes.iter().map(|node| node.folder.clone()).collect()
     }
 
-    /// Refuses a fault that could lose the last copy of a part: another node must have a sound copy of each part that it
-    /// destroys, and the copies that an earlier fault destroyed must be repaired (or their parts deleted).
+    /// Refuses a fault that could lose the last copy of a part: another node must have an intact copy of each part that
+    /// it destroys, and the copies that an earlier fault destroyed must be repaired (or their parts deleted).
     pub(super) fn check_enough_copies(&mut self, action: FaultAction) -> Result<(), String> {
         if !action.destroys_copies() {
             return Ok(());
@@ -48,7 +48,7 @@ impl ProcessNemesis {
         (member.to_string(), FaultUndo::Start(vec![member]))
     }
 
-    /// All coordinators must answer before: the others have what this one loses.
+    /// All coordinators must answer first, so that the others have what this one loses.
     pub(super) async fn wipe_coordinator(&mut self, member: MemberId) -> InjectResult {
         for coordinator in &self.cluster.servers.coordinators {
             answers(&coordinator.address, Duration::from_secs(20)).await?;
@@ -73,7 +73,7 @@ impl ProcessNemesis {
         Ok((MemberId::Node(small).to_string(), FaultUndo::Remove(path)))
     }
 
-    /// Damages a part of which another node has a sound copy, while the node does not run.
+    /// Damages a part of which another node has an intact copy, while the node is stopped.
     pub(super) fn corrupt_part(&mut self, node: usize, corruption: Corruption) -> InjectResult {
         let inventory = copies::inventory(&self.folders());
         let mine = inventory.iter().filter_map(|(name, part)| {

@@ -27,9 +27,9 @@ mod losses;
 pub struct ProcessNemesis {
     /// The cluster.
     pub cluster: FaultyCluster,
-    /// What went wrong so far.
+    /// The violations so far.
     pub violations: Vec<ChaosViolation>,
-    /// Faults that were not possible, by kind: how often, and the last reason.
+    /// Faults that were not possible, by kind: the number, and the last reason.
     pub skipped: BTreeMap<&'static str, (usize, String)>,
     recorder: Arc<HistoryRecorder>,
     generator: FaultGenerator,
@@ -110,7 +110,7 @@ impl ProcessNemesis {
         self.check_crashed();
     }
 
-    /// The faults of this turn: the deferred one if it is possible now, else those that are drawn.
+    /// The faults of this turn: the deferred one if it is possible now, otherwise newly drawn ones.
     fn draw(&mut self) -> Vec<ScheduledFault> {
         if let Some(waiting) = self.deferred.take() {
             match self.check_enough_copies(waiting.action) {

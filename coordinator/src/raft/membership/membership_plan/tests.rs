@@ -1,9 +1,9 @@
-//! The Raft group reaches the desired membership step by step, from any start.
+//! The Raft group reaches the desired membership step by step, from any initial membership.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-/// A Raft group that executes every step at once.
+/// A Raft group that executes every step immediately.
 struct FakeGroup {
     leader: u64,
     desired: BTreeMap<u64, String>,
