@@ -1,6 +1,6 @@
 //! The options of a request, from a descriptor, a ticket or `x-volley-*` headers.
 //!
-//! Every option has one name in all three places. A read ignores the options of writing and the other way round, so that
+//! Every option has one name in all three places. Reads ignore write options, and writes ignore read options, so that
 //! one descriptor serves both. An unknown option is an error.
 
 use arrow_flight::FlightDescriptor;

@@ -41,7 +41,7 @@ impl ClusterView {
             return Ok(());
         }
         let table = ticket.table.join("/");
-        Err(Error::cancelled(format!("this flight of table {table:?} was cancelled: call get_flight_info again")))
+        Err(Error::cancelled(format!("this FlightInfo of table {table:?} was cancelled: call get_flight_info again")))
     }
 }
 

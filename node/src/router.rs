@@ -33,7 +33,7 @@ const METADATA_CALLS: [&str; 6] =
 /// The largest metadata request, bytes. It is kept in memory until a coordinator has answered.
 const MAX_METADATA_REQUEST: usize = 16 << 20;
 /// The header of a put that a node forwards because it accepts no writes. A put with it is not forwarded again.
-const FORWARDED: &str = "x-volley-relayed";
+const FORWARDED: &str = "x-volley-relayed"; // The name that earlier versions know.
 /// A header that is returned unchanged.
 const ECHOED: &str = "x-middleware";
 

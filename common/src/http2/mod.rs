@@ -22,6 +22,6 @@ pub mod status;
 
 pub use complete_body::CompleteBody;
 pub use congestion::disable_local_pacing;
-pub use proxied_body::{ProxiedBody, StreamLease};
+pub use proxied_body::{ProxiedBody, StreamPermit};
 pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
 pub use request_body::ProxyRequestBody;

@@ -13,14 +13,14 @@ use super::status::{error_chain, trailers};
 
 /// One stream's use of a pooled connection: the connection counts as used until all clones of this are dropped.
 #[derive(Clone, Debug)]
-pub struct StreamLease {
+pub struct StreamPermit {
     _streams: Arc<()>,
 }
 
-impl StreamLease {
+impl StreamPermit {
     /// `streams`: the connection's counter, one clone for each stream in use.
     pub(crate) fn new(streams: &Arc<()>) -> Self {
-        StreamLease { _streams: streams.clone() }
+        StreamPermit { _streams: streams.clone() }
     }
 }
 
@@ -34,12 +34,12 @@ pub struct ProxiedBody {
     member: String,
     /// Whether a gRPC status has been seen, in the headers or in trailers.
     has_status: bool,
-    _lease: StreamLease,
+    _lease: StreamPermit,
 }
 
 impl ProxiedBody {
     /// `has_status`: the response headers hold the gRPC status.
-    pub(crate) fn new(body: Incoming, member: String, has_status: bool, lease: StreamLease) -> Self {
+    pub(crate) fn new(body: Incoming, member: String, has_status: bool, lease: StreamPermit) -> Self {
         ProxiedBody { body: Some(body), member, has_status, _lease: lease }
     }
 

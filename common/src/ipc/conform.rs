@@ -1,4 +1,4 @@
-//! Puts a batch under its table's schema, which may differ in metadata at any depth.
+//! Replaces the schema of a batch by that of its table, which may differ in metadata at any depth.
 
 use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions, make_array};
 use arrow::datatypes::{DataType, Field, SchemaRef};

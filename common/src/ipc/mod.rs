@@ -7,7 +7,7 @@
 //! | [`body_builder`] | where the decoder stores bodies: as the received slices, or |
 //! | [`buffer_pool`] | in aligned memory that is reused |
 //! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
-//! | [`conform`] | a batch under its table's schema |
+//! | [`conform`] | a batch with the schema of its table |
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |

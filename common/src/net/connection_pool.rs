@@ -9,7 +9,7 @@ use super::address_map::AddressMap;
 use super::member_connections::MemberConnections;
 use crate::Result;
 use crate::http2::settings::{ClientSettings, MEMBER};
-use crate::http2::{ProxyRequestBody, StreamLease};
+use crate::http2::{ProxyRequestBody, StreamPermit};
 
 /// Connections to members, by `HOST:PORT`: tonic channels for calls, HTTP/2 connections below tonic for requests that are
 /// sent as they are. Cheap to clone; all clones share the connections.
@@ -45,7 +45,7 @@ impl ConnectionPool {
         self.channels.get_or_insert(addr, || Ok(self.settings.endpoint(addr)?.connect_lazy()))
     }
 
-    /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamLease`] is dropped.
+    /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped.
     ///
     /// # Errors
     /// UNAVAILABLE naming `addr`: it is unreachable, or the connection broke before a response began. INVALID_ARGUMENT:
@@ -54,7 +54,7 @@ impl ConnectionPool {
         &self,
         addr: &str,
         request: http::Request<B>,
-    ) -> Result<(http::Response<Incoming>, StreamLease)> {
+    ) -> Result<(http::Response<Incoming>, StreamPermit)> {
         let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings)));
         self.connections.get_or_insert(addr, make)?.send(request.map(Into::into)).await
     }

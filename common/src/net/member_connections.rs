@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::http2::settings::{ClientSettings, invalid_address};
 use crate::http2::status::error_chain;
-use crate::http2::{ProxyRequestBody, StreamLease};
+use crate::http2::{ProxyRequestBody, StreamPermit};
 use crate::{Error, Result};
 
 /// Connections to one member at most: one connection is driven by one thread at a time, and bulk streams need more.
@@ -34,7 +34,7 @@ struct PooledConnection {
     streams: Arc<()>,
 }
 
-type LeasedSender = (SendRequest<ProxyRequestBody>, StreamLease);
+type LeasedSender = (SendRequest<ProxyRequestBody>, StreamPermit);
 
 impl MemberConnections {
     pub(super) fn new(addr: &str, settings: &'static ClientSettings) -> Self {
@@ -50,7 +50,7 @@ impl MemberConnections {
     pub(super) async fn send(
         &self,
         mut request: http::Request<ProxyRequestBody>,
-    ) -> Result<(http::Response<Incoming>, StreamLease)> {
+    ) -> Result<(http::Response<Incoming>, StreamPermit)> {
         *request.uri_mut() = self.uri(request.uri())?;
         *request.version_mut() = http::Version::HTTP_2;
         request.headers_mut().remove(http::header::HOST);
@@ -149,6 +149,6 @@ impl MemberConnections {
 
 impl PooledConnection {
     fn lease(&self) -> LeasedSender {
-        (self.sender.clone(), StreamLease::new(&self.streams))
+        (self.sender.clone(), StreamPermit::new(&self.streams))
     }
 }

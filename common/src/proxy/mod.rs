@@ -1,7 +1,7 @@
 //! Forwarding a call unchanged to another member.
 //!
-//! A forwarded call is not decoded: path, headers, body and trailers pass byte for byte in both directions, no faster
-//! than the slower side reads.
+//! A forwarded call is not decoded: path, headers, body and trailers pass byte for byte in both directions, with
+//! back-pressure from the slower side.
 
 mod replayable_body;
 #[cfg(test)]

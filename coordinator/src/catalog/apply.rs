@@ -68,13 +68,13 @@ impl Catalog {
         volley_common::options::check_write_id(&op.id)?;
         if let Some(old) = self.writes.get(&op.id)
             && old.state != WriteState::Aborted as i32
-            && let Some(resumed) = resume_write(old, op, now)?
+            && let Some(resumed) = existing_write_for(old, op, now)?
         {
-            self.put_write(resumed.clone());
+            self.upsert_write(resumed.clone());
             return Ok(reply::Reply::Write(resumed));
         }
         let write = self.new_write(op, now)?;
-        self.put_write(write.clone());
+        self.upsert_write(write.clone());
         Ok(reply::Reply::Write(write))
     }
 
@@ -148,14 +148,14 @@ impl Catalog {
         }
         write.streams.push(op.stream);
         renew(&mut write, op.lease_ms, now);
-        self.put_write(write);
+        self.upsert_write(write);
         Ok(done())
     }
 
     fn renew_write(&mut self, op: &RenewWrite, now: u64) -> Result<reply::Reply> {
         let mut write = self.open_write(&op.write)?.clone();
         renew(&mut write, op.lease_ms, now);
-        self.put_write(write);
+        self.upsert_write(write);
         Ok(done())
     }
 
@@ -185,7 +185,7 @@ impl Catalog {
             Some(pin) => pin.until_ms = pin.until_ms.max(op.until_ms),
             None => table.pins.push(wire::Pin { version: op.version, until_ms: op.until_ms }),
         }
-        self.put_table(table);
+        self.upsert_table(table);
         Ok(done())
     }
 
@@ -246,7 +246,7 @@ impl Catalog {
 }
 
 /// The reply to a `BeginWrite` whose id is known and not aborted; `None` if the command is a new attempt that replaces it.
-fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
+fn existing_write_for(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
     if old.table != op.table {
         return Err(Error::invalid(format!(
             "write id {:?} was used for table {:?}, not {:?}: choose another",

@@ -105,23 +105,23 @@ impl Catalog {
         for (seq, part) in parts.iter().enumerate() {
             outcome.rows += part.rows;
             outcome.bytes += part.bytes;
-            self.put_part(committed_part(part, &write.id, &table, seq as u64));
+            self.upsert_part(committed_part(part, &write.id, &table, seq as u64));
         }
         table.rows += outcome.rows;
         table.bytes += outcome.bytes;
         self.add_table(table);
-        self.finish_write(write, &outcome, now);
+        self.record_committed(write, &outcome, now);
         outcome
     }
 
     /// Records a committed write. Only its outcome is kept, for repeated commits.
-    pub(super) fn finish_write(&mut self, mut write: Write, outcome: &WriteOutcome, now: u64) {
+    pub(super) fn record_committed(&mut self, mut write: Write, outcome: &WriteOutcome, now: u64) {
         (write.parts, write.streams, write.placement, write.sources) = Default::default();
         write.schema.clear();
         write.outcome = Some(outcome.clone());
         write.set_state(WriteState::Committed);
         write.ended_ms = now;
-        self.put_write(write);
+        self.upsert_write(write);
     }
 
     /// Stores a table. A new table uses up the next table id.
@@ -132,7 +132,7 @@ impl Catalog {
             cluster.next_table += 1;
             self.touched.insert(RowKey::Cluster);
         }
-        self.put_table(table);
+        self.upsert_table(table);
     }
 
     /// Marks every part of the table that no version has removed as removed by `version`.
@@ -162,7 +162,7 @@ impl Catalog {
             }
             WriteState::Open if this_attempt => {
                 let reason = if op.reason.is_empty() { "its client asked for it" } else { &op.reason };
-                self.end_write(&op.write, reason, now);
+                self.record_aborted(&op.write, reason, now);
             }
             WriteState::Open | WriteState::Committed | WriteState::Aborted => {}
         }
@@ -170,14 +170,14 @@ impl Catalog {
     }
 
     /// Turns an open write into an aborted one.
-    pub(super) fn end_write(&mut self, id: &str, reason: &str, now: u64) {
+    pub(super) fn record_aborted(&mut self, id: &str, reason: &str, now: u64) {
         let Some(mut write) = self.writes.get(id).cloned() else { return };
         (write.parts, write.streams, write.placement, write.sources) = Default::default();
         write.schema.clear();
         write.set_state(WriteState::Aborted);
         write.abort_reason = reason.to_string();
         write.ended_ms = now;
-        self.put_write(write);
+        self.upsert_write(write);
     }
 
     pub(super) fn create_table(&mut self, op: &CreateTable, now: u64) -> Result<reply::Reply> {
@@ -200,7 +200,7 @@ impl Catalog {
         table.replaced.push(replaced_by(&table, after, now));
         table.dropped_ms = now.max(1);
         self.remove_all_parts(table.id, after, now);
-        self.put_table(table);
+        self.upsert_table(table);
         Ok(done())
     }
 

@@ -60,7 +60,7 @@ impl Catalog {
             let mut row = committed_part(part, &write.id, &table, seq as u64);
             row.set_sort_key(SortKey { generation, ..source.sort_key });
             table.bytes += row.bytes;
-            self.put_part(row);
+            self.upsert_part(row);
         }
         record_replaced(&mut table, now);
         let outcome = WriteOutcome {
@@ -71,8 +71,8 @@ impl Catalog {
             parts: parts.len() as u32,
             write: write.id.clone(),
         };
-        self.put_table(table);
-        self.finish_write(write, &outcome, now);
+        self.upsert_table(table);
+        self.record_committed(write, &outcome, now);
         Ok(outcome)
     }
 

@@ -24,7 +24,7 @@ impl Catalog {
 
     pub(super) fn expire(&mut self, write_id_retention_ms: u64, now: u64) -> Result<reply::Reply> {
         for id in self.lapsed_writes(now).map(str::to_string).collect::<Vec<_>>() {
-            self.end_write(&id, "its lease ran out: nothing was heard of it for too long", now);
+            self.record_aborted(&id, "its lease ran out: nothing was heard of it for too long", now);
         }
         let expired = self.ended.iter().take_while(|(ended, _)| ended.saturating_add(write_id_retention_ms) < now);
         for id in expired.map(|(_, id)| id.clone()).collect::<Vec<_>>() {
@@ -80,7 +80,7 @@ impl Catalog {
         if table.dropped_ms != 0 && table.replaced.is_empty() {
             self.remove_table(id);
         } else {
-            self.put_table(table);
+            self.upsert_table(table);
         }
     }
 }

@@ -125,7 +125,7 @@ impl Catalog {
         touched.into_iter().map(|key| Change { row: self.row(&key), key }).collect()
     }
 
-    fn put_node(&mut self, node: Node) {
+    fn upsert_node(&mut self, node: Node) {
         self.touched.insert(RowKey::Node(node.id));
         self.index_node(node);
     }
@@ -135,7 +135,7 @@ impl Catalog {
         self.nodes_revision = parts::next_revision();
     }
 
-    fn put_table(&mut self, table: Table) {
+    fn upsert_table(&mut self, table: Table) {
         self.touched.insert(RowKey::Table(table.id));
         self.index_table(table);
     }
@@ -169,7 +169,7 @@ impl Catalog {
         }
     }
 
-    fn put_write(&mut self, write: Write) {
+    fn upsert_write(&mut self, write: Write) {
         self.touched.insert(RowKey::Write(write.id.clone()));
         self.index_write(write);
     }
@@ -196,7 +196,7 @@ impl Catalog {
         }
     }
 
-    fn put_part(&mut self, part: PartRow) {
+    fn upsert_part(&mut self, part: PartRow) {
         self.touched.insert(part.key());
         self.parts.insert(part);
     }

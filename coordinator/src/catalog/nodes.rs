@@ -22,7 +22,7 @@ impl Catalog {
         // The operator decides about a drain, not the node: it survives a restart.
         node.draining = self.nodes.get(&node.id).is_some_and(|known| known.draining);
         self.abort_writes_of_earlier_boots(node.id, node.boot, now);
-        self.put_node(node);
+        self.upsert_node(node);
         Ok(done())
     }
 
@@ -31,7 +31,7 @@ impl Catalog {
         let open = self.open.iter().filter_map(|id| self.writes.get(id));
         let lost = open.filter(|w| !w.staged && w.writer == node && w.writer_boot != boot);
         for id in lost.map(|w| w.id.clone()).collect::<Vec<_>>() {
-            self.end_write(&id, "the node that wrote it was restarted: put the rows again", now);
+            self.record_aborted(&id, "the node that wrote it was restarted: put the rows again", now);
         }
     }
 
@@ -62,7 +62,7 @@ impl Catalog {
             let mut node = known.clone();
             change(&mut node);
             if node != *known {
-                self.put_node(node);
+                self.upsert_node(node);
             }
         }
         Ok(done())
@@ -84,10 +84,10 @@ impl Catalog {
         self.check_dispensable(op.node)?;
         let writing = self.open_writes().filter(|write| !write.staged && write.writer == op.node);
         for id in writing.map(|write| write.id.clone()).collect::<Vec<_>>() {
-            self.end_write(&id, "the node that wrote it was removed: put the rows again through another", now);
+            self.record_aborted(&id, "the node that wrote it was removed: put the rows again through another", now);
         }
         let tombstone = Node { id: op.node, state: NodeState::Removed as i32, ..Node::default() };
-        self.put_node(tombstone);
+        self.upsert_node(tombstone);
         Ok(done())
     }
 
@@ -133,7 +133,7 @@ impl Catalog {
         for placed in &op.tables {
             let same_shards = |table: &&Table| table.placement.len() == placed.placement.len();
             if let Some(table) = self.tables.get(&placed.table).filter(same_shards).cloned() {
-                self.put_table(Table { placement: placed.placement.clone(), ..table });
+                self.upsert_table(Table { placement: placed.placement.clone(), ..table });
             }
         }
         Ok(done())

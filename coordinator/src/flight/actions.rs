@@ -17,7 +17,7 @@ use super::action_bodies::{
 };
 use super::admin_actions;
 use super::flight_info::timestamp;
-use super::sessions::{COOKIE, FlightSessions, session_id};
+use super::session_options::{COOKIE, FlightSessions, session_id};
 use crate::client_listener::{ClientListener, node_address};
 use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;

@@ -16,7 +16,7 @@
 //! | [`flight_info`] | FlightInfo messages of read plans and listed tables |
 //! | [`actions`], [`admin_actions`] | DoAction |
 //! | [`action_bodies`] | the JSON bodies of actions |
-//! | [`handshake`], [`sessions`] | handshakes, and session options |
+//! | [`handshake`], [`session_options`] | handshakes, and session options |
 //! | [`limits`] | message limits |
 
 pub mod action_bodies;
@@ -26,7 +26,7 @@ pub mod flight_info;
 pub mod handshake;
 pub mod limits;
 pub mod router;
-pub mod sessions;
+pub mod session_options;
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ impl FlightService for CoordinatorFlight {
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
         let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata())?;
-        let plan = self.read.plan_read(&table, &listener).await?;
+        let plan = self.read.plan_flight_info(&table, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);

@@ -1,5 +1,5 @@
-//! The routing of calls below tonic: DoGet, DoPut and DoExchange are forwarded to a node byte for byte, GetFlightInfo gets a
-//! hand-encoded reply, and all other calls go to the tonic services.
+//! The routing of calls below tonic: DoPut and DoExchange are forwarded to a node byte for byte, DoGet with its ticket
+//! verified or planned from a name. GetFlightInfo gets a hand-encoded reply. All other calls go to the tonic services.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -163,7 +163,7 @@ impl CoordinatorRouter {
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?;
         let listener = client_listener(&self.listeners, &head.extensions, &headers)?;
-        let plan = self.read.plan_read(&table, &listener).await?;
+        let plan = self.read.plan_flight_info(&table, &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
         let length = reply.len() - PREFIX;
         if length > MAX_REPLY {

@@ -1,4 +1,4 @@
-//! The leader's work of every second: expiry, failure detection, broadcasts, rebalancing, compaction.
+//! The leader's periodic work, once per second: expiry, failure detection, broadcasts, rebalancing, compaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -90,16 +90,21 @@ impl ReadService {
         }
     }
 
-    /// Plans a read of a table.
+    /// Plans the endpoints of a FlightInfo.
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
     /// or no leader.
-    pub async fn plan_read(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
-        self.raft.read_with(|catalog| self.plan_read_on(&catalog, request, listener)).await?
+    pub async fn plan_flight_info(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
+        self.raft.read_with(|catalog| self.plan_flight_info_on(&catalog, request, listener)).await?
     }
 
-    fn plan_read_on(&self, catalog: &Catalog, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
+    fn plan_flight_info_on(
+        &self,
+        catalog: &Catalog,
+        request: &TableRequest,
+        listener: &ClientListener,
+    ) -> Result<ReadPlan> {
         let (options, table) = (&request.options, catalog.require_table(&request.name)?);
         let target = self.read_target(catalog, table, options)?;
         let max_endpoints = match listener.locations {
@@ -130,7 +135,7 @@ impl ReadService {
     /// Plans a read of a table as one stream; returns its signed ticket.
     ///
     /// # Errors
-    /// As [`ReadService::plan_read`].
+    /// As [`ReadService::plan_flight_info`].
     pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         let ticket = |catalog: CatalogView| {
             let table = catalog.require_table(name)?;
@@ -191,7 +196,7 @@ impl ReadService {
         let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
         if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
             return Err(Error::cancelled(format!(
-                "the flight of this ticket for table {:?} was cancelled: call get_flight_info again",
+                "the FlightInfo of this ticket for table {:?} was cancelled: call get_flight_info again",
                 ticket.table.join("/")
             )));
         }
@@ -230,7 +235,7 @@ impl ReadService {
         self.serving_nodes(&Ticket::default())
     }
 
-    /// Cancels the flight of a ticket: from now on every member rejects all its tickets.
+    /// Cancels the FlightInfo of a ticket: from now on every member rejects all its tickets.
     ///
     /// # Errors
     /// As [`ReadService::verify_ticket`], but an already cancelled ticket is no error.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::Status;
-use volley_common::http2::StreamLease;
+use volley_common::http2::StreamPermit;
 use volley_common::ipc::body_builder::ReceivedSlices;
 use volley_common::ipc::flight_decoder::{FlightDecoder, FlightMessage};
 use volley_common::{Code, Error, Result, grpc};
@@ -18,7 +18,7 @@ pub struct PeerStream {
     /// Received and not decoded yet.
     received: Bytes,
     decoder: FlightDecoder<ReceivedSlices>,
-    _lease: StreamLease,
+    _lease: StreamPermit,
 }
 
 impl PeerStream {
@@ -26,7 +26,7 @@ impl PeerStream {
     ///
     /// # Errors
     /// Those of [`PeerStream::next_messages`].
-    pub async fn open(response: http::Response<Incoming>, lease: StreamLease) -> Result<Self> {
+    pub async fn open(response: http::Response<Incoming>, lease: StreamPermit) -> Result<Self> {
         let body = grpc::response_body(response)?;
         // A node stored each message, so each is within the limits.
         let decoder = FlightDecoder::new(ReceivedSlices, usize::MAX);

@@ -21,7 +21,7 @@ pub struct TicketReader {
     /// A ticket without a schema gets the schema of the first part on this node, because all parts of a table have the
     /// same schema.
     ticket: Ticket,
-    /// The projection to the ticket's columns, once the schema is known.
+    /// The projection to the ticket's columns; `None` until the schema is known, and for all columns.
     projection: Option<Arc<Projection>>,
     /// The get comes from another node: only parts on this node are read.
     hop: bool,

@@ -1,4 +1,5 @@
-//! Steps 4 and 5 of a put: its parts are replicated while they are written, then the write is committed, or rolled back.
+//! Runs a planned write: its parts are replicated while they are written, under the write's lease; then the write is
+//! committed, or rolled back.
 
 use std::sync::Arc;
 use std::time::Duration;

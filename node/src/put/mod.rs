@@ -5,7 +5,7 @@
 //! | module | step |
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
-//! | [`plan`] | begins the write at the coordinators, which choose the holders |
+//! | [`plan`] | begins the write at the coordinators, which choose the targets |
 //! | [`write`](mod@write) | a thread turns messages into sealed parts; [`shards`] (pure) splits rows into shards |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |

@@ -1,4 +1,4 @@
-//! Step 2 of a put: the coordinators open the write and choose the holders of its parts.
+//! Step 2 of a put: the coordinators open the write and choose the placement of its parts.
 
 use std::sync::Arc;
 

@@ -171,7 +171,8 @@ impl ReplicationTask {
         }
     }
 
-    /// No node is left to try: counts this node's copy too, and fails if there are still too few. `full`: all nodes that
+    /// No node is left to try: as a last resort this node keeps the part too, although the shard is not placed here; fails if
+    /// there are still too few copies. `full`: all nodes that
     /// failed are full.
     fn finish(&mut self, targets: &ReplicaTargets, failures: &[String], full: bool) {
         if self.reply.is_none() {

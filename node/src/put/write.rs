@@ -39,7 +39,8 @@ pub enum WriterInput {
     End,
 }
 
-/// Queues the client's messages for the writer thread, with backpressure, and acknowledges each.
+/// Queues the client's messages for the writer thread, with backpressure, and acknowledges each. An acknowledgement means
+/// that the message was received, not that it is durable.
 ///
 /// # Errors
 /// CANCELLED: the client disconnected. Those of [`next_message`].

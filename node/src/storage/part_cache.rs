@@ -76,7 +76,7 @@ impl PartCache {
         result
     }
 
-    /// Keeps a part no longer than its readers do.
+    /// Drops the cached mapping of a part; current readers keep theirs.
     pub fn evict(&self, id: PartId) {
         let mut state = self.state.lock();
         state.order.remove(id);

@@ -43,7 +43,7 @@ pub struct BenchFlags {
     /// GB of the table of the case `memory`.
     #[arg(long, default_value_t = 8.0)]
     pub memory_gb: f64,
-    /// BenchFlags for every node of Volley, as "--message-bytes 524288".
+    /// Flags for every node of Volley, as "--message-bytes 524288".
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub node_flags: String,
 }
