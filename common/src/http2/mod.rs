@@ -8,7 +8,7 @@
 //! | [`proxied_body`] | the response body of another member |
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
-//! | [`drain_body`] | a response body that a stopping server ends |
+//! | `drain_body` | a response body that a stopping server ends |
 //! | [`congestion`] | TCP congestion control within one machine |
 
 pub mod complete_body;

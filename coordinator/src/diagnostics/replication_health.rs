@@ -59,7 +59,7 @@ pub struct ReplicationHealth {
     pub bytes_to_copy: u64,
     /// Parts of all readable versions without a live holder.
     pub unreadable: u64,
-    /// The first [`MAX_LISTED`] of the unreadable parts.
+    /// The first `MAX_LISTED` of the unreadable parts.
     pub listed: Vec<UnreadablePart>,
     /// Parts and bytes that each node holds according to the catalog.
     pub held: BTreeMap<NodeId, (u64, u64)>,

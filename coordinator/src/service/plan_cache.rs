@@ -33,7 +33,7 @@ struct CachedPlan {
     last_used: u64,
 }
 
-/// The most recently used plans, within [`MAX_WEIGHT`].
+/// The most recently used plans, within `MAX_WEIGHT`.
 #[derive(Default)]
 pub struct PlanCache(Mutex<CachedPlans>);
 

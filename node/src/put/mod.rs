@@ -1,6 +1,6 @@
 //! A put: writes rows into parts, copies the parts to their holders, and commits once.
 //!
-//! [`run`] has the steps in order, and each step is a file:
+//! `run` has the steps in order, and each step is a file:
 //!
 //! | module | step |
 //! |---|---|

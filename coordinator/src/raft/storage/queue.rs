@@ -101,7 +101,7 @@ impl WriteQueue {
 impl WriteQueueReceiver {
     /// Returns every queued write, in order, once a commit is worthwhile; none when the queue is closed and empty.
     ///
-    /// A batch of only lazy writes is held back up to [`LAZY_DELAY`]: each commit costs a sync of the disk.
+    /// A batch of only lazy writes is held back up to `LAZY_DELAY`: each commit costs a sync of the disk.
     pub async fn next_batch(&mut self) -> Option<Vec<QueuedWrite>> {
         let mut batch = Vec::new();
         self.receiver.recv_many(&mut batch, CAPACITY).await;

@@ -1,6 +1,6 @@
 //! The checker: finds the violations in a history.
 //!
-//! [`check_order`] looks for an order of each table's operations that explains all answers; `anomalies` looks for
+//! `check_order` looks for an order of each table's operations that explains all answers; `anomalies` looks for
 //! single answers that no order explains, and describes what is wrong with them. Both must find nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
