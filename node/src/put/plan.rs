@@ -111,7 +111,8 @@ impl PlannedWrite {
             write_id: self.write_id.clone(),
             spec: self.plan.write.as_ref().and_then(|w| w.spec.clone()).unwrap_or_default(),
             schema: self.schemas.table.clone(),
-            // The parts of one stream of a staged write stay together.
+            // A staged write's stream has a random number. Its upper 31 bits are those of the sequence numbers of the
+            // stream's parts, the lower 32 bits count them: the parts of one stream stay together in the table's order.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
             message_bytes: config.message_bytes_of(self.schemas.table.fields().len()),
             block_bytes: config.block_bytes,
