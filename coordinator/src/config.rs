@@ -115,12 +115,27 @@ pub struct CoordinatorArgs {
     /// How many milliseconds a node can be unreachable before its parts are copied to other nodes.
     #[arg(long)]
     pub repair_delay_ms: Option<u64>,
-    /// How many milliseconds a call waits for a leader.
+    /// The interval of the nodes' reports, milliseconds.
     #[arg(long)]
-    pub request_timeout_ms: Option<u64>,
-    /// How many milliseconds replaced parts and tickets are kept.
+    pub heartbeat_ms: Option<u64>,
+    /// How many milliseconds a leader can go without heartbeat before it is replaced.
+    #[arg(long)]
+    pub election_ms: Option<u64>,
+    /// How many milliseconds replaced parts and tickets are kept, unless the table has its own retention.
     #[arg(long)]
     pub retention_ms: Option<u64>,
+    /// How many milliseconds a write without activity is kept open.
+    #[arg(long)]
+    pub lease_ms: Option<u64>,
+    /// How many milliseconds the id of a finished write is kept.
+    #[arg(long)]
+    pub write_id_retention_ms: Option<u64>,
+    /// The largest number of endpoints in a FlightInfo.
+    #[arg(long)]
+    pub max_endpoints: Option<u32>,
+    /// Allow the actions `clear` and `shutdown`, as in a development cluster.
+    #[arg(long)]
+    pub dev: bool,
     /// Old names of flags.
     #[command(flatten)]
     #[serde(flatten)]
@@ -178,6 +193,12 @@ impl CoordinatorConfig {
             return Err(Error::invalid(
                 "node_timeout_ms must be more than heartbeat_ms, or every node would be unreachable",
             ));
+        }
+        if self.repair_delay_ms < self.node_timeout_ms {
+            return Err(Error::invalid(format!(
+                "repair_delay_ms ({}) must be at least node_timeout_ms ({}), or the parts of every node that restarts would be copied",
+                self.repair_delay_ms, self.node_timeout_ms
+            )));
         }
         self.peer_map().map(|_| ())
     }

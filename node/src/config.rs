@@ -106,6 +106,12 @@ pub struct NodeArgs {
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
+    /// Bytes of consecutive rows that go to one shard of a table without keys.
+    #[arg(long)]
+    pub block_bytes: Option<u64>,
+    /// Bytes at which a part is sealed and the next one of the shard begins.
+    #[arg(long)]
+    pub part_bytes: Option<u64>,
     /// Percent of the file system in use above which the node accepts no new parts.
     #[arg(long)]
     pub high_water: Option<f64>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use volley_common::server::process;
 use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals};
 use volley_common::{Error, Result};
 use volley_coordinator::{CoordinatorConfig, RunningCoordinator};
@@ -36,6 +37,7 @@ struct PeerPorts {
 
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
 pub async fn run(dev: &DevArgs) -> Result<()> {
+    process::raise_open_files();
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
     output::line(python_example(&cluster.address, dev.nodes))?;
@@ -46,9 +48,10 @@ pub async fn run(dev: &DevArgs) -> Result<()> {
     };
     // A second signal ends the wait for open streams.
     tokio::select! {
-        () = cluster.shutdown() => ended,
-        () = signals.next() => Ok(()),
+        () = cluster.shutdown() => {}
+        () = signals.next() => {}
     }
+    ended
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -29,6 +29,7 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use layer::{Layer, LayerSource};
+pub use layer::{RENAMED_KEYS, ROLE_KEYS};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -46,7 +47,7 @@ where
     T: Default + Serialize + DeserializeOwned,
     F: Serialize,
 {
-    let resolved = resolve(file, std::env::vars(), flags)?;
+    let resolved = resolve(file, layer::process_env()?, flags)?;
     resolved.deprecations.iter().for_each(|deprecation| tracing::warn!("{deprecation}"));
     Ok(resolved.config)
 }
@@ -72,7 +73,7 @@ where
     T: Default + Serialize + DeserializeOwned,
     F: Serialize,
 {
-    print_from::<T, F>(file, std::env::vars(), flags)
+    print_from::<T, F>(file, layer::process_env()?, flags)
 }
 
 fn print_from<T, F>(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>, flags: &F) -> Result<String>

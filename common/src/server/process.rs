@@ -112,7 +112,7 @@ fn run<R: ServerRole>(args: &R::Args) -> Result<()> {
     let config: R::Config = config::load(common.config.as_deref(), args)?;
     R::check(&config)?;
     if common.check_config {
-        return Ok(());
+        return print_line("the configuration is valid");
     }
     raise_open_files();
     runtime(&mut Builder::new_multi_thread())?.block_on(serve::<R>(config))
@@ -177,7 +177,7 @@ fn print_line(text: &str) -> Result<()> {
 }
 
 /// Raises the limit of open files as far as the system allows: a node has one file open for every shard of every put.
-fn raise_open_files() {
+pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

@@ -116,6 +116,9 @@ pub struct ServerArgs {
     /// The data folder.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
+    /// How many milliseconds a call waits for a leader; at a node, for a coordinator that can answer.
+    #[arg(long)]
+    pub request_timeout_ms: Option<u64>,
     /// How many milliseconds streams of clients may continue after the stop began.
     #[arg(long)]
     pub drain_ms: Option<u64>,

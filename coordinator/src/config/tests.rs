@@ -34,6 +34,7 @@ fn bad_values_are_refused_by_name() {
     refused("twice", |c| c.peers = vec!["1=h:1".into(), "2=h:1".into()]);
     refused("twice", |c| c.peers = vec!["1=h:1".into(), "1=h:2".into()]);
     refused("node_timeout_ms", |c| c.node_timeout_ms = 5);
+    refused("repair_delay_ms", |c| c.repair_delay_ms = c.node_timeout_ms - 1);
     refused("heartbeat_ms", |c| c.heartbeat_ms = 0);
     refused("election_ms", |c| c.election_ms = 99);
 }

@@ -1,6 +1,7 @@
 //! One layer of a configuration: its keys under their current names, each with its source.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -9,10 +10,53 @@ use crate::{Error, Result};
 
 /// The prefix of environment variables that are read as configuration.
 const ENV_PREFIX: &str = "VOLLEY_";
-/// Variables with the prefix that a server ignores unless they are keys of its configuration: those of the command line, the
-/// log and the file's own path; and `locations`, since all members of a cluster may get the same settings of listeners, but
-/// only coordinators use that one.
-const IGNORED_VARIABLES: [&str; 6] = ["cluster", "log", "log_format", "config", "check_config", "locations"];
+/// Variables with the prefix that are not configuration: those of the command line, the log and the file's own path.
+const IGNORED_VARIABLES: [&str; 5] = ["cluster", "log", "log_format", "config", "check_config"];
+
+/// The keys that only one role has. Members of both roles may share an environment, so a variable of the other role is
+/// known and ignored.
+pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
+    (
+        "coordinators",
+        &[
+            "dev",
+            "election_ms",
+            "heartbeat_ms",
+            "id",
+            "join",
+            "lease_ms",
+            "locations",
+            "max_endpoints",
+            "node_timeout_ms",
+            "peers",
+            "repair_delay_ms",
+            "retention_ms",
+            "write_id_retention_ms",
+        ],
+    ),
+    (
+        "nodes",
+        &[
+            "block_bytes",
+            "capacity",
+            "coordinators",
+            "copy_bytes_per_second",
+            "high_water",
+            "low_water",
+            "max_concurrent_copies",
+            "max_message",
+            "message_bytes",
+            "part_bytes",
+            "peer_advertise",
+            "scrub_bytes_per_second",
+            "scrub_days",
+            "zone",
+        ],
+    ),
+];
+
+/// How similar an unknown key must be to a known one to be taken for a misspelling of it, 0 to 1.
+const MIN_SIMILARITY: f64 = 0.8;
 
 /// Old and new names of keys that were renamed in version 0.1; the old ones are removed with the next minor version.
 pub const RENAMED_KEYS: [(&str, &str); 7] = [
@@ -73,8 +117,7 @@ impl Layer {
         };
         for (given, value) in values {
             let Some(key) = present_name(&given, known) else {
-                let known: Vec<&str> = known.keys().map(String::as_str).collect();
-                return Err(Error::invalid(format!("unknown key {given:?}{within}; known are {}", known.join(", "))));
+                return Err(unknown_key(&format!("the key {given:?}{within}"), &given, known));
             };
             let (name, present) = (source.name(&given), source.name(key));
             if name != present {
@@ -97,10 +140,33 @@ impl Layer {
     }
 }
 
+/// The error for a key that this role does not have. `what` names it and its source.
+fn unknown_key(what: &str, given: &str, known: &Map<String, Value>) -> Error {
+    if let Some(role) = role_of(given) {
+        return Error::invalid(format!(
+            "{what} is a setting of {role} only: remove it from the configuration of this server"
+        ));
+    }
+    let score = |key: &String| strsim::jaro_winkler(given, key);
+    let nearest = known.keys().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|key| score(key) > MIN_SIMILARITY);
+    let hint = nearest.map_or_else(String::new, |key| format!("did you mean {key:?}? "));
+    Error::invalid(format!("{what} is not a configuration key: {hint}--print-config lists all keys"))
+}
+
+/// The only role that has this key; `None` if both have it, or none.
+fn role_of(given: &str) -> Option<&'static str> {
+    let present = renamed(given).unwrap_or(given);
+    ROLE_KEYS.iter().find(|(_, keys)| keys.contains(&present)).map(|(role, _)| *role)
+}
+
+/// The current name of a key that was renamed.
+fn renamed(given: &str) -> Option<&'static str> {
+    RENAMED_KEYS.iter().find(|(old, _)| *old == given).map(|(_, new)| *new)
+}
+
 /// The current name of a key that may be given by its old name; `None` if it is not in `known`.
 fn present_name<'a>(given: &'a str, known: &Map<String, Value>) -> Option<&'a str> {
-    let renamed = RENAMED_KEYS.iter().find(|(old, _)| *old == given).map(|(_, new)| *new);
-    [Some(given), renamed].into_iter().flatten().find(|key| known.contains_key(*key))
+    [Some(given), renamed(given)].into_iter().flatten().find(|key| known.contains_key(*key))
 }
 
 /// Parses the variables that are configuration into values of the types that the defaults have.
@@ -115,15 +181,14 @@ pub fn parse_env(
     for (name, text) in env {
         let Some(given) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
         let Some(default) = present_name(&given, defaults).map(|key| &defaults[key]) else {
-            if IGNORED_VARIABLES.contains(&&*given) || is_service_link(&given, &text) {
+            if IGNORED_VARIABLES.contains(&&*given) || role_of(&given).is_some() || is_service_link(&given, &text) {
                 continue;
             }
-            return Err(Error::invalid(format!(
-                "the environment variable {name} is not a configuration key: unset it, or correct its name"
-            )));
+            return Err(unknown_key(&format!("the environment variable {name}"), &given, defaults));
         };
-        let value = parse_as(default, &text)
-            .ok_or_else(|| Error::invalid(format!("the environment variable {name} has a bad value: {text:?}")))?;
+        let value = parse_as(default, &text).map_err(|wanted| {
+            Error::invalid(format!("the environment variable {name} has the bad value {text:?}: give {wanted}"))
+        })?;
         values.insert(given, value);
     }
     Ok(values)
@@ -139,16 +204,40 @@ fn is_service_link(key: &str, value: &str) -> bool {
 }
 
 /// Parses a variable's text as the type of the default value.
-fn parse_as(default: &Value, text: &str) -> Option<Value> {
+///
+/// # Errors
+/// What a good value is.
+fn parse_as(default: &Value, text: &str) -> std::result::Result<Value, &'static str> {
     match default {
         Value::Bool(_) => match text {
-            "1" | "true" | "yes" => Some(true.into()),
-            "" | "0" | "false" | "no" => Some(false.into()),
-            _ => None,
+            "1" | "true" | "yes" => Ok(true.into()),
+            "" | "0" | "false" | "no" => Ok(false.into()),
+            _ => Err("true or false"),
         },
-        Value::Number(_) => text.trim().parse::<u64>().ok().map(Value::from),
-        Value::Array(_) => Some(text.split(',').map(str::trim).filter(|s| !s.is_empty()).collect()),
-        _ => Some(text.into()),
+        Value::Number(number) if number.is_f64() => {
+            let parsed = text.trim().parse::<f64>().ok().filter(|parsed| parsed.is_finite());
+            parsed.map(Value::from).ok_or("a number")
+        }
+        Value::Number(_) => text.trim().parse::<u64>().map(Value::from).map_err(|_| "a whole number, at least 0"),
+        Value::Array(_) => Ok(text.split(',').map(str::trim).filter(|s| !s.is_empty()).collect()),
+        _ => Ok(text.into()),
+    }
+}
+
+/// The variables of this process with the prefix.
+///
+/// # Errors
+/// INVALID_ARGUMENT: one whose value is not UTF-8.
+pub fn process_env() -> Result<Vec<(String, String)>> {
+    let of_volley = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+    let variables = std::env::vars_os().filter_map(of_volley).filter(|(name, _)| name.starts_with(ENV_PREFIX));
+    variables.map(|(name, value)| utf8(name, value)).collect()
+}
+
+fn utf8(name: String, value: OsString) -> Result<(String, String)> {
+    match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(value) => Err(Error::invalid(format!("the environment variable {name} is not valid UTF-8: {value:?}"))),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use super::layer::RENAMED_KEYS;
 use super::*;
 use crate::server::ServerConfig;
 
@@ -91,7 +90,7 @@ fn variables_have_the_types_of_the_defaults() {
         ("VOLLEY_PEERS", "1=a:1, 2=b:2"),
         ("VOLLEY_PEER_ADVERTISE", "h:1"),
         ("VOLLEY_ZONE", "7"),
-        ("VOLLEY_HIGH_WATER", "90"),
+        ("VOLLEY_HIGH_WATER", "92.5"),
         ("VOLLEY_INSECURE", "yes"),
         ("VOLLEY_CLUSTER", "x"),
         ("HOME", "/"),
@@ -99,14 +98,17 @@ fn variables_have_the_types_of_the_defaults() {
     let config = loaded("", &vars, json!({}));
     assert_eq!(config.peers, ["1=a:1", "2=b:2"]);
     assert_eq!(config.peer_advertise.as_deref(), Some("h:1"));
-    assert_eq!((config.zone.as_str(), config.high_water, config.server.insecure), ("7", 90.0, true));
+    assert_eq!((config.zone.as_str(), config.high_water, config.server.insecure), ("7", 92.5, true));
 }
 
 #[test]
 fn unknown_keys_and_bad_values_are_named() {
     let unknown = refused("lissten = \"a\"", &[], json!({}));
     assert!(unknown.contains("\"lissten\"") && unknown.contains("configuration file"), "{unknown}");
-    assert!(unknown.contains("drain_ms") && unknown.contains("zone"), "it lists the known keys: {unknown}");
+    assert!(unknown.contains("did you mean \"listen\"?") && unknown.contains("--print-config"), "{unknown}");
+    assert!(!refused("frobnicate = 1", &[], json!({})).contains("did you mean"));
+    let other_role = refused("election_ms = 1000", &[], json!({}));
+    assert!(other_role.contains("a setting of coordinators only"), "{other_role}");
     assert!(refused("[listen]\nx = 1", &[], json!({})).contains("listen"));
     for (toml, key) in
         [("node_timeout_ms = \"x\"", "node_timeout_ms"), ("drain_ms = -1", "drain_ms"), ("listen = 7", "listen")]
@@ -116,7 +118,9 @@ fn unknown_keys_and_bad_values_are_named() {
     }
     assert!(refused("node_timeout_ms =", &[], json!({})).contains("configuration file"));
     assert!(refused("", &[("VOLLEY_LISSTEN", "a")], json!({})).contains("VOLLEY_LISSTEN"));
-    assert!(refused("", &[("VOLLEY_NODE_TIMEOUT_MS", "soon")], json!({})).contains("soon"));
+    let soon = refused("", &[("VOLLEY_NODE_TIMEOUT_MS", "soon")], json!({}));
+    assert!(soon.contains("\"soon\"") && soon.contains("a whole number"), "{soon}");
+    assert!(refused("", &[("VOLLEY_HIGH_WATER", "NaN")], json!({})).contains("a number"));
     assert!(refused("", &[], json!({ "drain_ms": "x" })).contains("--drain-ms"));
     let missing = load_from::<TestConfig, _>(Some(Path::new("/no/such.toml")), env(&[]), &json!({})).unwrap_err();
     assert!(missing.message.contains("/no/such.toml"));
@@ -160,8 +164,10 @@ fn old_keys_work_and_are_reported_in_every_layer() {
 #[test]
 fn variables_of_other_programs_are_ignored() {
     let vars = [
-        // Set on all members alike, but a setting of coordinators only.
+        // Set on all members alike, but settings of one role only, one of them by its old name.
         ("VOLLEY_LOCATIONS", "external=proxy"),
+        ("VOLLEY_CAPACITY", "1000"),
+        ("VOLLEY_ELECTION_MS", "not even a number"),
         ("VOLLEY_LISTEN", "internal=a:1,external=b:2"),
         // Set by Kubernetes for Services.
         ("VOLLEY_SERVICE_HOST", "10.0.0.1"),
