@@ -15,6 +15,8 @@ use crate::{Code, Error, Result};
 
 /// Bytes of the prefix of every message: a compression flag, then the length as four bytes, big-endian.
 pub const PREFIX: usize = 5;
+/// The header of a Handshake's reply with the member's clock, in milliseconds since 1970.
+pub const NOW_HEADER: &str = "x-volley-now-ms";
 /// The path of DoGet.
 pub const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// A message must be complete within this time.

@@ -13,7 +13,7 @@ struct CoordinatorRole;
 
 impl ServerRole for CoordinatorRole {
     const NAME: &'static str = "volley-coordinator";
-    const LOG_FILTER: &'static str = "info,openraft=warn";
+    const LOG_FILTER: &'static str = "info,openraft=error";
     type Args = CoordinatorArgs;
     type Config = CoordinatorConfig;
     type Server = RunningCoordinator;

@@ -19,7 +19,8 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
-use volley_common::{Error, Result};
+use volley_common::grpc::NOW_HEADER;
+use volley_common::{Error, Result, clock};
 
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
@@ -86,6 +87,7 @@ fn handshake(request: Request<Streaming<HandshakeRequest>>) -> Result<Response<B
     });
     let mut response = Response::new(replies.boxed());
     response.metadata_mut().insert("authorization", bearer);
+    response.metadata_mut().insert(NOW_HEADER, clock::now_ms().into());
     Ok(response)
 }
 

@@ -24,8 +24,9 @@ class Watch:
         wait_until(lambda: len(self.nodes()) == count, seconds, lambda: f"{count} live nodes: there are {len(self.nodes())}")
 
     def green(self, seconds=240):
-        """Waits until every part has all its copies on live nodes."""
-        wait_until(lambda: self.status()["health"] == "green", seconds, lambda: f"green: {self.status()['copies']}")
+        """Waits until every part has all its copies on live nodes; members may be away."""
+        copied = lambda copies: copies["below_replicas"] == copies["unreadable"] == 0
+        wait_until(lambda: copied(self.status()["copies"]), seconds, lambda: f"all copies: {self.status()['copies']}")
 
     def settled(self, nodes, seconds=240):
         """Waits until this many nodes are alive, all copies exist, and no part of the big table has to move."""

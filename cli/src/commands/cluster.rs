@@ -30,9 +30,8 @@ fn exit_code(status: &Value) -> u8 {
 fn show(status: &Value) -> Result<()> {
     let health = cell("health", &status["health"]);
     output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
-    for part in unreadable(status) {
-        output::line(part)?;
-    }
+    let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).try_for_each(output::line)?;
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;
     output::line(format!("\n{}", nodes::table(&list("nodes"))))?;

@@ -32,7 +32,7 @@ async fn list(client: &Client, json: bool) -> Result<()> {
 
 /// A table of coordinators.
 pub fn table(coordinators: &[Value]) -> Table {
-    let mut table = output::table(&["coordinator", "peer address", "role", "entries behind", "last heard"]);
+    let mut table = output::table(&["coordinator", "peer address", "role", "state", "entries behind", "last heard"]);
     for one in coordinators {
         let role = match (&one["leader"], &one["voter"]) {
             (Value::Bool(true), _) => "leader",
@@ -40,9 +40,10 @@ pub fn table(coordinators: &[Value]) -> Table {
             _ => "learner",
         };
         let heard = one["quiet_ms"].as_u64().map_or(String::new(), |ms| format!("{} ago", clock::span(ms)));
-        table.add_row([&cell("id", &one["id"]), &cell("peer", &one["peer"]), role, &cell("lag", &one["lag"]), &heard]);
+        let of = |key: &str| cell(key, &one[key]);
+        table.add_row([&of("id"), &of("peer"), role, &of("state"), &of("lag"), &heard]);
     }
-    output::align_right(&mut table, &[3]);
+    output::align_right(&mut table, &[4]);
     table
 }
 
@@ -52,7 +53,7 @@ mod tests {
 
     #[test]
     fn table_shows_roles_and_lags() {
-        let one = |id, leader, voter, lag| json!({ "id": id, "peer": "h:8825", "leader": leader, "voter": voter, "lag": lag, "quiet_ms": 300_000 });
+        let one = |id, leader, voter, lag| json!({ "id": id, "peer": "h:8825", "leader": leader, "voter": voter, "lag": lag, "quiet_ms": 300_000, "state": "ok" });
         let text = table(&[one(1, true, true, 0), one(2, false, true, 1234), one(3, false, false, 7)]).to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[2].contains("leader") && lines[3].contains("voter") && lines[4].contains("learner"), "{text}");

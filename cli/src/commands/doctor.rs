@@ -1,11 +1,13 @@
 //! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
+use volley_common::grpc::NOW_HEADER;
 use volley_common::{Error, Result, clock};
 
 use crate::output;
@@ -13,44 +15,69 @@ use crate::output;
 /// Timeout of a connection and its calls.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// With a larger clock difference tickets expire early or late.
-const MAX_CLOCK_SKEW_MS: i64 = 5_000;
-/// A coordinator that the leader has not heard from for longer is reported.
-const MAX_QUIET_MS: u64 = 10_000;
+const MAX_CLOCK_SKEW_MS: u64 = 5_000;
 /// Exit code if there is a problem.
 const EXIT_PROBLEM: u8 = 3;
+
+/// How far a member's clock is ahead of this machine's, milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct ClockOffset {
+    ahead_ms: i64,
+    /// The greatest possible error: half of the round trip, and half of the clock's resolution.
+    error_ms: u64,
+}
+
+impl ClockOffset {
+    /// A clock that showed `now`, in steps of `resolution_ms`, between two times of this machine's clock.
+    fn measured(now: u64, resolution_ms: u64, before: u64, after: u64) -> Self {
+        let ahead_ms = (now + resolution_ms / 2) as i64 - ((before + after) / 2) as i64;
+        ClockOffset { ahead_ms, error_ms: (after.saturating_sub(before) + resolution_ms).div_ceil(2) }
+    }
+
+    /// The problem if the clock is certainly off by more than [`MAX_CLOCK_SKEW_MS`].
+    fn problem(self) -> Option<String> {
+        let certain = self.ahead_ms.unsigned_abs().saturating_sub(self.error_ms);
+        (certain > MAX_CLOCK_SKEW_MS).then(|| {
+            let seconds = self.ahead_ms.unsigned_abs() as f64 / 1000.0;
+            let side = if self.ahead_ms > 0 { "ahead of" } else { "behind" };
+            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
+        })
+    }
+}
+
+impl fmt::Display for ClockOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ms: f64| ms / 1000.0;
+        write!(f, "clock {:+.3} s \u{b1} {:.3} s", seconds(self.ahead_ms as f64), seconds(self.error_ms as f64))
+    }
+}
 
 /// The result for one member or address.
 struct Finding {
     subject: String,
     address: String,
-    /// How far its clock is ahead of this machine's, if known.
-    clock_ms: Option<i64>,
+    /// Its clock, if known.
+    clock: Option<ClockOffset>,
     /// Problems with their remedies; empty if it is ok.
     problems: Vec<String>,
 }
 
 impl Finding {
     /// A subject whose only problem may be its clock.
-    fn new(subject: impl Into<String>, address: &str, clock_ms: Option<i64>) -> Self {
-        let off = clock_ms.filter(|off| off.abs() > MAX_CLOCK_SKEW_MS);
-        let clock = |off: i64| {
-            let seconds = off.abs() as f64 / 1000.0;
-            let side = if off > 0 { "ahead of" } else { "behind" };
-            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
-        };
-        let problems = off.map(clock).into_iter().collect();
-        Finding { subject: subject.into(), address: address.into(), clock_ms, problems }
+    fn new(subject: impl Into<String>, address: &str, clock: Option<ClockOffset>) -> Self {
+        let problems = clock.and_then(ClockOffset::problem).into_iter().collect();
+        Finding { subject: subject.into(), address: address.into(), clock, problems }
     }
 
     /// A subject with a problem, whose clock is not known.
     fn problem(subject: impl Into<String>, address: &str, problem: impl Into<String>) -> Self {
         let problems = vec![problem.into()];
-        Finding { subject: subject.into(), address: address.into(), clock_ms: None, problems }
+        Finding { subject: subject.into(), address: address.into(), clock: None, problems }
     }
 
     fn line(&self) -> String {
         let verdict = if self.problems.is_empty() { "ok".into() } else { self.problems.join("; ") };
-        let clock = self.clock_ms.map_or_else(String::new, |off| format!("  clock {:+.1} s", off as f64 / 1000.0));
+        let clock = self.clock.map_or_else(String::new, |clock| format!("  {clock}"));
         format!("{}  {}{clock}  {verdict}", self.subject, self.address)
     }
 }
@@ -106,7 +133,8 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
     if json {
         let one = |f: &Finding| {
             let wrong = (!f.problems.is_empty()).then(|| f.problems.join("; "));
-            json!({ "who": f.subject, "address": f.address, "clock_ms": f.clock_ms, "wrong": wrong })
+            let (ahead, error) = (f.clock.map(|clock| clock.ahead_ms), f.clock.map(|clock| clock.error_ms));
+            json!({ "who": f.subject, "address": f.address, "clock_ms": ahead, "clock_error_ms": error, "wrong": wrong })
         };
         output::json(&json!({ "well": !has_problem, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
@@ -122,8 +150,8 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
 
 /// The coordinator that answered, perhaps through a node: its clock and its version.
 fn contacted_coordinator(answer: &Value, cluster: &str, before: u64, after: u64) -> Finding {
-    let clock_ms = answer["now_ms"].as_u64().map(|now| clock_offset(now, before, after));
-    let mut finding = Finding::new("coordinator", cluster, clock_ms);
+    let clock = answer["now_ms"].as_u64().map(|now| ClockOffset::measured(now, 1, before, after));
+    let mut finding = Finding::new("coordinator", cluster, clock);
     let (theirs, own) = (version(answer["software"].as_str()), env!("CARGO_PKG_VERSION"));
     if theirs != own {
         finding
@@ -150,20 +178,24 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         Finding::new("cluster", &health, None)
     };
     let list = |key: &str| status[key].as_array().into_iter().flatten();
-    let quiet =
-        list("coordinators").filter_map(|one| Some((one, one["quiet_ms"].as_u64().filter(|ms| *ms > MAX_QUIET_MS)?)));
-    let quiet = quiet.map(|(one, ms)| {
-        let (heard, id) = (clock::span(ms), &one["id"]);
-        let problem =
-            format!("last heard from {heard} ago: restart it, or remove it with `volley coordinators remove {id}`");
-        Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), problem)
+    let majority_answers = status["stale"].is_null();
+    let silent = list("coordinators").filter(|one| one["answering"] == false).map(|one| {
+        let id = &one["id"];
+        let remedy = match majority_answers {
+            true => format!("start it; if its machine is lost for good, `volley coordinators remove {id}`"),
+            false => "start it; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md".into(),
+        };
+        Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), format!("{}: {remedy}", text(&one["text"])))
     });
     let unreachable = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
-        let problem = format!("{}: restart it, or remove it with `volley remove`", text(&node["text"]));
+        let remedy = match majority_answers {
+            true => "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost",
+            false => "start it",
+        };
+        let problem = format!("{}: {remedy}", text(&node["text"]));
         Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
     });
-    let (quiet, unreachable): (Vec<_>, Vec<_>) = (quiet.collect(), unreachable.collect());
-    std::iter::once(cluster).chain(quiet).chain(unreachable).collect()
+    std::iter::once(cluster).chain(silent).chain(unreachable).collect()
 }
 
 /// Whether the coordinator's address for clients answers, if they fetch everything through the coordinator.
@@ -175,7 +207,7 @@ async fn check_proxy(report: &AddressReport) -> Option<Finding> {
     let (dialed, address) = (dial(&report.coordinator).await, &report.coordinator);
     let subject = "coordinator, for all data";
     Some(match dialed {
-        Ok(clock_ms) => Finding::new(subject, address, clock_ms),
+        Ok(clock) => Finding::new(subject, address, clock),
         Err(error) => Finding::problem(
             subject,
             address,
@@ -212,32 +244,31 @@ async fn check_node(report: &AddressReport, node: &Value) -> Finding {
     finding
 }
 
-/// Connects, makes a call that the member answers itself and one about the cluster. Returns how far its clock is ahead, to the
-/// second, from the `date` header.
+/// Connects, makes a call that the member answers itself and one about the cluster. Returns its clock: from the header
+/// [`NOW_HEADER`], or, of an older member, from `date`, which counts seconds.
 ///
 /// # Errors
 /// The member's, or DEADLINE_EXCEEDED.
-async fn dial(uri: &str) -> Result<Option<i64>> {
+async fn dial(uri: &str) -> Result<Option<ClockOffset>> {
     let answer = async {
         let client = Client::connect(uri).await?;
+        // The connection is made by the first call, so the second one measures the clock.
+        client.flight().handshake(stream::empty()).await?;
         let before = clock::now_ms();
         let response = client.flight().handshake(stream::empty()).await?;
         let after = clock::now_ms();
         client.action("healthcheck", &json!({})).await?;
-        let date = response.metadata().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        let now = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
-        // The middle of the second in the header.
-        Ok(now.map(|now| clock_offset(now.as_millis() as u64 + 500, before, after)))
+        let header = |name: &str| response.metadata().get(name).and_then(|value| value.to_str().ok());
+        let date = header("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        let date =
+            date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()).map(|date| (date.as_millis() as u64, 1_000));
+        let now = header(NOW_HEADER).and_then(|now| Some((now.parse().ok()?, 1)));
+        Ok(now.or(date).map(|(now, resolution)| ClockOffset::measured(now, resolution, before, after)))
     };
     match tokio::time::timeout(DIAL_TIMEOUT, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::deadline(format!("{uri} does not answer within {DIAL_TIMEOUT:?}"))),
     }
-}
-
-/// How far a clock is ahead of this machine's. It showed `now` between these two times of this machine's clock.
-fn clock_offset(now: u64, before: u64, after: u64) -> i64 {
-    now as i64 - ((before + after) / 2) as i64
 }
 
 /// The version in `volley-node 0.1.0`.
@@ -268,11 +299,13 @@ mod tests {
 
     #[test]
     fn clock_skew_and_other_version_are_problems() {
-        assert!(Finding::new("node", "a:1", Some(4_000)).problems.is_empty());
-        let [off] = &Finding::new("node", "a:1", Some(-7_200)).problems[..] else {
-            panic!("a clock that is off is ok")
+        let off = |now| ClockOffset::measured(now, 1, 10_000, 10_200);
+        assert!(Finding::new("node", "a:1", Some(off(15_150))).problems.is_empty(), "within the error of 0.1 s");
+        let [problem] = &Finding::new("node", "a:1", Some(off(2_900))).problems[..] else {
+            panic!("7.2 s is no problem")
         };
-        assert!(off.contains("7.2 s behind"), "{off}");
+        assert!(problem.contains("7.2 s behind"), "{problem}");
+        assert_eq!(off(10_050).to_string(), "clock -0.050 s \u{b1} 0.101 s");
         let own = concat!("volley-coordinator ", env!("CARGO_PKG_VERSION"));
         assert!(contacted_coordinator(&json!({ "software": own, "now_ms": 5 }), "a:1", 4, 6).problems.is_empty());
         let old = contacted_coordinator(&json!({ "software": "volley-coordinator 0.0.9", "now_ms": 5 }), "a:1", 4, 6);
@@ -281,18 +314,26 @@ mod tests {
 
     #[test]
     fn members_that_do_not_answer_are_reported() {
-        let healthy = json!({ "health": "yellow", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "quiet_ms": null },
-            { "id": 2, "peer": "h:2", "quiet_ms": 300 }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
+        let healthy = json!({ "health": "green", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "answering": true },
+            { "id": 2, "peer": "h:2", "answering": true }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
         assert!(check_members(&Ok(healthy.clone())).iter().all(|found| found.problems.is_empty()));
         let mut unhealthy = healthy;
         unhealthy["health"] = "red".into();
-        unhealthy["coordinators"][1]["quiet_ms"] = 300_000.into();
+        unhealthy["coordinators"][1]["answering"] = false.into();
+        unhealthy["coordinators"][1]["text"] = "it does not answer within 1 s".into();
         unhealthy["nodes"][0] =
             json!({ "id": "n1", "state": "silent", "text": "unreachable for 5 min", "flight": "grpc+tcp://n1:8816" });
-        let found: Vec<String> = check_members(&Ok(unhealthy)).iter().map(Finding::line).collect();
+        let lines =
+            |status: &Value| check_members(&Ok(status.clone())).iter().map(Finding::line).collect::<Vec<String>>();
+        let found = lines(&unhealthy);
         assert!(found[0].contains("red") && found[0].contains("cannot be read"), "{found:?}");
-        assert!(found[1].contains("coordinator 2") && found[1].contains("5 min ago"), "{found:?}");
+        assert!(found[1].contains("coordinator 2") && found[1].contains("within 1 s"), "{found:?}");
+        assert!(found[1].contains("coordinators remove 2"), "{found:?}");
         assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("unreachable for 5 min"), "{found:?}");
+        // Without a majority nothing is removed.
+        unhealthy["stale"] = "no leader".into();
+        let found = lines(&unhealthy).join("\n");
+        assert!(!found.contains("remove") && found.contains("Permanent loss of a majority"), "{found}");
         let none = check_members(&Err(Error::unavailable("no leader")));
         assert_eq!(none[0].problems, ["no leader"]);
     }

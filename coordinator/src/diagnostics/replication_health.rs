@@ -14,9 +14,9 @@ const MAX_LISTED: usize = 100;
 /// The health of the cluster in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterHealth {
-    /// Every part of the newest versions has all its copies on live nodes.
+    /// Every part of the newest versions has all its copies on live nodes, and every member answers.
     Green,
-    /// Some parts have fewer copies, but everything is readable.
+    /// Some parts have fewer copies, or a member does not answer, but everything is readable.
     Yellow,
     /// Some parts are unreadable.
     Red,
@@ -109,10 +109,10 @@ impl ReplicationHealth {
         }
     }
 
-    /// The health of the cluster.
-    pub fn cluster_health(&self) -> ClusterHealth {
+    /// The health of a cluster with a leader. `member_unreachable`: whether a coordinator or node does not answer.
+    pub fn cluster_health(&self, member_unreachable: bool) -> ClusterHealth {
         match (self.unreadable, self.under_replicated) {
-            (0, 0) => ClusterHealth::Green,
+            (0, 0) if !member_unreachable => ClusterHealth::Green,
             (0, _) => ClusterHealth::Yellow,
             _ => ClusterHealth::Red,
         }

@@ -102,16 +102,22 @@ fn node(id: u64) -> Node {
 #[test]
 fn cluster_is_green_while_all_copies_are_on_live_nodes() {
     let health = ClusterFixture::with(&[(1, &[3, 4]), (2, &[3, 4, 1])]).health();
-    assert_eq!((health.cluster_health(), health.parts, health.under_replicated), (ClusterHealth::Green, 2, 0));
+    assert_eq!((health.cluster_health(false), health.parts, health.under_replicated), (ClusterHealth::Green, 2, 0));
     assert_eq!(health.held[&NodeId(3)], (2, 200));
-    assert_eq!(ClusterFixture::with(&[]).health().cluster_health(), ClusterHealth::Green);
+    assert_eq!(ClusterFixture::with(&[]).health().cluster_health(false), ClusterHealth::Green);
+}
+
+#[test]
+fn unreachable_member_makes_the_cluster_yellow() {
+    assert_eq!(ClusterFixture::with(&[(1, &[3, 4])]).health().cluster_health(true), ClusterHealth::Yellow);
+    assert_eq!(ClusterFixture::with(&[(7, &[1])]).health().cluster_health(true), ClusterHealth::Red);
 }
 
 #[test]
 fn copy_on_an_unreachable_node_makes_the_cluster_yellow() {
     let health = ClusterFixture::with(&[(1, &[3, 4]), (2, &[3, 1])]).health();
     assert_eq!(
-        (health.cluster_health(), health.under_replicated, health.bytes_to_copy, health.unreadable),
+        (health.cluster_health(false), health.under_replicated, health.bytes_to_copy, health.unreadable),
         (ClusterHealth::Yellow, 1, 100, 0)
     );
 }
@@ -120,7 +126,10 @@ fn copy_on_an_unreachable_node_makes_the_cluster_yellow() {
 fn part_without_a_live_holder_makes_the_cluster_red() {
     for holders in [&[1, 2][..], &[]] {
         let health = ClusterFixture::with(&[(1, &[3, 4]), (7, holders)]).health();
-        assert_eq!((health.cluster_health(), health.under_replicated, health.unreadable), (ClusterHealth::Red, 1, 1));
+        assert_eq!(
+            (health.cluster_health(false), health.under_replicated, health.unreadable),
+            (ClusterHealth::Red, 1, 1)
+        );
         let first = &health.listed[0];
         assert_eq!(
             (first.table.as_str(), first.shard, first.part, first.holders.len()),
@@ -144,7 +153,7 @@ fn older_version_counts_while_it_is_readable() {
         let replaced = vec![Replaced { version: 5, until_ms, ..Replaced::default() }];
         cluster.table(Table { replaced, pins, dropped_ms, ..Table::default() });
         cluster.part(1, &[1], (3, 5));
-        cluster.health().cluster_health()
+        cluster.health().cluster_health(false)
     };
     assert_eq!(health(NOW + 1, vec![], 0), ClusterHealth::Red);
     assert_eq!(health(NOW - 1, vec![], 0), ClusterHealth::Green, "its retention has passed");

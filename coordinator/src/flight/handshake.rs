@@ -5,7 +5,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Response, Status, Streaming};
-use volley_common::Error;
+use volley_common::grpc::NOW_HEADER;
+use volley_common::{Error, clock};
 
 /// Maximum number of messages of one handshake.
 const MAX_MESSAGES: usize = 16;
@@ -24,5 +25,6 @@ pub fn reply(
     });
     let mut response = Response::new(replies.boxed());
     response.metadata_mut().insert("authorization", bearer);
+    response.metadata_mut().insert(NOW_HEADER, clock::now_ms().into());
     Ok(response)
 }

@@ -15,7 +15,7 @@ use volley_common::{Error, Result};
 use super::config::RaftConfig;
 use super::context::RaftContext;
 use super::environment::RaftEnvironment;
-use super::membership::{bootstrap, decommission, leader_watch, membership_reconciler};
+use super::membership::{bootstrap, decommission, leader_watch, membership_reconciler, peer_identity};
 use super::progress::{ReplicationProgress, replication_progress};
 use super::rpc::server::RaftService;
 use super::runtime::blocking;
@@ -215,6 +215,11 @@ impl Handle {
     /// How far each member of the group is.
     pub fn progress(&self) -> BTreeMap<u64, ReplicationProgress> {
         replication_progress(&self.0)
+    }
+
+    /// Asks all coordinators: why each of those that do not answer within `timeout` does not.
+    pub async fn unanswered(&self, timeout: Duration) -> BTreeMap<u64, Option<String>> {
+        peer_identity::unanswered(&self.0, timeout).await
     }
 
     /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.

@@ -22,6 +22,8 @@ use crate::raft::Handle;
 const IDLE_FACTOR: u32 = 20;
 /// How long a health check waits for the leader's confirmation.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// A coordinator that does not answer within this time is reported as unreachable.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Cluster status and health checks.
 pub struct StatusService {
@@ -48,12 +50,14 @@ impl StatusService {
 
     /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
     ///
-    /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why.
+    /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why. While a
+    /// coordinator or node does not answer it is yellow at best, and `unreachable` names each of them.
     ///
     /// # Errors
     /// UNAVAILABLE: there is no leader, and this coordinator has no catalog yet.
     pub async fn cluster_status(&self) -> Result<Value> {
-        let stale = self.raft.read().await.err();
+        let read = async { self.raft.read().await.err() };
+        let (stale, unanswered) = tokio::join!(read, self.raft.unanswered(COORDINATOR_TIMEOUT));
         if let Some(error) = stale.clone().filter(|_| self.raft.view().cluster().is_none()) {
             return Err(error);
         }
@@ -64,7 +68,13 @@ impl StatusService {
         };
         let catalog = self.raft.view();
         let now_ms = clock::now_ms();
-        let health = if stale.is_some() { ClusterHealth::Red } else { replication.cluster_health() };
+        let unreachable_nodes = catalog.nodes().filter(|node| !node.is_alive());
+        let unreachable_nodes = unreachable_nodes.map(|node| unreachable_node(node, now_ms));
+        let unreachable: Vec<String> = unanswered.values().flatten().cloned().chain(unreachable_nodes).collect();
+        let health = match stale {
+            Some(_) => ClusterHealth::Red,
+            None => replication.cluster_health(!unreachable.is_empty()),
+        };
         let node = |node: &Node| node_json(node, &replication, heartbeats.get(&NodeId(node.id)), now_ms);
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
@@ -78,8 +88,9 @@ impl StatusService {
                 "unreadable": replication.unreadable,
                 "being_copied": copying,
             },
+            "unreachable": unreachable,
             "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
-            "coordinators": self.coordinators_json(),
+            "coordinators": self.coordinators_json(&unanswered),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
             "stats": totals_json(&catalog),
         }))
@@ -103,16 +114,19 @@ impl StatusService {
     }
 
     /// All coordinators. Only the leader knows how far each has replicated.
-    fn coordinators_json(&self) -> Vec<Value> {
+    fn coordinators_json(&self, unanswered: &BTreeMap<u64, Option<String>>) -> Vec<Value> {
         let (leader, progress) = (self.raft.leader(), self.raft.progress());
         let coordinator = |(id, addr): (&u64, &String)| {
             let progress = progress.get(id);
+            let why = unanswered.get(id).and_then(Option::as_ref);
             json!({
                 "id": id,
                 "peer": addr,
                 "leader": Some(*id) == leader,
                 "voter": progress.is_some_and(|progress| progress.voter),
-                "answering": *id == self.raft.id(),
+                "state": if why.is_some() { "unreachable" } else { "ok" },
+                "answering": why.is_none(),
+                "text": why,
                 "lag": progress.and_then(|progress| progress.lag),
                 "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })
@@ -144,6 +158,11 @@ impl StatusService {
         health["trouble"] = trouble.into();
         (false, health)
     }
+}
+
+/// A line about a node that is unreachable, for operators.
+fn unreachable_node(node: &Node, now_ms: u64) -> String {
+    format!("node {} at {} is {}", NodeId(node.id), node.flight_uri, condition_text(node, now_ms))
 }
 
 fn unreadable_json(part: &UnreadablePart) -> Value {

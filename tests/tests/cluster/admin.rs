@@ -63,7 +63,11 @@ async fn cluster_with_dead_node_is_yellow_until_repaired() {
     let kinds: Vec<&str> = missing.map(|one| one["kind"].as_str().unwrap()).collect();
     assert!(kinds.iter().all(|kind| ["grace", "copying", "queued"].contains(kind)), "{explained}");
 
-    becomes(&client, "green").await;
+    // It stays yellow while the node is away, and names it.
+    let repaired = async || client.status().await.ok().filter(|status| counts(status)[1..] == [0, 0]);
+    let status = wait_for(SOON, "the repair", repaired).await;
+    assert_eq!(status["health"], "yellow", "{status}");
+    assert!(status["unreachable"][0].as_str().unwrap().contains(&victim), "{status}");
     assert_eq!(explain(&client, "a/t").await["below_replicas"], 0);
     assert_eq!(rows::get_sorted(&client, "a/t").await.unwrap(), Vec::from_iter(0..80_000));
 }

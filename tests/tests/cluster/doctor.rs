@@ -1,9 +1,12 @@
 //! `volley doctor` and `volley health`: output and exit codes.
 
 use std::process::Output;
+use std::time::Duration;
 
 use volley_tests::process::run;
-use volley_tests::{ClusterOptions, TestCluster};
+use volley_tests::{ClusterOptions, TestCluster, wait_for};
+
+const SOON: Duration = Duration::from_secs(30);
 
 fn listener(name: &str, port: u16, advertised: u16) -> [String; 4] {
     let (listen, advertise) = (format!("{name}={{host}}:{port}"), format!("{name}=grpc+tcp://{{host}}:{advertised}"));
@@ -47,6 +50,29 @@ async fn doctor_dials_the_addresses_that_clients_get() {
     says(doctor(":8817"), 0, &["fetch through the coordinator", "for all data"]);
     says(doctor(":8818"), 3, &["for all data", "--advertise broken=", ":9"]);
     says(doctor(":8819"), 1, &["cannot reach"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_leader_is_named_by_status_and_doctor() {
+    let mut cluster = TestCluster::start_with(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await;
+    let volley = |address: &str, command: &[&str]| {
+        let arguments = [&["--cluster", address], command].concat();
+        ended(&run("volley", &arguments))
+    };
+    let killed = cluster.leader().await;
+    cluster.coordinators[killed].kill();
+    let leader =
+        wait_for(SOON, "another leader", async || cluster.known_leader().await.filter(|one| *one != killed)).await;
+    let (address, name) = (cluster.coordinators[leader].address.clone(), format!("coordinator {}", killed + 1));
+    says(volley(&address, &["cluster", "status"]), 0, &["yellow: ", &name, "unreachable"]);
+    says(volley(&address, &["doctor"]), 3, &[&name, "start it", &format!("coordinators remove {}", killed + 1)]);
+    // Nothing may be removed without a majority: what the others acknowledged would be lost.
+    let other = (0..3).find(|other| ![killed, leader].contains(other)).unwrap();
+    cluster.coordinators[other].kill();
+    wait_for(SOON, "no leader", async || cluster.status().await.filter(|status| status["leader"].is_null())).await;
+    let (code, text) = volley(&address, &["doctor"]);
+    assert!(code == Some(3) && !text.contains("remove"), "{text}");
+    assert!(text.contains("Permanent loss of a majority") && text.contains(&name), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

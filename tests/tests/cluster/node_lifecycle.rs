@@ -15,7 +15,7 @@ const SHARDS: usize = 12;
 
 /// Every node in a zone of its own. A node counts as unreachable after 1.5 s, and its parts are copied after 1 s more.
 fn options(nodes: usize) -> ClusterOptions {
-    let coordinator_flags = ["--node-timeout-ms", "1500", "--repair-delay-ms", "1000"].map(String::from).to_vec();
+    let coordinator_flags = ["--node-timeout-ms", "1500", "--repair-delay-ms", "1500"].map(String::from).to_vec();
     ClusterOptions { coordinators: 1, nodes, zones: 10, coordinator_flags, ..ClusterOptions::default() }
 }
 
@@ -30,12 +30,13 @@ fn spread(cluster: &TestCluster) -> Vec<usize> {
     cluster.nodes.iter().map(|node| files.iter().filter(|file| file.starts_with(&node.folder)).count()).collect()
 }
 
-/// Waits until the numbers of parts on the disks satisfy `fits` and the cluster is green; reads all rows meanwhile.
+/// Waits until the numbers of parts on the disks satisfy `fits` and all copies exist; reads all rows meanwhile.
 async fn wait_for_spread(cluster: &TestCluster, client: &Client, what: &str, fits: impl Fn(&[usize]) -> bool) {
     wait_for(SOON, what, async || {
         assert_eq!(rows::get_sorted(client, "t").await.unwrap(), Vec::from_iter(0..ROWS), "{what}");
-        let green = client.status().await.unwrap()["health"] == "green";
-        (green && fits(&spread(cluster))).then_some(())
+        let copies = client.status().await.unwrap()["copies"].clone();
+        let copied = copies["below_replicas"] == 0 && copies["unreadable"] == 0;
+        (copied && fits(&spread(cluster))).then_some(())
     })
     .await;
 }

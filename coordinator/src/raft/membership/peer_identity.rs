@@ -32,6 +32,22 @@ pub async fn query_all(ctx: &RaftContext) -> Vec<(u64, Result<Identity>)> {
     answers
 }
 
+/// Why each coordinator that does not answer does not, for a report; the others are `None`, this one included.
+pub async fn unanswered(ctx: &RaftContext, timeout: Duration) -> BTreeMap<u64, Option<String>> {
+    let asked = ctx.peers().into_iter().map(|(id, addr)| async move {
+        if id == ctx.config.id {
+            return (id, None);
+        }
+        let answer = tokio::time::timeout(timeout, query(ctx, id, &addr)).await;
+        let why = match answer {
+            Ok(answer) => answer.err().map(|error| error.message),
+            Err(_) => Some(format!("coordinator {id} at {addr} does not answer within {} s", timeout.as_secs())),
+        };
+        (id, why)
+    });
+    futures::future::join_all(asked).await.into_iter().collect()
+}
+
 /// Asks one coordinator for its identity.
 ///
 /// # Errors

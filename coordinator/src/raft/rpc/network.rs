@@ -1,5 +1,6 @@
 //! The client side of Raft's messages: openraft's network.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -14,6 +15,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -70,12 +72,34 @@ pub fn raft_client(channel: PeerChannel) -> RaftClient<PeerChannel> {
 pub struct PeerNetwork {
     id: u64,
     dial: Dialer,
+    silent: SilentPeers,
+}
+
+/// The members that did not answer the last message. Only changes are logged: messages are repeated several times per second.
+#[derive(Clone, Default)]
+struct SilentPeers(Arc<Mutex<BTreeSet<u64>>>);
+
+impl SilentPeers {
+    fn record<T>(&self, id: u64, answer: &RpcResult<T>) {
+        match answer {
+            Ok(_) => {
+                if self.0.lock().remove(&id) {
+                    tracing::info!(coordinator = id, "a coordinator answers again");
+                }
+            }
+            Err(error) => {
+                if self.0.lock().insert(id) {
+                    tracing::warn!(coordinator = id, %error, "a coordinator does not answer");
+                }
+            }
+        }
+    }
 }
 
 impl PeerNetwork {
     /// The network of the coordinator `id`.
     pub fn new(id: u64, dial: Dialer) -> Self {
-        PeerNetwork { id, dial }
+        PeerNetwork { id, dial, silent: SilentPeers::default() }
     }
 }
 
@@ -88,6 +112,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
             target,
             store_id: format!("{:016x}", peer.store_id),
             client: (self.dial)(&peer.addr).map(raft_client),
+            silent: self.silent.clone(),
         }
     }
 }
@@ -98,6 +123,7 @@ pub struct PeerConnection {
     target: u64,
     store_id: String,
     client: volley_common::Result<RaftClient<PeerChannel>>,
+    silent: SilentPeers,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -121,10 +147,12 @@ impl PeerConnection {
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> RpcResult<T> {
-        match tokio::time::timeout(limit, call).await {
+        let answer = match tokio::time::timeout(limit, call).await {
             Ok(reply) => reply.map(tonic::Response::into_inner).map_err(call_error),
             Err(_) => Err(RPCError::Timeout(Timeout { action, id: self.from, target: self.target, timeout: limit })),
-        }
+        };
+        self.silent.record(self.target, &answer);
+        answer
     }
 
     async fn send_vote(
