@@ -108,6 +108,11 @@ impl RaftContext {
         self.leader.send_replace(None);
     }
 
+    /// Whether [`RaftContext::halt`] was called.
+    pub fn is_halting(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Runs a task until it ends or [`RaftContext::halt`] is called.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();

@@ -32,12 +32,24 @@ pub async fn run(ctx: Arc<RaftContext>) {
             let lost_quorum = leading.is_some_and(|(_, since)| since_quorum_ack(&metrics, since) >= timeout);
             metrics.current_leader.filter(|_| !lost_quorum)
         };
-        ctx.leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        let previous = *ctx.leader.borrow();
+        if previous != leader {
+            log_change(id, leader);
+            ctx.leader.send_replace(leader);
+        }
         let changed = tokio::time::timeout(timeout / CHECKS_PER_TIMEOUT, metrics.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             ctx.leader.send_replace(None);
             return;
         }
+    }
+}
+
+fn log_change(own: u64, leader: Option<u64>) {
+    match leader {
+        Some(leader) if leader == own => tracing::info!(leader, "this coordinator leads"),
+        Some(leader) => tracing::info!(leader, "another coordinator leads"),
+        None => tracing::warn!("no coordinator leads"),
     }
 }
 

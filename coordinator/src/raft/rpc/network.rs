@@ -80,18 +80,15 @@ pub struct PeerNetwork {
 struct SilentPeers(Arc<Mutex<BTreeSet<u64>>>);
 
 impl SilentPeers {
-    fn record<T>(&self, id: u64, answer: &RpcResult<T>) {
-        match answer {
-            Ok(_) => {
-                if self.0.lock().remove(&id) {
-                    tracing::info!(coordinator = id, "a coordinator answers again");
-                }
-            }
-            Err(error) => {
-                if self.0.lock().insert(id) {
-                    tracing::warn!(coordinator = id, %error, "a coordinator does not answer");
-                }
-            }
+    fn answered(&self, id: u64) {
+        if self.0.lock().remove(&id) {
+            tracing::info!(coordinator = id, "a coordinator answers again");
+        }
+    }
+
+    fn failed(&self, id: u64, reason: &str) {
+        if self.0.lock().insert(id) {
+            tracing::warn!(coordinator = id, reason, "a coordinator does not answer");
         }
     }
 }
@@ -147,12 +144,20 @@ impl PeerConnection {
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> RpcResult<T> {
-        let answer = match tokio::time::timeout(limit, call).await {
-            Ok(reply) => reply.map(tonic::Response::into_inner).map_err(call_error),
-            Err(_) => Err(RPCError::Timeout(Timeout { action, id: self.from, target: self.target, timeout: limit })),
-        };
-        self.silent.record(self.target, &answer);
-        answer
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(reply)) => {
+                self.silent.answered(self.target);
+                Ok(reply.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.silent.failed(self.target, &volley_common::Error::from(status.clone()).message);
+                Err(call_error(status))
+            }
+            Err(_) => {
+                self.silent.failed(self.target, &format!("no answer within {limit:?}"));
+                Err(RPCError::Timeout(Timeout { action, id: self.from, target: self.target, timeout: limit }))
+            }
+        }
     }
 
     async fn send_vote(

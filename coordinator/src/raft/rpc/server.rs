@@ -42,6 +42,10 @@ impl RaftService {
     /// votes and its log: it is not a member until the others add it again with its new folder.
     fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, T)> {
         let ctx = self.context()?;
+        // openraft would log an error for every message after its end.
+        if ctx.is_halting() {
+            return Err(stopped("it is shutting down"));
+        }
         let store_id = request.metadata().get(STORE_HEADER).and_then(|v| v.to_str().ok());
         if store_id.and_then(|hex| u64::from_str_radix(hex, 16).ok()) != Some(ctx.store.id()) {
             return Err(Error::precondition(format!(
