@@ -49,6 +49,7 @@ impl HttpStatus for CoordinatorHttpStatus {
         set("volley_nodes_alive", catalog.live_nodes().count());
         set("volley_node_sessions", membership.session_count());
         set("volley_is_leader", usize::from(raft.is_leader()));
+        set("volley_diverged_coordinators", raft.diverged().len());
         set("volley_has_leader", usize::from(raft.leader().is_some()));
         metrics::gauge!("volley_applied_index").set(applied as f64);
     }

@@ -25,6 +25,7 @@ pub mod peer;
 pub mod planner;
 pub mod process;
 pub mod raft;
+pub mod raft_threads;
 pub mod recover_command;
 pub mod scheduler;
 pub mod server;

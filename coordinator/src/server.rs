@@ -19,6 +19,7 @@ use crate::http::CoordinatorHttpStatus;
 use crate::membership::NodeMembership;
 use crate::peer::CoordinatorPeerService;
 use crate::raft::{Handle, RaftConfig};
+use crate::raft_threads::RaftThreads;
 use crate::service::Services;
 
 /// A coordinator that runs in this process.
@@ -27,6 +28,7 @@ pub struct RunningCoordinator {
     pub addresses: ServerAddresses,
     raft: Handle,
     lifecycle: Lifecycle,
+    _raft_runtime: RaftThreads,
 }
 
 /// Binds the ports, starts Raft and serves. Returns when a leader is known, so that clients can be answered.
@@ -50,7 +52,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let ServerSockets { flight, peer, http } = sockets;
     let start_failed = lifecycle.serve_http(http, http_status.clone());
 
-    let raft = Handle::start(raft_config(&config, &addresses)?).await?;
+    let raft_runtime = RaftThreads::start()?;
+    let raft = raft_runtime.run(Handle::start(raft_config(&config, &addresses)?)).await?;
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
@@ -80,12 +83,13 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
         lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
     }
-    lifecycle.serve_peers(peer, CoordinatorRouter::for_members(&services, peer_routes));
+    let router = CoordinatorRouter::for_members(&services, peer_routes);
+    raft_runtime.serve_peers(&lifecycle, peer, router)?;
     lifecycle.spawn_client_task(membership.run());
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running = RunningCoordinator { addresses, raft, lifecycle };
+    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);

@@ -187,6 +187,9 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         };
         Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), format!("{}: {remedy}", text(&one["text"])))
     });
+    let diverged = list("coordinators").filter(|one| one["state"] == "diverged");
+    let diverged = diverged
+        .map(|one| Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), text(&one["text"])));
     let unreachable = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
         let remedy = match majority_answers {
             true => "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost",
@@ -195,7 +198,7 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         let problem = format!("{}: {remedy}", text(&node["text"]));
         Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
     });
-    std::iter::once(cluster).chain(silent).chain(unreachable).collect()
+    std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).collect()
 }
 
 /// Whether the coordinator's address for clients answers, if they fetch everything through the coordinator.

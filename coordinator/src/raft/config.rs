@@ -33,6 +33,8 @@ pub struct RaftConfig {
     pub quorum_ack_timeout: Duration,
     /// Log entries between two snapshots.
     pub snapshot_interval_entries: u64,
+    /// Interval of the leader's comparisons of its log with those of the others.
+    pub log_comparison_interval: Duration,
 }
 
 impl RaftConfig {
@@ -49,6 +51,7 @@ impl RaftConfig {
             election_timeout_max: Duration::from_millis(2000),
             quorum_ack_timeout: Duration::from_secs(5),
             snapshot_interval_entries: 10_000,
+            log_comparison_interval: Duration::from_secs(10),
         }
     }
 

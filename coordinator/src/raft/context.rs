@@ -45,6 +45,8 @@ pub struct RaftContext {
     /// Why this coordinator ended, once its data folder is marked: it was removed, or its cluster was recovered without it.
     pub decommissioned: watch::Sender<Option<Error>>,
     decommissioning: AtomicBool,
+    /// The members whose logs differ from that of this leader: the id of the data folder, and a text for operators.
+    pub diverged: Mutex<BTreeMap<u64, (u64, String)>>,
     /// Why there is no cluster yet, or why a change of its members is blocked.
     fault: Mutex<Option<String>>,
     channels: AddressMap<PeerChannel>,
@@ -88,6 +90,7 @@ impl RaftContext {
             leader: watch::Sender::new(None),
             decommissioned: watch::Sender::new(None),
             decommissioning: AtomicBool::new(false),
+            diverged: Mutex::default(),
             fault: Mutex::default(),
             channels: AddressMap::bounded(MAX_CHANNELS),
             stop: CancellationToken::new(),
@@ -143,6 +146,11 @@ impl RaftContext {
     /// The catalog as this coordinator has it; it may lag.
     pub fn view(&self) -> CatalogView {
         self.applied.view()
+    }
+
+    /// The index of the last applied log entry.
+    pub fn applied_index(&self) -> u64 {
+        *self.applied.index.borrow()
     }
 
     /// The leader's id, if one is known.

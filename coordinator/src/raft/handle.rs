@@ -15,6 +15,7 @@ use volley_common::{Error, Result};
 use super::config::RaftConfig;
 use super::context::RaftContext;
 use super::environment::RaftEnvironment;
+use super::log_comparison;
 use super::membership::{bootstrap, decommission, leader_watch, membership_reconciler, peer_identity};
 use super::progress::{ReplicationProgress, replication_progress};
 use super::rpc::server::RaftService;
@@ -58,6 +59,8 @@ impl Handle {
         let (store, log, state_machine) = opened?;
         let ctx = RaftContext::start(config, env, store, log, state_machine).await?;
         ctx.spawn(leader_watch::run(ctx.clone()));
+        let for_comparison = ctx.clone();
+        ctx.spawn(async move { log_comparison::run(&for_comparison).await });
         let for_tasks = ctx.clone();
         ctx.spawn(async move {
             bootstrap::run(&for_tasks).await;
@@ -220,6 +223,11 @@ impl Handle {
     /// Asks all coordinators: why each of those that do not answer within `timeout` does not.
     pub async fn unanswered(&self, timeout: Duration) -> BTreeMap<u64, Option<String>> {
         peer_identity::unanswered(&self.0, timeout).await
+    }
+
+    /// The members whose logs differ from this leader's: a text for operators for each.
+    pub fn diverged(&self) -> BTreeMap<u64, String> {
+        self.0.diverged.lock().iter().map(|(id, (_, text))| (*id, text.clone())).collect()
     }
 
     /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.

@@ -40,6 +40,12 @@ pub struct RaftPeer {
     pub store_id: u64,
 }
 
+/// Maximum number of terms that a message may be ahead. Every election takes one term, and pre-votes prevent elections that
+/// cannot succeed, so a larger step is a fault or an attack: once the largest term is accepted, no leader can be elected.
+pub const MAX_TERM_STEP: u64 = 1 << 20;
+/// The largest term that a coordinator without a term of its own accepts: one that is added to a cluster.
+pub const MAX_FIRST_TERM: u64 = 1 << 40;
+
 /// A log entry's id: term and leader, and its index.
 pub type LogId = alias::LogIdOf<TypeConfig>;
 /// A vote.

@@ -58,6 +58,7 @@ impl StatusService {
     pub async fn cluster_status(&self) -> Result<Value> {
         let read = async { self.raft.read().await.err() };
         let (stale, unanswered) = tokio::join!(read, self.raft.unanswered(COORDINATOR_TIMEOUT));
+        let diverged = self.raft.diverged();
         if let Some(error) = stale.clone().filter(|_| self.raft.view().cluster().is_none()) {
             return Err(error);
         }
@@ -73,7 +74,7 @@ impl StatusService {
         let unreachable: Vec<String> = unanswered.values().flatten().cloned().chain(unreachable_nodes).collect();
         let health = match stale {
             Some(_) => ClusterHealth::Red,
-            None => replication.cluster_health(!unreachable.is_empty()),
+            None => replication.cluster_health(!(unreachable.is_empty() && diverged.is_empty())),
         };
         let node = |node: &Node| node_json(node, &replication, heartbeats.get(&NodeId(node.id)), now_ms);
         Ok(json!({
@@ -90,7 +91,7 @@ impl StatusService {
             },
             "unreachable": unreachable,
             "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
-            "coordinators": self.coordinators_json(&unanswered),
+            "coordinators": self.coordinators_json(&unanswered, &diverged),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
             "stats": totals_json(&catalog),
         }))
@@ -114,7 +115,11 @@ impl StatusService {
     }
 
     /// All coordinators. Only the leader knows how far each has replicated.
-    fn coordinators_json(&self, unanswered: &BTreeMap<u64, Option<String>>) -> Vec<Value> {
+    fn coordinators_json(
+        &self,
+        unanswered: &BTreeMap<u64, Option<String>>,
+        diverged: &BTreeMap<u64, String>,
+    ) -> Vec<Value> {
         let (leader, progress) = (self.raft.leader(), self.raft.progress());
         let coordinator = |(id, addr): (&u64, &String)| {
             let progress = progress.get(id);
@@ -124,9 +129,13 @@ impl StatusService {
                 "peer": addr,
                 "leader": Some(*id) == leader,
                 "voter": progress.is_some_and(|progress| progress.voter),
-                "state": if why.is_some() { "unreachable" } else { "ok" },
+                "state": match (why, diverged.get(id)) {
+                    (Some(_), _) => "unreachable",
+                    (None, Some(_)) => "diverged",
+                    (None, None) => "ok",
+                },
                 "answering": why.is_none(),
-                "text": why,
+                "text": why.or(diverged.get(id)),
                 "lag": progress.and_then(|progress| progress.lag),
                 "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })

@@ -31,7 +31,7 @@ use volley_common::wire::raft::raft_client::RaftClient;
 use super::convert;
 use crate::raft::runtime::blocking;
 use crate::raft::storage::snapshot::{Snapshot, SnapshotFile};
-use crate::raft::types::{RaftPeer, TypeConfig, Vote};
+use crate::raft::types::{MAX_TERM_STEP, RaftPeer, TypeConfig, Vote};
 
 /// The header with the id of the data folder that a message is meant for: 16 hexadecimal digits.
 pub const STORE_HEADER: &str = "x-volley-store";
@@ -168,7 +168,9 @@ impl PeerConnection {
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let request = self.request(convert::vote_request_out(&rpc, pre_vote))?;
         let reply = self.call(RPCTypes::Vote, limit, self.client()?.vote(request)).await?;
-        convert::vote_reply_in(reply).map_err(malformed)
+        let reply = convert::vote_reply_in(reply).map_err(malformed)?;
+        check_reply_term(rpc.vote.leader_id.term, &reply.vote)?;
+        Ok(reply)
     }
 }
 
@@ -179,6 +181,17 @@ fn call_error(status: Status) -> RPCError<TypeConfig> {
             RPCError::Unreachable(Unreachable::new(&status))
         }
         _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+/// Refuses a reply whose term is too far ahead of the request's: see [`MAX_TERM_STEP`].
+fn check_reply_term(sent: u64, reply: &Vote) -> RpcResult<()> {
+    let term = reply.leader_id.term;
+    match term > sent.saturating_add(MAX_TERM_STEP) {
+        true => {
+            Err(malformed(volley_common::Error::denied(format!("a reply of term {term} to a message of term {sent}"))))
+        }
+        false => Ok(()),
     }
 }
 
@@ -201,7 +214,11 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         };
         let request = self.request(message)?;
         let reply = self.call(RPCTypes::AppendEntries, limit, self.client()?.append(request)).await?;
-        convert::append_reply_in(reply).map_err(malformed)
+        let reply = convert::append_reply_in(reply).map_err(malformed)?;
+        if let AppendEntriesResponse::HigherVote(vote) = &reply {
+            check_reply_term(rpc.vote.leader_id.term, vote)?;
+        }
+        Ok(reply)
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> RpcResult<VoteResponse<TypeConfig>> {

@@ -14,10 +14,12 @@ use volley_common::{Error, Result};
 use super::convert;
 use super::network::STORE_HEADER;
 use crate::raft::context::RaftContext;
+use crate::raft::log_comparison;
 use crate::raft::membership::peer_identity::{membership_status_of, query_back};
 use crate::raft::runtime::blocking;
 use crate::raft::storage::files::DataDir;
 use crate::raft::storage::snapshot::{self, Snapshot, SnapshotFile};
+use crate::raft::types::{MAX_FIRST_TERM, MAX_TERM_STEP, Vote};
 
 /// Serves Raft's messages. It does not keep a stopped coordinator's state alive.
 #[derive(Clone)]
@@ -57,19 +59,36 @@ impl RaftService {
     }
 }
 
+/// Refuses a message whose term is too far ahead: once a member has accepted the largest term, no leader can be elected.
+fn check_term(ctx: &RaftContext, vote: &Vote) -> Result<()> {
+    let (theirs, own) = (vote.leader_id.term, ctx.log.vote().map_or(0, |vote| vote.leader_id.term));
+    // A coordinator that is being added has no term yet.
+    let limit = if own == 0 { MAX_FIRST_TERM } else { own.saturating_add(MAX_TERM_STEP) };
+    if theirs > limit {
+        return Err(Error::denied(format!(
+            "a Raft message of term {theirs} from coordinator {} is refused: this coordinator's term is {own}, and elections cannot have raised it beyond {limit}",
+            vote.leader_id.node_id
+        )));
+    }
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn vote(&self, request: Request<wire::VoteRequest>) -> RpcResponse<wire::VoteReply> {
         let (ctx, message) = self.accept(request)?;
         let pre_vote = message.pre_vote;
         let rpc = convert::vote_request_in(message)?;
+        check_term(&ctx, &rpc.vote)?;
         let reply = if pre_vote { ctx.raft.pre_vote(rpc).await } else { ctx.raft.vote(rpc).await };
         Ok(Response::new(convert::vote_reply_out(&reply.map_err(stopped)?)))
     }
 
     async fn append(&self, request: Request<wire::AppendRequest>) -> RpcResponse<wire::AppendReply> {
         let (ctx, message) = self.accept(request)?;
-        let reply = ctx.raft.append_entries(convert::append_in(message)?).await.map_err(stopped)?;
+        let rpc = convert::append_in(message)?;
+        check_term(&ctx, &rpc.vote)?;
+        let reply = ctx.raft.append_entries(rpc).await.map_err(stopped)?;
         Ok(Response::new(convert::append_reply_out(&reply)))
     }
 
@@ -78,6 +97,7 @@ impl RaftRpc for RaftService {
         let header = chunks.message().await?.and_then(|chunk| chunk.header);
         let header = header.ok_or_else(|| Error::invalid("a snapshot without a header"))?;
         let vote = convert::vote_in(header.vote)?;
+        check_term(&ctx, &vote)?;
         let meta = convert::header_in(header)?;
         let data_dir = ctx.store.data_dir().clone();
         let temp = TempFile { path: snapshot::temp_path(data_dir.dir()), data_dir: data_dir.clone() };
@@ -111,10 +131,16 @@ impl RaftRpc for RaftService {
     async fn transfer(&self, request: Request<wire::TransferRequest>) -> RpcResponse<wire::TransferReply> {
         let (ctx, message) = self.accept(request)?;
         let from = convert::vote_in(message.from_leader)?;
+        check_term(&ctx, &from)?;
         let last = convert::log_id_in(message.last_log_id)?;
         let rpc = TransferLeaderRequest::new(from, message.to, last);
         let outcome = ctx.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
         Ok(Response::new(wire::TransferReply { refused: outcome.err().map(|e| e.to_string()).unwrap_or_default() }))
+    }
+
+    async fn log_checksums(&self, request: Request<wire::LogChecksumsRequest>) -> RpcResponse<wire::LogChecksumsReply> {
+        let ctx = self.context()?;
+        Ok(Response::new(log_comparison::checksums(&ctx, request.into_inner().first).await?))
     }
 }
 

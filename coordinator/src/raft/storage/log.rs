@@ -93,6 +93,11 @@ impl RaftLog {
         self.tail.lock().vote
     }
 
+    /// Entries `start..end`, as far as the log still has them.
+    pub async fn entries(&self, start: u64, end: u64) -> io::Result<Vec<RaftLogEntry>> {
+        self.read(start, end, MESSAGE_BYTES).await
+    }
+
     /// Entries on disk, for tests and measurements. Blocks.
     pub fn len_on_disk(&self) -> io::Result<u64> {
         let table = self.store.begin_read()?.open_table(LOG).map_err(io::Error::other)?;

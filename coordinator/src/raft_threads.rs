@@ -1,0 +1,110 @@
+//! Threads for Raft and the peer port, apart from those that serve clients.
+//!
+//! A leader that sends no heartbeats for `election_ms` is replaced, and so are a follower's answers waited for. On threads of
+//! their own, heartbeats, votes and entries do not wait for requests, however many or heavy these are. Other calls on the
+//! peer port are handed to the threads that serve clients.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
+use tower::Service;
+use volley_common::http2::{ReplyBody, grpc_error};
+use volley_common::server::serve::Http2Service;
+use volley_common::server::{Lifecycle, process};
+use volley_common::{Error, Result};
+
+/// One for messages that wait for the other, and for connections.
+const THREADS: usize = 2;
+/// The beginning of the paths of Raft's messages.
+const RAFT_PATHS: &str = "/volley.raft.v1.Raft/";
+
+/// A runtime for Raft; its threads end when it is dropped.
+pub struct RaftThreads(Option<Runtime>);
+
+impl RaftThreads {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// INTERNAL: the system refuses to create a thread.
+    pub fn start() -> Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        process::runtime(builder.worker_threads(THREADS).thread_name("volley-raft"))
+            .map(|runtime| RaftThreads(Some(runtime)))
+    }
+
+    fn handle(&self) -> Result<&RuntimeHandle> {
+        self.0.as_ref().map(Runtime::handle).ok_or_else(|| Error::internal("the threads of Raft have ended"))
+    }
+
+    /// Runs a future on these threads, and what it spawns.
+    ///
+    /// # Errors
+    /// Those of the future. INTERNAL: it panicked.
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        self.handle()?.spawn(work).await.map_err(|e| Error::internal(format!("Raft did not start: {e}")))?
+    }
+
+    /// Serves the peer port on these threads. `service` handles all calls but Raft's on the threads that serve clients, which are those of the caller.
+    ///
+    /// # Errors
+    /// INTERNAL: the system refuses to hand over the socket.
+    pub fn serve_peers(&self, lifecycle: &Lifecycle, listener: TcpListener, service: impl Http2Service) -> Result<()> {
+        let service = OnClientThreads { service, threads: RuntimeHandle::current() };
+        let _entered = self.handle()?.enter();
+        // A socket belongs to the runtime in which it was registered.
+        let listener = listener.into_std().and_then(TcpListener::from_std);
+        let listener = listener.map_err(|e| Error::internal(format!("the peer port cannot be handed over: {e}")))?;
+        lifecycle.serve_peers(listener, service);
+        Ok(())
+    }
+}
+
+impl Drop for RaftThreads {
+    /// Does not wait for the threads: a runtime cannot be waited for in another one.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Handles Raft's messages where they arrive, and every other call on other threads.
+#[derive(Clone)]
+struct OnClientThreads<S> {
+    service: S,
+    threads: RuntimeHandle,
+}
+
+impl<S: Http2Service> Service<Request<Incoming>> for OnClientThreads<S> {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<Response<ReplyBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let is_raft = request.uri().path().starts_with(RAFT_PATHS);
+        let threads = self.threads.clone();
+        let mut service = self.service.clone();
+        if is_raft {
+            return Box::pin(service.call(request));
+        }
+        // Within the task: a call may need the runtime from its beginning.
+        let call = async move { service.call(request).await };
+        Box::pin(async move {
+            match AbortOnDropHandle::new(threads.spawn(call)).await {
+                Ok(reply) => reply,
+                Err(error) => Ok(grpc_error(Error::internal(format!("the call ended early: {error}")))),
+            }
+        })
+    }
+}
