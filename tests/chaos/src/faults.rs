@@ -82,6 +82,8 @@ pub enum FaultAction {
     Replace(usize),
     /// The old ids of nodes that came back under another id are removed.
     RemoveReplaced,
+    /// A thousand writers at once.
+    Burst,
 }
 
 /// A fault and how long it lasts.
@@ -121,6 +123,7 @@ impl FaultAction {
             FaultAction::Drain(_) => "drain-node",
             FaultAction::Replace(_) => "replace-node",
             FaultAction::RemoveReplaced => "remove-replaced",
+            FaultAction::Burst => "burst",
         }
     }
 
@@ -140,7 +143,7 @@ impl FaultAction {
 type DrawAction = fn(&mut FaultGenerator) -> FaultAction;
 
 /// How often each kind is drawn.
-const WEIGHTS: [(u32, DrawAction); 20] = [
+const WEIGHTS: [(u32, DrawAction); 21] = [
     (10, |c| FaultAction::Crash(c.leader_or_coordinator())),
     (12, |c| FaultAction::Crash(c.node())),
     (5, |c| FaultAction::Restart(c.any_target())),
@@ -161,6 +164,7 @@ const WEIGHTS: [(u32, DrawAction); 20] = [
     (4, |c| FaultAction::Drain(c.index(c.nodes))),
     (4, |c| FaultAction::Replace(c.index(c.nodes))),
     (2, |_| FaultAction::RemoveReplaced),
+    (2, |_| FaultAction::Burst),
 ];
 
 /// Draws faults from a seed.

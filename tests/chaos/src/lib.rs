@@ -10,6 +10,7 @@
 //! | [`copies`] | which copies of which parts are on the nodes' disks |
 //! | [`history`] | every operation and fault, as JSON lines |
 //! | [`check`] | the checker: finds violations in a history |
+//! | [`memory`] | the servers' memory during a run, and its bound |
 //! | [`run`], [`report`] | a whole run, and its report |
 //! | [`figures`] | how long recovery takes |
 #![allow(
@@ -26,6 +27,7 @@ pub mod faults;
 pub mod figures;
 pub mod history;
 pub mod links;
+pub mod memory;
 pub mod nemesis;
 pub mod owner;
 pub mod proxy;

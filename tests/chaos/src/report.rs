@@ -20,6 +20,9 @@ pub fn text(ended: &ChaosOutcome) -> String {
     if let Some(time) = ended.repaired {
         text += &format!("\nall copies were repaired {:.1} s after the faults\n", time.as_secs_f64());
     }
+    for (program, mib) in &ended.memory {
+        text += &format!("{program}: at most {mib} MiB of anonymous memory\n");
+    }
     if ended.violations.is_empty() {
         return text + "\nviolations: none\n";
     }

@@ -16,6 +16,7 @@ use crate::cluster::FaultyCluster;
 use crate::copies;
 use crate::faults::FaultGenerator;
 use crate::history::{ClientHistory, ClientOperation, HistoryRecorder, OpOutcome, OpRequest};
+use crate::memory::MemoryWatch;
 use crate::nemesis::{ProcessNemesis, answers};
 
 /// Clients at once.
@@ -58,6 +59,8 @@ pub struct ChaosOutcome {
     pub skipped: BTreeMap<&'static str, (usize, String)>,
     /// How long it took until all copies were in place after the last fault.
     pub repaired: Option<Duration>,
+    /// The largest amount of anonymous memory of each program, MiB.
+    pub memory: BTreeMap<String, u64>,
     /// The folder with history, logs and data, if it was kept.
     pub kept: Option<PathBuf>,
 }
@@ -84,16 +87,11 @@ pub async fn run(options: &ChaosOptions) -> ChaosOutcome {
     let mut cluster =
         FaultyCluster::create(cluster_options(&options.coordinator_config, options.seed), SMALL_DISK).await;
     let recorder = Arc::new(HistoryRecorder::new(&cluster.servers.folder().join("history.jsonl")).unwrap());
+    let memory = MemoryWatch::start();
     cluster.start_stopped();
     if let Err(why) = cluster.servers.try_ready(READY_LIMIT).await {
-        return end(
-            cluster,
-            &recorder,
-            vec![violation(ViolationKind::Unreachable, why)],
-            options,
-            BTreeMap::new(),
-            None,
-        );
+        let violations = vec![violation(ViolationKind::Unreachable, why)];
+        return end(cluster, &recorder, violations, options, RunFigures::default());
     }
     let load = Arc::new(ClientWorkload::new(recorder.clone(), cluster.servers.addresses(), RETENTION));
     let workers: Vec<_> = (0..CLIENTS)
@@ -120,11 +118,21 @@ pub async fn run(options: &ChaosOptions) -> ChaosOutcome {
     final_reads(&load, &recorder).await;
     nemesis.check_crashed();
     violations.append(&mut nemesis.violations);
-    end(nemesis.cluster, &recorder, violations, options, nemesis.skipped, repaired)
+    violations.extend(memory.violations());
+    let figures = RunFigures { skipped: nemesis.skipped, repaired, memory: memory.most() };
+    end(nemesis.cluster, &recorder, violations, options, figures)
 }
 
 fn violation(kind: ViolationKind, what: String) -> ChaosViolation {
     ChaosViolation { kind, what, operations: Vec::new() }
+}
+
+/// What a run measured, beside its history.
+#[derive(Default)]
+struct RunFigures {
+    skipped: BTreeMap<&'static str, (usize, String)>,
+    repaired: Option<Duration>,
+    memory: BTreeMap<String, u64>,
 }
 
 fn end(
@@ -132,8 +140,7 @@ fn end(
     recorder: &HistoryRecorder,
     mut violations: Vec<ChaosViolation>,
     options: &ChaosOptions,
-    skipped: BTreeMap<&'static str, (usize, String)>,
-    repaired: Option<Duration>,
+    RunFigures { skipped, repaired, memory }: RunFigures,
 ) -> ChaosOutcome {
     let history = recorder.history();
     violations.extend(check::check(&history));
@@ -142,7 +149,7 @@ fn end(
         std::fs::write(folder.join("violations.json"), serde_json::to_vec_pretty(&violations).unwrap()).unwrap();
         folder
     });
-    ChaosOutcome { history, violations, skipped, repaired, kept }
+    ChaosOutcome { history, violations, skipped, repaired, memory, kept }
 }
 
 /// Undoes all faults; afterwards every member must run, be ready and be reachable.

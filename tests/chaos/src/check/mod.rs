@@ -48,6 +48,8 @@ pub enum ViolationKind {
     NotRepaired,
     /// An unfinished file was left behind.
     LeftoverFile,
+    /// A process had more memory than its bound.
+    Memory,
 }
 
 /// A violation.

@@ -20,6 +20,7 @@ use crate::links::{LinkDirection, LinkEnd, LinkFault};
 /// How long a member may take to exit on SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
+mod burst;
 mod growth;
 mod losses;
 
@@ -171,6 +172,7 @@ impl ProcessNemesis {
             FaultAction::Drain(node) => self.drain(node).await,
             FaultAction::Replace(node) => self.replace(node).await,
             FaultAction::RemoveReplaced => self.remove_replaced().await,
+            FaultAction::Burst => self.burst().await,
         }
     }
 
