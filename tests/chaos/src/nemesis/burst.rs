@@ -1,0 +1,127 @@
+//! A burst: a thousand writers at once, while other faults may be in effect.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use volley_common::client::{Client, FetchOptions};
+use volley_common::options::{Mode, Options};
+use volley_common::{Code, Error, Result, TableName};
+
+use super::{FaultUndo, InjectResult, ProcessNemesis};
+use crate::check::{ChaosViolation, ViolationKind};
+use crate::rows;
+
+/// Writers at once.
+const WRITERS: usize = 1_000;
+/// Rows of each write.
+const ROWS: i64 = 20;
+/// Shards of the table.
+const SHARDS: u32 = 4;
+/// How long a put may take, all its attempts together.
+const PUT_LIMIT: Duration = Duration::from_secs(60);
+/// How long the table may be unreadable afterwards.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+/// Pause before an attempt is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+impl ProcessNemesis {
+    /// A thousand clients append to a table of their own at once. Each append must end, and those that were acknowledged must
+    /// be there, once.
+    pub(super) async fn burst(&mut self) -> InjectResult {
+        let (begin, address) = (Instant::now(), self.cluster.servers.addresses());
+        let name = format!("burst{}", self.done);
+        let table: TableName = name.parse().map_err(|e: Error| e.message)?;
+        let options = Options {
+            mode: Some(Mode::Create),
+            shards: Some(SHARDS),
+            shard_by: Some(vec!["seq".into()]),
+            ..Options::default()
+        };
+        let client = connect(&address[0]).await.map_err(|e| e.message)?;
+        client.put(&table, &options, rows::schema(), rows::stream(&name, "", 0)).await.map_err(|e| e.message)?;
+
+        let writers = (0..WRITERS).map(|number| append(&address[number % address.len()], &table, number));
+        let ended: Vec<(usize, Result<()>)> = writers.collect::<FuturesUnordered<_>>().collect().await;
+        let acknowledged: BTreeSet<String> =
+            ended.iter().filter(|(_, result)| result.is_ok()).map(|(number, _)| write_id(*number)).collect();
+        let hung = ended.iter().filter(|(_, result)| result.as_ref().is_err_and(|e| e.code == Code::DeadlineExceeded));
+        let hung = hung.count();
+        if hung > 0 {
+            self.violate(
+                ViolationKind::Unexpected,
+                format!("{hung} of {WRITERS} puts had no answer within {PUT_LIMIT:?}"),
+            );
+        }
+        let found = read(&address, &name, &table).await.map_err(|e| e.message)?;
+        found.flaws.iter().for_each(|flaw| self.violate(ViolationKind::Corrupt, format!("{name}: {flaw}")));
+        let visible: BTreeSet<String> = found.writes.into_iter().collect();
+        if let Some(lost) = acknowledged.difference(&visible).next() {
+            self.violate(ViolationKind::Lost, format!("{name}: the acknowledged write {lost} is not visible"));
+        }
+        drop(client.drop_table(&table).await);
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok((format!("{} of {WRITERS} puts acknowledged in {seconds:.1} s", acknowledged.len()), FaultUndo::Nothing))
+    }
+
+    fn violate(&mut self, kind: ViolationKind, what: String) {
+        self.violations.push(ChaosViolation { kind, what, operations: Vec::new() });
+    }
+}
+
+fn write_id(number: usize) -> String {
+    format!("burst-{number}")
+}
+
+async fn connect(address: &str) -> Result<Client> {
+    Client::connect(address).await
+}
+
+/// Appends the rows of one writer, and repeats that under its id while the cluster asks for it; DEADLINE_EXCEEDED if an
+/// attempt does not end in time.
+async fn append(address: &str, table: &TableName, number: usize) -> (usize, Result<()>) {
+    let (begin, write) = (Instant::now(), write_id(number));
+    let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
+    loop {
+        let attempt = async {
+            let client = connect(address).await?;
+            client.put(table, &options, rows::schema(), rows::stream(&table.to_string(), &write, ROWS)).await
+        };
+        let left = PUT_LIMIT.saturating_sub(begin.elapsed());
+        match tokio::time::timeout(left, attempt).await {
+            Ok(Ok(_)) => return (number, Ok(())),
+            // Faults that are in effect, or too many puts at once.
+            Ok(Err(error)) if !matches!(error.code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted) => {
+                return (number, Err(error));
+            }
+            Ok(Err(_)) => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(_) => return (number, Err(Error::deadline("the put did not end in time"))),
+        }
+    }
+}
+
+/// Reads the table through any member that answers.
+async fn read(addresses: &[String], name: &str, table: &TableName) -> Result<rows::TableContent> {
+    let begin = Instant::now();
+    let mut members = addresses.iter().cycle();
+    loop {
+        let address = members.next().ok_or_else(|| Error::unavailable("there is no member"))?;
+        let reading = async {
+            let client = connect(address).await?;
+            let info = client.info(table, &Options::default()).await?;
+            let batches: Vec<_> = client.fetch(info, FetchOptions::default())?.collect().await;
+            let batches: Result<Vec<_>> = batches.into_iter().map(|fetched| fetched.map(|f| f.batch)).collect();
+            Ok(rows::content(name, &batches?, false))
+        };
+        let last = match tokio::time::timeout(READ_LIMIT, reading).await {
+            Ok(Ok(content)) => return Ok(content),
+            Ok(Err(error)) => error,
+            Err(_) => Error::deadline(format!("{address}: no answer within {READ_LIMIT:?}")),
+        };
+        if begin.elapsed() > READ_LIMIT {
+            return Err(last);
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
