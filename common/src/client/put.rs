@@ -23,6 +23,7 @@ use tonic::{Request, Status};
 
 use super::{Client, MAX_MESSAGE};
 use crate::ipc::MESSAGE_BYTES;
+use crate::ipc::shrink::shrink_to_fit;
 use crate::ipc::split::split;
 use crate::{Error, Result};
 
@@ -125,7 +126,7 @@ async fn encode_batches(
     }
     let mut batches = std::pin::pin!(batches);
     while let Some(batch) = batches.next().await {
-        for piece in split(&batch?, MESSAGE_BYTES) {
+        for piece in split(&shrink_to_fit(&batch?), MESSAGE_BYTES) {
             for message in encoder.batch(&piece)? {
                 if queue.send(Some(message)).await.is_err() {
                     return Ok(());

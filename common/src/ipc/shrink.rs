@@ -3,6 +3,9 @@
 //! A sliced view array keeps all its data buffers, a sliced list view or dense union its whole children. Arrow's IPC
 //! writer would write them all, and writes unions and run ends below a sliced list wrongly. Here the rows of such types
 //! are copied; other types are left alone, because the writer slices those itself.
+//!
+//! A batch is compacted once, where it enters (a put's rows by [`detach`], a client's by [`shrink_to_fit`]). Afterwards only
+//! slices and picked rows are compacted, where they are made; joining compact batches gives a compact batch.
 
 use std::sync::Arc;
 
@@ -52,7 +55,7 @@ pub fn detach(batch: &RecordBatch) -> RecordBatch {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let columns: ArrowResult<Vec<_>> = batch.columns().iter().map(|column| copy_array(&column.to_data())).collect();
     let copy = columns.and_then(|columns| RecordBatch::try_new_with_options(batch.schema(), columns, &options));
-    shrink_to_fit(&copy.expect("copies of a valid batch's columns make one of the same schema"))
+    copy.expect("copies of a valid batch's columns make one of the same schema")
 }
 
 /// Bytes of the largest buffer; a dictionary's values are shared and do not count.

@@ -11,10 +11,11 @@ const ROW_STEP: usize = 64;
 
 /// Splits a batch into consecutive ones of about `target_bytes` of Arrow data each (see [`super::MESSAGE_BYTES`]).
 ///
-/// A batch is over [`super::MAX_SPLIT_BYTES`] only if it has one row. A batch without rows is returned unchanged.
-/// Batches own no more than their rows, see [`super::shrink`].
+/// `batch` must own no more than its rows (see [`super::shrink`]), and so do the results: only what is sliced here is
+/// compacted here. A batch is over [`super::MAX_SPLIT_BYTES`] only if it has one row. A batch without rows is returned
+/// unchanged.
 pub fn split(batch: &RecordBatch, target_bytes: usize) -> impl Iterator<Item = RecordBatch> + Send + use<> {
-    let batch = shrink_to_fit(batch);
+    let batch = batch.clone();
     let rows = batch.num_rows();
     let count = data_bytes(&batch).div_ceil(target_bytes.max(1)).max(1);
     let step = rows.div_ceil(count).max(1);

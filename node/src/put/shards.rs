@@ -199,21 +199,22 @@ impl HashPartitioner {
         Ok(())
     }
 
+    /// Sorts one batch of the window. Shards that have enough rows for a message are written, the others keep theirs.
     fn scatter(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
-        let mut rows_of = group(&self.partitioner.shards_of(batch)?, self.shards.len());
+        let mut rows_by_shard = group(&self.partitioner.shards_of(batch)?, self.shards.len());
         let row_bytes = data_bytes(batch) as f64 / batch.num_rows().max(1) as f64;
-        let enough = |shard: usize, rows: usize| {
-            self.shards[shard].bytes + (rows as f64 * row_bytes) as usize >= self.message_bytes / 4 * 3
+        let fills_message = |(shard, rows): (usize, &Vec<u32>)| {
+            self.shards[shard].bytes + (rows.len() as f64 * row_bytes) as usize >= self.message_bytes / 4 * 3
         };
-        let now: Vec<bool> = rows_of.iter().enumerate().map(|(shard, rows)| enough(shard, rows.len())).collect();
-        let order: Vec<u32> =
-            rows_of.iter().zip(&now).filter(|(_, now)| **now).flat_map(|(rows, _)| rows).copied().collect();
-        let sorted = pick(batch, order)?;
-        let mut at = 0;
-        for (shard, rows) in rows_of.iter_mut().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            if now[shard] {
-                self.add(shard, sorted.slice(at, rows.len()));
-                at += rows.len();
+        let is_full: Vec<bool> = rows_by_shard.iter().enumerate().map(fills_message).collect();
+        let full_shards = rows_by_shard.iter().zip(&is_full).filter(|(_, full)| **full);
+        // The rows of all full shards, one shard after the other.
+        let sorted = pick(batch, full_shards.flat_map(|(rows, _)| rows).copied().collect())?;
+        let mut next_sorted = 0;
+        for (shard, rows) in rows_by_shard.iter_mut().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            if is_full[shard] {
+                self.add(shard, sorted.slice(next_sorted, rows.len()));
+                next_sorted += rows.len();
                 self.write(shard, sink)?;
             } else {
                 // Copied, so that a few rows that are buffered for a long time do not keep the whole window in memory.

@@ -10,7 +10,6 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
 use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
-use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
 
@@ -131,8 +130,8 @@ impl PartWriter {
         self.id
     }
 
-    /// Writes a batch as one message, which the caller keeps small. Its schema must equal the part's: see
-    /// [`volley_common::ipc::conform`].
+    /// Writes a batch as one message, which the caller keeps small. Its schema must equal the part's (see
+    /// [`volley_common::ipc::conform`]), and it must own no more than its rows (see [`volley_common::ipc::shrink`]).
     ///
     /// # Errors
     /// INVALID_ARGUMENT: another schema. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the
@@ -141,12 +140,11 @@ impl PartWriter {
         if batch.schema_ref() != &self.spec.schema {
             return Err(Error::invalid("a batch does not have the table's schema").at(&self.spec.table));
         }
-        let batch = shrink_to_fit(batch);
-        if !self.dictionaries.extend(&batch) {
+        if !self.dictionaries.extend(batch) {
             return Ok(BatchWrite::DictionaryReplaced);
         }
         let (before, volume) = (self.bytes(), &self.committer.volume);
-        self.encoder.write(&batch).map_err(|e| write_error(volume, e))?;
+        self.encoder.write(batch).map_err(|e| write_error(volume, e))?;
         volume.check_growth(before, self.bytes())?;
         self.rows += batch.num_rows() as u64;
         Ok(BatchWrite::Written)

@@ -9,7 +9,7 @@ use crate::ipc::test_data;
 
 /// Checks that the split batches have all rows in order, and that each is small enough unless it has one row.
 fn check_split(batch: &RecordBatch, target: usize) {
-    let batches: Vec<_> = split(batch, target).collect();
+    let batches: Vec<_> = split(&shrink_to_fit(batch), target).collect();
     let mut at = 0;
     for part in &batches {
         assert_eq!(*part, batch.slice(at, part.num_rows()), "at row {at}");

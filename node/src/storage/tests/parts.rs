@@ -12,6 +12,7 @@ use arrow_ipc::reader::FileReader;
 use volley_common::PartId;
 use volley_common::error::Code;
 use volley_common::ipc::schema::{flight_header, schema_message};
+use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::wire::catalog::Compression;
 
 use super::super::*;
@@ -61,7 +62,7 @@ fn unions_below_sliced_lists_round_trip() {
     let whole = RecordBatch::try_from_iter([("l", Arc::new(list) as ArrayRef)]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let slice = whole.slice(3, 5);
+    let slice = shrink_to_fit(&whole.slice(3, 5));
     let sealed = put(&store, std::slice::from_ref(&slice), Compression::None);
     assert_eq!(served(&store.part(sealed.id).unwrap().unwrap()), [slice]);
 }
