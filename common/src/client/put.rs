@@ -127,7 +127,7 @@ async fn encode_batches(
     let mut batches = std::pin::pin!(batches);
     while let Some(batch) = batches.next().await {
         for piece in split(&shrink_to_fit(&batch?), MESSAGE_BYTES) {
-            for message in encoder.batch(&piece)? {
+            for message in encoder.batch(&piece?)? {
                 if queue.send(Some(message)).await.is_err() {
                     return Ok(());
                 }

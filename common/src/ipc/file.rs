@@ -1,7 +1,10 @@
 //! Encodes Arrow IPC files byte for byte as arrow's `FileWriter` does, but passes each message on as slices, most of which
 //! are the arrays' own memory, instead of copying it into one buffer.
+//!
+//! Dictionaries are different: each is written once, complete, after the batches, as the format permits. Then it has only
+//! the values that the file's rows use, and needs no delta, which clients of some languages read wrongly.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 
 use arrow::array::RecordBatch;
@@ -13,6 +16,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcWriteOptions, StreamEncoder};
 use arrow_ipc::{Block, FooterBuilder, MessageHeader, MetadataVersion};
 use flatbuffers::FlatBufferBuilder;
 
+use super::dictionary_keys::keys_schema;
 use super::schema::PREFIX_BYTES;
 
 /// The start of a file, up to its schema. Its first six bytes are also the end of the file.
@@ -39,12 +43,13 @@ pub trait AppendSlices {
 /// Encodes one file.
 pub struct FileEncoder<W> {
     output: W,
+    /// Encodes batches with keys in place of dictionaries.
     encoder: StreamEncoder,
     schema: SchemaRef,
+    options: IpcWriteOptions,
     /// Bytes written.
     length: u64,
     dictionaries: Vec<Block>,
-    dictionary_ids: HashSet<i64>,
     batches: Vec<Block>,
 }
 
@@ -54,21 +59,32 @@ impl<W: AppendSlices> FileEncoder<W> {
     /// # Errors
     /// A schema that IPC cannot encode; those of the output.
     pub fn new(mut output: W, schema: SchemaRef, options: IpcWriteOptions) -> Result<Self, ArrowError> {
-        let encoder = StreamEncoder::try_new_with_options(&schema, options)?;
+        let encoder = StreamEncoder::try_new_with_options(&keys_schema(&schema), options.clone())?;
         output.append(&[&HEAD])?;
         let length = HEAD.len() as u64;
         let (dictionaries, batches) = (Vec::new(), Vec::new());
-        Ok(FileEncoder { output, encoder, schema, length, dictionaries, dictionary_ids: HashSet::new(), batches })
+        let mut file = FileEncoder { output, encoder, schema, options, length, dictionaries, batches };
+        let only_schema = StreamEncoder::try_new_with_options(&file.schema, file.options.clone())?.finish()?;
+        file.append(&only_schema, MessageHeader::Schema)?;
+        Ok(file)
     }
 
-    /// Writes the dictionaries that the batch needs and that are not in the file yet, then the batch. A dictionary must not
-    /// replace an earlier one: the file format cannot express that.
+    /// Writes a batch, which has keys in place of its dictionaries, see [`super::dictionary_keys`].
     ///
     /// # Errors
-    /// A batch that cannot be encoded or replaces a dictionary; those of the output. After one the file is invalid.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
-        let encoded = self.encoder.encode(batch)?;
-        self.append(&encoded)
+    /// A batch that cannot be encoded; those of the output. After one the file is invalid.
+    pub fn write(&mut self, keys: &RecordBatch) -> Result<(), ArrowError> {
+        let encoded = self.encoder.encode(keys)?;
+        self.append(&encoded, MessageHeader::RecordBatch)
+    }
+
+    /// Writes the dictionaries of a batch of the file's schema. Called at most once, after all batches.
+    ///
+    /// # Errors
+    /// As [`FileEncoder::write`].
+    pub fn write_dictionaries(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let encoded = StreamEncoder::try_new_with_options(&self.schema, self.options.clone())?.encode(batch)?;
+        self.append(&encoded, MessageHeader::DictionaryBatch)
     }
 
     /// Writes the footer, with `metadata` in it.
@@ -76,11 +92,8 @@ impl<W: AppendSlices> FileEncoder<W> {
     /// # Errors
     /// Those of the output.
     pub fn finish(mut self, metadata: &HashMap<String, String>) -> Result<W, ArrowError> {
-        let encoder = std::mem::replace(&mut self.encoder, StreamEncoder::try_new(&self.schema)?);
-        let mut end = encoder.finish()?;
+        let mut end = StreamEncoder::try_new_with_options(&self.schema, self.options.clone())?.finish()?;
         let end_mark = end.pop().ok_or_else(|| ArrowError::IpcError("a stream without an end mark".into()))?;
-        // Includes the schema if no batch was written.
-        self.append(&end)?;
         let footer = self.footer(metadata);
         let length = i32::try_from(footer.len())
             .map_err(|_| ArrowError::IpcError(format!("a footer of {} bytes is too long", footer.len())))?;
@@ -93,41 +106,32 @@ impl<W: AppendSlices> FileEncoder<W> {
         &self.output
     }
 
-    /// Writes complete messages and records where they are.
-    fn append(&mut self, encoded: &[Buffer]) -> Result<(), ArrowError> {
+    /// Writes those of the encoded messages that are of one kind, and records where they are.
+    fn append(&mut self, encoded: &[Buffer], kind: MessageHeader) -> Result<(), ArrowError> {
+        let mut slices: Vec<&[u8]> = Vec::with_capacity(encoded.len());
         let mut at = BufferCursor { buffers: encoded, offset: 0 };
         while !at.buffers.is_empty() {
-            self.record(&mut at)?;
+            let from = at.buffers;
+            let Some(message) = EncodedMessage::read(&mut at)? else { break };
+            if at.offset > 0 {
+                return Err(ArrowError::IpcError("two encoded messages share a buffer".into()));
+            }
+            if message.kind == kind {
+                self.record(&message);
+                slices.extend(from[..from.len() - at.buffers.len()].iter().map(Buffer::as_slice));
+            }
         }
-        let slices: Vec<&[u8]> = encoded.iter().map(Buffer::as_slice).collect();
         Ok(self.output.append(&slices)?)
     }
 
-    /// Records the message at a position and moves the position behind it.
-    fn record(&mut self, at: &mut BufferCursor<'_>) -> Result<(), ArrowError> {
-        let mut prefix = [0; PREFIX_BYTES];
-        at.read(&mut prefix)?;
-        let [_, _, _, _, size @ ..] = prefix;
-        let mut header = vec![0; u32::from_le_bytes(size) as usize];
-        at.read(&mut header)?;
-        let message = arrow_ipc::root_as_message(&header).map_err(|e| ArrowError::IpcError(e.to_string()))?;
-        let body = message.bodyLength();
-        at.skip(body as usize)?;
-        let block = Block::new(self.length as i64, (PREFIX_BYTES + header.len()) as i32, body);
-        self.length += (PREFIX_BYTES + header.len()) as u64 + body as u64;
-        match message.header_type() {
-            MessageHeader::DictionaryBatch => {
-                let (id, delta) = message.header_as_dictionary_batch().map_or((0, false), |d| (d.id(), d.isDelta()));
-                // Readers of a file use the last one for all batches.
-                if !self.dictionary_ids.insert(id) && !delta {
-                    return Err(ArrowError::IpcError(format!("a file cannot replace its dictionary {id}")));
-                }
-                self.dictionaries.push(block);
-            }
+    fn record(&mut self, message: &EncodedMessage) {
+        let block = Block::new(self.length as i64, message.head as i32, message.body as i64);
+        self.length += message.head + message.body;
+        match message.kind {
+            MessageHeader::DictionaryBatch => self.dictionaries.push(block),
             MessageHeader::RecordBatch => self.batches.push(block),
             _ => {}
         }
-        Ok(())
     }
 
     fn footer(&self, metadata: &HashMap<String, String>) -> Vec<u8> {
@@ -149,6 +153,31 @@ impl<W: AppendSlices> FileEncoder<W> {
         let footer = footer.finish();
         fbb.finish(footer, None);
         fbb.finished_data().to_vec()
+    }
+}
+
+/// An encoded message: its kind, and the bytes of its prefix and header and of its body.
+struct EncodedMessage {
+    kind: MessageHeader,
+    head: u64,
+    body: u64,
+}
+
+impl EncodedMessage {
+    /// Reads the message at a position and moves the position behind it; `None` for the end of a stream.
+    fn read(at: &mut BufferCursor<'_>) -> Result<Option<Self>, ArrowError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        at.read(&mut prefix)?;
+        let [_, _, _, _, size @ ..] = prefix;
+        let mut header = vec![0; u32::from_le_bytes(size) as usize];
+        if header.is_empty() {
+            return Ok(None);
+        }
+        at.read(&mut header)?;
+        let message = arrow_ipc::root_as_message(&header).map_err(|e| ArrowError::IpcError(e.to_string()))?;
+        let (head, body) = ((PREFIX_BYTES + header.len()) as u64, message.bodyLength() as u64);
+        at.skip(body as usize)?;
+        Ok(Some(EncodedMessage { kind: message.header_type(), head, body }))
     }
 }
 
@@ -194,90 +223,4 @@ impl BufferCursor<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, DictionaryArray, Int8Array, StringArray};
-    use arrow::datatypes::Int8Type;
-    use arrow_ipc::CompressionType;
-    use arrow_ipc::writer::{DictionaryHandling, FileWriter};
-
-    use super::*;
-    use crate::ipc::shrink::shrink_to_fit;
-    use crate::ipc::test_data;
-
-    impl AppendSlices for Vec<u8> {
-        fn append(&mut self, slices: &[&[u8]]) -> io::Result<()> {
-            slices.iter().for_each(|slice| self.extend_from_slice(slice));
-            Ok(())
-        }
-    }
-
-    fn options(codec: Option<CompressionType>) -> IpcWriteOptions {
-        let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Delta);
-        options.try_with_compression(codec).unwrap()
-    }
-
-    fn metadata() -> HashMap<String, String> {
-        [("b", "2"), ("a", "1")].map(|(key, value)| (key.to_string(), value.to_string())).into()
-    }
-
-    fn encode_ours(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
-        let mut file = FileEncoder::new(Vec::new(), schema.clone(), options(codec)).unwrap();
-        batches.iter().for_each(|batch| file.write(batch).unwrap());
-        assert_eq!(file.output().len() as u64, file.length);
-        file.finish(&metadata()).unwrap()
-    }
-
-    fn encode_arrows(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
-        let mut file = FileWriter::try_new_with_options(Vec::new(), schema, options(codec)).unwrap();
-        metadata().into_iter().for_each(|(key, value)| file.write_metadata(key, value));
-        batches.iter().for_each(|batch| file.write(batch).unwrap());
-        file.into_inner().unwrap()
-    }
-
-    /// A batch of one dictionary column, of these values in this order.
-    fn words(words: &[&str]) -> RecordBatch {
-        let keys = Int8Array::from_iter_values(0..words.len() as i8);
-        let array = DictionaryArray::<Int8Type>::new(keys, Arc::new(StringArray::from(words.to_vec())));
-        RecordBatch::try_from_iter([("d", Arc::new(array) as ArrayRef)]).unwrap()
-    }
-
-    #[test]
-    fn file_of_every_type_equals_arrows_file() {
-        let mut rng = test_data::rng(11);
-        for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
-            for data_type in test_data::types() {
-                let batch = test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), 200);
-                // Slices that begin within a byte of a bitmap; no rows; one row.
-                let slices = [(0, 200), (3, 77), (64, 128), (5, 0), (199, 1)];
-                let batches = slices.map(|(at, rows)| shrink_to_fit(&batch.slice(at, rows)));
-                let schema = batch.schema();
-                assert_eq!(
-                    encode_ours(&schema, &batches, codec),
-                    encode_arrows(&schema, &batches, codec),
-                    "{data_type} {codec:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn file_without_columns_or_batches_equals_arrows_file() {
-        let rows = test_data::batch_of(&mut test_data::rng(12), &[], 1000);
-        for batches in [&[][..], std::slice::from_ref(&rows)] {
-            assert_eq!(encode_ours(&rows.schema(), batches, None), encode_arrows(&rows.schema(), batches, None));
-        }
-        let batches = [words(&["a", "b"]), words(&["a", "b"]), words(&["a", "b", "c"])];
-        let schema = batches[0].schema();
-        assert_eq!(encode_ours(&schema, &batches, None), encode_arrows(&schema, &batches, None));
-    }
-
-    #[test]
-    fn dictionary_that_replaces_another_is_an_error() {
-        let mut file = FileEncoder::new(Vec::new(), words(&["a"]).schema(), options(None)).unwrap();
-        file.write(&words(&["a", "b"])).unwrap();
-        file.write(&words(&["c", "d"])).unwrap_err();
-    }
-}
+mod tests;

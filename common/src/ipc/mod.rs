@@ -12,9 +12,12 @@
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
 //! | [`encode`] | single batches to messages; the first rows of a message |
+//! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
+//! | `shrink_shared` | the same for types whose rows may share values |
+//! | `used_ranges` | the values that such rows need |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -23,6 +26,7 @@ pub mod body_builder;
 pub mod buffer_pool;
 pub mod conform;
 pub mod decode;
+pub mod dictionary_keys;
 pub mod encode;
 pub mod file;
 pub mod flight_decoder;
@@ -33,12 +37,14 @@ pub mod project;
 pub mod schema;
 mod schema_validation;
 pub mod shrink;
+mod shrink_shared;
 pub mod size;
 pub mod split;
 #[cfg(test)]
 mod test_data;
+mod used_ranges;
 
 /// The size that messages are split to, bytes. Measured, see docs: a client's cost is half of that at 32 MiB.
 pub const MESSAGE_BYTES: usize = 1 << 20;
-/// No message is larger unless it is one row: gRPC clients accept 4 MiB by default, framing included.
+/// No message is larger unless it is one row, or rows that share a value as large: gRPC clients accept 4 MiB by default, framing included.
 pub const MAX_SPLIT_BYTES: usize = (4 << 20) - (64 << 10);

@@ -4,6 +4,9 @@
 //! writer would write them all, and writes unions and run ends below a sliced list wrongly. Here the rows of such types
 //! are copied; other types are left alone, because the writer slices those itself.
 //!
+//! Rows that share values (views of the same bytes, list views that overlap, dense unions with equal offsets) continue to
+//! share them: see [`super::shrink_shared`].
+//!
 //! A batch is compacted once, where it enters (a put's rows by [`detach`], a client's by [`shrink_to_fit`]). Afterwards only
 //! slices and picked rows are compacted, where they are made; joining compact batches gives a compact batch.
 
@@ -11,26 +14,22 @@ use std::sync::Arc;
 
 use arrow::array::MutableArrayData;
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, GenericListViewArray, Int32Array,
-    MapArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, RecordBatchOptions, RunArray, StructArray, UInt64Array,
-    UnionArray, make_array,
+    Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, RecordBatch, RecordBatchOptions, RunArray, StructArray, UnionArray, make_array,
 };
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use arrow::compute::take;
 use arrow::datatypes::{
     ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType, UnionFields, UnionMode,
 };
-use arrow::error::ArrowError;
 
 use super::layout::child_fields;
+use super::shrink_shared::{ArrowResult, shrink_dense_union, shrink_list_view, shrink_views};
 use super::size::data_bytes;
 
 /// [`detach`] copies rows if a buffer is larger than this many times their size ...
 const MAX_OVERHEAD_FACTOR: usize = 4;
 /// ... plus this many bytes.
 const MAX_OVERHEAD_BYTES: usize = 64 << 10;
-
-type ArrowResult<T> = Result<T, ArrowError>;
 
 /// The same rows, in columns that own no more than their rows. Cheap when there is nothing to do.
 pub fn shrink_to_fit(batch: &RecordBatch) -> RecordBatch {
@@ -88,25 +87,17 @@ fn shrink_array(array: &ArrayRef) -> ArrowResult<ArrayRef> {
         return Ok(Arc::clone(array));
     }
     Ok(match array.data_type() {
-        Utf8View => {
-            let views = array.as_string_view();
-            let owned = views.data_buffers().iter().map(|b| b.len()).sum::<usize>();
-            if owned <= views.total_buffer_bytes_used() { Arc::clone(array) } else { Arc::new(views.gc()) }
-        }
-        BinaryView => {
-            let views = array.as_binary_view();
-            let owned = views.data_buffers().iter().map(|b| b.len()).sum::<usize>();
-            if owned <= views.total_buffer_bytes_used() { Arc::clone(array) } else { Arc::new(views.gc()) }
-        }
+        Utf8View => shrink_views(array.as_string_view())?,
+        BinaryView => shrink_views(array.as_binary_view())?,
         Struct(_) => shrink_struct(array.as_struct())?,
         List(_) => shrink_list::<i32>(array.as_list())?,
         LargeList(_) => shrink_list::<i64>(array.as_list())?,
         Map(_, _) => shrink_map(array.as_map())?,
         FixedSizeList(_, _) => shrink_fixed_size_list(array.as_fixed_size_list())?,
-        ListView(_) => shrink_list_view::<i32>(array.as_list_view())?,
-        LargeListView(_) => shrink_list_view::<i64>(array.as_list_view())?,
+        ListView(_) => shrink_list_view::<i32>(array.as_list_view(), shrink_array)?,
+        LargeListView(_) => shrink_list_view::<i64>(array.as_list_view(), shrink_array)?,
         Union(fields, UnionMode::Sparse) => shrink_sparse_union(fields, array.as_union())?,
-        Union(fields, UnionMode::Dense) => shrink_dense_union(fields, array.as_union())?,
+        Union(fields, UnionMode::Dense) => shrink_dense_union(fields, array.as_union(), shrink_array)?,
         RunEndEncoded(ends, _) => match ends.data_type() {
             Int16 => shrink_runs::<Int16Type>(array)?,
             Int32 => shrink_runs::<Int32Type>(array)?,
@@ -150,68 +141,9 @@ fn shrink_fixed_size_list(rows: &FixedSizeListArray) -> ArrowResult<ArrayRef> {
     Ok(Arc::new(FixedSizeListArray::try_new_with_length(field, size, values, nulls, rows.len())?))
 }
 
-fn shrink_list_view<O: OffsetSizeTrait>(rows: &GenericListViewArray<O>) -> ArrowResult<ArrayRef> {
-    let (field, offsets, sizes, values, nulls) = rows.clone().into_parts();
-    // A null's or an empty row's offset may have any value.
-    let has_values = |row: usize| nulls.as_ref().is_none_or(|n| n.is_valid(row)) && sizes[row] > O::zero();
-    let ranges: Vec<(usize, usize)> = (0..rows.len())
-        .map(|row| if has_values(row) { (offsets[row].as_usize(), sizes[row].as_usize()) } else { (0, 0) })
-        .collect();
-    let nonempty = || ranges.iter().filter(|(_, size)| *size > 0);
-    let first = nonempty().map(|(at, _)| *at).min().unwrap_or(0);
-    let last = nonempty().map(|(at, size)| at + size).max().unwrap_or(0);
-    let total: usize = ranges.iter().map(|(_, size)| size).sum();
-    let sizes: ScalarBuffer<O> = ranges.iter().map(|(_, size)| O::usize_as(*size)).collect();
-    let (offsets, values) = if last - first <= total {
-        // Rows that share values continue to share them.
-        let moved = ranges.iter().map(|(at, _)| O::usize_as(at.saturating_sub(first)));
-        (moved.collect(), values.slice(first, last - first))
-    } else {
-        gather(&ranges, total, &values)?
-    };
-    Ok(Arc::new(GenericListViewArray::try_new(field, offsets, sizes, shrink_array(&values)?, nulls)?))
-}
-
-/// Copies the ranges one after the other; returns where each begins, and the values.
-fn gather<O: OffsetSizeTrait>(
-    ranges: &[(usize, usize)],
-    total: usize,
-    values: &ArrayRef,
-) -> ArrowResult<(ScalarBuffer<O>, ArrayRef)> {
-    let mut offsets = Vec::with_capacity(ranges.len());
-    let mut indices = Vec::with_capacity(total);
-    for &(at, size) in ranges {
-        offsets.push(O::usize_as(indices.len()));
-        indices.extend((at..at + size).map(|at| at as u64));
-    }
-    Ok((offsets.into(), take(values, &UInt64Array::from(indices), None)?))
-}
-
 fn shrink_sparse_union(fields: &UnionFields, rows: &UnionArray) -> ArrowResult<ArrayRef> {
     let columns = fields.iter().map(|(id, _)| shrink_array(rows.child(id))).collect::<ArrowResult<Vec<_>>>()?;
     Ok(Arc::new(UnionArray::try_new(fields.clone(), rows.type_ids().clone(), None, columns)?))
-}
-
-fn shrink_dense_union(fields: &UnionFields, rows: &UnionArray) -> ArrowResult<ArrayRef> {
-    let mut entries: Vec<Vec<i32>> = vec![Vec::new(); 128];
-    let mut offsets = Vec::with_capacity(rows.len());
-    for (row, &id) in rows.type_ids().iter().enumerate() {
-        let of_child = &mut entries[id as usize];
-        offsets.push(of_child.len() as i32);
-        of_child.push(rows.value_offset(row) as i32);
-    }
-    let child = |id: i8| shrink_array(&take_entries(rows.child(id), &entries[id as usize])?);
-    let columns = fields.iter().map(|(id, _)| child(id)).collect::<ArrowResult<Vec<_>>>()?;
-    Ok(Arc::new(UnionArray::try_new(fields.clone(), rows.type_ids().clone(), Some(offsets.into()), columns)?))
-}
-
-/// These entries of an array: a slice if they are consecutive.
-fn take_entries(values: &ArrayRef, indices: &[i32]) -> ArrowResult<ArrayRef> {
-    let first = indices.first().copied().unwrap_or(0);
-    if indices.iter().zip(first..).all(|(&at, next)| at == next) {
-        return Ok(values.slice(first as usize, indices.len()));
-    }
-    take(values, &Int32Array::from(indices.to_vec()), None)
 }
 
 fn shrink_runs<R: RunEndIndexType>(rows: &ArrayRef) -> ArrowResult<ArrayRef> {

@@ -17,6 +17,11 @@ pub fn data_bytes(batch: &RecordBatch) -> usize {
     columns.max(batch.num_rows() / 8)
 }
 
+/// Bytes of one array's rows in a message.
+pub fn array_bytes(array: &dyn Array) -> usize {
+    array_size(array)
+}
+
 /// Bytes of one buffer, with its entry and padding.
 fn buffer_size(bytes: usize) -> usize {
     HEADER_ENTRY + bytes.next_multiple_of(ALIGNMENT)

@@ -80,7 +80,7 @@ impl PartRewriter {
         self.bytes = 0;
         for batch in join(std::mem::take(&mut self.group)) {
             for message in split(&batch, self.parts.config.message_bytes) {
-                self.parts.write(self.shard, &message)?;
+                self.parts.write(self.shard, &message?)?;
                 if self.parts.count() > self.max_parts {
                     return Err(Error::precondition(format!(
                         "shard {} of table {:?} cannot be compacted: its rows would still need more than {} parts, because their dictionaries differ",

@@ -6,6 +6,7 @@ use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Field, Int8Type, Int32T
 use volley_common::Code;
 use volley_common::ipc::decode::DecodedMessage;
 use volley_common::ipc::schema::schema_message;
+use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::wire::catalog::{WriteMode, WriteState};
 use volley_common::wire::cluster::BeginWriteRequest;
 
@@ -29,7 +30,7 @@ fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {
         compression: Default::default(),
     };
     let mut writer = state.store.create(spec).unwrap();
-    writer.write(batch).unwrap();
+    writer.write(&shrink_to_fit(batch)).unwrap();
     let sealed = writer.seal().unwrap();
     Part {
         id: Some(sealed.id.into()),

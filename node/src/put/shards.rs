@@ -108,6 +108,7 @@ impl BlockPartitioner {
             return self.add(batch.clone(), bytes, sink);
         }
         split(batch, self.sizes.message).try_for_each(|piece| {
+            let piece = piece?;
             let bytes = data_bytes(&piece);
             self.add(piece, bytes, sink)
         })
@@ -246,7 +247,7 @@ impl HashPartitioner {
             if data_bytes(&rows) <= (self.message_bytes / 2 * 3).min(MAX_SPLIT_BYTES) {
                 sink.write(shard as u32, &rows)?;
             } else {
-                split(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message))?;
+                split(&rows, self.message_bytes).try_for_each(|message| sink.write(shard as u32, &message?))?;
             }
         }
         Ok(())

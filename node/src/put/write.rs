@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use volley_common::ipc::conform::conform;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::partition::first_shard;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
@@ -30,6 +31,8 @@ pub const QUEUED_MESSAGES: usize = 64;
 pub const SEALED_PARTS: usize = 16;
 /// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
+/// The most memory for the dictionaries of all open parts of a put, bytes.
+const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 
 /// What the writer thread receives.
 pub enum WriterInput {
@@ -261,6 +264,14 @@ impl PartSink {
         Ok(())
     }
 
+    /// Ends the part with the most dictionary values if all open parts together have too many.
+    fn limit_dictionary_memory(&mut self) -> Result<()> {
+        let parts = self.open.iter().map(|(shard, (writer, _))| (*shard, writer.dictionary_memory()));
+        let (largest, all) = parts
+            .fold(((0, 0), 0), |(largest, all), part| (if part.1 > largest.1 { part } else { largest }, all + part.1));
+        if all > MAX_DICTIONARY_MEMORY { self.end_part(largest.0) } else { Ok(()) }
+    }
+
     /// How many parts were created.
     pub fn count(&self) -> u64 {
         self.next_seq - self.config.first_seq
@@ -276,12 +287,20 @@ impl PartSink {
 
 impl ShardSink for PartSink {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
-        if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
-            self.end_part(shard)?;
-            if self.try_write(shard, batch)? == BatchWrite::DictionaryReplaced {
-                return Err(Error::internal("a new part refused its first batch because of its dictionary"));
+        match self.try_write(shard, batch)? {
+            BatchWrite::Written => {}
+            BatchWrite::NeedsNewPart if self.open.get(&shard).is_some_and(|(writer, _)| writer.rows() > 0) => {
+                self.end_part(shard)?;
+                return self.write(shard, batch);
             }
+            BatchWrite::NeedsNewPart if batch.num_rows() > 1 => {
+                let half = batch.num_rows() / 2;
+                self.write(shard, &shrink_to_fit(&batch.slice(0, half)))?;
+                return self.write(shard, &shrink_to_fit(&batch.slice(half, batch.num_rows() - half)));
+            }
+            BatchWrite::NeedsNewPart => return Err(Error::internal("a new part refused one row")),
         }
+        self.limit_dictionary_memory()?;
         match self.open.get(&shard) {
             Some((writer, _)) if writer.bytes() >= self.config.part_bytes => self.end_part(shard),
             _ => Ok(()),

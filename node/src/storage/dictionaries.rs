@@ -1,82 +1,255 @@
-//! Whether a batch fits into a part: an Arrow file has one dictionary per id, which later batches may only extend.
+//! The dictionaries of a part. A file has one dictionary for each id, which is written when the part is sealed and is one
+//! message. A small one is stored as it was put; of a large one only the values that the part's rows use.
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, make_array};
-use arrow::datatypes::DataType;
+use ahash::HashMap;
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, DictionaryArray, OffsetSizeTrait, RecordBatch, UInt64Array,
+    downcast_dictionary_array, make_array, new_empty_array,
+};
+use arrow::compute::take;
+use arrow::datatypes::{ArrowDictionaryKeyType, ArrowNativeType, DataType, SchemaRef};
+use arrow::error::ArrowError;
+use volley_common::ipc::MAX_SPLIT_BYTES;
+use volley_common::ipc::dictionary_keys::{dictionary_fields, keys_schema, replace_dictionaries};
+use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::size::array_bytes;
 
-/// The current dictionaries of a part, in the order of their ids.
+/// A dictionary of at most this many bytes is stored with all its values, in their order.
+const MAX_WHOLE_BYTES: usize = 64 << 10;
+/// Memory of a value's new key, bytes, about.
+const KEY_MEMORY: usize = 24;
+
+/// The outermost dictionaries of a part. Those within the values of others are values like any other.
+pub struct PartDictionaries {
+    schema: SchemaRef,
+    /// With the type of the keys in place of each dictionary.
+    keys_schema: SchemaRef,
+    /// In the order of their ids; empty until the first batch.
+    dictionaries: Vec<PartDictionary>,
+}
+
+struct PartDictionary {
+    /// All values, as the last batch had them.
+    source: ArrayData,
+    /// `None`: all values are stored.
+    used: Option<UsedValues>,
+}
+
+/// The values of `source` that rows use, in the order of their first use.
 #[derive(Default)]
-pub struct PartDictionaries(Vec<ArrayData>);
+struct UsedValues {
+    new_key_of: HashMap<usize, usize>,
+    keys: Vec<u64>,
+    bytes: usize,
+}
 
 impl PartDictionaries {
-    /// Adopts the batch's dictionaries if each equals or extends the part's; otherwise changes nothing and returns
-    /// false.
-    ///
-    /// Mirrors arrow's `DictionaryTracker`, which detects a replacement only after it has written half of a batch.
-    pub fn extend(&mut self, batch: &RecordBatch) -> bool {
-        let mut found = Vec::new();
-        batch.columns().iter().for_each(|column| collect(column, &mut found));
-        if self.0.is_empty() {
-            self.0 = found;
+    /// Of a part without batches.
+    pub fn new(schema: SchemaRef) -> Self {
+        let keys_schema = keys_schema(&schema);
+        PartDictionaries { schema, keys_schema, dictionaries: Vec::new() }
+    }
+
+    /// Adds the values that the batch uses. Returns the batch with the part's keys in place of its dictionaries; `None`,
+    /// and nothing is changed, if it has another dictionary than the part, or if a dictionary would become too large for
+    /// one message. The first batch is refused only if it can be split.
+    pub fn add(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
+        if self.schema == self.keys_schema {
+            return Ok(Some(batch.clone()));
+        }
+        let found = dictionary_arrays(batch)?;
+        if self.dictionaries.is_empty() {
+            self.dictionaries = self.first(&found);
+        } else if !self.dictionaries.iter().zip(&found).all(|(dictionary, array)| dictionary.fits(array)) {
+            return Ok(None);
+        }
+        let before: Vec<usize> = self.dictionaries.iter().map(PartDictionary::used_len).collect();
+        for (dictionary, array) in self.dictionaries.iter_mut().zip(&found) {
+            dictionary.add(array);
+        }
+        let is_first = before.iter().all(|len| *len == 0);
+        if self.dictionaries.iter().any(PartDictionary::is_too_large) && !(is_first && batch.num_rows() <= 1) {
+            self.dictionaries.iter_mut().zip(before).for_each(|(dictionary, len)| dictionary.truncate(len));
+            return Ok(None);
+        }
+        let mut dictionaries = self.dictionaries.iter();
+        let mut keys = |data| match dictionaries.next() {
+            Some(dictionary) => dictionary.keys(data),
+            None => Err(ArrowError::SchemaError("more dictionaries than the schema has".into())),
+        };
+        replace_dictionaries(batch, &self.keys_schema, &mut keys).map(Some)
+    }
+
+    fn first(&self, found: &[ArrayData]) -> Vec<PartDictionary> {
+        let dictionary = |(array, is_ordered): (&ArrayData, bool)| {
+            let source = array.child_data()[0].clone();
+            // The order of an ordered dictionary has a meaning.
+            let is_whole = is_ordered || array_bytes(&make_array(source.clone())) <= MAX_WHOLE_BYTES;
+            PartDictionary { source, used: (!is_whole).then(UsedValues::default) }
+        };
+        let ordered = dictionary_fields(&self.schema).into_iter().map(|field| field.dict_is_ordered() == Some(true));
+        found.iter().zip(ordered).map(dictionary).collect()
+    }
+
+    /// Bytes of the values that are not written yet.
+    pub fn bytes(&self) -> usize {
+        self.dictionaries.iter().filter_map(|dictionary| dictionary.used.as_ref()).map(|used| used.bytes).sum()
+    }
+
+    /// Memory for new keys, bytes.
+    pub fn memory(&self) -> usize {
+        self.dictionaries.iter().map(|dictionary| dictionary.used_len() * KEY_MEMORY).sum()
+    }
+
+    /// A batch without rows that has the dictionaries; `None` if there are none.
+    pub fn finish(&self) -> Result<Option<RecordBatch>, ArrowError> {
+        if self.dictionaries.is_empty() {
+            return Ok(None);
+        }
+        let mut dictionaries = self.dictionaries.iter();
+        let mut with_values = |data: ArrayData| {
+            let values = match dictionaries.next() {
+                Some(dictionary) => dictionary.values()?,
+                None => return Err(ArrowError::SchemaError("more dictionaries than the schema has".into())),
+            };
+            data.into_builder().child_data(vec![values]).build()
+        };
+        let columns = self.schema.fields().iter().map(|field| new_empty_array(field.data_type())).collect();
+        let empty = RecordBatch::try_new(self.schema.clone(), columns)?;
+        replace_dictionaries(&empty, &self.schema, &mut with_values).map(Some)
+    }
+}
+
+/// The outermost dictionary arrays of a batch, in the order of their ids.
+fn dictionary_arrays(batch: &RecordBatch) -> Result<Vec<ArrayData>, ArrowError> {
+    let mut found = Vec::new();
+    let mut collect = |data: ArrayData| {
+        found.push(data.clone());
+        Ok(data)
+    };
+    replace_dictionaries(batch, &batch.schema(), &mut collect)?;
+    Ok(found)
+}
+
+impl PartDictionary {
+    /// Whether the array's keys mean the same values here: its dictionary equals or extends this one.
+    fn fits(&self, array: &ArrayData) -> bool {
+        let (old, new) = (&self.source, &array.child_data()[0]);
+        if old.ptr_eq(new) || array.len() == array.null_count() {
             return true;
         }
-        let fits = self.0.len() == found.len() && self.0.iter().zip(&found).all(|(old, new)| fits(old, new));
-        if fits {
-            for (old, new) in self.0.iter_mut().zip(found) {
-                // Of two equal dictionaries the newer is kept, because later batches most likely share it.
-                *old = new;
+        match old.len().cmp(&new.len()) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => old == new,
+            std::cmp::Ordering::Less => !has_nested_values(new.data_type()) && new.slice(0, old.len()) == *old,
+        }
+    }
+
+    /// Adopts the array's dictionary, which fits, and the values that it uses.
+    fn add(&mut self, array: &ArrayData) {
+        if array.len() == array.null_count() {
+            return;
+        }
+        // Of two equal dictionaries the newer is kept, because later batches most likely share it.
+        self.source = array.child_data()[0].clone();
+        if let Some(used) = &mut self.used {
+            let array = &*make_array(array.clone());
+            downcast_dictionary_array!(array => used.add(array), _ => {});
+        }
+    }
+
+    fn used_len(&self) -> usize {
+        self.used.as_ref().map_or(0, |used| used.keys.len())
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.used.as_ref().is_some_and(|used| used.bytes > MAX_SPLIT_BYTES)
+    }
+
+    /// Forgets the values that were added last.
+    fn truncate(&mut self, len: usize) {
+        let Some(used) = &mut self.used else { return };
+        let values = make_array(self.source.clone());
+        for key in used.keys.drain(len..) {
+            used.new_key_of.remove(&(key as usize));
+            used.bytes -= value_bytes(&values, key as usize);
+        }
+    }
+
+    /// The keys of a dictionary array, as the part has them.
+    fn keys(&self, array: ArrayData) -> Result<ArrayData, ArrowError> {
+        let DataType::Dictionary(key_type, _) = array.data_type().clone() else {
+            return Err(ArrowError::SchemaError("not a dictionary".into()));
+        };
+        match &self.used {
+            None => array.into_builder().data_type(*key_type).child_data(Vec::new()).build(),
+            Some(used) => {
+                let array = &*make_array(array);
+                Ok(downcast_dictionary_array!(
+                    array => used.new_keys(array),
+                    _ => return Err(ArrowError::SchemaError("not a dictionary".into()))
+                ))
             }
         }
-        fits
+    }
+
+    /// The values to store.
+    fn values(&self) -> Result<ArrayData, ArrowError> {
+        let Some(used) = &self.used else { return Ok(self.source.clone()) };
+        let values = take(&make_array(self.source.clone()), &UInt64Array::from(used.keys.clone()), None)?;
+        let batch = RecordBatch::try_from_iter_with_nullable([("values", values, true)])?;
+        Ok(shrink_to_fit(&batch).column(0).to_data())
     }
 }
 
-fn fits(old: &ArrayData, new: &ArrayData) -> bool {
-    if old.ptr_eq(new) {
-        return true;
+impl UsedValues {
+    fn add<K: ArrowDictionaryKeyType>(&mut self, array: &DictionaryArray<K>) {
+        let values = array.values();
+        for key in array.keys().iter().flatten().map(ArrowNativeType::as_usize) {
+            let next = self.keys.len();
+            self.new_key_of.entry(key).or_insert_with(|| {
+                self.keys.push(key as u64);
+                self.bytes += value_bytes(values, key);
+                next
+            });
+        }
     }
-    match old.len().cmp(&new.len()) {
-        std::cmp::Ordering::Greater => false,
-        std::cmp::Ordering::Equal => old == new,
-        // Few readers support a delta whose values are dictionaries themselves, and arrow writes slices of unions wrong.
-        std::cmp::Ordering::Less => !forbids_delta(new.data_type()) && new.slice(0, old.len()) == *old,
+
+    fn new_keys<K: ArrowDictionaryKeyType>(&self, array: &DictionaryArray<K>) -> ArrayData {
+        // The key of a null may have any value.
+        let new_key = |key: K::Native| K::Native::usize_as(self.new_key_of.get(&key.as_usize()).copied().unwrap_or(0));
+        array.keys().unary::<_, K>(new_key).into_data()
     }
 }
 
-fn forbids_delta(data_type: &DataType) -> bool {
+/// Bytes of a value in the dictionary's message, at most.
+fn value_bytes(values: &ArrayRef, at: usize) -> usize {
+    use DataType::*;
+    fn length<O: OffsetSizeTrait>(offsets: &[O], at: usize) -> usize {
+        (offsets[at + 1] - offsets[at]).as_usize() + size_of::<O>() + 1
+    }
+    match values.data_type() {
+        Utf8 => length(values.as_string::<i32>().value_offsets(), at),
+        LargeUtf8 => length(values.as_string::<i64>().value_offsets(), at),
+        Binary => length(values.as_binary::<i32>().value_offsets(), at),
+        LargeBinary => length(values.as_binary::<i64>().value_offsets(), at),
+        // With the whole value, also if it is shared.
+        Utf8View => values.as_string_view().views()[at] as u32 as usize + 17,
+        BinaryView => values.as_binary_view().views()[at] as u32 as usize + 17,
+        other => other.primitive_width().map_or_else(|| array_bytes(&values.slice(at, 1)), |width| width + 1),
+    }
+}
+
+/// Whether equality of slices must not be relied on: of dictionaries and unions.
+fn has_nested_values(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, _) | DataType::Union(_, _) => true,
-        DataType::RunEndEncoded(_, values) => forbids_delta(values.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| forbids_delta(field.data_type())),
+        DataType::RunEndEncoded(_, values) => has_nested_values(values.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_nested_values(field.data_type())),
         DataType::List(f) | DataType::LargeList(f) | DataType::ListView(f) | DataType::LargeListView(f) => {
-            forbids_delta(f.data_type())
+            has_nested_values(f.data_type())
         }
-        DataType::FixedSizeList(f, _) | DataType::Map(f, _) => forbids_delta(f.data_type()),
+        DataType::FixedSizeList(f, _) | DataType::Map(f, _) => has_nested_values(f.data_type()),
         _ => false,
-    }
-}
-
-/// Every dictionary of an array, inner before outer: the order in which ids are assigned.
-fn collect(array: &ArrayRef, found: &mut Vec<ArrayData>) {
-    match array.data_type() {
-        DataType::Dictionary(_, _) => {
-            let values = array.as_any_dictionary().values();
-            collect(values, found);
-            found.push(values.to_data());
-        }
-        DataType::RunEndEncoded(_, _) => collect(&make_array(array.to_data().child_data()[1].clone()), found),
-        DataType::Struct(_) => array.as_struct().columns().iter().for_each(|column| collect(column, found)),
-        DataType::Union(fields, _) => {
-            fields.iter().for_each(|(id, _)| collect(array.as_union().child(id), found));
-        }
-        DataType::List(_) => collect(array.as_list::<i32>().values(), found),
-        DataType::LargeList(_) => collect(array.as_list::<i64>().values(), found),
-        DataType::ListView(_) => collect(array.as_list_view::<i32>().values(), found),
-        DataType::LargeListView(_) => collect(array.as_list_view::<i64>().values(), found),
-        DataType::FixedSizeList(_, _) => collect(array.as_fixed_size_list().values(), found),
-        DataType::Map(_, _) => {
-            collect(array.as_map().keys(), found);
-            collect(array.as_map().values(), found);
-        }
-        _ => {}
     }
 }

@@ -151,7 +151,7 @@ impl Part {
         self.schema.clone()
     }
 
-    /// The dictionaries, in file order; each precedes the batches that need it.
+    /// The dictionaries, in file order. Readers need them before the batches, although they are stored after them.
     pub fn dictionaries(&self) -> &[PartMessage] {
         &self.dictionaries
     }

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
-use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions};
+use arrow_ipc::writer::IpcWriteOptions;
 use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
 use volley_common::wire::catalog::Compression;
@@ -44,8 +44,9 @@ pub struct PartSpec {
 pub enum BatchWrite {
     /// The batch is in the part.
     Written,
-    /// Nothing was written: the batch has another dictionary than the part, so it needs a new part.
-    DictionaryReplaced,
+    /// Nothing was written: the batch has another dictionary than the part, or with it the part's would not fit one
+    /// message. It needs a new part, or to be split if the part is new.
+    NeedsNewPart,
 }
 
 /// A part that is durable on this node.
@@ -122,7 +123,8 @@ impl PartWriter {
         let file = ChecksummingFile { file, bytes: 0, crc32c: 0 };
         let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
         let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
-        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries: PartDictionaries::default(), rows: 0 })
+        let dictionaries = PartDictionaries::new(spec.schema.clone());
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, rows: 0 })
     }
 
     /// The part's id.
@@ -140,19 +142,23 @@ impl PartWriter {
         if batch.schema_ref() != &self.spec.schema {
             return Err(Error::invalid("a batch does not have the table's schema").at(&self.spec.table));
         }
-        if !self.dictionaries.extend(batch) {
-            return Ok(BatchWrite::DictionaryReplaced);
-        }
-        let (before, volume) = (self.bytes(), &self.committer.volume);
-        self.encoder.write(batch).map_err(|e| write_error(volume, e))?;
-        volume.check_growth(before, self.bytes())?;
+        let keys = self.dictionaries.add(batch).map_err(|e| write_error(&self.committer.volume, e))?;
+        let Some(keys) = keys else { return Ok(BatchWrite::NeedsNewPart) };
+        let (before, volume) = (self.encoder.output().bytes, &self.committer.volume);
+        self.encoder.write(&keys).map_err(|e| write_error(volume, e))?;
+        volume.check_growth(before, self.encoder.output().bytes)?;
         self.rows += batch.num_rows() as u64;
         Ok(BatchWrite::Written)
     }
 
-    /// Bytes written so far.
+    /// Bytes written so far, and those of dictionaries, which are written last.
     pub fn bytes(&self) -> u64 {
-        self.encoder.output().bytes
+        self.encoder.output().bytes + self.dictionaries.bytes() as u64
+    }
+
+    /// Memory that grows with the values of dictionaries, bytes.
+    pub fn dictionary_memory(&self) -> usize {
+        self.dictionaries.memory()
     }
 
     /// Rows written so far.
@@ -166,6 +172,10 @@ impl PartWriter {
     /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
     pub fn seal(mut self) -> Result<SealedPart> {
         let (spec, volume) = (&self.spec, &self.committer.volume);
+        let dictionaries = self.dictionaries.finish().map_err(|e| write_error(volume, e))?;
+        if let Some(dictionaries) = dictionaries {
+            self.encoder.write_dictionaries(&dictionaries).map_err(|e| write_error(volume, e))?;
+        }
         let metadata = [
             ("volley.table", spec.table.to_string()),
             ("volley.shard", spec.shard.to_string()),
@@ -190,7 +200,6 @@ fn encoding_options(compression: Compression) -> Result<IpcWriteOptions> {
         Compression::Zstd => Some(CompressionType::ZSTD),
     };
     IpcWriteOptions::default()
-        .with_dictionary_handling(DictionaryHandling::Delta)
         .try_with_compression(codec)
         .map_err(|e| Error::internal(format!("the compression {compression:?} is not built in: {e}")))
 }

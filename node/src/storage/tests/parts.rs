@@ -5,9 +5,9 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int8Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Int8Type, Int32Type, Schema};
 use arrow_ipc::reader::FileReader;
 use volley_common::PartId;
 use volley_common::error::Code;
@@ -78,17 +78,74 @@ fn dictionary_may_grow_but_not_change_within_a_part() {
         assert_eq!(writer.write(batch).unwrap(), BatchWrite::Written);
     }
     let before = writer.bytes();
-    assert_eq!(writer.write(&other).unwrap(), BatchWrite::DictionaryReplaced);
-    assert_eq!(writer.write(&first).unwrap(), BatchWrite::DictionaryReplaced, "a shorter dictionary is a replacement");
+    assert_eq!(writer.write(&other).unwrap(), BatchWrite::NeedsNewPart);
+    assert_eq!(writer.write(&first).unwrap(), BatchWrite::NeedsNewPart, "a shorter dictionary is a replacement");
     assert_eq!(writer.bytes(), before);
     let sealed = writer.seal().unwrap();
     let part = store.part(sealed.id).unwrap().unwrap();
-    assert_eq!((part.dictionaries().len(), sealed.rows), (2, 6));
+    assert_eq!((part.dictionaries().len(), sealed.rows), (1, 6));
     let expected = concat_batches(&first.schema(), [&more, &more]).unwrap();
     assert_eq!(served(&part)[0], first);
     assert_eq!(concat_batches(&first.schema(), &served(&part)[1..]).unwrap(), expected);
     let reader = FileReader::try_new(Cursor::new(part.slice(0..part.len())), None).unwrap();
     assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 6);
+}
+
+/// Rows of `range`, each with a text of its own, in a dictionary of `count` texts of 50 bytes.
+fn unique_texts(count: i32, rows: impl Iterator<Item = i32>) -> RecordBatch {
+    let values = Arc::new(StringArray::from_iter_values((0..count).map(|at| format!("{at:050}"))));
+    let array = DictionaryArray::<Int32Type>::new(Int32Array::from_iter_values(rows), values);
+    RecordBatch::try_from_iter([("d", Arc::new(array) as ArrayRef)]).unwrap()
+}
+
+#[test]
+fn part_keeps_only_the_dictionary_values_of_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let batch = unique_texts(30_000, (0..30_000).rev().step_by(6));
+    let batches = [batch.slice(0, 2000), batch.slice(2000, 3000), batch.slice(100, 1000)];
+    let sealed = put(&store, &batches, Compression::None);
+    assert!(sealed.bytes < 320_000, "{} bytes for 5000 texts of 50 bytes", sealed.bytes);
+    let part = store.part(sealed.id).unwrap().unwrap();
+    assert_eq!(part.dictionaries().iter().map(|dictionary| dictionary.rows).collect::<Vec<_>>(), [5000]);
+    assert_eq!(served(&part), batches);
+    let reader = FileReader::try_new(Cursor::new(part.slice(0..part.len())), None).unwrap();
+    assert_eq!(reader.map(|batch| batch.unwrap()).collect::<Vec<_>>(), batches);
+}
+
+#[test]
+fn dictionary_of_a_part_fits_one_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let batch = unique_texts(200_000, 0..200_000);
+    let mut writer = store.create(spec(&batch, Compression::None)).unwrap();
+    assert_eq!(writer.write(&batch).unwrap(), BatchWrite::NeedsNewPart, "it can be split");
+    assert_eq!(writer.write(&batch.slice(0, 60_000)).unwrap(), BatchWrite::Written);
+    assert_eq!(writer.write(&batch.slice(60_000, 60_000)).unwrap(), BatchWrite::NeedsNewPart);
+    assert_eq!(writer.write(&batch.slice(10, 5)).unwrap(), BatchWrite::Written);
+    let part = store.part(writer.seal().unwrap().id).unwrap().unwrap();
+    let [dictionary] = part.dictionaries() else { panic!("one dictionary") };
+    let bytes = dictionary.body.end - dictionary.header.start;
+    assert!((3 << 20..4 << 20).contains(&bytes), "{bytes}");
+    assert_eq!(served(&part), [batch.slice(0, 60_000), batch.slice(10, 5)]);
+}
+
+#[test]
+fn large_dictionaries_at_every_depth_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let flat = unique_texts(5000, (0..5000).rev());
+    let (field, column) = (Arc::new(flat.schema().field(0).clone()), flat.column(0).clone());
+    let offsets = arrow::buffer::OffsetBuffer::from_lengths([2; 2500]);
+    let list = arrow::array::ListArray::new(field.clone(), offsets, column.clone(), None);
+    let fields = Fields::from(vec![field.as_ref().clone()]);
+    let structs = arrow::array::StructArray::new(fields, vec![column.slice(0, 2500)], None);
+    let columns = [("l", Arc::new(list) as ArrayRef), ("s", Arc::new(structs)), ("d", column.slice(7, 2500))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let batches = [batch.slice(0, 1000), batch.slice(1000, 0), batch.slice(1000, 1500)].map(|b| shrink_to_fit(&b));
+    let part = store.part(put(&store, &batches, Compression::Zstd).id).unwrap().unwrap();
+    assert_eq!(part.dictionaries().iter().map(|dictionary| dictionary.rows).collect::<Vec<_>>(), [5000, 2500, 2500]);
+    assert_eq!(served(&part), batches);
 }
 
 #[test]
