@@ -5,6 +5,7 @@
 //! | [`handle`] | the public API: start, propose, read, watch, stop |
 //! | [`config`], [`environment`], [`runtime`] | timings and addresses; disk, network and clock; openraft's async runtime |
 //! | `context` | the state that the handle, the RPC server and the background tasks share |
+//! | [`leader_clock`] | the time of commands |
 //! | `client`, `read_index` | propose and read, through the leader; coalesced read-index requests |
 //! | `eligibility`, [`progress`] | whether this coordinator may stand for election; how far each member is |
 //! | [`types`], [`tables`] | openraft's types; the redb tables and the encoding of their rows |
@@ -18,6 +19,7 @@ mod context;
 mod eligibility;
 pub mod environment;
 pub mod handle;
+pub mod leader_clock;
 pub mod membership;
 pub mod progress;
 mod read_index;

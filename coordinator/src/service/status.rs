@@ -15,6 +15,7 @@ use crate::catalog_scan::scan_catalog;
 use crate::diagnostics::node_condition::{condition, condition_text};
 use crate::diagnostics::replication_health::{ClusterHealth, ReplicationHealth, UnreadablePart};
 use crate::diagnostics::table_stats::totals_json;
+use crate::membership::clock_skew::ClockOwner;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 
@@ -65,7 +66,13 @@ impl StatusService {
         let catalog = self.raft.view();
         let now_ms = clock::now_ms();
         let health = if stale.is_some() { ClusterHealth::Red } else { replication.cluster_health() };
-        let node = |node: &Node| node_json(node, &replication, heartbeats.get(&NodeId(node.id)), now_ms);
+        let skews = &self.node_reports.skews;
+        let node = |node: &Node| {
+            let id = NodeId(node.id);
+            let mut json = node_json(node, &replication, heartbeats.get(&id), now_ms);
+            json["clock_skew_ms"] = skews.get(ClockOwner::Node(id)).into();
+            json
+        };
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
             "health": health.name(),
@@ -114,6 +121,7 @@ impl StatusService {
                 "voter": progress.is_some_and(|progress| progress.voter),
                 "answering": *id == self.raft.id(),
                 "lag": progress.and_then(|progress| progress.lag),
+                "clock_skew_ms": self.node_reports.skews.get(ClockOwner::Coordinator(*id)),
                 "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })
         };
