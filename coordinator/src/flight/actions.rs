@@ -8,6 +8,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::TableRequest;
+use volley_common::options::fields::cut;
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, clock};
@@ -187,7 +188,7 @@ impl ActionRunner {
 
     async fn abort_write(&self, body: &[u8]) -> Result<ActionReply> {
         let write: WriteBody = parse("abort_write", body)?;
-        let reason = write.reason.unwrap_or_else(|| "aborted by the client".into());
+        let reason = write.reason.map_or_else(|| "aborted by the client".into(), |reason| cut(&reason));
         self.services.write.abort_write(write.write_id.clone(), reason, 0).await?;
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
-use volley_common::wire::catalog::{RestoreVersion, Restored};
+use volley_common::wire::catalog::{RestoreVersion, Restored, TableSpec};
 use volley_common::{Error, Result, TableName, clock};
 
 use crate::catalog::Catalog;
@@ -63,8 +63,10 @@ fn plan(catalog: &Catalog, name: &TableName, version: Option<u64>, now_ms: u64) 
         Error::not_found(format!("there is no table {name:?}, and none of this name was dropped within its retention"))
     })?;
     let spec = version.and_then(|version| catalog.layout_at(table, version).spec);
-    let placement = match spec.filter(|spec| spec.shards as usize != table.placement.len()) {
-        Some(spec) => placement(catalog, name, &spec, None, &write_targets(catalog, &spec)?),
+    let replicas = table.spec.as_ref().map_or(0, |spec| spec.replicas);
+    let is_placed = |spec: &TableSpec| spec.shards as usize == table.placement.len() && spec.replicas == replicas;
+    let placement = match spec.filter(|spec| !is_placed(spec)) {
+        Some(spec) => placement(catalog, name, &spec, Some(table), &write_targets(catalog, &spec)?),
         None => Vec::new(),
     };
     Ok(RestoreVersion {
