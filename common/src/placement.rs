@@ -24,7 +24,7 @@ use crate::NodeId;
 pub const ALGORITHM: u32 = 1;
 /// Virtual nodes of a node with the median capacity: arcs then differ by about 4 %.
 pub const VNODES: usize = 512;
-/// The most replicas of a node, in hundredths of its fair share.
+/// Maximum number of replicas on a node, in hundredths of its fair share.
 ///
 /// A lower bound is more even, but moves more replicas from full nodes to the next, so that a joining node moves more than
 /// its share. At 1.20 both limits of the design hold with a margin (see the tests).

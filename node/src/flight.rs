@@ -23,7 +23,7 @@ use volley_common::{Error, Result};
 
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
-/// The most messages of one handshake.
+/// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 

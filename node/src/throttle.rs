@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The most that may be taken at once after a pause, in seconds of the rate.
+/// Maximum that may be taken at once after a pause, in seconds of the rate.
 const BURST: f64 = 0.25;
 
 /// A rate limit for everything that shares it.

@@ -8,7 +8,7 @@ use volley_common::{NodeId, PartId};
 use crate::catalog::{Catalog, PartRow};
 use crate::scheduler::placement::replica_count;
 
-/// The most unreadable parts that are listed by name.
+/// Maximum number of unreadable parts that are listed by name.
 const MAX_LISTED: usize = 100;
 
 /// The health of the cluster in one word.

@@ -7,7 +7,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Response, Status, Streaming};
 use volley_common::Error;
 
-/// The most messages of one handshake.
+/// Maximum number of messages of one handshake.
 const MAX_MESSAGES: usize = 16;
 
 /// Replies to every message as it arrives, because a client may wait for the reply before it closes its side. A client

@@ -14,13 +14,13 @@ use crate::catalog_scan::scan_catalog;
 use crate::scheduler::repair::{CopyDecision, CopyOrder};
 use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
-/// The most parts in the copy queue; the next scan finds the others.
+/// Maximum number of parts in the copy queue; the next scan finds the others.
 const MAX_QUEUED: usize = 10_000;
-/// The most parts of the queue that are examined at a time.
+/// Maximum number of parts of the queue that are examined at a time.
 const MAX_EXAMINED: usize = 512;
-/// The most excess copies that one scan removes.
+/// Maximum number of excess copies that one scan removes.
 const MAX_EXCESS: usize = 100_000;
-/// The most tables in one command that changes placements.
+/// Maximum number of tables in one command that changes placements.
 const TABLES_PER_COMMAND: usize = 200;
 /// Scans of the catalog take at most one in this many units of time.
 const IDLE_FACTOR: u32 = 20;

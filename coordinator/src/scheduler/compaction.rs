@@ -20,9 +20,9 @@ pub struct CompactionLimits {
     pub max_part_bytes: u64,
     /// The fewest sources of one compaction.
     pub min_sources: usize,
-    /// The most sources of one compaction.
+    /// Maximum number of sources of one compaction.
     pub max_sources: usize,
-    /// The most bytes of all sources of one compaction.
+    /// Maximum bytes of all sources of one compaction.
     pub max_bytes: u64,
     /// The number of a table's parts that are examined, the newest first, including removed parts kept for readers.
     pub max_examined: usize,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use volley_common::NodeId;
 use volley_common::placement::{Candidate, LOAD_BOUND, weights};
-use volley_common::wire::catalog::{Holders, Node, Table, TablePlacement};
+use volley_common::wire::catalog::{Node, ShardPlacement, Table, TablePlacement};
 
 use super::node_sets::NodeSets;
 use super::placement::{placement_of, rendezvous_hash, replica_count};
@@ -309,7 +309,7 @@ impl PlacementPlan {
         };
         let placement = |plan: &TablePlan| TablePlacement {
             table: plan.id,
-            placement: plan.shards.iter().map(|nodes| Holders { nodes: nodes.clone() }).collect(),
+            placement: plan.shards.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect(),
         };
         self.tables.iter().filter(is_changed).map(placement).collect()
     }

@@ -12,7 +12,7 @@ use crate::planner::endpoints::{VersionPlan, plan_endpoints};
 
 /// Plans of fewer parts are not cached: they are computed as fast as they are found, however many endpoints they have.
 const MIN_PARTS: usize = 16;
-/// The most bytes of memory of all cached plans.
+/// Maximum bytes of memory of all cached plans.
 const MAX_WEIGHT: usize = 32 << 20;
 
 /// The arguments of a plan.

@@ -6,7 +6,7 @@ use volley_linearizability::{CheckResult, Operation, TimedOperation, check};
 
 use crate::oracle::SimViolation;
 
-/// The most states of the search for one table; beyond them the table is undecided.
+/// Maximum number of states of the search for one table; beyond them the table is undecided.
 const MAX_STATES: usize = 2_000_000;
 
 /// A table by name: none, or its version and a digest of the writes whose rows it holds.

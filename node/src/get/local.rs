@@ -16,14 +16,14 @@ use volley_common::{Error, PartId, Result};
 use super::message::{EncodedMessage, Projection, count_batches};
 use crate::storage::{Part, PartMessage, copy_last_page};
 
-/// The most bytes that the messages of a window read from the disk, estimated from the previous window. Only the last
+/// Maximum bytes that the messages of a window read from the disk, estimated from the previous window. Only the last
 /// message may exceed it.
 const WINDOW_BYTES: u64 = 8 << 20;
 /// If the reader pauses for this long, a window may have been evicted from memory.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// The most bytes of a window's messages that are copied. This bounds the memory that a stream uses.
+/// Maximum bytes of a window's messages that are copied. This bounds the memory that a stream uses.
 const COPIED_BYTES: u64 = 512 << 10;
-/// The most bytes of a message's body that are copied ([`copy_last_page`]).
+/// Maximum bytes of a message's body that are copied ([`copy_last_page`]).
 const COPIED_BODY_BYTES: u64 = 8 << 10;
 
 /// A part and the position in it: dictionaries first, then batches.

@@ -5,7 +5,7 @@ use volley_common::wire::catalog::{
     DrainNode, HolderChange, NodeState, PlaceTables, RemoveNode, SetNodeHealth, SetNodeState, TablePlacement,
     UpdateHolders,
 };
-use volley_common::wire::catalog::{Holders, WriteMode, WriteState};
+use volley_common::wire::catalog::{ShardPlacement, WriteMode, WriteState};
 use volley_common::{Code, NodeId, PartId};
 
 use super::helpers::*;
@@ -124,7 +124,7 @@ fn placement_is_ignored_after_a_change_of_shards() {
     fixture.put("w", "t", WriteMode::Create, &[4]);
     let table = fixture.table("t").id;
     let place = |shards: usize, nodes: Vec<u64>| {
-        let tables = vec![TablePlacement { table, placement: vec![Holders { nodes }; shards] }];
+        let tables = vec![TablePlacement { table, placement: vec![ShardPlacement { nodes }; shards] }];
         Op::PlaceTables(PlaceTables { tables })
     };
     fixture.must_apply(place(3, vec![9]));

@@ -13,7 +13,7 @@ use crate::raft::storage::files::{DataDir, TMP, rename_durably};
 
 /// The file that marks a folder. It holds the reason, one sentence.
 const MARK: &str = "removed";
-/// The most bytes of the mark that are read.
+/// Maximum bytes of the mark that are read.
 const MAX_MARK_BYTES: u64 = 4096;
 
 fn mark_path(data_dir: &dyn DataDir) -> PathBuf {

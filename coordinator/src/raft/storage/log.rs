@@ -18,11 +18,11 @@ use crate::raft::runtime::blocking;
 use crate::raft::tables::{LOG, decode_log_id, decode_vote, encode_log_id, encode_vote, meta_key};
 use crate::raft::types::{LogId, RaftLogEntry, TypeConfig, Vote};
 
-/// The most bytes of entries in one message to a follower, unless a single entry is larger.
+/// Maximum bytes of entries in one message to a follower, unless a single entry is larger.
 const MESSAGE_BYTES: usize = 4 << 20;
-/// The most durable entries that stay in memory, so that replication and the state machine need not read the disk.
+/// Maximum number of durable entries that stay in memory, so that replication and the state machine need not read the disk.
 const TAIL_ENTRIES: usize = 1024;
-/// The most bytes of these entries.
+/// Maximum bytes of these entries.
 const TAIL_BYTES: usize = 16 << 20;
 
 /// The log. Its clones share its state and serve as its readers.

@@ -55,7 +55,7 @@ pub struct QueuedWrite {
     queued_at: Instant,
 }
 
-/// The most writes that wait.
+/// Maximum number of writes that wait.
 const CAPACITY: usize = 512;
 /// A batch of lazy writes waits this long for one that needs a commit anyway.
 const LAZY_DELAY: Duration = Duration::from_millis(50);

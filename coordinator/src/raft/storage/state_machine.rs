@@ -23,7 +23,7 @@ use crate::raft::runtime::blocking;
 use crate::raft::tables::{ROWS, encode_log_id, encode_membership, read_applied};
 use crate::raft::types::{LogId, LogReply, RaftLogEntry, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// The most entries that are applied under one lock.
+/// Maximum number of entries that are applied under one lock.
 const BATCH: usize = 256;
 
 /// openraft's state machine: applies log entries to the catalog.

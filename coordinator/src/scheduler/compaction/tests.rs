@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
-    BeginWrite, Command, CommitWrite, FormCluster, Holders, Node, Part, RegisterNode, TableSpec, WriteMode,
+    BeginWrite, Command, CommitWrite, FormCluster, Node, Part, RegisterNode, ShardPlacement, TableSpec, WriteMode,
 };
 
 use super::*;
@@ -54,7 +54,8 @@ impl CompactionFixture {
         let id = format!("w{}", self.next);
         let shard_by = if self.keyed { vec!["k".to_string()] } else { vec![] };
         let spec = TableSpec { shards: self.shards, shard_by, replicas: 1, ..TableSpec::default() };
-        let placement = (0..u64::from(self.shards)).map(|shard| Holders { nodes: vec![shard % 3 + 1] }).collect();
+        let placement =
+            (0..u64::from(self.shards)).map(|shard| ShardPlacement { nodes: vec![shard % 3 + 1] }).collect();
         self.apply(Op::BeginWrite(BeginWrite {
             id: id.clone(),
             table: vec!["t".into()],

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use volley_common::wire::catalog::{Holders, Node, NodeState, Part, Row, Table, TableSpec, Write, WriteState, row};
+use volley_common::wire::catalog::{
+    Node, NodeState, Part, Row, ShardPlacement, Table, TableSpec, Write, WriteState, row,
+};
 use volley_common::{NodeId, PartId};
 
 use crate::catalog::Catalog;
@@ -42,7 +44,7 @@ pub fn table(id: u64, replicas: u32, placement: &[&[u64]]) -> Table {
         name: vec![format!("t{id}")],
         version: 3,
         spec: Some(TableSpec { shards: placement.len() as u32, replicas, ..TableSpec::default() }),
-        placement: placement.iter().map(|nodes| Holders { nodes: nodes.to_vec() }).collect(),
+        placement: placement.iter().map(|nodes| ShardPlacement { nodes: nodes.to_vec() }).collect(),
         ..Table::default()
     }
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::NodeId;
 use volley_common::placement::{Candidate, ReplicaCounts, place};
-use volley_common::wire::catalog::{Holders, NodeState, Table, row};
+use volley_common::wire::catalog::{NodeState, ShardPlacement, Table, row};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::helpers::*;
@@ -33,7 +33,7 @@ fn cluster(count: u64, zones: u64, tables: &[u32]) -> Catalog {
     for (at, shards) in (1..).zip(tables) {
         let placed = place(&candidates, at, *shards, 2, &load);
         placed.iter().flatten().for_each(|node| *load.entry(*node).or_default() += 1);
-        let placement = placed.iter().map(|nodes| Holders { nodes: nodes.iter().map(|node| node.0).collect() });
+        let placement = placed.iter().map(|nodes| ShardPlacement { nodes: nodes.iter().map(|node| node.0).collect() });
         put(&mut catalog, row::Row::Table(Table { placement: placement.collect(), ..table(at, 2, &[]) }));
     }
     catalog
