@@ -1,7 +1,7 @@
 //! The options of a request, from a descriptor, a ticket or `x-volley-*` headers.
 //!
-//! Every option has one name in all three places. Reads ignore write options, and writes ignore read options, so that
-//! one descriptor serves both. An unknown option is an error.
+//! Every option has one name in all three places, and belongs to reads, to puts, or to the table, which keeps it; `fields`
+//! has the list. An unknown option is an error, and so is one that has no effect on the request.
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
@@ -11,6 +11,8 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use crate::{Error, Result, TableName, ticket};
+
+pub mod fields;
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
@@ -23,8 +25,7 @@ pub const CLIENT_LISTENER_HEADER: &str = "volley-came-by";
 const NON_OPTION_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
 /// All options of a request for a table.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// The table's name, components joined by `/`.
     pub table: Option<String>,
@@ -34,7 +35,8 @@ pub struct Options {
     pub version: Option<u64>,
     /// Reading: the most rows to send.
     pub limit: Option<u64>,
-    /// Reading: the most endpoints; 1 gives the whole table as one stream.
+    /// Reading: the most endpoints; 1 gives the whole table as one stream. Writing: the same for readers that request no
+    /// number.
     pub max_endpoints: Option<u32>,
     /// Writing: replace (the default), create or append.
     pub mode: Option<Mode>,
@@ -148,8 +150,9 @@ impl TableRequest {
         }
         let mut map = Map::new();
         if bytes.trim_ascii_start().starts_with(b"{") {
-            map = serde_json::from_slice(bytes)
-                .map_err(|e| Error::invalid(format!("the command is not a JSON object: {e}")))?;
+            map = serde_json::from_slice(bytes).map_err(|e| {
+                Error::invalid(format!("the command is not a JSON object: {}", fields::cut(&e.to_string())))
+            })?;
         } else {
             let name = TableName::from_bytes(bytes)?;
             map.insert("table".into(), Value::String(name.to_string()));
@@ -160,6 +163,43 @@ impl TableRequest {
             None => return Err(Error::invalid("the command names no table: add \"table\": \"NAME\"")),
         };
         Ok(TableRequest { name, kind: DescriptorKind::Command, options })
+    }
+}
+
+/// What a request does with a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableAccess {
+    /// `get_flight_info`, `get_schema`, `do_get`.
+    Read,
+    /// `do_put`, `begin_write`.
+    Put,
+    /// `create_table`.
+    Create,
+}
+
+impl TableRequest {
+    /// Checks that every option has an effect on a request of this kind.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, naming the option and where it belongs.
+    pub fn with_access(self, access: TableAccess) -> Result<Self> {
+        self.options.check_access(access).map_err(|e| e.at(format_args!("table {:?}", self.name)))?;
+        Ok(self)
+    }
+
+    /// [`TableRequest::with_access`] for a read.
+    pub fn for_read(self) -> Result<Self> {
+        self.with_access(TableAccess::Read)
+    }
+
+    /// [`TableRequest::with_access`] for a put.
+    pub fn for_put(self) -> Result<Self> {
+        self.with_access(TableAccess::Put)
+    }
+
+    /// [`TableRequest::with_access`] for the creation of a table.
+    pub fn for_create(self) -> Result<Self> {
+        self.with_access(TableAccess::Create)
     }
 }
 
@@ -217,7 +257,8 @@ pub fn check_write_id(id: &str) -> Result<()> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if id.is_empty() || id.len() > 64 || id.starts_with('.') || !id.chars().all(valid) {
         return Err(Error::invalid(format!(
-            "the write id {id:?} must be 1 to 64 letters, digits, _, - or . and not begin with a dot"
+            "the write id {:?} must be 1 to 64 letters, digits, _, - or . and not begin with a dot",
+            fields::cut(id)
         )));
     }
     Ok(())
@@ -234,22 +275,12 @@ fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Op
         let text = value.to_str().map_err(|_| Error::invalid(format!("the header {key} is not text")))?;
         let option = option.replace('-', "_");
         if !map.contains_key(&option) && option != "table" {
-            map.insert(option.clone(), header_value(&option, text));
+            map.insert(option.clone(), fields::header_value(&option, text));
         }
     }
-    let options: Options =
-        serde_json::from_value(Value::Object(map)).map_err(|e| Error::invalid(format!("invalid options: {e}")))?;
+    let options = fields::parse(map)?;
     options.check()?;
     Ok(options)
-}
-
-/// A header's text as the JSON value of its option.
-fn header_value(option: &str, text: &str) -> Value {
-    let strings = || text.split(',').map(|s| Value::String(s.trim().into())).collect();
-    match option {
-        "columns" | "shard_by" => Value::Array(strings()),
-        _ => text.parse::<u64>().map_or_else(|_| Value::String(text.into()), Value::from),
-    }
 }
 
 /// A Flight SQL command is a protobuf `Any`: field 1 is its type URL.
@@ -261,66 +292,4 @@ fn is_flight_sql(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Code;
-
-    fn command(text: &str) -> Result<TableRequest> {
-        TableRequest::from_command(text.as_bytes(), &MetadataMap::new())
-    }
-
-    #[test]
-    fn name_path_and_object_name_the_same_table() {
-        let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
-        let by_path = TableRequest::from_descriptor(&path, &MetadataMap::new()).unwrap();
-        assert_eq!(by_path.kind, DescriptorKind::Path);
-        assert_eq!(by_path.name, command("a/b").unwrap().name);
-        assert_eq!(by_path.name, command(r#"{"table": "a/b", "limit": 3}"#).unwrap().name);
-    }
-
-    #[test]
-    fn object_options_override_headers() {
-        let mut headers = MetadataMap::new();
-        headers.insert("x-volley-shard-by", "a, b".parse().unwrap());
-        headers.insert("x-volley-limit", "7".parse().unwrap());
-        let request = TableRequest::from_command(br#"{"table": "t", "limit": 3}"#, &headers).unwrap();
-        assert_eq!(request.options.limit, Some(3));
-        assert_eq!(request.options.shard_by, Some(vec!["a".into(), "b".into()]));
-    }
-
-    #[test]
-    fn client_listener_header_is_not_an_option() {
-        let mut headers = MetadataMap::new();
-        headers.insert(CLIENT_LISTENER_HEADER, "external".parse().unwrap());
-        assert!(TableRequest::from_command(b"t", &headers).is_ok());
-        assert!(!CLIENT_LISTENER_HEADER.starts_with(HEADER_PREFIX), "earlier coordinators reject unknown options");
-    }
-
-    #[test]
-    fn invalid_command_is_rejected_by_name() {
-        for (text, word) in [
-            (r#"{"table": "t", "colums": []}"#, "colums"),
-            (r#"{"limit": 1}"#, "names no table"),
-            (r#"{"table": "t", "mode": "upsert"}"#, "upsert"),
-            (r#"{"table": "t", "shards": 0}"#, "shards"),
-            (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
-            (r#"{"table": "t""#, "JSON"),
-            ("", "empty"),
-        ] {
-            let error = command(text).unwrap_err();
-            assert_eq!(error.code, Code::InvalidArgument);
-            assert!(error.message.contains(word), "{text}: {error}");
-        }
-        let mut headers = MetadataMap::new();
-        headers.insert("x-volley-colums", "a".parse().unwrap());
-        assert!(TableRequest::from_command(b"t", &headers).unwrap_err().message.contains("colums"));
-    }
-
-    #[test]
-    fn flight_sql_is_unimplemented() {
-        let mut any = vec![0x0a, 50];
-        any.extend_from_slice(b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery");
-        let error = TableRequest::from_command(&any, &MetadataMap::new()).unwrap_err();
-        assert_eq!(error.code, Code::Unimplemented);
-    }
-}
+mod tests;

@@ -40,6 +40,17 @@ impl catalog::WriteOutcome {
     }
 }
 
+impl catalog::Compression {
+    /// The name that the option `compression` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            catalog::Compression::None => "none",
+            catalog::Compression::Lz4 => "lz4",
+            catalog::Compression::Zstd => "zstd",
+        }
+    }
+}
+
 impl catalog::Node {
     /// Whether the cluster heard from the node within `node_timeout_ms`. Readers are sent to it.
     pub fn is_alive(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Measures a catalog of a million parts (100 tables of 10,000): time and memory of each stage, each in its own process.
 //!
 //! `cargo run -p volley-coordinator --example catalog_scale [FOLDER]`
+//!
+//! The stage `writes` measures finished writes: `catalog_scale writes FOLDER`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,7 @@ async fn run(stage: &str, dir: &Path) {
         "build" => build(dir).await,
         "install" => install(dir).await,
         "plan" => plan_one(dir),
+        "writes" => finished_writes(dir).await,
         other => panic!("no stage {other}"),
     }
 }
@@ -95,6 +98,36 @@ async fn fill(dir: &Path) {
     println!("  slowest commit {slowest:.2?}, {} parts", raft.view().part_count());
     raft.shutdown().await;
     println!("  database {} MiB", std::fs::metadata(dir.join("catalog.redb")).unwrap().len() >> 20);
+}
+
+/// Replaces tables again and again, with the expiry of a leader: what finished writes cost.
+async fn finished_writes(dir: &Path) {
+    const ROUNDS: u64 = 20;
+    const WRITERS: u64 = 500;
+    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.to_path_buf());
+    config.request_timeout = Duration::from_secs(60);
+    let raft = Handle::start(config).await.unwrap();
+    let limits = wire::Expire { write_id_retention_ms: u64::MAX, max_finished_writes: 5_000, max_finished_bytes: 0 };
+    let start = Instant::now();
+    for round in 0..ROUNDS {
+        let put = |writer: u64| {
+            let (raft, write) = (raft.clone(), format!("{:032x}", round * WRITERS + writer));
+            async move {
+                let begin = wire::BeginWrite { id: write.clone(), ..begin(writer) };
+                raft.propose(Op::BeginWrite(begin)).await.unwrap();
+                let parts = vec![part(writer, 0)];
+                raft.propose(Op::CommitWrite(wire::CommitWrite { write, parts, attempt: 1 })).await.unwrap();
+            }
+        };
+        futures::future::join_all((0..WRITERS).map(put)).await;
+        if round % 5 == 4 {
+            let writes = (round + 1) * WRITERS;
+            report(&format!("writes: {writes} replaces, {} kept", raft.view().finished_writes()), start.elapsed());
+            raft.propose(Op::Expire(limits)).await.unwrap();
+        }
+    }
+    raft.shutdown().await;
+    println!("  database {} KiB", std::fs::metadata(dir.join("catalog.redb")).unwrap().len() >> 10);
 }
 
 fn begin(table: u64) -> wire::BeginWrite {

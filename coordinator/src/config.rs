@@ -52,8 +52,12 @@ pub struct CoordinatorConfig {
     pub retention_ms: u64,
     /// How long a write without activity is kept open, milliseconds.
     pub lease_ms: u64,
-    /// How long the id of a finished write is kept, milliseconds.
+    /// How long the id of a finished write is kept at most, milliseconds.
     pub write_id_retention_ms: u64,
+    /// How many finished writes are kept at most, the newest; 0: any number.
+    pub max_finished_writes: u64,
+    /// How many bytes of finished writes are kept at most, the newest; 0: any number.
+    pub max_finished_writes_bytes: u64,
     /// The largest number of endpoints in a FlightInfo.
     pub max_endpoints: u32,
 }
@@ -74,6 +78,8 @@ impl Default for CoordinatorConfig {
             retention_ms: 15 * 60_000,
             lease_ms: 10 * 60_000,
             write_id_retention_ms: 24 * 3_600_000,
+            max_finished_writes: 250_000,
+            max_finished_writes_bytes: 64 << 20,
             max_endpoints: 1024,
         }
     }

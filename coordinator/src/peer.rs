@@ -14,9 +14,11 @@ use volley_common::wire::cluster::{
     PlanReadRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, RenewWriteReply,
     RenewWriteRequest, StagePartsReply, StagePartsRequest, WritePlan,
 };
-use volley_common::{Error, TableName};
+use volley_common::{Error, TableName, clock};
 
 use crate::membership::NodeMembership;
+use crate::membership::clock_skew::{ClockOwner, ClockSkews};
+use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 use crate::service::Services;
 use crate::service::read::ReadService;
@@ -28,15 +30,23 @@ pub struct CoordinatorPeerService {
     read: Arc<ReadService>,
     write: WriteService,
     membership: Arc<NodeMembership>,
+    node_reports: Arc<NodeReports>,
 }
 
 impl CoordinatorPeerService {
     /// The tonic server, with its message limits.
     pub fn server(services: &Services, membership: Arc<NodeMembership>) -> CoordinatorServer<CoordinatorPeerService> {
         let (raft, read, write) = (services.raft.clone(), services.read.clone(), services.write.clone());
-        CoordinatorServer::new(CoordinatorPeerService { raft, read, write, membership })
+        let node_reports = services.node_reports.clone();
+        CoordinatorServer::new(CoordinatorPeerService { raft, read, write, membership, node_reports })
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE)
+    }
+}
+
+impl CoordinatorPeerService {
+    fn skews(&self) -> &ClockSkews {
+        &self.node_reports.skews
     }
 }
 
@@ -45,13 +55,19 @@ type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>
 #[tonic::async_trait]
 impl Coordinator for CoordinatorPeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
-        let command = request.into_inner().command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
+        let ProposeRequest { command, coordinator } = request.into_inner();
+        let command = command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
+        self.skews().record(ClockOwner::Coordinator(coordinator), command.now_ms, clock::now_ms());
         let reply = self.raft.propose_local(command).await?;
         Ok(Response::new(ProposeReply { reply: Some(reply) }))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let index = self.raft.read_index_local(request.into_inner().follower).await?;
+        let follower = request.into_inner().follower;
+        if let Some(follower) = &follower {
+            self.skews().record(ClockOwner::Coordinator(follower.id), follower.now_ms, clock::now_ms());
+        }
+        let index = self.raft.read_index_local(follower).await?;
         Ok(Response::new(ReadIndexReply { index }))
     }
 

@@ -4,12 +4,17 @@
 mod raft_support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use raft_support::{TestCoordinator, config, leader, node, peers, start, wait_until};
+use raft_support::{TestCoordinator, config, leader, node, peers, serve, start, wait_until};
 use tempfile::TempDir;
-use volley_common::{Code, NodeId};
-use volley_coordinator::raft::RaftConfig;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{BeginWrite, RenewWrite};
+use volley_common::{Code, NodeId, clock};
+use volley_coordinator::raft::environment::RaftEnvironment;
+use volley_coordinator::raft::{Handle, RaftConfig};
 
 struct RaftTestCluster {
     dir: TempDir,
@@ -324,4 +329,42 @@ async fn single_coordinator_forms_a_cluster_and_restarts() {
     one.kill().await;
     let one = start(config(1, &peers, dir.path())).await;
     assert!(one.raft.read().await.unwrap().node(NodeId(1)).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_run_by_the_clock_of_the_leader() {
+    let (dir, peers) = (TempDir::new().unwrap(), peers(3).await);
+    let (mut up, mut skews) = (BTreeMap::new(), BTreeMap::new());
+    for id in 1..=3 {
+        let config = config(id, &peers, dir.path());
+        let mut env = RaftEnvironment::real(&config.data_dir, Arc::new(|why: &str| panic!("{why}")));
+        let skew = Arc::new(AtomicI64::new(0));
+        skews.insert(id, skew.clone());
+        env.clock = Arc::new(move || clock::now_ms().saturating_add_signed(skew.load(Ordering::Relaxed)));
+        up.insert(id, serve(Handle::start_in(config, env).await.unwrap(), &peers[&id]));
+    }
+    let leads = leader(&up[&1].raft).await;
+    let followers: Vec<u64> = up.keys().copied().filter(|id| *id != leads).collect();
+    skews[&followers[0]].store(-30_000, Ordering::Relaxed);
+    skews[&followers[1]].store(30_000, Ordering::Relaxed);
+    let write = |id: &str| {
+        let (id, table) = (id.to_string(), vec!["t".to_string()]);
+        Op::BeginWrite(BeginWrite { id, table, staged: true, lease_ms: 5_000, ..BeginWrite::default() })
+    };
+    let lease = |raft: &Handle, id: &str| raft.view().write(id).unwrap().lease_until_ms;
+    for (id, name) in followers.iter().zip(["behind", "ahead"]) {
+        let before = clock::now_ms();
+        up[id].raft.propose(write(name)).await.unwrap();
+        let until = lease(&up[&leads].raft, name);
+        assert!((before + 5_000..=clock::now_ms() + 5_000).contains(&until), "{name}: {until}, it was {before}");
+    }
+    // The leader's own clock is set back: time stands nearly still, but does not go back.
+    let until = lease(&up[&leads].raft, "ahead");
+    skews[&leads].store(-60_000, Ordering::Relaxed);
+    up[&leads].raft.propose(Op::RenewWrite(RenewWrite { write: "ahead".into(), lease_ms: 5_000 })).await.unwrap();
+    up[&leads].raft.propose(write("after")).await.unwrap();
+    assert!(lease(&up[&leads].raft, "after") >= until);
+    for (_, coordinator) in up {
+        coordinator.shut_down().await;
+    }
 }

@@ -40,7 +40,7 @@ async fn follower_that_names_its_leader_confirms_the_read() {
     let metrics = raft.metrics();
     let (id, members) = (followers[0], metrics.membership_config.membership());
     let (store, leader_id) = (members.get_node(&id).unwrap().store_id, metrics.vote.leader_id);
-    let follower = Follower { id, store, term: leader_id.term, leader: leader_id.node_id };
+    let follower = Follower { id, store, term: leader_id.term, leader: leader_id.node_id, now_ms: 0 };
     let read = |follower| tokio::time::timeout(Duration::from_secs(1), raft.read_index_local(follower));
     let index = read(Some(follower)).await.expect("it needs no other answer").unwrap();
     assert_eq!(Some(index), metrics.local_committed.map(|id| id.index));

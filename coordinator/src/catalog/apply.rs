@@ -2,11 +2,11 @@
 //!
 //! **Invariant**: a rejected command changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use volley_common::wire::catalog::{
     self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply,
-    StageParts, UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
+    UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
 };
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
@@ -18,7 +18,8 @@ impl Catalog {
     ///
     /// A rejected command changes nothing; its reply is a [`reply::Reply::Refusal`] with a gRPC code and a message.
     pub fn apply(&mut self, command: &Command) -> Reply {
-        let now = command.now_ms;
+        // The leader's clock may have been set back, or the leader replaced by one whose clock is behind.
+        let now = command.now_ms.max(self.clock_ms);
         let result = match &command.op {
             Some(Op::FormCluster(op)) => self.form_cluster(op, now),
             Some(Op::RegisterNode(op)) => self.register_node(op, now),
@@ -33,7 +34,8 @@ impl Catalog {
             Some(Op::UpdateHolders(op)) => self.update_holders(op),
             Some(Op::PinVersion(op)) => self.pin_version(op, now),
             Some(Op::CancelFlight(op)) => self.cancel_flight(op),
-            Some(Op::Expire(op)) => self.expire(op.write_id_retention_ms, now),
+            Some(Op::Expire(op)) => self.expire(op, now),
+            Some(Op::RestoreVersion(op)) => self.restore_version(op, now),
             Some(Op::Clear(_)) => self.clear(),
             Some(Op::SetNodeHealth(op)) => self.set_node_health(op),
             Some(Op::DrainNode(op)) => self.drain_node(op),
@@ -46,6 +48,10 @@ impl Catalog {
             Some(Op::RecoverCluster(op)) => self.recover_cluster(op),
             None => Err(Error::unimplemented("the command comes from a newer version: upgrade this coordinator")),
         };
+        if result.is_ok() && now > self.clock_ms {
+            self.clock_ms = now;
+            self.touched.insert(RowKey::Clock);
+        }
         let reply = result.unwrap_or_else(|error| {
             reply::Reply::Refusal(wire::Refusal { code: error.code as i32, message: error.message })
         });
@@ -66,11 +72,13 @@ impl Catalog {
     fn begin_write(&mut self, op: &BeginWrite, now: u64) -> Result<reply::Reply> {
         TableName::from_components(&op.table)?;
         volley_common::options::check_write_id(&op.id)?;
-        if let Some(old) = self.writes.get(&op.id)
+        if let Some(old) = self.write(&op.id)
             && old.state != WriteState::Aborted as i32
-            && let Some(resumed) = resume_write(old, op, now)?
+            && let Some(resumed) = resume_write(&old, op, now)?
         {
-            self.upsert_write(resumed.clone());
+            if resumed.state() == WriteState::Open {
+                self.upsert_write(resumed.clone());
+            }
             return Ok(reply::Reply::Write(resumed));
         }
         let write = self.new_write(op, now)?;
@@ -114,42 +122,14 @@ impl Catalog {
                 write.kind = table.kind;
                 write.spec.clone_from(&table.spec);
                 write.schema.clone_from(&table.schema);
-                write.placement.clone_from(&table.placement);
+                // The first write of a table that was created empty places it.
+                if !table.placement.is_empty() {
+                    write.placement.clone_from(&table.placement);
+                }
             }
             (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
         }
         Ok(write)
-    }
-
-    fn stage_parts(&mut self, op: &StageParts, now: u64) -> Result<reply::Reply> {
-        let mut write = self.open_write(&op.write)?.clone();
-        if !write.staged {
-            return Err(Error::precondition(format!(
-                "write {:?} is a single put, not one begun by begin_write: nothing can be staged into it",
-                op.write
-            )));
-        }
-        if write.streams.contains(&op.stream) {
-            return Ok(done());
-        }
-        if !write.schema.is_empty() && !op.schema.is_empty() && write.schema != op.schema {
-            return Err(Error::invalid(format!(
-                "the stream's schema differs from that of the streams before it in write {:?}: all must have the same schema",
-                op.write
-            )));
-        }
-        self.check_parts(&write, &op.parts)?;
-        if write.schema.is_empty() {
-            write.schema.clone_from(&op.schema);
-        }
-        for part in &op.parts {
-            let seq = write.parts.len() as u64;
-            write.parts.push(Part { seq, write: write.id.clone(), ..part.clone() });
-        }
-        write.streams.push(op.stream);
-        renew(&mut write, op.lease_ms, now);
-        self.upsert_write(write);
-        Ok(done())
     }
 
     fn renew_write(&mut self, op: &RenewWrite, now: u64) -> Result<reply::Reply> {
@@ -201,15 +181,17 @@ impl Catalog {
     /// # Errors
     /// NOT_FOUND: unknown id. ABORTED: aborted. FAILED_PRECONDITION: already committed.
     pub(super) fn open_write(&self, id: &str) -> Result<&Write> {
-        let write = self.writes.get(id).ok_or_else(|| {
-            Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended long ago; begin one"))
-        })?;
-        match write.state() {
-            WriteState::Open => Ok(write),
-            WriteState::Aborted => Err(aborted(write)),
-            WriteState::Committed => {
+        if let Some(write) = self.open.get(id) {
+            return Ok(write);
+        }
+        match self.finished.get(id) {
+            Some(write) if write.state() == WriteState::Aborted => Err(aborted(&write)),
+            Some(_) => {
                 Err(Error::precondition(format!("write {id:?} is committed already: begin another one for more rows")))
             }
+            None => Err(Error::not_found(format!(
+                "there is no write {id:?}: it was never begun, or it ended long ago; begin one"
+            ))),
         }
     }
 
@@ -227,8 +209,16 @@ impl Catalog {
             if part.holders.is_empty() {
                 return bad("has no holder");
             }
-            let remaining = part.holders.iter().filter(|node| !self.was_removed(NodeId(**node))).count();
-            if remaining < min_copies.min(part.holders.len()) {
+            let holders: BTreeSet<u64> = part.holders.iter().copied().collect();
+            if holders.len() < min_copies {
+                return Err(Error::precondition(format!(
+                    "part {id} of write {:?} has {} copies, and a put of table {:?} needs {min_copies} of every part before it is committed: copy it to more nodes, and commit again",
+                    write.id,
+                    holders.len(),
+                    write.table.join("/")
+                )));
+            }
+            if holders.iter().filter(|node| !self.was_removed(NodeId(**node))).count() < min_copies {
                 return Err(Error::aborted(format!(
                     "part {id} of write {:?} is on a node that was removed from the cluster during the write: put the rows again",
                     write.id
@@ -270,7 +260,7 @@ fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>>
     Ok(Some(write))
 }
 
-fn renew(write: &mut Write, lease_ms: u64, now: u64) {
+pub(super) fn renew(write: &mut Write, lease_ms: u64, now: u64) {
     write.lease_until_ms = write.lease_until_ms.max(now.saturating_add(lease_ms));
 }
 

@@ -28,7 +28,8 @@ impl Catalog {
                 op.write
             )));
         }
-        let mut parts = if write.staged { write.parts.clone() } else { op.parts.clone() };
+        let mut parts: Vec<Part> =
+            if write.staged { self.staged_parts(&write).cloned().collect() } else { op.parts.clone() };
         self.check_parts(&write, &parts)?;
         // Copies on nodes that were removed during the write do not count.
         parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
@@ -43,8 +44,8 @@ impl Catalog {
 
     /// The outcome of a write that is already committed: a repeated commit gets the same reply.
     fn recorded_outcome(&self, op: &CommitWrite) -> Option<WriteOutcome> {
-        let write = self.writes.get(&op.write)?;
-        write.outcome.clone().filter(|_| write.state() == WriteState::Committed)
+        let write = self.finished.get(&op.write)?;
+        write.outcome.filter(|_| write.state == WriteState::Committed as i32)
     }
 
     /// The table as it is after the write: with the new version, but without the new parts in its totals.
@@ -54,7 +55,9 @@ impl Catalog {
             (None, WriteMode::Create | WriteMode::Replace) => self.new_table(&write.table, now)?,
             (Some(table), WriteMode::Replace) => {
                 let mut table = table.clone();
-                table.replaced.push(replaced_by(&table, table.version + 1, now));
+                table
+                    .replaced
+                    .push(Replaced { write: write.id.clone(), ..replaced_by(&table, table.version + 1, now) });
                 table.version += 1;
                 (table.rows, table.bytes) = (0, 0);
                 table
@@ -70,6 +73,8 @@ impl Catalog {
             table.kind = write.kind;
             table.spec.clone_from(&write.spec);
             table.schema.clone_from(&write.schema);
+        }
+        if write.mode() != WriteMode::Append || table.placement.is_empty() {
             table.placement.clone_from(&write.placement);
         }
         table.changed_ms = now;
@@ -93,6 +98,7 @@ impl Catalog {
 
     fn make_visible(&mut self, write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
         if write.mode() != WriteMode::Append {
+            self.keep_layout(&mut table);
             self.remove_all_parts(table.id, table.version, now);
         }
         let mut outcome = WriteOutcome {
@@ -116,8 +122,7 @@ impl Catalog {
 
     /// Records a committed write. Only its outcome is kept, for repeated commits.
     pub(super) fn record_committed(&mut self, mut write: Write, outcome: &WriteOutcome, now: u64) {
-        (write.parts, write.streams, write.placement, write.sources) = Default::default();
-        write.schema.clear();
+        self.remove_staged(&write.id);
         write.outcome = Some(outcome.clone());
         write.set_state(WriteState::Committed);
         write.ended_ms = now;
@@ -125,7 +130,7 @@ impl Catalog {
     }
 
     /// Stores a table. A new table uses up the next table id.
-    fn add_table(&mut self, table: Table) {
+    pub(super) fn add_table(&mut self, table: Table) {
         if let Some(cluster) = self.cluster.as_mut()
             && table.id == cluster.next_table
         {
@@ -149,7 +154,7 @@ impl Catalog {
     }
 
     pub(super) fn abort_write(&mut self, op: &AbortWrite, now: u64) -> Result<reply::Reply> {
-        let write = self.writes.get(&op.write).ok_or_else(|| {
+        let write = self.write(&op.write).ok_or_else(|| {
             Error::not_found(format!("there is no write {:?}: it was never begun, or it ended long ago", op.write))
         })?;
         let this_attempt = op.attempt == 0 || op.attempt == write.attempt;
@@ -171,9 +176,8 @@ impl Catalog {
 
     /// Turns an open write into an aborted one.
     pub(super) fn record_aborted(&mut self, id: &str, reason: &str, now: u64) {
-        let Some(mut write) = self.writes.get(id).cloned() else { return };
-        (write.parts, write.streams, write.placement, write.sources) = Default::default();
-        write.schema.clear();
+        let Some(mut write) = self.open.get(id).cloned() else { return };
+        self.remove_staged(id);
         write.set_state(WriteState::Aborted);
         write.abort_reason = reason.to_string();
         write.ended_ms = now;
@@ -209,18 +213,28 @@ impl Catalog {
         parts.into_iter().for_each(|id| self.remove_part(id));
         let tables: Vec<u64> = self.tables.keys().copied().collect();
         tables.into_iter().for_each(|id| self.remove_table(id));
-        let writes: Vec<String> = self.writes.keys().cloned().collect();
-        writes.iter().for_each(|id| self.remove_write(id));
+        let writes: Vec<String> = self.writes().map(|write| write.id.clone()).collect();
+        for id in &writes {
+            self.remove_staged(id);
+            self.remove_write(id);
+        }
         Ok(done())
     }
 }
 
 /// How long the versions before `version` stay readable when `version` removes all their parts: for the retention that
 /// they were created with, and at least as long as compactions promised to the versions before them, which share parts.
-fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
+pub(super) fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
     let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
-    let promised = table.replaced.last().filter(|last| last.compaction).map_or(0, |last| last.until_ms);
-    Replaced { version, until_ms: now.saturating_add(retention).max(promised), compaction: false }
+    let until_ms = now.saturating_add(retention).max(promised_ms(table));
+    Replaced { version, until_ms, at_ms: now, ..Replaced::default() }
+}
+
+/// Until when older versions need parts that the newest version has: compactions and restored versions share parts with
+/// them.
+pub(super) fn promised_ms(table: &Table) -> u64 {
+    let last = table.replaced.last().filter(|last| last.compaction || last.restored != 0);
+    last.map_or(0, |last| last.until_ms)
 }
 
 /// Checks that the table is still the one that the append was planned for.
@@ -250,6 +264,6 @@ pub(super) fn committed_part(part: &Part, write: &str, table: &Table, seq: u64) 
     row.table = table.id;
     row.seq = seq;
     row.added = table.version;
-    (row.removed, row.removed_ms, row.compacted) = (0, 0, None);
+    (row.removed, row.removed_ms, row.rare) = (0, 0, None);
     row
 }

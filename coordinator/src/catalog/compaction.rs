@@ -7,7 +7,7 @@
 use volley_common::wire::catalog::{BeginWrite, Part, Replaced, Table, Write, WriteMode, WriteOutcome};
 use volley_common::{Error, NodeId, PartId, Result};
 
-use super::commit::committed_part;
+use super::commit::{committed_part, promised_ms};
 use super::{Catalog, PartRow, SortKey};
 
 /// A table's retention is divided into this many steps. Compactions whose parts expire in the same step share one entry
@@ -55,14 +55,15 @@ impl Catalog {
         for source in &sources {
             self.mark_removed(source.id, table.version, now);
         }
-        let generation = 1 + sources.iter().map(|source| source.sort_key.generation).max().unwrap_or_default();
+        let generation =
+            1 + sources.iter().map(|source| self.highest_generation(&table, source)).max().unwrap_or_default();
         for (seq, (part, source)) in parts.iter().zip(&sources).enumerate() {
             let mut row = committed_part(part, &write.id, &table, seq as u64);
             row.set_sort_key(SortKey { generation, ..source.sort_key });
             table.bytes += row.bytes;
             self.upsert_part(row);
         }
-        record_replaced(&mut table, now);
+        record_replaced(&mut table, &write.id, now);
         let outcome = WriteOutcome {
             table: table.name.clone(),
             version: table.version,
@@ -74,6 +75,14 @@ impl Catalog {
         self.upsert_table(table);
         self.record_committed(write, &outcome, now);
         Ok(outcome)
+    }
+
+    /// The highest generation at a source's position. It can be higher than the source's: if the source was compacted, and a
+    /// version before that restored.
+    fn highest_generation(&self, table: &Table, source: &CompactionSource) -> u32 {
+        let last = SortKey { generation: u32::MAX, ..source.sort_key };
+        let highest = self.parts.between(table.id, source.sort_key, last).next_back();
+        highest.map_or(source.sort_key.generation, |part| part.sort_key().generation)
     }
 
     /// The parts to replace. They must be adjacent and not removed: within their shard if the table has keys, else within
@@ -127,12 +136,24 @@ fn check_compacted(write: &Write, sources: &[CompactionSource], parts: &[Part]) 
 
 /// Records until when the parts that the new version removed are kept: for the retention, and at least as long as the parts
 /// that earlier compactions removed, because older versions need both.
-fn record_replaced(table: &mut Table, now: u64) {
+fn record_replaced(table: &mut Table, write: &str, now: u64) {
     let (version, retention) = (table.version, table.spec.as_ref().map_or(0, |spec| spec.retention_ms));
     let step = (retention / RETENTION_STEPS).max(1);
-    let until_ms = now.saturating_add(retention).div_ceil(step).saturating_mul(step);
+    let until_ms = now.saturating_add(retention).div_ceil(step).saturating_mul(step).max(promised_ms(table));
     match table.replaced.last_mut() {
-        Some(last) if last.compaction && last.until_ms >= until_ms => last.version = version,
-        _ => table.replaced.push(Replaced { version, until_ms, compaction: true }),
+        Some(last) if last.compaction && last.until_ms >= until_ms => {
+            (last.version, last.write, last.at_ms) = (version, write.into(), now);
+        }
+        _ => {
+            let end = Replaced {
+                version,
+                until_ms,
+                compaction: true,
+                write: write.into(),
+                at_ms: now,
+                ..Replaced::default()
+            };
+            table.replaced.push(end);
+        }
     }
 }

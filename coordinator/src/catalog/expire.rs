@@ -1,6 +1,6 @@
 //! Expiry of leases, replaced versions, pins, finished writes and cancellations.
 
-use volley_common::wire::catalog::{Replaced, Table, reply};
+use volley_common::wire::catalog::{Expire, Replaced, Table, reply};
 use volley_common::{PartId, Result};
 
 use super::apply::done;
@@ -11,9 +11,9 @@ impl Catalog {
     ///
     /// Cheap: examines open writes, the oldest finished write, cancelled flights, tables with replaced versions or pins,
     /// and only those parts whose retention has passed (a pin may still keep them).
-    pub fn needs_expiry(&self, now_ms: u64, write_id_retention_ms: u64) -> bool {
+    pub fn needs_expiry(&self, now_ms: u64, limits: &Expire) -> bool {
         self.lapsed_writes(now_ms).next().is_some()
-            || self.ended.first().is_some_and(|(ended, _)| ended.saturating_add(write_id_retention_ms) < now_ms)
+            || self.finished.expired(limits, now_ms).next().is_some()
             || self.cancelled.values().any(|c| c.until_ms < now_ms)
             || self
                 .aging
@@ -22,12 +22,11 @@ impl Catalog {
                 .any(|table| self.table_needs_expiry(table, now_ms))
     }
 
-    pub(super) fn expire(&mut self, write_id_retention_ms: u64, now: u64) -> Result<reply::Reply> {
+    pub(super) fn expire(&mut self, limits: &Expire, now: u64) -> Result<reply::Reply> {
         for id in self.lapsed_writes(now).map(str::to_string).collect::<Vec<_>>() {
             self.record_aborted(&id, "its lease ran out: nothing was heard of it for too long", now);
         }
-        let expired = self.ended.iter().take_while(|(ended, _)| ended.saturating_add(write_id_retention_ms) < now);
-        for id in expired.map(|(_, id)| id.clone()).collect::<Vec<_>>() {
+        for id in self.finished.expired(limits, now).map(str::to_string).collect::<Vec<_>>() {
             self.remove_write(&id);
         }
         let expired = self.cancelled.values().filter(|c| c.until_ms < now).map(|c| c.flight);
@@ -41,15 +40,14 @@ impl Catalog {
     }
 
     fn lapsed_writes(&self, now: u64) -> impl Iterator<Item = &str> {
-        let open = self.open.iter().filter_map(|id| self.writes.get(id));
-        open.filter(move |w| w.lease_until_ms < now).map(|w| w.id.as_str())
+        self.open.values().filter(move |write| write.lease_until_ms < now).map(|write| write.id.as_str())
     }
 
     fn table_needs_expiry(&self, table: &Table, now: u64) -> bool {
         table.pins.iter().any(|pin| pin.until_ms < now)
             || self.expired_parts(table, now).next().is_some()
             || table.replaced.first().is_some_and(|end| is_expired(table, end, now))
-            || table.replaced.windows(2).any(|ends| is_redundant(&ends[0], ends.get(1), now))
+            || needed_ends(table, &table.replaced, now).len() < table.replaced.len()
     }
 
     /// Parts whose retention has passed and that no pin keeps.
@@ -73,9 +71,9 @@ impl Catalog {
         for end in table.replaced.drain(..expired) {
             table.oldest = end.version;
         }
-        let next: Vec<Replaced> = table.replaced.iter().skip(1).copied().collect();
-        let mut next = next.iter();
-        table.replaced.retain(|end| !is_redundant(end, next.next(), now));
+        table.replaced = needed_ends(&table, &table.replaced, now).into_iter().cloned().collect();
+        let layouts = table.replaced.iter().map(|end| end.layout).collect();
+        self.remove_layouts(id, &layouts);
         parts.into_iter().for_each(|part| self.remove_part(part));
         if table.dropped_ms != 0 && table.replaced.is_empty() {
             self.remove_table(id);
@@ -90,8 +88,21 @@ fn is_expired(table: &Table, end: &Replaced, now: u64) -> bool {
     end.until_ms < now && !table.pins.iter().any(|pin| pin.until_ms >= now && pin.version < end.version)
 }
 
-/// Whether the next entry makes this one redundant: the retention of both has passed, so that only pins keep versions
-/// before them. Without this an old pin would let the list of replaced versions grow without bound.
-fn is_redundant(end: &Replaced, next: Option<&Replaced>, now: u64) -> bool {
-    end.until_ms < now && next.is_some_and(|next| next.until_ms < now)
+/// The entries without those that the next one makes redundant: the retention of both has passed, so that only pins keep
+/// versions before them, and none of these has a layout of its own. Without this an old pin would let the list of replaced
+/// versions grow without bound.
+fn needed_ends<'a>(table: &Table, ends: &'a [Replaced], now: u64) -> Vec<&'a Replaced> {
+    let mut needed: Vec<&Replaced> = Vec::with_capacity(ends.len());
+    for (at, end) in ends.iter().enumerate() {
+        let first = needed.last().map_or(0, |before| before.version);
+        let is_pinned = || {
+            let mut pins = table.pins.iter().filter(|pin| pin.until_ms >= now);
+            pins.any(|pin| (first..end.version).contains(&pin.version))
+        };
+        let both_passed = end.until_ms < now && ends.get(at + 1).is_some_and(|next| next.until_ms < now);
+        if !both_passed || (end.layout != 0 && is_pinned()) {
+            needed.push(end);
+        }
+    }
+    needed
 }

@@ -5,7 +5,11 @@
 //! | [`Catalog`] (here) | the rows and their indexes |
 //! | `query` | read-only queries |
 //! | `apply` | the dispatch of commands, and the commands of open writes, pins and cancellations |
+//! | `staged`, `finished` | the streams of staged writes; what is kept of finished writes |
 //! | `commit` | commands that create and end tables, versions and writes |
+//! | `restore` | the command that brings back old versions and dropped tables |
+//! | `layouts` | the schemas and specs of old versions |
+//! | `usage` | how much the tables hold |
 //! | `compaction` | commands that replace small parts by fewer larger ones |
 //! | `coordinators` | commands that change the set of coordinators |
 //! | `expire` | leases, retention and other deadlines |
@@ -17,7 +21,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use volley_common::wire::catalog::{Cancelled, Cluster, Node, Row, Table, Write, WriteState, row};
+use volley_common::wire::catalog::{
+    Cancelled, CatalogClock, Cluster, Node, Row, Table, TableLayout, Write, WriteState, row,
+};
 use volley_common::{NodeId, PartId};
 
 mod apply;
@@ -25,17 +31,25 @@ mod commit;
 mod compaction;
 mod coordinators;
 mod expire;
+mod finished;
+mod layouts;
 pub mod nodes;
 pub mod parts;
 mod query;
 pub mod replies;
+mod restore;
 pub mod rows;
+mod staged;
 #[cfg(test)]
 mod tests;
+mod usage;
 
+use finished::FinishedWrites;
 use parts::PartIndex;
 pub use parts::{PartRow, Revision};
 pub use rows::{Change, RowKey, SortKey};
+use staged::StagedStreams;
+pub use usage::TableUsage;
 
 /// The whole catalog, in memory.
 #[derive(Default)]
@@ -47,12 +61,17 @@ pub struct Catalog {
     /// Ids of existing tables, by name.
     names: BTreeMap<Vec<String>, u64>,
     parts: PartIndex,
-    writes: BTreeMap<String, Write>,
+    /// By table id and layout id.
+    layouts: BTreeMap<(u64, u64), TableLayout>,
+    /// Open writes, by id.
+    open: BTreeMap<String, Write>,
+    finished: FinishedWrites,
+    /// By write id.
+    staged: BTreeMap<String, StagedStreams>,
     cancelled: BTreeMap<u64, Cancelled>,
-    /// Ids of open writes.
-    open: BTreeSet<String>,
-    /// (end time, id) of finished writes, the oldest first.
-    ended: BTreeSet<(u64, String)>,
+    usage: TableUsage,
+    /// The time of the last command that had an effect, milliseconds since 1970.
+    clock_ms: u64,
     /// Ids of tables with replaced versions, pins or a drop: the only ones that expiry examines.
     aging: BTreeSet<u64>,
     /// Shard replicas that are placed on each node, over all existing tables.
@@ -73,6 +92,9 @@ impl Catalog {
             Some(row::Row::Part(part)) => self.parts.insert(PartRow::from_part(&part)),
             Some(row::Row::Write(write)) => self.index_write(write),
             Some(row::Row::Cancelled(cancelled)) => drop(self.cancelled.insert(cancelled.flight, cancelled)),
+            Some(row::Row::Staged(staged)) => self.index_staged(staged),
+            Some(row::Row::Layout(layout)) => self.index_layout(layout),
+            Some(row::Row::Clock(clock)) => self.clock_ms = clock.now_ms,
             None => {}
         }
     }
@@ -89,19 +111,25 @@ impl Catalog {
             RowKey::Part { table, sort_key } => self.parts.remove_at(*table, *sort_key),
             RowKey::Write(id) => self.unindex_write(id),
             RowKey::Cancelled(flight) => drop(self.cancelled.remove(flight)),
+            RowKey::StagedStream { write, index } => self.unindex_staged(write, *index),
+            RowKey::Layout { table, id } => self.unindex_layout(*table, *id),
+            RowKey::Clock => self.clock_ms = 0,
         }
     }
 
-    /// All rows, in key order.
+    /// All rows, by kind.
     pub fn rows(&self) -> impl Iterator<Item = Row> {
         let cluster = self.cluster.iter().cloned().map(row::Row::Cluster);
         let nodes = self.nodes.values().cloned().map(row::Row::Node);
         let tables = self.tables.values().cloned().map(row::Row::Table);
         let parts = self.parts.iter().map(|part| row::Row::Part(part.to_part()));
-        let writes = self.writes.values().cloned().map(row::Row::Write);
+        let writes = self.open.values().cloned().chain(self.finished.iter()).map(row::Row::Write);
         let cancelled = self.cancelled.values().copied().map(row::Row::Cancelled);
+        let staged = self.staged_streams().cloned().map(row::Row::Staged);
+        let layouts = self.layouts.values().cloned().map(row::Row::Layout);
+        let clock = self.clock_row().into_iter().map(row::Row::Clock);
         let all = cluster.chain(nodes).chain(tables).chain(parts).chain(writes).chain(cancelled);
-        all.map(|row| Row { row: Some(row) })
+        all.chain(staged).chain(layouts).chain(clock).map(|row| Row { row: Some(row) })
     }
 
     /// The current row of a key.
@@ -113,8 +141,11 @@ impl Catalog {
             RowKey::Part { table, sort_key } => {
                 self.parts.at(*table, *sort_key).map(|part| row::Row::Part(part.to_part()))
             }
-            RowKey::Write(id) => self.writes.get(id).cloned().map(row::Row::Write),
+            RowKey::Write(id) => self.write(id).map(|write| row::Row::Write(write.into_owned())),
             RowKey::Cancelled(flight) => self.cancelled.get(flight).copied().map(row::Row::Cancelled),
+            RowKey::StagedStream { write, index } => self.staged_stream(write, *index).cloned().map(row::Row::Staged),
+            RowKey::Layout { table, id } => self.layouts.get(&(*table, *id)).cloned().map(row::Row::Layout),
+            RowKey::Clock => self.clock_row().map(row::Row::Clock),
         };
         row.map(|row| Row { row: Some(row) })
     }
@@ -123,6 +154,10 @@ impl Catalog {
     pub fn take_changes(&mut self) -> Vec<Change> {
         let touched = std::mem::take(&mut self.touched);
         touched.into_iter().map(|key| Change { row: self.row(&key), key }).collect()
+    }
+
+    fn clock_row(&self) -> Option<CatalogClock> {
+        (self.clock_ms != 0).then_some(CatalogClock { now_ms: self.clock_ms })
     }
 
     fn upsert_node(&mut self, node: Node) {
@@ -149,18 +184,21 @@ impl Catalog {
         if table.dropped_ms != 0 || !table.replaced.is_empty() || !table.pins.is_empty() {
             self.aging.insert(table.id);
         }
+        self.usage += TableUsage::of_table(&table);
         self.tables.insert(table.id, table);
     }
 
     fn remove_table(&mut self, id: u64) {
         self.touched.insert(RowKey::Table(id));
         self.unindex_table(id);
+        self.remove_layouts(id, &BTreeSet::new());
         self.parts.forget_table(id);
     }
 
     fn unindex_table(&mut self, id: u64) {
         self.aging.remove(&id);
         let Some(old) = self.tables.remove(&id) else { return };
+        self.usage -= TableUsage::of_table(&old);
         if old.dropped_ms == 0 {
             self.uncount_placement(&old);
         }
@@ -177,11 +215,10 @@ impl Catalog {
     fn index_write(&mut self, write: Write) {
         self.unindex_write(&write.id);
         if write.state == WriteState::Open as i32 {
-            self.open.insert(write.id.clone());
+            self.open.insert(write.id.clone(), write);
         } else {
-            self.ended.insert((write.ended_ms, write.id.clone()));
+            self.finished.insert(write);
         }
-        self.writes.insert(write.id.clone(), write);
     }
 
     fn remove_write(&mut self, id: &str) {
@@ -190,10 +227,8 @@ impl Catalog {
     }
 
     fn unindex_write(&mut self, id: &str) {
-        if let Some(old) = self.writes.remove(id) {
-            self.open.remove(id);
-            self.ended.remove(&(old.ended_ms, old.id));
-        }
+        self.open.remove(id);
+        self.finished.remove(id);
     }
 
     fn upsert_part(&mut self, part: PartRow) {

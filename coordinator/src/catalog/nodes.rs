@@ -28,7 +28,7 @@ impl Catalog {
 
     /// Aborts the puts that the node lost by restarting.
     fn abort_writes_of_earlier_boots(&mut self, node: u64, boot: u64, now: u64) {
-        let open = self.open.iter().filter_map(|id| self.writes.get(id));
+        let open = self.open.values();
         let lost = open.filter(|w| !w.staged && w.writer == node && w.writer_boot != boot);
         for id in lost.map(|w| w.id.clone()).collect::<Vec<_>>() {
             self.record_aborted(&id, "the node that wrote it was restarted: put the rows again", now);
@@ -104,7 +104,7 @@ impl Catalog {
                 part.shard
             )));
         }
-        match self.open_writes().find(|write| write.parts.iter().any(|part| only(&part.holders))) {
+        match self.open_writes().find(|write| self.staged_parts(write).any(|part| only(&part.holders))) {
             None => Ok(()),
             Some(write) => Err(Error::precondition(format!(
                 "no live node but {} has the parts of write {:?}, which is not committed yet: commit or abort it first",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use volley_common::PartId;
-use volley_common::wire::catalog::{CompactedPosition, Part};
+use volley_common::wire::catalog::{Absence, CompactedPosition, Part};
 
 use super::rows::{RowKey, SortKey};
 
@@ -38,8 +38,17 @@ pub struct PartRow {
     pub removed: u64,
     /// The time of the removal, milliseconds since 1970.
     pub removed_ms: u64,
+    /// `None` for most parts.
+    pub(super) rare: Option<Box<RarePartFields>>,
+}
+
+/// What only few parts have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct RarePartFields {
     /// The sort key of a part that a compaction created; `None` for any other part.
-    pub(super) compacted: Option<Box<SortKey>>,
+    sort_key: Option<SortKey>,
+    /// Versions from `added` on that do not have the part, because a later version restored it; oldest first.
+    absences: Vec<Absence>,
 }
 
 impl PartRow {
@@ -50,7 +59,13 @@ impl PartRow {
 
     /// Whether the part belongs to a version.
     pub fn is_in(&self, version: u64) -> bool {
-        self.added <= version && (self.removed == 0 || self.removed > version)
+        let is_absent = |absence: &Absence| (absence.from..absence.until).contains(&version);
+        self.added <= version && (self.removed == 0 || self.removed > version) && !self.absences().iter().any(is_absent)
+    }
+
+    /// Versions between `added` and `removed` that do not have the part, oldest first.
+    pub fn absences(&self) -> &[Absence] {
+        self.rare.as_deref().map_or(&[], |rare| &rare.absences)
     }
 
     /// The key of the part's row.
@@ -60,12 +75,13 @@ impl PartRow {
 
     /// The position of the part's rows in the table.
     pub fn sort_key(&self) -> SortKey {
-        self.compacted.as_deref().copied().unwrap_or(SortKey { added: self.added, seq: self.seq, generation: 0 })
+        let compacted = self.rare.as_deref().and_then(|rare| rare.sort_key);
+        compacted.unwrap_or(SortKey { added: self.added, seq: self.seq, generation: 0 })
     }
 
     /// Moves a compacted part to the position of the parts that it replaces.
     pub(super) fn set_sort_key(&mut self, sort_key: SortKey) {
-        self.compacted = Some(Box::new(sort_key));
+        self.rare.get_or_insert_default().sort_key = Some(sort_key);
     }
 
     /// Converts to the protobuf message.
@@ -83,11 +99,12 @@ impl PartRow {
             added: self.added,
             removed: self.removed,
             removed_ms: self.removed_ms,
-            position: self.compacted.as_deref().map(|sort_key| CompactedPosition {
+            position: self.rare.as_deref().and_then(|rare| rare.sort_key).map(|sort_key| CompactedPosition {
                 added: sort_key.added,
                 seq: sort_key.seq,
                 generation: sort_key.generation,
             }),
+            absences: self.absences().to_vec(),
         }
     }
 
@@ -106,8 +123,15 @@ impl PartRow {
             added: part.added,
             removed: part.removed,
             removed_ms: part.removed_ms,
-            compacted: part.position.map(|position| Box::new(SortKey::from(position))),
+            rare: RarePartFields::of(part),
         }
+    }
+}
+
+impl RarePartFields {
+    fn of(part: &Part) -> Option<Box<Self>> {
+        let rare = RarePartFields { sort_key: part.position.map(SortKey::from), absences: part.absences.clone() };
+        (rare != RarePartFields::default()).then(|| Box::new(rare))
     }
 }
 
@@ -261,6 +285,22 @@ impl PartIndex {
             part.removed_ms = now_ms;
             let table = part.table;
             self.removed.insert((table, version, *slot));
+            self.changed(table);
+        }
+    }
+
+    /// Makes a removed part belong to `version` and later ones again. Absences that end with `oldest` or before are dropped.
+    pub(super) fn set_restored(&mut self, id: PartId, version: u64, oldest: u64) {
+        if let Some(slot) = self.by_id.get(&id.to_bytes())
+            && let Some(part) = self.slots[*slot as usize].as_mut()
+        {
+            self.removed.remove(&(part.table, part.removed, *slot));
+            let absence = Absence { from: part.removed, until: version };
+            (part.removed, part.removed_ms) = (0, 0);
+            let rare = part.rare.get_or_insert_default();
+            rare.absences.retain(|absence| absence.until > oldest);
+            rare.absences.extend((absence.from < absence.until).then_some(absence));
+            let table = part.table;
             self.changed(table);
         }
     }

@@ -1,11 +1,12 @@
 //! Read-only queries of the catalog.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::wire::catalog::{Cancelled, Cluster, Node, NodeState, Part, Pin, Table, Write};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
-use super::{Catalog, PartRow, Revision};
+use super::{Catalog, PartRow, Revision, TableUsage};
 
 impl Catalog {
     /// The cluster's row; `None` before `FormCluster`.
@@ -84,9 +85,18 @@ impl Catalog {
     /// An existing table by name.
     ///
     /// # Errors
-    /// NOT_FOUND, naming the table.
+    /// NOT_FOUND, naming the table. If it was dropped and can come back, the message says so.
     pub fn require_table(&self, name: &TableName) -> Result<&Table> {
-        self.table_named(name).ok_or_else(|| no_table(name.components()))
+        self.table_named(name).ok_or_else(|| {
+            let mut error = no_table(name.components());
+            let dropped = self.dropped_table(name.components(), self.clock_ms);
+            if let Some(end) = dropped.and_then(|dropped| dropped.replaced.last()) {
+                let left_s = end.until_ms.saturating_sub(self.clock_ms) / 1000;
+                error.message +=
+                    &format!(": it was dropped, and restore_version brings it back for another {left_s} s");
+            }
+            error
+        })
     }
 
     /// Existing tables in name order.
@@ -139,19 +149,34 @@ impl Catalog {
         self.parts.len()
     }
 
-    /// Every write, open or finished and not yet expired, by id.
-    pub fn writes(&self) -> impl Iterator<Item = &Write> {
-        self.writes.values()
+    /// Every write that is open, or finished and still remembered. Costs a decode for each finished one.
+    pub fn writes(&self) -> impl Iterator<Item = Cow<'_, Write>> {
+        self.open.values().map(Cow::Borrowed).chain(self.finished.iter().map(Cow::Owned))
     }
 
-    /// A write by id.
-    pub fn write(&self, id: &str) -> Option<&Write> {
-        self.writes.get(id)
+    /// A write by id. A finished one has only its id, table, attempt, state, outcome or reason, and end.
+    pub fn write(&self, id: &str) -> Option<Cow<'_, Write>> {
+        self.open.get(id).map(Cow::Borrowed).or_else(|| self.finished.get(id).map(Cow::Owned))
     }
 
-    /// Writes that are neither committed nor aborted.
+    /// Writes that are neither committed nor aborted, by id.
     pub fn open_writes(&self) -> impl Iterator<Item = &Write> {
-        self.open.iter().filter_map(|id| self.writes.get(id))
+        self.open.values()
+    }
+
+    /// The number of finished writes whose ids are remembered.
+    pub fn finished_writes(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// How much the tables hold.
+    pub fn table_usage(&self) -> TableUsage {
+        self.usage
+    }
+
+    /// The time of the last command that had an effect, milliseconds since 1970.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms
     }
 
     /// Cancelled flights.
@@ -162,7 +187,7 @@ impl Catalog {
     /// Whether a write is open. Once it is not (unknown, aborted, or committed), a part of it that the catalog does not
     /// list may be deleted. Valid only on a catalog that has applied every committed command.
     pub fn is_write_open(&self, write: &str) -> bool {
-        self.open.contains(write)
+        self.open.contains_key(write)
     }
 
     /// The version that a reader gets at `now_ms`: `wanted`, or the newest.

@@ -11,6 +11,7 @@ pub fn unexpected_reply(command: &str, reply: &Reply) -> Error {
         Reply::Write(_) => "a write",
         Reply::Outcome(_) => "an outcome",
         Reply::Table(_) => "a table",
+        Reply::Restored(_) => "a restored version",
     };
     Error::internal(format!("the reply to {command} was {kind}"))
 }

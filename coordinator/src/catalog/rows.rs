@@ -50,6 +50,22 @@ pub enum RowKey {
     Write(String),
     /// A cancelled flight, by id.
     Cancelled(u64),
+    /// A stream of an open staged write.
+    StagedStream {
+        /// The write's id.
+        write: String,
+        /// The number of the stream among those of the write.
+        index: u64,
+    },
+    /// The layout of old versions of a table.
+    Layout {
+        /// The table's id.
+        table: u64,
+        /// The layout's id.
+        id: u64,
+    },
+    /// The single row with the catalog's time.
+    Clock,
 }
 
 /// A row that a command changed or deleted.
@@ -81,6 +97,10 @@ impl RowKey {
             }
             RowKey::Write(id) => [&[4], id.as_bytes()].concat(),
             RowKey::Cancelled(flight) => numbers(5, &[*flight]),
+            // A write id has no byte 0, so bytes sort as (write, index) does.
+            RowKey::StagedStream { write, index } => [&[6], write.as_bytes(), &[0], &index.to_be_bytes()[..]].concat(),
+            RowKey::Layout { table, id } => numbers(7, &[*table, *id]),
+            RowKey::Clock => vec![8],
         }
     }
 
@@ -102,6 +122,13 @@ impl RowKey {
             }
             (4, _) => RowKey::Write(String::from_utf8(rest.to_vec()).ok()?),
             (5, 8) => RowKey::Cancelled(number(rest)?),
+            (6, 9..) => {
+                let (write, index) = rest.split_at(rest.len() - 8);
+                let write = write.strip_suffix(&[0])?.to_vec();
+                RowKey::StagedStream { write: String::from_utf8(write).ok()?, index: number(index)? }
+            }
+            (7, 16) => RowKey::Layout { table: number(&rest[..8])?, id: number(&rest[8..])? },
+            (8, 0) => RowKey::Clock,
             _ => return None,
         })
     }

@@ -6,6 +6,7 @@ mod coordinators;
 mod helpers;
 mod nodes;
 mod replay;
+mod restore;
 mod tables;
 mod versions;
 mod writes;

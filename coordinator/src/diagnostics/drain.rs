@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use volley_common::listen::host_port;
-use volley_common::wire::catalog::Write;
+use volley_common::wire::catalog::{Part, Write};
 use volley_common::{Error, NodeId, Result};
 
 use super::cluster_snapshot::ClusterSnapshot;
@@ -36,8 +36,9 @@ impl DrainProgress {
                 progress.bytes += part.bytes;
             }
         }
-        let on_node = |write: &&Write| write.parts.iter().any(|part| part.holders.contains(&node.0));
-        progress.writes = snapshot.catalog.open_writes().filter(on_node).map(|write| write.id.clone()).collect();
+        let (catalog, held) = (snapshot.catalog, |part: &Part| part.holders.contains(&node.0));
+        let on_node = |write: &&Write| catalog.staged_parts(write).any(held);
+        progress.writes = catalog.open_writes().filter(on_node).map(|write| write.id.clone()).collect();
         progress
     }
 

@@ -85,7 +85,8 @@ pub fn layout_json(snapshot: &ClusterSnapshot<'_>, table: &Table) -> Value {
     let wanted = replica_count(table);
     let placed = |shard: usize| placement_of(table, shard as u32);
     let mut shards: Vec<ShardLayout> = Vec::new();
-    shards.resize_with(table.placement.len(), ShardLayout::default);
+    let count = table.spec.as_ref().map_or(0, |spec| spec.shards as usize).max(table.placement.len());
+    shards.resize_with(count, ShardLayout::default);
     for part in snapshot.catalog.part_rows_at(table.id, table.version) {
         let at = part.shard as usize;
         if shards.len() <= at {

@@ -1,7 +1,7 @@
 //! Tables and cluster totals as JSON.
 
 use serde_json::{Value, json};
-use volley_common::wire::catalog::{Compression, DescriptorKind, Table, WriteState};
+use volley_common::wire::catalog::{Compression, DescriptorKind, Table};
 
 use crate::catalog::Catalog;
 
@@ -19,11 +19,9 @@ pub fn table_json(table: &Table) -> Value {
         "shard_by": spec.shard_by,
         "replicas": spec.replicas,
         "min_copies": spec.min_copies,
-        "compression": match Compression::try_from(spec.compression) {
-            Ok(Compression::None) | Err(_) => "none",
-            Ok(Compression::Lz4) => "lz4",
-            Ok(Compression::Zstd) => "zstd",
-        },
+        "compression": Compression::try_from(spec.compression).unwrap_or_default().name(),
+        "retention_ms": spec.retention_ms,
+        "max_endpoints": (spec.max_endpoints != 0).then_some(spec.max_endpoints),
     })
 }
 
@@ -33,13 +31,13 @@ pub fn totals_json(catalog: &Catalog) -> Value {
     for table in catalog.tables() {
         (tables, rows, bytes) = (tables + 1, rows + table.rows, bytes + table.bytes);
     }
-    let open = catalog.writes().filter(|write| write.state == WriteState::Open as i32).count();
     json!({
         "tables": tables,
         "rows": rows,
         "bytes": bytes,
         "nodes": catalog.nodes().count(),
         "nodes_alive": catalog.live_nodes().count(),
-        "open_writes": open,
+        "open_writes": catalog.open_writes().count(),
+        "finished_writes": catalog.finished_writes(),
     })
 }

@@ -31,6 +31,7 @@ pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
             "parts": parts,
             "until_ms": until_ms,
             "pinned": pinned,
+            "replaced_by": replaced_by_json(table, *version),
         })
     };
     json!({
@@ -39,6 +40,24 @@ pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
         "versions": listed.iter().rev().map(one).collect::<Vec<_>>(),
         "more": all.count(),
     })
+}
+
+/// What replaced a version, if anything did: the version that has not all of its parts any more.
+fn replaced_by_json(table: &Table, version: u64) -> Option<Value> {
+    let end = table.replaced.iter().find(|end| end.version > version)?;
+    let kind = match end {
+        end if end.compaction => "compaction",
+        end if end.restored != 0 => "restore",
+        end if table.dropped_ms != 0 && end.version > table.version => "drop",
+        _ => "replace",
+    };
+    Some(json!({
+        "version": end.version,
+        "kind": kind,
+        "restored": Some(end.restored).filter(|version| *version != 0),
+        "write": Some(&end.write).filter(|write| !write.is_empty()),
+        "at_ms": Some(end.at_ms).filter(|at| *at != 0),
+    }))
 }
 
 /// Until when a version is kept (`None` while none of its parts is replaced), and whether a pin keeps it.
@@ -61,6 +80,10 @@ fn sizes(catalog: &Catalog, table: &Table, versions: &BTreeSet<u64>) -> BTreeMap
         if part.removed != 0 {
             change(part.removed, -1, part);
         }
+        for absence in part.absences() {
+            change(absence.from, -1, part);
+            change(absence.until, 1, part);
+        }
     }
     let mut changes = changes.into_iter().peekable();
     let mut sum = VersionSize::default();
@@ -80,6 +103,9 @@ fn times(catalog: &Catalog, table: &Table) -> BTreeMap<u64, u64> {
     });
     let mut times: BTreeMap<u64, u64> =
         commits.filter_map(|write| write.outcome.as_ref().map(|outcome| (outcome.version, write.ended_ms))).collect();
+    for end in table.replaced.iter().filter(|end| end.at_ms != 0) {
+        times.entry(end.version).or_insert(end.at_ms);
+    }
     times.entry(table.version).or_insert(table.changed_ms);
     times
 }

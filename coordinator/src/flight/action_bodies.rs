@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::ipc::schema::{parse_schema, schema_message};
+use volley_common::options::fields::cut;
 use volley_common::options::{Options, TableRequest};
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, Result, TableName};
@@ -42,7 +43,7 @@ impl ActionReply {
 /// INVALID_ARGUMENT, naming the action and the unknown or missing key.
 pub fn parse<T: DeserializeOwned>(action: &str, body: &[u8]) -> Result<T> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("the body of {action}: {e}")))
+    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("the body of {action}: {}", cut(&e.to_string()))))
 }
 
 /// A body without keys.
@@ -148,6 +149,17 @@ impl DropTableBody {
     }
 }
 
+/// `restore_version`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreVersionBody {
+    /// The table's name.
+    pub table: String,
+    /// The version to restore; missing: the drop of the table is undone.
+    #[serde(default)]
+    pub version: Option<u64>,
+}
+
 /// `create_table`.
 pub struct CreateTableBody {
     /// The table's name.
@@ -192,10 +204,13 @@ impl CreateTableBody {
         let if_not_exists = match map.remove("if_not_exists") {
             None => false,
             Some(Value::Bool(flag)) => flag,
-            Some(other) => return Err(Error::invalid(format!("\"if_not_exists\" is true or false, not {other}"))),
+            Some(other) => {
+                let other = cut(&other.to_string());
+                return Err(Error::invalid(format!("\"if_not_exists\" is true or false, not {other}")));
+            }
         };
         let rest = Value::Object(map).to_string();
-        let request = TableRequest::from_command(rest.as_bytes(), metadata)?;
+        let request = TableRequest::from_command(rest.as_bytes(), metadata)?.for_create()?;
         Ok(CreateTableBody {
             name: request.name,
             schema: schema_message(&schema)?,
@@ -215,7 +230,7 @@ fn decode_schema(value: &Value) -> Result<Schema> {
 
 fn schema_of_fields(fields: Value) -> Result<Schema> {
     let fields: Vec<FieldSpec> =
-        serde_json::from_value(fields).map_err(|e| Error::invalid(format!("\"fields\": {e}")))?;
+        serde_json::from_value(fields).map_err(|e| Error::invalid(format!("\"fields\": {}", cut(&e.to_string()))))?;
     let field = |spec: FieldSpec| Ok(Field::new(&spec.name, data_type(&spec)?, spec.nullable));
     Ok(Schema::new(fields.into_iter().map(field).collect::<Result<Vec<Field>>>()?))
 }
@@ -242,13 +257,44 @@ fn data_type(spec: &FieldSpec) -> Result<DataType> {
         "date32" | "date" => DataType::Date32,
         "date64" => DataType::Date64,
         "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
-        _ => DataType::from_str(name).map_err(|_| {
-            Error::invalid(format!(
-                "field {:?} has the unknown type {name:?}: use a simple type, such as int64, float64, string, bool, date32 or timestamp, or give the whole schema as \"schema\"",
-                spec.name
-            ))
-        })?,
+        _ => {
+            check_nesting(spec)?;
+            DataType::from_str(name).map_err(|_| {
+                Error::invalid(format!(
+                    "field {:?} has the unknown type {:?}: use a simple type, such as int64, float64, string, bool, date32 or timestamp, or give the whole schema as \"schema\"",
+                    cut(&spec.name),
+                    cut(name)
+                ))
+            })?
+        }
     })
+}
+
+/// The deepest nesting of a type in text.
+const MAX_TYPE_DEPTH: usize = 32;
+/// The longest type in text, bytes.
+const MAX_TYPE_BYTES: usize = 64 << 10;
+
+/// Bounds the recursion of arrow's parser of types, which has no limit: it descends only after an opening parenthesis.
+fn check_nesting(spec: &FieldSpec) -> Result<()> {
+    let refused = |why: String| Err(Error::invalid(format!("field {:?}: {why}", cut(&spec.name))));
+    if spec.r#type.len() > MAX_TYPE_BYTES {
+        let bytes = spec.r#type.len();
+        return refused(format!("its type has {bytes} bytes, more than the limit of {MAX_TYPE_BYTES}"));
+    }
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in spec.r#type.bytes() {
+        match byte {
+            b'(' | b'<' => depth += 1,
+            b')' | b'>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    match deepest > MAX_TYPE_DEPTH {
+        true => refused(format!("its type is nested {deepest} deep, more than the limit of {MAX_TYPE_DEPTH}")),
+        false => Ok(()),
+    }
 }
 
 /// The options that concern the layout of a table.
@@ -259,67 +305,9 @@ pub fn table_options(options: &Options) -> TableOptions {
         replicas: options.replicas,
         compression: options.compression.map(Compression::from),
         retention_ms: options.retention_s.map(|seconds| seconds.saturating_mul(1000)),
+        max_endpoints: options.max_endpoints,
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn create(body: &str) -> Result<CreateTableBody> {
-        CreateTableBody::parse(body.as_bytes(), &MetadataMap::new())
-    }
-
-    #[test]
-    fn create_body_accepts_fields_and_options() {
-        let parsed = create(
-            r#"{"table": "a/t", "if_not_exists": true, "shards": 3, "shard_by": ["k"],
-                "fields": [{"name": "k", "type": "int64", "nullable": false}, {"name": "v", "type": "Timestamp(ns)"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            (parsed.name.to_string().as_str(), parsed.if_not_exists, parsed.options.shards),
-            ("a/t", true, Some(3))
-        );
-        let schema = parse_schema(&parsed.schema).unwrap();
-        assert_eq!(schema.field(0), &Field::new("k", DataType::Int64, false));
-        assert_eq!(schema.field(1).data_type(), &DataType::Timestamp(TimeUnit::Nanosecond, None));
-    }
-
-    #[test]
-    fn create_body_accepts_an_encoded_schema() {
-        let schema = Schema::new(vec![Field::new("x", DataType::Utf8, true)]);
-        let text = base64::engine::general_purpose::STANDARD.encode(schema_message(&schema).unwrap());
-        let parsed = create(&format!(r#"{{"table": "t", "schema": "{text}"}}"#)).unwrap();
-        assert_eq!(*parse_schema(&parsed.schema).unwrap(), schema);
-    }
-
-    #[test]
-    fn invalid_bodies_are_rejected_with_the_cause() {
-        for (body, word) in [
-            (r#"{"table": "t"}"#, "fields"),
-            (r#"{"table": "t", "fields": [], "shrads": 3}"#, "shrads"),
-            (r#"{"table": "t", "fields": [{"name": "x", "type": "integerish"}]}"#, "integerish"),
-            (r#"{"table": "t", "fields": [{"name": "x", "kind": "int64"}]}"#, "kind"),
-            (r#"{"table": "t", "schema": "!!"}"#, "base64"),
-            (r#"{"table": "t", "schema": "AAAA"}"#, ""),
-            (r#"{"fields": []}"#, "names no table"),
-            ("nonsense", "create_table"),
-        ] {
-            let error = create(body).err().unwrap();
-            assert_eq!(error.code, volley_common::Code::InvalidArgument, "{body}");
-            assert!(error.message.contains(word), "{body}: {error}");
-        }
-        assert!(parse::<EmptyBody>("clear", b"{\"all\": true}").err().unwrap().message.contains("all"));
-    }
-
-    #[test]
-    fn drop_body_is_a_raw_name_or_an_object() {
-        let drop = |table: &str, if_exists| DropTableBody { table: table.into(), if_exists };
-        assert_eq!(DropTableBody::parse(b"a/t").unwrap(), drop("a/t", false));
-        assert_eq!(DropTableBody::parse(br#"{"table": "t", "if_exists": true}"#).unwrap(), drop("t", true));
-        assert!(DropTableBody::parse(br#"{"table": "t", "force": true}"#).is_err());
-        assert!(DropTableBody::parse(b"").is_err());
-    }
-}
+mod tests;

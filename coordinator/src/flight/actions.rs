@@ -8,12 +8,14 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::TableRequest;
+use volley_common::options::fields::cut;
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, clock};
 
 use super::action_bodies::{
-    ActionReply, CreateTableBody, DropTableBody, EmptyBody, StatsBody, WriteBody, parse, table_options,
+    ActionReply, CreateTableBody, DropTableBody, EmptyBody, RestoreVersionBody, StatsBody, WriteBody, parse,
+    table_options,
 };
 use super::admin_actions;
 use super::flight_info::timestamp;
@@ -23,12 +25,16 @@ use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
 
 /// Names and descriptions of the actions, without those of [`admin_actions`].
-const ACTIONS: [(&str, &str); 16] = [
+const ACTIONS: [(&str, &str); 17] = [
     (
         "create_table",
         r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
     ),
     ("drop_table", r#"Drop a table: its raw name, or {"table", "if_exists"}"#),
+    (
+        "restore_version",
+        r#"Make an old version of a table the newest one: {"table", "version"}; or undo the drop of a table: {"table"}"#,
+    ),
     ("list_tables", "All tables with their statistics, as JSON"),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
@@ -77,6 +83,7 @@ impl ActionRunner {
         match name {
             "create_table" => self.create_table(body, metadata).await,
             "drop_table" => self.drop_table(body).await,
+            "restore_version" => self.restore_version(body).await,
             "get_stats" => self.get_stats(body).await,
             "begin_write" => self.begin_write(body, metadata, &listener?).await,
             "commit_write" => self.commit_write(body).await,
@@ -127,8 +134,19 @@ impl ActionRunner {
 
     async fn drop_table(&self, body: &[u8]) -> Result<ActionReply> {
         let drop = DropTableBody::parse(body)?;
-        let dropped = self.services.tables.drop_table(&drop.table.parse()?, drop.if_exists).await?;
-        Ok(ActionReply::json(&json!({ "table": drop.table, "dropped": dropped })))
+        let name = drop.table.parse()?;
+        let dropped = self.services.tables.drop_table(&name, drop.if_exists).await?;
+        let mut reply = json!({ "table": drop.table, "dropped": dropped });
+        if dropped && let Some(until_ms) = self.services.restore.restorable_until_ms(&name).await {
+            reply["restorable_until_ms"] = until_ms.into();
+        }
+        Ok(ActionReply::json(&reply))
+    }
+
+    async fn restore_version(&self, body: &[u8]) -> Result<ActionReply> {
+        let restore: RestoreVersionBody = parse("restore_version", body)?;
+        let restored = self.services.restore.restore_version(&restore.table.parse()?, restore.version).await?;
+        Ok(ActionReply::json(&restored))
     }
 
     async fn get_stats(&self, body: &[u8]) -> Result<ActionReply> {
@@ -138,7 +156,7 @@ impl ActionRunner {
     }
 
     async fn begin_write(&self, body: &[u8], metadata: &MetadataMap, listener: &ClientListener) -> Result<ActionReply> {
-        let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?;
+        let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?.for_put()?;
         let table_options = table_options(&options);
         let request = BeginWriteRequest {
             table: name.components().to_vec(),
@@ -152,6 +170,7 @@ impl ActionRunner {
             staged: true,
             attempt: rand::random_range(1..=u64::MAX),
             retention_ms: table_options.retention_ms,
+            max_endpoints: table_options.max_endpoints,
             ..BeginWriteRequest::default()
         };
         let plan = self.services.write.begin_write(request).await?;
@@ -169,7 +188,7 @@ impl ActionRunner {
 
     async fn abort_write(&self, body: &[u8]) -> Result<ActionReply> {
         let write: WriteBody = parse("abort_write", body)?;
-        let reason = write.reason.unwrap_or_else(|| "aborted by the client".into());
+        let reason = write.reason.map_or_else(|| "aborted by the client".into(), |reason| cut(&reason));
         self.services.write.abort_write(write.write_id.clone(), reason, 0).await?;
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
     }

@@ -113,7 +113,7 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
+        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
         let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata())?;
         let plan = self.read.plan_flight_info(&table, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
@@ -124,7 +124,7 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?;
+        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
         let schema = self.read.schema(&table).await?;
         Ok(Response::new(SchemaResult { schema }))
     }

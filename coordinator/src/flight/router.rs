@@ -161,7 +161,7 @@ impl CoordinatorRouter {
         let descriptor = FlightDescriptor::decode(message.clone())
             .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
         let headers = MetadataMap::from_headers(head.headers);
-        let table = TableRequest::from_descriptor(&descriptor, &headers)?;
+        let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
         let listener = client_listener(&self.listeners, &head.extensions, &headers)?;
         let plan = self.read.plan_flight_info(&table, &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
@@ -186,7 +186,10 @@ impl CoordinatorRouter {
         let metadata = MetadataMap::from_headers(head.headers.clone());
         let signed = match TicketRequest::from_ticket(&ticket, &metadata)? {
             TicketRequest::Signed(bytes) => bytes,
-            TicketRequest::Table(table) => self.read.plan_ticket(&table.name, &table.options).await?,
+            TicketRequest::Table(table) => {
+                let table = table.for_read()?;
+                self.read.plan_ticket(&table.name, &table.options).await?
+            }
         };
         let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?)?;
         remove_option_headers(&mut head.headers);

@@ -79,7 +79,7 @@ impl CompactionState {
     }
 
     fn record_ended(&mut self, catalog: &Catalog, now: Instant) {
-        let state = |id: &String| catalog.write(id).map(Write::state);
+        let state = |id: &String| catalog.write(id).map(|write| write.state());
         let ended: Vec<String> =
             self.ordered.keys().filter(|id| state(id) != Some(WriteState::Open)).cloned().collect();
         for id in ended {

@@ -80,10 +80,14 @@ impl NodeMembership {
     }
 
     async fn expire(&self) -> Result<()> {
-        let write_id_retention_ms = self.config.write_id_retention_ms;
-        let needed = self.raft.view().needs_expiry(clock::now_ms(), write_id_retention_ms);
+        let limits = Expire {
+            write_id_retention_ms: self.config.write_id_retention_ms,
+            max_finished_writes: self.config.max_finished_writes,
+            max_finished_bytes: self.config.max_finished_writes_bytes,
+        };
+        let needed = self.raft.view().needs_expiry(clock::now_ms(), &limits);
         if needed {
-            self.raft.propose_if_leader(Op::Expire(Expire { write_id_retention_ms })).await?;
+            self.raft.propose_if_leader(Op::Expire(limits)).await?;
         }
         Ok(())
     }

@@ -9,11 +9,12 @@
 //! | `rebalance_loop` | placement, copies and excess copies of parts |
 //! | [`copy_tracker`] | the copy orders in progress |
 //! | [`compaction_loop`] | compactions of small parts |
-//! | [`node_reports`] | heartbeats and copies, for status reports |
+//! | [`node_reports`], [`clock_skew`] | heartbeats, copies and clocks of members, for status reports |
 //!
 //! Only the leader has sessions. When it loses the leadership it closes them, and nodes connect to the next leader. A new
 //! leader waits a full node timeout before it marks any node as unreachable.
 
+pub mod clock_skew;
 pub mod compaction_loop;
 pub mod copy_tracker;
 pub mod inventory_digest;

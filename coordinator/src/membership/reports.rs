@@ -7,9 +7,10 @@ use volley_common::wire::catalog::{HolderChange, SetNodeHealth, UpdateHolders};
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{DeleteParts, Heartbeat, HeldPart, SendInventory};
-use volley_common::{Error, NodeId, PartId, Result};
+use volley_common::{Error, NodeId, PartId, Result, clock};
 
 use super::NodeMembership;
+use super::clock_skew::ClockOwner;
 use super::inventory_digest::InventoryDigest;
 use super::session::{ReceivedReport, SessionState};
 use crate::catalog_scan::scan_catalog;
@@ -55,6 +56,8 @@ impl NodeMembership {
     /// Records the heartbeat, and requests the node's inventory if its digest has differed from the catalog's for long
     /// enough.
     async fn handle_heartbeat(&self, session: &mut SessionState, heartbeat: Heartbeat, at: Instant) -> Result<()> {
+        let ours = clock::now_ms().saturating_sub(at.elapsed().as_millis() as u64);
+        self.node_reports.skews.record(ClockOwner::Node(session.node), heartbeat.now_ms, ours);
         self.record_health(session, &heartbeat).await?;
         let held = InventoryDigest { xor: heartbeat.digest, count: heartbeat.parts };
         let min_interval = Duration::from_millis(self.config.heartbeat_ms) * 3 / 4;

@@ -6,6 +6,7 @@
 //! | [`write_targets`] | the nodes that the parts of a write go to |
 //! | [`table_options`] | the spec and placement of a table, from a client's options |
 
+pub mod capacity;
 pub mod endpoints;
 pub mod table_options;
 pub mod write_targets;

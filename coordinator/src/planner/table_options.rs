@@ -29,22 +29,47 @@ pub struct TableOptions {
     pub compression: Option<Compression>,
     /// How long replaced parts are kept, milliseconds.
     pub retention_ms: Option<u64>,
+    /// Maximum number of endpoints for readers that request no number.
+    pub max_endpoints: Option<u32>,
+}
+
+/// The nodes of a cluster, by number.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeCounts {
+    /// Registered and not removed.
+    pub known: usize,
+    /// Alive.
+    pub live: usize,
+}
+
+impl NodeCounts {
+    /// Those of a catalog.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no node is alive.
+    pub fn of(catalog: &Catalog) -> Result<Self> {
+        Ok(NodeCounts { live: catalog.require_live_nodes()?, known: catalog.nodes().count() })
+    }
 }
 
 impl TableOptions {
-    /// The spec of a table that is created, or that replaces `old`, with `live` live nodes.
+    /// The spec of a table that is created, or that replaces `old`.
     ///
     /// # Errors
-    /// UNAVAILABLE: fewer live nodes than a put needs for its acknowledgement.
-    pub fn spec(&self, old: Option<&TableSpec>, live: usize, retention_ms: u64) -> Result<TableSpec> {
-        let live = u32::try_from(live).unwrap_or(u32::MAX);
+    /// FAILED_PRECONDITION: the cluster has fewer nodes than a put needs for its acknowledgement. UNAVAILABLE: it has
+    /// enough, but fewer are alive.
+    pub fn spec(&self, old: Option<&TableSpec>, nodes: NodeCounts, retention_ms: u64) -> Result<TableSpec> {
+        let live = u32::try_from(nodes.live).unwrap_or(u32::MAX);
         let chosen = self.replicas.or(old.map(|old| old.replicas));
         let replicas = chosen.unwrap_or(DEFAULT_REPLICAS.min(live)).max(1);
         let min_copies = replicas / 2 + 1;
         if live < min_copies {
-            return Err(Error::unavailable(format!(
+            let text = format!(
                 "{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and there are {live}: start more nodes, or request fewer replicas"
-            )));
+            );
+            // Only nodes that the cluster has may be back in a moment.
+            let may_return = nodes.known >= min_copies as usize;
+            return Err(if may_return { Error::unavailable(text) } else { Error::precondition(text) });
         }
         let shard_by = match (&self.shard_by, old) {
             (chosen, Some(old)) if chosen.is_empty() => old.shard_by.clone(),
@@ -57,6 +82,7 @@ impl TableOptions {
             min_copies,
             compression: self.compression.map_or(old.map_or(0, |old| old.compression), |c| c as i32),
             retention_ms: self.retention_ms.or(old.map(|old| old.retention_ms)).unwrap_or(retention_ms),
+            max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
         })
     }
 
@@ -65,24 +91,35 @@ impl TableOptions {
     /// # Errors
     /// INVALID_ARGUMENT, naming the option and the table's value.
     pub fn check_append(&self, name: &TableName, spec: &TableSpec) -> Result<()> {
-        let differs = |option: &str, requested: String, actual: String| {
-            Err(Error::invalid(format!(
-                "table {name:?} has {option} = {actual}, and an append cannot change it to {requested}: leave the option out, or put with mode \"replace\""
-            )))
+        let compression = |code: i32| Compression::try_from(code).unwrap_or_default().name().to_string();
+        let keys = |columns: &[String]| format!("{columns:?}");
+        let requested = [
+            ("shards", self.shards.map(|n| n.to_string()), spec.shards.to_string()),
+            ("shard_by", (!self.shard_by.is_empty()).then(|| keys(&self.shard_by)), keys(&spec.shard_by)),
+            ("replicas", self.replicas.map(|n| n.to_string()), spec.replicas.to_string()),
+            ("compression", self.compression.map(|c| compression(c as i32)), compression(spec.compression)),
+            ("retention_s", self.retention_ms.map(seconds), seconds(spec.retention_ms)),
+            ("max_endpoints", self.max_endpoints.map(|n| n.to_string()), limit_text(spec.max_endpoints)),
+        ];
+        let differs = |(_, wanted, actual): &&(&str, Option<String>, String)| {
+            wanted.as_ref().is_some_and(|wanted| wanted != actual)
         };
-        match self.shards {
-            Some(shards) if shards != spec.shards => differs("shards", shards.to_string(), spec.shards.to_string()),
-            _ if !self.shard_by.is_empty() && self.shard_by != spec.shard_by => {
-                differs("shard_by", format!("{:?}", self.shard_by), format!("{:?}", spec.shard_by))
-            }
-            _ => match self.replicas {
-                Some(replicas) if replicas != spec.replicas => {
-                    differs("replicas", replicas.to_string(), spec.replicas.to_string())
-                }
-                _ => Ok(()),
-            },
+        match requested.iter().find(differs) {
+            Some((option, Some(wanted), actual)) => Err(Error::invalid(format!(
+                "table {name:?} has {option} = {actual}, and an append cannot change it to {wanted}: leave the option out, or put with mode \"replace\""
+            ))),
+            _ => Ok(()),
         }
     }
+}
+
+fn seconds(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { (ms / 1000).to_string() } else { format!("{}.{:03}", ms / 1000, ms % 1000) }
+}
+
+/// A number of which 0 is none.
+fn limit_text(limit: u32) -> String {
+    if limit == 0 { "no limit".into() } else { limit.to_string() }
 }
 
 /// Checks that the key columns exist in the schema and can be hashed. An empty `schema` is not known yet and passes.
@@ -140,9 +177,15 @@ fn load(catalog: &Catalog, old: Option<&Table>) -> ReplicaCounts {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::Code;
+
     use super::*;
 
     const RETENTION: u64 = 900_000;
+
+    fn nodes(known: usize, live: usize) -> NodeCounts {
+        NodeCounts { known, live }
+    }
 
     fn spec(shards: u32, replicas: u32) -> TableSpec {
         TableSpec { shards, replicas, min_copies: replicas / 2 + 1, retention_ms: 1, ..TableSpec::default() }
@@ -150,7 +193,7 @@ mod tests {
 
     #[test]
     fn default_shards_and_replicas_follow_the_live_nodes() {
-        let of = |live| TableOptions::default().spec(None, live, RETENTION).unwrap();
+        let of = |live| TableOptions::default().spec(None, nodes(live, live), RETENTION).unwrap();
         assert_eq!((of(1).shards, of(1).replicas, of(1).min_copies), (1, 1, 1));
         assert_eq!((of(4).shards, of(4).replicas, of(4).min_copies), (4, 2, 2));
         assert_eq!((of(40).shards, of(40).retention_ms), (MAX_DEFAULT_SHARDS, RETENTION));
@@ -160,20 +203,22 @@ mod tests {
     fn missing_options_come_from_the_existing_table() {
         let mut old = spec(7, 3);
         old.shard_by = vec!["k".into()];
-        let same = TableOptions::default().spec(Some(&old), 4, RETENTION).unwrap();
+        let same = TableOptions::default().spec(Some(&old), nodes(4, 4), RETENTION).unwrap();
         assert_eq!(same, old);
         let options =
             TableOptions { shards: Some(2), shard_by: vec!["j".into()], replicas: Some(1), ..TableOptions::default() };
-        let new = options.spec(Some(&old), 4, RETENTION).unwrap();
+        let new = options.spec(Some(&old), nodes(4, 4), RETENTION).unwrap();
         assert_eq!((new.shards, new.replicas, new.min_copies, new.shard_by), (2, 1, 1, vec!["j".to_string()]));
     }
 
     #[test]
     fn more_replicas_than_live_nodes_can_acknowledge_fail() {
         let three = TableOptions { replicas: Some(3), ..TableOptions::default() };
-        assert_eq!(three.spec(None, 2, RETENTION).unwrap().min_copies, 2);
-        let error = three.spec(None, 1, RETENTION).unwrap_err();
+        assert_eq!(three.spec(None, nodes(2, 2), RETENTION).unwrap().min_copies, 2);
+        let error = three.spec(None, nodes(1, 1), RETENTION).unwrap_err();
         assert!(error.message.contains("3 replicas need 2 live nodes"), "{error}");
+        assert_eq!(error.code, Code::FailedPrecondition, "no call to another coordinator can succeed");
+        assert_eq!(three.spec(None, nodes(3, 1), RETENTION).unwrap_err().code, Code::Unavailable, "they may return");
     }
 
     #[test]
@@ -189,5 +234,9 @@ mod tests {
             rejected(TableOptions { shard_by: vec!["k".into()], ..TableOptions::default() }).contains("shard_by = []")
         );
         assert!(rejected(TableOptions { replicas: Some(1), ..TableOptions::default() }).contains("replicas = 2"));
+        let other = TableOptions { compression: Some(Compression::Zstd), ..TableOptions::default() };
+        assert!(rejected(other).contains("compression = none"));
+        assert!(rejected(TableOptions { retention_ms: Some(9000), ..TableOptions::default() }).contains("retention_s"));
+        assert!(rejected(TableOptions { max_endpoints: Some(1), ..TableOptions::default() }).contains("no limit"));
     }
 }

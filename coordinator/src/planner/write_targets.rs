@@ -13,7 +13,7 @@ use crate::scheduler::placement::rendezvous_hash;
 ///
 /// # Errors
 /// Fewer nodes than a put needs for its acknowledgement: RESOURCE_EXHAUSTED if nodes are read-only (with the reason of
-/// each), else UNAVAILABLE.
+/// each); FAILED_PRECONDITION if the cluster has fewer nodes at all; else UNAVAILABLE.
 pub fn write_targets(catalog: &Catalog, spec: &TableSpec) -> Result<Vec<Node>> {
     let mut targets: Vec<Node> = catalog.writable_nodes().cloned().collect();
     if targets.len() < spec.replicas as usize {
@@ -29,6 +29,9 @@ pub fn write_targets(catalog: &Catalog, spec: &TableSpec) -> Result<Vec<Node>> {
         read_only.map(|node| format!("node {}: {}", NodeId(node.id), node.read_only_reason)).collect();
     let text = format!("a put needs {needed} nodes that accept writes, and there are {}", targets.len());
     Err(match reasons.as_slice() {
+        [] if catalog.nodes().count() < needed => {
+            Error::precondition(format!("{text}: start more nodes, or request fewer replicas"))
+        }
         [] => Error::unavailable(format!("{text}: start more nodes, or try again when they are back")),
         reasons => Error::exhausted(format!("{text} ({}): make room, or start more nodes", reasons.join("; "))),
     })
@@ -122,6 +125,7 @@ mod tests {
         let down =
             catalog(3, |node| node.set_state(if node.id > 1 { NodeState::Unreachable } else { NodeState::Alive }));
         assert_eq!(write_targets(&down, &spec(2)).unwrap_err().code, Code::Unavailable);
+        assert_eq!(write_targets(&catalog(1, |_| {}), &spec(2)).unwrap_err().code, Code::FailedPrecondition);
     }
 
     fn write(placement: &[&[u64]], replicas: u32) -> Write {

@@ -51,7 +51,7 @@ impl RaftContext {
 
     /// See [`Handle::propose_if_leader`](super::handle::Handle::propose_if_leader).
     pub async fn propose_if_leader(&self, op: command::Op) -> Result<reply::Reply> {
-        let command = Command { now_ms: (self.env.clock)(), op: Some(op) };
+        let command = Command { now_ms: 0, op: Some(op) };
         match tokio::time::timeout(self.config.request_timeout, self.propose_local(command)).await {
             Ok(Ok(reply)) => catalog_reply(reply),
             Ok(Err(error)) => Err(Error { message: error.message.trim_start_matches(NOT_PROPOSED).into(), ..error }),
@@ -60,7 +60,9 @@ impl RaftContext {
     }
 
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).
-    pub async fn propose_local(&self, command: Command) -> Result<Reply> {
+    pub async fn propose_local(&self, mut command: Command) -> Result<Reply> {
+        let applied = self.view().clock_ms();
+        command.now_ms = self.leader_clock.lock().stamp((self.env.clock)(), applied);
         match self.raft.client_write(LogCommand(command.into())).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
@@ -155,7 +157,7 @@ impl RaftContext {
             };
         }
         let Some(mut client) = self.coordinator_client(leader) else { return unknown_address(leader) };
-        let request = Request::new(ProposeRequest { command: Some(command) });
+        let request = Request::new(ProposeRequest { command: Some(command), coordinator: self.config.id });
         match timeout_at(deadline, client.propose(request)).await {
             Ok(Ok(reply)) => match reply.into_inner().reply {
                 Some(reply) => LeaderAttempt::Done(Ok(reply)),
@@ -200,7 +202,8 @@ impl RaftContext {
     fn follower(&self) -> Option<Follower> {
         let vote = self.log.vote()?;
         let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
-        Some(Follower { id: self.config.id, store: self.store.id(), term, leader })
+        let now_ms = (self.env.clock)();
+        Some(Follower { id: self.config.id, store: self.store.id(), term, leader, now_ms })
     }
 
     /// See [`Handle::read_index_local`](super::handle::Handle::read_index_local).

@@ -18,6 +18,7 @@ use volley_common::{Error, Result};
 
 use super::config::RaftConfig;
 use super::environment::RaftEnvironment;
+use super::leader_clock::LeaderClock;
 use super::read_index::ReadIndexBatcher;
 use super::rpc::network::{PeerChannel, PeerNetwork};
 use super::runtime::blocking;
@@ -38,6 +39,8 @@ pub struct RaftContext {
     pub applied: Arc<AppliedState>,
     pub env: RaftEnvironment,
     pub read_index_batcher: ReadIndexBatcher,
+    /// Stamps the commands that this coordinator proposes as the leader.
+    pub leader_clock: Mutex<LeaderClock>,
     /// Who leads, as `leader_watch` sees it.
     pub leader: watch::Sender<Option<u64>>,
     /// Digest of the peer list that this coordinator was started with.
@@ -87,6 +90,7 @@ impl RaftContext {
             applied,
             env,
             read_index_batcher: ReadIndexBatcher::default(),
+            leader_clock: Mutex::default(),
             leader: watch::Sender::new(None),
             decommissioned: watch::Sender::new(None),
             decommissioning: AtomicBool::new(false),

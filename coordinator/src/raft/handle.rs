@@ -120,7 +120,8 @@ impl Handle {
         self.0.propose_if_leader(op).await
     }
 
-    /// Proposes a forwarded command if this coordinator leads. The catalog's refusal is a reply.
+    /// Proposes a forwarded command if this coordinator leads, with the time of this coordinator's clock. The catalog's
+    /// refusal is a reply.
     ///
     /// # Errors
     /// UNAVAILABLE: it does not lead.

@@ -6,6 +6,7 @@
 //! | [`config`], [`environment`], [`runtime`] | timings and addresses; disk, network and clock; openraft's async runtime |
 //! | `context` | the state that the handle, the RPC server and the background tasks share |
 //! | `log_comparison` | the leader compares its log with those of the others |
+//! | [`leader_clock`] | the time of commands |
 //! | `client`, `read_index` | propose and read, through the leader; coalesced read-index requests |
 //! | `eligibility`, [`progress`] | whether this coordinator may stand for election; how far each member is |
 //! | [`types`], [`tables`] | openraft's types; the redb tables and the encoding of their rows |
@@ -20,6 +21,7 @@ mod eligibility;
 pub mod environment;
 pub mod handle;
 mod log_comparison;
+pub mod leader_clock;
 pub mod membership;
 pub mod progress;
 mod read_index;

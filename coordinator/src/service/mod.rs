@@ -2,10 +2,10 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`read`] | read plans, tickets, listing |
+//! | [`read`], [`columns`] | read plans, tickets, listing; the columns of a read |
 //! | [`plan_cache`] | cached plans of large tables |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
-//! | [`tables`] | tables without a write: create, drop, clear, list, statistics |
+//! | [`tables`], [`restore`] | tables without a write: create, drop, clear, list, statistics; restoring versions |
 //! | [`status`] | cluster status and health checks |
 //! | [`admin`] | operators' actions: nodes and coordinators, layout and versions of tables |
 //!
@@ -13,8 +13,10 @@
 //! [`crate::diagnostics`].
 
 pub mod admin;
+pub mod columns;
 pub mod plan_cache;
 pub mod read;
+pub mod restore;
 pub mod status;
 pub mod tables;
 pub mod write;
@@ -30,6 +32,7 @@ use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 use admin::AdminService;
 use read::ReadService;
+use restore::RestoreService;
 use status::StatusService;
 use tables::TableService;
 use write::WriteService;
@@ -55,6 +58,8 @@ pub struct Services {
     pub write: WriteService,
     /// Tables without a write.
     pub tables: TableService,
+    /// Restores versions and dropped tables.
+    pub restore: RestoreService,
     /// Status and health.
     pub status: Arc<StatusService>,
     /// Operators' actions.
@@ -75,6 +80,7 @@ impl Services {
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
+            restore: RestoreService::new(raft.clone()),
             status: Arc::new(StatusService::new(raft.clone(), node_reports.clone())),
             admin: AdminService::new(raft.clone(), node_reports.clone(), &config),
             config: Arc::new(config),

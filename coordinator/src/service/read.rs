@@ -1,20 +1,18 @@
 //! Reads: plans, tickets, listing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use volley_common::ipc::project::project_schema;
-use volley_common::ipc::schema::parse_schema;
 use volley_common::listen::host_port;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table};
+use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table, TableLayout, TableSpec};
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
+use super::columns::{SelectedColumns, select_columns};
 use super::plan_cache::PlanCache;
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
@@ -56,12 +54,16 @@ pub struct ListedTable {
     pub kind: DescriptorKind,
 }
 
-/// What a request reads: a version and its columns.
+/// What a request reads: a version, before its columns are selected.
 struct ResolvedRead {
+    table: Vec<String>,
+    table_id: u64,
     version: u64,
-    columns: Option<Vec<usize>>,
-    schema: Bytes,
+    /// The schema and the options that the version has.
+    layout: TableLayout,
     expires_ms: u64,
+    key: TicketKey,
+    version_plan: Arc<VersionPlan>,
 }
 
 /// Reads.
@@ -96,39 +98,29 @@ impl ReadService {
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
     /// or no leader.
     pub async fn plan_flight_info(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
-        self.raft.read_with(|catalog| self.plan_flight_info_on(&catalog, request, listener)).await?
-    }
-
-    fn plan_flight_info_on(
-        &self,
-        catalog: &Catalog,
-        request: &TableRequest,
-        listener: &ClientListener,
-    ) -> Result<ReadPlan> {
-        let (options, table) = (&request.options, catalog.require_table(&request.name)?);
-        let target = self.resolve_read(catalog, table, options)?;
-        let max_endpoints = match listener.locations {
+        let options = &request.options;
+        let most = |spec: Option<&TableSpec>| match listener.locations {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
-                options.max_endpoints.unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
+                let of_table = spec.map(|spec| spec.max_endpoints).filter(|most| *most > 0);
+                options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
             }
         };
-        catalog.require_live_nodes()?;
-        let (version, max_endpoints) = (target.version, max_endpoints as usize);
-        let version_plan =
-            self.plan_cache.plan(catalog, table, version, max_endpoints, options.limit, &listener.name)?;
-        let whole_table = options.limit.is_none() && target.columns.is_none();
+        let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
+        let target = self.raft.read_with(plan).await??;
+        let columns = select_columns(&target.table, &target.layout.schema, options).await?;
+        let whole_table = options.limit.is_none() && columns.indexes.is_none();
         Ok(ReadPlan {
-            name: table.name.clone(),
-            version,
-            signer: signer(catalog, table, &target, &version_plan)?,
+            version: target.version,
+            signer: target.signer(&columns),
             listener: listener.clone(),
             rotation: self.next_rotation(),
-            bytes: whole_table.then_some(version_plan.bytes),
-            ordered: table.spec.as_ref().is_none_or(|spec| spec.shard_by.is_empty()),
+            bytes: whole_table.then_some(target.version_plan.bytes),
+            ordered: target.layout.spec.is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
-            schema: target.schema,
-            version_plan,
+            schema: columns.schema,
+            version_plan: target.version_plan,
+            name: target.table,
         })
     }
 
@@ -137,27 +129,27 @@ impl ReadService {
     /// # Errors
     /// As [`ReadService::plan_flight_info`].
     pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
-        let ticket = |catalog: CatalogView| {
-            let table = catalog.require_table(name)?;
-            let target = self.resolve_read(&catalog, table, options)?;
-            catalog.require_live_nodes()?;
-            // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
-            let listener = self.listeners.default_name();
-            let version_plan = self.plan_cache.plan(&catalog, table, target.version, 1, options.limit, &listener)?;
-            let suffix = version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
-            Ok(signer(&catalog, table, &target, &version_plan)?.ticket(suffix))
-        };
-        self.raft.read_with(ticket).await?
+        // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
+        let listener = self.listeners.default_name();
+        let plan = |catalog: CatalogView| self.resolve_read(&catalog, name, options, |_| 1, &listener);
+        let target = self.raft.read_with(plan).await??;
+        let columns = select_columns(&target.table, &target.layout.schema, options).await?;
+        let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
+        Ok(target.signer(&columns).ticket(suffix))
     }
 
-    /// The schema message of a table, of the requested columns.
+    /// The schema message of a table, of the requested version and columns.
     ///
     /// # Errors
-    /// NOT_FOUND: no such table. INVALID_ARGUMENT: an unknown column.
+    /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column.
     pub async fn schema(&self, request: &TableRequest) -> Result<Bytes> {
-        let catalog = self.raft.read().await?;
-        let table = catalog.require_table(&request.name)?;
-        Ok(select_columns(table, &request.options)?.1)
+        let schema = {
+            let catalog = self.raft.read().await?;
+            let table = catalog.require_table(&request.name)?;
+            let version = catalog.readable_version(table, request.options.version, clock::now_ms())?;
+            catalog.layout_at(table, version).schema
+        };
+        Ok(select_columns(request.name.components(), &schema, &request.options).await?.schema)
     }
 
     /// The tables whose names start with `prefix`.
@@ -174,11 +166,28 @@ impl ReadService {
         Ok(listed)
     }
 
-    fn resolve_read(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<ResolvedRead> {
-        let now_ms = clock::now_ms();
+    fn resolve_read(
+        &self,
+        catalog: &Catalog,
+        name: &TableName,
+        options: &Options,
+        max_endpoints: impl Fn(Option<&TableSpec>) -> u32,
+        listener: &Arc<str>,
+    ) -> Result<ResolvedRead> {
+        let (table, now_ms) = (catalog.require_table(name)?, clock::now_ms());
         let version = catalog.readable_version(table, options.version, now_ms)?;
-        let (columns, schema) = select_columns(table, options)?;
-        Ok(ResolvedRead { version, columns, schema, expires_ms: expires_ms(table, version, now_ms, self.retention_ms) })
+        let layout = catalog.layout_at(table, version);
+        catalog.require_live_nodes()?;
+        let most = max_endpoints(layout.spec.as_ref()) as usize;
+        Ok(ResolvedRead {
+            table: table.name.clone(),
+            table_id: table.id,
+            version,
+            expires_ms: expires_ms(table, version, now_ms, self.retention_ms),
+            key: ticket_key(catalog)?,
+            version_plan: self.plan_cache.plan(catalog, table, version, most, options.limit, listener)?,
+            layout,
+        })
     }
 
     /// The next number of the sequence that spreads load over equally good nodes.
@@ -275,43 +284,22 @@ fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
     Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
 }
 
-/// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
-fn signer(catalog: &Catalog, table: &Table, target: &ResolvedRead, plan: &VersionPlan) -> Result<TicketSigner> {
-    let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
-    let schema = if plan.has_parts() { Bytes::new() } else { table.schema.clone() };
-    Ok(ticket_key(catalog)?.signer(&Ticket {
-        flight: rand::random(),
-        expires_ms: target.expires_ms,
-        table: table.name.clone(),
-        table_id: table.id,
-        version: target.version,
-        columns: target.columns.as_ref().map(|columns| Columns { index: index(columns) }),
-        schema,
-        ..Ticket::default()
-    }))
-}
-
-/// The indexes of the requested columns (`None`: all) and the schema message of those columns.
-fn select_columns(table: &Table, options: &Options) -> Result<(Option<Vec<usize>>, Bytes)> {
-    let Some(wanted) = &options.columns else { return Ok((None, table.schema.clone())) };
-    let schema = parse_schema(&table.schema)?;
-    let find = |name: &String| {
-        schema.index_of(name).map_err(|_| {
-            let known: Vec<&str> = schema.fields().iter().take(50).map(|field| field.name().as_str()).collect();
-            Error::invalid(format!(
-                "table {:?} has no column {name:?}; it has {}",
-                table.name.join("/"),
-                known.join(", ")
-            ))
+impl ResolvedRead {
+    /// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
+    fn signer(&self, columns: &SelectedColumns) -> TicketSigner {
+        let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };
+        let schema = if self.version_plan.has_parts() { Bytes::new() } else { self.layout.schema.clone() };
+        self.key.signer(&Ticket {
+            flight: rand::random(),
+            expires_ms: self.expires_ms,
+            table: self.table.clone(),
+            table_id: self.table_id,
+            version: self.version,
+            columns: columns.indexes.as_ref().map(index),
+            schema,
+            ..Ticket::default()
         })
-    };
-    let indexes = wanted.iter().map(find).collect::<Result<Vec<usize>>>()?;
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = indexes.iter().find(|at| !seen.insert(**at)) {
-        return Err(Error::invalid(format!("the column {:?} is requested twice", schema.field(*twice).name())));
     }
-    let message = project_schema(&table.schema, &indexes)?;
-    Ok((Some(indexes), message))
 }
 
 /// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
@@ -335,7 +323,7 @@ mod tests {
             version: 5,
             spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
             replaced: [(3, 700), (5, 900)]
-                .map(|(version, until_ms)| Replaced { version, until_ms, compaction: false })
+                .map(|(version, until_ms)| Replaced { version, until_ms, ..Replaced::default() })
                 .into(),
             ..Table::default()
         }

@@ -15,6 +15,7 @@ use crate::catalog_scan::scan_catalog;
 use crate::diagnostics::node_condition::{condition, condition_text};
 use crate::diagnostics::replication_health::{ClusterHealth, ReplicationHealth, UnreadablePart};
 use crate::diagnostics::table_stats::totals_json;
+use crate::membership::clock_skew::ClockOwner;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 
@@ -76,7 +77,13 @@ impl StatusService {
             Some(_) => ClusterHealth::Red,
             None => replication.cluster_health(!(unreachable.is_empty() && diverged.is_empty())),
         };
-        let node = |node: &Node| node_json(node, &replication, heartbeats.get(&NodeId(node.id)), now_ms);
+        let skews = &self.node_reports.skews;
+        let node = |node: &Node| {
+            let id = NodeId(node.id);
+            let mut json = node_json(node, &replication, heartbeats.get(&id), now_ms);
+            json["clock_skew_ms"] = skews.get(ClockOwner::Node(id)).into();
+            json
+        };
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
             "health": health.name(),
@@ -137,6 +144,7 @@ impl StatusService {
                 "answering": why.is_none(),
                 "text": why.or(diverged.get(id)),
                 "lag": progress.and_then(|progress| progress.lag),
+                "clock_skew_ms": self.node_reports.skews.get(ClockOwner::Coordinator(*id)),
                 "quiet_ms": progress.and_then(|progress| progress.since_last_ack).map(|quiet| quiet.as_millis() as u64),
             })
         };

@@ -10,7 +10,8 @@ use volley_common::{Code, Error, Result, TableName};
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::table_stats::{table_json, totals_json};
-use crate::planner::table_options::{TableOptions, check_keys, placement};
+use crate::planner::capacity::check_capacity;
+use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
 
@@ -46,11 +47,13 @@ impl TableService {
             if let Some(table) = catalog.table_named(name) {
                 return if if_not_exists { Ok(table.clone()) } else { Err(already_exists(name)) };
             }
-            let live = catalog.require_live_nodes()?;
-            let spec = options.spec(None, live, self.retention_ms)?;
+            let spec = options.spec(None, NodeCounts::of(&catalog)?, self.retention_ms)?;
             check_keys(name, &schema, &spec)?;
-            let placement = placement(&catalog, name, &spec, None, &write_targets(&catalog, &spec)?);
-            CreateTable { table: name.components().to_vec(), kind: kind as i32, spec: Some(spec), schema, placement }
+            check_capacity(&catalog, name, &spec, &schema, None)?;
+            write_targets(&catalog, &spec)?;
+            let (table, kind) = (name.components().to_vec(), kind as i32);
+            // The first write places the table.
+            CreateTable { table, kind, spec: Some(spec), schema, placement: Vec::new() }
         };
         match self.raft.propose(Op::CreateTable(command)).await {
             Ok(Reply::Table(table)) => Ok(table),

@@ -15,7 +15,8 @@ use volley_common::{Error, Result, TableName};
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
-use crate::planner::table_options::{TableOptions, check_keys, placement};
+use crate::planner::capacity::check_capacity;
+use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
 use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
 
@@ -50,9 +51,9 @@ impl WriteService {
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
             let (command, open) = match catalog.write(&request.write_id) {
-                Some(known) if is_resumable(known) => {
+                Some(known) if is_resumable(&known) => {
                     let open = known.state == WriteState::Open as i32;
-                    (resume(known, &request, self.lease_ms)?, open)
+                    (resume(&known, &request, self.lease_ms)?, open)
                 }
                 _ => (self.plan_write(&catalog, &name, &request)?, true),
             };
@@ -73,7 +74,7 @@ impl WriteService {
     }
 
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {
-        let live = catalog.require_live_nodes()?;
+        let nodes = NodeCounts::of(catalog)?;
         let options = table_options(request)?;
         let table = catalog.table_named(name);
         let mode = WriteMode::try_from(request.mode).unwrap_or_default();
@@ -85,10 +86,11 @@ impl WriteService {
             (WriteMode::Create, Some(_)) => Err(Error::exists(format!(
                 "table {name:?} exists already: put with mode \"replace\" or \"append\", or drop it first"
             ))),
-            (WriteMode::Append, Some(table)) => plan_append(name, table, &options, begin),
+            (WriteMode::Append, Some(table)) => plan_append(catalog, name, table, &options, begin),
             (_, table) => {
-                let spec = options.spec(table.and_then(|t| t.spec.as_ref()), live, self.retention_ms)?;
+                let spec = options.spec(table.and_then(|t| t.spec.as_ref()), nodes, self.retention_ms)?;
                 check_keys(name, &request.schema, &spec)?;
+                check_capacity(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
             }
@@ -151,6 +153,7 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         replicas: request.replicas,
         compression,
         retention_ms: request.retention_ms,
+        max_endpoints: request.max_endpoints,
     })
 }
 
@@ -174,13 +177,23 @@ fn begin_command(request: &BeginWriteRequest, lease_ms: u64) -> BeginWrite {
     }
 }
 
-fn plan_append(name: &TableName, table: &Table, options: &TableOptions, begin: BeginWrite) -> Result<BeginWrite> {
+fn plan_append(
+    catalog: &Catalog,
+    name: &TableName,
+    table: &Table,
+    options: &TableOptions,
+    begin: BeginWrite,
+) -> Result<BeginWrite> {
     let spec = table.spec.clone().unwrap_or_default();
     options.check_append(name, &spec)?;
     check_schema(name, &table.schema, &begin.schema)?;
+    let placement = match table.placement.is_empty() {
+        true => placement(catalog, name, &spec, None, &write_targets(catalog, &spec)?),
+        false => table.placement.clone(),
+    };
     Ok(BeginWrite {
         spec: Some(spec),
-        placement: table.placement.clone(),
+        placement,
         table_id: table.id,
         // The rows are stored with the table's own schema message and its metadata.
         schema: table.schema.clone(),

@@ -12,6 +12,7 @@ use crate::oracle::SimViolation;
 pub struct CatalogInvariants {
     versions: BTreeMap<u64, u64>,
     next_table: u64,
+    clock_ms: u64,
 }
 
 impl CatalogInvariants {
@@ -30,6 +31,10 @@ impl CatalogInvariants {
             return Err(format!("the next table's id is {next_table}, it was {}", self.next_table));
         }
         self.next_table = next_table;
+        if catalog.clock_ms() < self.clock_ms {
+            return Err(format!("the catalog's time went from {} back to {}", self.clock_ms, catalog.clock_ms()));
+        }
+        self.clock_ms = catalog.clock_ms();
         catalog.all_parts().try_for_each(|part| check_part(catalog, part))?;
         check_writes(catalog)
     }
@@ -38,7 +43,7 @@ impl CatalogInvariants {
 fn check_table(catalog: &Catalog, table: &Table) -> Result<(), SimViolation> {
     let bad = |what: &str| Err(format!("table {} (version {}): {what}: {table:?}", table.id, table.version));
     let Some(spec) = &table.spec else { return bad("has no spec") };
-    if table.placement.len() != spec.shards as usize {
+    if !table.placement.is_empty() && table.placement.len() != spec.shards as usize {
         return bad("does not have one placement per shard");
     }
     for holders in &table.placement {

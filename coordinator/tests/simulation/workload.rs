@@ -347,7 +347,11 @@ impl SimClient {
         let op = match self.rng.random_range(0..9) {
             0 => register(node, self.new_id()),
             1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot: 0 }),
-            2 => Op::Expire(Expire { write_id_retention_ms: self.rng.random_range(1000..4000) }),
+            2 => Op::Expire(Expire {
+                write_id_retention_ms: self.rng.random_range(1000..4000),
+                max_finished_writes: self.rng.random_range(0..200),
+                ..Expire::default()
+            }),
             3 => Op::CancelFlight(CancelFlight { flight: self.new_id(), until_ms: 1 }),
             4 => Op::DrainNode(DrainNode { node, draining: self.rng.random_bool(0.5) }),
             5 => {

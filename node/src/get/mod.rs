@@ -75,7 +75,7 @@ async fn verify_ticket(context: &GetContext, ticket: &[u8], headers: &http::Head
     let headers = MetadataMap::from_headers(headers.clone());
     let signed = match TicketRequest::from_ticket(ticket, &headers)? {
         TicketRequest::Signed(signed) => Bytes::from(signed),
-        TicketRequest::Table(request) => plan_read(context, request).await?,
+        TicketRequest::Table(request) => plan_read(context, request.for_read()?).await?,
     };
     let ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
     context.cluster.check_not_cancelled(&ticket)?;

@@ -38,7 +38,7 @@ pub async fn read(
     let descriptor = first.flight_descriptor.as_ref().ok_or_else(|| {
         Error::invalid("the put's first message has no descriptor: name the table by FlightDescriptor.for_path")
     })?;
-    let request = TableRequest::from_descriptor(descriptor, headers)?;
+    let request = TableRequest::from_descriptor(descriptor, headers)?.for_put()?;
     let mut decoder = BatchDecoder::new(max_message);
     let mut message = first;
     loop {

@@ -85,6 +85,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         writer_boot: context.store.boot(),
         attempt: rand::random(),
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
+        max_endpoints: options.max_endpoints,
     })
 }
 

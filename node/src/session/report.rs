@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, clock};
 
 use crate::copy::ReceivedParts;
 use crate::storage::PartStore;
@@ -45,6 +45,7 @@ impl ReportSender {
             degraded_reason: status.degraded_reason,
             damaged: status.quarantined,
             scrubbed_ms: status.last_scrub_ms,
+            now_ms: clock::now_ms(),
         };
         self.send(Report::Heartbeat(heartbeat)).await
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod admin;
+mod catalog_limits;
 mod compaction;
 mod coordinator_membership;
 mod crashes;

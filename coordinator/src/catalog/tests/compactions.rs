@@ -6,16 +6,14 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
-use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Expire, PinVersion, TableSpec, WriteMode, WriteState,
-};
+use volley_common::wire::catalog::{AbortWrite, BeginWrite, CommitWrite, PinVersion, TableSpec, WriteMode, WriteState};
 use volley_common::{Code, PartId};
 
 use super::helpers::*;
 use crate::catalog::Catalog;
 
 fn expire() -> Op {
-    Op::Expire(Expire { write_id_retention_ms: u64::MAX })
+    Op::Expire(keep(u64::MAX))
 }
 
 /// A table of eight appends of one part each: parts 1 to 8, versions 1 to 8.
@@ -151,13 +149,13 @@ fn compacted_sources_are_purged_after_the_retention() {
     fixture.commit(compacted("m", &[(100, 4)], 1));
     fixture.now += RETENTION;
     assert!((1..=9).all(|version| readable(&fixture, version)));
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     // The end is rounded up by a 64th of the retention at most.
     fixture.now += RETENTION / 64 + 1;
     assert!(readable(&fixture, 9) && !(1..=8).any(|version| readable(&fixture, version)));
     fixture.must_apply(expire());
     assert_eq!((fixture.catalog.part_count(), fixture.parts(id, 9)), (5, vec![100, 5, 6, 7, 8]));
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
 }
 
 #[test]
@@ -318,7 +316,7 @@ fn readable_versions_keep_their_rows_under_random_commands() {
         }
         fixture.now += 10 * RETENTION;
         fixture.must_apply(expire());
-        assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX), "seed {seed}");
+        assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)), "seed {seed}");
         let live: usize = fixture.catalog.tables().map(|t| fixture.parts(t.id, t.version).len()).sum();
         assert_eq!(fixture.catalog.part_count(), live, "seed {seed}: expired parts are purged");
         assert_eq!(truth.check(&fixture.catalog, fixture.now), count_old(&fixture), "seed {seed}");

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
-    BeginWrite, Command, CommitWrite, DropTable, FormCluster, Node, Part, RegisterNode, ShardPlacement, StageParts,
-    Table, TableSpec, Write, WriteMode, WriteOutcome,
+    BeginWrite, Command, CommitWrite, DropTable, Expire, FormCluster, Node, Part, RegisterNode, ShardPlacement,
+    StageParts, Table, TableSpec, Write, WriteMode, WriteOutcome,
 };
 use volley_common::{Code, PartId};
 
@@ -96,6 +96,11 @@ pub fn compacted(id: &str, parts: &[(u128, u64)], shard: u32) -> CommitWrite {
         ..part(*id)
     };
     CommitWrite { write: id.into(), parts: parts.iter().enumerate().map(part).collect(), attempt: 1 }
+}
+
+/// Keeps finished writes for this long, milliseconds.
+pub fn keep(write_id_retention_ms: u64) -> Expire {
+    Expire { write_id_retention_ms, ..Expire::default() }
 }
 
 pub fn node(id: u64, boot: u64) -> Op {

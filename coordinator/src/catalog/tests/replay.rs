@@ -7,14 +7,14 @@ use rand::{Rng, SeedableRng};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, Expire, FormCluster,
-    HolderChange, PinVersion, RenewWrite, Row, UpdateHolders, Write, WriteMode, WriteState,
+    AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, FormCluster,
+    HolderChange, PinVersion, RenewWrite, RestoreVersion, Row, UpdateHolders, Write, WriteMode, row,
 };
 use volley_common::{NodeId, PartId, TableName};
 
 use super::helpers::*;
 use crate::catalog::rows::sort_key_of;
-use crate::catalog::{Catalog, Change, RowKey, SortKey};
+use crate::catalog::{Catalog, Change, RowKey, SortKey, TableUsage};
 
 fn random_op(random: &mut StdRng) -> Op {
     let table = ["a", "b", "c/d"][random.random_range(0..3)];
@@ -40,7 +40,7 @@ fn random_op(random: &mut StdRng) -> Op {
             version: random.random_range(1..5),
             until_ms: 1_009_000,
         }),
-        19 => Op::Expire(Expire { write_id_retention_ms: 800 }),
+        19 => Op::Expire(keep(800)),
         20 => node(random.random_range(1..3), random.random_range(11..13)),
         21 => Op::RenewWrite(RenewWrite { write, lease_ms: LEASE }),
         22 if random.random_bool(0.1) => Op::Clear(Clear {}),
@@ -51,7 +51,7 @@ fn random_op(random: &mut StdRng) -> Op {
 
 /// The commit of an open write, by its latest attempt.
 fn random_commit(catalog: &Catalog, random: &mut StdRng) -> Op {
-    let open: Vec<&Write> = catalog.writes().filter(|write| write.state() == WriteState::Open).collect();
+    let open: Vec<&Write> = catalog.open_writes().collect();
     let Some(write) = open.get(random.random_range(0..12)) else { return random_op(random) };
     if write.mode() == WriteMode::Compact {
         let sources: Vec<_> = write.sources.iter().filter_map(|id| catalog.part(id.into())).collect();
@@ -73,6 +73,15 @@ fn random_compaction(catalog: &Catalog, random: &mut StdRng) -> Op {
     let write = format!("m{}", random.random_range(0..9));
     let boot = catalog.node(NodeId(1)).map_or(0, |node| node.boot);
     Op::BeginWrite(BeginWrite { writer_boot: boot, ..compact(&write, table, &parts) })
+}
+
+/// A restoration of some version, of a table that exists or was dropped.
+fn random_restoration(catalog: &Catalog, random: &mut StdRng, now_ms: u64) -> Op {
+    let name = name(["a", "b", "c/d"][random.random_range(0..3)]);
+    let found = catalog.tables().find(|table| table.name == name).or_else(|| catalog.dropped_table(&name, now_ms));
+    let (table_id, base_version) = found.map_or((0, 0), |table| (table.id, table.version));
+    let version = base_version.saturating_sub(random.random_range(0..4));
+    Op::RestoreVersion(RestoreVersion { table: name, version, table_id, base_version, placement: Vec::new() })
 }
 
 /// Holder changes of existing parts.
@@ -116,6 +125,10 @@ fn check(catalog: &Catalog, now: u64) {
         *placed.entry(NodeId(*node)).or_default() += 1;
     }
     assert_eq!(catalog.placed_replicas(), &placed);
+    let mut usage = TableUsage::default();
+    catalog.all_tables().for_each(|table| usage += TableUsage::of_table(table));
+    usage.schema_bytes += catalog.layouts.values().map(|layout| layout.schema.len() as u64).sum::<u64>();
+    assert_eq!(catalog.table_usage(), usage);
     for part in catalog.all_parts() {
         assert!(catalog.table(part.table).is_some(), "part {} of no table", part.part_id());
         assert!(catalog.part(part.part_id()) == Some(part));
@@ -124,12 +137,14 @@ fn check(catalog: &Catalog, now: u64) {
         for version in (1..=table.version).filter(|v| catalog.readable_version(table, Some(*v), now).is_ok()) {
             assert!(catalog.parts_at(table.id, version).iter().all(|part| part.removed == 0 || part.removed > version));
         }
+        let layouts = table.replaced.iter().map(|end| end.layout).filter(|id| *id != 0);
+        assert!(layouts.into_iter().all(|id| catalog.layouts.contains_key(&(table.id, id))));
     }
 }
 
 #[test]
 fn replayed_commands_and_changes_give_the_same_rows() {
-    let (mut answers, mut refusals, mut compactions) = (0, 0, 0);
+    let (mut answers, mut refusals, mut compactions, mut restorations) = (0, 0, 0, 0);
     for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
@@ -139,20 +154,29 @@ fn replayed_commands_and_changes_give_the_same_rows() {
             let op = match step {
                 0 => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
                 _ if step % 7 == 0 => random_holders(&first, &mut random),
+                _ if step % 13 == 0 => random_restoration(&first, &mut random, now_ms),
                 _ if step % 11 == 0 => random_compaction(&first, &mut random),
                 _ if step % 3 == 0 => random_commit(&first, &mut random),
                 _ => random_op(&mut random),
             };
-            let expires = matches!(op, Op::Expire(_)) && !first.needs_expiry(now_ms, 800);
+            let expires = matches!(op, Op::Expire(_)) && !first.needs_expiry(now_ms, &keep(800));
             let command = Command { now_ms, op: Some(op) };
             let before = expires.then(|| rows(&first));
             let reply = first.apply(&command);
             assert_eq!(reply, again.apply(&command));
             answers += usize::from(matches!(reply.reply, Some(Answer::Outcome(_))));
+            restorations += usize::from(matches!(reply.reply, Some(Answer::Restored(_))));
             compactions += first.all_parts().filter(|part| part.sort_key().generation > 0).count();
             refusals += usize::from(matches!(reply.reply, Some(Answer::Refusal(_))));
             if let Some(before) = before {
-                assert!(before == rows(&first), "seed {seed}, step {step}: unneeded expiry changed something");
+                let timeless = |rows: Vec<Row>| {
+                    let is_clock = |row: &Row| matches!(row.row, Some(row::Row::Clock(_)));
+                    rows.into_iter().filter(|row| !is_clock(row)).collect::<Vec<_>>()
+                };
+                assert!(
+                    timeless(before) == timeless(rows(&first)),
+                    "seed {seed}, step {step}: unneeded expiry changed something"
+                );
             }
             follow(&mut follower, first.take_changes());
             check(&first, now_ms);
@@ -163,17 +187,17 @@ fn replayed_commands_and_changes_give_the_same_rows() {
         assert!(rows(&first) == rows(&loaded), "seed {seed}");
         assert!(loaded.take_changes().is_empty());
         let later = now_ms + 100_000;
-        let end = Command { now_ms: later, op: Some(Op::Expire(Expire { write_id_retention_ms: 800 })) };
+        let end = Command { now_ms: later, op: Some(Op::Expire(keep(800))) };
         for catalog in [&mut first, &mut follower, &mut loaded] {
             catalog.apply(&end);
-            assert!(!catalog.needs_expiry(later, 800), "seed {seed}");
+            assert!(!catalog.needs_expiry(later, &keep(800)), "seed {seed}");
         }
         assert!(rows(&first) == rows(&follower) && rows(&first) == rows(&loaded), "seed {seed}");
     }
     // The mix of commands exercises every kind often enough.
     assert!(
-        answers > 1000 && refusals > 1000 && compactions > 1000,
-        "{answers} commits, {refusals} refusals, {compactions} compactions"
+        answers > 1000 && refusals > 1000 && compactions > 1000 && restorations > 100,
+        "{answers} commits, {refusals} refusals, {compactions} compactions, {restorations} restorations"
     );
 }
 

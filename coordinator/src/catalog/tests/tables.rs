@@ -74,11 +74,11 @@ fn dropped_name_is_free_at_once_and_parts_expire_later() {
     assert_ne!(fixture.table("t").id, old);
     assert_eq!(fixture.parts(old, 1), [1, 2]);
     fixture.now += RETENTION + 1;
-    assert!(fixture.catalog.needs_expiry(fixture.now, u64::MAX));
-    fixture.must_apply(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
+    assert!(fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
+    fixture.must_apply(Op::Expire(keep(u64::MAX)));
     assert!(fixture.catalog.table(old).is_none() && fixture.catalog.part(PartId(1)).is_none());
     assert_eq!(fixture.parts(fixture.table("t").id, 1), [3]);
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn dropped_empty_table_is_purged() {
     fixture.apply(create("t"));
     fixture.drop_table("t");
     fixture.now += RETENTION + 1;
-    fixture.must_apply(Op::Expire(Expire { write_id_retention_ms: u64::MAX }));
+    fixture.must_apply(Op::Expire(keep(u64::MAX)));
     assert_eq!(fixture.catalog.all_tables().count(), 0);
 }
 
@@ -113,10 +113,10 @@ fn cancelled_flights_expire() {
     fixture.must_apply(Op::CancelFlight(CancelFlight { flight: 5, until_ms }));
     fixture.must_apply(Op::CancelFlight(CancelFlight { flight: 5, until_ms: until_ms - 20 }));
     fixture.now = until_ms;
-    assert!(!fixture.catalog.needs_expiry(fixture.now, 0));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(0)));
     assert_eq!(fixture.catalog.cancelled().map(|c| c.until_ms).collect::<Vec<_>>(), [until_ms]);
     fixture.now += 1;
-    assert!(fixture.catalog.needs_expiry(fixture.now, 0));
+    assert!(fixture.catalog.needs_expiry(fixture.now, &keep(0)));
     fixture.must_apply(Op::Expire(Expire::default()));
     assert_eq!(fixture.catalog.cancelled().count(), 0);
 }

@@ -1,11 +1,11 @@
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{BeginWrite, Expire, PinVersion, TableSpec, WriteMode};
+use volley_common::wire::catalog::{BeginWrite, PinVersion, TableSpec, WriteMode};
 use volley_common::{Code, PartId};
 
 use super::helpers::*;
 
 fn expire() -> Op {
-    Op::Expire(Expire { write_id_retention_ms: u64::MAX })
+    Op::Expire(keep(u64::MAX))
 }
 
 fn pin(table: u64, version: u64, until_ms: u64) -> Op {
@@ -42,16 +42,16 @@ fn replaced_versions_expire_and_appended_ones_do_not() {
     fixture.now += RETENTION;
     assert!((1..=4).all(|version| readable(&fixture, version)));
     assert!(!readable(&fixture, 0) && !readable(&fixture, 5));
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     fixture.now += 1;
-    assert!(fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     for _ in 0..2 {
         assert!(!readable(&fixture, 1) && !readable(&fixture, 2));
         assert!(readable(&fixture, 3) && readable(&fixture, 4));
         fixture.must_apply(expire());
     }
     assert_eq!(fixture.catalog.part_count(), 2);
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     let error = fixture.catalog.readable_version(fixture.table("t"), Some(1), fixture.now).unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     assert!(error.message.contains("\"t\"") && error.message.ends_with("the readable versions are 4, 3"), "{error}");
@@ -68,16 +68,16 @@ fn pin_keeps_only_its_version() {
     assert!(readable(&fixture, 1) && !readable(&fixture, 2));
     assert_eq!(fixture.parts(id, 1), [1]);
     assert!(fixture.catalog.part(PartId(2)).is_none());
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     // A pin can be renewed while its version is readable; an earlier end changes nothing.
     fixture.must_apply(pin(id, 1, until - 1));
     fixture.now = until;
-    assert!(readable(&fixture, 1) && !fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(readable(&fixture, 1) && !fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     fixture.now += 1;
-    assert!(!readable(&fixture, 1) && fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!readable(&fixture, 1) && fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     fixture.must_apply(expire());
     assert!(fixture.catalog.part(PartId(1)).is_none());
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
 }
 
 #[test]
@@ -131,5 +131,5 @@ fn empty_version_is_readable_until_it_expires() {
     fixture.now += RETENTION + 1;
     assert!(!readable(&fixture, 1));
     fixture.must_apply(expire());
-    assert!(!fixture.catalog.needs_expiry(fixture.now, u64::MAX));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
 }

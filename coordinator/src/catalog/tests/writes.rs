@@ -1,7 +1,9 @@
+use prost::Message;
 use volley_common::Code;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Expire, Part, RenewWrite, StageParts, WriteMode, WriteState,
+    AbortWrite, BeginWrite, CommitWrite, Expire, Part, RenewWrite, Row, StageParts, TableSpec, Write, WriteMode,
+    WriteState, row,
 };
 
 use super::helpers::*;
@@ -11,7 +13,7 @@ fn abort(id: &str, attempt: u64) -> Op {
 }
 
 fn expire() -> Op {
-    Op::Expire(Expire { write_id_retention_ms: 10_000 })
+    Op::Expire(keep(10_000))
 }
 
 #[test]
@@ -160,12 +162,76 @@ fn staged_streams_commit_in_staging_order() {
     fixture.must_apply(Op::StageParts(stage("w", 2, &[6])));
     // A repeated stream and a repeated begin change nothing.
     fixture.must_apply(Op::StageParts(stage("w", 1, &[8, 4])));
-    assert_eq!(fixture.begin(staged("w", "t")).parts.len(), 3);
-    assert_eq!(fixture.begin(begin("w", "t", WriteMode::Replace)).parts.len(), 3);
+    let staged_parts = |write: &Write, fixture: &CatalogFixture| fixture.catalog.staged_parts(write).count();
+    let write = fixture.begin(staged("w", "t"));
+    assert_eq!((write.parts.len(), staged_parts(&write, &fixture)), (0, 3));
+    let write = fixture.begin(begin("w", "t", WriteMode::Replace));
+    assert_eq!((write.parts.len(), staged_parts(&write, &fixture)), (0, 3));
     let outcome = fixture.commit(CommitWrite { attempt: 0, ..commit("w", &[]) });
     assert_eq!((outcome.parts, outcome.rows), (3, 30));
     assert_eq!(fixture.parts(fixture.table("t").id, 1), [8, 4, 6]);
-    assert_eq!(fixture.catalog.write("w").unwrap().parts.len(), 0);
+    assert!(fixture.catalog.staged.is_empty());
+}
+
+#[test]
+fn staging_a_stream_writes_only_its_own_parts() {
+    let mut fixture = CatalogFixture::new();
+    fixture.begin(staged("w", "t"));
+    let mut stage_bytes = |stream: u64| {
+        fixture.catalog.take_changes();
+        fixture.must_apply(Op::StageParts(stage("w", stream, &[u128::from(stream) + 1])));
+        let changes = fixture.catalog.take_changes();
+        changes.iter().flat_map(|change| &change.row).map(|row| row.encoded_len()).sum::<usize>()
+    };
+    let first = stage_bytes(1);
+    let last = (2..500).map(&mut stage_bytes).last().unwrap();
+    assert!(last <= first + 16, "{last} bytes for the last stream, {first} for the first");
+    // Streams that an older version kept in the row of the write come first.
+    let mut old = Write { parts: vec![part(1000)], streams: vec![77], ..fixture.begin(staged("v", "u")) };
+    old.schema = schema();
+    fixture.catalog.insert_row(Row { row: Some(row::Row::Write(old)) });
+    fixture.must_apply(Op::StageParts(stage("v", 77, &[1000])));
+    fixture.must_apply(Op::StageParts(stage("v", 78, &[2000])));
+    fixture.commit(commit("v", &[]));
+    assert_eq!(fixture.parts(fixture.table("u").id, 1), [1000, 2000]);
+}
+
+#[test]
+fn part_with_too_few_copies_is_not_committed() {
+    let mut fixture = CatalogFixture::new();
+    let spec = TableSpec { min_copies: 2, ..spec() };
+    fixture.begin(BeginWrite { spec: Some(spec), ..begin("w", "t", WriteMode::Replace) });
+    for holders in [vec![1], vec![1, 1]] {
+        let parts = vec![Part { holders, ..part(1) }];
+        let few = Op::CommitWrite(CommitWrite { parts, ..commit("w", &[]) });
+        let message = fixture.must_reject(few, Code::FailedPrecondition);
+        assert!(message.contains("1 copies") && message.contains("\"t\""), "{message}");
+    }
+    fixture.commit(commit("w", &[1]));
+}
+
+#[test]
+fn finished_writes_are_bounded_by_number() {
+    let mut fixture = CatalogFixture::new();
+    for id in 0..20 {
+        fixture.put(&format!("w{id}"), "t", WriteMode::Replace, &[id + 1]);
+    }
+    let limits = Expire { max_finished_writes: 5, ..keep(u64::MAX) };
+    assert!(fixture.catalog.needs_expiry(fixture.now, &limits));
+    fixture.must_apply(Op::Expire(limits));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &limits));
+    assert_eq!(fixture.catalog.finished_writes(), 5);
+}
+
+#[test]
+fn time_never_goes_back() {
+    let mut fixture = CatalogFixture::new();
+    fixture.begin(begin("w", "t", WriteMode::Replace));
+    let now = fixture.now;
+    fixture.now -= 30_000;
+    fixture.begin(begin("late", "u", WriteMode::Replace));
+    assert_eq!(fixture.catalog.write("late").unwrap().lease_until_ms, now + LEASE, "not over before it begins");
+    assert_eq!(fixture.catalog.clock_ms(), now);
 }
 
 #[test]
@@ -203,13 +269,13 @@ fn idle_write_is_aborted_when_its_lease_ends() {
         fixture.begin(staged(id, id));
     }
     fixture.now += LEASE;
-    assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(10_000)));
     fixture.must_apply(Op::RenewWrite(RenewWrite { write: "renewed".into(), lease_ms: LEASE }));
     fixture.must_apply(Op::StageParts(stage("staging", 1, &[1])));
     fixture.now += 1;
-    assert!(fixture.catalog.needs_expiry(fixture.now, 10_000));
+    assert!(fixture.catalog.needs_expiry(fixture.now, &keep(10_000)));
     fixture.must_apply(expire());
-    assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(10_000)));
     let state = |id: &str| fixture.catalog.write(id).unwrap().state();
     assert_eq!(
         (state("idle"), state("renewed"), state("staging")),
@@ -245,9 +311,9 @@ fn finished_writes_expire() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Replace, &[1]);
     fixture.now += 10_000;
-    assert!(!fixture.catalog.needs_expiry(fixture.now, 10_000));
+    assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(10_000)));
     fixture.now += 1;
-    assert!(fixture.catalog.needs_expiry(fixture.now, 10_000));
+    assert!(fixture.catalog.needs_expiry(fixture.now, &keep(10_000)));
     fixture.must_apply(expire());
     assert!(fixture.catalog.write("w").is_none());
     assert_eq!(fixture.parts(fixture.table("t").id, 1), [1]);

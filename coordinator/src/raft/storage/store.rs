@@ -327,5 +327,8 @@ fn key_of(row: &Row) -> Option<RowKey> {
         row::Row::Part(part) => RowKey::Part { table: part.table, sort_key: sort_key_of(part) },
         row::Row::Write(write) => RowKey::Write(write.id.clone()),
         row::Row::Cancelled(cancelled) => RowKey::Cancelled(cancelled.flight),
+        row::Row::Staged(staged) => RowKey::StagedStream { write: staged.write.clone(), index: staged.index },
+        row::Row::Layout(layout) => RowKey::Layout { table: layout.table, id: layout.id },
+        row::Row::Clock(_) => RowKey::Clock,
     })
 }

@@ -1,0 +1,132 @@
+//! Options from commands and headers, and what is refused.
+
+use super::*;
+use crate::Code;
+
+fn command(text: &str) -> Result<TableRequest> {
+    TableRequest::from_command(text.as_bytes(), &MetadataMap::new())
+}
+
+#[test]
+fn name_path_and_object_name_the_same_table() {
+    let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
+    let by_path = TableRequest::from_descriptor(&path, &MetadataMap::new()).unwrap();
+    assert_eq!(by_path.kind, DescriptorKind::Path);
+    assert_eq!(by_path.name, command("a/b").unwrap().name);
+    assert_eq!(by_path.name, command(r#"{"table": "a/b", "limit": 3}"#).unwrap().name);
+}
+
+#[test]
+fn object_options_override_headers() {
+    let mut headers = MetadataMap::new();
+    headers.insert("x-volley-shard-by", "a, b".parse().unwrap());
+    headers.insert("x-volley-limit", "7".parse().unwrap());
+    let request = TableRequest::from_command(br#"{"table": "t", "limit": 3}"#, &headers).unwrap();
+    assert_eq!(request.options.limit, Some(3));
+    assert_eq!(request.options.shard_by, Some(vec!["a".into(), "b".into()]));
+}
+
+#[test]
+fn client_listener_header_is_not_an_option() {
+    let mut headers = MetadataMap::new();
+    headers.insert(CLIENT_LISTENER_HEADER, "external".parse().unwrap());
+    assert!(TableRequest::from_command(b"t", &headers).is_ok());
+    assert!(!CLIENT_LISTENER_HEADER.starts_with(HEADER_PREFIX), "earlier coordinators reject unknown options");
+}
+
+#[test]
+fn invalid_command_is_rejected_by_name() {
+    for (text, word) in [
+        (r#"{"table": "t", "colums": []}"#, "colums"),
+        (r#"{"limit": 1}"#, "names no table"),
+        (r#"{"table": "t", "mode": "upsert"}"#, "upsert"),
+        (r#"{"table": "t", "shards": 0}"#, "shards"),
+        (r#"{"table": "t", "shards": "many"}"#, "option \"shards\": invalid type"),
+        (r#"{"table": "t", "shard_by": 7}"#, "option \"shard_by\": a column's name, or a list"),
+        (r#"{"table": "t", "columns": ["a", 7]}"#, "option \"columns\": a column's name, or a list"),
+        (r#"{"table": 7}"#, "option \"table\""),
+        (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
+        (r#"{"table": "t""#, "JSON"),
+        ("", "empty"),
+    ] {
+        let error = command(text).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument);
+        assert!(error.message.contains(word), "{text}: {error}");
+    }
+    let mut headers = MetadataMap::new();
+    headers.insert("x-volley-colums", "a".parse().unwrap());
+    assert!(TableRequest::from_command(b"t", &headers).unwrap_err().message.contains("colums"));
+}
+
+#[test]
+fn single_column_needs_no_list() {
+    let options = command(r#"{"table": "t", "shard_by": "k, l", "columns": null}"#).unwrap().options;
+    assert_eq!((options.shard_by, options.columns), (Some(vec!["k, l".into()]), None));
+}
+
+#[test]
+fn header_texts_keep_the_type_of_their_option() {
+    let mut headers = MetadataMap::new();
+    headers.insert("x-volley-write-id", "123".parse().unwrap());
+    headers.insert("x-volley-replicas", "2".parse().unwrap());
+    let options = TableRequest::from_command(b"t", &headers).unwrap().options;
+    assert_eq!((options.write_id.as_deref(), options.replicas), (Some("123"), Some(2)));
+}
+
+#[test]
+fn option_of_another_request_is_refused_by_name() {
+    use TableAccess::{Create, Put, Read};
+    for (option, accesses) in [
+        (r#""limit": 3"#, &[Read][..]),
+        (r#""columns": ["a"]"#, &[Read]),
+        (r#""version": 1"#, &[Read]),
+        (r#""max_endpoints": 1"#, &[Read, Put, Create]),
+        (r#""mode": "append""#, &[Put]),
+        (r#""write_id": "w""#, &[Put]),
+        (r#""shards": 3"#, &[Put, Create]),
+        (r#""shard_by": ["k"]"#, &[Put, Create]),
+        (r#""replicas": 2"#, &[Put, Create]),
+        (r#""compression": "lz4""#, &[Put, Create]),
+        (r#""retention_s": 9"#, &[Put, Create]),
+    ] {
+        let request = command(&format!(r#"{{"table": "a/t", {option}}}"#)).unwrap();
+        let name = option.split('"').nth(1).unwrap();
+        for access in [Read, Put, Create] {
+            let checked = request.clone().with_access(access);
+            assert_eq!(checked.is_ok(), accesses.contains(&access), "{name}: {access:?}");
+            if let Err(error) = checked {
+                let says = |text: &str| error.message.contains(text);
+                assert!(error.code == Code::InvalidArgument && says("a/t") && says(name), "{error}");
+                assert!(says("do_put") || says("get_flight_info"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn long_values_are_cut_in_errors_and_bounded() {
+    let long = "x".repeat(100_000);
+    for text in [
+        format!(r#"{{"table": "t", "{long}": 1}}"#),
+        format!(r#"{{"table": "t", "shards": "{long}"}}"#),
+        format!(r#"{{"table": "t", "mode": "{long}"}}"#),
+        format!(r#"{{"table": "t", "write_id": "{long}"}}"#),
+        format!(r#"{{"table": "t", "shard_by": "{long}"}}"#),
+        format!(r#"{{"table": "t", "columns": ["{long}"]}}"#),
+        format!(r#"{{"table": "{long}"}}"#),
+        format!(r#"{{"table": "t", "shard_by": [{}"k"]}}"#, r#""k","#.repeat(1000)),
+        format!(r#"{{"table": "t", "columns": [{}"k"]}}"#, r#""k","#.repeat(100_000)),
+    ] {
+        let error = command(&text).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert!(error.message.len() < 600, "{} bytes", error.message.len());
+    }
+}
+
+#[test]
+fn flight_sql_is_unimplemented() {
+    let mut any = vec![0x0a, 50];
+    any.extend_from_slice(b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery");
+    let error = TableRequest::from_command(&any, &MetadataMap::new()).unwrap_err();
+    assert_eq!(error.code, Code::Unimplemented);
+}

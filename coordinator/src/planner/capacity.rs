@@ -1,0 +1,92 @@
+//! What one cluster's catalog may hold: every coordinator keeps all of it in memory.
+
+use volley_common::wire::catalog::{Table, TableSpec};
+use volley_common::{Error, Result, TableName};
+
+use crate::catalog::{Catalog, TableUsage};
+
+/// Maximum number of tables, without dropped ones.
+pub const MAX_TABLES: u64 = 100_000;
+/// Maximum number of copies of shards (shards times replicas) of all tables. Each costs some 40 bytes in every coordinator.
+pub const MAX_SHARD_REPLICAS: u64 = 1_000_000;
+/// Maximum bytes of schemas of all tables and of the old versions that are kept.
+pub const MAX_SCHEMA_BYTES: u64 = 512 << 20;
+
+/// Checks that a table with this spec and schema fits into the catalog, in place of `old`.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED, naming the limit.
+pub fn check_capacity(
+    catalog: &Catalog,
+    name: &TableName,
+    spec: &TableSpec,
+    schema: &[u8],
+    old: Option<&Table>,
+) -> Result<()> {
+    let (used, wanted) = (catalog.table_usage(), TableUsage::of(spec, schema.len()));
+    let freed = old.map(|old| TableUsage::of_table(old)).unwrap_or_default();
+    let grows = |of: fn(&TableUsage) -> u64, most: u64| {
+        let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
+        (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
+    };
+    let limit = grows(|usage| usage.tables, MAX_TABLES)
+        .map(|most| format!("{most} tables: drop some"))
+        .or_else(|| {
+            let most = grows(|usage| usage.shard_replicas, MAX_SHARD_REPLICAS)?;
+            Some(format!(
+                "{most} copies of shards (shards times replicas, over all tables): give the table fewer shards"
+            ))
+        })
+        .or_else(|| {
+            let most = grows(|usage| usage.schema_bytes, MAX_SCHEMA_BYTES)?;
+            Some(format!("{most} bytes of schemas: drop tables, or put fewer columns"))
+        });
+    match limit {
+        None => Ok(()),
+        Some(limit) => Err(Error::exhausted(format!("table {name:?} would exceed the cluster's limit of {limit}"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+    use volley_common::wire::catalog::{Row, row};
+
+    use super::*;
+
+    fn spec(shards: u32) -> TableSpec {
+        TableSpec { shards, replicas: 2, ..TableSpec::default() }
+    }
+
+    fn catalog(tables: u64, shards: u32) -> Catalog {
+        let mut catalog = Catalog::default();
+        for id in 1..=tables {
+            let table = Table { id, name: vec![id.to_string()], spec: Some(spec(shards)), ..Table::default() };
+            catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+        }
+        catalog
+    }
+
+    #[test]
+    fn shards_of_all_tables_are_bounded() {
+        let name: TableName = "t".parse().unwrap();
+        let catalog = catalog(122, 4096);
+        check_capacity(&catalog, &name, &spec(200), b"", None).unwrap();
+        let error = check_capacity(&catalog, &name, &spec(4096), b"", None).unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted);
+        assert!(error.message.contains("\"t\"") && error.message.contains("shards"), "{error}");
+        // A replace that needs no more than before is possible at any time.
+        let old = catalog.tables().next().unwrap();
+        check_capacity(&catalog, &name, &spec(4096), b"", Some(old)).unwrap();
+    }
+
+    #[test]
+    fn tables_and_schemas_are_bounded() {
+        let name: TableName = "t".parse().unwrap();
+        let catalog = catalog(MAX_TABLES, 1);
+        let error = check_capacity(&catalog, &name, &spec(1), b"", None).unwrap_err();
+        assert!(error.message.contains("100000 tables"), "{error}");
+        assert_eq!(catalog.table_usage().tables, MAX_TABLES);
+    }
+}

@@ -1,0 +1,93 @@
+//! Restores old versions of tables, and dropped tables.
+
+use serde_json::{Value, json};
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::reply::Reply;
+use volley_common::wire::catalog::{RestoreVersion, Restored, TableSpec};
+use volley_common::{Error, Result, TableName, clock};
+
+use crate::catalog::Catalog;
+use crate::catalog::replies::unexpected_reply;
+use crate::planner::table_options::placement;
+use crate::planner::write_targets::write_targets;
+use crate::raft::Handle;
+
+/// Restores old versions of tables, and dropped tables.
+#[derive(Clone)]
+pub struct RestoreService {
+    raft: Handle,
+}
+
+impl RestoreService {
+    /// Works on this catalog.
+    pub fn new(raft: Handle) -> Self {
+        RestoreService { raft }
+    }
+
+    /// Makes an old version of a table the newest one, or undoes the drop of a table (without `version`), or both:
+    /// `{"table", "version", "restored", "replaced", "rows", "bytes", "parts", "undropped"}`.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table or version is kept. ALREADY_EXISTS: the dropped table's name is in use. FAILED_PRECONDITION:
+    /// the version is the newest, or the table was not dropped. ABORTED: the table changed meanwhile.
+    pub async fn restore_version(&self, name: &TableName, version: Option<u64>) -> Result<Value> {
+        if version == Some(0) {
+            return Err(Error::invalid("the \"version\" of restore_version is at least 1"));
+        }
+        let command = plan(&*self.raft.read().await?, name, version, clock::now_ms())?;
+        match self.raft.propose(Op::RestoreVersion(command)).await? {
+            Reply::Restored(restored) => {
+                tracing::info!(table = %name, restored = restored.restored, "a version was restored");
+                Ok(restored_json(name, &restored))
+            }
+            other => Err(unexpected_reply("restore_version", &other)),
+        }
+    }
+
+    /// Until when the drop of a table can be undone, milliseconds since 1970; none if it cannot.
+    pub async fn restorable_until_ms(&self, name: &TableName) -> Option<u64> {
+        let catalog = self.raft.read().await.ok()?;
+        let dropped = catalog.dropped_table(name.components(), clock::now_ms())?;
+        dropped.replaced.last().map(|end| end.until_ms)
+    }
+}
+
+fn plan(catalog: &Catalog, name: &TableName, version: Option<u64>, now_ms: u64) -> Result<RestoreVersion> {
+    let dropped = catalog.dropped_table(name.components(), now_ms);
+    let table = match (catalog.table_named(name), version) {
+        (Some(table), Some(_)) => Some(table),
+        (Some(table), None) => Some(dropped.unwrap_or(table)),
+        (None, _) => dropped,
+    };
+    let table = table.ok_or_else(|| {
+        Error::not_found(format!("there is no table {name:?}, and none of this name was dropped within its retention"))
+    })?;
+    let spec = version.and_then(|version| catalog.layout_at(table, version).spec);
+    let replicas = table.spec.as_ref().map_or(0, |spec| spec.replicas);
+    let is_placed = |spec: &TableSpec| spec.shards as usize == table.placement.len() && spec.replicas == replicas;
+    let placement = match spec.filter(|spec| !is_placed(spec)) {
+        Some(spec) => placement(catalog, name, &spec, Some(table), &write_targets(catalog, &spec)?),
+        None => Vec::new(),
+    };
+    Ok(RestoreVersion {
+        table: name.components().to_vec(),
+        version: version.unwrap_or_default(),
+        table_id: table.id,
+        base_version: table.version,
+        placement,
+    })
+}
+
+fn restored_json(name: &TableName, restored: &Restored) -> Value {
+    let outcome = restored.outcome.clone().unwrap_or_default();
+    json!({
+        "table": name.to_string(),
+        "version": outcome.version,
+        "restored": restored.restored,
+        "replaced": Some(restored.replaced).filter(|version| *version > 0),
+        "rows": outcome.rows,
+        "bytes": outcome.bytes,
+        "parts": outcome.parts,
+        "undropped": restored.undropped,
+    })
+}
