@@ -15,6 +15,7 @@
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
+//! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -24,11 +25,13 @@ pub mod buffer_pool;
 pub mod conform;
 pub mod decode;
 pub mod encode;
+mod field_path;
 pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
 mod layout;
 mod lz4;
+mod malformed;
 pub mod project;
 pub mod schema;
 mod schema_validation;
