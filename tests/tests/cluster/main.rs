@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod admin;
+mod attacks;
 mod compaction;
 mod coordinator_membership;
 mod crashes;
 mod disk;
 mod doctor;
+mod edge;
 mod formats;
 mod leader;
 mod listeners;
