@@ -7,7 +7,6 @@ import pytest
 from cluster import put
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
-REUSE = "arrow-flight-reuse-connection://?"
 
 
 def asking(listener):
@@ -23,23 +22,17 @@ def read(endpoint):
         return client.do_get(endpoint.ticket).read_all()
 
 
-def test_proxy_listener_without_address_reuses_the_connection(shared, name):
+@pytest.mark.parametrize("way, endpoints", [("proxy", 4), ("single", 1)])
+def test_proxy_listener_serves_all_endpoints(shared, name, way, endpoints):
     put(shared.client(), name, TABLE, shards=4, shard_by=["i"])
     for coordinator in shared.coordinators:
-        client = shared.client(coordinator)
-        returned = info(client, name, "proxy").endpoints
-        assert len(returned) == 4
-        assert {location.uri.decode() for endpoint in returned for location in endpoint.locations} == {REUSE}
-        rows = pa.concat_tables([client.do_get(endpoint.ticket).read_all() for endpoint in returned])
+        returned = info(shared.client(coordinator), name, way).endpoints
+        assert len(returned) == endpoints
+        for endpoint in returned:
+            uris = [location.uri.decode() for location in endpoint.locations]
+            assert uris == [shared.address(coordinator)]
+        rows = pa.concat_tables([read(endpoint) for endpoint in returned])
         assert rows.sort_by("i").equals(TABLE)
-
-
-def test_single_listener_serves_one_endpoint_itself(shared, name):
-    put(shared.client(), name, TABLE, shards=4, shard_by=["i"])
-    for coordinator in shared.coordinators:
-        [endpoint] = info(shared.client(coordinator), name, "single").endpoints
-        assert [location.uri.decode() for location in endpoint.locations] == [shared.address(coordinator)]
-        assert read(endpoint).sort_by("i").equals(TABLE)
 
 
 def test_node_forwards_the_requested_listener(shared, name):

@@ -127,6 +127,10 @@ async fn listener_without_nodes_is_served_by_the_coordinator() {
     rows::put(&outside, "t", &Options::default(), 0..ROWS).await.unwrap();
     let own = format!("grpc+tcp://{address}");
     assert_eq!(locations(&info(&outside, None).await.unwrap()), [own.as_str()]);
+    for (way, uri) in [("proxy", REUSE), ("single", &own), ("direct", &own)] {
+        let asked = info(&outside, Some(way)).await.unwrap();
+        assert_eq!(locations(&asked), [uri], "{way}: no address is advertised for this listener");
+    }
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
     let begun = outside.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
     assert_eq!(begun["nodes"], json!([own]), "it is forwarded in the same way");
@@ -148,7 +152,7 @@ async fn proxy_listener_serves_all_data_itself() {
     let direct = expected(cluster.nodes.iter().map(|node| external(&node.address)));
     assert_eq!(locations(&info(&outside, Some("direct")).await.unwrap()), direct, "direct addresses on request");
     let asked = info(&inside, Some("proxy")).await.unwrap();
-    assert_eq!(locations(&asked), [REUSE], "no address is advertised for this listener");
+    assert_eq!(locations(&asked), own(coordinator));
     let single = info(&inside, Some("single")).await.unwrap();
     assert_eq!((locations(&single), single.endpoint.len()), (own(coordinator).iter().map(String::as_str).collect(), 1));
     let ticket = single.endpoint[0].ticket.clone().unwrap();
