@@ -57,12 +57,26 @@ const SERVER_PING_TIMEOUT: Duration = Duration::from_secs(40);
 const CLIENT_PING_INTERVAL: Duration = Duration::from_secs(5);
 const CLIENT_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Settings of the server loop, with at most this many concurrent streams on one connection.
-pub(crate) fn server(max_concurrent_streams: u32) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+/// The window of each stream of a client's connection, by how many other connections the listener has: data that waits for
+/// its reader takes memory, and clients with a connection each may be many.
+fn client_stream_window(other_connections: usize) -> u32 {
+    match other_connections {
+        0..64 => STREAM_WINDOW,
+        64..512 => 512 << 10,
+        _ => 64 << 10,
+    }
+}
+
+/// Settings of a connection of the server loop, with at most this many concurrent streams, beside so many other
+/// connections.
+pub(crate) fn server(
+    max_concurrent_streams: u32,
+    other_connections: usize,
+) -> hyper::server::conn::http2::Builder<TokioExecutor> {
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .adaptive_window(false)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(client_stream_window(other_connections))
         .initial_connection_window_size(UNLIMITED_CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
         .max_send_buf_size(SEND_BUFFER)
@@ -160,5 +174,7 @@ mod tests {
         assert_eq!(of(0).window, STREAM_WINDOW);
         let all: u64 = (0..10_000).map(of).map(|class| u64::from(class.window + class.max_frame_size)).sum();
         assert!(all < 480 << 20, "{all}");
+        let of_clients: u64 = (0..5_000).map(|others| u64::from(client_stream_window(others))).sum();
+        assert!(of_clients < 768 << 20, "a stream on each of 5,000 connections: {of_clients}");
     }
 }

@@ -138,7 +138,6 @@ pub async fn serve<S: Http2Service>(
     shutdown: CancellationToken,
     limits: ServerLimits,
 ) {
-    let http = settings::server(limits.streams);
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     let stages = DrainStages { shutdown, end_streams: CancellationToken::new(), close: CancellationToken::new() };
@@ -154,9 +153,9 @@ pub async fn serve<S: Http2Service>(
             log_refused(peer, limits.port.describe(), "too many connections are open");
             continue;
         };
-        let serving =
-            serve_connection(stream, peer, http.clone(), service.clone(), limits.port, stages.clone(), permit);
-        connections.spawn(serving);
+        let others = limits.connections - permits.available_permits() - 1;
+        let http = settings::server(limits.streams, others);
+        connections.spawn(serve_connection(stream, peer, http, service.clone(), limits.port, stages.clone(), permit));
     }
     drop(listener);
     connections.close();
