@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use volley_common::server::log::filter_from_environment;
 use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
@@ -39,10 +40,10 @@ fn main() -> ExitCode {
 fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
-    init_log(&args.command);
+    let logging = init_log(&args.command);
     // A panic is a bug: one line, no backtrace.
     std::panic::set_hook(Box::new(|panic| eprintln!("volley: internal error: {panic}")));
-    let result = runtime().and_then(|runtime| runtime.block_on(run(args)));
+    let result = logging.and_then(|()| runtime()).and_then(|runtime| runtime.block_on(run(args)));
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -53,11 +54,15 @@ fn volley() -> ExitCode {
 }
 
 /// Logs to standard error: what `VOLLEY_LOG` selects, else the errors of a cluster in this process.
-fn init_log(command: &CliCommand) {
+///
+/// # Errors
+/// INVALID_ARGUMENT names a directive of `VOLLEY_LOG` that is none.
+fn init_log(command: &CliCommand) -> Result<()> {
     let default = if matches!(command, CliCommand::Dev(_)) { "error" } else { "off" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VOLLEY_LOG").unwrap_or_else(|_| default.into());
+    let filter = filter_from_environment(default)?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    Ok(())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

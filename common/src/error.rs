@@ -8,6 +8,8 @@ use std::fmt;
 pub use tonic::Code;
 use tonic::Status;
 
+use crate::http2::status::is_protocol_violation;
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,14 +84,20 @@ impl From<Error> for Status {
 
 impl From<Status> for Error {
     /// The status of another member. A broken connection, for which tonic gives UNKNOWN, INTERNAL or CANCELLED with a
-    /// transport error as its source, becomes UNAVAILABLE.
+    /// transport error as its source, becomes UNAVAILABLE; but INTERNAL if the reply itself broke the rules of HTTP/2,
+    /// because it would do so again. The message is never empty.
     fn from(status: Status) -> Self {
-        let transport = std::error::Error::source(&status).is_some();
-        let code = match status.code() {
-            Code::Unknown | Code::Internal | Code::Cancelled if transport => Code::Unavailable,
-            code => code,
+        let transport = std::error::Error::source(&status);
+        let code = match (status.code(), transport) {
+            (_, Some(cause)) if is_protocol_violation(cause) => Code::Internal,
+            (Code::Unknown | Code::Internal | Code::Cancelled, Some(_)) => Code::Unavailable,
+            (code, _) => code,
         };
-        Error { code, message: status.message().to_string() }
+        let message = match status.message() {
+            "" => format!("the call failed with {code:?}, and no reason was given"),
+            text => text.to_string(),
+        };
+        Error { code, message }
     }
 }
 

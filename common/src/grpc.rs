@@ -30,7 +30,7 @@ pub fn message_length(prefix: &[u8; PREFIX], max: usize) -> Result<usize> {
     let [compressed, length @ ..] = *prefix;
     if compressed != 0 {
         return Err(Error::unimplemented(
-            "compressed gRPC messages are not supported: switch off the compression of the channel (Arrow's own compression is supported)",
+            "a gRPC message is compressed, but the call's header grpc-encoding names no compression: send grpc-encoding: gzip",
         ));
     }
     let length = u32::from_be_bytes(length) as usize;

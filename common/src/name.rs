@@ -23,36 +23,34 @@ pub const MAX_BYTES: usize = 1024;
 pub struct TableName(Vec<String>);
 
 impl TableName {
-    /// The name of these components, as a path descriptor or a catalog row has them.
+    /// The name of these components, as a path descriptor or a catalog row has them. A component that contains a `/` is
+    /// several: clients put a whole path, such as a file's, into one.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: none or too many components, too long, an empty component, a `/` or a control character.
+    /// INVALID_ARGUMENT: none or too many components, too long, an empty component, or a control character.
     pub fn from_components<S: AsRef<str>>(components: &[S]) -> Result<Self> {
         let name = || components.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
         let bad = |why: &str| Err(Error::invalid(format!("the table name {:?} {why}", truncate(&name()))));
         if components.is_empty() {
             return Err(Error::invalid("the table name is empty: give 1 to 16 components, joined by /"));
         }
-        if components.len() > MAX_COMPONENTS {
-            return bad("has more than 16 components");
-        }
         let bytes: usize = components.iter().map(|c| c.as_ref().len() + 1).sum::<usize>() - 1;
         if bytes > MAX_BYTES {
             return bad("is longer than 1,024 bytes");
         }
-        for component in components {
-            let component = component.as_ref();
+        let components: Vec<&str> = components.iter().flat_map(|c| c.as_ref().split('/')).collect();
+        if components.len() > MAX_COMPONENTS {
+            return bad("has more than 16 components");
+        }
+        for component in &components {
             if component.is_empty() {
                 return bad("has an empty component");
-            }
-            if component.contains('/') {
-                return bad("has a component that contains a /");
             }
             if component.chars().any(char::is_control) {
                 return bad("contains a control character");
             }
         }
-        Ok(TableName(components.iter().map(|c| c.as_ref().to_string()).collect()))
+        Ok(TableName(components.into_iter().map(String::from).collect()))
     }
 
     /// The name in a ticket's or command's bytes.
@@ -84,7 +82,7 @@ impl FromStr for TableName {
         if text.is_empty() {
             return TableName::from_components::<&str>(&[]);
         }
-        TableName::from_components(&text.split('/').collect::<Vec<_>>())
+        TableName::from_components(&[text])
     }
 }
 
@@ -113,6 +111,16 @@ mod tests {
     }
 
     #[test]
+    fn component_with_slashes_is_several() {
+        let name = TableName::from_components(&["data/w.csv"]).unwrap();
+        assert_eq!(name.components(), ["data", "w.csv"]);
+        assert_eq!(TableName::from_components(&["a/b", "c"]).unwrap(), "a/b/c".parse().unwrap());
+        for bad in [&["/tmp/w.csv"][..], &["a/"], &["a", "/b"], &["a/b"; 9], &["a", ""]] {
+            assert!(TableName::from_components(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn invalid_name_is_rejected_with_the_reason() {
         for (name, why) in [
             ("", "is empty"),
@@ -126,7 +134,6 @@ mod tests {
             assert_eq!(error.code, crate::Code::InvalidArgument);
             assert!(error.message.contains(why), "{name:?}: {error}");
         }
-        assert!(TableName::from_components(&["a/b"]).is_err());
         assert!(TableName::from_bytes(&[0xff]).is_err());
     }
 }

@@ -48,11 +48,26 @@ pub struct ClientListener {
     pub name: Arc<str>,
     /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`.
     pub uri: String,
+    /// Whether the configuration gives that address. Otherwise it is where the listener listens, which clients behind a
+    /// tunnel or a mapped port may not reach.
+    pub is_advertised: bool,
     /// Which addresses its clients get.
     pub locations: Locations,
 }
 
+/// The location that means the connection by which the FlightInfo arrived. Clients that dial each location fail at it.
+pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+
 impl ClientListener {
+    /// The location of what this coordinator serves itself: its address; the client's connection for a proxy listener
+    /// without an advertised address, which is the only case in which no address can be given.
+    pub fn own_location(&self) -> &str {
+        match self.locations {
+            Locations::Proxy if !self.is_advertised => REUSE_CONNECTION,
+            Locations::Direct | Locations::Proxy | Locations::Single => &self.uri,
+        }
+    }
+
     /// The addresses of these nodes for the listener's clients; this coordinator's address if the listener is a proxy, or
     /// if its clients reach none of the nodes.
     pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
@@ -104,7 +119,7 @@ impl ListenerTable {
             (Some(listener), _) => listener.clone(),
             // A node forwarded the call from a listener that only the node has.
             (None, Some(first)) => {
-                ClientListener { name: received_by.into(), uri: first.uri.clone(), locations: Locations::Direct }
+                ClientListener { name: received_by.into(), locations: Locations::Direct, ..first.clone() }
             }
             (None, None) => return Err(Error::internal("this coordinator has no listener")),
         };
@@ -137,13 +152,31 @@ mod tests {
 
     #[test]
     fn write_without_a_reachable_node_goes_to_the_coordinator() {
-        let listener = |locations| ClientListener { name: "external".into(), uri: "grpc+tcp://c:1".into(), locations };
+        let listener = |locations| ClientListener {
+            name: "external".into(),
+            uri: "grpc+tcp://c:1".into(),
+            is_advertised: true,
+            locations,
+        };
         let inside = [node(&[("internal", "grpc+tcp://first:1")])];
         let both = [node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")])];
         assert_eq!(listener(Locations::Direct).addresses(&both), ["grpc+tcp://outside:1"]);
         assert_eq!(listener(Locations::Direct).addresses(&inside), ["grpc+tcp://c:1"]);
         assert_eq!(listener(Locations::Proxy).addresses(&both), ["grpc+tcp://c:1"]);
         assert!(listener(Locations::Direct).addresses(&[]).is_empty(), "a committed write has no targets");
+    }
+
+    #[test]
+    fn only_a_proxy_without_address_reuses_the_connection() {
+        for (locations, is_advertised, expected) in [
+            (Locations::Proxy, false, REUSE_CONNECTION),
+            (Locations::Proxy, true, "grpc+tcp://c:1"),
+            (Locations::Single, false, "grpc+tcp://c:1"),
+            (Locations::Direct, false, "grpc+tcp://c:1"),
+        ] {
+            let listener = ClientListener { name: "".into(), uri: "grpc+tcp://c:1".into(), is_advertised, locations };
+            assert_eq!(listener.own_location(), expected, "{locations}");
+        }
     }
 
     #[test]

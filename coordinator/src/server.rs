@@ -57,6 +57,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
+        is_advertised: listener.is_advertised,
         locations,
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
-use volley_common::http2::{CompleteBody, ReplyBody, grpc_error};
+use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error};
 use volley_common::listen::host_port;
 use volley_common::net::{ConnectionPool, Failover};
 use volley_common::options::CLIENT_LISTENER_HEADER;
@@ -70,7 +70,10 @@ impl NodeRouter {
                 reply.unwrap_or_else(grpc_error)
             }
             _ => {
-                let request = request.map(|body| tonic::body::Body::new(CompleteBody(body)));
+                let request = match decompressed(request.map(CompleteBody), put.config.max_message) {
+                    Ok(request) => request.map(tonic::body::Body::new),
+                    Err(error) => return grpc_error(error),
+                };
                 match tonic.call(request).await {
                     Ok(response) => response.map(ReplyBody::Tonic),
                     Err(never) => match never {},

@@ -33,8 +33,34 @@ def test_table_named_by_path(client, name):
     assert [name.replace("/", "-").encode()] in paths
     info = client.get_flight_info(flight.FlightDescriptor.for_path(name.replace("/", "-")))
     assert len(info.endpoints) == 1
-    assert info.endpoints[0].locations[-1].uri == b"arrow-flight-reuse-connection://?"
     assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
+
+
+@pytest.mark.parametrize("listener", [None, "direct", "single"])
+def test_every_location_can_be_dialled(shared, name, listener):
+    """Like the official examples: `for location in endpoint.locations: connect(location)`."""
+    put(shared.client(), name, TABLE)
+    options = flight.FlightCallOptions(headers=[(b"x-volley-listener", listener.encode())] if listener else [])
+    for member in shared.members():
+        info = shared.client(member).get_flight_info(flight.FlightDescriptor.for_path(*name.split("/")), options)
+        for endpoint in info.endpoints:
+            assert endpoint.locations
+            for location in endpoint.locations:
+                with flight.connect(location) as there:
+                    assert there.do_get(endpoint.ticket).read_all().equals(TABLE), location
+
+
+def test_path_of_a_file_in_one_component(client, name):
+    """Like the official example client's `put FILE`: the whole path is one component."""
+    path = flight.FlightDescriptor.for_path(f"{name}/w.csv")
+    writer, _ = client.do_put(path, TABLE.schema)
+    writer.write_table(TABLE)
+    writer.close()
+    info = client.get_flight_info(path)
+    assert info.descriptor == path
+    assert client.do_get(info.endpoints[0].ticket).read_all().equals(TABLE)
+    assert client.do_get(flight.Ticket(f"{name}/w.csv".encode())).read_all().equals(TABLE)
+    assert client.get_schema(path).schema.equals(TABLE.schema)
 
 
 def test_ticket_by_name_works_at_every_member(shared, client, name):

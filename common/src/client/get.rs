@@ -83,19 +83,22 @@ impl FetchEndpoint {
     }
 }
 
-/// The locations of an endpoint that this client supports. An endpoint without locations is read over the original
-/// connection.
+/// The locations of an endpoint that this client supports, and the original connection as the last one: every member
+/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called.
 fn locations(endpoint: &FlightEndpoint, index: usize) -> Result<Vec<EndpointLocation>> {
     if endpoint.location.is_empty() {
         return Ok(vec![EndpointLocation::ReuseConnection]);
     }
-    let locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
+    let mut locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
     if locations.is_empty() {
         let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
         return Err(Error::unavailable(format!(
             "endpoint {index} has no location that this client supports (only grpc+tcp), of {}",
             uris.join(", ")
         )));
+    }
+    if !locations.contains(&EndpointLocation::ReuseConnection) {
+        locations.push(EndpointLocation::ReuseConnection);
     }
     Ok(locations)
 }

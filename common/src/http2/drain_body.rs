@@ -2,42 +2,58 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::reply_body::{ReplyBody, ReplyData, grpc_error};
+use super::served_call::ServedCall;
 use super::status::trailers;
 
 /// The response of `call`, whose body ends when `end_streams` is cancelled. A call that has no response by then gets
 /// UNAVAILABLE.
 pub(crate) async fn respond_until(
+    served: ServedCall,
     call: impl Future<Output = Result<http::Response<ReplyBody>, Infallible>>,
     end_streams: CancellationToken,
 ) -> Result<http::Response<DrainBody>, Infallible> {
-    let reply = tokio::select! {
+    let mut reply = tokio::select! {
         biased;
-        reply = call => reply?,
+        reply = served.run(call) => reply?,
         () = end_streams.cancelled() => grpc_error(Status::unavailable(
             "this member is stopping and had no response in time: a change may or may not have taken effect; call another member, and repeat a write with the same write id",
         )),
     };
-    Ok(reply.map(|body| DrainBody::new(body, end_streams)))
+    served.finish_headers(reply.headers_mut());
+    Ok(reply.map(|body| DrainBody::new(body, served, end_streams)))
 }
 
-/// A response body that ends with UNAVAILABLE when its server must close the stream.
+/// A response body that ends with UNAVAILABLE when its server must close the stream, and with INTERNAL after a panic.
 pub(crate) struct DrainBody {
     body: ReplyBody,
-    /// `None` once the trailers UNAVAILABLE are sent.
+    served: ServedCall,
+    /// `None` once this body has sent trailers of its own.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl DrainBody {
-    fn new(body: ReplyBody, end: CancellationToken) -> Self {
-        DrainBody { body, end: Some(Box::pin(end.cancelled_owned())) }
+    fn new(body: ReplyBody, served: ServedCall, end: CancellationToken) -> Self {
+        DrainBody { body, served, end: Some(Box::pin(end.cancelled_owned())) }
+    }
+
+    /// The last frame, in place of the rest of the body.
+    fn end_with(&mut self, status: &Status) -> Option<Result<BodyFrame<ReplyData>, Status>> {
+        self.end = None;
+        Some(Ok(BodyFrame::trailers(self.finished(trailers(status)))))
+    }
+
+    fn finished(&self, mut trailers: http::HeaderMap) -> http::HeaderMap {
+        self.served.finish_status(&mut trailers);
+        trailers
     }
 }
 
@@ -49,13 +65,26 @@ impl Body for DrainBody {
         let this = self.get_mut();
         let Some(end) = &mut this.end else { return Poll::Ready(None) };
         if end.as_mut().poll(cx).is_ready() {
-            this.end = None;
-            let status = Status::unavailable(
+            return Poll::Ready(this.end_with(&Status::unavailable(
                 "this member is stopping before the stream has ended: continue at another location",
-            );
-            return Poll::Ready(Some(Ok(BodyFrame::trailers(trailers(&status)))));
+            )));
         }
-        Pin::new(&mut this.body).poll_frame(cx)
+        // A body that panicked is not polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.body).poll_frame(cx)));
+        let frame = match polled {
+            Ok(frame) => ready!(frame),
+            Err(panic) => {
+                let status = this.served.panicked(&*panic);
+                return Poll::Ready(this.end_with(&status));
+            }
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) if frame.is_trailers() => match frame.into_trailers() {
+                Ok(trailers) => Some(Ok(BodyFrame::trailers(this.finished(trailers)))),
+                Err(frame) => Some(Ok(frame)),
+            },
+            frame => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

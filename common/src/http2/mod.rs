@@ -8,20 +8,26 @@
 //! | [`proxied_body`] | the response body of another member |
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
+//! | [`gzip_body`] | a request body of messages that gzip may have compressed |
+//! | `served_call` | what every call passes: status messages, panics, what is not gRPC |
 //! | `drain_body` | a response body that a stopping server ends |
 //! | [`congestion`] | TCP congestion control within one machine |
 
 pub mod complete_body;
 pub mod congestion;
 pub(crate) mod drain_body;
+pub mod gzip_body;
 pub mod proxied_body;
 pub mod reply_body;
 pub mod request_body;
+pub(crate) mod served_call;
 pub mod settings;
 pub mod status;
 
 pub use complete_body::CompleteBody;
 pub use congestion::disable_local_pacing;
+pub use gzip_body::{DecompressedBody, decompressed};
 pub use proxied_body::{ProxiedBody, StreamPermit};
 pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
 pub use request_body::ProxyRequestBody;
+pub use served_call::PortKind;

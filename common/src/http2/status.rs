@@ -1,7 +1,43 @@
-//! gRPC status trailers, and errors with their causes in one line.
+//! gRPC status trailers, the limit of their messages, and errors with their causes in one line.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
 
 use http::{HeaderMap, HeaderValue};
 use tonic::Status;
+
+/// The longest message of a status, bytes. Percent-encoding can triple it; gRPC's own clients refuse headers of more than
+/// 8 KiB, and the others of more than 16 KiB.
+pub(crate) const MAX_MESSAGE: usize = 2 << 10;
+
+/// The text, or its first bytes and how many were left out: at most [`MAX_MESSAGE`] bytes together.
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
+    /// Room for the note.
+    const NOTE: usize = 64;
+    if text.len() <= MAX_MESSAGE {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(MAX_MESSAGE - NOTE);
+    Cow::Owned(format!("{}… ({} more bytes are left out)", &text[..end], text.len() - end))
+}
+
+/// Whether a transport error says that one stream broke the rules of HTTP/2, for example by headers over the receiver's
+/// limit. It is the reply's fault, not the connection's: the same call fails at every member.
+pub(crate) fn is_protocol_violation(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return match h2.reason() {
+                Some(h2::Reason::PROTOCOL_ERROR) => h2.is_reset(),
+                // Headers that are far over the limit: this side gave up.
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => h2.is_go_away() && h2.is_library(),
+                _ => false,
+            };
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// The trailers of a gRPC response that ends with `status`; its message is percent-encoded.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
@@ -26,4 +62,21 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
 /// The innermost cause of an error, for errors whose outer layers only repeat each other.
 pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), root_cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_message_is_cut_between_characters() {
+        assert_eq!(shorten("short"), "short");
+        assert_eq!(shorten(&"x".repeat(MAX_MESSAGE)), "x".repeat(MAX_MESSAGE));
+        for text in ["ä".repeat(5_000_000), format!("x{}", "ä".repeat(MAX_MESSAGE))] {
+            let short = shorten(&text);
+            assert!(short.len() <= MAX_MESSAGE && text.as_bytes().starts_with(&short.as_bytes()[..1_000]), "{short}");
+            let (kept, note) = short.split_once('…').unwrap();
+            assert_eq!(note, format!(" ({} more bytes are left out)", text.len() - kept.len()));
+        }
+    }
 }

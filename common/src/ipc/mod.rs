@@ -18,6 +18,7 @@
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
 //! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
+//! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -28,11 +29,13 @@ pub mod conform;
 pub mod decode;
 pub mod dictionary_keys;
 pub mod encode;
+mod field_path;
 pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
 mod layout;
 mod lz4;
+mod malformed;
 pub mod project;
 pub mod schema;
 mod schema_validation;

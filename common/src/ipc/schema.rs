@@ -10,12 +10,22 @@ use arrow_ipc::{MessageHeader, MetadataVersion};
 use bytes::Bytes;
 use flatbuffers::VerifierOptions;
 
+use super::field_path::FieldPath;
 use super::layout::child_fields;
+use super::malformed::describe_malformed;
 use super::schema_validation::{validate_field, validate_schema};
 use crate::{Error, Result};
 
 /// Bytes before the flatbuffer of an encapsulated message: 0xFFFFFFFF and its length.
 pub const PREFIX_BYTES: usize = 8;
+
+/// How many times its size a flatbuffer may have once its shared tables and texts are unpacked. Sound ones have less than
+/// three: only the layouts of tables are shared.
+const MAX_UNPACKED_FACTOR: usize = 8;
+/// Smaller flatbuffers may always have this unpacked size, bytes.
+const MIN_UNPACKED_LIMIT: usize = 64 << 10;
+/// Nested tables of a message.
+const MAX_DEPTH: usize = 64;
 
 /// The schema as an encapsulated IPC message: `FlightInfo.schema`, `Table.schema`, and what every part begins with.
 ///
@@ -24,7 +34,7 @@ pub const PREFIX_BYTES: usize = 8;
 /// # Errors
 /// INVALID_ARGUMENT: a type that IPC cannot encode, such as a dictionary whose values are a dictionary.
 pub fn schema_message(schema: &Schema) -> Result<Bytes> {
-    schema.fields().iter().try_for_each(|field| validate_field(field, field.name()))?;
+    schema.fields().iter().try_for_each(|field| validate_field(field, FieldPath::new(field.name())))?;
     let options = IpcWriteOptions::default();
     let mut tracker = DictionaryTracker::new(true);
     let encoded = IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
@@ -57,20 +67,23 @@ fn encapsulated_header(message: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::try_from(i32::from_le_bytes(*length)).ok()?)
 }
 
-/// Verifies a bare flatbuffer. It may have no more tables than fit in its bytes, so that none is visited twice.
+/// Verifies a bare flatbuffer. It may have no more tables than fit in its bytes, and unpacked at most
+/// [`MAX_UNPACKED_FACTOR`] times its bytes: tables and texts that are used many times would take memory that nobody sent.
+/// The verifier limits the nesting of tables to 64, so what follows may recurse.
 pub(super) fn verify_message(header: &[u8]) -> Result<arrow_ipc::Message<'_>> {
-    let options = VerifierOptions { max_tables: header.len() / 8 + 16, ..VerifierOptions::default() };
-    let message = arrow_ipc::root_as_message_with_opts(&options, header)
-        .map_err(|e| Error::invalid(format!("the IPC message's header is malformed: {}", first_line(&e))))?;
+    let options = VerifierOptions {
+        max_tables: header.len() / 8 + 16,
+        max_apparent_size: header.len().saturating_mul(MAX_UNPACKED_FACTOR).saturating_add(MIN_UNPACKED_LIMIT),
+        max_depth: MAX_DEPTH,
+        ..VerifierOptions::default()
+    };
+    let message = arrow_ipc::root_as_message_with_opts(&options, header).map_err(|e| {
+        Error::invalid(format!("the IPC message's header is malformed: {}", describe_malformed(&e, header)))
+    })?;
     match message.version() {
         MetadataVersion::V4 | MetadataVersion::V5 => Ok(message),
         other => Err(Error::invalid(format!("IPC metadata version {other:?} is not supported: send version 4 or 5"))),
     }
-}
-
-/// The error's first line: the verifier's further lines trace its path.
-fn first_line(error: &impl std::fmt::Display) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
 }
 
 /// The schema of a verified schema message; dictionary ids stay as the message has them.
@@ -81,7 +94,7 @@ pub(super) fn schema_of(message: &arrow_ipc::Message<'_>) -> Result<SchemaRef> {
     };
     validate_schema(&schema)?;
     let schema = catch_panics("the schema", || Ok(arrow_ipc::convert::fb_to_schema(schema)))?;
-    schema.fields().iter().try_for_each(|field| validate_field(field, field.name()))?;
+    schema.fields().iter().try_for_each(|field| validate_field(field, FieldPath::new(field.name())))?;
     Ok(Arc::new(schema))
 }
 
@@ -110,7 +123,7 @@ pub(super) fn catch_panics<T>(what: &str, run: impl FnOnce() -> Result<T, arrow:
 /// INVALID_ARGUMENT names the first differing field.
 pub fn check_appendable(table: &Schema, put: &Schema) -> Result<()> {
     for (have, got) in table.fields().iter().zip(put.fields()) {
-        same_field(have, got, have.name())?;
+        same_field(have, got, FieldPath::new(have.name()))?;
     }
     let (have, got) = (table.fields().len(), put.fields().len());
     match have.cmp(&got) {
@@ -126,10 +139,11 @@ pub fn check_appendable(table: &Schema, put: &Schema) -> Result<()> {
     }
 }
 
-fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
+fn same_field(have: &Field, got: &Field, path: FieldPath<'_>) -> Result<()> {
     let differs = |what: &str, have: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
         Err(Error::invalid(format!(
-            "the schema does not fit the table's: field {path:?} has {what} {got:?}, the table's {have:?}"
+            "the schema does not fit the table's: field {:?} has {what} {got:?}, the table's {have:?}",
+            path.to_string()
         )))
     };
     if have.name() != got.name() {
@@ -145,7 +159,7 @@ fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
         return differs("the extension type", &extension_type(have.metadata()), &extension_type(got.metadata()));
     }
     let mut children = child_fields(have.data_type()).into_iter().zip(child_fields(got.data_type()));
-    children.try_for_each(|(have, got)| same_field(have, got, &format!("{path}.{}", have.name())))
+    children.try_for_each(|(have, got)| same_field(have, got, path.child(have.name())))
 }
 
 /// Whether types agree, apart from their child fields.

@@ -4,8 +4,12 @@ use arrow::datatypes::{DataType, Field, UnionMode};
 use arrow_ipc as ipc;
 use ipc::{DateUnit, IntervalUnit, Precision, TimeUnit, Type};
 
+use super::field_path::FieldPath;
 use super::layout::child_fields;
 use crate::{Error, Result};
+
+/// The longest name of a field, bytes.
+const MAX_FIELD_NAME: usize = 64 << 10;
 
 /// Checks a verified schema flatbuffer for everything that arrow's conversion assumes.
 pub(super) fn validate_schema(schema: &ipc::Schema<'_>) -> Result<()> {
@@ -13,15 +17,21 @@ pub(super) fn validate_schema(schema: &ipc::Schema<'_>) -> Result<()> {
         return Err(Error::invalid("the schema says that the data is big-endian: send little-endian data"));
     }
     let fields = schema.fields().ok_or_else(|| Error::invalid("the schema has no list of fields"))?;
-    fields.iter().try_for_each(|field| validate_flatbuffer_field(field, field.name().unwrap_or_default()))
+    fields
+        .iter()
+        .try_for_each(|field| validate_flatbuffer_field(field, FieldPath::new(field.name().unwrap_or_default())))
 }
 
-fn invalid_field<T>(path: &str, what: impl std::fmt::Display) -> Result<T> {
-    Err(Error::invalid(format!("the schema's field {path:?} {what}")))
+fn invalid_field<T>(path: FieldPath<'_>, what: impl std::fmt::Display) -> Result<T> {
+    Err(Error::invalid(format!("the schema's field {:?} {what}", path.to_string())))
 }
 
 /// Checks a field and all below it; `path` names it in errors.
-fn validate_flatbuffer_field(field: ipc::Field<'_>, path: &str) -> Result<()> {
+fn validate_flatbuffer_field(field: ipc::Field<'_>, path: FieldPath<'_>) -> Result<()> {
+    let name_length = field.name().map_or(0, str::len);
+    if name_length > MAX_FIELD_NAME {
+        return invalid_field(path, format!("has a name of {name_length} bytes, over the limit of {MAX_FIELD_NAME}"));
+    }
     if let Some(dictionary) = field.dictionary() {
         match dictionary.indexType() {
             Some(int) if is_valid_int(&int) => {}
@@ -45,8 +55,7 @@ fn validate_flatbuffer_field(field: ipc::Field<'_>, path: &str) -> Result<()> {
         return invalid_field(path, format!("has {count} children, its type requires {}", required.unwrap_or(0)));
     }
     let mut children = children.into_iter().flatten();
-    children
-        .try_for_each(|child| validate_flatbuffer_field(child, &format!("{path}.{}", child.name().unwrap_or_default())))
+    children.try_for_each(|child| validate_flatbuffer_field(child, path.child(child.name().unwrap_or_default())))
 }
 
 fn is_valid_int(int: &ipc::Int<'_>) -> bool {
@@ -114,11 +123,11 @@ fn is_valid_union(field: &ipc::Field<'_>) -> bool {
 
 /// Checks an arrow field and all below it for types that IPC cannot encode or that are inconsistent; `path` names it in
 /// errors.
-pub(super) fn validate_field(field: &Field, path: &str) -> Result<()> {
+pub(super) fn validate_field(field: &Field, path: FieldPath<'_>) -> Result<()> {
     validate_type(field.data_type(), path)
 }
 
-fn validate_type(data_type: &DataType, path: &str) -> Result<()> {
+fn validate_type(data_type: &DataType, path: FieldPath<'_>) -> Result<()> {
     match data_type {
         DataType::Dictionary(_, values) if matches!(**values, DataType::Dictionary(_, _)) => {
             return invalid_field(
@@ -143,5 +152,5 @@ fn validate_type(data_type: &DataType, path: &str) -> Result<()> {
         }
         _ => {}
     }
-    child_fields(data_type).into_iter().try_for_each(|child| validate_field(child, &format!("{path}.{}", child.name())))
+    child_fields(data_type).into_iter().try_for_each(|child| validate_field(child, path.child(child.name())))
 }

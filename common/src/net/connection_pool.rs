@@ -8,7 +8,8 @@ use tonic::transport::Channel;
 use super::address_map::AddressMap;
 use super::member_connections::MemberConnections;
 use crate::Result;
-use crate::http2::settings::{ClientSettings, MEMBER};
+use crate::http2::proxied_body::OpenStreams;
+use crate::http2::settings::{ClientSettings, MEMBER, STREAM_WINDOWS, StreamWindow};
 use crate::http2::{ProxyRequestBody, StreamPermit};
 
 /// Connections to members, by `HOST:PORT`: tonic channels for calls, HTTP/2 connections below tonic for requests that are
@@ -17,7 +18,9 @@ use crate::http2::{ProxyRequestBody, StreamPermit};
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
     channels: Arc<AddressMap<Channel>>,
-    connections: Arc<AddressMap<Arc<MemberConnections>>>,
+    /// One map for each of [`STREAM_WINDOWS`].
+    connections: Arc<[AddressMap<Arc<MemberConnections>>; STREAM_WINDOWS.len()]>,
+    open: OpenStreams,
 }
 
 impl Default for ConnectionPool {
@@ -34,7 +37,7 @@ impl ConnectionPool {
 
     /// As [`ConnectionPool::new`], with other settings for its connections.
     pub fn with_settings(settings: &'static ClientSettings) -> Self {
-        ConnectionPool { settings, channels: Arc::default(), connections: Arc::default() }
+        ConnectionPool { settings, channels: Arc::default(), connections: Arc::default(), open: OpenStreams::default() }
     }
 
     /// The channel to the member at `addr`; it connects when it is first used.
@@ -45,7 +48,8 @@ impl ConnectionPool {
         self.channels.get_or_insert(addr, || Ok(self.settings.endpoint(addr)?.connect_lazy()))
     }
 
-    /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped.
+    /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped. The more
+    /// streams are open in the process, the less of the response may wait for its reader.
     ///
     /// # Errors
     /// UNAVAILABLE naming `addr`: it is unreachable, or the connection broke before a response began. INVALID_ARGUMENT:
@@ -55,7 +59,9 @@ impl ConnectionPool {
         addr: &str,
         request: http::Request<B>,
     ) -> Result<(http::Response<Incoming>, StreamPermit)> {
-        let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings)));
-        self.connections.get_or_insert(addr, make)?.send(request.map(Into::into)).await
+        let (others, open) = self.open.open();
+        let class = StreamWindow::among(others);
+        let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings, STREAM_WINDOWS[class])));
+        self.connections[class].get_or_insert(addr, make)?.send(request.map(Into::into), open).await
     }
 }

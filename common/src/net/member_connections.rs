@@ -9,8 +9,9 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-use crate::http2::settings::{ClientSettings, invalid_address};
-use crate::http2::status::error_chain;
+use crate::http2::proxied_body::OpenStream;
+use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
+use crate::http2::status::{error_chain, is_protocol_violation};
 use crate::http2::{ProxyRequestBody, StreamPermit};
 use crate::{Error, Result};
 
@@ -23,6 +24,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(super) struct MemberConnections {
     addr: String,
     settings: &'static ClientSettings,
+    window: StreamWindow,
     connections: Mutex<Vec<PooledConnection>>,
     /// Held while connecting, so that one caller connects for all; the last failure and its time.
     connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
@@ -34,13 +36,15 @@ struct PooledConnection {
     streams: Arc<()>,
 }
 
-type LeasedSender = (SendRequest<ProxyRequestBody>, StreamPermit);
+/// A connection, and the clone of its counter for one stream.
+type LeasedSender = (SendRequest<ProxyRequestBody>, Arc<()>);
 
 impl MemberConnections {
-    pub(super) fn new(addr: &str, settings: &'static ClientSettings) -> Self {
+    pub(super) fn new(addr: &str, settings: &'static ClientSettings, window: StreamWindow) -> Self {
         MemberConnections {
             addr: addr.to_string(),
             settings,
+            window,
             connections: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -50,26 +54,34 @@ impl MemberConnections {
     pub(super) async fn send(
         &self,
         mut request: http::Request<ProxyRequestBody>,
+        open: Arc<OpenStream>,
     ) -> Result<(http::Response<Incoming>, StreamPermit)> {
         *request.uri_mut() = self.uri(request.uri())?;
         *request.version_mut() = http::Version::HTTP_2;
         request.headers_mut().remove(http::header::HOST);
         for _ in 1..MAX_ATTEMPTS {
-            let (mut sender, lease) = self.lease().await?;
+            let (mut sender, streams) = self.lease().await?;
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => return Ok((response, StreamPermit::new(&streams, open))),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(self.connection_broke(failed.error())),
                 },
             }
         }
-        let (mut sender, lease) = self.lease().await?;
+        let (mut sender, streams) = self.lease().await?;
         let response = sender.send_request(request).await.map_err(|e| self.connection_broke(&e))?;
-        Ok((response, lease))
+        Ok((response, StreamPermit::new(&streams, open)))
     }
 
     fn connection_broke(&self, error: &hyper::Error) -> Error {
+        if is_protocol_violation(error) {
+            return Error::internal(format!(
+                "the reply of the member at {} is invalid: {}",
+                self.addr,
+                error_chain(error)
+            ));
+        }
         Error::unavailable(format!("the connection to the member at {} broke: {}", self.addr, error_chain(error)))
     }
 
@@ -135,7 +147,7 @@ impl MemberConnections {
             .map_err(|_| unreachable(format!("no connection within {} s", limit.as_secs())))?
             .map_err(|e| unreachable(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
-        let handshake = self.settings.connection().handshake(TokioIo::new(stream));
+        let handshake = self.settings.connection(self.window).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| unreachable(error_chain(&e)))?;
         let addr = self.addr.clone();
         tokio::spawn(async move {
@@ -149,6 +161,6 @@ impl MemberConnections {
 
 impl PooledConnection {
     fn lease(&self) -> LeasedSender {
-        (self.sender.clone(), StreamPermit::new(&self.streams))
+        (self.sender.clone(), self.streams.clone())
     }
 }

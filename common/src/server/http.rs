@@ -1,16 +1,32 @@
 //! Health and metrics by plain HTTP: `/livez`, `/readyz` and `/metrics`.
 
-use std::sync::OnceLock;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::serve::lingering_stream::lingering;
+use super::serve::preface::{ClientProtocol, log_refused, read_preface};
+use super::serve::{accept, connection_limit};
+use crate::http2::PortKind;
+
+/// A client that has not sent a whole request header by then is disconnected.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may continue after the stop began: a client that sends one byte per minute must not delay the
 /// stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,20 +52,70 @@ fn app<S: HttpStatus>(status: S) -> Router {
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(async |State(status): State<S>| status.readiness().await))
         .route("/metrics", get(async |State(status): State<S>| metrics(&status)))
+        .fallback(other)
         .with_state(status)
 }
 
 async fn serve_app(listener: TcpListener, app: Router, stop: CancellationToken) {
-    let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future();
-    let timeout = async {
-        stop.cancelled().await;
-        tokio::time::sleep(STOP_TIMEOUT).await;
+    let permits = Arc::new(Semaphore::new(connection_limit::of(PortKind::Http)));
+    let connections = TaskTracker::new();
+    let close = CancellationToken::new();
+    let _close_on_drop = close.clone().drop_guard();
+    while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            log_refused(peer, PortKind::Http.describe(), "too many connections are open");
+            continue;
+        };
+        let (app, stop, close) = (app.clone(), stop.clone(), close.clone());
+        connections.spawn(async move {
+            close.run_until_cancelled(serve_connection(stream, peer, app, stop)).await;
+            drop(permit);
+        });
+    }
+    connections.close();
+    if tokio::time::timeout(STOP_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::debug!("closing HTTP connections with open requests");
+        close.cancel();
+        connections.wait().await;
+    }
+}
+
+/// Serves one connection, by HTTP/1 or HTTP/2. A client that does not send a whole request within [`HEADER_TIMEOUT`] is
+/// disconnected, as is one that speaks neither.
+async fn serve_connection(mut stream: TcpStream, peer: SocketAddr, app: Router, stop: CancellationToken) {
+    let read = stop.run_until_cancelled(read_preface(&mut stream, HEADER_TIMEOUT)).await;
+    let Some((protocol, first)) = read else { return };
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT).keep_alive_timeout(HEADER_TIMEOUT);
+    let http = match protocol {
+        ClientProtocol::Http1 => http.http1_only(),
+        // Only to say that this is no gRPC port.
+        ClientProtocol::Http2 => http.http2_only(),
+        ClientProtocol::Silent if first.is_empty() => return,
+        other => return log_refused(peer, PortKind::Http.describe(), other.describe()),
     };
-    tokio::select! {
-        result = server => if let Err(error) = result {
-            tracing::error!(%error, "health and metrics are no longer served");
-        },
-        () = timeout => tracing::debug!("closing HTTP connections with open requests"),
+    let (stream, _) = lingering(stream, first);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, error, "an HTTP connection ended in an error");
+    }
+}
+
+/// The reply for any other path: a gRPC client gets a status that says where it is.
+async fn other(headers: HeaderMap) -> Response {
+    let text = format!("nothing is served at this path: {}", PortKind::Http.describe());
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    match is_grpc {
+        true => tonic::Status::unimplemented(text).into_http(),
+        false => (StatusCode::NOT_FOUND, format!("{text}\n")).into_response(),
     }
 }
 
@@ -92,6 +158,24 @@ mod tests {
         stuck.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, Starting, stop.clone()));
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn grpc_call_gets_a_status_that_names_the_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, Starting, stop.clone()));
+        let channel = crate::net::ConnectionPool::new().channel(&address).unwrap();
+        let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(channel);
+        let status = client.list_actions(arrow_flight::Empty {}).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unimplemented);
+        assert!(
+            ["HTTP port", "--http-listen", "--listen"].iter().all(|word| status.message().contains(word)),
+            "{status}"
+        );
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
     }

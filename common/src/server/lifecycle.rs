@@ -43,7 +43,7 @@ impl Lifecycle {
 
     /// Serves members until the second stage.
     pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service) {
-        self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::default()));
+        self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::for_peers()));
     }
 
     /// Reports gRPC health: SERVING while `is_serving` holds for the watched value, until the stop begins.

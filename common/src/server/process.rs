@@ -61,8 +61,8 @@ pub trait RunningServer {
 pub fn main<R: ServerRole>() -> ExitCode {
     memory::return_large_blocks();
     let args = parse_args::<R>();
-    log::init(args.as_ref().log_format, R::LOG_FILTER);
-    match run::<R>(&args) {
+    let logging = log::init(args.as_ref().log_format, R::LOG_FILTER);
+    match logging.and_then(|()| run::<R>(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{}: {error}", R::NAME);

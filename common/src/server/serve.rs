@@ -3,7 +3,9 @@
 //! tonic's own loop is not used because its bodies copy every message. Here a service responds with a [`ReplyBody`]: a
 //! tonic body, a stream of frames that consist of slices, or the body of another member's response.
 
-mod lingering_stream;
+pub(crate) mod connection_limit;
+pub(crate) mod lingering_stream;
+pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -12,26 +14,33 @@ mod tests;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tower::{Service, ServiceExt};
 
 use self::lingering_stream::lingering;
+use self::preface::{ClientProtocol, PREFACE_TIMEOUT, log_refused, read_preface};
 use crate::http2::drain_body::respond_until;
-use crate::http2::{ReplyBody, disable_local_pacing, settings};
+use crate::http2::served_call::{ServedCall, unless_grpc};
+use crate::http2::{PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
+use crate::wire::MAX_PEER_MESSAGE;
 use crate::{Error, Result};
 
-/// A connection that sends nothing for this long after it was accepted is closed.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that takes the reason of a refusal in longer than this does not get it.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The remaining streams are ended this long before the end of a drain, or a quarter of the drain before: a client sees
@@ -41,6 +50,8 @@ const END_STREAMS_BEFORE: Duration = Duration::from_secs(5);
 /// The limits of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
+    /// Whom it serves.
+    pub port: PortKind,
     /// Concurrent connections; a further one is closed as soon as it is accepted.
     pub connections: usize,
     /// Concurrent streams on one connection. High: a client's calls must not wait for each other.
@@ -49,9 +60,26 @@ pub struct ServerLimits {
     pub drain: Duration,
 }
 
+impl ServerLimits {
+    /// The limits of one of `listeners` listeners for clients.
+    pub fn for_clients(listeners: usize) -> Self {
+        let connections = connection_limit::of(PortKind::Flight) / listeners.max(1);
+        ServerLimits { port: PortKind::Flight, connections, streams: 4096, drain: Duration::from_secs(10) }
+    }
+
+    /// The limits of the listener for members.
+    pub fn for_peers() -> Self {
+        ServerLimits {
+            port: PortKind::Peer,
+            connections: connection_limit::of(PortKind::Peer),
+            ..ServerLimits::for_clients(1)
+        }
+    }
+}
+
 impl Default for ServerLimits {
     fn default() -> Self {
-        ServerLimits { connections: 10_000, streams: 4096, drain: Duration::from_secs(10) }
+        ServerLimits::for_clients(1)
     }
 }
 
@@ -110,23 +138,24 @@ pub async fn serve<S: Http2Service>(
     shutdown: CancellationToken,
     limits: ServerLimits,
 ) {
-    let http = settings::server(limits.streams);
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     let stages = DrainStages { shutdown, end_streams: CancellationToken::new(), close: CancellationToken::new() };
     // Connections are closed when this future is dropped, too.
     let _close_on_drop = stages.close.clone().drop_guard();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = stages.shutdown.cancelled() => break,
-            stream = accept(&listener) => stream,
+            accepted = accept(&listener) => accepted,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!(limit = limits.connections, "connection refused: too many are open");
+            log_refused(peer, limits.port.describe(), "too many connections are open");
             continue;
         };
-        connections.spawn(serve_connection(stream, http.clone(), service.clone(), stages.clone(), permit));
+        let others = limits.connections - permits.available_permits() - 1;
+        let http = settings::server(limits.streams, others);
+        connections.spawn(serve_connection(stream, peer, http, service.clone(), limits.port, stages.clone(), permit));
     }
     drop(listener);
     connections.close();
@@ -153,11 +182,11 @@ struct DrainStages {
 }
 
 /// The next connection; pauses after an error of the machine, not after one of a connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut failing = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             Err(e) if is_connection_error(&e) => continue,
             Err(e) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -176,9 +205,11 @@ fn is_connection_error(e: &io::Error) -> bool {
 
 /// Serves one connection to its end.
 async fn serve_connection<S: Http2Service>(
-    stream: TcpStream,
+    mut stream: TcpStream,
+    peer: SocketAddr,
     http: http2::Builder<TokioExecutor>,
     service: S,
+    port: PortKind,
     stages: DrainStages,
     _permit: OwnedSemaphorePermit,
 ) {
@@ -186,18 +217,19 @@ async fn serve_connection<S: Http2Service>(
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    tokio::select! {
+    let (protocol, first) = tokio::select! {
         () = stages.shutdown.cancelled() => return,
-        readable = tokio::time::timeout(FIRST_BYTES_TIMEOUT, stream.readable()) => {
-            if !matches!(readable, Ok(Ok(()))) {
-                return;
-            }
-        }
+        read = read_preface(&mut stream, PREFACE_TIMEOUT) => read,
+    };
+    if protocol != ClientProtocol::Http2 {
+        return refuse(stream, peer, port, protocol, first.is_empty()).await;
     }
     let end_streams = stages.end_streams.clone();
-    let service =
-        hyper::service::service_fn(move |request| respond_until(service.clone().oneshot(request), end_streams.clone()));
-    let (stream, socket) = lingering(stream);
+    let service = hyper::service::service_fn(move |request| {
+        let (service, end_streams) = (service.clone(), end_streams.clone());
+        respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
+    });
+    let (stream, socket) = lingering(stream, first);
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -214,6 +246,44 @@ async fn serve_connection<S: Http2Service>(
     match result {
         Ok(()) => drop(stages.close.run_until_cancelled(socket.close()).await),
         Err(e) => tracing::debug!(error = %e, "a connection ended in an error"),
+    }
+}
+
+/// The service's response to a gRPC request.
+async fn respond<S: Http2Service>(
+    service: S,
+    request: http::Request<Incoming>,
+    port: PortKind,
+) -> std::result::Result<http::Response<ReplyBody>, Infallible> {
+    match unless_grpc(&request, port) {
+        Some(refusal) => Ok(refusal),
+        None => service.oneshot(request).await,
+    }
+}
+
+/// Closes a connection that does not speak HTTP/2. A client of HTTP/1 gets the reason as its reply.
+async fn refuse(mut stream: TcpStream, peer: SocketAddr, port: PortKind, protocol: ClientProtocol, is_empty: bool) {
+    // A probe that only connects is no fault.
+    if protocol == ClientProtocol::Silent && is_empty {
+        tracing::debug!(%peer, "a connection ended without a request");
+        return;
+    }
+    log_refused(peer, port.describe(), protocol.describe());
+    if protocol == ClientProtocol::Http1 {
+        let text = format!("this port speaks gRPC over HTTP/2, not HTTP/1.1: {}\n", port.describe());
+        let reply = format!(
+            "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+            text.len()
+        );
+        let sending = async {
+            stream.write_all(reply.as_bytes()).await?;
+            stream.shutdown().await
+        };
+        if tokio::time::timeout(REFUSAL_TIMEOUT, sending).await.is_ok_and(|sent| sent.is_ok()) {
+            let (stream, socket) = lingering(stream, Vec::new());
+            drop(stream);
+            socket.close().await;
+        }
     }
 }
 
@@ -235,7 +305,12 @@ where
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
-        let reply = self.0.call(request.map(tonic::body::Body::new));
+        // tonic itself knows which errors of a body end a call.
+        let request = request.map(|body| body.map_err(|error| Status::from_error(Box::new(error))));
+        let reply = match decompressed(request, MAX_PEER_MESSAGE) {
+            Ok(request) => self.0.call(request.map(tonic::body::Body::new)),
+            Err(error) => return Box::pin(std::future::ready(Ok(grpc_error(error)))),
+        };
         Box::pin(async move { Ok(reply.await?.map(ReplyBody::Tonic)) })
     }
 }

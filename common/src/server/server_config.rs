@@ -78,7 +78,7 @@ impl ServerConfig {
 
     /// The limits of one Flight listener.
     pub fn limits(&self) -> ServerLimits {
-        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::default() }
+        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::for_clients(self.listen.len()) }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct BoundListener {
     pub name: String,
     /// Where clients reach it: `grpc+tcp://HOST:PORT`.
     pub uri: String,
+    /// Whether the configuration gives that address (`--advertise`); otherwise it is where the listener listens.
+    pub is_advertised: bool,
     /// The socket.
     pub socket: TcpListener,
 }
@@ -98,7 +100,8 @@ async fn bind_listeners(listeners: &[ListenerConfig], mut first: Option<TcpListe
     for listener in listeners {
         let socket = bind_unless(first.take(), &listener.addr).await?;
         let uri = format!("grpc+tcp://{}", listener.reachable_at(local_addr(&socket)?)?);
-        bound.push(BoundListener { name: listener.name.clone(), uri, socket });
+        let is_advertised = listener.advertise.is_some();
+        bound.push(BoundListener { name: listener.name.clone(), uri, is_advertised, socket });
     }
     Ok(bound)
 }

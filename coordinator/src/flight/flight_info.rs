@@ -10,7 +10,7 @@ use volley_common::TableName;
 use volley_common::wire::catalog::DescriptorKind;
 
 use crate::client_listener::Locations;
-use crate::planner::endpoints::{EndpointPlan, REUSE_CONNECTION};
+use crate::planner::endpoints::EndpointPlan;
 use crate::service::read::{ListedTable, ReadPlan};
 
 /// Encodes the reply to GetFlightInfo: the descriptor as it was received, and an endpoint for every stream. Leaves
@@ -43,9 +43,11 @@ struct EndpointEncoder<'a> {
     plan: &'a ReadPlan,
     /// The encoded locations of nodes, by URI index.
     node_locations: Vec<Vec<u8>>,
-    /// The encoded location of this coordinator, if it replaces those of the nodes.
-    own_location: Option<Vec<u8>>,
-    /// The encoded last location and expiry of every endpoint.
+    /// The encoded location of this coordinator.
+    own_location: Vec<u8>,
+    /// Whether it replaces those of the nodes in every endpoint, and not only in those without a node.
+    is_proxy: bool,
+    /// The encoded expiry of every endpoint.
     common_fields: Vec<u8>,
 }
 
@@ -53,18 +55,19 @@ impl<'a> EndpointEncoder<'a> {
     fn new(plan: &'a ReadPlan) -> Self {
         let location =
             |uri: &str| FlightEndpoint { location: vec![Location { uri: uri.into() }], ..Default::default() };
-        let last = FlightEndpoint { expiration_time: Some(timestamp(plan.expires_ms)), ..location(REUSE_CONNECTION) };
-        let is_proxy = plan.listener.locations != Locations::Direct;
+        let expiry = FlightEndpoint { expiration_time: Some(timestamp(plan.expires_ms)), ..Default::default() };
         EndpointEncoder {
             plan,
             node_locations: plan.version_plan.uris.iter().map(|uri| location(uri).encode_to_vec()).collect(),
-            own_location: is_proxy.then(|| location(&plan.listener.uri).encode_to_vec()),
-            common_fields: last.encode_to_vec(),
+            own_location: location(plan.listener.own_location()).encode_to_vec(),
+            is_proxy: plan.listener.locations != Locations::Direct,
+            common_fields: expiry.encode_to_vec(),
         }
     }
 
     fn estimated_len(&self) -> usize {
-        let location = self.node_locations.iter().chain(&self.own_location).map(Vec::len).max().unwrap_or(0);
+        let own_location = std::iter::once(&self.own_location);
+        let location = self.node_locations.iter().chain(own_location).map(Vec::len).max().unwrap_or(0);
         let endpoint = |endpoint: &EndpointPlan| {
             let other_fields = 64 + self.common_fields.len() + endpoint.location_count().max(1) * location;
             self.plan.signer.ticket_len(&endpoint.ticket_suffix) + other_fields
@@ -79,11 +82,10 @@ impl<'a> EndpointEncoder<'a> {
             app_metadata.clear();
             // Writing to a Vec cannot fail.
             let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
-            let nodes = || match self.own_location {
-                Some(_) => None,
-                None => Some(version_plan.locations(at, self.plan.rotation).map(|uri| &self.node_locations[uri])),
-            };
-            let locations = || self.own_location.iter().chain(nodes().into_iter().flatten());
+            let is_own = self.is_proxy || endpoint.location_count() == 0;
+            let nodes = || version_plan.locations(at, self.plan.rotation).map(|uri| &self.node_locations[uri]);
+            let own = || is_own.then_some(&self.own_location);
+            let locations = || own().into_iter().chain(nodes().filter(|_| !is_own));
             let ticket_len = self.plan.signer.ticket_len(&endpoint.ticket_suffix);
             let endpoint_len = field_len(field_len(ticket_len))
                 + locations().map(Vec::len).sum::<usize>()
@@ -158,6 +160,7 @@ pub fn timestamp(ms: u64) -> Timestamp {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use bytes::Bytes;
@@ -168,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::catalog::Catalog;
-    use crate::client_listener::ClientListener;
+    use crate::client_listener::{ClientListener, REUSE_CONNECTION};
     use crate::planner::endpoints::plan_endpoints;
 
     fn table(name: &str) -> Table {
@@ -207,7 +210,12 @@ mod tests {
             schema: Bytes::from_static(b"schema"),
             version_plan: Arc::new(version_plan),
             signer: TicketKey::new(b"key").signer(&wire::Ticket { version: 3, expires_ms: 1500, ..Default::default() }),
-            listener: ClientListener { name: "".into(), uri: "grpc+tcp://c:1".into(), locations: Locations::Direct },
+            listener: ClientListener {
+                name: "".into(),
+                uri: "grpc+tcp://c:1".into(),
+                is_advertised: true,
+                locations: Locations::Direct,
+            },
             rotation: 1,
             bytes: None,
             ordered: true,
@@ -225,8 +233,8 @@ mod tests {
         assert_eq!((info.total_records, info.total_bytes, info.ordered), (1_000_000_000, -1, true));
         assert_eq!(info.app_metadata, r#"{"table":"a/t","version":3}"#);
         let uris = |at: usize| info.endpoint[at].location.iter().map(|l| l.uri.as_str()).collect::<Vec<_>>();
-        assert_eq!(uris(0), ["grpc+tcp://n2:1", "grpc+tcp://n1:1", REUSE_CONNECTION]);
-        assert_eq!(uris(1), ["grpc+tcp://n1:1", "grpc+tcp://n2:1", REUSE_CONNECTION]);
+        assert_eq!(uris(0), ["grpc+tcp://n2:1", "grpc+tcp://n1:1"]);
+        assert_eq!(uris(1), ["grpc+tcp://n1:1", "grpc+tcp://n2:1"]);
         for (at, endpoint) in (0..).zip(&info.endpoint) {
             let ticket = TicketKey::new(b"key").verify(&endpoint.ticket.as_ref().unwrap().ticket, 0).unwrap();
             assert_eq!((ticket.version, ticket.parts.len(), ticket.parts[0].rows), (3, 1, at * 1_000_000_000));
@@ -235,23 +243,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn proxy_listener_gets_only_the_coordinators_address() {
+    /// The locations of all endpoints of a plan of two parts, changed by `change`.
+    fn uris_with(change: impl FnOnce(&mut ReadPlan)) -> Vec<Vec<String>> {
         let mut plan = read_plan(2);
-        plan.listener.locations = Locations::Proxy;
+        change(&mut plan);
         let bytes = encode(b"", &plan, 0);
         let info = FlightInfo::decode(&bytes[..]).unwrap();
         assert_eq!(info.encode_to_vec(), bytes, "the encoding of the structs");
-        for endpoint in info.endpoint {
-            let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
-            assert_eq!(uris, ["grpc+tcp://c:1", REUSE_CONNECTION]);
-        }
+        info.endpoint.into_iter().map(|endpoint| endpoint.location.into_iter().map(|l| l.uri).collect()).collect()
+    }
+
+    #[test]
+    fn proxy_listener_gets_only_the_coordinators_address() {
+        assert_eq!(uris_with(|plan| plan.listener.locations = Locations::Proxy), [["grpc+tcp://c:1"]; 2]);
+        let without_address = uris_with(|plan| {
+            plan.listener.locations = Locations::Proxy;
+            plan.listener.is_advertised = false;
+        });
+        assert_eq!(without_address, [[REUSE_CONNECTION]; 2]);
+    }
+
+    /// A client that dials each location must find one.
+    #[test]
+    fn endpoint_without_a_node_gets_the_coordinators_address() {
+        let nobody = uris_with(|plan| {
+            let table = Table { id: 1, ..table("t") };
+            plan.version_plan =
+                plan_endpoints(&Catalog::default(), &table, 3, 99, None, &BTreeSet::new(), "").unwrap().into();
+        });
+        assert_eq!(nobody, [["grpc+tcp://c:1"]]);
     }
 
     #[test]
     fn empty_table_has_one_endpoint() {
         let bytes = encode(b"", &read_plan(0), 0);
         let info = FlightInfo::decode(&bytes[..]).unwrap();
-        assert_eq!((info.endpoint.len(), info.endpoint[0].location.len(), info.total_records), (1, 3, 0));
+        assert_eq!((info.endpoint.len(), info.endpoint[0].location.len(), info.total_records), (1, 2, 0));
     }
 }

@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
-use volley_common::http2::{ProxyRequestBody, ReplyBody, grpc_error, grpc_message};
+use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message};
 use volley_common::listen::check_name;
 use volley_common::net::failover::is_unavailable;
 use volley_common::net::{ConnectionPool, Failover};
@@ -156,7 +156,7 @@ impl CoordinatorRouter {
 
     /// Plans a read, and replies with one message that is encoded without copies.
     async fn get_flight_info(&self, request: Request<Incoming>) -> Result<RouterReply> {
-        let (head, body) = request.into_parts();
+        let (head, body) = decompressed(request.map(CompleteBody), MAX_REQUEST)?.into_parts();
         let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
         let descriptor = FlightDescriptor::decode(message.clone())
             .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
@@ -178,7 +178,7 @@ impl CoordinatorRouter {
 
     /// Verifies the ticket, or plans one if it is a table's name, and forwards the call to a node that has the data.
     async fn do_get(&self, request: Request<Incoming>) -> Result<RouterReply> {
-        let (mut head, body) = request.into_parts();
+        let (mut head, body) = decompressed(request.map(CompleteBody), MAX_TICKET)?.into_parts();
         let message = grpc::read_message(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
         let ticket =
             Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
@@ -254,8 +254,6 @@ fn remove_option_headers(headers: &mut HeaderMap) {
         headers.remove(key);
     }
     headers.remove(http::header::CONTENT_LENGTH);
-    // The new message is not compressed, even if the old one was.
-    headers.remove("grpc-encoding");
 }
 
 #[cfg(test)]

@@ -87,6 +87,8 @@ pub struct CloseSessionResult {
 const INVALID_NAME: i32 = 1;
 const INVALID_VALUE: i32 = 2;
 const CLOSED: i32 = 1;
+/// A name and a value that no server accepts, by which Flight's integration tests check that errors are reported.
+const ALWAYS_INVALID: &str = "lol_invalid";
 
 /// All sessions of this member.
 #[derive(Default)]
@@ -154,13 +156,14 @@ fn set_option(
     name: &str,
     option: SessionOption,
 ) -> std::result::Result<(), i32> {
-    if name.is_empty() || name.len() > MAX_OPTION_BYTES {
+    if name.is_empty() || name.len() > MAX_OPTION_BYTES || name == ALWAYS_INVALID {
         return Err(INVALID_NAME);
     }
     if option.encoded_len() > MAX_OPTION_BYTES || (session.len() >= MAX_OPTIONS && !session.contains_key(name)) {
         return Err(INVALID_VALUE);
     }
     match option.value {
+        Some(SessionOptionValue::String(ref text)) if text == ALWAYS_INVALID => return Err(INVALID_VALUE),
         Some(_) => drop(session.insert(name.to_string(), option)),
         None => drop(session.remove(name)),
     }
@@ -202,6 +205,9 @@ mod tests {
         let error = |body: Vec<u8>, name: &str| sessions.set(None, &body).unwrap().0.errors[name].value;
         assert_eq!(error(request("", Some(SessionOptionValue::Bool(true))), ""), INVALID_NAME);
         assert_eq!(error(request("big", Some(SessionOptionValue::String("x".repeat(5000)))), "big"), INVALID_VALUE);
+        let invalid = SessionOptionValue::String(ALWAYS_INVALID.into());
+        assert_eq!(error(request("key_with_invalid_value", Some(invalid)), "key_with_invalid_value"), INVALID_VALUE);
+        assert_eq!(error(request(ALWAYS_INVALID, Some(SessionOptionValue::Bool(true))), ALWAYS_INVALID), INVALID_NAME);
         assert!(sessions.set(None, b"\xff\xff").is_err());
     }
 

@@ -11,9 +11,8 @@ use volley_common::{Error, NodeId, Result};
 use crate::catalog::{Catalog, PartRow};
 use crate::client_listener::node_address;
 
-/// The location that means the connection by which the FlightInfo arrived. It is the last location of every endpoint.
-pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
-/// Distinct location URIs of one FlightInfo, including [`REUSE_CONNECTION`]: with 21 or more, ADBC closes live connections.
+/// Distinct location URIs of one FlightInfo, including the coordinator's own, which endpoints without a node have: with 21
+/// or more, ADBC closes live connections.
 pub const MAX_URIS: usize = 20;
 /// Locations of an endpoint without parts, which any node can serve.
 const EMPTY_LOCATIONS: usize = 3;
@@ -21,7 +20,7 @@ const EMPTY_LOCATIONS: usize = 3;
 /// The endpoints for reading a version, valid while neither its parts nor the nodes change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VersionPlan {
-    /// Addresses of the nodes that serve endpoints, without [`REUSE_CONNECTION`].
+    /// Addresses of the nodes that serve endpoints.
     pub uris: Vec<String>,
     /// The streams, in row order.
     pub endpoints: Vec<EndpointPlan>,
@@ -56,7 +55,7 @@ struct RankedLocation {
 }
 
 impl EndpointPlan {
-    /// The number of locations, without [`REUSE_CONNECTION`].
+    /// The number of nodes among its locations.
     pub fn location_count(&self) -> usize {
         self.listed
     }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
-use volley_common::http2::{ReplyBody, grpc_error, grpc_frames};
+use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::options::{TableRequest, TicketRequest};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
@@ -49,7 +49,7 @@ pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming
 }
 
 async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
-    let (head, body) = request.into_parts();
+    let (head, body) = decompressed(request.map(CompleteBody), MAX_PEER_MESSAGE)?.into_parts();
     let ticket = read_ticket(body).await?;
     let ticket = verify_ticket(&context, &ticket, &head.headers).await?;
     TicketReader::new(context, ticket, head.headers.contains_key(HOP_HEADER))
@@ -59,7 +59,7 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read`]; the limit is 64 MiB.
-async fn read_ticket(body: Incoming) -> Result<Bytes> {
+async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>) -> Result<Bytes> {
     let message = grpc::read_message(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
     let ticket = arrow_flight::Ticket::decode(message)
         .map_err(|e| Error::invalid(format!("the request is not a Flight ticket: {e}")))?;

@@ -29,10 +29,10 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
-use volley_common::http2::{CompleteBody, ReplyBody, grpc_error, grpc_frames};
+use volley_common::Result;
+use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::ipc::flight_decoder::FlightDataStream;
 use volley_common::ipc::flight_encoder::encode_put_result;
-use volley_common::{Error, Result};
 
 use crate::context::PutContext;
 use ack_stream::{AckSender, AckStream};
@@ -41,24 +41,14 @@ use plan::PutPlan;
 
 /// Answers a DoPut.
 pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::Response<ReplyBody> {
+    let request = match decompressed(request.map(CompleteBody), context.config.max_message) {
+        Ok(request) => request,
+        Err(error) => return grpc_error(error),
+    };
     let (head, body) = request.into_parts();
-    if let Err(error) = check_encoding(&head.headers) {
-        return grpc_error(error);
-    }
-    let input = FlightDataStream::new(CompleteBody(body), context.config.max_message);
+    let input = FlightDataStream::new(body, context.config.max_message);
     let acks = put(context, MetadataMap::from_headers(head.headers), input);
     grpc_frames(acks.map(|ack| Ok(encode_put_result(&ack?.app_metadata))))
-}
-
-/// Refuses messages that gRPC compressed; Arrow's own compression is accepted.
-fn check_encoding(headers: &http::HeaderMap) -> Result<()> {
-    match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
-        None | Some(b"identity") => Ok(()),
-        Some(other) => Err(Error::unimplemented(format!(
-            "gRPC messages compressed by {} are not accepted: switch off the channel's compression (Arrow's own is accepted)",
-            String::from_utf8_lossy(other)
-        ))),
-    }
 }
 
 /// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the

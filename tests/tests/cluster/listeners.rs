@@ -58,10 +58,9 @@ fn locations(info: &FlightInfo) -> Vec<&str> {
     uris
 }
 
-/// The nodes' addresses and the connection's, as [`locations`] returns them.
+/// The nodes' addresses, as [`locations`] returns them.
 fn expected(nodes: impl Iterator<Item = String>) -> Vec<String> {
     let mut uris: Vec<String> = nodes.map(|address| format!("grpc+tcp://{address}")).collect();
-    uris.push(REUSE.into());
     uris.sort_unstable();
     uris
 }
@@ -93,7 +92,6 @@ async fn locations_are_those_of_the_clients_listener() {
     for (client, uris) in [(&inside, &internal), (&outside, &others)] {
         let begun = client.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
         let mut nodes: Vec<&str> = begun["nodes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
-        nodes.push(REUSE);
         nodes.sort_unstable();
         assert_eq!(&nodes, uris, "where a write goes");
     }
@@ -127,10 +125,15 @@ async fn listener_without_nodes_is_served_by_the_coordinator() {
     let address = external(&cluster.coordinators[0].address);
     let outside = Client::connect(&address).await.unwrap();
     rows::put(&outside, "t", &Options::default(), 0..ROWS).await.unwrap();
-    assert_eq!(locations(&info(&outside, None).await.unwrap()), [REUSE]);
+    let own = format!("grpc+tcp://{address}");
+    assert_eq!(locations(&info(&outside, None).await.unwrap()), [own.as_str()]);
+    for (way, uri) in [("proxy", REUSE), ("single", &own), ("direct", &own)] {
+        let asked = info(&outside, Some(way)).await.unwrap();
+        assert_eq!(locations(&asked), [uri], "{way}: no address is advertised for this listener");
+    }
     assert_eq!(read(&outside).await, Vec::from_iter(0..ROWS));
     let begun = outside.action("begin_write", &json!({ "table": "t", "mode": "append" })).await.unwrap();
-    assert_eq!(begun["nodes"], json!([format!("grpc+tcp://{address}")]), "it is forwarded in the same way");
+    assert_eq!(begun["nodes"], json!([own]), "it is forwarded in the same way");
 }
 
 #[tokio::test(flavor = "multi_thread")]

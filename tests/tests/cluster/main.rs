@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod admin;
+mod attacks;
 mod catalog_limits;
 mod compaction;
 mod coordinator_membership;
 mod crashes;
 mod disk;
 mod doctor;
+mod edge;
 mod formats;
 mod leader;
 mod listeners;

@@ -1,4 +1,4 @@
-//! A TCP stream that is closed only after the client has read what was sent.
+//! A TCP stream whose first bytes were read already, and that is closed only after the client has read what was sent.
 //!
 //! A server that closes a socket while the client still sends (an HTTP/2 client sends a WINDOW_UPDATE for what it reads)
 //! makes the kernel answer with a reset, and the reset discards what the client has not received yet: the end of a stream
@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -20,16 +21,19 @@ const LINGER_IDLE: Duration = Duration::from_secs(1);
 pub struct LingeringStream {
     /// `None` only during the drop.
     stream: Option<TcpStream>,
+    /// Read before, and not yet passed on.
+    first: Bytes,
     socket: Option<oneshot::Sender<TcpStream>>,
 }
 
 /// The socket of a connection that may still be in use.
 pub struct LingeringSocket(oneshot::Receiver<TcpStream>);
 
-/// Wraps a connection's socket.
-pub fn lingering(stream: TcpStream) -> (LingeringStream, LingeringSocket) {
+/// Wraps a connection's socket, of which `first` was read before.
+pub fn lingering(stream: TcpStream, first: Vec<u8>) -> (LingeringStream, LingeringSocket) {
     let (socket, dropped) = oneshot::channel();
-    (LingeringStream { stream: Some(stream), socket: Some(socket) }, LingeringSocket(dropped))
+    let stream = LingeringStream { stream: Some(stream), first: first.into(), socket: Some(socket) };
+    (stream, LingeringSocket(dropped))
 }
 
 impl LingeringSocket {
@@ -57,7 +61,12 @@ impl LingeringStream {
 }
 
 impl AsyncRead for LingeringStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         self.stream()?.poll_read(cx, buffer)
     }
 }

@@ -251,8 +251,9 @@ async fn malformed_input_is_refused_and_rolled_back() {
     let good = framed(messages("t", vec![batch(0, 10)]).await);
     let with = |end: &[u8]| [&good[..], end].concat();
     for (what, encoding, body, code) in [
-        ("a codec", "gzip", good.clone(), Code::Unimplemented),
+        ("a codec", "deflate", good.clone(), Code::Unimplemented),
         ("a compressed message", "identity", with(&[1, 0, 0, 0, 0]), Code::Unimplemented),
+        ("a message that is no gzip", "gzip", with(&[1, 0, 0, 0, 1, 7]), Code::InvalidArgument),
         ("a message cut short", "identity", good[..good.len() - 1].to_vec(), Code::InvalidArgument),
         ("noise", "identity", with(&[0, 0, 0, 0, 2, 0x12, 0x05]), Code::InvalidArgument),
         ("a large message", "identity", with(&[0, 0xff, 0, 0, 0]), Code::ResourceExhausted),

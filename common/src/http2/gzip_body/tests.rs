@@ -1,0 +1,71 @@
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::stream;
+use http_body_util::{BodyExt, StreamBody};
+
+use super::*;
+use crate::Code;
+
+const MAX: usize = 1 << 20;
+
+fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+    [&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+fn gzip(message: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(message).unwrap();
+    framed(1, &encoder.finish().unwrap())
+}
+
+/// What the reader gets of a body that arrives in pieces of `step` bytes.
+async fn read(encoding: Option<&'static str>, body: &[u8], step: usize) -> Result<Vec<u8>> {
+    let pieces: Vec<Result<_, Status>> =
+        body.chunks(step).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    let mut request = Request::new(StreamBody::new(stream::iter(pieces)));
+    if let Some(encoding) = encoding {
+        request.headers_mut().insert(ENCODING, encoding.parse().unwrap());
+    }
+    let request = decompressed(request, MAX)?;
+    assert!(request.headers().is_empty(), "what follows does not know of the compression");
+    Ok(request.into_body().collect().await?.to_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn messages_are_decompressed_whatever_their_pieces() {
+    let large: Vec<u8> = (0..MAX as u32 / 4).flat_map(u32::to_le_bytes).collect();
+    let sent = [gzip(b"first"), framed(0, b"plain"), gzip(b""), gzip(&large), framed(0, b"")].concat();
+    let expected =
+        [framed(0, b"first"), framed(0, b"plain"), framed(0, b""), framed(0, &large), framed(0, b"")].concat();
+    for step in [1, 7, 4096, sent.len()] {
+        assert_eq!(read(Some("gzip"), &sent, step).await.unwrap(), expected, "{step}");
+    }
+    assert_eq!(read(None, &sent, 99).await.unwrap(), sent, "without the header nothing is decompressed");
+    assert_eq!(read(Some("identity"), &sent, 99).await.unwrap(), sent);
+    assert_eq!(ALL_COMPRESSED.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn message_over_the_limit_ends_the_stream() {
+    let bomb = gzip(&vec![0; 64 << 20]);
+    assert!(bomb.len() < MAX);
+    let error = read(Some("gzip"), &bomb, 4096).await.unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    let mut long = framed(1, b"");
+    long[1..].copy_from_slice(&u32::MAX.to_be_bytes());
+    assert_eq!(read(Some("gzip"), &long, 9).await.unwrap_err().code, Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn broken_compression_is_invalid() {
+    let good = gzip(&[7; 100_000]);
+    let mut corrupt = good.clone();
+    *corrupt.last_mut().unwrap() ^= 1;
+    for bad in [framed(1, b"no gzip"), framed(1, b""), corrupt, good[..good.len() - 1].to_vec(), good[..3].to_vec()] {
+        let error = read(Some("gzip"), &bad, 4096).await.unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    }
+    assert_eq!(read(Some("deflate"), &good, 9).await.unwrap_err().code, Code::Unimplemented);
+}

@@ -1,0 +1,138 @@
+//! Clients that take what they can: memory and connections stay bounded, and others are served meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use arrow_flight::FlightDescriptor;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+use volley_common::client::Client;
+use volley_common::options::{LISTENER_HEADER, Options};
+use volley_tests::loopback::HTTP_OFFSET;
+use volley_tests::process::ServerProcess;
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
+
+async fn small() -> TestCluster {
+    TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 1, ..ClusterOptions::default() }).await
+}
+
+/// Anonymous memory of a process, MiB: pages of mapped files can be dropped at any time.
+fn anonymous_mib(process: &ServerProcess) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// Opens `count` DoGets of the whole table on three connections and reads nothing but the start of each. The client's own
+/// windows are small.
+async fn unread_gets(member: &ServerProcess, count: usize) -> Vec<tonic::Streaming<arrow_flight::FlightData>> {
+    let mut request = tonic::Request::new(FlightDescriptor::new_path(vec!["t".into()]));
+    request.metadata_mut().insert(LISTENER_HEADER, "single".parse().unwrap());
+    let info = member.client().await.flight().get_flight_info(request).await.unwrap().into_inner();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", member.address)).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(1 << 30);
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let client = FlightServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(1 << 30);
+        let opened = join_all((0..count / 3).map(|_| {
+            let (mut client, ticket) = (client.clone(), ticket.clone());
+            async move { client.do_get(ticket).await.unwrap().into_inner() }
+        }));
+        streams.extend(opened.await);
+    }
+    streams
+}
+
+/// Waits until the memory no longer grows; returns it.
+async fn settled_mib(process: &ServerProcess) -> u64 {
+    let mut last = 0;
+    wait_for(Duration::from_secs(60), "the memory to settle", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = anonymous_mib(process);
+        (now <= std::mem::replace(&mut last, now)).then_some(now)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_streams_take_bounded_memory() {
+    let mut cluster = small().await;
+    // More than the windows of one stream.
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..1_500_000).await.unwrap();
+    for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
+        let before = anonymous_mib(member);
+        let mut streams = Vec::new();
+        for (count, limit) in [(1_500, 256), (8_400, 512)] {
+            streams.extend(unread_gets(member, count).await);
+            let grown = settled_mib(member).await.saturating_sub(before);
+            println!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
+            assert!(grown < limit, "{}: {grown} MiB for {} unread streams", member.name, streams.len());
+        }
+        let start = Instant::now();
+        assert_eq!(rows::get(&member.client().await, "t").await.unwrap().len(), 1_500_000, "others are served");
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_requests_neither_block_flight_nor_stay() {
+    let mut cluster = small().await;
+    for member in [0, 1] {
+        let process = cluster.members().nth(member).unwrap();
+        process.kill();
+        process.run_under(vec!["prlimit".into(), "--nofile=512:512".into()]);
+        process.restart().await;
+    }
+    cluster.settle().await;
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..10).await.unwrap();
+    for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
+        let (host, port) = member.address.rsplit_once(':').unwrap();
+        let http = format!("{host}:{}", port.parse::<u16>().unwrap() + HTTP_OFFSET);
+        let mut held = Vec::new();
+        // More than the process may open; those over the limits are closed at once.
+        for (address, bytes) in [(&http, &b"GET /livez HTTP/1.1\r\nx: "[..]), (&member.address, b"PRI * HTTP/2.0\r\n")]
+        {
+            for _ in 0..300 {
+                let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+                let _ = stream.write_all(bytes).await;
+                held.push(stream);
+            }
+        }
+        // Half prefaces on the Flight port are dropped after 10 s; the HTTP port never takes the Flight port's share.
+        let served = async || rows::get(&Client::connect(&member.address).await.ok()?, "t").await.ok();
+        let served = wait_for(Duration::from_secs(15), "Flight is served", served).await;
+        assert_eq!(served.len(), 10, "{}", member.name);
+        let alive = async || member.http("/livez").await.filter(|(status, _)| *status == 200);
+        wait_for(Duration::from_secs(25), "HTTP is served again", alive).await;
+        drop(held);
+    }
+}
+
+/// Whatever is nested in what a client sends, the process survives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_nesting_is_refused() {
+    let mut cluster = small().await;
+    let client = cluster.client().await;
+    let deep = format!("{{\"table\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let actions = client.flight().list_actions(arrow_flight::Empty {}).await.unwrap().into_inner();
+    let actions: Vec<_> = actions.map(|action| action.unwrap().r#type).collect().await;
+    for action in actions.into_iter().filter(|name| name != "healthcheck" && !name.contains("Session")) {
+        let request = arrow_flight::Action::new(action.clone(), deep.clone());
+        let refused = async { client.flight().do_action(request).await?.into_inner().next().await.transpose() };
+        assert!(refused.await.is_err(), "{action}");
+    }
+    for command in [deep.clone(), deep.replace('[', "{\"a\":").replace(']', "}")] {
+        let descriptor = FlightDescriptor::new_cmd(command.clone());
+        assert!(client.flight().get_flight_info(descriptor).await.is_err());
+        for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
+            let ticket = arrow_flight::Ticket::new(command.clone());
+            assert!(member.client().await.flight().do_get(ticket).await.is_err(), "{}", member.name);
+        }
+    }
+    assert!(cluster.members().all(ServerProcess::is_running));
+}
