@@ -7,6 +7,7 @@ use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
 use crate::formats::Format;
+use crate::formats::text::ColumnType;
 
 /// Arrow tables in a cluster: put with one call, fetched in parallel.
 #[derive(Debug, Parser)]
@@ -161,7 +162,7 @@ pub struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {
-    /// Files; all of them are one write.
+    /// Files; all of them are one write. - is the standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table: components joined by /.
@@ -188,9 +189,24 @@ pub struct PutArgs {
     /// The files' format, if their extensions do not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Rows of CSV and JSON from which column types are inferred.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub infer_rows: u32,
+    /// The type of a column of CSV or JSON: int64, float64, utf8, bool, date32, decimal(P, S), timestamp(us),
+    /// timestamp(us, ZONE), or a type as `volley info` shows it. Repeatable.
+    #[arg(long = "type", value_name = "COLUMN=TYPE")]
+    pub types: Vec<ColumnType>,
+    /// The columns of CSV and JSON: a .json file with "fields" as of create_table or "columns" as of `volley info --json`,
+    /// or a Parquet or Arrow file. Without it types are inferred from all rows; an append uses the table's.
+    #[arg(long, value_name = "FILE")]
+    pub schema: Option<PathBuf>,
+    /// Every column of CSV and JSON is text.
+    #[arg(long, conflicts_with = "infer_rows")]
+    pub all_text: bool,
+    /// A cell of CSV that is null, as it is written: '""' is a quoted empty cell. Repeatable [default: an empty cell that
+    /// is not quoted].
+    #[arg(long = "null", value_name = "CELL", allow_hyphen_values = true)]
+    pub nulls: Vec<String>,
+    /// Infer types from the first N rows of each file only. The put fails at a later row that does not fit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub infer_rows: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -301,6 +317,8 @@ mod tests {
         assert!(error("volley put a.csv").contains("--table"));
         assert!(error("volley put a.csv --table a//b").contains("empty component"));
         assert!(error("volley put a.csv --table t --mode upsert").contains("--mode"));
+        assert!(error("volley put a.csv --table t --type zip").contains("COLUMN=TYPE"));
+        assert!(error("volley put a.csv --table t --type zip=zip").contains("\"zip\" is no type"));
         assert!(error("volley get").contains("<NAME>"));
         assert!(error("volley dev --coordinators 2").contains("1, 3 or 5"));
         assert!(error("volley dev --nodes 0").contains("--nodes"));

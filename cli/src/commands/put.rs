@@ -1,46 +1,62 @@
 //! `volley put`: writes files to a table as one write, so as one version.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
-use indicatif::ProgressBar;
 use volley_common::client::{Client, PutOutcome};
-use volley_common::ipc::schema::check_appendable;
+use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
-use volley_common::{Error, Result};
+use volley_common::{Code, Error, Result};
 
-use crate::args::PutArgs;
-use crate::formats::{self, Format};
-use crate::threads::{self, Emit};
-use crate::{output, progress};
+use crate::args::{ModeArg, PutArgs};
+use crate::{output, progress, threads};
+use inputs::{InputFiles, KnownTypes, TypeRules};
 
-/// The files of a put, after checking that they exist and that their schemas match.
-struct InputFiles {
-    files: Vec<(PathBuf, Format)>,
-    schema: SchemaRef,
-    bytes: u64,
-}
+mod inputs;
 
 /// Puts the files into the table.
 pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
-    let (paths, format, infer_rows) = (put.files.clone(), put.format, put.infer_rows as usize);
-    // The files first: their errors do not depend on the cluster.
-    let files = tokio::task::spawn_blocking(move || InputFiles::check(&paths, format, infer_rows))
-        .await
-        .map_err(|_| Error::internal("the thread that checks the files panicked"))??;
+    // The files first: these errors do not depend on the cluster.
+    let (paths, format, mut rules) = (put.files.clone(), put.format, TypeRules::of(put)?);
+    let mut files = on_thread(move || InputFiles::open(&paths, format)).await?;
+    files.check_options(put)?;
     let client = connect().await?;
-    let bar = progress::bytes(&put.table.to_string(), files.bytes);
+    if files.have_text() && matches!(rules.known, KnownTypes::None) {
+        rules.known = known_types(put, &client).await?;
+    }
+    files = on_thread(move || files.with_types(rules)).await?;
+    let types = files.inferred_types();
+    let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
-    let schema = files.schema.clone();
+    let schema = files.schema();
     let reader = bar.clone();
     let batches = threads::read(move |emit| files.read(&reader, emit));
     let outcome = client.put(&put.table, &options(put), schema, batches).await;
     bar.finish_and_clear();
-    report(&outcome?, started.elapsed().as_secs_f64(), json)
+    let outcome = outcome?;
+    if let Some(types) = types {
+        eprintln!("{types}");
+    }
+    report(&outcome, started.elapsed().as_secs_f64(), json)
+}
+
+/// Runs a blocking function. Its thread may wait for a pipe, so the process does not wait for it at its end.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (send, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || send.send(work()));
+    result.await.unwrap_or_else(|_| Err(Error::internal("the thread that reads the files panicked")))
+}
+
+/// The types of the table's columns, if it exists and they matter.
+async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
+    if matches!(put.mode, ModeArg::Create) {
+        return Ok(KnownTypes::None);
+    }
+    match client.info(&put.table, &Options::default()).await {
+        Ok(info) if matches!(put.mode, ModeArg::Append) => Ok(KnownTypes::AppendedTable(parse_schema(&info.schema)?)),
+        Ok(info) => Ok(KnownTypes::ReplacedTable(parse_schema(&info.schema)?)),
+        Err(e) if e.code == Code::NotFound && matches!(put.mode, ModeArg::Replace) => Ok(KnownTypes::None),
+        Err(e) => Err(e),
+    }
 }
 
 fn report(outcome: &PutOutcome, seconds: f64, json: bool) -> Result<()> {
@@ -68,93 +84,4 @@ fn options(put: &PutArgs) -> Options {
         write_id: put.write_id.clone(),
         ..Options::default()
     }
-}
-
-impl InputFiles {
-    /// Infers or reads the schema of every file and compares them.
-    fn check(paths: &[PathBuf], format: Option<Format>, infer_rows: usize) -> Result<InputFiles> {
-        let mut files = Vec::with_capacity(paths.len());
-        let mut bytes = 0;
-        let mut first: Option<(&Path, SchemaRef)> = None;
-        for path in paths {
-            let format = match format {
-                Some(format) => format,
-                None => Format::of(path)?,
-            };
-            let schema = formats::schema(path, format, infer_rows)?;
-            bytes += std::fs::metadata(path).map_err(|e| formats::io_error(path, &e))?.len();
-            match &first {
-                None => first = Some((path, schema)),
-                Some((first, expected)) => check_schema(format, expected, &schema)
-                    .map_err(|e| e.at(format!("{} does not match {}", path.display(), first.display())))?,
-            }
-            files.push((path.clone(), format));
-        }
-        let (_, schema) = first.ok_or_else(|| Error::invalid("no files are given"))?;
-        Ok(InputFiles { files, schema, bytes })
-    }
-
-    /// Emits every batch of every file, in order.
-    fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
-        for (path, format) in &self.files {
-            for batch in formats::open(path, *format, self.schema.clone(), bar.clone())? {
-                let batch = batch.map_err(|e| read_error(path, *format, e))?;
-                emit(with_schema(batch, &self.schema).map_err(|e| formats::file_error(path, e))?)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// An error of reading rows; for text formats with a note about the types.
-fn read_error(path: &Path, format: Format, error: ArrowError) -> Error {
-    let mut error = formats::file_error(path, error);
-    if matches!(format, Format::Csv | Format::Tsv | Format::Jsonl) {
-        error.message +=
-            " (types are inferred from the first rows of the first file: use --infer-rows for more of them)";
-    }
-    error
-}
-
-/// Checks a file's schema against the first file's. Text is parsed with the first file's types, so only the column names
-/// must agree.
-fn check_schema(format: Format, expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
-    match format {
-        Format::Csv | Format::Tsv => check_same_names(expected, schema),
-        Format::Jsonl => check_known_names(expected, schema),
-        _ => check_appendable(expected, schema),
-    }
-}
-
-fn check_same_names(expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
-    for (index, field) in expected.fields().iter().enumerate() {
-        match schema.fields().get(index) {
-            Some(other) if other.name() == field.name() => {}
-            Some(other) => {
-                let (other, field) = (other.name(), field.name());
-                return Err(Error::invalid(format!("column {} is {other:?} instead of {field:?}", index + 1)));
-            }
-            None => return Err(Error::invalid(format!("the column {:?} is missing", field.name()))),
-        }
-    }
-    match schema.fields().get(expected.fields().len()) {
-        Some(extra) => Err(Error::invalid(format!("the column {:?} is not in the first file", extra.name()))),
-        None => Ok(()),
-    }
-}
-
-fn check_known_names(expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
-    match schema.fields().iter().find(|field| expected.field_with_name(field.name()).is_err()) {
-        Some(extra) => Err(Error::invalid(format!("the key {:?} is not in the first file", extra.name()))),
-        None => Ok(()),
-    }
-}
-
-/// The same rows under the first file's schema, whose metadata may differ.
-fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if Arc::ptr_eq(&batch.schema(), schema) {
-        return Ok(batch);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
 }

@@ -3,26 +3,29 @@
 //! | extension | format | notes |
 //! |---|---|---|
 //! | `.parquet`, `.pq` | Parquet | Arrow types are restored from the file's own Arrow schema |
-//! | `.csv`, `.tsv` | text with a header line | types inferred; an empty field is null; no nested types |
+//! | `.csv`, `.tsv` | text with a header line | types inferred from all rows; an empty field is null; no nested types |
 //! | `.arrow`, `.feather`, `.ipc` | Arrow IPC | reads files and streams; writes files |
 //! | `.arrows` | Arrow IPC stream | |
-//! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line | types inferred; nested types; nulls are written |
+//! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line, or an array of objects | types inferred from all rows; nested types; nulls are written |
 
-use std::fs::File;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use volley_common::{Error, Result};
 
+use text::TextOptions;
+
+mod input;
 mod ipc;
 mod parquet;
-mod text;
+pub mod text;
 mod write;
 
+pub use input::InputFile;
 pub use write::create;
 
 /// Rows of a batch that a reader of a row format returns.
@@ -46,6 +49,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether it is text, which has no types.
+    pub fn is_text(self) -> bool {
+        matches!(self, Format::Csv | Format::Tsv | Format::Jsonl)
+    }
+
     /// The format that the path's extension names.
     ///
     /// # Errors
@@ -70,46 +78,35 @@ impl Format {
 /// The batches of a file.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
-/// The schema of a file. For CSV and JSON it is inferred from the first `infer_rows` rows.
+/// The schema of a file that has one: Parquet and Arrow. That of text is inferred: see [`text::infer`].
 ///
 /// # Errors
 /// NOT_FOUND: no such file. INVALID_ARGUMENT: not a file of the format. All name the file.
-pub fn schema(path: &Path, format: Format, infer_rows: usize) -> Result<SchemaRef> {
-    let file = open_file(path)?;
-    match format {
+pub fn schema(input: &InputFile) -> Result<SchemaRef> {
+    let file = input.open()?;
+    match input.format {
         Format::Parquet => parquet::schema(file),
-        Format::Csv => text::csv_schema(file, b',', infer_rows),
-        Format::Tsv => text::csv_schema(file, b'\t', infer_rows),
         Format::Arrow | Format::Arrows => ipc::schema(file),
-        Format::Jsonl => text::json_schema(file, infer_rows),
+        Format::Csv | Format::Tsv | Format::Jsonl => return Err(Error::internal("text has no schema")),
     }
-    .map_err(|e| file_error(path, e))
+    .map_err(|e| file_error(&input.path, e))
 }
 
-/// Opens a file and returns its batches, which have the given schema (CSV and JSON are parsed by it). Advances the bar by
-/// the file's bytes.
+/// Opens a file and returns its batches, which have the given schema if the file is text. Advances the bar by the file's
+/// bytes.
 ///
 /// # Errors
 /// As [`schema`].
-pub fn open(path: &Path, format: Format, schema: SchemaRef, bar: ProgressBar) -> Result<Batches> {
-    let file = open_file(path)?;
-    match format {
+pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ProgressBar) -> Result<Batches> {
+    if input.format.is_text() {
+        return text::open(input, schema, options, bar);
+    }
+    let file = input.open()?;
+    match input.format {
         Format::Parquet => parquet::open(file, bar),
-        Format::Csv => text::csv_open(file, b',', schema, bar),
-        Format::Tsv => text::csv_open(file, b'\t', schema, bar),
-        Format::Arrow | Format::Arrows => ipc::open(file, bar),
-        Format::Jsonl => text::json_open(file, schema, bar),
+        _ => ipc::open(file, bar),
     }
-    .map_err(|e| file_error(path, e))
-}
-
-fn open_file(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|e| io_error(path, &e))?;
-    let meta = file.metadata().map_err(|e| io_error(path, &e))?;
-    if meta.is_dir() {
-        return Err(Error::invalid(format!("{} is a folder: name its files", path.display())));
-    }
-    Ok(file)
+    .map_err(|e| file_error(&input.path, e))
 }
 
 /// An error of the operating system about a file.
@@ -138,19 +135,6 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
         other => other.to_string(),
     };
     Error::invalid(format!("{}: {text}", path.display()))
-}
-
-/// Makes columns text for which inference saw only nulls: any later value can be read as text.
-fn no_null_columns(schema: &Schema) -> Schema {
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| match field.data_type() {
-            DataType::Null => field.as_ref().clone().with_data_type(DataType::Utf8),
-            _ => field.as_ref().clone(),
-        })
-        .collect();
-    Schema::new(fields)
 }
 
 #[cfg(test)]

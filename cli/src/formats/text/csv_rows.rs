@@ -1,0 +1,272 @@
+//! The rows of delimited text (RFC 4180), with the line of each cell and whether it was quoted.
+
+use std::io::{BufRead, Read};
+
+use arrow::error::ArrowError;
+
+use super::{MAX_ROW_BYTES, cut};
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Where a cell is in its record.
+#[derive(Clone, Copy, Debug)]
+struct CellSpan {
+    start: usize,
+    end: usize,
+    quoted: bool,
+    line: u64,
+}
+
+/// One cell.
+#[derive(Clone, Copy, Debug)]
+pub struct CsvCell<'a> {
+    /// The text, without quotes.
+    pub text: &'a str,
+    /// Whether it was quoted.
+    pub quoted: bool,
+    /// Its first line in the file, from 1.
+    pub line: u64,
+}
+
+/// Reads records one at a time, into one buffer.
+pub struct CsvRows<R> {
+    input: R,
+    delimiter: u8,
+    /// The bytes of a record while it is read.
+    bytes: Vec<u8>,
+    record: String,
+    cells: Vec<CellSpan>,
+    /// Lines read.
+    lines: u64,
+    header: Vec<String>,
+}
+
+fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
+    ArrowError::CsvError(format!("line {line}: {text}"))
+}
+
+impl<R: BufRead> CsvRows<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// An empty file, a column without a name, or two of one name.
+    pub fn new(input: R, delimiter: u8) -> Result<Self, ArrowError> {
+        let (bytes, record, cells, header) = Default::default();
+        let mut rows = CsvRows { input, delimiter, bytes, record, cells, lines: 0, header };
+        if !rows.read()? {
+            let text = "the file is empty: its first line must name the columns";
+            return Err(ArrowError::CsvError(text.into()));
+        }
+        let header: Vec<String> = (0..rows.cells.len()).map(|index| rows.cell(index).text.to_string()).collect();
+        let line = rows.cells[0].line;
+        let mut seen = std::collections::HashMap::new();
+        for (index, name) in header.iter().enumerate() {
+            if name.is_empty() {
+                return Err(error(line, format!("column {} has no name: name it in the first line", index + 1)));
+            }
+            if let Some(first) = seen.insert(name, index) {
+                let (first, second) = (first + 1, index + 1);
+                let text = format!("the columns {first} and {second} are both named {:?}: rename one", cut(name));
+                return Err(error(line, text));
+            }
+        }
+        rows.header = header;
+        Ok(rows)
+    }
+
+    /// The names of the columns.
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// The bytes of the current row.
+    pub fn row_bytes(&self) -> usize {
+        self.record.len()
+    }
+
+    /// A cell of the current row.
+    pub fn cell(&self, index: usize) -> CsvCell<'_> {
+        let CellSpan { start, end, quoted, line } = self.cells[index];
+        CsvCell { text: &self.record[start..end], quoted, line }
+    }
+
+    /// Goes to the next row; `false` at the end. It has as many cells as the header.
+    pub fn next_row(&mut self) -> Result<bool, ArrowError> {
+        if !self.read()? {
+            return Ok(false);
+        }
+        let (cells, columns) = (self.cells.len(), self.header.len());
+        if cells != columns {
+            let (line, text) = (self.cells[0].line, cut(&self.record));
+            return Err(error(line, format!("{cells} cells instead of {columns}: {text:?}")));
+        }
+        Ok(true)
+    }
+
+    /// Appends a line to the record; `false` at the end of the file.
+    fn read_line(&mut self) -> Result<bool, ArrowError> {
+        let room = MAX_ROW_BYTES.saturating_sub(self.bytes.len()) as u64;
+        let read = (&mut self.input).take(room).read_until(b'\n', &mut self.bytes)?;
+        if read as u64 == room && self.bytes.last() != Some(&b'\n') {
+            let text = format!("a row of more than {} MiB: is a quote not closed?", MAX_ROW_BYTES >> 20);
+            return Err(error(self.lines + 1, text));
+        }
+        if self.lines == 0 {
+            if self.bytes.starts_with(BOM) {
+                self.bytes.drain(..BOM.len());
+            }
+            if self.bytes.starts_with(b"\xff\xfe") || self.bytes.starts_with(b"\xfe\xff") {
+                return Err(ArrowError::CsvError("the text is UTF-16: convert it to UTF-8".into()));
+            }
+        }
+        self.lines += u64::from(read > 0);
+        Ok(read > 0)
+    }
+
+    /// Reads a record. An empty line is one only where there is one column.
+    fn read(&mut self) -> Result<bool, ArrowError> {
+        self.bytes = std::mem::take(&mut self.record).into_bytes();
+        loop {
+            self.bytes.clear();
+            if !self.read_line()? || (self.bytes.is_empty() && !self.read_line()?) {
+                return Ok(false);
+            }
+            if self.header.len() == 1 || !matches!(&self.bytes[..], b"\n" | b"\r\n") {
+                break;
+            }
+        }
+        let first = self.lines;
+        self.cells.clear();
+        let mut at = 0;
+        while let Some(next) = self.read_cell(at)? {
+            at = next;
+        }
+        if self.bytes.contains(&0) {
+            return Err(error(first, "it has a NUL byte: is it text in UTF-8?"));
+        }
+        self.record = String::from_utf8(std::mem::take(&mut self.bytes)).map_err(|e| {
+            let valid = e.utf8_error().valid_up_to();
+            let cell = self.cells.iter().take_while(|cell| cell.start <= valid).count().max(1);
+            let line = self.cells.get(cell - 1).map_or(first, |cell| cell.line);
+            let column = self.header.get(cell - 1).map_or(format!("column {cell}"), |name| format!("column {name:?}"));
+            error(line, format!("{column}: it is not UTF-8"))
+        })?;
+        Ok(true)
+    }
+
+    /// Reads the cell that begins at `start`; returns where the next one begins, if the record has more.
+    fn read_cell(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
+        if self.bytes.get(start) == Some(&b'"') {
+            return self.read_quoted(start);
+        }
+        let line = self.lines;
+        let mut end = self.bytes.len();
+        let rest = &self.bytes[start..];
+        let special = rest.iter().position(|b| *b == self.delimiter || matches!(b, b'\n' | b'\r'));
+        let mut next = None;
+        if let Some(length) = special {
+            end = start + length;
+            next = self.after(end, line)?;
+        }
+        self.cells.push(CellSpan { start, end, quoted: false, line });
+        Ok(next)
+    }
+
+    /// What follows a cell: the start of the next one, or the end of the record.
+    fn after(&self, end: usize, line: u64) -> Result<Option<usize>, ArrowError> {
+        match &self.bytes[end..] {
+            b"" | b"\n" | b"\r\n" | b"\r" => Ok(None),
+            [byte, ..] if *byte == self.delimiter => Ok(Some(end + 1)),
+            [b'\r', ..] => Err(error(
+                line,
+                "a carriage return without a line feed: lines end with LF or CR LF, and a cell with a CR is quoted",
+            )),
+            rest => {
+                let rest = cut(&String::from_utf8_lossy(&rest[..rest.len().min(200)]));
+                Err(error(line, format!("text after a closing quote: {rest:?}; a quote in a quoted cell is doubled")))
+            }
+        }
+    }
+
+    /// Reads a cell that begins with a quote, over as many lines as it has, and replaces `""` by `"` in place.
+    fn read_quoted(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
+        let line = self.lines;
+        let (mut end, mut at) = (start + 1, start + 1);
+        loop {
+            match self.bytes[at..].iter().position(|b| *b == b'"') {
+                Some(length) => {
+                    self.bytes.copy_within(at..at + length, end);
+                    (end, at) = (end + length, at + length + 1);
+                    if self.bytes.get(at) != Some(&b'"') {
+                        break;
+                    }
+                    self.bytes[end] = b'"';
+                    (end, at) = (end + 1, at + 1);
+                }
+                None => {
+                    let length = self.bytes.len() - at;
+                    self.bytes.copy_within(at.., end);
+                    (end, at) = (end + length, at + length);
+                    if !self.read_line()? {
+                        let text = cut(&String::from_utf8_lossy(&self.bytes[start..end.min(start + 200)]));
+                        return Err(error(line, format!("a quote is not closed: {text:?}")));
+                    }
+                }
+            }
+        }
+        self.cells.push(CellSpan { start: start + 1, end, quoted: true, line });
+        let next = self.after(at, self.lines)?;
+        // What lies between the cell and the next one may be half of a character.
+        let gap = next.map_or(at, |next| next - 1);
+        self.bytes[end..gap].fill(b' ');
+        Ok(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &[u8]) -> Result<Vec<Vec<String>>, String> {
+        let mut rows = CsvRows::new(text, b',').map_err(|e| e.to_string())?;
+        let mut all = Vec::new();
+        while rows.next_row().map_err(|e| e.to_string())? {
+            let cell = |index| {
+                let CsvCell { text, quoted, line } = rows.cell(index);
+                format!("{line}{}{text}", if quoted { "q" } else { ":" })
+            };
+            all.push((0..rows.header().len()).map(cell).collect());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn cells_keep_quotes_and_line_breaks() {
+        let text = b"\xef\xbb\xbfa,b\r\n1,\"x\"\"y\r\nz\"\"\"\r\n\n\"\",\n5\" disk,\"\xc3\xa9,\"\"\xc3\xa9\"";
+        let expected = [["2:1", "2qx\"y\r\nz\""], ["5q", "5:"], ["6:5\" disk", "6qé,\"é"]];
+        assert_eq!(rows(text).unwrap(), expected);
+        assert_eq!(rows(b"a\n1\n\n2").unwrap(), [["2:1"], ["3:"], ["4:2"]]);
+    }
+
+    #[test]
+    fn invalid_rows_are_named_by_their_line() {
+        let cases: [(&[u8], &str); 12] = [
+            (b"a,b\n\"x\ny\",2\n3\n", "line 4: 1 cells instead of 2: \"3"),
+            (b"a,b\n1,2,3\n", "line 2: 3 cells"),
+            (b"a,b\n1,2\n3,\"x\n\n", "line 3: a quote is not closed: \"\\\"x"),
+            (b"a,b\n1,\"x\"y\n", "line 2: text after a closing quote: \"y"),
+            (b"a,b\n1,2\n3,\xff\n", "line 3: column \"b\": it is not UTF-8"),
+            (b"a,b\n1,\0\n", "line 2: it has a NUL"),
+            (b"a,b\r1,2\r", "line 1: a carriage return"),
+            (b"a,a\n", "line 1: the columns 1 and 2 are both named \"a\""),
+            (b",b\n", "line 1: column 1 has no name"),
+            (b"", "empty"),
+            (b"\xef\xbb\xbf", "empty"),
+            (b"\xff\xfea\0", "UTF-16"),
+        ];
+        for (text, expected) in cases {
+            let error = rows(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

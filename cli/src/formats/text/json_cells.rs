@@ -1,0 +1,214 @@
+//! Columns of lists, structs and maps, which only JSON has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, FieldRef, Fields};
+use arrow::error::ArrowError;
+
+use super::cells::{Cells, cells};
+use super::cut;
+use super::json::{JsonFault, elements, members};
+
+/// Appends a value or a null to a column.
+fn add(cells: &mut dyn Cells, field: &FieldRef, value: &str) -> Result<(), JsonFault> {
+    if value != "null" {
+        return cells.add_json(value);
+    }
+    if !field.is_nullable() {
+        return Err(JsonFault::new(value, "null where the type allows none"));
+    }
+    cells.add_null();
+    Ok(())
+}
+
+fn only_json() -> String {
+    "nested values are read from JSON only".to_string()
+}
+
+/// Lists. A value that is not an array is a list of one.
+pub struct ListCells {
+    item: FieldRef,
+    items: Box<dyn Cells>,
+    length: i32,
+    offsets: Vec<i32>,
+    validity: NullBufferBuilder,
+}
+
+impl ListCells {
+    /// Starts a column.
+    pub fn new(item: FieldRef) -> Result<Self, ArrowError> {
+        let items = cells(item.data_type())?;
+        Ok(ListCells { item, items, length: 0, offsets: vec![0], validity: NullBufferBuilder::new(0) })
+    }
+}
+
+impl Cells for ListCells {
+    fn add_null(&mut self) {
+        self.offsets.push(self.length);
+        self.validity.append_null();
+    }
+
+    fn add_text(&mut self, _: &str) -> Result<(), String> {
+        Err(only_json())
+    }
+
+    fn add_json(&mut self, value: &str) -> Result<(), JsonFault> {
+        if value.starts_with('[') {
+            elements(value, &mut |item| {
+                self.length += 1;
+                add(&mut *self.items, &self.item, item)
+            })?;
+        } else {
+            self.length += 1;
+            add(&mut *self.items, &self.item, value)?;
+        }
+        self.offsets.push(self.length);
+        self.validity.append_non_null();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let offsets = std::mem::replace(&mut self.offsets, vec![0]);
+        self.length = 0;
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        Ok(Arc::new(ListArray::try_new(self.item.clone(), offsets, self.items.finish()?, self.validity.finish())?))
+    }
+}
+
+/// Structs; also the rows of a table.
+pub struct StructCells {
+    fields: Fields,
+    columns: Vec<Box<dyn Cells>>,
+    index: HashMap<String, usize>,
+    /// The last object that had the field.
+    last_object: Vec<u64>,
+    objects: u64,
+    validity: NullBufferBuilder,
+}
+
+impl StructCells {
+    /// Starts a column.
+    pub fn new(fields: Fields) -> Result<Self, ArrowError> {
+        let columns = fields.iter().map(|field| cells(field.data_type())).collect::<Result<Vec<_>, _>>()?;
+        let index = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
+        let last_object = vec![0; fields.len()];
+        Ok(StructCells { fields, columns, index, last_object, objects: 0, validity: NullBufferBuilder::new(0) })
+    }
+
+    /// The columns; the next ones begin.
+    pub fn finish_columns(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.validity = NullBufferBuilder::new(0);
+        self.columns.iter_mut().map(|column| column.finish()).collect()
+    }
+
+    fn index_of(&self, name: &str, expected: usize) -> Option<usize> {
+        let as_expected = self.fields.get(expected).is_some_and(|field| field.name() == name);
+        if as_expected { Some(expected) } else { self.index.get(name).copied() }
+    }
+}
+
+impl Cells for StructCells {
+    fn add_null(&mut self) {
+        self.columns.iter_mut().for_each(|column| column.add_null());
+        self.validity.append_null();
+    }
+
+    fn add_text(&mut self, _: &str) -> Result<(), String> {
+        Err(only_json())
+    }
+
+    fn add_json(&mut self, value: &str) -> Result<(), JsonFault> {
+        if !value.starts_with('{') {
+            return Err(JsonFault::new(value, format!("{} where an object belongs", cut(value))));
+        }
+        self.objects += 1;
+        let mut expected = 0;
+        members(value, &mut |(name, value)| {
+            let Some(index) = self.index_of(&name, expected) else {
+                let message =
+                    format!("the key {:?} is not a column: give all columns, or infer over all rows", cut(&name));
+                return Err(JsonFault::new(value, message));
+            };
+            expected = index + 1;
+            if std::mem::replace(&mut self.last_object[index], self.objects) == self.objects {
+                return Err(JsonFault::new(value, format!("the object has the key {:?} twice", cut(&name))));
+            }
+            add(&mut *self.columns[index], &self.fields[index], value).map_err(|fault| fault.within(&name))
+        })?;
+        for (index, field) in self.fields.iter().enumerate() {
+            if self.last_object[index] != self.objects {
+                add(&mut *self.columns[index], field, "null").map_err(|_| {
+                    JsonFault::new(value, "it is missing, and the type allows no null").within(field.name())
+                })?;
+            }
+        }
+        self.validity.append_non_null();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let validity = self.validity.finish();
+        let columns = self.finish_columns()?;
+        Ok(Arc::new(StructArray::try_new(self.fields.clone(), columns, validity)?))
+    }
+}
+
+/// Maps, which are objects.
+pub struct MapCells {
+    entries: FieldRef,
+    sorted: bool,
+    fields: Fields,
+    keys: Box<dyn Cells>,
+    values: Box<dyn Cells>,
+    length: i32,
+    offsets: Vec<i32>,
+    validity: NullBufferBuilder,
+}
+
+impl MapCells {
+    /// Starts a column.
+    pub fn new(entries: FieldRef, sorted: bool) -> Result<Self, ArrowError> {
+        let DataType::Struct(fields) = entries.data_type().clone() else {
+            return Err(ArrowError::InvalidArgumentError("a map whose entries are no struct".into()));
+        };
+        let (keys, values) = (cells(fields[0].data_type())?, cells(fields[1].data_type())?);
+        let validity = NullBufferBuilder::new(0);
+        Ok(MapCells { entries, sorted, fields, keys, values, length: 0, offsets: vec![0], validity })
+    }
+}
+
+impl Cells for MapCells {
+    fn add_null(&mut self) {
+        self.offsets.push(self.length);
+        self.validity.append_null();
+    }
+
+    fn add_text(&mut self, _: &str) -> Result<(), String> {
+        Err(only_json())
+    }
+
+    fn add_json(&mut self, value: &str) -> Result<(), JsonFault> {
+        if !value.starts_with('{') {
+            return Err(JsonFault::new(value, format!("{} where an object belongs", cut(value))));
+        }
+        members(value, &mut |(name, value)| {
+            self.length += 1;
+            self.keys.add_text(&name).map_err(|message| JsonFault::new(value, message))?;
+            add(&mut *self.values, &self.fields[1], value).map_err(|fault| fault.within(&name))
+        })?;
+        self.offsets.push(self.length);
+        self.validity.append_non_null();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(&mut self.offsets, vec![0])));
+        self.length = 0;
+        let columns = vec![self.keys.finish()?, self.values.finish()?];
+        let entries = StructArray::try_new(self.fields.clone(), columns, None)?;
+        Ok(Arc::new(MapArray::try_new(self.entries.clone(), offsets, entries, self.validity.finish(), self.sorted)?))
+    }
+}

@@ -1,0 +1,188 @@
+//! CSV and JSON. No value changes: types are inferred from all rows, and a value that its type cannot hold as it is, is an
+//! error that names line and column.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
+//! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
+//! | [`column_stats`] | inference |
+//! | [`cells`], [`json_cells`] | cells and values to arrays of a given type |
+//! | [`batches`] | rows to record batches |
+//! | [`types`] | types that the user names |
+
+use std::io::{BufRead, BufReader};
+
+use arrow::datatypes::Schema;
+use arrow::error::ArrowError;
+use indicatif::ProgressBar;
+use volley_common::Result;
+
+use super::input::InputFile;
+use super::{Format, file_error};
+use crate::progress::ProgressReader;
+use column_stats::FieldStats;
+use csv_rows::{CsvCell, CsvRows};
+use json_rows::JsonRows;
+
+mod batches;
+mod cells;
+mod column_stats;
+mod csv_rows;
+mod json;
+mod json_cells;
+mod json_rows;
+mod number;
+mod time;
+mod types;
+
+pub use batches::open;
+pub use column_stats::FieldStats as TextStats;
+pub use types::{ColumnType, schema_file};
+
+/// The longest row.
+const MAX_ROW_BYTES: usize = 256 << 20;
+/// Arrays and objects within each other, of which inference makes types.
+const MAX_NESTING: usize = 32;
+/// Characters of a text that an error shows.
+const SHOWN_CHARACTERS: usize = 60;
+const READ_BYTES: usize = 1 << 20;
+
+/// What reading text depends on, besides types.
+#[derive(Clone, Debug, Default)]
+pub struct TextOptions {
+    /// Cells of CSV that are null, as they are written: `""` with its quotes is a quoted empty cell.
+    pub nulls: Vec<String>,
+    /// Rows of each file that inference reads; all without it.
+    pub infer_rows: Option<u64>,
+}
+
+impl TextOptions {
+    /// Whether a cell is null.
+    fn is_null(&self, cell: CsvCell<'_>) -> bool {
+        if self.nulls.is_empty() {
+            return cell.text.is_empty() && !cell.quoted;
+        }
+        self.nulls.iter().any(|null| match null.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            Some(text) => cell.quoted && cell.text == text,
+            None => !cell.quoted && cell.text == null,
+        })
+    }
+}
+
+/// The start of a text, for an error.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+/// A boolean, as JSON, Python or R write it.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+type Input = Box<dyn BufRead + Send>;
+
+/// The rows of a text file.
+enum TextRows {
+    Csv(CsvRows<Input>),
+    Json(JsonRows<Input>),
+}
+
+impl TextRows {
+    fn open(input: &InputFile, bar: ProgressBar) -> Result<TextRows> {
+        let file = ProgressReader::new(input.open()?, bar);
+        let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, file));
+        match input.format {
+            Format::Tsv => CsvRows::new(reader, b'\t').map(TextRows::Csv),
+            Format::Jsonl => JsonRows::new(reader).map(TextRows::Json),
+            _ => CsvRows::new(reader, b',').map(TextRows::Csv),
+        }
+        .map_err(|e| file_error(&input.path, e))
+    }
+}
+
+/// Infers from a file's rows.
+///
+/// # Errors
+/// INVALID_ARGUMENT: not text of the format, or no row that names a column; names file and line.
+pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
+    let mut stats = FieldStats::default();
+    let most = options.infer_rows.unwrap_or(u64::MAX);
+    match TextRows::open(input, ProgressBar::hidden())? {
+        TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
+        TextRows::Json(rows) => infer_json(rows, most, &mut stats),
+    }
+    .map_err(|e| file_error(&input.path, e))?;
+    Ok(stats)
+}
+
+fn infer_csv(
+    mut rows: CsvRows<Input>,
+    options: &TextOptions,
+    most: u64,
+    stats: &mut FieldStats,
+) -> Result<(), ArrowError> {
+    let header = rows.header().to_vec();
+    header.iter().for_each(|name| {
+        stats.column(name);
+    });
+    let mut columns = vec![column_stats::ColumnStats::default(); header.len()];
+    for _ in 0..most {
+        if !rows.next_row()? {
+            break;
+        }
+        for (index, column) in columns.iter_mut().enumerate() {
+            let cell = rows.cell(index);
+            if !options.is_null(cell) {
+                column.add_cell(cell.text);
+            }
+        }
+    }
+    for (name, column) in header.iter().zip(&columns) {
+        stats.column(name).merge(column);
+    }
+    Ok(())
+}
+
+fn infer_json(mut rows: JsonRows<Input>, most: u64, stats: &mut FieldStats) -> Result<(), ArrowError> {
+    for _ in 0..most {
+        if rows.next_row()?.is_none() {
+            break;
+        }
+        stats.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault))?;
+    }
+    if stats.columns().next().is_none() {
+        return Err(no_objects());
+    }
+    Ok(())
+}
+
+fn no_objects() -> ArrowError {
+    ArrowError::JsonError(
+        "no JSON objects with keys in it: it must have one object a line, or an array of objects".into(),
+    )
+}
+
+/// Checks what can be known of a file before its rows are read: the header of CSV, an object in JSON.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming the file and the column.
+pub fn check(input: &InputFile, schema: &Schema) -> Result<()> {
+    match TextRows::open(input, ProgressBar::hidden())? {
+        TextRows::Csv(rows) => batches::columns_of(&rows, schema).map(|_| ()),
+        TextRows::Json(mut rows) => match rows.next_row() {
+            Ok(None) => Err(no_objects()),
+            other => other.map(|_| ()),
+        },
+    }
+    .map_err(|e| file_error(&input.path, e))
+}
+
+#[cfg(test)]
+mod tests;
