@@ -10,16 +10,18 @@ use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::WriteOutcome;
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::{
-    AbortWriteReply, AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, NodeOrder, NodeReport, PlanReadReply,
-    PlanReadRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, RenewWriteReply,
-    RenewWriteRequest, StagePartsReply, StagePartsRequest, WritePlan,
+    AbortWriteReply, AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsReply,
+    DeletablePartsRequest, NodeOrder, NodeReport, PlanReadReply, PlanReadRequest, ProposeReply, ProposeRequest,
+    ReadIndexReply, ReadIndexRequest, RenewWriteReply, RenewWriteRequest, StagePartsReply, StagePartsRequest,
+    WritePlan,
 };
-use volley_common::{Error, TableName, clock};
+use volley_common::{Error, NodeId, TableName, clock};
 
 use crate::membership::NodeMembership;
 use crate::membership::clock_skew::{ClockOwner, ClockSkews};
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
+use crate::scheduler::reconcile::deletable;
 use crate::service::Services;
 use crate::service::read::ReadService;
 use crate::service::write::WriteService;
@@ -100,6 +102,16 @@ impl Coordinator for CoordinatorPeerService {
         let AbortWriteRequest { write, reason, attempt } = request.into_inner();
         self.write.abort_write(write, reason, attempt).await?;
         Ok(Response::new(AbortWriteReply {}))
+    }
+
+    async fn deletable_parts(
+        &self,
+        request: Request<DeletablePartsRequest>,
+    ) -> Result<Response<DeletablePartsReply>, Status> {
+        let DeletablePartsRequest { node, parts } = request.into_inner();
+        let catalog = self.raft.read().await?;
+        let deletable = deletable(&catalog, NodeId(node), &parts, &catalog.live_node_ids());
+        Ok(Response::new(DeletablePartsReply { parts: deletable.into_iter().map(Into::into).collect() }))
     }
 
     async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {

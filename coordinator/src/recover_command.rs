@@ -86,7 +86,7 @@ fn recovered_report(args: &RecoverArgs, recovered: &RecoveryOutcome) -> String {
             recovered.peer, recovered.cluster, found.cluster
         ),
         format!(
-            "Kept: everything up to term {}, index {}. Lost: what coordinators committed after that without {id}; the parts of such puts will be deleted.",
+            "Kept: everything up to term {}, index {}. Lost: what coordinators committed after that without {id}; nodes move the parts of such puts to orphaned/ in their folders, where they are kept for orphan_retention_days.",
             found.term, found.index
         ),
         "Start it as before, then add others with empty data folders: volley coordinators add ID=HOST:PORT.".into(),

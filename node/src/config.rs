@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub scrub_days: f64,
     /// Bytes per second that the scrub reads; 0: no limit.
     pub scrub_bytes_per_second: u64,
+    /// Days for which parts that the catalog does not know after a recovery are kept in `orphaned/`.
+    pub orphan_retention_days: f64,
 }
 
 impl Default for NodeConfig {
@@ -76,6 +78,7 @@ impl Default for NodeConfig {
             max_concurrent_copies: 4,
             scrub_days: 7.0,
             scrub_bytes_per_second: 50 << 20,
+            orphan_retention_days: 7.0,
         }
     }
 }
@@ -130,6 +133,9 @@ pub struct NodeArgs {
     /// Bytes per second that the scrub reads; 0: no limit.
     #[arg(long)]
     pub scrub_bytes_per_second: Option<u64>,
+    /// Days for which parts that the catalog does not know after a recovery are kept.
+    #[arg(long)]
+    pub orphan_retention_days: Option<f64>,
     /// Old names of flags.
     #[command(flatten)]
     #[serde(flatten)]
@@ -202,8 +208,10 @@ impl NodeConfig {
                 self.low_water, self.high_water
             )));
         }
-        if !(0.0..=36_500.0).contains(&self.scrub_days) {
-            return Err(Error::invalid(format!("scrub_days is {}: give 0 to 36500", self.scrub_days)));
+        for (name, days) in [("scrub_days", self.scrub_days), ("orphan_retention_days", self.orphan_retention_days)] {
+            if !(0.0..=36_500.0).contains(&days) {
+                return Err(Error::invalid(format!("{name} is {days}: give 0 to 36500")));
+            }
         }
         Ok(())
     }

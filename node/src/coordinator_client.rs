@@ -12,8 +12,8 @@ use tonic::transport::Channel;
 use volley_common::net::{ConnectionPool, Failover};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
-    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, PlanReadReply, PlanReadRequest, RenewWriteRequest,
-    StagePartsRequest, WritePlan,
+    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, PlanReadReply, PlanReadRequest,
+    RenewWriteRequest, StagePartsRequest, WritePlan,
 };
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
 use volley_common::{Code, Error, Result};
@@ -123,6 +123,13 @@ impl CoordinatorClient {
     pub async fn abort(&self, request: AbortWriteRequest) -> Result<()> {
         self.call(self.deadline, request, |mut stub, request| async move { stub.abort_write(request).await }).await?;
         Ok(())
+    }
+
+    /// Those of these parts that the catalog proves to be unneeded on the node that holds them.
+    pub async fn deletable_parts(&self, request: DeletablePartsRequest) -> Result<Vec<catalog::PartId>> {
+        let call =
+            self.call(self.deadline, request, |mut stub, request| async move { stub.deletable_parts(request).await });
+        Ok(call.await?.parts)
     }
 
     /// Resolves a table's name to a ticket for the whole table.

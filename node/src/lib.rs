@@ -12,6 +12,8 @@
 //! | [`copy`] | copies parts from other nodes |
 //! | [`compaction`] | compacts small parts |
 //! | [`scrub`] | verifies every part periodically |
+//! | [`unneeded_parts`] | removes parts that the catalog proves to be unneeded |
+//! | [`orphan_expiry`] | removes orphaned parts when their time is over |
 //! | [`throttle`] | bytes per second, for background work |
 //! | [`coordinator_client`] | calls to the coordinators, with fail-over |
 //! | [`cluster_view`] | members, ticket key and cancelled flights, from the leader |
@@ -27,6 +29,7 @@ pub mod copy;
 pub mod flight;
 pub mod get;
 pub mod http;
+pub mod orphan_expiry;
 pub mod peer;
 pub mod process;
 pub mod put;
@@ -36,6 +39,7 @@ pub mod server;
 pub mod session;
 pub mod storage;
 pub mod throttle;
+pub mod unneeded_parts;
 
 pub use config::NodeConfig;
 pub use server::{RunningNode, start};

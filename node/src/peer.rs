@@ -13,8 +13,10 @@ use volley_common::wire::cluster::{
 use volley_common::{Error, PartId, Result};
 
 use crate::context::NodeContext;
+use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
 use crate::storage::PartStore;
+use crate::unneeded_parts::remove_unneeded;
 
 /// Bytes of a part in one message.
 const CHUNK: u64 = 1 << 20;
@@ -23,11 +25,13 @@ const CHUNK: u64 = 1 << 20;
 pub struct NodePeerService {
     store: PartStore,
     copier: Arc<PartCopier>,
+    coordinators: Arc<CoordinatorClient>,
 }
 
 /// The service, with the message limits of all members.
 pub fn service(context: &NodeContext) -> NodeServer<NodePeerService> {
-    let service = NodePeerService { store: context.store.clone(), copier: context.copier.clone() };
+    let (store, copier, coordinators) = (&context.store, &context.copier, &context.coordinators);
+    let service = NodePeerService { store: store.clone(), copier: copier.clone(), coordinators: coordinators.clone() };
     NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
 
@@ -51,7 +55,7 @@ impl Node for NodePeerService {
         &self,
         request: Request<DiscardPartsRequest>,
     ) -> Result<Response<DiscardPartsReply>, Status> {
-        discard(&self.store, &self.copier, request.into_inner()).await?;
+        discard(self, request.into_inner()).await?;
         Ok(Response::new(DiscardPartsReply {}))
     }
 }
@@ -89,19 +93,20 @@ async fn fetch(
     }))
 }
 
-/// Cancels copies of a failed write's parts and removes those that are here. Parts of other writes stay.
-async fn discard(store: &PartStore, copier: &PartCopier, request: DiscardPartsRequest) -> Result<()> {
+/// Cancels copies of a failed write's parts, and removes those that are here and that the catalog does not need. Parts of
+/// other writes stay.
+async fn discard(service: &NodePeerService, request: DiscardPartsRequest) -> Result<()> {
     let ids: Vec<PartId> = request.parts.iter().map(PartId::from).collect();
     for id in &ids {
-        copier.cancel(*id).await;
+        service.copier.cancel(*id).await;
     }
-    let store = store.clone();
-    tokio::task::spawn_blocking(move || {
-        let of_write = |id: &Option<_>| id.as_ref().map(PartId::from).filter(|id| ids.contains(id));
-        let held = store.inventory().into_iter().filter(|part| part.write == request.write);
-        let parts: Vec<PartId> = held.filter_map(|part| of_write(&part.id)).collect();
-        store.remove(&parts)
-    })
-    .await
-    .map_err(|e| Error::internal(format!("discarding parts: {e}")))?
+    let kept = remove_unneeded(&service.store, &service.coordinators, &request.write, &ids).await?;
+    if kept > 0 {
+        tracing::warn!(
+            write = request.write,
+            kept,
+            "parts that were to be discarded stay: the catalog needs them or cannot tell"
+        );
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::http::NodeHttpStatus;
 use crate::router::NodeRouter;
 use crate::scrub::Scrubber;
 use crate::storage::{PartStore, sigbus};
-use crate::{flight, peer, session};
+use crate::{flight, orphan_expiry, peer, session};
 
 /// A node that runs in this process.
 pub struct RunningNode {
@@ -62,6 +62,8 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(&state))));
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
     lifecycle.spawn_peer_task(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
+    let (orphans, settings, stop) = (state.store.clone(), state.config.clone(), state.shutdown.clone());
+    lifecycle.spawn_peer_task(async move { orphan_expiry::run(orphans, &settings, stop).await });
     let failure = Arc::default();
     lifecycle.spawn_peer_task(run_session(state.clone(), join, Arc::clone(&failure)));
     start_failed.disarm();
@@ -141,6 +143,10 @@ impl RunningServer for RunningNode {
         self.stop().await;
         let store = self.state.store.clone();
         // There are no more writes, so the next start can trust what is verified.
-        let _ = tokio::task::spawn_blocking(move || store.save_verification_log(true)).await;
+        let save = move || {
+            store.record_seen_catalog(true);
+            store.save_verification_log(true);
+        };
+        let _ = tokio::task::spawn_blocking(save).await;
     }
 }

@@ -198,7 +198,19 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         let problem = format!("{}: {remedy}", text(&node["text"]));
         Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
     });
-    std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).collect()
+    let orphaned = list("nodes").filter_map(orphaned);
+    std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).chain(orphaned).collect()
+}
+
+/// A node with parts that the catalog does not know since a recovery.
+fn orphaned(node: &Value) -> Option<Finding> {
+    let text = |key: &str| node[key].as_str().unwrap_or_default();
+    let files = node["orphaned"].as_i64().filter(|files| *files > 0)?;
+    let (files, size) = (output::plural(files, "part"), output::size(node["orphaned_bytes"].as_i64().unwrap_or(0)));
+    let problem = format!(
+        "{files} ({size}) that the catalog does not know in orphaned/ of its data folder, deleted after its orphan_retention_days: see \"Orphaned parts\" in docs/operations.md"
+    );
+    Some(Finding::problem(format!("node {}", text("id")), text("flight"), problem))
 }
 
 /// Whether the coordinator's address for clients answers, if they fetch everything through the coordinator.
@@ -321,6 +333,10 @@ mod tests {
             { "id": 2, "peer": "h:2", "answering": true }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
         assert!(check_members(&Ok(healthy.clone())).iter().all(|found| found.problems.is_empty()));
         let mut unhealthy = healthy;
+        unhealthy["nodes"][0]["orphaned"] = 2.into();
+        unhealthy["nodes"][0]["orphaned_bytes"] = 3000.into();
+        let found: Vec<String> = check_members(&Ok(unhealthy.clone())).iter().map(Finding::line).collect();
+        assert!(found[1].contains("node n1") && found[1].contains("2 parts (3.00 kB)"), "{found:?}");
         unhealthy["health"] = "red".into();
         unhealthy["coordinators"][1]["answering"] = false.into();
         unhealthy["coordinators"][1]["text"] = "it does not answer within 1 s".into();

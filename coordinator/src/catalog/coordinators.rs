@@ -108,6 +108,10 @@ impl Catalog {
         cluster.id.clone_from(&op.id);
         cluster.coordinators = op.coordinator.iter().cloned().collect();
         self.touched.insert(RowKey::Cluster);
+        // Their commits may be among those that were lost, so that nothing may conclude that they ended without one.
+        for id in self.open.iter().cloned().collect::<Vec<_>>() {
+            self.remove_write(&id);
+        }
         Ok(done())
     }
 }

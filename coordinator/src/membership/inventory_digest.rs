@@ -110,6 +110,15 @@ impl InventoryCheck {
         due && allowed
     }
 
+    /// Whether to request an inventory that is wanted regardless of the digests, unless it was requested recently.
+    pub fn unconditional(&mut self, now: Instant) -> bool {
+        let due = self.requested.is_none_or(|at| now.duration_since(at) >= 10 * INVENTORY_INTERVAL);
+        if due {
+            self.requested = Some(now);
+        }
+        due
+    }
+
     /// Records that an inventory of this many parts was reconciled.
     pub fn reconciled(&mut self, parts: usize, now: Instant) {
         self.requested = None;

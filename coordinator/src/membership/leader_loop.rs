@@ -19,6 +19,8 @@ use crate::catalog_scan::scan_catalog;
 const PERIOD: Duration = Duration::from_secs(1);
 /// The least time between two broadcasts of catalog changes.
 const BROADCAST_INTERVAL: Duration = Duration::from_millis(50);
+/// The members are broadcast at least this often: nodes record how far the catalog was with every order.
+const MEMBERS_INTERVAL: Duration = Duration::from_secs(60);
 
 impl NodeMembership {
     /// Does the leader's work whenever this coordinator leads, until the process stops.
@@ -63,6 +65,9 @@ impl NodeMembership {
 
     async fn lead(&self) {
         self.state.lock().leader_since.get_or_insert_with(Instant::now);
+        if let Err(error) = self.begin_leadership().await {
+            tracing::warn!(%error, "the leader cannot read the catalog; trying again");
+        }
         if let Err(error) = self.expire().await {
             tracing::warn!(%error, "expiry failed; trying again");
         }
@@ -128,7 +133,7 @@ impl NodeMembership {
         }
     }
 
-    /// Broadcasts members and cancelled flights to all nodes, if they changed.
+    /// Broadcasts members and cancelled flights to all nodes, if they changed; the members also once a minute.
     fn broadcast_changes(&self) {
         let (members, cancelled) = {
             let catalog = self.raft.view();
@@ -138,7 +143,12 @@ impl NodeMembership {
         let flights: Vec<u64> = cancelled.iter().map(|c| c.flight).collect();
         let (members_changed, cancelled_changed) = {
             let mut state = self.state.lock();
-            let changed = (state.members != members, state.cancelled != flights);
+            let now = Instant::now();
+            let due = state.members_sent.is_none_or(|at| now.duration_since(at) >= MEMBERS_INTERVAL);
+            let changed = (due || state.members != members, state.cancelled != flights);
+            if changed.0 {
+                state.members_sent = Some(now);
+            }
             (state.members, state.cancelled) = (members.clone(), flights);
             changed
         };

@@ -6,6 +6,7 @@
 //! | [`reports`] | what a report changes in the catalog |
 //! | [`inventory_digest`] | whether a node holds the parts that the catalog expects |
 //! | [`leader_loop`] | the leader's work of every second |
+//! | [`leadership`] | whether a node has seen more of the catalog than this leader has |
 //! | `rebalance_loop` | placement, copies and excess copies of parts |
 //! | [`copy_tracker`] | the copy orders in progress |
 //! | [`compaction_loop`] | compactions of small parts |
@@ -19,6 +20,7 @@ pub mod compaction_loop;
 pub mod copy_tracker;
 pub mod inventory_digest;
 pub mod leader_loop;
+pub mod leadership;
 pub mod node_reports;
 mod rebalance_loop;
 pub mod reports;
@@ -45,6 +47,7 @@ use crate::raft::Handle;
 use compaction_loop::CompactionState;
 use copy_tracker::CopyTracker;
 use inventory_digest::{ExpectedDigests, InventoryCheck};
+use leadership::Leadership;
 use node_reports::NodeReports;
 use rebalance_loop::RebalanceState;
 
@@ -63,6 +66,7 @@ pub struct NodeMembership {
     state: Mutex<MembershipState>,
     next_session: AtomicU64,
     next_order: AtomicU64,
+    leadership: Leadership,
     /// Wakes the copy loop: a node has capacity for another copy, or there are parts to copy.
     wake_copies: Notify,
 }
@@ -79,6 +83,8 @@ struct MembershipState {
     members: Members,
     /// The cancelled flights that were last broadcast to all sessions.
     cancelled: Vec<u64>,
+    /// When the members were last broadcast, changed or not.
+    members_sent: Option<Instant>,
     expected: ExpectedDigests,
     copies: CopyTracker,
     compaction: CompactionState,
@@ -111,12 +117,16 @@ impl NodeMembership {
             state: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_order: AtomicU64::new(1),
+            leadership: Leadership::default(),
             wake_copies: Notify::new(),
         })
     }
 
     fn new_order(&self, what: What) -> NodeOrder {
-        NodeOrder { order: self.next_order.fetch_add(1, Ordering::Relaxed), what: Some(what) }
+        let catalog_index = *self.raft.watch_applied().borrow();
+        let catalog_epoch = self.leadership.epoch();
+        let order = self.next_order.fetch_add(1, Ordering::Relaxed);
+        NodeOrder { order, catalog_index, catalog_epoch, what: Some(what) }
     }
 
     /// Sends an order to a node in session; returns the order's number. Closes the session if the node's queue is full.

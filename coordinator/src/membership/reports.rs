@@ -6,7 +6,9 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{HolderChange, SetNodeHealth, UpdateHolders};
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::node_report::Report;
-use volley_common::wire::cluster::{DeleteParts, Heartbeat, HeldPart, SendInventory};
+use volley_common::wire::cluster::{
+    DeleteParts, Heartbeat, HeldPart, InventoryReconciled, QuarantineParts, SendInventory,
+};
 use volley_common::{Error, NodeId, PartId, Result, clock};
 
 use super::NodeMembership;
@@ -14,12 +16,14 @@ use super::clock_skew::ClockOwner;
 use super::inventory_digest::InventoryDigest;
 use super::session::{ReceivedReport, SessionState};
 use crate::catalog_scan::scan_catalog;
-use crate::scheduler::reconcile::{ReconcilePlan, reconcile, reconcile_held, version_snapshot};
+use crate::scheduler::reconcile::{CatalogHistory, ReconcilePlan, reconcile, reconcile_held, version_snapshot};
 
 /// The least time between two writes of a node's health that differ only in their texts.
 const HEALTH_TEXT_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum number of holder changes in one command, and of parts in one delete order.
 const BATCH: usize = 10_000;
+/// Maximum number of parts in one order to quarantine, which a node executes between two heartbeats.
+const QUARANTINE_BATCH: usize = 500;
 /// Maximum number of parts that a node may report: bounds the memory of one inventory.
 const MAX_INVENTORY: usize = 4_000_000;
 
@@ -66,7 +70,11 @@ impl NodeMembership {
             let expected = state.expected.digest(session.node);
             match (state.sessions.get_mut(&session.node), expected) {
                 (Some(current), Some(expected)) if current.id == session.session => {
-                    current.check.heartbeat(held, expected, at, Instant::now(), min_interval)
+                    let now = Instant::now();
+                    match session.history {
+                        CatalogHistory::Complete => current.check.heartbeat(held, expected, at, now, min_interval),
+                        CatalogHistory::Recovered => current.check.unconditional(now),
+                    }
                 }
                 _ => false,
             }
@@ -119,7 +127,7 @@ impl NodeMembership {
         session.busy.extend(parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from));
         let plan = {
             let catalog = self.raft.read().await?;
-            reconcile_held(&catalog, session.node, parts, &catalog.live_node_ids())
+            reconcile_held(&catalog, session.node, parts, session.history, &catalog.live_node_ids())
         };
         self.apply_reconcile_plan(session.node, plan).await
     }
@@ -129,13 +137,18 @@ impl NodeMembership {
         let inventory = std::mem::take(&mut session.inventory);
         let (before, mut busy) = (std::mem::take(&mut session.before), std::mem::take(&mut session.busy));
         busy.extend(self.state.lock().copies.pending_at(session.node));
-        let (node, count) = (session.node, inventory.len());
+        let (node, count, history) = (session.node, inventory.len(), session.history);
         // After this every committed command is applied here: a write that is not open now will never be open again.
         drop(self.raft.read().await?);
         let plan = scan_catalog(&self.raft, move |catalog| {
-            reconcile(catalog, node, &inventory, &before, &busy, &catalog.live_node_ids())
+            reconcile(catalog, node, &inventory, &before, &busy, history, &catalog.live_node_ids())
         });
         self.apply_reconcile_plan(node, plan.await?).await?;
+        if history == CatalogHistory::Recovered {
+            session.history = CatalogHistory::Complete;
+            let cluster = self.raft.view().require_cluster()?.id.clone();
+            self.send_order(node, What::Reconciled(InventoryReconciled { cluster }));
+        }
         if let Some(session) = self.state.lock().sessions.get_mut(&node) {
             session.check.reconciled(count, Instant::now());
         }
@@ -144,14 +157,18 @@ impl NodeMembership {
 
     /// Updates the catalog first; then orders the node to delete parts.
     async fn apply_reconcile_plan(&self, node: NodeId, plan: ReconcilePlan) -> Result<()> {
-        if !plan.delete.is_empty() || !plan.changes.is_empty() {
-            let (delete, changes) = (plan.delete.len(), plan.changes.len());
-            tracing::info!(%node, delete, changes, "parts of a node reconciled");
+        if plan != ReconcilePlan::default() {
+            let (delete, quarantine, changes) = (plan.delete.len(), plan.quarantine.len(), plan.changes.len());
+            tracing::info!(%node, delete, quarantine, changes, "parts of a node reconciled");
         }
         self.update_holders(plan.changes).await?;
         for parts in plan.delete.chunks(BATCH) {
             let parts = parts.iter().map(|id| (*id).into()).collect();
             self.send_order(node, What::Delete(DeleteParts { parts }));
+        }
+        for parts in plan.quarantine.chunks(QUARANTINE_BATCH) {
+            let parts = parts.iter().map(|id| (*id).into()).collect();
+            self.send_order(node, What::Quarantine(QuarantineParts { parts }));
         }
         Ok(())
     }

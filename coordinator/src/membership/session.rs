@@ -23,7 +23,7 @@ use volley_common::{Error, NodeId, PartId, Result, listen};
 use super::inventory_digest::InventoryCheck;
 use super::{MAX_QUEUED_ORDERS, NodeMembership, NodeSession, OrderSender};
 use crate::catalog::nodes::removed_node;
-use crate::scheduler::reconcile::VersionSnapshot;
+use crate::scheduler::reconcile::{CatalogHistory, VersionSnapshot};
 
 /// How long a node that opened a session may take to send its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +49,8 @@ pub(super) struct SessionState {
     pub(super) busy: BTreeSet<PartId>,
     /// The pages of the inventory that have arrived.
     pub(super) inventory: Vec<HeldPart>,
+    /// Whether the catalog may have lost commits of the node's parts. Complete once the node is reconciled.
+    pub(super) history: CatalogHistory,
 }
 
 impl SessionState {
@@ -61,6 +63,7 @@ impl SessionState {
             before: VersionSnapshot::new(),
             busy: BTreeSet::new(),
             inventory: Vec::new(),
+            history: CatalogHistory::Complete,
         }
     }
 }
@@ -84,15 +87,19 @@ impl NodeMembership {
         let Some(Report::Hello(hello)) = first.and_then(|report| report.report) else {
             return Err(Error::invalid("a session begins with a hello").into());
         };
+        let history = self.history_since(&hello).await?;
         let node = self.check_hello(hello)?;
         let (id, boot) = (NodeId(node.id), node.boot);
         self.state.lock().last_heard.insert(id, Instant::now());
         self.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, queued_orders) = mpsc::channel(MAX_QUEUED_ORDERS);
         let close = CancellationToken::new();
-        let session = self.open_session(id, orders.clone(), close.clone())?;
+        let session = self.open_session(id, orders.clone(), close.clone(), history)?;
         tracing::info!(node = %id, "session with a node began");
-        let state = SessionState::new(id, session, boot);
+        if history == CatalogHistory::Recovered {
+            tracing::warn!(node = %id, "the catalog was recovered or is older than this node has seen: parts of the node that it does not list are quarantined");
+        }
+        let state = SessionState { history, ..SessionState::new(id, session, boot) };
         tokio::spawn(async move {
             let lost = tokio::select! {
                 () = close.cancelled() => false,
@@ -105,6 +112,27 @@ impl NodeMembership {
             self.end_session(id, session, boot, lost, &orders).await;
         });
         Ok(ReceiverStream::new(queued_orders))
+    }
+
+    /// Whether the catalog may have lost commits since the node's inventory was last reconciled: by a recovery, or because it
+    /// was restored from a copy that is older than what the node has seen.
+    async fn history_since(&self, hello: &Hello) -> Result<CatalogHistory> {
+        self.begin_leadership().await?;
+        let reconciled = if hello.reconciled.is_empty() { &hello.cluster } else { &hello.reconciled };
+        let is_same = reconciled.is_empty() || *reconciled == self.raft.view().require_cluster()?.id;
+        let lost = !is_same || self.leadership.has_lost(hello.catalog_epoch, hello.catalog_index);
+        Ok(if lost { CatalogHistory::Recovered } else { CatalogHistory::Complete })
+    }
+
+    /// Notes how far the catalog is early in this term, before its first node registers.
+    pub(super) async fn begin_leadership(&self) -> Result<()> {
+        let term = self.raft.metrics().current_term;
+        if !self.leadership.is_known(term) {
+            // After this everything that earlier leaders committed is applied here.
+            drop(self.raft.read().await?);
+            self.leadership.begin(term, *self.raft.watch_applied().borrow());
+        }
+        Ok(())
     }
 
     /// Checks that a node may join this cluster; returns its row.
@@ -145,6 +173,7 @@ impl NodeMembership {
         node: NodeId,
         orders: OrderSender,
         close: CancellationToken,
+        history: CatalogHistory,
     ) -> Result<u64, Status> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         // Broadcasts take this lock: a change that the welcome does not contain yet is broadcast to this session later.
@@ -158,6 +187,7 @@ impl NodeMembership {
                 heartbeat_ms: self.config.heartbeat_ms,
                 members: Some(self.members(&catalog)),
                 cancelled: catalog.cancelled().copied().collect(),
+                recovered: history == CatalogHistory::Recovered,
             }
         };
         let welcome = self.new_order(What::Welcome(welcome));

@@ -12,6 +12,7 @@ use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 use super::session::SessionState;
 use super::*;
 use crate::raft::RaftConfig;
+use crate::scheduler::reconcile::CatalogHistory;
 
 const NODE: NodeId = NodeId(7);
 
@@ -35,7 +36,7 @@ fn heartbeat(parts: u64) -> Report {
 async fn reports_are_recorded_on_arrival_and_handled_to_the_end() {
     let (_dir, membership) = single_coordinator().await;
     let (orders, _queued) = mpsc::channel(9);
-    let session = membership.open_session(NODE, orders, CancellationToken::new()).unwrap();
+    let session = membership.open_session(NODE, orders, CancellationToken::new(), CatalogHistory::Complete).unwrap();
     let (node, reports) = mpsc::channel(1);
     // A view of the catalog blocks changes: handling the first report does not finish while it is held.
     let view = membership.raft.view();
@@ -74,7 +75,9 @@ async fn welcome_contains_what_was_broadcast_before_it() {
             let _broadcasting = membership.state.lock();
             let opened = std::thread::spawn({
                 let membership = membership.clone();
-                move || membership.open_session(NODE, orders, CancellationToken::new()).is_ok()
+                move || {
+                    membership.open_session(NODE, orders, CancellationToken::new(), CatalogHistory::Complete).is_ok()
+                }
             });
             let cancel = Op::CancelFlight(CancelFlight { flight: round, until_ms: u64::MAX });
             let decided = || tokio::runtime::Handle::current().block_on(raft.propose_if_leader(cancel));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use volley_common::wire::catalog::HolderChange;
+use volley_common::wire::catalog::{HolderChange, WriteState};
 use volley_common::wire::cluster::HeldPart;
 use volley_common::{NodeId, PartId};
 
@@ -17,6 +17,8 @@ pub type VersionSnapshot = BTreeMap<u64, u64>;
 pub struct ReconcilePlan {
     /// Parts that the node should delete once the catalog has applied `changes`.
     pub delete: Vec<PartId>,
+    /// Parts that the node should quarantine: nothing lists them, and nothing proves that nobody needs them.
+    pub quarantine: Vec<PartId>,
     /// Holders to add to the catalog or to remove from it.
     pub changes: Vec<HolderChange>,
 }
@@ -26,26 +28,46 @@ pub fn version_snapshot(catalog: &Catalog) -> VersionSnapshot {
     catalog.all_tables().map(|table| (table.id, table.version)).collect()
 }
 
+/// Whether the catalog may have lost commits of parts that a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogHistory {
+    /// The catalog has every commit: a part that it does not list, and whose write is not open, was never committed or
+    /// has been removed since.
+    Complete,
+    /// The cluster was recovered since the node was last reconciled: a part that the catalog does not list may have been
+    /// committed.
+    Recovered,
+}
+
 /// Decides about parts that a node reports to hold. It draws no conclusion about parts that the report does not mention.
 ///
-/// - A part that the catalog does not list is deleted, unless its write is open.
-/// - A part with other bytes than the catalog's is deleted, and its node is no holder.
+/// - A part that the catalog does not list is deleted, unless its write is open, or quarantined if the catalog may have lost
+///   its commit.
+/// - A part with other bytes than the catalog's is quarantined, and its node is no holder.
 /// - If the node is not recorded as a holder, it is recorded, or the part is deleted if other nodes hold enough copies.
 ///
 /// `catalog` must have applied every command that was committed when the report arrived.
-pub fn reconcile_held(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive: &BTreeSet<NodeId>) -> ReconcilePlan {
+pub fn reconcile_held(
+    catalog: &Catalog,
+    node: NodeId,
+    held: &[HeldPart],
+    history: CatalogHistory,
+    alive: &BTreeSet<NodeId>,
+) -> ReconcilePlan {
     let mut plan = ReconcilePlan::default();
     for report in held {
         let id = report.id.as_ref().map_or(PartId(0), PartId::from);
         let Some(part) = catalog.part(id) else {
-            if !catalog.is_write_open(&report.write) {
-                plan.delete.push(id);
+            match history {
+                _ if catalog.is_write_open(&report.write) => {}
+                CatalogHistory::Complete => plan.delete.push(id),
+                CatalogHistory::Recovered => plan.quarantine.push(id),
             }
             continue;
         };
         let recorded = part.holders.contains(&node.0);
-        if (report.crc32c, report.bytes) != (part.crc32c, part.bytes) {
-            plan.delete.push(id);
+        if !has_same_bytes(report, part) {
+            plan.quarantine.push(id);
             if recorded {
                 plan.changes.push(holder_change(id, node, false));
             }
@@ -61,6 +83,29 @@ pub fn reconcile_held(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive:
     plan
 }
 
+/// Those of the parts that `node` holds for which the catalog proves that the node need not keep them: their write has ended
+/// without them, or they were committed and enough other nodes hold them. Unlike [`reconcile_held`] it does not count a
+/// part of an unknown write: that write may have been committed before a recovery.
+///
+/// `catalog` must have applied every command that was committed when the request arrived.
+pub fn deletable(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive: &BTreeSet<NodeId>) -> Vec<PartId> {
+    let is_deletable = |report: &&HeldPart| {
+        let id = report.id.as_ref().map_or(PartId(0), PartId::from);
+        match catalog.part(id) {
+            Some(part) => {
+                let recorded = part.holders.contains(&node.0);
+                !recorded && has_same_bytes(report, part) && !is_needed(catalog, part, node, alive)
+            }
+            None => catalog.write(&report.write).is_some_and(|write| write.state() != WriteState::Open),
+        }
+    };
+    held.iter().filter(is_deletable).filter_map(|part| part.id.as_ref()).map(PartId::from).collect()
+}
+
+fn has_same_bytes(report: &HeldPart, part: &PartRow) -> bool {
+    (report.crc32c, report.bytes) == (part.crc32c, part.bytes)
+}
+
 /// Decides about a node's whole inventory: as [`reconcile_held`], and removes the node as holder of parts that are missing.
 ///
 /// `before` is the [`version_snapshot`] from before the inventory was requested. `busy` are the parts that the node was
@@ -71,9 +116,10 @@ pub fn reconcile(
     inventory: &[HeldPart],
     before: &VersionSnapshot,
     busy: &BTreeSet<PartId>,
+    history: CatalogHistory,
     alive: &BTreeSet<NodeId>,
 ) -> ReconcilePlan {
-    let mut plan = reconcile_held(catalog, node, inventory, alive);
+    let mut plan = reconcile_held(catalog, node, inventory, history, alive);
     let held: BTreeSet<PartId> = inventory.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
     let in_snapshot = |part: &&PartRow| before.get(&part.table).is_some_and(|version| part.added <= *version);
     let expected = catalog.all_parts().filter(|part| part.holders.contains(&node.0)).filter(in_snapshot);

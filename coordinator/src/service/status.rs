@@ -213,6 +213,8 @@ fn node_json(node: &Node, replication: &ReplicationHealth, heartbeat: Option<&He
         "bytes_free": heartbeat.map(|h| h.bytes_free),
         "bytes_total": heartbeat.map(|h| h.bytes_total),
         "damaged": heartbeat.map(|h| h.damaged),
+        "orphaned": heartbeat.map(|h| h.orphaned),
+        "orphaned_bytes": heartbeat.map(|h| h.orphaned_bytes),
         "scrubbed_ms": heartbeat.map(|h| h.scrubbed_ms).filter(|at| *at > 0),
     })
 }

@@ -58,6 +58,7 @@ impl Coordinator for LeaderService {
         renew_write(wire::RenewWriteRequest) -> wire::RenewWriteReply;
         commit_write(wire::CommitWriteRequest) -> row::WriteOutcome;
         abort_write(wire::AbortWriteRequest) -> wire::AbortWriteReply;
+        deletable_parts(wire::DeletablePartsRequest) -> wire::DeletablePartsReply;
         plan_read(wire::PlanReadRequest) -> wire::PlanReadReply;
     }
 }

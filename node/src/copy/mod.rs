@@ -59,6 +59,7 @@ struct Copies {
 struct RunningCopy {
     outcome: CopyOutcome,
     cancel: CancellationToken,
+    background: bool,
 }
 
 /// A validated order: which part to copy, and from which peer addresses.
@@ -103,7 +104,8 @@ impl PartCopier {
         }
         let outcome = {
             let mut copies = self.0.copies.lock();
-            if copies.cancelled.contains(&id) {
+            // What the leader orders is committed.
+            if !order.background && copies.cancelled.contains(&id) {
                 return Err(cancelled(id));
             }
             match copies.running.get(&id) {
@@ -119,7 +121,8 @@ impl PartCopier {
         outcome.await
     }
 
-    /// Cancels a part's copy, now and in the future. When this returns, nothing of the part is being written.
+    /// Cancels a part's copy for a put, now and in the future. When this returns, no such copy is being written. Copies that
+    /// the leader ordered go on: it orders those of committed parts only.
     pub async fn cancel(&self, id: PartId) {
         let running = {
             let mut copies = self.0.copies.lock();
@@ -129,7 +132,7 @@ impl PartCopier {
             copies.cancelled.push_back(id);
             copies.running.get(&id).cloned()
         };
-        if let Some(copy) = running {
+        if let Some(copy) = running.filter(|copy| !copy.background) {
             copy.cancel.cancel();
             let _ = copy.outcome.await;
         }
@@ -138,7 +141,7 @@ impl PartCopier {
     /// Starts the copy as a task, which continues if the caller no longer waits for it.
     fn start(&self, job: CopyJob) -> RunningCopy {
         let cancel = CancellationToken::new();
-        let (copier, stop, id) = (self.clone(), cancel.clone(), job.part.part_id());
+        let (copier, stop, id, background) = (self.clone(), cancel.clone(), job.part.part_id(), job.background);
         let task = tokio::spawn(async move {
             let result = copier.copy_from_any(&job, &stop).await;
             copier.0.copies.lock().running.remove(&id);
@@ -155,7 +158,7 @@ impl PartCopier {
         });
         let outcome =
             async move { task.await.unwrap_or_else(|e| Err(Error::internal(format!("copying part {id}: {e}")))) };
-        RunningCopy { outcome: outcome.boxed().shared(), cancel }
+        RunningCopy { outcome: outcome.boxed().shared(), cancel, background }
     }
 
     async fn copy_from_any(&self, job: &CopyJob, stop: &CancellationToken) -> Result<()> {

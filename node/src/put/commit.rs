@@ -16,6 +16,12 @@ use volley_common::{Code, Error, PartId, Result};
 
 use super::plan::PlannedWrite;
 use super::replicate::PartReplicator;
+use crate::unneeded_parts::remove_unneeded;
+
+/// How often, after a commit, the catalog is asked whether this node may remove its surplus copies, and the growth of the
+/// pause between. What stays is found by the next inventory.
+const SURPLUS_ATTEMPTS: u32 = 3;
+const SURPLUS_PAUSE: Duration = Duration::from_millis(300);
 
 /// Executes a planned write, from its first row to its commit, and rolls it back if it fails. Returns the outcome as JSON.
 ///
@@ -30,17 +36,16 @@ pub async fn execute(
 ) -> Result<Bytes> {
     let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
     let execution = Arc::new(WriteExecution { write, replicator });
-    let error = match execution.write_and_replicate(writing, &mut sealed).await {
+    match execution.write_and_replicate(writing, &mut sealed).await {
         Ok(()) => match execution.clone().commit().await {
-            Ok(outcome) => return Ok(outcome),
-            // It may have been committed: the coordinators decide which parts are removed.
-            Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => return Err(error),
-            Err(error) => error,
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(execution.settle_failed_commit(error).await),
         },
-        Err(error) => error,
-    };
-    execution.rollback(&error, sealed).await;
-    Err(error)
+        Err(error) => {
+            execution.rollback(&error, sealed).await;
+            Err(error)
+        }
+    }
 }
 
 struct WriteExecution {
@@ -135,38 +140,97 @@ impl WriteExecution {
         parts.iter().filter(|part| part.holders.contains(&this_node)).map(Part::part_id).collect()
     }
 
-    /// After the commit: waits for the remaining copies, then removes parts of which this node is not a holder.
+    /// After the commit: waits for the remaining copies, then removes parts that this node need not keep.
     async fn finish(self: Arc<Self>, kept: Vec<PartId>) {
         self.replicator.wait().await;
-        let written = self.replicator.parts();
-        let surplus: Vec<PartId> = written.iter().map(Part::part_id).filter(|id| !kept.contains(id)).collect();
-        self.remove(surplus).await;
-    }
-
-    async fn remove(&self, ids: Vec<PartId>) {
-        if ids.is_empty() {
-            return;
-        }
-        let store = self.write.context.store.clone();
-        let removed = tokio::task::spawn_blocking(move || store.remove(&ids)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(write = self.write.write_id, %error, "parts that are not needed could not be removed");
+        let surplus: Vec<PartId> = self.part_ids().into_iter().filter(|id| !kept.contains(id)).collect();
+        let PlannedWrite { context, write_id, .. } = &self.write;
+        for attempt in 0..SURPLUS_ATTEMPTS {
+            // The last holders report their copies to the leader meanwhile.
+            tokio::time::sleep(SURPLUS_PAUSE * attempt).await;
+            match remove_unneeded(&context.store, &context.coordinators, write_id, &surplus).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => tracing::warn!(write = write_id, %error, "parts that may not be needed here stay"),
+            }
         }
     }
 
-    /// Rolls a failed write back: removes its parts here and on other nodes, and aborts it at the coordinators.
+    fn part_ids(&self) -> Vec<PartId> {
+        self.replicator.parts().iter().map(Part::part_id).collect()
+    }
+
+    /// Rolls back a write whose parts no commit has named: this node alone knows them, so they are not needed. Removes them
+    /// here, aborts the write at the coordinators, and then asks the other nodes to discard their copies.
     async fn rollback(&self, cause: &Error, mut sealed: mpsc::Receiver<Result<Part>>) {
-        let PlannedWrite { table, write_id, .. } = &self.write;
-        tracing::warn!(write = write_id, %table, code = ?cause.code, error = %cause, "a put failed");
+        self.log_failure(cause);
         let local = async {
-            let mut ids: Vec<PartId> = self.replicator.parts().iter().map(Part::part_id).collect();
+            self.replicator.cancel().await;
+            let mut ids = self.part_ids();
             // Seals in progress finish first.
             while let Some(part) = sealed.recv().await {
                 ids.extend(part.iter().map(Part::part_id));
             }
             self.remove(ids).await;
         };
-        tokio::join!(local, self.replicator.discard(write_id), self.abort(cause));
+        tokio::join!(local, self.abort(cause));
+        self.replicator.discard(&self.write.write_id).await;
+    }
+
+    /// After an error of the commit, which does not tell whether the parts are committed, whatever its code: they may be,
+    /// by this call or by one whose reply was lost. Aborts the write if the catalog answers, and removes those parts for
+    /// which the catalog proves that they are not needed. Returns the error for the client.
+    async fn settle_failed_commit(&self, error: Error) -> Error {
+        self.log_failure(&error);
+        self.replicator.cancel().await;
+        let PlannedWrite { context, write_id, .. } = &self.write;
+        // No coordinator answered within the commit's deadline. They remove what is not needed when they are back.
+        if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) {
+            return error;
+        }
+        self.abort(&error).await;
+        match remove_unneeded(&context.store, &context.coordinators, write_id, &self.part_ids()).await {
+            Ok(0) => {
+                self.replicator.discard(write_id).await;
+                error
+            }
+            Ok(kept) => {
+                tracing::warn!(
+                    write = write_id,
+                    kept,
+                    "parts of a failed commit stay: the catalog needs them or cannot tell"
+                );
+                self.unknown_outcome(error)
+            }
+            Err(cause) => {
+                tracing::warn!(write = write_id, error = %cause, "parts of a failed commit stay: the catalog does not answer");
+                self.unknown_outcome(error)
+            }
+        }
+    }
+
+    /// The error for the client of a put that may be committed. A staged stream takes effect only with its write.
+    fn unknown_outcome(&self, error: Error) -> Error {
+        let PlannedWrite { write_id, stream, .. } = &self.write;
+        match stream {
+            Some(_) => error,
+            None => error.at(format_args!(
+                "it is unknown whether write {write_id} took effect; put again with this write id to find out"
+            )),
+        }
+    }
+
+    fn log_failure(&self, cause: &Error) {
+        let PlannedWrite { table, write_id, .. } = &self.write;
+        tracing::warn!(write = write_id, %table, code = ?cause.code, error = %cause, "a put failed");
+    }
+
+    async fn remove(&self, ids: Vec<PartId>) {
+        let store = self.write.context.store.clone();
+        let removed = tokio::task::spawn_blocking(move || store.remove(&ids)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(write = self.write.write_id, %error, "parts that are not needed could not be removed");
+        }
     }
 
     /// Aborts the write. A staged one stays open: its other streams may succeed.
@@ -177,7 +241,7 @@ impl WriteExecution {
         }
         let request = AbortWriteRequest { write: write_id.clone(), reason: cause.message.clone(), attempt: *attempt };
         if let Err(error) = context.coordinators.abort(request).await {
-            tracing::warn!(write = write_id, %error, "a failed write could not be aborted; its lease will expire");
+            tracing::warn!(write = write_id, %error, "a failed write was not aborted; if it is open, its lease will expire");
         }
     }
 }

@@ -99,10 +99,14 @@ impl PartReplicator {
         self.tasks.wait().await;
     }
 
-    /// Cancels all copies and orders other nodes to discard theirs: best effort, within seconds.
-    pub async fn discard(&self, write_id: &str) {
+    /// Cancels all copies; returns when none is ordered any more.
+    pub async fn cancel(&self) {
         self.cancel.cancel();
         self.wait().await;
+    }
+
+    /// Asks other nodes to discard their copies, after the write was aborted: best effort, within seconds.
+    pub async fn discard(&self, write_id: &str) {
         let mut by_node: BTreeMap<NodeId, Vec<catalog::PartId>> = BTreeMap::new();
         for part in self.parts.lock().iter() {
             for node in part.ordered.lock().iter() {

@@ -16,6 +16,7 @@ use volley_common::wire::cluster::{Hello, NodeOrder, NodeReport, Welcome};
 use volley_common::{Code, Error, Result};
 
 use crate::context::NodeContext;
+use crate::storage::CatalogPosition;
 
 /// The metadata key with which a follower returns the leader's peer address.
 const LEADER: &str = "x-volley-leader";
@@ -53,9 +54,11 @@ pub async fn connect(state: &Arc<NodeContext>) -> Result<LeaderConnection> {
     let welcome = timeout(WELCOME_TIMEOUT, orders.message())
         .await
         .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
-    let Some(NodeOrder { what: Some(What::Welcome(welcome)), .. }) = welcome else {
+    let Some(NodeOrder { what: Some(What::Welcome(welcome)), catalog_index, catalog_epoch, .. }) = welcome else {
         return Err(Error::unavailable("the leading coordinator ended the session before it began"));
     };
+    state.store.seen_catalog().freeze(welcome.recovered);
+    state.store.seen_catalog().note(CatalogPosition { index: catalog_index, epoch: catalog_epoch });
     Ok(LeaderConnection { leader, reports, orders, welcome })
 }
 
@@ -90,6 +93,7 @@ fn leader_addr(status: &Status) -> Option<String> {
 }
 
 fn hello(state: &NodeContext) -> Hello {
+    let seen = state.store.seen_catalog().position();
     Hello {
         node: Some(Node {
             id: state.store.node().0,
@@ -105,5 +109,8 @@ fn hello(state: &NodeContext) -> Hello {
         }),
         cluster: state.store.cluster().unwrap_or_default(),
         protocol: PROTOCOL,
+        reconciled: state.store.reconciled().unwrap_or_default(),
+        catalog_index: seen.index,
+        catalog_epoch: seen.epoch,
     }
 }

@@ -4,6 +4,7 @@ mod connect;
 mod report;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -13,7 +14,7 @@ use tonic::Streaming;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
-use volley_common::wire::cluster::{DeleteParts, NodeOrder, Welcome};
+use volley_common::wire::cluster::{DeleteParts, InventoryReconciled, NodeOrder, QuarantineParts, Welcome};
 use volley_common::{Error, PartId, Result};
 
 use self::connect::{LeaderConnection, is_fatal};
@@ -21,6 +22,7 @@ use self::report::ReportSender;
 use crate::cluster_view::ClusterMembers;
 use crate::compaction::compact;
 use crate::context::NodeContext;
+use crate::storage::CatalogPosition;
 
 /// After a session this long the next attempt does not back off.
 const STABLE_SESSION: Duration = Duration::from_secs(30);
@@ -78,7 +80,7 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     tracing::info!(leader, "in session with the leading coordinator");
     ready.send_replace(true);
     let reporter = ReportSender::new(state.store.clone(), reports);
-    LeaderSession { state: state.clone(), reporter }.serve(orders, heartbeat).await
+    LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }.serve(orders, heartbeat).await
 }
 
 /// Joins the cluster (durably, the first time) and adopts its ticket key, members and cancelled flights.
@@ -100,9 +102,12 @@ fn apply_members(state: &NodeContext, members: cluster::Members) {
     state.cluster.members.store(Arc::new(ClusterMembers::from(members)));
 }
 
+#[derive(Clone)]
 struct LeaderSession {
     state: Arc<NodeContext>,
     reporter: ReportSender,
+    /// A part that the leader ordered to quarantine is still held.
+    orphans_left: Arc<AtomicBool>,
 }
 
 impl LeaderSession {
@@ -125,8 +130,11 @@ impl LeaderSession {
     }
 
     /// Long work runs in a task, so that heartbeats continue.
-    async fn handle_order(&self, NodeOrder { order: number, what }: NodeOrder) -> Result<()> {
+    async fn handle_order(&self, order: NodeOrder) -> Result<()> {
         let state = self.state.clone();
+        let NodeOrder { order: number, catalog_index, catalog_epoch, what } = order;
+        let position = CatalogPosition { index: catalog_index, epoch: catalog_epoch };
+        state.store.seen_catalog().note(position);
         match what {
             Some(What::Welcome(welcome)) => apply_welcome(&state, welcome).await?,
             Some(What::Members(members)) => apply_members(&state, members),
@@ -135,6 +143,19 @@ impl LeaderSession {
             Some(What::Copy(copy)) => self.spawn(number, async move { state.copier.copy(copy).await }),
             Some(What::Delete(delete)) => self.spawn(number, delete_parts(state, delete)),
             Some(What::Compact(parts)) => self.spawn(number, compact(state, parts)),
+            // Not in tasks: the order that says that the inventory is reconciled comes after those that this requires.
+            Some(What::Quarantine(parts)) => {
+                let moved = move_to_orphans(state, parts).await;
+                self.orphans_left.fetch_or(moved.is_err(), Ordering::Relaxed);
+                self.report_done(number, moved).await;
+            }
+            Some(What::Reconciled(reconciled)) => {
+                let recorded = match self.orphans_left.load(Ordering::Relaxed) {
+                    true => Err(Error::unavailable("parts that the catalog does not know could not be set aside")),
+                    false => record_reconciled(state, reconciled, position).await,
+                };
+                self.report_done(number, recorded).await;
+            }
             None => {
                 tracing::warn!(order = number, "an order of an unknown kind");
                 self.reporter.done(number, &Err(Error::unimplemented("unknown order"))).await?;
@@ -145,15 +166,16 @@ impl LeaderSession {
 
     /// Executes an order in the background, and reports its result.
     fn spawn(&self, order: u64, work: impl Future<Output = Result<()>> + Send + 'static) {
-        let reporter = self.reporter.clone();
-        tokio::spawn(async move {
-            let result = work.await;
-            if let Err(error) = &result {
-                tracing::warn!(order, %error, "an order failed");
-            }
-            // If the session has ended, the next one begins with the inventory's digest.
-            let _ = reporter.done(order, &result).await;
-        });
+        let session = self.clone();
+        tokio::spawn(async move { session.report_done(order, work.await).await });
+    }
+
+    async fn report_done(&self, order: u64, result: Result<()>) {
+        if let Err(error) = &result {
+            tracing::warn!(order, %error, "an order failed");
+        }
+        // If the session has ended, the next one begins with the inventory's digest.
+        let _ = self.reporter.done(order, &result).await;
     }
 }
 
@@ -162,4 +184,21 @@ async fn delete_parts(state: Arc<NodeContext>, delete: DeleteParts) -> Result<()
     tokio::task::spawn_blocking(move || state.store.remove(&ids))
         .await
         .map_err(|e| Error::internal(format!("removing parts: {e}")))?
+}
+
+async fn move_to_orphans(state: Arc<NodeContext>, quarantine: QuarantineParts) -> Result<()> {
+    let ids: Vec<PartId> = quarantine.parts.iter().map(PartId::from).collect();
+    tokio::task::spawn_blocking(move || state.store.move_to_orphans(&ids))
+        .await
+        .map_err(|e| Error::internal(format!("moving parts to the orphans: {e}")))?
+}
+
+async fn record_reconciled(
+    state: Arc<NodeContext>,
+    reconciled: InventoryReconciled,
+    position: CatalogPosition,
+) -> Result<()> {
+    tokio::task::spawn_blocking(move || state.store.set_reconciled(&reconciled.cluster, position))
+        .await
+        .map_err(|e| Error::internal(format!("recording the reconciliation: {e}")))?
 }

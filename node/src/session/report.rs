@@ -32,7 +32,11 @@ impl ReportSender {
     /// The inventory's digest and the state of the disk.
     pub async fn heartbeat(&self) -> Result<()> {
         let store = self.store.clone();
-        let ((digest, parts), status) = tokio::task::spawn_blocking(move || (store.digest(), store.status()))
+        let look = move || {
+            store.record_seen_catalog(false);
+            (store.digest(), store.status())
+        };
+        let ((digest, parts), status) = tokio::task::spawn_blocking(look)
             .await
             .map_err(|e| Error::internal(format!("reading the inventory: {e}")))?;
         let heartbeat = Heartbeat {
@@ -46,6 +50,8 @@ impl ReportSender {
             damaged: status.quarantined,
             scrubbed_ms: status.last_scrub_ms,
             now_ms: clock::now_ms(),
+            orphaned: status.orphans.files,
+            orphaned_bytes: status.orphans.bytes,
         };
         self.send(Report::Heartbeat(heartbeat)).await
     }

@@ -8,6 +8,7 @@ use volley_common::{Error, NodeId, Result};
 
 use super::checksummed_file::{self, DecodeFailure, newer_format};
 use super::layout::Layout;
+use super::seen_catalog::CatalogPosition;
 
 const MAGIC: &[u8; 8] = b"VOLLEYND";
 /// The newest format version that this program knows.
@@ -20,12 +21,22 @@ pub struct ControlFile {
     pub node: NodeId,
     /// The cluster that it has joined, if any.
     pub cluster: Option<String>,
+    /// The cluster with whose catalog all its parts were last reconciled: an earlier one than `cluster` between a recovery
+    /// and the end of the first reconciliation after it.
+    pub reconciled: Option<String>,
+    /// How far that catalog was when the node last recorded it.
+    pub seen: CatalogPosition,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ControlJson {
     node: String,
     cluster: Option<String>,
+    /// Missing in files of earlier versions: then it is `cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reconciled: Option<String>,
+    #[serde(default)]
+    seen: CatalogPosition,
 }
 
 impl ControlFile {
@@ -50,7 +61,8 @@ impl ControlFile {
                 layout.root().display()
             )));
         }
-        let control = ControlFile { node: NodeId::random(), cluster: None };
+        let control =
+            ControlFile { node: NodeId::random(), cluster: None, reconciled: None, seen: CatalogPosition::default() };
         control.save(layout)?;
         Ok(control)
     }
@@ -63,8 +75,9 @@ impl ControlFile {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let json = ControlJson { node: self.node.to_string(), cluster: self.cluster.clone() };
-        checksummed_file::encode(MAGIC, FORMAT, &serde_json::to_vec(&json).expect("two strings are JSON"))
+        let (cluster, reconciled) = (self.cluster.clone(), self.reconciled.clone());
+        let json = ControlJson { node: self.node.to_string(), cluster, reconciled, seen: self.seen };
+        checksummed_file::encode(MAGIC, FORMAT, &serde_json::to_vec(&json).expect("strings and numbers are JSON"))
     }
 }
 
@@ -76,7 +89,8 @@ fn parse(bytes: &[u8]) -> Result<ControlFile> {
     })?;
     let json: ControlJson = serde_json::from_slice(json).map_err(|_| damaged())?;
     let node = json.node.parse().map_err(|_| damaged())?;
-    Ok(ControlFile { node, cluster: json.cluster })
+    let reconciled = json.reconciled.or_else(|| json.cluster.clone());
+    Ok(ControlFile { node, cluster: json.cluster, reconciled, seen: json.seen })
 }
 
 #[cfg(test)]
@@ -91,9 +105,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let mut control = ControlFile::open(&layout).unwrap();
-        control.cluster = Some("c".into());
+        (control.cluster, control.reconciled) = (Some("c".into()), Some("b".into()));
+        control.seen = CatalogPosition { index: 7, epoch: u64::MAX };
         control.save(&layout).unwrap();
         assert_eq!(ControlFile::open(&layout).unwrap(), control);
+    }
+
+    #[test]
+    fn file_of_an_earlier_version_counts_as_reconciled() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let json = br#"{"node":"00000000000000ab","cluster":"c"}"#;
+        fs::write(layout.control(), checksummed_file::encode(MAGIC, FORMAT, json)).unwrap();
+        assert_eq!(ControlFile::open(&layout).unwrap().reconciled.as_deref(), Some("c"));
     }
 
     #[test]

@@ -68,6 +68,13 @@ pub fn remove_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a folder with everything in it.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    fs::remove_dir_all(dir)?;
+    trace::removed(dir);
+    Ok(())
+}
+
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()?;

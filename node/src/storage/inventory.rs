@@ -1,7 +1,8 @@
 //! The parts that the node holds: where each is stored, its size, and when it was last verified.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use volley_common::wire::cluster::HeldPart;
@@ -30,87 +31,171 @@ impl PartEntry {
         self.dir.join(self.name.to_string())
     }
 
+    /// When the part was last verified, milliseconds since 1970; 0: never.
+    fn verified_ms(&self) -> u64 {
+        self.verification.map_or(0, |last| last.at_ms)
+    }
+
+    /// The part as reported to the coordinators.
+    pub fn to_held(&self) -> HeldPart {
+        let PartFileName { id, write, crc32c, .. } = &self.name;
+        HeldPart { id: Some((*id).into()), write: write.clone(), crc32c: *crc32c, bytes: self.bytes }
+    }
+
     /// The fingerprint under which the file may be served without being read first.
     pub fn trusted(&self) -> Option<FileFingerprint> {
         self.verification.filter(|last| last.trusted).map(|last| last.fingerprint)
     }
 }
 
-/// The parts that the node holds.
-pub struct PartInventory(Mutex<HashMap<PartId, PartEntry>>);
+/// The parts that the node holds. No method takes longer the more parts there are, except those that return all of them.
+#[derive(Default)]
+pub struct PartInventory(Mutex<InventoryState>);
+
+#[derive(Default)]
+struct InventoryState {
+    parts: HashMap<PartId, Arc<PartEntry>>,
+    /// The time of the last verification (0: never) and the id of every part.
+    by_verification: BTreeSet<(u64, PartId)>,
+    /// XOR of [`PartId::digest`] over all parts.
+    digest: u64,
+    bytes: u64,
+}
+
+impl InventoryState {
+    fn insert(&mut self, entry: PartEntry) {
+        let id = entry.name.id;
+        self.remove(id);
+        self.by_verification.insert((entry.verified_ms(), id));
+        self.digest ^= id.digest();
+        self.bytes += entry.bytes;
+        self.parts.insert(id, Arc::new(entry));
+    }
+
+    fn remove(&mut self, id: PartId) -> Option<Arc<PartEntry>> {
+        let entry = self.parts.remove(&id)?;
+        self.by_verification.remove(&(entry.verified_ms(), id));
+        self.digest ^= id.digest();
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    fn set_verification(&mut self, id: PartId, verification: Verification) {
+        if let Some(entry) = self.remove(id) {
+            self.insert(PartEntry { verification: Some(verification), ..Arc::unwrap_or_clone(entry) });
+        }
+    }
+}
 
 impl PartInventory {
     /// The inventory with these parts.
     pub fn new(parts: HashMap<PartId, PartEntry>) -> Self {
-        PartInventory(Mutex::new(parts))
+        let mut state = InventoryState::default();
+        parts.into_values().for_each(|entry| state.insert(entry));
+        PartInventory(Mutex::new(state))
     }
 
     /// Whether the node holds the part.
     pub fn contains(&self, id: PartId) -> bool {
-        self.0.lock().contains_key(&id)
+        self.0.lock().parts.contains_key(&id)
     }
 
     /// The part's entry.
-    pub fn get(&self, id: PartId) -> Option<PartEntry> {
-        self.0.lock().get(&id).cloned()
+    pub fn get(&self, id: PartId) -> Option<Arc<PartEntry>> {
+        self.0.lock().parts.get(&id).cloned()
     }
 
     /// Adds a part, or replaces its entry.
     pub fn insert(&self, entry: PartEntry) {
-        self.0.lock().insert(entry.name.id, entry);
+        self.0.lock().insert(entry);
     }
 
     /// Removes a part; its file stays.
     pub fn remove(&self, id: PartId) -> Option<PartEntry> {
-        self.0.lock().remove(&id)
+        self.0.lock().remove(id).map(Arc::unwrap_or_clone)
     }
 
     /// Records that the part's bytes match its checksum. `fingerprint`: the file's, before its bytes were read.
     pub fn mark_verified(&self, id: PartId, fingerprint: FileFingerprint) {
-        if let Some(entry) = self.0.lock().get_mut(&id) {
-            entry.verification = Some(Verification::now(fingerprint));
-        }
+        self.0.lock().set_verification(id, Verification::now(fingerprint));
     }
 
     /// The part whose verification is oldest (never: older than any), if that is longer ago than `period_ms`.
     pub fn due_for_verification(&self, period_ms: u64) -> Option<PartId> {
         let before = clock::now_ms().saturating_sub(period_ms);
-        let parts = self.0.lock();
-        let last = |entry: &PartEntry| entry.verification.map_or(0, |last| last.at_ms);
-        let (at_ms, id) = parts.values().map(|entry| (last(entry), entry.name.id)).min()?;
+        let (at_ms, id) = self.0.lock().by_verification.first().copied()?;
         (at_ms <= before).then_some(id)
     }
 
     /// The last verification of every part that has one.
     pub fn verifications(&self) -> HashMap<PartId, Verification> {
-        self.0.lock().iter().filter_map(|(id, entry)| Some((*id, entry.verification?))).collect()
+        self.all().iter().filter_map(|entry| Some((entry.name.id, entry.verification?))).collect()
     }
 
     /// Every part, as reported to the coordinators.
     pub fn list(&self) -> Vec<HeldPart> {
-        let held = |entry: &PartEntry| HeldPart {
-            id: Some(entry.name.id.into()),
-            write: entry.name.write.clone(),
-            crc32c: entry.name.crc32c,
-            bytes: entry.bytes,
-        };
-        self.0.lock().values().map(held).collect()
+        self.all().iter().map(|entry| entry.to_held()).collect()
+    }
+
+    /// Every part. Only references are copied under the lock.
+    fn all(&self) -> Vec<Arc<PartEntry>> {
+        self.0.lock().parts.values().cloned().collect()
     }
 
     /// XOR of [`PartId::digest`] over all parts, and their number.
     pub fn digest(&self) -> (u64, u64) {
-        let parts = self.0.lock();
-        (parts.keys().fold(0, |all, id| all ^ id.digest()), parts.len() as u64)
+        let state = self.0.lock();
+        (state.digest, state.parts.len() as u64)
     }
 
     /// Bytes of all parts.
     pub fn bytes(&self) -> u64 {
-        self.0.lock().values().map(|entry| entry.bytes).sum()
+        self.0.lock().bytes
     }
 
     /// Makes a part's verification older than it is.
     #[cfg(test)]
     pub fn age_verification(&self, id: PartId, by_ms: u64) {
-        self.0.lock().get_mut(&id).unwrap().verification.as_mut().unwrap().at_ms -= by_ms;
+        let mut state = self.0.lock();
+        let mut verification = state.parts[&id].verification.unwrap();
+        verification.at_ms -= by_ms;
+        state.set_verification(id, verification);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: u128, bytes: u64, verified_ms: u64) -> PartEntry {
+        let fingerprint = FileFingerprint { bytes, modified_ns: 0, changed_ns: 0 };
+        let verification = Verification { at_ms: verified_ms, fingerprint, trusted: true };
+        PartEntry {
+            name: PartFileName { write: "w".into(), seq: 0, id: PartId(id), crc32c: 0 },
+            dir: PathBuf::new(),
+            bytes,
+            verification: (verified_ms > 0).then_some(verification),
+        }
+    }
+
+    #[test]
+    fn sums_and_order_follow_every_change() {
+        let inventory = PartInventory::default();
+        let mut random = 7_u64;
+        for _ in 0..2000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (id, value) = (u128::from(random >> 60), random >> 33);
+            match (random >> 50) % 4 {
+                0 => drop(inventory.remove(PartId(id))),
+                1 => inventory.mark_verified(PartId(id), FileFingerprint { bytes: 1, modified_ns: 0, changed_ns: 0 }),
+                _ => inventory.insert(entry(id, value % 1000, value % 5)),
+            }
+            let all = inventory.all();
+            assert_eq!(inventory.bytes(), all.iter().map(|entry| entry.bytes).sum::<u64>());
+            let digest = all.iter().fold(0, |sum, entry| sum ^ entry.name.id.digest());
+            assert_eq!(inventory.digest(), (digest, all.len() as u64));
+            let oldest = all.iter().map(|entry| (entry.verified_ms(), entry.name.id)).min();
+            assert_eq!(inventory.due_for_verification(0), oldest.map(|(_, id)| id));
+        }
     }
 }

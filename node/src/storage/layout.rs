@@ -6,6 +6,7 @@
 //! checked                                     the verification log
 //! tmp/                                        unfinished parts
 //! damaged/                                    quarantined parts; only an operator removes them
+//! orphaned/SECONDS/TABLE/SHARD/FILE           parts that the catalog did not know at that time
 //! parts/TABLE/SHARD/WRITE-SEQ-PART-CRC.arrow
 //! ```
 
@@ -57,6 +58,11 @@ impl Layout {
     /// Quarantined parts.
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("damaged")
+    }
+
+    /// Parts that the catalog does not know and that somebody may need.
+    pub fn orphans(&self) -> PathBuf {
+        self.root.join("orphaned")
     }
 
     /// Sealed parts.

@@ -12,6 +12,8 @@
 //! | `part_cache` | parts that stay open for the next reader |
 //! | `checksum`, `verification_log` | verifying a part; when each was last verified |
 //! | `quarantine` | damaged parts |
+//! | `removal`, `orphans` | removing parts, or setting them aside because somebody may need them |
+//! | `reconciliation`, `seen_catalog` | which catalog the parts were reconciled with, and how far it was |
 //! | `volume` | the file system: free space, temporary files, failed writes |
 //! | `disk_space`, `disk_health` | pure: whether new parts are accepted, whether the disk is degraded |
 //! | `control_file` | the node's id and cluster |
@@ -38,13 +40,17 @@ mod fs_ops;
 mod inventory;
 mod layout;
 mod mapping;
+mod orphans;
 mod part;
 mod part_cache;
 mod part_receiver;
 pub mod part_store;
 mod part_writer;
 mod quarantine;
+mod reconciliation;
+mod removal;
 mod scan;
+mod seen_catalog;
 mod shard_dirs;
 pub mod sigbus;
 mod verification_log;
@@ -53,10 +59,12 @@ mod volume;
 pub use disk_space::{DiskSpace, Watermarks};
 pub use fingerprint::FileFingerprint;
 pub use mapping::copy_last_page;
+pub use orphans::OrphanCount;
 pub use part::{Part, PartMessage};
 pub use part_receiver::PartReceiver;
 pub use part_store::{PartStore, StoreStatus};
 pub use part_writer::{BatchWrite, PartSpec, PartWriter, SealedPart};
+pub use seen_catalog::CatalogPosition;
 
 #[cfg(test)]
 mod tests;

@@ -22,11 +22,13 @@ use super::control_file::ControlFile;
 use super::disk_space::{DiskSpace, Watermarks};
 use super::inventory::PartInventory;
 use super::layout::Layout;
+use super::orphans::{OrphanCount, OrphanFolder};
 use super::part::Part;
 use super::part_cache::PartCache;
 use super::part_receiver::PartReceiver;
 use super::part_writer::{PartSpec, PartWriter};
 use super::quarantine::Quarantine;
+use super::seen_catalog::SeenCatalog;
 use super::shard_dirs::ShardDirs;
 use super::verification_log::VerificationLog;
 use super::volume::Volume;
@@ -39,11 +41,13 @@ pub struct PartStore(pub(super) Arc<OpenStore>);
 /// An open data folder.
 pub(super) struct OpenStore {
     boot: u64,
-    control: Mutex<ControlFile>,
+    pub control: Mutex<ControlFile>,
+    pub seen: SeenCatalog,
     pub volume: Arc<Volume>,
     pub inventory: Arc<PartInventory>,
-    cache: Arc<PartCache>,
-    dirs: Arc<ShardDirs>,
+    pub cache: Arc<PartCache>,
+    pub dirs: Arc<ShardDirs>,
+    pub orphans: OrphanFolder,
     quarantine: Quarantine,
     last_scrub_ms: AtomicU64,
 }
@@ -61,6 +65,8 @@ pub struct StoreStatus {
     pub degraded_reason: String,
     /// Files in quarantine.
     pub quarantined: u64,
+    /// Parts that the catalog does not know.
+    pub orphans: OrphanCount,
     /// End of the last complete scrub, milliseconds since 1970; 0: never.
     pub last_scrub_ms: u64,
 }
@@ -94,7 +100,9 @@ impl PartStore {
         let store = OpenStore {
             boot: rand::random_range(1..=u64::MAX),
             quarantine: Quarantine::open(layout.quarantine()),
+            orphans: OrphanFolder::open(layout.orphans()),
             volume: Arc::new(Volume::new(layout, lock, control.node, watermarks)),
+            seen: SeenCatalog::new(control.seen),
             control: Mutex::new(control),
             inventory: Arc::new(PartInventory::new(parts)),
             cache: Arc::default(),
@@ -137,12 +145,21 @@ impl PartStore {
                 self.0.volume.layout().root().display()
             ))),
             Some(_) | None => {
-                let joined = ControlFile { cluster: Some(cluster.to_string()), ..control.clone() };
-                joined.save(self.0.volume.layout())?;
-                *control = joined;
-                Ok(())
+                // What the node held in an earlier cluster is reconciled with the successor's catalog later.
+                let reconciled = control.reconciled.clone().or_else(|| Some(cluster.to_string()));
+                self.save_control(&mut control, |joined| {
+                    (joined.cluster, joined.reconciled) = (Some(cluster.into()), reconciled)
+                })
             }
         }
+    }
+
+    pub(super) fn save_control(&self, control: &mut ControlFile, change: impl FnOnce(&mut ControlFile)) -> Result<()> {
+        let mut changed = control.clone();
+        change(&mut changed);
+        changed.save(self.0.volume.layout())?;
+        *control = changed;
+        Ok(())
     }
 
     /// Starts a new part.
@@ -210,26 +227,6 @@ impl PartStore {
         self.0.cache.evict(id);
     }
 
-    /// Removes parts; ids that the node does not hold are skipped. Readers keep what they have mapped.
-    ///
-    /// # Errors
-    /// UNAVAILABLE: a file cannot be removed; the node still holds that part and the ones after it.
-    pub fn remove(&self, ids: &[PartId]) -> Result<()> {
-        for &id in ids {
-            let Some(entry) = self.0.inventory.remove(id) else { continue };
-            self.0.cache.forget(id);
-            let path = entry.path();
-            match fs_ops::remove(&path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => {
-                    self.0.inventory.insert(entry);
-                    return Err(Error::unavailable(format!("{} cannot be removed: {e}", path.display())));
-                }
-                _ => self.0.dirs.remove_if_empty(&entry.dir),
-            }
-        }
-        Ok(())
-    }
-
     /// Every part that the node holds.
     pub fn inventory(&self) -> Vec<HeldPart> {
         self.0.inventory.list()
@@ -250,6 +247,7 @@ impl PartStore {
             read_only_reason,
             degraded_reason,
             quarantined: self.0.quarantine.files(),
+            orphans: self.0.orphans.count(),
             last_scrub_ms: self.0.last_scrub_ms.load(Ordering::Relaxed),
         }
     }

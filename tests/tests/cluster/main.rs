@@ -15,6 +15,7 @@ mod leader;
 mod listeners;
 mod messages;
 mod node_lifecycle;
+mod part_safety;
 mod shutdown;
 mod startup;
 mod tables;

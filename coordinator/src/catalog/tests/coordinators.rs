@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use volley_common::Code;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    AddCoordinator, Clear, CoordinatorPeer, NameCoordinators, RecoverCluster, RemoveCoordinator, RetireStore,
+    AddCoordinator, Clear, CoordinatorPeer, NameCoordinators, RecoverCluster, RemoveCoordinator, RetireStore, WriteMode,
 };
 
-use super::helpers::CatalogFixture;
+use super::helpers::{CatalogFixture, begin, commit, node};
 use crate::catalog::Catalog;
 
 fn peer(id: u64) -> CoordinatorPeer {
@@ -100,4 +100,16 @@ fn recovery_leaves_one_coordinator_and_a_new_cluster_id() {
     assert_eq!((cluster.id.as_str(), &cluster.ticket_key), ("c.1.0", &key));
     assert_eq!(fixture.catalog.coordinators(), BTreeMap::from([(2, "h2:8825".to_string())]));
     assert!(fixture.catalog.is_retired(7));
+}
+
+#[test]
+fn recovery_forgets_open_writes() {
+    let mut fixture = named();
+    fixture.must_apply(node(1, 1));
+    fixture.put("over", "t", WriteMode::Create, &[1]);
+    fixture.begin(begin("open", "u", WriteMode::Create));
+    fixture.must_apply(Op::RecoverCluster(RecoverCluster { id: "c.1.0".into(), coordinator: Some(peer(2)) }));
+    // Nothing may conclude that it ended without a commit.
+    assert!(fixture.catalog.write("open").is_none() && fixture.catalog.write("over").is_some());
+    assert!(fixture.must_reject(Op::CommitWrite(commit("open", &[2])), Code::NotFound).contains("no write"));
 }

@@ -15,7 +15,7 @@ use volley_common::{NodeId, PartId};
 
 use super::helpers::{part, put, table};
 use crate::catalog::{Catalog, PartRow};
-use crate::scheduler::reconcile::reconcile_held;
+use crate::scheduler::reconcile::{CatalogHistory, reconcile_held};
 use crate::scheduler::repair::{CopyDecision, CopyLoad};
 use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
@@ -164,7 +164,7 @@ impl SimulatedCluster {
             let report =
                 |id: &u128| HeldPart { id: Some(PartId(*id).into()), crc32c: 8, bytes: 9, ..HeldPart::default() };
             let held: Vec<HeldPart> = self.disks[&node].iter().map(report).collect();
-            let found = reconcile_held(&self.catalog, NodeId(node), &held, &nodes.alive);
+            let found = reconcile_held(&self.catalog, NodeId(node), &held, CatalogHistory::Complete, &nodes.alive);
             changed |= !found.delete.is_empty() || !found.changes.is_empty();
             self.apply(Op::UpdateHolders(UpdateHolders { changes: found.changes }));
             self.disks.get_mut(&node).unwrap().retain(|id| !found.delete.contains(&PartId(*id)));

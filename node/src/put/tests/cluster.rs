@@ -38,6 +38,8 @@ pub struct FakeCoordinatorState {
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_commit: Option<Error>,
+    /// The error after each commit, which takes effect nevertheless.
+    pub lose_commit_reply: Option<Error>,
 }
 
 #[derive(Clone, Default)]
@@ -112,12 +114,36 @@ impl Coordinator for FakeCoordinator {
         write.set_state(WriteState::Committed);
         write.parts = request.parts;
         write.outcome = Some(outcome.clone());
-        Ok(Response::new(outcome))
+        match state.lose_commit_reply.clone() {
+            Some(error) => Err(error.into()),
+            None => Ok(Response::new(outcome)),
+        }
+    }
+
+    /// As the catalog: parts of an ended write without them, and committed parts on a node that is no holder.
+    async fn deletable_parts(
+        &self,
+        request: Request<DeletablePartsRequest>,
+    ) -> Result<Response<DeletablePartsReply>, Status> {
+        let DeletablePartsRequest { node, parts } = request.into_inner();
+        let state = self.state.lock();
+        let is_deletable = |held: &HeldPart| {
+            let Some(write) = state.writes.get(&held.write) else { return false };
+            match write.parts.iter().find(|part| part.id == held.id) {
+                Some(part) => !part.holders.contains(&node),
+                None => write.state() != WriteState::Open,
+            }
+        };
+        let parts = parts.into_iter().filter(is_deletable).filter_map(|held| held.id).collect();
+        Ok(Response::new(DeletablePartsReply { parts }))
     }
 
     async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
         let request = request.into_inner();
         if let Some(write) = self.state.lock().writes.get_mut(&request.write) {
+            if write.state() == WriteState::Committed {
+                return Err(Status::failed_precondition("the write is committed already"));
+            }
             write.set_state(WriteState::Aborted);
             write.abort_reason = request.reason;
         }

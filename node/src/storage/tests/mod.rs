@@ -4,6 +4,7 @@
 mod cache;
 pub mod fs_trace;
 mod full_disk;
+mod orphans;
 mod parts;
 mod power_loss;
 mod simulated_disk;

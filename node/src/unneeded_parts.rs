@@ -1,0 +1,39 @@
+//! Removal of parts on this node's own account: only what the catalog proves to be unneeded at that moment.
+//!
+//! An error of a commit is no such proof, and neither is the request of another member. What stays is reported with the
+//! inventory, and the leader decides.
+
+use volley_common::wire::cluster::DeletablePartsRequest;
+use volley_common::{Error, PartId, Result};
+
+use crate::coordinator_client::CoordinatorClient;
+use crate::storage::PartStore;
+
+/// Parts in one request.
+const PAGE: usize = 10_000;
+
+/// Removes those of the parts that this node holds as parts of `write` and that the catalog does not need here. Returns the
+/// number of parts that stay.
+///
+/// # Errors
+/// Those of the coordinators: then nothing more is removed. UNAVAILABLE: a file cannot be removed.
+pub async fn remove_unneeded(
+    store: &PartStore,
+    coordinators: &CoordinatorClient,
+    write: &str,
+    parts: &[PartId],
+) -> Result<usize> {
+    let mut held = store.held(parts);
+    held.retain(|part| part.write == write);
+    let mut kept = held.len();
+    for page in held.chunks(PAGE) {
+        let request = DeletablePartsRequest { node: store.node().0, parts: page.to_vec() };
+        let deletable: Vec<PartId> = coordinators.deletable_parts(request).await?.iter().map(PartId::from).collect();
+        kept -= deletable.len();
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || store.remove(&deletable))
+            .await
+            .map_err(|e| Error::internal(format!("removing parts: {e}")))??;
+    }
+    Ok(kept)
+}
