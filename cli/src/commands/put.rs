@@ -1,19 +1,21 @@
 //! `volley put`: writes files to a table as one write, so as one version.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
+use serde_json::Value;
 use volley_common::client::{Client, PutOutcome};
+use volley_common::clock;
+use volley_common::ipc::conform::conform;
 use volley_common::ipc::schema::check_appendable;
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
-use crate::args::PutArgs;
+use super::versions;
+use crate::args::{ModeArg, PutArgs, column_names};
 use crate::formats::{self, Format};
 use crate::threads::{self, Emit};
 use crate::{output, progress};
@@ -40,13 +42,26 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let batches = threads::read(move |emit| files.read(&reader, emit));
     let outcome = client.put(&put.table, &options(put), schema, batches).await;
     bar.finish_and_clear();
-    report(&outcome?, started.elapsed().as_secs_f64(), json)
+    let outcome = outcome?;
+    let seconds = started.elapsed().as_secs_f64();
+    let replaced = match put.mode {
+        ModeArg::Replace => versions::replaced_by(&client, &put.table, outcome.version).await,
+        ModeArg::Create | ModeArg::Append => None,
+    };
+    report(&outcome, replaced.as_ref(), seconds, json)
 }
 
-fn report(outcome: &PutOutcome, seconds: f64, json: bool) -> Result<()> {
+/// Prints the outcome and the version that it replaced.
+fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
     if json {
-        let value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
+        let mut value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
+        if let Some(replaced) = replaced {
+            value["replaced"] = replaced.clone();
+        }
         return output::json(&value);
+    }
+    if let Some(replaced) = replaced {
+        output::line(versions::replaced_text(&outcome.table, replaced, clock::now_ms()))?;
     }
     output::line(format!(
         "{}: version {}, {}, {} in {}, {seconds:.1} s",
@@ -62,10 +77,11 @@ fn options(put: &PutArgs) -> Options {
     Options {
         mode: Some(put.mode.into()),
         shards: put.shards,
-        shard_by: put.shard_by.clone(),
+        shard_by: column_names(&put.shard_by),
         replicas: put.replicas,
         compression: put.compression.map(Into::into),
         write_id: put.write_id.clone(),
+        retention_s: put.retention,
         ..Options::default()
     }
 }
@@ -99,7 +115,8 @@ impl InputFiles {
         for (path, format) in &self.files {
             for batch in formats::open(path, *format, self.schema.clone(), bar.clone())? {
                 let batch = batch.map_err(|e| read_error(path, *format, e))?;
-                emit(with_schema(batch, &self.schema).map_err(|e| formats::file_error(path, e))?)?;
+                // The metadata may differ from the first file's, and types may be narrower.
+                emit(conform(&batch, &self.schema).map_err(|e| e.at(path.display()))?)?;
             }
         }
         Ok(())
@@ -148,13 +165,4 @@ fn check_known_names(expected: &SchemaRef, schema: &SchemaRef) -> Result<()> {
         Some(extra) => Err(Error::invalid(format!("the key {:?} is not in the first file", extra.name()))),
         None => Ok(()),
     }
-}
-
-/// The same rows under the first file's schema, whose metadata may differ.
-fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if Arc::ptr_eq(&batch.schema(), schema) {
-        return Ok(batch);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
 }

@@ -12,6 +12,7 @@ use flatbuffers::VerifierOptions;
 
 use super::layout::child_fields;
 use super::schema_validation::{validate_field, validate_schema};
+use super::widen::holds;
 use crate::{Error, Result};
 
 /// Bytes before the flatbuffer of an encapsulated message: 0xFFFFFFFF and its length.
@@ -104,7 +105,8 @@ pub(super) fn catch_panics<T>(what: &str, run: impl FnOnce() -> Result<T, arrow:
 
 /// Checks that rows of schema `put` may be added to a table of schema `table`.
 ///
-/// Names, types, nullability and extension types must agree, in order; other metadata may differ.
+/// Names and extension types must agree, in order; a type must be the table's or one whose values the table's holds
+/// exactly ([`super::widen`]), and nullable only if the table's field is. Other metadata may differ.
 ///
 /// # Errors
 /// INVALID_ARGUMENT names the first differing field.
@@ -135,10 +137,10 @@ fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
     if have.name() != got.name() {
         return differs("the name", have.name(), got.name());
     }
-    if !same_type(have.data_type(), got.data_type()) {
+    if !same_type(have.data_type(), got.data_type()) && !holds(have.data_type(), got.data_type()) {
         return differs("type", have.data_type(), got.data_type());
     }
-    if have.is_nullable() != got.is_nullable() {
+    if got.is_nullable() && !have.is_nullable() {
         return differs("nullability", &have.is_nullable(), &got.is_nullable());
     }
     if extension_type(have.metadata()) != extension_type(got.metadata()) {
@@ -149,7 +151,7 @@ fn same_field(have: &Field, got: &Field, path: &str) -> Result<()> {
 }
 
 /// Whether types agree, apart from their child fields.
-fn same_type(have: &DataType, got: &DataType) -> bool {
+pub(super) fn same_type(have: &DataType, got: &DataType) -> bool {
     use DataType::*;
     match (have, got) {
         (Dictionary(k, v), Dictionary(l, w)) => k == l && same_type(v, w),
