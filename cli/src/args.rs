@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
@@ -29,7 +30,8 @@ pub enum CliCommand {
     Dev(DevArgs),
     /// Put TPC-H data into a cluster of three nodes, fetch it in parallel, stop a node, and fetch it again.
     Demo(DemoArgs),
-    /// Put files into a table: Parquet, CSV, Arrow IPC, JSON lines.
+    /// Put files into a table: Parquet, CSV, Arrow IPC, JSON lines. The rows replace those of the table, unless --mode
+    /// says otherwise.
     Put(PutArgs),
     /// Fetch a table into a file, or show its first rows.
     Get(GetArgs),
@@ -39,7 +41,7 @@ pub enum CliCommand {
         #[arg(default_value = "")]
         prefix: String,
     },
-    /// Show a table's schema, size and endpoints, or its versions.
+    /// Show a table's schema, key, shards, size and endpoints, or its versions.
     Info {
         /// The table.
         name: TableName,
@@ -55,10 +57,22 @@ pub enum CliCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Drop a table.
+    /// Drop a table. `volley restore` brings it back, until its retention is over.
     Drop {
         /// The table.
         name: TableName,
+        /// Do not ask. Only a terminal is asked, and only if the table has rows.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Bring back a dropped table, or make an old version of a table the newest.
+    Restore {
+        /// The table.
+        name: TableName,
+        /// The version whose rows the table gets again: `volley info NAME --versions` lists them. Without it the drop
+        /// of the table is undone.
+        #[arg(long)]
+        version: Option<u64>,
     },
     /// Show the cluster's statistics.
     Stats,
@@ -168,9 +182,10 @@ pub struct PutArgs {
     /// The table: components joined by /.
     #[arg(long)]
     pub table: TableName,
-    /// Columns whose hash determines a row's shard; without them rows keep their order.
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
-    pub shard_by: Option<Vec<String>>,
+    /// Columns whose hash determines a row's shard; without them rows keep their order. Separated by commas, or
+    /// repeated; a name with a comma is quoted: '"a,b",c'.
+    #[arg(long, value_name = "COLUMN,...")]
+    pub shard_by: Vec<ColumnList>,
     /// What happens to the table's present rows.
     #[arg(long, value_enum, default_value = "replace")]
     pub mode: ModeArg,
@@ -183,6 +198,9 @@ pub struct PutArgs {
     /// Compression at rest and on the wire.
     #[arg(long, value_enum)]
     pub compression: Option<CodecArg>,
+    /// How long replaced rows stay readable, in seconds; kept with the table [default: the cluster's].
+    #[arg(long, value_name = "SECONDS")]
+    pub retention: Option<u64>,
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,
@@ -213,12 +231,13 @@ pub struct PutArgs {
 pub struct GetArgs {
     /// The table.
     pub name: TableName,
-    /// The file to write; its extension determines the format. Without it the first rows are shown.
+    /// The file to write; its extension determines the format. A pipe or a device is written into; - is the standard
+    /// output. Without it the first rows are shown.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Only these columns, in this order.
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
-    pub columns: Option<Vec<String>>,
+    /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
+    #[arg(long, value_name = "COLUMN,...")]
+    pub columns: Vec<ColumnList>,
     /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
     #[arg(long)]
     pub limit: Option<u64>,
@@ -228,9 +247,61 @@ pub struct GetArgs {
     /// The file's format, if its extension does not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+    /// The text for a null in CSV and TSV; an equal text is quoted [default: empty].
+    #[arg(long, value_name = "TEXT")]
+    pub null: Option<String>,
     /// Endpoints fetched at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub streams: u16,
+}
+
+/// Names of columns in one argument: separated by commas, quoted as in CSV where needed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnList(pub Vec<String>);
+
+/// The names of all lists, in order; `None` if there is no list.
+pub fn column_names(lists: &[ColumnList]) -> Option<Vec<String>> {
+    (!lists.is_empty()).then(|| lists.iter().flat_map(|list| list.0.iter().cloned()).collect())
+}
+
+impl FromStr for ColumnList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut names, mut rest) = (Vec::new(), text);
+        loop {
+            let (name, after) = match rest.strip_prefix('"') {
+                Some(quoted) => quoted_name(quoted)?,
+                None => {
+                    let end = rest.find(',').unwrap_or(rest.len());
+                    (rest[..end].to_string(), &rest[end..])
+                }
+            };
+            names.push(name);
+            match after.strip_prefix(',') {
+                Some(next) => rest = next,
+                None if after.is_empty() => return Ok(ColumnList(names)),
+                None => return Err(format!("after the closing quote there must be a comma, not {after:?}")),
+            }
+        }
+    }
+}
+
+/// A name up to its closing quote, in which "" is a quote, and what follows.
+fn quoted_name(text: &str) -> Result<(String, &str), String> {
+    let (mut name, mut rest) = (String::new(), text);
+    loop {
+        let end = rest.find('"').ok_or("the closing quote is missing: '\"a,b\",c' are two columns")?;
+        name.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('"') {
+            Some(next) => {
+                name.push('"');
+                rest = next;
+            }
+            None => return Ok((name, rest)),
+        }
+    }
 }
 
 /// What a put does to the table's present rows.
@@ -334,7 +405,22 @@ mod tests {
     fn column_lists_are_split_at_commas() {
         let args = Args::try_parse_from(["volley", "put", "a", "b", "--table", "t", "--shard-by", "x,y"]).unwrap();
         let CliCommand::Put(put) = args.command else { panic!("not put") };
-        assert_eq!(put.shard_by, Some(vec!["x".into(), "y".into()]));
+        assert_eq!(column_names(&put.shard_by), Some(vec!["x".into(), "y".into()]));
         assert_eq!(put.files.len(), 2);
+    }
+
+    #[test]
+    fn column_names_with_commas_are_quoted_or_repeated() {
+        let names = |args: &[&str]| {
+            let args = Args::try_parse_from([&["volley", "get", "t"], args].concat()).map_err(|e| e.to_string())?;
+            let CliCommand::Get(get) = args.command else { panic!("not get") };
+            Ok::<_, String>(column_names(&get.columns))
+        };
+        assert_eq!(names(&[]).unwrap(), None);
+        let list = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(names(&["--columns", "\"a,b\",c", "--columns", "d"]).unwrap(), list(&["a,b", "c", "d"]));
+        assert_eq!(names(&["--columns", "\"say \"\"x\"\"\",5\" disk,"]).unwrap(), list(&["say \"x\"", "5\" disk", ""]));
+        assert!(names(&["--columns", "\"a,b"]).unwrap_err().contains("closing quote"));
+        assert!(names(&["--columns", "\"a\"b"]).unwrap_err().contains("comma"));
     }
 }

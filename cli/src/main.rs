@@ -19,12 +19,16 @@ use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use volley_common::server::log::filter_from_environment;
 use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
+
+/// How long threads may take to remove their unfinished files after an interrupt.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
 /// One executable contains all three programs and runs the one that it is called as. An image contains it once, and the
 /// servers are links to it.
@@ -43,7 +47,14 @@ fn volley() -> ExitCode {
     let logging = init_log(&args.command);
     // A panic is a bug: one line, no backtrace.
     std::panic::set_hook(Box::new(|panic| eprintln!("volley: internal error: {panic}")));
-    let result = logging.and_then(|()| runtime()).and_then(|runtime| runtime.block_on(run(args)));
+    let result = logging.and_then(|()| runtime()).and_then(|runtime| {
+        let result = runtime.block_on(run(args));
+        if result.as_ref().is_err_and(|error| error.code == Code::Cancelled) {
+            // A thread that waits for the reader of a pipe never ends.
+            runtime.shutdown_timeout(CANCEL_GRACE);
+        }
+        result
+    });
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -85,7 +96,7 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result<ExitCode> {
     use commands::{
-        coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, stats, versions,
+        coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, restore, stats, versions,
     };
     let connected = || commands::connect(cluster);
     match command {
@@ -96,7 +107,8 @@ async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result
         CliCommand::Info { name, versions: true } => versions::run(&connected().await?, &name, json).await?,
         CliCommand::Info { name, versions: false } => info::run(&connected().await?, &name, json).await?,
         CliCommand::Explain { name, all } => explain::run(&connected().await?, &name, all, json).await?,
-        CliCommand::Drop { name } => drop::run(&connected().await?, &name, json).await?,
+        CliCommand::Drop { name, yes } => drop::run(&connected().await?, &name, yes, json).await?,
+        CliCommand::Restore { name, version } => restore::run(&connected().await?, &name, version, json).await?,
         CliCommand::Stats => stats::run(&connected().await?, json).await?,
         CliCommand::Health { http } => health::run(http.as_deref()).await?,
         CliCommand::Nodes => nodes::run(&connected().await?, json).await?,

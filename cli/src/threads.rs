@@ -33,15 +33,15 @@ where
 /// A thread that writes batches. The output is kept only if [`WriterThread::finish`] is called.
 pub struct WriterThread {
     queue: mpsc::Sender<Option<RecordBatch>>,
-    thread: JoinHandle<Result<()>>,
+    thread: JoinHandle<Result<u64>>,
 }
 
 /// The blocking writer of a [`WriterThread`].
 pub trait BatchWriter: Send {
     /// Writes rows.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
-    /// Completes the output. A writer that is dropped without this leaves no output.
-    fn finish(self: Box<Self>) -> Result<()>;
+    /// Completes the output; returns its bytes. A writer that is dropped without this leaves no output.
+    fn finish(self: Box<Self>) -> Result<u64>;
 }
 
 impl WriterThread {
@@ -56,7 +56,7 @@ impl WriterThread {
                     None => return writer.finish(),
                 }
             }
-            Ok(())
+            Ok(0)
         });
         WriterThread { queue, thread }
     }
@@ -66,8 +66,8 @@ impl WriterThread {
         self.queue.send(Some(batch)).await.is_ok()
     }
 
-    /// Waits until everything is written and the output is complete.
-    pub async fn finish(self) -> Result<()> {
+    /// Waits until everything is written and the output is complete; returns its bytes.
+    pub async fn finish(self) -> Result<u64> {
         // A failed send means that the thread has ended: its result has the reason.
         let _ = self.queue.send(None).await;
         drop(self.queue);
@@ -75,7 +75,7 @@ impl WriterThread {
     }
 }
 
-fn joined(result: Result<Result<()>, JoinError>) -> Result<()> {
+fn joined<T>(result: Result<Result<T>, JoinError>) -> Result<T> {
     result.unwrap_or_else(|_| Err(Error::internal("the thread that reads or writes the file panicked")))
 }
 

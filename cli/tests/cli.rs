@@ -4,7 +4,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::ipc::writer::FileWriter;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -238,6 +241,76 @@ fn drain_continues_after_an_interrupt() {
     assert!(text.contains("the drain continues") && text.contains("--cancel"), "{text}");
     assert_eq!(node()["draining"], true);
     assert!(dev.ok(&["drain", &id, "--no-wait"]).contains("1 part left (no node accepts writes"));
+    dev.stop();
+}
+
+/// An Arrow file with one column.
+fn arrow_file(path: &str, name: &str, column: ArrayRef) {
+    let batch = RecordBatch::try_from_iter_with_nullable([(name, column, true)]).unwrap();
+    let mut writer = FileWriter::try_new(std::fs::File::create(path).unwrap(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn append_widens_exactly_or_names_the_field() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    arrow_file(&at("wide.arrow"), "n", Arc::new(Int64Array::from(vec![i64::MAX])));
+    arrow_file(&at("narrow.arrow"), "n", Arc::new(Int32Array::from(vec![Some(-1), None])));
+    arrow_file(&at("text.arrow"), "n", Arc::new(StringArray::from(vec!["1"])));
+    dev.ok(&["put", &at("wide.arrow"), &at("narrow.arrow"), "--table", "w"]);
+    dev.ok(&["put", &at("narrow.arrow"), "--table", "w", "--mode", "append"]);
+    assert_eq!(dev.ok(&["get", "w", "-o", "-", "--format", "jsonl"]).lines().count(), 5);
+    dev.ok(&["get", "w", "-o", &at("back.csv"), "--null", "none"]);
+    let text = std::fs::read_to_string(at("back.csv")).unwrap();
+    assert_eq!(text, "n\n9223372036854775807\n-1\nnone\n-1\nnone\n");
+    let error = dev.error(&["put", &at("text.arrow"), "--table", "w", "--mode", "append"]);
+    assert!(error.contains("\"n\"") && error.contains("Utf8") && error.contains("Int64"), "{error}");
+    // The other way round nothing is narrowed.
+    dev.ok(&["put", &at("narrow.arrow"), "--table", "v"]);
+    let error = dev.error(&["put", &at("wide.arrow"), "--table", "v", "--mode", "append"]);
+    assert!(error.contains("\"n\"") && error.contains("Int32"), "{error}");
+    dev.stop();
+}
+
+#[test]
+fn output_is_written_into_pipes_and_nothing_is_left_of_a_refusal() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    arrow_file(&at("in.arrow"), "a,b", Arc::new(Float64Array::from(vec![0.5, f64::NAN])));
+    let put = ["put", &at("in.arrow"), "--table", "t", "--shard-by", "\"a,b\"", "--retention", "7200"];
+    assert!(!dev.ok(&put).contains("replaced"));
+    let again = dev.ok(&put);
+    assert!(again.contains("replaced version 1 (2 rows), which is readable for"), "{again}");
+    let replaced = dev.json(&put)["replaced"].clone();
+    assert_eq!((&replaced["version"], &replaced["rows"]), (&2.into(), &2.into()));
+
+    let info = dev.json(&["info", "t"]);
+    assert_eq!((&info["shard_by"][0], &info["retention_s"]), (&"a,b".into(), &7200.into()));
+    let shown = dev.ok(&["info", "t"]);
+    for word in ["key", "shards", "replicas", "compression", "retention", "2 h", "parts", "created", "last write"] {
+        assert!(shown.contains(word), "{word} is not in\n{shown}");
+    }
+
+    let pipe = at("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    dev.ok(&["get", "t", "--columns", "\"a,b\"", "-o", &pipe, "--format", "csv"]);
+    assert_eq!(reader.join().unwrap(), "\"a,b\"\n0.5\nNaN\n");
+
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let before = files();
+    let error = dev.error(&["get", "t", "-o", &at("t.jsonl")]);
+    assert!(error.contains("\"a,b\"") && error.contains("NaN"), "{error}");
+    assert!(dev.error(&["get", "t", "--json"]).contains("NaN"));
+    assert!(dev.error(&["get", "t", "-o", "/dev/full", "--format", "csv"]).contains("No space left"));
+    assert_eq!(files(), before);
     dev.stop();
 }
 

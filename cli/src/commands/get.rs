@@ -13,7 +13,7 @@ use volley_common::client::{Client, FetchOptions, FetchStream};
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
-use crate::args::GetArgs;
+use crate::args::{GetArgs, column_names};
 use crate::formats::{self, Format};
 use crate::threads::WriterThread;
 use crate::{output, progress};
@@ -23,6 +23,9 @@ const DEFAULT_ROWS: u64 = 20;
 
 /// Fetches the table into the file, or shows its first rows.
 pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    if get.null.is_some() && get.output.is_none() {
+        return Err(Error::invalid("--null is for files: give one with -o FILE"));
+    }
     match &get.output {
         Some(path) => {
             let format = match get.format {
@@ -36,7 +39,7 @@ pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
 }
 
 fn options(get: &GetArgs, limit: Option<u64>) -> Options {
-    Options { columns: get.columns.clone(), version: get.version, limit, ..Options::default() }
+    Options { columns: column_names(&get.columns), version: get.version, limit, ..Options::default() }
 }
 
 fn fetch_options(get: &GetArgs) -> FetchOptions {
@@ -47,24 +50,34 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
     let started = Instant::now();
     let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
-    let rows = write_all(fetch, path, format, &bar).await;
+    let written = write_all(fetch, get, path, format, &bar).await;
     bar.finish_and_clear();
-    let (rows, seconds) = (rows?, started.elapsed().as_secs_f64());
-    let bytes = std::fs::metadata(path).map_err(|e| formats::io_error(path, &e))?.len();
-    if json {
+    let ((rows, bytes), seconds) = (written?, started.elapsed().as_secs_f64());
+    let report = if json {
         let table = get.name.to_string();
-        return output::json(
-            &json!({ "table": table, "file": path, "rows": rows, "bytes": bytes, "seconds": seconds }),
-        );
+        json!({ "table": table, "file": path, "rows": rows, "bytes": bytes, "seconds": seconds }).to_string()
+    } else {
+        let (rows, size) = (output::plural(rows as i64, "row"), output::size(bytes as i64));
+        format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display())
+    };
+    if formats::is_stdout(path) {
+        // The standard output has the table, and nothing else.
+        eprintln!("{report}");
+        return Ok(());
     }
-    let (rows, size) = (output::plural(rows as i64, "row"), output::size(bytes as i64));
-    output::line(format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display()))
+    output::line(report)
 }
 
-/// Writes all batches to the file; returns the number of rows. The file is kept only if the fetch succeeds.
-async fn write_all(mut fetch: FetchStream, path: &Path, format: Format, bar: &ProgressBar) -> Result<u64> {
-    let (target, schema) = (path.to_path_buf(), fetch.schema.clone());
-    let writer = WriterThread::start(move || formats::create(&target, format, &schema));
+/// Writes all batches to the file; returns the numbers of rows and bytes. The file is kept only if the fetch succeeds.
+async fn write_all(
+    mut fetch: FetchStream,
+    get: &GetArgs,
+    path: &Path,
+    format: Format,
+    bar: &ProgressBar,
+) -> Result<(u64, u64)> {
+    let (target, schema, null) = (path.to_path_buf(), fetch.schema.clone(), get.null.clone());
+    let writer = WriterThread::start(move || formats::create(&target, format, &schema, null.as_deref()));
     let mut rows = 0;
     while let Some(fetched) = fetch.next().await {
         let batch = fetched?.batch;
@@ -74,8 +87,7 @@ async fn write_all(mut fetch: FetchStream, path: &Path, format: Format, bar: &Pr
             break;
         }
     }
-    writer.finish().await?;
-    Ok(rows)
+    Ok((rows, writer.finish().await?))
 }
 
 async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
@@ -84,7 +96,7 @@ async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
     let schema = fetch.schema.clone();
     let batches: Vec<RecordBatch> = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
     if json {
-        return rows_as_json(&batches);
+        return rows_as_json(&schema, &batches);
     }
     show(&schema, &batches)?;
     let shown: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
@@ -100,15 +112,8 @@ fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     output::line(text)
 }
 
-fn rows_as_json(batches: &[RecordBatch]) -> Result<()> {
-    let fail = |e| Error::unimplemented(format!("the rows cannot be shown as JSON ({e}): use -o FILE"));
-    let mut writer = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-    for batch in batches {
-        writer.write(batch).map_err(fail)?;
-    }
-    writer.finish().map_err(fail)?;
-    let text = String::from_utf8_lossy(&writer.into_inner()).into_owned();
+fn rows_as_json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+    let text = formats::json_lines(schema, batches)
+        .map_err(|e| Error::unimplemented(format!("the rows cannot be shown as JSON ({e}): use -o FILE")))?;
     if text.is_empty() { Ok(()) } else { output::line(text.trim_end()) }
 }

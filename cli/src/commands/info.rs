@@ -5,12 +5,13 @@ use arrow_flight::{FlightEndpoint, FlightInfo};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::client::address::{EndpointLocation, parse_location};
+use volley_common::clock::span;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Result, TableName};
 
 use super::ls;
-use crate::output::{self, count, size};
+use crate::output::{self, cell, count, size};
 
 /// Endpoints shown; JSON has all.
 const MAX_SHOWN: usize = 20;
@@ -19,11 +20,18 @@ const MAX_SHOWN: usize = 20;
 pub async fn run(client: &Client, name: &TableName, json: bool) -> Result<()> {
     let info = client.info(name, &Options::default()).await?;
     let schema = parse_schema(&info.schema)?;
-    if json { output::json(&describe(&info, &schema)) } else { show(name, &info, &schema) }
+    let stats = client.action("get_stats", &json!({ "table": name.to_string() })).await?;
+    if json { output::json(&describe(&info, &schema, stats)) } else { show(name, &info, &schema, &stats) }
 }
 
-fn describe(info: &FlightInfo, schema: &SchemaRef) -> Value {
+/// The info and the table's options as JSON. The info wins: the options may belong to a newer version.
+fn describe(info: &FlightInfo, schema: &SchemaRef, mut stats: Value) -> Value {
     let mut value = ls::describe(info);
+    if let (Some(value), Some(stats)) = (value.as_object_mut(), stats.as_object_mut()) {
+        let known: Vec<String> = value.keys().cloned().collect();
+        stats.retain(|key, _| !known.contains(key));
+        value.append(stats);
+    }
     let columns = schema.fields().iter().map(
         |field| json!({ "name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable() }),
     );
@@ -32,13 +40,16 @@ fn describe(info: &FlightInfo, schema: &SchemaRef) -> Value {
     value
 }
 
-fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
+fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) -> Result<()> {
     let mut summary = output::table(&[]);
     summary.add_row(["table", &name.to_string()]);
     summary.add_row(["version", &ls::version(info).map_or("?".into(), |v| v.to_string())]);
     summary.add_row(["rows", &count(info.total_records)]);
     summary.add_row(["size", &size(info.total_bytes)]);
     summary.add_row(["order", ls::order(info)]);
+    for (name, value) in table_options(stats) {
+        summary.add_row([name, &value]);
+    }
     output::line(summary)?;
 
     let mut columns = output::table(&["column", "type", "null"]);
@@ -59,6 +70,28 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef) -> Result<()> {
     }
 }
 
+/// The table's options and times, as far as the cluster reports them.
+fn table_options(stats: &Value) -> Vec<(&'static str, String)> {
+    let known = |key: &str| !stats[key].is_null();
+    let shown = |name: &'static str, key: &str| known(key).then(|| (name, cell(key, &stats[key])));
+    let key = stats["shard_by"].as_array().filter(|columns| !columns.is_empty());
+    let key = key.map(|columns| columns.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    let retention = stats["retention_s"].as_u64().map(|s| ("retention", span(s.saturating_mul(1000))));
+    let time = |name: &'static str, key: &str| stats[key].as_i64().map(|ms| (name, output::utc(ms)));
+    let rows = [
+        key.map(|columns| ("key", columns)),
+        shown("shards", "shards"),
+        shown("replicas", "replicas"),
+        shown("compression", "compression"),
+        shown("max. endpoints", "max_endpoints"),
+        retention,
+        shown("parts", "parts"),
+        time("created (UTC)", "created_ms"),
+        time("last write (UTC)", "changed_ms"),
+    ];
+    rows.into_iter().flatten().collect()
+}
+
 /// The members that serve an endpoint, as `HOST:PORT`.
 fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
     let members = endpoint.location.iter().filter_map(|location| match parse_location(&location.uri) {
@@ -67,4 +100,22 @@ fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
         None => Some(location.uri.clone()),
     });
     members.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_options_show_what_the_cluster_reports() {
+        let stats = json!({
+            "shard_by": ["a", "b,c"], "shards": 6, "replicas": 2, "compression": "lz4", "retention_s": 900,
+            "parts": 1234, "created_ms": 1_700_000_000_123_u64, "changed_ms": 1_700_000_001_000_u64,
+        });
+        let shown = table_options(&stats);
+        let of = |name: &str| shown.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
+        assert_eq!((of("key"), of("shards"), of("parts")), (Some("a, b,c"), Some("6"), Some("1,234")));
+        assert_eq!((of("retention"), of("last write (UTC)")), (Some("15 min"), Some("2023-11-14 22:13:21")));
+        assert!(table_options(&json!({ "shard_by": [] })).is_empty());
+    }
 }

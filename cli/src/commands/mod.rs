@@ -18,6 +18,7 @@ pub mod ls;
 pub mod nodes;
 pub mod put;
 pub mod remove;
+pub mod restore;
 pub mod stats;
 pub mod versions;
 

@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
 use volley_common::client::{Client, PutOutcome};
+use volley_common::clock;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result};
 
-use crate::args::{ModeArg, PutArgs};
+use super::versions;
+use crate::args::{ModeArg, PutArgs, column_names};
 use crate::{output, progress, threads};
 use inputs::{InputFiles, KnownTypes, TypeRules};
 
@@ -36,7 +39,12 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     if let Some(types) = types {
         eprintln!("{types}");
     }
-    report(&outcome, started.elapsed().as_secs_f64(), json)
+    let seconds = started.elapsed().as_secs_f64();
+    let replaced = match put.mode {
+        ModeArg::Replace => versions::replaced_by(&client, &put.table, outcome.version).await,
+        ModeArg::Create | ModeArg::Append => None,
+    };
+    report(&outcome, replaced.as_ref(), seconds, json)
 }
 
 /// Runs a blocking function. Its thread may wait for a pipe, so the process does not wait for it at its end.
@@ -59,10 +67,17 @@ async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
     }
 }
 
-fn report(outcome: &PutOutcome, seconds: f64, json: bool) -> Result<()> {
+/// Prints the outcome and the version that it replaced.
+fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
     if json {
-        let value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
+        let mut value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
+        if let Some(replaced) = replaced {
+            value["replaced"] = replaced.clone();
+        }
         return output::json(&value);
+    }
+    if let Some(replaced) = replaced {
+        output::line(versions::replaced_text(&outcome.table, replaced, clock::now_ms()))?;
     }
     output::line(format!(
         "{}: version {}, {}, {} in {}, {seconds:.1} s",
@@ -78,10 +93,11 @@ fn options(put: &PutArgs) -> Options {
     Options {
         mode: Some(put.mode.into()),
         shards: put.shards,
-        shard_by: put.shard_by.clone(),
+        shard_by: column_names(&put.shard_by),
         replicas: put.replicas,
         compression: put.compression.map(Into::into),
         write_id: put.write_id.clone(),
+        retention_s: put.retention,
         ..Options::default()
     }
 }

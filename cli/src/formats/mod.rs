@@ -1,4 +1,5 @@
-//! Streams files to record batches and back: a reader holds one batch, a writer about one row group.
+//! Streams files to record batches and back: a reader holds one batch, a writer about one row group. [`exact`] says what
+//! each format holds of each type; no value is changed.
 //!
 //! | extension | format | notes |
 //! |---|---|---|
@@ -19,14 +20,21 @@ use volley_common::{Error, Result};
 
 use text::TextOptions;
 
+mod delimited;
+mod exact;
 mod input;
+mod int96;
 mod ipc;
+mod leaves;
 mod parquet;
+mod target;
 pub mod text;
+mod text_values;
 mod write;
 
 pub use input::InputFile;
-pub use write::create;
+pub use target::is_stdout;
+pub use write::{create, json_lines};
 
 /// Rows of a batch that a reader of a row format returns.
 const BATCH_ROWS: usize = 8192;

@@ -32,11 +32,11 @@ impl TestFolder {
 }
 
 fn write(path: &Path, batches: &[RecordBatch]) -> Result<()> {
-    let mut writer = create(path, Format::of(path)?, &batches[0].schema())?;
+    let mut writer = create(path, Format::of(path)?, &batches[0].schema(), None)?;
     for batch in batches {
         writer.write(batch)?;
     }
-    writer.finish()
+    writer.finish().map(|_| ())
 }
 
 fn read(path: &Path) -> Result<RecordBatch> {
@@ -179,7 +179,7 @@ fn arrow_stream_with_a_file_extension_is_read_as_a_stream() {
 fn file_appears_only_when_it_is_complete() {
     let folder = TestFolder::new();
     let path = folder.with("t.parquet", "the old one");
-    let mut writer = create(&path, Format::Parquet, &simple().schema()).unwrap();
+    let mut writer = create(&path, Format::Parquet, &simple().schema(), None).unwrap();
     writer.write(&simple()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
     drop(writer);

@@ -1,12 +1,9 @@
-//! Writes a file as a temporary one in the same folder, which is renamed once everything is on disk.
+//! Writes a table's batches as a file of one format.
 
-use std::fs::{File, Permissions};
 use std::io::BufWriter;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::csv;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
@@ -14,73 +11,63 @@ use arrow::json;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use tempfile::NamedTempFile;
-use volley_common::Result;
+use volley_common::{Error, Result};
 
-use super::{Format, file_error, io_error};
+use super::delimited::DelimitedWriter;
+use super::exact::ExactColumns;
+use super::target::{CountingFile, OutputTarget};
+use super::{Format, file_error};
 use crate::threads::BatchWriter;
 
 /// A row group is closed at this many encoded bytes, to bound the memory for wide tables.
 const ROW_GROUP_BYTES: usize = 128 << 20;
 
-type Buffered = BufWriter<File>;
+type Buffered = BufWriter<CountingFile>;
 
 /// Writes one format.
 trait FormatEncoder: Send {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError>;
     /// Writes the end of the format and returns the flushed file.
-    fn finish(self: Box<Self>) -> Result<File, ArrowError>;
+    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError>;
 }
 
 /// A file that is being written.
-struct TempFileWriter {
+struct TableFileWriter {
     path: PathBuf,
-    temp: NamedTempFile,
+    target: OutputTarget,
+    columns: ExactColumns,
     encoder: Box<dyn FormatEncoder>,
 }
 
-/// Starts a file of the format. Nothing appears at `path` until [`BatchWriter::finish`].
+/// Starts a file of the format; `null` is the text for a null in CSV and TSV. Nothing appears at `path` until
+/// [`BatchWriter::finish`], unless it is a pipe, a device or the standard output.
 ///
 /// # Errors
-/// The folder is not writable, or the format does not support the schema. All name the file.
-pub fn create(path: &Path, format: Format, schema: &SchemaRef) -> Result<Box<dyn BatchWriter>> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if path.is_dir() {
-        return Err(volley_common::Error::invalid(format!("{} is a folder: name a file", path.display())));
+/// The path is not writable, or the format does not support the schema. All name the file.
+pub fn create(path: &Path, format: Format, schema: &SchemaRef, null: Option<&str>) -> Result<Box<dyn BatchWriter>> {
+    if null.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
+        return Err(Error::invalid("--null is for CSV and TSV: the other formats have nulls of their own"));
     }
-    if !folder.is_dir() {
-        return Err(volley_common::Error::not_found(format!(
-            "{}: there is no folder {}",
-            path.display(),
-            folder.display()
-        )));
-    }
-    let temp = tempfile::Builder::new()
-        .prefix(".volley-")
-        .suffix(".tmp")
-        // The umask applies, as for any new file.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(|e| io_error(path, &e))?;
-    let file = temp.as_file().try_clone().map_err(|e| io_error(path, &e))?;
-    let encoder = encoder(file, format, schema).map_err(|e| file_error(path, e))?;
-    Ok(Box::new(TempFileWriter { path: path.to_path_buf(), temp, encoder }))
+    let columns = ExactColumns::new(format, schema).map_err(|e| file_error(path, e))?;
+    let (target, file) = OutputTarget::open(path)?;
+    let encoder = encoder(file, format, columns.schema(), null.unwrap_or_default()).map_err(|e| file_error(path, e))?;
+    Ok(Box::new(TableFileWriter { path: path.to_path_buf(), target, columns, encoder }))
 }
 
-fn encoder(file: File, format: Format, schema: &SchemaRef) -> Result<Box<dyn FormatEncoder>, ArrowError> {
+fn encoder(
+    file: CountingFile,
+    format: Format,
+    schema: &SchemaRef,
+    null: &str,
+) -> Result<Box<dyn FormatEncoder>, ArrowError> {
     let file = BufWriter::with_capacity(1 << 20, file);
     Ok(match format {
         Format::Parquet => Box::new(parquet_writer(file, schema)?),
-        Format::Csv => Box::new(csv_writer(file, b',', schema)?),
-        Format::Tsv => Box::new(csv_writer(file, b'\t', schema)?),
+        Format::Csv => Box::new(DelimitedWriter::new(file, ',', null, schema)?),
+        Format::Tsv => Box::new(DelimitedWriter::new(file, '\t', null, schema)?),
         Format::Arrow => Box::new(FileWriter::try_new(file, schema)?),
         Format::Arrows => Box::new(StreamWriter::try_new(file, schema)?),
-        Format::Jsonl => {
-            Box::new(json::WriterBuilder::new().with_explicit_nulls(true).build::<_, json::writer::LineDelimited>(file))
-        }
+        Format::Jsonl => Box::new(json_writer(file)),
     })
 }
 
@@ -89,34 +76,44 @@ fn parquet_writer(file: Buffered, schema: &SchemaRef) -> Result<ArrowWriter<Buff
     Ok(ArrowWriter::try_new(file, schema.clone(), Some(properties))?)
 }
 
-/// Writes the header immediately, so that a table without rows keeps its columns.
-fn csv_writer(file: Buffered, delimiter: u8, schema: &SchemaRef) -> Result<csv::Writer<Buffered>, ArrowError> {
-    if let Some(field) = schema.fields().iter().find(|f| f.data_type().is_nested()) {
-        return Err(ArrowError::CsvError(format!(
-            "the column {:?} is nested, which CSV does not support: use .parquet, .arrow or .jsonl",
-            field.name()
-        )));
-    }
-    let mut writer = csv::WriterBuilder::new().with_header(true).with_delimiter(delimiter).build(file);
-    writer.write(&RecordBatch::new_empty(schema.clone()))?;
-    Ok(writer)
+fn json_writer<W: std::io::Write>(out: W) -> json::LineDelimitedWriter<W> {
+    json::WriterBuilder::new().with_explicit_nulls(true).build(out)
 }
 
-impl BatchWriter for TempFileWriter {
+/// Rows as JSON lines.
+///
+/// # Errors
+/// A column or a value that JSON cannot hold, by name.
+pub fn json_lines(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String, ArrowError> {
+    let columns = ExactColumns::new(Format::Jsonl, schema)?;
+    let mut writer = json_writer(Vec::new());
+    for batch in batches {
+        writer.write(&columns.convert(batch)?)?;
+    }
+    writer.finish()?;
+    String::from_utf8(writer.into_inner()).map_err(|e| ArrowError::JsonError(e.to_string()))
+}
+
+impl BatchWriter for TableFileWriter {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.encoder.write(batch).map_err(|e| file_error(&self.path, e))
+        let written = self.columns.convert(batch).and_then(|batch| self.encoder.write(&batch));
+        written.map_err(|e| {
+            self.target.exit_if_closed(&e);
+            file_error(&self.path, e)
+        })
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
-        let TempFileWriter { path, temp, encoder } = *self;
-        let file = encoder.finish().map_err(|e| file_error(&path, e))?;
-        file.sync_all().map_err(|e| io_error(&path, &e))?;
-        temp.persist(&path).map_err(|e| io_error(&path, &e.error))?;
-        Ok(())
+    fn finish(self: Box<Self>) -> Result<u64> {
+        let TableFileWriter { path, target, encoder, .. } = *self;
+        let file = encoder.finish().map_err(|e| {
+            target.exit_if_closed(&e);
+            file_error(&path, e)
+        })?;
+        target.finish(file)
     }
 }
 
-fn unbuffered(file: Buffered) -> Result<File, ArrowError> {
+fn unbuffered(file: Buffered) -> Result<CountingFile, ArrowError> {
     Ok(file.into_inner().map_err(|e| e.into_error())?)
 }
 
@@ -129,17 +126,17 @@ impl FormatEncoder for ArrowWriter<Buffered> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<File, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
         unbuffered(self.into_inner()?)
     }
 }
 
-impl FormatEncoder for csv::Writer<Buffered> {
+impl FormatEncoder for DelimitedWriter<Buffered> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
-        csv::Writer::write(self, batch)
+        DelimitedWriter::write(self, batch)
     }
 
-    fn finish(self: Box<Self>) -> Result<File, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
         unbuffered(self.into_inner())
     }
 }
@@ -149,7 +146,7 @@ impl FormatEncoder for json::LineDelimitedWriter<Buffered> {
         json::Writer::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<File, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
         json::Writer::finish(&mut self)?;
         unbuffered(self.into_inner())
     }
@@ -165,7 +162,7 @@ impl FormatEncoder for FileWriter<Buffered> {
         })
     }
 
-    fn finish(mut self: Box<Self>) -> Result<File, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
         FileWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }
@@ -176,7 +173,7 @@ impl FormatEncoder for StreamWriter<Buffered> {
         StreamWriter::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<File, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
         StreamWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }

@@ -1,27 +1,27 @@
-//! Replaces the schema of a batch by that of its table, which may differ in metadata at any depth.
+//! Replaces the schema of a batch by that of its table, which may differ in metadata and have wider types, at any depth.
 
-use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions, make_array};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, AsArray, RecordBatch, RecordBatchOptions, make_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, SchemaRef, Time64MicrosecondType, Time64NanosecondType, TimeUnit};
 use arrow::error::ArrowError;
 
 use super::layout::child_fields;
-use super::schema::check_appendable;
+use super::schema::{check_appendable, same_type};
 use crate::{Error, Result};
 
-/// The batch's rows under `schema`; no data is copied.
+/// The batch's rows under `schema`. Only columns of narrower types are copied, and every value stays the same.
 ///
 /// # Errors
-/// INVALID_ARGUMENT names the first field that differs, see [`check_appendable`].
+/// INVALID_ARGUMENT names the first field that differs, see [`check_appendable`], or that has a value that overflows.
 pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
     }
     check_appendable(schema, batch.schema_ref())?;
     let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| match column.data_type() == field.data_type() {
-        true => Ok(column.clone()),
-        false => retype(column.to_data(), field.data_type()).map(make_array),
-    });
+    let columns = columns.map(|(column, field)| conform_column(column, field));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     columns
         .collect::<Result<Vec<_>, ArrowError>>()
@@ -29,53 +29,75 @@ pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map_err(|e| Error::invalid(format!("the rows do not fit the table's schema: {e}")))
 }
 
-/// The same data under a type whose child fields have other metadata.
-fn retype(data: ArrayData, to: &DataType) -> Result<ArrayData, ArrowError> {
-    if data.data_type() == to {
-        return Ok(data);
+/// The same values under the type of `to`. Of nested types only the children that differ are changed.
+fn conform_column(column: &ArrayRef, to: &Field) -> Result<ArrayRef, ArrowError> {
+    if column.data_type() == to.data_type() {
+        return Ok(column.clone());
     }
-    let types: Vec<&DataType> = match to {
-        DataType::Dictionary(_, values) => vec![values],
-        other => child_fields(other).into_iter().map(Field::data_type).collect(),
+    if !same_type(to.data_type(), column.data_type()) {
+        return widen(column, to);
+    }
+    let data = column.to_data();
+    let child = |(index, field): (usize, &Field)| {
+        conform_column(&make_array(data.child_data()[index].clone()), field).map(|child| child.to_data())
     };
-    let children = data.child_data().iter().zip(types);
-    let children = children.map(|(child, to)| retype(child.clone(), to)).collect::<Result<_, _>>()?;
-    data.into_builder().data_type(to.clone()).child_data(children).build()
+    let children = match to.data_type() {
+        DataType::Dictionary(_, values) => {
+            vec![child((0, &Field::new(to.name(), values.as_ref().clone(), true)))?]
+        }
+        other => child_fields(other).into_iter().enumerate().map(child).collect::<Result<_, _>>()?,
+    };
+    data.into_builder().data_type(to.data_type().clone()).child_data(children).build().map(make_array)
+}
+
+/// The array's values under the type of `to`, which must hold them ([`super::widen`]).
+///
+/// # Errors
+/// Names the field with a value that overflows the finer unit, or text that is too large for the layout.
+fn widen(array: &ArrayRef, to: &Field) -> Result<ArrayRef, ArrowError> {
+    // Arrow's cast does not check this one for overflow.
+    if let (DataType::Time64(TimeUnit::Nanosecond), DataType::Time64(TimeUnit::Microsecond)) =
+        (to.data_type(), array.data_type())
+    {
+        let micros = array.as_primitive::<Time64MicrosecondType>();
+        let nanos = micros.try_unary::<_, Time64NanosecondType, _>(|time| time.mul_checked(1000));
+        return nanos.map(|nanos| Arc::new(nanos) as ArrayRef).map_err(|e| at_field(to, &e));
+    }
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let step = match array.data_type() {
+        DataType::Dictionary(_, values) if !matches!(to.data_type(), DataType::Dictionary(_, _)) => {
+            Some(values.as_ref().clone())
+        }
+        other => relaid(to.data_type(), other),
+    };
+    // One step at a time, so that the values of a dictionary or a list are checked as any others.
+    match step.filter(|step| step != to.data_type()) {
+        Some(step) => {
+            let array = cast_with_options(array, &step, &options).map_err(|e| at_field(to, &e))?;
+            conform_column(&array, to)
+        }
+        None => cast_with_options(array, to.data_type(), &options).map_err(|e| at_field(to, &e)),
+    }
+}
+
+/// A list of `narrow`'s elements in the layout of `wide`, which has the same or other elements; `None` if one is no list.
+fn relaid(wide: &DataType, narrow: &DataType) -> Option<DataType> {
+    use DataType::*;
+    let (List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _)) = narrow else {
+        return None;
+    };
+    match wide {
+        List(_) => Some(List(item.clone())),
+        LargeList(_) => Some(LargeList(item.clone())),
+        ListView(_) => Some(ListView(item.clone())),
+        LargeListView(_) => Some(LargeListView(item.clone())),
+        _ => None,
+    }
+}
+
+fn at_field(field: &Field, error: &ArrowError) -> ArrowError {
+    ArrowError::CastError(format!("field {:?}: {error}", field.name()))
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::collections::HashMap;
-    use std::sync::Arc;
-
-    use arrow::datatypes::Schema;
-
-    use super::*;
-    use crate::ipc::test_data;
-
-    /// The field without metadata, at any depth.
-    fn without_metadata(field: &Field) -> Field {
-        let child = |field: &Field| Arc::new(without_metadata(field));
-        let data_type = match field.data_type() {
-            DataType::List(f) => DataType::List(child(f)),
-            DataType::ListView(f) => DataType::ListView(child(f)),
-            DataType::FixedSizeList(f, n) => DataType::FixedSizeList(child(f), *n),
-            DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| without_metadata(f)).collect()),
-            other => other.clone(),
-        };
-        field.clone().with_data_type(data_type).with_metadata(HashMap::new())
-    }
-
-    #[test]
-    fn conform_replaces_metadata_at_every_depth_but_no_types() {
-        let batch = test_data::batch(&mut test_data::rng(1), 40);
-        let fields: Vec<Field> = batch.schema().fields().iter().map(|f| without_metadata(f)).collect();
-        let table = Arc::new(Schema::new(fields));
-        let conformed = conform(&batch, &table).unwrap();
-        assert_eq!(conformed.schema(), table);
-        assert_eq!(conform(&conformed, &batch.schema()).unwrap(), batch);
-        let other = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int8, true)]));
-        assert!(conform(&batch, &other).unwrap_err().message.contains("c0"));
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //! | [`body_builder`] | where the decoder stores bodies: as the received slices, or |
 //! | [`buffer_pool`] | in aligned memory that is reused |
 //! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
-//! | [`conform`] | a batch with the schema of its table |
+//! | [`conform`] | a batch with the schema of its table, by `widen` where its types are narrower |
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
@@ -46,6 +46,7 @@ pub mod split;
 #[cfg(test)]
 mod test_data;
 mod used_ranges;
+mod widen;
 
 /// The size that messages are split to, bytes. Measured, see docs: a client's cost is half of that at 32 MiB.
 pub const MESSAGE_BYTES: usize = 1 << 20;

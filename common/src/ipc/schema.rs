@@ -14,6 +14,7 @@ use super::field_path::FieldPath;
 use super::layout::child_fields;
 use super::malformed::describe_malformed;
 use super::schema_validation::{validate_field, validate_schema};
+use super::widen::holds;
 use crate::{Error, Result};
 
 /// Bytes before the flatbuffer of an encapsulated message: 0xFFFFFFFF and its length.
@@ -117,7 +118,8 @@ pub(super) fn catch_panics<T>(what: &str, run: impl FnOnce() -> Result<T, arrow:
 
 /// Checks that rows of schema `put` may be added to a table of schema `table`.
 ///
-/// Names, types, nullability and extension types must agree, in order; other metadata may differ.
+/// Names and extension types must agree, in order; a type must be the table's or one whose values the table's holds
+/// exactly ([`super::widen`]), and nullable only if the table's field is. Other metadata may differ.
 ///
 /// # Errors
 /// INVALID_ARGUMENT names the first differing field.
@@ -149,10 +151,10 @@ fn same_field(have: &Field, got: &Field, path: FieldPath<'_>) -> Result<()> {
     if have.name() != got.name() {
         return differs("the name", have.name(), got.name());
     }
-    if !same_type(have.data_type(), got.data_type()) {
+    if !same_type(have.data_type(), got.data_type()) && !holds(have.data_type(), got.data_type()) {
         return differs("type", have.data_type(), got.data_type());
     }
-    if have.is_nullable() != got.is_nullable() {
+    if got.is_nullable() && !have.is_nullable() {
         return differs("nullability", &have.is_nullable(), &got.is_nullable());
     }
     if extension_type(have.metadata()) != extension_type(got.metadata()) {
@@ -163,7 +165,7 @@ fn same_field(have: &Field, got: &Field, path: FieldPath<'_>) -> Result<()> {
 }
 
 /// Whether types agree, apart from their child fields.
-fn same_type(have: &DataType, got: &DataType) -> bool {
+pub(super) fn same_type(have: &DataType, got: &DataType) -> bool {
     use DataType::*;
     match (have, got) {
         (Dictionary(k, v), Dictionary(l, w)) => k == l && same_type(v, w),

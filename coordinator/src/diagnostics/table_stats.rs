@@ -15,6 +15,7 @@ pub fn table_json(table: &Table) -> Value {
         "version": table.version,
         "rows": table.rows,
         "bytes": table.bytes,
+        "retention_s": spec.retention_ms / 1000,
         "shards": spec.shards,
         "shard_by": spec.shard_by,
         "replicas": spec.replicas,

@@ -129,7 +129,7 @@ impl WriteExecution {
             "bytes": parts.iter().map(|p| p.bytes).sum::<u64>(),
             "parts": parts.len(),
         });
-        let schema = schema_message(&schemas.put)?;
+        let schema = schema_message(&schemas.table)?;
         context.coordinators.stage(StagePartsRequest { write: write_id.clone(), stream, parts, schema }).await?;
         Ok(outcome)
     }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
+use volley_common::ipc::conform::conform;
 use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
@@ -236,7 +236,8 @@ impl InputFiles {
         for file in &self.files {
             for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
-                emit(with_schema(batch, &self.schema).map_err(|e| formats::file_error(&file.path, e))?)?;
+                // The metadata may differ from the first file's, and types may be narrower.
+                emit(conform(&batch, &self.schema).map_err(|e| e.at(file.path.display()))?)?;
             }
         }
         Ok(())
@@ -250,13 +251,4 @@ impl InputFiles {
         }
         error
     }
-}
-
-/// The same rows under the first file's schema, whose metadata may differ.
-fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if Arc::ptr_eq(&batch.schema(), schema) {
-        return Ok(batch);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
 }
