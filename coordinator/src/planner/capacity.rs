@@ -24,7 +24,7 @@ pub fn check_capacity(
     old: Option<&Table>,
 ) -> Result<()> {
     let (used, wanted) = (catalog.table_usage(), TableUsage::of(spec, schema.len()));
-    let freed = old.map(|old| TableUsage::of_table(old)).unwrap_or_default();
+    let freed = old.map(TableUsage::of_table).unwrap_or_default();
     let grows = |of: fn(&TableUsage) -> u64, most: u64| {
         let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
         (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
