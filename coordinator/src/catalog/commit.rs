@@ -10,6 +10,10 @@ use super::apply::{already_there, done};
 use super::query::no_table;
 use super::{Catalog, PartRow, RowKey};
 
+/// A table's retention is divided into this many steps. Compactions, and the replaces of a table that is replaced very
+/// often, share one entry of its `replaced` list for all that expires in the same step, so that the list stays short.
+const RETENTION_STEPS: u64 = 64;
+
 impl Catalog {
     pub(super) fn commit_write(&mut self, op: &CommitWrite, now: u64) -> Result<reply::Reply> {
         if let Some(outcome) = self.recorded_outcome(op) {
@@ -55,9 +59,7 @@ impl Catalog {
             (None, WriteMode::Create | WriteMode::Replace) => self.new_table(&write.table, now)?,
             (Some(table), WriteMode::Replace) => {
                 let mut table = table.clone();
-                table
-                    .replaced
-                    .push(Replaced { write: write.id.clone(), ..replaced_by(&table, table.version + 1, now) });
+                table.replaced.push(replaced_by(&table, table.version + 1, now));
                 table.version += 1;
                 (table.rows, table.bytes) = (0, 0);
                 table
@@ -99,6 +101,7 @@ impl Catalog {
     fn make_visible(&mut self, write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
         if write.mode() != WriteMode::Append {
             self.keep_layout(&mut table);
+            merge_ends(&mut table);
             self.remove_all_parts(table.id, table.version, now);
         }
         let mut outcome = WriteOutcome {
@@ -228,6 +231,34 @@ pub(super) fn replaced_by(table: &Table, version: u64, now: u64) -> Replaced {
     let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
     let until_ms = now.saturating_add(retention).max(promised_ms(table));
     Replaced { version, until_ms, at_ms: now, ..Replaced::default() }
+}
+
+/// A table that is replaced more often than this within its retention has fewer entries than replaced versions.
+const MAX_EXACT_ENDS: usize = 64;
+
+/// Merges the last two entries of a table that is replaced very often, if they end in the same step of its retention: the
+/// table's row would grow with every replace. The versions of both stay readable until the end of the step.
+fn merge_ends(table: &mut Table) {
+    let is_plain = |end: &Replaced| !end.compaction && end.layout == 0 && end.restored == 0;
+    let step = retention_step(table);
+    if table.replaced.len() <= MAX_EXACT_ENDS {
+        return;
+    }
+    let [.., before, last] = table.replaced.as_mut_slice() else { return };
+    if !is_plain(before) || !is_plain(last) {
+        return;
+    }
+    last.until_ms = last.until_ms.div_ceil(step).saturating_mul(step);
+    if before.until_ms == last.until_ms {
+        *before = *last;
+        table.replaced.pop();
+    }
+}
+
+/// Ends of versions within one step of a table's retention can share an entry.
+pub(super) fn retention_step(table: &Table) -> u64 {
+    let retention = table.spec.as_ref().map_or(0, |spec| spec.retention_ms);
+    (retention / RETENTION_STEPS).max(1)
 }
 
 /// Until when older versions need parts that the newest version has: compactions and restored versions share parts with

@@ -7,12 +7,8 @@
 use volley_common::wire::catalog::{BeginWrite, Part, Replaced, Table, Write, WriteMode, WriteOutcome};
 use volley_common::{Error, NodeId, PartId, Result};
 
-use super::commit::{committed_part, promised_ms};
+use super::commit::{committed_part, promised_ms, retention_step};
 use super::{Catalog, PartRow, SortKey};
-
-/// A table's retention is divided into this many steps. Compactions whose parts expire in the same step share one entry
-/// of the table's `replaced` list, so that a table that is compacted every second does not collect thousands of entries.
-const RETENTION_STEPS: u64 = 64;
 
 /// The facts about a part that a compaction replaces.
 struct CompactionSource {
@@ -63,7 +59,7 @@ impl Catalog {
             table.bytes += row.bytes;
             self.upsert_part(row);
         }
-        record_replaced(&mut table, &write.id, now);
+        record_replaced(&mut table, now);
         let outcome = WriteOutcome {
             table: table.name.clone(),
             version: table.version,
@@ -136,23 +132,16 @@ fn check_compacted(write: &Write, sources: &[CompactionSource], parts: &[Part]) 
 
 /// Records until when the parts that the new version removed are kept: for the retention, and at least as long as the parts
 /// that earlier compactions removed, because older versions need both.
-fn record_replaced(table: &mut Table, write: &str, now: u64) {
+fn record_replaced(table: &mut Table, now: u64) {
     let (version, retention) = (table.version, table.spec.as_ref().map_or(0, |spec| spec.retention_ms));
-    let step = (retention / RETENTION_STEPS).max(1);
+    let step = retention_step(table);
     let until_ms = now.saturating_add(retention).div_ceil(step).saturating_mul(step).max(promised_ms(table));
     match table.replaced.last_mut() {
         Some(last) if last.compaction && last.until_ms >= until_ms => {
-            (last.version, last.write, last.at_ms) = (version, write.into(), now);
+            (last.version, last.at_ms) = (version, now);
         }
         _ => {
-            let end = Replaced {
-                version,
-                until_ms,
-                compaction: true,
-                write: write.into(),
-                at_ms: now,
-                ..Replaced::default()
-            };
+            let end = Replaced { version, until_ms, compaction: true, at_ms: now, ..Replaced::default() };
             table.replaced.push(end);
         }
     }

@@ -71,7 +71,7 @@ impl Catalog {
         for end in table.replaced.drain(..expired) {
             table.oldest = end.version;
         }
-        table.replaced = needed_ends(&table, &table.replaced, now).into_iter().cloned().collect();
+        table.replaced = needed_ends(&table, &table.replaced, now).into_iter().copied().collect();
         let layouts = table.replaced.iter().map(|end| end.layout).collect();
         self.remove_layouts(id, &layouts);
         parts.into_iter().for_each(|part| self.remove_part(part));

@@ -268,8 +268,7 @@ fn drain_ends_with_fewer_nodes_than_replicas() {
 fn versions_are_listed_with_sizes_times_and_ends() {
     let mut cluster = ClusterFixture::new(true);
     // Version 4 replaced what 2 and 3 had; 5 appended to it.
-    let by = ("w".to_string(), 800);
-    let replaced = vec![Replaced { version: 4, until_ms: NOW + 5, write: by.0, at_ms: by.1, ..Replaced::default() }];
+    let replaced = vec![Replaced { version: 4, until_ms: NOW + 5, at_ms: 800, ..Replaced::default() }];
     let pins = vec![Pin { version: 3, until_ms: NOW + 9 }];
     cluster.table(Table { replaced, pins, oldest: 2, ..Table::default() });
     for (id, versions) in [(1, (2, 4)), (2, (3, 4)), (3, (4, 0)), (4, (5, 0)), (5, (5, 0))] {
@@ -288,7 +287,7 @@ fn versions_are_listed_with_sizes_times_and_ends() {
     assert_eq!(of("until_ms"), [Value::Null, Value::Null, json!(NOW + 9), json!(NOW + 5)]);
     assert_eq!(of("pinned"), [false, false, true, false]);
     assert_eq!((&listed["newest"], &listed["more"]), (&json!(5), &json!(0)));
-    let replaced_by = json!({ "version": 4, "kind": "replace", "restored": null, "write": "w", "at_ms": 800 });
+    let replaced_by = json!({ "version": 4, "kind": "replace", "restored": null, "write": null, "at_ms": 800 });
     assert_eq!(of("replaced_by"), [Value::Null, Value::Null, replaced_by.clone(), replaced_by]);
 
     let later = versions_json(&cluster.catalog, cluster.catalog.table(1).unwrap(), NOW + 7);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use volley_common::wire::catalog::{Table, WriteState};
+use volley_common::wire::catalog::Table;
 
 use crate::catalog::{Catalog, PartRow};
 
@@ -19,7 +19,8 @@ pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
     let oldest = table.oldest.max(1);
     let mut all = (oldest..=table.version).rev().filter(readable);
     let listed: BTreeSet<u64> = all.by_ref().take(MAX_LISTED).collect();
-    let (sizes, times) = (sizes(catalog, table, &listed), times(catalog, table));
+    let (sizes, writes) = (sizes(catalog, table, &listed), writes(catalog, table));
+    let times = times(catalog, table, &writes, &listed);
     let one = |version: &u64| {
         let (rows, bytes, parts) = sizes.get(version).copied().unwrap_or_default();
         let (until_ms, pinned) = kept_until(table, *version, now_ms);
@@ -31,7 +32,7 @@ pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
             "parts": parts,
             "until_ms": until_ms,
             "pinned": pinned,
-            "replaced_by": replaced_by_json(table, *version),
+            "replaced_by": replaced_by_json(table, &writes, *version),
         })
     };
     json!({
@@ -42,8 +43,9 @@ pub fn versions_json(catalog: &Catalog, table: &Table, now_ms: u64) -> Value {
     })
 }
 
-/// What replaced a version, if anything did: the version that has not all of its parts any more.
-fn replaced_by_json(table: &Table, version: u64) -> Option<Value> {
+/// What replaced a version, if anything did: the version that has not all of its parts any more, or a later one if the
+/// table is replaced very often.
+fn replaced_by_json(table: &Table, writes: &BTreeMap<u64, &str>, version: u64) -> Option<Value> {
     let end = table.replaced.iter().find(|end| end.version > version)?;
     let kind = match end {
         end if end.compaction => "compaction",
@@ -55,7 +57,7 @@ fn replaced_by_json(table: &Table, version: u64) -> Option<Value> {
         "version": end.version,
         "kind": kind,
         "restored": Some(end.restored).filter(|version| *version != 0),
-        "write": Some(&end.write).filter(|write| !write.is_empty()),
+        "write": writes.get(&end.version),
         "at_ms": Some(end.at_ms).filter(|at| *at != 0),
     }))
 }
@@ -96,13 +98,22 @@ fn sizes(catalog: &Catalog, table: &Table, versions: &BTreeSet<u64>) -> BTreeMap
     versions.iter().map(size_at).collect()
 }
 
-/// When versions were created, as far as the writes that created them are still in the catalog.
-fn times(catalog: &Catalog, table: &Table) -> BTreeMap<u64, u64> {
-    let commits = catalog.writes().filter(|write| {
-        write.state == WriteState::Committed as i32 && write.table == table.name && write.ended_ms >= table.created_ms
-    });
-    let mut times: BTreeMap<u64, u64> =
-        commits.filter_map(|write| write.outcome.as_ref().map(|outcome| (outcome.version, write.ended_ms))).collect();
+/// The write that made each version, as far as its parts are kept.
+fn writes<'a>(catalog: &'a Catalog, table: &Table) -> BTreeMap<u64, &'a str> {
+    let parts = catalog.all_parts_of(table.id).filter(|part| !part.write.is_empty());
+    parts.map(|part| (part.added, &*part.write)).collect()
+}
+
+/// When versions were created, as far as the writes that made them are remembered, or what they replaced is.
+fn times(
+    catalog: &Catalog,
+    table: &Table,
+    writes: &BTreeMap<u64, &str>,
+    versions: &BTreeSet<u64>,
+) -> BTreeMap<u64, u64> {
+    let ended = |id: &str| catalog.write(id).map(|write| write.ended_ms).filter(|ended| *ended > 0);
+    let made = writes.iter().filter(|(version, _)| versions.contains(version));
+    let mut times: BTreeMap<u64, u64> = made.filter_map(|(version, id)| Some((*version, ended(id)?))).collect();
     for end in table.replaced.iter().filter(|end| end.at_ms != 0) {
         times.entry(end.version).or_insert(end.at_ms);
     }

@@ -146,7 +146,8 @@ impl ReadService {
         let schema = {
             let catalog = self.raft.read().await?;
             let table = catalog.require_table(&request.name)?;
-            let version = catalog.readable_version(table, request.options.version, clock::now_ms())?;
+            let version =
+                catalog.readable_version(table, request.options.version, clock::now_ms().max(catalog.clock_ms()))?;
             catalog.layout_at(table, version).schema
         };
         Ok(select_columns(request.name.components(), &schema, &request.options).await?.schema)
@@ -174,7 +175,8 @@ impl ReadService {
         max_endpoints: impl Fn(Option<&TableSpec>) -> u32,
         listener: &Arc<str>,
     ) -> Result<ResolvedRead> {
-        let (table, now_ms) = (catalog.require_table(name)?, clock::now_ms());
+        // Expiry runs by the catalog's time, even if this coordinator's clock is behind.
+        let (table, now_ms) = (catalog.require_table(name)?, clock::now_ms().max(catalog.clock_ms()));
         let version = catalog.readable_version(table, options.version, now_ms)?;
         let layout = catalog.layout_at(table, version);
         catalog.require_live_nodes()?;

@@ -206,6 +206,7 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
     let compacted =
         |table, added, seq, generation| RowKey::Part { table, sort_key: SortKey { added, seq, generation } };
     let part = |table, added, seq| compacted(table, added, seq, 0);
+    let staged = |write: &str, index| RowKey::StagedStream { write: write.into(), index };
     let keys = [
         RowKey::Cluster,
         RowKey::Node(1),
@@ -222,6 +223,12 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         RowKey::Write("ab".into()),
         RowKey::Write("b".into()),
         RowKey::Cancelled(u64::MAX),
+        staged("a", 1),
+        staged("a", 256),
+        staged("ab", 0),
+        RowKey::Layout { table: 1, id: u64::MAX },
+        RowKey::Layout { table: 2, id: 0 },
+        RowKey::Clock,
     ];
     assert!(keys.is_sorted());
     assert!(keys.iter().map(RowKey::to_bytes).collect::<Vec<_>>().is_sorted());
@@ -231,6 +238,8 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
     for garbage in [
         &b""[..],
         b"\x09",
+        b"\x06a12345678",
+        b"\x08x",
         b"\x00x",
         b"\x01short",
         b"\x03123456789",

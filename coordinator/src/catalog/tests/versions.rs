@@ -133,3 +133,29 @@ fn empty_version_is_readable_until_it_expires() {
     fixture.must_apply(expire());
     assert!(!fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
 }
+
+#[test]
+fn table_that_is_replaced_often_keeps_a_short_row() {
+    let mut fixture = CatalogFixture::new();
+    let mut readable = Vec::new();
+    for version in 1..=3_000 {
+        fixture.now += u64::from(version % 2 == 0);
+        fixture.put(&format!("w{version}"), "t", WriteMode::Replace, &[version]);
+        readable.push((version as u64, fixture.now));
+        if version % 100 == 0 {
+            fixture.must_apply(Op::Expire(keep(u64::MAX)));
+        }
+    }
+    let table = fixture.table("t");
+    assert!(table.replaced.len() < 64 + 64 + 10, "{} entries", table.replaced.len());
+    // Every version is readable for its retention, and hardly longer.
+    for window in readable.windows(2) {
+        let ((version, _), (_, replaced_ms)) = (window[0], window[1]);
+        let is_readable = |now| fixture.catalog.is_readable(table, version, now);
+        if version >= table.oldest {
+            assert!(is_readable(replaced_ms + RETENTION), "version {version}");
+        }
+        assert!(!is_readable(replaced_ms + RETENTION + RETENTION / 30), "version {version}");
+    }
+    assert!(fixture.catalog.part_count() < 2_400, "{} parts", fixture.catalog.part_count());
+}
