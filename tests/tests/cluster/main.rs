@@ -12,6 +12,7 @@ mod leader;
 mod listeners;
 mod messages;
 mod node_lifecycle;
+mod put_memory;
 mod shutdown;
 mod startup;
 mod tables;
