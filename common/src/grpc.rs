@@ -40,6 +40,23 @@ pub fn message_length(prefix: &[u8; PREFIX], max: usize) -> Result<usize> {
     Ok(length)
 }
 
+/// The metadata key by which a server that is busy tells a client when to repeat a call, in milliseconds (gRPC A6,
+/// "pushback").
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The status of an error that passes: the client should repeat the call after this time.
+pub fn retry_later(error: Error, after_ms: u64) -> Status {
+    let mut status = Status::from(error);
+    status.metadata_mut().insert(RETRY_PUSHBACK, after_ms.into());
+    status
+}
+
+/// How long the server asks to wait before the call is repeated.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    let value = status.metadata().get(RETRY_PUSHBACK)?.to_str().ok()?;
+    value.parse().ok().map(Duration::from_millis)
+}
+
 /// A message with its prefix. It must be smaller than 4 GiB.
 pub fn encode_message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
@@ -141,6 +158,13 @@ mod tests {
             assert_eq!(Ticket::decode(read_in(&encode_message(&ticket), step).await.unwrap()).unwrap(), ticket);
         }
         assert_eq!(read_in(&[0; PREFIX], 9).await.unwrap(), Bytes::new());
+    }
+
+    #[test]
+    fn status_tells_when_to_repeat_the_call() {
+        let status = retry_later(Error::exhausted("busy"), 250);
+        assert_eq!((status.code(), retry_after(&status)), (Code::ResourceExhausted, Some(Duration::from_millis(250))));
+        assert_eq!(retry_after(&Error::exhausted("full").into()), None);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,10 @@ use crate::storage::Watermarks;
 /// The least number of bytes of each column in a message, if they fit: every column of every message has a cost for
 /// clients.
 const MIN_COLUMN_BYTES: usize = 4 << 10;
+/// The least value of `put_memory_bytes`.
+const MIN_PUT_MEMORY: u64 = 32 << 20;
+/// The largest value of `max_message`: what gRPC libraries can send.
+const MAX_GRPC_MESSAGE: usize = i32::MAX as usize;
 /// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
 const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_SPLIT_BYTES;
 
@@ -38,6 +43,13 @@ pub struct NodeConfig {
     pub capacity: u64,
     /// The largest Flight message that is accepted, bytes.
     pub max_message: usize,
+    /// How long a message of a put that has begun may take to advance, milliseconds: at least 16 KiB must arrive for each
+    /// second.
+    pub message_timeout_ms: u64,
+    /// Memory for all puts together, bytes. In addition each stream may take 4 MiB for what its client sends ahead.
+    pub put_memory_bytes: u64,
+    /// The largest number of puts at once; a further one is refused.
+    pub max_concurrent_puts: usize,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
@@ -68,7 +80,10 @@ impl Default for NodeConfig {
             peer_advertise: None,
             zone: String::new(),
             capacity: 0,
-            max_message: 512 << 20,
+            max_message: MAX_GRPC_MESSAGE,
+            message_timeout_ms: 30_000,
+            put_memory_bytes: 256 << 20,
+            max_concurrent_puts: 4096,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
@@ -106,6 +121,15 @@ pub struct NodeArgs {
     /// The largest Flight message that is accepted, bytes.
     #[arg(long)]
     pub max_message: Option<usize>,
+    /// How many milliseconds a message of a put that has begun may take to advance.
+    #[arg(long)]
+    pub message_timeout_ms: Option<u64>,
+    /// Memory for all puts together, bytes.
+    #[arg(long)]
+    pub put_memory_bytes: Option<u64>,
+    /// The largest number of puts at once.
+    #[arg(long)]
+    pub max_concurrent_puts: Option<usize>,
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
@@ -189,10 +213,18 @@ impl NodeConfig {
             ("block_bytes", self.block_bytes, 64 << 10),
             ("part_bytes", self.part_bytes, 64 << 10),
             ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
+            ("max_concurrent_puts", self.max_concurrent_puts as u64, 1),
+            ("put_memory_bytes", self.put_memory_bytes, MIN_PUT_MEMORY),
+            ("message_timeout_ms", self.message_timeout_ms, 100),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
+        }
+        if self.max_message > MAX_GRPC_MESSAGE {
+            return Err(Error::invalid(format!(
+                "max_message must be at most {MAX_GRPC_MESSAGE}, which gRPC can carry"
+            )));
         }
         if !MESSAGE_BYTES_RANGE.contains(&self.message_bytes) {
             return Err(Error::invalid(format!(
@@ -214,6 +246,11 @@ impl NodeConfig {
             }
         }
         Ok(())
+    }
+
+    /// How long a message that has begun may take to advance.
+    pub fn message_timeout(&self) -> Duration {
+        Duration::from_millis(self.message_timeout_ms)
     }
 
     /// Bytes of rows in one message of a table with this number of columns.

@@ -11,6 +11,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
+use crate::put_resources::PutResources;
 use crate::storage::PartStore;
 
 /// The addresses at which others reach this node.
@@ -46,6 +47,8 @@ pub struct PutContext {
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
     pub pool: ConnectionPool,
+    /// Memory, threads and places, shared by all puts.
+    pub resources: Arc<PutResources>,
     /// Where other nodes pull copies of new parts from: HOST:PORT.
     pub peer_addr: String,
     /// The puts and compactions in progress. A shutdown waits for them.
@@ -105,6 +108,7 @@ impl NodeContext {
                 store: store.clone(),
                 coordinators: coordinators.clone(),
                 pool: pool.clone(),
+                resources: Arc::new(PutResources::new(&config)),
                 peer_addr,
                 tasks: TaskTracker::new(),
             }),

@@ -24,6 +24,8 @@ use volley_common::{Error, Result, clock};
 
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
+/// The largest message of an exchange, bytes: it is held in memory.
+const MAX_EXCHANGED: usize = 64 << 20;
 /// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
@@ -56,7 +58,7 @@ impl Service<http::Request<Body>> for NodeFlightService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let limit = Some(self.max_message);
+        let limit = Some(self.max_message.min(MAX_EXCHANGED));
         Box::pin(async move {
             Ok(match request.uri().path() {
                 HANDSHAKE => {

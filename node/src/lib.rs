@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`router`] | dispatches every Flight call |
 //! | [`put`] | a put: writes rows into parts, copies these to their holders, commits |
+//! | [`put_resources`], [`put_memory`] | what all puts share: memory, threads, how many run |
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
 //! | [`flight`] | the Flight calls that tonic serves |
 //! | [`peer`] | the gRPC service for other members |
@@ -33,6 +34,8 @@ pub mod orphan_expiry;
 pub mod peer;
 pub mod process;
 pub mod put;
+pub mod put_memory;
+pub mod put_resources;
 pub mod router;
 pub mod scrub;
 pub mod server;

@@ -3,8 +3,10 @@
 //! The request stream ends normally only after the source ended without an error. A source that fails resets the call: the
 //! server would commit a stream that just ends.
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -25,10 +27,14 @@ use super::{Client, MAX_MESSAGE};
 use crate::ipc::MESSAGE_BYTES;
 use crate::ipc::shrink::shrink_to_fit;
 use crate::ipc::split::split;
-use crate::{Error, Result};
+use crate::{Error, Result, grpc};
 
 /// Messages that may wait to be sent.
 const QUEUE_LEN: usize = 4;
+/// Bytes of messages that are kept until the member accepts the put.
+const MAX_SENT_AGAIN: usize = 32 << 20;
+/// How often a put is tried at a member that is busy; the pauses grow, to half a minute in all.
+const MAX_ATTEMPTS: u32 = 10;
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
 /// The outcome of a put: the JSON of the last PutResult.
@@ -84,11 +90,27 @@ async fn call(
     headers: MetadataMap,
     messages: mpsc::Receiver<QueuedMessage>,
 ) -> Result<serde_json::Value> {
-    let mut grpc = tonic::client::Grpc::new(client.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-    grpc.ready().await?;
-    let mut request = Request::new(request_stream(messages));
-    *request.metadata_mut() = headers;
-    let mut results = grpc.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await?.into_inner();
+    let mut calls = tonic::client::Grpc::new(client.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let outbox = Arc::new(Outbox::new(messages));
+    let mut attempt = 0;
+    let mut results = loop {
+        attempt += 1;
+        calls.ready().await?;
+        let mut request = Request::new(Outbox::stream(outbox.clone()));
+        *request.metadata_mut() = headers.clone();
+        let status = match calls.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await {
+            Ok(response) => break response.into_inner(),
+            Err(status) => status,
+        };
+        match grpc::retry_after(&status) {
+            Some(pause) if attempt < MAX_ATTEMPTS && outbox.is_complete() => {
+                tracing::debug!(%status, attempt, "the put is repeated later");
+                tokio::time::sleep(pause * attempt).await;
+            }
+            _ => return Err(status.into()),
+        }
+    };
+    outbox.forget();
     let mut last = serde_json::Value::Null;
     while let Some(result) = results.message().await? {
         if !result.app_metadata.is_empty() {
@@ -99,16 +121,72 @@ async fn call(
     Ok(last)
 }
 
-/// The request's messages; an error if the queue closes before the normal end.
-fn request_stream(messages: mpsc::Receiver<QueuedMessage>) -> impl Stream<Item = Result<FlightData>> + Send {
-    futures::stream::unfold(Some(messages), |messages| async move {
-        let mut messages = messages?;
-        match messages.recv().await {
-            Some(Some(data)) => Some((Ok(data), Some(messages))),
-            Some(None) => None,
-            None => Some((Err(Error::cancelled("the source of the put ended unexpectedly")), None)),
+/// The messages of the call. Until a member accepts the put, those that were sent are kept, so that a put which is
+/// refused because the member is busy can be repeated.
+struct Outbox(Mutex<OutboxState>);
+
+struct OutboxState {
+    messages: mpsc::Receiver<QueuedMessage>,
+    /// What was sent; `None` if it is too much, or not needed any more.
+    sent: Option<Vec<QueuedMessage>>,
+    bytes: usize,
+    /// The number of the current request; an earlier one may still be polled.
+    request: u64,
+}
+
+impl Outbox {
+    fn new(messages: mpsc::Receiver<QueuedMessage>) -> Self {
+        Outbox(Mutex::new(OutboxState { messages, sent: Some(Vec::new()), bytes: 0, request: 0 }))
+    }
+
+    /// Whether all messages from the first on can be sent again.
+    fn is_complete(&self) -> bool {
+        self.0.lock().sent.is_some()
+    }
+
+    /// The put is accepted: nothing is sent again.
+    fn forget(&self) {
+        self.0.lock().sent = None;
+    }
+
+    /// A request's messages, from the first on; an error if the queue closes before the normal end.
+    fn stream(outbox: Arc<Self>) -> impl Stream<Item = Result<FlightData>> + Send {
+        let (request, mut again) = {
+            let mut state = outbox.0.lock();
+            state.request += 1;
+            (state.request, VecDeque::from(state.sent.clone().unwrap_or_default()))
+        };
+        let mut ended = false;
+        futures::stream::poll_fn(move |cx| {
+            if ended {
+                return Poll::Ready(None);
+            }
+            let message = match again.pop_front() {
+                Some(message) => Some(message),
+                None => ready!(outbox.0.lock().poll_receive(cx, request)),
+            };
+            ended = !matches!(message, Some(Some(_)));
+            let closed = || Err(Error::cancelled("the source of the put ended unexpectedly"));
+            Poll::Ready(message.map_or_else(|| Some(closed()), |message| message.map(Ok)))
+        })
+    }
+}
+
+impl OutboxState {
+    /// The next message that no request has sent; `None` if the queue is closed, or the request is not the current one.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, request: u64) -> Poll<Option<QueuedMessage>> {
+        if self.request != request {
+            return Poll::Ready(None);
         }
-    })
+        let message = ready!(self.messages.poll_recv(cx));
+        let Some(received) = &message else { return Poll::Ready(None) };
+        self.bytes += received.as_ref().map_or(0, |data| data.data_body.len() + data.data_header.len());
+        match &mut self.sent {
+            Some(sent) if self.bytes <= MAX_SENT_AGAIN => sent.push(received.clone()),
+            _ => self.sent = None,
+        }
+        Poll::Ready(message)
+    }
 }
 
 /// Encodes batches into messages until the source ends or fails, or the call is over.

@@ -14,7 +14,7 @@ use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
 use crate::ipc::decode::{BatchDecoder, DecodedMessage};
-use crate::ipc::flight_decoder::FlightDataStream;
+use crate::ipc::flight_stream::FlightDataStream;
 use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet. Its schema is known when it is opened.

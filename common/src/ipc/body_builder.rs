@@ -1,6 +1,8 @@
 //! How [`super::flight_decoder`] stores the body of a message while its bytes arrive.
 
-use bytes::Bytes;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
 
 use crate::Result;
 
@@ -21,7 +23,21 @@ pub trait BodyBuilder {
     /// The complete body; the default is a body of no bytes.
     type Body: Default;
 
-    /// Takes from the front of `from` as many bytes as the body still needs.
+    /// Whether the body can take bytes now, and whether [`BodyBuilder::is_full`] is up to date. If not, the reader of the
+    /// stream waits for [`BodyBuilder::poll_ready`].
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Waits until [`BodyBuilder::is_ready`]: for memory, or for a disk.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is no memory or no space for the body. UNAVAILABLE: the disk failed.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes from the front of `from` as many bytes as the body still needs and can take.
     fn fill(&mut self, from: &mut Bytes);
 
     /// Whether the body is complete.
@@ -29,6 +45,9 @@ pub trait BodyBuilder {
 
     /// The complete body.
     fn finish(self) -> Self::Body;
+
+    /// A complete body in one piece.
+    fn into_bytes(body: Self::Body) -> Bytes;
 }
 
 /// Keeps bodies as the slices in which they are received, without a copy.
@@ -68,5 +87,14 @@ impl BodyBuilder for SliceBody {
 
     fn finish(self) -> Vec<Bytes> {
         self.slices
+    }
+
+    fn into_bytes(mut slices: Vec<Bytes>) -> Bytes {
+        if slices.len() == 1 {
+            return slices.remove(0);
+        }
+        let mut bytes = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        bytes.freeze()
     }
 }

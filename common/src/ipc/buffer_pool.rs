@@ -27,10 +27,11 @@ const SHARED_BLOCK: usize = 4 * HUGE_PAGE;
 const MAX_SHARING_BODY: usize = SHARED_BLOCK / 4;
 /// Where a body in a shared block may begin: arrow's alignment.
 const ALIGNMENT: usize = 64;
-/// Limit for all idle blocks together; a single larger block may stay until a body arrives that it does not fit.
+/// Limit for all idle blocks of a stream together; a single larger block may stay until a body arrives that it does not
+/// fit.
 const MAX_IDLE_BYTES: usize = 8 << 20;
 
-/// The blocks of one stream. They are unmapped once the stream and all its bodies are dropped.
+/// The blocks of one stream, or of many. They are unmapped once the streams and all their bodies are dropped.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     /// Bodies return their blocks from any thread.
@@ -41,11 +42,21 @@ pub struct BufferPool {
     shared: Option<(Arc<PooledBlock>, usize)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct IdleBlocks {
     /// Longest idle first.
     blocks: VecDeque<MmapRaw>,
     bytes: usize,
+    max_bytes: usize,
+    /// A body may take a block of up to this many times its size.
+    max_oversize: usize,
+}
+
+impl Default for IdleBlocks {
+    fn default() -> Self {
+        let blocks = VecDeque::new();
+        IdleBlocks { blocks, bytes: 0, max_bytes: MAX_IDLE_BYTES, max_oversize: MAX_OVERSIZE }
+    }
 }
 
 /// A body that is being received.
@@ -88,6 +99,23 @@ impl BufferPool {
     /// its whole block.
     pub fn with_shared_blocks() -> Self {
         BufferPool { sharing: true, ..BufferPool::default() }
+    }
+
+    /// For many streams, see [`BufferPool::for_stream`]. They share `max_idle` bytes of idle blocks, and a body never takes
+    /// more than [`BufferPool::block_bytes`].
+    pub fn for_many_streams(max_idle: usize) -> Self {
+        let idle = IdleBlocks { max_bytes: max_idle, max_oversize: 1, ..IdleBlocks::default() };
+        BufferPool { idle: Arc::new(Mutex::new(idle)), ..BufferPool::default() }
+    }
+
+    /// The pool of one more stream, which shares the idle blocks of this one.
+    pub fn for_stream(&self) -> Self {
+        BufferPool { idle: self.idle.clone(), sharing: self.sharing, shared: None }
+    }
+
+    /// Bytes of memory that a body of this many bytes takes, if it shares no block.
+    pub fn block_bytes(length: usize) -> usize {
+        if length < MIN_BLOCK_BODY { length } else { length.next_power_of_two() }
     }
 
     fn share(&mut self, length: usize) -> Result<BlockRange> {
@@ -143,17 +171,21 @@ fn map_block(length: usize) -> Result<MmapRaw> {
 impl IdleBlocks {
     /// Takes the smallest block that fits and is not far too large.
     fn take(&mut self, length: usize) -> Option<MmapRaw> {
-        let fits = |size: usize| (length..=length.saturating_mul(MAX_OVERSIZE)).contains(&size);
+        let largest = match self.max_oversize {
+            1 => length.next_power_of_two(),
+            times => length.saturating_mul(times),
+        };
+        let fits = |size: usize| (length..=largest).contains(&size);
         let sizes = self.blocks.iter().map(|block| block.len()).enumerate();
         let (at, size) = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size)?;
         self.bytes -= size;
         self.blocks.remove(at)
     }
 
-    /// Unmaps a block over [`MAX_IDLE_BYTES`], unless a body of `next` bytes could use it. [`IdleBlocks::put`] keeps
+    /// Unmaps a block over `max_bytes`, unless a body of `next` bytes could use it. [`IdleBlocks::put`] keeps
     /// such a block only as the single one.
     fn release_oversized(&mut self, next: usize) {
-        if self.bytes > MAX_IDLE_BYTES && self.bytes > next.saturating_mul(MAX_OVERSIZE) {
+        if self.bytes > self.max_bytes && self.bytes > next.saturating_mul(self.max_oversize.max(2)) {
             self.blocks.clear();
             self.bytes = 0;
         }
@@ -162,7 +194,7 @@ impl IdleBlocks {
     fn put(&mut self, block: MmapRaw) {
         self.bytes += block.len();
         self.blocks.push_back(block);
-        while self.bytes > MAX_IDLE_BYTES && self.blocks.len() > 1 {
+        while self.bytes > self.max_bytes && self.blocks.len() > 1 {
             self.bytes -= self.blocks.pop_front().map_or(0, |oldest| oldest.len());
         }
     }
@@ -190,6 +222,10 @@ impl BodyBuilder for BodyBuffer {
             BodyMemory::Heap(bytes) => bytes.into(),
             BodyMemory::Block(range) => Bytes::from_owner(PooledBody { range, length: self.filled }),
         }
+    }
+
+    fn into_bytes(body: Bytes) -> Bytes {
+        body
     }
 }
 
@@ -292,6 +328,21 @@ mod tests {
         );
         let large = body(&mut pool, MAX_SHARING_BODY + 1, 3);
         assert!(large.iter().all(|&b| b == 3));
+    }
+
+    #[test]
+    fn streams_of_one_pool_share_idle_blocks_of_their_size() {
+        let pool = BufferPool::for_many_streams(4 << 20);
+        let (mut one, mut two) = (pool.for_stream(), pool.for_stream());
+        let first = body(&mut one, (1 << 20) - 5, 1);
+        let at = first.as_ptr();
+        drop(first);
+        assert_eq!(body(&mut two, (1 << 20) - 9, 2).as_ptr(), at);
+        drop(body(&mut two, 400 << 10, 3));
+        assert_eq!(pool.idle.lock().bytes, (1 << 20) + (512 << 10), "a smaller body takes no larger block");
+        let many: Vec<_> = (0..9).map(|_| body(&mut one, 1 << 20, 1)).collect();
+        drop(many);
+        assert_eq!(pool.idle.lock().bytes, 4 << 20);
     }
 
     #[test]

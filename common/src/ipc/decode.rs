@@ -14,12 +14,19 @@ use bytes::Bytes;
 use super::batch_validation::validate_batch;
 use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
+use super::spool::{MemoryTarget, SpoolStorage, relocate};
+use super::streamed_decompression::{batch_of, decompress_batch, decompress_dictionary, dictionary_of};
 use crate::{Error, Result};
 
 /// The limit for all dictionaries of a stream together, as a multiple of the largest message.
 const MAX_DICTIONARY_MESSAGES: usize = 4;
 /// Offsets within a body are multiples of this, by the format.
 const BODY_ALIGNMENT: usize = 8;
+
+/// A dictionary of more bytes is kept in the spool, if there is one.
+const MAX_DICTIONARY_IN_MEMORY: usize = 64 << 10;
+/// The largest dictionary that deltas may extend, bytes: each delta copies the whole dictionary.
+const MAX_EXTENDED_DICTIONARY: usize = 512 << 20;
 
 /// The content of one message.
 #[derive(Debug)]
@@ -41,12 +48,26 @@ pub struct BatchDecoder {
     dictionaries: HashMap<i64, ArrayRef>,
     /// Bytes of each dictionary, deltas included.
     sizes: HashMap<i64, usize>,
+    spool: Option<DecoderSpool>,
+}
+
+struct DecoderSpool {
+    storage: Arc<dyn SpoolStorage>,
+    /// The largest message that is decompressed in memory, bytes.
+    max_decompressed: usize,
 }
 
 impl BatchDecoder {
     /// Rejects messages whose body, as received or decompressed, is over `max_message` bytes.
     pub fn new(max_message: usize) -> Self {
-        BatchDecoder { max_message, schema: None, dictionaries: HashMap::new(), sizes: HashMap::new() }
+        BatchDecoder { max_message, schema: None, dictionaries: HashMap::new(), sizes: HashMap::new(), spool: None }
+    }
+
+    /// Bounds the decoder's own memory: messages that decompress to more than `max_decompressed` bytes, and dictionaries,
+    /// which live as long as the stream, are stored in `storage`. Decoding may then wait for a disk.
+    pub fn with_spool(mut self, storage: Arc<dyn SpoolStorage>, max_decompressed: usize) -> Self {
+        self.spool = Some(DecoderSpool { storage, max_decompressed });
+        self
     }
 
     /// Decodes the stream's next message. After an error the decoder must not be used again.
@@ -97,12 +118,26 @@ impl BatchDecoder {
         let batch = message.header_as_record_batch().ok_or_else(empty_header)?;
         let body = body_of(message, body)?;
         let fields: Vec<&Field> = schema.fields().iter().map(|f| f.as_ref()).collect();
-        validate_batch(&batch, message.version(), &fields, &body, self.max_message)?;
+        let size = validate_batch(&batch, message.version(), &fields, &body, self.max_message)?;
         let version = message.version();
         let schema = Arc::clone(schema);
+        let plain = match self.spool_for(&batch, size) {
+            Some(spool) => Some(decompress_batch(&batch, &body, spool.storage.create(size as u64)?)?),
+            None => None,
+        };
+        let (batch, body) = match &plain {
+            Some(plain) => (batch_of(plain)?, plain.body.clone()),
+            None => (batch, body),
+        };
         catch_panics("the record batch", || {
             read_record_batch(&aligned(body), batch, schema, &self.dictionaries, None, &version)
         })
+    }
+
+    /// Where a message must be decompressed to; `None`: it may be decoded in memory.
+    fn spool_for(&self, batch: &arrow_ipc::RecordBatch<'_>, size: usize) -> Option<&DecoderSpool> {
+        let spool = self.spool.as_ref()?;
+        (batch.compression().is_some() && size > spool.max_decompressed).then_some(spool)
     }
 
     fn decode_dictionary(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<DecodedMessage> {
@@ -121,8 +156,29 @@ impl BatchDecoder {
             validate_batch(&data, message.version(), &[&values], &body, self.max_message).map_err(|e| e.at(&what))?;
         self.limit_dictionaries(id, delta, size)?;
         let version = message.version();
+        let plain = match self.spool_for(&data, size) {
+            Some(spool) => Some(decompress_dictionary(&dictionary, &data, &body, spool.storage.create(size as u64)?)?),
+            None => None,
+        };
+        let (dictionary, body) = match &plain {
+            Some(plain) => (dictionary_of(plain)?, plain.body.clone()),
+            None => (dictionary, body),
+        };
         catch_panics(&what, || read_dictionary(&aligned(body), dictionary, &schema, &mut self.dictionaries, &version))?;
+        self.store_dictionary(id)?;
         Ok(DecodedMessage::Dictionary)
+    }
+
+    /// Moves a dictionary out of its message's body, which would stay in memory as long as the stream.
+    fn store_dictionary(&mut self, id: i64) -> Result<()> {
+        let (Some(spool), Some(values)) = (&self.spool, self.dictionaries.get_mut(&id)) else { return Ok(()) };
+        let size = self.sizes.get(&id).copied().unwrap_or(0);
+        let stored = match size <= MAX_DICTIONARY_IN_MEMORY {
+            true => relocate(values, Box::<MemoryTarget>::default())?,
+            false => relocate(values, spool.storage.create(size as u64)?)?,
+        };
+        *values = stored;
+        Ok(())
     }
 
     /// Limits the dictionaries' memory, independent of the number of deltas.
@@ -130,6 +186,11 @@ impl BatchDecoder {
         let entry = self.sizes.entry(id).or_default();
         *entry = if delta { *entry + size } else { size };
         let (own, all) = (*entry, self.sizes.values().sum::<usize>());
+        if delta && own > MAX_EXTENDED_DICTIONARY {
+            return Err(Error::exhausted(format!(
+                "dictionary {id} has {own} bytes with its deltas, the limit is {MAX_EXTENDED_DICTIONARY}: send it whole"
+            )));
+        }
         if own > self.max_message || all > self.max_message * MAX_DICTIONARY_MESSAGES {
             return Err(Error::exhausted(format!(
                 "dictionary {id} has {own} bytes, all have {all}: the limits are {} and {}",

@@ -1,94 +1,35 @@
-//! Decodes FlightData from the bytes of an HTTP/2 body: the counterpart of [`super::flight_encoder`].
+//! Decodes FlightData from received bytes: the counterpart of [`super::flight_encoder`].
 //!
 //! tonic collects a whole message into one buffer and slices the body out of it at any alignment, so that arrow has to
 //! copy it again. Here the body's bytes are copied once, from the chunks that HTTP/2 delivers to the aligned buffer that
 //! arrow reads ([`BufferPool`]), or not at all ([`ReceivedSlices`]). Everything else in a message is small.
 //!
+//! [`BufferPool`]: super::buffer_pool::BufferPool
 //! [`ReceivedSlices`]: super::body_builder::ReceivedSlices
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use arrow_flight::{FlightData, FlightDescriptor};
 use bytes::{Buf, Bytes};
-use futures::Stream;
-use http::HeaderMap;
-use http_body::Body;
 use prost::Message;
 use prost::encoding::decode_varint;
-use tonic::Status;
 
 use super::body_builder::{BodyAllocator, BodyBuilder};
-use super::buffer_pool::BufferPool;
 use crate::grpc::{self, PREFIX};
 use crate::{Code, Error, Result};
 
+/// FlightData's `data_header`.
+const DATA_HEADER: u64 = 2;
+/// FlightData's `app_metadata`.
+const APP_METADATA: u64 = 3;
 /// FlightData's `data_body`.
 const DATA_BODY: u64 = 1000;
+/// A longer header or metadata is stored like a body.
+const MAX_SMALL_FIELD: usize = 64 << 10;
+/// Maximum bytes of all other fields of a message: the descriptor, and what is unknown.
+const MAX_FIELDS: usize = 1 << 20;
 /// Most bytes of a varint.
 const MAX_VARINT_BYTES: usize = 10;
-
-/// The FlightData messages of an HTTP/2 body; ends at its first error.
-pub struct FlightDataStream<B> {
-    body: B,
-    /// Received and not decoded yet.
-    received: Bytes,
-    decoder: FlightDecoder<BufferPool>,
-    trailers: Option<HeaderMap>,
-    ended: bool,
-}
-
-impl<B> FlightDataStream<B> {
-    /// Rejects messages of more than `max_message` bytes.
-    pub fn new(body: B, max_message: usize) -> Self {
-        let decoder = FlightDecoder::new(BufferPool::default(), max_message);
-        FlightDataStream { body, received: Bytes::new(), decoder, trailers: None, ended: false }
-    }
-
-    /// For a reader that keeps the bodies: they share blocks that are large enough for huge pages.
-    pub fn with_shared_blocks(mut self) -> Self {
-        self.decoder.bodies = BufferPool::with_shared_blocks();
-        self
-    }
-
-    /// The trailers after the last message: for a reply, the status.
-    pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = Status> + Unpin> FlightDataStream<B> {
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<FlightData>>> {
-        loop {
-            if let Some(message) = self.decoder.push(&mut self.received)? {
-                return Poll::Ready(Ok(Some(message.into())));
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.received = data,
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-                Some(Err(status)) => return Poll::Ready(Err(status.into())),
-                None if self.decoder.is_between_messages() => return Poll::Ready(Ok(None)),
-                None => return Poll::Ready(Err(Error::invalid("the stream ends within a message"))),
-            }
-        }
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = Status> + Unpin> Stream for FlightDataStream<B> {
-    type Item = Result<FlightData>;
-
-    /// Errors: those of [`FlightDecoder::push`] and of the body; INVALID_ARGUMENT if the body ends within a message.
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let message = ready!(self.poll_message(cx));
-        self.ended = !matches!(message, Ok(Some(_)));
-        Poll::Ready(message.transpose())
-    }
-}
 
 /// One FlightData message.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,7 +40,7 @@ pub struct FlightMessage<B> {
     pub header: Bytes,
     /// `app_metadata`.
     pub app_metadata: Bytes,
-    /// `data_body`: [`Bytes`] from a [`BufferPool`], the received slices otherwise.
+    /// `data_body`: [`Bytes`] from a [`super::buffer_pool::BufferPool`], the received slices otherwise.
     pub body: B,
     /// Bytes of the whole message on the wire, without the gRPC prefix.
     pub wire_len: usize,
@@ -119,7 +60,8 @@ impl From<FlightMessage<Bytes>> for FlightData {
 /// Decodes gRPC messages of FlightData from chunks of any size. `A` stores the bodies.
 pub struct FlightDecoder<A: BodyAllocator> {
     max_message: usize,
-    bodies: A,
+    /// Stores the bodies.
+    pub(super) bodies: A,
     state: DecoderState<A::Builder>,
 }
 
@@ -140,7 +82,27 @@ impl<A: BodyAllocator> FlightDecoder<A> {
         matches!(&self.state, DecoderState::Prefix(prefix) if prefix.is_empty())
     }
 
-    /// Takes bytes from the front of `received`, up to the end of a message. `None`: all bytes were taken and more are needed.
+    /// Whether [`FlightDecoder::push`] can take bytes now. If not, wait for [`FlightDecoder::poll_ready`].
+    pub fn is_ready(&self) -> bool {
+        match &self.state {
+            DecoderState::Prefix(_) => true,
+            DecoderState::Message(message) => message.is_ready(),
+        }
+    }
+
+    /// Waits until the body that is being received can take bytes.
+    ///
+    /// # Errors
+    /// Those of [`BodyBuilder::poll_ready`].
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.state {
+            DecoderState::Message(PartialMessage { field: FieldState::Large(_, value), .. }) => value.poll_ready(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Takes bytes from the front of `received`, up to the end of a message. `None`: all bytes were taken and more are
+    /// needed, or [`FlightDecoder::is_ready`] is false.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not FlightData. RESOURCE_EXHAUSTED: over the limit, or no memory. UNIMPLEMENTED: compressed.
@@ -198,6 +160,9 @@ struct PartialMessage<B: BodyBuilder> {
     /// Where the field that is being received begins in `fields`.
     field_start: usize,
     body: Option<B::Body>,
+    /// Header and metadata, if they are large.
+    header: Option<B::Body>,
+    app_metadata: Option<B::Body>,
     field: FieldState<B>,
 }
 
@@ -207,7 +172,8 @@ enum FieldState<B> {
     Head,
     /// A small value, of which this many bytes are still to come.
     Small(usize),
-    Body(B),
+    /// A body, or the large value of the field of this number.
+    Large(u64, B),
 }
 
 impl<B: BodyBuilder> PartialMessage<B> {
@@ -218,13 +184,21 @@ impl<B: BodyBuilder> PartialMessage<B> {
             fields: Vec::new(),
             field_start: 0,
             body: None,
+            header: None,
+            app_metadata: None,
             field: FieldState::Head,
         }
     }
 
+    fn is_ready(&self) -> bool {
+        if let FieldState::Large(_, value) = &self.field { value.is_ready() } else { true }
+    }
+
     /// Takes bytes of this message; returns whether it is complete.
     fn push(&mut self, received: &mut Bytes, bodies: &mut impl BodyAllocator<Builder = B>) -> Result<bool> {
-        while self.remaining > 0 && !received.is_empty() {
+        // A value whose last bytes were taken before may be complete now.
+        self.end_field();
+        while self.remaining > 0 && !received.is_empty() && self.is_ready() {
             let before = received.len();
             match &mut self.field {
                 FieldState::Head => {
@@ -234,12 +208,13 @@ impl<B: BodyBuilder> PartialMessage<B> {
                     continue;
                 }
                 FieldState::Small(missing) => *missing -= take_into(&mut self.fields, received, *missing),
-                FieldState::Body(body) => body.fill(received),
+                FieldState::Large(_, value) => value.fill(received),
             }
             self.remaining -= before - received.len();
             self.end_field();
         }
         match (self.remaining, &self.field) {
+            (0, FieldState::Large(_, value)) if !value.is_ready() => Ok(false),
             (0, FieldState::Head) if self.field_start == self.fields.len() => Ok(true),
             (0, _) => Err(malformed("a field is truncated")),
             _ => Ok(false),
@@ -251,11 +226,20 @@ impl<B: BodyBuilder> PartialMessage<B> {
         let Some((number, length)) = field_head(&self.fields[self.field_start..])? else { return Ok(()) };
         let length = usize::try_from(length).ok().filter(|length| *length <= self.remaining);
         let length = length.ok_or_else(|| malformed("a field is longer than the message"))?;
-        self.field = if number == DATA_BODY {
-            // By protobuf's rule the last of several bodies counts: free the earlier one before the next is allocated.
-            self.body = None;
+        let large = match number {
+            DATA_BODY => true,
+            DATA_HEADER | APP_METADATA => length > MAX_SMALL_FIELD,
+            _ => false,
+        };
+        self.field = if large {
+            // By protobuf's rule the last of several values counts: free the earlier one before the next is allocated.
+            *self.large_value(number) = None;
             self.fields.truncate(self.field_start);
-            FieldState::Body(bodies.begin(length)?)
+            FieldState::Large(number, bodies.begin(length)?)
+        } else if self.fields.len() + length > MAX_FIELDS {
+            return Err(Error::exhausted(format!(
+                "a message's field {number} has {length} bytes: descriptors are limited to {MAX_FIELDS}"
+            )));
         } else {
             FieldState::Small(length)
         };
@@ -263,19 +247,27 @@ impl<B: BodyBuilder> PartialMessage<B> {
         Ok(())
     }
 
+    fn large_value(&mut self, number: u64) -> &mut Option<B::Body> {
+        match number {
+            DATA_HEADER => &mut self.header,
+            APP_METADATA => &mut self.app_metadata,
+            _ => &mut self.body,
+        }
+    }
+
     /// Moves on to the next field if the value is complete.
     fn end_field(&mut self) {
         let complete = match &self.field {
             FieldState::Head => false,
             FieldState::Small(missing) => *missing == 0,
-            FieldState::Body(body) => body.is_full(),
+            FieldState::Large(_, value) => value.is_ready() && value.is_full(),
         };
         if !complete {
             return;
         }
         self.field_start = self.fields.len();
-        if let FieldState::Body(body) = std::mem::replace(&mut self.field, FieldState::Head) {
-            self.body = Some(body.finish());
+        if let FieldState::Large(number, value) = std::mem::replace(&mut self.field, FieldState::Head) {
+            *self.large_value(number) = Some(value.finish());
         }
     }
 
@@ -283,8 +275,8 @@ impl<B: BodyBuilder> PartialMessage<B> {
         let fields = FlightData::decode(Bytes::from(self.fields)).map_err(malformed)?;
         Ok(FlightMessage {
             descriptor: fields.flight_descriptor,
-            header: fields.data_header,
-            app_metadata: fields.app_metadata,
+            header: self.header.map_or(fields.data_header, B::into_bytes),
+            app_metadata: self.app_metadata.map_or(fields.app_metadata, B::into_bytes),
             body: self.body.unwrap_or_default(),
             wire_len: self.wire_len,
         })

@@ -3,10 +3,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`schema`] | schemas to and from their message; whether a put's schema fits its table |
-//! | [`flight_decoder`] | FlightData from received bytes |
+//! | [`flight_decoder`], [`flight_stream`] | FlightData from received bytes |
 //! | [`body_builder`] | where the decoder stores bodies: as the received slices, or |
 //! | [`buffer_pool`] | in aligned memory that is reused |
+//! | [`stall_timer`] | whether a message that has begun still advances |
 //! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
+//! | [`spool`] | where a decoder stores what is too large for memory, also by `streamed_decompression` |
 //! | [`conform`] | a batch with the schema of its table, by `widen` where its types are narrower |
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
@@ -33,6 +35,7 @@ mod field_path;
 pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
+pub mod flight_stream;
 mod layout;
 mod lz4;
 mod malformed;
@@ -43,6 +46,9 @@ pub mod shrink;
 mod shrink_shared;
 pub mod size;
 pub mod split;
+pub mod spool;
+pub mod stall_timer;
+mod streamed_decompression;
 #[cfg(test)]
 mod test_data;
 mod used_ranges;

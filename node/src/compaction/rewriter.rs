@@ -46,9 +46,13 @@ impl PartRewriter {
     /// the sources' data and of the disk.
     pub fn write_all(mut self, mut decoder: BatchDecoder, mut input: mpsc::Receiver<WriterInput>) -> Result<()> {
         while let Some(next) = input.blocking_recv() {
-            let WriterInput::Message(data, permit) = next else {
-                self.flush()?;
-                return self.parts.seal_all();
+            let (data, permit) = match next {
+                WriterInput::Message(data, permit) => (data, permit),
+                WriterInput::Flush => continue,
+                WriterInput::End => {
+                    self.flush()?;
+                    return self.parts.seal_all();
+                }
             };
             match decoder.push(data)? {
                 DecodedMessage::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,

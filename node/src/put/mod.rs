@@ -6,20 +6,25 @@
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
-//! | [`write`](mod@write) | a thread turns messages into sealed parts; [`shards`] (pure) splits rows into shards |
+//! | [`write`](mod@write) | messages become sealed parts, on the threads of [`writers`]; [`shards`] (pure) splits rows into shards |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
 //! | [`ack_stream`] | the results that the client reads during the put |
 //!
+//! All puts of a node share [`crate::put_resources`]: a budget of memory ([`crate::put_memory`]), from which the bodies of
+//! messages are reserved ([`bodies`]), a few threads, and a number of puts.
+//!
 //! The messages are decoded below tonic, whose codec would add a copy of every body.
 
 pub mod ack_stream;
+pub mod bodies;
 pub mod commit;
 pub mod handshake;
 pub mod plan;
 pub mod replicate;
 pub mod shards;
 pub mod write;
+pub mod writers;
 
 use std::sync::Arc;
 
@@ -27,17 +32,25 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::Request;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
-use volley_common::Result;
+use volley_common::grpc::retry_later;
 use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
-use volley_common::ipc::flight_decoder::FlightDataStream;
 use volley_common::ipc::flight_encoder::encode_put_result;
+use volley_common::ipc::flight_stream::FlightDataStream;
+use volley_common::{Error, Result};
 
 use crate::context::PutContext;
+use crate::put_resources::PutSlot;
 use ack_stream::{AckSender, AckStream};
+use bodies::PutBodies;
 use handshake::PutMessages;
 use plan::PutPlan;
+use write::MessageWriter;
+
+/// How long a client should wait before it repeats a put that was refused because too many run, milliseconds.
+const RETRY_MS: u64 = 500;
 
 /// Answers a DoPut.
 pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::Response<ReplyBody> {
@@ -46,20 +59,34 @@ pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::
         Err(error) => return grpc_error(error),
     };
     let (head, body) = request.into_parts();
-    let input = FlightDataStream::new(body, context.config.max_message);
-    let acks = put(context, MetadataMap::from_headers(head.headers), input);
+    let resources = &context.resources;
+    let slot = match resources.admit() {
+        Ok(slot) => slot,
+        Err(error) => return grpc_error(retry_later(error, RETRY_MS)),
+    };
+    let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
+    let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
+        .with_stall_timeout(context.config.message_timeout());
+    let acks = put(context, MetadataMap::from_headers(head.headers), input, slot);
     grpc_frames(acks.map(|ack| Ok(encode_put_result(&ack?.app_metadata))))
 }
 
 /// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the
 /// end of the stream it is committed, whether or not the client reads the results.
 ///
-/// `headers`: the call's, which may hold options. An error in `input` means that the client did not finish.
-pub fn put(context: Arc<PutContext>, headers: MetadataMap, input: impl PutMessages + 'static) -> AckStream {
+/// `headers`: the call's, which may hold options. An error in `input` means that the client did not finish. `slot` is given
+/// back at the put's end.
+pub fn put(
+    context: Arc<PutContext>,
+    headers: MetadataMap,
+    input: impl PutMessages + 'static,
+    slot: PutSlot,
+) -> AckStream {
     let (acks, stream) = ack_stream::channel();
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
         let outcome = run(context, headers, input, &acks).await;
+        drop(slot);
         acks.end(outcome);
     });
     stream
@@ -77,19 +104,20 @@ async fn run(
     acks: &AckSender,
 ) -> Result<Bytes> {
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
-    let write = match plan::begin(context, &handshake).await? {
+    let write = match plan::begin(context.clone(), &handshake).await? {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
             write::skip_rows(&mut input, acks).await?;
             return Ok(outcome);
         }
     };
-    let config = write.sink_config();
+    let (config, resources) = (write.sink_config(), context.resources.clone());
     let (sealed, sealed_parts) = mpsc::channel(write::SEALED_PARTS);
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
-        let writer = write::start(config, handshake.decoder, queue, sealed)?;
-        tokio::try_join!(write::feed(input, acks, messages), write::join_writer(writer)).map(|_| ())
+        let writer = MessageWriter::new(config, &resources, handshake.decoder, sealed, Handle::current())?;
+        let feed = write::feed(input, acks, messages, &resources.memory);
+        tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
     commit::execute(write, writing, sealed_parts).await
 }

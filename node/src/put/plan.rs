@@ -118,6 +118,7 @@ impl PlannedWrite {
             message_bytes: config.message_bytes_of(self.schemas.table.fields().len()),
             block_bytes: config.block_bytes,
             part_bytes: config.part_bytes,
+            seals: self.context.resources.seals.clone(),
         }
     }
 }

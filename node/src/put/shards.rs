@@ -82,6 +82,21 @@ impl BatchPartitioner {
         }
     }
 
+    /// Sorts at most this many bytes of rows together.
+    pub fn limit_window(&mut self, bytes: usize) {
+        if let BatchPartitioner::Hash(keys) = self {
+            keys.max_window = keys.max_window.min(bytes.max(1));
+        }
+    }
+
+    /// Bytes of all buffered rows.
+    pub fn buffered(&self) -> usize {
+        match self {
+            BatchPartitioner::RoundRobin(blocks) => blocks.pending.bytes,
+            BatchPartitioner::Hash(keys) => keys.window_weight + keys.pending_bytes,
+        }
+    }
+
     /// Writes all buffered rows: before a dictionary changes, and at the end.
     pub fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
         match self {

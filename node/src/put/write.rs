@@ -1,7 +1,8 @@
 //! Step 3 of a put: the client's messages become sealed parts.
 //!
-//! An async task queues the messages ([`feed`]); the put's own thread decodes them, splits their rows into shards and
-//! writes these into parts ([`PartSink`]); blocking threads seal full parts, which are then copied to their holders.
+//! An async task queues the messages ([`feed`]); a thread of the node's writers ([`super::writers`]) decodes them, splits
+//! their rows into shards and writes these into parts ([`MessageWriter`], [`PartSink`]); blocking threads seal full parts,
+//! which are then copied to their holders.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use volley_common::{Error, Result, TableName};
 use super::ack_stream::AckSender;
 use super::handshake::{PutMessages, next_message};
 use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
+use crate::put_memory::{BufferedRows, PutMemory};
+use crate::put_resources::PutResources;
 use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
 
 /// Maximum bytes of messages that are queued for the writer thread. A larger message is queued alone.
@@ -34,29 +37,47 @@ const MAX_SEALS: usize = 2;
 /// The most memory for the dictionaries of all open parts of a put, bytes.
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 
-/// What the writer thread receives.
+/// What a writer receives.
 pub enum WriterInput {
     /// The next message. Its permits are released once it is decoded.
     Message(FlightData, OwnedSemaphorePermit),
+    /// Buffered rows are to be written if memory is short.
+    Flush,
     /// The stream is complete.
     End,
 }
 
-/// Queues the client's messages for the writer thread, with backpressure, and acknowledges each. An acknowledgement means
-/// that the message was received, not that it is durable.
+/// Queues the client's messages for the writer, with backpressure, and acknowledges each. An acknowledgement means that the
+/// message was received, not that it is durable. While the client pauses, the writer buffers rows only as long as no put
+/// waits for `memory`.
 ///
 /// # Errors
 /// CANCELLED: the client disconnected. Those of [`next_message`].
-pub async fn feed(mut input: impl PutMessages, acks: &AckSender, messages: mpsc::Sender<WriterInput>) -> Result<()> {
+pub async fn feed(
+    mut input: impl PutMessages,
+    acks: &AckSender,
+    messages: mpsc::Sender<WriterInput>,
+    memory: &PutMemory,
+) -> Result<()> {
     let permits = Arc::new(Semaphore::new(QUEUED_BYTES));
+    let mut may_buffer = false;
     loop {
         let message = tokio::select! {
             biased;
             () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
             message = next_message(&mut input) => message?,
+            () = memory.shortage(), if may_buffer => {
+                // If the queue is full, the writer sees the shortage after its next message.
+                may_buffer = messages.try_send(WriterInput::Flush).is_err();
+                if may_buffer {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            () = messages.closed() => return Ok(()),
         };
         let Some(data) = message else {
-            // If the thread has ended, it returns its own error.
+            // If the writer has ended, it returns its own error.
             let _ = messages.send(WriterInput::End).await;
             return Ok(());
         };
@@ -69,6 +90,7 @@ pub async fn feed(mut input: impl PutMessages, acks: &AckSender, messages: mpsc:
         if messages.send(WriterInput::Message(data, permit)).await.is_err() {
             return Ok(());
         }
+        may_buffer = true;
         if let Some(metadata) = ack {
             acks.acknowledge(metadata)?;
         }
@@ -104,22 +126,6 @@ pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result
     Ok(())
 }
 
-/// Starts the writer thread. Its result is available when it has read its queue to the end, or failed.
-///
-/// If `queue` closes without [`WriterInput::End`], parts that are not sealed are discarded.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED: no further thread could be started. Bad input and disk errors are returned as the thread's
-/// result.
-pub fn start(
-    config: PartSinkConfig,
-    decoder: BatchDecoder,
-    queue: mpsc::Receiver<WriterInput>,
-    sealed: SealedPartSender,
-) -> Result<oneshot::Receiver<Result<()>>> {
-    spawn_writer(move |runtime| write_all(config, decoder, queue, sealed, runtime))
-}
-
 /// Runs `work`, which writes parts, on a thread of its own.
 ///
 /// # Errors
@@ -142,33 +148,80 @@ pub async fn join_writer(result: oneshot::Receiver<Result<()>>) -> Result<()> {
     result.await.unwrap_or_else(|_| Err(Error::internal("the writer thread panicked; see the node's log")))
 }
 
-/// The writer thread.
-fn write_all(
-    config: PartSinkConfig,
-    mut decoder: BatchDecoder,
-    mut queue: mpsc::Receiver<WriterInput>,
-    sealed: SealedPartSender,
-    runtime: Handle,
-) -> Result<()> {
-    let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
-    let sizes = TargetSizes { message: config.message_bytes, block: config.block_bytes };
-    let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
-    let mut parts = PartSink::new(config, sealed, runtime);
-    while let Some(next) = queue.blocking_recv() {
-        let WriterInput::Message(data, permit) = next else {
-            partitioner.flush(&mut parts)?;
-            return parts.seal_all();
-        };
-        match decoder.push(data)? {
-            DecodedMessage::Batch(batch) => partitioner.push(&conform(&batch, &parts.config.schema)?, &mut parts)?,
-            // Buffered rows use the old dictionary.
-            DecodedMessage::Dictionary => partitioner.flush(&mut parts)?,
-            DecodedMessage::Metadata => {}
-            DecodedMessage::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),
-        }
-        drop(permit);
+/// Turns messages into sealed parts. Blocks: used by one thread at a time.
+pub struct MessageWriter {
+    decoder: BatchDecoder,
+    partitioner: BatchPartitioner,
+    parts: PartSink,
+    memory: Arc<PutMemory>,
+    rows: BufferedRows,
+}
+
+impl MessageWriter {
+    /// `decoder` has read the schema. Each part is sent to `sealed` when it is durable.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
+    pub fn new(
+        config: PartSinkConfig,
+        resources: &PutResources,
+        decoder: BatchDecoder,
+        sealed: SealedPartSender,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
+        let sizes = TargetSizes { message: config.message_bytes, block: config.block_bytes };
+        let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
+        partitioner.limit_window(resources.shares.window);
+        let memory = resources.memory.clone();
+        let decoder = decoder.with_spool(Arc::new(config.store.clone()), resources.shares.decompressed);
+        let (parts, rows) = (PartSink::new(config, sealed, runtime), BufferedRows::new(memory.clone()));
+        Ok(MessageWriter { decoder, partitioner, parts, memory, rows })
     }
-    Err(Error::cancelled("the put was cancelled"))
+
+    /// Writes one message.
+    ///
+    /// # Errors
+    /// Bad input and disk errors.
+    pub fn write(&mut self, input: WriterInput) -> Result<()> {
+        match input {
+            WriterInput::Message(data, permit) => {
+                self.write_message(data)?;
+                drop(permit);
+                if self.rows.hold(self.partitioner.buffered()) { Ok(()) } else { self.flush() }
+            }
+            WriterInput::Flush if self.memory.is_short() => self.flush(),
+            WriterInput::Flush | WriterInput::End => Ok(()),
+        }
+    }
+
+    fn write_message(&mut self, data: FlightData) -> Result<()> {
+        match self.decoder.push(data)? {
+            DecodedMessage::Batch(batch) => {
+                let batch = conform(&batch, &self.parts.config.schema)?;
+                self.partitioner.push(&batch, &mut self.parts)
+            }
+            // Buffered rows use the old dictionary.
+            DecodedMessage::Dictionary => self.flush(),
+            DecodedMessage::Metadata => Ok(()),
+            DecodedMessage::Schema(_) => Err(Error::invalid("the stream has a second schema message")),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.partitioner.flush(&mut self.parts)?;
+        self.rows.release();
+        Ok(())
+    }
+
+    /// Writes all buffered rows and seals all parts.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.parts.seal_all()
+    }
 }
 
 /// Which parts are written, and where.
@@ -191,9 +244,11 @@ pub struct PartSinkConfig {
     pub block_bytes: u64,
     /// See [`crate::config::NodeConfig::part_bytes`].
     pub part_bytes: u64,
+    /// The permits of all seals of this node.
+    pub seals: Arc<Semaphore>,
 }
 
-/// Receives sealed parts. The channel closes when the writer thread and all its seals have ended.
+/// Receives sealed parts. The channel closes when the writer and all its seals have ended.
 pub type SealedPartSender = mpsc::Sender<Result<catalog::Part>>;
 
 /// Writes batches into the open parts of a write, at most one for each shard.
@@ -251,13 +306,15 @@ impl PartSink {
 
     /// Seals a part on a blocking thread, so that the next one can be written meanwhile.
     fn seal(&mut self, shard: u32, writer: PartWriter, seq: u64) -> Result<()> {
-        let permit = self
-            .runtime
-            .block_on(self.seals.clone().acquire_owned())
-            .map_err(|_| Error::internal("the permits of seals are never closed"))?;
+        let acquire = |permits: &Arc<Semaphore>| {
+            let permit = self.runtime.block_on(permits.clone().acquire_owned());
+            permit.map_err(|_| Error::internal("the permits of seals are never closed"))
+        };
+        let (permit, node_permit) = (acquire(&self.seals)?, acquire(&self.config.seals)?);
         let (sealed, write_id) = (self.sealed.clone(), self.config.write_id.clone());
         self.runtime.spawn_blocking(move || {
             let part = writer.seal().map(|part| catalog_part(&part, shard, seq, write_id));
+            drop(node_permit);
             let _ = sealed.blocking_send(part);
             drop(permit);
         });
@@ -278,7 +335,7 @@ impl PartSink {
     }
 
     /// Seals all open parts.
-    pub fn seal_all(mut self) -> Result<()> {
+    pub fn seal_all(&mut self) -> Result<()> {
         let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
         open.sort_by_key(|(_, (_, seq))| *seq);
         open.into_iter().try_for_each(|(shard, (writer, seq))| self.seal(shard, writer, seq))

@@ -15,6 +15,25 @@ pub fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Creates a file in `dir` that has no name and disappears when it is closed; to read and write.
+pub fn create_unnamed(dir: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        match options.clone().custom_flags(libc::O_TMPFILE).mode(0o600).open(dir) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {}
+            opened => return opened,
+        }
+    }
+    // A file system without unnamed files: the name lives for a moment, and the next start clears what is left.
+    let path = dir.join(format!("spool-{:016x}", rand::random::<u64>()));
+    let file = options.create_new(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
 /// Makes the contents of a file durable.
 pub fn sync(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()?;

@@ -19,6 +19,7 @@
 //! | `control_file` | the node's id and cluster |
 //! | `checksummed_file` | the format of small durable files |
 //! | `fingerprint` | what shows that a file was changed |
+//! | `spool` | files without a name, for what is too large for memory |
 //! | `dictionaries` | whether a batch fits into a part |
 //! | `fs_ops` | the operations by which the folder changes |
 //! | [`sigbus`] | what happens when a mapped page is gone |
@@ -53,6 +54,7 @@ mod scan;
 mod seen_catalog;
 mod shard_dirs;
 pub mod sigbus;
+mod spool;
 mod verification_log;
 mod volume;
 
@@ -65,6 +67,7 @@ pub use part_receiver::PartReceiver;
 pub use part_store::{PartStore, StoreStatus};
 pub use part_writer::{BatchWrite, PartSpec, PartWriter, SealedPart};
 pub use seen_catalog::CatalogPosition;
+pub use spool::{BlockingDrop, SpoolFile};
 
 #[cfg(test)]
 mod tests;

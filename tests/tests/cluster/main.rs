@@ -16,6 +16,7 @@ mod listeners;
 mod messages;
 mod node_lifecycle;
 mod part_safety;
+mod put_memory;
 mod shutdown;
 mod startup;
 mod tables;

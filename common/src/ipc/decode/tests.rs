@@ -54,6 +54,34 @@ fn every_type_round_trips_with_every_codec() {
     }
 }
 
+struct MemoryStorage;
+
+impl SpoolStorage for MemoryStorage {
+    fn create(&self, _: u64) -> Result<Box<dyn crate::ipc::spool::SpoolTarget>> {
+        Ok(Box::<MemoryTarget>::default())
+    }
+}
+
+#[test]
+fn every_type_round_trips_through_a_spool() {
+    let mut rng = test_data::rng(3);
+    for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        for data_type in test_data::types() {
+            let batches = [100, 0, 1].map(|rows| test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), rows));
+            let mut decoder = BatchDecoder::new(LIMIT).with_spool(Arc::new(MemoryStorage), 0);
+            let decoded = messages(&batches, codec).into_iter().map(|message| decoder.push(message).unwrap());
+            let decoded: Vec<_> = decoded
+                .filter_map(|message| match message {
+                    DecodedMessage::Batch(batch) => Some(batch),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(decoded, batches, "{data_type} {codec:?}");
+            decoded.iter().flat_map(RecordBatch::columns).for_each(|c| c.to_data().validate_full().unwrap());
+        }
+    }
+}
+
 #[test]
 fn unaligned_bodies_decode() {
     let mut rng = test_data::rng(7);

@@ -1,14 +1,19 @@
 #![allow(clippy::unwrap_used)]
 use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::ready;
+use std::time::Duration;
 
 use arrow_flight::FlightDescriptor;
 use futures::StreamExt;
-use http_body::Frame;
+use http_body::{Body, Frame};
 use rand::Rng;
+use tonic::Status;
 
 use super::*;
 use crate::Code;
 use crate::ipc::body_builder::ReceivedSlices;
+use crate::ipc::flight_stream::FlightDataStream;
 use crate::ipc::test_data;
 
 const LIMIT: usize = 1 << 20;
@@ -176,4 +181,54 @@ fn complete_len_is_known_once_the_message_is_complete() {
     assert_eq!(decoder.complete_len(&wire[..7]).unwrap(), None);
     assert_eq!(decoder.complete_len(&wire).unwrap(), Some(3));
     assert_eq!(decoder.complete_len(&framed(&[0; 101])).unwrap_err().code, Code::ResourceExhausted);
+}
+
+/// A body whose frames come with pauses before them.
+struct SlowBody(Vec<(u64, Bytes)>, Option<Pin<Box<tokio::time::Sleep>>>);
+
+impl Body for SlowBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some((pause, _)) = self.0.first() else { return Poll::Ready(None) };
+        let pause = Duration::from_millis(*pause);
+        let sleep = self.1.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+        ready!(sleep.as_mut().poll(cx));
+        self.1 = None;
+        Poll::Ready(Some(Ok(Frame::data(self.0.remove(0).1))))
+    }
+}
+
+#[tokio::test]
+async fn message_that_stalls_is_an_error_and_a_pause_between_none() {
+    let message = framed(&FlightData::new().with_data_body(vec![7; 100_000]).encode_to_vec());
+    let (front, back) = message.split_at(50_000);
+    let [front, back, whole] = [front, back, &message].map(Bytes::copy_from_slice);
+    let drip = message.chunks(100).map(|chunk| (40, Bytes::copy_from_slice(chunk))).collect();
+    for (what, frames, messages, fails) in [
+        ("pauses between messages", vec![(300, whole.clone()), (300, whole.clone())], 2, false),
+        ("a short pause within a message", vec![(0, front.clone()), (20, back.clone())], 1, false),
+        ("a long pause within a message", vec![(0, whole), (0, front), (1000, back)], 1, true),
+        ("drops", drip, 0, true),
+    ] {
+        let stream =
+            FlightDataStream::new(SlowBody(frames, None), LIMIT).with_stall_timeout(Duration::from_millis(150));
+        let seen: Vec<_> = stream.collect().await;
+        assert_eq!(seen.iter().filter(|message| message.is_ok()).count(), messages, "{what}");
+        let error = seen.last().unwrap().as_ref().err();
+        assert_eq!(error.map(|error| error.code), fails.then_some(Code::DeadlineExceeded), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn large_header_and_metadata_are_stored_like_a_body() {
+    let long = |byte| Bytes::from(vec![byte; MAX_SMALL_FIELD + 1]);
+    let message = FlightData::new().with_data_header(long(1)).with_app_metadata(long(2)).with_data_body(long(3));
+    let (seen, error) = decode_all(chunked(&framed(&message.encode_to_vec()), 1000)).await;
+    assert_eq!((seen, error), (vec![message], None));
+    let descriptor = FlightDescriptor::new_cmd(vec![0; MAX_FIELDS + 1]);
+    let message = FlightData::new().with_descriptor(descriptor).encode_to_vec();
+    let mut stream = FlightDataStream::new(chunked(&framed(&message), 1000), 4 * LIMIT);
+    assert_eq!(stream.next().await.unwrap().unwrap_err().code, Code::ResourceExhausted);
 }

@@ -191,7 +191,9 @@ impl InProcessCluster {
 
     /// Puts at node 0; returns the results' metadata.
     pub async fn put(&self, input: impl PutMessages + 'static) -> volley_common::Result<Vec<bytes::Bytes>> {
-        let results = crate::put::put(self.nodes[0].context.put.clone(), MetadataMap::new(), input);
+        let context = self.nodes[0].context.put.clone();
+        let slot = context.resources.admit()?;
+        let results = crate::put::put(context, MetadataMap::new(), input, slot);
         results.map_ok(|r| r.app_metadata).try_collect().await
     }
 

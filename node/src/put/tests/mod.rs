@@ -57,7 +57,10 @@ async fn broken_input_stream_rolls_the_put_back() {
     let input = Box::pin(stream::iter(input).chain(end));
     let put = tokio::spawn({
         let context = cluster.nodes[0].context.put.clone();
-        async move { crate::put::put(context, MetadataMap::new(), input).try_collect::<Vec<_>>().await }
+        async move {
+            let slot = context.resources.admit().unwrap();
+            crate::put::put(context, MetadataMap::new(), input, slot).try_collect::<Vec<_>>().await
+        }
     });
     while cluster.held(1) < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -72,7 +75,9 @@ async fn broken_input_stream_rolls_the_put_back() {
 async fn dropped_result_stream_rolls_the_put_back() {
     let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     let input = stream::iter(messages("t", megabytes(2)).await).chain(stream::pending());
-    let mut results = crate::put::put(cluster.nodes[0].context.put.clone(), MetadataMap::new(), Box::pin(input));
+    let context = cluster.nodes[0].context.put.clone();
+    let slot = context.resources.admit().unwrap();
+    let mut results = crate::put::put(context, MetadataMap::new(), Box::pin(input), slot);
     results.next().await.unwrap().unwrap();
     drop(results);
     cluster.nodes[0].context.put.tasks.close();

@@ -1,0 +1,125 @@
+//! Decompresses a record batch message piece by piece into a [`SpoolTarget`], for one that is too large for memory.
+
+use std::io::Read;
+
+use arrow_ipc::{self as ipc, CompressionType};
+use bytes::Bytes;
+use flatbuffers::FlatBufferBuilder;
+
+use super::spool::SpoolTarget;
+use crate::{Error, Result};
+
+/// Bytes that are decompressed at a time.
+const STEP: usize = 64 << 10;
+/// Buffers begin at multiples of this.
+const ALIGNMENT: usize = 64;
+/// The length of a buffer that is stored as it is.
+const NOT_COMPRESSED: i64 = -1;
+
+/// An uncompressed record batch or dictionary: the flatbuffer of its header, which is the root, and its body.
+pub(super) struct PlainMessage {
+    pub header: Vec<u8>,
+    pub body: Bytes,
+}
+
+/// The message without compression. `batch` has been validated against `body`.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the compressed bytes are malformed. Those of the target.
+pub(super) fn decompress_batch(
+    batch: &ipc::RecordBatch<'_>,
+    body: &[u8],
+    target: Box<dyn SpoolTarget>,
+) -> Result<PlainMessage> {
+    let mut builder = FlatBufferBuilder::new();
+    let (root, body) = decompress(&mut builder, batch, body, target)?;
+    builder.finish(root, None);
+    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
+}
+
+/// As [`decompress_batch`], for a dictionary's values.
+pub(super) fn decompress_dictionary(
+    dictionary: &ipc::DictionaryBatch<'_>,
+    values: &ipc::RecordBatch<'_>,
+    body: &[u8],
+    target: Box<dyn SpoolTarget>,
+) -> Result<PlainMessage> {
+    let mut builder = FlatBufferBuilder::new();
+    let (values, body) = decompress(&mut builder, values, body, target)?;
+    let args = ipc::DictionaryBatchArgs { id: dictionary.id(), data: Some(values), isDelta: dictionary.isDelta() };
+    let root = ipc::DictionaryBatch::create(&mut builder, &args);
+    builder.finish(root, None);
+    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
+}
+
+fn decompress<'b>(
+    builder: &mut FlatBufferBuilder<'b>,
+    batch: &ipc::RecordBatch<'_>,
+    body: &[u8],
+    mut target: Box<dyn SpoolTarget>,
+) -> Result<(flatbuffers::WIPOffset<ipc::RecordBatch<'b>>, Bytes)> {
+    let codec = batch.compression().map_or(CompressionType::LZ4_FRAME, |compression| compression.codec());
+    let (mut buffers, mut end) = (Vec::new(), 0);
+    for (at, buffer) in batch.buffers().into_iter().flatten().enumerate() {
+        let bytes = &body[buffer.offset() as usize..][..buffer.length() as usize];
+        let length = decompress_buffer(codec, bytes, target.as_mut()).map_err(|e| e.at(format_args!("buffer {at}")))?;
+        buffers.push(ipc::Buffer::new(end as i64, length as i64));
+        let padding = length.next_multiple_of(ALIGNMENT) - length;
+        target.append(&[0; ALIGNMENT][..padding])?;
+        end += length + padding;
+    }
+    let nodes: Vec<ipc::FieldNode> = batch.nodes().into_iter().flatten().copied().collect();
+    let variadic: Option<Vec<i64>> = batch.variadicBufferCounts().map(|counts| counts.iter().collect());
+    let args = ipc::RecordBatchArgs {
+        length: batch.length(),
+        nodes: Some(builder.create_vector(&nodes)),
+        buffers: Some(builder.create_vector(&buffers)),
+        compression: None,
+        variadicBufferCounts: variadic.map(|counts| builder.create_vector(&counts)),
+    };
+    Ok((ipc::RecordBatch::create(builder, &args), target.map()?))
+}
+
+/// Appends one buffer's bytes; returns how many.
+fn decompress_buffer(codec: CompressionType, bytes: &[u8], target: &mut dyn SpoolTarget) -> Result<usize> {
+    let Some((length, data)) = bytes.split_first_chunk::<8>() else { return Ok(0) };
+    let length = match i64::from_le_bytes(*length) {
+        NOT_COMPRESSED => {
+            target.append(data)?;
+            return Ok(data.len());
+        }
+        length => {
+            usize::try_from(length).map_err(|_| Error::invalid(format!("its uncompressed length is {length}")))?
+        }
+    };
+    let malformed = |e: std::io::Error| Error::invalid(format!("it cannot be decompressed: {e}"));
+    let mut reader: Box<dyn Read + '_> = match codec {
+        CompressionType::ZSTD => Box::new(zstd::stream::read::Decoder::with_buffer(data).map_err(malformed)?),
+        _ => Box::new(lz4_flex::frame::FrameDecoder::new(data)),
+    };
+    let mut step = vec![0; STEP];
+    let mut written = 0;
+    while written < length {
+        let wanted = STEP.min(length - written);
+        let count = reader.read(&mut step[..wanted]).map_err(malformed)?;
+        if count == 0 {
+            return Err(Error::invalid(format!("it decompresses to {written} bytes instead of {length}")));
+        }
+        target.append(&step[..count])?;
+        written += count;
+    }
+    match reader.read(&mut step[..1]).map_err(malformed)? {
+        0 => Ok(length),
+        _ => Err(Error::invalid(format!("it decompresses to more than the {length} bytes that it says"))),
+    }
+}
+
+/// Reads the root of a header that [`decompress_batch`] made.
+pub(super) fn batch_of(message: &PlainMessage) -> Result<ipc::RecordBatch<'_>> {
+    flatbuffers::root::<ipc::RecordBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// Reads the root of a header that [`decompress_dictionary`] made.
+pub(super) fn dictionary_of(message: &PlainMessage) -> Result<ipc::DictionaryBatch<'_>> {
+    flatbuffers::root::<ipc::DictionaryBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
+}

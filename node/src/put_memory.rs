@@ -1,0 +1,245 @@
+//! The memory of all puts of a node together: one budget of bytes, from which the bodies of messages and the buffered
+//! rows of all puts are reserved.
+//!
+//! `put_memory_bytes` is divided once:
+//!
+//! | share | for |
+//! |---|---|
+//! | 1/2 | [`PutMemory`]: bodies that are received, queued or still in use, and rows that wait to fill a message |
+//! | 1/8 | idle blocks for the next bodies |
+//! | 1/4 | sorting: each writer thread sorts a window of rows at a time and needs twice its size |
+//! | 1/8 | decompressing: each writer thread decompresses a message at a time, larger ones into a spool file |
+//!
+//! **Every put goes on.** Only a body of at most [`MAX_WAITING_BODY`] ever waits for the budget; a larger one takes what
+//! is free at once or is spooled to a file, and rows that find no room are written to their parts at once. Waiting is
+//! first come, first served, so a body waits for those before it and for the bytes in use. All of these are given back
+//! in bounded time, whatever the put that holds them is waiting for:
+//!
+//! - a body that is being received arrives, or its put fails by the limit on stalled messages (`message_timeout_ms`);
+//! - a queued body is written by a writer thread, which needs nothing of this budget to go on;
+//! - buffered rows are written to their parts as soon as anyone waits ([`PutMemory::shortage`]), also those of a put
+//!   whose client pauses, and those of the put that waits. So a put holds nothing while it waits for memory, except
+//!   what a writer thread is about to give back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use metrics::Gauge;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// Bytes of one permit.
+const UNIT: usize = 1 << 10;
+/// A larger body does not wait for memory: it is spooled if there is none.
+pub const MAX_WAITING_BODY: usize = 4 << 20;
+
+/// How `put_memory_bytes` is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// Bytes of bodies and buffered rows of all puts.
+    pub reserved: usize,
+    /// Bytes of idle blocks.
+    pub idle: usize,
+    /// Bytes of a window of rows that a writer thread sorts.
+    pub window: usize,
+    /// The largest message that a writer thread decompresses in memory, bytes.
+    pub decompressed: usize,
+}
+
+impl MemoryShares {
+    /// The shares of a budget, for this many writer threads.
+    pub fn new(budget: u64, writers: usize) -> Self {
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
+        let window = budget / 8 / writers.max(1);
+        MemoryShares { reserved: budget / 2, idle: budget / 8, window, decompressed: window }
+    }
+}
+
+/// The part of the budget that puts reserve while they run.
+pub struct PutMemory {
+    permits: Arc<Semaphore>,
+    bytes: usize,
+    /// How many bodies wait.
+    waiting: AtomicUsize,
+    shortage: Notify,
+    used: Gauge,
+}
+
+/// Bytes that are reserved until this is dropped.
+#[derive(Debug)]
+pub struct MemoryReservation {
+    permit: OwnedSemaphorePermit,
+    used: Gauge,
+}
+
+impl PutMemory {
+    /// A budget of this many bytes.
+    pub fn new(bytes: usize) -> Arc<Self> {
+        let bytes = bytes.max(2 * MAX_WAITING_BODY);
+        metrics::gauge!("volley_put_memory_limit_bytes").set(bytes as f64);
+        Arc::new(PutMemory {
+            permits: Arc::new(Semaphore::new(bytes / UNIT)),
+            bytes,
+            waiting: AtomicUsize::new(0),
+            shortage: Notify::new(),
+            used: metrics::gauge!("volley_put_memory_bytes"),
+        })
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reserves bytes if they are free and nobody waits.
+    pub fn try_reserve(&self, bytes: usize) -> Option<MemoryReservation> {
+        let permit = self.permits.clone().try_acquire_many_owned(units(bytes)).ok()?;
+        Some(self.reservation(permit))
+    }
+
+    /// Reserves at most [`MAX_WAITING_BODY`] bytes; waits for them in turn.
+    pub async fn reserve(self: Arc<Self>, bytes: usize) -> MemoryReservation {
+        let waiting = Waiting(&self);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.shortage.notify_waiters();
+        let permit = self.permits.clone().acquire_many_owned(units(bytes.min(MAX_WAITING_BODY))).await;
+        drop(waiting);
+        self.reservation(permit.expect("the permits of put memory are never closed"))
+    }
+
+    fn reservation(&self, permit: OwnedSemaphorePermit) -> MemoryReservation {
+        self.used.increment((permit.num_permits() * UNIT) as f64);
+        MemoryReservation { permit, used: self.used.clone() }
+    }
+
+    /// Whether a body waits: whoever buffers rows writes them now.
+    pub fn is_short(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until [`PutMemory::is_short`].
+    pub async fn shortage(&self) {
+        let mut notified = std::pin::pin!(self.shortage.notified());
+        notified.as_mut().enable();
+        if !self.is_short() {
+            notified.await;
+        }
+    }
+}
+
+/// A body that waits; also one whose put ends meanwhile stops waiting.
+struct Waiting<'a>(&'a PutMemory);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for MemoryReservation {
+    fn drop(&mut self) {
+        self.used.decrement((self.permit.num_permits() * UNIT) as f64);
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+/// The reservation of the rows that one put buffers.
+pub struct BufferedRows {
+    memory: Arc<PutMemory>,
+    held: Vec<MemoryReservation>,
+    bytes: usize,
+}
+
+impl BufferedRows {
+    /// No rows yet.
+    pub fn new(memory: Arc<PutMemory>) -> Self {
+        BufferedRows { memory, held: Vec::new(), bytes: 0 }
+    }
+
+    /// Whether the rows may stay in memory: a reservation for them is held, and no other put waits. If not, they must be
+    /// written and [`BufferedRows::release`] be called.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        if bytes == 0 {
+            self.release();
+        }
+        if bytes == 0 || self.memory.is_short() {
+            return bytes == 0;
+        }
+        if bytes > self.bytes {
+            let Some(more) = self.memory.try_reserve(bytes - self.bytes) else { return false };
+            self.held.push(more);
+            self.bytes = bytes;
+        } else if bytes < self.bytes / 2 {
+            // What was reserved for far more rows is given back at once.
+            self.release();
+            return self.hold(bytes);
+        }
+        true
+    }
+
+    /// No rows are buffered any more.
+    pub fn release(&mut self) {
+        self.held.clear();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn shares_add_up_to_the_budget() {
+        for writers in [1, 4, 16] {
+            let shares = MemoryShares::new(256 << 20, writers);
+            let per_writer = 2 * shares.window + shares.decompressed;
+            let all = shares.reserved + shares.idle + writers * per_writer;
+            assert!(all <= 256 << 20 && all > 255 << 20, "{writers} writers: {all}");
+        }
+    }
+
+    #[tokio::test]
+    async fn waiting_body_is_served_before_later_ones_that_fit() {
+        let memory = PutMemory::new(8 * MIB);
+        let held = memory.try_reserve(6 * MIB).unwrap();
+        assert!(!memory.is_short());
+        let waiting = tokio::spawn(memory.clone().reserve(4 * MIB));
+        memory.shortage().await;
+        assert!(memory.try_reserve(MIB).is_none(), "the free bytes belong to the body that waits");
+        drop(held);
+        let got = waiting.await.unwrap();
+        assert!(!memory.is_short() && memory.try_reserve(5 * MIB).is_none());
+        drop(got);
+        assert!(memory.try_reserve(8 * MIB).is_some());
+    }
+
+    #[tokio::test]
+    async fn body_that_stops_waiting_ends_the_shortage() {
+        let memory = PutMemory::new(8 * MIB);
+        let _held = memory.try_reserve(8 * MIB).unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(10), memory.clone().reserve(MIB)).await;
+        assert!(waited.is_err() && !memory.is_short());
+    }
+
+    #[tokio::test]
+    async fn rows_are_held_only_while_nobody_waits() {
+        let memory = PutMemory::new(8 * MIB);
+        let mut rows = BufferedRows::new(memory.clone());
+        assert!(rows.hold(3 * MIB) && rows.hold(6 * MIB) && !rows.hold(9 * MIB));
+        assert!(rows.hold(MIB), "most is given back");
+        assert!(memory.try_reserve(7 * MIB).is_some());
+        let full = memory.try_reserve(7 * MIB).unwrap();
+        let waiting = tokio::spawn(memory.clone().reserve(MIB));
+        memory.shortage().await;
+        assert!(!rows.hold(MIB));
+        rows.release();
+        waiting.await.unwrap();
+        drop(full);
+    }
+}
