@@ -11,6 +11,8 @@
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | [`take`] | picks values by position, for every type |
+//! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
@@ -40,8 +42,10 @@ pub mod shrink;
 mod shrink_shared;
 pub mod size;
 pub mod split;
+pub mod take;
 #[cfg(test)]
 mod test_data;
+pub mod unshared;
 mod used_ranges;
 
 /// The size that messages are split to, bytes. Measured, see docs: a client's cost is half of that at 32 MiB.

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Schema};
+use volley_common::ipc::unshared::repeated_bytes;
 use volley_common::{Error, Result};
 
 /// Whether any field, at any depth, has a dictionary.
@@ -15,6 +16,10 @@ pub fn has_dictionary(schema: &Schema) -> bool {
 /// One batch of all rows; the batches unchanged if arrow cannot join them (more dictionary values than keys).
 pub fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     let Some(first) = batches.first().filter(|_| batches.len() > 1) else { return batches };
+    // A join would repeat values that rows share.
+    if batches.iter().any(|batch| repeated_bytes(batch).1 > 0) {
+        return batches;
+    }
     // Arrow panics when a nested dictionary overflows.
     match catch_unwind(AssertUnwindSafe(|| concat_batches(&first.schema(), &batches))) {
         Ok(Ok(joined)) => vec![joined],

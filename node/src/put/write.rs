@@ -19,6 +19,7 @@ use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
 use super::ack_stream::AckSender;
+use super::growth::GrowthLimit;
 use super::handshake::{PutMessages, next_message};
 use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
 use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
@@ -151,7 +152,11 @@ fn write_all(
     runtime: Handle,
 ) -> Result<()> {
     let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
-    let sizes = TargetSizes { message: config.message_bytes, block: config.block_bytes };
+    let sizes = TargetSizes {
+        message: config.message_bytes,
+        block: config.block_bytes,
+        first_block: config.first_block_bytes.min(config.block_bytes),
+    };
     let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
     let mut parts = PartSink::new(config, sealed, runtime);
     while let Some(next) = queue.blocking_recv() {
@@ -160,9 +165,15 @@ fn write_all(
             return parts.seal_all();
         };
         match decoder.push(data)? {
-            DecodedMessage::Batch(batch) => partitioner.push(&conform(&batch, &parts.config.schema)?, &mut parts)?,
-            // Buffered rows use the old dictionary.
-            DecodedMessage::Dictionary => partitioner.flush(&mut parts)?,
+            DecodedMessage::Batch(batch) => {
+                parts.growth.receive(&batch)?;
+                partitioner.push(&conform(&batch, &parts.config.schema)?, &mut parts)?;
+            }
+            DecodedMessage::Dictionary => {
+                // Buffered rows use the old dictionary.
+                partitioner.flush(&mut parts)?;
+                parts.growth.receive_dictionary();
+            }
             DecodedMessage::Metadata => {}
             DecodedMessage::Schema(_) => return Err(Error::invalid("the stream has a second schema message")),
         }
@@ -189,6 +200,8 @@ pub struct PartSinkConfig {
     pub message_bytes: usize,
     /// See [`crate::config::NodeConfig::block_bytes`].
     pub block_bytes: u64,
+    /// The first block of each shard, bytes; blocks grow up to `block_bytes`.
+    pub first_block_bytes: u64,
     /// See [`crate::config::NodeConfig::part_bytes`].
     pub part_bytes: u64,
 }
@@ -204,6 +217,8 @@ pub struct PartSink {
     /// By shard: the part's writer and its `seq`.
     open: HashMap<u32, (PartWriter, u64)>,
     next_seq: u64,
+    /// The bytes that were received and written.
+    pub growth: GrowthLimit,
     seals: Arc<Semaphore>,
     sealed: SealedPartSender,
     runtime: Handle,
@@ -216,6 +231,7 @@ impl PartSink {
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
+            growth: GrowthLimit::default(),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             config,
             sealed,
@@ -301,6 +317,8 @@ impl ShardSink for PartSink {
             BatchWrite::NeedsNewPart => return Err(Error::internal("a new part refused one row")),
         }
         self.limit_dictionary_memory()?;
+        let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
+        self.growth.check(open, self.count(), self.config.schema.fields().len())?;
         match self.open.get(&shard) {
             Some((writer, _)) if writer.bytes() >= self.config.part_bytes => self.end_part(shard),
             _ => Ok(()),
@@ -309,7 +327,10 @@ impl ShardSink for PartSink {
 
     fn end_part(&mut self, shard: u32) -> Result<()> {
         match self.open.remove(&shard) {
-            Some((writer, seq)) => self.seal(shard, writer, seq),
+            Some((writer, seq)) => {
+                self.growth.end_part(writer.bytes());
+                self.seal(shard, writer, seq)
+            }
             None => Ok(()),
         }
     }

@@ -6,13 +6,13 @@ use arrow::array::{
     Array, ArrayData, ArrayRef, AsArray, DictionaryArray, OffsetSizeTrait, RecordBatch, UInt64Array,
     downcast_dictionary_array, make_array, new_empty_array,
 };
-use arrow::compute::take;
 use arrow::datatypes::{ArrowDictionaryKeyType, ArrowNativeType, DataType, SchemaRef};
 use arrow::error::ArrowError;
 use volley_common::ipc::MAX_SPLIT_BYTES;
 use volley_common::ipc::dictionary_keys::{dictionary_fields, keys_schema, replace_dictionaries};
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::size::array_bytes;
+use volley_common::ipc::take::take_values;
 
 /// A dictionary of at most this many bytes is stored with all its values, in their order.
 const MAX_WHOLE_BYTES: usize = 64 << 10;
@@ -196,7 +196,7 @@ impl PartDictionary {
     /// The values to store.
     fn values(&self) -> Result<ArrayData, ArrowError> {
         let Some(used) = &self.used else { return Ok(self.source.clone()) };
-        let values = take(&make_array(self.source.clone()), &UInt64Array::from(used.keys.clone()), None)?;
+        let values = take_values(&make_array(self.source.clone()), &UInt64Array::from(used.keys.clone()))?;
         let batch = RecordBatch::try_from_iter_with_nullable([("values", values, true)])?;
         Ok(shrink_to_fit(&batch).column(0).to_data())
     }
