@@ -196,3 +196,61 @@ def test_order_is_kept_over_blocks_and_streams(shared, client, name):
     for member in shared.members():
         one = shared.client(member).do_get(flight.Ticket(name.encode())).read_all()
         assert one["i"].equals(table["i"]), member.name
+
+
+def test_unique_dictionary_values_are_stored_once(shared, client, name):
+    texts = [f"a text of its own {i:040}" for i in range(60_000)]
+    table = pa.table({"k": pa.array(range(60_000)), "d": pa.array(texts).dictionary_encode()})
+    outcome = put(client, name, table, chunk=7000, shards=6, shard_by=["k"])
+    assert outcome["bytes"] < 1.5 * table.nbytes, "each shard has the values of its rows only"
+    back = get(client, name).sort_by("k")
+    assert back["d"].to_pylist() == texts
+    assert client.do_get(flight.Ticket(name.encode())).read_all().sort_by("k")["d"].to_pylist() == texts
+    part = next(p for node in shared.nodes for p in node.folder.glob(f"parts/*{name.split('/')[-1]}*/*/*.arrow"))
+    stored = pa.ipc.open_file(part).read_all()
+    assert stored["d"].to_pylist() == [texts[k] for k in stored["k"].to_pylist()]
+
+
+def test_large_dictionary_is_read_in_messages_of_4_mib(client, name):
+    texts = [f"{i:060}" for i in range(250_000)]
+    table = pa.table({"d": pa.array(texts).dictionary_encode()})
+    put(client, name, table)
+    info = client.get_flight_info(descriptor(name))
+    with flight.connect(info.endpoints[0].locations[0].uri,
+                        generic_options=[("grpc.max_receive_message_length", 4 << 20)]) as stock:
+        back = stock.do_get(flight.Ticket(name.encode())).read_all()
+    assert back["d"].to_pylist() == texts
+    assert back["d"].cast(pa.string()).equals(pa.chunked_array([texts]))
+
+
+def test_shared_values_are_not_multiplied(client, name):
+    text = "x" * (3 << 20)
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([40], pa.int32()), pa.array([text]))
+    for suffix, options in (("blocks", {}), ("keyed", {"shards": 2, "shard_by": ["k"]})):
+        outcome = put(client, f"{name}/{suffix}", pa.table({"k": range(40), "runs": runs}), **options)
+        assert outcome["bytes"] < 10 << 20, suffix
+        back = get(client, f"{name}/{suffix}")
+        assert back.num_rows == 40 and set(back["runs"].to_pylist()) == {text}
+
+
+def test_named_shards_are_used_from_1_mib_each(client, name):
+    table = pa.table({"i": pa.array(range(786_432))})
+    put(client, name, table, chunk=50_000, shards=6)
+    info = client.get_flight_info(descriptor(name))
+    assert len(info.endpoints) >= 6 and info.ordered
+    assert get(client, name).equals(table)
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": 3, "shard_by": ["k"]}])
+def test_types_without_bytes_pass_every_path(client, name, options):
+    empty = {"b": pa.array([b""] * 30, pa.binary(0)), "l": pa.array([[]] * 30, pa.list_(pa.int8(), 0)),
+             "s": pa.array([{}] * 30, pa.struct([])), "n": pa.nulls(30)}
+    nested = {f"{key} in a struct": pa.StructArray.from_arrays([values], ["x"]) for key, values in empty.items()}
+    nested |= {f"{key} in a list": pa.ListArray.from_arrays(pa.array(range(31), pa.int32()), values)
+               for key, values in empty.items()}
+    table = pa.table({"k": range(30)} | empty | nested)
+    put(client, name, table, chunk=7, **options)
+    assert get(client, name).sort_by("k").to_pylist() == table.to_pylist()
+    assert get(client, name, limit=11).num_rows == 11
+    for column in table.column_names:
+        assert get(client, name, columns=[column]).num_rows == 30, column

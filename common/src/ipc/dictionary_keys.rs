@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, Uni
 use arrow::error::ArrowError;
 
 use super::layout::child_fields;
+use super::size::array_bytes;
 
 /// Whether a type has a dictionary at any depth.
 pub fn has_dictionary(data_type: &DataType) -> bool {
@@ -79,6 +80,20 @@ pub fn replace_dictionaries(
     let columns = columns.collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+}
+
+/// Bytes of the values of all outermost dictionaries.
+///
+/// # Errors
+/// As [`replace_dictionaries`].
+pub fn dictionary_bytes(batch: &RecordBatch) -> Result<usize, ArrowError> {
+    let mut bytes = 0;
+    let mut add = |data: ArrayData| {
+        bytes += array_bytes(&make_array(data.child_data()[0].clone()));
+        Ok(data)
+    };
+    replace_dictionaries(batch, &batch.schema(), &mut add)?;
+    Ok(bytes)
 }
 
 fn replace_in(

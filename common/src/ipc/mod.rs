@@ -13,6 +13,8 @@
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | [`take`] | picks values by position, for every type |
+//! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
@@ -49,8 +51,10 @@ pub mod split;
 pub mod spool;
 pub mod stall_timer;
 mod streamed_decompression;
+pub mod take;
 #[cfg(test)]
 mod test_data;
+pub mod unshared;
 mod used_ranges;
 mod widen;
 

@@ -9,10 +9,10 @@ use arrow::array::{
     UnionArray,
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
-use arrow::compute::take;
 use arrow::datatypes::{ByteViewType, UnionFields};
 use arrow::error::ArrowError;
 
+use super::take::take_values;
 use super::used_ranges::UsedRanges;
 
 pub(super) type ArrowResult<T> = Result<T, ArrowError>;
@@ -83,7 +83,7 @@ fn take_ranges(values: &ArrayRef, used: &UsedRanges) -> ArrowResult<ArrayRef> {
     if ranges.next().is_none() {
         return Ok(values.slice(start as usize, (end - start) as usize));
     }
-    take(values, &UInt64Array::from_iter_values(used.iter().flat_map(|(start, end)| start..end)), None)
+    take_values(values, &UInt64Array::from_iter_values(used.iter().flat_map(|(start, end)| start..end)))
 }
 
 pub(super) fn shrink_dense_union(
@@ -130,5 +130,5 @@ fn take_entries(values: &ArrayRef, indices: &[i32]) -> ArrowResult<ArrayRef> {
     if indices.iter().zip(first..).all(|(&at, next)| at == next) {
         return Ok(values.slice(first as usize, indices.len()));
     }
-    take(values, &Int32Array::from(indices.to_vec()), None)
+    take_values(values, &Int32Array::from(indices.to_vec()))
 }

@@ -282,6 +282,16 @@ pub fn types() -> Vec<DataType> {
         runs_of(Utf8View, Int64),
         FixedSizeList(item(Int8), 0),
     ]);
+    for empty in [FixedSizeBinary(0), FixedSizeList(item(Utf8), 0), Struct(Fields::empty())] {
+        types.extend([
+            List(item(empty.clone())),
+            ListView(item(empty.clone())),
+            FixedSizeList(item(empty.clone()), 3),
+            Struct(Fields::from(vec![Field::new("x", empty.clone(), true)])),
+            runs_of(empty.clone(), Int32),
+            map_of(empty),
+        ]);
+    }
     let keys = [Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64];
     types.extend(keys.into_iter().map(|key| Dictionary(Box::new(key), Box::new(LargeUtf8))));
     types.push(Dictionary(

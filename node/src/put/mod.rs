@@ -7,6 +7,7 @@
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
 //! | [`write`](mod@write) | messages become sealed parts, on the threads of [`writers`]; [`shards`] (pure) splits rows into shards |
+//! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
 //! | [`ack_stream`] | the results that the client reads during the put |
@@ -19,6 +20,7 @@
 pub mod ack_stream;
 pub mod bodies;
 pub mod commit;
+pub mod growth;
 pub mod handshake;
 pub mod plan;
 pub mod replicate;

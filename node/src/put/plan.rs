@@ -32,7 +32,13 @@ pub struct PlannedWrite {
     /// Only for a staged write: this stream's id.
     pub(super) stream: Option<u64>,
     pub(super) schemas: WriteSchemas,
+    /// The client named a number of shards: a small table is distributed over all of them, too.
+    spreads: bool,
 }
+
+/// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
+/// message for each shard uses them all.
+const FIRST_BLOCK_BYTES: u64 = 512 << 10;
 
 /// The schemas of a write. They may differ in metadata.
 pub struct WriteSchemas {
@@ -64,7 +70,8 @@ pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result
     let schemas = WriteSchemas { table, put: handshake.schema.clone() };
     let stream = write.staged.then(rand::random::<u64>);
     let name = handshake.request.name.clone();
-    Ok(PutPlan::Write(PlannedWrite::new(context, plan, name, schemas, attempt, stream)))
+    let spreads = handshake.request.options.shards.is_some();
+    Ok(PutPlan::Write(PlannedWrite { spreads, ..PlannedWrite::new(context, plan, name, schemas, attempt, stream) }))
 }
 
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
@@ -100,7 +107,7 @@ impl PlannedWrite {
         stream: Option<u64>,
     ) -> Self {
         let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
-        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schemas }
+        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schemas, spreads: false }
     }
 
     /// How its parts are written.
@@ -117,6 +124,7 @@ impl PlannedWrite {
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
             message_bytes: config.message_bytes_of(self.schemas.table.fields().len()),
             block_bytes: config.block_bytes,
+            first_block_bytes: if self.spreads { FIRST_BLOCK_BYTES } else { config.block_bytes },
             part_bytes: config.part_bytes,
             seals: self.context.resources.seals.clone(),
         }

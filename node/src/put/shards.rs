@@ -2,13 +2,15 @@
 //!
 //! Pure: there is no I/O. The results go to a [`ShardSink`].
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use volley_common::ipc::MAX_SPLIT_BYTES;
 use volley_common::ipc::shrink::{detach, shrink_to_fit};
 use volley_common::ipc::size::data_bytes;
 use volley_common::ipc::split::split;
+use volley_common::ipc::take::take_values;
+use volley_common::ipc::unshared::repeated_bytes;
 use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
@@ -21,6 +23,12 @@ const MAX_WINDOW: usize = 16 << 20;
 /// The least number of bytes that a row counts in a window. The indexes of a row (its shard, its position in the shard,
 /// its position in the sorted window) take four times as much, so this bounds the memory for rows of very few bytes.
 const MIN_ROW_BYTES: usize = 3;
+
+/// Maximum bytes by which a batch may grow, because its rows share values, when it is sorted into shards.
+const MAX_REPEATED: usize = 64 << 20;
+
+/// The same for batches that are joined to one message, which must not become too large.
+const MAX_JOIN_REPEATED: usize = 32 << 10;
 
 /// Receives the rows of each shard.
 pub trait ShardSink {
@@ -37,6 +45,16 @@ pub struct TargetSizes {
     pub message: usize,
     /// A block of consecutive rows, at least.
     pub block: u64,
+    /// The first block of each shard, at least. Every further one is twice as large, up to `block`.
+    pub first_block: u64,
+}
+
+impl TargetSizes {
+    /// Of the `count`-th block of the stream, from 0.
+    fn block_of(&self, count: u64, shards: u32) -> u64 {
+        let round = u32::try_from(count / u64::from(shards)).unwrap_or(u32::MAX);
+        self.first_block.saturating_mul(2u64.saturating_pow(round)).min(self.block)
+    }
 }
 
 /// Splits one stream of batches into shards.
@@ -57,15 +75,23 @@ impl BatchPartitioner {
     /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
     pub fn new(spec: &TableSpec, schema: &SchemaRef, sizes: TargetSizes, first: u32) -> Result<Self> {
         let shards = spec.shards.max(1);
-        let blocks =
-            |sizes, first| BlockPartitioner { shards, sizes, block: first, filled: 0, pending: PendingRows::default() };
+        let blocks = |sizes, first_shard| BlockPartitioner {
+            shards,
+            sizes,
+            first_shard,
+            block: 0,
+            filled: 0,
+            pending: PendingRows::default(),
+        };
         if spec.shard_by.is_empty() {
             return Ok(BatchPartitioner::RoundRobin(blocks(sizes, u64::from(first))));
         }
         let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
         Ok(match shards {
             // All rows go to the only shard, in the order in which they arrive.
-            1 => BatchPartitioner::RoundRobin(blocks(TargetSizes { block: u64::MAX, ..sizes }, 0)),
+            1 => {
+                BatchPartitioner::RoundRobin(blocks(TargetSizes { block: u64::MAX, first_block: u64::MAX, ..sizes }, 0))
+            }
             _ => BatchPartitioner::Hash(HashPartitioner::new(partitioner, shards, sizes.message)),
         })
     }
@@ -110,6 +136,8 @@ impl BatchPartitioner {
 pub struct BlockPartitioner {
     shards: u32,
     sizes: TargetSizes,
+    /// The shard of block 0.
+    first_shard: u64,
     /// The number of the current block, and how many of its bytes were written.
     block: u64,
     filled: u64,
@@ -135,7 +163,7 @@ impl BlockPartitioner {
             self.flush(sink)?;
         }
         self.pending.push(rows, bytes);
-        if self.filled + self.pending.bytes as u64 >= self.sizes.block {
+        if self.filled + self.pending.bytes as u64 >= self.sizes.block_of(self.block, self.shards) {
             self.flush(sink)?;
         }
         Ok(())
@@ -143,10 +171,10 @@ impl BlockPartitioner {
 
     /// Writes the buffered rows, and ends the block if it is full.
     fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
-        let shard = (self.block % u64::from(self.shards)) as u32;
+        let shard = ((self.first_shard + self.block) % u64::from(self.shards)) as u32;
         self.filled += self.pending.bytes as u64;
         self.pending.take().iter().try_for_each(|message| sink.write(shard, message))?;
-        if self.filled >= self.sizes.block {
+        if self.filled >= self.sizes.block_of(self.block, self.shards) {
             sink.end_part(shard)?;
             self.block += 1;
             self.filled = 0;
@@ -186,6 +214,7 @@ impl HashPartitioner {
     }
 
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
+        check_repeated(batch)?;
         let windows = weight(batch).div_ceil(self.max_window).max(1);
         let step = batch.num_rows().div_ceil(windows).max(1);
         for at in (0..batch.num_rows()).step_by(step) {
@@ -269,6 +298,19 @@ impl HashPartitioner {
     }
 }
 
+/// Refuses rows that share values which would be repeated without bound when the rows are sorted.
+fn check_repeated(batch: &RecordBatch) -> Result<()> {
+    let (column, bytes) = repeated_bytes(batch);
+    if bytes <= MAX_REPEATED {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "rows of column {:?} share values, and sorting them into shards would need {bytes} bytes more: put the table without \
+         shard_by, or the values as a dictionary",
+        batch.schema_ref().field(column).name()
+    )))
+}
+
 /// The weight of a batch in a window, bytes.
 fn weight(batch: &RecordBatch) -> usize {
     data_bytes(batch).max(batch.num_rows() * MIN_ROW_BYTES)
@@ -285,7 +327,11 @@ fn group(shard_of: &[u32], shards: usize) -> Vec<Vec<u32>> {
 
 /// The rows of these numbers, in this order.
 fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
-    take_record_batch(batch, &UInt32Array::from(rows))
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    let rows = UInt32Array::from(rows);
+    let columns: std::result::Result<_, _> = batch.columns().iter().map(|column| take_values(column, &rows)).collect();
+    columns
+        .and_then(|columns| RecordBatch::try_new_with_options(batch.schema(), columns, &options))
         .map_err(|e| Error::internal(format!("rows cannot be sorted into shards: {e}")))
 }
 
@@ -309,10 +355,13 @@ impl PendingRows {
     }
 }
 
-/// Joins batches into one, if arrow can.
+/// Joins batches into one, if arrow can without repeating values that rows share.
 fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     match batches.as_slice() {
         [] | [_] => batches,
+        many if many.iter().map(|batch| repeated_bytes(batch).1).fold(0, usize::saturating_add) > MAX_JOIN_REPEATED => {
+            batches
+        }
         many => match concat_batches(&many[0].schema(), many) {
             Ok(joined) => vec![joined],
             Err(_) => batches,

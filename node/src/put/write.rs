@@ -20,6 +20,7 @@ use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
 use super::ack_stream::AckSender;
+use super::growth::GrowthLimit;
 use super::handshake::{PutMessages, next_message};
 use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
 use crate::put_memory::{BufferedRows, PutMemory};
@@ -34,7 +35,7 @@ pub const QUEUED_MESSAGES: usize = 64;
 pub const SEALED_PARTS: usize = 16;
 /// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
-/// The most memory for the dictionaries of all open parts of a put, bytes.
+/// Maximum memory for the dictionaries of all open parts of a put, bytes.
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 
 /// What a writer receives.
@@ -170,7 +171,11 @@ impl MessageWriter {
         runtime: Handle,
     ) -> Result<Self> {
         let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
-        let sizes = TargetSizes { message: config.message_bytes, block: config.block_bytes };
+        let sizes = TargetSizes {
+            message: config.message_bytes,
+            block: config.block_bytes,
+            first_block: config.first_block_bytes.min(config.block_bytes),
+        };
         let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
         partitioner.limit_window(resources.shares.window);
         let memory = resources.memory.clone();
@@ -198,11 +203,16 @@ impl MessageWriter {
     fn write_message(&mut self, data: FlightData) -> Result<()> {
         match self.decoder.push(data)? {
             DecodedMessage::Batch(batch) => {
+                self.parts.growth.receive(&batch)?;
                 let batch = conform(&batch, &self.parts.config.schema)?;
                 self.partitioner.push(&batch, &mut self.parts)
             }
             // Buffered rows use the old dictionary.
-            DecodedMessage::Dictionary => self.flush(),
+            DecodedMessage::Dictionary => {
+                self.flush()?;
+                self.parts.growth.receive_dictionary();
+                Ok(())
+            }
             DecodedMessage::Metadata => Ok(()),
             DecodedMessage::Schema(_) => Err(Error::invalid("the stream has a second schema message")),
         }
@@ -242,6 +252,8 @@ pub struct PartSinkConfig {
     pub message_bytes: usize,
     /// See [`crate::config::NodeConfig::block_bytes`].
     pub block_bytes: u64,
+    /// The first block of each shard, bytes; blocks grow up to `block_bytes`.
+    pub first_block_bytes: u64,
     /// See [`crate::config::NodeConfig::part_bytes`].
     pub part_bytes: u64,
     /// The permits of all seals of this node.
@@ -259,6 +271,8 @@ pub struct PartSink {
     /// By shard: the part's writer and its `seq`.
     open: HashMap<u32, (PartWriter, u64)>,
     next_seq: u64,
+    /// The bytes that were received and written.
+    pub growth: GrowthLimit,
     seals: Arc<Semaphore>,
     sealed: SealedPartSender,
     runtime: Handle,
@@ -271,6 +285,7 @@ impl PartSink {
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
+            growth: GrowthLimit::default(),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             config,
             sealed,
@@ -358,6 +373,8 @@ impl ShardSink for PartSink {
             BatchWrite::NeedsNewPart => return Err(Error::internal("a new part refused one row")),
         }
         self.limit_dictionary_memory()?;
+        let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
+        self.growth.check(open, self.count(), self.config.schema.fields().len())?;
         match self.open.get(&shard) {
             Some((writer, _)) if writer.bytes() >= self.config.part_bytes => self.end_part(shard),
             _ => Ok(()),
@@ -366,7 +383,10 @@ impl ShardSink for PartSink {
 
     fn end_part(&mut self, shard: u32) -> Result<()> {
         match self.open.remove(&shard) {
-            Some((writer, seq)) => self.seal(shard, writer, seq),
+            Some((writer, seq)) => {
+                self.growth.end_part(writer.bytes());
+                self.seal(shard, writer, seq)
+            }
             None => Ok(()),
         }
     }

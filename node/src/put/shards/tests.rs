@@ -8,6 +8,10 @@ use volley_common::ipc::MESSAGE_BYTES;
 
 use super::*;
 
+#[allow(dead_code)]
+#[path = "../../../../common/src/ipc/test_data.rs"]
+mod test_data;
+
 /// The shard of the first block.
 const FIRST: u32 = 3;
 
@@ -50,8 +54,12 @@ fn values(messages: &[RecordBatch]) -> Vec<i64> {
     messages.iter().flat_map(column).collect()
 }
 
+fn sizes_of(message: usize, block: u64) -> TargetSizes {
+    TargetSizes { message, block, first_block: block }
+}
+
 fn run(spec: &TableSpec, block: u64, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
-    run_sized(spec, TargetSizes { message: MESSAGE_BYTES, block }, batches)
+    run_sized(spec, sizes_of(MESSAGE_BYTES, block), batches)
 }
 
 fn run_sized(spec: &TableSpec, sizes: TargetSizes, batches: &[RecordBatch]) -> Vec<(u32, Vec<RecordBatch>)> {
@@ -84,11 +92,75 @@ fn blocks_are_consecutive_and_round_robin() {
 }
 
 #[test]
+fn small_first_blocks_fill_all_shards_and_grow() {
+    for batches in [vec![numbers(0, 786_432)], (0..768).map(|at| numbers(at * 1024, 1024)).collect()] {
+        let sizes = TargetSizes { first_block: 512 << 10, ..sizes_of(MESSAGE_BYTES, 64 << 20) };
+        let parts = run_sized(&blocks_of(6), sizes, &batches);
+        let shards: Vec<u32> = parts.iter().map(|part| part.0).collect();
+        assert!(parts.len() >= 6, "6 MiB over 6 shards: {shards:?}");
+        assert!(shards.iter().enumerate().all(|(block, shard)| *shard == (FIRST + block as u32) % 6));
+        assert_eq!(parts.iter().flat_map(|part| values(&part.1)).collect::<Vec<_>>(), (0..786_432).collect::<Vec<_>>());
+    }
+    let sizes = TargetSizes { first_block: 512 << 10, ..sizes_of(MESSAGE_BYTES, 64 << 20) };
+    let parts = run_sized(&blocks_of(2), sizes, &[numbers(0, 16 << 20)]);
+    let bytes: Vec<usize> = parts.iter().map(|part| part.1.iter().map(data_bytes).sum::<usize>() >> 20).collect();
+    assert!(parts.len() <= 14 && bytes[..12].is_sorted(), "{bytes:?} MiB: not many more blocks than without");
+}
+
+#[test]
+fn rows_of_every_type_are_sorted_into_shards() {
+    let mut rng = test_data::rng(31);
+    for data_type in test_data::types() {
+        let types = [DataType::Int64, data_type.clone()];
+        let batches: Vec<_> = [40, 1, 300].iter().map(|rows| test_data::batch_of(&mut rng, &types, *rows)).collect();
+        let spec = TableSpec { shards: 3, shard_by: vec!["c0".into()], ..TableSpec::default() };
+        let partitioner = Partitioner::new(&batches[0].schema(), &spec.shard_by, 3).unwrap();
+        let mut expected = vec![Vec::new(); 3];
+        let mut all = CollectedParts::default();
+        let mut sorting = BatchPartitioner::new(&spec, &batches[0].schema(), sizes_of(4096, 1), FIRST).unwrap();
+        for batch in &batches {
+            for (row, shard) in partitioner.shards_of(batch).unwrap().into_iter().enumerate() {
+                expected[shard as usize].push(batch.slice(row, 1));
+            }
+            // As when their dictionaries differ.
+            sorting.push(batch, &mut all).unwrap();
+            sorting.flush(&mut all).unwrap();
+        }
+        for (shard, messages) in all.open {
+            let found = messages.iter().flat_map(|message| (0..message.num_rows()).map(|row| message.slice(row, 1)));
+            assert_eq!(found.collect::<Vec<_>>(), expected[shard as usize], "{data_type}, shard {shard}");
+        }
+    }
+}
+
+#[test]
+fn shared_union_values_are_not_repeated_for_each_row() {
+    let value = arrow::array::BinaryArray::from_iter_values([vec![7u8; 3 << 20]]);
+    let fields = arrow::datatypes::UnionFields::try_new([0], [Field::new("b", DataType::Binary, true)]).unwrap();
+    let union = arrow::array::UnionArray::try_new(
+        fields,
+        vec![0; 40].into(),
+        Some(vec![0; 40].into()),
+        vec![Arc::new(value) as arrow::array::ArrayRef],
+    );
+    let keys = Int64Array::from_iter_values(0..40);
+    let columns = [("n", Arc::new(keys) as arrow::array::ArrayRef), ("u", Arc::new(union.unwrap()))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let parts = run(&blocks_of(4), 64 << 20, &[batch.clone(), batch.clone()]);
+    let bytes: usize = parts.iter().flat_map(|part| &part.1).map(data_bytes).sum();
+    assert!(bytes < 7 << 20, "{bytes} bytes for 6 MiB");
+    let keyed = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
+    let mut partitioner = BatchPartitioner::new(&keyed, &batch.schema(), sizes_of(MESSAGE_BYTES, 1), FIRST).unwrap();
+    let error = partitioner.push(&batch, &mut CollectedParts::default()).unwrap_err();
+    assert!(error.message.contains("\"u\"") && error.message.contains("shard_by"), "{error}");
+}
+
+#[test]
 fn messages_have_the_configured_size() {
     let keyed = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
     for spec in [blocks_of(2), keyed] {
         for message in [64 << 10, 4 << 20] {
-            let parts = run_sized(&spec, TargetSizes { message, block: 64 << 20 }, &[numbers(0, 2_000_000)]);
+            let parts = run_sized(&spec, sizes_of(message, 64 << 20), &[numbers(0, 2_000_000)]);
             let largest = parts.iter().flat_map(|part| &part.1).map(data_bytes).max().unwrap();
             assert!((message * 3 / 4..=message * 5 / 4).contains(&largest), "{largest} of {message}");
         }
@@ -131,7 +203,7 @@ fn keyed_rows_keep_their_order_within_a_shard() {
 #[test]
 fn pending_rows_of_all_shards_are_bounded() {
     let spec = TableSpec { shards: 512, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let sizes = sizes_of(MESSAGE_BYTES, 1);
     let mut partitioner = BatchPartitioner::new(&spec, &numbers(0, 1).schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     for i in 0..64 {
@@ -172,7 +244,7 @@ fn pending_rows_do_not_keep_their_window_in_memory() {
     let column = Int64Array::from_iter_values((0..300_000).map(|row| if row == 7 { rarely } else { often }));
     let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![Arc::new(column)]).unwrap();
     let spec = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let sizes = sizes_of(MESSAGE_BYTES, 1);
     let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     for _ in 0..20 {
@@ -190,7 +262,7 @@ fn pending_rows_do_not_keep_their_window_in_memory() {
 fn indexes_of_rows_without_bytes_are_bounded() {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Null, true)]));
     let spec = TableSpec { shards: 16, shard_by: vec!["n".into()], ..TableSpec::default() };
-    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let sizes = sizes_of(MESSAGE_BYTES, 1);
     let mut partitioner = BatchPartitioner::new(&spec, &schema, sizes, FIRST).unwrap();
     let batch = RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(1 << 23))]).unwrap();
     for _ in 0..3 {
@@ -209,7 +281,7 @@ fn messages_of_skewed_keys_are_within_the_client_limit() {
     let skewed = often.iter().take(700_000).chain(rarely.iter().take(300_000)).copied();
     let column = Arc::new(Int64Array::from_iter_values(skewed));
     let batch = RecordBatch::try_new(numbers(0, 1).schema(), vec![column]).unwrap();
-    let sizes = TargetSizes { message: MAX_SPLIT_BYTES, block: 1 };
+    let sizes = sizes_of(MAX_SPLIT_BYTES, 1);
     let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     partitioner.push(&batch, &mut seen).unwrap();
@@ -225,7 +297,7 @@ fn only_shard_of_a_keyed_table_gets_rows_in_order() {
     assert_eq!((parts.len(), parts[0].0), (1, 0));
     assert_eq!(values(&parts[0].1), (0..400_000).collect::<Vec<_>>());
     let unknown = TableSpec { shard_by: vec!["m".into()], ..spec };
-    let sizes = TargetSizes { message: MESSAGE_BYTES, block: 1 };
+    let sizes = sizes_of(MESSAGE_BYTES, 1);
     assert!(BatchPartitioner::new(&unknown, &numbers(0, 1).schema(), sizes, FIRST).is_err());
 }
 
