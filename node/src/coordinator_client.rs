@@ -142,14 +142,17 @@ impl CoordinatorClient {
         let mut last_error = Error::unavailable("no coordinator is configured");
         loop {
             let addrs = self.addrs();
-            let mut round = Failover::new(&addrs);
+            if addrs.is_empty() {
+                return Err(last_error);
+            }
+            let mut round = Failover::new(addrs);
             while let Some(addr) = round.next_candidate() {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     let error = round.into_error().unwrap_or(last_error);
                     return Err(error.at(format_args!("no coordinator answered within {deadline:?}")));
                 }
-                let outcome = match tokio::time::timeout(left, call(self.stub(addr)?, request.clone())).await {
+                let outcome = match tokio::time::timeout(left, call(self.stub(&addr)?, request.clone())).await {
                     Ok(reply) => reply.map(tonic::Response::into_inner).map_err(Error::from),
                     Err(_) => Err(Error::unavailable("no answer in time")),
                 };
@@ -159,7 +162,7 @@ impl CoordinatorClient {
                 });
                 if let Some(reply) = round.record(outcome)? {
                     if round.attempts() > 1 {
-                        self.prefer(addr);
+                        self.prefer(&addr);
                     }
                     return Ok(reply);
                 }
@@ -195,5 +198,11 @@ mod tests {
         assert_eq!(client.addrs(), named(&["c", "d", "a", "b"]));
         client.prefer("nobody:1");
         assert_eq!(client.addrs(), named(&["b", "c", "d", "a"]));
+    }
+    #[tokio::test]
+    async fn call_without_coordinators_fails_at_once() {
+        let client = CoordinatorClient::new(ConnectionPool::new(), Vec::new(), Duration::from_secs(3600));
+        let error = client.renew("w").await.unwrap_err();
+        assert_eq!(error.message, "no coordinator is configured");
     }
 }

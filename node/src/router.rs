@@ -118,13 +118,13 @@ async fn proxy_to_coordinator(
         .map_err(|e| Error::exhausted(format!("the request is incomplete, or over {MAX_METADATA_REQUEST} bytes: {e}")))?
         .to_bytes();
     let addrs = cluster.members.load().coordinator_flight.clone();
-    let mut failover = Failover::new(&addrs);
+    let mut failover = Failover::new(addrs);
     while let Some(addr) = failover.next_candidate() {
         if addr.is_empty() {
             continue;
         }
         let request: Request<Bytes> = Request::from_parts(head.clone(), body.clone());
-        if let Some(reply) = failover.record(forward(pool, host_port(addr), request).await)? {
+        if let Some(reply) = failover.record(forward(pool, host_port(&addr), request).await)? {
             return Ok(reply);
         }
     }
@@ -159,7 +159,7 @@ async fn forward_put(
     let mut nodes = writable_nodes(&cluster.members.load(), store.node());
     nodes.shuffle(&mut rand::rng());
     let body = ReplayableBody::new(body);
-    let mut failover = Failover::new(&nodes);
+    let mut failover = Failover::new(nodes);
     let request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
     if let Some(reply) = forward_to_any(pool, &mut failover, |_| true, request).await? {
         return Ok(reply);

@@ -265,19 +265,19 @@ async fn read_endpoint(
     sender: &mpsc::Sender<EndpointEvent>,
 ) -> Result<(), ReadStopped> {
     let locations = endpoint.locations.len();
-    let mut failover = Failover::new(&endpoint.locations);
+    let mut failover = Failover::new(endpoint.locations.as_slice());
     failover.set_attempts_left(locations + 1);
     let mut delivered = 0;
     while let Some(location) = failover.next_candidate() {
         let delivered_before = delivered;
-        let error = match read_location(client, endpoint, location, schema, &mut delivered, sender).await {
+        let error = match read_location(client, endpoint, &location, schema, &mut delivered, sender).await {
             Err(ReadStopped::Failed(error)) => error,
             outcome => return outcome,
         };
         if delivered > delivered_before {
             failover.set_attempts_left(locations);
         }
-        let address = client.address_of(location);
+        let address = client.address_of(&location);
         tracing::debug!(endpoint = endpoint.index, address, %error, "reading an endpoint failed");
         failover.record::<()>(Err(error.at(format!("endpoint {} at {address}", endpoint.index))))?;
     }

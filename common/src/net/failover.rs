@@ -1,6 +1,11 @@
 //! Which member a request is sent to next, and how the attempts ended.
 
+use std::collections::VecDeque;
+
 use crate::{Code, Error, Result};
+
+/// Redirections that one request follows.
+const MAX_REDIRECTS: usize = 8;
 
 /// Whether the request may succeed at another member.
 pub fn is_unavailable(error: &Error) -> bool {
@@ -15,7 +20,7 @@ pub fn is_unavailable(error: &Error) -> bool {
 /// # use volley_common::{Error, Result, net::Failover};
 /// # fn call(addr: &str) -> Result<u64> { if addr == "b:1" { Ok(7) } else { Err(Error::unavailable("down")) } }
 /// # fn main() -> Result<()> {
-/// let mut failover = Failover::new(&["a:1", "b:1"]);
+/// let mut failover = Failover::new(["a:1", "b:1"]);
 /// while let Some(addr) = failover.next_candidate() {
 ///     if let Some(reply) = failover.record(call(addr))? {
 ///         assert_eq!(reply, 7);
@@ -26,17 +31,31 @@ pub fn is_unavailable(error: &Error) -> bool {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Failover<'a, C> {
-    candidates: &'a [C],
+pub struct Failover<C> {
+    candidates: Vec<C>,
+    /// Index of the next candidate, which counts on beyond the last one.
+    next: usize,
     attempts: usize,
     attempts_left: usize,
-    last_error: Option<Error>,
+    redirected: Option<C>,
+    redirects_left: usize,
+    /// Of the last attempts that were not final, at most one for each candidate and redirection.
+    errors: VecDeque<Error>,
 }
 
-impl<'a, C> Failover<'a, C> {
+impl<C: Clone> Failover<C> {
     /// Tries each of `candidates` once, in their order.
-    pub fn new(candidates: &'a [C]) -> Self {
-        Failover { candidates, attempts: 0, attempts_left: candidates.len(), last_error: None }
+    pub fn new(candidates: impl Into<Vec<C>>) -> Self {
+        let candidates = candidates.into();
+        Failover {
+            attempts_left: candidates.len(),
+            candidates,
+            next: 0,
+            attempts: 0,
+            redirected: None,
+            redirects_left: MAX_REDIRECTS,
+            errors: VecDeque::new(),
+        }
     }
 
     /// Allows at most `attempts` further attempts; after the last candidate the first one follows.
@@ -44,13 +63,27 @@ impl<'a, C> Failover<'a, C> {
         self.attempts_left = attempts;
     }
 
-    /// The member to try next; none when the attempts are used up.
-    pub fn next_candidate(&mut self) -> Option<&'a C> {
-        if self.candidates.is_empty() {
-            return None;
+    /// Tries `candidate` next, to which the last one redirected the request, and then the remaining ones. Further
+    /// redirections than eight are ignored.
+    pub fn redirect(&mut self, candidate: C) {
+        if let Some(left) = self.redirects_left.checked_sub(1) {
+            self.redirects_left = left;
+            self.redirected = Some(candidate);
         }
-        self.attempts_left = self.attempts_left.checked_sub(1)?;
-        let candidate = &self.candidates[self.attempts % self.candidates.len()];
+    }
+
+    /// The member to try next; none when the attempts are used up.
+    pub fn next_candidate(&mut self) -> Option<C> {
+        let candidate = match self.redirected.take() {
+            Some(candidate) => candidate,
+            None if self.candidates.is_empty() => return None,
+            None => {
+                self.attempts_left = self.attempts_left.checked_sub(1)?;
+                let at = self.next % self.candidates.len();
+                self.next += 1;
+                self.candidates[at].clone()
+            }
+        };
         self.attempts += 1;
         Some(candidate)
     }
@@ -69,21 +102,34 @@ impl<'a, C> Failover<'a, C> {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(error) if is_retriable(&error) => {
-                self.last_error = Some(error);
+                self.record_error(error);
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// How many candidates were tried.
+    /// Records the error of an attempt that is not final.
+    pub fn record_error(&mut self, error: Error) {
+        if self.errors.len() >= self.candidates.len() + MAX_REDIRECTS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(error);
+    }
+
+    /// How many attempts were made.
     pub fn attempts(&self) -> usize {
         self.attempts
     }
 
     /// The error of the last attempt that was not final; none if nothing was tried.
-    pub fn into_error(self) -> Option<Error> {
-        self.last_error
+    pub fn into_error(mut self) -> Option<Error> {
+        self.errors.pop_back()
+    }
+
+    /// The errors of all attempts that were not final, in their order.
+    pub fn into_errors(self) -> Vec<Error> {
+        self.errors.into()
     }
 }
 
@@ -94,35 +140,47 @@ mod tests {
 
     #[test]
     fn each_candidate_is_tried_once_in_order() {
-        let mut failover = Failover::new(&["a", "b"]);
+        let mut failover = Failover::new(["a", "b"]);
         for name in ["a", "b"] {
-            assert_eq!(failover.next_candidate(), Some(&name));
+            assert_eq!(failover.next_candidate(), Some(name));
             assert_eq!(failover.record::<()>(Err(Error::unavailable(name))).unwrap(), None);
         }
         assert_eq!((failover.next_candidate(), failover.attempts()), (None, 2));
-        assert_eq!(failover.into_error(), Some(Error::unavailable("b")));
+        assert_eq!(failover.into_errors(), ["a", "b"].map(Error::unavailable));
     }
 
     #[test]
     fn success_and_other_errors_end_the_attempts() {
-        let mut failover = Failover::new(&["a", "b"]);
+        let mut failover = Failover::new(["a", "b"]);
         assert_eq!(failover.record(Ok(1)), Ok(Some(1)));
         let missing = Error::not_found("x");
         assert_eq!(failover.record::<()>(Err(missing.clone())), Err(missing.clone()));
-        assert_eq!(failover.record_if::<()>(Err(missing), |_| true), Ok(None));
+        assert_eq!(failover.record_if::<()>(Err(missing.clone()), |_| true), Ok(None));
+        assert_eq!(failover.into_error(), Some(missing));
     }
 
     #[test]
     fn further_attempts_go_round_the_candidates() {
-        let mut failover = Failover::new(&["a", "b"]);
+        let mut failover = Failover::new(["a", "b"]);
         failover.set_attempts_left(3);
-        let mut tried = Vec::new();
-        while let Some(name) = failover.next_candidate() {
-            tried.push(*name);
-        }
+        let tried: Vec<&str> = std::iter::from_fn(|| failover.next_candidate()).collect();
         assert_eq!(tried, ["a", "b", "a"]);
         failover.set_attempts_left(1);
-        assert_eq!(failover.next_candidate(), Some(&"b"));
-        assert_eq!(Failover::<&str>::new(&[]).next_candidate(), None);
+        assert_eq!(failover.next_candidate(), Some("b"));
+        assert_eq!(Failover::<&str>::new([]).next_candidate(), None);
+    }
+
+    #[test]
+    fn redirection_is_tried_next_and_their_number_is_bounded() {
+        let mut failover = Failover::new(["a", "b"]);
+        assert_eq!(failover.next_candidate(), Some("a"));
+        failover.redirect("leader");
+        assert_eq!(failover.next_candidate(), Some("leader"));
+        assert_eq!(failover.next_candidate(), Some("b"));
+        for _ in 0..2 * MAX_REDIRECTS {
+            failover.redirect("c");
+            failover.next_candidate();
+        }
+        assert_eq!(failover.attempts(), 3 + MAX_REDIRECTS - 1);
     }
 }

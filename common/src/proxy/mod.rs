@@ -40,13 +40,13 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
 /// An error that `is_retriable` does not accept.
 pub async fn forward_to_any(
     pool: &ConnectionPool,
-    failover: &mut Failover<'_, String>,
+    failover: &mut Failover<String>,
     is_retriable: fn(&Error) -> bool,
     make_request: impl Fn() -> Option<Request<ProxyRequestBody>>,
 ) -> Result<Option<Response<ReplyBody>>> {
     while let Some(addr) = failover.next_candidate() {
         let Some(request) = make_request() else { break };
-        let outcome = forward(pool, addr, request).await;
+        let outcome = forward(pool, &addr, request).await;
         if let Err(error) = &outcome
             && is_retriable(error)
         {

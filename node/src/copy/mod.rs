@@ -16,7 +16,7 @@ use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, Failover};
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::{CopyPart, HeldPart};
 use volley_common::{Code, Error, PartId, Result, TableName};
@@ -166,24 +166,27 @@ impl PartCopier {
             permit = permits.acquire() => permit.map_err(|_| Error::cancelled("the node is stopping"))?,
             () = stop.cancelled() => return Err(cancelled(id)),
         };
-        let mut failures = Vec::new();
-        for source in job.sources.iter().filter(|source| **source != self.0.peer_addr) {
-            match self.copy_from(job, source, stop).await {
-                Ok(()) => {
-                    tracing::debug!(part = %id, %table, shard = part.shard, source, bytes = part.bytes, "copied a part");
-                    return Ok(());
-                }
+        let sources = job.sources.iter().filter(|source| **source != self.0.peer_addr);
+        let mut failover = Failover::new(sources.cloned().collect::<Vec<_>>());
+        // If this node's disk failed, another source does not help.
+        let other_may_help =
+            |error: &Error| error.code != Code::ResourceExhausted && self.0.store.write_failure().is_none();
+        while let Some(source) = failover.next_candidate() {
+            let outcome = match self.copy_from(job, &source, stop).await {
                 Err(_) if stop.is_cancelled() => return Err(cancelled(id)),
-                // This node's disk failed: another source does not help.
-                Err(error) if error.code == Code::ResourceExhausted || self.0.store.write_failure().is_some() => {
-                    return Err(error);
+                outcome => outcome.map_err(|error| if other_may_help(&error) { error.at(&source) } else { error }),
+            };
+            match &outcome {
+                Ok(()) => {
+                    tracing::debug!(part = %id, %table, shard = part.shard, source, bytes = part.bytes, "copied a part")
                 }
-                Err(error) => {
-                    tracing::warn!(part = %id, %table, shard = part.shard, source, %error, "copying a part failed");
-                    failures.push(format!("{source}: {error}"));
-                }
+                Err(error) => tracing::warn!(part = %id, %table, shard = part.shard, %error, "copying a part failed"),
+            }
+            if failover.record_if(outcome, other_may_help)?.is_some() {
+                return Ok(());
             }
         }
+        let failures: Vec<String> = failover.into_errors().into_iter().map(|error| error.message).collect();
         Err(Error::unavailable(format!(
             "part {id} of {table} could not be copied from any of {} nodes: {}",
             failures.len(),

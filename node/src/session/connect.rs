@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use volley_common::net::Failover;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::node_order::What;
@@ -22,8 +23,6 @@ const LEADER: &str = "x-volley-leader";
 const MAX_QUEUED_REPORTS: usize = 64;
 /// How long a coordinator may take to accept the session, and then to send the welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// Redirections to a leader that are followed before the next configured coordinator is tried.
-const MAX_REDIRECTS: usize = 8;
 
 /// A session that the leader has accepted.
 pub struct LeaderConnection {
@@ -61,25 +60,18 @@ pub async fn connect(state: &Arc<NodeContext>) -> Result<LeaderConnection> {
 }
 
 async fn find_leader(state: &Arc<NodeContext>) -> Result<(String, mpsc::Sender<NodeReport>, Streaming<NodeOrder>)> {
-    let mut last = Error::unavailable("no coordinator is configured");
-    for mut addr in state.coordinators.addrs() {
-        for _ in 0..MAX_REDIRECTS {
-            let status = match open(state, &addr).await {
-                Ok((reports, orders)) => return Ok((addr, reports, orders)),
-                Err(status) => status,
-            };
-            let leader = leader_addr(&status);
-            last = Error::from(status).at(format_args!("coordinator {addr}"));
-            if is_fatal(&last) {
-                return Err(last);
-            }
-            match leader {
-                Some(leader) if leader != addr => addr = leader,
-                _ => break,
-            }
+    let mut failover = Failover::new(state.coordinators.addrs());
+    while let Some(addr) = failover.next_candidate() {
+        let opened = open(state, &addr).await;
+        if let Some(leader) = opened.as_ref().err().and_then(leader_addr).filter(|leader| *leader != addr) {
+            failover.redirect(leader);
+        }
+        let opened = opened.map_err(|status| Error::from(status).at(format_args!("coordinator {addr}")));
+        if let Some((reports, orders)) = failover.record_if(opened, |error| !is_fatal(error))? {
+            return Ok((addr, reports, orders));
         }
     }
-    Err(last)
+    Err(failover.into_error().unwrap_or_else(|| Error::unavailable("no coordinator is configured")))
 }
 
 async fn open(state: &NodeContext, addr: &str) -> Result<(mpsc::Sender<NodeReport>, Streaming<NodeOrder>), Status> {
