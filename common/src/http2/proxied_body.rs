@@ -1,5 +1,6 @@
 //! The response body of another member, passed on to a client.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 
 use super::status::{error_chain, trailers};
+use crate::net::SilenceWatch;
 
 /// One stream's use of a pooled connection: the connection counts as used until all clones of this are dropped.
 #[derive(Clone, Debug)]
@@ -34,27 +36,37 @@ pub struct ProxiedBody {
     member: String,
     /// Whether a gRPC status has been seen, in the headers or in trailers.
     has_status: bool,
+    /// Polled while the body is waited for.
+    silence: SilenceWatch,
     _lease: StreamPermit,
 }
 
 impl ProxiedBody {
     /// `has_status`: the response headers hold the gRPC status.
-    pub(crate) fn new(body: Incoming, member: String, has_status: bool, lease: StreamPermit) -> Self {
-        ProxiedBody { body: Some(body), member, has_status, _lease: lease }
+    /// `silence`: completes when the member hangs.
+    pub(crate) fn new(
+        body: Incoming,
+        member: String,
+        has_status: bool,
+        lease: StreamPermit,
+        silence: SilenceWatch,
+    ) -> Self {
+        ProxiedBody { body: Some(body), member, has_status, silence, _lease: lease }
     }
 
     /// The next frame; never an error.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let why = match ready!(Pin::new(body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+        let why = match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.has_status = true;
                 }
                 return Poll::Ready(Some(frame));
             }
-            Some(Err(e)) => error_chain(&e),
-            None => "it ended without a status".into(),
+            Poll::Ready(Some(Err(e))) => error_chain(&e),
+            Poll::Ready(None) => "it ended without a status".into(),
+            Poll::Pending => ready!(Pin::new(&mut self.silence).poll(cx)).message,
         };
         self.body = None;
         if self.has_status {

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`read`] | read plans, tickets, listing |
+//! | [`live_nodes`] | waiting for nodes after a change of the leader |
 //! | [`plan_cache`] | cached plans of large tables |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`] | tables without a write: create, drop, clear, list, statistics |
@@ -13,6 +14,7 @@
 //! [`crate::diagnostics`].
 
 pub mod admin;
+pub mod live_nodes;
 pub mod plan_cache;
 pub mod read;
 pub mod status;

@@ -15,6 +15,7 @@ use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersio
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
+use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
@@ -96,6 +97,7 @@ impl ReadService {
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
     /// or no leader.
     pub async fn plan_flight_info(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
+        wait_for_live_nodes(&self.raft).await;
         self.raft.read_with(|catalog| self.plan_flight_info_on(&catalog, request, listener)).await?
     }
 
@@ -147,6 +149,7 @@ impl ReadService {
             let suffix = version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
             Ok(signer(&catalog, table, &target, &version_plan)?.ticket(suffix))
         };
+        wait_for_live_nodes(&self.raft).await;
         self.raft.read_with(ticket).await?
     }
 
@@ -208,7 +211,8 @@ impl ReadService {
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn serving_nodes(&self, ticket: &Ticket) -> Result<Vec<String>> {
+    pub async fn serving_nodes(&self, ticket: &Ticket) -> Result<Vec<String>> {
+        wait_for_live_nodes(&self.raft).await;
         let catalog = self.raft.view();
         let offset = self.next_rotation() % catalog.require_live_nodes()?;
         let mut live: Vec<&Node> = catalog.live_nodes().collect();
@@ -231,8 +235,8 @@ impl ReadService {
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn put_nodes(&self) -> Result<Vec<String>> {
-        self.serving_nodes(&Ticket::default())
+    pub async fn put_nodes(&self) -> Result<Vec<String>> {
+        self.serving_nodes(&Ticket::default()).await
     }
 
     /// Cancels the FlightInfo of a ticket: from now on every member rejects all its tickets.

@@ -13,6 +13,7 @@ use crate::diagnostics::table_stats::{table_json, totals_json};
 use crate::planner::table_options::{TableOptions, check_keys, placement};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
+use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Tables without a write.
 #[derive(Clone)]
@@ -41,6 +42,7 @@ impl TableService {
         options: &TableOptions,
         if_not_exists: bool,
     ) -> Result<Table> {
+        wait_for_live_nodes(&self.raft).await;
         let command = {
             let catalog = self.raft.read().await?;
             if let Some(table) = catalog.table_named(name) {
