@@ -19,6 +19,7 @@ pub const PREFIX: usize = 5;
 pub const NOW_HEADER: &str = "x-volley-now-ms";
 /// The path of DoGet.
 pub const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// A message must be complete within this time.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -111,9 +112,18 @@ where
 
 /// A DoGet request without an authority; the connection adds it.
 pub fn do_get_request(ticket: impl Into<Bytes>) -> Request<Bytes> {
-    let mut request = Request::new(encode_message(&Ticket { ticket: ticket.into() }));
+    request(DO_GET, encode_message(&Ticket { ticket: ticket.into() }))
+}
+
+/// A request for the health of a server as a whole.
+pub fn health_request() -> Request<Bytes> {
+    request(HEALTH_CHECK, Bytes::from_static(&[0; PREFIX]))
+}
+
+fn request(path: &'static str, message: Bytes) -> Request<Bytes> {
+    let mut request = Request::new(message);
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(DO_GET);
+    *request.uri_mut() = http::Uri::from_static(path);
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

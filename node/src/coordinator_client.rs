@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
-use volley_common::net::{ConnectionPool, Failover};
+use volley_common::net::{Attempt, ConnectionPool, Failover};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
     AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, PlanReadReply, PlanReadRequest,
@@ -20,16 +21,18 @@ use volley_common::{Code, Error, Result};
 
 /// How long a commit is retried: longer than an election, as repeating a commit is safe.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
+/// A call that takes longer is sent to a second coordinator too: longer than most commits take on a busy machine.
+const HEDGE_AFTER: Duration = Duration::from_secs(1);
 /// The longest pause between two rounds of attempts.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// A client of the coordinators' peer service. Every coordinator answers every call. If one is unreachable, or knows no
-/// leader, the call goes to the next one until the deadline.
+/// A client of the coordinators' peer service. Every coordinator answers every call. If one is unreachable, is slow, hangs,
+/// or knows no leader, the call goes to the next one until the deadline.
 pub struct CoordinatorClient {
     pool: ConnectionPool,
     configured: Vec<String>,
     addrs: ArcSwap<Vec<String>>,
-    /// Index of the coordinator that is called first: the leader, or the one that answered when the leader did not.
+    /// Index of the coordinator that is called first while it answers: the leader.
     preferred: AtomicUsize,
     deadline: Duration,
 }
@@ -72,6 +75,7 @@ impl CoordinatorClient {
         let mut addrs = self.addrs.load().to_vec();
         let first = self.preferred.load(Ordering::Relaxed) % addrs.len().max(1);
         addrs.rotate_left(first);
+        self.pool.sort_by_health(&mut addrs);
         addrs
     }
 
@@ -137,7 +141,8 @@ impl CoordinatorClient {
         self.call(self.deadline, request, |mut stub, request| async move { stub.plan_read(request).await }).await
     }
 
-    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed.
+    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed. All
+    /// calls may take effect twice, so they are hedged.
     async fn call<Req, Rep, Call, Fut>(&self, deadline: Duration, request: Req, call: Call) -> Result<Rep>
     where
         Req: Clone,
@@ -146,36 +151,30 @@ impl CoordinatorClient {
     {
         let until = Instant::now() + deadline;
         let mut pauses = pauses();
-        let mut last_error = Error::unavailable("no coordinator is configured");
-        loop {
-            let addrs = self.addrs();
-            if addrs.is_empty() {
-                return Err(last_error);
-            }
-            let mut round = Failover::new(addrs);
-            while let Some(addr) = round.next_candidate() {
-                let left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    let error = round.into_error().unwrap_or(last_error);
-                    return Err(error.at(format_args!("no coordinator answered within {deadline:?}")));
-                }
-                let outcome = match tokio::time::timeout(left, call(self.stub(&addr)?, request.clone())).await {
-                    Ok(reply) => reply.map(tonic::Response::into_inner).map_err(Error::from),
-                    Err(_) => Err(Error::unavailable("no answer in time")),
-                };
-                let outcome = outcome.map_err(|error| match error.code {
+        let attempt = |addr: String| {
+            let (stub, request, call) = (self.stub(&addr), request.clone(), &call);
+            async move {
+                let answer = async { Ok(call(stub?, request).await?.into_inner()) };
+                let answer = timeout_at(until, self.pool.while_answering(&addr, answer)).await;
+                let answer = answer.unwrap_or_else(|_| Err(Error::unavailable("no answer in time")));
+                Attempt::repeatable(answer.map_err(|error: Error| match error.code {
                     Code::Unavailable => error.at(format_args!("coordinator {addr}")),
                     _ => error,
-                });
-                if let Some(reply) = round.record(outcome)? {
-                    if round.attempts() > 1 {
-                        self.prefer(&addr);
-                    }
-                    return Ok(reply);
-                }
+                }))
             }
-            last_error = round.into_error().unwrap_or(last_error);
+        };
+        loop {
+            let mut round = Failover::new(self.addrs());
+            if let Some(answer) = self.pool.attempt_any(&mut round, Some(HEDGE_AFTER), attempt).await {
+                return answer;
+            }
+            let Some(error) = round.into_error() else {
+                return Err(Error::unavailable("no coordinator is configured"));
+            };
             let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(error.at(format_args!("no coordinator answered within {deadline:?}")));
+            }
             tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE).min(left)).await;
         }
     }

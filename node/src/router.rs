@@ -7,18 +7,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tonic::service::Routes;
 use tower::Service;
-use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error};
+use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
 use volley_common::listen::host_port;
-use volley_common::net::{ConnectionPool, Failover};
+use volley_common::net::ConnectionPool;
+use volley_common::net::failover::is_unavailable;
 use volley_common::options::CLIENT_LISTENER_HEADER;
-use volley_common::proxy::{ReplayableBody, forward, forward_to_any};
+use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::{Error, NodeId, Result};
 
 use crate::cluster_view::{ClusterMembers, ClusterView};
@@ -105,7 +105,7 @@ impl Service<Request<Incoming>> for NodeRouter {
     }
 }
 
-/// Proxies a metadata call to the first coordinator that can be reached.
+/// Proxies a metadata call to a coordinator; a call that only reads is repeated at another one that answers sooner.
 async fn proxy_to_coordinator(
     cluster: &ClusterView,
     pool: &ConnectionPool,
@@ -120,20 +120,19 @@ async fn proxy_to_coordinator(
         .await
         .map_err(|e| Error::exhausted(format!("the request is incomplete, or over {MAX_METADATA_REQUEST} bytes: {e}")))?
         .to_bytes();
-    let addrs = cluster.members.load().coordinator_flight.clone();
-    let mut failover = Failover::new(addrs);
-    while let Some(addr) = failover.next_candidate() {
-        if addr.is_empty() {
-            continue;
-        }
-        let request: Request<Bytes> = Request::from_parts(head.clone(), body.clone());
-        if let Some(reply) = failover.record(forward(pool, host_port(&addr), request).await)? {
-            return Ok(reply);
-        }
-    }
-    let error = failover.into_error();
-    let error = error.unwrap_or_else(|| Error::unavailable("this node knows no coordinator yet: try again"));
-    Err(error.at("no coordinator can be reached"))
+    let addrs: Vec<String> = {
+        let members = cluster.members.load();
+        let known = members.coordinator_flight.iter().map(|addr| host_port(addr).to_string());
+        known.filter(|addr| !addr.is_empty()).collect()
+    };
+    // An action may change the catalog.
+    let repeatable = if head.uri.path().ends_with("/DoAction") { Repeatable::No } else { Repeatable::Yes };
+    let request = || Some(Request::from_parts(head.clone(), ProxyRequestBody::from(body.clone())));
+    forward_to_any(pool, addrs, repeatable, request).await.map_err(|error| match error {
+        Some(error) if !is_unavailable(&error) => error,
+        Some(error) => error.at("no coordinator can be reached"),
+        None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
+    })
 }
 
 /// Whether this node accepts new parts.
@@ -162,16 +161,13 @@ async fn forward_put(
     let mut nodes = writable_nodes(&cluster.members.load(), store.node());
     nodes.shuffle(&mut rand::rng());
     let body = ReplayableBody::new(body);
-    let mut failover = Failover::new(nodes);
     let request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
-    if let Some(reply) = forward_to_any(pool, &mut failover, |_| true, request).await? {
-        return Ok(reply);
-    }
-    let error = match failover.into_error() {
-        Some(error) => {
+    let error = match forward_to_any(pool, nodes, Repeatable::No, request).await {
+        Ok(reply) => return Ok(reply),
+        Err(Some(error)) => {
             Error::unavailable(format!("the put could not be forwarded: {error} (this node: {read_only}); try again"))
         }
-        None => read_only,
+        Err(None) => read_only,
     };
     tracing::info!(%error, "a put was refused");
     Err(error)

@@ -268,7 +268,9 @@ async fn read_endpoint(
     sender: &mpsc::Sender<EndpointEvent>,
 ) -> Result<(), ReadStopped> {
     let locations = endpoint.locations.len();
-    let mut failover = Failover::new(endpoint.locations.as_slice());
+    let mut candidates = endpoint.locations.clone();
+    candidates.sort_by_cached_key(|location| client.pool.health(client.address_of(location)).rank());
+    let mut failover = Failover::new(candidates);
     failover.set_attempts_left(locations + 1);
     let mut delivered = 0;
     while let Some(location) = failover.next_candidate() {
@@ -298,11 +300,23 @@ async fn read_location(
 ) -> Result<(), ReadStopped> {
     let mut left_to_skip = *delivered;
     let from: Arc<str> = client.address_of(location).into();
-    let mut batches = BatchStream::open(client.channel_at(location)?, endpoint.ticket.clone()).await?;
+    // A member that hangs keeps the connection open.
+    let mut silence = client.pool.silence(&from);
+    let mut batches = tokio::select! {
+        biased;
+        opened = BatchStream::open(client.channel_at(location)?, endpoint.ticket.clone()) => opened?,
+        error = &mut silence => return Err(error.into()),
+    };
     if batches.schema() != schema {
         return Err(Error::internal("the stream's schema is not the FlightInfo's").into());
     }
-    while let Some(batch) = batches.next().await? {
+    loop {
+        let batch = tokio::select! {
+            biased;
+            batch = batches.next() => batch?,
+            error = &mut silence => return Err(error.into()),
+        };
+        let Some(batch) = batch else { return Ok(()) };
         let skip = left_to_skip.min(batch.num_rows());
         left_to_skip -= skip;
         if skip > 0 && skip == batch.num_rows() {
@@ -313,5 +327,4 @@ async fn read_location(
         let fetched = FetchedBatch { endpoint: endpoint.index, batch, from: from.clone() };
         sender.send(Ok(Some(fetched))).await.map_err(|_| ReadStopped::ReceiverDropped)?;
     }
-    Ok(())
 }

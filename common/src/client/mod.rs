@@ -99,7 +99,9 @@ impl Client {
 
     /// The FlightInfo of any descriptor.
     pub async fn info_of(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        Ok(self.flight().get_flight_info(descriptor).await?.into_inner())
+        let mut flight = self.flight();
+        let info = async { Ok(flight.get_flight_info(descriptor).await?.into_inner()) };
+        self.pool.while_answering(&self.address, info).await
     }
 
     /// Plans a table and fetches all its endpoints in parallel: [`Client::info`], then [`Client::fetch`].
@@ -147,7 +149,8 @@ impl Client {
         batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     ) -> Result<PutOutcome> {
         let (descriptor, headers) = request::write_request(name, options);
-        let outcome = put::put_stream(self, descriptor, headers, schema, batches).await?;
+        let outcome = put::put_stream(self, descriptor, headers, schema, batches);
+        let outcome = self.pool.while_answering(&self.address, outcome).await?;
         serde_json::from_value(outcome)
             .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))
     }

@@ -1,5 +1,6 @@
 //! The response body of another member, passed on to a client.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use tonic::{Code, Status};
 
 use super::status::{error_chain, is_protocol_violation, trailers};
+use crate::net::SilenceWatch;
 
 /// One stream's use of a pooled connection: both the connection and the process count it as open until all clones of this
 /// are dropped.
@@ -59,29 +61,39 @@ pub struct ProxiedBody {
     member: String,
     /// Whether a gRPC status has been seen, in the headers or in trailers.
     has_status: bool,
+    /// Polled while the body is waited for.
+    silence: SilenceWatch,
     _lease: StreamPermit,
 }
 
 impl ProxiedBody {
     /// `has_status`: the response headers hold the gRPC status.
-    pub(crate) fn new(body: Incoming, member: String, has_status: bool, lease: StreamPermit) -> Self {
-        ProxiedBody { body: Some(body), member, has_status, _lease: lease }
+    /// `silence`: completes when the member hangs.
+    pub(crate) fn new(
+        body: Incoming,
+        member: String,
+        has_status: bool,
+        lease: StreamPermit,
+        silence: SilenceWatch,
+    ) -> Self {
+        ProxiedBody { body: Some(body), member, has_status, silence, _lease: lease }
     }
 
     /// The next frame; never an error.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let (code, why) = match ready!(Pin::new(body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+        let (code, why) = match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.has_status = true;
                 }
                 return Poll::Ready(Some(frame));
             }
             // No other member would send a better reply.
-            Some(Err(e)) if is_protocol_violation(&e) => (Code::Internal, error_chain(&e)),
-            Some(Err(e)) => (Code::Unavailable, error_chain(&e)),
-            None => (Code::Unavailable, "it ended without a status".into()),
+            Poll::Ready(Some(Err(e))) if is_protocol_violation(&e) => (Code::Internal, error_chain(&e)),
+            Poll::Ready(Some(Err(e))) => (Code::Unavailable, error_chain(&e)),
+            Poll::Ready(None) => (Code::Unavailable, "it ended without a status".into()),
+            Poll::Pending => (Code::Unavailable, ready!(Pin::new(&mut self.silence).poll(cx)).message),
         };
         self.body = None;
         if self.has_status {

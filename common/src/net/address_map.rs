@@ -42,6 +42,30 @@ impl<T: Clone> AddressMap<T> {
         values.insert(addr.to_string(), value.clone());
         Ok(value)
     }
+
+    /// As [`AddressMap::get_or_insert`], for values whose creation cannot fail.
+    pub fn get_or_insert_with(&self, addr: &str, make: impl FnOnce() -> T) -> T {
+        let mut values = self.values.lock();
+        if let Some(value) = values.get(addr) {
+            return value.clone();
+        }
+        if values.len() >= self.max_len {
+            values.clear();
+        }
+        let value = make();
+        values.insert(addr.to_string(), value.clone());
+        value
+    }
+
+    /// The value of `addr`, if there is one.
+    pub fn get(&self, addr: &str) -> Option<T> {
+        self.values.lock().get(addr).cloned()
+    }
+
+    /// Forgets the value of `addr`; the next use creates another one.
+    pub fn remove(&self, addr: &str) {
+        self.values.lock().remove(addr);
+    }
 }
 
 #[cfg(test)]

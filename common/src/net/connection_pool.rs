@@ -1,19 +1,28 @@
-//! All connections of a process to members, by `HOST:PORT`.
+//! All connections of a process to members, by `HOST:PORT`, and calls that do not wait for a member that hangs.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
 use tonic::transport::Channel;
 
 use super::address_map::AddressMap;
-use super::member_connections::MemberConnections;
-use crate::Result;
+use super::failover::Failover;
+use super::member_connections::{MemberConnections, SendError};
+use super::member_health::{HealthRank, MemberHealth, SilenceWatch};
 use crate::http2::proxied_body::OpenStreams;
 use crate::http2::settings::{ClientSettings, MEMBER, STREAM_WINDOWS, StreamWindow};
 use crate::http2::{ProxyRequestBody, StreamPermit};
+use crate::{Error, Result};
+
+/// Maximum number of members whose health is remembered.
+const MAX_MEMBERS: usize = 4096;
 
 /// Connections to members, by `HOST:PORT`: tonic channels for calls, HTTP/2 connections below tonic for requests that are
-/// sent as they are. Cheap to clone; all clones share the connections.
+/// sent as they are. Cheap to clone; all clones share the connections and what is known about the members' health.
 #[derive(Clone)]
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
@@ -21,6 +30,25 @@ pub struct ConnectionPool {
     /// One map for each of [`STREAM_WINDOWS`].
     connections: Arc<[AddressMap<Arc<MemberConnections>>; STREAM_WINDOWS.len()]>,
     open: OpenStreams,
+    health: Arc<AddressMap<Arc<MemberHealth>>>,
+}
+
+/// How an attempt at one member ended.
+pub enum Attempt<T> {
+    /// The result for the caller.
+    Done(Result<T>),
+    /// Another member may be tried.
+    TryNext(Error),
+}
+
+impl<T> Attempt<T> {
+    /// An attempt that may be repeated elsewhere if it was UNAVAILABLE.
+    pub fn repeatable(outcome: Result<T>) -> Self {
+        match outcome {
+            Err(error) if super::failover::is_unavailable(&error) => Attempt::TryNext(error),
+            outcome => Attempt::Done(outcome),
+        }
+    }
 }
 
 impl Default for ConnectionPool {
@@ -37,7 +65,9 @@ impl ConnectionPool {
 
     /// As [`ConnectionPool::new`], with other settings for its connections.
     pub fn with_settings(settings: &'static ClientSettings) -> Self {
-        ConnectionPool { settings, channels: Arc::default(), connections: Arc::default(), open: OpenStreams::default() }
+        let health = Arc::new(AddressMap::bounded(MAX_MEMBERS));
+        let (channels, connections) = Default::default();
+        ConnectionPool { settings, channels, connections, open: OpenStreams::default(), health }
     }
 
     /// The channel to the member at `addr`; it connects when it is first used.
@@ -58,10 +88,98 @@ impl ConnectionPool {
         &self,
         addr: &str,
         request: http::Request<B>,
-    ) -> Result<(http::Response<Incoming>, StreamPermit)> {
+    ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
         let (others, open) = self.open.open();
         let class = StreamWindow::among(others);
         let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings, STREAM_WINDOWS[class])));
-        self.connections[class].get_or_insert(addr, make)?.send(request.map(Into::into), open).await
+        let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
+        connections.send(request.map(Into::into), open).await
+    }
+
+    /// The health of the member at `addr`.
+    pub fn health(&self, addr: &str) -> Arc<MemberHealth> {
+        self.health.get_or_insert_with(addr, || MemberHealth::new(addr, self.settings))
+    }
+
+    /// Completes once the member at `addr` does not answer probes. Then its connections are abandoned: calls after that
+    /// open new ones.
+    pub fn silence(&self, addr: &str) -> SilenceWatch {
+        let (pool, member) = (self.clone(), addr.to_string());
+        self.health(addr).silence(move || {
+            pool.channels.remove(&member);
+            pool.connections.iter().for_each(|connections| drop(connections.remove(&member)));
+        })
+    }
+
+    /// The outcome of `call`, which waits for the member at `addr`, for as long as that member answers probes. So a call
+    /// may take its time, but not because its member hangs or is cut off.
+    ///
+    /// # Errors
+    /// Those of `call`. UNAVAILABLE: the member does not answer; whether the call took effect is unknown.
+    pub async fn while_answering<T, E: From<Error>>(
+        &self,
+        addr: &str,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            error = self.silence(addr) => Err(error.into()),
+        }
+    }
+
+    /// Sorts addresses: members that answer first, those that hang last.
+    pub fn sort_by_health(&self, addrs: &mut [String]) {
+        let known = |addr: &String| self.health.get(addr).map_or(HealthRank::Answers, |health| health.rank());
+        addrs.sort_by_cached_key(known);
+    }
+
+    /// Makes attempts at the candidates of `failover` until one is done; `None` if each asked to try the next one.
+    ///
+    /// `hedge_after`: when an attempt takes longer, the next one is started beside it, and the first that is done counts.
+    /// Only for calls that may take effect twice.
+    pub async fn attempt_any<T, F: Future<Output = Attempt<T>>>(
+        &self,
+        failover: &mut Failover<String>,
+        hedge_after: Option<Duration>,
+        attempt: impl Fn(String) -> F,
+    ) -> Option<Result<T>> {
+        let mut running = FuturesUnordered::new();
+        let mut waiting: Vec<String> = Vec::new();
+        loop {
+            if let Some(addr) = failover.next_candidate() {
+                waiting.push(addr.clone());
+                let attempt = attempt(addr.clone());
+                running.push(async move { (addr, attempt.await) });
+            } else if running.is_empty() {
+                return None;
+            }
+            let hedge = async {
+                match hedge_after {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((addr, outcome)) = running.next() => {
+                    waiting.retain(|other| *other != addr);
+                    match outcome {
+                        Attempt::Done(result) => {
+                            if result.is_ok() {
+                                self.health(&addr).record_answer();
+                            }
+                            waiting.iter().for_each(|slower| self.health(slower).record_doubt());
+                            return Some(result);
+                        }
+                        Attempt::TryNext(error) => {
+                            self.health(&addr).record_doubt();
+                            failover.record_error(error);
+                        }
+                    }
+                }
+                () = hedge => {}
+            }
+        }
     }
 }

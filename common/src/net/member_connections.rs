@@ -36,6 +36,33 @@ struct PooledConnection {
     streams: Arc<()>,
 }
 
+/// Why a request got no response: UNAVAILABLE, which names the member, unless the address is invalid or the reply breaks
+/// HTTP/2.
+#[derive(Debug)]
+pub enum SendError {
+    /// The member did not receive the request, or refused to handle it.
+    NotSent(Error),
+    /// The connection broke after the request was sent. The request may be why, so it must not go to another member.
+    Broke(Error),
+    /// The member stopped answering after the request was sent.
+    Silent(Error),
+}
+
+impl From<SendError> for Error {
+    fn from(failed: SendError) -> Self {
+        match failed {
+            SendError::NotSent(error) | SendError::Broke(error) | SendError::Silent(error) => error,
+        }
+    }
+}
+
+impl From<Error> for SendError {
+    /// The error of [`super::ConnectionPool::while_answering`].
+    fn from(error: Error) -> Self {
+        SendError::Silent(error)
+    }
+}
+
 /// A connection, and the clone of its counter for one stream.
 type LeasedSender = (SendRequest<ProxyRequestBody>, Arc<()>);
 
@@ -55,12 +82,12 @@ impl MemberConnections {
         &self,
         mut request: http::Request<ProxyRequestBody>,
         open: Arc<OpenStream>,
-    ) -> Result<(http::Response<Incoming>, StreamPermit)> {
-        *request.uri_mut() = self.uri(request.uri())?;
+    ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
+        *request.uri_mut() = self.uri(request.uri()).map_err(SendError::NotSent)?;
         *request.version_mut() = http::Version::HTTP_2;
         request.headers_mut().remove(http::header::HOST);
         for _ in 1..MAX_ATTEMPTS {
-            let (mut sender, streams) = self.lease().await?;
+            let (mut sender, streams) = self.lease().await.map_err(SendError::NotSent)?;
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, StreamPermit::new(&streams, open))),
                 Err(mut failed) => match failed.take_message() {
@@ -69,20 +96,21 @@ impl MemberConnections {
                 },
             }
         }
-        let (mut sender, streams) = self.lease().await?;
+        let (mut sender, streams) = self.lease().await.map_err(SendError::NotSent)?;
         let response = sender.send_request(request).await.map_err(|e| self.connection_broke(&e))?;
         Ok((response, StreamPermit::new(&streams, open)))
     }
 
-    fn connection_broke(&self, error: &hyper::Error) -> Error {
+    fn connection_broke(&self, error: &hyper::Error) -> SendError {
+        let text = error_chain(error);
         if is_protocol_violation(error) {
-            return Error::internal(format!(
-                "the reply of the member at {} is invalid: {}",
-                self.addr,
-                error_chain(error)
-            ));
+            return SendError::Broke(Error::internal(format!("the reply of the member at {} is invalid: {text}", self.addr)));
         }
-        Error::unavailable(format!("the connection to the member at {} broke: {}", self.addr, error_chain(error)))
+        let text = format!("the connection to the member at {} broke: {text}", self.addr);
+        match was_refused(error) {
+            true => SendError::NotSent(Error::unavailable(text)),
+            false => SendError::Broke(Error::unavailable(text)),
+        }
     }
 
     fn uri(&self, uri: &http::Uri) -> Result<http::Uri> {
@@ -144,7 +172,7 @@ impl MemberConnections {
         let limit = self.settings.connect_timeout;
         let stream = tokio::time::timeout(limit, TcpStream::connect(&self.addr))
             .await
-            .map_err(|_| unreachable(format!("no connection within {} s", limit.as_secs())))?
+            .map_err(|_| unreachable(format!("no connection within {limit:?}")))?
             .map_err(|e| unreachable(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
         let handshake = self.settings.connection(self.window).handshake(TokioIo::new(stream));
@@ -157,6 +185,20 @@ impl MemberConnections {
         });
         Ok(sender)
     }
+}
+
+/// Whether the member said that it did not handle the request, as one that stops does.
+fn was_refused(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(http2) = error.downcast_ref::<h2::Error>() {
+            let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return http2.is_remote()
+                && (refused || http2.is_go_away() && http2.reason() == Some(h2::Reason::NO_ERROR));
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl PooledConnection {

@@ -2,15 +2,22 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`connection_pool`] | all connections of a process, by `HOST:PORT` |
+//! | [`connection_pool`] | all connections of a process, by `HOST:PORT`; calls with fail-over, hedging and a breaker |
 //! | [`failover`] | which of several members is tried next |
+//! | [`member_health`] | whether a member answers |
 //! | [`address_map`] | one shared value for each address |
 
 pub mod address_map;
 pub mod connection_pool;
 pub mod failover;
 mod member_connections;
+pub mod member_health;
+
+#[cfg(test)]
+mod tests;
 
 pub use address_map::AddressMap;
-pub use connection_pool::ConnectionPool;
+pub use connection_pool::{Attempt, ConnectionPool};
 pub use failover::Failover;
+pub use member_connections::SendError;
+pub use member_health::SilenceWatch;

@@ -7,54 +7,91 @@ mod replayable_body;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use http::{Request, Response};
 
 pub use replayable_body::ReplayableBody;
 
 use crate::http2::{ProxiedBody, ProxyRequestBody, ReplyBody};
-use crate::net::{ConnectionPool, Failover};
+use crate::net::{Attempt, ConnectionPool, Failover, SendError};
 use crate::{Error, Result};
 
+/// A call that may take effect twice is sent to a second member if the first has not begun its response by then.
+const HEDGE_AFTER: Duration = Duration::from_millis(300);
+
+/// Whether a forwarded call may be sent to more than one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeatable {
+    /// It reads: it is hedged, and sent again if the member does not answer.
+    Yes,
+    /// Once it was sent to a member, it goes to no other.
+    No,
+}
+
 /// Forwards `request` to the member at `addr` and returns its response. If the member's connection breaks during the
-/// response, the response ends with trailers UNAVAILABLE that name the member. Dropping the response body, or this future,
-/// cancels the call at the member.
+/// response, or the member hangs, the response ends with trailers UNAVAILABLE that name the member. Dropping the response
+/// body, or this future, cancels the call at the member.
 ///
 /// # Errors
-/// Those of [`ConnectionPool::send`].
+/// Those of [`ConnectionPool::send`]; the member does not answer.
 pub async fn forward<B: Into<ProxyRequestBody>>(
     pool: &ConnectionPool,
     addr: &str,
     request: Request<B>,
-) -> Result<Response<ReplyBody>> {
-    let (response, lease) = pool.send(addr, request).await?;
+) -> Result<Response<ReplyBody>, SendError> {
+    let (response, lease) = pool.while_answering(addr, pool.send(addr, request)).await?;
     let (head, incoming) = response.into_parts();
     let has_status = head.headers.contains_key("grpc-status");
-    let body = ProxiedBody::new(incoming, addr.to_string(), has_status, lease);
+    let body = ProxiedBody::new(incoming, addr.to_string(), has_status, lease, pool.silence(addr));
     Ok(Response::from_parts(head, ReplyBody::Proxied(body)))
 }
 
-/// Forwards a request to one candidate after another. `make_request` creates the request for each attempt, or returns
-/// `None` once its body was read. Returns `None` if no attempt succeeded: [`Failover::into_error`] has the reason.
+/// Forwards a request to one of the candidates: in their order, but those that hang last. `make_request` creates the request
+/// for each attempt, or returns `None` once its body was read. A request whose connection broke goes to no other candidate,
+/// because it may be what ended the member.
 ///
 /// # Errors
-/// An error that `is_retriable` does not accept.
+/// The last attempt's; `None` if there is no candidate.
 pub async fn forward_to_any(
     pool: &ConnectionPool,
-    failover: &mut Failover<String>,
-    is_retriable: fn(&Error) -> bool,
+    mut candidates: Vec<String>,
+    repeatable: Repeatable,
     make_request: impl Fn() -> Option<Request<ProxyRequestBody>>,
-) -> Result<Option<Response<ReplyBody>>> {
-    while let Some(addr) = failover.next_candidate() {
-        let Some(request) = make_request() else { break };
-        let outcome = forward(pool, &addr, request).await;
-        if let Err(error) = &outcome
-            && is_retriable(error)
-        {
+) -> Result<Response<ReplyBody>, Option<Error>> {
+    pool.sort_by_health(&mut candidates);
+    let mut failover = Failover::new(candidates);
+    let hedge_after = (repeatable == Repeatable::Yes).then_some(HEDGE_AFTER);
+    let attempt = |addr: String| forward_once(pool, addr, repeatable, make_request());
+    match pool.attempt_any(&mut failover, hedge_after, attempt).await {
+        Some(outcome) => outcome.map_err(Some),
+        None => Err(failover.into_error()),
+    }
+}
+
+async fn forward_once(
+    pool: &ConnectionPool,
+    addr: String,
+    repeatable: Repeatable,
+    request: Option<Request<ProxyRequestBody>>,
+) -> Attempt<Response<ReplyBody>> {
+    let Some(request) = request else {
+        return Attempt::Done(Err(Error::unavailable("the request was sent already and cannot be repeated")));
+    };
+    if repeatable == Repeatable::No && !pool.health(&addr).answers().await {
+        return Attempt::TryNext(Error::unavailable(format!("the member at {addr} does not answer")));
+    }
+    match forward(pool, &addr, request).await {
+        Ok(reply) => Attempt::Done(Ok(reply)),
+        Err(failed) => {
+            let may_try_next = match &failed {
+                SendError::NotSent(_) => true,
+                SendError::Silent(_) => repeatable == Repeatable::Yes,
+                SendError::Broke(_) => false,
+            };
+            let error = Error::from(failed);
             tracing::warn!(member = addr, %error, "cannot forward a call");
-        }
-        if let Some(reply) = failover.record_if(outcome, is_retriable)? {
-            return Ok(Some(reply));
+            if may_try_next { Attempt::TryNext(error) } else { Attempt::Done(Err(error)) }
         }
     }
-    Ok(None)
 }

@@ -19,7 +19,7 @@ async fn proxy_to(upstream: &str) -> TestServer {
     let (pool, upstream) = (ConnectionPool::new(), upstream.to_string());
     TestServer::start(move |request| {
         let (pool, upstream) = (pool.clone(), upstream.clone());
-        async move { forward(&pool, &upstream, request).await.unwrap_or_else(grpc_error) }
+        async move { forward(&pool, &upstream, request).await.unwrap_or_else(|failed| grpc_error(Error::from(failed))) }
     })
     .await
 }
@@ -206,4 +206,32 @@ async fn neither_side_runs_ahead_of_the_other() {
     let (made, sent) = (made.load(Ordering::SeqCst), sent.load(Ordering::SeqCst));
     assert!(made < 40, "{made} messages were made for a reader that took one");
     assert!(sent < 40, "{sent} messages were sent to a reader that took none");
+}
+
+/// A call may be what ends the member: it must not end the next one too.
+#[tokio::test]
+async fn call_that_broke_a_connection_goes_to_no_other_member() {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let dying = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        tokio::io::AsyncWriteExt::write_all(&mut socket, &empty_settings).await.unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut socket, &mut [0; 10_000]).await.unwrap();
+    });
+    let called = Arc::new(AtomicUsize::new(0));
+    let counter = called.clone();
+    let other = TestServer::start(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { grpc_error(Error::not_found("other")) }
+    })
+    .await;
+    let (pool, candidates) = (ConnectionPool::new(), vec![dying.clone(), other.addr.clone()]);
+    let request = || {
+        let request = crate::grpc::do_get_request(vec![0; 20_000]);
+        Some(request.map(ProxyRequestBody::from))
+    };
+    let error = soon(forward_to_any(&pool, candidates, Repeatable::Yes, request)).await.unwrap_err().unwrap();
+    assert!(error.code == Code::Unavailable && error.message.contains(&dying), "{error}");
+    assert_eq!(called.load(Ordering::SeqCst), 0);
 }

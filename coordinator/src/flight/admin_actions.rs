@@ -79,12 +79,14 @@ pub async fn run(services: &Services, action: &Action, metadata: &MetadataMap) -
 /// Runs the action on the leader. `None` if this coordinator leads, knows no leader, or does not reach it in time.
 async fn forward_to_leader(raft: &Handle, pool: &ConnectionPool, action: &Action) -> Option<Result<ActionReply>> {
     let leader = raft.leader().filter(|id| *id != raft.id())?;
-    let channel = pool.channel(&raft.peers().get(&leader)?.clone()).ok()?;
+    let addr = raft.peers().get(&leader)?.clone();
+    let channel = pool.channel(&addr).ok()?;
     let mut client = FlightServiceClient::new(channel).max_decoding_message_size(MAX_REPLY);
     let mut request = Request::new(action.clone());
     request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
     let call = async { client.do_action(request).await?.into_inner().try_collect().await };
-    let results: Result<Vec<arrow_flight::Result>, Status> = tokio::time::timeout(LEADER_TIMEOUT, call).await.ok()?;
+    let results: Result<Vec<arrow_flight::Result>, Status> =
+        tokio::time::timeout(LEADER_TIMEOUT, pool.while_answering(&addr, call)).await.ok()?;
     match results {
         Ok(results) => Some(Ok(ActionReply { results, cookie: None })),
         Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => None,

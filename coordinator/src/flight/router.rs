@@ -19,10 +19,10 @@ use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
 use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message};
 use volley_common::listen::check_name;
+use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::net::{ConnectionPool, Failover};
 use volley_common::options::{CLIENT_LISTENER_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest};
-use volley_common::proxy::{ReplayableBody, forward_to_any};
+use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::server::serve::TonicService;
 use volley_common::{Error, Result};
 
@@ -191,26 +191,27 @@ impl CoordinatorRouter {
                 self.read.plan_ticket(&table.name, &table.options).await?
             }
         };
-        let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?)?;
+        let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?).await?;
         remove_option_headers(&mut head.headers);
         let message = grpc::encode_message(&Ticket { ticket: signed.into() });
-        self.forward(&nodes, &head, || Some(ProxyRequestBody::from(message.clone()))).await
+        self.forward(nodes, &head, Repeatable::Yes, || Some(ProxyRequestBody::from(message.clone()))).await
     }
 
     /// Forwards a client's stream to a node. Another node is tried only while nothing of the stream has been read.
     async fn forward_stream(&self, request: Request<Incoming>) -> Result<RouterReply> {
         let (head, body) = request.into_parts();
-        let nodes = self.read.put_nodes()?;
+        let nodes = self.read.put_nodes().await?;
         let body = ReplayableBody::new(body);
-        self.forward(&nodes, &head, || body.unread()).await
+        self.forward(nodes, &head, Repeatable::No, || body.unread()).await
     }
 
     /// Forwards a call to the first of the nodes that can be reached. `body` returns the body for each attempt, or `None` if
     /// it has been consumed.
     async fn forward(
         &self,
-        nodes: &[String],
+        nodes: Vec<String>,
         head: &Parts,
+        repeatable: Repeatable,
         body: impl Fn() -> Option<ProxyRequestBody>,
     ) -> Result<RouterReply> {
         let request = || {
@@ -220,12 +221,11 @@ impl CoordinatorRouter {
             *request.headers_mut() = head.headers.clone();
             Some(request)
         };
-        let mut failover = Failover::new(nodes);
-        if let Some(reply) = forward_to_any(&self.pool, &mut failover, is_unavailable, request).await? {
-            return Ok(reply);
-        }
-        let error = failover.into_error().unwrap_or_else(|| Error::unavailable("no node is alive"));
-        Err(error.at("none of the live nodes accepted the call"))
+        forward_to_any(&self.pool, nodes, repeatable, request).await.map_err(|error| match error {
+            Some(error) if is_unavailable(&error) => error.at("none of the live nodes accepted the call"),
+            Some(error) => error,
+            None => Error::unavailable("no node is alive"),
+        })
     }
 }
 

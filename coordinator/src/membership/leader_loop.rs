@@ -17,6 +17,8 @@ use crate::catalog_scan::scan_catalog;
 
 /// The period of the leader's work.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Without a round for this long, the process was stopped.
+const STALL: Duration = Duration::from_secs(3);
 /// The least time between two broadcasts of catalog changes.
 const BROADCAST_INTERVAL: Duration = Duration::from_millis(50);
 /// The members are broadcast at least this often: nodes record how far the catalog was with every order.
@@ -33,6 +35,7 @@ impl NodeMembership {
         let mut applied = self.raft.watch_applied();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_round = Instant::now();
         loop {
             let full_round = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -40,6 +43,10 @@ impl NodeMembership {
                 changed = leader.changed() => if changed.is_err() { return } else { true },
                 changed = applied.changed() => if changed.is_err() { return } else { false },
             };
+            if last_round.elapsed() > STALL {
+                self.restart_node_timeouts();
+            }
+            last_round = Instant::now();
             if !self.raft.is_leader() {
                 self.step_down();
             } else if full_round {
@@ -61,6 +68,13 @@ impl NodeMembership {
         for session in state.sessions.values() {
             session.close.cancel();
         }
+    }
+
+    /// This process was stopped, or starved, and could not hear nodes: each has a full timeout again.
+    fn restart_node_timeouts(&self) {
+        let mut state = self.state.lock();
+        state.leader_since = state.leader_since.map(|_| Instant::now());
+        state.last_heard.clear();
     }
 
     async fn lead(&self) {

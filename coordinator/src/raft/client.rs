@@ -158,7 +158,16 @@ impl RaftContext {
         }
         let Some(mut client) = self.coordinator_client(leader) else { return unknown_address(leader) };
         let request = Request::new(ProposeRequest { command: Some(command), coordinator: self.config.id });
-        match timeout_at(deadline, client.propose(request)).await {
+        let mut current = self.leader.subscribe();
+        let answer = tokio::select! {
+            biased;
+            answer = timeout_at(deadline, client.propose(request)) => answer,
+            // A leader that hangs never answers; its successor may or may not have the command.
+            _ = current.wait_for(|current| current.is_some_and(|id| id != leader)) => {
+                return LeaderAttempt::Done(Err(unknown_outcome("the leader changed before it answered")));
+            }
+        };
+        match answer {
             Ok(Ok(reply)) => match reply.into_inner().reply {
                 Some(reply) => LeaderAttempt::Done(Ok(reply)),
                 None => LeaderAttempt::Done(Err(Error::internal("the leader sent an empty reply"))),

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`read`], [`columns`] | read plans, tickets, listing; the columns of a read |
+//! | [`live_nodes`] | waiting for nodes after a change of the leader |
 //! | [`plan_cache`] | cached plans of large tables |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`], [`restore`] | tables without a write: create, drop, clear, list, statistics; restoring versions |
@@ -14,6 +15,7 @@
 
 pub mod admin;
 pub mod columns;
+pub mod live_nodes;
 pub mod plan_cache;
 pub mod read;
 pub mod restore;

@@ -13,6 +13,7 @@ use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
 use super::columns::{SelectedColumns, select_columns};
+use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
@@ -107,6 +108,7 @@ impl ReadService {
             }
         };
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
+        wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
         let whole_table = options.limit.is_none() && columns.indexes.is_none();
@@ -132,6 +134,7 @@ impl ReadService {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, name, options, |_| 1, &listener);
+        wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
         let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
@@ -219,7 +222,8 @@ impl ReadService {
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn serving_nodes(&self, ticket: &Ticket) -> Result<Vec<String>> {
+    pub async fn serving_nodes(&self, ticket: &Ticket) -> Result<Vec<String>> {
+        wait_for_live_nodes(&self.raft).await;
         let catalog = self.raft.view();
         let offset = self.next_rotation() % catalog.require_live_nodes()?;
         let mut live: Vec<&Node> = catalog.live_nodes().collect();
@@ -242,8 +246,8 @@ impl ReadService {
     ///
     /// # Errors
     /// UNAVAILABLE: no node is alive.
-    pub fn put_nodes(&self) -> Result<Vec<String>> {
-        self.serving_nodes(&Ticket::default())
+    pub async fn put_nodes(&self) -> Result<Vec<String>> {
+        self.serving_nodes(&Ticket::default()).await
     }
 
     /// Cancels the FlightInfo of a ticket: from now on every member rejects all its tickets.

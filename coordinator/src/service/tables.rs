@@ -14,6 +14,7 @@ use crate::planner::capacity::check_capacity;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
+use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Tables without a write.
 #[derive(Clone)]
@@ -42,6 +43,7 @@ impl TableService {
         options: &TableOptions,
         if_not_exists: bool,
     ) -> Result<Table> {
+        wait_for_live_nodes(&self.raft).await;
         let command = {
             let catalog = self.raft.read().await?;
             if let Some(table) = catalog.table_named(name) {

@@ -19,6 +19,7 @@ use crate::planner::capacity::check_capacity;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
 use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
+use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Writes.
 #[derive(Clone)]
@@ -48,6 +49,7 @@ impl WriteService {
             request.write_id = format!("{:032x}", rand::random::<u128>());
         }
         check_write_id(&request.write_id)?;
+        wait_for_live_nodes(&self.raft).await;
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
             let (command, open) = match catalog.write(&request.write_id) {

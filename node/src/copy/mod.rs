@@ -170,7 +170,9 @@ impl PartCopier {
             () = stop.cancelled() => return Err(cancelled(id)),
         };
         let sources = job.sources.iter().filter(|source| **source != self.0.peer_addr);
-        let mut failover = Failover::new(sources.cloned().collect::<Vec<_>>());
+        let mut sources: Vec<String> = sources.cloned().collect();
+        self.0.pool.sort_by_health(&mut sources);
+        let mut failover = Failover::new(sources);
         // If this node's disk failed, another source does not help.
         let other_may_help =
             |error: &Error| error.code != Code::ResourceExhausted && self.0.store.write_failure().is_none();
@@ -206,7 +208,7 @@ impl PartCopier {
         let (store, part, table) = (self.0.store.clone(), job.part.clone(), job.table.clone());
         let open = move || store.receive(&part, &table);
         let throttle = job.background.then_some(&self.0.background_rate);
-        transfer::transfer(self.0.pool.channel(source)?, job.part.part_id(), open, throttle, stop).await
+        transfer::transfer(&self.0.pool, source, job.part.part_id(), open, throttle, stop).await
     }
 }
 

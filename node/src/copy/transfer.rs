@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use volley_common::net::ConnectionPool;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{FetchPartRequest, PartChunk};
@@ -14,7 +14,7 @@ use volley_common::{Error, PartId, Result};
 use crate::storage::PartReceiver;
 use crate::throttle::Throttle;
 
-/// A source that sends nothing for this long has failed.
+/// A source that sends nothing for this long has failed, even if it answers probes.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Chunks of 1 MiB that may wait for the disk.
 const MAX_QUEUED_CHUNKS: usize = 2;
@@ -25,23 +25,28 @@ const MAX_QUEUED_CHUNKS: usize = 2;
 /// # Errors
 /// CANCELLED: by `stop`. Those of the source, of `open` and of the receiver. UNAVAILABLE: the source stalled.
 pub async fn transfer(
-    source: Channel,
+    pool: &ConnectionPool,
+    source: &str,
     id: PartId,
     open: impl FnOnce() -> Result<PartReceiver> + Send + 'static,
     throttle: Option<&Throttle>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let cancelled = || Error::cancelled(format!("the copy of part {id} was cancelled"));
-    let mut client = NodeClient::new(source).max_decoding_message_size(MAX_PEER_MESSAGE);
+    let mut client = NodeClient::new(pool.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
     let request = FetchPartRequest { id: Some(id.into()), offset: 0 };
+    let fetch = async {
+        let reply = tokio::time::timeout(STALL_TIMEOUT, client.fetch_part(request)).await;
+        Ok::<_, Error>(reply.map_err(|_| stalled())??)
+    };
     let reply = tokio::select! {
-        reply = tokio::time::timeout(STALL_TIMEOUT, client.fetch_part(request)) => reply.map_err(|_| stalled())??,
+        reply = pool.while_answering(source, fetch) => reply?,
         () = stop.cancelled() => return Err(cancelled()),
     };
     let (chunks, queued) = mpsc::channel(MAX_QUEUED_CHUNKS);
     let writing = tokio::task::spawn_blocking(move || write_chunks(open()?, queued));
     let read = tokio::select! {
-        read = read_chunks(reply.into_inner(), &chunks, throttle) => read,
+        read = pool.while_answering(source, read_chunks(reply.into_inner(), &chunks, throttle)) => read,
         () = stop.cancelled() => Err(cancelled()),
     };
     if read.is_ok() {

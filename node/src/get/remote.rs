@@ -13,6 +13,7 @@ use volley_common::http2::StreamPermit;
 use volley_common::ipc::body_builder::ReceivedSlices;
 use volley_common::ipc::flight_decoder::{FlightDecoder, FlightMessage};
 use volley_common::listen::host_port;
+use volley_common::net::SilenceWatch;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
@@ -120,8 +121,7 @@ impl RemotePartReader {
 
     /// Sends the request to the next candidate. Afterwards its stream is open, unless the candidate failed.
     async fn open_next_holder(&mut self, remaining_rows: Option<u64>) -> Result<()> {
-        let Some(node) = self.candidates.pop_front() else { return Err(self.unavailable()) };
-        let Some(addr) = self.context.cluster.members.load().flight_addr(node) else { return Ok(()) };
+        let Some((node, addr)) = self.next_candidate() else { return Err(self.unavailable()) };
         match self.get_from(&addr, remaining_rows).await {
             Ok(messages) => self.holder = Some(HolderStream { node, messages, made_progress: false }),
             // The ticket is wrong: other nodes would answer the same.
@@ -134,6 +134,16 @@ impl RemotePartReader {
         Ok(())
     }
 
+    /// Removes the first of the candidates whose health is best, and returns it with its address.
+    fn next_candidate(&mut self) -> Option<(NodeId, String)> {
+        let members = self.context.cluster.members.load();
+        self.candidates.retain(|node| members.node(*node).is_some());
+        let rank = |node: &NodeId| members.flight_addr(*node).map(|addr| self.context.pool.health(&addr).rank());
+        let (at, _) = self.candidates.iter().enumerate().min_by_key(|(_, node)| rank(node))?;
+        let node = self.candidates.remove(at)?;
+        Some((node, members.flight_addr(node)?))
+    }
+
     async fn get_from(&self, addr: &str, remaining_rows: Option<u64>) -> Result<PeerStream> {
         let mut ticket = self.ticket.clone();
         ticket.limit = remaining_rows;
@@ -141,8 +151,9 @@ impl RemotePartReader {
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
         request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
-        let (response, lease) = self.context.pool.send(addr, request).await?;
-        PeerStream::open(response, lease).await
+        let pool = &self.context.pool;
+        let (response, lease) = pool.while_answering(addr, pool.send(addr, request)).await?;
+        PeerStream::open(response, lease, pool.silence(addr)).await
     }
 
     fn id(&self) -> PartId {
@@ -183,6 +194,8 @@ struct PeerStream {
     /// Received and not decoded yet.
     received: Bytes,
     decoder: FlightDecoder<ReceivedSlices>,
+    /// Completes when the peer hangs.
+    silence: SilenceWatch,
     _lease: StreamPermit,
 }
 
@@ -191,12 +204,12 @@ impl PeerStream {
     ///
     /// # Errors
     /// Those of [`PeerStream::next_messages`].
-    async fn open(response: http::Response<Incoming>, lease: StreamPermit) -> Result<Self> {
+    async fn open(response: http::Response<Incoming>, lease: StreamPermit, silence: SilenceWatch) -> Result<Self> {
         let body = grpc::response_body(response)?;
         // A node stored each message, so each is within the limits.
         let decoder = FlightDecoder::new(ReceivedSlices, usize::MAX);
         let mut stream =
-            PeerStream { schema_header: Bytes::new(), body, received: Bytes::new(), decoder, _lease: lease };
+            PeerStream { schema_header: Bytes::new(), body, received: Bytes::new(), decoder, silence, _lease: lease };
         let first = stream.receive().await?.ok_or_else(|| Error::internal("its reply is empty"))?;
         match MessageKind::of(&first.header)? {
             MessageKind::Schema => stream.schema_header = first.header,
@@ -235,7 +248,12 @@ impl PeerStream {
             if let Some(message) = self.decode()? {
                 return Ok(Some(message));
             }
-            let frame = match self.body.frame().await {
+            let frame = tokio::select! {
+                biased;
+                frame = self.body.frame() => frame,
+                error = &mut self.silence => return Err(error),
+            };
+            let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(e)) => return Err(Error::unavailable(format!("its reply was interrupted: {e}"))),
                 None => return Err(Error::unavailable("its reply ended without a status")),

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use volley_common::net::member_health::HealthRank;
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, DiscardPartsRequest, WritePlan};
@@ -77,7 +78,7 @@ impl PartReplicator {
     /// Starts to copy a sealed part. The result is available when enough nodes hold it, or when they cannot.
     pub fn start(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
         let this_node = self.shared.context.store.node();
-        let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed.lock());
+        let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed_nodes());
         let holders = if targets.local { vec![this_node] } else { Vec::new() };
         let part = Arc::new(ReplicatedPart { part, holders: Mutex::new(holders), ordered: Mutex::default() });
         self.parts.lock().push(part.clone());
@@ -134,37 +135,74 @@ struct ReplicationTask {
     reply: Option<oneshot::Sender<Result<()>>>,
 }
 
+/// Why copies of a part could not be made.
+#[derive(Default)]
+struct CopyFailures {
+    texts: Vec<String>,
+    /// The common code of all, or UNAVAILABLE.
+    code: Option<Code>,
+}
+
+impl CopyFailures {
+    fn add(&mut self, node: NodeId, error: Error) {
+        let same = self.code.is_none_or(|code| code == error.code);
+        self.code = Some(if same { error.code } else { Code::Unavailable });
+        self.texts.push(format!("node {node}: {error}"));
+    }
+}
+
+/// What happens while a part is copied.
+enum CopyEvent {
+    /// The copy was made, or failed.
+    Ended(NodeId, Result<()>),
+    /// The node did not answer a probe.
+    Doubted(NodeId),
+}
+
 impl ReplicationTask {
     async fn run(mut self, mut targets: ReplicaTargets) {
-        let mut failures = Vec::new();
-        let mut code = None;
+        let mut failures = CopyFailures::default();
+        // Nodes for which a substitute was started.
+        let mut replaced = BTreeSet::new();
         self.reply_if_enough(targets.required);
         let (shared, part) = (self.shared.clone(), self.part.clone());
-        let copy = |node: NodeId| {
-            let (shared, part) = (&shared, &part);
-            async move { (node, shared.copy_to(part, node).await) }
-        };
-        let mut copies: FuturesUnordered<_> = targets.first.iter().map(|node| copy(*node)).collect();
-        while let Some((node, result)) = copies.next().await {
-            match result {
-                Ok(()) => {
+        let copy = |node: NodeId| shared.copy_to(&part, node).map(move |result| CopyEvent::Ended(node, result)).boxed();
+        let doubt = |node: NodeId| shared.doubted(node).map(move |()| CopyEvent::Doubted(node)).boxed();
+        let mut running: BTreeSet<NodeId> = targets.first.iter().copied().collect();
+        let mut events: FuturesUnordered<_> = running.iter().flat_map(|node| [copy(*node), doubt(*node)]).collect();
+        while !running.is_empty()
+            && let Some(event) = events.next().await
+        {
+            // The node to be replaced.
+            let mut failed = None;
+            match event {
+                CopyEvent::Ended(node, Ok(())) => {
+                    running.remove(&node);
                     self.part.holders.lock().push(node);
                     self.reply_if_enough(targets.required);
                 }
-                Err(error) => {
-                    tracing::warn!(part = %self.part.part.part_id(), %node, %error, "a copy failed");
-                    failures.push(format!("node {node}: {error}"));
-                    // RESOURCE_EXHAUSTED is the put's error only if all nodes are full.
-                    let same = code.is_none_or(|code| code == error.code);
-                    code = Some(if same { error.code } else { Code::Unavailable });
-                    self.shared.failed.lock().insert(node);
-                    if let Some(substitute) = targets.substitutes.pop_front() {
-                        copies.push(copy(substitute));
+                CopyEvent::Doubted(node) => {
+                    // The copy goes on, in case that the node is only slow.
+                    if running.contains(&node) && self.reply.is_some() {
+                        failed = Some(node);
                     }
                 }
+                CopyEvent::Ended(node, Err(error)) => {
+                    running.remove(&node);
+                    tracing::warn!(part = %self.part.part.part_id(), %node, %error, "a copy failed");
+                    failures.add(node, error);
+                    failed = Some(node);
+                }
+            }
+            self.shared.failed.lock().extend(failed);
+            if failed.is_some_and(|node| replaced.insert(node))
+                && let Some(node) = targets.substitutes.pop_front()
+            {
+                running.insert(node);
+                events.extend([copy(node), doubt(node)]);
             }
         }
-        self.finish(&targets, &failures, code == Some(Code::ResourceExhausted));
+        self.finish(&targets, &failures);
     }
 
     fn reply_if_enough(&mut self, required: usize) {
@@ -176,9 +214,8 @@ impl ReplicationTask {
     }
 
     /// No node is left to try: as a last resort this node keeps the part too, although the shard is not placed here; fails if
-    /// there are still too few copies. `full`: all nodes that
-    /// failed are full.
-    fn finish(&mut self, targets: &ReplicaTargets, failures: &[String], full: bool) {
+    /// there are still too few copies.
+    fn finish(&mut self, targets: &ReplicaTargets, failures: &CopyFailures) {
         if self.reply.is_none() {
             return;
         }
@@ -191,13 +228,15 @@ impl ReplicationTask {
         drop(holders);
         self.reply_if_enough(targets.required);
         if let Some(reply) = self.reply.take() {
+            // RESOURCE_EXHAUSTED is the put's error only if all nodes that failed are full.
+            let full = failures.code == Some(Code::ResourceExhausted);
             let error = if full { Error::exhausted } else { Error::unavailable };
             let _ = reply.send(Err(error(format!(
                 "only {held} of the {} copies that shard {} of {} needs could be made: {}",
                 targets.required,
                 self.part.part.shard,
                 self.shared.table.join("/"),
-                failures.join("; ")
+                failures.texts.join("; ")
             ))));
         }
     }
@@ -217,10 +256,26 @@ impl ReplicatorShared {
         };
         let timeout = COPY_TIMEOUT + Duration::from_secs(part.part.bytes / SLOWEST_BYTES_PER_SECOND);
         let mut client = NodeClient::new(self.context.pool.channel(addr)?);
-        match tokio::time::timeout(timeout, client.copy_part(order)).await {
-            Ok(reply) => reply.map(|_| ()).map_err(Error::from),
+        let copy = async { client.copy_part(order).await.map(|_| ()).map_err(Error::from) };
+        match tokio::time::timeout(timeout, self.context.pool.while_answering(addr, copy)).await {
+            Ok(result) => result,
             Err(_) => Err(Error::unavailable(format!("it took more than {} s", timeout.as_secs()))),
         }
+    }
+
+    /// Completes if the node does not answer a probe.
+    async fn doubted(&self, node: NodeId) {
+        match self.peer_addr(node) {
+            Some(addr) => self.context.pool.health(addr).doubted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Nodes that failed an earlier copy, or hang as far as this node knows.
+    fn failed_nodes(&self) -> BTreeSet<NodeId> {
+        let hangs = |addr: &str| self.context.pool.health(addr).rank() == HealthRank::Silent;
+        let silent = self.plan.nodes.iter().filter(|node| hangs(&node.peer_addr)).map(|node| NodeId(node.id));
+        self.failed.lock().iter().copied().chain(silent).collect()
     }
 
     /// Peer addresses that have the part: this node, then the other holders.

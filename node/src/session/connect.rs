@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use volley_common::net::Failover;
+use volley_common::net::member_health::HealthRank;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::{Node, NodeState};
 use volley_common::wire::cluster::node_order::What;
@@ -51,7 +52,8 @@ pub fn is_fatal(error: &Error) -> bool {
 /// Those of the last coordinator that was tried. UNAVAILABLE: no welcome in time.
 pub async fn connect(state: &Arc<NodeContext>) -> Result<LeaderConnection> {
     let (leader, reports, mut orders) = find_leader(state).await?;
-    let welcome = timeout(WELCOME_TIMEOUT, orders.message())
+    let welcome = async { Ok::<_, Error>(orders.message().await?) };
+    let welcome = timeout(WELCOME_TIMEOUT, state.pool.while_answering(&leader, welcome))
         .await
         .map_err(|_| Error::unavailable("the leading coordinator did not welcome this node in time"))??;
     let Some(NodeOrder { what: Some(What::Welcome(welcome)), catalog_index, catalog_epoch, .. }) = welcome else {
@@ -67,7 +69,10 @@ async fn find_leader(state: &Arc<NodeContext>) -> Result<(String, mpsc::Sender<N
     while let Some(addr) = failover.next_candidate() {
         let opened = open(state, &addr).await;
         if let Some(leader) = opened.as_ref().err().and_then(leader_addr).filter(|leader| *leader != addr) {
-            failover.redirect(leader);
+            // The followers do not know yet that their leader hangs.
+            if state.pool.health(&leader).rank() != HealthRank::Silent {
+                failover.redirect(leader);
+            }
         }
         let opened = opened.map_err(|status| Error::from(status).at(format_args!("coordinator {addr}")));
         if let Some((reports, orders)) = failover.record_if(opened, |error| !is_fatal(error))? {
@@ -83,7 +88,8 @@ async fn open(state: &NodeContext, addr: &str) -> Result<(mpsc::Sender<NodeRepor
     reports.try_send(hello).map_err(|_| Status::internal("a new queue is full"))?;
     let mut client = state.coordinators.stub(addr)?;
     let call = client.session(ReceiverStream::new(queued));
-    let orders = timeout(WELCOME_TIMEOUT, call).await.map_err(|_| Status::unavailable("no answer in time"))??;
+    let call = timeout(WELCOME_TIMEOUT, state.pool.while_answering(addr, call));
+    let orders = call.await.map_err(|_| Status::unavailable("no answer in time"))??;
     Ok((reports, orders.into_inner()))
 }
 

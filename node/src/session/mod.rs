@@ -11,6 +11,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Streaming;
+use volley_common::net::SilenceWatch;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
@@ -80,7 +81,8 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     tracing::info!(leader, "in session with the leading coordinator");
     ready.send_replace(true);
     let reporter = ReportSender::new(state.store.clone(), reports);
-    LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }.serve(orders, heartbeat).await
+    let silence = state.pool.silence(&leader);
+    LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }.serve(orders, heartbeat, silence).await
 }
 
 /// Joins the cluster (durably, the first time) and adopts its ticket key, members and cancelled flights.
@@ -111,13 +113,20 @@ struct LeaderSession {
 }
 
 impl LeaderSession {
-    async fn serve(&self, mut orders: Streaming<NodeOrder>, heartbeat: Duration) -> Result<()> {
+    /// `silence`: completes when the leader hangs; its successor may then have been elected already.
+    async fn serve(
+        &self,
+        mut orders: Streaming<NodeOrder>,
+        heartbeat: Duration,
+        mut silence: SilenceWatch,
+    ) -> Result<()> {
         let NodeContext { shutdown, copier, store, .. } = &*self.state;
         let mut ticks = tokio::time::interval(heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                error = &mut silence => return Err(error.at("the leading coordinator")),
                 order = orders.message() => match order? {
                     Some(order) => self.handle_order(order).await?,
                     None => return Err(Error::unavailable("the leading coordinator ended the session")),

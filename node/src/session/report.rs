@@ -1,6 +1,9 @@
 //! Reports to the leading coordinator.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
 use volley_common::{Error, Result, clock};
@@ -8,6 +11,8 @@ use volley_common::{Error, Result, clock};
 use crate::copy::ReceivedParts;
 use crate::storage::PartStore;
 
+/// How long a report may wait for room in the queue: a leader that reads none is as good as gone.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Parts per report.
 const PAGE: usize = 10_000;
 
@@ -25,8 +30,13 @@ impl ReportSender {
     }
 
     async fn send(&self, report: Report) -> Result<()> {
-        let sent = self.reports.send(NodeReport { report: Some(report) }).await;
-        sent.map_err(|_| Error::unavailable("the session with the leading coordinator broke"))
+        let sent = self.reports.send_timeout(NodeReport { report: Some(report) }, REPORT_TIMEOUT).await;
+        sent.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => Error::unavailable("the session with the leading coordinator broke"),
+            SendTimeoutError::Timeout(_) => {
+                Error::unavailable(format!("the leading coordinator read no report for {REPORT_TIMEOUT:?}"))
+            }
+        })
     }
 
     /// The inventory's digest and the state of the disk.

@@ -1,0 +1,88 @@
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::member_health::HealthRank;
+use super::*;
+use crate::http2::grpc_error;
+use crate::server::serve::testing::{TestServer, soon};
+use crate::server::serve::{ServerLimits, bind, serve};
+use crate::{Code, Error, Result};
+
+/// A listener that accepts connections, as the kernel does for a stopped process, and never answers.
+async fn hung() -> (TcpListener, String) {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+async fn answering() -> TestServer {
+    TestServer::start(|_: http::Request<Incoming>| async { grpc_error(Error::unimplemented("test")) }).await
+}
+
+#[tokio::test]
+async fn breaker_is_open_until_the_member_answers_a_probe() {
+    let (listener, addr) = hung().await;
+    let pool = ConnectionPool::new();
+    let began = Instant::now();
+    let call = std::future::pending::<Result<()>>();
+    let error = soon(pool.while_answering(&addr, call)).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains(&addr) && began.elapsed() < Duration::from_secs(4), "{error}");
+    assert_eq!(pool.health(&addr).rank(), HealthRank::Silent);
+    let mut addrs = [addr.clone(), "other:1".to_string()];
+    pool.sort_by_health(&mut addrs);
+    assert_eq!(addrs[1], addr);
+
+    let shutdown = CancellationToken::new();
+    let service =
+        tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::unimplemented("test"))) });
+    tokio::spawn(serve(listener, service, shutdown.clone(), ServerLimits::default()));
+    soon(async {
+        while pool.health(&addr).rank() == HealthRank::Silent {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn slow_call_is_waited_for_while_the_member_answers() {
+    let server = answering().await;
+    let pool = ConnectionPool::new();
+    let slow = async {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        Ok::<_, Error>(7)
+    };
+    assert_eq!(pool.while_answering(&server.addr, slow).await, Ok(7));
+    assert_eq!(pool.health(&server.addr).rank(), HealthRank::Answers);
+}
+
+#[tokio::test]
+async fn hedged_call_is_answered_by_the_faster_member() {
+    let pool = ConnectionPool::new();
+    let call = |addr: String| async move {
+        if addr == "slow:1" {
+            std::future::pending::<()>().await;
+        }
+        Attempt::Done(Ok(addr))
+    };
+    let mut addrs = ["slow:1".to_string(), "fast:1".to_string()];
+    let mut failover = Failover::new(addrs.clone());
+    let answer = soon(pool.attempt_any(&mut failover, Some(Duration::from_millis(20)), call)).await;
+    assert_eq!(answer, Some(Ok("fast:1".to_string())));
+    pool.sort_by_health(&mut addrs);
+    assert_eq!(addrs, ["fast:1", "slow:1"]);
+}
+
+#[tokio::test]
+async fn attempts_end_when_each_member_asked_for_the_next() {
+    let pool = ConnectionPool::new();
+    let mut failover = Failover::new(["a:1".to_string(), "b:1".to_string()]);
+    let call = |addr: String| async move { Attempt::<()>::TryNext(Error::unavailable(addr)) };
+    assert_eq!(pool.attempt_any(&mut failover, None, call).await, None);
+    assert_eq!(failover.into_errors(), ["a:1", "b:1"].map(Error::unavailable));
+}
