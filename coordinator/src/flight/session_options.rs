@@ -9,11 +9,11 @@ use volley_common::{Error, Result};
 
 /// The cookie with the session's id.
 pub const COOKIE: &str = "arrow_flight_session_id";
-/// The most sessions at a time; the oldest is dropped for a further one.
+/// Maximum number of sessions at a time; the oldest is dropped for a further one.
 const MAX_SESSIONS: usize = 1024;
-/// The most options of a session.
+/// Maximum number of options of a session.
 const MAX_OPTIONS: usize = 64;
-/// The most bytes of one option.
+/// Maximum bytes of one option.
 const MAX_OPTION_BYTES: usize = 4096;
 
 /// `SessionOptionValue` of `Flight.proto`.

@@ -5,12 +5,12 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::http2::PortKind;
 
-/// The most connections of a port, whatever the process may open.
+/// Maximum number of connections of a port, whatever the process may open.
 const MAX_CONNECTIONS: usize = 10_000;
-/// The most connections of the HTTP port: probes and scrapers are few.
+/// Maximum number of connections of the HTTP port: probes and scrapers are few.
 const MAX_HTTP_CONNECTIONS: usize = 512;
 
-/// The most connections of all ports of this kind together.
+/// Maximum number of connections of all ports of this kind together.
 pub fn of(port: PortKind) -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     share(port, files.unwrap_or(usize::MAX))
