@@ -8,8 +8,6 @@ use std::fmt;
 pub use tonic::Code;
 use tonic::Status;
 
-use crate::http2::status::is_protocol_violation;
-
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -99,6 +97,24 @@ impl From<Status> for Error {
         };
         Error { code, message }
     }
+}
+
+/// Whether a transport error says that one stream broke the rules of HTTP/2, for example by headers over the receiver's
+/// limit. It is the reply's fault, not the connection's: the same call fails at every member.
+pub(crate) fn is_protocol_violation(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return match h2.reason() {
+                Some(h2::Reason::PROTOCOL_ERROR) => h2.is_reset(),
+                // Headers that are far over the limit: this side gave up.
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => h2.is_go_away() && h2.is_library(),
+                _ => false,
+            };
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl From<tonic::transport::Error> for Error {

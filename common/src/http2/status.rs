@@ -1,7 +1,6 @@
 //! gRPC status trailers, the limit of their messages, and errors with their causes in one line.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
 
 use http::{HeaderMap, HeaderValue};
 use tonic::Status;
@@ -19,24 +18,6 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     }
     let end = text.floor_char_boundary(MAX_MESSAGE - NOTE);
     Cow::Owned(format!("{}… ({} more bytes are left out)", &text[..end], text.len() - end))
-}
-
-/// Whether a transport error says that one stream broke the rules of HTTP/2, for example by headers over the receiver's
-/// limit. It is the reply's fault, not the connection's: the same call fails at every member.
-pub(crate) fn is_protocol_violation(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return match h2.reason() {
-                Some(h2::Reason::PROTOCOL_ERROR) => h2.is_reset(),
-                // Headers that are far over the limit: this side gave up.
-                Some(h2::Reason::ENHANCE_YOUR_CALM) => h2.is_go_away() && h2.is_library(),
-                _ => false,
-            };
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// The trailers of a gRPC response that ends with `status`; its message is percent-encoded.

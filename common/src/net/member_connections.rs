@@ -9,9 +9,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
+use crate::error::is_protocol_violation;
 use crate::http2::proxied_body::OpenStream;
 use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
-use crate::http2::status::{error_chain, is_protocol_violation};
+use crate::http2::status::error_chain;
 use crate::http2::{ProxyRequestBody, StreamPermit};
 use crate::{Error, Result};
 
