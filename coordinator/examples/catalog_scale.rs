@@ -143,7 +143,7 @@ fn begin(table: u64) -> wire::BeginWrite {
             ..Default::default()
         }),
         schema: vec![7; 1000].into(),
-        placement: (0..16).map(|shard| wire::Holders { nodes: holders(shard) }).collect(),
+        placement: (0..16).map(|shard| wire::ShardPlacement { nodes: holders(shard) }).collect(),
         attempt: 1,
         lease_ms: 600_000,
         ..Default::default()

@@ -6,13 +6,13 @@ use serde_json::{Map, Value};
 use super::{Options, TableAccess};
 use crate::{Error, Result};
 
-/// The most columns that a read can request, and the most bytes of each name.
+/// Maximum number of columns that a read can request, and the most bytes of each name.
 pub const MAX_COLUMNS: usize = 65_536;
-/// The most key columns of a table.
+/// Maximum number of key columns of a table.
 pub const MAX_SHARD_BY: usize = 256;
-/// The most bytes of a column's name in an option.
+/// Maximum bytes of a column's name in an option.
 pub const MAX_COLUMN_NAME: usize = 65_536;
-/// The most characters of a client's text that an error repeats.
+/// Maximum number of characters of a client's text that an error repeats.
 const MAX_QUOTED: usize = 200;
 
 /// The requests that an option belongs to.

@@ -74,7 +74,7 @@ impl Catalog {
         volley_common::options::check_write_id(&op.id)?;
         if let Some(old) = self.write(&op.id)
             && old.state != WriteState::Aborted as i32
-            && let Some(resumed) = existing_write_for(&old, op, now)?
+            && let Some(resumed) = resume_write(&old, op, now)?
         {
             if resumed.state() == WriteState::Open {
                 self.upsert_write(resumed.clone());
@@ -236,7 +236,7 @@ impl Catalog {
 }
 
 /// The reply to a `BeginWrite` whose id is known and not aborted; `None` if the command is a new attempt that replaces it.
-fn existing_write_for(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
+fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
     if old.table != op.table {
         return Err(Error::invalid(format!(
             "write id {:?} was used for table {:?}, not {:?}: choose another",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost::Message;
 use volley_common::wire::catalog::{Expire, Write, WriteOutcome, WriteState};
 
-/// The most bytes of an abort reason that are kept.
+/// Maximum bytes of an abort reason that are kept.
 const MAX_REASON: usize = 512;
 
 /// The finished writes, by id and by age. A write costs the length of its row (some 80 bytes), and about 250 bytes for its

@@ -12,7 +12,7 @@ use super::commit::{promised_ms, replaced_by};
 use super::query::{no_table, readable, readable_text};
 use super::{Catalog, PartRow};
 
-/// The most versions between whose restorations a part can be absent while all are readable. Bounds the size of its row.
+/// Maximum number of versions between whose restorations a part can be absent while all are readable. Bounds the size of its row.
 const MAX_ABSENCES: usize = 64;
 
 impl Catalog {

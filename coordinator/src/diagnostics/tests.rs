@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use volley_common::wire::catalog::{
-    Holders, Node, NodeState, Part, Pin, Replaced, Row, Table, TableSpec, Write, WriteOutcome, WriteState, row,
+    Node, NodeState, Part, Pin, Replaced, Row, ShardPlacement, Table, TableSpec, Write, WriteOutcome, WriteState, row,
 };
 use volley_common::{Code, NodeId, PartId};
 
@@ -51,7 +51,7 @@ impl ClusterFixture {
 
     fn table(&mut self, more: Table) {
         let spec = Some(TableSpec { shards: 1, replicas: 2, ..TableSpec::default() });
-        let placement = vec![Holders { nodes: vec![1, 3] }];
+        let placement = vec![ShardPlacement { nodes: vec![1, 3] }];
         let name = vec!["a".into(), "t".into()];
         self.put(row::Row::Table(Table { id: 1, name, version: 5, changed_ms: 900, spec, placement, ..more }));
     }

@@ -7,7 +7,7 @@ use volley_common::wire::catalog::Table;
 
 use crate::catalog::{Catalog, PartRow};
 
-/// The most versions that one reply lists, the newest.
+/// Maximum number of versions that one reply lists, the newest.
 const MAX_LISTED: usize = 1000;
 
 /// Rows, bytes and parts of a version.

@@ -22,7 +22,7 @@ use crate::scheduler::compaction::{CompactionLimits, CompactionPlan, plan_compac
 
 /// Concurrent compactions of one node.
 const MAX_PER_NODE: usize = 2;
-/// The most compactions that begin in one round.
+/// Maximum number of compactions that begin in one round.
 const MAX_PER_ROUND: usize = 16;
 /// The lease of a compaction, which its node renews. Without renewal it is aborted, because its order was lost.
 const LEASE_MS: u64 = 30_000;

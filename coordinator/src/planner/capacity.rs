@@ -5,11 +5,11 @@ use volley_common::{Error, Result, TableName};
 
 use crate::catalog::{Catalog, TableUsage};
 
-/// The most tables, without dropped ones.
+/// Maximum number of tables, without dropped ones.
 pub const MAX_TABLES: u64 = 100_000;
-/// The most copies of shards (shards times replicas) of all tables. Each costs some 40 bytes in every coordinator.
+/// Maximum number of copies of shards (shards times replicas) of all tables. Each costs some 40 bytes in every coordinator.
 pub const MAX_SHARD_REPLICAS: u64 = 1_000_000;
-/// The most bytes of schemas of all tables and of the old versions that are kept.
+/// Maximum bytes of schemas of all tables and of the old versions that are kept.
 pub const MAX_SCHEMA_BYTES: u64 = 512 << 20;
 
 /// Checks that a table with this spec and schema fits into the catalog, in place of `old`.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::partition::Partitioner;
 use volley_common::placement::{Candidate, ReplicaCounts, place};
-use volley_common::wire::catalog::{Compression, Holders, Node, Table, TableSpec};
+use volley_common::wire::catalog::{Compression, Node, ShardPlacement, Table, TableSpec};
 use volley_common::{Error, NodeId, Result, TableName};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,7 +29,7 @@ pub struct TableOptions {
     pub compression: Option<Compression>,
     /// How long replaced parts are kept, milliseconds.
     pub retention_ms: Option<u64>,
-    /// The most endpoints for readers that request no number.
+    /// Maximum number of endpoints for readers that request no number.
     pub max_endpoints: Option<u32>,
 }
 
@@ -145,7 +145,7 @@ pub fn placement(
     spec: &TableSpec,
     old: Option<&Table>,
     targets: &[Node],
-) -> Vec<Holders> {
+) -> Vec<ShardPlacement> {
     let target_ids: BTreeSet<u64> = targets.iter().map(|node| node.id).collect();
     if let Some(old) = old.filter(|old| is_valid(old, spec, &target_ids)) {
         return old.placement.clone();
@@ -154,7 +154,7 @@ pub fn placement(
     let candidate = |node: &Node| Candidate { id: NodeId(node.id), zone: node.zone.clone(), capacity: node.capacity };
     let candidates: Vec<Candidate> = targets.iter().map(candidate).collect();
     let placed = place(&candidates, key, spec.shards, spec.replicas, &load(catalog, old));
-    placed.into_iter().map(|nodes| Holders { nodes: nodes.into_iter().map(|id| id.0).collect() }).collect()
+    placed.into_iter().map(|nodes| ShardPlacement { nodes: nodes.into_iter().map(|id| id.0).collect() }).collect()
 }
 
 fn is_valid(old: &Table, spec: &TableSpec, targets: &BTreeSet<u64>) -> bool {

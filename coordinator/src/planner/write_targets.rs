@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use volley_common::wire::catalog::{Holders, Node, TableSpec, Write};
+use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write};
 use volley_common::{Error, NodeId, Result};
 
 use crate::catalog::Catalog;
@@ -44,7 +44,7 @@ pub fn retarget(mut write: Write, targets: &[Node]) -> Write {
     for (shard, holders) in (0..).zip(&mut write.placement) {
         let is_target = |id: &u64| targets.iter().any(|target| target.id == *id);
         if holders.nodes.len() < replicas || !holders.nodes.iter().all(is_target) {
-            *holders = Holders { nodes: substitutes(targets, write.table_id, shard, &holders.nodes, replicas) };
+            *holders = ShardPlacement { nodes: substitutes(targets, write.table_id, shard, &holders.nodes, replicas) };
         }
     }
     write
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn write(placement: &[&[u64]], replicas: u32) -> Write {
-        let placement = placement.iter().map(|nodes| Holders { nodes: nodes.to_vec() }).collect();
+        let placement = placement.iter().map(|nodes| ShardPlacement { nodes: nodes.to_vec() }).collect();
         Write { spec: Some(spec(replicas)), placement, ..Write::default() }
     }
 

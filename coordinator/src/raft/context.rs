@@ -27,7 +27,7 @@ use super::storage::state_machine::{AppliedState, CatalogStateMachine, CatalogVi
 use super::storage::store::RaftStore;
 use super::types::{RaftMembership, TypeConfig};
 
-/// The most channels to other coordinators that are kept.
+/// Maximum number of channels to other coordinators that are kept.
 const MAX_CHANNELS: usize = 64;
 
 /// What every part of a running coordinator's Raft needs.

@@ -11,7 +11,7 @@ use volley_common::{Error, Result};
 
 /// A schema of at least this many bytes is read by a blocking thread.
 const HEAVY_SCHEMA: usize = 64 << 10;
-/// The most columns that an error lists.
+/// Maximum number of columns that an error lists.
 const MAX_LISTED: usize = 50;
 
 /// The columns of a read.

@@ -55,7 +55,7 @@ pub struct ListedTable {
 }
 
 /// What a request reads: a version, before its columns are selected.
-struct ReadTarget {
+struct ResolvedRead {
     table: Vec<String>,
     table_id: u64,
     version: u64,
@@ -75,7 +75,7 @@ pub struct ReadService {
     rotation: AtomicUsize,
     /// The retention of tables without one.
     retention_ms: u64,
-    /// The most endpoints of a FlightInfo.
+    /// Maximum number of endpoints of a FlightInfo.
     max_endpoints: u32,
 }
 
@@ -106,7 +106,7 @@ impl ReadService {
                 options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
             }
         };
-        let plan = |catalog: CatalogView| self.read_target(&catalog, &request.name, options, most, &listener.name);
+        let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
         let whole_table = options.limit.is_none() && columns.indexes.is_none();
@@ -131,7 +131,7 @@ impl ReadService {
     pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
-        let plan = |catalog: CatalogView| self.read_target(&catalog, name, options, |_| 1, &listener);
+        let plan = |catalog: CatalogView| self.resolve_read(&catalog, name, options, |_| 1, &listener);
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
         let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
@@ -167,21 +167,21 @@ impl ReadService {
         Ok(listed)
     }
 
-    fn read_target(
+    fn resolve_read(
         &self,
         catalog: &Catalog,
         name: &TableName,
         options: &Options,
         max_endpoints: impl Fn(Option<&TableSpec>) -> u32,
         listener: &Arc<str>,
-    ) -> Result<ReadTarget> {
+    ) -> Result<ResolvedRead> {
         // Expiry runs by the catalog's time, even if this coordinator's clock is behind.
         let (table, now_ms) = (catalog.require_table(name)?, clock::now_ms().max(catalog.clock_ms()));
         let version = catalog.readable_version(table, options.version, now_ms)?;
         let layout = catalog.layout_at(table, version);
         catalog.require_live_nodes()?;
         let most = max_endpoints(layout.spec.as_ref()) as usize;
-        Ok(ReadTarget {
+        Ok(ResolvedRead {
             table: table.name.clone(),
             table_id: table.id,
             version,
@@ -286,7 +286,7 @@ fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
     Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
 }
 
-impl ReadTarget {
+impl ResolvedRead {
     /// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
     fn signer(&self, columns: &SelectedColumns) -> TicketSigner {
         let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };

@@ -7,8 +7,8 @@ use rand::Rng;
 use tokio::time::{Instant, sleep};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CancelFlight, CommitWrite, CreateTable, DrainNode, DropTable, Expire, HolderChange,
-    Holders, Node, NodeState, Part, PartId, PinVersion, Refusal, RegisterNode, RenewWrite, Reply, SetNodeState,
+    AbortWrite, BeginWrite, CancelFlight, CommitWrite, CreateTable, DrainNode, DropTable, Expire, HolderChange, Node,
+    NodeState, Part, PartId, PinVersion, Refusal, RegisterNode, RenewWrite, Reply, SetNodeState, ShardPlacement,
     StageParts, TableSpec, UpdateHolders, Write, WriteMode, reply,
 };
 use volley_common::{Code, TableName};
@@ -25,7 +25,7 @@ pub const NODES: u64 = 5;
 const SHARDS: u32 = 2;
 const REPLICAS: usize = 2;
 const SCHEMA: &[u8] = b"a schema";
-/// The most attempts of an operation whose outcome is unknown.
+/// Maximum number of attempts of an operation whose outcome is unknown.
 const MAX_ATTEMPTS: usize = 4;
 
 /// The outcome of a proposal.
@@ -169,8 +169,8 @@ impl SimClient {
         }
     }
 
-    fn placement(&mut self) -> Vec<Holders> {
-        (0..SHARDS).map(|_| Holders { nodes: self.random_holders() }).collect()
+    fn placement(&mut self) -> Vec<ShardPlacement> {
+        (0..SHARDS).map(|_| ShardPlacement { nodes: self.random_holders() }).collect()
     }
 
     fn random_holders(&mut self) -> Vec<u64> {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
-    BeginWrite, Command, CommitWrite, DropTable, Expire, FormCluster, Holders, Node, Part, RegisterNode, StageParts,
-    Table, TableSpec, Write, WriteMode, WriteOutcome,
+    BeginWrite, Command, CommitWrite, DropTable, Expire, FormCluster, Node, Part, RegisterNode, ShardPlacement,
+    StageParts, Table, TableSpec, Write, WriteMode, WriteOutcome,
 };
 use volley_common::{Code, PartId};
 
@@ -45,7 +45,7 @@ pub fn begin(id: &str, table: &str, mode: WriteMode) -> BeginWrite {
         mode: mode as i32,
         spec: Some(spec()),
         schema: schema(),
-        placement: vec![Holders { nodes: vec![1, 2] }; 4],
+        placement: vec![ShardPlacement { nodes: vec![1, 2] }; 4],
         writer: 1,
         writer_boot: 11,
         attempt: 1,
