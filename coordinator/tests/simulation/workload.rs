@@ -344,14 +344,13 @@ impl SimClient {
     /// Proposes a command of a node, a reader or the leader.
     async fn propose_other(&mut self) {
         let node = self.rng.random_range(1..=NODES);
+        let (kept_ms, most) = (self.rng.random_range(1000..4000), self.rng.random_range(0..200));
         let op = match self.rng.random_range(0..9) {
             0 => register(node, self.new_id()),
             1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot: 0 }),
-            2 => Op::Expire(Expire {
-                write_id_retention_ms: self.rng.random_range(1000..4000),
-                max_finished_writes: self.rng.random_range(0..200),
-                ..Expire::default()
-            }),
+            2 => {
+                Op::Expire(Expire { write_id_retention_ms: kept_ms, max_finished_writes: most, max_finished_bytes: 0 })
+            }
             3 => Op::CancelFlight(CancelFlight { flight: self.new_id(), until_ms: 1 }),
             4 => Op::DrainNode(DrainNode { node, draining: self.rng.random_bool(0.5) }),
             5 => {
