@@ -52,7 +52,7 @@ use rebalance_loop::RebalanceState;
 
 /// The metadata key with the leader's peer address, for a node that called another coordinator.
 pub const LEADER_HEADER: &str = "x-volley-leader";
-/// The most undelivered orders of a node. When the queue is full its session is closed.
+/// Maximum number of undelivered orders of a node. When the queue is full its session is closed.
 const MAX_QUEUED_ORDERS: usize = 1024;
 
 /// All node sessions of this coordinator, and the leader's periodic work.

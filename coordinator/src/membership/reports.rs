@@ -19,11 +19,11 @@ use crate::scheduler::reconcile::{CatalogHistory, ReconcilePlan, reconcile, reco
 
 /// The least time between two writes of a node's health that differ only in their texts.
 const HEALTH_TEXT_INTERVAL: Duration = Duration::from_secs(30);
-/// The most holder changes in one command, and the most parts in one delete order.
+/// Maximum number of holder changes in one command, and of parts in one delete order.
 const BATCH: usize = 10_000;
-/// The most parts in one order to quarantine, which a node executes between two heartbeats.
+/// Maximum number of parts in one order to quarantine, which a node executes between two heartbeats.
 const QUARANTINE_BATCH: usize = 500;
-/// The most parts that a node may report: bounds the memory of one inventory.
+/// Maximum number of parts that a node may report: bounds the memory of one inventory.
 const MAX_INVENTORY: usize = 4_000_000;
 
 impl NodeMembership {

@@ -27,7 +27,7 @@ use crate::scheduler::reconcile::{CatalogHistory, VersionSnapshot};
 
 /// How long a node that opened a session may take to send its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most reports of a node that wait to be handled; beyond that the node is slowed down.
+/// Maximum number of reports of a node that wait to be handled; beyond that the node is slowed down.
 const MAX_QUEUED_REPORTS: usize = 32;
 
 /// A report and the time of its arrival.
