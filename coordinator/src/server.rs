@@ -1,11 +1,13 @@
 //! Wiring: builds the parts of a coordinator and starts them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
 use volley_common::net::ConnectionPool;
+use volley_common::server::data_folder::{FolderRole, claim};
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -29,6 +31,8 @@ pub struct RunningCoordinator {
     raft: Handle,
     lifecycle: Lifecycle,
     _raft_runtime: RaftThreads,
+    /// The lock of the data folder.
+    _folder: File,
 }
 
 /// Binds the ports, starts Raft and serves. Returns when a leader is known, so that clients can be answered.
@@ -52,6 +56,10 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let ServerSockets { flight, peer, http } = sockets;
     let start_failed = lifecycle.serve_http(http, http_status.clone());
 
+    let dir = config.server.data_dir.clone();
+    let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))
+        .await
+        .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let raft_runtime = RaftThreads::start()?;
     let raft = raft_runtime.run(Handle::start(raft_config(&config, &addresses)?)).await?;
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
@@ -90,7 +98,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime };
+    let running =
+        RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime, _folder: folder };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);

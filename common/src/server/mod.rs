@@ -5,6 +5,7 @@
 //! | [`process`] | `main` of a server: flags, log, configuration, signals |
 //! | [`server_config`] | the settings and flags of both servers |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
+//! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
 //! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
 //! | [`http`] | `/livez`, `/readyz` and `/metrics` |
@@ -13,6 +14,7 @@
 //! | [`log`] | the log on standard error |
 
 pub mod config;
+pub mod data_folder;
 pub mod health;
 pub mod http;
 pub mod lifecycle;

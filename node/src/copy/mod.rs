@@ -21,8 +21,9 @@ use volley_common::wire::catalog;
 use volley_common::wire::cluster::{CopyPart, HeldPart};
 use volley_common::{Code, Error, PartId, Result, TableName};
 
+use self::transfer::{FailedTransfer, transfer};
 use crate::config::NodeConfig;
-use crate::storage::PartStore;
+use crate::storage::{PartReceiver, PartStore};
 use crate::throttle::Throttle;
 
 /// Copies for puts that run at the same time.
@@ -143,8 +144,11 @@ impl PartCopier {
         let cancel = CancellationToken::new();
         let (copier, stop, id, background) = (self.clone(), cancel.clone(), job.part.part_id(), job.background);
         let task = tokio::spawn(async move {
-            let result = copier.copy_from_any(&job, &stop).await;
-            copier.0.copies.lock().running.remove(&id);
+            let result = {
+                // Removed also if the copy panics: the next order copies the part again.
+                let _running = RemoveRunning { copier: &copier, id };
+                copier.copy_from_any(&job, &stop).await
+            };
             if result.is_ok() {
                 let CopyJob { part, .. } = job;
                 copier.0.received.add(HeldPart {
@@ -169,15 +173,21 @@ impl PartCopier {
             permit = permits.acquire() => permit.map_err(|_| Error::cancelled("the node is stopping"))?,
             () = stop.cancelled() => return Err(cancelled(id)),
         };
-        let sources = job.sources.iter().filter(|source| **source != self.0.peer_addr);
-        let mut sources: Vec<String> = sources.cloned().collect();
+        let mut sources: Vec<String> =
+            job.sources.iter().filter(|source| **source != self.0.peer_addr).cloned().collect();
         self.0.pool.sort_by_health(&mut sources);
-        let mut failover = Failover::new(sources);
+        let count = sources.len();
         // If this node's disk failed, another source does not help.
         let other_may_help =
             |error: &Error| error.code != Code::ResourceExhausted && self.0.store.write_failure().is_none();
+        let (mut failover, mut partial) = (Failover::new(sources), None);
+        // The second round continues what a source began to send.
+        failover.set_attempts_left(2 * count);
         while let Some(source) = failover.next_candidate() {
-            let outcome = match self.copy_from(job, &source, stop).await {
+            if failover.attempts() > count && partial.is_none() {
+                break;
+            }
+            let outcome = match self.copy_from(job, &source, &mut partial, stop).await {
                 Err(_) if stop.is_cancelled() => return Err(cancelled(id)),
                 outcome => outcome.map_err(|error| if other_may_help(&error) { error.at(&source) } else { error }),
             };
@@ -194,21 +204,64 @@ impl PartCopier {
         let failures: Vec<String> = failover.into_errors().into_iter().map(|error| error.message).collect();
         Err(Error::unavailable(format!(
             "part {id} of {table} could not be copied from any of {} nodes: {}",
-            failures.len(),
+            count,
             failures.join("; ")
         )))
     }
 
-    async fn copy_from(&self, job: &CopyJob, source: &str, stop: &CancellationToken) -> Result<()> {
-        let (store, bytes) = (self.0.store.clone(), job.part.bytes);
-        // Checked before the source sends anything.
-        tokio::task::spawn_blocking(move || store.check_writable(bytes))
-            .await
-            .map_err(|e| Error::internal(format!("checking the disk: {e}")))??;
-        let (store, part, table) = (self.0.store.clone(), job.part.clone(), job.table.clone());
-        let open = move || store.receive(&part, &table);
+    /// Copies from one source, from the byte on that an earlier one did not send. `partial` is then what was received, if
+    /// another source can continue.
+    async fn copy_from(
+        &self,
+        job: &CopyJob,
+        source: &str,
+        partial: &mut Option<Box<PartReceiver>>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let began = partial.take();
+        let resumed = began.as_ref().is_some_and(|receiver| receiver.received() > 0);
+        let mut result = self.fetch(job, source, began, stop).await;
+        // The bytes of two sources do not fit together. One of them is damaged: this one alone may be whole.
+        if resumed && result.as_ref().is_err_and(|failed| failed.error.code == Code::DataLoss) {
+            result = self.fetch(job, source, None, stop).await;
+        }
+        result.map_err(|failed| {
+            *partial = failed.partial.filter(|receiver| receiver.received() > 0 && !stop.is_cancelled());
+            failed.error
+        })
+    }
+
+    async fn fetch(
+        &self,
+        job: &CopyJob,
+        source: &str,
+        began: Option<Box<PartReceiver>>,
+        stop: &CancellationToken,
+    ) -> Result<(), FailedTransfer> {
+        let receiver = match began {
+            Some(receiver) => *receiver,
+            None => {
+                let (store, part, table) = (self.0.store.clone(), job.part.clone(), job.table.clone());
+                // Checks the space before the source sends anything.
+                tokio::task::spawn_blocking(move || store.receive(&part, &table))
+                    .await
+                    .map_err(|e| Error::internal(format!("receiving a part: {e}")))??
+            }
+        };
         let throttle = job.background.then_some(&self.0.background_rate);
-        transfer::transfer(&self.0.pool, source, job.part.part_id(), open, throttle, stop).await
+        transfer(&self.0.pool, source, job.part.part_id(), receiver, throttle, stop).await
+    }
+}
+
+/// Removes a copy from those that run.
+struct RemoveRunning<'a> {
+    copier: &'a PartCopier,
+    id: PartId,
+}
+
+impl Drop for RemoveRunning<'_> {
+    fn drop(&mut self) {
+        self.copier.0.copies.lock().running.remove(&self.id);
     }
 }
 

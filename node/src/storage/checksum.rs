@@ -43,10 +43,3 @@ pub fn checksum_on_disk(path: &Path, on_read: impl FnMut(usize) -> bool) -> io::
     let _ = drop_pages();
     sum.map(|(bytes, crc)| (fingerprint, bytes, crc))
 }
-
-/// Whether a failed read means that the file is damaged or missing, as opposed to an error of this process or a
-/// temporary one.
-pub fn is_damage(error: &io::Error) -> bool {
-    let disk = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EREMOTEIO];
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error().is_some_and(|code| disk.contains(&code))
-}

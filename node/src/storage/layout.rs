@@ -1,7 +1,7 @@
 //! The paths of a node's data folder.
 //!
 //! ```text
-//! LOCK                                        locked by the running process
+//! LOCK, FOLDER                                locked by the running process; the role and the format of the folder
 //! control                                     the node's id and cluster
 //! checked                                     the verification log
 //! tmp/                                        unfinished parts
@@ -33,11 +33,6 @@ impl Layout {
     /// The data folder itself.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// The file that the running process locks.
-    pub fn lock(&self) -> PathBuf {
-        self.root.join("LOCK")
     }
 
     /// The control file.

@@ -14,6 +14,7 @@
 //! | `quarantine` | damaged parts |
 //! | `removal`, `orphans` | removing parts, or setting them aside because somebody may need them |
 //! | `reconciliation`, `seen_catalog` | which catalog the parts were reconciled with, and how far it was |
+//! | `io_failure` | what an error of the operating system means |
 //! | `volume` | the file system: free space, temporary files, failed writes |
 //! | `disk_space`, `disk_health` | pure: whether new parts are accepted, whether the disk is degraded |
 //! | `control_file` | the node's id and cluster |
@@ -39,6 +40,7 @@ mod disk_space;
 mod fingerprint;
 mod fs_ops;
 mod inventory;
+mod io_failure;
 mod layout;
 mod mapping;
 mod orphans;

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use volley_common::ipc::schema::PREFIX_BYTES;
 use volley_common::{Error, PartId, Result};
 
-use super::checksum::{checksum, is_damage};
+use super::checksum::checksum;
 use super::fingerprint::FileFingerprint;
+use super::io_failure::{IoFailure, remedy};
 use super::mapping::FileMapping;
 
 /// The first bytes of an Arrow file; it ends with the first six of them.
@@ -69,13 +70,14 @@ impl Part {
         crc32c: u32,
         is_trusted: impl FnOnce(&FileFingerprint) -> bool,
     ) -> Result<Part> {
-        let failed = |e: std::io::Error| Error::unavailable(format!("{} cannot be read: {e}", path.display()));
+        let failed =
+            |e: std::io::Error| Error::unavailable(format!("{} cannot be read: {e}{}", path.display(), remedy(&e)));
         let damaged = |why: String| Error::data_loss(format!("part {id} is damaged: {why} in {}", path.display()));
         let file = File::open(path).map_err(failed)?;
         let fingerprint = FileFingerprint::of(&file.metadata().map_err(failed)?);
         if !is_trusted(&fingerprint) {
             // By read(2), not through a mapping: a disk error is then returned as an error instead of raising a signal.
-            let sum = checksum(&file, |_| true).map_err(|e| match is_damage(&e) {
+            let sum = checksum(&file, |_| true).map_err(|e| match IoFailure::of(&e).is_damage() {
                 true => damaged(format!("a read failed ({e})")),
                 false => failed(e),
             })?;

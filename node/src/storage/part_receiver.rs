@@ -63,6 +63,11 @@ impl PartReceiver {
         Ok(())
     }
 
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.bytes
+    }
+
     /// Checks length and CRC-32C, makes the part durable and adds it to the inventory.
     ///
     /// # Errors

@@ -1,26 +1,26 @@
 //! The parts in a node's data folder: create, receive, open, verify and remove them.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, flock};
 use tracing::{error, warn};
 use volley_common::cluster_id::{Relation, relation};
 use volley_common::error::Code;
 use volley_common::options::check_write_id;
+use volley_common::server::data_folder::{FolderRole, claim};
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::HeldPart;
 use volley_common::{Error, NodeId, PartId, Result, TableName, clock};
 
-use super::checksum::{checksum_on_disk, is_damage};
+use super::checksum::checksum_on_disk;
 use super::commit_part::PartCommitter;
 use super::control_file::ControlFile;
 use super::disk_space::{DiskSpace, Watermarks};
 use super::inventory::PartInventory;
+use super::io_failure::IoFailure;
 use super::layout::Layout;
 use super::orphans::{OrphanCount, OrphanFolder};
 use super::part::Part;
@@ -83,12 +83,11 @@ impl PartStore {
     /// Opens or creates the data folder.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: another process has it open, or a newer format. DATA_LOSS: a damaged control file.
+    /// FAILED_PRECONDITION: another process has it open, it is no node's, or it has a newer format. DATA_LOSS: a damaged control file.
     /// UNAVAILABLE: it cannot be read or written.
     pub fn open_with(dir: &Path, watermarks: Watermarks) -> Result<PartStore> {
         let layout = Layout::new(dir);
-        fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
-        let lock = lock(&layout)?;
+        let lock = claim(dir, FolderRole::Node)?;
         let control = ControlFile::open(&layout)?;
         for dir in [layout.tmp(), layout.parts()] {
             fs_ops::create_dirs(&dir).map_err(|e| unusable(&dir, &e))?;
@@ -294,7 +293,7 @@ impl PartStore {
             Err(e) if e.kind() == ErrorKind::Interrupted => {
                 return Err(Error::cancelled("the verification was cancelled"));
             }
-            Err(e) if is_damage(&e) => format!("it cannot be read: {e}"),
+            Err(e) if IoFailure::of(&e).is_damage() => format!("it cannot be read: {e}"),
             Err(e) => return Err(Error::unavailable(format!("{} cannot be read just now: {e}", path.display()))),
         };
         // It may have been removed meanwhile.
@@ -337,7 +336,8 @@ impl PartStore {
     /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: from then on it is neither served nor
     /// counted as a copy. Returns the error for the caller; any other error is returned unchanged.
     fn quarantine(&self, id: PartId, path: &Path, error: Error) -> Error {
-        let gone = !path.exists();
+        // Any other error does not tell whether it is there.
+        let gone = matches!(path.try_exists(), Ok(false));
         if error.code != Code::DataLoss && !gone {
             return error;
         }
@@ -374,19 +374,4 @@ impl PartStore {
 
 fn unusable(path: &Path, cause: &io::Error) -> Error {
     Error::unavailable(format!("the data folder {} cannot be used: {cause}", path.display()))
-}
-
-/// Locks the folder for this process, until the file is closed.
-fn lock(layout: &Layout) -> Result<File> {
-    let path = layout.lock();
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|e| unusable(&path, &e))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::precondition(format!(
-            "the data folder {} is in use by another process: stop it, or start with another --data-dir",
-            layout.root().display()
-        ))),
-        Err(e) => Err(unusable(&path, &e.into())),
-    }
 }

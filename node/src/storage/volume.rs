@@ -1,7 +1,7 @@
 //! The file system under the data folder: whether it accepts new bytes, temporary files, and what a failed write means.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use volley_common::{Error, NodeId, PartId, Result, clock};
 use super::disk_health::DiskHealth;
 use super::disk_space::{DiskSpace, Watermarks};
 use super::fs_ops;
+use super::io_failure::{IoFailure, remedy};
 use super::layout::Layout;
 
 /// While a part grows, the free space is checked each time it crosses a multiple of this many bytes.
@@ -134,18 +135,29 @@ impl Volume {
         synced
     }
 
-    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED) only this write fails; after any
-    /// other cause (UNAVAILABLE) the node stops writing, because what is on the disk is unknown.
+    /// The error for a failed write of `what`. On a full disk (RESOURCE_EXHAUSTED), and if the process lacks files or memory
+    /// (UNAVAILABLE), only this write fails; after any other cause (UNAVAILABLE) the node stops writing, because what is on
+    /// the disk is unknown.
     pub fn write_error(&self, what: &str, cause: &io::Error) -> Error {
-        if matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-            let space = self.refresh_space();
-            return self.no_space(&format!("there was no space for {what} ({cause}): its disk is {space}"));
-        }
         let folder = self.layout.root().display();
-        let reason = format!("the node stopped accepting parts: {what} could not be written in {folder}: {cause}");
-        error!("{reason}");
-        self.health.lock().write_failure.get_or_insert_with(|| reason.clone());
-        Error::unavailable(reason)
+        match IoFailure::of(cause) {
+            IoFailure::Space => {
+                let space = self.refresh_space();
+                self.no_space(&format!("there was no space for {what} ({cause}): its disk is {space}"))
+            }
+            IoFailure::Transient => {
+                let reason = format!("{what} could not be written in {folder} just now: {cause}{}", remedy(cause));
+                warn!("{reason}");
+                Error::unavailable(format!("node {}: {reason}", self.node))
+            }
+            IoFailure::Missing | IoFailure::Disk | IoFailure::Other => {
+                let reason =
+                    format!("the node stopped accepting parts: {what} could not be written in {folder}: {cause}");
+                error!("{reason}");
+                self.health.lock().write_failure.get_or_insert_with(|| reason.clone());
+                Error::unavailable(reason)
+            }
+        }
     }
 
     /// Asks the file system for its space, and applies the watermarks.

@@ -126,3 +126,58 @@ async fn orphans_are_removed_when_their_time_is_over() {
     wait_for(SOON, "they are set aside", async || (!orphans(&cluster).is_empty()).then_some(())).await;
     wait_for(SOON, "they are removed", async || orphans(&cluster).is_empty().then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_folder_is_refused_to_any_other_process() {
+    let mut cluster = TestCluster::start_with(small()).await;
+    let (coordinator, node) = (cluster.coordinators[0].folder.clone(), cluster.nodes[0].folder.clone());
+    let unrelated = cluster.folder().join("unrelated");
+    fs::create_dir(&unrelated).unwrap();
+    fs::write(unrelated.join("notes.txt"), b"x").unwrap();
+    let intruder = cluster.add_node();
+    for (folder, reason) in [
+        (&coordinator, "belongs to volley-coordinator"),
+        (&node, "in use by another process"),
+        (&unrelated, "notes.txt"),
+    ] {
+        intruder.set_flag("--data-dir", &folder.display().to_string());
+        let said = intruder.start_fails().await;
+        assert!(said.contains(reason) && said.contains(&folder.display().to_string()), "{said}");
+    }
+    assert!(!coordinator.join("control").exists() && !coordinator.join("parts").exists());
+    assert_eq!(files_below(&unrelated).len(), 1, "nothing in it changed");
+    cluster.nodes.pop();
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..100).await.unwrap();
+    assert!(cluster.nodes[1].stop().await.success());
+    let folder = cluster.nodes[1].folder.display().to_string();
+    assert!(cluster.coordinators[0].stop().await.success());
+    cluster.coordinators[0].set_flag("--data-dir", &folder);
+    let said = cluster.coordinators[0].start_fails().await;
+    assert!(said.contains("belongs to volley-node"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_without_open_files_recovers_by_itself() {
+    let mut cluster = TestCluster::start_with(small()).await;
+    assert!(cluster.nodes[0].stop().await.success());
+    let limited = ["sh", "-c", "ulimit -n 150; exec \"$0\" \"$@\""].map(String::from).to_vec();
+    cluster.nodes[0].run_under(limited);
+    cluster.nodes[0].restart().await;
+    cluster.settle().await;
+    let there = cluster.nodes[0].client().await;
+    // A file is open for each shard of a put.
+    let wide = Options { shards: Some(400), shard_by: Some(vec!["id".into()]), ..Options::default() };
+    let error = rows::put(&there, "wide", &wide, 0..100_000).await.unwrap_err();
+    assert!(error.message.contains("open files"), "{error}");
+    rows::put(&there, "narrow", &Options::default(), 0..1000).await.unwrap();
+    assert_eq!(rows::get(&there, "narrow").await.unwrap(), Vec::from_iter(0..1000));
+    let log = cluster.nodes[0].log();
+    assert!(!log.contains("stopped accepting parts"), "{log}");
+    let status = cluster.status().await.unwrap();
+    assert!(status["nodes"].as_array().unwrap().iter().all(|node| node["condition"] == "ok"), "{status}");
+    wait_for(SOON, "nothing is left of the put that failed", async || {
+        let is_left = |file: &PathBuf| file.components().any(|part| part.as_os_str() == "wide");
+        cluster.part_files().iter().all(|file| !is_left(file)).then_some(())
+    })
+    .await;
+}

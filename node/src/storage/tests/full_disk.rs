@@ -135,3 +135,17 @@ fn full_disk_leaves_nothing_behind() {
     disk.leave(None);
     put(&store, &[batch()], Compression::None);
 }
+
+#[test]
+fn lack_of_files_or_memory_fails_one_write_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+        let error = store.0.volume.write_error("a new part", &std::io::Error::from_raw_os_error(code));
+        assert_eq!(error.code, Code::Unavailable, "{error}");
+        assert!(error.message.contains("just now") && store.write_failure().is_none(), "{error}");
+    }
+    put(&store, &[batch()], Compression::None);
+    store.0.volume.write_error("a new part", &std::io::Error::from_raw_os_error(libc::EIO));
+    assert!(store.write_failure().is_some_and(|why| why.contains("stopped accepting parts")));
+}
