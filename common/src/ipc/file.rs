@@ -112,7 +112,7 @@ impl<W: AppendSlices> FileEncoder<W> {
         let mut at = BufferCursor { buffers: encoded, offset: 0 };
         while !at.buffers.is_empty() {
             let from = at.buffers;
-            let Some(message) = EncodedMessage::read(&mut at)? else { break };
+            let Some(message) = MessageExtent::read(&mut at)? else { break };
             if at.offset > 0 {
                 return Err(ArrowError::IpcError("two encoded messages share a buffer".into()));
             }
@@ -124,7 +124,7 @@ impl<W: AppendSlices> FileEncoder<W> {
         Ok(self.output.append(&slices)?)
     }
 
-    fn record(&mut self, message: &EncodedMessage) {
+    fn record(&mut self, message: &MessageExtent) {
         let block = Block::new(self.length as i64, message.head as i32, message.body as i64);
         self.length += message.head + message.body;
         match message.kind {
@@ -157,13 +157,13 @@ impl<W: AppendSlices> FileEncoder<W> {
 }
 
 /// An encoded message: its kind, and the bytes of its prefix and header and of its body.
-struct EncodedMessage {
+struct MessageExtent {
     kind: MessageHeader,
     head: u64,
     body: u64,
 }
 
-impl EncodedMessage {
+impl MessageExtent {
     /// Reads the message at a position and moves the position behind it; `None` for the end of a stream.
     fn read(at: &mut BufferCursor<'_>) -> Result<Option<Self>, ArrowError> {
         let mut prefix = [0; PREFIX_BYTES];
@@ -177,7 +177,7 @@ impl EncodedMessage {
         let message = arrow_ipc::root_as_message(&header).map_err(|e| ArrowError::IpcError(e.to_string()))?;
         let (head, body) = ((PREFIX_BYTES + header.len()) as u64, message.bodyLength() as u64);
         at.skip(body as usize)?;
-        Ok(Some(EncodedMessage { kind: message.header_type(), head, body }))
+        Ok(Some(MessageExtent { kind: message.header_type(), head, body }))
     }
 }
 

@@ -31,6 +31,8 @@ pub struct PartDictionaries {
 struct PartDictionary {
     /// All values, as the last batch had them.
     source: ArrayData,
+    /// Its order has a meaning.
+    is_ordered: bool,
     /// `None`: all values are stored.
     used: Option<UsedValues>,
 }
@@ -83,9 +85,8 @@ impl PartDictionaries {
     fn first(&self, found: &[ArrayData]) -> Vec<PartDictionary> {
         let dictionary = |(array, is_ordered): (&ArrayData, bool)| {
             let source = array.child_data()[0].clone();
-            // The order of an ordered dictionary has a meaning.
             let is_whole = is_ordered || array_bytes(&make_array(source.clone())) <= MAX_WHOLE_BYTES;
-            PartDictionary { source, used: (!is_whole).then(UsedValues::default) }
+            PartDictionary { source, is_ordered, used: (!is_whole).then(UsedValues::default) }
         };
         let ordered = dictionary_fields(&self.schema).into_iter().map(|field| field.dict_is_ordered() == Some(true));
         found.iter().zip(ordered).map(dictionary).collect()
@@ -141,8 +142,15 @@ impl PartDictionary {
         match old.len().cmp(&new.len()) {
             std::cmp::Ordering::Greater => false,
             std::cmp::Ordering::Equal => old == new,
-            std::cmp::Ordering::Less => !has_nested_values(new.data_type()) && new.slice(0, old.len()) == *old,
+            std::cmp::Ordering::Less => {
+                self.may_grow_to(new) && !has_nested_values(new.data_type()) && new.slice(0, old.len()) == *old
+            }
         }
+    }
+
+    /// Whether the dictionary would be stored like this one if it were the part's first.
+    fn may_grow_to(&self, new: &ArrayData) -> bool {
+        self.used.is_some() || self.is_ordered || array_bytes(&make_array(new.clone())) <= MAX_WHOLE_BYTES
     }
 
     /// Adopts the array's dictionary, which fits, and the values that it uses.

@@ -131,6 +131,17 @@ fn dictionary_of_a_part_fits_one_message() {
 }
 
 #[test]
+fn dictionary_that_grows_large_begins_a_new_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut writer = store.create(spec(&unique_texts(1, 0..1), Compression::None)).unwrap();
+    for texts in [10, 1000] {
+        assert_eq!(writer.write(&unique_texts(texts, texts - 5..texts)).unwrap(), BatchWrite::Written);
+    }
+    assert_eq!(writer.write(&unique_texts(100_000, 0..5)).unwrap(), BatchWrite::NeedsNewPart);
+}
+
+#[test]
 fn large_dictionaries_at_every_depth_round_trip() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
