@@ -8,16 +8,19 @@ use arrow::datatypes::{DataType, Schema};
 use volley_common::ipc::unshared::repeated_bytes;
 use volley_common::{Error, Result};
 
+/// Batches are not joined if that would repeat more bytes of values which their rows share.
+const MAX_REPEATED: usize = 1 << 20;
+
 /// Whether any field, at any depth, has a dictionary.
 pub fn has_dictionary(schema: &Schema) -> bool {
     schema.flattened_fields().iter().any(|field| matches!(field.data_type(), DataType::Dictionary(_, _)))
 }
 
-/// One batch of all rows; the batches unchanged if arrow cannot join them (more dictionary values than keys).
+/// One batch of all rows; the batches unchanged if arrow cannot join them (more dictionary values than keys), or
+/// only by repeating values that rows share.
 pub fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     let Some(first) = batches.first().filter(|_| batches.len() > 1) else { return batches };
-    // A join would repeat values that rows share.
-    if batches.iter().any(|batch| repeated_bytes(batch).1 > 0) {
+    if batches.iter().map(|batch| repeated_bytes(batch).1).fold(0, usize::saturating_add) > MAX_REPEATED {
         return batches;
     }
     // Arrow panics when a nested dictionary overflows.

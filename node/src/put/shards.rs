@@ -27,6 +27,9 @@ const MIN_ROW_BYTES: usize = 3;
 /// The most bytes by which a batch may grow, because its rows share values, when it is sorted into shards.
 const MAX_REPEATED: usize = 64 << 20;
 
+/// The same for batches that are joined to one message, which must not become too large.
+const MAX_JOIN_REPEATED: usize = 32 << 10;
+
 /// Receives the rows of each shard.
 pub trait ShardSink {
     /// Rows of a shard as one message, in order for each shard.
@@ -341,7 +344,9 @@ impl PendingRows {
 fn join(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     match batches.as_slice() {
         [] | [_] => batches,
-        many if many.iter().any(|batch| repeated_bytes(batch).1 > 0) => batches,
+        many if many.iter().map(|batch| repeated_bytes(batch).1).fold(0, usize::saturating_add) > MAX_JOIN_REPEATED => {
+            batches
+        }
         many => match concat_batches(&many[0].schema(), many) {
             Ok(joined) => vec![joined],
             Err(_) => batches,
