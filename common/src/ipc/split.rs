@@ -15,7 +15,7 @@ const ROW_STEP: usize = 64;
 const SHARED_EIGHTHS: usize = 10;
 /// ... if that is not the padding of small buffers, bytes.
 const MIN_SHARED_BYTES: usize = 256 << 10;
-/// The most bytes of all batches together, as a multiple of the batch that is split ...
+/// Maximum bytes of all batches together, as a multiple of the batch that is split ...
 const MAX_GROWTH: usize = 8;
 /// ... plus this many bytes.
 const MAX_GROWTH_BYTES: usize = 64 << 20;

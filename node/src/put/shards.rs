@@ -15,16 +15,16 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
-/// The most bytes of rows that are buffered, in all shards together, to become messages of the target size.
+/// Maximum bytes of rows that are buffered, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
-/// The most bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
+/// Maximum bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
 /// processor's cache during that time.
 const MAX_WINDOW: usize = 16 << 20;
 /// The least number of bytes that a row counts in a window. The indexes of a row (its shard, its position in the shard,
 /// its position in the sorted window) take four times as much, so this bounds the memory for rows of very few bytes.
 const MIN_ROW_BYTES: usize = 3;
 
-/// The most bytes by which a batch may grow, because its rows share values, when it is sorted into shards.
+/// Maximum bytes by which a batch may grow, because its rows share values, when it is sorted into shards.
 const MAX_REPEATED: usize = 64 << 20;
 
 /// The same for batches that are joined to one message, which must not become too large.

@@ -24,15 +24,15 @@ use super::handshake::{PutMessages, next_message};
 use super::shards::{BatchPartitioner, ShardSink, TargetSizes};
 use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
 
-/// The most bytes of messages that are queued for the writer thread. A larger message is queued alone.
+/// Maximum bytes of messages that are queued for the writer thread. A larger message is queued alone.
 pub const QUEUED_BYTES: usize = 4 << 20;
 /// Messages that may wait for the writer thread.
 pub const QUEUED_MESSAGES: usize = 64;
 /// Sealed parts that may wait for replication.
 pub const SEALED_PARTS: usize = 16;
-/// The most parts of one put that are being sealed at the same time, while the next is being written.
+/// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
-/// The most memory for the dictionaries of all open parts of a put, bytes.
+/// Maximum number of memory for the dictionaries of all open parts of a put, bytes.
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 
 /// What the writer thread receives.
