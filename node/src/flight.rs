@@ -25,7 +25,7 @@ const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
 /// The largest message of an exchange, bytes: it is held in memory.
 const MAX_EXCHANGED: usize = 64 << 20;
-/// The most messages of one handshake.
+/// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 

@@ -26,7 +26,7 @@ const APP_METADATA: u64 = 3;
 const DATA_BODY: u64 = 1000;
 /// A longer header or metadata is stored like a body.
 const MAX_SMALL_FIELD: usize = 64 << 10;
-/// The most bytes of all other fields of a message: the descriptor, and what is unknown.
+/// Maximum bytes of all other fields of a message: the descriptor, and what is unknown.
 const MAX_FIELDS: usize = 1 << 20;
 /// Most bytes of a varint.
 const MAX_VARINT_BYTES: usize = 10;

@@ -13,9 +13,9 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
-/// The most bytes of rows that are buffered, in all shards together, to become messages of the target size.
+/// Maximum bytes of rows that are buffered, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
-/// The most bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
+/// Maximum bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
 /// processor's cache during that time.
 const MAX_WINDOW: usize = 16 << 20;
 /// The least number of bytes that a row counts in a window. The indexes of a row (its shard, its position in the shard,

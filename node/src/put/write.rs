@@ -25,13 +25,13 @@ use crate::put_memory::{BufferedRows, PutMemory};
 use crate::put_resources::PutResources;
 use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
 
-/// The most bytes of messages that are queued for the writer thread. A larger message is queued alone.
+/// Maximum bytes of messages that are queued for the writer thread. A larger message is queued alone.
 pub const QUEUED_BYTES: usize = 4 << 20;
 /// Messages that may wait for the writer thread.
 pub const QUEUED_MESSAGES: usize = 64;
 /// Sealed parts that may wait for replication.
 pub const SEALED_PARTS: usize = 16;
-/// The most parts of one put that are being sealed at the same time, while the next is being written.
+/// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
 
 /// What a writer receives.

@@ -39,7 +39,7 @@ fn anonymous(node: &ServerProcess) -> u64 {
     status_of(node, "RssAnon:") << 10
 }
 
-/// The most anonymous memory and threads of a node during a call.
+/// Maximum number of anonymous memory and threads of a node during a call.
 async fn peak<T>(node: &ServerProcess, call: impl Future<Output = T>) -> (T, u64, u64) {
     let (stop, bytes, threads) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let sample = async {

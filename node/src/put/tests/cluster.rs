@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use volley_common::server::serve::{self, ServerLimits, TonicService};
-use volley_common::wire::catalog::{Holders, Node, TableSpec, Write, WriteOutcome, WriteState};
+use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId};
@@ -74,7 +74,7 @@ impl Coordinator for FakeCoordinator {
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
         let request = request.into_inner();
         let mut state = self.state.lock();
-        let placement = state.placement.iter().map(|nodes| Holders { nodes: nodes.clone() }).collect();
+        let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),
             table: request.table,
