@@ -68,11 +68,10 @@ pub async fn feed(
             () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
             message = next_message(&mut input) => message?,
             () = memory.shortage(), if may_buffer => {
-                // If the queue is full, the writer sees the shortage after its next message.
-                may_buffer = messages.try_send(WriterInput::Flush).is_err();
-                if may_buffer {
-                    tokio::task::yield_now().await;
+                if messages.send(WriterInput::Flush).await.is_err() {
+                    return Ok(());
                 }
+                may_buffer = false;
                 continue;
             }
             () = messages.closed() => return Ok(()),

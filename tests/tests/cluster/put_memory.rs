@@ -81,6 +81,10 @@ fn keyed(table: usize) -> String {
     format!(r#"{{"table": "t{table}", "shard_by": ["k"], "shards": 8, "replicas": 1}}"#)
 }
 
+fn unkeyed(table: usize) -> String {
+    format!(r#"{{"table": "t{table}", "replicas": 1}}"#)
+}
+
 async fn put(client: &Client, messages: Vec<FlightData>) -> Result<(), Status> {
     raw::put(client, stream::iter(messages)).await.map(drop)
 }
@@ -94,7 +98,7 @@ async fn open(client: &Client, messages: Vec<FlightData>) -> (Streaming<PutResul
             std::future::pending::<()>().await;
         }
     });
-    let input = stream::iter(messages).chain(wait.filter_map(async |()| None));
+    let input = stream::iter(messages).chain(wait.filter_map(|()| std::future::ready(None)));
     (client.flight().do_put(input).await.unwrap().into_inner(), end)
 }
 
@@ -134,18 +138,18 @@ async fn large_messages_take_no_anonymous_memory() {
     let node = &cluster.nodes[0];
     let client = node.client().await;
     let rows = 1 << 10;
-    let large = messages(r#"{"table": "t", "mode": "append", "replicas": 1}"#, &[batch(0, rows, 64 << 10)]);
-    assert!(large[1].data_body.len() as u64 > 64 * MIB);
-    let puts = (0..3).map(|_| put(&client, large.clone()));
+    let whole = batch(0, rows, 64 << 10);
+    let large = |table| messages(&unkeyed(table), std::slice::from_ref(&whole));
+    assert!(large(0)[1].data_body.len() as u64 > 64 * MIB);
+    let puts = (0..3).map(|table| put(&client, large(table)));
     let (outcome, bytes, _) = peak(node, futures::future::try_join_all(puts)).await;
     outcome.unwrap();
     assert!(bytes < 32 * MIB + BASE, "{} MiB", bytes / MIB);
-    let (_, batches) = client.get_all(&rows::name("t"), &Options::default()).await.unwrap();
-    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 3 * rows as usize);
-    assert!(batches.iter().all(|stored| {
-        let first = stored.column(0).to_data().buffers()[0].typed_data::<i64>()[stored.column(0).offset()];
-        *stored == batch(0, rows, 64 << 10).slice(first as usize, stored.num_rows())
-    }));
+    for table in 0..3 {
+        let name = rows::name(&format!("t{table}"));
+        let (schema, batches) = client.get_all(&name, &Options::default()).await.unwrap();
+        assert_eq!(arrow::compute::concat_batches(&schema, &batches).unwrap().columns(), whole.columns());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,13 +159,18 @@ async fn compressed_message_takes_no_memory_for_what_it_declares() {
     let client = node.client().await;
     let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 8 << 20]));
     let zeros = RecordBatch::try_from_iter([("n", zeros)]).unwrap();
-    let zstd = IpcWriteOptions::default().try_with_compression(Some(arrow_ipc::CompressionType::ZSTD)).unwrap();
-    let mut bomb =
-        messages(r#"{"table": "t", "mode": "append", "replicas": 1, "compression": "zstd"}"#, &[zeros.slice(0, 0)]);
-    bomb.push(flight_data_from_arrow_batch(&zeros, &zstd).1);
-    assert!(bomb[2].data_body.len() < 100_000, "64 MiB of zeros");
-    let (outcome, bytes, _) =
-        peak(node, futures::future::try_join_all((0..4).map(|_| put(&client, bomb.clone())))).await;
+    let zstd = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
+    let command = r#"{"table": "t", "mode": "create_append", "replicas": 1, "compression": "zstd"}"#;
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_options(zstd)
+        .with_max_flight_data_size(usize::MAX)
+        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.to_string())));
+    let bomb: Vec<_> = encoder.build(stream::iter([Ok(zeros)])).try_collect().await.unwrap();
+    assert!(bomb[1].data_body.len() < 100_000, "64 MiB of zeros");
+    // The first one creates the table.
+    put(&client, bomb.clone()).await.unwrap();
+    let puts = (0..3).map(|_| put(&client, bomb.clone()));
+    let (outcome, bytes, _) = peak(node, futures::future::try_join_all(puts)).await;
     outcome.unwrap();
     assert!(bytes < 32 * MIB + BASE, "{} MiB", bytes / MIB);
     let info = client.info(&rows::name("t"), &Options::default()).await.unwrap();
@@ -212,7 +221,7 @@ async fn put_beyond_the_limit_is_refused_at_once_with_a_hint() {
     assert_eq!(turn.await.unwrap().unwrap().rows, 1000);
 }
 
-/// The full cases, of which docs/performance.md has the figures: `VOLLEY_PUT_MEMORY=CASE`.
+/// The full cases, which are too heavy for each run: `VOLLEY_PUT_MEMORY=CASE`, with `--nocapture` for the figures.
 #[tokio::test(flavor = "multi_thread")]
 async fn full_cases_on_request() {
     let Ok(case) = std::env::var("VOLLEY_PUT_MEMORY") else { return };
@@ -229,10 +238,11 @@ async fn full_cases_on_request() {
         "1000-keyed" => keyed_puts(1000, (0..8).map(|at| batch(at * 64, 64, 1016)).collect()).await,
         "32-of-16" => keyed_puts(32, (0..4).map(|at| batch(at * 16384, 16384, 1016)).collect()).await,
         "8-of-1g" => {
-            let large = messages(r#"{"table": "t", "mode": "append", "replicas": 1}"#, &[batch(0, 16 << 10, 65_528)]);
+            let large = messages(&unkeyed(0), &[batch(0, 16 << 10, 65_528)]);
             let flight = client.flight().max_encoding_message_size(usize::MAX);
-            let puts = (0..8).map(|_| {
-                let (mut flight, large) = (flight.clone(), large.clone());
+            let puts = (0..8).map(|table| {
+                let (mut flight, mut large) = (flight.clone(), large.clone());
+                large[0].flight_descriptor = Some(FlightDescriptor::new_cmd(unkeyed(table)));
                 async move { flight.do_put(stream::iter(large)).await?.into_inner().try_collect::<Vec<_>>().await }
             });
             peak(node, futures::future::try_join_all(puts)).await.0.unwrap();
