@@ -222,7 +222,7 @@ pub struct GetArgs {
     /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
     #[arg(long, value_name = "COLUMN,...")]
     pub columns: Vec<ColumnList>,
-    /// The most rows to fetch [default: all into a file, 20 on the screen].
+    /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
     #[arg(long)]
     pub limit: Option<u64>,
     /// This version instead of the newest.

@@ -29,7 +29,7 @@ use super::Format;
 use super::leaves::{ColumnError, map_children, map_leaves, visit_leaves, with_type};
 use super::text_values::{check_text, has_offset_seconds};
 
-/// The most digits of a decimal.
+/// Maximum number of digits of a decimal.
 const MAX_PRECISION: u8 = 76;
 
 /// The columns of a table as one format holds them.

@@ -12,7 +12,7 @@ use volley_common::{Error, Result};
 
 use super::io_error;
 
-/// The most symbolic links that are followed to a file that does not exist.
+/// Maximum number of symbolic links that are followed to a file that does not exist.
 const MAX_LINKS: usize = 40;
 
 /// The output of one command.
