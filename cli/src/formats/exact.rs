@@ -239,7 +239,7 @@ fn check_keys(array: &ArrayRef) -> Result<(), ColumnError> {
     }
 }
 
-/// Values that the Parquet writer would truncate.
+/// Values that the Parquet writer would truncate. Decimals of negative scale are checked when they are cast.
 fn check_parquet(leaf: &ArrayRef) -> Result<(), ColumnError> {
     let digits = |result: Result<(), ArrowError>| result.map_err(|e| ColumnError::new(format!("is not valid ({e})")));
     match leaf.data_type() {
@@ -252,10 +252,10 @@ fn check_parquet(leaf: &ArrayRef) -> Result<(), ColumnError> {
                 None => Ok(()),
             }
         }
-        DataType::Decimal32(p, _) => digits(leaf.as_primitive::<Decimal32Type>().validate_decimal_precision(*p)),
-        DataType::Decimal64(p, _) => digits(leaf.as_primitive::<Decimal64Type>().validate_decimal_precision(*p)),
-        DataType::Decimal128(p, _) => digits(leaf.as_primitive::<Decimal128Type>().validate_decimal_precision(*p)),
-        DataType::Decimal256(p, _) => digits(leaf.as_primitive::<Decimal256Type>().validate_decimal_precision(*p)),
+        DataType::Decimal32(p, 0..) => digits(leaf.as_primitive::<Decimal32Type>().validate_decimal_precision(*p)),
+        DataType::Decimal64(p, 0..) => digits(leaf.as_primitive::<Decimal64Type>().validate_decimal_precision(*p)),
+        DataType::Decimal128(p, 0..) => digits(leaf.as_primitive::<Decimal128Type>().validate_decimal_precision(*p)),
+        DataType::Decimal256(p, 0..) => digits(leaf.as_primitive::<Decimal256Type>().validate_decimal_precision(*p)),
         _ => Ok(()),
     }
 }

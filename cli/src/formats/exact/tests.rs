@@ -97,7 +97,8 @@ fn arrow_formats_keep_every_type() {
         let batch = one_column(seed, data_type);
         for (name, format) in [("t.arrow", Format::Arrow), ("t.arrows", Format::Arrows)] {
             let back = round_trip(name, format, &batch).unwrap_or_else(|e| panic!("{name} {data_type}: {e}"));
-            assert_eq!(back, batch, "{name}");
+            assert_eq!(back.schema(), batch.schema(), "{name}");
+            assert_eq!(shown(back.column(0)), shown(batch.column(0)), "{name} {data_type}");
         }
     }
 }
@@ -177,18 +178,19 @@ fn json_lines_show_the_values_of_every_type_or_refuse_it() {
             }
         };
         assert!(!is_union(data_type), "{data_type}");
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), ROWS, "{data_type}");
+        assert_eq!(text.lines().count(), ROWS, "{data_type}");
+        assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{data_type}: {text}");
         if data_type.is_nested() {
             continue;
         }
-        for (line, expected) in lines.iter().zip(shown(batch.column(0))) {
-            match &line["c0"] {
-                Value::String(text) => assert_eq!(*text, expected, "{data_type}"),
-                Value::Number(number) if data_type.is_floating() => {
-                    assert_eq!(number.as_f64(), expected.parse().ok(), "{data_type}");
+        for (line, expected) in text.lines().zip(shown(batch.column(0))) {
+            let value = line.strip_prefix("{\"c0\":").and_then(|line| line.strip_suffix('}')).unwrap();
+            match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+                Some(text) => assert_eq!(text, expected, "{data_type}"),
+                None if data_type.is_floating() && value != "null" => {
+                    assert_eq!(value.parse::<f64>(), expected.parse(), "{data_type}");
                 }
-                other => assert_eq!(other.to_string(), expected, "{data_type}"),
+                None => assert_eq!(value, expected, "{data_type}"),
             }
         }
     }
@@ -205,7 +207,7 @@ fn refusal_of(name: &str, batch: &RecordBatch) -> String {
         Ok(writer) => writer,
         Err(e) => return e.message,
     };
-    writer.write(batch).expect_err("a refusal").message
+    writer.write(batch).expect_err(name).message
 }
 
 #[test]
