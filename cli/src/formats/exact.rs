@@ -24,6 +24,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::*;
 use arrow::error::ArrowError;
+use volley_common::ipc::shrink::shrink_to_fit;
 
 use super::Format;
 use super::leaves::{ColumnError, map_children, map_leaves, visit_leaves, with_type};
@@ -62,7 +63,8 @@ impl ExactColumns {
     /// Names the column of the first value that the format cannot hold.
     pub fn convert(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         if matches!(self.format, Format::Arrow | Format::Arrows) {
-            return Ok(batch.clone());
+            // Arrow's writer writes unions and run ends below a sliced list wrongly.
+            return Ok(shrink_to_fit(batch));
         }
         let mut columns = Vec::with_capacity(batch.num_columns());
         let mut fields = Vec::with_capacity(batch.num_columns());

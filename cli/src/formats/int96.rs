@@ -25,7 +25,8 @@ struct NeededUnit {
 
 impl NeededUnit {
     fn add(&mut self, value: &Int96) {
-        let (days, nanos) = (value.data()[2] as i32, ((value.data()[1] as u64) << 32 | value.data()[0] as u64) as i64);
+        let data = value.data();
+        let (days, nanos) = (data[2] as i32, ((u64::from(data[1]) << 32) | u64::from(data[0])) as i64);
         let exact = (i128::from(days) - JULIAN_DAY_OF_1970) * NANOS_PER_DAY + i128::from(nanos);
         self.overflows_nanos |= i64::try_from(exact).is_err();
         self.overflows_micros |= i64::try_from(exact / 1000).is_err();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, downcast_temporal_array};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, downcast_primitive_array};
 use arrow::compute::{max, min};
 use arrow::datatypes::*;
 use arrow::temporal_conversions::as_datetime_with_timezone;
@@ -43,7 +43,7 @@ fn finite<T: ArrowPrimitiveType>(
 /// The calendar has the values between two values that it has, so the least and the greatest are tried.
 fn check_range(leaf: &ArrayRef) -> Result<(), ColumnError> {
     let leaf = leaf.as_ref();
-    let ends: ArrayRef = downcast_temporal_array!(
+    let ends: ArrayRef = downcast_primitive_array!(
         leaf => { ends(leaf) }
         _ => return Ok(()),
     );

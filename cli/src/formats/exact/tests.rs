@@ -172,7 +172,8 @@ fn json_lines_show_the_values_of_every_type_or_refuse_it() {
         let text = match text(&folder.path().join("t.jsonl"), Format::Jsonl, &batch) {
             Ok(text) => text,
             Err(e) => {
-                assert!(is_union(data_type), "{data_type}: {e}");
+                // The test data has maps with a key twice.
+                assert!(is_union(data_type) || e.message.contains("twice"), "{data_type}: {e}");
                 assert!(e.message.contains("\"c0"), "{e}");
                 continue;
             }

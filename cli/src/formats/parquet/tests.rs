@@ -21,18 +21,16 @@ fn int96(nanos: i128) -> Int96 {
     value
 }
 
-/// A file with an INT96 column, one row group for each list.
-fn int96_file(path: &Path, message: &str, levels: Option<i16>, groups: &[&[i128]]) -> File {
+/// A file with an INT96 column of this definition level, one row group for each list.
+fn int96_file(path: &Path, message: &str, level: i16, groups: &[&[i128]]) -> File {
     let schema = Arc::new(parse_message_type(message).unwrap());
     let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Default::default()).unwrap();
     for values in groups {
         let values: Vec<Int96> = values.iter().copied().map(int96).collect();
         let mut group = writer.next_row_group().unwrap();
         let mut column = group.next_column().unwrap().unwrap();
-        let definitions = levels.map_or(vec![1], |level| vec![level; values.len()]);
         // In a list every value is a row of its own.
-        let repetitions = vec![0; values.len()];
-        let definitions = if levels.is_some() { definitions } else { vec![1; values.len()] };
+        let (definitions, repetitions) = (vec![level; values.len()], vec![0; values.len()]);
         column.typed::<Int96Type>().write_batch(&values, Some(&definitions), Some(&repetitions)).unwrap();
         column.close().unwrap();
         group.close().unwrap();
@@ -55,7 +53,7 @@ const FIRST_DAY: i128 = -719_162 * NANOS_PER_DAY;
 fn int96_outside_of_nanoseconds_is_read_in_microseconds() {
     let folder = tempfile::tempdir().unwrap();
     let message = "message m { optional int96 t; }";
-    let file = int96_file(&folder.path().join("t"), message, None, &[&[0, 1000], &[LAST_DAY, FIRST_DAY]]);
+    let file = int96_file(&folder.path().join("t"), message, 1, &[&[0, 1000], &[LAST_DAY, FIRST_DAY]]);
     let (schema, batches) = read(&file).unwrap();
     assert_eq!(schema.field(0).data_type(), &DataType::Timestamp(TimeUnit::Microsecond, None));
     let micros: Vec<_> =
@@ -67,11 +65,11 @@ fn int96_outside_of_nanoseconds_is_read_in_microseconds() {
 fn int96_with_nanoseconds_keeps_them_or_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let message = "message m { optional int96 t; }";
-    let file = int96_file(&folder.path().join("t"), message, None, &[&[-1, i64::MAX.into()], &[i64::MIN.into()]]);
+    let file = int96_file(&folder.path().join("t"), message, 1, &[&[-1, i64::MAX.into()], &[i64::MIN.into()]]);
     let (schema, batches) = read(&file).unwrap();
     assert_eq!(schema.field(0).data_type(), &DataType::Timestamp(TimeUnit::Nanosecond, None));
     assert_eq!(batches[0].column(0).as_primitive::<TimestampNanosecondType>().values(), &[-1, i64::MAX]);
-    let file = int96_file(&folder.path().join("t"), message, None, &[&[1], &[LAST_DAY]]);
+    let file = int96_file(&folder.path().join("t"), message, 1, &[&[1], &[LAST_DAY]]);
     let error = read(&file).unwrap_err().to_string();
     assert!(error.contains("\"t\"") && error.contains("1677") && error.contains("microseconds"), "{error}");
 }
@@ -80,7 +78,7 @@ fn int96_with_nanoseconds_keeps_them_or_is_refused() {
 fn int96_within_a_list_is_read_in_its_unit() {
     let folder = tempfile::tempdir().unwrap();
     let message = "message m { optional group l (LIST) { repeated group list { optional int96 element; } } }";
-    let file = int96_file(&folder.path().join("t"), message, Some(3), &[&[LAST_DAY]]);
+    let file = int96_file(&folder.path().join("t"), message, 3, &[&[LAST_DAY]]);
     let (schema, batches) = read(&file).unwrap();
     let DataType::List(item) = schema.field(0).data_type() else { panic!("{schema}") };
     assert_eq!(item.data_type(), &DataType::Timestamp(TimeUnit::Microsecond, None));
