@@ -11,6 +11,7 @@
 //! | [`history`] | every operation and fault, as JSON lines |
 //! | [`check`] | the checker: finds violations in a history |
 //! | [`run`], [`report`] | a whole run, and its report |
+//! | [`quantile`] | quantiles of measured times |
 //! | [`figures`] | how long recovery takes |
 #![allow(
     clippy::unwrap_used,
@@ -29,6 +30,7 @@ pub mod links;
 pub mod nemesis;
 pub mod owner;
 pub mod proxy;
+pub mod quantile;
 pub mod report;
 pub mod rows;
 pub mod run;
