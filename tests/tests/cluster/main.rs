@@ -8,6 +8,7 @@ mod crashes;
 mod disk;
 mod doctor;
 mod formats;
+mod hung;
 mod leader;
 mod listeners;
 mod messages;
