@@ -17,7 +17,7 @@ use crate::http2::settings::{ClientSettings, MEMBER};
 use crate::http2::{ProxyRequestBody, StreamPermit};
 use crate::{Error, Result};
 
-/// The most members whose health is remembered.
+/// Maximum number of members whose health is remembered.
 const MAX_MEMBERS: usize = 4096;
 
 /// Connections to members, by `HOST:PORT`: tonic channels for calls, HTTP/2 connections below tonic for requests that are

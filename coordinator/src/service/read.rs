@@ -58,7 +58,7 @@ pub struct ListedTable {
 }
 
 /// What a request reads: a version and its columns.
-struct ReadTarget {
+struct ResolvedRead {
     version: u64,
     columns: Option<Vec<usize>>,
     schema: Bytes,
@@ -74,7 +74,7 @@ pub struct ReadService {
     rotation: AtomicUsize,
     /// The retention of tables without one.
     retention_ms: u64,
-    /// The most endpoints of a FlightInfo.
+    /// Maximum number of endpoints of a FlightInfo.
     max_endpoints: u32,
 }
 
@@ -108,7 +108,7 @@ impl ReadService {
         listener: &ClientListener,
     ) -> Result<ReadPlan> {
         let (options, table) = (&request.options, catalog.require_table(&request.name)?);
-        let target = self.read_target(catalog, table, options)?;
+        let target = self.resolve_read(catalog, table, options)?;
         let max_endpoints = match listener.locations {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
@@ -141,7 +141,7 @@ impl ReadService {
     pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         let ticket = |catalog: CatalogView| {
             let table = catalog.require_table(name)?;
-            let target = self.read_target(&catalog, table, options)?;
+            let target = self.resolve_read(&catalog, table, options)?;
             catalog.require_live_nodes()?;
             // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
             let listener = self.listeners.default_name();
@@ -177,11 +177,11 @@ impl ReadService {
         Ok(listed)
     }
 
-    fn read_target(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<ReadTarget> {
+    fn resolve_read(&self, catalog: &Catalog, table: &Table, options: &Options) -> Result<ResolvedRead> {
         let now_ms = clock::now_ms();
         let version = catalog.readable_version(table, options.version, now_ms)?;
         let (columns, schema) = select_columns(table, options)?;
-        Ok(ReadTarget { version, columns, schema, expires_ms: expires_ms(table, version, now_ms, self.retention_ms) })
+        Ok(ResolvedRead { version, columns, schema, expires_ms: expires_ms(table, version, now_ms, self.retention_ms) })
     }
 
     /// The next number of the sequence that spreads load over equally good nodes.
@@ -280,7 +280,7 @@ fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
 }
 
 /// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
-fn signer(catalog: &Catalog, table: &Table, target: &ReadTarget, plan: &VersionPlan) -> Result<TicketSigner> {
+fn signer(catalog: &Catalog, table: &Table, target: &ResolvedRead, plan: &VersionPlan) -> Result<TicketSigner> {
     let index = |columns: &Vec<usize>| columns.iter().map(|at| *at as u32).collect();
     let schema = if plan.has_parts() { Bytes::new() } else { table.schema.clone() };
     Ok(ticket_key(catalog)?.signer(&Ticket {

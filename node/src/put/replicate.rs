@@ -347,7 +347,7 @@ mod tests {
 
     fn plan(placement: &[&[u64]], min_copies: u32, nodes: &[u64]) -> WritePlan {
         let spec = catalog::TableSpec { min_copies, ..Default::default() };
-        let placement = placement.iter().map(|ids| catalog::Holders { nodes: ids.to_vec() }).collect();
+        let placement = placement.iter().map(|ids| catalog::ShardPlacement { nodes: ids.to_vec() }).collect();
         WritePlan {
             write: Some(catalog::Write { spec: Some(spec), placement, ..Default::default() }),
             nodes: nodes.iter().map(|id| catalog::Node { id: *id, ..Default::default() }).collect(),

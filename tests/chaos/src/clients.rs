@@ -24,7 +24,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(9);
 const ATTEMPTS: usize = 4;
 /// Operations on a table before the next one replaces it: few enough for the checker.
 const OPERATIONS: u64 = 150;
-/// The most rows of a write.
+/// Maximum number of rows of a write.
 const MOST_ROWS: i64 = 1500;
 
 /// A kind of table, and how its rows are kept.

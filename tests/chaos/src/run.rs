@@ -36,7 +36,7 @@ const RETENTION: Duration = Duration::from_secs(12);
 pub struct ChaosOptions {
     /// The seed of all random choices.
     pub seed: u64,
-    /// The most faults.
+    /// Maximum number of faults.
     pub faults: usize,
     /// The longest time, without the repair and the check after the faults.
     pub time: Duration,

@@ -6,7 +6,7 @@ use super::{ChaosViolation, ViolationKind};
 use crate::history::{ClientHistory, FaultEvent, MemberCall};
 use crate::quantile::quantile;
 
-/// The most seconds that 99 of 100 calls may take through members that do not hang. The promise of 1.5 s is for an idle
+/// Maximum number of seconds that 99 of 100 calls may take through members that do not hang. The promise of 1.5 s is for an idle
 /// machine; here all members and clients share one with the faults' aftermath.
 const MAX_P99: f64 = 3.0;
 /// The fewest calls from which a quantile is judged.

@@ -16,7 +16,7 @@ mod anomalies;
 pub mod latency;
 mod table_model;
 
-/// The most states that the search for an order visits.
+/// Maximum number of states that the search for an order visits.
 const MAX_STATES: usize = 3_000_000;
 
 /// The kind of a violation.
