@@ -96,19 +96,20 @@ impl ConnectionPool {
         connections.send(request.map(Into::into), open).await
     }
 
-    /// The health of the member at `addr`.
+    /// The health of the member at `addr`. When it hangs, its connections are abandoned: later calls open new ones.
     pub fn health(&self, addr: &str) -> Arc<MemberHealth> {
-        self.health.get_or_insert_with(addr, || MemberHealth::new(addr, self.settings))
+        self.health.get_or_insert_with(addr, || {
+            let (channels, connections, member) = (self.channels.clone(), self.connections.clone(), addr.to_string());
+            MemberHealth::new(addr, self.settings, move || {
+                channels.remove(&member);
+                connections.iter().for_each(|class| drop(class.remove(&member)));
+            })
+        })
     }
 
-    /// Completes once the member at `addr` does not answer probes. Then its connections are abandoned: calls after that
-    /// open new ones.
+    /// Completes once the member at `addr` does not answer probes.
     pub fn silence(&self, addr: &str) -> SilenceWatch {
-        let (pool, member) = (self.clone(), addr.to_string());
-        self.health(addr).silence(move || {
-            pool.channels.remove(&member);
-            pool.connections.iter().for_each(|connections| drop(connections.remove(&member)));
-        })
+        self.health(addr).silence()
     }
 
     /// The outcome of `call`, which waits for the member at `addr`, for as long as that member answers probes. So a call

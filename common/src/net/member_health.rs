@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::body::Body;
 use tonic::transport::Channel;
@@ -46,7 +47,10 @@ const MAX_BREAKER_TIME: Duration = Duration::from_secs(600);
 pub struct MemberHealth {
     addr: String,
     settings: &'static ClientSettings,
+    /// Called when the breaker opens.
+    on_silent: Box<dyn Fn() + Send + Sync>,
     state: Mutex<HealthState>,
+    verdict: watch::Sender<Verdict>,
     /// Held during a probe, so that concurrent calls share it; the connection of the probes.
     prober: tokio::sync::Mutex<Option<Channel>>,
 }
@@ -54,8 +58,19 @@ pub struct MemberHealth {
 #[derive(Default)]
 struct HealthState {
     last_answer: Option<Instant>,
+    last_failure: Option<Instant>,
     doubted_until: Option<Instant>,
-    is_open: bool,
+}
+
+/// What the probes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It answers, or nothing is known.
+    Answers,
+    /// It failed a probe; a task goes on probing it.
+    Suspected,
+    /// It failed several: the breaker is open, and the task goes on until it answers.
+    Silent,
 }
 
 /// The order in which members are tried: those with an open breaker last.
@@ -90,30 +105,35 @@ impl fmt::Debug for SilenceWatch {
 }
 
 impl MemberHealth {
-    pub(super) fn new(addr: &str, settings: &'static ClientSettings) -> Arc<Self> {
-        let (state, prober) = (Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(MemberHealth { addr: addr.to_string(), settings, state, prober })
+    pub(super) fn new(
+        addr: &str,
+        settings: &'static ClientSettings,
+        on_silent: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(MemberHealth {
+            addr: addr.to_string(),
+            settings,
+            on_silent: Box::new(on_silent),
+            state: Mutex::default(),
+            verdict: watch::Sender::new(Verdict::Answers),
+            prober: tokio::sync::Mutex::default(),
+        })
     }
 
     /// When to try this member.
     pub fn rank(&self) -> HealthRank {
-        let state = self.state.lock();
-        match state.doubted_until {
-            _ if state.is_open => HealthRank::Silent,
-            Some(until) if until > Instant::now() => HealthRank::Doubtful,
+        let doubted_until = self.state.lock().doubted_until;
+        match *self.verdict.borrow() {
+            Verdict::Silent => HealthRank::Silent,
+            _ if doubted_until.is_some_and(|until| until > Instant::now()) => HealthRank::Doubtful,
             _ => HealthRank::Answers,
         }
     }
 
     /// Records an answer: closes the breaker.
     pub fn record_answer(&self) {
-        let was_open = {
-            let mut state = self.state.lock();
-            let was_open = state.is_open;
-            *state = HealthState { last_answer: Some(Instant::now()), doubted_until: None, is_open: false };
-            was_open
-        };
-        if was_open {
+        *self.state.lock() = HealthState { last_answer: Some(Instant::now()), ..HealthState::default() };
+        if self.set_verdict(Verdict::Answers) == Verdict::Silent {
             tracing::info!(member = self.addr, "a member answers again");
         }
     }
@@ -124,71 +144,81 @@ impl MemberHealth {
     }
 
     /// Completes when the member fails a probe: it may hang.
-    pub async fn doubted(&self) {
+    pub async fn doubted(self: &Arc<Self>) {
         sleep(PROBE_AFTER).await;
-        while self.probe().await {
+        while self.answers().await {
             sleep(PROBE_INTERVAL).await;
         }
-        self.record_doubt();
     }
 
     /// Whether it answered a moment ago, or answers a probe now.
-    pub async fn answers(&self) -> bool {
+    pub async fn answers(self: &Arc<Self>) -> bool {
         let answers = self.probe().await;
         if !answers {
             self.record_doubt();
+            self.suspect();
         }
         answers
     }
 
-    /// Watches a call that waits for the member; `on_silent` is called when it hangs.
-    pub(super) fn silence(self: Arc<Self>, on_silent: impl FnOnce() + Send + 'static) -> SilenceWatch {
+    /// Watches a call that waits for the member.
+    pub(super) fn silence(self: Arc<Self>) -> SilenceWatch {
         let watch = async move {
-            self.doubted().await;
-            let mut failed = 1;
-            while failed < MAX_FAILED_PROBES {
-                if self.probe().await {
-                    self.doubted().await;
-                    failed = 0;
+            loop {
+                self.doubted().await;
+                let mut verdict = self.verdict.subscribe();
+                let decided = verdict.wait_for(|verdict| *verdict != Verdict::Suspected).await.map(|verdict| *verdict);
+                if matches!(decided, Ok(Verdict::Silent)) {
+                    return Error::unavailable(format!("the member at {} does not answer probes", self.addr));
                 }
-                failed += 1;
             }
-            on_silent();
-            let addr = self.addr.clone();
-            self.open_breaker();
-            Error::unavailable(format!("the member at {addr} does not answer probes"))
         };
         SilenceWatch(Mutex::new(watch.boxed()))
     }
 
-    /// Opens the breaker, and probes the member until it answers.
-    fn open_breaker(self: Arc<Self>) {
-        if std::mem::replace(&mut self.state.lock().is_open, true) {
-            return;
-        }
-        tracing::warn!(member = self.addr, "a member does not answer; other members are tried first until it does");
-        tokio::spawn(async move {
-            let opened = Instant::now();
-            let mut pause = MIN_BREAKER_PAUSE;
-            // Somebody but this task still uses it, and no call got an answer meanwhile.
-            while Arc::strong_count(&self) > 1 && self.state.lock().is_open && opened.elapsed() < MAX_BREAKER_TIME {
-                if self.probe().await {
-                    return;
-                }
-                sleep(pause).await;
-                pause = (2 * pause).min(MAX_BREAKER_PAUSE);
+    /// Probes the member until it answers, after it failed one probe; opens the breaker if it fails more.
+    fn suspect(self: &Arc<Self>) {
+        let is_new = self.verdict.send_if_modified(|verdict| {
+            let is_new = *verdict == Verdict::Answers;
+            if is_new {
+                *verdict = Verdict::Suspected;
             }
-            self.state.lock().is_open = false;
+            is_new
         });
+        if is_new {
+            let member = Arc::downgrade(self);
+            tokio::spawn(async move { probe_until_answer(member).await });
+        }
+    }
+
+    fn set_verdict(&self, new: Verdict) -> Verdict {
+        let mut old = new;
+        self.verdict.send_if_modified(|verdict| {
+            old = std::mem::replace(verdict, new);
+            old != new
+        });
+        old
+    }
+
+    fn open_breaker(&self) {
+        self.set_verdict(Verdict::Silent);
+        tracing::warn!(member = self.addr, "a member does not answer; other members are tried first until it does");
+        (self.on_silent)();
     }
 
     /// Whether the member answers a probe, or answered recently. Concurrent calls share one probe.
     async fn probe(&self) -> bool {
         let asked = Instant::now();
         let mut channel = self.prober.lock().await;
-        let last_answer = self.state.lock().last_answer;
+        let (last_answer, last_failure) = {
+            let state = self.state.lock();
+            (state.last_answer, state.last_failure)
+        };
         if last_answer.is_some_and(|at| at + RECENT > asked) {
             return true;
+        }
+        if last_failure.is_some_and(|at| at > asked) {
+            return false;
         }
         match timeout(PROBE_TIMEOUT, self.send_probe(&mut channel)).await {
             Ok(true) => {
@@ -198,6 +228,7 @@ impl MemberHealth {
             // A connection that lost packets would be slow long after the network is well again.
             _ => {
                 *channel = None;
+                self.state.lock().last_failure = Some(Instant::now());
                 false
             }
         }
@@ -215,5 +246,32 @@ impl MemberHealth {
         let Ok(ready) = calling.ready().await else { return false };
         let request: Request<Bytes> = grpc::health_request();
         ready.call(request.map(|body| Body::new(Full::new(body)))).await.is_ok()
+    }
+}
+
+/// Goes on probing a member that failed a probe, until it answers, is forgotten, or stays silent for too long.
+async fn probe_until_answer(member: Weak<MemberHealth>) {
+    let began = Instant::now();
+    let (mut failed, mut pause) = (1, Duration::ZERO);
+    loop {
+        sleep(pause).await;
+        let Some(member) = member.upgrade() else { return };
+        if *member.verdict.borrow() == Verdict::Answers {
+            return;
+        }
+        if began.elapsed() > MAX_BREAKER_TIME {
+            member.set_verdict(Verdict::Answers);
+            return;
+        }
+        if member.probe().await {
+            return;
+        }
+        failed += 1;
+        if failed == MAX_FAILED_PROBES {
+            member.open_breaker();
+        }
+        if failed >= MAX_FAILED_PROBES {
+            pause = (2 * pause).clamp(MIN_BREAKER_PAUSE, MAX_BREAKER_PAUSE);
+        }
     }
 }

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use volley_common::client::{Client, FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Error, Result, TableName};
+use volley_tests::cluster::{MemberId, TestCluster};
 
-use crate::history::{ClientOperation, HistoryLine, HistoryRecorder, OpOutcome, OpRequest, PutMode};
+use crate::history::{ClientOperation, HistoryLine, HistoryRecorder, MemberCall, OpOutcome, OpRequest, PutMode};
 use crate::rows::{self, TableContent};
 
 /// The timeout of a client's call: less than the retention, so that nothing expires while it is read.
@@ -58,6 +59,8 @@ pub fn replicas(table: &str) -> Option<u32> {
 pub struct ClientWorkload {
     recorder: Arc<HistoryRecorder>,
     addresses: Vec<String>,
+    /// In the order of `addresses`.
+    members: Vec<MemberId>,
     retention: Duration,
     /// Operations on each kind so far.
     used: [AtomicU64; TABLE_KINDS.len()],
@@ -65,9 +68,17 @@ pub struct ClientWorkload {
 }
 
 impl ClientWorkload {
-    /// A workload on these members. `retention`: how long the cluster keeps old versions.
-    pub fn new(recorder: Arc<HistoryRecorder>, addresses: Vec<String>, retention: Duration) -> ClientWorkload {
-        ClientWorkload { recorder, addresses, retention, used: Default::default(), stop: CancellationToken::new() }
+    /// A workload on the members of a cluster. `retention`: how long the cluster keeps old versions.
+    pub fn new(recorder: Arc<HistoryRecorder>, cluster: &TestCluster, retention: Duration) -> ClientWorkload {
+        let (addresses, members) = (cluster.addresses(), cluster.member_ids());
+        ClientWorkload {
+            recorder,
+            addresses,
+            members,
+            retention,
+            used: Default::default(),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// Stops all clients after their current operation.
@@ -96,6 +107,8 @@ struct PinnedInfo {
 pub struct ChaosClient {
     load: Arc<ClientWorkload>,
     rng: StdRng,
+    /// Distinguishes it from others in the history.
+    number: u64,
     connections: HashMap<usize, Client>,
     kept: Vec<PinnedInfo>,
 }
@@ -106,7 +119,8 @@ type MemberAnswer<T> = (usize, Result<T>);
 impl ChaosClient {
     /// A client with a random sequence of its own.
     pub fn new(load: Arc<ClientWorkload>, seed: u64) -> ChaosClient {
-        ChaosClient { load, rng: StdRng::seed_from_u64(seed), connections: HashMap::new(), kept: Vec::new() }
+        let (rng, connections) = (StdRng::seed_from_u64(seed), HashMap::new());
+        ChaosClient { load, rng, number: seed, connections, kept: Vec::new() }
     }
 
     /// Runs one operation after the other until the workload stops.
@@ -282,7 +296,11 @@ impl ChaosClient {
             let answer = call(&client).await;
             Ok((client, answer))
         };
-        match tokio::time::timeout(CALL_LIMIT, called).await {
+        let begin = self.load.recorder.now();
+        let outcome = tokio::time::timeout(CALL_LIMIT, called).await;
+        let (name, end) = (self.load.members[member].to_string(), self.load.recorder.now());
+        self.load.recorder.add(HistoryLine::Call(MemberCall { client: self.number, member: name, begin, end }));
+        match outcome {
             Ok(Ok((client, answer))) => {
                 self.connections.insert(member, client);
                 (member, answer.map_err(|error| error.at(address)))

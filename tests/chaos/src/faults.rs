@@ -127,6 +127,11 @@ impl FaultAction {
         }
     }
 
+    /// Whether it makes one member hang: connections to it stay open, and nothing comes back.
+    pub fn hangs_one_member(&self) -> bool {
+        matches!(self, FaultAction::Pause(_) | FaultAction::Links(LinkSet::All(_), LinkFault::Stall))
+    }
+
     /// Whether it destroys copies of parts or of the catalog. Then it must be the only fault, and the next such fault waits for
     /// the repair.
     pub fn destroys_copies(&self) -> bool {
@@ -172,12 +177,14 @@ pub struct FaultGenerator {
     rng: StdRng,
     coordinators: usize,
     nodes: usize,
+    /// The longest that a member hangs.
+    longest_pause: Duration,
 }
 
 impl FaultGenerator {
-    /// A generator for a cluster of this size.
-    pub fn new(rng: StdRng, coordinators: usize, nodes: usize) -> FaultGenerator {
-        FaultGenerator { rng, coordinators, nodes }
+    /// A generator for a cluster of this size. `longest_pause`: for how long a member may hang.
+    pub fn new(rng: StdRng, coordinators: usize, nodes: usize, longest_pause: Duration) -> FaultGenerator {
+        FaultGenerator { rng, coordinators, nodes, longest_pause }
     }
 
     /// The next faults: mostly one, in one case of four two at the same time.
@@ -206,9 +213,19 @@ impl FaultGenerator {
         loop {
             let action = self.action();
             if only.is_empty() || only.iter().any(|kind| kind == action.kind()) {
-                return ScheduledFault { action, duration: Duration::from_millis(self.rng.random_range(200..3500)) };
+                return ScheduledFault { action, duration: self.duration(action) };
             }
         }
+    }
+
+    /// Mostly short; one in four members that hang does so for longer, which outlasts every timeout.
+    fn duration(&mut self, action: FaultAction) -> Duration {
+        let short = Duration::from_millis(self.rng.random_range(200..3500));
+        let longest = self.longest_pause.as_millis() as u64;
+        if action.hangs_one_member() && longest > 3500 && self.rng.random_bool(0.25) {
+            return Duration::from_millis(self.rng.random_range(3500..=longest));
+        }
+        short
     }
 
     fn action(&mut self) -> FaultAction {
@@ -268,7 +285,7 @@ pub fn kinds() -> std::collections::BTreeSet<&'static str> {
 }
 
 fn generator(seed: u64) -> FaultGenerator {
-    FaultGenerator::new(rand::SeedableRng::seed_from_u64(seed), 3, 5)
+    FaultGenerator::new(rand::SeedableRng::seed_from_u64(seed), 3, 5, Duration::from_secs(60))
 }
 
 #[cfg(test)]
@@ -280,6 +297,15 @@ mod tests {
         let draw = |seed| (0..50).scan(generator(seed), |c, _| Some(c.next(&[]))).collect::<Vec<_>>();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn some_members_hang_for_long() {
+        let mut generator = generator(5);
+        let only = ["pause-node".to_string(), "pause-leader".to_string()];
+        let drawn: Vec<Duration> = (0..200).flat_map(|_| generator.next(&only)).map(|fault| fault.duration).collect();
+        let long = drawn.iter().filter(|duration| **duration > Duration::from_secs(20)).count();
+        assert!(long > 20 && long * 2 < drawn.len(), "{long} of {}", drawn.len());
     }
 
     #[test]

@@ -123,6 +123,22 @@ pub struct FaultEvent {
     pub begin: u64,
     /// When it was undone.
     pub end: u64,
+    /// The one member that did not answer meanwhile, though connections to it stayed open; none for other faults.
+    #[serde(default)]
+    pub hung: Option<String>,
+}
+
+/// One call of a client to a member, with whatever outcome. Times as in [`ClientOperation`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberCall {
+    /// The client.
+    pub client: u64,
+    /// The member that was called.
+    pub member: String,
+    /// When it began.
+    pub begin: u64,
+    /// When it ended.
+    pub end: u64,
 }
 
 /// A line of a history.
@@ -133,6 +149,8 @@ pub enum HistoryLine {
     Operation(ClientOperation),
     /// A fault.
     Fault(FaultEvent),
+    /// A call.
+    Call(MemberCall),
 }
 
 /// The history of a whole run.
@@ -142,6 +160,8 @@ pub struct ClientHistory {
     pub operations: BTreeMap<u64, ClientOperation>,
     /// In the order in which they were injected.
     pub faults: Vec<FaultEvent>,
+    /// In the order in which they ended.
+    pub calls: Vec<MemberCall>,
 }
 
 impl ClientHistory {
@@ -149,6 +169,7 @@ impl ClientHistory {
         match line {
             HistoryLine::Operation(operation) => drop(self.operations.insert(operation.id, operation)),
             HistoryLine::Fault(fault) => self.faults.push(fault),
+            HistoryLine::Call(call) => self.calls.push(call),
         }
     }
 
@@ -230,7 +251,7 @@ mod tests {
             ordered: true,
             content,
         })));
-        let fault = FaultEvent { kind: "crash-node".into(), what: "node1".into(), begin: 1, end: 2 };
+        let fault = FaultEvent { kind: "crash-node".into(), what: "node1".into(), begin: 1, end: 2, hung: None };
         recorder.add(HistoryLine::Fault(fault.clone()));
         let read = ClientHistory::load(&path).unwrap();
         assert_eq!(read.operations, recorder.history().operations);

@@ -12,6 +12,7 @@
 //! | [`check`] | the checker: finds violations in a history |
 //! | [`memory`] | the servers' memory during a run, and its bound |
 //! | [`run`], [`report`] | a whole run, and its report |
+//! | [`quantile`] | quantiles of measured times |
 //! | [`figures`] | how long recovery takes |
 #![allow(
     clippy::unwrap_used,
@@ -31,6 +32,7 @@ pub mod memory;
 pub mod nemesis;
 pub mod owner;
 pub mod proxy;
+pub mod quantile;
 pub mod report;
 pub mod rows;
 pub mod run;

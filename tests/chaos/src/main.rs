@@ -21,6 +21,9 @@ struct ChaosFlags {
     /// Seconds for which to inject faults.
     #[arg(long)]
     seconds: Option<u64>,
+    /// The longest time for which a member is paused or cut off with its connections open, in seconds.
+    #[arg(long, default_value_t = 15)]
+    longest_pause: u64,
     /// The seed of the faults; the same seed chooses the same faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -69,6 +72,7 @@ async fn chaos(flags: &ChaosFlags) -> ExitCode {
         seed: flags.seed,
         faults: flags.faults.unwrap_or(if flags.seconds.is_some() { usize::MAX } else { 25 }),
         time: flags.seconds.map_or(Duration::MAX, Duration::from_secs),
+        longest_pause: Duration::from_secs(flags.longest_pause),
         only: flags.only.clone(),
         keep: flags.keep,
         coordinator_config: flags.coordinator_config.clone(),

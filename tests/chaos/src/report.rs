@@ -6,6 +6,7 @@ use comfy_table::{Table, presets};
 
 use crate::check;
 use crate::history::{ClientHistory, ClientOperation, FaultEvent, OpOutcome, OpRequest, PutMode};
+use crate::quantile::quantile;
 use crate::run::ChaosOutcome;
 
 fn table(header: &[&str]) -> Table {
@@ -17,6 +18,12 @@ fn table(header: &[&str]) -> Table {
 /// The whole report.
 pub fn text(ended: &ChaosOutcome) -> String {
     let mut text = format!("\n{}\n\n{}\n", faults(&ended.history, ended), operations(&ended.history));
+    let beside = check::latency::calls_beside_a_hung_member(&ended.history);
+    if let (Some(median), Some(p99)) = (quantile(&beside, 0.5), quantile(&beside, 0.99)) {
+        let calls = beside.len();
+        text +=
+            &format!("\nwhile one member hung: {calls} calls through others, median {median:.2} s, p99 {p99:.2} s\n");
+    }
     if let Some(time) = ended.repaired {
         text += &format!("\nall copies were repaired {:.1} s after the faults\n", time.as_secs_f64());
     }
@@ -72,14 +79,6 @@ fn recovery(history: &ClientHistory, fault: &FaultEvent, is_wanted: fn(&ClientOp
     after.map(|operation| operation.end - fault.begin).min().map(|micros| micros as f64 / 1e6)
 }
 
-/// The quantile of this share (nearest rank).
-pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = ((sorted.len() as f64 * share).ceil() as usize).max(1);
-    sorted.get(rank - 1).copied()
-}
-
 fn seconds(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{value:.2} s"))
 }
@@ -115,17 +114,5 @@ fn request_name(request: &OpRequest) -> &'static str {
         OpRequest::Read { endpoints: false } => "read one stream",
         OpRequest::ReadPinned { .. } => "read a kept FlightInfo",
         OpRequest::ReadVersion { .. } => "read a version",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_measured_values() {
-        let values = [5.0, 1.0, 4.0, 2.0, 3.0];
-        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 3.0, 5.0, 5.0].map(Some));
-        assert_eq!(quantile(&[], 0.5), None);
     }
 }

@@ -41,6 +41,8 @@ pub struct ChaosOptions {
     pub faults: usize,
     /// The longest time, without the repair and the check after the faults.
     pub time: Duration,
+    /// The longest time that a member hangs.
+    pub longest_pause: Duration,
     /// Only these kinds of faults; empty: all.
     pub only: Vec<String>,
     /// Whether to keep the folder even if no violation was found.
@@ -93,11 +95,11 @@ pub async fn run(options: &ChaosOptions) -> ChaosOutcome {
         let violations = vec![violation(ViolationKind::Unreachable, why)];
         return end(cluster, &recorder, violations, options, RunFigures::default());
     }
-    let load = Arc::new(ClientWorkload::new(recorder.clone(), cluster.servers.addresses(), RETENTION));
+    let load = Arc::new(ClientWorkload::new(recorder.clone(), &cluster.servers, RETENTION));
     let workers: Vec<_> = (0..CLIENTS)
         .map(|at| tokio::spawn(ChaosClient::new(load.clone(), options.seed.wrapping_mul(1000) + at).run()))
         .collect();
-    let generator = FaultGenerator::new(StdRng::seed_from_u64(options.seed), 3, 5);
+    let generator = FaultGenerator::new(StdRng::seed_from_u64(options.seed), 3, 5, options.longest_pause);
     let mut nemesis = ProcessNemesis::new(cluster, recorder.clone(), generator, options.only.clone());
     while nemesis.done() < options.faults && recorder.elapsed() < options.time {
         nemesis.turn().await;

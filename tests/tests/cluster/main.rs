@@ -11,6 +11,7 @@ mod disk;
 mod doctor;
 mod edge;
 mod formats;
+mod hung;
 mod leader;
 mod listeners;
 mod messages;

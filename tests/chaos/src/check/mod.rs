@@ -13,6 +13,7 @@ use crate::history::{ClientHistory, ClientOperation, OpOutcome, OpRequest, PutMo
 use table_model::ObservedEffect;
 
 mod anomalies;
+pub mod latency;
 mod table_model;
 
 /// Maximum number of states that the search for an order visits.
@@ -40,6 +41,8 @@ pub enum ViolationKind {
     Undecided,
     /// An answer that no fault explains.
     Unexpected,
+    /// Calls through sound members were slow while one member hung.
+    Slow,
     /// A process exited by itself.
     Crashed,
     /// A member cannot be reached, or is not ready, after the faults.
@@ -81,7 +84,7 @@ pub fn check(history: &ClientHistory) -> Vec<ChaosViolation> {
     }
     let violations =
         |operations: &Vec<&ClientOperation>| anomalies::find(operations).into_iter().chain(check_order(operations));
-    tables.values().flat_map(violations).collect()
+    tables.values().flat_map(violations).chain(latency::check(history)).collect()
 }
 
 /// Whether one table's operations are linearizable.

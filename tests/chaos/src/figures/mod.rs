@@ -9,7 +9,7 @@ use volley_common::options::{Mode, Options};
 use volley_common::{Result, TableName};
 use volley_tests::cluster::{ClusterOptions, TestCluster};
 
-use crate::report::quantile;
+use crate::quantile::quantile;
 use crate::rows;
 
 mod leader;

@@ -48,6 +48,8 @@ struct InjectedFault {
     what: String,
     begin: u64,
     duration: Duration,
+    /// The member that does not answer meanwhile.
+    hung: Option<String>,
     undo: FaultUndo,
 }
 
@@ -94,17 +96,21 @@ impl ProcessNemesis {
         for ScheduledFault { action, duration } in self.draw() {
             let begin = self.recorder.now();
             match self.inject(action).await {
-                Ok((what, undo)) => injected.push(InjectedFault { kind: action.kind(), what, begin, duration, undo }),
+                Ok((what, undo)) => {
+                    let hung =
+                        action.hangs_one_member().then(|| what.split(' ').next().unwrap_or_default().to_string());
+                    injected.push(InjectedFault { kind: action.kind(), what, begin, duration, hung, undo });
+                }
                 Err(why) => self.skip(action, why),
             }
         }
         injected.sort_by_key(|one| one.duration);
         let begin = Instant::now();
-        for InjectedFault { kind, what, begin: since, duration, undo } in injected {
+        for InjectedFault { kind, what, begin: since, duration, hung, undo } in injected {
             tokio::time::sleep(duration.saturating_sub(begin.elapsed())).await;
             self.undo(undo).await;
             self.done += 1;
-            let fault = FaultEvent { kind: kind.into(), what, begin: since, end: self.recorder.now() };
+            let fault = FaultEvent { kind: kind.into(), what, begin: since, end: self.recorder.now(), hung };
             self.recorder.add(HistoryLine::Fault(fault));
         }
         tokio::time::sleep(self.generator.pause()).await;
