@@ -98,8 +98,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running =
-        RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime, _folder: folder };
+    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime, _folder: folder };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);

@@ -58,7 +58,7 @@ fn holds_number(wide: &DataType, narrow: &DataType) -> bool {
                 whole >= narrow_whole && after >= narrow_after
             }
             // 2^bits has at most bits * log10(2) + 1 digits.
-            (Some((whole, after)), None, Some(bits)) => after >= 0 && whole >= bits.magnitude * 30103 / 100_000 + 1,
+            (Some((whole, after)), None, Some(bits)) => after >= 0 && whole > bits.magnitude * 30103 / 100_000,
             _ => holds_float(wide, narrow),
         };
     };

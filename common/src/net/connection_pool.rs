@@ -102,7 +102,7 @@ impl ConnectionPool {
             let (channels, connections, member) = (self.channels.clone(), self.connections.clone(), addr.to_string());
             MemberHealth::new(addr, self.settings, move || {
                 channels.remove(&member);
-                connections.iter().for_each(|class| drop(class.remove(&member)));
+                connections.iter().for_each(|class| class.remove(&member));
             })
         })
     }

@@ -105,7 +105,10 @@ impl MemberConnections {
     fn connection_broke(&self, error: &hyper::Error) -> SendError {
         let text = error_chain(error);
         if is_protocol_violation(error) {
-            return SendError::Broke(Error::internal(format!("the reply of the member at {} is invalid: {text}", self.addr)));
+            return SendError::Broke(Error::internal(format!(
+                "the reply of the member at {} is invalid: {text}",
+                self.addr
+            )));
         }
         let text = format!("the connection to the member at {} broke: {text}", self.addr);
         match was_refused(error) {

@@ -109,7 +109,7 @@ impl Catalog {
         cluster.coordinators = op.coordinator.iter().cloned().collect();
         self.touched.insert(RowKey::Cluster);
         // Their commits may be among those that were lost, so that nothing may conclude that they ended without one.
-        for id in self.open.iter().cloned().collect::<Vec<_>>() {
+        for id in self.open.keys().cloned().collect::<Vec<_>>() {
             self.remove_write(&id);
         }
         Ok(done())

@@ -82,7 +82,9 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     ready.send_replace(true);
     let reporter = ReportSender::new(state.store.clone(), reports);
     let silence = state.pool.silence(&leader);
-    LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }.serve(orders, heartbeat, silence).await
+    LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }
+        .serve(orders, heartbeat, silence)
+        .await
 }
 
 /// Joins the cluster (durably, the first time) and adopts its ticket key, members and cancelled flights.

@@ -31,7 +31,7 @@ async fn long_message_arrives_cut_direct_and_forwarded() {
     let (pool, upstream) = (ConnectionPool::new(), server.addr.clone());
     let proxy = TestServer::start(move |request| {
         let (pool, upstream) = (pool.clone(), upstream.clone());
-        async move { forward(&pool, &upstream, request).await.unwrap_or_else(grpc_error) }
+        async move { forward(&pool, &upstream, request).await.unwrap_or_else(|failed| grpc_error(Error::from(failed))) }
     })
     .await;
     for member in [&server, &proxy] {
@@ -100,7 +100,7 @@ async fn reply_that_breaks_http2_is_internal() {
         let status = server.client().await.do_get(Ticket::default()).await.unwrap_err();
         assert_eq!(Error::from(status).code, Code::Internal);
         let request = crate::grpc::do_get_request("t");
-        let error = forward(&ConnectionPool::new(), &server.addr, request).await.unwrap_err();
+        let error = Error::from(forward(&ConnectionPool::new(), &server.addr, request).await.unwrap_err());
         assert_eq!(error.code, Code::Internal, "{error}");
     }
 }
