@@ -219,7 +219,7 @@ pub struct GetArgs {
     /// Only these columns, in this order.
     #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
     pub columns: Option<Vec<String>>,
-    /// The most rows to fetch [default: all into a file, 20 on the screen].
+    /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
     #[arg(long)]
     pub limit: Option<u64>,
     /// This version instead of the newest.
