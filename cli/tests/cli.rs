@@ -1,7 +1,7 @@
 //! Tests the `volley` program against clusters of `volley dev`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -150,7 +150,7 @@ fn errors_are_one_line_and_leave_no_files_or_tables() {
     // Only a part of the file is readable: no rows are kept.
     has(
         &["put", &at("t.csv"), &at("late.csv"), "--table", "t", "--infer-rows", "3"],
-        &["late.csv", "'x'", "--infer-rows"],
+        &["late.csv: line 5", "\"x\"", "--infer-rows"],
     );
     assert_eq!(dev.json(&["ls"]), serde_json::json!([]));
 
@@ -167,6 +167,92 @@ fn errors_are_one_line_and_leave_no_files_or_tables() {
     assert!(one_error(volley(&taken).output().unwrap(), &taken).contains(taken[2]));
     let nobody = ["ls", "--cluster", "127.0.0.1:1"];
     assert!(one_error(volley(&nobody).output().unwrap(), &nobody).contains("volley dev"));
+    dev.stop();
+}
+
+/// Runs a command with an input that is a pipe.
+fn piped(dev: &DevProcess, args: &[&str], input: String) -> Output {
+    let mut command = volley(args);
+    command.env("VOLLEY_CLUSTER", &dev.address).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    output
+}
+
+#[test]
+fn piped_rows_are_all_stored_or_none() {
+    let folder = TempDir::new().unwrap();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    let rows = |count: usize| format!("a,b\n{}", "1,x\n".repeat(count));
+    let count = || dev.json(&["ls", "t"])[0]["rows"].as_u64();
+
+    let put = piped(&dev, &["put", "/dev/stdin", "--format", "csv", "--table", "t"], rows(50_000));
+    let text = String::from_utf8(put.stderr).unwrap();
+    assert!(put.status.success() && text == "types: a Int64, b Utf8\n", "{text}");
+    assert_eq!(count(), Some(50_000));
+    assert!(piped(&dev, &["put", "-", "--format", "csv", "--table", "t"], rows(2)).status.success());
+    assert_eq!(count(), Some(2));
+
+    let fifo = folder.path().join("t.csv");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (path, text) = (fifo.clone(), rows(30_000));
+    let writer = std::thread::spawn(move || std::fs::write(path, text));
+    dev.ok(&["put", fifo.to_str().unwrap(), "--table", "t"]);
+    writer.join().unwrap().unwrap();
+    assert_eq!(count(), Some(30_000));
+
+    // Nothing, and half of a row, replace nothing.
+    for (input, reason) in [("", "standard input: the file is empty"), ("a,b\n1,x\n2", "standard input: line 3")] {
+        let args = ["put", "-", "--format", "csv", "--table", "t"];
+        let error = one_error(piped(&dev, &args, input.into()), &args);
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(count(), Some(30_000));
+    }
+    dev.stop();
+}
+
+#[test]
+fn text_is_put_with_the_types_that_are_known() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    let types = || {
+        let info = dev.json(&["info", "t"]);
+        let columns: Vec<_> = info["columns"].as_array().unwrap().iter().map(|c| c["type"].clone()).collect();
+        serde_json::to_string(&columns).unwrap()
+    };
+    std::fs::write(at("t.csv"), "a,b\n1,10\n").unwrap();
+    std::fs::write(at("null.csv"), "a,b\n2,\n").unwrap();
+    std::fs::write(at("code.csv"), "a,b\n3,B7\n").unwrap();
+    dev.ok(&["put", &at("t.csv"), "--table", "t", "--type", "b=int32"]);
+    assert_eq!(types(), r#"["Int64","Int32"]"#);
+    dev.ok(&["put", &at("null.csv"), "--table", "t", "--mode", "append"]);
+    dev.ok(&["get", "t", "-o", &at("back.csv")]);
+    assert_eq!(std::fs::read_to_string(at("back.csv")).unwrap(), "a,b\n1,10\n2,\n");
+
+    let ignored = dev.error(&["put", &at("t.csv"), "--table", "t", "--mode", "append", "--all-text"]);
+    assert!(ignored.contains("--all-text has no effect here (the types are the table's)"), "{ignored}");
+
+    // A table keeps its types, unless others are named.
+    for more in [["--mode", "append"], ["--mode", "replace"]] {
+        let error = dev.error(&["put", &at("code.csv"), "--table", "t", more[0], more[1]]);
+        assert!(error.contains("code.csv: line 2: column \"b\": \"B7\"") && error.contains("table"), "{error}");
+    }
+    std::fs::write(at("info.json"), dev.ok(&["info", "t", "--json"])).unwrap();
+    dev.ok(&["put", &at("code.csv"), "--table", "t", "--all-text"]);
+    assert_eq!(types(), r#"["Utf8","Utf8"]"#);
+    dev.ok(&["put", &at("t.csv"), "--table", "t", "--schema", &at("info.json")]);
+    assert_eq!(types(), r#"["Int64","Int32"]"#);
+    // Several files have one schema; an option without effect is refused.
+    dev.ok(&["drop", "t"]);
+    dev.ok(&["put", &at("t.csv"), &at("code.csv"), "--table", "t"]);
+    assert_eq!(types(), r#"["Int64","Utf8"]"#);
+    dev.ok(&["get", "t", "-o", &at("t.parquet")]);
+    assert!(dev.error(&["put", &at("t.parquet"), "--table", "t", "--all-text"]).contains("--all-text is for CSV"));
+    assert!(dev.error(&["put", &at("t.csv"), "--table", "t", "--type", "c=int8"]).contains("the columns are a, b"));
     dev.stop();
 }
 

@@ -41,6 +41,10 @@ pub mod scrub;
 pub mod server;
 pub mod session;
 pub mod storage;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../common/src/ipc/test_data.rs"]
+mod test_data;
 pub mod throttle;
 pub mod unneeded_parts;
 

@@ -103,7 +103,9 @@ fn every_format_keeps_simple_columns_and_nulls() {
         write(&path, &[simple(), simple()]).unwrap();
         let back = read(&path).unwrap();
         let expected = concat_batches(&simple().schema(), &[simple(), simple()]).unwrap();
-        assert_eq!(back, expected, "{name}");
+        assert_eq!(back.columns(), expected.columns(), "{name}");
+        let names = |batch: &RecordBatch| batch.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+        assert_eq!(names(&back), names(&expected), "{name}");
     }
     assert_eq!(folder.names().len(), 8, "no temporary file is left: {:?}", folder.names());
 }

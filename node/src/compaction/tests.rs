@@ -13,10 +13,7 @@ use volley_common::wire::cluster::BeginWriteRequest;
 use super::*;
 use crate::put::tests::cluster::InProcessCluster;
 use crate::storage::PartSpec;
-
-#[allow(dead_code)]
-#[path = "../../../common/src/ipc/test_data.rs"]
-mod test_data;
+use crate::test_data;
 
 /// A part of one batch, on this node.
 fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {

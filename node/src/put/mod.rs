@@ -37,11 +37,11 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
+use volley_common::Result;
 use volley_common::grpc::retry_later;
 use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::ipc::flight_stream::FlightDataStream;
-use volley_common::{Error, Result};
 
 use crate::context::PutContext;
 use crate::put_resources::PutSlot;

@@ -70,7 +70,7 @@ async fn unread_streams_take_bounded_memory() {
         for (count, limit) in [(1_500, 256), (8_400, 512)] {
             streams.extend(unread_gets(member, count).await);
             let grown = settled_mib(member).await.saturating_sub(before);
-            println!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
+            eprintln!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
             assert!(grown < limit, "{}: {grown} MiB for {} unread streams", member.name, streams.len());
         }
         let start = Instant::now();

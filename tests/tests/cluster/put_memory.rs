@@ -57,7 +57,7 @@ async fn peak<T>(node: &ServerProcess, call: impl Future<Output = T>) -> (T, u64
     };
     let (outcome, ()) = tokio::join!(call, sample);
     let (bytes, threads) = (bytes.into_inner(), threads.into_inner());
-    println!("peak: {} MiB anonymous, {threads} threads, {:.1} s", bytes / MIB, began.elapsed().as_secs_f64());
+    eprintln!("peak: {} MiB anonymous, {threads} threads, {:.1} s", bytes / MIB, began.elapsed().as_secs_f64());
     (outcome, bytes, threads)
 }
 

@@ -38,7 +38,6 @@ pub struct TypeRules {
     pub known: KnownTypes,
     /// Types of single columns, before all others.
     types: Vec<ColumnType>,
-    all_text: bool,
     text: TextOptions,
 }
 
@@ -52,8 +51,13 @@ impl TypeRules {
             Some(path) => KnownTypes::Schema(text::schema_file(path)?),
             None => KnownTypes::None,
         };
-        let text = TextOptions { nulls: put.nulls.clone(), infer_rows: put.infer_rows };
-        Ok(TypeRules { known, types: put.types.clone(), all_text: put.all_text, text })
+        let text = TextOptions {
+            nulls: put.nulls.clone(),
+            infer_rows: put.infer_rows,
+            typed: put.types.iter().map(|named| named.column.clone()).collect(),
+            all_text: put.all_text,
+        };
+        Ok(TypeRules { known, types: put.types.clone(), text })
     }
 
     /// The schema, if no type is to be inferred.
@@ -66,17 +70,26 @@ impl TypeRules {
         }
     }
 
+    /// Refuses options of inference where nothing is inferred.
+    fn check_inference_options(&self) -> Result<()> {
+        let given = [("--all-text", self.text.all_text), ("--infer-rows", self.text.infer_rows.is_some())];
+        match given.into_iter().find(|(_, given)| *given && self.all_columns().is_some()) {
+            Some((option, _)) => Err(Error::invalid(format!("{option} has no effect here{}", self.hint()))),
+            None => Ok(()),
+        }
+    }
+
     /// A column, with its inferred type unless another rule names one.
     fn field(&self, name: &str, inferred: DataType) -> FieldRef {
         match &self.known {
-            KnownTypes::ReplacedTable(table) if !self.all_text => {
+            KnownTypes::ReplacedTable(table) if !self.text.all_text => {
                 if let Some((_, field)) = table.fields().find(name) {
                     return field.clone();
                 }
             }
             _ => {}
         }
-        Arc::new(Field::new(name, if self.all_text { DataType::Utf8 } else { inferred }, true))
+        Arc::new(Field::new(name, if self.text.all_text { DataType::Utf8 } else { inferred }, true))
     }
 
     /// The schema with the types that `--type` names.
@@ -145,8 +158,9 @@ impl InputFiles {
         let is_csv = |file: &InputFile| matches!(file.format, Format::Csv | Format::Tsv);
         let has_csv = self.files.iter().any(is_csv);
         for (option, given) in given {
-            if given && !(if option == "--null" { has_csv } else { self.have_text() }) {
-                let formats = if option == "--null" { "CSV" } else { "CSV and JSON" };
+            let (formats, usable) =
+                if option == "--null" { ("CSV", has_csv) } else { ("CSV and JSON", self.have_text()) };
+            if given && !usable {
                 return Err(Error::invalid(format!("{option} is for {formats}, and no file is that")));
             }
         }
@@ -161,6 +175,7 @@ impl InputFiles {
         if let Some(typed) = self.typed_schema()? {
             rules.known = KnownTypes::OtherFiles(typed);
         }
+        rules.check_inference_options()?;
         self.schema = match rules.all_columns() {
             Some(schema) => rules.with_named_types(schema.as_ref().clone())?,
             None => {
@@ -204,8 +219,16 @@ impl InputFiles {
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
         });
         let mut all = TextStats::default();
-        for stats in results {
-            all.merge(&stats?);
+        let mut header: Option<Schema> = None;
+        for (file, stats) in self.files.iter().zip(results) {
+            let stats = stats?;
+            if file.format != Format::Jsonl {
+                match &header {
+                    None => header = Some(names(&stats)),
+                    Some(header) => text::check(file, header)?,
+                }
+            }
+            all.merge(&stats);
         }
         Ok(all)
     }
@@ -251,4 +274,9 @@ impl InputFiles {
         }
         error
     }
+}
+
+/// The columns without their types.
+fn names(stats: &TextStats) -> Schema {
+    Schema::new(stats.columns().map(|(name, _)| Field::new(name, DataType::Null, true)).collect::<Vec<_>>())
 }

@@ -8,7 +8,8 @@ use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use volley_common::Result;
 
-use super::cells::{Cells, cells};
+use super::cells::Cells;
+use super::columns::{column, struct_column};
 use super::csv_rows::CsvRows;
 use super::json_cells::StructCells;
 use super::json_rows::JsonRows;
@@ -33,13 +34,13 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
 
 fn csv(rows: CsvRows<Input>, schema: SchemaRef, options: TextOptions) -> Result<Batches, ArrowError> {
     let indexes = columns_of(&rows, &schema)?;
-    let columns = schema.fields().iter().map(|field| cells(field.data_type())).collect::<Result<_, _>>()?;
+    let columns = schema.fields().iter().map(|field| column(field)).collect::<Result<_, _>>()?;
     let mut batches = CsvBatches { rows, indexes, columns, schema, options };
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
 fn json(rows: JsonRows<Input>, schema: SchemaRef) -> Result<Batches, ArrowError> {
-    let columns = StructCells::new(schema.fields().clone())?;
+    let columns = struct_column(schema.fields())?;
     let mut batches = JsonBatches { rows, columns, schema };
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
@@ -51,7 +52,7 @@ pub fn columns_of(rows: &CsvRows<Input>, schema: &Schema) -> Result<Vec<usize>, 
     let missing = schema.fields().iter().find(|field| !places.contains_key(field.name().as_str()));
     // The names of a header are unique.
     let same_number = header.len() == schema.fields().len();
-    let known = |name: &&String| missing.is_none() && same_number || schema.index_of(name).is_ok();
+    let known = |name: &&String| (missing.is_none() && same_number) || schema.index_of(name).is_ok();
     let extra = header.iter().find(|name| !known(name));
     let text = match (missing, extra) {
         (None, None) => return Ok(schema.fields().iter().map(|field| places[field.name().as_str()]).collect()),

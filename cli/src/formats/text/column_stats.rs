@@ -1,6 +1,6 @@
 //! What inference remembers of a column, in constant space for each, and the type that holds every value without changing it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
@@ -13,6 +13,8 @@ use super::{MAX_NESTING, boolean, cut};
 /// What is known of the values of a column, or of the items or fields within it. Nulls leave no trace.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnStats {
+    /// Whether the type is known, so that nothing is to be learned.
+    known: bool,
     text: bool,
     booleans: bool,
     numbers: NumberStats,
@@ -30,13 +32,16 @@ pub struct FieldStats {
     /// The object that had the field last, to find names that an object has twice.
     last_object: Vec<u64>,
     objects: u64,
+    /// Columns whose types are known.
+    known: HashSet<String>,
+    all_known: bool,
 }
 
 impl ColumnStats {
     /// Adds a cell that is not null.
     pub fn add_cell(&mut self, text: &str) {
         // Text holds everything: nothing more to learn.
-        if self.text {
+        if self.text || self.known {
             return;
         }
         match text.as_bytes().first() {
@@ -64,6 +69,7 @@ impl ColumnStats {
     /// Adds a JSON value. Strings are text, whatever they say.
     pub fn add_json(&mut self, value: &str, depth: usize) -> Result<(), JsonFault> {
         match value.as_bytes()[0] {
+            _ if self.known => {}
             b'"' => self.text = true,
             b't' | b'f' => self.booleans = true,
             b'n' => {}
@@ -134,6 +140,11 @@ fn check_depth(value: &str, depth: usize) -> Result<(), JsonFault> {
 }
 
 impl FieldStats {
+    /// Learns nothing of the columns whose types are known, or of any.
+    pub fn without(known: HashSet<String>, all_known: bool) -> Self {
+        FieldStats { known, all_known, ..FieldStats::default() }
+    }
+
     /// The names and what is known of each.
     pub fn columns(&self) -> impl Iterator<Item = (&str, &ColumnStats)> {
         self.names.iter().map(String::as_str).zip(&self.columns)
@@ -155,7 +166,8 @@ impl FieldStats {
         }
         self.index.insert(name.to_string(), self.names.len());
         self.names.push(name.to_string());
-        self.columns.push(ColumnStats::default());
+        let known = self.all_known || self.known.contains(name);
+        self.columns.push(ColumnStats { known, ..ColumnStats::default() });
         self.last_object.push(0);
         self.names.len() - 1
     }

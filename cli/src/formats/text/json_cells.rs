@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, FieldRef, Fields};
+use arrow::datatypes::{FieldRef, Fields};
 use arrow::error::ArrowError;
 
-use super::cells::{Cells, cells};
+use super::cells::Cells;
 use super::cut;
 use super::json::{JsonFault, elements, members};
 
@@ -39,9 +39,8 @@ pub struct ListCells {
 
 impl ListCells {
     /// Starts a column.
-    pub fn new(item: FieldRef) -> Result<Self, ArrowError> {
-        let items = cells(item.data_type())?;
-        Ok(ListCells { item, items, length: 0, offsets: vec![0], validity: NullBufferBuilder::new(0) })
+    pub fn new(item: FieldRef, items: Box<dyn Cells>) -> Self {
+        ListCells { item, items, length: 0, offsets: vec![0], validity: NullBufferBuilder::new(0) }
     }
 }
 
@@ -91,11 +90,10 @@ pub struct StructCells {
 
 impl StructCells {
     /// Starts a column.
-    pub fn new(fields: Fields) -> Result<Self, ArrowError> {
-        let columns = fields.iter().map(|field| cells(field.data_type())).collect::<Result<Vec<_>, _>>()?;
+    pub fn new(fields: Fields, columns: Vec<Box<dyn Cells>>) -> Self {
         let index = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
         let last_object = vec![0; fields.len()];
-        Ok(StructCells { fields, columns, index, last_object, objects: 0, validity: NullBufferBuilder::new(0) })
+        StructCells { fields, columns, index, last_object, objects: 0, validity: NullBufferBuilder::new(0) }
     }
 
     /// The columns; the next ones begin.
@@ -170,13 +168,9 @@ pub struct MapCells {
 
 impl MapCells {
     /// Starts a column.
-    pub fn new(entries: FieldRef, sorted: bool) -> Result<Self, ArrowError> {
-        let DataType::Struct(fields) = entries.data_type().clone() else {
-            return Err(ArrowError::InvalidArgumentError("a map whose entries are no struct".into()));
-        };
-        let (keys, values) = (cells(fields[0].data_type())?, cells(fields[1].data_type())?);
+    pub fn new(entries: FieldRef, sorted: bool, fields: Fields, [keys, values]: [Box<dyn Cells>; 2]) -> Self {
         let validity = NullBufferBuilder::new(0);
-        Ok(MapCells { entries, sorted, fields, keys, values, length: 0, offsets: vec![0], validity })
+        MapCells { entries, sorted, fields, keys, values, length: 0, offsets: vec![0], validity }
     }
 }
 

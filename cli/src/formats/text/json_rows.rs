@@ -12,7 +12,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What comes between the objects.
 #[derive(Clone, Copy, PartialEq)]
-enum Layout {
+enum RowLayout {
     /// White space.
     Lines,
     /// They are elements of an array: white space and commas.
@@ -29,7 +29,7 @@ struct Place {
 /// Reads objects one at a time, into one buffer.
 pub struct JsonRows<R> {
     input: R,
-    layout: Layout,
+    layout: RowLayout,
     rows: u64,
     /// The object's text.
     text: String,
@@ -82,11 +82,11 @@ impl<R: BufRead> JsonRows<R> {
             input.consume(BOM.len());
         }
         let place = Place { line: 1, byte: 1 };
-        let (layout, text) = (Layout::Lines, String::new());
+        let (layout, text) = (RowLayout::Lines, String::new());
         let mut rows = JsonRows { input, layout, rows: 0, text, start: place, at: place };
         if rows.peek()? == Some(b'[') {
             rows.take(1);
-            rows.layout = Layout::Array;
+            rows.layout = RowLayout::Array;
         }
         Ok(rows)
     }
@@ -94,15 +94,15 @@ impl<R: BufRead> JsonRows<R> {
     /// The text of the next object; `None` at the end.
     pub fn next_row(&mut self) -> Result<Option<&str>, ArrowError> {
         let next = match (self.layout, self.peek()?) {
-            (Layout::Lines, None) => return Ok(None),
-            (Layout::Lines, next) => next,
-            (Layout::Array, Some(b']')) => return self.end_array(),
-            (Layout::Array, Some(b',')) if self.rows > 0 => {
+            (RowLayout::Lines, None) => return Ok(None),
+            (RowLayout::Lines, next) => next,
+            (RowLayout::Array, Some(b']')) => return self.end_array(),
+            (RowLayout::Array, Some(b',')) if self.rows > 0 => {
                 self.take(1);
                 self.peek()?
             }
-            (Layout::Array, next) if self.rows == 0 => next,
-            (Layout::Array, _) => return Err(error(self.at, "a comma or the end of the array is missing")),
+            (RowLayout::Array, next) if self.rows == 0 => next,
+            (RowLayout::Array, _) => return Err(error(self.at, "a comma or the end of the array is missing")),
         };
         self.start = self.at;
         if next != Some(b'{') {
@@ -159,7 +159,7 @@ impl<R: BufRead> JsonRows<R> {
 
     fn end_array(&mut self) -> Result<Option<&str>, ArrowError> {
         self.take(1);
-        self.layout = Layout::Lines;
+        self.layout = RowLayout::Lines;
         match self.peek()? {
             None => Ok(None),
             Some(_) => Err(error(self.at, "text after the end of the array")),

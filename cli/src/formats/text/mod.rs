@@ -6,7 +6,7 @@
 //! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
 //! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
 //! | [`column_stats`] | inference |
-//! | [`cells`], [`json_cells`] | cells and values to arrays of a given type |
+//! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
 //! | [`batches`] | rows to record batches |
 //! | [`types`] | types that the user names |
 
@@ -27,6 +27,7 @@ use json_rows::JsonRows;
 mod batches;
 mod cells;
 mod column_stats;
+mod columns;
 mod csv_rows;
 mod json;
 mod json_cells;
@@ -54,6 +55,10 @@ pub struct TextOptions {
     pub nulls: Vec<String>,
     /// Rows of each file that inference reads; all without it.
     pub infer_rows: Option<u64>,
+    /// Columns that are not inferred, because their types are known.
+    pub typed: Vec<String>,
+    /// Whether no column is inferred, because all are text.
+    pub all_text: bool,
 }
 
 impl TextOptions {
@@ -112,7 +117,7 @@ impl TextRows {
 /// # Errors
 /// INVALID_ARGUMENT: not text of the format, or no row that names a column; names file and line.
 pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
-    let mut stats = FieldStats::default();
+    let mut stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
     let most = options.infer_rows.unwrap_or(u64::MAX);
     match TextRows::open(input, ProgressBar::hidden())? {
         TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
@@ -129,10 +134,7 @@ fn infer_csv(
     stats: &mut FieldStats,
 ) -> Result<(), ArrowError> {
     let header = rows.header().to_vec();
-    header.iter().for_each(|name| {
-        stats.column(name);
-    });
-    let mut columns = vec![column_stats::ColumnStats::default(); header.len()];
+    let mut columns: Vec<_> = header.iter().map(|name| stats.column(name).clone()).collect();
     for _ in 0..most {
         if !rows.next_row()? {
             break;
@@ -169,11 +171,13 @@ fn no_objects() -> ArrowError {
     )
 }
 
-/// Checks what can be known of a file before its rows are read: the header of CSV, an object in JSON.
+/// Checks what can be known of a file before its rows are read: the types, the header of CSV, an object in JSON.
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming the file and the column.
 pub fn check(input: &InputFile, schema: &Schema) -> Result<()> {
+    let types = schema.fields().iter().try_for_each(|field| columns::column(field).map(|_| ()));
+    types.map_err(|e| file_error(&input.path, e))?;
     match TextRows::open(input, ProgressBar::hidden())? {
         TextRows::Csv(rows) => batches::columns_of(&rows, schema).map(|_| ()),
         TextRows::Json(mut rows) => match rows.next_row() {

@@ -192,14 +192,16 @@ impl NumberStats {
     /// The type that holds all of them.
     pub fn number_type(&self) -> NumberType {
         let digits = self.integer_digits + self.scale;
-        match () {
-            () if !self.numbers => NumberType::Text,
-            () if !self.not_int64 && !self.specials => NumberType::Int64,
-            () if !self.not_float64 => NumberType::Float64,
-            () if !self.specials && !self.not_decimal && digits <= MAX_DECIMAL_DIGITS => {
-                NumberType::Decimal(digits as u8, self.scale as i8)
-            }
-            () => NumberType::Text,
+        if !self.numbers {
+            NumberType::Text
+        } else if !self.not_int64 && !self.specials {
+            NumberType::Int64
+        } else if !self.not_float64 {
+            NumberType::Float64
+        } else if !self.specials && !self.not_decimal && digits <= MAX_DECIMAL_DIGITS {
+            NumberType::Decimal(digits as u8, self.scale as i8)
+        } else {
+            NumberType::Text
         }
     }
 }

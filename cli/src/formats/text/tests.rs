@@ -97,7 +97,7 @@ fn csv_empty_text_and_null_are_told_apart() {
     assert_eq!(column(&batch, "a").1, ["", "NULL"]);
     let nulls = |nulls: &[&str]| {
         let nulls = nulls.iter().map(ToString::to_string).collect();
-        let batch = read("t.csv", text, &TextOptions { nulls, infer_rows: None }).unwrap();
+        let batch = read("t.csv", text, &TextOptions { nulls, ..TextOptions::default() }).unwrap();
         (column(&batch, "a").1, column(&batch, "b").1)
     };
     assert_eq!(nulls(&["NA"]), (vec!["".into(), "".into()], vec!["NULL".into(), "x".into()]));
@@ -187,11 +187,19 @@ fn invalid_text_is_a_short_error_with_its_line() {
 
 #[test]
 fn later_value_that_a_sample_missed_fails() {
-    let options = TextOptions { infer_rows: Some(1), nulls: Vec::new() };
+    let options = TextOptions { infer_rows: Some(1), ..TextOptions::default() };
     let error = read("t.jsonl", "{\"v\":20}\n{\"v\":20.75}\n", &options).unwrap_err();
     assert!(error.message.contains("line 2") && error.message.contains("20.75"), "{error}");
     let error = read("t.csv", "v\n20\n00501\n", &options).unwrap_err();
     assert!(error.message.contains("line 3") && error.message.contains("00501"), "{error}");
+}
+
+#[test]
+fn deeply_nested_json_is_read_as_text() {
+    let nested = format!("{}1{}", "[".repeat(1 << 19), "]".repeat(1 << 19));
+    let options = TextOptions { typed: vec!["a".into()], ..TextOptions::default() };
+    let batch = read("t.jsonl", &format!("{{\"a\":{nested}}}"), &options).unwrap();
+    assert_eq!(batch.column(0).as_string::<i32>().value(0), nested);
 }
 
 #[test]

@@ -7,10 +7,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 use volley_common::ipc::MESSAGE_BYTES;
 
 use super::*;
-
-#[allow(dead_code)]
-#[path = "../../../../common/src/ipc/test_data.rs"]
-mod test_data;
+use crate::test_data;
 
 /// The shard of the first block.
 const FIRST: u32 = 3;
