@@ -10,7 +10,8 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use volley_common::Result;
 
-use super::super::{create, open, schema};
+use super::super::text::TextOptions;
+use super::super::{InputFile, create, open, schema};
 use super::*;
 
 #[path = "../../../../common/src/ipc/test_data.rs"]
@@ -47,9 +48,15 @@ fn round_trip(name: &str, format: Format, batch: &RecordBatch) -> Result<RecordB
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), usize::from(written.is_ok()), "{left:?} after {written:?}");
     written?;
-    let schema = schema(&path, format, 100)?;
-    let batches = open(&path, format, schema.clone(), ProgressBar::hidden())?;
-    let batches: Vec<_> = batches.collect::<Result<_, _>>().map_err(|e| super::super::file_error(&path, e))?;
+    read(&path, format)
+}
+
+/// The rows of a file that has types.
+fn read(path: &std::path::Path, format: Format) -> Result<RecordBatch> {
+    let input = InputFile::new(path, Some(format))?;
+    let schema = schema(&input)?;
+    let batches = open(&input, schema.clone(), &TextOptions::default(), ProgressBar::hidden())?;
+    let batches: Vec<_> = batches.collect::<Result<_, _>>().map_err(|e| super::super::file_error(path, e))?;
     Ok(concat_batches(&schema, &batches).unwrap())
 }
 
@@ -235,10 +242,7 @@ fn round_trip_of(batch: &RecordBatch) -> RecordBatch {
     let mut writer = create(&path, Format::Parquet, &batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
     writer.finish().unwrap();
-    let schema = schema(&path, Format::Parquet, 1).unwrap();
-    let batches: Vec<_> =
-        open(&path, Format::Parquet, schema.clone(), ProgressBar::hidden()).unwrap().collect::<Result<_, _>>().unwrap();
-    concat_batches(&schema, &batches).unwrap()
+    read(&path, Format::Parquet).unwrap()
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn days_of_month(year: i64, month: i64) -> i64 {
 /// `YYYY-MM-DD` as days since 1970.
 pub fn date(text: &[u8]) -> Option<i32> {
     let [y @ .., _, _, b'-', _, _] = text else { return None };
-    let [y @ .., b'-'] = &y[..] else { return None };
+    let [y @ .., b'-'] = y else { return None };
     if y.len() != 4 {
         return None;
     }
