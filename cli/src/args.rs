@@ -1,12 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
+use crate::column_list::ColumnList;
 use crate::formats::Format;
 use crate::formats::text::ColumnType;
 
@@ -255,55 +255,6 @@ pub struct GetArgs {
     pub streams: u16,
 }
 
-/// Names of columns in one argument: separated by commas, quoted as in CSV where needed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ColumnList(pub Vec<String>);
-
-/// The names of all lists, in order; `None` if there is no list.
-pub fn column_names(lists: &[ColumnList]) -> Option<Vec<String>> {
-    (!lists.is_empty()).then(|| lists.iter().flat_map(|list| list.0.iter().cloned()).collect())
-}
-
-impl FromStr for ColumnList {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (mut names, mut rest) = (Vec::new(), text);
-        loop {
-            let (name, after) = match rest.strip_prefix('"') {
-                Some(quoted) => quoted_name(quoted)?,
-                None => {
-                    let end = rest.find(',').unwrap_or(rest.len());
-                    (rest[..end].to_string(), &rest[end..])
-                }
-            };
-            names.push(name);
-            match after.strip_prefix(',') {
-                Some(next) => rest = next,
-                None if after.is_empty() => return Ok(ColumnList(names)),
-                None => return Err(format!("after the closing quote there must be a comma, not {after:?}")),
-            }
-        }
-    }
-}
-
-/// A name up to its closing quote, in which "" is a quote, and what follows.
-fn quoted_name(text: &str) -> Result<(String, &str), String> {
-    let (mut name, mut rest) = (String::new(), text);
-    loop {
-        let end = rest.find('"').ok_or("the closing quote is missing: '\"a,b\",c' are two columns")?;
-        name.push_str(&rest[..end]);
-        rest = &rest[end + 1..];
-        match rest.strip_prefix('"') {
-            Some(next) => {
-                name.push('"');
-                rest = next;
-            }
-            None => return Ok((name, rest)),
-        }
-    }
-}
-
 /// What a put does to the table's present rows.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ModeArg {
@@ -405,22 +356,7 @@ mod tests {
     fn column_lists_are_split_at_commas() {
         let args = Args::try_parse_from(["volley", "put", "a", "b", "--table", "t", "--shard-by", "x,y"]).unwrap();
         let CliCommand::Put(put) = args.command else { panic!("not put") };
-        assert_eq!(column_names(&put.shard_by), Some(vec!["x".into(), "y".into()]));
+        assert_eq!(crate::column_list::column_names(&put.shard_by), Some(vec!["x".into(), "y".into()]));
         assert_eq!(put.files.len(), 2);
-    }
-
-    #[test]
-    fn column_names_with_commas_are_quoted_or_repeated() {
-        let names = |args: &[&str]| {
-            let args = Args::try_parse_from([&["volley", "get", "t"], args].concat()).map_err(|e| e.to_string())?;
-            let CliCommand::Get(get) = args.command else { panic!("not get") };
-            Ok::<_, String>(column_names(&get.columns))
-        };
-        assert_eq!(names(&[]).unwrap(), None);
-        let list = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(names(&["--columns", "\"a,b\",c", "--columns", "d"]).unwrap(), list(&["a,b", "c", "d"]));
-        assert_eq!(names(&["--columns", "\"say \"\"x\"\"\",5\" disk,"]).unwrap(), list(&["say \"x\"", "5\" disk", ""]));
-        assert!(names(&["--columns", "\"a,b"]).unwrap_err().contains("closing quote"));
-        assert!(names(&["--columns", "\"a\"b"]).unwrap_err().contains("comma"));
     }
 }

@@ -9,6 +9,7 @@
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 
 mod args;
+mod column_list;
 mod commands;
 mod formats;
 mod output;

@@ -136,6 +136,12 @@ pub struct CoordinatorArgs {
     /// How many milliseconds the id of a finished write is kept.
     #[arg(long)]
     pub write_id_retention_ms: Option<u64>,
+    /// The largest number of finished writes whose ids are kept; the oldest are forgotten first.
+    #[arg(long)]
+    pub max_finished_writes: Option<u64>,
+    /// The most bytes that these may have together.
+    #[arg(long)]
+    pub max_finished_writes_bytes: Option<u64>,
     /// The largest number of endpoints in a FlightInfo.
     #[arg(long)]
     pub max_endpoints: Option<u32>,

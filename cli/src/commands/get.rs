@@ -13,7 +13,8 @@ use volley_common::client::{Client, FetchOptions, FetchStream};
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
-use crate::args::{GetArgs, column_names};
+use crate::args::GetArgs;
+use crate::column_list::column_names;
 use crate::formats::{self, Format};
 use crate::threads::WriterThread;
 use crate::{output, progress};

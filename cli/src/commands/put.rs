@@ -10,7 +10,8 @@ use volley_common::options::Options;
 use volley_common::{Code, Error, Result};
 
 use super::versions;
-use crate::args::{ModeArg, PutArgs, column_names};
+use crate::args::{ModeArg, PutArgs};
+use crate::column_list::column_names;
 use crate::{output, progress, threads};
 use inputs::{InputFiles, KnownTypes, TypeRules};
 

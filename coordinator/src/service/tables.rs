@@ -73,7 +73,10 @@ impl TableService {
     /// NOT_FOUND. UNAVAILABLE: no leader.
     pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
         match self.raft.propose(Op::DropTable(DropTable { table: name.components().to_vec() })).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                tracing::info!(table = %name, "a table was dropped");
+                Ok(true)
+            }
             Err(error) if error.code == Code::NotFound && if_exists => Ok(false),
             Err(error) => Err(error),
         }

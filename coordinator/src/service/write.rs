@@ -129,8 +129,12 @@ impl WriteService {
     /// Publishes a write as the table's next version. A repeated commit returns the same outcome.
     pub async fn commit_write(&self, request: CommitWriteRequest) -> Result<WriteOutcome> {
         let CommitWriteRequest { write, parts, attempt } = request;
-        match self.raft.propose(Op::CommitWrite(CommitWrite { write, parts, attempt })).await? {
-            Reply::Outcome(outcome) => Ok(outcome),
+        let command = CommitWrite { write: write.clone(), parts, attempt };
+        match self.raft.propose(Op::CommitWrite(command)).await? {
+            Reply::Outcome(outcome) => {
+                tracing::info!(write, version = outcome.version, rows = outcome.rows, "a write was committed");
+                Ok(outcome)
+            }
             other => Err(unexpected_reply("commit_write", &other)),
         }
     }

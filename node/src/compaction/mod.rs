@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use volley_common::ipc::decode::BatchDecoder;
 use volley_common::ipc::schema::{flight_header, parse_schema};
 use volley_common::wire::catalog::{Part, Write};
@@ -25,7 +26,7 @@ use crate::get::message::EncodedMessage;
 use crate::get::reader::TicketReader;
 use crate::put::commit;
 use crate::put::plan::{PlannedWrite, WriteSchemas};
-use crate::put::write::{self, QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput};
+use crate::put::write::{QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput, acquire_permits};
 use crate::storage::PartStore;
 
 /// How long other nodes serve the sources for one compaction.
@@ -55,13 +56,13 @@ async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let (input, queued) = mpsc::channel(QUEUED_MESSAGES);
     let (target, max_message) = (planned.sink_config(), state.config.max_message);
     let writing = async {
-        let written = write::spawn_writer(move |runtime| {
+        let written = spawn_writer(move |runtime| {
             PartRewriter::new(target, shard, max_parts, sealed, runtime)
                 .write_all(BatchDecoder::new(max_message), queued)
         })?;
         verify_local_sources(state.store.clone(), &ticket).await?;
         let reading = read_sources(&state, ticket, input);
-        tokio::try_join!(reading, write::join_writer(written)).map(|_| ())
+        tokio::try_join!(reading, join_writer(written)).map(|_| ())
     };
     commit::execute(planned, writing, parts).await?;
     let table = write.table.join("/");
@@ -100,7 +101,7 @@ async fn read_sources(state: &Arc<NodeContext>, ticket: Ticket, input: mpsc::Sen
     let mut next = Some(schema);
     while let Some(data) = next {
         let permit = tokio::select! {
-            permit = write::acquire_permits(&permits, &data) => permit?,
+            permit = acquire_permits(&permits, &data) => permit?,
             () = input.closed() => return Ok(()),
             () = state.shutdown.cancelled() => return Err(Error::cancelled("the node is stopping")),
         };
@@ -124,6 +125,28 @@ fn to_flight_data(message: EncodedMessage) -> FlightData {
         }
     };
     FlightData { data_header: message.header, data_body, ..FlightData::default() }
+}
+
+/// Runs `work`, which writes parts, on a thread of its own.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: no further thread could be started.
+fn spawn_writer(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> Result<oneshot::Receiver<Result<()>>> {
+    let (reply, result) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("compaction".into())
+        .spawn(move || {
+            let result = work(runtime);
+            let _ = reply.send(result);
+        })
+        .map_err(|e| Error::exhausted(format!("no thread for a compaction: {e}")))?;
+    Ok(result)
+}
+
+/// Waits for the result of a thread that [`spawn_writer`] started.
+async fn join_writer(result: oneshot::Receiver<Result<()>>) -> Result<()> {
+    result.await.unwrap_or_else(|_| Err(Error::internal("the writer thread panicked; see the node's log")))
 }
 
 #[cfg(test)]

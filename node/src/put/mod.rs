@@ -36,6 +36,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use volley_common::Result;
 use volley_common::grpc::retry_later;
@@ -113,6 +114,7 @@ async fn run(
             return Ok(outcome);
         }
     };
+    let (table, began) = (handshake.request.name.clone(), Instant::now());
     let (config, resources) = (write.sink_config(), context.resources.clone());
     let (sealed, sealed_parts) = mpsc::channel(write::SEALED_PARTS);
     let writing = async {
@@ -121,7 +123,10 @@ async fn run(
         let feed = write::feed(input, acks, messages, &resources.memory);
         tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
-    commit::execute(write, writing, sealed_parts).await
+    let outcome = commit::execute(write, writing, sealed_parts).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    tracing::info!(%table, outcome = %String::from_utf8_lossy(&outcome), seconds, "a put was committed");
+    Ok(outcome)
 }
 
 #[cfg(test)]

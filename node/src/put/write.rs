@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use volley_common::ipc::conform::conform;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::shrink::shrink_to_fit;
@@ -124,28 +124,6 @@ pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result
         }
     }
     Ok(())
-}
-
-/// Runs `work`, which writes parts, on a thread of its own.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED: no further thread could be started.
-pub fn spawn_writer(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> Result<oneshot::Receiver<Result<()>>> {
-    let (reply, result) = oneshot::channel();
-    let runtime = Handle::current();
-    std::thread::Builder::new()
-        .name("put".into())
-        .spawn(move || {
-            let result = work(runtime);
-            let _ = reply.send(result);
-        })
-        .map_err(|e| Error::exhausted(format!("no thread for another put: {e}")))?;
-    Ok(result)
-}
-
-/// Waits for the result of a thread that [`spawn_writer`] started.
-pub async fn join_writer(result: oneshot::Receiver<Result<()>>) -> Result<()> {
-    result.await.unwrap_or_else(|_| Err(Error::internal("the writer thread panicked; see the node's log")))
 }
 
 /// Turns messages into sealed parts. Blocks: used by one thread at a time.

@@ -16,6 +16,7 @@ use volley_common::{Code, Error, Result, TableName};
 use volley_tests::cluster::{MemberId, TestCluster};
 
 use crate::history::{ClientOperation, HistoryLine, HistoryRecorder, MemberCall, OpOutcome, OpRequest, PutMode};
+use crate::outcomes::{failed, put_outcome, read_outcome};
 use crate::rows::{self, TableContent};
 
 /// The timeout of a client's call: less than the retention, so that nothing expires while it is read.
@@ -376,42 +377,4 @@ fn write_options(kind: &TableKind, mode: PutMode, write: &str) -> Options {
 /// The version of a FlightInfo.
 fn version_of(info: &FlightInfo) -> Option<u64> {
     serde_json::from_slice::<serde_json::Value>(&info.app_metadata).ok()?["version"].as_u64()
-}
-
-/// Codes after which a put had no effect, by docs/guarantees.md.
-const REFUSALS: [Code; 6] = [
-    Code::Aborted,
-    Code::AlreadyExists,
-    Code::FailedPrecondition,
-    Code::InvalidArgument,
-    Code::NotFound,
-    Code::ResourceExhausted,
-];
-
-fn put_outcome(result: Result<PutOutcome>, first: bool) -> OpOutcome {
-    match result {
-        Ok(outcome) => OpOutcome::Done { version: outcome.version },
-        Err(error) => failed(error, first),
-    }
-}
-
-/// What an error of a write means; after an attempt of unknown outcome no refusal is conclusive.
-fn failed(error: Error, first: bool) -> OpOutcome {
-    let (code, message) = (format!("{:?}", error.code), error.message);
-    match error.code {
-        Code::NotFound if first => OpOutcome::Absent,
-        Code::AlreadyExists if first => OpOutcome::Present,
-        refusal if REFUSALS.contains(&refusal) && first => OpOutcome::Refused { code, message },
-        // The refusal is valid, but the outcome of the earlier attempt is still unknown.
-        refusal if REFUSALS.contains(&refusal) => OpOutcome::Unknown { code: "Aborted".into(), message },
-        _ => OpOutcome::Unknown { code, message },
-    }
-}
-
-fn read_outcome(result: Result<OpOutcome>) -> OpOutcome {
-    match result {
-        Ok(outcome) => outcome,
-        Err(error) if error.code == Code::NotFound => OpOutcome::Absent,
-        Err(error) => OpOutcome::Refused { code: format!("{:?}", error.code), message: error.message },
-    }
 }

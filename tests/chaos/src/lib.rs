@@ -5,7 +5,7 @@
 //! | [`cluster`] | the cluster: processes behind proxies, one node on a small disk |
 //! | [`links`], [`proxy`], [`owner`] | faults on links between chosen members, without privileges |
 //! | [`rows`] | rows that can be checked without other data |
-//! | [`clients`] | the workload: puts, drops and reads while the faults last |
+//! | [`clients`], [`outcomes`] | the workload: puts, drops and reads while the faults last; what their answers mean |
 //! | [`faults`], [`nemesis`] | choosing faults (pure, seeded), and injecting them |
 //! | [`copies`] | which copies of which parts are on the nodes' disks |
 //! | [`history`] | every operation and fault, as JSON lines |
@@ -30,6 +30,7 @@ pub mod history;
 pub mod links;
 pub mod memory;
 pub mod nemesis;
+pub mod outcomes;
 pub mod owner;
 pub mod proxy;
 pub mod quantile;

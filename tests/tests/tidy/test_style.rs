@@ -11,7 +11,8 @@ const SHARED_MODULES: &[(&str, &str)] = &[
         "coordinator/tests/simulation/main.rs",
         "the integration tests of Raft share raft_support, which is no crate of its own",
     ),
-    ("node/src/compaction/tests.rs", "the random batches of volley-common's own tests; a library must not export them"),
+    ("node/src/lib.rs", "the random batches of volley-common's own tests; a library must not export them"),
+    ("cli/src/formats/exact/tests.rs", "the same batches"),
 ];
 
 /// Test files in other places, `#[path]` attributes, and tests with long names.
