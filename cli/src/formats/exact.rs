@@ -130,12 +130,21 @@ fn repeated<'a>(mut fields: impl Iterator<Item = &'a FieldRef>) -> Option<&'a st
 
 fn held_field(format: Format, field: &FieldRef) -> Result<FieldRef, ColumnError> {
     let held = match format {
+        Format::Arrow | Format::Arrows => return Ok(field.clone()),
+        _ if has_runs_of_nothing(field.data_type()) => {
+            Err(ColumnError::new("has runs of values without bytes, which only Arrow files hold"))
+        }
         Format::Parquet => parquet_type(field.data_type()),
         Format::Csv | Format::Tsv => csv_type(field.data_type()),
         Format::Jsonl => json_type(field.data_type()),
-        Format::Arrow | Format::Arrows => return Ok(field.clone()),
     };
     held.map(|held| with_type(field, held)).map_err(|e| e.within(field.name()))
+}
+
+/// Whether it is run-end encoded with values of no bytes: arrow loses their number when it expands the runs.
+fn has_runs_of_nothing(data_type: &DataType) -> bool {
+    let DataType::RunEndEncoded(_, values) = data_type else { return false };
+    matches!(values.data_type(), DataType::FixedSizeBinary(0) | DataType::FixedSizeList(_, 0))
 }
 
 fn parquet_type(data_type: &DataType) -> Result<DataType, ColumnError> {

@@ -6,6 +6,7 @@
 //! | [`status`] | gRPC trailers; an error and its causes in one line |
 //! | [`reply_body`] | response bodies, and gRPC responses built from them |
 //! | [`proxied_body`] | the response body of another member |
+//! | `silence_watch` | waiting for the silence of a member beside one of its replies |
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
 //! | [`gzip_body`] | a request body of messages that gzip may have compressed |
@@ -22,6 +23,7 @@ pub mod reply_body;
 pub mod request_body;
 pub(crate) mod served_call;
 pub mod settings;
+mod silence_watch;
 pub mod status;
 
 pub use complete_body::CompleteBody;
@@ -31,3 +33,4 @@ pub use proxied_body::{ProxiedBody, StreamPermit};
 pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
 pub use request_body::ProxyRequestBody;
 pub use served_call::PortKind;
+pub use silence_watch::SilenceWatch;

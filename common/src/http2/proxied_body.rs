@@ -11,9 +11,9 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
+use super::silence_watch::SilenceWatch;
 use super::status::{error_chain, trailers};
 use crate::error::is_protocol_violation;
-use crate::net::SilenceWatch;
 
 /// One stream's use of a pooled connection: both the connection and the process count it as open until all clones of this
 /// are dropped.

@@ -12,10 +12,10 @@ use tonic::transport::Channel;
 use super::address_map::AddressMap;
 use super::failover::Failover;
 use super::member_connections::{MemberConnections, SendError};
-use super::member_health::{HealthRank, MemberHealth, SilenceWatch};
+use super::member_health::{HealthRank, MemberHealth};
 use crate::http2::proxied_body::OpenStreams;
 use crate::http2::settings::{ClientSettings, MEMBER, STREAM_WINDOWS, StreamWindow};
-use crate::http2::{ProxyRequestBody, StreamPermit};
+use crate::http2::{ProxyRequestBody, SilenceWatch, StreamPermit};
 use crate::{Error, Result};
 
 /// Maximum number of members whose health is remembered.

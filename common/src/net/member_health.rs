@@ -3,16 +3,11 @@
 //! A probe is a call of the gRPC health service over a connection of its own; any response is an answer. Probes are sent
 //! only while a call waits for the member, and while its breaker is open.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
 use parking_lot::Mutex;
@@ -22,6 +17,7 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
+use crate::http2::SilenceWatch;
 use crate::http2::settings::ClientSettings;
 use crate::{Error, grpc};
 
@@ -82,26 +78,6 @@ pub enum HealthRank {
     Doubtful,
     /// It hangs: the breaker is open until it answers a probe.
     Silent,
-}
-
-/// Completes with UNAVAILABLE once a member does not answer probes. Nothing is sent before it is polled, and then only
-/// after a while.
-///
-/// The mutex makes it shareable; it is never locked.
-pub struct SilenceWatch(Mutex<BoxFuture<'static, Error>>);
-
-impl Future for SilenceWatch {
-    type Output = Error;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Error> {
-        self.0.get_mut().poll_unpin(cx)
-    }
-}
-
-impl fmt::Debug for SilenceWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SilenceWatch")
-    }
 }
 
 impl MemberHealth {
@@ -173,7 +149,7 @@ impl MemberHealth {
                 }
             }
         };
-        SilenceWatch(Mutex::new(watch.boxed()))
+        SilenceWatch::new(watch.boxed())
     }
 
     /// Probes the member until it answers, after it failed one probe; opens the breaker if it fails more.

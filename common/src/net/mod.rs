@@ -20,4 +20,3 @@ pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
 pub use failover::Failover;
 pub use member_connections::SendError;
-pub use member_health::SilenceWatch;

@@ -11,7 +11,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Streaming;
-use volley_common::net::SilenceWatch;
+use volley_common::http2::SilenceWatch;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;

@@ -80,7 +80,7 @@ fn options_for(number: usize, append: Options) -> Options {
 /// A cluster with a table of eight shards, so that every node holds some of it.
 async fn cluster() -> TestCluster {
     // No node is marked as unreachable: the plans go on naming the stopped one.
-    let coordinator_flags = ["--node-timeout-ms", "600000"].map(String::from).to_vec();
+    let coordinator_flags = ["--node-timeout-ms", "600000", "--repair-delay-ms", "600000"].map(String::from).to_vec();
     let mut cluster = TestCluster::start_with(ClusterOptions { coordinator_flags, ..ClusterOptions::default() }).await;
     let options = Options { shards: Some(8), shard_by: Some(vec!["id".into()]), ..Options::default() };
     rows::put(&cluster.client().await, "t", &options, 0..1000).await.unwrap();

@@ -160,15 +160,17 @@ async fn compressed_message_takes_no_memory_for_what_it_declares() {
     let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 8 << 20]));
     let zeros = RecordBatch::try_from_iter([("n", zeros)]).unwrap();
     let zstd = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
-    let command = r#"{"table": "t", "mode": "create_append", "replicas": 1, "compression": "zstd"}"#;
-    let encoder = FlightDataEncoderBuilder::new()
-        .with_options(zstd)
-        .with_max_flight_data_size(usize::MAX)
-        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.to_string())));
-    let bomb: Vec<_> = encoder.build(stream::iter([Ok(zeros)])).try_collect().await.unwrap();
+    let encode = |mode: &str| {
+        let command = format!(r#"{{"table": "t", "mode": "{mode}", "replicas": 1, "compression": "zstd"}}"#);
+        let encoder = FlightDataEncoderBuilder::new()
+            .with_options(zstd.clone())
+            .with_max_flight_data_size(usize::MAX)
+            .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command)));
+        encoder.build(stream::iter([Ok(zeros.clone())])).try_collect::<Vec<_>>()
+    };
+    put(&client, encode("create").await.unwrap()).await.unwrap();
+    let bomb = encode("append").await.unwrap();
     assert!(bomb[1].data_body.len() < 100_000, "64 MiB of zeros");
-    // The first one creates the table.
-    put(&client, bomb.clone()).await.unwrap();
     let puts = (0..3).map(|_| put(&client, bomb.clone()));
     let (outcome, bytes, _) = peak(node, futures::future::try_join_all(puts)).await;
     outcome.unwrap();

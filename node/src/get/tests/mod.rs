@@ -244,7 +244,8 @@ async fn requests_without_a_ticket_are_refused() {
         (&[1, 0, 0, 0, 0], Code::Unimplemented),
         (&[0, 255, 255, 255, 255], Code::ResourceExhausted),
     ] {
-        let request = http::Request::post(volley_common::grpc::DO_GET).body(Bytes::from_static(body)).unwrap();
+        let request = http::Request::post(volley_common::grpc::DO_GET).header("content-type", "application/grpc");
+        let request = request.body(Bytes::from_static(body)).unwrap();
         let (reply, _lease) = node.context.pool.send(&node.addr, request).await.unwrap();
         let status = tonic::Status::from_header_map(reply.headers()).unwrap();
         assert_eq!(status.code(), code, "{body:?}: {status}");
