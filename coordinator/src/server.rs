@@ -1,13 +1,12 @@
 //! Wiring: builds the parts of a coordinator and starts them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
 use volley_common::net::ConnectionPool;
-use volley_common::server::data_folder::{FolderRole, claim};
+use volley_common::server::data_folder::{FolderLock, FolderRole, claim};
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -32,7 +31,7 @@ pub struct RunningCoordinator {
     lifecycle: Lifecycle,
     _raft_runtime: RaftThreads,
     /// The lock of the data folder.
-    _folder: File,
+    _folder: FolderLock,
 }
 
 /// Binds the ports, starts Raft and serves. Returns when a leader is known, so that clients can be answered.

@@ -61,13 +61,17 @@ enum FolderState {
     Empty,
 }
 
-/// Locks the data folder for this process, until the file is closed. Creates it if it does not exist; an empty one gets
+/// The lock of a data folder, until it is dropped.
+#[derive(Debug)]
+pub struct FolderLock(#[allow(dead_code, reason = "closing the file ends the lock")] File);
+
+/// Locks the data folder for this process, until the lock is dropped. Creates it if it does not exist; an empty one gets
 /// the role. Blocks.
 ///
 /// # Errors
 /// FAILED_PRECONDITION: another process uses it, it belongs to the other role or has a newer format, or it is neither
 /// empty nor a data folder; nothing in it is changed. UNAVAILABLE: it cannot be read or written.
-pub fn claim(dir: &Path, role: FolderRole) -> Result<File> {
+pub fn claim(dir: &Path, role: FolderRole) -> Result<FolderLock> {
     fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
     check(dir, role)?;
     let lock = lock(dir)?;
@@ -82,7 +86,7 @@ pub fn claim(dir: &Path, role: FolderRole) -> Result<File> {
             }
         }
     }
-    Ok(lock)
+    Ok(FolderLock(lock))
 }
 
 fn check(dir: &Path, role: FolderRole) -> Result<FolderState> {

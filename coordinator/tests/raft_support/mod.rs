@@ -101,7 +101,8 @@ pub fn config(id: u64, peers: &BTreeMap<u64, String>, dir: &Path) -> RaftConfig 
     config.heartbeat_interval = Duration::from_millis(100);
     config.election_timeout_min = Duration::from_millis(500);
     config.election_timeout_max = Duration::from_millis(1000);
-    config.request_timeout = Duration::from_secs(10);
+    // Elections take long while many groups start on two processors.
+    config.request_timeout = Duration::from_secs(20);
     config
 }
 

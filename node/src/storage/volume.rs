@@ -1,13 +1,14 @@
 //! The file system under the data folder: whether it accepts new bytes, temporary files, and what a failed write means.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use volley_common::server::data_folder::FolderLock;
 
 use parking_lot::Mutex;
 use rustix::fs::statvfs;
 use tracing::{error, info, warn};
+use volley_common::server::data_folder::FolderLock;
 use volley_common::{Error, NodeId, PartId, Result, clock};
 
 use super::disk_health::DiskHealth;
@@ -23,7 +24,7 @@ const SPACE_CHECK_BYTES: u64 = 64 << 20;
 pub struct Volume {
     layout: Layout,
     /// Held by writers and receivers too: the folder stays locked until the last of them is done.
-    _lock: File,
+    _lock: FolderLock,
     /// For error messages.
     node: NodeId,
     health: Mutex<DiskHealth>,
@@ -57,7 +58,7 @@ impl Drop for TempPath {
 
 impl Volume {
     /// The data folder of `layout`, which belongs to `node` and is locked by `lock`.
-    pub fn new(layout: Layout, lock: File, node: NodeId, watermarks: Watermarks) -> Self {
+    pub fn new(layout: Layout, lock: FolderLock, node: NodeId, watermarks: Watermarks) -> Self {
         Volume {
             layout,
             _lock: lock,

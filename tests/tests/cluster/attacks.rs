@@ -67,7 +67,7 @@ async fn unread_streams_take_bounded_memory() {
     for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
         let before = anonymous_mib(member);
         let mut streams = Vec::new();
-        for (count, limit) in [(1_500, 256), (8_400, 512)] {
+        for (count, limit) in [(1_500, 256), (8_400, 640)] {
             streams.extend(unread_gets(member, count).await);
             let grown = settled_mib(member).await.saturating_sub(before);
             eprintln!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
