@@ -1,9 +1,9 @@
 //! The file system under the data folder: whether it accepts new bytes, temporary files, and what a failed write means.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use volley_common::server::data_folder::FolderLock;
 
 use parking_lot::Mutex;
 use rustix::fs::statvfs;
