@@ -19,15 +19,17 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// One slow call of each kind.
 const SLOW_LIMIT: Duration = Duration::from_secs(5);
 
-/// Makes a call `CALLS` times; all must succeed. Returns the slowest of the first two, and of the rest.
+/// Makes a call `CALLS` times. One may fail: a put that had reached the member before it was found to hang, which is not
+/// repeated elsewhere. Returns the time of the first, and of the slowest of the rest.
 async fn measure<T, F: Future<Output = Result<T>>>(what: &str, call: impl Fn(usize) -> F) -> (Duration, Duration) {
-    let mut times = Vec::new();
+    let (mut times, mut failures) = (Vec::new(), 0);
     for number in 0..CALLS {
         let began = Instant::now();
         let outcome = tokio::time::timeout(Duration::from_secs(30), call(number)).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("{what} {number} took 30 s"));
         if let Err(error) = outcome {
-            assert!(number == 0, "{what} {number} failed after {:?}: {error}", began.elapsed());
+            failures += 1;
+            assert!(failures == 1, "{what} {number} failed after {:?}: {error}", began.elapsed());
         }
         times.push(began.elapsed());
     }
