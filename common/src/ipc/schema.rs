@@ -119,7 +119,7 @@ pub(super) fn catch_panics<T>(what: &str, run: impl FnOnce() -> Result<T, arrow:
 /// Checks that rows of schema `put` may be added to a table of schema `table`.
 ///
 /// Names and extension types must agree, in order; a type must be the table's or one whose values the table's holds
-/// exactly ([`super::widen`]), and nullable only if the table's field is. Other metadata may differ.
+/// exactly (`widen`), and nullable only if the table's field is. Other metadata may differ.
 ///
 /// # Errors
 /// INVALID_ARGUMENT names the first differing field.

@@ -5,7 +5,7 @@
 //! are copied; other types are left alone, because the writer slices those itself.
 //!
 //! Rows that share values (views of the same bytes, list views that overlap, dense unions with equal offsets) continue to
-//! share them: see [`super::shrink_shared`].
+//! share them: see `shrink_shared`.
 //!
 //! A batch is compacted once, where it enters (a put's rows by [`detach`], a client's by [`shrink_to_fit`]). Afterwards only
 //! slices and picked rows are compacted, where they are made; joining compact batches gives a compact batch.

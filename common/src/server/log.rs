@@ -24,7 +24,7 @@ pub enum LogFormat {
 /// Starts the log; `default_filter` applies if `VOLLEY_LOG` is not set. Colours are for terminals only.
 ///
 /// # Errors
-/// As [`filter`].
+/// As `filter`.
 pub fn init(format: LogFormat, default_filter: &str) -> Result<()> {
     let filter = filter_from_environment(default_filter)?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
@@ -39,7 +39,7 @@ pub fn init(format: LogFormat, default_filter: &str) -> Result<()> {
 /// The filter in `VOLLEY_LOG`, or `default_filter` if it is not set or empty.
 ///
 /// # Errors
-/// As [`filter`].
+/// As `filter`.
 pub fn filter_from_environment(default_filter: &str) -> Result<EnvFilter> {
     match std::env::var(FILTER_VARIABLE) {
         Ok(text) if !text.trim().is_empty() => filter(&text),

@@ -108,7 +108,7 @@ pub fn column(field: &Field) -> Result<Box<dyn Cells>, ArrowError> {
 /// Starts a column of structs, or the columns of a table.
 ///
 /// # Errors
-/// As [`column`].
+/// As [`column()`].
 pub fn struct_column(fields: &Fields) -> Result<StructCells, ArrowError> {
     let columns = fields.iter().map(|field| column(field)).collect::<Result<Vec<_>, _>>()?;
     Ok(StructCells::new(fields.clone(), columns))
