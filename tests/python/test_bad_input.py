@@ -49,10 +49,10 @@ def test_unknown_column_or_version_is_named(client, name):
 
 
 @pytest.mark.parametrize("put_schema, field", [
-    (pa.schema([("a", pa.int32()), ("b", pa.string())]), "a"),
+    (pa.schema([("a", pa.float64()), ("b", pa.string())]), "a"),
     (pa.schema([("a", pa.int64()), ("c", pa.string())]), "b"),
     (pa.schema([("a", pa.int64())]), "b"),
-    (pa.schema([("a", pa.int64()), pa.field("b", pa.string(), nullable=False)]), "b"),
+    (pa.schema([("a", pa.int64()), ("b", pa.float64())]), "b"),
 ])
 def test_append_with_other_schema_names_the_first_field(client, name, put_schema, field):
     put(client, name, TABLE)
