@@ -39,10 +39,14 @@ impl ProcessNemesis {
             shard_by: Some(vec!["seq".into()]),
             ..Options::default()
         };
-        let client = connect(&address[0]).await.map_err(|e| e.message)?;
+        // One connection to each member that answers: the proxies before the members look up the owner of each connection.
+        let mut clients = Vec::new();
+        for member in &address {
+            clients.extend(tokio::time::timeout(RETRY_PAUSE * 5, connect(member)).await.into_iter().flatten());
+        }
+        let Some(client) = clients.first() else { return Err("no member answered".into()) };
         client.put(&table, &options, rows::schema(), rows::stream(&name, "", 0)).await.map_err(|e| e.message)?;
-
-        let writers = (0..WRITERS).map(|number| append(&address[number % address.len()], &table, number));
+        let writers = (0..WRITERS).map(|number| append(&clients[number % clients.len()], &table, number));
         let ended: Vec<(usize, Result<()>)> = writers.collect::<FuturesUnordered<_>>().collect().await;
         let acknowledged: BTreeSet<String> =
             ended.iter().filter(|(_, result)| result.is_ok()).map(|(number, _)| write_id(*number)).collect();
@@ -80,14 +84,12 @@ async fn connect(address: &str) -> Result<Client> {
 
 /// Appends the rows of one writer, and repeats that under its id while the cluster asks for it; DEADLINE_EXCEEDED if an
 /// attempt does not end in time.
-async fn append(address: &str, table: &TableName, number: usize) -> (usize, Result<()>) {
+async fn append(client: &Client, table: &TableName, number: usize) -> (usize, Result<()>) {
     let (begin, write) = (Instant::now(), write_id(number));
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
     loop {
-        let attempt = async {
-            let client = connect(address).await?;
-            client.put(table, &options, rows::schema(), rows::stream(&table.to_string(), &write, ROWS)).await
-        };
+        let rows = rows::stream(&table.to_string(), &write, ROWS);
+        let attempt = client.put(table, &options, rows::schema(), rows);
         let left = PUT_LIMIT.saturating_sub(begin.elapsed());
         match tokio::time::timeout(left, attempt).await {
             Ok(Ok(_)) => return (number, Ok(())),
