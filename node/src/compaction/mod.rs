@@ -25,7 +25,7 @@ use crate::context::NodeContext;
 use crate::get::message::EncodedMessage;
 use crate::get::reader::TicketReader;
 use crate::put::commit;
-use crate::put::plan::{PlannedWrite, WriteSchemas};
+use crate::put::plan::PlannedWrite;
 use crate::put::write::{QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput, acquire_permits};
 use crate::storage::PartStore;
 
@@ -47,8 +47,7 @@ async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let write = plan.write.clone().ok_or_else(|| Error::invalid("the order to compact names no write"))?;
     let name = TableName::from_components(&write.table)?;
     let schema = parse_schema(&write.schema)?;
-    let schemas = WriteSchemas { table: schema.clone(), put: schema };
-    let planned = PlannedWrite::new(state.put.clone(), plan, name, schemas, write.attempt, None);
+    let planned = PlannedWrite::new(state.put.clone(), plan, name, schema, write.attempt, None);
     let ticket = ticket(&write, &order.sources);
     let shard = order.sources.first().map_or(0, |part| part.shard);
     let max_parts = order.sources.len() as u64 / 2;

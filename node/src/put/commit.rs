@@ -120,7 +120,7 @@ impl WriteExecution {
     }
 
     async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {
-        let PlannedWrite { context, table, write_id, schemas, .. } = &self.write;
+        let PlannedWrite { context, table, write_id, schema, .. } = &self.write;
         let outcome = json!({
             "table": table.to_string(),
             "write_id": write_id,
@@ -129,7 +129,7 @@ impl WriteExecution {
             "bytes": parts.iter().map(|p| p.bytes).sum::<u64>(),
             "parts": parts.len(),
         });
-        let schema = schema_message(&schemas.table)?;
+        let schema = schema_message(schema)?;
         context.coordinators.stage(StagePartsRequest { write: write_id.clone(), stream, parts, schema }).await?;
         Ok(outcome)
     }

@@ -31,7 +31,8 @@ pub struct PlannedWrite {
     pub(super) attempt: u64,
     /// Only for a staged write: this stream's id.
     pub(super) stream: Option<u64>,
-    pub(super) schemas: WriteSchemas,
+    /// The table's schema, which is stored. That of the put may differ in metadata, and have narrower types.
+    pub(super) schema: SchemaRef,
     /// The client named a number of shards: a small table is distributed over all of them, too.
     spreads: bool,
 }
@@ -39,14 +40,6 @@ pub struct PlannedWrite {
 /// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
 /// message for each shard uses them all.
 const FIRST_BLOCK_BYTES: u64 = 512 << 10;
-
-/// The schemas of a write. They may differ in metadata.
-pub struct WriteSchemas {
-    /// The table's schema, which is stored.
-    pub table: SchemaRef,
-    /// As the client sent it.
-    pub put: SchemaRef,
-}
 
 /// Begins the write that the handshake requests.
 ///
@@ -61,17 +54,16 @@ pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result
         let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
         return Ok(PutPlan::Committed(Bytes::from(outcome.to_json().to_string())));
     }
-    let table = match write.schema.as_ref() {
+    let schema = match write.schema.as_ref() {
         [] => handshake.schema.clone(),
         message => parse_schema(message)?,
     };
     // One Arc for both if they are equal: then comparing them for every batch costs nothing.
-    let table = if table == handshake.schema { handshake.schema.clone() } else { table };
-    let schemas = WriteSchemas { table, put: handshake.schema.clone() };
+    let schema = if schema == handshake.schema { handshake.schema.clone() } else { schema };
     let stream = write.staged.then(rand::random::<u64>);
     let name = handshake.request.name.clone();
     let spreads = handshake.request.options.shards.is_some();
-    Ok(PutPlan::Write(PlannedWrite { spreads, ..PlannedWrite::new(context, plan, name, schemas, attempt, stream) }))
+    Ok(PutPlan::Write(PlannedWrite { spreads, ..PlannedWrite::new(context, plan, name, schema, attempt, stream) }))
 }
 
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
@@ -102,12 +94,12 @@ impl PlannedWrite {
         context: Arc<PutContext>,
         plan: WritePlan,
         table: TableName,
-        schemas: WriteSchemas,
+        schema: SchemaRef,
         attempt: u64,
         stream: Option<u64>,
     ) -> Self {
         let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
-        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schemas, spreads: false }
+        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schema, spreads: false }
     }
 
     /// How its parts are written.
@@ -118,11 +110,11 @@ impl PlannedWrite {
             table: self.table.clone(),
             write_id: self.write_id.clone(),
             spec: self.plan.write.as_ref().and_then(|w| w.spec.clone()).unwrap_or_default(),
-            schema: self.schemas.table.clone(),
+            schema: self.schema.clone(),
             // A staged write's stream has a random number. Its upper 31 bits are those of the sequence numbers of the
             // stream's parts, the lower 32 bits count them: the parts of one stream stay together in the table's order.
             first_seq: self.stream.map_or(0, |stream| (stream >> 33) << 32),
-            message_bytes: config.message_bytes_of(self.schemas.table.fields().len()),
+            message_bytes: config.message_bytes_of(self.schema.fields().len()),
             block_bytes: config.block_bytes,
             first_block_bytes: if self.spreads { FIRST_BLOCK_BYTES } else { config.block_bytes },
             part_bytes: config.part_bytes,

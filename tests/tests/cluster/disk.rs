@@ -10,6 +10,7 @@ use arrow_flight::FlightEndpoint;
 use volley_common::Code;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
+use volley_tests::cluster::files_below;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
@@ -24,18 +25,6 @@ fn keyed() -> Options {
 /// Every part is read again within nine seconds.
 fn scrubbed_often() -> ClusterOptions {
     ClusterOptions { node_flags: ["--scrub-days", "0.0001"].map(String::from).to_vec(), ..ClusterOptions::default() }
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => files.extend(files_below(&path)),
-            path => files.push(path),
-        }
-    }
-    files.sort();
-    files
 }
 
 fn parts(node: &ServerProcess) -> Vec<PathBuf> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use volley_common::options::Options;
+use volley_tests::cluster::files_below;
 use volley_tests::process::run;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
@@ -14,17 +15,6 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn small() -> ClusterOptions {
     ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() }
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => files.extend(files_below(&path)),
-            path => files.push(path),
-        }
-    }
-    files
 }
 
 fn orphans(cluster: &TestCluster) -> Vec<PathBuf> {
