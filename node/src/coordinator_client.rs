@@ -313,7 +313,8 @@ mod tests {
         let planned = client.plan_read(PlanReadRequest::default()).await.unwrap_err();
         for error in [began, planned] {
             assert_eq!(error.code, Code::Unavailable, "{error}");
-            assert!(error.message.contains(&addrs[0]) && error.message.contains("can be repeated"), "{error}");
+            let names_one = addrs.iter().any(|addr| error.message.contains(addr));
+            assert!(names_one && error.message.contains("can be repeated"), "{error}");
         }
         assert_eq!(calls.load(Ordering::Relaxed), 2, "each call was sent once");
         client.renew("w").await.unwrap_err();
