@@ -52,9 +52,14 @@ impl From<Error> for AttemptFailure {
 
 impl From<Status> for AttemptFailure {
     fn from(status: Status) -> Self {
-        let broke = std::error::Error::source(&status).is_some_and(|cause| !was_not_handled(cause));
+        let in_flight = std::error::Error::source(&status).is_some_and(|cause| !was_not_handled(cause));
         let error = Error::from(status);
-        if broke { AttemptFailure::Broke(error) } else { AttemptFailure::Other(error) }
+        // A reply that is invalid is INTERNAL, and final anyway.
+        if in_flight && error.code == Code::Unavailable {
+            AttemptFailure::Broke(error)
+        } else {
+            AttemptFailure::Other(error)
+        }
     }
 }
 
