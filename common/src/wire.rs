@@ -7,6 +7,9 @@ pub use volley::catalog::v1 as catalog;
 pub use volley::cluster::v1 as cluster;
 pub use volley::raft::v1 as raft;
 
+/// The definitions of the Raft log's entries: members with others may encode the same entry in another way.
+pub const ENTRY_DEFINITIONS: [&str; 2] = [include_str!("../proto/catalog.proto"), include_str!("../proto/raft.proto")];
+
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 mod volley {
     pub mod catalog {

@@ -18,7 +18,6 @@ use volley_common::wire::cluster::{
 use volley_common::{Error, NodeId, TableName, clock};
 
 use crate::membership::NodeMembership;
-use crate::membership::clock_skew::{ClockOwner, ClockSkews};
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 use crate::scheduler::reconcile::deletable;
@@ -47,8 +46,8 @@ impl CoordinatorPeerService {
 }
 
 impl CoordinatorPeerService {
-    fn skews(&self) -> &ClockSkews {
-        &self.node_reports.skews
+    fn record_clock(&self, coordinator: u64, now_ms: u64) {
+        self.node_reports.skews.record_coordinator(coordinator, &self.raft.peers(), now_ms, clock::now_ms());
     }
 }
 
@@ -59,7 +58,7 @@ impl Coordinator for CoordinatorPeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let ProposeRequest { command, coordinator } = request.into_inner();
         let command = command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
-        self.skews().record(ClockOwner::Coordinator(coordinator), command.now_ms, clock::now_ms());
+        self.record_clock(coordinator, command.now_ms);
         let reply = self.raft.propose_local(command).await?;
         Ok(Response::new(ProposeReply { reply: Some(reply) }))
     }
@@ -67,7 +66,7 @@ impl Coordinator for CoordinatorPeerService {
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
         let follower = request.into_inner().follower;
         if let Some(follower) = &follower {
-            self.skews().record(ClockOwner::Coordinator(follower.id), follower.now_ms, clock::now_ms());
+            self.record_clock(follower.id, follower.now_ms);
         }
         let index = self.raft.read_index_local(follower).await?;
         Ok(Response::new(ReadIndexReply { index }))

@@ -1,8 +1,8 @@
 //! Threads for Raft and the peer port, apart from those that serve clients.
 //!
-//! A leader that sends no heartbeats for `election_ms` is replaced, and so are a follower's answers waited for. On threads of
-//! their own, heartbeats, votes and entries do not wait for requests, however many or heavy these are. Other calls on the
-//! peer port are handed to the threads that serve clients.
+//! A leader that sends no heartbeats for `election_ms` is replaced, and a leader that gets no answers from a majority cannot
+//! commit. On threads of their own, heartbeats, votes and entries do not wait for requests, however many or heavy these are.
+//! Other calls on the peer port are handed to the threads that serve clients.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -51,7 +51,8 @@ impl RaftThreads {
         self.handle()?.spawn(work).await.map_err(|e| Error::internal(format!("Raft did not start: {e}")))?
     }
 
-    /// Serves the peer port on these threads. `service` handles all calls but Raft's on the threads that serve clients, which are those of the caller.
+    /// Serves the peer port on these threads. `service` handles all calls but Raft's on the threads that serve clients, which
+    /// are those of the caller.
     ///
     /// # Errors
     /// INTERNAL: the system refuses to hand over the socket.

@@ -29,7 +29,7 @@ pub struct RunningCoordinator {
     pub addresses: ServerAddresses,
     raft: Handle,
     lifecycle: Lifecycle,
-    _raft_runtime: RaftThreads,
+    _raft_threads: RaftThreads,
     /// The lock of the data folder.
     _folder: FolderLock,
 }
@@ -59,8 +59,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let raft_runtime = RaftThreads::start()?;
-    let raft = raft_runtime.run(Handle::start(raft_config(&config, &addresses)?)).await?;
+    let raft_threads = RaftThreads::start()?;
+    let raft = raft_threads.run(Handle::start(raft_config(&config, &addresses)?)).await?;
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
@@ -92,12 +92,12 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
     }
     let router = CoordinatorRouter::for_members(&services, peer_routes);
-    raft_runtime.serve_peers(&lifecycle, peer, router)?;
+    raft_threads.serve_peers(&lifecycle, peer, router)?;
     lifecycle.spawn_client_task(membership.run());
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_runtime: raft_runtime, _folder: folder };
+    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_threads: raft_threads, _folder: folder };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);

@@ -10,14 +10,16 @@ use raft_support::{TestCoordinator, config, leader, node, peers, start, wait_unt
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
+use volley_common::NodeId;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::Command;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
+use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::rpc::network::STORE_HEADER;
 
 struct HostileGroup {
-    _dir: TempDir,
+    dir: TempDir,
     peers: BTreeMap<u64, String>,
     up: Vec<TestCoordinator>,
 }
@@ -31,7 +33,7 @@ impl HostileGroup {
             config.log_comparison_interval = Duration::from_millis(100);
             up.push(start(config).await);
         }
-        let group = HostileGroup { _dir: dir, peers, up };
+        let group = HostileGroup { dir, peers, up };
         group.up[0].raft.propose(node(1)).await.unwrap();
         group
     }
@@ -107,4 +109,29 @@ async fn follower_with_another_entry_is_reported() {
     let text = leader.diverged()[&follower].clone();
     assert!(text.contains(&format!("entry {}", last + 1)) && text.contains("empty its data folder"), "{text}");
     assert_eq!(leader.diverged().len(), 1, "the other follower has the leader's log");
+}
+
+/// An earlier program may have stored them without the fields that it did not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_from_before_the_start_are_not_compared() {
+    let mut group = HostileGroup::start().await;
+    let follower = if leader(&group.up[0].raft).await == 3 { 2 } else { 3 };
+    let config = config(follower, &group.peers, group.dir.path());
+    let at = follower as usize - 1;
+    let stopped = group.up.remove(at);
+    let has_node = |raft: &Handle, id| raft.view().node(NodeId(id)).is_some();
+    wait_until(&stopped.raft, "it has the entry", |raft| has_node(raft, 1)).await;
+    let before = stopped.raft.metrics().last_log_index.unwrap();
+    let ask = wire::LogChecksumsRequest { first: 1 };
+    let (mut client, _) = group.connect(follower).await;
+    let reply = client.log_checksums(ask).await.unwrap().into_inner();
+    assert!(reply.first == 1 && !reply.checksums.is_empty(), "{reply:?}");
+    stopped.kill().await;
+
+    group.up.insert(at, start(config).await);
+    group.up[0].raft.propose(node(2)).await.unwrap();
+    wait_until(&group.up[at].raft, "it has the entry", |raft| has_node(raft, 2)).await;
+    let (mut client, _) = group.connect(follower).await;
+    let reply = client.log_checksums(ask).await.unwrap().into_inner();
+    assert!(reply.first > before && !reply.checksums.is_empty(), "{reply:?}, and {before} was the last entry");
 }

@@ -10,7 +10,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
-use volley_common::net::{Attempt, ConnectionPool, Failover};
+use volley_common::net::{Attempt, ConnectionPool, Failover, was_not_handled};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
     AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, PlanReadReply, PlanReadRequest,
@@ -26,8 +26,46 @@ const HEDGE_AFTER: Duration = Duration::from_secs(1);
 /// The longest pause between two rounds of attempts.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
+/// What follows when the connection breaks while a call is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BrokenCall {
+    /// It is repeated at the next coordinator: for calls with the ids of writes and parts, most of which must be repeated.
+    Repeat,
+    /// It fails with UNAVAILABLE. For calls with names and options of clients: such a call may be what ended the coordinator,
+    /// and must not end the others too.
+    Fail,
+}
+
+/// Why an attempt at one coordinator failed.
+enum AttemptFailure {
+    /// The connection broke while the call was in flight.
+    Broke(Error),
+    /// The call did not reach the coordinator; it hangs; or its own answer is an error.
+    Other(Error),
+}
+
+impl From<Error> for AttemptFailure {
+    fn from(error: Error) -> Self {
+        AttemptFailure::Other(error)
+    }
+}
+
+impl From<Status> for AttemptFailure {
+    fn from(status: Status) -> Self {
+        let in_flight = std::error::Error::source(&status).is_some_and(|cause| !was_not_handled(cause));
+        let error = Error::from(status);
+        // A reply that is invalid is INTERNAL, and final anyway.
+        if in_flight && error.code == Code::Unavailable {
+            AttemptFailure::Broke(error)
+        } else {
+            AttemptFailure::Other(error)
+        }
+    }
+}
+
 /// A client of the coordinators' peer service. Every coordinator answers every call. If one is unreachable, is slow, hangs,
-/// or knows no leader, the call goes to the next one until the deadline.
+/// or knows no leader, the call goes to the next one until the deadline. A call with content of clients whose connection broke
+/// goes to no other.
 pub struct CoordinatorClient {
     pool: ConnectionPool,
     configured: Vec<String>,
@@ -91,19 +129,28 @@ impl CoordinatorClient {
 
     /// Begins a write; the reply says where its parts should go.
     pub async fn begin_write(&self, request: BeginWriteRequest) -> Result<WritePlan> {
-        self.call(self.deadline, request, |mut stub, request| async move { stub.begin_write(request).await }).await
+        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| async move {
+            stub.begin_write(request).await
+        })
+        .await
     }
 
     /// Adds the parts of one stream to a write that another call will commit.
     pub async fn stage(&self, request: StagePartsRequest) -> Result<()> {
-        self.call(COMMIT_DEADLINE, request, |mut stub, request| async move { stub.stage_parts(request).await }).await?;
+        self.call(BrokenCall::Repeat, COMMIT_DEADLINE, request, |mut stub, request| async move {
+            stub.stage_parts(request).await
+        })
+        .await?;
         Ok(())
     }
 
     /// Renews the lease of a write.
     pub async fn renew(&self, write: &str) -> Result<()> {
         let request = RenewWriteRequest { write: write.into() };
-        self.call(self.deadline, request, |mut stub, request| async move { stub.renew_write(request).await }).await?;
+        self.call(BrokenCall::Repeat, self.deadline, request, |mut stub, request| async move {
+            stub.renew_write(request).await
+        })
+        .await?;
         Ok(())
     }
 
@@ -113,37 +160,55 @@ impl CoordinatorClient {
     /// UNAVAILABLE that says that the outcome is unknown, if no coordinator answered in that time.
     pub async fn commit(&self, request: CommitWriteRequest) -> Result<catalog::WriteOutcome> {
         let write = request.write.clone();
-        self.call(COMMIT_DEADLINE, request, |mut stub, request| async move { stub.commit_write(request).await })
-            .await
-            .map_err(|error| match error.code {
-                Code::Unavailable | Code::DeadlineExceeded => error.at(format_args!(
-                    "it is unknown whether write {write} took effect; put again with this write id to find out"
-                )),
-                _ => error,
-            })
+        self.call(BrokenCall::Repeat, COMMIT_DEADLINE, request, |mut stub, request| async move {
+            stub.commit_write(request).await
+        })
+        .await
+        .map_err(|error| match error.code {
+            Code::Unavailable | Code::DeadlineExceeded => error.at(format_args!(
+                "it is unknown whether write {write} took effect; put again with this write id to find out"
+            )),
+            _ => error,
+        })
     }
 
     /// Aborts a write.
     pub async fn abort(&self, request: AbortWriteRequest) -> Result<()> {
-        self.call(self.deadline, request, |mut stub, request| async move { stub.abort_write(request).await }).await?;
+        self.call(BrokenCall::Repeat, self.deadline, request, |mut stub, request| async move {
+            stub.abort_write(request).await
+        })
+        .await?;
         Ok(())
     }
 
     /// Those of these parts that the catalog proves to be unneeded on the node that holds them.
     pub async fn deletable_parts(&self, request: DeletablePartsRequest) -> Result<Vec<catalog::PartId>> {
-        let call =
-            self.call(self.deadline, request, |mut stub, request| async move { stub.deletable_parts(request).await });
+        let call = self.call(BrokenCall::Repeat, self.deadline, request, |mut stub, request| async move {
+            stub.deletable_parts(request).await
+        });
         Ok(call.await?.parts)
     }
 
     /// Resolves a table's name to a ticket for the whole table.
     pub async fn plan_read(&self, request: PlanReadRequest) -> Result<PlanReadReply> {
-        self.call(self.deadline, request, |mut stub, request| async move { stub.plan_read(request).await }).await
+        self.call(
+            BrokenCall::Fail,
+            self.deadline,
+            request,
+            |mut stub, request| async move { stub.plan_read(request).await },
+        )
+        .await
     }
 
     /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed. All
     /// calls may take effect twice, so they are hedged.
-    async fn call<Req, Rep, Call, Fut>(&self, deadline: Duration, request: Req, call: Call) -> Result<Rep>
+    async fn call<Req, Rep, Call, Fut>(
+        &self,
+        if_broken: BrokenCall,
+        deadline: Duration,
+        request: Req,
+        call: Call,
+    ) -> Result<Rep>
     where
         Req: Clone,
         Call: Fn(CoordinatorStub<Channel>, Req) -> Fut,
@@ -156,11 +221,8 @@ impl CoordinatorClient {
             async move {
                 let answer = async { Ok(call(stub?, request).await?.into_inner()) };
                 let answer = timeout_at(until, self.pool.while_answering(&addr, answer)).await;
-                let answer = answer.unwrap_or_else(|_| Err(Error::unavailable("no answer in time")));
-                Attempt::repeatable(answer.map_err(|error: Error| match error.code {
-                    Code::Unavailable => error.at(format_args!("coordinator {addr}")),
-                    _ => error,
-                }))
+                let answer = answer.unwrap_or_else(|_| Err(Error::unavailable("no answer in time").into()));
+                attempt_of(&addr, if_broken, answer)
             }
         };
         loop {
@@ -180,6 +242,21 @@ impl CoordinatorClient {
     }
 }
 
+fn attempt_of<T>(addr: &str, if_broken: BrokenCall, answer: Result<T, AttemptFailure>) -> Attempt<T> {
+    let at = |error: Error| match error.code {
+        Code::Unavailable => error.at(format_args!("coordinator {addr}")),
+        _ => error,
+    };
+    match answer {
+        Err(AttemptFailure::Broke(error)) if if_broken == BrokenCall::Fail => {
+            let error = at(error);
+            Attempt::Done(Err(Error { message: format!("{}; the call can be repeated", error.message), ..error }))
+        }
+        Err(AttemptFailure::Broke(error) | AttemptFailure::Other(error)) => Attempt::repeatable(Err(at(error))),
+        Ok(reply) => Attempt::repeatable(Ok(reply)),
+    }
+}
+
 /// Pauses between rounds: 20 ms growing to [`MAX_PAUSE`], with jitter.
 fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
@@ -191,8 +268,63 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Whether these bytes of a client have an HTTP/2 DATA frame.
+    fn has_data_frame(received: &[u8]) -> bool {
+        const PREFACE: usize = 24;
+        let mut frames = received.get(PREFACE..).unwrap_or_default();
+        while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
+            if *kind == 0 {
+                return true;
+            }
+            frames = rest.get(u32::from_be_bytes([0, *a, *b, *c]) as usize..).unwrap_or_default();
+        }
+        false
+    }
+
+    /// A coordinator that every call ends, after it was counted.
+    async fn ended_by_each_call(calls: Arc<AtomicUsize>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let calls = calls.clone();
+                tokio::spawn(async move {
+                    let mut received = Vec::new();
+                    while !has_data_frame(&received) {
+                        if connection.read_buf(&mut received).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    calls.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn call_with_client_content_ends_one_coordinator_at_most() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let addrs = vec![ended_by_each_call(calls.clone()).await, ended_by_each_call(calls.clone()).await];
+        let client = CoordinatorClient::new(ConnectionPool::new(), addrs.clone(), Duration::from_millis(500));
+        let began = client.begin_write(BeginWriteRequest::default()).await.unwrap_err();
+        let planned = client.plan_read(PlanReadRequest::default()).await.unwrap_err();
+        for error in [began, planned] {
+            assert_eq!(error.code, Code::Unavailable, "{error}");
+            let names_one = addrs.iter().any(|addr| error.message.contains(addr));
+            assert!(names_one && error.message.contains("can be repeated"), "{error}");
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "each call was sent once");
+        client.renew("w").await.unwrap_err();
+        assert!(calls.load(Ordering::Relaxed) >= 4, "a call with ids goes to the next one");
+    }
 
     #[test]
     fn preferred_coordinator_stays_first_when_the_list_changes() {

@@ -1,10 +1,9 @@
 //! One shared value for each address.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use parking_lot::Mutex;
-
-use crate::Result;
 
 /// One value, such as a channel, for each `HOST:PORT`; created when the address is first used.
 pub struct AddressMap<T> {
@@ -29,31 +28,23 @@ impl<T: Clone> AddressMap<T> {
     /// The value of `addr`; the first call creates it. `make` runs under the map's lock, so it must be fast.
     ///
     /// # Errors
-    /// Those of `make`. After an error nothing is stored.
-    pub fn get_or_insert(&self, addr: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Those of `make`. After an error nothing is stored, and nothing is forgotten.
+    pub fn get_or_insert<E>(&self, addr: &str, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let mut values = self.values.lock();
         if let Some(value) = values.get(addr) {
             return Ok(value.clone());
         }
+        let value = make()?;
         if values.len() >= self.max_len {
             values.clear();
         }
-        let value = make()?;
         values.insert(addr.to_string(), value.clone());
         Ok(value)
     }
 
     /// As [`AddressMap::get_or_insert`], for values whose creation cannot fail.
     pub fn get_or_insert_with(&self, addr: &str, make: impl FnOnce() -> T) -> T {
-        let mut values = self.values.lock();
-        if let Some(value) = values.get(addr) {
-            return value.clone();
-        }
-        if values.len() >= self.max_len {
-            values.clear();
-        }
-        let value = make();
-        values.insert(addr.to_string(), value.clone());
+        let Ok(value) = self.get_or_insert(addr, || Ok::<T, Infallible>(make()));
         value
     }
 
@@ -72,23 +63,24 @@ impl<T: Clone> AddressMap<T> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Error;
 
     #[test]
     fn value_is_made_once_and_not_kept_after_an_error() {
         let map = AddressMap::default();
-        assert!(map.get_or_insert("a:1", || Err(Error::invalid("bad"))).is_err());
-        assert_eq!(map.get_or_insert("a:1", || Ok(1)).unwrap(), 1);
-        assert_eq!(map.get_or_insert("a:1", || Ok(2)).unwrap(), 1);
+        assert_eq!(map.get_or_insert("a:1", || Err("bad")), Err("bad"));
+        assert_eq!(map.get_or_insert_with("a:1", || 1), 1);
+        assert_eq!(map.get_or_insert_with("a:1", || 2), 1);
     }
 
     #[test]
     fn bounded_map_starts_anew_when_it_is_full() {
         let map = AddressMap::bounded(2);
-        for addr in ["a:1", "b:1", "c:1"] {
-            map.get_or_insert(addr, || Ok(1)).unwrap();
+        for addr in ["a:1", "b:1"] {
+            map.get_or_insert_with(addr, || 1);
         }
-        assert_eq!(map.get_or_insert("c:1", || Ok(2)).unwrap(), 1);
-        assert_eq!(map.get_or_insert("a:1", || Ok(2)).unwrap(), 2);
+        assert_eq!(map.get_or_insert("c:1", || Err("bad")), Err("bad"));
+        assert_eq!((map.get("a:1"), map.get("b:1")), (Some(1), Some(1)), "an error clears nothing");
+        assert_eq!(map.get_or_insert_with("c:1", || 1), 1);
+        assert_eq!((map.get("a:1"), map.get("c:1")), (None, Some(1)));
     }
 }

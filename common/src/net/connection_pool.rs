@@ -170,11 +170,11 @@ impl ConnectionPool {
                             if result.is_ok() {
                                 self.health(&addr).record_answer();
                             }
-                            waiting.iter().for_each(|slower| self.health(slower).record_doubt());
+                            waiting.iter().for_each(|slower| self.health(slower).deprioritize());
                             return Some(result);
                         }
                         Attempt::TryNext(error) => {
-                            self.health(&addr).record_doubt();
+                            self.health(&addr).deprioritize();
                             failover.record_error(error);
                         }
                     }

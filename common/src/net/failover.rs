@@ -12,6 +12,24 @@ pub fn is_unavailable(error: &Error) -> bool {
     error.code == Code::Unavailable
 }
 
+/// Whether a transport error says that the member did not handle the request: no connection was made, or the member
+/// refused the request, as one that stops does. Otherwise the request may be why the connection broke.
+pub fn was_not_handled(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() || error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        if let Some(http2) = error.downcast_ref::<h2::Error>() {
+            let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return http2.is_remote()
+                && (refused || http2.is_go_away() && http2.reason() == Some(h2::Reason::NO_ERROR));
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// The attempts of one request at several members, one after the other.
 ///
 /// This type alone selects the next member and records how each attempt ended. The caller makes the attempts:

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
+use super::failover::was_not_handled;
 use crate::error::is_protocol_violation;
 use crate::http2::proxied_body::OpenStream;
 use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
@@ -111,7 +112,7 @@ impl MemberConnections {
             )));
         }
         let text = format!("the connection to the member at {} broke: {text}", self.addr);
-        match was_refused(error) {
+        match was_not_handled(error) {
             true => SendError::NotSent(Error::unavailable(text)),
             false => SendError::Broke(Error::unavailable(text)),
         }
@@ -189,20 +190,6 @@ impl MemberConnections {
         });
         Ok(sender)
     }
-}
-
-/// Whether the member said that it did not handle the request, as one that stops does.
-fn was_refused(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(http2) = error.downcast_ref::<h2::Error>() {
-            let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return http2.is_remote()
-                && (refused || http2.is_go_away() && http2.reason() == Some(h2::Reason::NO_ERROR));
-        }
-        cause = error.source();
-    }
-    false
 }
 
 impl PooledConnection {

@@ -1,8 +1,12 @@
 //! Whether a member answers, by probes: a member that hangs keeps its connections open and accepts new ones.
 //!
 //! A probe is a call of the gRPC health service over a connection of its own; any response is an answer. Probes are sent
-//! only while a call waits for the member, and while its breaker is open.
+//! only while a call waits for the member, and until a member that failed one answers again.
+//!
+//! A refused or closed connection is not a hang. A member that drains accepts no connection and still finishes its streams;
+//! one that is at its connection limit does the same; and the streams of one that died are reset.
 
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,7 +16,7 @@ use http::Request;
 use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
@@ -23,21 +27,21 @@ use crate::{Error, grpc};
 
 /// A call waits this long before the member is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
-/// The period of the probes while a call waits and the member answers.
+/// The period of the probes while a call waits.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// A probe without an answer within this time has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A member that fails this many probes in succession hangs: one may be late on a busy machine.
-const MAX_FAILED_PROBES: u32 = 3;
+/// A member that leaves this many probes in succession without an answer hangs: one may be late on a busy machine.
+const MAX_UNANSWERED_PROBES: u32 = 3;
 /// An answer this recent makes another probe unnecessary.
 const RECENT: Duration = Duration::from_millis(250);
 /// How long a member whose last call failed, or was overtaken by a hedge, is tried after the others.
-const DOUBT: Duration = Duration::from_secs(5);
-/// Pauses between the probes of an open breaker.
-const MIN_BREAKER_PAUSE: Duration = Duration::from_millis(250);
-const MAX_BREAKER_PAUSE: Duration = Duration::from_secs(2);
-/// A member that does not answer for this long is no longer probed: the next call that waits for it opens the breaker again.
-const MAX_BREAKER_TIME: Duration = Duration::from_secs(600);
+const DEPRIORITIZED_FOR: Duration = Duration::from_secs(5);
+/// Pauses between the probes of a member that hangs or refuses them.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// A member that does not answer for this long is no longer probed, until another call waits for it.
+const MAX_PROBING_TIME: Duration = Duration::from_secs(600);
 
 /// What this process knows about the health of one member.
 pub struct MemberHealth {
@@ -54,8 +58,17 @@ pub struct MemberHealth {
 #[derive(Default)]
 struct HealthState {
     last_answer: Option<Instant>,
-    last_failure: Option<Instant>,
-    doubted_until: Option<Instant>,
+    last_failure: Option<(Instant, ProbeFailure)>,
+    deprioritized_until: Option<Instant>,
+}
+
+/// Why a probe failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProbeFailure {
+    /// Nothing came back in time, or the member cannot be reached.
+    Unanswered,
+    /// The member, or the kernel of its machine, refused or closed the connection.
+    Refused,
 }
 
 /// What the probes say.
@@ -63,9 +76,9 @@ struct HealthState {
 enum Verdict {
     /// It answers, or nothing is known.
     Answers,
-    /// It failed a probe; a task goes on probing it.
+    /// It failed a probe; a task goes on probing it until it answers.
     Suspected,
-    /// It failed several: the breaker is open, and the task goes on until it answers.
+    /// It left several unanswered: the breaker is open until it answers.
     Silent,
 }
 
@@ -74,8 +87,8 @@ enum Verdict {
 pub enum HealthRank {
     /// Nothing is wrong as far as this process knows.
     Answers,
-    /// Its last call failed, or another member was faster.
-    Doubtful,
+    /// Its last call or probe failed, or another member was faster.
+    Deprioritized,
     /// It hangs: the breaker is open until it answers a probe.
     Silent,
 }
@@ -98,11 +111,14 @@ impl MemberHealth {
 
     /// When to try this member.
     pub fn rank(&self) -> HealthRank {
-        let doubted_until = self.state.lock().doubted_until;
+        let deprioritized_until = self.state.lock().deprioritized_until;
         match *self.verdict.borrow() {
             Verdict::Silent => HealthRank::Silent,
-            _ if doubted_until.is_some_and(|until| until > Instant::now()) => HealthRank::Doubtful,
-            _ => HealthRank::Answers,
+            Verdict::Suspected => HealthRank::Deprioritized,
+            Verdict::Answers if deprioritized_until.is_some_and(|until| until > Instant::now()) => {
+                HealthRank::Deprioritized
+            }
+            Verdict::Answers => HealthRank::Answers,
         }
     }
 
@@ -115,12 +131,12 @@ impl MemberHealth {
     }
 
     /// Tries the member after others for a while.
-    pub fn record_doubt(&self) {
-        self.state.lock().doubted_until = Some(Instant::now() + DOUBT);
+    pub fn deprioritize(&self) {
+        self.state.lock().deprioritized_until = Some(Instant::now() + DEPRIORITIZED_FOR);
     }
 
-    /// Completes when the member fails a probe: it may hang.
-    pub async fn doubted(self: &Arc<Self>) {
+    /// Completes when the member fails a probe: it may hang, drain, or be dead.
+    pub async fn suspected(self: &Arc<Self>) {
         sleep(PROBE_AFTER).await;
         while self.answers().await {
             sleep(PROBE_INTERVAL).await;
@@ -129,19 +145,22 @@ impl MemberHealth {
 
     /// Whether it answered a moment ago, or answers a probe now.
     pub async fn answers(self: &Arc<Self>) -> bool {
-        let answers = self.probe().await;
-        if !answers {
-            self.record_doubt();
-            self.suspect();
+        let asked = Instant::now();
+        match self.probe().await {
+            Ok(()) => true,
+            Err(failure) => {
+                self.deprioritize();
+                self.suspect(asked, failure);
+                false
+            }
         }
-        answers
     }
 
     /// Watches a call that waits for the member.
     pub(super) fn silence(self: Arc<Self>) -> SilenceWatch {
         let watch = async move {
             loop {
-                self.doubted().await;
+                self.suspected().await;
                 let mut verdict = self.verdict.subscribe();
                 let decided = verdict.wait_for(|verdict| *verdict != Verdict::Suspected).await.map(|verdict| *verdict);
                 if matches!(decided, Ok(Verdict::Silent)) {
@@ -152,8 +171,8 @@ impl MemberHealth {
         SilenceWatch::new(watch.boxed())
     }
 
-    /// Probes the member until it answers, after it failed one probe; opens the breaker if it fails more.
-    fn suspect(self: &Arc<Self>) {
+    /// Probes the member until it answers, after it failed one probe; opens the breaker if it leaves more unanswered.
+    fn suspect(self: &Arc<Self>, asked: Instant, failure: ProbeFailure) {
         let is_new = self.verdict.send_if_modified(|verdict| {
             let is_new = *verdict == Verdict::Answers;
             if is_new {
@@ -162,8 +181,8 @@ impl MemberHealth {
             is_new
         });
         if is_new {
-            let member = Arc::downgrade(self);
-            tokio::spawn(async move { probe_until_answer(member).await });
+            let (member, verdict) = (Arc::downgrade(self), self.verdict.subscribe());
+            tokio::spawn(async move { probe_until_answer(member, verdict, asked, failure).await });
         }
     }
 
@@ -182,8 +201,8 @@ impl MemberHealth {
         (self.on_silent)();
     }
 
-    /// Whether the member answers a probe, or answered recently. Concurrent calls share one probe.
-    async fn probe(&self) -> bool {
+    /// Probes the member, unless it answered recently. Concurrent calls share one probe.
+    async fn probe(&self) -> Result<(), ProbeFailure> {
         let asked = Instant::now();
         let mut channel = self.prober.lock().await;
         let (last_answer, last_failure) = {
@@ -191,63 +210,151 @@ impl MemberHealth {
             (state.last_answer, state.last_failure)
         };
         if last_answer.is_some_and(|at| at + RECENT > asked) {
-            return true;
+            return Ok(());
         }
-        if last_failure.is_some_and(|at| at > asked) {
-            return false;
+        if let Some((_, failure)) = last_failure.filter(|(at, _)| *at > asked) {
+            return Err(failure);
         }
-        match timeout(PROBE_TIMEOUT, self.send_probe(&mut channel)).await {
-            Ok(true) => {
+        let sent = timeout(PROBE_TIMEOUT, self.send_probe(&mut channel)).await;
+        match sent.unwrap_or(Err(ProbeFailure::Unanswered)) {
+            Ok(()) => {
                 self.record_answer();
-                true
+                Ok(())
             }
             // A connection that lost packets would be slow long after the network is well again.
-            _ => {
+            Err(failure) => {
                 *channel = None;
-                self.state.lock().last_failure = Some(Instant::now());
-                false
+                self.state.lock().last_failure = Some((Instant::now(), failure));
+                Err(failure)
             }
         }
     }
 
-    async fn send_probe(&self, channel: &mut Option<Channel>) -> bool {
+    async fn send_probe(&self, channel: &mut Option<Channel>) -> Result<(), ProbeFailure> {
         let connected = match channel.take() {
             Some(connected) => connected,
             None => match self.settings.endpoint(&self.addr) {
                 Ok(endpoint) => endpoint.connect_lazy(),
-                Err(_) => return false,
+                Err(_) => return Err(ProbeFailure::Unanswered),
             },
         };
         let mut calling = channel.insert(connected).clone();
-        let Ok(ready) = calling.ready().await else { return false };
+        let ready = calling.ready().await.map_err(|e| failure_of(&e))?;
         let request: Request<Bytes> = grpc::health_request();
-        ready.call(request.map(|body| Body::new(Full::new(body)))).await.is_ok()
+        let answer = ready.call(request.map(|body| Body::new(Full::new(body)))).await;
+        answer.map(|_| ()).map_err(|e| failure_of(&e))
     }
 }
 
-/// Goes on probing a member that failed a probe, until it answers, is forgotten, or stays silent for too long.
-async fn probe_until_answer(member: Weak<MemberHealth>) {
-    let began = Instant::now();
-    let (mut failed, mut pause) = (1, Duration::ZERO);
-    loop {
-        sleep(pause).await;
-        let Some(member) = member.upgrade() else { return };
-        if *member.verdict.borrow() == Verdict::Answers {
-            return;
+/// What the error of a probe says. Unless it says that nothing came back, it is a refusal: to end the streams of a member
+/// that drains is worse than to wait for HTTP/2's keepalive.
+fn failure_of(error: &(dyn std::error::Error + 'static)) -> ProbeFailure {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let unanswered = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<hyper::Error>()) {
+            (Some(io), _) => matches!(
+                io.kind(),
+                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+            ),
+            (_, Some(http)) => http.is_timeout(),
+            _ => error.is::<tonic::TimeoutExpired>(),
+        };
+        if unanswered {
+            return ProbeFailure::Unanswered;
         }
-        if began.elapsed() > MAX_BREAKER_TIME {
+        cause = error.source();
+    }
+    ProbeFailure::Refused
+}
+
+/// The probes of a member that failed one.
+#[derive(Debug, Default)]
+struct ProbeSequence {
+    /// Probes in succession without an answer.
+    unanswered: u32,
+    /// The last pause that was longer than the period.
+    pause: Duration,
+}
+
+impl ProbeSequence {
+    /// Records a failed probe. Returns the time from its beginning to that of the next one.
+    fn record(&mut self, failure: ProbeFailure) -> Duration {
+        self.unanswered = match failure {
+            ProbeFailure::Unanswered => self.unanswered + 1,
+            ProbeFailure::Refused => 0,
+        };
+        if failure == ProbeFailure::Unanswered && self.unanswered < MAX_UNANSWERED_PROBES {
+            return PROBE_INTERVAL;
+        }
+        self.pause = (2 * self.pause).clamp(MIN_PAUSE, MAX_PAUSE);
+        PROBE_INTERVAL + self.pause
+    }
+
+    fn is_silent(&self) -> bool {
+        self.unanswered >= MAX_UNANSWERED_PROBES
+    }
+}
+
+/// Goes on probing a member whose probe, sent at `asked`, failed: until it answers, is forgotten, or has not answered for
+/// too long.
+async fn probe_until_answer(
+    member: Weak<MemberHealth>,
+    mut verdict: watch::Receiver<Verdict>,
+    mut asked: Instant,
+    mut failure: ProbeFailure,
+) {
+    let until = asked + MAX_PROBING_TIME;
+    let mut probes = ProbeSequence::default();
+    loop {
+        let next = asked + probes.record(failure);
+        if probes.is_silent()
+            && *verdict.borrow() == Verdict::Suspected
+            && let Some(member) = member.upgrade()
+        {
+            member.open_breaker();
+        }
+        tokio::select! {
+            biased;
+            // Or an error: the member is forgotten.
+            _ = verdict.wait_for(|verdict| *verdict == Verdict::Answers) => return,
+            () = sleep_until(next) => {}
+        }
+        let Some(member) = member.upgrade() else { return };
+        asked = Instant::now();
+        if asked > until {
             member.set_verdict(Verdict::Answers);
             return;
         }
-        if member.probe().await {
-            return;
+        match member.probe().await {
+            Ok(()) => return,
+            Err(again) => failure = again,
         }
-        failed += 1;
-        if failed == MAX_FAILED_PROBES {
-            member.open_breaker();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_probes_without_answer_in_succession_count_as_silence() {
+        use ProbeFailure::{Refused, Unanswered};
+        let mut probes = ProbeSequence::default();
+        for failure in [Refused, Unanswered, Unanswered, Refused, Refused, Refused, Refused, Unanswered, Unanswered] {
+            assert!(probes.record(failure) >= PROBE_INTERVAL);
+            assert!(!probes.is_silent(), "{probes:?}");
         }
-        if failed >= MAX_FAILED_PROBES {
-            pause = (2 * pause).clamp(MIN_BREAKER_PAUSE, MAX_BREAKER_PAUSE);
+        probes.record(Unanswered);
+        assert!(probes.is_silent());
+        assert_eq!(probes.record(Unanswered), PROBE_INTERVAL + MAX_PAUSE);
+    }
+
+    #[test]
+    fn unreachable_machine_is_not_a_refusal() {
+        let of = |kind| failure_of(&io::Error::from(kind));
+        assert_eq!(of(io::ErrorKind::HostUnreachable), ProbeFailure::Unanswered);
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
+            assert_eq!(of(kind), ProbeFailure::Refused, "{kind}");
         }
     }
 }

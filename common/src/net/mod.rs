@@ -18,5 +18,5 @@ mod tests;
 
 pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
-pub use failover::Failover;
+pub use failover::{Failover, was_not_handled};
 pub use member_connections::SendError;

@@ -61,6 +61,34 @@ async fn slow_call_is_waited_for_while_the_member_answers() {
     assert_eq!(pool.health(&server.addr).rank(), HealthRank::Answers);
 }
 
+/// A listener that closes each connection, as one at its limit does.
+async fn closing() -> String {
+    let (listener, addr) = hung().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn slow_call_is_waited_for_while_connections_are_refused() {
+    // A member that drains, or died: nothing listens at its address.
+    let (listener, refusing) = hung().await;
+    drop(listener);
+    let pool = ConnectionPool::new();
+    for addr in [refusing, closing().await] {
+        assert!(!soon(pool.health(&addr).answers()).await, "it gets no new call");
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            Ok::<_, Error>(7)
+        };
+        assert_eq!(pool.while_answering(&addr, slow).await, Ok(7));
+        assert_eq!(pool.health(&addr).rank(), HealthRank::Deprioritized);
+    }
+}
+
 #[tokio::test]
 async fn hedged_call_is_answered_by_the_faster_member() {
     let pool = ConnectionPool::new();

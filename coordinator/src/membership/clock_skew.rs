@@ -51,7 +51,8 @@ impl ClockSkews {
         if theirs == 0 {
             return;
         }
-        let ms = theirs as i64 - ours as i64;
+        let [theirs, ours] = [theirs, ours].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        let ms = theirs.saturating_sub(ours);
         if self.store(owner, ms, Instant::now()) {
             tracing::warn!(
                 member = %owner,
@@ -62,11 +63,20 @@ impl ClockSkews {
         metrics::gauge!("volley_clock_skew_seconds", "member" => owner.to_string()).set(ms as f64 / 1000.0);
     }
 
+    /// As [`ClockSkews::record`], if the coordinator `id` is one of `peers`: anyone can state any id, and a coordinator of an
+    /// earlier version states none.
+    pub fn record_coordinator(&self, id: u64, peers: &BTreeMap<u64, String>, theirs: u64, ours: u64) {
+        if peers.contains_key(&id) {
+            self.record(ClockOwner::Coordinator(id), theirs, ours);
+        }
+    }
+
     /// Stores a difference; returns whether to log it.
     fn store(&self, owner: ClockOwner, ms: i64, at: Instant) -> bool {
         let mut skews = self.0.lock();
         let logged = skews.get(&owner).and_then(|skew| skew.logged);
-        let due = ms.abs() > MAX_SKEW_MS && logged.is_none_or(|logged| at.duration_since(logged) >= LOG_INTERVAL);
+        let due =
+            ms.saturating_abs() > MAX_SKEW_MS && logged.is_none_or(|logged| at.duration_since(logged) >= LOG_INTERVAL);
         skews.insert(owner, MeasuredSkew { ms, at, logged: if due { Some(at) } else { logged } });
         due
     }
@@ -80,6 +90,25 @@ impl ClockSkews {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clock_of_any_value_is_recorded() {
+        let (skews, owner) = (ClockSkews::default(), ClockOwner::Coordinator(2));
+        for (theirs, ms) in [(1 << 63, i64::MAX - 1_000), (u64::MAX, i64::MAX - 1_000), (400, -600)] {
+            skews.record(owner, theirs, 1_000);
+            assert_eq!(skews.get(owner), Some(ms), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn only_coordinators_of_the_cluster_are_recorded() {
+        let (skews, peers) = (ClockSkews::default(), BTreeMap::from([(1, "a:1".to_string()), (2, "b:1".to_string())]));
+        for id in [0, 2, 777] {
+            skews.record_coordinator(id, &peers, 5_000, 4_000);
+        }
+        let recorded: Vec<_> = skews.0.lock().keys().copied().collect();
+        assert_eq!(recorded, [ClockOwner::Coordinator(2)]);
+    }
 
     #[test]
     fn large_skew_is_logged_once_a_minute_per_member() {

@@ -8,7 +8,8 @@ use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
-use tonic::{ConnectError, Request, Status};
+use tonic::{Request, Status};
+use volley_common::net::was_not_handled;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
@@ -149,7 +150,6 @@ impl RaftContext {
     }
 
     async fn propose_to(&self, leader: u64, mut command: Command, deadline: Instant) -> LeaderAttempt<Reply> {
-        command.now_ms = (self.env.clock)();
         if leader == self.config.id {
             return match timeout_at(deadline, self.propose_local(command)).await {
                 Ok(outcome) => retry_if_not_proposed(outcome),
@@ -157,6 +157,8 @@ impl RaftContext {
             };
         }
         let Some(mut client) = self.coordinator_client(leader) else { return unknown_address(leader) };
+        // The leader sets its own, and measures the difference.
+        command.now_ms = (self.env.clock)();
         let request = Request::new(ProposeRequest { command: Some(command), coordinator: self.config.id });
         let mut current = self.leader.subscribe();
         let answer = tokio::select! {
@@ -172,7 +174,9 @@ impl RaftContext {
                 Some(reply) => LeaderAttempt::Done(Ok(reply)),
                 None => LeaderAttempt::Done(Err(Error::internal("the leader sent an empty reply"))),
             },
-            Ok(Err(status)) if was_never_sent(&status) => LeaderAttempt::Retry(Error::from(status)),
+            Ok(Err(status)) if std::error::Error::source(&status).is_some_and(was_not_handled) => {
+                LeaderAttempt::Retry(Error::from(status))
+            }
             Ok(Err(status)) => retry_if_not_proposed(Err(error_of(status))),
             Err(_) => LeaderAttempt::Done(Err(unknown_outcome("the leader did not answer in time"))),
         }
@@ -303,16 +307,4 @@ fn catalog_reply(reply: Reply) -> Result<reply::Reply> {
         Some(reply) => Ok(reply),
         None => Err(Error::internal("the catalog returned an empty reply")),
     }
-}
-
-/// Whether a call failed before a connection was made.
-fn was_never_sent(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

@@ -4,12 +4,17 @@
 //! without an error. That takes a fault of memory, of a disk or of the program, or a process that claims to be the leader.
 //! So the leader asks every member for the checksums of recent committed entries. A difference is logged, reported by the
 //! cluster's status, and counted by a metric.
+//!
+//! An older program drops the fields that it does not know from the entries that it stores, for example as a follower during
+//! a rolling upgrade. So members compare only entries that both appended since they started, and only if the programs that
+//! now run define entries in the same way.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use prost::Message;
-use volley_common::wire::raft as wire;
+use volley_common::wire::{ENTRY_DEFINITIONS, raft as wire};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
@@ -21,8 +26,12 @@ use super::types::RaftPeer;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of entries in one request.
 const MAX_ENTRIES: u64 = 1024;
-/// The checksums depend on how an entry is encoded, so only members of one version compare them.
-const SOFTWARE: &str = env!("CARGO_PKG_VERSION");
+
+/// The version, and a checksum of how entries are defined: builds of one version may differ.
+static SOFTWARE: LazyLock<String> = LazyLock::new(|| {
+    let definitions = ENTRY_DEFINITIONS.iter().fold(0, |crc, text| crc32c::crc32c_append(crc, text.as_bytes()));
+    format!("{}+{definitions:08x}", env!("CARGO_PKG_VERSION"))
+});
 
 /// Compares forever, while this coordinator leads.
 pub async fn run(ctx: &RaftContext) {
@@ -50,7 +59,7 @@ pub async fn run(ctx: &RaftContext) {
     }
 }
 
-/// Compares entries from `first` on; returns the index of the last one that was compared.
+/// Compares entries from `first` on; returns the index of the last one that was compared, or that the member does not have.
 async fn compare(ctx: &RaftContext, id: u64, peer: &RaftPeer, first: u64) -> Result<Option<u64>> {
     let ours = checksums(ctx, first).await?;
     if ours.checksums.is_empty() {
@@ -60,10 +69,10 @@ async fn compare(ctx: &RaftContext, id: u64, peer: &RaftPeer, first: u64) -> Res
     let call = async { raft_client(ctx.channel(&peer.addr)?).log_checksums(request).await.map_err(Error::from) };
     let reply = tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Error::deadline("no answer in time"))?;
     let theirs = reply?.into_inner();
-    if theirs.software != SOFTWARE {
+    if theirs.software != *SOFTWARE {
         return Ok(None);
     }
-    let outcome = common_entries(&ours, &theirs);
+    let outcome = compared_until(&ours, &theirs);
     if let Err(index) = outcome {
         let text = format!(
             "coordinator {id} at {} has another entry {index} in its log than the leader: stop it, empty its data folder and start it again",
@@ -75,19 +84,21 @@ async fn compare(ctx: &RaftContext, id: u64, peer: &RaftPeer, first: u64) -> Res
     Ok(outcome.unwrap_or_default())
 }
 
-/// The last index that both have; none if they have no entry in common.
+/// The last index that both have; else the last of ours, if theirs begin later; else none, because theirs end earlier.
 ///
 /// # Errors
 /// The first index at which they differ.
-fn common_entries(
+fn compared_until(
     ours: &wire::LogChecksumsReply,
     theirs: &wire::LogChecksumsReply,
 ) -> std::result::Result<Option<u64>, u64> {
+    let theirs_first = theirs.first;
     let indexed = |reply: &wire::LogChecksumsReply| -> BTreeMap<u64, u32> {
         (reply.first..).zip(reply.checksums.iter().copied()).collect()
     };
     let (ours, theirs) = (indexed(ours), indexed(theirs));
-    let mut last = None;
+    let our_last = ours.last_key_value().map(|(index, _)| *index);
+    let mut last = our_last.filter(|index| theirs_first > *index);
     for (index, checksum) in &ours {
         match theirs.get(index) {
             Some(their_checksum) if their_checksum != checksum => return Err(*index),
@@ -98,17 +109,19 @@ fn common_entries(
     Ok(last)
 }
 
-/// The checksums of committed entries of this coordinator's log, from `first` on: those that it still has and has applied.
+/// The checksums of committed entries of this coordinator's log, from `first` on: those that it appended since it started,
+/// still has, and has applied.
 ///
 /// # Errors
 /// INTERNAL: the log cannot be read.
 pub async fn checksums(ctx: &RaftContext, first: u64) -> Result<wire::LogChecksumsReply> {
+    let first = first.max(ctx.log.first_appended());
     let end = ctx.applied_index().saturating_add(1).min(first.saturating_add(MAX_ENTRIES));
     let entries = ctx.log.entries(first, end).await.map_err(|e| Error::internal(format!("the Raft log: {e}")))?;
     Ok(wire::LogChecksumsReply {
         first: entries.first().map_or(first, |entry| entry.log_id.index),
         checksums: entries.iter().map(|entry| crc32c::crc32c(&entry_out(entry).encode_to_vec())).collect(),
-        software: SOFTWARE.into(),
+        software: SOFTWARE.clone(),
     })
 }
 
@@ -117,15 +130,16 @@ mod tests {
     use super::*;
 
     fn reply(first: u64, checksums: &[u32]) -> wire::LogChecksumsReply {
-        wire::LogChecksumsReply { first, checksums: checksums.to_vec(), software: SOFTWARE.into() }
+        wire::LogChecksumsReply { first, checksums: checksums.to_vec(), software: SOFTWARE.clone() }
     }
 
     #[test]
     fn entries_that_both_have_are_compared() {
         let ours = reply(10, &[1, 2, 3, 4]);
-        assert_eq!(common_entries(&ours, &reply(10, &[1, 2, 3, 4, 5])), Ok(Some(13)));
-        assert_eq!(common_entries(&ours, &reply(12, &[3])), Ok(Some(12)));
-        assert_eq!(common_entries(&ours, &reply(14, &[9])), Ok(None));
-        assert_eq!(common_entries(&ours, &reply(11, &[2, 7, 4])), Err(12));
+        assert_eq!(compared_until(&ours, &reply(10, &[1, 2, 3, 4, 5])), Ok(Some(13)));
+        assert_eq!(compared_until(&ours, &reply(12, &[3])), Ok(Some(12)));
+        assert_eq!(compared_until(&ours, &reply(14, &[9])), Ok(Some(13)), "it has none of these");
+        assert_eq!(compared_until(&ours, &reply(10, &[])), Ok(None), "it does not have them yet");
+        assert_eq!(compared_until(&ours, &reply(11, &[2, 7, 4])), Err(12));
     }
 }

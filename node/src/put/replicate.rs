@@ -156,7 +156,7 @@ enum CopyEvent {
     /// The copy was made, or failed.
     Ended(NodeId, Result<()>),
     /// The node did not answer a probe.
-    Doubted(NodeId),
+    Suspected(NodeId),
 }
 
 impl ReplicationTask {
@@ -167,9 +167,9 @@ impl ReplicationTask {
         self.reply_if_enough(targets.required);
         let (shared, part) = (self.shared.clone(), self.part.clone());
         let copy = |node: NodeId| shared.copy_to(&part, node).map(move |result| CopyEvent::Ended(node, result)).boxed();
-        let doubt = |node: NodeId| shared.doubted(node).map(move |()| CopyEvent::Doubted(node)).boxed();
+        let suspicion = |node: NodeId| shared.suspected(node).map(move |()| CopyEvent::Suspected(node)).boxed();
         let mut running: BTreeSet<NodeId> = targets.first.iter().copied().collect();
-        let mut events: FuturesUnordered<_> = running.iter().flat_map(|node| [copy(*node), doubt(*node)]).collect();
+        let mut events: FuturesUnordered<_> = running.iter().flat_map(|node| [copy(*node), suspicion(*node)]).collect();
         while !running.is_empty()
             && let Some(event) = events.next().await
         {
@@ -181,7 +181,7 @@ impl ReplicationTask {
                     self.part.holders.lock().push(node);
                     self.reply_if_enough(targets.required);
                 }
-                CopyEvent::Doubted(node) => {
+                CopyEvent::Suspected(node) => {
                     // The copy goes on, in case that the node is only slow.
                     if running.contains(&node) && self.reply.is_some() {
                         failed = Some(node);
@@ -199,7 +199,7 @@ impl ReplicationTask {
                 && let Some(node) = targets.substitutes.pop_front()
             {
                 running.insert(node);
-                events.extend([copy(node), doubt(node)]);
+                events.extend([copy(node), suspicion(node)]);
             }
         }
         self.finish(&targets, &failures);
@@ -264,9 +264,9 @@ impl ReplicatorShared {
     }
 
     /// Completes if the node does not answer a probe.
-    async fn doubted(&self, node: NodeId) {
+    async fn suspected(&self, node: NodeId) {
         match self.peer_addr(node) {
-            Some(addr) => self.context.pool.health(addr).doubted().await,
+            Some(addr) => self.context.pool.health(addr).suspected().await,
             None => std::future::pending().await,
         }
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use arrow_flight::{FlightData, FlightDescriptor};
+use arrow_flight::{FlightData, FlightDescriptor, Ticket};
+use bytes::Bytes;
 use futures::SinkExt;
 use futures::channel::mpsc::{Sender, channel};
 use tonic::{Code, Streaming};
@@ -13,7 +14,7 @@ use volley_common::client::Client;
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;
-use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
+use volley_tests::{ClusterOptions, TestCluster, raw, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -107,6 +108,68 @@ async fn stopping_node_serves_health_until_its_streams_end() {
     assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
     drop(sender);
     assert!(back.message().await.unwrap().is_none());
+    assert!(node.wait_for_exit().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxied_streams_finish_while_their_node_drains() {
+    const LARGE: i64 = 600_000;
+    let mut cluster = TestCluster::start_with(ClusterOptions {
+        coordinators: 1,
+        nodes: 1,
+        zones: 1,
+        node_flags: long_drain(),
+        ..ClusterOptions::default()
+    })
+    .await;
+    let client = cluster.coordinators[0].client().await;
+    rows::put(&client, "large", &Options::default(), 0..LARGE).await.unwrap();
+    let mut get = client.open(Ticket::new("large")).await.unwrap();
+    let (mut sender, mut back) = open(&client).await;
+    let mut batches = raw::messages("t", &rows::schema(), vec![rows::batch(0..100), rows::batch(100..200)]);
+    let last = batches.pop().unwrap();
+    let (mut put, messages) = channel(1);
+    let ((), answers) = tokio::join!(
+        async {
+            for message in batches {
+                put.send(message).await.unwrap();
+            }
+        },
+        async { client.flight().do_put(messages).await },
+    );
+    let mut acks = answers.unwrap().into_inner();
+    acks.message().await.unwrap().unwrap();
+
+    let node = &mut cluster.nodes[0];
+    node.terminate();
+    wait_for_drain(node).await;
+    // The coordinator waits for the node, and probes it.
+    let ended = async {
+        tokio::select! {
+            end = back.message() => format!("{end:?}"),
+            end = acks.message() => format!("{end:?}"),
+        }
+    };
+    if let Ok(end) = tokio::time::timeout(Duration::from_secs(3), ended).await {
+        panic!("a stream ended early: {end}");
+    }
+    sender.send(message("last")).await.unwrap();
+    assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
+    drop(sender);
+    assert!(back.message().await.unwrap().is_none());
+    put.send(last).await.unwrap();
+    drop(put);
+    let mut outcome = Bytes::new();
+    while let Some(ack) = acks.message().await.unwrap() {
+        outcome = ack.app_metadata;
+    }
+    let outcome: serde_json::Value = serde_json::from_slice(&outcome).unwrap();
+    assert_eq!(outcome["rows"], 200, "{outcome}");
+    let mut rows = 0;
+    while let Some(batch) = get.next().await.unwrap() {
+        rows += batch.num_rows();
+    }
+    assert_eq!(rows as i64, LARGE);
     assert!(node.wait_for_exit().await.success());
 }
 

@@ -195,6 +195,13 @@ fn check_reply_term(sent: u64, reply: &Vote) -> RpcResult<()> {
     }
 }
 
+/// The reply to a snapshot that was sent in the term `sent`.
+fn snapshot_reply_in(sent: u64, reply: wire::SnapshotReply) -> RpcResult<SnapshotResponse<TypeConfig>> {
+    let vote = convert::vote_in(reply.vote).map_err(malformed)?;
+    check_reply_term(sent, &vote)?;
+    Ok(SnapshotResponse::new(vote))
+}
+
 fn malformed(error: volley_common::Error) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&error))
 }
@@ -241,6 +248,7 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let (send, chunks) = mpsc::channel(SNAPSHOT_BUFFER);
+        let sent = vote.leader_id.term;
         let header = convert::header_out(&snapshot.meta, Some(&vote));
         let reader = tokio::spawn(send_chunks(header, snapshot.snapshot, send));
         let request = self.request(ReceiverStream::new(chunks)).map_err(StreamingError::from)?;
@@ -253,7 +261,7 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         if let Ok(Err(error)) = reader.await {
             return Err(StreamingError::from(RPCError::Network(NetworkError::new(&error))));
         }
-        Ok(SnapshotResponse::new(convert::vote_in(reply.vote).map_err(|e| StreamingError::from(malformed(e)))?))
+        snapshot_reply_in(sent, reply).map_err(StreamingError::from)
     }
 
     async fn transfer_leader(
@@ -297,4 +305,21 @@ async fn send_chunks(
         send.send(wire::SnapshotChunk { header: None, data }).await.map_err(gone)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_reply_of_an_absurd_term_is_refused() {
+        let reply = |term| wire::SnapshotReply {
+            vote: Some(wire::Vote { leader: Some(wire::LeaderId { term, node: 2 }), committed: false }),
+        };
+        assert_eq!(snapshot_reply_in(3, reply(5)).unwrap().vote.leader_id.term, 5);
+        for term in [u64::MAX, 4 + MAX_TERM_STEP] {
+            assert!(snapshot_reply_in(3, reply(term)).is_err(), "{term}");
+        }
+    }
 }

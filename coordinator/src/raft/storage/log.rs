@@ -43,6 +43,8 @@ struct LogTail {
     bytes: usize,
     /// Entries below this index are durable.
     durable: u64,
+    /// Entries from this index on were appended since the log was opened.
+    opened: u64,
 }
 
 impl LogTail {
@@ -84,7 +86,7 @@ impl RaftLog {
             None => purged,
         };
         let durable = last.map_or(0, |id| id.index + 1);
-        let tail = LogTail { vote, purged, last, durable, ..LogTail::default() };
+        let tail = LogTail { vote, purged, last, durable, opened: durable, ..LogTail::default() };
         Ok(RaftLog { store, tail: Arc::new(Mutex::new(tail)) })
     }
 
@@ -96,6 +98,12 @@ impl RaftLog {
     /// Entries `start..end`, as far as the log still has them.
     pub async fn entries(&self, start: u64, end: u64) -> io::Result<Vec<RaftLogEntry>> {
         self.read(start, end, MESSAGE_BYTES).await
+    }
+
+    /// The index from which on the log has entries that were appended since it was opened.
+    pub fn first_appended(&self) -> u64 {
+        let tail = self.tail.lock();
+        tail.opened.max(tail.purged.map_or(0, |id| id.index + 1))
     }
 
     /// Entries on disk, for tests and measurements. Blocks.
