@@ -54,8 +54,8 @@ impl PartDictionaries {
 
     /// Adds the values that the batch uses. Returns the batch with the part's keys in place of its dictionaries; `None`,
     /// and nothing is changed, if it has another dictionary than the part, or if a dictionary would become too large for
-    /// one message. The first batch is refused only if it can be split.
-    pub fn add(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
+    /// one message. The first batch is refused only if it can be split: `can_split`, and it has several rows.
+    pub fn add(&mut self, batch: &RecordBatch, can_split: bool) -> Result<Option<RecordBatch>, ArrowError> {
         if self.schema == self.keys_schema {
             return Ok(Some(batch.clone()));
         }
@@ -70,7 +70,9 @@ impl PartDictionaries {
             dictionary.add(array);
         }
         let is_first = before.iter().all(|len| *len == 0);
-        if self.dictionaries.iter().any(PartDictionary::is_too_large) && !(is_first && batch.num_rows() <= 1) {
+        if self.dictionaries.iter().any(PartDictionary::is_too_large)
+            && !(is_first && (!can_split || batch.num_rows() <= 1))
+        {
             self.dictionaries.iter_mut().zip(before).for_each(|(dictionary, len)| dictionary.truncate(len));
             return Ok(None);
         }
