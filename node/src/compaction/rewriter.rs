@@ -11,8 +11,8 @@ use volley_common::ipc::split::split;
 use volley_common::{Error, Result};
 
 use super::join::{has_dictionary, join, share_dictionaries};
+use crate::put::blocks::ShardSink;
 use crate::put::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
-use crate::put::shards::ShardSink;
 use crate::put::write::WriterInput;
 
 /// Bytes of rows with dictionaries that are joined at a time.

@@ -5,7 +5,34 @@ use volley_common::Result;
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::size::data_bytes;
 
-use super::shards::{ShardSink, TargetSizes};
+/// Receives the rows of each shard.
+pub trait ShardSink {
+    /// Rows of a shard as one message, in order for each shard.
+    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()>;
+    /// A batch as it was put, of any size, as one message, with its `app_metadata`.
+    fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()>;
+    /// The shard's part ends here.
+    fn end_part(&mut self, shard: u32) -> Result<()>;
+}
+
+/// Sizes to aim for, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetSizes {
+    /// A message, about.
+    pub message: usize,
+    /// A block of consecutive rows, at least.
+    pub block: u64,
+    /// The first block of each shard, at least. Every further one is twice as large, up to `block`.
+    pub first_block: u64,
+}
+
+impl TargetSizes {
+    /// Of the `count`-th block of the stream, from 0.
+    fn block_of(&self, count: u64, shards: u32) -> u64 {
+        let round = u32::try_from(count / u64::from(shards)).unwrap_or(u32::MAX);
+        self.first_block.saturating_mul(2u64.saturating_pow(round)).min(self.block)
+    }
+}
 
 /// The block that is being filled: block k goes to shard (first + k) mod N.
 pub struct BlockCursor {

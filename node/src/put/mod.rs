@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
-//! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, `blocks` counts their blocks |
+//! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks |
 //! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
@@ -18,7 +18,7 @@
 //! The messages are decoded below tonic, whose codec would add a copy of every body.
 
 pub mod ack_stream;
-mod blocks;
+pub mod blocks;
 pub mod bodies;
 pub mod commit;
 pub mod growth;

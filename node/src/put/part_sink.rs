@@ -10,12 +10,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use volley_common::ipc::batch_header::MAX_APP_METADATA;
 use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::size::data_bytes;
 use volley_common::wire::catalog::{self, Compression, TableSpec};
 use volley_common::{Error, Result, TableName};
 
+use super::blocks::ShardSink;
 use super::growth::GrowthLimit;
-use super::shards::ShardSink;
-use crate::storage::{BatchWrite, PartSpec, PartStore, PartWriter, SealedPart};
+use crate::storage::{BatchWrite, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart};
 
 /// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
 const MAX_SEALS: usize = 2;
@@ -124,16 +125,19 @@ impl PartSink {
         }
     }
 
-    fn check_metadata(&self, app_metadata: &[u8]) -> Result<()> {
-        if app_metadata.len() <= MAX_APP_METADATA {
-            return Ok(());
+    /// Refuses what a table that preserves batches cannot store as it is.
+    fn check_whole(&self, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
+        let refused = |what: &str, bytes: usize, most: usize| {
+            Err(Error::exhausted(format!(
+                "table {:?} has preserve_batches, and {what} has {bytes} bytes, more than the limit of {most}: send less at once",
+                self.config.table
+            )))
+        };
+        match (data_bytes(batch), app_metadata.len()) {
+            (_, bytes) if bytes > MAX_APP_METADATA => refused("the app_metadata of a batch", bytes, MAX_APP_METADATA),
+            (bytes, _) if bytes > MAX_WHOLE_BATCH_BYTES => refused("a batch", bytes, MAX_WHOLE_BATCH_BYTES),
+            _ => Ok(()),
         }
-        Err(Error::exhausted(format!(
-            "a batch has app_metadata of {} bytes, and table {:?}, which has preserve_batches, stores at most {MAX_APP_METADATA}: send less, \
-             or store it in a column",
-            app_metadata.len(),
-            self.config.table
-        )))
     }
 
     /// Seals a part on a blocking thread, so that the next one can be written meanwhile.
@@ -193,12 +197,16 @@ impl ShardSink for PartSink {
     }
 
     fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
-        self.check_metadata(app_metadata)?;
+        self.check_whole(batch, app_metadata)?;
         if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
             // The open part has another dictionary.
             self.end_part(shard)?;
             if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
-                return Err(Error::internal("a new part refused a batch"));
+                return Err(Error::exhausted(format!(
+                    "table {:?} has preserve_batches, and a batch uses more than {MAX_WHOLE_BATCH_BYTES} bytes of dictionary values: \
+                     send smaller batches",
+                    self.config.table
+                )));
             }
         }
         self.after_write(shard)

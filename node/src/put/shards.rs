@@ -15,7 +15,7 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
-use super::blocks::{BlockCursor, WholeBatches};
+use super::blocks::{BlockCursor, ShardSink, TargetSizes, WholeBatches};
 
 /// Maximum bytes of rows that are buffered, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
@@ -32,35 +32,6 @@ const MAX_REPEATED: usize = 64 << 20;
 /// The same for batches that are joined to one message, which must not become too large.
 const MAX_JOIN_REPEATED: usize = 32 << 10;
 
-/// Receives the rows of each shard.
-pub trait ShardSink {
-    /// Rows of a shard as one message, in order for each shard.
-    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()>;
-    /// A batch as it was put, of any size, as one message, with its `app_metadata`.
-    fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()>;
-    /// The shard's part ends here.
-    fn end_part(&mut self, shard: u32) -> Result<()>;
-}
-
-/// Sizes to aim for, bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct TargetSizes {
-    /// A message, about.
-    pub message: usize,
-    /// A block of consecutive rows, at least.
-    pub block: u64,
-    /// The first block of each shard, at least. Every further one is twice as large, up to `block`.
-    pub first_block: u64,
-}
-
-impl TargetSizes {
-    /// Of the `count`-th block of the stream, from 0.
-    pub(super) fn block_of(&self, count: u64, shards: u32) -> u64 {
-        let round = u32::try_from(count / u64::from(shards)).unwrap_or(u32::MAX);
-        self.first_block.saturating_mul(2u64.saturating_pow(round)).min(self.block)
-    }
-}
-
 /// Splits one stream of batches into shards.
 ///
 /// Batches must already conform to the table's schema. [`BatchPartitioner::push`] detaches and compacts each of them;
@@ -70,7 +41,7 @@ pub enum BatchPartitioner {
     RoundRobin(BlockPartitioner),
     /// By the hash of key columns.
     Hash(HashPartitioner),
-    /// The same for batches that are kept as they were put.
+    /// Without keys, and batches are kept as they are put: consecutive blocks of whole batches.
     Whole(WholeBatches),
 }
 

@@ -14,9 +14,10 @@ use volley_common::partition::first_shard;
 use volley_common::{Error, Result};
 
 use super::ack_stream::AckSender;
+use super::blocks::TargetSizes;
 use super::handshake::{PutMessages, next_message};
 use super::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
-use super::shards::{BatchPartitioner, TargetSizes};
+use super::shards::BatchPartitioner;
 use crate::put_memory::{BufferedRows, PutMemory};
 use crate::put_resources::PutResources;
 
