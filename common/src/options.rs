@@ -52,6 +52,8 @@ pub struct Options {
     pub write_id: Option<String>,
     /// Writing: seconds for which replaced rows remain readable.
     pub retention_s: Option<u64>,
+    /// Writing: whether batches are kept as they are put, each with its `app_metadata`.
+    pub preserve_batches: Option<bool>,
 }
 
 /// What a put does to the table's present rows.

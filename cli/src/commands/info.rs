@@ -84,8 +84,10 @@ fn table_options(stats: &Value) -> Vec<(&'static str, String)> {
         shown("replicas", "replicas"),
         shown("compression", "compression"),
         shown("max. endpoints", "max_endpoints"),
+        (stats["preserve_batches"] == true).then(|| ("preserves", "batches, with app_metadata".to_string())),
         retention,
         shown("parts", "parts"),
+        shown("batches", "batches"),
         time("created (UTC)", "created_ms"),
         time("last write (UTC)", "changed_ms"),
     ];
@@ -110,12 +112,14 @@ mod tests {
     fn table_options_show_what_the_cluster_reports() {
         let stats = json!({
             "shard_by": ["a", "b,c"], "shards": 6, "replicas": 2, "compression": "lz4", "retention_s": 900,
-            "parts": 1234, "created_ms": 1_700_000_000_123_u64, "changed_ms": 1_700_000_001_000_u64,
+            "parts": 1234, "batches": 56_789, "preserve_batches": true, "created_ms": 1_700_000_000_123_u64, "changed_ms": 1_700_000_001_000_u64,
         });
         let shown = table_options(&stats);
         let of = |name: &str| shown.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
         assert_eq!((of("key"), of("shards"), of("parts")), (Some("a, b,c"), Some("6"), Some("1,234")));
         assert_eq!((of("retention"), of("last write (UTC)")), (Some("15 min"), Some("2023-11-14 22:13:21")));
-        assert!(table_options(&json!({ "shard_by": [] })).is_empty());
+        assert_eq!((of("batches"), of("preserves").is_some()), (Some("56,789"), true));
+        let old = json!({ "shard_by": [], "batches": null, "preserve_batches": false });
+        assert!(table_options(&old).is_empty(), "unknown of parts of an earlier version");
     }
 }

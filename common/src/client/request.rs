@@ -75,6 +75,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         compression,
         write_id,
         retention_s,
+        preserve_batches,
     } = options;
     let all = json!({
         "columns": columns,
@@ -88,6 +89,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         "compression": compression.map(codec_name),
         "write_id": write_id,
         "retention_s": retention_s,
+        "preserve_batches": preserve_batches,
     });
     let Value::Object(all) = all else { return Map::new() };
     all.into_iter().filter(|(_, value)| !value.is_null()).collect()
@@ -133,6 +135,7 @@ mod tests {
             compression: Some(Codec::Zstd),
             write_id: Some("w-1".into()),
             retention_s: Some(9),
+            preserve_batches: Some(true),
         }
     }
 

@@ -16,8 +16,9 @@ use arrow_ipc::writer::{DictionaryTracker, IpcWriteOptions, StreamEncoder};
 use arrow_ipc::{Block, FooterBuilder, MessageHeader, MetadataVersion};
 use flatbuffers::FlatBufferBuilder;
 
+use super::batch_header::with_app_metadata;
 use super::dictionary_keys::keys_schema;
-use super::schema::PREFIX_BYTES;
+use super::schema::{PREFIX_BYTES, encapsulate};
 
 /// The start of a file, up to its schema. Its first six bytes are also the end of the file.
 const HEAD: [u8; 64] = {
@@ -69,13 +70,17 @@ impl<W: AppendSlices> FileEncoder<W> {
         Ok(file)
     }
 
-    /// Writes a batch, which has keys in place of its dictionaries, see [`super::dictionary_keys`].
+    /// Writes a batch, which has keys in place of its dictionaries, see [`super::dictionary_keys`]. Unless `app_metadata`
+    /// is empty, its header has it, see [`super::batch_header`].
     ///
     /// # Errors
     /// A batch that cannot be encoded; those of the output. After one the file is invalid.
-    pub fn write(&mut self, keys: &RecordBatch) -> Result<(), ArrowError> {
+    pub fn write(&mut self, keys: &RecordBatch, app_metadata: &[u8]) -> Result<(), ArrowError> {
         let encoded = self.encoder.encode(keys)?;
-        self.append(&encoded, MessageHeader::RecordBatch)
+        match app_metadata {
+            [] => self.append(&encoded, MessageHeader::RecordBatch),
+            _ => self.append_with_metadata(&encoded, app_metadata),
+        }
     }
 
     /// Writes the dictionaries of a batch of the file's schema. Called at most once, after all batches.
@@ -124,6 +129,30 @@ impl<W: AppendSlices> FileEncoder<W> {
         Ok(self.output.append(&slices)?)
     }
 
+    /// Writes the record batch of the encoded messages, with another header.
+    fn append_with_metadata(&mut self, encoded: &[Buffer], app_metadata: &[u8]) -> Result<(), ArrowError> {
+        let mut at = BufferCursor { buffers: encoded, offset: 0 };
+        while !at.buffers.is_empty() {
+            let mut body = BufferCursor { ..at };
+            let Some(message) = MessageExtent::read(&mut at)? else { break };
+            if message.kind != MessageHeader::RecordBatch {
+                continue;
+            }
+            body.skip(message.head as usize)?;
+            let header = with_app_metadata(&message.header, app_metadata)
+                .map_err(|e| ArrowError::IpcError(format!("an encoded header: {e}")))?;
+            let head = encapsulate(&header);
+            self.record(&MessageExtent { head: head.len() as u64, ..message });
+            let buffers = &body.buffers[..body.buffers.len() - at.buffers.len()];
+            let (first, rest) =
+                buffers.split_first().map_or((&[][..], buffers), |(first, rest)| (&first[body.offset..], rest));
+            let body = std::iter::once(first).chain(rest.iter().map(Buffer::as_slice));
+            let slices: Vec<&[u8]> = std::iter::once(&head[..]).chain(body).collect();
+            self.output.append(&slices)?;
+        }
+        Ok(())
+    }
+
     fn record(&mut self, message: &MessageExtent) {
         let block = Block::new(self.length as i64, message.head as i32, message.body as i64);
         self.length += message.head + message.body;
@@ -156,9 +185,10 @@ impl<W: AppendSlices> FileEncoder<W> {
     }
 }
 
-/// An encoded message: its kind, and the bytes of its prefix and header and of its body.
+/// An encoded message: its kind and header, and the bytes of its prefix and header and of its body.
 struct MessageExtent {
     kind: MessageHeader,
+    header: Vec<u8>,
     head: u64,
     body: u64,
 }
@@ -175,9 +205,9 @@ impl MessageExtent {
         }
         at.read(&mut header)?;
         let message = arrow_ipc::root_as_message(&header).map_err(|e| ArrowError::IpcError(e.to_string()))?;
-        let (head, body) = ((PREFIX_BYTES + header.len()) as u64, message.bodyLength() as u64);
+        let (kind, body) = (message.header_type(), message.bodyLength() as u64);
         at.skip(body as usize)?;
-        Ok(Some(MessageExtent { kind: message.header_type(), head, body }))
+        Ok(Some(MessageExtent { kind, head: (PREFIX_BYTES + header.len()) as u64, header, body }))
     }
 }
 

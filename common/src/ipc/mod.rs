@@ -16,6 +16,7 @@
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
+//! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
@@ -26,6 +27,7 @@
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
+pub mod batch_header;
 mod batch_validation;
 pub mod body_builder;
 pub mod buffer_pool;

@@ -9,15 +9,10 @@ use arrow_ipc::writer::DictionaryTracker;
 use bytes::Bytes;
 use flatbuffers::FlatBufferBuilder;
 
+use super::batch_header::BatchHeader;
 use super::layout::{LayoutElement, child_fields, visit_dictionaries, visit_layout};
-use super::schema::{PREFIX_BYTES, parse_schema, project, verify_message};
+use super::schema::{ALIGNMENT, encapsulate, parse_schema, project, verify_message};
 use crate::{Error, Result};
-
-/// Every buffer of a body begins at a multiple of this.
-const ALIGNMENT: u64 = 64;
-
-/// Bytes of a record batch message's header without its nodes and buffers, about.
-const HEADER_CAPACITY: usize = 256;
 
 /// A record batch message with some of the columns of another.
 #[derive(Clone, Debug)]
@@ -178,7 +173,7 @@ impl<'a> ProjectionBuilder<'a> {
         if length == 0 {
             return Some(());
         }
-        let end = offset.checked_add(length)?.checked_next_multiple_of(ALIGNMENT)?;
+        let end = offset.checked_add(length)?.checked_next_multiple_of(ALIGNMENT as u64)?;
         if end > self.old_len {
             return None;
         }
@@ -191,37 +186,16 @@ impl<'a> ProjectionBuilder<'a> {
     }
 
     fn finish(self, message: &ipc::Message<'_>, batch: &ipc::RecordBatch<'_>) -> ProjectedMessage {
-        let mut fbb = FlatBufferBuilder::with_capacity(HEADER_CAPACITY + 16 * (self.nodes.len() + self.buffers.len()));
-        let compression = batch.compression().map(|old| {
-            let mut new = ipc::BodyCompressionBuilder::new(&mut fbb);
-            new.add_method(old.method());
-            new.add_codec(old.codec());
-            new.finish()
-        });
-        let buffers = fbb.create_vector(&self.buffers);
-        let nodes = fbb.create_vector(&self.nodes);
-        let variadic = (!self.variadic.is_empty()).then(|| fbb.create_vector(&self.variadic));
-        let mut new = ipc::RecordBatchBuilder::new(&mut fbb);
-        new.add_length(batch.length());
-        new.add_nodes(nodes);
-        new.add_buffers(buffers);
-        if let Some(compression) = compression {
-            new.add_compression(compression);
-        }
-        if let Some(variadic) = variadic {
-            new.add_variadicBufferCounts(variadic);
-        }
-        let new = new.finish().as_union_value();
-        let mut root = ipc::MessageBuilder::new(&mut fbb);
-        root.add_version(message.version());
-        root.add_header_type(ipc::MessageHeader::RecordBatch);
-        root.add_bodyLength(self.body_len as i64);
-        root.add_header(new);
-        let root = root.finish();
-        fbb.finish(root, None);
-        let (bytes, start) = fbb.collapse();
-        let header = Bytes::from(bytes).slice(start..);
-        ProjectedMessage { header, body: self.body, body_len: self.body_len }
+        let header = BatchHeader {
+            version: message.version(),
+            rows: batch.length(),
+            nodes: &self.nodes,
+            buffers: &self.buffers,
+            variadic: &self.variadic,
+            compression: batch.compression(),
+            body_len: self.body_len as i64,
+        };
+        ProjectedMessage { header: header.encode(&[]), body: self.body, body_len: self.body_len }
     }
 }
 
@@ -242,13 +216,7 @@ pub fn project_schema(message: &[u8], columns: &[usize]) -> Result<Bytes> {
     for (at, id) in offsets.into_iter().zip(ids) {
         bytes[at..at + 8].copy_from_slice(&id.to_le_bytes());
     }
-    let mut out = Vec::with_capacity(PREFIX_BYTES + bytes.len());
-    let padded = (PREFIX_BYTES + bytes.len()).next_multiple_of(ALIGNMENT as usize) - PREFIX_BYTES;
-    out.extend_from_slice(&[0xff; 4]);
-    out.extend_from_slice(&(padded as i32).to_le_bytes());
-    out.extend_from_slice(&bytes);
-    out.resize(PREFIX_BYTES + padded, 0);
-    Ok(out.into())
+    Ok(encapsulate(&bytes).into())
 }
 
 /// A schema message's flatbuffer whose dictionaries are numbered from 1 (flatbuffers do not store a 0).

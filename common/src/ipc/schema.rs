@@ -28,6 +28,20 @@ const MIN_UNPACKED_LIMIT: usize = 64 << 10;
 /// Nested tables of a message.
 const MAX_DEPTH: usize = 64;
 
+/// Every message of a file, and every buffer of a body, begins at a multiple of this.
+pub(super) const ALIGNMENT: usize = 64;
+
+/// A bare flatbuffer with its prefix and padding: what a body follows.
+pub(super) fn encapsulate(header: &[u8]) -> Vec<u8> {
+    let length = (PREFIX_BYTES + header.len()).next_multiple_of(ALIGNMENT);
+    let mut message = Vec::with_capacity(length);
+    message.extend_from_slice(&[0xff; 4]);
+    message.extend_from_slice(&((length - PREFIX_BYTES) as i32).to_le_bytes());
+    message.extend_from_slice(header);
+    message.resize(length, 0);
+    message
+}
+
 /// The schema as an encapsulated IPC message: `FlightInfo.schema`, `Table.schema`, and what every part begins with.
 ///
 /// Dictionaries are numbered from 0 in the order of the fields, inner ones first.

@@ -79,6 +79,7 @@ impl Options {
             compression,
             write_id,
             retention_s,
+            preserve_batches,
         } = self;
         let all = [
             ("columns", columns.is_some(), OptionUse::Read),
@@ -92,6 +93,7 @@ impl Options {
             ("replicas", replicas.is_some(), OptionUse::Table),
             ("compression", compression.is_some(), OptionUse::Table),
             ("retention_s", retention_s.is_some(), OptionUse::Table),
+            ("preserve_batches", preserve_batches.is_some(), OptionUse::Table),
         ];
         all.into_iter().filter(|(_, given, _)| *given).map(|(name, _, belongs)| (name, belongs))
     }
@@ -123,8 +125,9 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "compression" => options.compression = read(name, value)?,
         "write_id" => options.write_id = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
+        "preserve_batches" => options.preserve_batches = read(name, value)?,
         _ => {
-            let known = "table, columns, version, limit, max_endpoints, mode, shards, shard_by, replicas, compression, write_id, retention_s";
+            let known = "table, columns, version, limit, max_endpoints, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }

@@ -88,6 +88,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""replicas": 2"#, &[Put, Create]),
         (r#""compression": "lz4""#, &[Put, Create]),
         (r#""retention_s": 9"#, &[Put, Create]),
+        (r#""preserve_batches": true"#, &[Put, Create]),
     ] {
         let request = command(&format!(r#"{{"table": "a/t", {option}}}"#)).unwrap();
         let name = option.split('"').nth(1).unwrap();

@@ -271,14 +271,15 @@ pub(super) fn promised_ms(table: &Table) -> u64 {
 /// Checks that the table is still the one that the append was planned for.
 fn check_append<'a>(write: &Write, found: Option<&'a Table>) -> Result<&'a Table> {
     let name = write.table.join("/");
-    let partition = |spec: &Option<TableSpec>| spec.as_ref().map(|s| (s.shards, s.shard_by.clone()));
+    let partition =
+        |spec: &Option<TableSpec>| spec.as_ref().map(|s| (s.shards, s.shard_by.clone(), s.preserve_batches));
     match found {
         Some(table) if table.id != write.table_id => Err(Error::aborted(format!(
             "table {name:?} was dropped and created again during the append: append again if the new table is meant"
         ))),
         Some(table) if table.schema != write.schema || partition(&table.spec) != partition(&write.spec) => {
             Err(Error::aborted(format!(
-                "table {name:?} was replaced with another schema or other shards during the append: append again"
+                "table {name:?} was replaced with another schema, other shards or another preserve_batches during the append: append again"
             )))
         }
         Some(table) => Ok(table),

@@ -17,6 +17,7 @@ struct CompactionSource {
     shard: u32,
     rows: u64,
     bytes: u64,
+    batches: u32,
 }
 
 impl Catalog {
@@ -45,6 +46,9 @@ impl Catalog {
         let ids: Vec<PartId> = write.sources.iter().map(PartId::from).collect();
         let sources = self.sources(table, &ids)?;
         check_compacted(&write, &sources, parts)?;
+        if table.spec.as_ref().is_some_and(|spec| spec.preserve_batches) {
+            check_batches(&write, &sources, parts)?;
+        }
         let mut table = table.clone();
         table.version += 1;
         table.bytes = table.bytes.saturating_sub(sources.iter().map(|source| source.bytes).sum());
@@ -109,8 +113,8 @@ impl Catalog {
 
 impl CompactionSource {
     fn of(part: &PartRow) -> Self {
-        let PartRow { shard, rows, bytes, .. } = *part;
-        CompactionSource { id: part.part_id(), sort_key: part.sort_key(), shard, rows, bytes }
+        let PartRow { shard, rows, bytes, batches, .. } = *part;
+        CompactionSource { id: part.part_id(), sort_key: part.sort_key(), shard, rows, bytes, batches }
     }
 }
 
@@ -125,6 +129,22 @@ fn check_compacted(write: &Write, sources: &[CompactionSource], parts: &[Part]) 
             write.table.join("/"),
             parts.len(),
             sources.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that a compaction of a table that preserves its batches did not join any. A node of an earlier version, which
+/// does not know that option, does not report how many batches it wrote.
+fn check_batches(write: &Write, sources: &[CompactionSource], parts: &[Part]) -> Result<()> {
+    let before = sources.iter().map(|source| u64::from(source.batches)).sum::<u64>();
+    let after = parts.iter().map(|part| u64::from(part.batches)).sum::<u64>();
+    let known = sources.iter().all(|source| source.batches > 0);
+    if parts.iter().any(|part| part.batches == 0) || (known && before != after) {
+        return Err(Error::invalid(format!(
+            "compaction {:?} of table {:?}, which has preserve_batches, has {after} batches, its sources have {before}",
+            write.id,
+            write.table.join("/")
         )));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The in-memory index of parts, sized for a million parts.
 //!
-//! A part costs about 120 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the index by id and 62
-//! in the sort order: some 270 bytes. Parts of one write share the string of the write's id.
+//! A part costs about 128 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the index by id and 62
+//! in the sort order: some 280 bytes. Parts of one write share the string of the write's id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct PartRow {
     pub rows: u64,
     /// Length of the file.
     pub bytes: u64,
+    /// Record batches of the file; 0: unknown.
+    pub batches: u32,
     /// Ids of nodes with a verified copy.
     pub holders: Box<[u64]>,
     /// The version that added the part.
@@ -105,6 +107,7 @@ impl PartRow {
                 generation: sort_key.generation,
             }),
             absences: self.absences().to_vec(),
+            batches: self.batches,
         }
     }
 
@@ -119,6 +122,7 @@ impl PartRow {
             seq: part.seq,
             rows: part.rows,
             bytes: part.bytes,
+            batches: part.batches,
             holders: part.holders.as_slice().into(),
             added: part.added,
             removed: part.removed,

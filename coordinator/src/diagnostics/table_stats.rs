@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Table};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, PartRow};
 
 /// A table as actions report it.
 pub fn table_json(table: &Table) -> Value {
@@ -23,7 +23,27 @@ pub fn table_json(table: &Table) -> Value {
         "compression": Compression::try_from(spec.compression).unwrap_or_default().name(),
         "retention_ms": spec.retention_ms,
         "max_endpoints": (spec.max_endpoints != 0).then_some(spec.max_endpoints),
+        "preserve_batches": spec.preserve_batches,
     })
+}
+
+/// How many parts and record batches a version has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartCount {
+    /// Parts.
+    pub parts: u64,
+    /// Record batches of all parts; `None` if an earlier version, which did not count them, wrote one of the parts.
+    pub batches: Option<u64>,
+}
+
+impl PartCount {
+    /// Counts parts.
+    pub fn of<'a>(parts: impl Iterator<Item = &'a PartRow>) -> Self {
+        parts.fold(PartCount { parts: 0, batches: Some(0) }, |count, part| {
+            let known = (part.batches > 0).then_some(u64::from(part.batches));
+            PartCount { parts: count.parts + 1, batches: count.batches.zip(known).map(|(sum, more)| sum + more) }
+        })
+    }
 }
 
 /// Sums over all tables, nodes and writes.
@@ -41,4 +61,20 @@ pub fn totals_json(catalog: &Catalog) -> Value {
         "open_writes": catalog.open_writes().count(),
         "finished_writes": catalog.finished_writes(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::wire::catalog::Part;
+
+    use super::*;
+
+    #[test]
+    fn batches_of_a_version_are_unknown_if_one_part_is() {
+        let row = |batches| PartRow::from_part(&Part { batches, ..Part::default() });
+        let count = |parts: &[PartRow]| PartCount::of(parts.iter());
+        assert_eq!(count(&[]), PartCount { parts: 0, batches: Some(0) });
+        assert_eq!(count(&[row(3), row(4)]), PartCount { parts: 2, batches: Some(7) });
+        assert_eq!(count(&[row(3), row(0)]), PartCount { parts: 2, batches: None }, "an earlier version wrote it");
+    }
 }

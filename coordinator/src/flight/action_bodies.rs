@@ -306,6 +306,7 @@ pub fn table_options(options: &Options) -> TableOptions {
         compression: options.compression.map(Compression::from),
         retention_ms: options.retention_s.map(|seconds| seconds.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
+        preserve_batches: options.preserve_batches,
     }
 }
 

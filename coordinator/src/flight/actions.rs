@@ -171,6 +171,7 @@ impl ActionRunner {
             attempt: rand::random_range(1..=u64::MAX),
             retention_ms: table_options.retention_ms,
             max_endpoints: table_options.max_endpoints,
+            preserve_batches: table_options.preserve_batches,
             ..BeginWriteRequest::default()
         };
         let plan = self.services.write.begin_write(request).await?;

@@ -31,6 +31,8 @@ pub struct TableOptions {
     pub retention_ms: Option<u64>,
     /// Maximum number of endpoints for readers that request no number.
     pub max_endpoints: Option<u32>,
+    /// Whether batches are stored as they are put, each with its `app_metadata`.
+    pub preserve_batches: Option<bool>,
 }
 
 /// The nodes of a cluster, by number.
@@ -57,7 +59,7 @@ impl TableOptions {
     ///
     /// # Errors
     /// FAILED_PRECONDITION: the cluster has fewer nodes than a put needs for its acknowledgement. UNAVAILABLE: it has
-    /// enough, but fewer are alive.
+    /// enough, but fewer are alive. INVALID_ARGUMENT: options that exclude each other.
     pub fn spec(&self, old: Option<&TableSpec>, nodes: NodeCounts, retention_ms: u64) -> Result<TableSpec> {
         let live = u32::try_from(nodes.live).unwrap_or(u32::MAX);
         let chosen = self.replicas.or(old.map(|old| old.replicas));
@@ -75,6 +77,10 @@ impl TableOptions {
             (chosen, Some(old)) if chosen.is_empty() => old.shard_by.clone(),
             (chosen, _) => chosen.clone(),
         };
+        let preserve_batches = self.preserve_batches.or(old.map(|old| old.preserve_batches)).unwrap_or_default();
+        if preserve_batches && !shard_by.is_empty() {
+            return Err(both_keys_and_batches(&shard_by));
+        }
         Ok(TableSpec {
             shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(live.clamp(1, MAX_DEFAULT_SHARDS)),
             shard_by,
@@ -83,6 +89,7 @@ impl TableOptions {
             compression: self.compression.map_or(old.map_or(0, |old| old.compression), |c| c as i32),
             retention_ms: self.retention_ms.or(old.map(|old| old.retention_ms)).unwrap_or(retention_ms),
             max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
+            preserve_batches,
         })
     }
 
@@ -100,6 +107,7 @@ impl TableOptions {
             ("compression", self.compression.map(|c| compression(c as i32)), compression(spec.compression)),
             ("retention_s", self.retention_ms.map(seconds), seconds(spec.retention_ms)),
             ("max_endpoints", self.max_endpoints.map(|n| n.to_string()), limit_text(spec.max_endpoints)),
+            ("preserve_batches", self.preserve_batches.map(|keep| keep.to_string()), spec.preserve_batches.to_string()),
         ];
         let differs = |(_, wanted, actual): &&(&str, Option<String>, String)| {
             wanted.as_ref().is_some_and(|wanted| wanted != actual)
@@ -111,6 +119,13 @@ impl TableOptions {
             _ => Ok(()),
         }
     }
+}
+
+fn both_keys_and_batches(keys: &[String]) -> Error {
+    Error::invalid(format!(
+        "preserve_batches keeps batches whole, and shard_by = {keys:?} distributes the rows of a batch over the shards: \
+         leave preserve_batches out (or false), or put without shard_by into a table that does not have it"
+    ))
 }
 
 fn seconds(ms: u64) -> String {
@@ -238,5 +253,27 @@ mod tests {
         assert!(rejected(other).contains("compression = none"));
         assert!(rejected(TableOptions { retention_ms: Some(9000), ..TableOptions::default() }).contains("retention_s"));
         assert!(rejected(TableOptions { max_endpoints: Some(1), ..TableOptions::default() }).contains("no limit"));
+        let whole = TableOptions { preserve_batches: Some(true), ..TableOptions::default() };
+        assert!(rejected(whole).contains("preserve_batches = false"));
+    }
+
+    #[test]
+    fn preserve_batches_is_kept_and_excludes_keys() {
+        let spec_of = |options: &TableOptions, old| options.spec(old, nodes(2, 2), RETENTION);
+        let keep = |keep, keys: &[&str]| TableOptions {
+            preserve_batches: keep,
+            shard_by: keys.iter().map(ToString::to_string).collect(),
+            ..TableOptions::default()
+        };
+        let kept = spec_of(&keep(Some(true), &[]), None).unwrap();
+        assert!(kept.preserve_batches && spec_of(&keep(None, &[]), Some(&kept)).unwrap().preserve_batches);
+        assert!(!spec_of(&keep(Some(false), &["k"]), Some(&kept)).unwrap().preserve_batches);
+        let keyed = TableSpec { shard_by: vec!["k".into()], ..spec(2, 1) };
+        let both = [spec_of(&keep(Some(true), &["k"]), None), spec_of(&keep(None, &["k"]), Some(&kept))];
+        for result in both.into_iter().chain([spec_of(&keep(Some(true), &[]), Some(&keyed))]) {
+            let error = result.unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.message.contains("shard_by = [\"k\"]"), "{error}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use volley_common::{Code, Error, Result, TableName};
 
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
-use crate::diagnostics::table_stats::{table_json, totals_json};
+use crate::diagnostics::table_stats::{PartCount, table_json, totals_json};
 use crate::planner::capacity::check_capacity;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
@@ -49,7 +49,9 @@ impl TableService {
             if let Some(table) = catalog.table_named(name) {
                 return if if_not_exists { Ok(table.clone()) } else { Err(already_exists(name)) };
             }
-            let spec = options.spec(None, NodeCounts::of(&catalog)?, self.retention_ms)?;
+            let nodes = NodeCounts::of(&catalog)?;
+            let spec =
+                options.spec(None, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
             check_keys(name, &schema, &spec)?;
             check_capacity(&catalog, name, &spec, &schema, None)?;
             write_targets(&catalog, &spec)?;
@@ -123,7 +125,9 @@ impl TableService {
             .table_named(name)
             .ok_or_else(|| Error::not_found(format!("there is no table {name:?}: list_tables lists the tables")))?;
         let mut stats = table_json(table);
-        stats["parts"] = catalog.part_rows_at(table.id, table.version).count().into();
+        let count = PartCount::of(catalog.part_rows_at(table.id, table.version));
+        stats["parts"] = count.parts.into();
+        stats["batches"] = count.batches.into();
         stats["created_ms"] = table.created_ms.into();
         stats["changed_ms"] = table.changed_ms.into();
         Ok(stats)

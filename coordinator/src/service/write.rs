@@ -90,7 +90,9 @@ impl WriteService {
             ))),
             (WriteMode::Append, Some(table)) => plan_append(catalog, name, table, &options, begin),
             (_, table) => {
-                let spec = options.spec(table.and_then(|t| t.spec.as_ref()), nodes, self.retention_ms)?;
+                let old = table.and_then(|table| table.spec.as_ref());
+                let spec =
+                    options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
                 check_capacity(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
@@ -160,6 +162,7 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         compression,
         retention_ms: request.retention_ms,
         max_endpoints: request.max_endpoints,
+        preserve_batches: request.preserve_batches,
     })
 }
 

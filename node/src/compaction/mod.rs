@@ -3,7 +3,7 @@
 //!
 //! The sources are read as a client would read them, from this node or from their holders. Their batches are joined to
 //! messages of about 1 MiB. A file has one dictionary per column, so batches with dictionaries are joined in large groups,
-//! each of which gets one dictionary that all its messages share.
+//! each of which gets one dictionary that all its messages share. In a table that preserves batches none is joined.
 
 mod join;
 mod rewriter;
@@ -123,7 +123,7 @@ fn to_flight_data(message: EncodedMessage) -> FlightData {
             body.freeze()
         }
     };
-    FlightData { data_header: message.header, data_body, ..FlightData::default() }
+    FlightData { data_header: message.header, data_body, app_metadata: message.app_metadata, ..FlightData::default() }
 }
 
 /// Runs `work`, which writes parts, on a thread of its own.

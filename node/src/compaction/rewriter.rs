@@ -11,8 +11,9 @@ use volley_common::ipc::split::split;
 use volley_common::{Error, Result};
 
 use super::join::{has_dictionary, join, share_dictionaries};
-use crate::put::shards::ShardSink;
-use crate::put::write::{PartSink, PartSinkConfig, SealedPartSender, WriterInput};
+use crate::put::blocks::ShardSink;
+use crate::put::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
+use crate::put::write::WriterInput;
 
 /// Bytes of rows with dictionaries that are joined at a time.
 const DICTIONARY_GROUP_BYTES: usize = 64 << 20;
@@ -46,7 +47,7 @@ impl PartRewriter {
     /// the sources' data and of the disk.
     pub fn write_all(mut self, mut decoder: BatchDecoder, mut input: mpsc::Receiver<WriterInput>) -> Result<()> {
         while let Some(next) = input.blocking_recv() {
-            let (data, permit) = match next {
+            let (mut data, permit) = match next {
                 WriterInput::Message(data, permit) => (data, permit),
                 WriterInput::Flush => continue,
                 WriterInput::End => {
@@ -54,7 +55,12 @@ impl PartRewriter {
                     return self.parts.seal_all();
                 }
             };
+            let app_metadata = std::mem::take(&mut data.app_metadata);
             match decoder.push(data)? {
+                DecodedMessage::Batch(batch) if self.parts.config.spec.preserve_batches => {
+                    self.parts.write_whole(self.shard, &conform(&batch, &self.schema)?, &app_metadata)?;
+                    self.check_count()?;
+                }
                 DecodedMessage::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
                 DecodedMessage::Batch(_)
                 | DecodedMessage::Schema(_)
@@ -85,14 +91,19 @@ impl PartRewriter {
         for batch in join(std::mem::take(&mut self.group)) {
             for message in split(&batch, self.parts.config.message_bytes) {
                 self.parts.write(self.shard, &message?)?;
-                if self.parts.count() > self.max_parts {
-                    return Err(Error::precondition(format!(
-                        "shard {} of table {:?} cannot be compacted: its rows would still need more than {} parts, because their dictionaries differ",
-                        self.shard, self.parts.config.table, self.max_parts
-                    )));
-                }
+                self.check_count()?;
             }
         }
         Ok(())
+    }
+
+    fn check_count(&self) -> Result<()> {
+        if self.parts.count() <= self.max_parts {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "shard {} of table {:?} cannot be compacted: its rows would still need more than {} parts, because their dictionaries differ",
+            self.shard, self.parts.config.table, self.max_parts
+        )))
     }
 }

@@ -4,6 +4,7 @@
 use arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch};
 use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Field, Int8Type, Int32Type, Schema};
 use volley_common::Code;
+use volley_common::ipc::batch_header::split_app_metadata;
 use volley_common::ipc::decode::DecodedMessage;
 use volley_common::ipc::schema::schema_message;
 use volley_common::ipc::shrink::shrink_to_fit;
@@ -12,8 +13,13 @@ use volley_common::wire::cluster::BeginWriteRequest;
 
 use super::*;
 use crate::put::tests::cluster::InProcessCluster;
-use crate::storage::PartSpec;
+use crate::storage::{PartMessage, PartSpec};
 use crate::test_data;
+
+/// What the only batch of a source has as metadata; a table that does not preserve batches ignores it.
+fn source_metadata(at: usize) -> Vec<u8> {
+    format!("source {at}").into_bytes()
+}
 
 /// A part of one batch, on this node.
 fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {
@@ -27,7 +33,7 @@ fn source(state: &Arc<NodeContext>, at: usize, batch: &RecordBatch) -> Part {
         compression: Default::default(),
     };
     let mut writer = state.store.create(spec).unwrap();
-    writer.write(&shrink_to_fit(batch)).unwrap();
+    writer.write_whole(&shrink_to_fit(batch), &source_metadata(at)).unwrap();
     let sealed = writer.seal().unwrap();
     Part {
         id: Some(sealed.id.into()),
@@ -195,4 +201,29 @@ async fn refused_compaction_leaves_nothing_behind() {
     assert_eq!((error.code, error.message.as_str()), (Code::Aborted, "the table was replaced"));
     cluster.settles(&[8, 0]).await;
     assert_eq!(cluster.write().state(), WriteState::Aborted);
+}
+
+/// Rows and metadata of each batch.
+fn stored_batches(state: &NodeContext, id: PartId) -> Vec<(u64, Vec<u8>)> {
+    let part = state.store.part(id).unwrap().unwrap();
+    let metadata = |at: &PartMessage| split_app_metadata(&part.slice(at.header.clone())).unwrap().1.to_vec();
+    part.batches().iter().map(|message| (message.rows, metadata(message))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preserved_batches_are_not_joined_and_keep_their_metadata() {
+    let cluster = two_nodes().await;
+    cluster.coordinator.state.lock().spec.preserve_batches = true;
+    let state = cluster.nodes[0].context.clone();
+    let sizes = [3, 0, 40, 1, 0, 17, 5, 9, 2, 30];
+    let batches: Vec<_> = sizes.iter().map(|rows| numbers(7, *rows)).collect();
+    let parts = compacted(&cluster, "m", &batches).await.unwrap();
+    assert_eq!(parts, [batches.as_slice()]);
+    let write = cluster.coordinator.state.lock().writes["m"].clone();
+    assert_eq!(write.parts[0].batches as usize, sizes.len());
+    let expected: Vec<_> = sizes.iter().enumerate().map(|(at, rows)| (*rows as u64, source_metadata(at))).collect();
+    assert_eq!(stored_batches(&state, write.parts[0].part_id()), expected);
+    // Different dictionaries cannot be in one part, and batches are not joined to share one.
+    let error = compacted(&cluster, "n", &words::<Int32Type>(16, true)).await.unwrap_err();
+    assert_eq!(error.code, Code::FailedPrecondition, "{error}");
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use volley_common::ipc::batch_header::split_app_metadata;
 use volley_common::ipc::encode::{IpcMessage, first_rows};
 use volley_common::{Error, PartId, Result};
 
@@ -255,12 +256,17 @@ impl WindowBuilder {
     }
 
     fn encode(&self, planned: &PlannedMessage) -> Result<EncodedMessage> {
-        let message = self.stored(&planned.message);
-        match planned.first_rows {
-            _ if planned.is_dictionary() => Ok(unprojected(message, None)),
-            None => self.project(message, planned.message.rows),
-            Some(rows) => self.project(self.first_rows(&message, rows)?, rows),
+        let mut message = self.stored(&planned.message);
+        let mut app_metadata = Bytes::new();
+        if planned.message.has_app_metadata {
+            (message.header, app_metadata) = split_app_metadata(&message.header)?;
         }
+        let encoded = match planned.first_rows {
+            _ if planned.is_dictionary() => unprojected(message, None),
+            None => self.project(message, planned.message.rows)?,
+            Some(rows) => self.project(self.first_rows(&message, rows)?, rows)?,
+        };
+        Ok(EncodedMessage { app_metadata, ..encoded })
     }
 
     fn project(&self, message: IpcMessage, rows: u64) -> Result<EncodedMessage> {
@@ -268,7 +274,7 @@ impl WindowBuilder {
         let projected = projection.projector.project(&message.header)?;
         let slice = |range: &Range<u64>| message.body.slice(range.start as usize..range.end as usize);
         let body = projected.body.iter().map(slice).collect();
-        Ok(EncodedMessage { header: projected.header, body, rows: Some(rows) })
+        Ok(EncodedMessage { header: projected.header, body, rows: Some(rows), app_metadata: Bytes::new() })
     }
 
     /// The first rows of the batch in which a limit ends: the only one that is decoded and encoded again.
@@ -303,5 +309,6 @@ impl PlannedMessage {
 
 /// A message with its whole body. The header is copied, so that later changes of the file cannot reach it.
 fn unprojected(message: IpcMessage, rows: Option<u64>) -> EncodedMessage {
-    EncodedMessage { header: Bytes::copy_from_slice(&message.header), body: vec![message.body], rows }
+    let header = Bytes::copy_from_slice(&message.header);
+    EncodedMessage { header, body: vec![message.body], rows, app_metadata: Bytes::new() }
 }

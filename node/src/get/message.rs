@@ -18,18 +18,20 @@ pub struct EncodedMessage {
     pub body: Vec<Bytes>,
     /// Rows of a record batch; `None` for a dictionary.
     pub rows: Option<u64>,
+    /// `FlightData.app_metadata`: that of the batch, in a table that preserves it.
+    pub app_metadata: Bytes,
 }
 
 impl EncodedMessage {
-    /// Bytes of the header and the body.
+    /// Bytes of the header, the metadata and the body.
     pub fn size(&self) -> usize {
-        self.header.len() + self.body.iter().map(Bytes::len).sum::<usize>()
+        self.header.len() + self.app_metadata.len() + self.body.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// The message as a gRPC frame; the body is not copied.
     pub fn into_frame(self) -> FlightFrame {
         // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
-        encode_flight_data(&self.header, None, self.body.into_iter().chain([Bytes::new()]))
+        encode_flight_data(&self.header, Some(&*self.app_metadata), self.body.into_iter().chain([Bytes::new()]))
     }
 }
 

@@ -289,7 +289,7 @@ fn encoded(message: FlightMessage<Vec<Bytes>>) -> Result<EncodedMessage> {
         MessageKind::Dictionary => None,
         MessageKind::Batch { rows } => Some(rows),
     };
-    Ok(EncodedMessage { header: message.header, body: message.body, rows })
+    Ok(EncodedMessage { header: message.header, body: message.body, rows, app_metadata: message.app_metadata })
 }
 
 enum MessageKind {

@@ -36,6 +36,8 @@ struct AckQueueState {
     /// The metadata, and the number of results with it.
     queued: VecDeque<(Bytes, u64)>,
     bytes: usize,
+    /// A message had metadata.
+    has_metadata: bool,
     outcome: Option<Result<Bytes>>,
     ended: bool,
     waker: Option<Waker>,
@@ -54,6 +56,7 @@ impl AckSender {
     /// RESOURCE_EXHAUSTED: the client leaves too much metadata unread.
     pub fn acknowledge(&self, metadata: Bytes) -> Result<()> {
         let mut state = self.0.state.lock();
+        state.has_metadata |= !metadata.is_empty();
         match state.queued.back_mut() {
             Some((last, times)) if *last == metadata => *times += 1,
             _ => {
@@ -70,9 +73,14 @@ impl AckSender {
         Ok(())
     }
 
-    /// Ends the results with the outcome's JSON, or the error.
-    pub fn end(self, outcome: Result<Bytes>) {
-        self.0.state.lock().end(outcome);
+    /// Whether any message had metadata.
+    pub fn has_metadata(&self) -> bool {
+        self.0.state.lock().has_metadata
+    }
+
+    /// Ends the results with the outcome's JSON, or the error; `None`: without a further result.
+    pub fn end(self, outcome: Result<Option<Bytes>>) {
+        self.0.state.lock().end(outcome.transpose());
     }
 
     /// Waits until the client disconnects.
@@ -86,14 +94,14 @@ impl Drop for AckSender {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         if !state.ended {
-            state.end(Err(Error::internal("the put panicked; see the node's log")));
+            state.end(Some(Err(Error::internal("the put panicked; see the node's log"))));
         }
     }
 }
 
 impl AckQueueState {
-    fn end(&mut self, outcome: Result<Bytes>) {
-        self.outcome = Some(outcome);
+    fn end(&mut self, outcome: Option<Result<Bytes>>) {
+        self.outcome = outcome;
         self.ended = true;
         self.wake();
     }
@@ -153,9 +161,21 @@ mod tests {
         for metadata in ["", "", "a", ""] {
             acks.acknowledge(Bytes::from_static(metadata.as_bytes())).unwrap();
         }
-        acks.end(Ok(Bytes::from_static(b"{}")));
+        acks.end(Ok(Some(Bytes::from_static(b"{}"))));
         let got: Vec<Bytes> = stream.map(|r| r.unwrap().app_metadata).collect().await;
         assert_eq!(got, ["", "", "a", "", "{}"]);
+    }
+
+    #[tokio::test]
+    async fn results_without_an_outcome_end_after_the_acks() {
+        let (acks, stream) = channel();
+        acks.acknowledge(Bytes::new()).unwrap();
+        assert!(!acks.has_metadata());
+        acks.acknowledge(Bytes::from_static(b"a")).unwrap();
+        assert!(acks.has_metadata());
+        acks.end(Ok(None));
+        let got: Vec<Bytes> = stream.map(|r| r.unwrap().app_metadata).collect().await;
+        assert_eq!(got, ["", "a"]);
     }
 
     #[tokio::test]
@@ -164,7 +184,7 @@ mod tests {
         for _ in 0..1_000_000 {
             acks.acknowledge(Bytes::new()).unwrap();
         }
-        acks.end(Ok(Bytes::new()));
+        acks.end(Ok(Some(Bytes::new())));
         assert_eq!(stream.count().await, 1_000_001);
     }
 

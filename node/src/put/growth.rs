@@ -17,6 +17,7 @@ const COLUMN_BYTES: u64 = 1 << 10;
 /// What a put sent and stored. Without anything received there is no limit: a compaction writes what was stored before.
 #[derive(Debug, Default)]
 pub struct GrowthLimit {
+    /// Bytes of batches, and of what counts with them.
     received: u64,
     /// The dictionaries are those of the last batch.
     dictionaries_counted: bool,
@@ -34,6 +35,11 @@ impl GrowthLimit {
             self.received += bytes as u64;
         }
         Ok(())
+    }
+
+    /// Counts what was sent around a batch, bytes.
+    pub fn receive_header(&mut self, bytes: usize) {
+        self.received += bytes as u64;
     }
 
     /// The next batch has another dictionary.

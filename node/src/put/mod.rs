@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
-//! | [`write`](mod@write) | messages become sealed parts, on the threads of [`writers`]; [`shards`] (pure) splits rows into shards |
+//! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks |
 //! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | copies sealed parts to their holders |
 //! | [`commit`] | commits the write, or rolls it back |
@@ -18,10 +18,12 @@
 //! The messages are decoded below tonic, whose codec would add a copy of every body.
 
 pub mod ack_stream;
+pub mod blocks;
 pub mod bodies;
 pub mod commit;
 pub mod growth;
 pub mod handshake;
+pub mod part_sink;
 pub mod plan;
 pub mod replicate;
 pub mod shards;
@@ -95,7 +97,8 @@ pub fn put(
     stream
 }
 
-/// The steps of a put. Returns the outcome as JSON.
+/// The steps of a put. Returns the outcome as JSON; nothing if the table preserves batches and they had `app_metadata`:
+/// such a client expects one result for each batch, and no other (as the integration tests of Arrow do).
 ///
 /// # Errors
 /// Those of the input, the table and the cluster. After an error nothing is visible, unless its message says that the
@@ -105,17 +108,18 @@ async fn run(
     headers: MetadataMap,
     mut input: impl PutMessages,
     acks: &AckSender,
-) -> Result<Bytes> {
+) -> Result<Option<Bytes>> {
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
     let write = match plan::begin(context.clone(), &handshake).await? {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
             write::skip_rows(&mut input, acks).await?;
-            return Ok(outcome);
+            return Ok(Some(outcome));
         }
     };
     let (table, began) = (handshake.request.name.clone(), Instant::now());
     let (config, resources) = (write.sink_config(), context.resources.clone());
+    let preserves_batches = config.spec.preserve_batches;
     let (sealed, sealed_parts) = mpsc::channel(write::SEALED_PARTS);
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
@@ -126,7 +130,7 @@ async fn run(
     let outcome = commit::execute(write, writing, sealed_parts).await?;
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(%table, outcome = %String::from_utf8_lossy(&outcome), seconds, "a put was committed");
-    Ok(outcome)
+    Ok((!preserves_batches || !acks.has_metadata()).then_some(outcome))
 }
 
 #[cfg(test)]

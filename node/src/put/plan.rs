@@ -11,7 +11,7 @@ use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
 
 use super::handshake::PutHandshake;
-use super::write::PartSinkConfig;
+use super::part_sink::PartSinkConfig;
 use crate::context::PutContext;
 
 /// What the coordinators answered.
@@ -85,6 +85,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         attempt: rand::random(),
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
+        preserve_batches: options.preserve_batches,
     })
 }
 

@@ -15,6 +15,8 @@ use volley_common::partition::Partitioner;
 use volley_common::wire::catalog::TableSpec;
 use volley_common::{Error, Result};
 
+use super::blocks::{BlockCursor, ShardSink, TargetSizes, WholeBatches};
+
 /// Maximum bytes of rows that are buffered, in all shards together, to become messages of the target size.
 const MAX_PENDING: usize = 32 << 20;
 /// Maximum bytes of rows that are sorted into shards together. They are read once for each shard, and stay in the
@@ -30,42 +32,17 @@ const MAX_REPEATED: usize = 64 << 20;
 /// The same for batches that are joined to one message, which must not become too large.
 const MAX_JOIN_REPEATED: usize = 32 << 10;
 
-/// Receives the rows of each shard.
-pub trait ShardSink {
-    /// Rows of a shard as one message, in order for each shard.
-    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()>;
-    /// The shard's part ends here.
-    fn end_part(&mut self, shard: u32) -> Result<()>;
-}
-
-/// Sizes to aim for, bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct TargetSizes {
-    /// A message, about.
-    pub message: usize,
-    /// A block of consecutive rows, at least.
-    pub block: u64,
-    /// The first block of each shard, at least. Every further one is twice as large, up to `block`.
-    pub first_block: u64,
-}
-
-impl TargetSizes {
-    /// Of the `count`-th block of the stream, from 0.
-    fn block_of(&self, count: u64, shards: u32) -> u64 {
-        let round = u32::try_from(count / u64::from(shards)).unwrap_or(u32::MAX);
-        self.first_block.saturating_mul(2u64.saturating_pow(round)).min(self.block)
-    }
-}
-
 /// Splits one stream of batches into shards.
 ///
 /// Batches must already conform to the table's schema. [`BatchPartitioner::push`] detaches and compacts each of them;
 /// rows that are sliced or sorted afterwards are compacted where that is done.
 pub enum BatchPartitioner {
-    /// Without keys: block k goes to shard (first + k) mod N.
+    /// Without keys: consecutive blocks of rows go to the shards in turn.
     RoundRobin(BlockPartitioner),
     /// By the hash of key columns.
     Hash(HashPartitioner),
+    /// Without keys, and batches are kept as they are put: consecutive blocks of whole batches.
+    Whole(WholeBatches),
 }
 
 impl BatchPartitioner {
@@ -76,15 +53,17 @@ impl BatchPartitioner {
     pub fn new(spec: &TableSpec, schema: &SchemaRef, sizes: TargetSizes, first: u32) -> Result<Self> {
         let shards = spec.shards.max(1);
         let blocks = |sizes, first_shard| BlockPartitioner {
-            shards,
-            sizes,
-            first_shard,
-            block: 0,
-            filled: 0,
+            blocks: BlockCursor::new(shards, sizes, first_shard),
             pending: PendingRows::default(),
         };
-        if spec.shard_by.is_empty() {
-            return Ok(BatchPartitioner::RoundRobin(blocks(sizes, u64::from(first))));
+        match (spec.shard_by.is_empty(), spec.preserve_batches) {
+            (true, true) => {
+                let blocks = BlockCursor::new(shards, sizes, u64::from(first));
+                return Ok(BatchPartitioner::Whole(WholeBatches::new(blocks)));
+            }
+            (true, false) => return Ok(BatchPartitioner::RoundRobin(blocks(sizes, u64::from(first)))),
+            (false, true) => return Err(Error::internal("a table with shard_by cannot preserve batches")),
+            (false, false) => {}
         }
         let partitioner = Partitioner::new(schema, &spec.shard_by, shards)?;
         Ok(match shards {
@@ -96,15 +75,14 @@ impl BatchPartitioner {
         })
     }
 
-    /// Adds the stream's next rows.
-    pub fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let batch = detach(batch);
+    /// Adds the stream's next batch. Its `app_metadata` is stored, and a batch without rows is, if the table preserves
+    /// batches.
+    pub fn push(&mut self, batch: &RecordBatch, app_metadata: &[u8], sink: &mut impl ShardSink) -> Result<()> {
         match self {
-            BatchPartitioner::RoundRobin(blocks) => blocks.push(&batch, sink),
-            BatchPartitioner::Hash(keys) => keys.push(&batch, sink),
+            BatchPartitioner::Whole(whole) => whole.push(batch, app_metadata, sink),
+            _ if batch.num_rows() == 0 => Ok(()),
+            BatchPartitioner::RoundRobin(blocks) => blocks.push(&detach(batch), sink),
+            BatchPartitioner::Hash(keys) => keys.push(&detach(batch), sink),
         }
     }
 
@@ -120,6 +98,7 @@ impl BatchPartitioner {
         match self {
             BatchPartitioner::RoundRobin(blocks) => blocks.pending.bytes,
             BatchPartitioner::Hash(keys) => keys.window_weight + keys.pending_bytes,
+            BatchPartitioner::Whole(_) => 0,
         }
     }
 
@@ -128,29 +107,24 @@ impl BatchPartitioner {
         match self {
             BatchPartitioner::RoundRobin(blocks) => blocks.flush(sink),
             BatchPartitioner::Hash(keys) => keys.flush(sink),
+            BatchPartitioner::Whole(_) => Ok(()),
         }
     }
 }
 
 /// Assigns consecutive blocks of rows to the shards, round robin.
 pub struct BlockPartitioner {
-    shards: u32,
-    sizes: TargetSizes,
-    /// The shard of block 0.
-    first_shard: u64,
-    /// The number of the current block, and how many of its bytes were written.
-    block: u64,
-    filled: u64,
+    blocks: BlockCursor,
     pending: PendingRows,
 }
 
 impl BlockPartitioner {
     fn push(&mut self, batch: &RecordBatch, sink: &mut impl ShardSink) -> Result<()> {
         let bytes = data_bytes(batch);
-        if bytes <= self.sizes.message {
+        if bytes <= self.blocks.message_bytes() {
             return self.add(batch.clone(), bytes, sink);
         }
-        split(batch, self.sizes.message).try_for_each(|piece| {
+        split(batch, self.blocks.message_bytes()).try_for_each(|piece| {
             let piece = piece?;
             let bytes = data_bytes(&piece);
             self.add(piece, bytes, sink)
@@ -159,11 +133,11 @@ impl BlockPartitioner {
 
     /// Adds rows of at most about one message.
     fn add(&mut self, rows: RecordBatch, bytes: usize, sink: &mut impl ShardSink) -> Result<()> {
-        if self.pending.bytes + bytes > self.sizes.message {
+        if self.pending.bytes + bytes > self.blocks.message_bytes() {
             self.flush(sink)?;
         }
         self.pending.push(rows, bytes);
-        if self.filled + self.pending.bytes as u64 >= self.sizes.block_of(self.block, self.shards) {
+        if self.blocks.is_full_with(self.pending.bytes) {
             self.flush(sink)?;
         }
         Ok(())
@@ -171,15 +145,9 @@ impl BlockPartitioner {
 
     /// Writes the buffered rows, and ends the block if it is full.
     fn flush(&mut self, sink: &mut impl ShardSink) -> Result<()> {
-        let shard = ((self.first_shard + self.block) % u64::from(self.shards)) as u32;
-        self.filled += self.pending.bytes as u64;
+        let (shard, bytes) = (self.blocks.shard(), self.pending.bytes);
         self.pending.take().iter().try_for_each(|message| sink.write(shard, message))?;
-        if self.filled >= self.sizes.block_of(self.block, self.shards) {
-            sink.end_part(shard)?;
-            self.block += 1;
-            self.filled = 0;
-        }
-        Ok(())
+        self.blocks.advance(bytes, sink)
     }
 }
 

@@ -16,6 +16,9 @@ use volley_common::ipc::take::take_values;
 
 /// A dictionary of at most this many bytes is stored with all its values, in their order.
 const MAX_WHOLE_BYTES: usize = 64 << 10;
+/// Maximum bytes of a batch that is stored whole, and of the values of a dictionary that it uses: a node that passes it on,
+/// or compresses it, holds all of it in memory.
+pub const MAX_WHOLE_BATCH_BYTES: usize = 64 << 20;
 /// Memory of a value's new key, bytes, about.
 const KEY_MEMORY: usize = 24;
 
@@ -54,8 +57,9 @@ impl PartDictionaries {
 
     /// Adds the values that the batch uses. Returns the batch with the part's keys in place of its dictionaries; `None`,
     /// and nothing is changed, if it has another dictionary than the part, or if a dictionary would become too large for
-    /// one message. The first batch is refused only if it can be split.
-    pub fn add(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
+    /// one message. The first batch is refused only if it can be split (`can_split`, and it has several rows), or uses
+    /// more than [`MAX_WHOLE_BATCH_BYTES`].
+    pub fn add(&mut self, batch: &RecordBatch, can_split: bool) -> Result<Option<RecordBatch>, ArrowError> {
         if self.schema == self.keys_schema {
             return Ok(Some(batch.clone()));
         }
@@ -70,7 +74,12 @@ impl PartDictionaries {
             dictionary.add(array);
         }
         let is_first = before.iter().all(|len| *len == 0);
-        if self.dictionaries.iter().any(PartDictionary::is_too_large) && !(is_first && batch.num_rows() <= 1) {
+        let most = match (is_first, can_split) {
+            (true, true) if batch.num_rows() <= 1 => usize::MAX,
+            (true, false) => MAX_WHOLE_BATCH_BYTES,
+            _ => MAX_SPLIT_BYTES,
+        };
+        if self.dictionaries.iter().any(|dictionary| dictionary.used_bytes() > most) {
             self.dictionaries.iter_mut().zip(before).for_each(|(dictionary, len)| dictionary.truncate(len));
             return Ok(None);
         }
@@ -94,7 +103,7 @@ impl PartDictionaries {
 
     /// Bytes of the values that are not written yet.
     pub fn bytes(&self) -> usize {
-        self.dictionaries.iter().filter_map(|dictionary| dictionary.used.as_ref()).map(|used| used.bytes).sum()
+        self.dictionaries.iter().map(PartDictionary::used_bytes).sum()
     }
 
     /// Memory for new keys, bytes.
@@ -170,8 +179,8 @@ impl PartDictionary {
         self.used.as_ref().map_or(0, |used| used.keys.len())
     }
 
-    fn is_too_large(&self) -> bool {
-        self.used.as_ref().is_some_and(|used| used.bytes > MAX_SPLIT_BYTES)
+    fn used_bytes(&self) -> usize {
+        self.used.as_ref().map_or(0, |used| used.bytes)
     }
 
     /// Forgets the values that were added last.

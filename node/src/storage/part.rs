@@ -7,6 +7,7 @@ use std::path::Path;
 
 use arrow_ipc::{Block, Message as IpcMessage, MessageHeader};
 use bytes::Bytes;
+use volley_common::ipc::batch_header::has_app_metadata;
 use volley_common::ipc::schema::PREFIX_BYTES;
 use volley_common::{Error, PartId, Result};
 
@@ -33,6 +34,8 @@ pub struct PartMessage {
     pub rows: u64,
     /// The dictionary's id; `None` for a record batch.
     pub dictionary_id: Option<i64>,
+    /// The header has `app_metadata` of the batch, see [`volley_common::ipc::batch_header`].
+    pub has_app_metadata: bool,
 }
 
 /// A mapped part. Its bytes stay readable after the file is removed.
@@ -266,5 +269,6 @@ fn message(bytes: &[u8], block: &Block) -> ParseResult<PartMessage> {
     let dictionary = header.header_as_dictionary_batch();
     let batch = dictionary.map_or_else(|| header.header_as_record_batch(), |d| d.data());
     let rows = batch.and_then(|b| u64::try_from(b.length()).ok()).ok_or("a message without rows")?;
-    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id: dictionary.map(|d| d.id()) })
+    let (dictionary_id, has_app_metadata) = (dictionary.map(|d| d.id()), has_app_metadata(&header));
+    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id, has_app_metadata })
 }

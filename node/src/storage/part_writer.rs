@@ -56,6 +56,8 @@ pub struct SealedPart {
     pub id: PartId,
     /// Rows of all batches.
     pub rows: u64,
+    /// Record batches.
+    pub batches: u32,
     /// Length of the file, bytes.
     pub bytes: u64,
     /// CRC-32C of the whole file.
@@ -71,6 +73,7 @@ pub struct PartWriter {
     encoder: FileEncoder<ChecksummingFile>,
     dictionaries: PartDictionaries,
     rows: u64,
+    batches: u32,
 }
 
 /// A growing file, its length and its CRC-32C.
@@ -124,7 +127,7 @@ impl PartWriter {
         let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
         let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
         let dictionaries = PartDictionaries::new(spec.schema.clone());
-        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, rows: 0 })
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, rows: 0, batches: 0 })
     }
 
     /// The part's id.
@@ -139,15 +142,26 @@ impl PartWriter {
     /// INVALID_ARGUMENT: another schema. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed. After an error the
     /// writer must be dropped.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<BatchWrite> {
+        self.write_message(batch, &[], true)
+    }
+
+    /// As [`PartWriter::write`], but a batch of any size, with its `app_metadata`, which may be empty. A new part does not
+    /// refuse it.
+    pub fn write_whole(&mut self, batch: &RecordBatch, app_metadata: &[u8]) -> Result<BatchWrite> {
+        self.write_message(batch, app_metadata, false)
+    }
+
+    fn write_message(&mut self, batch: &RecordBatch, app_metadata: &[u8], can_split: bool) -> Result<BatchWrite> {
         if batch.schema_ref() != &self.spec.schema {
             return Err(Error::invalid("a batch does not have the table's schema").at(&self.spec.table));
         }
-        let keys = self.dictionaries.add(batch).map_err(|e| write_error(&self.committer.volume, e))?;
+        let keys = self.dictionaries.add(batch, can_split).map_err(|e| write_error(&self.committer.volume, e))?;
         let Some(keys) = keys else { return Ok(BatchWrite::NeedsNewPart) };
         let (before, volume) = (self.encoder.output().bytes, &self.committer.volume);
-        self.encoder.write(&keys).map_err(|e| write_error(volume, e))?;
+        self.encoder.write(&keys, app_metadata).map_err(|e| write_error(volume, e))?;
         volume.check_growth(before, self.encoder.output().bytes)?;
         self.rows += batch.num_rows() as u64;
+        self.batches += 1;
         Ok(BatchWrite::Written)
     }
 
@@ -161,9 +175,9 @@ impl PartWriter {
         self.dictionaries.memory()
     }
 
-    /// Rows written so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
+    /// Record batches written so far.
+    pub fn batches(&self) -> u32 {
+        self.batches
     }
 
     /// Writes the footer and commits the part: afterwards it is durable and in the inventory.
@@ -185,7 +199,8 @@ impl PartWriter {
         ];
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
         let file = self.encoder.finish(&metadata).map_err(|e| write_error(volume, e))?;
-        let sealed = SealedPart { id: self.id, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
+        let (rows, batches) = (self.rows, self.batches);
+        let sealed = SealedPart { id: self.id, rows, batches, bytes: file.bytes, crc32c: file.crc32c };
         let name = PartFileName { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: file.crc32c };
         let dir = volume.layout().shard(&spec.table, spec.shard);
         self.committer.commit(&file.file, &mut self.temp, dir, name, file.bytes)?;

@@ -17,6 +17,7 @@ mod listeners;
 mod messages;
 mod node_lifecycle;
 mod part_safety;
+mod preserved_batches;
 mod put_memory;
 mod shutdown;
 mod startup;

@@ -36,7 +36,7 @@ fn keys_of(batch: &RecordBatch) -> RecordBatch {
 /// A file of slices of one batch, whose dictionaries they share.
 fn encode_ours(schema: &SchemaRef, batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<u8> {
     let mut file = FileEncoder::new(Vec::new(), schema.clone(), options(codec)).unwrap();
-    batches.iter().for_each(|batch| file.write(&keys_of(batch)).unwrap());
+    batches.iter().for_each(|batch| file.write(&keys_of(batch), &[]).unwrap());
     if let Some(last) = batches.last() {
         file.write_dictionaries(last).unwrap();
     }
@@ -77,5 +77,23 @@ fn file_without_columns_or_batches_equals_arrows_file() {
     let rows = test_data::batch_of(&mut test_data::rng(12), &[], 1000);
     for batches in [&[][..], std::slice::from_ref(&rows)] {
         assert_eq!(encode_ours(&rows.schema(), batches, None), encode_arrows(&rows.schema(), batches, None));
+    }
+}
+
+#[test]
+fn arrows_reader_opens_a_file_with_app_metadata() {
+    let mut rng = test_data::rng(13);
+    for codec in [None, Some(CompressionType::ZSTD)] {
+        for data_type in test_data::types().into_iter().filter(|data_type| !has_dictionary(data_type)) {
+            let batch = test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), 50);
+            let mut file = FileEncoder::new(Vec::new(), batch.schema(), options(codec)).unwrap();
+            let batches = [(0, 20), (20, 0), (20, 30)].map(|(at, rows)| shrink_to_fit(&batch.slice(at, rows)));
+            for (batch, app_metadata) in batches.iter().zip([&b"first"[..], &[0xff; 1000], b""]) {
+                file.write(&keys_of(batch), app_metadata).unwrap();
+                assert_eq!((file.output().len() as u64, file.length % 64), (file.length, 0));
+            }
+            let reader = FileReader::try_new(Cursor::new(file.finish(&metadata()).unwrap()), None).unwrap();
+            assert_eq!(reader.map(|batch| batch.unwrap()).collect::<Vec<_>>(), batches, "{data_type} {codec:?}");
+        }
     }
 }

@@ -331,3 +331,29 @@ fn readable_versions_keep_their_rows_under_random_commands() {
 fn count_old(fixture: &CatalogFixture) -> usize {
     fixture.catalog.tables().map(|table| (table.version - table.oldest) as usize).sum()
 }
+
+#[test]
+fn compaction_that_joins_preserved_batches_is_rejected() {
+    let mut fixture = CatalogFixture::new();
+    let whole = TableSpec { preserve_batches: true, ..spec() };
+    let with_batches = |mut commit: CommitWrite, batches: u32| {
+        commit.parts.iter_mut().for_each(|part| part.batches = batches);
+        commit
+    };
+    fixture.begin(BeginWrite { spec: Some(whole.clone()), ..begin("w", "t", WriteMode::Create) });
+    fixture.commit(with_batches(commit("w", &[1, 2, 3]), 4));
+    fixture.begin(compact("m", fixture.table("t"), &[1, 2, 3]));
+    // 0: the node does not know the option.
+    for batches in [0, 11, 13] {
+        let joined = with_batches(compacted("m", &[(100, 3)], 1), batches);
+        let message = fixture.must_reject(Op::CommitWrite(joined), Code::InvalidArgument);
+        assert!(message.contains("sources have 12"), "{message}");
+    }
+    fixture.commit(with_batches(compacted("m", &[(100, 3)], 1), 12));
+    assert_eq!(fixture.catalog.part(PartId(100)).unwrap().batches, 12);
+    // A replace without the option: an append that was planned before it would write whole batches.
+    fixture.begin(BeginWrite { spec: Some(whole), ..begin("a", "t", WriteMode::Append) });
+    fixture.put("r", "t", WriteMode::Replace, &[50]);
+    let message = fixture.must_reject(Op::CommitWrite(commit("a", &[60])), Code::Aborted);
+    assert!(message.contains("preserve_batches"), "{message}");
+}

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 mod local;
+mod preserved;
 
 use std::time::Duration;
 

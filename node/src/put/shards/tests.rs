@@ -17,11 +17,19 @@ const FIRST: u32 = 3;
 struct CollectedParts {
     parts: Vec<(u32, Vec<RecordBatch>)>,
     open: BTreeMap<u32, Vec<RecordBatch>>,
+    /// Of whole batches, in the order in which they were written.
+    metadata: Vec<Vec<u8>>,
 }
 
 impl ShardSink for CollectedParts {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
         assert!(batch.num_rows() > 0);
+        self.open.entry(shard).or_default().push(batch.clone());
+        Ok(())
+    }
+
+    fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
+        self.metadata.push(app_metadata.to_vec());
         self.open.entry(shard).or_default().push(batch.clone());
         Ok(())
     }
@@ -63,7 +71,7 @@ fn run_sized(spec: &TableSpec, sizes: TargetSizes, batches: &[RecordBatch]) -> V
     let mut partitioner = BatchPartitioner::new(spec, &batches[0].schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     for batch in batches {
-        partitioner.push(batch, &mut seen).unwrap();
+        partitioner.push(batch, &[], &mut seen).unwrap();
     }
     partitioner.flush(&mut seen).unwrap();
     seen.finish()
@@ -120,7 +128,7 @@ fn rows_of_every_type_are_sorted_into_shards() {
                 expected[shard as usize].push(batch.slice(row, 1));
             }
             // As when their dictionaries differ.
-            sorting.push(batch, &mut all).unwrap();
+            sorting.push(batch, &[], &mut all).unwrap();
             sorting.flush(&mut all).unwrap();
         }
         for (shard, messages) in all.open {
@@ -148,7 +156,7 @@ fn shared_union_values_are_not_repeated_for_each_row() {
     assert!(bytes < 7 << 20, "{bytes} bytes for 6 MiB");
     let keyed = TableSpec { shards: 2, shard_by: vec!["n".into()], ..TableSpec::default() };
     let mut partitioner = BatchPartitioner::new(&keyed, &batch.schema(), sizes_of(MESSAGE_BYTES, 1), FIRST).unwrap();
-    let error = partitioner.push(&batch, &mut CollectedParts::default()).unwrap_err();
+    let error = partitioner.push(&batch, &[], &mut CollectedParts::default()).unwrap_err();
     assert!(error.message.contains("\"u\"") && error.message.contains("shard_by"), "{error}");
 }
 
@@ -204,7 +212,7 @@ fn pending_rows_of_all_shards_are_bounded() {
     let mut partitioner = BatchPartitioner::new(&spec, &numbers(0, 1).schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     for i in 0..64 {
-        partitioner.push(&numbers(i * 131_072, 131_072), &mut seen).unwrap();
+        partitioner.push(&numbers(i * 131_072, 131_072), &[], &mut seen).unwrap();
         let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
         assert!(keys.pending_bytes <= MAX_PENDING && keys.window_weight <= MAX_WINDOW);
         assert_eq!(keys.window_weight, keys.window.iter().map(data_bytes).sum::<usize>());
@@ -245,7 +253,7 @@ fn pending_rows_do_not_keep_their_window_in_memory() {
     let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
     for _ in 0..20 {
-        partitioner.push(&batch, &mut seen).unwrap();
+        partitioner.push(&batch, &[], &mut seen).unwrap();
     }
     let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
     let held: usize = keys.shards[1].batches.iter().map(RecordBatch::get_array_memory_size).sum();
@@ -263,7 +271,7 @@ fn indexes_of_rows_without_bytes_are_bounded() {
     let mut partitioner = BatchPartitioner::new(&spec, &schema, sizes, FIRST).unwrap();
     let batch = RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(1 << 23))]).unwrap();
     for _ in 0..3 {
-        partitioner.push(&batch, &mut CollectedParts::default()).unwrap();
+        partitioner.push(&batch, &[], &mut CollectedParts::default()).unwrap();
         let BatchPartitioner::Hash(keys) = &partitioner else { unreachable!() };
         assert!(keys.window.iter().map(RecordBatch::num_rows).sum::<usize>() * MIN_ROW_BYTES <= MAX_WINDOW);
     }
@@ -281,7 +289,7 @@ fn messages_of_skewed_keys_are_within_the_client_limit() {
     let sizes = sizes_of(MAX_SPLIT_BYTES, 1);
     let mut partitioner = BatchPartitioner::new(&spec, &batch.schema(), sizes, FIRST).unwrap();
     let mut seen = CollectedParts::default();
-    partitioner.push(&batch, &mut seen).unwrap();
+    partitioner.push(&batch, &[], &mut seen).unwrap();
     partitioner.flush(&mut seen).unwrap();
     let written: Vec<usize> = seen.open.values().flatten().map(data_bytes).collect();
     assert!(written.iter().all(|bytes| *bytes <= MAX_SPLIT_BYTES), "{written:?}");
@@ -323,4 +331,25 @@ fn compacted_rows_do_not_keep_their_batch_in_memory() {
     let few = shrink_to_fit(&batch.slice(0, 2));
     assert!(few.get_array_memory_size() < 10_000);
     assert_eq!(few.column(0).as_ref(), batch.slice(0, 2).column(0).as_ref());
+}
+
+#[test]
+fn preserved_batches_stay_whole_and_go_to_blocks() {
+    let spec = TableSpec { shards: 2, preserve_batches: true, ..TableSpec::default() };
+    // 8,000,000 bytes; none; 8; 800; 8.
+    let batches = [(0, 1_000_000), (5, 0), (7, 1), (9, 100), (11, 1)].map(|(from, rows)| numbers(from, rows));
+    let mut partitioner =
+        BatchPartitioner::new(&spec, &batches[0].schema(), sizes_of(MESSAGE_BYTES, 500), FIRST).unwrap();
+    let mut seen = CollectedParts::default();
+    for (at, batch) in batches.iter().enumerate() {
+        partitioner.push(batch, at.to_string().as_bytes(), &mut seen).unwrap();
+        assert_eq!(partitioner.buffered(), 0);
+    }
+    partitioner.flush(&mut seen).unwrap();
+    assert_eq!(seen.metadata, ["0", "1", "2", "3", "4"].map(|text| text.as_bytes().to_vec()));
+    let parts = seen.finish();
+    let shards: Vec<u32> = parts.iter().map(|(shard, _)| *shard).collect();
+    assert_eq!(shards, [FIRST % 2, (FIRST + 1) % 2, FIRST % 2]);
+    let found: Vec<RecordBatch> = parts.into_iter().flat_map(|(_, part)| part).collect();
+    assert_eq!(found, batches);
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 mod copies;
+mod preserved;
 mod safety;
 
 use std::time::Duration;

@@ -1,0 +1,239 @@
+//! The parts that one write writes: at most one open part for each shard. Blocking threads seal full parts, which are then
+//! copied to their holders.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use volley_common::ipc::batch_header::MAX_APP_METADATA;
+use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::size::data_bytes;
+use volley_common::wire::catalog::{self, Compression, TableSpec};
+use volley_common::{Error, Result, TableName};
+
+use super::blocks::ShardSink;
+use super::growth::GrowthLimit;
+use crate::storage::{BatchWrite, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart};
+
+/// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
+const MAX_SEALS: usize = 2;
+/// Maximum memory for the dictionaries of all open parts of a put, bytes.
+const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
+/// Maximum number of record batches of a part: readers keep the positions of all of them in memory.
+const MAX_PART_BATCHES: u32 = 1 << 16;
+
+/// Which parts are written, and where.
+pub struct PartSinkConfig {
+    /// This node's disk.
+    pub store: PartStore,
+    /// The table.
+    pub table: TableName,
+    /// The write's id.
+    pub write_id: String,
+    /// How the table is sharded and stored.
+    pub spec: TableSpec,
+    /// The table's schema. All batches must have it.
+    pub schema: SchemaRef,
+    /// The `seq` of the first part.
+    pub first_seq: u64,
+    /// See [`crate::config::NodeConfig::message_bytes`]; at most `MAX_SPLIT_BYTES`.
+    pub message_bytes: usize,
+    /// See [`crate::config::NodeConfig::block_bytes`].
+    pub block_bytes: u64,
+    /// The first block of each shard, bytes; blocks grow up to `block_bytes`.
+    pub first_block_bytes: u64,
+    /// See [`crate::config::NodeConfig::part_bytes`].
+    pub part_bytes: u64,
+    /// The permits of all seals of this node.
+    pub seals: Arc<Semaphore>,
+}
+
+/// Receives sealed parts. The channel closes when the writer and all its seals have ended.
+pub type SealedPartSender = mpsc::Sender<Result<catalog::Part>>;
+
+/// Writes batches into the open parts of a write, at most one for each shard.
+pub struct PartSink {
+    /// Which parts, and where.
+    pub config: PartSinkConfig,
+    compression: Compression,
+    /// By shard: the part's writer and its `seq`.
+    open: HashMap<u32, (PartWriter, u64)>,
+    next_seq: u64,
+    /// The bytes that were received and written.
+    pub growth: GrowthLimit,
+    seals: Arc<Semaphore>,
+    sealed: SealedPartSender,
+    runtime: Handle,
+}
+
+impl PartSink {
+    /// Without any part yet. Each part is sent to `sealed` when it is durable.
+    pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle) -> Self {
+        PartSink {
+            compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
+            next_seq: config.first_seq,
+            open: HashMap::new(),
+            growth: GrowthLimit::default(),
+            seals: Arc::new(Semaphore::new(MAX_SEALS)),
+            config,
+            sealed,
+            runtime,
+        }
+    }
+
+    fn create(&mut self, shard: u32) -> Result<(PartWriter, u64)> {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let writer = self.config.store.create(PartSpec {
+            table: self.config.table.clone(),
+            shard,
+            write: self.config.write_id.clone(),
+            seq,
+            schema: self.config.schema.clone(),
+            compression: self.compression,
+        })?;
+        Ok((writer, seq))
+    }
+
+    /// The writer of the shard's open part, or of a new one.
+    fn writer(&mut self, shard: u32) -> Result<&mut PartWriter> {
+        if !self.open.contains_key(&shard) {
+            let new = self.create(shard)?;
+            self.open.insert(shard, new);
+        }
+        let missing = || Error::internal("a part that was just created is missing");
+        self.open.get_mut(&shard).map(|(writer, _)| writer).ok_or_else(missing)
+    }
+
+    fn is_started(&self, shard: u32) -> bool {
+        self.open.get(&shard).is_some_and(|(writer, _)| writer.batches() > 0)
+    }
+
+    /// Checks the limits after a batch was written, and ends the shard's part if it is full.
+    fn after_write(&mut self, shard: u32) -> Result<()> {
+        self.limit_dictionary_memory()?;
+        let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
+        self.growth.check(open, self.count(), self.config.schema.fields().len())?;
+        let is_full =
+            |writer: &PartWriter| writer.bytes() >= self.config.part_bytes || writer.batches() >= MAX_PART_BATCHES;
+        match self.open.get(&shard) {
+            Some((writer, _)) if is_full(writer) => self.end_part(shard),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what a table that preserves batches cannot store as it is.
+    fn check_whole(&self, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
+        let refused = |what: &str, bytes: usize, most: usize| {
+            Err(Error::exhausted(format!(
+                "table {:?} has preserve_batches, and {what} has {bytes} bytes, more than the limit of {most}: send less at once",
+                self.config.table
+            )))
+        };
+        match (data_bytes(batch), app_metadata.len()) {
+            (_, bytes) if bytes > MAX_APP_METADATA => refused("the app_metadata of a batch", bytes, MAX_APP_METADATA),
+            (bytes, _) if bytes > MAX_WHOLE_BATCH_BYTES => refused("a batch", bytes, MAX_WHOLE_BATCH_BYTES),
+            _ => Ok(()),
+        }
+    }
+
+    /// Seals a part on a blocking thread, so that the next one can be written meanwhile.
+    fn seal(&mut self, shard: u32, writer: PartWriter, seq: u64) -> Result<()> {
+        let acquire = |permits: &Arc<Semaphore>| {
+            let permit = self.runtime.block_on(permits.clone().acquire_owned());
+            permit.map_err(|_| Error::internal("the permits of seals are never closed"))
+        };
+        let (permit, node_permit) = (acquire(&self.seals)?, acquire(&self.config.seals)?);
+        let (sealed, write_id) = (self.sealed.clone(), self.config.write_id.clone());
+        self.runtime.spawn_blocking(move || {
+            let part = writer.seal().map(|part| catalog_part(&part, shard, seq, write_id));
+            drop(node_permit);
+            let _ = sealed.blocking_send(part);
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    /// Ends the part with the most dictionary values if all open parts together have too many.
+    fn limit_dictionary_memory(&mut self) -> Result<()> {
+        let parts = self.open.iter().map(|(shard, (writer, _))| (*shard, writer.dictionary_memory()));
+        let (largest, all) = parts
+            .fold(((0, 0), 0), |(largest, all), part| (if part.1 > largest.1 { part } else { largest }, all + part.1));
+        if all > MAX_DICTIONARY_MEMORY { self.end_part(largest.0) } else { Ok(()) }
+    }
+
+    /// How many parts were created.
+    pub fn count(&self) -> u64 {
+        self.next_seq - self.config.first_seq
+    }
+
+    /// Seals all open parts.
+    pub fn seal_all(&mut self) -> Result<()> {
+        let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
+        open.sort_by_key(|(_, (_, seq))| *seq);
+        open.into_iter().try_for_each(|(shard, (writer, seq))| self.seal(shard, writer, seq))
+    }
+}
+
+impl ShardSink for PartSink {
+    fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
+        match self.writer(shard)?.write(batch)? {
+            BatchWrite::Written => {}
+            BatchWrite::NeedsNewPart if self.is_started(shard) => {
+                self.end_part(shard)?;
+                return self.write(shard, batch);
+            }
+            BatchWrite::NeedsNewPart if batch.num_rows() > 1 => {
+                let half = batch.num_rows() / 2;
+                self.write(shard, &shrink_to_fit(&batch.slice(0, half)))?;
+                return self.write(shard, &shrink_to_fit(&batch.slice(half, batch.num_rows() - half)));
+            }
+            BatchWrite::NeedsNewPart => return Err(Error::internal("a new part refused one row")),
+        }
+        self.after_write(shard)
+    }
+
+    fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
+        self.check_whole(batch, app_metadata)?;
+        if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+            // The open part has another dictionary.
+            self.end_part(shard)?;
+            if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+                return Err(Error::exhausted(format!(
+                    "table {:?} has preserve_batches, and a batch uses more than {MAX_WHOLE_BATCH_BYTES} bytes of dictionary values: \
+                     send smaller batches",
+                    self.config.table
+                )));
+            }
+        }
+        self.after_write(shard)
+    }
+
+    fn end_part(&mut self, shard: u32) -> Result<()> {
+        match self.open.remove(&shard) {
+            Some((writer, seq)) => {
+                self.growth.end_part(writer.bytes());
+                self.seal(shard, writer, seq)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The catalog's row for a sealed part; replication fills in its holders.
+fn catalog_part(part: &SealedPart, shard: u32, seq: u64, write: String) -> catalog::Part {
+    catalog::Part {
+        id: Some(part.id.into()),
+        shard,
+        write,
+        seq,
+        rows: part.rows,
+        bytes: part.bytes,
+        batches: part.batches,
+        crc32c: part.crc32c,
+        ..Default::default()
+    }
+}
