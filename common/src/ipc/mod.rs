@@ -16,6 +16,7 @@
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
+//! | [`decompress`] | messages without their compression |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
@@ -31,6 +32,7 @@ pub mod body_builder;
 pub mod buffer_pool;
 pub mod conform;
 pub mod decode;
+pub mod decompress;
 pub mod dictionary_keys;
 pub mod encode;
 mod field_path;

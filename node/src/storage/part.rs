@@ -33,6 +33,8 @@ pub struct PartMessage {
     pub rows: u64,
     /// The dictionary's id; `None` for a record batch.
     pub dictionary_id: Option<i64>,
+    /// The body is compressed.
+    pub compressed: bool,
 }
 
 /// A mapped part. Its bytes stay readable after the file is removed.
@@ -266,5 +268,7 @@ fn message(bytes: &[u8], block: &Block) -> ParseResult<PartMessage> {
     let dictionary = header.header_as_dictionary_batch();
     let batch = dictionary.map_or_else(|| header.header_as_record_batch(), |d| d.data());
     let rows = batch.and_then(|b| u64::try_from(b.length()).ok()).ok_or("a message without rows")?;
-    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id: dictionary.map(|d| d.id()) })
+    let compressed = batch.is_some_and(|b| b.compression().is_some());
+    let dictionary_id = dictionary.map(|d| d.id());
+    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id, compressed })
 }
