@@ -204,5 +204,5 @@ async fn damaged_compressed_part_fails_over() {
             std::os::unix::fs::FileExt::write_all_at(&file, &[0xee; 64], 700).unwrap();
         }
     }
-    assert!(frames == 9 && bytes > 8 << 20, "{frames} frames of {bytes} bytes");
+    assert!(frames == 9 && bytes > 8_000_000, "{frames} frames of {bytes} bytes");
 }
