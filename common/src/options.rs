@@ -21,6 +21,8 @@ pub const LISTENER_HEADER: &str = "x-volley-listener";
 /// The header with which a node that proxies a call names the listener that the client is connected to. Without the
 /// prefix of options: coordinators of earlier versions reject options that they do not know.
 pub const CLIENT_LISTENER_HEADER: &str = "volley-came-by";
+/// The option `decompress` as a header. Unlike the other options it also applies to the DoGet of a signed ticket.
+pub const DECOMPRESS_HEADER: &str = "x-volley-decompress";
 /// Headers with the prefix that are not options, without it.
 const NON_OPTION_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
@@ -38,6 +40,8 @@ pub struct Options {
     /// Reading: the most endpoints; 1 gives the whole table as one stream. Writing: the same for readers that request no
     /// number.
     pub max_endpoints: Option<u32>,
+    /// Reading: message bodies are sent uncompressed, whatever the table's compression.
+    pub decompress: Option<bool>,
     /// Writing: replace (the default), create or append.
     pub mode: Option<Mode>,
     /// Writing: partitions of a new table.
@@ -283,6 +287,16 @@ fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Op
     let options = fields::parse(map)?;
     options.check()?;
     Ok(options)
+}
+
+/// Whether [`DECOMPRESS_HEADER`] requests uncompressed bodies.
+///
+/// # Errors
+/// INVALID_ARGUMENT: its value is neither `true` nor `false`.
+pub fn decompress_header(headers: &MetadataMap) -> Result<bool> {
+    let Some(value) = headers.get(DECOMPRESS_HEADER) else { return Ok(false) };
+    let text = value.to_str().map_err(|_| Error::invalid(format!("the header {DECOMPRESS_HEADER} is not text")))?;
+    Ok(fields::read_flag("decompress", fields::header_value("decompress", text))?.unwrap_or(false))
 }
 
 /// A Flight SQL command is a protobuf `Any`: field 1 is its type URL.

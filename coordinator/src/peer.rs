@@ -114,10 +114,11 @@ impl Coordinator for CoordinatorPeerService {
     }
 
     async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
-        let PlanReadRequest { table, columns, version, limit } = request.into_inner();
+        let PlanReadRequest { table, columns, version, limit, decompress } = request.into_inner();
         let name = TableName::from_components(&table)?;
         let columns = (!columns.is_empty()).then_some(columns);
-        let options = Options { columns, version, limit, ..Options::default() };
+        let decompress = decompress.then_some(true);
+        let options = Options { columns, version, limit, decompress, ..Options::default() };
         let ticket = self.read.plan_ticket(&name, &options).await?;
         Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
     }

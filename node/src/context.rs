@@ -11,6 +11,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
+use crate::get_resources::DecompressionSlots;
 use crate::put_resources::PutResources;
 use crate::storage::PartStore;
 
@@ -31,6 +32,8 @@ pub struct GetContext {
     pub store: PartStore,
     /// Members, ticket key and cancelled flights.
     pub cluster: Arc<ClusterView>,
+    /// The places of gets that decompress.
+    pub decompressions: DecompressionSlots,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -98,6 +101,7 @@ impl NodeContext {
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         Arc::new(NodeContext {
             get: Arc::new(GetContext {
+                decompressions: DecompressionSlots::new(config.max_decompressing_gets),
                 store: store.clone(),
                 cluster: cluster.clone(),
                 coordinators: coordinators.clone(),

@@ -6,6 +6,7 @@
 //! | [`put`] | a put: writes rows into parts, copies these to their holders, commits |
 //! | [`put_resources`], [`put_memory`] | what all puts share: memory, threads, how many run |
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
+//! | [`get_resources`] | how many gets decompress at once |
 //! | [`flight`] | the Flight calls that tonic serves |
 //! | [`peer`] | the gRPC service for other members |
 //! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
@@ -29,6 +30,7 @@ pub mod coordinator_client;
 pub mod copy;
 pub mod flight;
 pub mod get;
+pub mod get_resources;
 pub mod http;
 pub mod orphan_expiry;
 pub mod peer;

@@ -17,6 +17,7 @@
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
+//! | [`decompress`] | messages without their compression |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
@@ -33,6 +34,7 @@ pub mod body_builder;
 pub mod buffer_pool;
 pub mod conform;
 pub mod decode;
+pub mod decompress;
 pub mod dictionary_keys;
 pub mod encode;
 mod field_path;

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use arrow_ipc::{self as ipc, CompressionType};
 use bytes::Bytes;
-use flatbuffers::FlatBufferBuilder;
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
 use super::spool::SpoolTarget;
 use crate::{Error, Result};
@@ -12,11 +12,11 @@ use crate::{Error, Result};
 /// Bytes that are decompressed at a time.
 const STEP: usize = 64 << 10;
 /// Buffers begin at multiples of this.
-const ALIGNMENT: usize = 64;
+pub(super) const BUFFER_ALIGNMENT: usize = 64;
 /// The length of a buffer that is stored as it is.
-const NOT_COMPRESSED: i64 = -1;
+pub(super) const NOT_COMPRESSED: i64 = -1;
 
-/// An uncompressed record batch or dictionary: the flatbuffer of its header, which is the root, and its body.
+/// An uncompressed record batch or dictionary: a flatbuffer, whose root is its header or the message, and its body.
 pub(super) struct PlainMessage {
     pub header: Vec<u8>,
     pub body: Bytes,
@@ -46,10 +46,51 @@ pub(super) fn decompress_dictionary(
 ) -> Result<PlainMessage> {
     let mut builder = FlatBufferBuilder::new();
     let (values, body) = decompress(&mut builder, values, body, target)?;
-    let args = ipc::DictionaryBatchArgs { id: dictionary.id(), data: Some(values), isDelta: dictionary.isDelta() };
-    let root = ipc::DictionaryBatch::create(&mut builder, &args);
+    let root = dictionary_with(&mut builder, dictionary, values);
     builder.finish(root, None);
     Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
+}
+
+/// As [`decompress_batch`], for a record batch or a dictionary with its whole header: the root is the message's flatbuffer.
+pub(super) fn decompress_message(
+    message: &ipc::Message<'_>,
+    body: &[u8],
+    target: Box<dyn SpoolTarget>,
+) -> Result<PlainMessage> {
+    let mut builder = FlatBufferBuilder::new();
+    let empty = || Error::invalid("it is neither a record batch nor a dictionary");
+    let (header, body) = match message.header_as_dictionary_batch() {
+        Some(dictionary) => {
+            let values = dictionary.data().ok_or_else(empty)?;
+            let (values, body) = decompress(&mut builder, &values, body, target)?;
+            (dictionary_with(&mut builder, &dictionary, values).as_union_value(), body)
+        }
+        None => {
+            let batch = message.header_as_record_batch().ok_or_else(empty)?;
+            let (batch, body) = decompress(&mut builder, &batch, body, target)?;
+            (batch.as_union_value(), body)
+        }
+    };
+    let args = ipc::MessageArgs {
+        version: message.version(),
+        header_type: message.header_type(),
+        header: Some(header),
+        bodyLength: body.len() as i64,
+        custom_metadata: None,
+    };
+    let root = ipc::Message::create(&mut builder, &args);
+    builder.finish(root, None);
+    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
+}
+
+/// The dictionary with other values.
+fn dictionary_with<'b>(
+    builder: &mut FlatBufferBuilder<'b>,
+    dictionary: &ipc::DictionaryBatch<'_>,
+    values: WIPOffset<ipc::RecordBatch<'b>>,
+) -> WIPOffset<ipc::DictionaryBatch<'b>> {
+    let args = ipc::DictionaryBatchArgs { id: dictionary.id(), data: Some(values), isDelta: dictionary.isDelta() };
+    ipc::DictionaryBatch::create(builder, &args)
 }
 
 fn decompress<'b>(
@@ -57,15 +98,15 @@ fn decompress<'b>(
     batch: &ipc::RecordBatch<'_>,
     body: &[u8],
     mut target: Box<dyn SpoolTarget>,
-) -> Result<(flatbuffers::WIPOffset<ipc::RecordBatch<'b>>, Bytes)> {
+) -> Result<(WIPOffset<ipc::RecordBatch<'b>>, Bytes)> {
     let codec = batch.compression().map_or(CompressionType::LZ4_FRAME, |compression| compression.codec());
     let (mut buffers, mut end) = (Vec::new(), 0);
     for (at, buffer) in batch.buffers().into_iter().flatten().enumerate() {
         let bytes = &body[buffer.offset() as usize..][..buffer.length() as usize];
         let length = decompress_buffer(codec, bytes, target.as_mut()).map_err(|e| e.at(format_args!("buffer {at}")))?;
         buffers.push(ipc::Buffer::new(end as i64, length as i64));
-        let padding = length.next_multiple_of(ALIGNMENT) - length;
-        target.append(&[0; ALIGNMENT][..padding])?;
+        let padding = length.next_multiple_of(BUFFER_ALIGNMENT) - length;
+        target.append(&[0; BUFFER_ALIGNMENT][..padding])?;
         end += length + padding;
     }
     let nodes: Vec<ipc::FieldNode> = batch.nodes().into_iter().flatten().copied().collect();

@@ -72,6 +72,7 @@ impl Options {
             version,
             limit,
             max_endpoints,
+            decompress,
             mode,
             shards,
             shard_by,
@@ -86,6 +87,7 @@ impl Options {
             ("version", version.is_some(), OptionUse::Read),
             ("limit", limit.is_some(), OptionUse::Read),
             ("max_endpoints", max_endpoints.is_some(), OptionUse::TableAndRead),
+            ("decompress", decompress.is_some(), OptionUse::Read),
             ("mode", mode.is_some(), OptionUse::Put),
             ("write_id", write_id.is_some(), OptionUse::Put),
             ("shards", shards.is_some(), OptionUse::Table),
@@ -118,6 +120,7 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "version" => options.version = read(name, value)?,
         "limit" => options.limit = read(name, value)?,
         "max_endpoints" => options.max_endpoints = read(name, value)?,
+        "decompress" => options.decompress = read_flag(name, value)?,
         "mode" => options.mode = read(name, value)?,
         "shards" => options.shards = read(name, value)?,
         "shard_by" => options.shard_by = read_columns(name, value, MAX_SHARD_BY)?,
@@ -127,7 +130,7 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "retention_s" => options.retention_s = read(name, value)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         _ => {
-            let known = "table, columns, version, limit, max_endpoints, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches";
+            let known = "table, columns, version, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -137,6 +140,18 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
 /// The value of an option; null counts as not given.
 fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
     serde_json::from_value(value).map_err(|e| Error::invalid(format!("option {name:?}: {}", cut(&e.to_string()))))
+}
+
+/// The value of an option that is true or false; null counts as not given.
+pub(super) fn read_flag(name: &str, value: Value) -> Result<Option<bool>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Bool(flag) => Ok(Some(flag)),
+        other => {
+            let given = cut(&other.to_string());
+            Err(Error::invalid(format!("option {name:?}: true or false is expected, not {given}")))
+        }
+    }
 }
 
 /// The value of an option that lists columns; a text is a list of one.

@@ -44,6 +44,8 @@ fn invalid_command_is_rejected_by_name() {
         (r#"{"table": "t", "shards": "many"}"#, "option \"shards\": invalid type"),
         (r#"{"table": "t", "shard_by": 7}"#, "option \"shard_by\": a column's name, or a list"),
         (r#"{"table": "t", "columns": ["a", 7]}"#, "option \"columns\": a column's name, or a list"),
+        (r#"{"table": "t", "decompress": "yes"}"#, "option \"decompress\": true or false is expected, not \"yes\""),
+        (r#"{"table": "t", "decompress": 1}"#, "option \"decompress\": true or false is expected, not 1"),
         (r#"{"table": 7}"#, "option \"table\""),
         (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
         (r#"{"table": "t""#, "JSON"),
@@ -74,6 +76,27 @@ fn header_texts_keep_the_type_of_their_option() {
 }
 
 #[test]
+fn decompress_is_an_option_and_a_header() {
+    assert_eq!(command(r#"{"table": "t", "decompress": true}"#).unwrap().options.decompress, Some(true));
+    assert_eq!(command(r#"{"table": "t", "decompress": null}"#).unwrap().options.decompress, None);
+    assert!(!decompress_header(&MetadataMap::new()).unwrap());
+    let mut headers = MetadataMap::new();
+    for (text, flag) in [("true", Some(true)), ("false", Some(false)), ("1", None), ("yes", None), ("", None)] {
+        headers.insert(DECOMPRESS_HEADER, text.parse().unwrap());
+        let option = TableRequest::from_command(b"t", &headers).map(|request| request.options.decompress);
+        match flag {
+            Some(flag) => assert_eq!((option.unwrap(), decompress_header(&headers).unwrap()), (Some(flag), flag)),
+            None => {
+                let errors = [option.unwrap_err(), decompress_header(&headers).unwrap_err()];
+                assert!(errors.iter().all(|e| e.code == Code::InvalidArgument && e.message.contains("decompress")));
+            }
+        }
+    }
+    let json = TableRequest::from_command(br#"{"table": "t", "decompress": false}"#, &headers).unwrap();
+    assert_eq!(json.options.decompress, Some(false), "the object's option overrides the header");
+}
+
+#[test]
 fn option_of_another_request_is_refused_by_name() {
     use TableAccess::{Create, Put, Read};
     for (option, accesses) in [
@@ -81,6 +104,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""columns": ["a"]"#, &[Read]),
         (r#""version": 1"#, &[Read]),
         (r#""max_endpoints": 1"#, &[Read, Put, Create]),
+        (r#""decompress": true"#, &[Read]),
         (r#""mode": "append""#, &[Put]),
         (r#""write_id": "w""#, &[Put]),
         (r#""shards": 3"#, &[Put, Create]),

@@ -21,7 +21,10 @@ use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompress
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::options::{CLIENT_LISTENER_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest};
+use volley_common::options::{
+    CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest,
+    decompress_header,
+};
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::server::serve::TonicService;
 use volley_common::{Error, Result};
@@ -184,15 +187,18 @@ impl CoordinatorRouter {
             Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
         let ticket = ticket.ticket;
         let metadata = MetadataMap::from_headers(head.headers.clone());
-        let signed = match TicketRequest::from_ticket(&ticket, &metadata)? {
-            TicketRequest::Signed(bytes) => bytes,
+        let (signed, decompress) = match TicketRequest::from_ticket(&ticket, &metadata)? {
+            TicketRequest::Signed(bytes) => (bytes, decompress_header(&metadata)?),
             TicketRequest::Table(table) => {
                 let table = table.for_read()?;
-                self.read.plan_ticket(&table.name, &table.options).await?
+                (self.read.plan_ticket(&table.name, &table.options).await?, false)
             }
         };
         let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?).await?;
         remove_option_headers(&mut head.headers);
+        if decompress {
+            head.headers.insert(DECOMPRESS_HEADER, HeaderValue::from_static("true"));
+        }
         let message = grpc::encode_message(&Ticket { ticket: signed.into() });
         self.forward(nodes, &head, Repeatable::Yes, || Some(ProxyRequestBody::from(message.clone()))).await
     }

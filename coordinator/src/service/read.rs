@@ -8,7 +8,9 @@ use volley_common::listen::host_port;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, DescriptorKind, Node, PinVersion, Table, TableLayout, TableSpec};
+use volley_common::wire::catalog::{
+    CancelFlight, Compression, DescriptorKind, Node, PinVersion, Table, TableLayout, TableSpec,
+};
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
@@ -37,7 +39,8 @@ pub struct ReadPlan {
     pub listener: ClientListener,
     /// Selects which of equally good locations comes first.
     pub rotation: usize,
-    /// Bytes of the parts of all endpoints; `None` if the client requested only some columns or rows.
+    /// Bytes of the parts of all endpoints; `None` if the client requested only some columns or rows, or uncompressed ones of
+    /// a compressed table.
     pub bytes: Option<u64>,
     /// Whether the endpoints, concatenated, contain the rows in order.
     pub ordered: bool,
@@ -111,10 +114,10 @@ impl ReadService {
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
-        let whole_table = options.limit.is_none() && columns.indexes.is_none();
+        let whole_table = options.limit.is_none() && columns.indexes.is_none() && !target.is_decompressed(options);
         Ok(ReadPlan {
             version: target.version,
-            signer: target.signer(&columns),
+            signer: target.signer(&columns, options),
             listener: listener.clone(),
             rotation: self.next_rotation(),
             bytes: whole_table.then_some(target.version_plan.bytes),
@@ -138,7 +141,7 @@ impl ReadService {
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
         let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
-        Ok(target.signer(&columns).ticket(suffix))
+        Ok(target.signer(&columns, options).ticket(suffix))
     }
 
     /// The schema message of a table, of the requested version and columns.
@@ -291,8 +294,14 @@ fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
 }
 
 impl ResolvedRead {
+    /// Whether the bodies that the client receives are not those that are stored.
+    fn is_decompressed(&self, options: &Options) -> bool {
+        let compression = self.layout.spec.as_ref().map_or(Compression::None, TableSpec::compression);
+        options.decompress == Some(true) && compression != Compression::None
+    }
+
     /// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
-    fn signer(&self, columns: &SelectedColumns) -> TicketSigner {
+    fn signer(&self, columns: &SelectedColumns, options: &Options) -> TicketSigner {
         let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };
         let schema = if self.version_plan.has_parts() { Bytes::new() } else { self.layout.schema.clone() };
         self.key.signer(&Ticket {
@@ -303,6 +312,7 @@ impl ResolvedRead {
             version: self.version,
             columns: columns.indexes.as_ref().map(index),
             schema,
+            decompress: options.decompress == Some(true),
             ..Ticket::default()
         })
     }

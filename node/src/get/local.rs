@@ -14,12 +14,14 @@ use volley_common::ipc::batch_header::split_app_metadata;
 use volley_common::ipc::encode::{IpcMessage, first_rows};
 use volley_common::{Error, PartId, Result};
 
-use super::message::{EncodedMessage, Projection, count_batches};
+use super::message::{EncodedMessage, Projection, count_batches, decompress_front};
 use crate::storage::{Part, PartMessage, copy_last_page};
 
 /// Maximum bytes that the messages of a window read from the disk, estimated from the previous window. Only the last
 /// message may exceed it.
 const WINDOW_BYTES: u64 = 8 << 20;
+/// A window that is decompressed ends with the message that reaches this many bytes: a stream holds few messages in memory.
+const DECOMPRESSED_BYTES: usize = 1 << 20;
 /// If the reader pauses for this long, a window may have been evicted from memory.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// Maximum bytes of a window's messages that are copied. This bounds the memory that a stream uses.
@@ -35,12 +37,15 @@ pub struct LocalPartReader {
     /// The positions of the messages that are planned next.
     next_dictionary: usize,
     next_batch: usize,
+    /// Messages that were planned, but left out of a window: they come next.
+    unbuilt: VecDeque<PlannedMessage>,
     /// Record batches that were read, including skipped ones.
     batches_read: u32,
     window: VecDeque<EncodedMessage>,
     /// When the window was last known to be in memory.
     resident_at: Instant,
-    /// The share of the bodies' bytes that is sent, measured in the last window; 1 before the first.
+    /// The share of the bodies' bytes that is sent, measured in the last window; 1 before the first. Above 1 if they are
+    /// decompressed.
     sent_share: f64,
     /// The next window.
     pending: Option<PendingWindow>,
@@ -51,6 +56,8 @@ struct MessageWindow {
     messages: Vec<EncodedMessage>,
     /// Bytes of the stored bodies, before projection.
     body_bytes: u64,
+    /// The rest of the plan, if the window would have been too large.
+    unbuilt: Vec<PlannedMessage>,
 }
 
 enum PendingWindow {
@@ -76,16 +83,29 @@ impl LocalPartReader {
         remaining_rows: Option<u64>,
     ) -> Self {
         LocalPartReader {
-            builder: WindowBuilder { part, projection },
+            builder: WindowBuilder { part, projection, decompress: false },
             remaining_rows,
             next_dictionary: 0,
             next_batch: skip_batches as usize,
+            unbuilt: VecDeque::new(),
             batches_read: skip_batches,
             window: VecDeque::new(),
             resident_at: Instant::now(),
             sent_share: 1.0,
             pending: None,
         }
+    }
+
+    /// The same messages with uncompressed bodies.
+    pub fn decompressed(mut self) -> Self {
+        let part = &self.builder.part;
+        self.builder.decompress = part.batches().iter().chain(part.dictionaries()).any(|message| message.compressed);
+        self
+    }
+
+    /// Whether messages are decompressed.
+    pub fn decompresses(&self) -> bool {
+        self.builder.decompress
     }
 
     /// The part's id.
@@ -106,12 +126,13 @@ impl LocalPartReader {
     pub async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
         while self.window.is_empty() {
             let Some(pending) = self.pending.take().or_else(|| self.start_window()) else { return Ok(Vec::new()) };
-            let MessageWindow { messages, body_bytes } = pending.get().await?;
+            let MessageWindow { messages, body_bytes, unbuilt } = pending.get().await?;
             if body_bytes > 0 {
                 let sent: usize = messages.iter().flat_map(|message| &message.body).map(Bytes::len).sum();
                 self.sent_share = sent as f64 / body_bytes as f64;
             }
             self.window = messages.into();
+            unbuilt.into_iter().rev().for_each(|planned| self.unbuilt.push_front(planned));
             self.resident_at = Instant::now();
             self.pending = self.start_window();
         }
@@ -145,9 +166,10 @@ impl LocalPartReader {
     }
 
     fn plan_window(&mut self) -> Vec<PlannedMessage> {
+        let max_bytes = if self.builder.decompress { DECOMPRESSED_BYTES as u64 } else { WINDOW_BYTES };
         let (mut plan, mut read, mut copied) = (Vec::new(), 0, 0);
-        while read < WINDOW_BYTES && copied < COPIED_BYTES {
-            let Some(next) = self.plan_message() else { break };
+        while read < max_bytes && copied < COPIED_BYTES {
+            let Some(next) = self.unbuilt.pop_front().or_else(|| self.plan_message()) else { break };
             let header = next.message.header.end - next.message.header.start;
             let body = ((next.message.body.end - next.message.body.start) as f64 * self.sent_share) as u64;
             read += header + body;
@@ -189,6 +211,8 @@ impl PendingWindow {
 struct WindowBuilder {
     part: Arc<Part>,
     projection: Option<Arc<Projection>>,
+    /// The part is compressed, and its messages are sent uncompressed.
+    decompress: bool,
 }
 
 impl WindowBuilder {
@@ -201,7 +225,7 @@ impl WindowBuilder {
 
     /// The window, if it can be built from memory without decoding; else `None`.
     fn build_resident(&self, plan: &[PlannedMessage]) -> Result<Option<MessageWindow>> {
-        if plan.iter().any(|planned| planned.first_rows.is_some()) {
+        if self.decompress || plan.iter().any(|planned| planned.first_rows.is_some()) {
             return Ok(None);
         }
         self.part.check_unchanged()?;
@@ -229,9 +253,15 @@ impl WindowBuilder {
             if self.projection.is_some() && !load(slices.filter_map(|slice| self.part.range_of(slice)).collect())? {
                 return Ok(None);
             }
-            messages.iter_mut().for_each(|message| copy_last_page(&mut message.body));
-            let body_bytes = plan.iter().map(|planned| planned.message.body.end - planned.message.body.start).sum();
-            Ok(Some(MessageWindow { messages, body_bytes }))
+            if self.decompress {
+                messages = decompress_front(&mut messages.into(), DECOMPRESSED_BYTES)?;
+            }
+            let (built, unbuilt) = plan.split_at(messages.len());
+            let mapped =
+                messages.iter_mut().zip(built).filter(|(_, built)| !self.decompress || !built.message.compressed);
+            mapped.for_each(|(message, _)| copy_last_page(&mut message.body));
+            let body_bytes = built.iter().map(|built| built.message.body.end - built.message.body.start).sum();
+            Ok(Some(MessageWindow { messages, body_bytes, unbuilt: unbuilt.to_vec() }))
         };
         build().or_else(|error| {
             // If the file was changed, that is the cause of every other error.

@@ -1,9 +1,10 @@
 //! The types that the readers of local and remote parts share.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use volley_common::Result;
+use volley_common::ipc::decompress::uncompressed;
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::project::{self, Projector};
 use volley_common::ipc::schema;
@@ -28,6 +29,21 @@ impl EncodedMessage {
         self.header.len() + self.app_metadata.len() + self.body.iter().map(Bytes::len).sum::<usize>()
     }
 
+    /// The same message with an uncompressed body.
+    ///
+    /// # Errors
+    /// DATA_LOSS: the message is malformed.
+    fn decompressed(self) -> Result<Self> {
+        let body = match self.body.as_slice() {
+            [body] => body.clone(),
+            slices => slices.concat().into(),
+        };
+        match uncompressed(&self.header, &body)? {
+            Some(plain) => Ok(EncodedMessage { header: plain.header, body: vec![plain.body], rows: self.rows }),
+            None => Ok(self),
+        }
+    }
+
     /// The message as a gRPC frame; the body is not copied.
     pub fn into_frame(self) -> FlightFrame {
         // C++ clients refuse a batch that has no body field: an empty slice writes an empty one.
@@ -38,6 +54,24 @@ impl EncodedMessage {
 /// How many of the messages are record batches.
 pub fn count_batches(messages: &[EncodedMessage]) -> u32 {
     messages.iter().filter(|message| message.rows.is_some()).count() as u32
+}
+
+/// Takes messages from the front and decompresses them, until they have `max_bytes`. Leaves out the rest, so that memory is
+/// bounded by what the messages become, however small they are. Blocks.
+///
+/// # Errors
+/// DATA_LOSS: a message is malformed.
+pub fn decompress_front(messages: &mut VecDeque<EncodedMessage>, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
+    let (mut decompressed, mut bytes) = (Vec::new(), 0);
+    while let Some(message) = messages.pop_front() {
+        let message = message.decompressed()?;
+        bytes += message.size();
+        decompressed.push(message);
+        if bytes >= max_bytes {
+            break;
+        }
+    }
+    Ok(decompressed)
 }
 
 /// The columns that a get requests, if not all.

@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
-use volley_common::options::{TableRequest, TicketRequest};
+use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
 use volley_common::{Error, Result, clock, grpc};
@@ -73,12 +73,13 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>) -> Result<B
 /// ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
 async fn verify_ticket(context: &GetContext, ticket: &[u8], headers: &http::HeaderMap) -> Result<Ticket> {
     let headers = MetadataMap::from_headers(headers.clone());
-    let signed = match TicketRequest::from_ticket(ticket, &headers)? {
-        TicketRequest::Signed(signed) => Bytes::from(signed),
-        TicketRequest::Table(request) => plan_read(context, request.for_read()?).await?,
+    let (signed, decompress) = match TicketRequest::from_ticket(ticket, &headers)? {
+        TicketRequest::Signed(signed) => (Bytes::from(signed), decompress_header(&headers)?),
+        TicketRequest::Table(request) => (plan_read(context, request.for_read()?).await?, false),
     };
-    let ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
+    let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
     context.cluster.check_not_cancelled(&ticket)?;
+    ticket.decompress |= decompress;
     Ok(ticket)
 }
 
@@ -88,6 +89,7 @@ async fn plan_read(context: &GetContext, request: TableRequest) -> Result<Bytes>
         columns: request.options.columns.unwrap_or_default(),
         version: request.options.version,
         limit: request.options.limit,
+        decompress: request.options.decompress.unwrap_or_default(),
     };
     Ok(context.coordinators.plan_read(request).await?.ticket)
 }

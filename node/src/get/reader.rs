@@ -13,6 +13,7 @@ use super::local::LocalPartReader;
 use super::message::{EncodedMessage, Projection};
 use super::remote::RemotePartReader;
 use crate::context::GetContext;
+use crate::get_resources::DecompressionSlot;
 use crate::storage::{Part, PartStore};
 
 /// A verified ticket and the position in its parts.
@@ -30,6 +31,8 @@ pub struct TicketReader {
     schema_sent: bool,
     next_part: usize,
     current: Option<PartReader>,
+    /// Held from the first part on that is decompressed.
+    decompression: Option<DecompressionSlot>,
     sent_bytes: metrics::Counter,
 }
 
@@ -57,6 +60,7 @@ impl TicketReader {
             schema_sent: false,
             next_part: 0,
             current: None,
+            decompression: None,
             sent_bytes: metrics::counter!("volley_get_bytes_total"),
         };
         if !reader.ticket.schema.is_empty() {
@@ -155,16 +159,21 @@ impl TicketReader {
         self.next_part += 1;
         let id = part.id.as_ref().map_or(PartId(0), PartId::from);
         match self.open_local(id, part.skip_batches).await {
-            Ok(Some(local)) => Ok(Some(PartReader::Local(local))),
+            Ok(Some(local)) => {
+                if local.decompresses() {
+                    self.admit_decompression()?;
+                }
+                Ok(Some(PartReader::Local(local)))
+            }
             Ok(None) if self.hop => {
                 let (table, node) = (self.ticket.table.join("/"), self.context.store.node());
                 Err(Error::not_found(format!("part {id} of table {table:?} is not on node {node}")))
             }
-            Ok(None) => Ok(Some(self.open_remote(&part))),
+            Ok(None) => self.open_remote(&part).map(Some),
             Err(error) if self.hop || error.code == Code::InvalidArgument => Err(error),
             Err(error) => {
                 tracing::error!(part = %id, %error, "a local part cannot be read: reading it from another holder");
-                Ok(Some(self.open_remote(&part)))
+                self.open_remote(&part).map(Some)
             }
         }
     }
@@ -175,15 +184,31 @@ impl TicketReader {
             self.ticket.schema = part.schema_message();
         }
         self.init_projection()?;
-        Ok(Some(LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows)))
+        let mut local = LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows);
+        if self.ticket.decompress {
+            local = local.decompressed();
+        }
+        Ok(Some(local))
     }
 
-    fn open_remote(&self, part: &TicketPart) -> PartReader {
-        PartReader::Remote(Box::new(RemotePartReader::new(self.context.clone(), &self.ticket, part)))
+    fn open_remote(&mut self, part: &TicketPart) -> Result<PartReader> {
+        // Whether the part is compressed is known when its messages arrive.
+        if self.ticket.decompress {
+            self.admit_decompression()?;
+        }
+        Ok(PartReader::Remote(Box::new(RemotePartReader::new(self.context.clone(), &self.ticket, part))))
+    }
+
+    /// Takes one of the node's places for gets that decompress, unless this get has one.
+    fn admit_decompression(&mut self) -> Result<()> {
+        if self.decompression.is_none() {
+            self.decompression = Some(self.context.decompressions.admit()?);
+        }
+        Ok(())
     }
 
     /// Reads the rest of the current part from another holder: its file was damaged after `batches_read` batches.
-    fn fail_over(&self, batches_read: u32, error: Error) -> Result<PartReader> {
+    fn fail_over(&mut self, batches_read: u32, error: Error) -> Result<PartReader> {
         let part = self.ticket.parts.get(self.next_part.saturating_sub(1));
         let part = part.ok_or_else(|| Error::internal("a part was damaged before any was opened"))?;
         let id = part.id.as_ref().map_or(PartId(0), PartId::from);
@@ -194,7 +219,8 @@ impl TicketReader {
         if self.hop {
             return Err(Error::unavailable(error.message));
         }
-        Ok(self.open_remote(&TicketPart { skip_batches: batches_read, ..part.clone() }))
+        let part = TicketPart { skip_batches: batches_read, ..part.clone() };
+        self.open_remote(&part)
     }
 
     /// Creates the projection, if the ticket names columns and there is none yet.

@@ -18,7 +18,7 @@ use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
-use super::message::{EncodedMessage, count_batches};
+use super::message::{EncodedMessage, count_batches, decompress_front};
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
 
@@ -31,8 +31,11 @@ const TICKET_MS: u64 = 60_000;
 /// A part of another node, and the position in it.
 pub struct RemotePartReader {
     context: Arc<GetContext>,
-    /// The client's ticket without its parts.
+    /// The client's ticket without its parts. Holders send what they store: `decompress` is done here, once.
     ticket: Ticket,
+    decompress: bool,
+    /// Messages that were received and are still to be decompressed.
+    compressed: VecDeque<EncodedMessage>,
     /// `skip_batches` counts the batches that were read.
     part: TicketPart,
     /// Nodes to try, best first.
@@ -53,6 +56,7 @@ struct HolderStream {
 impl RemotePartReader {
     /// No request is sent before the first message or the schema is read.
     pub fn new(context: Arc<GetContext>, ticket: &Ticket, part: &TicketPart) -> Self {
+        let decompress = ticket.decompress;
         let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
             flight: ticket.flight,
@@ -65,9 +69,19 @@ impl RemotePartReader {
             limit: None,
             // A node that has the part has the schema.
             schema: Bytes::new(),
+            decompress: false,
         };
         let failure = "the coordinators named no other node".into();
-        RemotePartReader { context, ticket, part: part.clone(), candidates, holder: None, failure }
+        RemotePartReader {
+            context,
+            ticket,
+            decompress,
+            compressed: VecDeque::new(),
+            part: part.clone(),
+            candidates,
+            holder: None,
+            failure,
+        }
     }
 
     /// The bare flatbuffer of the schema, projected to the ticket's columns. `remaining_rows`: the get's limit.
@@ -93,6 +107,25 @@ impl RemotePartReader {
         max_bytes: usize,
         remaining_rows: Option<u64>,
     ) -> Result<Vec<EncodedMessage>> {
+        if !self.decompress {
+            return self.receive_messages(max_bytes, remaining_rows).await;
+        }
+        if self.compressed.is_empty() {
+            self.compressed = self.receive_messages(max_bytes, remaining_rows).await?.into();
+        }
+        let mut messages = std::mem::take(&mut self.compressed);
+        let decompress = move || decompress_front(&mut messages, max_bytes).map(|plain| (plain, messages));
+        let decompressed = tokio::task::spawn_blocking(decompress).await;
+        let decompressed =
+            decompressed.unwrap_or_else(|e| Err(Error::internal(format!("decompressing a message failed: {e}"))));
+        let (plain, rest) =
+            decompressed.map_err(|e| e.at(format_args!("part {}, received from another node", self.id())))?;
+        self.compressed = rest;
+        Ok(plain)
+    }
+
+    /// [`RemotePartReader::next_messages`] as the holder sends them.
+    async fn receive_messages(&mut self, max_bytes: usize, remaining_rows: Option<u64>) -> Result<Vec<EncodedMessage>> {
         loop {
             let Some(holder) = &mut self.holder else {
                 self.open_next_holder(remaining_rows).await?;

@@ -36,6 +36,8 @@ pub struct PartMessage {
     pub dictionary_id: Option<i64>,
     /// The header has `app_metadata` of the batch, see [`volley_common::ipc::batch_header`].
     pub has_app_metadata: bool,
+    /// The body is compressed.
+    pub compressed: bool,
 }
 
 /// A mapped part. Its bytes stay readable after the file is removed.
@@ -269,6 +271,7 @@ fn message(bytes: &[u8], block: &Block) -> ParseResult<PartMessage> {
     let dictionary = header.header_as_dictionary_batch();
     let batch = dictionary.map_or_else(|| header.header_as_record_batch(), |d| d.data());
     let rows = batch.and_then(|b| u64::try_from(b.length()).ok()).ok_or("a message without rows")?;
+    let compressed = batch.is_some_and(|b| b.compression().is_some());
     let (dictionary_id, has_app_metadata) = (dictionary.map(|d| d.id()), has_app_metadata(&header));
-    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id, has_app_metadata })
+    Ok(PartMessage { header: range, body: body..end, rows, dictionary_id, has_app_metadata, compressed })
 }

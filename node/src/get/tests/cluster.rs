@@ -55,6 +55,12 @@ impl TestNode {
         TestNode::serving(|node, request| async move { serve_get(node.get.clone(), request).await }).await
     }
 
+    /// A node that decompresses for so many gets at once.
+    pub async fn decompressing(max_gets: usize) -> Self {
+        let config = NodeConfig { max_decompressing_gets: max_gets, ..NodeConfig::default() };
+        TestNode::configured(config, |node, request| async move { serve_get(node.get.clone(), request).await }).await
+    }
+
     /// A node that ends each stream with an error after so many messages.
     pub async fn breaking_after(messages: usize) -> Self {
         TestNode::serving(move |node, request| async move {
@@ -70,12 +76,20 @@ impl TestNode {
         F: Fn(Arc<NodeContext>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
     {
+        TestNode::configured(NodeConfig::default(), serve_request).await
+    }
+
+    async fn configured<F, Fut>(config: NodeConfig, serve_request: F) -> Self
+    where
+        F: Fn(Arc<NodeContext>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
+    {
         let dir = tempfile::tempdir().unwrap();
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         // Nothing listens at the coordinator's address.
-        let config = NodeConfig { coordinators: vec!["127.0.0.1:1".into()], ..NodeConfig::default() };
+        let config = NodeConfig { coordinators: vec!["127.0.0.1:1".into()], ..config };
         let server = ServerConfig { request_timeout_ms: 1, ..config.server };
         let config = NodeConfig { server, ..config };
         let flight_uri = format!("grpc+tcp://{addr}");
@@ -93,6 +107,10 @@ impl TestNode {
 
     /// Writes a part of one message a batch.
     pub fn write(&self, batches: &[RecordBatch]) -> PartId {
+        self.write_compressed(batches, Compression::None)
+    }
+
+    pub fn write_compressed(&self, batches: &[RecordBatch], compression: Compression) -> PartId {
         let mut writer = self
             .context
             .store
@@ -102,7 +120,7 @@ impl TestNode {
                 write: "w".into(),
                 seq: 0,
                 schema: batches[0].schema(),
-                compression: Compression::None,
+                compression,
             })
             .unwrap();
         for batch in batches {

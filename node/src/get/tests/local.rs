@@ -32,7 +32,7 @@ async fn schema_of_a_damaged_part_comes_from_another_holder() {
 }
 
 /// Copies a part's file from one node's disk to another's.
-fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
+pub(super) fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
     let part = from.context.store.part(id).unwrap().unwrap();
     let held = from.context.store.inventory().into_iter().find(|held| held.id == Some(id.into())).unwrap();
     let row = volley_common::wire::catalog::Part {

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod cluster;
+mod decompress;
 mod local;
 mod preserved;
 
