@@ -14,6 +14,7 @@
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
 //! | [`take`] | picks values by position, for every type |
+//! | [`row_bytes`] | the bytes of each row, with the values that it shares |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
@@ -23,6 +24,7 @@
 //! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
+//! | `expansion` | the limit for values that widening repeats |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -34,6 +36,7 @@ pub mod decode;
 pub mod dictionary_keys;
 pub mod encode;
 mod field_path;
+mod expansion;
 pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
@@ -43,6 +46,7 @@ mod lz4;
 mod malformed;
 pub mod project;
 pub mod schema;
+pub mod row_bytes;
 mod schema_validation;
 pub mod shrink;
 mod shrink_shared;

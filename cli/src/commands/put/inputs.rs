@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
-use volley_common::ipc::conform::conform;
+use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
@@ -260,7 +260,9 @@ impl InputFiles {
             for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
                 // The metadata may differ from the first file's, and types may be narrower.
-                emit(conform(&batch, &self.schema).map_err(|e| e.at(file.path.display()))?)?;
+                for batch in conform_split(&batch, &self.schema) {
+                    emit(batch.map_err(|e| e.at(file.path.display()))?)?;
+                }
             }
         }
         Ok(())
