@@ -8,13 +8,14 @@
 //! | [`buffer_pool`] | in aligned memory that is reused |
 //! | [`stall_timer`] | whether a message that has begun still advances |
 //! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
+//! | `stream_budget` | what a stream may cost by what it sent |
 //! | [`spool`] | where a decoder stores what is too large for memory, also by `streamed_decompression` |
 //! | [`conform`] | a batch with the schema of its table, by `widen` where its types are narrower |
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
-//! | [`take`] | picks values by position, for every type |
 //! | [`row_bytes`] | the bytes of each row, with the values that it shares |
+//! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
@@ -23,8 +24,8 @@
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
 //! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
-//! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `expansion` | the limit for values that widening repeats |
+//! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -35,8 +36,8 @@ pub mod conform;
 pub mod decode;
 pub mod dictionary_keys;
 pub mod encode;
-mod field_path;
 mod expansion;
+mod field_path;
 pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
@@ -45,8 +46,8 @@ mod layout;
 mod lz4;
 mod malformed;
 pub mod project;
-pub mod schema;
 pub mod row_bytes;
+pub mod schema;
 mod schema_validation;
 pub mod shrink;
 mod shrink_shared;
@@ -54,6 +55,7 @@ pub mod size;
 pub mod split;
 pub mod spool;
 pub mod stall_timer;
+mod stream_budget;
 mod streamed_decompression;
 pub mod take;
 #[cfg(test)]

@@ -16,7 +16,7 @@ const ALIGNMENT: usize = 64;
 /// The length of a buffer that is stored as it is.
 const NOT_COMPRESSED: i64 = -1;
 
-/// An uncompressed record batch or dictionary: the flatbuffer of its header, which is the root, and its body.
+/// An uncompressed record batch: the flatbuffer of its header, which is the root, and its body.
 pub(super) struct PlainMessage {
     pub header: Vec<u8>,
     pub body: Bytes,
@@ -29,35 +29,9 @@ pub(super) struct PlainMessage {
 pub(super) fn decompress_batch(
     batch: &ipc::RecordBatch<'_>,
     body: &[u8],
-    target: Box<dyn SpoolTarget>,
-) -> Result<PlainMessage> {
-    let mut builder = FlatBufferBuilder::new();
-    let (root, body) = decompress(&mut builder, batch, body, target)?;
-    builder.finish(root, None);
-    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
-}
-
-/// As [`decompress_batch`], for a dictionary's values.
-pub(super) fn decompress_dictionary(
-    dictionary: &ipc::DictionaryBatch<'_>,
-    values: &ipc::RecordBatch<'_>,
-    body: &[u8],
-    target: Box<dyn SpoolTarget>,
-) -> Result<PlainMessage> {
-    let mut builder = FlatBufferBuilder::new();
-    let (values, body) = decompress(&mut builder, values, body, target)?;
-    let args = ipc::DictionaryBatchArgs { id: dictionary.id(), data: Some(values), isDelta: dictionary.isDelta() };
-    let root = ipc::DictionaryBatch::create(&mut builder, &args);
-    builder.finish(root, None);
-    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
-}
-
-fn decompress<'b>(
-    builder: &mut FlatBufferBuilder<'b>,
-    batch: &ipc::RecordBatch<'_>,
-    body: &[u8],
     mut target: Box<dyn SpoolTarget>,
-) -> Result<(flatbuffers::WIPOffset<ipc::RecordBatch<'b>>, Bytes)> {
+) -> Result<PlainMessage> {
+    let mut builder = FlatBufferBuilder::new();
     let codec = batch.compression().map_or(CompressionType::LZ4_FRAME, |compression| compression.codec());
     let (mut buffers, mut end) = (Vec::new(), 0);
     for (at, buffer) in batch.buffers().into_iter().flatten().enumerate() {
@@ -77,7 +51,9 @@ fn decompress<'b>(
         compression: None,
         variadicBufferCounts: variadic.map(|counts| builder.create_vector(&counts)),
     };
-    Ok((ipc::RecordBatch::create(builder, &args), target.map()?))
+    let root = ipc::RecordBatch::create(&mut builder, &args);
+    builder.finish(root, None);
+    Ok(PlainMessage { header: builder.finished_data().to_vec(), body: target.map()? })
 }
 
 /// Appends one buffer's bytes; returns how many.
@@ -117,9 +93,4 @@ fn decompress_buffer(codec: CompressionType, bytes: &[u8], target: &mut dyn Spoo
 /// Reads the root of a header that [`decompress_batch`] made.
 pub(super) fn batch_of(message: &PlainMessage) -> Result<ipc::RecordBatch<'_>> {
     flatbuffers::root::<ipc::RecordBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
-}
-
-/// Reads the root of a header that [`decompress_dictionary`] made.
-pub(super) fn dictionary_of(message: &PlainMessage) -> Result<ipc::DictionaryBatch<'_>> {
-    flatbuffers::root::<ipc::DictionaryBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
 }

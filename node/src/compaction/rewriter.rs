@@ -61,7 +61,7 @@ impl PartRewriter {
                 }
                 DecodedMessage::Batch(_)
                 | DecodedMessage::Schema(_)
-                | DecodedMessage::Dictionary
+                | DecodedMessage::Dictionary(_)
                 | DecodedMessage::Metadata => {}
             }
             drop(permit);

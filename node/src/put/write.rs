@@ -157,6 +157,7 @@ impl MessageWriter {
         partitioner.limit_window(resources.shares.window);
         let memory = resources.memory.clone();
         let decoder = decoder.with_spool(Arc::new(config.store.clone()), resources.shares.decompressed);
+        let decoder = decoder.with_cost_limit();
         let (parts, rows) = (PartSink::new(config, sealed, runtime), BufferedRows::new(memory.clone()));
         Ok(MessageWriter { decoder, partitioner, parts, memory, rows })
     }
@@ -180,14 +181,14 @@ impl MessageWriter {
     fn write_message(&mut self, data: FlightData) -> Result<()> {
         match self.decoder.push(data)? {
             DecodedMessage::Batch(batch) => {
-                self.parts.growth.receive(&batch)?;
+                self.parts.growth.receive(&batch);
                 let batch = conform(&batch, &self.parts.config.schema)?;
                 self.partitioner.push(&batch, &mut self.parts)
             }
             // Buffered rows use the old dictionary.
-            DecodedMessage::Dictionary => {
+            DecodedMessage::Dictionary(bytes) => {
                 self.flush()?;
-                self.parts.growth.receive_dictionary();
+                self.parts.growth.receive_dictionary(bytes);
                 Ok(())
             }
             DecodedMessage::Metadata => Ok(()),
@@ -262,7 +263,7 @@ impl PartSink {
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
-            growth: GrowthLimit::default(),
+            growth: GrowthLimit::new(&config.schema),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             config,
             sealed,
@@ -351,9 +352,9 @@ impl ShardSink for PartSink {
         }
         self.limit_dictionary_memory()?;
         let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
-        self.growth.check(open, self.count(), self.config.schema.fields().len())?;
+        self.growth.check(open, self.count())?;
         match self.open.get(&shard) {
-            Some((writer, _)) if writer.bytes() >= self.config.part_bytes => self.end_part(shard),
+            Some((writer, _)) if writer.is_full(self.config.part_bytes) => self.end_part(shard),
             _ => Ok(()),
         }
     }
