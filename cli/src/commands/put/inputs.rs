@@ -11,7 +11,7 @@ use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
 use crate::args::PutArgs;
-use crate::formats::text::{self, ColumnType, TextOptions, TextStats};
+use crate::formats::text::{self, ColumnType, FieldStats, TextOptions};
 use crate::formats::{self, Format, InputFile};
 use crate::threads::Emit;
 
@@ -223,16 +223,16 @@ impl InputFiles {
     }
 
     /// Infers from all files, several at a time.
-    fn infer(&self, options: &TextOptions) -> Result<TextStats> {
+    fn infer(&self, options: &TextOptions) -> Result<FieldStats> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = self.files.len().div_ceil(threads).max(1);
-        let results: Vec<Result<TextStats>> = std::thread::scope(|scope| {
+        let results: Vec<Result<FieldStats>> = std::thread::scope(|scope| {
             let infer = |files: &[InputFile]| files.iter().map(|file| text::infer(file, options)).collect::<Vec<_>>();
             let threads: Vec<_> = self.files.chunks(share).map(|files| scope.spawn(move || infer(files))).collect();
             let panicked = |_| vec![Err(Error::internal("the thread that infers types panicked"))];
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
         });
-        let mut all = TextStats::default();
+        let mut all = FieldStats::default();
         let mut header: Option<Schema> = None;
         for (file, stats) in self.files.iter().zip(results) {
             let stats = stats?;
@@ -293,7 +293,7 @@ impl InputFiles {
 }
 
 /// The columns without their types.
-fn names(stats: &TextStats) -> Schema {
+fn names(stats: &FieldStats) -> Schema {
     Schema::new(stats.columns().map(|(name, _)| Field::new(name, DataType::Null, true)).collect::<Vec<_>>())
 }
 
