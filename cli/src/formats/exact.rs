@@ -24,12 +24,16 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::*;
 use arrow::error::ArrowError;
+use volley_common::ipc::dictionary_keys::has_dictionary;
+use volley_common::ipc::row_bytes::split_decoded;
 use volley_common::ipc::shrink::shrink_to_fit;
 
 use super::Format;
 use super::leaves::{ColumnError, map_children, map_leaves, visit_leaves, with_type};
 use super::text_values::{check_text, has_offset_seconds};
 
+/// Rows are converted a slice at a time, of at most this many bytes with the values of dictionaries and runs.
+const MAX_DECODED_BYTES: u64 = 32 << 20;
 /// Maximum number of digits of a decimal.
 const MAX_PRECISION: u8 = 76;
 
@@ -37,6 +41,8 @@ const MAX_PRECISION: u8 = 76;
 pub struct ExactColumns {
     format: Format,
     schema: SchemaRef,
+    /// Whether dictionaries or runs may become their values.
+    decodes: bool,
 }
 
 impl ExactColumns {
@@ -48,13 +54,26 @@ impl ExactColumns {
         let fields = schema.fields().iter().map(|field| held_field(format, field).map_err(|e| refusal(format, e)));
         let fields: Vec<FieldRef> = fields.collect::<Result<_, _>>()?;
         check_names(format, &fields)?;
+        let encoded = |field: &FieldRef| has_dictionary(field.data_type()) || has_runs(field.data_type());
+        let decodes = !matches!(format, Format::Arrow | Format::Arrows) && schema.fields().iter().any(encoded);
         let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
-        Ok(ExactColumns { format, schema })
+        Ok(ExactColumns { format, schema, decodes })
     }
 
     /// The file's schema.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The batch in slices of which [`ExactColumns::convert`] makes a bounded size: a message of keys can become any,
+    /// because rows share the values of a dictionary.
+    pub fn slices(&self, batch: &RecordBatch) -> Vec<RecordBatch> {
+        let slices = if self.decodes { split_decoded(batch, MAX_DECODED_BYTES) } else { vec![batch.clone()] };
+        match slices.len() {
+            1 => slices,
+            // Casts convert also the values of a list that a slice does not refer to.
+            _ => slices.iter().map(shrink_to_fit).collect(),
+        }
     }
 
     /// The same values in the file's types. In text formats a timestamp whose offset has seconds is in UTC.
@@ -139,6 +158,16 @@ fn held_field(format: Format, field: &FieldRef) -> Result<FieldRef, ColumnError>
         Format::Jsonl => json_type(field.data_type()),
     };
     held.map(|held| with_type(field, held)).map_err(|e| e.within(field.name()))
+}
+
+fn has_runs(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::RunEndEncoded(_, _) => true,
+        nested => {
+            let runs = |field: &FieldRef| if has_runs(field.data_type()) { Err(()) } else { Ok(field.clone()) };
+            map_children(nested, &mut |field| runs(field)).is_err()
+        }
+    }
 }
 
 /// Whether it is run-end encoded with values of no bytes: arrow loses their number when it expands the runs.

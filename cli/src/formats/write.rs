@@ -87,8 +87,8 @@ fn json_writer<W: std::io::Write>(out: W) -> json::LineDelimitedWriter<W> {
 pub fn json_lines(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String, ArrowError> {
     let columns = ExactColumns::new(Format::Jsonl, schema)?;
     let mut writer = json_writer(Vec::new());
-    for batch in batches {
-        writer.write(&columns.convert(batch)?)?;
+    for slice in batches.iter().flat_map(|batch| columns.slices(batch)) {
+        writer.write(&columns.convert(&slice)?)?;
     }
     writer.finish()?;
     String::from_utf8(writer.into_inner()).map_err(|e| ArrowError::JsonError(e.to_string()))
@@ -96,7 +96,8 @@ pub fn json_lines(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String,
 
 impl BatchWriter for TableFileWriter {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let written = self.columns.convert(batch).and_then(|batch| self.encoder.write(&batch));
+        let mut slices = self.columns.slices(batch).into_iter();
+        let written = slices.try_for_each(|slice| self.encoder.write(&self.columns.convert(&slice)?));
         written.map_err(|e| {
             self.target.exit_if_closed(&e);
             file_error(&self.path, e)

@@ -43,7 +43,7 @@ impl BatchStream {
             };
             match decoder.push(message)? {
                 DecodedMessage::Schema(schema) => return Ok(BatchStream { messages, decoder, schema }),
-                DecodedMessage::Batch(_) | DecodedMessage::Dictionary => {
+                DecodedMessage::Batch(_) | DecodedMessage::Dictionary(_) => {
                     return Err(Error::internal("the stream does not begin with a schema"));
                 }
                 DecodedMessage::Metadata => {}

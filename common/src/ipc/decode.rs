@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::FlightData;
-use arrow_ipc::MessageHeader;
-use arrow_ipc::reader::{read_dictionary, read_record_batch};
+use arrow_ipc::reader::read_record_batch;
+use arrow_ipc::{MessageHeader, MetadataVersion};
 use bytes::Bytes;
 
 use super::batch_validation::validate_batch;
+use super::dictionary_keys::has_dictionary;
 use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
 use super::spool::{MemoryTarget, SpoolStorage, relocate};
-use super::streamed_decompression::{batch_of, decompress_batch, decompress_dictionary, dictionary_of};
+use super::stream_budget::StreamBudget;
+use super::streamed_decompression::{batch_of, decompress_batch};
 use crate::{Error, Result};
 
 /// The limit for all dictionaries of a stream together, as a multiple of the largest message.
@@ -25,8 +28,13 @@ const BODY_ALIGNMENT: usize = 8;
 
 /// A dictionary of more bytes is kept in the spool, if there is one.
 const MAX_DICTIONARY_IN_MEMORY: usize = 64 << 10;
-/// The largest dictionary that deltas may extend, bytes: each delta copies the whole dictionary.
-const MAX_EXTENDED_DICTIONARY: usize = 512 << 20;
+/// The largest dictionary that deltas may extend, bytes: it is copied in memory when they are joined.
+const MAX_EXTENDED_DICTIONARY: usize = 16 << 20;
+/// The same for a stream without [`BatchDecoder::with_cost_limit`].
+const MAX_STORED_DICTIONARY: usize = 512 << 20;
+/// Deltas are joined at the next batch, or before they have this many bytes or are this many.
+const MAX_PENDING_BYTES: usize = 1 << 20;
+const MAX_PENDING_DELTAS: usize = 1000;
 
 /// The content of one message.
 #[derive(Debug)]
@@ -35,8 +43,8 @@ pub enum DecodedMessage {
     Schema(SchemaRef),
     /// Validated rows.
     Batch(RecordBatch),
-    /// A dictionary, which the decoder keeps for later batches.
-    Dictionary,
+    /// A dictionary, or a delta, of so many bytes, which the decoder keeps for later batches.
+    Dictionary(usize),
     /// No IPC message, only `app_metadata` or a descriptor.
     Metadata,
 }
@@ -48,6 +56,10 @@ pub struct BatchDecoder {
     dictionaries: HashMap<i64, ArrayRef>,
     /// Bytes of each dictionary, deltas included.
     sizes: HashMap<i64, usize>,
+    /// Deltas that are not yet joined to their dictionaries, and their bytes.
+    deltas: Vec<(i64, ArrayRef)>,
+    delta_bytes: usize,
+    budget: StreamBudget,
     spool: Option<DecoderSpool>,
 }
 
@@ -60,13 +72,28 @@ struct DecoderSpool {
 impl BatchDecoder {
     /// Rejects messages whose body, as received or decompressed, is over `max_message` bytes.
     pub fn new(max_message: usize) -> Self {
-        BatchDecoder { max_message, schema: None, dictionaries: HashMap::new(), sizes: HashMap::new(), spool: None }
+        BatchDecoder {
+            max_message,
+            schema: None,
+            dictionaries: HashMap::new(),
+            sizes: HashMap::new(),
+            deltas: Vec::new(),
+            delta_bytes: 0,
+            budget: StreamBudget::default(),
+            spool: None,
+        }
     }
 
     /// Bounds the decoder's own memory: messages that decompress to more than `max_decompressed` bytes, and dictionaries,
     /// which live as long as the stream, are stored in `storage`. Decoding may then wait for a disk.
     pub fn with_spool(mut self, storage: Arc<dyn SpoolStorage>, max_decompressed: usize) -> Self {
         self.spool = Some(DecoderSpool { storage, max_decompressed });
+        self
+    }
+
+    /// Refuses a stream that costs far more than it sent, by compression or deltas of dictionaries: for one of a client.
+    pub fn with_cost_limit(mut self) -> Self {
+        self.budget.is_limited = true;
         self
     }
 
@@ -85,6 +112,7 @@ impl BatchDecoder {
                 self.max_message
             )));
         }
+        self.budget.receive(data.data_header.len() + data.data_body.len());
         let message = verify_message(&data.data_header)?;
         match message.header_type() {
             MessageHeader::Schema => self.decode_schema(&message),
@@ -113,14 +141,28 @@ impl BatchDecoder {
         self.schema.as_ref().ok_or_else(missing)
     }
 
-    fn decode_batch(&self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<RecordBatch> {
-        let schema = self.expected_schema()?;
+    fn decode_batch(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<RecordBatch> {
+        self.join_deltas()?;
+        let schema = Arc::clone(self.expected_schema()?);
         let batch = message.header_as_record_batch().ok_or_else(empty_header)?;
         let body = body_of(message, body)?;
         let fields: Vec<&Field> = schema.fields().iter().map(|f| f.as_ref()).collect();
-        let size = validate_batch(&batch, message.version(), &fields, &body, self.max_message)?;
         let version = message.version();
-        let schema = Arc::clone(schema);
+        let size = validate_batch(&batch, version, &fields, &body, self.max_message)?;
+        self.budget.decompress(size)?;
+        self.read_batch("the record batch", batch, body, size, schema, version)
+    }
+
+    /// Reads a batch that was validated, and decompresses to `size` bytes.
+    fn read_batch(
+        &self,
+        what: &str,
+        batch: arrow_ipc::RecordBatch<'_>,
+        body: Bytes,
+        size: usize,
+        schema: SchemaRef,
+        version: MetadataVersion,
+    ) -> Result<RecordBatch> {
         let plain = match self.spool_for(&batch, size) {
             Some(spool) => Some(decompress_batch(&batch, &body, spool.storage.create(size as u64)?)?),
             None => None,
@@ -129,9 +171,7 @@ impl BatchDecoder {
             Some(plain) => (batch_of(plain)?, plain.body.clone()),
             None => (batch, body),
         };
-        catch_panics("the record batch", || {
-            read_record_batch(&aligned(body), batch, schema, &self.dictionaries, None, &version)
-        })
+        catch_panics(what, || read_record_batch(&aligned(body), batch, schema, &self.dictionaries, None, &version))
     }
 
     /// Where a message must be decompressed to; `None`: it may be decoded in memory.
@@ -141,7 +181,7 @@ impl BatchDecoder {
     }
 
     fn decode_dictionary(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<DecodedMessage> {
-        let schema = Arc::clone(self.expected_schema()?);
+        let schema = self.expected_schema()?;
         let dictionary = message.header_as_dictionary_batch().ok_or_else(empty_header)?;
         let (id, delta) = (dictionary.id(), dictionary.isDelta());
         let what = format!("dictionary {id}");
@@ -152,21 +192,59 @@ impl BatchDecoder {
         if delta && !self.dictionaries.contains_key(&id) {
             return Err(Error::invalid(format!("{what} is a delta without a dictionary before it")));
         }
-        let size =
-            validate_batch(&data, message.version(), &[&values], &body, self.max_message).map_err(|e| e.at(&what))?;
-        self.limit_dictionaries(id, delta, size)?;
         let version = message.version();
-        let plain = match self.spool_for(&data, size) {
-            Some(spool) => Some(decompress_dictionary(&dictionary, &data, &body, spool.storage.create(size as u64)?)?),
-            None => None,
-        };
-        let (dictionary, body) = match &plain {
-            Some(plain) => (dictionary_of(plain)?, plain.body.clone()),
-            None => (dictionary, body),
-        };
-        catch_panics(&what, || read_dictionary(&aligned(body), dictionary, &schema, &mut self.dictionaries, &version))?;
-        self.store_dictionary(id)?;
-        Ok(DecodedMessage::Dictionary)
+        let size = validate_batch(&data, version, &[&values], &body, self.max_message).map_err(|e| e.at(&what))?;
+        self.limit_dictionaries(id, delta, size)?;
+        self.budget.decompress(size)?;
+        if has_dictionary(values.data_type()) {
+            self.join_deltas()?;
+        }
+        let values = self.read_batch(&what, data, body, size, Arc::new(Schema::new(vec![values])), version)?;
+        let values = values.column(0).clone();
+        if delta {
+            self.push_delta(id, values, size)?;
+        } else {
+            self.deltas.retain(|(of, _)| *of != id);
+            self.dictionaries.insert(id, values);
+            self.store_dictionary(id)?;
+        }
+        Ok(DecodedMessage::Dictionary(size))
+    }
+
+    /// Keeps a delta until its values are needed: joining it copies the whole dictionary.
+    fn push_delta(&mut self, id: i64, values: ArrayRef, size: usize) -> Result<()> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        if self.delta_bytes + size > MAX_PENDING_BYTES || self.deltas.len() >= MAX_PENDING_DELTAS {
+            self.join_deltas()?;
+        }
+        // Out of the message's body, which may be larger.
+        let values = if self.spool.is_some() { relocate(&values, Box::<MemoryTarget>::default())? } else { values };
+        self.deltas.push((id, values));
+        self.delta_bytes += size;
+        Ok(())
+    }
+
+    /// Extends the dictionaries by the deltas that came since the last batch.
+    fn join_deltas(&mut self) -> Result<()> {
+        self.delta_bytes = 0;
+        let mut deltas = std::mem::take(&mut self.deltas);
+        deltas.sort_by_key(|(id, _)| *id);
+        for deltas in deltas.chunk_by(|(id, _), (other, _)| id == other) {
+            let id = deltas[0].0;
+            let size = self.sizes.get(&id).copied().unwrap_or(0);
+            if size > MAX_DICTIONARY_IN_MEMORY {
+                self.budget.copy(id, size)?;
+            }
+            let first = self.dictionaries.get(&id).into_iter();
+            let values: Vec<&dyn Array> =
+                first.chain(deltas.iter().map(|(_, delta)| delta)).map(AsRef::as_ref).collect();
+            let joined = catch_panics(&format!("dictionary {id} with its deltas"), || concat(&values))?;
+            self.dictionaries.insert(id, joined);
+            self.store_dictionary(id)?;
+        }
+        Ok(())
     }
 
     /// Moves a dictionary out of its message's body, which would stay in memory as long as the stream.
@@ -186,9 +264,10 @@ impl BatchDecoder {
         let entry = self.sizes.entry(id).or_default();
         *entry = if delta { *entry + size } else { size };
         let (own, all) = (*entry, self.sizes.values().sum::<usize>());
-        if delta && own > MAX_EXTENDED_DICTIONARY {
+        let most = if self.budget.is_limited { MAX_EXTENDED_DICTIONARY } else { MAX_STORED_DICTIONARY };
+        if delta && own > most {
             return Err(Error::exhausted(format!(
-                "dictionary {id} has {own} bytes with its deltas, the limit is {MAX_EXTENDED_DICTIONARY}: send it whole"
+                "dictionary {id} has {own} bytes with its deltas, the limit is {most}: send it whole"
             )));
         }
         if own > self.max_message || all > self.max_message * MAX_DICTIONARY_MESSAGES {

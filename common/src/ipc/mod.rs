@@ -8,11 +8,13 @@
 //! | [`buffer_pool`] | in aligned memory that is reused |
 //! | [`stall_timer`] | whether a message that has begun still advances |
 //! | [`decode`] | FlightData to record batches, validated by `schema_validation` and `batch_validation` (with `lz4`) |
+//! | `stream_budget` | what a stream may cost by what it sent |
 //! | [`spool`] | where a decoder stores what is too large for memory, also by `streamed_decompression` |
 //! | [`conform`] | a batch with the schema of its table, by `widen` where its types are narrower |
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | [`row_bytes`] | the bytes of each row, with the values that it shares |
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
@@ -24,6 +26,7 @@
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
 //! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
+//! | `expansion` | the limit for values that widening repeats |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
@@ -37,6 +40,7 @@ pub mod decode;
 pub mod decompress;
 pub mod dictionary_keys;
 pub mod encode;
+mod expansion;
 mod field_path;
 pub mod file;
 pub mod flight_decoder;
@@ -46,6 +50,7 @@ mod layout;
 mod lz4;
 mod malformed;
 pub mod project;
+pub mod row_bytes;
 pub mod schema;
 mod schema_validation;
 pub mod shrink;
@@ -54,6 +59,7 @@ pub mod size;
 pub mod split;
 pub mod spool;
 pub mod stall_timer;
+mod stream_budget;
 mod streamed_decompression;
 pub mod take;
 #[cfg(test)]

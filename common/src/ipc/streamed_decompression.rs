@@ -37,20 +37,6 @@ pub(super) fn decompress_batch(
     Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
 }
 
-/// As [`decompress_batch`], for a dictionary's values.
-pub(super) fn decompress_dictionary(
-    dictionary: &ipc::DictionaryBatch<'_>,
-    values: &ipc::RecordBatch<'_>,
-    body: &[u8],
-    target: Box<dyn SpoolTarget>,
-) -> Result<PlainMessage> {
-    let mut builder = FlatBufferBuilder::new();
-    let (values, body) = decompress(&mut builder, values, body, target)?;
-    let root = dictionary_with(&mut builder, dictionary, values);
-    builder.finish(root, None);
-    Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
-}
-
 /// As [`decompress_batch`], for a record batch or a dictionary with its whole header: the root is the message's flatbuffer.
 pub(super) fn decompress_message(
     message: &ipc::Message<'_>,
@@ -118,7 +104,9 @@ fn decompress<'b>(
         compression: None,
         variadicBufferCounts: variadic.map(|counts| builder.create_vector(&counts)),
     };
-    Ok((ipc::RecordBatch::create(builder, &args), target.map()?))
+    let root = ipc::RecordBatch::create(&mut builder, &args);
+    builder.finish(root, None);
+    Ok(PlainMessage { header: builder.finished_data().to_vec(), body: target.map()? })
 }
 
 /// Appends one buffer's bytes; returns how many.
@@ -158,9 +146,4 @@ fn decompress_buffer(codec: CompressionType, bytes: &[u8], target: &mut dyn Spoo
 /// Reads the root of a header that [`decompress_batch`] made.
 pub(super) fn batch_of(message: &PlainMessage) -> Result<ipc::RecordBatch<'_>> {
     flatbuffers::root::<ipc::RecordBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
-}
-
-/// Reads the root of a header that [`decompress_dictionary`] made.
-pub(super) fn dictionary_of(message: &PlainMessage) -> Result<ipc::DictionaryBatch<'_>> {
-    flatbuffers::root::<ipc::DictionaryBatch<'_>>(&message.header).map_err(|e| Error::internal(e.to_string()))
 }

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, GenericListViewArray, OffsetSizeTra
 use arrow::datatypes::{DataType, UnionMode};
 
 use super::layout::child_fields;
+use super::row_bytes::{RowBytes, unshared_entries};
 use super::size::array_bytes;
 
 /// At least the bytes that are added to a batch's column when its rows are picked or joined with others, with the column's
@@ -71,11 +72,39 @@ fn union_entries(array: &ArrayRef) -> usize {
     bytes.fold(0, usize::saturating_add)
 }
 
+/// Bytes of the entries of all lists, without those that are there.
 fn overlaps<O: OffsetSizeTrait>(lists: &GenericListViewArray<O>) -> usize {
-    let all: usize = lists.sizes().iter().map(|size| size.as_usize()).sum();
-    if all <= lists.values().len() {
-        return 0;
+    let own = RowBytes::of(lists.values()).range(0, lists.values().len());
+    let (_, all) = unshared_entries(lists);
+    usize::try_from(all.saturating_sub(own)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ListArray, ListViewArray, StringArray};
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    /// One list of `lists`, each of one text.
+    fn nested(texts: Vec<String>, lists: Vec<i32>) -> RecordBatch {
+        let item = |data_type: &DataType| Arc::new(Field::new("item", data_type.clone(), true));
+        let (texts, sizes) = (Arc::new(StringArray::from(texts)), vec![1i32; lists.len()]);
+        let views = ListViewArray::new(item(texts.data_type()), lists.into(), sizes.into(), texts, None);
+        let offsets = OffsetBuffer::from_lengths([views.len()]);
+        let list = ListArray::new(item(views.data_type()), offsets, Arc::new(views), None);
+        RecordBatch::try_from_iter([("l", Arc::new(list) as ArrayRef)]).unwrap()
     }
-    let bytes = (0..lists.len()).map(|row| array_bytes(&lists.value(row)));
-    bytes.fold(0, usize::saturating_add)
+
+    #[test]
+    fn list_views_that_share_one_large_text_grow_by_it() {
+        let texts = || [vec!["x".repeat(1 << 20)], vec![String::new(); 999]].concat();
+        assert_eq!(repeated_bytes(&nested(texts(), (0..1000).collect())), (0, 0));
+        // As many entries as before, all of them the large one.
+        assert!(repeated_bytes(&nested(texts(), vec![0; 1000])).1 > 900 << 20);
+    }
 }

@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use volley_common::ipc::conform::conform;
+use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::size::data_bytes;
 use volley_common::ipc::split::split;
@@ -61,10 +61,13 @@ impl PartRewriter {
                     self.parts.write_whole(self.shard, &conform(&batch, &self.schema)?, &app_metadata)?;
                     self.check_count()?;
                 }
-                DecodedMessage::Batch(batch) if batch.num_rows() > 0 => self.push(conform(&batch, &self.schema)?)?,
+                DecodedMessage::Batch(batch) if batch.num_rows() > 0 => {
+                    let schema = self.schema.clone();
+                    conform_split(&batch, &schema).try_for_each(|batch| self.push(batch?))?;
+                }
                 DecodedMessage::Batch(_)
                 | DecodedMessage::Schema(_)
-                | DecodedMessage::Dictionary
+                | DecodedMessage::Dictionary(_)
                 | DecodedMessage::Metadata => {}
             }
             drop(permit);

@@ -83,7 +83,7 @@ fn read(state: &Arc<NodeContext>, id: PartId) -> Vec<RecordBatch> {
         let (data_header, data_body) = (part.slice(message.header.clone()), part.slice(message.body.clone()));
         match decoder.push(FlightData { data_header, data_body, ..FlightData::default() }).unwrap() {
             DecodedMessage::Batch(batch) => batches.push(batch),
-            DecodedMessage::Dictionary | DecodedMessage::Schema(_) | DecodedMessage::Metadata => {}
+            DecodedMessage::Dictionary(_) | DecodedMessage::Schema(_) | DecodedMessage::Metadata => {}
         }
     }
     batches

@@ -47,7 +47,7 @@ pub async fn read(
             DecodedMessage::Schema(schema) => return Ok(PutHandshake { request, schema, decoder }),
             DecodedMessage::Metadata if metadata.is_empty() => {}
             DecodedMessage::Metadata => acks.acknowledge(metadata)?,
-            DecodedMessage::Batch(_) | DecodedMessage::Dictionary => {
+            DecodedMessage::Batch(_) | DecodedMessage::Dictionary(_) => {
                 return Err(Error::invalid("the put's schema must come before its rows"));
             }
         }

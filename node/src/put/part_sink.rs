@@ -76,7 +76,7 @@ impl PartSink {
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
-            growth: GrowthLimit::default(),
+            growth: GrowthLimit::new(&config.schema),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             config,
             sealed,
@@ -116,9 +116,9 @@ impl PartSink {
     fn after_write(&mut self, shard: u32) -> Result<()> {
         self.limit_dictionary_memory()?;
         let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
-        self.growth.check(open, self.count(), self.config.schema.fields().len())?;
+        self.growth.check(open, self.count())?;
         let is_full =
-            |writer: &PartWriter| writer.bytes() >= self.config.part_bytes || writer.batches() >= MAX_PART_BATCHES;
+            |writer: &PartWriter| writer.is_full(self.config.part_bytes) || writer.batches() >= MAX_PART_BATCHES;
         match self.open.get(&shard) {
             Some((writer, _)) if is_full(writer) => self.end_part(shard),
             _ => Ok(()),

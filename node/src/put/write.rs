@@ -147,6 +147,7 @@ impl MessageWriter {
         partitioner.limit_window(resources.shares.window);
         let memory = resources.memory.clone();
         let decoder = decoder.with_spool(Arc::new(config.store.clone()), resources.shares.decompressed);
+        let decoder = decoder.with_cost_limit();
         let (parts, rows) = (PartSink::new(config, sealed, runtime), BufferedRows::new(memory.clone()));
         Ok(MessageWriter { decoder, partitioner, parts, memory, rows })
     }
@@ -171,7 +172,7 @@ impl MessageWriter {
         let (app_metadata, header) = (std::mem::take(&mut data.app_metadata), data.data_header.len());
         match self.decoder.push(data)? {
             DecodedMessage::Batch(batch) => {
-                self.parts.growth.receive(&batch)?;
+                self.parts.growth.receive(&batch);
                 let batch = conform(&batch, &self.parts.config.schema)?;
                 if self.parts.config.spec.preserve_batches {
                     // A batch of few rows is stored with about as much around it as was sent around it.
@@ -180,9 +181,9 @@ impl MessageWriter {
                 self.partitioner.push(&batch, &app_metadata, &mut self.parts)
             }
             // Buffered rows use the old dictionary.
-            DecodedMessage::Dictionary => {
+            DecodedMessage::Dictionary(bytes) => {
                 self.flush()?;
-                self.parts.growth.receive_dictionary();
+                self.parts.growth.receive_dictionary(bytes);
                 Ok(())
             }
             DecodedMessage::Metadata => Ok(()),

@@ -1,5 +1,6 @@
 //! The dictionaries of a part. A file has one dictionary for each id, which is written when the part is sealed and is one
-//! message. A small one is stored as it was put; of a large one only the values that the part's rows use.
+//! message. A small one, and an ordered one of any size, is stored as it was put; of others only the values that the part's
+//! rows use.
 
 use ahash::HashMap;
 use arrow::array::{
@@ -15,7 +16,7 @@ use volley_common::ipc::size::array_bytes;
 use volley_common::ipc::take::take_values;
 
 /// A dictionary of at most this many bytes is stored with all its values, in their order.
-const MAX_WHOLE_BYTES: usize = 64 << 10;
+pub const MAX_WHOLE_BYTES: usize = 64 << 10;
 /// Maximum bytes of a batch that is stored whole, and of the values of a dictionary that it uses: a node that passes it on,
 /// or compresses it, holds all of it in memory.
 pub const MAX_WHOLE_BATCH_BYTES: usize = 64 << 20;
@@ -38,6 +39,8 @@ struct PartDictionary {
     is_ordered: bool,
     /// `None`: all values are stored.
     used: Option<UsedValues>,
+    /// Bytes of all values if they are stored.
+    whole_bytes: usize,
 }
 
 /// The values of `source` that rows use, in the order of their first use.
@@ -94,8 +97,10 @@ impl PartDictionaries {
     fn first(&self, found: &[ArrayData]) -> Vec<PartDictionary> {
         let dictionary = |(array, is_ordered): (&ArrayData, bool)| {
             let source = array.child_data()[0].clone();
-            let is_whole = is_ordered || array_bytes(&make_array(source.clone())) <= MAX_WHOLE_BYTES;
-            PartDictionary { source, is_ordered, used: (!is_whole).then(UsedValues::default) }
+            let bytes = array_bytes(&make_array(source.clone()));
+            let is_whole = is_ordered || bytes <= MAX_WHOLE_BYTES;
+            let (used, whole_bytes) = if is_whole { (None, bytes) } else { (Some(UsedValues::default()), 0) };
+            PartDictionary { source, is_ordered, used, whole_bytes }
         };
         let ordered = dictionary_fields(&self.schema).into_iter().map(|field| field.dict_is_ordered() == Some(true));
         found.iter().zip(ordered).map(dictionary).collect()
@@ -103,7 +108,12 @@ impl PartDictionaries {
 
     /// Bytes of the values that are not written yet.
     pub fn bytes(&self) -> usize {
-        self.dictionaries.iter().map(PartDictionary::used_bytes).sum()
+        self.dictionaries.iter().map(PartDictionary::used_bytes).sum::<usize>() + self.whole_bytes()
+    }
+
+    /// Those of [`PartDictionaries::bytes`] that each part of the put has, whatever its rows use.
+    pub fn whole_bytes(&self) -> usize {
+        self.dictionaries.iter().map(|dictionary| dictionary.whole_bytes).sum()
     }
 
     /// Memory for new keys, bytes.
@@ -168,7 +178,11 @@ impl PartDictionary {
             return;
         }
         // Of two equal dictionaries the newer is kept, because later batches most likely share it.
-        self.source = array.child_data()[0].clone();
+        let source = &array.child_data()[0];
+        if self.used.is_none() && !self.source.ptr_eq(source) {
+            self.whole_bytes = array_bytes(&make_array(source.clone()));
+        }
+        self.source = source.clone();
         if let Some(used) = &mut self.used {
             let array = &*make_array(array.clone());
             downcast_dictionary_array!(array => used.add(array), _ => {});

@@ -60,7 +60,7 @@ mod spool;
 mod verification_log;
 mod volume;
 
-pub use dictionaries::MAX_WHOLE_BATCH_BYTES;
+pub use dictionaries::{MAX_WHOLE_BATCH_BYTES, MAX_WHOLE_BYTES};
 pub use disk_space::{DiskSpace, Watermarks};
 pub use fingerprint::FileFingerprint;
 pub use mapping::copy_last_page;

@@ -170,6 +170,13 @@ impl PartWriter {
         self.encoder.output().bytes + self.dictionaries.bytes() as u64
     }
 
+    /// Whether the part has `part_bytes`. A dictionary that every part has whole takes half of them at most: parts of the
+    /// rest would repeat it too often.
+    pub fn is_full(&self, part_bytes: u64) -> bool {
+        let whole = (self.dictionaries.whole_bytes() as u64).min(part_bytes / 2);
+        self.bytes() - self.dictionaries.whole_bytes() as u64 + whole >= part_bytes
+    }
+
     /// Memory that grows with the values of dictionaries, bytes.
     pub fn dictionary_memory(&self) -> usize {
         self.dictionaries.memory()
@@ -188,7 +195,10 @@ impl PartWriter {
         let (spec, volume) = (&self.spec, &self.committer.volume);
         let dictionaries = self.dictionaries.finish().map_err(|e| write_error(volume, e))?;
         if let Some(dictionaries) = dictionaries {
+            let before = self.encoder.output().bytes;
+            volume.check_growth(before, before + self.dictionaries.bytes() as u64)?;
             self.encoder.write_dictionaries(&dictionaries).map_err(|e| write_error(volume, e))?;
+            volume.check_growth(before, self.encoder.output().bytes)?;
         }
         let metadata = [
             ("volley.table", spec.table.to_string()),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
-use volley_common::ipc::conform::conform;
+use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
 use crate::args::PutArgs;
-use crate::formats::text::{self, ColumnType, TextOptions, TextStats};
+use crate::formats::text::{self, ColumnType, FieldStats, TextOptions};
 use crate::formats::{self, Format, InputFile};
 use crate::threads::Emit;
 
@@ -45,8 +45,15 @@ impl TypeRules {
     /// The rules of a command line.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the file of the schema has none.
+    /// INVALID_ARGUMENT: the file of the schema has none, or `--type` names a column twice.
     pub fn of(put: &PutArgs) -> Result<TypeRules> {
+        let names: Vec<&str> = put.types.iter().map(|named| named.column.as_str()).collect();
+        if let Some(twice) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
+            return Err(Error::invalid(format!(
+                "--type names the column {:?} twice: a column has one type",
+                names[twice]
+            )));
+        }
         let known = match &put.schema {
             Some(path) => KnownTypes::Schema(text::schema_file(path)?),
             None => KnownTypes::None,
@@ -172,8 +179,15 @@ impl InputFiles {
     /// # Errors
     /// INVALID_ARGUMENT names the file whose columns differ, or the line that is no row.
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
-        if let Some(typed) = self.typed_schema()? {
-            rules.known = KnownTypes::OtherFiles(typed);
+        if let Some((file, typed)) = self.typed_schema()? {
+            match rules.all_columns() {
+                Some(known) => check_appendable(known, &typed).map_err(|e| {
+                    let mut error = e.at(file.path.display());
+                    error.message += rules.hint();
+                    error
+                })?,
+                None => rules.known = KnownTypes::OtherFiles(typed),
+            }
         }
         rules.check_inference_options()?;
         self.schema = match rules.all_columns() {
@@ -194,8 +208,8 @@ impl InputFiles {
         Ok(self)
     }
 
-    /// The schema of the files that have one, which must agree.
-    fn typed_schema(&self) -> Result<Option<SchemaRef>> {
+    /// The first file that has a schema, with it. Those of all such files must agree.
+    fn typed_schema(&self) -> Result<Option<(&InputFile, SchemaRef)>> {
         let mut first: Option<(&InputFile, SchemaRef)> = None;
         for file in self.files.iter().filter(|file| !file.format.is_text()) {
             let schema = formats::schema(file)?;
@@ -205,20 +219,20 @@ impl InputFiles {
                     .map_err(|e| e.at(format!("{} does not match {}", file.path.display(), first.path.display())))?,
             }
         }
-        Ok(first.map(|(_, schema)| schema))
+        Ok(first)
     }
 
     /// Infers from all files, several at a time.
-    fn infer(&self, options: &TextOptions) -> Result<TextStats> {
+    fn infer(&self, options: &TextOptions) -> Result<FieldStats> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = self.files.len().div_ceil(threads).max(1);
-        let results: Vec<Result<TextStats>> = std::thread::scope(|scope| {
+        let results: Vec<Result<FieldStats>> = std::thread::scope(|scope| {
             let infer = |files: &[InputFile]| files.iter().map(|file| text::infer(file, options)).collect::<Vec<_>>();
             let threads: Vec<_> = self.files.chunks(share).map(|files| scope.spawn(move || infer(files))).collect();
             let panicked = |_| vec![Err(Error::internal("the thread that infers types panicked"))];
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
         });
-        let mut all = TextStats::default();
+        let mut all = FieldStats::default();
         let mut header: Option<Schema> = None;
         for (file, stats) in self.files.iter().zip(results) {
             let stats = stats?;
@@ -260,7 +274,9 @@ impl InputFiles {
             for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
                 // The metadata may differ from the first file's, and types may be narrower.
-                emit(conform(&batch, &self.schema).map_err(|e| e.at(file.path.display()))?)?;
+                for batch in conform_split(&batch, &self.schema) {
+                    emit(batch.map_err(|e| e.at(file.path.display()))?)?;
+                }
             }
         }
         Ok(())
@@ -277,6 +293,82 @@ impl InputFiles {
 }
 
 /// The columns without their types.
-fn names(stats: &TextStats) -> Schema {
+fn names(stats: &FieldStats) -> Schema {
     Schema::new(stats.columns().map(|(name, _)| Field::new(name, DataType::Null, true)).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder with `a.csv`, and `b.parquet` with the column `zip`.
+    fn files(csv: &str, typed: ArrayRef) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("a.csv"), csv).unwrap();
+        let batch = RecordBatch::try_from_iter_with_nullable([("zip", typed, true)]).unwrap();
+        let path = folder.path().join("b.parquet");
+        let mut file = formats::create(&path, Format::Parquet, &batch.schema(), None).unwrap();
+        file.write(&batch).unwrap();
+        file.finish().unwrap();
+        folder
+    }
+
+    fn read(folder: &TempDir, known: KnownTypes) -> Result<Vec<ArrayRef>> {
+        let rules = TypeRules { known, types: Vec::new(), text: TextOptions::default() };
+        let paths = ["a.csv", "b.parquet"].map(|name| folder.path().join(name));
+        let inputs = InputFiles::open(&paths, None)?.with_types(rules)?;
+        let mut columns = Vec::new();
+        inputs.read(&ProgressBar::hidden(), &mut |batch: RecordBatch| {
+            columns.push(batch.column(0).clone());
+            Ok(())
+        })?;
+        Ok(columns)
+    }
+
+    fn schema(data_type: DataType) -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new("zip", data_type, true)]))
+    }
+
+    #[test]
+    fn given_schema_is_before_the_types_of_other_files() {
+        let folder = files("zip\n00501\n", Arc::new(StringArray::from(vec!["x"])));
+        let columns = read(&folder, KnownTypes::Schema(schema(DataType::LargeUtf8))).unwrap();
+        assert!(columns.iter().all(|column| *column.data_type() == DataType::LargeUtf8));
+        // A file that does not fit is refused instead of changing the type of the others.
+        let folder = files("zip\n00501\n", Arc::new(Int64Array::from(vec![501])));
+        let error = read(&folder, KnownTypes::Schema(schema(DataType::Utf8))).unwrap_err().message;
+        assert!(error.contains("b.parquet") && error.contains("zip") && error.contains("--schema"), "{error}");
+        let error = read(&folder, KnownTypes::None).unwrap_err().message;
+        assert!(error.contains("00501"), "{error}");
+    }
+
+    #[test]
+    fn appended_types_are_before_those_of_other_files() {
+        let folder = files("zip\n1.5\n", Arc::new(Int32Array::from(vec![7])));
+        let columns = read(&folder, KnownTypes::AppendedTable(schema(DataType::Float64))).unwrap();
+        let expected: Vec<ArrayRef> =
+            vec![Arc::new(Float64Array::from(vec![1.5])), Arc::new(Float64Array::from(vec![7.0]))];
+        assert_eq!(columns, expected);
+    }
+
+    #[test]
+    fn column_with_two_types_is_refused() {
+        let put = |types: &[&str]| {
+            let args = ["volley", "put", "a.csv", "--table", "t"]
+                .into_iter()
+                .chain(types.iter().flat_map(|text| ["--type", *text]));
+            let crate::args::CliCommand::Put(put) = crate::args::Args::parse_from(args).command else {
+                panic!("no put")
+            };
+            TypeRules::of(&put)
+        };
+        put(&["a=int64", "b=int64"]).unwrap();
+        let error = put(&["a=int64", "b=utf8", "a=utf8"]).err().unwrap();
+        assert!(error.message.contains("\"a\" twice"), "{error}");
+    }
 }

@@ -349,3 +349,26 @@ fn columns_of_a_table_keep_their_metadata() {
     let back = round_trip_of(&RecordBatch::try_new(schema, vec![column]).unwrap());
     assert_eq!(back.schema().field(0).metadata()["note"], "kept");
 }
+
+#[test]
+fn large_dictionary_values_are_written_in_slices() {
+    let value = "x".repeat(8 << 10);
+    let rows = 20_000;
+    let words =
+        DictionaryArray::<Int32Type>::new(vec![0; rows].into(), Arc::new(StringArray::from(vec![value.as_str()])));
+    let (ends, text) = (Int32Array::from(vec![rows as i32]), LargeStringArray::from(vec![value.as_str()]));
+    let runs = RunArray::<Int32Type>::try_new(&ends, &text).unwrap();
+    let columns = [("d", Arc::new(words) as ArrayRef), ("r", Arc::new(runs))];
+    for batch in columns.map(|column| RecordBatch::try_from_iter([column]).unwrap()) {
+        for format in [Format::Csv, Format::Jsonl, Format::Parquet] {
+            let columns = ExactColumns::new(format, &batch.schema()).unwrap();
+            let slices = columns.slices(&batch);
+            assert_eq!(slices.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{format:?}");
+            for slice in &slices {
+                let converted = columns.convert(slice).unwrap();
+                assert!(converted.num_rows() <= (MAX_DECODED_BYTES as usize) / value.len(), "{format:?}");
+            }
+        }
+        assert_eq!(ExactColumns::new(Format::Arrow, &batch.schema()).unwrap().slices(&batch).len(), 1);
+    }
+}

@@ -11,7 +11,7 @@ use volley_common::Result;
 use super::cells::Cells;
 use super::columns::{column, struct_column};
 use super::csv_rows::CsvRows;
-use super::json_cells::StructCells;
+use super::json_cells::{StructCells, finish_column};
 use super::json_rows::JsonRows;
 use super::{Input, TextOptions, TextRows, cut};
 use crate::formats::input::InputFile;
@@ -70,6 +70,16 @@ fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Opti
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).map(Some)
 }
 
+/// Names the lines of the rows of a column that cannot be finished.
+fn in_lines(lines: Option<(u64, u64)>, error: &ArrowError) -> ArrowError {
+    let (first, last) = lines.unwrap_or_default();
+    let text = match error {
+        ArrowError::CastError(text) => text.clone(),
+        other => other.to_string(),
+    };
+    ArrowError::CsvError(format!("lines {first} to {last}: {text}"))
+}
+
 struct CsvBatches {
     rows: CsvRows<Input>,
     /// The cell of each column.
@@ -81,16 +91,20 @@ struct CsvBatches {
 
 impl CsvBatches {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        let (mut rows, mut bytes) = (0, 0);
+        let (mut rows, mut bytes, mut lines) = (0, 0, None);
         while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.rows.next_row()? {
             self.add_row()?;
+            let line = self.rows.cell(0).line;
+            lines = Some((lines.map_or(line, |(first, _)| first), line));
             rows += 1;
             bytes += self.rows.row_bytes();
         }
         if rows == 0 {
             return Ok(None);
         }
-        let columns = self.columns.iter_mut().map(|column| column.finish()).collect::<Result<_, _>>()?;
+        let columns = self.columns.iter_mut().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| finish_column(&mut **column, field)).collect::<Result<_, _>>();
+        let columns = columns.map_err(|e| in_lines(lines, &e))?;
         batch(&self.schema, columns, rows)
     }
 
@@ -122,8 +136,10 @@ struct JsonBatches {
 
 impl JsonBatches {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        let (mut rows, mut bytes) = (0, 0);
+        let (mut rows, mut bytes, mut lines) = (0, 0, None);
         while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.rows.next_row()?.is_some() {
+            let line = self.rows.line();
+            lines = Some((lines.map_or(line, |(first, _)| first), line));
             let text = self.rows.text();
             self.columns.add_json(text).map_err(|fault| self.rows.fault(&fault))?;
             rows += 1;
@@ -132,6 +148,7 @@ impl JsonBatches {
         if rows == 0 {
             return Ok(None);
         }
-        batch(&self.schema, self.columns.finish_columns()?, rows)
+        let columns = self.columns.finish_columns().map_err(|e| in_lines(lines, &e))?;
+        batch(&self.schema, columns, rows)
     }
 }

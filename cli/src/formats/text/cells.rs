@@ -51,7 +51,11 @@ pub struct BooleanCells(BooleanBuilder);
 pub struct TextCells(StringBuilder);
 /// Binary values as hexadecimal digits, as they are written to text.
 #[derive(Default)]
-pub struct HexCells(BinaryBuilder);
+pub struct HexCells {
+    builder: BinaryBuilder,
+    /// Bytes of each value; any number without.
+    width: Option<usize>,
+}
 /// Only nulls.
 #[derive(Default)]
 pub struct NullCells(usize);
@@ -120,9 +124,16 @@ impl Cells for TextCells {
     }
 }
 
+impl HexCells {
+    /// Each value must have this many bytes.
+    pub fn of_width(width: i32) -> Self {
+        HexCells { builder: BinaryBuilder::new(), width: usize::try_from(width).ok() }
+    }
+}
+
 impl Cells for HexCells {
     fn add_null(&mut self) {
-        self.0.append_null();
+        self.builder.append_null();
     }
 
     fn add_text(&mut self, text: &str) -> Result<(), String> {
@@ -133,12 +144,16 @@ impl Cells for HexCells {
             _ => None,
         });
         let bytes: Option<Vec<u8>> = bytes.collect();
-        self.0.append_value(bytes.ok_or_else(|| format!("{:?} is not hexadecimal", cut(text)))?);
+        let bytes = bytes.ok_or_else(|| format!("{:?} is not hexadecimal", cut(text)))?;
+        if let Some(width) = self.width.filter(|width| *width != bytes.len()) {
+            return Err(format!("{:?} has {} bytes instead of {width}", cut(text), bytes.len()));
+        }
+        self.builder.append_value(bytes);
         Ok(())
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        Ok(Arc::new(self.0.finish()))
+        Ok(Arc::new(self.builder.finish()))
     }
 }
 
@@ -171,6 +186,11 @@ impl Cells for CastCells {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let options = CastOptions { safe: false, ..CastOptions::default() };
-        cast_with_options(&self.inner.finish()?, &self.to, &options)
+        cast_with_options(&self.inner.finish()?, &self.to, &options).map_err(|e| match &self.to {
+            DataType::Dictionary(keys, _) => ArrowError::CastError(format!(
+                "more different values than keys of the type {keys}: name the type of the values instead of a dictionary"
+            )),
+            _ => e,
+        })
     }
 }

@@ -1,14 +1,15 @@
 //! What inference remembers of a column, in constant space for each, and the type that holds every value without changing it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::json::{JsonFault, elements, members};
 use super::number::{NumberStats, NumberText, NumberType, special};
+use super::object_fields::ObjectFields;
 use super::time::{TimeStats, TimestampText, date};
-use super::{MAX_NESTING, boolean, cut};
+use super::{MAX_NESTING, boolean};
 
 /// What is known of the values of a column, or of the items or fields within it. Nulls leave no trace.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +27,8 @@ pub struct ColumnStats {
 /// What is known of the columns of a table or the fields of an object, in the order in which they appeared.
 #[derive(Clone, Debug, Default)]
 pub struct FieldStats {
-    names: Vec<String>,
+    fields: ObjectFields,
     columns: Vec<ColumnStats>,
-    index: HashMap<String, usize>,
-    /// The object that had the field last, to find names that an object has twice.
-    last_object: Vec<u64>,
-    objects: u64,
     /// Columns whose types are known.
     known: HashSet<String>,
     all_known: bool,
@@ -147,7 +144,7 @@ impl FieldStats {
 
     /// The names and what is known of each.
     pub fn columns(&self) -> impl Iterator<Item = (&str, &ColumnStats)> {
-        self.names.iter().map(String::as_str).zip(&self.columns)
+        self.fields.names().zip(&self.columns)
     }
 
     /// What is known of a column, which may be new.
@@ -158,30 +155,21 @@ impl FieldStats {
 
     /// The index of a field, which is `expected` if objects have their fields in one order.
     fn index_of(&mut self, name: &str, expected: usize) -> usize {
-        if self.names.get(expected).is_some_and(|have| have == name) {
-            return expected;
-        }
-        if let Some(index) = self.index.get(name) {
-            return *index;
-        }
-        self.index.insert(name.to_string(), self.names.len());
-        self.names.push(name.to_string());
-        let known = self.all_known || self.known.contains(name);
-        self.columns.push(ColumnStats { known, ..ColumnStats::default() });
-        self.last_object.push(0);
-        self.names.len() - 1
+        self.fields.find(name, expected).unwrap_or_else(|| {
+            let known = self.all_known || self.known.contains(name);
+            self.columns.push(ColumnStats { known, ..ColumnStats::default() });
+            self.fields.add(name)
+        })
     }
 
     /// Adds an object.
     pub fn add_object(&mut self, object: &str, depth: usize) -> Result<(), JsonFault> {
-        self.objects += 1;
+        self.fields.begin_object();
         let mut expected = 0;
         members(object, &mut |(name, value)| {
             let index = self.index_of(&name, expected);
             expected = index + 1;
-            if std::mem::replace(&mut self.last_object[index], self.objects) == self.objects {
-                return Err(JsonFault::new(value, format!("the object has the key {:?} twice", cut(&name))));
-            }
+            self.fields.enter(index, value)?;
             self.columns[index].add_json(value, depth).map_err(|fault| fault.within(&name))
         })
     }

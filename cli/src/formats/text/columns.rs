@@ -146,8 +146,13 @@ fn cells(to: &DataType) -> Result<Box<dyn Cells>, ArrowError> {
             Box::new(MapCells::new(entries.clone(), *sorted, fields.clone(), columns))
         }
         LargeUtf8 | Utf8View => cast(Utf8)?,
-        LargeBinary | BinaryView | FixedSizeBinary(_) => cast(Binary)?,
-        LargeList(item) | FixedSizeList(item, _) | ListView(item) | LargeListView(item) => cast(List(item.clone()))?,
+        LargeBinary | BinaryView => cast(Binary)?,
+        FixedSizeBinary(width) => Box::new(CastCells { inner: Box::new(HexCells::of_width(*width)), to: to.clone() }),
+        LargeList(item) | ListView(item) | LargeListView(item) => cast(List(item.clone()))?,
+        FixedSizeList(item, size) => {
+            let inner = Box::new(ListCells::new(item.clone(), column(item)?).with_size(*size));
+            Box::new(CastCells { inner, to: to.clone() })
+        }
         Dictionary(_, value) => cast(value.as_ref().clone())?,
         RunEndEncoded(_, value) => cast(value.data_type().clone())?,
         other => {

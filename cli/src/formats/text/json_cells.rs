@@ -1,6 +1,5 @@
 //! Columns of lists, structs and maps, which only JSON has.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::*;
@@ -11,6 +10,7 @@ use arrow::error::ArrowError;
 use super::cells::Cells;
 use super::cut;
 use super::json::{JsonFault, elements, members};
+use super::object_fields::ObjectFields;
 
 /// Appends a value or a null to a column.
 fn add(cells: &mut dyn Cells, field: &FieldRef, value: &str) -> Result<(), JsonFault> {
@@ -24,6 +24,17 @@ fn add(cells: &mut dyn Cells, field: &FieldRef, value: &str) -> Result<(), JsonF
     Ok(())
 }
 
+/// The column so far; an error names it.
+pub fn finish_column(cells: &mut dyn Cells, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
+    cells.finish().map_err(|e| {
+        let text = match e {
+            ArrowError::CastError(text) => text,
+            other => other.to_string(),
+        };
+        ArrowError::CastError(format!("column {:?}: {text}", cut(field.name())))
+    })
+}
+
 fn only_json() -> String {
     "nested values are read from JSON only".to_string()
 }
@@ -32,6 +43,8 @@ fn only_json() -> String {
 pub struct ListCells {
     item: FieldRef,
     items: Box<dyn Cells>,
+    /// Items of each list; any number without.
+    size: Option<i32>,
     length: i32,
     offsets: Vec<i32>,
     validity: NullBufferBuilder,
@@ -40,7 +53,12 @@ pub struct ListCells {
 impl ListCells {
     /// Starts a column.
     pub fn new(item: FieldRef, items: Box<dyn Cells>) -> Self {
-        ListCells { item, items, length: 0, offsets: vec![0], validity: NullBufferBuilder::new(0) }
+        ListCells { item, items, size: None, length: 0, offsets: vec![0], validity: NullBufferBuilder::new(0) }
+    }
+
+    /// Each list must have this many items.
+    pub fn with_size(self, size: i32) -> Self {
+        ListCells { size: Some(size), ..self }
     }
 }
 
@@ -64,6 +82,10 @@ impl Cells for ListCells {
             self.length += 1;
             add(&mut *self.items, &self.item, value)?;
         }
+        let items = self.length - self.offsets.last().copied().unwrap_or(0);
+        if let Some(size) = self.size.filter(|size| *size != items) {
+            return Err(JsonFault::new(value, format!("{} has the length {items} instead of {size}", cut(value))));
+        }
         self.offsets.push(self.length);
         self.validity.append_non_null();
         Ok(())
@@ -81,30 +103,25 @@ impl Cells for ListCells {
 pub struct StructCells {
     fields: Fields,
     columns: Vec<Box<dyn Cells>>,
-    index: HashMap<String, usize>,
-    /// The last object that had the field.
-    last_object: Vec<u64>,
-    objects: u64,
+    names: ObjectFields,
     validity: NullBufferBuilder,
 }
 
 impl StructCells {
     /// Starts a column.
     pub fn new(fields: Fields, columns: Vec<Box<dyn Cells>>) -> Self {
-        let index = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
-        let last_object = vec![0; fields.len()];
-        StructCells { fields, columns, index, last_object, objects: 0, validity: NullBufferBuilder::new(0) }
+        let mut names = ObjectFields::default();
+        for field in &fields {
+            names.add(field.name());
+        }
+        StructCells { fields, columns, names, validity: NullBufferBuilder::new(0) }
     }
 
     /// The columns; the next ones begin.
     pub fn finish_columns(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.validity = NullBufferBuilder::new(0);
-        self.columns.iter_mut().map(|column| column.finish()).collect()
-    }
-
-    fn index_of(&self, name: &str, expected: usize) -> Option<usize> {
-        let as_expected = self.fields.get(expected).is_some_and(|field| field.name() == name);
-        if as_expected { Some(expected) } else { self.index.get(name).copied() }
+        let columns = self.columns.iter_mut().zip(&self.fields);
+        columns.map(|(column, field)| finish_column(&mut **column, field)).collect()
     }
 }
 
@@ -122,22 +139,20 @@ impl Cells for StructCells {
         if !value.starts_with('{') {
             return Err(JsonFault::new(value, format!("{} where an object belongs", cut(value))));
         }
-        self.objects += 1;
+        self.names.begin_object();
         let mut expected = 0;
         members(value, &mut |(name, value)| {
-            let Some(index) = self.index_of(&name, expected) else {
+            let Some(index) = self.names.find(&name, expected) else {
                 let message =
                     format!("the key {:?} is not a column: give all columns, or infer over all rows", cut(&name));
                 return Err(JsonFault::new(value, message));
             };
             expected = index + 1;
-            if std::mem::replace(&mut self.last_object[index], self.objects) == self.objects {
-                return Err(JsonFault::new(value, format!("the object has the key {:?} twice", cut(&name))));
-            }
+            self.names.enter(index, value)?;
             add(&mut *self.columns[index], &self.fields[index], value).map_err(|fault| fault.within(&name))
         })?;
         for (index, field) in self.fields.iter().enumerate() {
-            if self.last_object[index] != self.objects {
+            if !self.names.is_entered(index) {
                 add(&mut *self.columns[index], field, "null").map_err(|_| {
                     JsonFault::new(value, "it is missing, and the type allows no null").within(field.name())
                 })?;

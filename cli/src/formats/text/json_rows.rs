@@ -91,6 +91,11 @@ impl<R: BufRead> JsonRows<R> {
         Ok(rows)
     }
 
+    /// The line in which the last object begins.
+    pub fn line(&self) -> u64 {
+        self.start.line
+    }
+
     /// The text of the next object; `None` at the end.
     pub fn next_row(&mut self) -> Result<Option<&str>, ArrowError> {
         let next = match (self.layout, self.peek()?) {

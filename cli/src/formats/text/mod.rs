@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
 //! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
+//! | [`object_fields`] | the fields of JSON objects by name |
 //! | [`column_stats`] | inference |
 //! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
 //! | [`batches`] | rows to record batches |
@@ -20,7 +21,6 @@ use volley_common::Result;
 use super::input::InputFile;
 use super::{Format, file_error};
 use crate::progress::ProgressReader;
-use column_stats::FieldStats;
 use csv_rows::{CsvCell, CsvRows};
 use json_rows::JsonRows;
 
@@ -33,11 +33,12 @@ mod json;
 mod json_cells;
 mod json_rows;
 mod number;
+mod object_fields;
 mod time;
 mod types;
 
 pub use batches::open;
-pub use column_stats::FieldStats as TextStats;
+pub use column_stats::FieldStats;
 pub use types::{ColumnType, schema_file};
 
 /// The longest row.

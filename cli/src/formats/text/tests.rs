@@ -144,6 +144,47 @@ fn value_that_does_not_fit_names_line_and_column() {
 }
 
 #[test]
+fn value_of_the_wrong_length_names_line_and_column() {
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    for (name, text, data_type, expected) in [
+        (
+            "t.csv",
+            "a\n00ff00ff\n00ff\n",
+            DataType::FixedSizeBinary(4),
+            "t.csv: line 3: column \"a\": \"00ff\" has 2 bytes",
+        ),
+        (
+            "t.jsonl",
+            "{\"a\":\"00\"}\n",
+            DataType::FixedSizeBinary(4),
+            "line 1, byte 6: column \"a\": \"00\" has 1 bytes",
+        ),
+        (
+            "t.jsonl",
+            "{\"a\":[1,2]}\n{\"a\":[1]}\n",
+            DataType::FixedSizeList(item, 2),
+            "line 2, byte 6: column \"a\": [1] has the length 1",
+        ),
+    ] {
+        let error = error_as(name, text, vec![Field::new("a", data_type, true)]);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn too_many_values_for_a_dictionary_name_lines_and_column() {
+    let data_type = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let rows = |row: &dyn Fn(i32) -> String| (0..200).map(row).collect::<String>();
+    for (name, text, lines) in [
+        ("t.csv", format!("a\n{}", rows(&|at| format!("{at}\n"))), "lines 2 to 201"),
+        ("t.jsonl", rows(&|at| format!("{{\"a\":\"{at}\"}}\n")), "lines 1 to 200"),
+    ] {
+        let error = error_as(name, &text, vec![Field::new("a", data_type.clone(), true)]);
+        assert!(error.contains(&format!("{lines}: column \"a\": more different values")), "{error}");
+    }
+}
+
+#[test]
 fn json_mixtures_are_text_or_lists() {
     let batch = read_text(
         "t.jsonl",

@@ -191,3 +191,67 @@ fn conform_widens_only_the_children_that_differ() {
     let buffer = |array: &ArrayRef| array.to_data().buffers()[1].as_ptr();
     assert_eq!(buffer(wide.column(1)), buffer(&texts), "equal children are not copied");
 }
+
+/// `rows` views of one value.
+fn shared_views(value: &str, rows: usize) -> ArrayRef {
+    let mut views = StringViewBuilder::new();
+    let block = views.append_block(value.as_bytes().into());
+    (0..rows).for_each(|_| views.try_append_view(block, 0, value.len() as u32).unwrap());
+    Arc::new(views.finish())
+}
+
+/// `rows` rows of the only value.
+fn shared_word<K: ArrowDictionaryKeyType>(values: ArrayRef, rows: usize) -> ArrayRef {
+    let keys = PrimitiveArray::<K>::from_value(K::default_value(), rows);
+    Arc::new(DictionaryArray::<K>::new(keys, values))
+}
+
+#[test]
+fn widening_that_repeats_shared_values_is_refused() {
+    use DataType::*;
+    let text = "x".repeat(1 << 20);
+    let large: ArrayRef = Arc::new(LargeStringArray::from(vec![text.as_str()]));
+    let views = shared_views(&text, 1_000_000);
+    let item = Arc::new(Field::new("item", Int8, true));
+    let bytes: ArrayRef = Arc::new(Int8Array::from(vec![0; 1 << 20]));
+    let (starts, sizes) = (vec![0i32; 1_000_000], vec![1i32 << 20; 1_000_000]);
+    let lists: ArrayRef = Arc::new(ListViewArray::new(item.clone(), starts.into(), sizes.into(), bytes, None));
+    let dictionary = |keys, values| Dictionary(Box::new(keys), Box::new(values));
+    for (array, to) in [
+        (views.clone(), Utf8),
+        (views.clone(), LargeUtf8),
+        (shared_word::<Int32Type>(large.clone(), 1_000_000), LargeUtf8),
+        (shared_word::<Int8Type>(views.clone(), 1), dictionary(Int16, Utf8)),
+        (shared_word::<Int8Type>(views, 1), dictionary(Int8, Utf8)),
+        (lists.clone(), List(item.clone())),
+        (lists, LargeList(item)),
+        (Arc::new(NullArray::new(1 << 20)), FixedSizeBinary(1 << 20)),
+    ] {
+        let from = array.data_type().clone();
+        let error = widened(array, to.clone()).unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted, "{from} to {to}: {error}");
+        assert!(error.message.contains("field \"c\"") && error.message.contains("fewer rows"), "{error}");
+    }
+    // The same types with few rows.
+    assert_eq!(widened(shared_views(&text, 3), Utf8).unwrap().len(), 3);
+    assert_eq!(widened(shared_word::<Int32Type>(large, 60), LargeUtf8).unwrap().len(), 60);
+    assert_eq!(widened(Arc::new(NullArray::new(1 << 20)), Int64).unwrap().null_count(), 1 << 20);
+}
+
+#[test]
+fn conform_split_keeps_all_rows_and_their_order() {
+    let texts: Vec<String> = ["a", "b"].iter().map(|text| text.repeat(1 << 20)).collect();
+    let keys = Int8Array::from_iter_values((0..200).map(|row| i8::from(row >= 50)));
+    let words: ArrayRef = Arc::new(DictionaryArray::<Int8Type>::new(keys, Arc::new(StringArray::from(texts))));
+    let batch = RecordBatch::try_from_iter([("c", words)]).unwrap();
+    let (mut rows, mut batches) = (0, 0);
+    for batch in conform_split(&batch, &schema(DataType::Utf8)) {
+        let batch = batch.unwrap();
+        for text in batch.column(0).as_string::<i32>().iter().flatten() {
+            assert_eq!(&text[..1], if rows < 50 { "a" } else { "b" });
+            rows += 1;
+        }
+        batches += 1;
+    }
+    assert_eq!((rows, batches > 1), (200, true));
+}

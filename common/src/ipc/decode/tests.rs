@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use arrow::array::{Array, AsArray, Int32Array, StringArray};
 use arrow_ipc::CompressionType;
-use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow_ipc::writer::{DictionaryHandling, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use rand::Rng;
 
 use super::*;
@@ -14,14 +14,17 @@ const LIMIT: usize = 16 << 20;
 
 /// A stream's messages: schema, dictionaries, batches.
 fn messages(batches: &[RecordBatch], codec: Option<CompressionType>) -> Vec<FlightData> {
-    let options = IpcWriteOptions::default().try_with_compression(codec).unwrap();
+    encoded(batches, &IpcWriteOptions::default().try_with_compression(codec).unwrap())
+}
+
+fn encoded(batches: &[RecordBatch], options: &IpcWriteOptions) -> Vec<FlightData> {
     let schema = batches[0].schema();
     let mut tracker = DictionaryTracker::new(false);
-    IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(&schema, &mut tracker, &options);
+    IpcDataGenerator {}.schema_to_bytes_with_dictionary_tracker(&schema, &mut tracker, options);
     let mut out = vec![FlightData::new().with_data_header(flight_header(&schema_message(&schema).unwrap()))];
     for batch in batches {
         let (dictionaries, batch) =
-            IpcDataGenerator {}.encode(&shrink_to_fit(batch), &mut tracker, &options, &mut Default::default()).unwrap();
+            IpcDataGenerator {}.encode(&shrink_to_fit(batch), &mut tracker, options, &mut Default::default()).unwrap();
         out.extend(dictionaries.into_iter().chain([batch]).map(FlightData::from));
     }
     out
@@ -196,12 +199,64 @@ fn text_that_is_not_utf8_is_invalid_argument() {
 }
 
 #[test]
+fn stream_that_decompresses_without_bound_is_refused() {
+    let zeros = one_column(Arc::new(Int32Array::from(vec![0; 3 << 20])));
+    let stream = messages(&[zeros], Some(CompressionType::ZSTD));
+    for (limited, refused) in [(true, true), (false, false)] {
+        let decoder = BatchDecoder::new(LIMIT);
+        let mut decoder = if limited { decoder.with_cost_limit() } else { decoder };
+        decoder.push(stream[0].clone()).unwrap();
+        let error = (0..100).find_map(|_| decoder.push(stream[1].clone()).err());
+        assert_eq!(error.is_some(), refused, "{error:?}");
+    }
+}
+
+fn words(words: &[&str], keys: Vec<i8>) -> RecordBatch {
+    let values = Arc::new(StringArray::from(words.to_vec()));
+    one_column(Arc::new(arrow::array::DictionaryArray::new(arrow::array::Int8Array::from(keys), values)))
+}
+
+/// A schema, a dictionary and its batch; then a delta and a batch for each further one.
+fn with_deltas(batches: &[RecordBatch]) -> Vec<FlightData> {
+    let stream = encoded(batches, &IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Delta));
+    assert_eq!(stream.len(), 1 + 2 * batches.len());
+    stream
+}
+
+#[test]
+fn deltas_are_joined_once_at_the_next_batch() {
+    let batches = [words(&["a"], vec![0]), words(&["a", "b"], vec![1, 0]), words(&["a", "b", "c"], vec![2, 1, 0])];
+    let mut stream = with_deltas(&batches);
+    assert_eq!(decode(&stream).unwrap(), batches);
+    let last = stream.pop().unwrap();
+    stream.remove(4);
+    for spooled in [false, true] {
+        let decoder = BatchDecoder::new(LIMIT);
+        let mut decoder = if spooled { decoder.with_spool(Arc::new(MemoryStorage), 0) } else { decoder };
+        stream.iter().for_each(|message| drop(decoder.push(message.clone()).unwrap()));
+        assert_eq!(decoder.deltas.len(), 2);
+        let DecodedMessage::Batch(batch) = decoder.push(last.clone()).unwrap() else { panic!("no batch") };
+        assert_eq!((batch, decoder.deltas.len()), (batches[2].clone(), 0));
+    }
+    // A replacement ends what came before it.
+    let other = words(&["x", "y"], vec![1]);
+    stream.extend_from_slice(&messages(std::slice::from_ref(&other), None)[1..]);
+    assert_eq!(decode(&stream).unwrap(), [batches[0].clone(), other]);
+}
+
+#[test]
+fn delta_of_a_large_dictionary_is_refused() {
+    let text = "x".repeat(MAX_EXTENDED_DICTIONARY);
+    let stream = with_deltas(&[words(&[&text], vec![0]), words(&[&text, "y"], vec![0, 1])]);
+    let mut decoder = BatchDecoder::new(4 * LIMIT).with_cost_limit();
+    stream[..3].iter().for_each(|message| drop(decoder.push(message.clone()).unwrap()));
+    let error = decoder.push(stream[3].clone()).unwrap_err();
+    assert!(error.code == Code::ResourceExhausted && error.message.contains("send it whole"), "{error}");
+}
+
+#[test]
 fn dictionaries_can_be_replaced_and_extended() {
-    let batch = |words: &[&str], keys: Vec<i8>| {
-        let values = Arc::new(StringArray::from(words.to_vec()));
-        one_column(Arc::new(arrow::array::DictionaryArray::new(arrow::array::Int8Array::from(keys), values)))
-    };
-    let batches = [batch(&["a"], vec![0, 0]), batch(&["x", "y"], vec![1, 0])];
+    let batches = [words(&["a"], vec![0, 0]), words(&["x", "y"], vec![1, 0])];
     let stream = messages(&batches, None);
     assert_eq!(stream.len(), 5);
     let back = decode(&stream).unwrap();

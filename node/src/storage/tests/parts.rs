@@ -131,6 +131,38 @@ fn dictionary_of_a_part_fits_one_message() {
 }
 
 #[test]
+fn ordered_dictionary_counts_whole_before_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let batch = unique_texts(100_000, 0..10);
+    let field = Field::clone(batch.schema().field(0)).with_dict_is_ordered(true);
+    let schema = Arc::new(Schema::new(vec![field]));
+    let batch = RecordBatch::try_new(schema, batch.columns().to_vec()).unwrap();
+    let mut writer = store.create(spec(&batch, Compression::None)).unwrap();
+    writer.write(&batch).unwrap();
+    let counted = writer.bytes();
+    assert!(counted > 5_000_000, "{counted}");
+    assert!(writer.is_full(500) && !writer.is_full(8 << 20) && !writer.is_full(2 << 20), "rows fill half of a part");
+    let sealed = writer.seal().unwrap();
+    assert!(sealed.bytes.abs_diff(counted) < 10_000, "{} {counted}", sealed.bytes);
+}
+
+#[test]
+fn large_ordered_dictionary_is_refused_without_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let values = Arc::new(StringArray::from(vec!["x".repeat(70 << 20)]));
+    let array = DictionaryArray::<Int8Type>::new(Int8Array::from(vec![0]), values);
+    let field = Field::new("d", array.data_type().clone(), true).with_dict_is_ordered(true);
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(array)]).unwrap();
+    let mut writer = store.create(spec(&batch, Compression::None)).unwrap();
+    writer.write(&batch).unwrap();
+    store.override_space(Some(DiskSpace { total: 100, free: 1 }));
+    assert_eq!(writer.seal().unwrap_err().code, Code::ResourceExhausted);
+    assert!(files(&dir.path().join("tmp")).is_empty());
+}
+
+#[test]
 fn dictionary_that_grows_large_begins_a_new_part() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
