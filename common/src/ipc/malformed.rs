@@ -3,6 +3,7 @@
 use flatbuffers::{ErrorTraceDetail, InvalidFlatbuffer};
 
 use super::field_path::shown;
+use super::schema::MAX_DEPTH;
 
 /// One sentence. For text that is not UTF-8 it names the field, and the key of its metadata.
 pub(super) fn describe_malformed(error: &InvalidFlatbuffer, buffer: &[u8]) -> String {
@@ -13,7 +14,9 @@ pub(super) fn describe_malformed(error: &InvalidFlatbuffer, buffer: &[u8]) -> St
         InvalidFlatbuffer::ApparentSizeTooLarge => {
             "its tables and texts are used more than once: unpacked it would be many times its size".into()
         }
-        InvalidFlatbuffer::DepthLimitReached => "its fields are nested more than 60 deep".into(),
+        InvalidFlatbuffer::DepthLimitReached => {
+            format!("its fields are nested too deep: the limit is {MAX_DEPTH} tables")
+        }
         InvalidFlatbuffer::TooManyTables => "it has more tables than its size allows".into(),
         // The further lines trace the verifier's path.
         other => other.to_string().lines().next().unwrap_or_default().to_string(),

@@ -13,6 +13,7 @@
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | `shrink_shared` | the same for types whose rows may share values |
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`encode`] | single batches to messages; the first rows of a message |
@@ -20,7 +21,6 @@
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
-//! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |

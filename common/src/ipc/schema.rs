@@ -26,7 +26,7 @@ const MAX_UNPACKED_FACTOR: usize = 8;
 /// Smaller flatbuffers may always have this unpacked size, bytes.
 const MIN_UNPACKED_LIMIT: usize = 64 << 10;
 /// Nested tables of a message.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// The schema as an encapsulated IPC message: `FlightInfo.schema`, `Table.schema`, and what every part begins with.
 ///
