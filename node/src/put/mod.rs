@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
+//! | [`feed`] | queues the messages for the writer |
 //! | [`write`](mod@write) | messages become sealed parts, on the threads of [`writers`]; [`shards`] (pure) splits rows into shards |
 //! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | copies sealed parts to their holders |
@@ -20,6 +21,7 @@
 pub mod ack_stream;
 pub mod bodies;
 pub mod commit;
+pub mod feed;
 pub mod growth;
 pub mod handshake;
 pub mod plan;
@@ -67,6 +69,7 @@ pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::
         Ok(slot) => slot,
         Err(error) => return grpc_error(retry_later(error, RETRY_MS)),
     };
+    let body = body.with_stall_timeout(context.config.message_timeout());
     let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
     let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
         .with_stall_timeout(context.config.message_timeout());
@@ -85,7 +88,7 @@ pub fn put(
     input: impl PutMessages + 'static,
     slot: PutSlot,
 ) -> AckStream {
-    let (acks, stream) = ack_stream::channel();
+    let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
         let outcome = run(context, headers, input, &acks).await;
@@ -110,7 +113,7 @@ async fn run(
     let write = match plan::begin(context.clone(), &handshake).await? {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
-            write::skip_rows(&mut input, acks).await?;
+            feed::skip_rows(&mut input, acks).await?;
             return Ok(outcome);
         }
     };
@@ -120,7 +123,7 @@ async fn run(
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
         let writer = MessageWriter::new(config, &resources, handshake.decoder, sealed, Handle::current())?;
-        let feed = write::feed(input, acks, messages, &resources.memory);
+        let feed = feed::feed(input, acks, messages, &resources.memory);
         tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
     let outcome = commit::execute(write, writing, sealed_parts).await?;
