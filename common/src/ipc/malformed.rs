@@ -3,7 +3,9 @@
 use flatbuffers::{ErrorTraceDetail, InvalidFlatbuffer};
 
 use super::field_path::shown;
-use super::schema::MAX_DEPTH;
+
+/// Nested tables of a message, at most.
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// One sentence. For text that is not UTF-8 it names the field, and the key of its metadata.
 pub(super) fn describe_malformed(error: &InvalidFlatbuffer, buffer: &[u8]) -> String {
