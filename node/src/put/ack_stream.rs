@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unread_metadata_is_reserved_and_keeps_nothing_of_its_message() {
+    async fn unread_metadata_is_reserved_and_copied() {
         let memory = PutMemory::new(0, 64 << 10);
         let (acks, mut stream) = super::channel(memory.clone());
         let (other, other_stream) = super::channel(memory.clone());

@@ -104,7 +104,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[tokio::test]
-    async fn pausing_put_is_flushed_at_each_shortage_and_queues_no_metadata() {
+    async fn pausing_put_is_flushed_at_each_shortage() {
         let memory = PutMemory::new(8 * MIB, 0);
         let (acks, mut results) = ack_stream::channel(memory.clone());
         let (queue, mut queued) = mpsc::channel(8);

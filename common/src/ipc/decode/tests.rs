@@ -72,7 +72,8 @@ impl SpoolStorage for MemoryStorage {
     }
 
     fn reserve(&self, _: usize) -> Option<SpoolReservation> {
-        (Arc::strong_count(&self.reserved) <= self.max_reserved).then(|| Box::new(self.reserved.clone()) as _)
+        (Arc::strong_count(&self.reserved) <= self.max_reserved)
+            .then(|| Box::new(self.reserved.clone()) as SpoolReservation)
     }
 }
 
