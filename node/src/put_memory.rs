@@ -5,21 +5,27 @@
 //!
 //! | share | for |
 //! |---|---|
-//! | 1/2 | [`PutMemory`]: bodies that are received, queued or still in use, and rows that wait to fill a message |
+//! | 7/16 | [`PutMemory::reserve`]: bodies that are received, queued or still in use, and rows that wait to fill a message |
+//! | 1/16 | [`PutMemory::try_reserve_lasting`]: what a put keeps while its client pauses, see below |
 //! | 1/8 | idle blocks for the next bodies |
 //! | 1/4 | sorting: each writer thread sorts a window of rows at a time and needs twice its size |
 //! | 1/8 | decompressing: each writer thread decompresses a message at a time, larger ones into a spool file |
 //!
-//! **Every put goes on.** Only a body of at most [`MAX_WAITING_BODY`] ever waits for the budget; a larger one takes what
-//! is free at once or is spooled to a file, and rows that find no room are written to their parts at once. Waiting is
-//! first come, first served, so a body waits for those before it and for the bytes in use. All of these are given back
-//! in bounded time, whatever the put that holds them is waiting for:
+//! **Every put goes on.** Only a message of at most [`MAX_WAITING_BODY`] ever waits for the budget; a larger one takes
+//! what is free at once or is spooled to a file, and rows that find no room are written to their parts at once. Waiting
+//! is first come, first served, so a message waits for those before it and for the bytes in use. All of these are given
+//! back in bounded time, whatever the put that holds them is waiting for:
 //!
-//! - a body that is being received arrives, or its put fails by the limit on stalled messages (`message_timeout_ms`);
-//! - a queued body is written by a writer thread, which needs nothing of this budget to go on;
+//! - a message that is being received arrives, or its put fails by the limit on stalled messages (`message_timeout_ms`).
+//!   It never waits in its midst: memory for its body and for a header or metadata that are large is reserved at once;
+//! - a queued message is written by a writer thread, which needs nothing of this budget to go on;
 //! - buffered rows are written to their parts as soon as anyone waits ([`PutMemory::shortage`]), also those of a put
 //!   whose client pauses, and those of the put that waits. So a put holds nothing while it waits for memory, except
 //!   what a writer thread is about to give back.
+//!
+//! **What lasts** as long as a put, whatever its client does, has a share of its own, for which nobody waits: small
+//! dictionaries (without room they are spooled), the keys of the dictionaries of open parts ([`DictionaryKeys`]; without
+//! room parts end), and metadata that the client does not read (without room its put fails).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,16 +33,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use metrics::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of one permit.
-const UNIT: usize = 1 << 10;
-/// A larger body does not wait for memory: it is spooled if there is none.
+/// Bytes of one permit: reservations are rounded up to them.
+pub const UNIT: usize = 1 << 10;
+/// A message whose bodies take more does not wait for memory: they are spooled if there is none.
 pub const MAX_WAITING_BODY: usize = 4 << 20;
+
+/// Bytes by which the reservation of [`DictionaryKeys`] grows.
+const KEYS_STEP: usize = 64 << 10;
 
 /// How `put_memory_bytes` is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryShares {
     /// Bytes of bodies and buffered rows of all puts.
     pub reserved: usize,
+    /// Bytes of what lasts as long as a put.
+    pub lasting: usize,
     /// Bytes of idle blocks.
     pub idle: usize,
     /// Bytes of a window of rows that a writer thread sorts.
@@ -50,7 +61,8 @@ impl MemoryShares {
     pub fn new(budget: u64, writers: usize) -> Self {
         let budget = usize::try_from(budget).unwrap_or(usize::MAX);
         let window = budget / 8 / writers.max(1);
-        MemoryShares { reserved: budget / 2, idle: budget / 8, window, decompressed: window }
+        let lasting = budget / 16;
+        MemoryShares { reserved: budget / 2 - lasting, lasting, idle: budget / 8, window, decompressed: window }
     }
 }
 
@@ -58,6 +70,7 @@ impl MemoryShares {
 pub struct PutMemory {
     permits: Arc<Semaphore>,
     bytes: usize,
+    lasting: Arc<Semaphore>,
     /// How many bodies wait.
     waiting: AtomicUsize,
     shortage: Notify,
@@ -72,20 +85,21 @@ pub struct MemoryReservation {
 }
 
 impl PutMemory {
-    /// A budget of this many bytes.
-    pub fn new(bytes: usize) -> Arc<Self> {
+    /// A budget of `bytes` for messages and rows, and of `lasting` bytes for what lasts as long as a put.
+    pub fn new(bytes: usize, lasting: usize) -> Arc<Self> {
         let bytes = bytes.max(2 * MAX_WAITING_BODY);
-        metrics::gauge!("volley_put_memory_limit_bytes").set(bytes as f64);
+        metrics::gauge!("volley_put_memory_limit_bytes").set((bytes + lasting) as f64);
         Arc::new(PutMemory {
             permits: Arc::new(Semaphore::new(bytes / UNIT)),
             bytes,
+            lasting: Arc::new(Semaphore::new(lasting / UNIT)),
             waiting: AtomicUsize::new(0),
             shortage: Notify::new(),
             used: metrics::gauge!("volley_put_memory_bytes"),
         })
     }
 
-    /// All bytes.
+    /// All bytes for messages and rows.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -93,6 +107,12 @@ impl PutMemory {
     /// Reserves bytes if they are free and nobody waits.
     pub fn try_reserve(&self, bytes: usize) -> Option<MemoryReservation> {
         let permit = self.permits.clone().try_acquire_many_owned(units(bytes)).ok()?;
+        Some(self.reservation(permit))
+    }
+
+    /// Reserves bytes for what lasts as long as a put, if they are free.
+    pub fn try_reserve_lasting(&self, bytes: usize) -> Option<MemoryReservation> {
+        let permit = self.lasting.clone().try_acquire_many_owned(units(bytes)).ok()?;
         Some(self.reservation(permit))
     }
 
@@ -132,6 +152,14 @@ struct Waiting<'a>(&'a PutMemory);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl MemoryReservation {
+    /// Takes bytes out of the reservation; `None`: it has fewer.
+    pub fn split(&mut self, bytes: usize) -> Option<MemoryReservation> {
+        let permit = self.permit.split(units(bytes) as usize)?;
+        Some(MemoryReservation { permit, used: self.used.clone() })
     }
 }
 
@@ -186,6 +214,42 @@ impl BufferedRows {
     }
 }
 
+/// The reservation of the keys that one put's open parts give to the values of their dictionaries. They last as long as
+/// the parts. What finds no room among all that lasts takes free memory of messages and rows, until anyone waits for it.
+pub struct DictionaryKeys {
+    lasting: Vec<MemoryReservation>,
+    bytes: usize,
+    more: BufferedRows,
+}
+
+impl DictionaryKeys {
+    /// No keys yet.
+    pub fn new(memory: Arc<PutMemory>) -> Self {
+        DictionaryKeys { lasting: Vec::new(), bytes: 0, more: BufferedRows::new(memory) }
+    }
+
+    /// Whether the keys may stay in memory. If not, parts must end.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        if bytes < self.bytes / 2 {
+            self.lasting.clear();
+            self.bytes = 0;
+        }
+        while self.bytes < bytes
+            && let Some(step) = self.more.memory.try_reserve_lasting(KEYS_STEP)
+        {
+            self.lasting.push(step);
+            self.bytes += KEYS_STEP;
+        }
+        self.more.hold(bytes.saturating_sub(self.bytes))
+    }
+
+    /// Gives back the memory of messages and rows. Returns the bytes of keys that may stay.
+    pub fn release(&mut self) -> usize {
+        self.more.release();
+        self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -199,14 +263,14 @@ mod tests {
         for writers in [1, 4, 16] {
             let shares = MemoryShares::new(256 << 20, writers);
             let per_writer = 2 * shares.window + shares.decompressed;
-            let all = shares.reserved + shares.idle + writers * per_writer;
+            let all = shares.reserved + shares.lasting + shares.idle + writers * per_writer;
             assert!(all <= 256 << 20 && all > 255 << 20, "{writers} writers: {all}");
         }
     }
 
     #[tokio::test]
     async fn waiting_body_is_served_before_later_ones_that_fit() {
-        let memory = PutMemory::new(8 * MIB);
+        let memory = PutMemory::new(8 * MIB, MIB);
         let held = memory.try_reserve(6 * MIB).unwrap();
         assert!(!memory.is_short());
         let waiting = tokio::spawn(memory.clone().reserve(4 * MIB));
@@ -221,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn body_that_stops_waiting_ends_the_shortage() {
-        let memory = PutMemory::new(8 * MIB);
+        let memory = PutMemory::new(8 * MIB, MIB);
         let _held = memory.try_reserve(8 * MIB).unwrap();
         let waited = tokio::time::timeout(Duration::from_millis(10), memory.clone().reserve(MIB)).await;
         assert!(waited.is_err() && !memory.is_short());
@@ -229,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn rows_are_held_only_while_nobody_waits() {
-        let memory = PutMemory::new(8 * MIB);
+        let memory = PutMemory::new(8 * MIB, MIB);
         let mut rows = BufferedRows::new(memory.clone());
         assert!(rows.hold(3 * MIB) && rows.hold(6 * MIB) && !rows.hold(9 * MIB));
         assert!(rows.hold(MIB), "most is given back");
@@ -240,6 +304,24 @@ mod tests {
         assert!(!rows.hold(MIB));
         rows.release();
         waiting.await.unwrap();
+        drop(full);
+    }
+
+    #[tokio::test]
+    async fn keys_over_the_lasting_share_are_held_while_nobody_waits() {
+        let memory = PutMemory::new(8 * MIB, MIB);
+        let mut keys = DictionaryKeys::new(memory.clone());
+        assert!(keys.hold(MIB / 2) && keys.hold(3 * MIB));
+        assert!(memory.try_reserve_lasting(1).is_none() && memory.try_reserve(7 * MIB).is_none());
+        let full = memory.try_reserve(6 * MIB).unwrap();
+        assert!(!keys.hold(4 * MIB), "no room");
+        let waiting = tokio::spawn(memory.clone().reserve(MIB));
+        memory.shortage().await;
+        assert!(!keys.hold(3 * MIB), "a message waits");
+        assert_eq!(keys.release(), MIB);
+        waiting.await.unwrap();
+        assert!(keys.hold(MIB) && keys.hold(0));
+        assert!(memory.try_reserve_lasting(MIB).is_some());
         drop(full);
     }
 }

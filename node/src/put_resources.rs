@@ -44,7 +44,7 @@ impl PutResources {
         let writers = processors.clamp(WRITERS.0, WRITERS.1);
         let shares = MemoryShares::new(config.put_memory_bytes, writers);
         PutResources {
-            memory: PutMemory::new(shares.reserved),
+            memory: PutMemory::new(shares.reserved, shares.lasting),
             shares,
             buffers: BufferPool::for_many_streams(shares.idle),
             writers: Arc::new(Semaphore::new(writers)),

@@ -6,14 +6,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use rand::seq::SliceRandom;
+use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
-use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
+use volley_common::http2::{AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
@@ -32,6 +36,8 @@ const METADATA_CALLS: [&str; 6] =
     ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
 /// The largest metadata request, bytes. It is kept in memory until a coordinator has answered.
 const MAX_METADATA_REQUEST: usize = 16 << 20;
+/// A metadata request must have arrived within this time; its end follows its one message.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 /// The header of a put that a node forwards because it accepts no writes. A put with it is not forwarded again.
 const FORWARDED: &str = "x-volley-relayed"; // The name that earlier versions know.
 /// A header that is returned unchanged.
@@ -70,7 +76,10 @@ impl NodeRouter {
                 reply.unwrap_or_else(grpc_error)
             }
             _ => {
-                let request = match decompressed(request.map(CompleteBody), put.config.max_message) {
+                let request = match decompressed(
+                    request.map(|body| AdvancingBody::new(CompleteBody(body))),
+                    put.config.max_message,
+                ) {
                     Ok(request) => request.map(tonic::body::Body::new),
                     Err(error) => return grpc_error(error),
                 };
@@ -115,11 +124,7 @@ async fn proxy_to_coordinator(
     let (mut head, body) = request.into_parts();
     head.headers.remove(CLIENT_LISTENER_HEADER);
     head.headers.extend(listener.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
-    let body = Limited::new(body, MAX_METADATA_REQUEST)
-        .collect()
-        .await
-        .map_err(|e| Error::exhausted(format!("the request is incomplete, or over {MAX_METADATA_REQUEST} bytes: {e}")))?
-        .to_bytes();
+    let body = read_metadata_request(body, METADATA_TIMEOUT).await?;
     let addrs: Vec<String> = {
         let members = cluster.members.load();
         let known = members.coordinator_flight.iter().map(|addr| host_port(addr).to_string());
@@ -133,6 +138,25 @@ async fn proxy_to_coordinator(
         Some(error) => error.at("no coordinator can be reached"),
         None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
     })
+}
+
+/// The whole body of a metadata call, which must arrive within `timeout`.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: it is too large. DEADLINE_EXCEEDED: it does not arrive. Those of [`CompleteBody`].
+async fn read_metadata_request<B>(body: B, timeout: Duration) -> Result<Bytes>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let body = Limited::new(AdvancingBody::new(CompleteBody(body)), MAX_METADATA_REQUEST);
+    let read = tokio::time::timeout(timeout, body.collect()).await;
+    let read = read.map_err(|_| Error::deadline(format!("the request did not arrive within {timeout:?}")))?;
+    let body = read.map_err(|error| match error.downcast::<Status>() {
+        Ok(status) => Error::from(*status),
+        Err(_) => Error::exhausted(format!("the request is over the limit of {MAX_METADATA_REQUEST} bytes")),
+    })?;
+    Ok(body.to_bytes())
 }
 
 /// Whether this node accepts new parts.
@@ -211,6 +235,22 @@ mod tests {
         ];
         let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         assert_eq!(writable_nodes(&ClusterMembers { nodes, ..ClusterMembers::default() }, NodeId(1)), ["n2:1"]);
+    }
+
+    #[tokio::test]
+    async fn incomplete_metadata_request_ends_in_an_error() {
+        let half = Bytes::from_static(b"\0\0\0\x01\0half of a message");
+        let frames =
+            |frames: Vec<Bytes>| stream::iter(frames).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
+        for sent in [vec![], vec![half]] {
+            let body = http_body_util::StreamBody::new(frames(sent).chain(stream::pending()));
+            let error = read_metadata_request(body, Duration::from_millis(50)).await.unwrap_err();
+            assert_eq!(error.code, volley_common::Code::DeadlineExceeded, "{error}");
+        }
+        let large = vec![Bytes::from(vec![0; MAX_METADATA_REQUEST]), Bytes::from_static(b"x")];
+        let error =
+            read_metadata_request(http_body_util::StreamBody::new(frames(large)), METADATA_TIMEOUT).await.unwrap_err();
+        assert_eq!(error.code, volley_common::Code::ResourceExhausted, "{error}");
     }
 
     /// Accepts connections, reads 10 000 bytes and closes them without a reply.

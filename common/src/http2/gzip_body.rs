@@ -2,13 +2,17 @@
 //!
 //! [`decompressed`] turns them into the bytes of uncompressed messages, so that nothing after it knows of the
 //! compression. A message's length precedes it, and is known only after decompression. So a compressed message is kept as
-//! it arrived (small), decompressed once to count its bytes, and once more piece by piece as the reader takes it: memory
-//! is in proportion to what the client sent. Messages that are not compressed pass without a copy.
+//! it arrived and decompressed to count its bytes. What it decompresses to is kept if memory remains in proportion to what
+//! the client sent; otherwise it is decompressed once more, piece by piece as the reader takes it. Messages that are not
+//! compressed pass without a copy.
+//!
+//! A compressed message must advance while it arrives, see [`StallTimer`]: its reader cannot see that it has begun.
 
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::GzDecoder;
@@ -17,6 +21,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use crate::grpc::PREFIX;
+use crate::ipc::stall_timer::StallTimer;
 use crate::{Error, Result};
 
 /// The header that names the compression of a call's messages.
@@ -25,22 +30,29 @@ const ENCODING: &str = "grpc-encoding";
 const MAX_COMPRESSED: usize = 64 << 20;
 /// All compressed messages of the process together, bytes.
 const MAX_ALL_COMPRESSED: usize = 256 << 20;
-/// A message of at most this many bytes is decompressed only once, and larger ones in pieces of this size.
+/// Decompressed bytes that are handled together. A message of at most so many is always decompressed only once.
 const PIECE: usize = 64 << 10;
+/// Larger messages are decompressed only once if they are at most this many times as large as they arrived ...
+const MAX_KEPT_RATIO: usize = 4;
+/// ... and have at most this many bytes.
+const MAX_KEPT: usize = 4 << 20;
+/// A compressed message must advance within this time, unless its reader sets another.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that one poll decompresses before other tasks run.
-const POLL_BYTES: usize = 1 << 20;
+const POLL_BYTES: usize = 256 << 10;
 
-/// Bytes of compressed messages that the process keeps now.
+/// Bytes of compressed messages, and of what they decompressed to, that the process keeps now.
 static ALL_COMPRESSED: AtomicUsize = AtomicUsize::new(0);
 
 /// The request with a body of uncompressed messages, each of at most `max_message` bytes.
 ///
 /// # Errors
 /// UNIMPLEMENTED: compressed by anything but gzip. Errors of the body: RESOURCE_EXHAUSTED for a message over the limit,
-/// INVALID_ARGUMENT for one that is not gzip.
+/// INVALID_ARGUMENT for one that is not gzip, DEADLINE_EXCEEDED for one that does not arrive.
 pub fn decompressed<B>(mut request: Request<B>, max_message: usize) -> Result<Request<DecompressedBody<B>>> {
     let is_gzip = take_encoding(request.headers_mut())?;
-    Ok(request.map(|body| DecompressedBody { body, gunzip: is_gzip.then(|| Box::new(Gunzip::new(max_message))) }))
+    let gunzip = || Box::new(Gunzip::new(max_message));
+    Ok(request.map(|body| DecompressedBody { body, gunzip: is_gzip.then(gunzip) }))
 }
 
 /// Whether the messages may be compressed by gzip; removes the header that says so.
@@ -61,6 +73,16 @@ pub struct DecompressedBody<B> {
     body: B,
     /// `None`: no message is compressed.
     gunzip: Option<Box<Gunzip>>,
+}
+
+impl<B> DecompressedBody<B> {
+    /// A compressed message must advance within this time.
+    pub fn with_stall_timeout(mut self, timeout: Duration) -> Self {
+        if let Some(gunzip) = &mut self.gunzip {
+            gunzip.stall = StallTimer::new(timeout);
+        }
+        self
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for DecompressedBody<B>
@@ -85,9 +107,16 @@ where
                 Ok(GunzipStep::NeedsInput) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if gunzip.is_receiving() => {
+                    return Poll::Ready(Some(Err(ready!(gunzip.stall.poll_stalled(cx)).into())));
+                }
+                Poll::Pending => return Poll::Pending,
+            };
+            match frame {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => gunzip.received = data,
+                    Ok(data) => gunzip.receive(data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -112,6 +141,7 @@ struct Gunzip {
     /// Received, and not looked at yet.
     received: Bytes,
     state: GunzipState,
+    stall: StallTimer,
 }
 
 #[derive(Debug)]
@@ -138,7 +168,22 @@ enum GunzipStep {
 
 impl Gunzip {
     fn new(max_message: usize) -> Self {
-        Gunzip { max_message, received: Bytes::new(), state: GunzipState::between_messages() }
+        let stall = StallTimer::new(STALL_TIMEOUT);
+        Gunzip { max_message, received: Bytes::new(), state: GunzipState::between_messages(), stall }
+    }
+
+    fn receive(&mut self, data: Bytes) {
+        self.stall.advance(data.len());
+        self.received = data;
+    }
+
+    /// Whether a compressed message has begun and is not complete. The reader sees that of one that is not compressed.
+    fn is_receiving(&self) -> bool {
+        match &self.state {
+            GunzipState::Prefix(prefix) => !prefix.is_empty(),
+            GunzipState::Compressed { .. } => true,
+            _ => false,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -166,6 +211,7 @@ impl Gunzip {
                     };
                     let length = u32::from_be_bytes([a, b, c, d]) as usize;
                     if flag == 0 {
+                        self.stall.stop();
                         let prefix = std::mem::take(prefix).freeze();
                         self.state = GunzipState::Plain(length);
                         return Ok(GunzipStep::Data(prefix));
@@ -188,11 +234,12 @@ impl Gunzip {
                     *missing -= data.len();
                 }
                 GunzipState::Compressed { message, .. } => {
+                    self.stall.stop();
                     let decoder = GzDecoder::new(std::mem::take(message));
                     self.state = GunzipState::Counting { decoder, start: BytesMut::new(), count: 0 };
                 }
                 GunzipState::Counting { decoder, start, count } => {
-                    if !count_piece(decoder, start, count, self.max_message)? {
+                    if !count_pieces(decoder, start, count, self.max_message)? {
                         return Ok(GunzipStep::Working);
                     }
                     let prefix = prefix_of(*count);
@@ -225,22 +272,30 @@ impl GunzipState {
     }
 }
 
-/// Decompresses up to [`POLL_BYTES`]; returns whether the message is complete. Keeps its first [`PIECE`] bytes in `start`.
-fn count_piece(
+/// Decompresses up to [`POLL_BYTES`]; returns whether the message is complete. Keeps the message in `start` while
+/// it is small, and counts that like what was received.
+fn count_pieces(
     decoder: &mut GzDecoder<CompressedMessage>,
     start: &mut BytesMut,
     count: &mut usize,
     max_message: usize,
 ) -> Result<bool> {
     let mut piece = vec![0; PIECE];
+    let max_start = (decoder.get_ref().bytes.len() * MAX_KEPT_RATIO).clamp(PIECE, MAX_KEPT);
     for _ in 0..POLL_BYTES / PIECE {
         let read = decoder.read(&mut piece).map_err(not_gzip)?;
         if read == 0 {
             return Ok(true);
         }
+        // Only a whole message is of use.
+        let keeps_all = start.len() == *count && *count + read <= max_start;
         *count += read;
-        let room = PIECE - start.len();
-        start.extend_from_slice(&piece[..read.min(room)]);
+        if keeps_all {
+            decoder.get_mut().count(read)?;
+            start.extend_from_slice(&piece[..read]);
+        } else {
+            *start = BytesMut::new();
+        }
         if *count > max_message {
             return Err(Error::exhausted(format!(
                 "a message of more than {max_message} bytes, once decompressed, is over the limit: send smaller messages"
@@ -281,14 +336,20 @@ impl CompressedMessage {
     }
 
     fn push(&mut self, data: &[u8]) -> Result<()> {
-        let others = ALL_COMPRESSED.fetch_add(data.len(), Ordering::Relaxed);
-        self.counted += data.len();
-        if others + data.len() > MAX_ALL_COMPRESSED {
+        self.count(data.len())?;
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Counts bytes in [`ALL_COMPRESSED`].
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        let others = ALL_COMPRESSED.fetch_add(bytes, Ordering::Relaxed);
+        self.counted += bytes;
+        if others + bytes > MAX_ALL_COMPRESSED {
             return Err(Error::exhausted(format!(
                 "messages compressed by gzip take all of {MAX_ALL_COMPRESSED} bytes now: try again, or switch off the compression of the channel"
             )));
         }
-        self.bytes.extend_from_slice(data);
         Ok(())
     }
 }

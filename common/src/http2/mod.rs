@@ -9,11 +9,13 @@
 //! | `silence_watch` | waiting for the silence of a member beside one of its replies |
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
+//! | [`advancing_body`] | a request body whose messages must advance |
 //! | [`gzip_body`] | a request body of messages that gzip may have compressed |
 //! | `served_call` | what every call passes: status messages, panics, what is not gRPC |
 //! | `drain_body` | a response body that a stopping server ends |
 //! | [`congestion`] | TCP congestion control within one machine |
 
+pub mod advancing_body;
 pub mod complete_body;
 pub mod congestion;
 pub(crate) mod drain_body;
@@ -26,6 +28,7 @@ pub mod settings;
 mod silence_watch;
 pub mod status;
 
+pub use advancing_body::AdvancingBody;
 pub use complete_body::CompleteBody;
 pub use congestion::disable_local_pacing;
 pub use gzip_body::{DecompressedBody, decompressed};

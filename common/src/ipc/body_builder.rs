@@ -11,11 +11,15 @@ pub trait BodyAllocator {
     /// A body that is being received.
     type Builder: BodyBuilder;
 
-    /// Starts a body of `length` bytes.
+    /// Starts a body, or a large header, of `length` bytes. Its message has `rest` bytes after it, which may be further
+    /// bodies.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
-    fn begin(&mut self, length: usize) -> Result<Self::Builder>;
+    fn begin(&mut self, length: usize, rest: usize) -> Result<Self::Builder>;
+
+    /// The message of the bodies that were begun is complete.
+    fn end_message(&mut self) {}
 }
 
 /// A body that is being received.
@@ -64,7 +68,7 @@ pub struct SliceBody {
 impl BodyAllocator for ReceivedSlices {
     type Builder = SliceBody;
 
-    fn begin(&mut self, length: usize) -> Result<SliceBody> {
+    fn begin(&mut self, length: usize, _: usize) -> Result<SliceBody> {
         Ok(SliceBody { slices: Vec::new(), remaining: length })
     }
 }

@@ -118,6 +118,11 @@ impl BufferPool {
         if length < MIN_BLOCK_BODY { length } else { length.next_power_of_two() }
     }
 
+    /// Bytes of memory that several bodies of this many bytes together take at most.
+    pub fn most_block_bytes(length: usize) -> usize {
+        if length < MIN_BLOCK_BODY { length } else { 2 * length }
+    }
+
     fn share(&mut self, length: usize) -> Result<BlockRange> {
         let (block, start) = match self.shared.take().filter(|(_, used)| used + length <= SHARED_BLOCK) {
             Some(current) => current,
@@ -140,7 +145,7 @@ impl BufferPool {
 impl BodyAllocator for BufferPool {
     type Builder = BodyBuffer;
 
-    fn begin(&mut self, length: usize) -> Result<BodyBuffer> {
+    fn begin(&mut self, length: usize, _: usize) -> Result<BodyBuffer> {
         self.idle.lock().release_oversized(length);
         let memory = match (self.sharing, length) {
             (_, ..MIN_BLOCK_BODY) => BodyMemory::Heap(Vec::with_capacity(length)),
@@ -261,7 +266,7 @@ mod tests {
     use super::*;
 
     fn body(pool: &mut BufferPool, length: usize, byte: u8) -> Bytes {
-        let mut buffer = pool.begin(length).unwrap();
+        let mut buffer = pool.begin(length, 0).unwrap();
         let mut from = Bytes::from(vec![byte; length + 1]);
         while !buffer.is_full() {
             let mut step = from.split_to(from.len().min(1 + length / 3));

@@ -26,7 +26,7 @@ const MAX_DICTIONARY_MESSAGES: usize = 4;
 /// Offsets within a body are multiples of this, by the format.
 const BODY_ALIGNMENT: usize = 8;
 
-/// A dictionary of more bytes is kept in the spool, if there is one.
+/// A dictionary of more bytes is kept in the spool, if there is one, and so is any that no memory can be reserved for.
 const MAX_DICTIONARY_IN_MEMORY: usize = 64 << 10;
 /// The largest dictionary that deltas may extend, bytes: it is copied in memory when they are joined.
 const MAX_EXTENDED_DICTIONARY: usize = 16 << 20;
@@ -251,9 +251,10 @@ impl BatchDecoder {
     fn store_dictionary(&mut self, id: i64) -> Result<()> {
         let (Some(spool), Some(values)) = (&self.spool, self.dictionaries.get_mut(&id)) else { return Ok(()) };
         let size = self.sizes.get(&id).copied().unwrap_or(0);
-        let stored = match size <= MAX_DICTIONARY_IN_MEMORY {
-            true => relocate(values, Box::<MemoryTarget>::default())?,
-            false => relocate(values, spool.storage.create(size as u64)?)?,
+        let small = (size <= MAX_DICTIONARY_IN_MEMORY).then(|| spool.storage.reserve(size)).flatten();
+        let stored = match small {
+            Some(reservation) => relocate(values, Box::new(MemoryTarget::new(reservation)))?,
+            None => relocate(values, spool.storage.create(size as u64)?)?,
         };
         *values = stored;
         Ok(())

@@ -28,6 +28,8 @@ const DATA_BODY: u64 = 1000;
 const MAX_SMALL_FIELD: usize = 64 << 10;
 /// Maximum bytes of all other fields of a message: the descriptor, and what is unknown.
 const MAX_FIELDS: usize = 1 << 20;
+/// Bytes of other fields that a message's header and metadata may keep in memory.
+const MAX_UNUSED_FIELDS: usize = 1 << 10;
 /// Most bytes of a varint.
 const MAX_VARINT_BYTES: usize = 10;
 
@@ -122,6 +124,7 @@ impl<A: BodyAllocator> FlightDecoder<A> {
                     }
                     let complete = std::mem::replace(&mut self.state, DecoderState::Prefix(Vec::new()));
                     let DecoderState::Message(message) = complete else { continue };
+                    self.bodies.end_message();
                     return message.finish().map(Some);
                 }
             }
@@ -235,7 +238,7 @@ impl<B: BodyBuilder> PartialMessage<B> {
             // By protobuf's rule the last of several values counts: free the earlier one before the next is allocated.
             *self.large_value(number) = None;
             self.fields.truncate(self.field_start);
-            FieldState::Large(number, bodies.begin(length)?)
+            FieldState::Large(number, bodies.begin(length, self.remaining - length)?)
         } else if self.fields.len() + length > MAX_FIELDS {
             return Err(Error::exhausted(format!(
                 "a message's field {number} has {length} bytes: descriptors are limited to {MAX_FIELDS}"
@@ -272,7 +275,13 @@ impl<B: BodyBuilder> PartialMessage<B> {
     }
 
     fn finish(self) -> Result<FlightMessage<B::Body>> {
-        let fields = FlightData::decode(Bytes::from(self.fields)).map_err(malformed)?;
+        let received = self.fields.len();
+        let mut fields = FlightData::decode(Bytes::from(self.fields)).map_err(malformed)?;
+        if received > fields.data_header.len() + fields.app_metadata.len() + MAX_UNUSED_FIELDS {
+            // As slices they would keep all fields in memory.
+            fields.data_header = Bytes::copy_from_slice(&fields.data_header);
+            fields.app_metadata = Bytes::copy_from_slice(&fields.app_metadata);
+        }
         Ok(FlightMessage {
             descriptor: fields.flight_descriptor,
             header: self.header.map_or(fields.data_header, B::into_bytes),

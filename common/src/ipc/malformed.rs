@@ -4,6 +4,9 @@ use flatbuffers::{ErrorTraceDetail, InvalidFlatbuffer};
 
 use super::field_path::shown;
 
+/// Nested tables of a message, at most.
+pub(super) const MAX_DEPTH: usize = 64;
+
 /// One sentence. For text that is not UTF-8 it names the field, and the key of its metadata.
 pub(super) fn describe_malformed(error: &InvalidFlatbuffer, buffer: &[u8]) -> String {
     match error {
@@ -13,7 +16,9 @@ pub(super) fn describe_malformed(error: &InvalidFlatbuffer, buffer: &[u8]) -> St
         InvalidFlatbuffer::ApparentSizeTooLarge => {
             "its tables and texts are used more than once: unpacked it would be many times its size".into()
         }
-        InvalidFlatbuffer::DepthLimitReached => "its fields are nested more than 60 deep".into(),
+        InvalidFlatbuffer::DepthLimitReached => {
+            format!("its fields are nested too deep: the limit is {MAX_DEPTH} tables")
+        }
         InvalidFlatbuffer::TooManyTables => "it has more tables than its size allows".into(),
         // The further lines trace the verifier's path.
         other => other.to_string().lines().next().unwrap_or_default().to_string(),

@@ -14,6 +14,7 @@
 //! | [`split`] | batches of about 1 MiB |
 //! | [`size`] | the size of a batch as a message, without encoding it |
 //! | [`shrink`] | sliced batches without the memory that their rows do not need |
+//! | `shrink_shared` | the same for types whose rows may share values |
 //! | [`row_bytes`] | the bytes of each row, with the values that it shares |
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
@@ -24,7 +25,6 @@
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
-//! | `shrink_shared` | the same for types whose rows may share values |
 //! | `used_ranges` | the values that such rows need |
 //! | `expansion` | the limit for values that widening repeats |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |

@@ -12,7 +12,7 @@ use flatbuffers::VerifierOptions;
 
 use super::field_path::FieldPath;
 use super::layout::child_fields;
-use super::malformed::describe_malformed;
+use super::malformed::{MAX_DEPTH, describe_malformed};
 use super::schema_validation::{validate_field, validate_schema};
 use super::widen::holds;
 use crate::{Error, Result};
@@ -25,8 +25,6 @@ pub const PREFIX_BYTES: usize = 8;
 const MAX_UNPACKED_FACTOR: usize = 8;
 /// Smaller flatbuffers may always have this unpacked size, bytes.
 const MIN_UNPACKED_LIMIT: usize = 64 << 10;
-/// Nested tables of a message.
-const MAX_DEPTH: usize = 64;
 
 /// Every message of a file, and every buffer of a body, begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 64;

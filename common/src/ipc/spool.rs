@@ -16,7 +16,13 @@ pub trait SpoolStorage: Send + Sync {
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no space. UNAVAILABLE: the disk failed.
     fn create(&self, bytes: u64) -> Result<Box<dyn SpoolTarget>>;
+
+    /// Reserves memory for this many bytes, which the reader of the stream keeps; `None`: they are stored in a target.
+    fn reserve(&self, bytes: usize) -> Option<SpoolReservation>;
 }
+
+/// Memory that is reserved until this is dropped.
+pub type SpoolReservation = Box<dyn Send + Sync>;
 
 /// Growing bytes that are mapped once they are complete.
 pub trait SpoolTarget {
@@ -79,26 +85,39 @@ fn rebuild(
 }
 
 /// A target in memory, for small arrays.
-#[derive(Default)]
-pub(super) struct MemoryTarget(Vec<u8>);
+pub(super) struct MemoryTarget {
+    bytes: Vec<u8>,
+    reservation: SpoolReservation,
+}
+
+impl MemoryTarget {
+    /// A target whose memory is reserved as long as it is used.
+    pub fn new(reservation: SpoolReservation) -> Self {
+        MemoryTarget { bytes: Vec::new(), reservation }
+    }
+}
 
 impl SpoolTarget for MemoryTarget {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     fn map(self: Box<Self>) -> Result<Bytes> {
-        Ok(Bytes::from_owner(AlignedBytes(Buffer::from_slice_ref(&self.0))))
+        let bytes = Buffer::from_slice_ref(&self.bytes);
+        Ok(Bytes::from_owner(AlignedBytes { bytes, _reservation: self.reservation }))
     }
 }
 
 /// Bytes in arrow's own memory, for its alignment.
-struct AlignedBytes(Buffer);
+struct AlignedBytes {
+    bytes: Buffer,
+    _reservation: SpoolReservation,
+}
 
 impl AsRef<[u8]> for AlignedBytes {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -115,7 +134,7 @@ mod tests {
         let batch = test_data::batch(&mut test_data::rng(7), 100);
         for batch in [batch.clone(), batch.slice(13, 50), batch.slice(0, 0)] {
             for column in batch.columns() {
-                let moved = relocate(column, Box::<MemoryTarget>::default()).unwrap();
+                let moved = relocate(column, Box::new(MemoryTarget::new(Box::new(())))).unwrap();
                 assert_eq!(&moved, column);
                 moved.to_data().validate_full().unwrap();
             }

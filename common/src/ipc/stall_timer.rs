@@ -14,6 +14,7 @@ const MIN_BYTES_PER_SECOND: u64 = 16 << 10;
 
 /// Measures, while a stream waits for the rest of a message, whether it advances. Costs an addition for each frame and a
 /// timer for each message that is not complete at once.
+#[derive(Debug)]
 pub struct StallTimer {
     timeout: Duration,
     /// Created when it is first needed.

@@ -104,9 +104,8 @@ fn decompress<'b>(
         compression: None,
         variadicBufferCounts: variadic.map(|counts| builder.create_vector(&counts)),
     };
-    let root = ipc::RecordBatch::create(&mut builder, &args);
-    builder.finish(root, None);
-    Ok(PlainMessage { header: builder.finished_data().to_vec(), body: target.map()? })
+    let root = ipc::RecordBatch::create(builder, &args);
+    Ok((root, target.map()?))
 }
 
 /// Appends one buffer's bytes; returns how many.

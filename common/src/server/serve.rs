@@ -35,10 +35,12 @@ use self::lingering_stream::lingering;
 use self::preface::{ClientProtocol, PREFACE_TIMEOUT, log_refused, read_preface};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
-use crate::http2::{PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
+use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
 use crate::wire::MAX_PEER_MESSAGE;
 use crate::{Error, Result};
 
+/// The gRPC services that only peer ports have begin with this: other ports do not read the body of such a call.
+const MEMBER_SERVICES: &str = "/volley.";
 /// A client that takes the reason of a refusal in longer than this does not get it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error such as too many open files.
@@ -306,7 +308,11 @@ where
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
         // tonic itself knows which errors of a body end a call.
-        let request = request.map(|body| body.map_err(|error| Status::from_error(Box::new(error))));
+        let is_member = request.uri().path().starts_with(MEMBER_SERVICES);
+        let request = request.map(|body| {
+            let body = body.map_err(|error| Status::from_error(Box::new(error)));
+            if is_member { AdvancingBody::of_member(body) } else { AdvancingBody::new(body) }
+        });
         let reply = match decompressed(request, MAX_PEER_MESSAGE) {
             Ok(request) => self.0.call(request.map(tonic::body::Body::new)),
             Err(error) => return Box::pin(std::future::ready(Ok(grpc_error(error)))),

@@ -25,8 +25,9 @@ use crate::context::NodeContext;
 use crate::get::message::EncodedMessage;
 use crate::get::reader::TicketReader;
 use crate::put::commit;
+use crate::put::feed::acquire_permits;
 use crate::put::plan::PlannedWrite;
-use crate::put::write::{QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput, acquire_permits};
+use crate::put::write::{QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput};
 use crate::storage::PartStore;
 
 /// How long other nodes serve the sources for one compaction.
@@ -54,9 +55,10 @@ async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let (sealed, parts) = mpsc::channel(SEALED_PARTS);
     let (input, queued) = mpsc::channel(QUEUED_MESSAGES);
     let (target, max_message) = (planned.sink_config(), state.config.max_message);
+    let memory = state.put.resources.memory.clone();
     let writing = async {
         let written = spawn_writer(move |runtime| {
-            PartRewriter::new(target, shard, max_parts, sealed, runtime)
+            PartRewriter::new(target, shard, max_parts, sealed, runtime, memory)
                 .write_all(BatchDecoder::new(max_message), queued)
         })?;
         verify_local_sources(state.store.clone(), &ticket).await?;

@@ -1,5 +1,7 @@
 //! The writing thread of a compaction: the sources' messages into one shard's parts.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use tokio::runtime::Handle;
@@ -14,6 +16,7 @@ use super::join::{has_dictionary, join, share_dictionaries};
 use crate::put::blocks::ShardSink;
 use crate::put::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
 use crate::put::write::WriterInput;
+use crate::put_memory::PutMemory;
 
 /// Bytes of rows with dictionaries that are joined at a time.
 const DICTIONARY_GROUP_BYTES: usize = 64 << 20;
@@ -33,10 +36,17 @@ pub struct PartRewriter {
 
 impl PartRewriter {
     /// Each part goes to `sealed` when it is durable.
-    pub fn new(target: PartSinkConfig, shard: u32, max_parts: u64, sealed: SealedPartSender, runtime: Handle) -> Self {
+    pub fn new(
+        target: PartSinkConfig,
+        shard: u32,
+        max_parts: u64,
+        sealed: SealedPartSender,
+        runtime: Handle,
+        memory: Arc<PutMemory>,
+    ) -> Self {
         let schema = target.schema.clone();
         let group_bytes = if has_dictionary(&schema) { DICTIONARY_GROUP_BYTES } else { target.message_bytes };
-        let parts = PartSink::new(target, sealed, runtime);
+        let parts = PartSink::new(target, sealed, runtime, memory);
         PartRewriter { parts, schema, shard, max_parts, group_bytes, group: Vec::new(), bytes: 0 }
     }
 

@@ -1,7 +1,8 @@
 //! The results of a put: one for each message with rows, then the outcome.
 //!
 //! A client may read them while it writes, or never. They are queued here without blocking the put: a client that reads
-//! nothing could otherwise never send its last message. Results without metadata are only counted.
+//! nothing could otherwise never send its last message. Results without metadata are only counted. Metadata is copied, so
+//! that it keeps nothing of its message, and is reserved from what [`PutMemory`] has for that.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,8 +16,12 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use volley_common::{Error, Result};
 
+use crate::put_memory::{MemoryReservation, PutMemory};
+
 /// Metadata that may wait for a client that does not read its results, bytes.
 const MAX_QUEUED: usize = 2 << 20;
+/// Bytes of these for which nothing is reserved; the step of reservations.
+const RESERVED_STEP: usize = 4 << 10;
 /// Memory of a queued result in addition to its metadata, bytes.
 const OVERHEAD: usize = 64;
 
@@ -27,6 +32,7 @@ pub struct AckSender(Arc<AckQueue>);
 pub struct AckStream(Arc<AckQueue>);
 
 struct AckQueue {
+    memory: Arc<PutMemory>,
     state: Mutex<AckQueueState>,
     disconnected: CancellationToken,
 }
@@ -38,14 +44,15 @@ struct AckQueueState {
     bytes: usize,
     /// A message had metadata.
     has_metadata: bool,
+    reserved: Vec<MemoryReservation>,
     outcome: Option<Result<Bytes>>,
     ended: bool,
     waker: Option<Waker>,
 }
 
 /// A new queue of results.
-pub fn channel() -> (AckSender, AckStream) {
-    let queue = Arc::new(AckQueue { state: Mutex::default(), disconnected: CancellationToken::new() });
+pub fn channel(memory: Arc<PutMemory>) -> (AckSender, AckStream) {
+    let queue = Arc::new(AckQueue { memory, state: Mutex::default(), disconnected: CancellationToken::new() });
     (AckSender(queue.clone()), AckStream(queue))
 }
 
@@ -53,7 +60,7 @@ impl AckSender {
     /// Acknowledges one message by its own metadata.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: the client leaves too much metadata unread.
+    /// RESOURCE_EXHAUSTED: the client, or all clients together, leave too much metadata unread. Then the put fails.
     pub fn acknowledge(&self, metadata: Bytes) -> Result<()> {
         let mut state = self.0.state.lock();
         state.has_metadata |= !metadata.is_empty();
@@ -61,13 +68,9 @@ impl AckSender {
             Some((last, times)) if *last == metadata => *times += 1,
             _ => {
                 state.bytes += metadata.len() + OVERHEAD;
-                state.queued.push_back((metadata, 1));
+                state.reserve(&self.0.memory)?;
+                state.queued.push_back((Bytes::copy_from_slice(&metadata), 1));
             }
-        }
-        if state.bytes > MAX_QUEUED {
-            return Err(Error::exhausted(
-                "more than 2 MiB of app_metadata wait to be read: read the put's results while writing",
-            ));
         }
         state.wake();
         Ok(())
@@ -106,6 +109,26 @@ impl AckQueueState {
         self.wake();
     }
 
+    /// Reserves memory for what is queued.
+    fn reserve(&mut self, memory: &PutMemory) -> Result<()> {
+        if self.bytes > MAX_QUEUED {
+            return Err(Error::exhausted(
+                "more than 2 MiB of app_metadata wait to be read: read the put's results while writing",
+            ));
+        }
+        while self.bytes > RESERVED_STEP * (1 + self.reserved.len()) {
+            let Some(step) = memory.try_reserve_lasting(RESERVED_STEP) else {
+                return Err(Error::exhausted(format!(
+                    "{} bytes of app_metadata wait to be read, and this node has no memory for more (`put_memory_bytes`): \
+                     read the put's results while writing",
+                    self.bytes
+                )));
+            };
+            self.reserved.push(step);
+        }
+        Ok(())
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -120,6 +143,7 @@ impl AckQueueState {
         }
         let (metadata, _) = self.queued.pop_front()?;
         self.bytes -= metadata.len() + OVERHEAD;
+        self.reserved.truncate(self.bytes / RESERVED_STEP);
         Some(metadata)
     }
 }
@@ -154,6 +178,28 @@ mod tests {
     use futures::StreamExt;
 
     use super::*;
+
+    fn channel() -> (AckSender, AckStream) {
+        super::channel(PutMemory::new(0, 4 << 20))
+    }
+
+    #[tokio::test]
+    async fn unread_metadata_is_reserved_and_copied() {
+        let memory = PutMemory::new(0, 64 << 10);
+        let (acks, mut stream) = super::channel(memory.clone());
+        let (other, other_stream) = super::channel(memory.clone());
+        let message = Bytes::from(vec![7; 40 << 10]);
+        acks.acknowledge(message.clone()).unwrap();
+        assert!(message.try_into_mut().is_ok(), "it was copied");
+        assert!(memory.try_reserve_lasting(40 << 10).is_none());
+        let refused = other.acknowledge(Bytes::from(vec![8; 40 << 10])).unwrap_err();
+        assert!(refused.message.contains("put_memory_bytes"), "{refused}");
+        let (small, _small_stream) = super::channel(memory.clone());
+        small.acknowledge(Bytes::from_static(b"a few bytes need no reservation")).unwrap();
+        drop((other, other_stream));
+        stream.next().await.unwrap().unwrap();
+        assert!(memory.try_reserve_lasting(64 << 10).is_some(), "it is given back");
+    }
 
     #[tokio::test]
     async fn acks_come_in_order_and_the_outcome_last() {

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
+//! | [`feed`] | queues the messages for the writer |
 //! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks |
 //! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | copies sealed parts to their holders |
@@ -21,6 +22,7 @@ pub mod ack_stream;
 pub mod blocks;
 pub mod bodies;
 pub mod commit;
+pub mod feed;
 pub mod growth;
 pub mod handshake;
 pub mod part_sink;
@@ -69,6 +71,7 @@ pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::
         Ok(slot) => slot,
         Err(error) => return grpc_error(retry_later(error, RETRY_MS)),
     };
+    let body = body.with_stall_timeout(context.config.message_timeout());
     let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
     let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
         .with_stall_timeout(context.config.message_timeout());
@@ -87,7 +90,7 @@ pub fn put(
     input: impl PutMessages + 'static,
     slot: PutSlot,
 ) -> AckStream {
-    let (acks, stream) = ack_stream::channel();
+    let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
         let outcome = run(context, headers, input, &acks).await;
@@ -113,7 +116,7 @@ async fn run(
     let write = match plan::begin(context.clone(), &handshake).await? {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
-            write::skip_rows(&mut input, acks).await?;
+            feed::skip_rows(&mut input, acks).await?;
             return Ok(Some(outcome));
         }
     };
@@ -124,7 +127,7 @@ async fn run(
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
         let writer = MessageWriter::new(config, &resources, handshake.decoder, sealed, Handle::current())?;
-        let feed = write::feed(input, acks, messages, &resources.memory);
+        let feed = feed::feed(input, acks, messages, &resources.memory, preserves_batches);
         tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
     let outcome = commit::execute(write, writing, sealed_parts).await?;

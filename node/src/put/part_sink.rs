@@ -16,6 +16,7 @@ use volley_common::{Error, Result, TableName};
 
 use super::blocks::ShardSink;
 use super::growth::GrowthLimit;
+use crate::put_memory::{DictionaryKeys, PutMemory};
 use crate::storage::{BatchWrite, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart};
 
 /// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
@@ -64,19 +65,22 @@ pub struct PartSink {
     next_seq: u64,
     /// The bytes that were received and written.
     pub growth: GrowthLimit,
+    dictionary_keys: DictionaryKeys,
     seals: Arc<Semaphore>,
     sealed: SealedPartSender,
     runtime: Handle,
 }
 
 impl PartSink {
-    /// Without any part yet. Each part is sent to `sealed` when it is durable.
-    pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle) -> Self {
+    /// Without any part yet. Each part is sent to `sealed` when it is durable. The keys of dictionaries are reserved from
+    /// `memory`.
+    pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle, memory: Arc<PutMemory>) -> Self {
         PartSink {
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
             growth: GrowthLimit::new(&config.schema),
+            dictionary_keys: DictionaryKeys::new(memory),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             config,
             sealed,
@@ -157,12 +161,36 @@ impl PartSink {
         Ok(())
     }
 
-    /// Ends the part with the most dictionary values if all open parts together have too many.
+    /// Bytes of the keys of all open parts' dictionaries, and the shard of the part with the most.
+    fn dictionary_memory(&self) -> (usize, u32) {
+        let parts = self.open.iter().map(|(shard, (writer, _))| (writer.dictionary_memory(), *shard));
+        let (all, largest) = parts.fold((0, (0, 0)), |(all, largest), part| (all + part.0, part.max(largest)));
+        (all, largest.1)
+    }
+
+    /// Ends the parts with the most dictionary values if all open parts together have too many, or if there is no memory
+    /// for them.
     fn limit_dictionary_memory(&mut self) -> Result<()> {
-        let parts = self.open.iter().map(|(shard, (writer, _))| (*shard, writer.dictionary_memory()));
-        let (largest, all) = parts
-            .fold(((0, 0), 0), |(largest, all), part| (if part.1 > largest.1 { part } else { largest }, all + part.1));
-        if all > MAX_DICTIONARY_MEMORY { self.end_part(largest.0) } else { Ok(()) }
+        loop {
+            let (bytes, largest) = self.dictionary_memory();
+            let may_stay = bytes <= MAX_DICTIONARY_MEMORY && self.dictionary_keys.hold(bytes);
+            if may_stay || bytes == 0 {
+                return Ok(());
+            }
+            self.end_part(largest)?;
+        }
+    }
+
+    /// Ends the parts with the most dictionary values until nothing is reserved that messages wait for.
+    fn release_dictionaries(&mut self) -> Result<()> {
+        let may_stay = self.dictionary_keys.release();
+        loop {
+            let (bytes, largest) = self.dictionary_memory();
+            if bytes <= may_stay {
+                return Ok(());
+            }
+            self.end_part(largest)?;
+        }
     }
 
     /// How many parts were created.

@@ -1,6 +1,6 @@
 //! Step 3 of a put: the client's messages become sealed parts.
 //!
-//! An async task queues the messages ([`feed`]); a thread of the node's writers ([`super::writers`]) decodes them, splits
+//! An async task queues the messages ([`super::feed`]); a thread of the node's writers ([`super::writers`]) decodes them, splits
 //! their rows into shards ([`MessageWriter`]) and writes these into parts ([`super::part_sink`]).
 
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::partition::first_shard;
 use volley_common::{Error, Result};
 
-use super::ack_stream::AckSender;
 use super::blocks::TargetSizes;
-use super::handshake::{PutMessages, next_message};
+use super::bodies::PutSpool;
 use super::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
 use super::shards::BatchPartitioner;
-use crate::put_memory::{BufferedRows, PutMemory};
+use crate::put_memory::BufferedRows;
 use crate::put_resources::PutResources;
 
 /// Maximum bytes of messages that are queued for the writer thread. A larger message is queued alone.
@@ -32,88 +31,11 @@ pub const SEALED_PARTS: usize = 16;
 pub enum WriterInput {
     /// The next message. Its permits are released once it is decoded.
     Message(FlightData, OwnedSemaphorePermit),
-    /// Buffered rows are to be written if memory is short.
+    /// Buffered rows are to be written: a message waited for memory. It may have got some by now, but the next shortage
+    /// does not ask again.
     Flush,
     /// The stream is complete.
     End,
-}
-
-/// Queues the client's messages for the writer, with backpressure, and acknowledges each. An acknowledgement means that the
-/// message was received, not that it is durable. While the client pauses, the writer buffers rows only as long as no put
-/// waits for `memory`.
-///
-/// # Errors
-/// CANCELLED: the client disconnected. Those of [`next_message`].
-pub async fn feed(
-    mut input: impl PutMessages,
-    acks: &AckSender,
-    messages: mpsc::Sender<WriterInput>,
-    memory: &PutMemory,
-) -> Result<()> {
-    let permits = Arc::new(Semaphore::new(QUEUED_BYTES));
-    let mut may_buffer = false;
-    loop {
-        let message = tokio::select! {
-            biased;
-            () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
-            message = next_message(&mut input) => message?,
-            () = memory.shortage(), if may_buffer => {
-                if messages.send(WriterInput::Flush).await.is_err() {
-                    return Ok(());
-                }
-                may_buffer = false;
-                continue;
-            }
-            () = messages.closed() => return Ok(()),
-        };
-        let Some(data) = message else {
-            // If the writer has ended, it returns its own error.
-            let _ = messages.send(WriterInput::End).await;
-            return Ok(());
-        };
-        let ack = is_acknowledged(&data).then(|| data.app_metadata.clone());
-        let permit = tokio::select! {
-            permit = acquire_permits(&permits, &data) => permit?,
-            () = acks.disconnected() => return Err(Error::cancelled("the client disconnected")),
-            () = messages.closed() => return Ok(()),
-        };
-        if messages.send(WriterInput::Message(data, permit)).await.is_err() {
-            return Ok(());
-        }
-        may_buffer = true;
-        if let Some(metadata) = ack {
-            acks.acknowledge(metadata)?;
-        }
-    }
-}
-
-/// Waits until the message fits into what is left of [`QUEUED_BYTES`].
-pub async fn acquire_permits(permits: &Arc<Semaphore>, data: &FlightData) -> Result<OwnedSemaphorePermit> {
-    let bytes = (data.data_body.len() + data.data_header.len()).clamp(1, QUEUED_BYTES);
-    let acquired = permits.clone().acquire_many_owned(bytes as u32).await;
-    acquired.map_err(|_| Error::internal("the permits of queued messages are never closed"))
-}
-
-/// Whether a message gets a result: rows and bare metadata do, dictionaries do not.
-fn is_acknowledged(data: &FlightData) -> bool {
-    if data.data_header.is_empty() {
-        return true;
-    }
-    arrow_ipc::root_as_message(&data.data_header)
-        .is_ok_and(|message| message.header_type() == arrow_ipc::MessageHeader::RecordBatch)
-}
-
-/// Reads and drops the rows of a write that was committed before, acknowledging each message.
-///
-/// # Errors
-/// Those of [`next_message`].
-pub async fn skip_rows(input: &mut impl PutMessages, acks: &AckSender) -> Result<()> {
-    while let Some(data) = next_message(input).await? {
-        if is_acknowledged(&data) {
-            acks.acknowledge(data.app_metadata)?;
-        }
-    }
-    Ok(())
 }
 
 /// Turns messages into sealed parts. Blocks: used by one thread at a time.
@@ -121,7 +43,6 @@ pub struct MessageWriter {
     decoder: BatchDecoder,
     partitioner: BatchPartitioner,
     parts: PartSink,
-    memory: Arc<PutMemory>,
     rows: BufferedRows,
 }
 
@@ -146,10 +67,11 @@ impl MessageWriter {
         let mut partitioner = BatchPartitioner::new(&config.spec, &config.schema, sizes, first)?;
         partitioner.limit_window(resources.shares.window);
         let memory = resources.memory.clone();
-        let decoder = decoder.with_spool(Arc::new(config.store.clone()), resources.shares.decompressed);
+        let spool = PutSpool { memory: memory.clone(), store: config.store.clone() };
+        let decoder = decoder.with_spool(Arc::new(spool), resources.shares.decompressed);
         let decoder = decoder.with_cost_limit();
-        let (parts, rows) = (PartSink::new(config, sealed, runtime), BufferedRows::new(memory.clone()));
-        Ok(MessageWriter { decoder, partitioner, parts, memory, rows })
+        let parts = PartSink::new(config, sealed, runtime, memory.clone());
+        Ok(MessageWriter { decoder, partitioner, parts, rows: BufferedRows::new(memory) })
     }
 
     /// Writes one message.
@@ -161,11 +83,17 @@ impl MessageWriter {
             WriterInput::Message(data, permit) => {
                 self.write_message(data)?;
                 drop(permit);
-                if self.rows.hold(self.partitioner.buffered()) { Ok(()) } else { self.flush() }
+                if self.rows.hold(self.partitioner.buffered()) { Ok(()) } else { self.give_back() }
             }
-            WriterInput::Flush if self.memory.is_short() => self.flush(),
-            WriterInput::Flush | WriterInput::End => Ok(()),
+            WriterInput::Flush => self.give_back(),
+            WriterInput::End => Ok(()),
         }
+    }
+
+    /// Gives back all memory that messages wait for.
+    fn give_back(&mut self) -> Result<()> {
+        self.flush()?;
+        self.parts.release_dictionaries()
     }
 
     fn write_message(&mut self, mut data: FlightData) -> Result<()> {
@@ -204,5 +132,53 @@ impl MessageWriter {
     pub fn finish(&mut self) -> Result<()> {
         self.flush()?;
         self.parts.seal_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow_flight::utils::batches_to_flight_data;
+    use tempfile::TempDir;
+
+    use arrow::array::RecordBatch;
+    use volley_common::TableName;
+    use volley_common::wire::catalog::TableSpec;
+
+    use super::*;
+    use crate::config::NodeConfig;
+    use crate::storage::PartStore;
+
+    #[tokio::test]
+    async fn flush_writes_buffered_rows_also_after_the_shortage() {
+        let dir = TempDir::new().unwrap();
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let batch = RecordBatch::try_from_iter([("k", column)]).unwrap();
+        let mut messages = batches_to_flight_data(&batch.schema(), vec![batch.clone()]).unwrap().into_iter();
+        let mut decoder = BatchDecoder::new(1 << 20);
+        decoder.push(messages.next().unwrap()).unwrap();
+        let resources = PutResources::new(&NodeConfig::default());
+        let config = PartSinkConfig {
+            store: PartStore::open(dir.path()).unwrap(),
+            table: TableName::from_components(&["t"]).unwrap(),
+            write_id: "w".into(),
+            spec: TableSpec { shards: 2, shard_by: vec!["k".into()], ..TableSpec::default() },
+            schema: batch.schema(),
+            first_seq: 0,
+            message_bytes: 1 << 20,
+            block_bytes: 1 << 20,
+            first_block_bytes: 1 << 20,
+            part_bytes: 1 << 30,
+            seals: resources.seals.clone(),
+        };
+        let (sealed, _sealed_parts) = mpsc::channel(SEALED_PARTS);
+        let mut writer = MessageWriter::new(config, &resources, decoder, sealed, Handle::current()).unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        writer.write(WriterInput::Message(messages.next().unwrap(), permit)).unwrap();
+        assert!(writer.partitioner.buffered() > 0 && !resources.memory.is_short());
+        // The message that waited has got its memory by now, but the next one that waits must find this memory too.
+        writer.write(WriterInput::Flush).unwrap();
+        assert_eq!(writer.partitioner.buffered(), 0);
+        assert!(resources.memory.try_reserve(resources.memory.bytes()).is_some());
     }
 }

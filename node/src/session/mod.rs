@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Streaming;
 use volley_common::http2::SilenceWatch;
 use volley_common::ticket::TicketKey;
@@ -130,7 +130,7 @@ impl LeaderSession {
                 () = shutdown.cancelled() => return Ok(()),
                 error = &mut silence => return Err(error.at("the leading coordinator")),
                 order = orders.message() => match order? {
-                    Some(order) => self.handle_order(order).await?,
+                    Some(order) => self.handle_order(order, &mut ticks).await?,
                     None => return Err(Error::unavailable("the leading coordinator ended the session")),
                 },
                 () = copier.received().changed() => self.reporter.received(copier.received()).await?,
@@ -140,8 +140,8 @@ impl LeaderSession {
         }
     }
 
-    /// Long work runs in a task, so that heartbeats continue.
-    async fn handle_order(&self, order: NodeOrder) -> Result<()> {
+    /// Long work runs in a task or beside `ticks`, so that heartbeats continue.
+    async fn handle_order(&self, order: NodeOrder, ticks: &mut Interval) -> Result<()> {
         let state = self.state.clone();
         let NodeOrder { order: number, catalog_index, catalog_epoch, what } = order;
         let position = CatalogPosition { index: catalog_index, epoch: catalog_epoch };
@@ -156,14 +156,17 @@ impl LeaderSession {
             Some(What::Compact(parts)) => self.spawn(number, compact(state, parts)),
             // Not in tasks: the order that says that the inventory is reconciled comes after those that this requires.
             Some(What::Quarantine(parts)) => {
-                let moved = move_to_orphans(state, parts).await;
+                let moved = self.reporter.with_heartbeats(ticks, move_to_orphans(state, parts)).await?;
                 self.orphans_left.fetch_or(moved.is_err(), Ordering::Relaxed);
                 self.report_done(number, moved).await;
             }
             Some(What::Reconciled(reconciled)) => {
                 let recorded = match self.orphans_left.load(Ordering::Relaxed) {
                     true => Err(Error::unavailable("parts that the catalog does not know could not be set aside")),
-                    false => record_reconciled(state, reconciled, position).await,
+                    false => {
+                        let recorded = record_reconciled(state, reconciled, position);
+                        self.reporter.with_heartbeats(ticks, recorded).await?
+                    }
                 };
                 self.report_done(number, recorded).await;
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::time::Interval;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
 use volley_common::{Error, Result, clock};
@@ -66,6 +67,20 @@ impl ReportSender {
         self.send(Report::Heartbeat(heartbeat)).await
     }
 
+    /// Does work that must end before the next order; heartbeats continue meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`ReportSender::heartbeat`]: the session has ended.
+    pub async fn with_heartbeats<T>(&self, ticks: &mut Interval, work: impl Future<Output = T>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = ticks.tick() => self.heartbeat().await?,
+            }
+        }
+    }
+
     /// The whole inventory, in pages.
     pub async fn inventory(&self) -> Result<()> {
         let store = self.store.clone();
@@ -106,5 +121,31 @@ impl ReportSender {
     pub async fn done(&self, order: u64, result: &Result<()>) -> Result<()> {
         let error = result.as_ref().err().map_or_else(String::new, |e| e.message.clone());
         self.send(Report::Done(OrderDone { order, error })).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn heartbeats_continue_during_long_work() {
+        let dir = TempDir::new().unwrap();
+        let (reports, mut sent) = mpsc::channel(64);
+        let reporter = ReportSender::new(PartStore::open(dir.path()).unwrap(), reports);
+        let (done, work) = oneshot::channel();
+        let leader = async {
+            for _ in 0..3 {
+                assert!(matches!(sent.recv().await.unwrap().report, Some(Report::Heartbeat(_))));
+            }
+            done.send(7).unwrap();
+        };
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let both = async { tokio::join!(reporter.with_heartbeats(&mut ticks, work), leader).0 };
+        let worked = tokio::time::timeout(REPORT_TIMEOUT, both).await.expect("the leader gets heartbeats");
+        assert_eq!(worked.unwrap().unwrap(), 7);
     }
 }

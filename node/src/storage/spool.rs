@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 use tokio::runtime::Handle;
-use volley_common::ipc::spool::{SpoolStorage, SpoolTarget};
+use volley_common::ipc::spool::SpoolTarget;
 use volley_common::{Error, Result};
 
 use super::fs_ops;
@@ -62,12 +62,6 @@ impl SpoolFile {
         let map = unsafe { Mmap::map(self.file.get()) };
         let map = map.map_err(|e| Error::exhausted(format!("a message cannot be mapped ({e}): try again")))?;
         Ok(Bytes::from_owner(SpooledBytes(BlockingDrop::new(map))))
-    }
-}
-
-impl SpoolStorage for PartStore {
-    fn create(&self, bytes: u64) -> Result<Box<dyn SpoolTarget>> {
-        Ok(Box::new(self.create_spool(bytes)?))
     }
 }
 

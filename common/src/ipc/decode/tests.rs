@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use arrow::array::{Array, AsArray, Int32Array, StringArray};
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
@@ -8,6 +10,7 @@ use super::*;
 use crate::Code;
 use crate::ipc::schema::{flight_header, schema_message};
 use crate::ipc::shrink::shrink_to_fit;
+use crate::ipc::spool::SpoolReservation;
 use crate::ipc::test_data;
 
 const LIMIT: usize = 16 << 20;
@@ -57,11 +60,23 @@ fn every_type_round_trips_with_every_codec() {
     }
 }
 
-struct MemoryStorage;
+#[derive(Default)]
+struct MemoryStorage {
+    /// Its clones are reservations.
+    reserved: Arc<()>,
+    max_reserved: usize,
+    spooled: AtomicUsize,
+}
 
 impl SpoolStorage for MemoryStorage {
     fn create(&self, _: u64) -> Result<Box<dyn crate::ipc::spool::SpoolTarget>> {
-        Ok(Box::<MemoryTarget>::default())
+        self.spooled.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(MemoryTarget::new(Box::new(()))))
+    }
+
+    fn reserve(&self, _: usize) -> Option<SpoolReservation> {
+        (Arc::strong_count(&self.reserved) <= self.max_reserved)
+            .then(|| Box::new(self.reserved.clone()) as SpoolReservation)
     }
 }
 
@@ -71,7 +86,7 @@ fn every_type_round_trips_through_a_spool() {
     for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
         for data_type in test_data::types() {
             let batches = [100, 0, 1].map(|rows| test_data::batch_of(&mut rng, std::slice::from_ref(&data_type), rows));
-            let mut decoder = BatchDecoder::new(LIMIT).with_spool(Arc::new(MemoryStorage), 0);
+            let mut decoder = BatchDecoder::new(LIMIT).with_spool(Arc::<MemoryStorage>::default(), 0);
             let decoded = messages(&batches, codec).into_iter().map(|message| decoder.push(message).unwrap());
             let decoded: Vec<_> = decoded
                 .filter_map(|message| match message {
@@ -83,6 +98,33 @@ fn every_type_round_trips_through_a_spool() {
             decoded.iter().flat_map(RecordBatch::columns).for_each(|c| c.to_data().validate_full().unwrap());
         }
     }
+}
+
+#[test]
+fn dictionary_without_reserved_memory_is_spooled() {
+    let column = |word: &str| {
+        let values: arrow::array::DictionaryArray<arrow::datatypes::Int32Type> =
+            [word, "b", word].into_iter().collect();
+        Arc::new(values) as ArrayRef
+    };
+    let batch =
+        |word| RecordBatch::try_from_iter([("c", column(word)), ("d", column("d")), ("e", column("e"))]).unwrap();
+    let storage = Arc::new(MemoryStorage { max_reserved: 2, ..MemoryStorage::default() });
+    let mut decoder = BatchDecoder::new(LIMIT).with_spool(storage.clone(), LIMIT);
+    for (word, spooled) in [("first", 1), ("second", 2)] {
+        let batch = batch(word);
+        let messages = messages(std::slice::from_ref(&batch), None);
+        let rest = if word == "first" { &messages[..] } else { &messages[1..] };
+        let mut decoded = None;
+        for message in rest {
+            decoded = Some(decoder.push(message.clone()).unwrap());
+        }
+        assert!(matches!(decoded, Some(DecodedMessage::Batch(rows)) if rows == batch));
+        assert_eq!(Arc::strong_count(&storage.reserved), 3, "two dictionaries are in reserved memory");
+        assert!(storage.spooled.load(Ordering::Relaxed) >= spooled);
+    }
+    drop(decoder);
+    assert_eq!(Arc::strong_count(&storage.reserved), 1, "the memory is given back with the stream");
 }
 
 #[test]

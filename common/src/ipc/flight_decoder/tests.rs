@@ -232,3 +232,44 @@ async fn large_header_and_metadata_are_stored_like_a_body() {
     let mut stream = FlightDataStream::new(chunked(&framed(&message), 1000), 4 * LIMIT);
     assert_eq!(stream.next().await.unwrap().unwrap_err().code, Code::ResourceExhausted);
 }
+
+/// Records what the decoder says of each body.
+#[derive(Default)]
+struct RecordingBodies(Vec<(usize, usize)>, usize);
+
+impl BodyAllocator for RecordingBodies {
+    type Builder = crate::ipc::body_builder::SliceBody;
+
+    fn begin(&mut self, length: usize, rest: usize) -> Result<Self::Builder> {
+        self.0.push((length, rest));
+        ReceivedSlices.begin(length, rest)
+    }
+
+    fn end_message(&mut self) {
+        self.1 += 1;
+    }
+}
+
+#[test]
+fn allocator_learns_what_follows_in_the_message() {
+    let header = vec![1; MAX_SMALL_FIELD + 1];
+    let message = FlightData::new().with_data_header(header).with_data_body(vec![2; 1000]);
+    let small = FlightData::new().with_data_header("h").with_data_body(vec![2; 1000]);
+    let wire: Vec<u8> = [message, small].iter().flat_map(|message| framed(&message.encode_to_vec())).collect();
+    let (mut decoder, mut rest) = (FlightDecoder::new(RecordingBodies::default(), LIMIT), Bytes::from(wire));
+    while decoder.push(&mut rest).unwrap().is_some() {}
+    // The body's key and length take four bytes.
+    assert_eq!(decoder.bodies.0, [(MAX_SMALL_FIELD + 1, 1004), (1000, 0), (1000, 0)]);
+    assert_eq!(decoder.bodies.1, 2);
+}
+
+#[tokio::test]
+async fn small_header_does_not_keep_large_fields() {
+    let descriptor = FlightDescriptor::new_cmd(vec![0; MAX_FIELDS / 2]);
+    let message = FlightData::new().with_descriptor(descriptor).with_data_header("header").with_app_metadata("m");
+    let (seen, error) = decode_all(chunked(&framed(&message.encode_to_vec()), 100_000)).await;
+    assert_eq!((&seen[..], error), (&[message][..], None));
+    let header = seen[0].data_header.clone();
+    drop(seen);
+    assert!(header.try_into_mut().is_ok_and(|own| own.capacity() < 1000), "the header has memory of its own");
+}
