@@ -2,6 +2,7 @@
 
 pub mod cluster;
 mod local;
+mod relayed;
 
 use std::time::Duration;
 
