@@ -18,6 +18,7 @@
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
+//! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
 
 pub mod client;
@@ -38,6 +39,7 @@ pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod ticket;
+pub mod unsent_bytes;
 pub mod wire;
 
 pub use error::{Code, Error, Result};

@@ -69,7 +69,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
-    let services = Services::new(config, raft.clone(), ConnectionPool::new(), entries, stop);
+    let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
+    let services = Services::new(config, raft.clone(), pool, entries, stop);
     let membership = NodeMembership::new(
         services.config.clone(),
         raft.clone(),

@@ -27,6 +27,7 @@ pub struct NodeAddresses {
 }
 
 /// What a get uses.
+#[derive(Clone)]
 pub struct GetContext {
     /// The parts on this node's disk.
     pub store: PartStore,
@@ -92,7 +93,7 @@ impl NodeContext {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let config = Arc::new(config);
-        let pool = ConnectionPool::new();
+        let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
         let cluster = Arc::<ClusterView>::default();
         let coordinators =
             CoordinatorClient::new(pool.clone(), config.coordinators.clone(), config.server.request_timeout());

@@ -6,6 +6,7 @@
 //! | [`status`] | gRPC trailers; an error and its causes in one line |
 //! | [`reply_body`] | response bodies, and gRPC responses built from them |
 //! | [`proxied_body`] | the response body of another member |
+//! | [`relay_budget`] | one budget of memory for all replies that are passed on |
 //! | `silence_watch` | waiting for the silence of a member beside one of its replies |
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
@@ -21,6 +22,7 @@ pub mod congestion;
 pub(crate) mod drain_body;
 pub mod gzip_body;
 pub mod proxied_body;
+pub mod relay_budget;
 pub mod reply_body;
 pub mod request_body;
 pub(crate) mod served_call;

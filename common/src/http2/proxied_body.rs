@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,44 +10,44 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
+use super::relay_budget::RelayShare;
 use super::silence_watch::SilenceWatch;
 use super::status::{error_chain, trailers};
 use crate::error::is_protocol_violation;
+use crate::unsent_bytes::{UnsentBytes, UnsentPart};
 
-/// One stream's use of a pooled connection: both the connection and the process count it as open until all clones of this
-/// are dropped.
+/// One stream's use of a pooled connection: the connection counts it as open, and it takes its share of the process's relay
+/// memory, until all clones of this are dropped.
 #[derive(Clone, Debug)]
 pub struct StreamPermit {
     _streams: Arc<()>,
-    _open: Arc<OpenStream>,
+    share: Arc<RelayShare>,
 }
 
 impl StreamPermit {
     /// `streams`: the connection's counter, one clone for each stream in use.
-    pub(crate) fn new(streams: &Arc<()>, open: Arc<OpenStream>) -> Self {
-        StreamPermit { _streams: streams.clone(), _open: open }
+    pub(crate) fn new(streams: &Arc<()>, share: Arc<RelayShare>) -> Self {
+        StreamPermit { _streams: streams.clone(), share }
+    }
+
+    /// No more of the reply should be passed on while this many bytes of it are not sent.
+    pub fn max_unsent(&self) -> usize {
+        self.share.max_unsent()
+    }
+
+    /// Whether there is memory for whole messages of the reply; if not, it should be passed on as it arrives.
+    pub fn has_whole_messages(&self) -> bool {
+        self.share.has_whole_messages()
     }
 }
 
-/// How many streams to members are open.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenStreams(Arc<AtomicUsize>);
-
-/// One of them, while it exists.
+/// Received bytes that are passed on.
 #[derive(Debug)]
-pub(crate) struct OpenStream(OpenStreams);
-
-impl OpenStreams {
-    /// Counts a further stream. Returns how many others there were.
-    pub fn open(&self) -> (usize, Arc<OpenStream>) {
-        (self.0.fetch_add(1, Ordering::Relaxed), Arc::new(OpenStream(self.clone())))
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
+pub struct RelayedBytes {
+    /// What is left to send.
+    pub(super) bytes: Bytes,
+    /// Dropped after them.
+    _unsent: UnsentPart,
 }
 
 /// Another member's response body, passed on as it arrives. It always ends with a gRPC status: if the member's stream
@@ -64,7 +63,9 @@ pub struct ProxiedBody {
     has_status: bool,
     /// Polled while the body is waited for.
     silence: SilenceWatch,
-    _lease: StreamPermit,
+    /// What was returned and is not sent.
+    unsent: UnsentBytes,
+    permit: StreamPermit,
 }
 
 impl ProxiedBody {
@@ -74,21 +75,25 @@ impl ProxiedBody {
         body: Incoming,
         member: String,
         has_status: bool,
-        lease: StreamPermit,
+        permit: StreamPermit,
         silence: SilenceWatch,
     ) -> Self {
-        ProxiedBody { body: Some(body), member, has_status, silence, _lease: lease }
+        ProxiedBody { body: Some(body), member, has_status, silence, unsent: UnsentBytes::default(), permit }
     }
 
-    /// The next frame; never an error.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+    /// The next frame, once enough of the previous ones is sent; never an error.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<RelayedBytes>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        ready!(self.unsent.poll_below(self.permit.max_unsent(), cx));
         let (code, why) = match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.has_status = true;
                 }
-                return Poll::Ready(Some(frame));
+                let unsent = &self.unsent;
+                return Poll::Ready(Some(
+                    frame.map_data(|bytes| RelayedBytes { _unsent: unsent.hold(bytes.len()), bytes }),
+                ));
             }
             // No other member would send a better reply.
             Poll::Ready(Some(Err(e))) if is_protocol_violation(&e) => (Code::Internal, error_chain(&e)),

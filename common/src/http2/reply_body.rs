@@ -14,7 +14,7 @@ use http_body::{Body, Frame as BodyFrame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tonic::Status;
 
-use super::proxied_body::ProxiedBody;
+use super::proxied_body::{ProxiedBody, RelayedBytes};
 use super::status::trailers;
 use crate::ipc::flight_encoder::FlightFrame;
 use crate::{Error, Result};
@@ -39,8 +39,10 @@ impl Default for ReplyBody {
 /// The data of one body frame.
 #[derive(Debug)]
 pub enum ReplyData {
-    /// Bytes of a tonic body or of another member.
+    /// Bytes of a tonic body.
     Bytes(Bytes),
+    /// Bytes of another member.
+    Relayed(RelayedBytes),
     /// gRPC messages.
     Frame(FlightFrame),
 }
@@ -48,28 +50,28 @@ pub enum ReplyData {
 impl Buf for ReplyData {
     fn remaining(&self) -> usize {
         match self {
-            ReplyData::Bytes(bytes) => bytes.remaining(),
+            ReplyData::Bytes(bytes) | ReplyData::Relayed(RelayedBytes { bytes, .. }) => bytes.remaining(),
             ReplyData::Frame(frame) => frame.remaining(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
-            ReplyData::Bytes(bytes) => bytes.chunk(),
+            ReplyData::Bytes(bytes) | ReplyData::Relayed(RelayedBytes { bytes, .. }) => bytes.chunk(),
             ReplyData::Frame(frame) => frame.chunk(),
         }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         match self {
-            ReplyData::Bytes(bytes) => bytes.chunks_vectored(slices),
+            ReplyData::Bytes(bytes) | ReplyData::Relayed(RelayedBytes { bytes, .. }) => bytes.chunks_vectored(slices),
             ReplyData::Frame(frame) => frame.chunks_vectored(slices),
         }
     }
 
     fn advance(&mut self, count: usize) {
         match self {
-            ReplyData::Bytes(bytes) => bytes.advance(count),
+            ReplyData::Bytes(bytes) | ReplyData::Relayed(RelayedBytes { bytes, .. }) => bytes.advance(count),
             ReplyData::Frame(frame) => frame.advance(count),
         }
     }
@@ -120,7 +122,7 @@ impl Body for ReplyBody {
                 Poll::Ready(frame.map(|frame| frame.map(|f| f.map_data(ReplyData::Bytes))))
             }
             ReplyBody::Frames(frames) => frames.poll(cx).map(|frame| frame.map(Ok)),
-            ReplyBody::Proxied(body) => body.poll(cx).map(|frame| frame.map(|f| Ok(f.map_data(ReplyData::Bytes)))),
+            ReplyBody::Proxied(body) => body.poll(cx).map(|frame| frame.map(|f| Ok(f.map_data(ReplyData::Relayed)))),
         }
     }
 

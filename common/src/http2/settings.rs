@@ -8,40 +8,24 @@ use tonic::transport::Endpoint;
 use crate::{Error, Result};
 
 /// Received bytes of one stream that may wait for their reader: 4 MiB, the most memory that a stalled stream takes.
-const STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 
-/// The windows of streams between members, by how many of them the process has open: see [`StreamWindow::among`].
+/// The window of each stream of a connection to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamWindow {
-    /// Streams that may be open before the next smaller window applies.
-    streams: usize,
     /// Bytes.
-    window: u32,
-    /// Bytes of a frame: one more than the window may wait to be passed on.
-    max_frame_size: u32,
+    pub window: u32,
+    /// Bytes of a frame.
+    pub max_frame_size: u32,
 }
 
-/// Widest first. All windows of 10,000 streams together have 16 · 4.25 + 240 · 0.08 + 9,744 · 0.03 MiB; each stream takes some
-/// 20 KiB besides. Even the smallest carries some 80 MB/s at a round trip of 0.2 ms, and there are thousands of those.
-pub(crate) const STREAM_WINDOWS: [StreamWindow; 3] = [
-    StreamWindow { streams: 16, window: STREAM_WINDOW, max_frame_size: FRAME_SIZE },
-    StreamWindow { streams: 256, window: 64 << 10, max_frame_size: 16 << 10 },
-    StreamWindow { streams: usize::MAX, window: 16 << 10, max_frame_size: 16 << 10 },
-];
-
-impl StreamWindow {
-    /// The index in [`STREAM_WINDOWS`] for a further stream beside `open` others.
-    pub fn among(open: usize) -> usize {
-        STREAM_WINDOWS.iter().position(|class| open < class.streams).unwrap_or(STREAM_WINDOWS.len() - 1)
-    }
-}
 /// The largest window that HTTP/2 allows for a connection: a stalled stream must not use up the window of the
 /// connection's other streams.
 const UNLIMITED_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The largest DATA frame that is accepted. Frames of 16 KiB, the default, cost three times as much. A frame is read
 /// into its own buffer, which should be allocated on the heap and stay in the processor's cache: frames of 4 MiB were
 /// mapped again each time.
-const FRAME_SIZE: u32 = 256 << 10;
+pub(crate) const FRAME_SIZE: u32 = 256 << 10;
 /// Bytes of one stream that may wait to be sent: one or two messages of the usual size.
 const SEND_BUFFER: usize = 2 << 20;
 /// Requests with larger header lists are refused.
@@ -183,11 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_of_many_streams_are_bounded_together() {
-        let of = |open| STREAM_WINDOWS[StreamWindow::among(open)];
-        assert_eq!(of(0).window, STREAM_WINDOW);
-        let all: u64 = (0..10_000).map(of).map(|class| u64::from(class.window + class.max_frame_size)).sum();
-        assert!(all < 400 << 20, "{all}");
+    fn windows_of_many_connections_are_bounded_together() {
         let of_clients: u64 = (0..5_000).map(|others| u64::from(client_stream_window(others))).sum();
         assert!(of_clients < 768 << 20, "a stream on each of 5,000 connections: {of_clients}");
     }

@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::encode_varint;
 
 use crate::grpc::PREFIX;
+use crate::unsent_bytes::{UnsentBytes, UnsentPart};
 
 /// FlightData's `data_header`, field 2, length-delimited.
 const DATA_HEADER: &[u8] = &[0x12];
@@ -25,6 +26,8 @@ pub struct FlightFrame {
     /// What is left to send; none is empty.
     slices: VecDeque<Bytes>,
     left: usize,
+    /// Counts a frame of another member's bytes as unsent.
+    _unsent: Option<UnsentPart>,
 }
 
 /// Encodes one FlightData. `header` is a bare flatbuffer, `body` its slices in order: none at all for a schema, at least
@@ -74,7 +77,19 @@ impl FlightFrame {
         let left = head.len() + body_len;
         let mut slices = VecDeque::from(body);
         slices.push_front(head.freeze());
-        FlightFrame { slices, left }
+        FlightFrame { slices, left, _unsent: None }
+    }
+
+    /// Bytes of messages that another member has encoded.
+    pub fn relayed(bytes: Bytes) -> FlightFrame {
+        let left = bytes.len();
+        FlightFrame { slices: VecDeque::from([bytes]), left, _unsent: None }
+    }
+
+    /// Counts the frame in `unsent` until it is dropped, which is when it is sent.
+    #[must_use]
+    pub fn counted_in(self, unsent: &UnsentBytes) -> FlightFrame {
+        FlightFrame { _unsent: Some(unsent.hold(self.left)), ..self }
     }
 
     /// Appends the messages of another frame.

@@ -13,8 +13,8 @@ use super::address_map::AddressMap;
 use super::failover::Failover;
 use super::member_connections::{MemberConnections, SendError};
 use super::member_health::{HealthRank, MemberHealth};
-use crate::http2::proxied_body::OpenStreams;
-use crate::http2::settings::{ClientSettings, MEMBER, STREAM_WINDOWS, StreamWindow};
+use crate::http2::relay_budget::{RELAY_CLASSES, RELAY_MEMORY, RelayBudget};
+use crate::http2::settings::{ClientSettings, MEMBER};
 use crate::http2::{ProxyRequestBody, SilenceWatch, StreamPermit};
 use crate::{Error, Result};
 
@@ -27,9 +27,9 @@ const MAX_MEMBERS: usize = 4096;
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
     channels: Arc<AddressMap<Channel>>,
-    /// One map for each of [`STREAM_WINDOWS`].
-    connections: Arc<[AddressMap<Arc<MemberConnections>>; STREAM_WINDOWS.len()]>,
-    open: OpenStreams,
+    /// One map for each of [`RELAY_CLASSES`].
+    connections: Arc<[AddressMap<Arc<MemberConnections>>; RELAY_CLASSES.len()]>,
+    budget: RelayBudget,
     health: Arc<AddressMap<Arc<MemberHealth>>>,
 }
 
@@ -67,7 +67,13 @@ impl ConnectionPool {
     pub fn with_settings(settings: &'static ClientSettings) -> Self {
         let health = Arc::new(AddressMap::bounded(MAX_MEMBERS));
         let (channels, connections) = Default::default();
-        ConnectionPool { settings, channels, connections, open: OpenStreams::default(), health }
+        ConnectionPool { settings, channels, connections, budget: RelayBudget::new(RELAY_MEMORY), health }
+    }
+
+    /// Limits the memory of all replies of [`ConnectionPool::send`], bytes.
+    #[must_use]
+    pub fn limit_relay_memory(self, bytes: u64) -> Self {
+        ConnectionPool { budget: RelayBudget::new(bytes), ..self }
     }
 
     /// The channel to the member at `addr`; it connects when it is first used.
@@ -79,9 +85,10 @@ impl ConnectionPool {
     }
 
     /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped. The more
-    /// streams are open in the process, the less of the response may wait for its reader.
+    /// of the process's relay memory is taken, the less of the response may wait for its reader.
     ///
     /// # Errors
+    /// RESOURCE_EXHAUSTED: the relay memory is used up.
     /// UNAVAILABLE naming `addr`: it is unreachable, or the connection broke before a response began. INVALID_ARGUMENT:
     /// `addr` is not `HOST:PORT`.
     pub async fn send<B: Into<ProxyRequestBody>>(
@@ -89,11 +96,11 @@ impl ConnectionPool {
         addr: &str,
         request: http::Request<B>,
     ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
-        let (others, open) = self.open.open();
-        let class = StreamWindow::among(others);
-        let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings, STREAM_WINDOWS[class])));
+        let share = Arc::new(self.budget.take().map_err(SendError::Refused)?);
+        let class = share.class();
+        let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings, RELAY_CLASSES[class].window)));
         let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
-        connections.send(request.map(Into::into), open).await
+        connections.send(request.map(Into::into), share).await
     }
 
     /// The health of the member at `addr`. When it hangs, its connections are abandoned: later calls open new ones.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::failover::was_not_handled;
 use crate::error::is_protocol_violation;
-use crate::http2::proxied_body::OpenStream;
+use crate::http2::relay_budget::RelayShare;
 use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
 use crate::http2::status::error_chain;
 use crate::http2::{ProxyRequestBody, StreamPermit};
@@ -38,10 +38,12 @@ struct PooledConnection {
     streams: Arc<()>,
 }
 
-/// Why a request got no response: UNAVAILABLE, which names the member, unless the address is invalid or the reply breaks
-/// HTTP/2.
+/// Why a request got no response: UNAVAILABLE, which names the member, unless it was refused here, the address is invalid or the
+/// reply breaks HTTP/2.
 #[derive(Debug)]
 pub enum SendError {
+    /// This process has no memory for a further reply.
+    Refused(Error),
     /// The member did not receive the request, or refused to handle it.
     NotSent(Error),
     /// The connection broke after the request was sent. The request may be why, so it must not go to another member.
@@ -53,7 +55,10 @@ pub enum SendError {
 impl From<SendError> for Error {
     fn from(failed: SendError) -> Self {
         match failed {
-            SendError::NotSent(error) | SendError::Broke(error) | SendError::Silent(error) => error,
+            SendError::Refused(error)
+            | SendError::NotSent(error)
+            | SendError::Broke(error)
+            | SendError::Silent(error) => error,
         }
     }
 }
@@ -83,7 +88,7 @@ impl MemberConnections {
     pub(super) async fn send(
         &self,
         mut request: http::Request<ProxyRequestBody>,
-        open: Arc<OpenStream>,
+        share: Arc<RelayShare>,
     ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
         *request.uri_mut() = self.uri(request.uri()).map_err(SendError::NotSent)?;
         *request.version_mut() = http::Version::HTTP_2;
@@ -91,7 +96,7 @@ impl MemberConnections {
         for _ in 1..MAX_ATTEMPTS {
             let (mut sender, streams) = self.lease().await.map_err(SendError::NotSent)?;
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, StreamPermit::new(&streams, open))),
+                Ok(response) => return Ok((response, StreamPermit::new(&streams, share))),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(self.connection_broke(failed.error())),
@@ -100,7 +105,7 @@ impl MemberConnections {
         }
         let (mut sender, streams) = self.lease().await.map_err(SendError::NotSent)?;
         let response = sender.send_request(request).await.map_err(|e| self.connection_broke(&e))?;
-        Ok((response, StreamPermit::new(&streams, open)))
+        Ok((response, StreamPermit::new(&streams, share)))
     }
 
     fn connection_broke(&self, error: &hyper::Error) -> SendError {

@@ -40,10 +40,10 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
     addr: &str,
     request: Request<B>,
 ) -> Result<Response<ReplyBody>, SendError> {
-    let (response, lease) = pool.while_answering(addr, pool.send(addr, request)).await?;
+    let (response, permit) = pool.while_answering(addr, pool.send(addr, request)).await?;
     let (head, incoming) = response.into_parts();
     let has_status = head.headers.contains_key("grpc-status");
-    let body = ProxiedBody::new(incoming, addr.to_string(), has_status, lease, pool.silence(addr));
+    let body = ProxiedBody::new(incoming, addr.to_string(), has_status, permit, pool.silence(addr));
     Ok(Response::from_parts(head, ReplyBody::Proxied(body)))
 }
 
@@ -87,7 +87,7 @@ async fn forward_once(
             let may_try_next = match &failed {
                 SendError::NotSent(_) => true,
                 SendError::Silent(_) => repeatable == Repeatable::Yes,
-                SendError::Broke(_) => false,
+                SendError::Broke(_) | SendError::Refused(_) => false,
             };
             let error = Error::from(failed);
             tracing::warn!(member = addr, %error, "cannot forward a call");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::one_or_many;
 use super::log::LogFormat;
+use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::listen::{self, ListenerConfig};
 use crate::server::serve::ServerLimits;
 use crate::{Error, Result};
@@ -32,6 +33,8 @@ pub struct ServerConfig {
     pub request_timeout_ms: u64,
     /// How long streams of clients may continue after the stop began, milliseconds.
     pub drain_ms: u64,
+    /// Memory for all replies of other members that are passed on to clients, bytes.
+    pub relay_memory_bytes: u64,
 }
 
 impl ServerConfig {
@@ -46,6 +49,7 @@ impl ServerConfig {
             insecure: false,
             request_timeout_ms: 5_000,
             drain_ms: 30_000,
+            relay_memory_bytes: RELAY_MEMORY,
         }
     }
 
@@ -59,6 +63,12 @@ impl ServerConfig {
         listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
+        }
+        if self.relay_memory_bytes < MIN_RELAY_MEMORY {
+            return Err(Error::invalid(format!(
+                "relay_memory_bytes is {} and must be at least {MIN_RELAY_MEMORY}",
+                self.relay_memory_bytes
+            )));
         }
         Ok(())
     }
@@ -122,6 +132,9 @@ pub struct ServerArgs {
     /// How many milliseconds streams of clients may continue after the stop began.
     #[arg(long)]
     pub drain_ms: Option<u64>,
+    /// Memory of all replies of other members that are passed on to clients, bytes; calls beyond it are refused.
+    #[arg(long)]
+    pub relay_memory_bytes: Option<u64>,
     /// Allow listeners on addresses other than loopback, though there is no authentication.
     #[arg(long)]
     pub insecure: bool,

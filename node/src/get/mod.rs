@@ -5,12 +5,14 @@
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
+//! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
 //! | [`message`] | the types that they share |
 //!
 //! A get is answered below tonic, whose codec would copy every message.
 
 pub mod local;
 pub mod message;
+pub mod peer_stream;
 pub mod reader;
 pub mod remote;
 

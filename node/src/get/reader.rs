@@ -87,11 +87,36 @@ impl TicketReader {
             self.schema_sent = true;
             return Ok(Some(encode_flight_data(&header, None, std::iter::empty())));
         }
-        let messages = self.next_messages(max_bytes).await?;
-        Ok(messages.into_iter().map(EncodedMessage::into_frame).reduce(|mut frame, next| {
-            frame.append(next);
-            frame
-        }))
+        while self.has_current_part().await? {
+            if let Some(relayed) = self.next_relayed().await? {
+                return Ok(Some(relayed));
+            }
+            let frames = self.read_current_part(max_bytes).await?.into_iter().map(EncodedMessage::into_frame);
+            let frame = frames.reduce(|mut frame, next| {
+                frame.append(next);
+                frame
+            });
+            match (frame, &self.current) {
+                (Some(frame), Some(PartReader::Remote(part))) => return Ok(Some(part.count_unsent(frame))),
+                (Some(frame), _) => return Ok(Some(frame)),
+                (None, _) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next bytes of a part that is passed on as it arrives; `None` if the current part is not, or has ended.
+    async fn next_relayed(&mut self) -> Result<Option<FlightFrame>> {
+        let Some(PartReader::Remote(part)) = &mut self.current else { return Ok(None) };
+        if !part.is_relayed(self.remaining_rows).await? {
+            return Ok(None);
+        }
+        let frame = part.next_relayed().await?;
+        if frame.is_none() {
+            self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(part.rows()));
+            self.current = None;
+        }
+        Ok(frame)
     }
 
     /// The bare flatbuffer of the schema: the ticket's, or else the first part's.
@@ -116,40 +141,45 @@ impl TicketReader {
     /// # Errors
     /// UNAVAILABLE, naming table and part: no node provides it. CANCELLED: the ticket's flight was cancelled.
     pub async fn next_message(&mut self) -> Result<Option<EncodedMessage>> {
-        Ok(self.next_messages(0).await?.pop())
+        while self.has_current_part().await? {
+            if let Some(message) = self.read_current_part(0).await?.pop() {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
     }
 
-    /// The next message, and those after it that are ready, if they have at most `max_bytes` together.
-    async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
-        while self.remaining_rows != Some(0) {
-            let Some(current) = &mut self.current else {
-                match self.open_next_part().await? {
-                    Some(opened) => self.current = Some(opened),
-                    None => break,
-                }
-                continue;
-            };
-            let messages = match current {
-                PartReader::Local(part) => match part.next_messages(max_bytes).await {
-                    Err(error) if error.code == Code::DataLoss => {
-                        let batches_read = part.batches_read();
-                        self.current = Some(self.fail_over(batches_read, error)?);
-                        continue;
-                    }
-                    messages => messages?,
-                },
-                PartReader::Remote(part) => part.next_messages(max_bytes, self.remaining_rows).await?,
-            };
-            if messages.is_empty() {
-                self.current = None;
-                continue;
-            }
-            let rows = messages.iter().filter_map(|message| message.rows).sum();
-            self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
-            return Ok(messages);
+    /// Opens the next part if none is open; false after the last, or when the limit is reached.
+    async fn has_current_part(&mut self) -> Result<bool> {
+        if self.remaining_rows == Some(0) {
+            self.current = None;
+        } else if self.current.is_none() {
+            self.current = self.open_next_part().await?;
         }
-        self.current = None;
-        Ok(Vec::new())
+        Ok(self.current.is_some())
+    }
+
+    /// The next message of the current part, and those after it that are ready, if they have at most `max_bytes` together.
+    /// Empty if the part has ended, or is continued at another holder.
+    async fn read_current_part(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
+        let messages = match &mut self.current {
+            None => Vec::new(),
+            Some(PartReader::Local(part)) => match part.next_messages(max_bytes).await {
+                Err(error) if error.code == Code::DataLoss => {
+                    let batches_read = part.batches_read();
+                    self.current = Some(self.fail_over(batches_read, error)?);
+                    return Ok(Vec::new());
+                }
+                messages => messages?,
+            },
+            Some(PartReader::Remote(part)) => part.next_messages(max_bytes, self.remaining_rows).await?,
+        };
+        if messages.is_empty() {
+            self.current = None;
+        }
+        let rows = messages.iter().filter_map(|message| message.rows).sum();
+        self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
+        Ok(messages)
     }
 
     /// Opens the next part: on this node, or else at another holder. `None` after the last.

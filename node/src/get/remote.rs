@@ -1,24 +1,21 @@
-//! The messages of a part that other nodes hold, read from their replies without copying the bodies. If one holder fails,
-//! the next one continues.
+//! A part that other nodes hold, read from their replies without copying the bodies. If one holder fails, the next one
+//! continues.
+//!
+//! Without memory for whole messages, the reply is passed on as it arrives: then another holder cannot continue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tonic::Status;
-use volley_common::http2::SilenceWatch;
-use volley_common::http2::StreamPermit;
-use volley_common::ipc::body_builder::ReceivedSlices;
-use volley_common::ipc::flight_decoder::{FlightDecoder, FlightMessage};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::listen::host_port;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
 use super::message::{EncodedMessage, count_batches, decompress_front};
+use super::peer_stream::PeerStream;
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
 
@@ -143,6 +140,56 @@ impl RemotePartReader {
         }
     }
 
+    /// Whether the part is passed on as it arrives, by [`RemotePartReader::next_relayed`]: this process has no memory for
+    /// whole messages. `remaining_rows`: the get's limit.
+    ///
+    /// # Errors
+    /// Those of [`RemotePartReader::next_messages`].
+    pub async fn is_relayed(&mut self, remaining_rows: Option<u64>) -> Result<bool> {
+        if self.decompress {
+            return Ok(false);
+        }
+        // Rows that are passed on are not counted.
+        let are_rows_known = self.part.rows > 0 && self.part.skip_batches == 0;
+        loop {
+            match &self.holder {
+                Some(holder) => {
+                    return Ok(!holder.messages.has_whole_messages() && (remaining_rows.is_none() || are_rows_known));
+                }
+                None => self.open_next_holder(remaining_rows).await?,
+            }
+        }
+    }
+
+    /// The next bytes of the part, once the last ones are sent; `None` after the last.
+    ///
+    /// # Errors
+    /// UNAVAILABLE, naming table and part: the holder failed, after a part of its reply was passed on.
+    pub async fn next_relayed(&mut self) -> Result<Option<FlightFrame>> {
+        let Some(holder) = &mut self.holder else { return Ok(None) };
+        let node = holder.node;
+        holder.messages.next_frame().await.map_err(|error| {
+            Error::unavailable(format!(
+                "node {node} failed while part {} of table {:?} was read through this node: {error}: read it again",
+                self.id(),
+                self.ticket.table.join("/")
+            ))
+        })
+    }
+
+    /// Counts a frame of the part's messages as unsent.
+    pub fn count_unsent(&self, frame: FlightFrame) -> FlightFrame {
+        match &self.holder {
+            Some(holder) => holder.messages.count_unsent(frame),
+            None => frame,
+        }
+    }
+
+    /// Rows of the whole part.
+    pub fn rows(&self) -> u64 {
+        self.part.rows
+    }
+
     fn drop_holder(&mut self, error: Error) {
         let Some(holder) = self.holder.take() else { return };
         tracing::warn!(part = %self.id(), node = %holder.node, %error, "a holder failed: continuing at the next");
@@ -157,8 +204,8 @@ impl RemotePartReader {
         let Some((node, addr)) = self.next_candidate() else { return Err(self.unavailable()) };
         match self.get_from(&addr, remaining_rows).await {
             Ok(messages) => self.holder = Some(HolderStream { node, messages, made_progress: false }),
-            // The ticket is wrong: other nodes would answer the same.
-            Err(error) if error.code == Code::InvalidArgument => return Err(error),
+            // The ticket is wrong, or this node's memory is used up: other nodes would answer the same.
+            Err(error) if matches!(error.code, Code::InvalidArgument | Code::ResourceExhausted) => return Err(error),
             Err(error) => {
                 tracing::debug!(part = %self.id(), %node, %error, "a holder does not provide a part");
                 self.failure = format!("node {node}: {error}");
@@ -185,8 +232,8 @@ impl RemotePartReader {
         let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
         request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
         let pool = &self.context.pool;
-        let (response, lease) = pool.while_answering(addr, pool.send(addr, request)).await?;
-        PeerStream::open(response, lease, pool.silence(addr)).await
+        let (response, permit) = pool.while_answering(addr, pool.send(addr, request)).await?;
+        PeerStream::open(response, permit, pool.silence(addr)).await
     }
 
     fn id(&self) -> PartId {
@@ -218,132 +265,6 @@ fn candidates(members: &ClusterMembers, this_node: NodeId, holders: &[u64]) -> V
 
 fn is_reachable(node: &Node) -> bool {
     node.is_alive() && !host_port(&node.flight_uri).is_empty()
-}
-
-/// The messages of another node's reply to a DoGet. In the texts of errors, "it" is the peer.
-struct PeerStream {
-    schema_header: Bytes,
-    body: Incoming,
-    /// Received and not decoded yet.
-    received: Bytes,
-    decoder: FlightDecoder<ReceivedSlices>,
-    /// Completes when the peer hangs.
-    silence: SilenceWatch,
-    _lease: StreamPermit,
-}
-
-impl PeerStream {
-    /// Reads the reply up to its schema.
-    ///
-    /// # Errors
-    /// Those of [`PeerStream::next_messages`].
-    async fn open(response: http::Response<Incoming>, lease: StreamPermit, silence: SilenceWatch) -> Result<Self> {
-        let body = grpc::response_body(response)?;
-        // A node stored each message, so each is within the limits.
-        let decoder = FlightDecoder::new(ReceivedSlices, usize::MAX);
-        let mut stream =
-            PeerStream { schema_header: Bytes::new(), body, received: Bytes::new(), decoder, silence, _lease: lease };
-        let first = stream.receive().await?.ok_or_else(|| Error::internal("its reply is empty"))?;
-        match MessageKind::of(&first.header)? {
-            MessageKind::Schema => stream.schema_header = first.header,
-            MessageKind::Dictionary | MessageKind::Batch { .. } => {
-                return Err(Error::internal("its reply does not begin with a schema"));
-            }
-        }
-        Ok(stream)
-    }
-
-    /// The bare flatbuffer of the reply's schema.
-    fn schema_header(&self) -> Bytes {
-        self.schema_header.clone()
-    }
-
-    /// The next dictionary or record batch, and those after it that are received already and with it have at most
-    /// `max_bytes`; empty after the last, if the reply's status is OK.
-    ///
-    /// # Errors
-    /// The reply's status. UNAVAILABLE: the connection broke. INTERNAL: the reply is malformed.
-    async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
-        let Some(message) = self.receive().await? else { return Ok(Vec::new()) };
-        let mut size = message.wire_len;
-        let mut messages = vec![encoded(message)?];
-        while let Some(length) = self.decoder.complete_len(&self.received)?.filter(|length| size + length <= max_bytes)
-        {
-            let Some(message) = self.decode()? else { break };
-            size += length;
-            messages.push(encoded(message)?);
-        }
-        Ok(messages)
-    }
-
-    async fn receive(&mut self) -> Result<Option<FlightMessage<Vec<Bytes>>>> {
-        loop {
-            if let Some(message) = self.decode()? {
-                return Ok(Some(message));
-            }
-            let frame = tokio::select! {
-                biased;
-                frame = self.body.frame() => frame,
-                error = &mut self.silence => return Err(error),
-            };
-            let frame = match frame {
-                Some(Ok(frame)) => frame,
-                Some(Err(e)) => return Err(Error::unavailable(format!("its reply was interrupted: {e}"))),
-                None => return Err(Error::unavailable("its reply ended without a status")),
-            };
-            match frame.into_data() {
-                Ok(data) => self.received = data,
-                Err(frame) => return self.check_status(frame.trailers_ref()).map(|()| None),
-            }
-        }
-    }
-
-    fn decode(&mut self) -> Result<Option<FlightMessage<Vec<Bytes>>>> {
-        self.decoder.push(&mut self.received).map_err(|error| match error.code {
-            // The client did nothing wrong.
-            Code::InvalidArgument => Error::internal(error.message),
-            _ => error,
-        })
-    }
-
-    fn check_status(&self, trailers: Option<&http::HeaderMap>) -> Result<()> {
-        match trailers.and_then(Status::from_header_map) {
-            Some(status) if status.code() != tonic::Code::Ok => Err(status.into()),
-            Some(_) if self.decoder.is_between_messages() && self.received.is_empty() => Ok(()),
-            Some(_) | None => Err(Error::unavailable("its reply ended within a message")),
-        }
-    }
-}
-
-/// A dictionary or a record batch.
-fn encoded(message: FlightMessage<Vec<Bytes>>) -> Result<EncodedMessage> {
-    let rows = match MessageKind::of(&message.header)? {
-        MessageKind::Schema => return Err(Error::internal("it sends a second schema")),
-        MessageKind::Dictionary => None,
-        MessageKind::Batch { rows } => Some(rows),
-    };
-    Ok(EncodedMessage { header: message.header, body: message.body, rows, app_metadata: message.app_metadata })
-}
-
-enum MessageKind {
-    Schema,
-    Dictionary,
-    Batch { rows: u64 },
-}
-
-impl MessageKind {
-    fn of(header: &[u8]) -> Result<Self> {
-        let message = arrow_ipc::root_as_message(header)
-            .map_err(|e| Error::internal(format!("it sends a malformed message: {e}")))?;
-        if let Some(batch) = message.header_as_record_batch() {
-            return Ok(MessageKind::Batch { rows: u64::try_from(batch.length()).unwrap_or(0) });
-        }
-        match message.header_type() {
-            arrow_ipc::MessageHeader::Schema => Ok(MessageKind::Schema),
-            arrow_ipc::MessageHeader::DictionaryBatch => Ok(MessageKind::Dictionary),
-            other => Err(Error::internal(format!("it sends a message of type {other:?}"))),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
 //! Clients that take what they can: memory and connections stay bounded, and others are served meanwhile.
 
-use std::fs;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightDescriptor, Ticket};
 use futures::StreamExt;
 use futures::future::join_all;
-use tokio::io::AsyncWriteExt;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tonic::transport::Endpoint;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
 use volley_common::client::Client;
 use volley_common::options::{LISTENER_HEADER, Options};
 use volley_tests::loopback::HTTP_OFFSET;
@@ -27,15 +34,20 @@ fn anonymous_mib(process: &ServerProcess) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
-/// Opens `count` DoGets of the whole table on three connections and reads nothing but the start of each. The client's own
-/// windows are small.
-async fn unread_gets(member: &ServerProcess, count: usize) -> Vec<tonic::Streaming<arrow_flight::FlightData>> {
+/// A ticket of the whole table.
+async fn ticket(member: &ServerProcess) -> Ticket {
     let mut request = tonic::Request::new(FlightDescriptor::new_path(vec!["t".into()]));
     request.metadata_mut().insert(LISTENER_HEADER, "single".parse().unwrap());
     let info = member.client().await.flight().get_flight_info(request).await.unwrap().into_inner();
-    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    info.endpoint[0].ticket.clone().unwrap()
+}
+
+/// Opens `count` DoGets of the whole table on three connections and reads nothing but the start of each. The client's own
+/// windows are small, and end within a frame.
+async fn unread_gets(member: &ServerProcess, count: usize) -> Vec<tonic::Streaming<arrow_flight::FlightData>> {
+    let ticket = ticket(member).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", member.address)).unwrap();
-    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(1 << 30);
+    let endpoint = endpoint.initial_stream_window_size(12_345).initial_connection_window_size(1 << 30);
     let mut streams = Vec::new();
     for _ in 0..3 {
         let client = FlightServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(1 << 30);
@@ -59,23 +71,112 @@ async fn settled_mib(process: &ServerProcess) -> u64 {
     .await
 }
 
+/// 9,900 clients that do not read take less than 512 MiB of the member, and others are served meanwhile.
+async fn check_unread_gets(member: &ServerProcess) {
+    let before = anonymous_mib(member);
+    let mut streams = Vec::new();
+    for (count, limit) in [(1_500, 256), (8_400, 512)] {
+        streams.extend(unread_gets(member, count).await);
+        let grown = settled_mib(member).await.saturating_sub(before);
+        eprintln!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
+        assert!(grown < limit, "{}: {grown} MiB for {} unread streams", member.name, streams.len());
+    }
+    let start = Instant::now();
+    assert_eq!(rows::get(&member.client().await, "t").await.unwrap().len(), 1_500_000, "others are served");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_streams_take_bounded_memory() {
     let mut cluster = small().await;
     // More than the windows of one stream.
     rows::put(&cluster.client().await, "t", &Options::default(), 0..1_500_000).await.unwrap();
     for member in [&cluster.coordinators[0], &cluster.nodes[0]] {
-        let before = anonymous_mib(member);
-        let mut streams = Vec::new();
-        for (count, limit) in [(1_500, 256), (8_400, 640)] {
-            streams.extend(unread_gets(member, count).await);
-            let grown = settled_mib(member).await.saturating_sub(before);
-            eprintln!("{}: {grown} MiB for {} unread streams", member.name, streams.len());
-            assert!(grown < limit, "{}: {grown} MiB for {} unread streams", member.name, streams.len());
+        check_unread_gets(member).await;
+    }
+}
+
+/// One of the nodes has the table, and the other one reads it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_streams_of_a_peers_part_take_bounded_memory() {
+    let options = ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() };
+    let mut cluster = TestCluster::start_with(options).await;
+    let one_copy = Options { replicas: Some(1), shards: Some(1), ..Options::default() };
+    rows::put(&cluster.client().await, "t", &one_copy, 0..1_500_000).await.unwrap();
+    for member in &cluster.nodes {
+        check_unread_gets(member).await;
+    }
+}
+
+/// A connection of which nothing is read once it is paused.
+struct PausableStream {
+    stream: TcpStream,
+    is_paused: Arc<AtomicBool>,
+}
+
+impl AsyncRead for PausableStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.is_paused.load(Ordering::SeqCst) {
+            true => Poll::Pending,
+            false => Pin::new(&mut self.stream).poll_read(cx, into),
         }
-        let start = Instant::now();
-        assert_eq!(rows::get(&member.client().await, "t").await.unwrap().len(), 1_500_000, "others are served");
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    }
+}
+
+impl AsyncWrite for PausableStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A client whose windows are as large as HTTP/2 allows, and that stops to read its connection.
+async fn client_that_stops_reading(member: &ServerProcess) -> FlightServiceClient<Channel> {
+    let (address, is_paused) = (member.address.clone(), Arc::<AtomicBool>::default());
+    let pause = is_paused.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (address, is_paused) = (address.clone(), is_paused.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            io::Result::Ok(TokioIo::new(PausableStream { stream, is_paused }))
+        }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{}", member.address)).unwrap();
+    let endpoint = endpoint.initial_stream_window_size((1 << 31) - 1).initial_connection_window_size((1 << 31) - 1);
+    let mut client = FlightServiceClient::new(endpoint.connect_with_connector(connector).await.unwrap());
+    // The member's settings allow more than the first 100 streams.
+    client.list_actions(arrow_flight::Empty {}).await.unwrap();
+    pause.store(true, Ordering::SeqCst);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_connections_take_bounded_memory() {
+    let options = ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() };
+    let mut cluster = TestCluster::start_with(options).await;
+    let one_copy = Options { replicas: Some(1), shards: Some(1), ..Options::default() };
+    rows::put(&cluster.client().await, "t", &one_copy, 0..1_500_000).await.unwrap();
+    for member in cluster.members() {
+        let before = anonymous_mib(member);
+        let ticket = ticket(member).await;
+        let mut gets = JoinSet::new();
+        for _ in 0..3 {
+            let client = client_that_stops_reading(member).await;
+            for _ in 0..400 {
+                let (mut client, ticket) = (client.clone(), ticket.clone());
+                gets.spawn(async move { client.do_get(ticket).await });
+            }
+        }
+        let grown = settled_mib(member).await.saturating_sub(before);
+        eprintln!("{}: {grown} MiB for {} gets on unread connections", member.name, gets.len());
+        assert!(grown < 320, "{}: {grown} MiB for {} gets on unread connections", member.name, gets.len());
     }
 }
 

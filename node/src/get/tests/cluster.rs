@@ -28,7 +28,7 @@ use volley_common::{Error, PartId, Result, clock};
 
 use crate::cluster_view::ClusterMembers;
 use crate::config::NodeConfig;
-use crate::context::{NodeAddresses, NodeContext};
+use crate::context::{GetContext, NodeAddresses, NodeContext};
 use crate::get::{open, serve_get};
 use crate::storage::{BatchWrite, PartSpec, PartStore};
 
@@ -59,6 +59,15 @@ impl TestNode {
     pub async fn decompressing(max_gets: usize) -> Self {
         let config = NodeConfig { max_decompressing_gets: max_gets, ..NodeConfig::default() };
         TestNode::configured(config, |node, request| async move { serve_get(node.get.clone(), request).await }).await
+    }
+
+    /// A node with this memory for each reply of another one.
+    pub async fn with_relay_memory(bytes: u64) -> Self {
+        TestNode::serving(move |node, request| async move {
+            let pool = node.pool.clone().limit_relay_memory(bytes);
+            serve_get(Arc::new(GetContext { pool, ..(*node.get).clone() }), request).await
+        })
+        .await
     }
 
     /// A node that ends each stream with an error after so many messages.

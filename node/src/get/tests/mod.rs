@@ -4,6 +4,7 @@ pub mod cluster;
 mod decompress;
 mod local;
 mod preserved;
+mod relayed;
 
 use std::time::Duration;
 
