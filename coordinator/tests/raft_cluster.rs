@@ -364,6 +364,8 @@ async fn leases_run_by_the_clock_of_the_leader() {
     up[&leads].raft.propose(Op::RenewWrite(RenewWrite { write: "ahead".into(), lease_ms: 5_000 })).await.unwrap();
     up[&leads].raft.propose(write("after")).await.unwrap();
     assert!(lease(&up[&leads].raft, "after") >= until);
+    // What is decided without a command goes by the same time.
+    assert!(up[&leads].raft.now_ms() + 5_000 >= until);
     for (_, coordinator) in up {
         coordinator.shut_down().await;
     }

@@ -82,6 +82,8 @@ impl Catalog {
             return Ok(reply::Reply::Write(resumed));
         }
         let write = self.new_write(op, now)?;
+        // A new write has no streams, whatever an earlier write of this id left.
+        self.remove_staged(&op.id);
         self.upsert_write(write.clone());
         Ok(reply::Reply::Write(write))
     }
@@ -235,7 +237,8 @@ impl Catalog {
     }
 }
 
-/// The reply to a `BeginWrite` whose id is known and not aborted; `None` if the command is a new attempt that replaces it.
+/// The reply to a `BeginWrite` whose id is known and not aborted: the recorded write, with its plan. `None` if the command is
+/// a new attempt that replaces it.
 fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
     if old.table != op.table {
         return Err(Error::invalid(format!(
@@ -253,6 +256,10 @@ fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>>
                 "write id {:?} belongs to a put that is in progress: begin_write needs another id",
                 op.id
             )));
+        }
+        // The same attempt, planned by another coordinator too: its node has one of the plans, so there may be only one.
+        (WriteState::Open, false) if op.attempt != 0 && op.attempt == old.attempt => {
+            renew(&mut write, op.lease_ms, now)
         }
         (WriteState::Open, false) => return Ok(None),
         (WriteState::Committed | WriteState::Aborted, _) => {}

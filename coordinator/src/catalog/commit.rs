@@ -7,6 +7,7 @@ use volley_common::wire::catalog::{
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
 use super::apply::{already_there, done};
+use super::layouts::may_have_layout;
 use super::query::no_table;
 use super::{Catalog, PartRow, RowKey};
 
@@ -102,6 +103,7 @@ impl Catalog {
         if write.mode() != WriteMode::Append {
             self.keep_layout(&mut table);
             merge_ends(&mut table);
+            end_oldest(&mut table, now);
             self.remove_all_parts(table.id, table.version, now);
         }
         let mut outcome = WriteOutcome {
@@ -239,7 +241,7 @@ const MAX_EXACT_ENDS: usize = 64;
 /// Merges the last two entries of a table that is replaced very often, if they end in the same step of its retention: the
 /// table's row would grow with every replace. The versions of both stay readable until the end of the step.
 fn merge_ends(table: &mut Table) {
-    let is_plain = |end: &Replaced| !end.compaction && end.layout == 0 && end.restored == 0;
+    let is_plain = |end: &Replaced| !end.compaction && !may_have_layout(end) && end.restored == 0;
     let step = retention_step(table);
     if table.replaced.len() <= MAX_EXACT_ENDS {
         return;
@@ -253,6 +255,17 @@ fn merge_ends(table: &mut Table) {
         *before = *last;
         table.replaced.pop();
     }
+}
+
+/// Maximum number of entries of a table's `replaced` list whose retention has not passed. Its row is written with every
+/// commit, and each entry may have a schema of its own.
+const MAX_ENDS: usize = 1024;
+
+/// Ends the retention of the oldest versions of a table with more entries than [`MAX_ENDS`]. Later entries keep all parts
+/// that the versions after them need.
+pub(super) fn end_oldest(table: &mut Table, now: u64) {
+    let excess = table.replaced.len().saturating_sub(MAX_ENDS);
+    table.replaced.iter_mut().take(excess).for_each(|end| end.until_ms = end.until_ms.min(now));
 }
 
 /// Ends of versions within one step of a table's retention can share an entry.

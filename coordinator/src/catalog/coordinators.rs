@@ -110,6 +110,7 @@ impl Catalog {
         self.touched.insert(RowKey::Cluster);
         // Their commits may be among those that were lost, so that nothing may conclude that they ended without one.
         for id in self.open.keys().cloned().collect::<Vec<_>>() {
+            self.remove_staged(&id);
             self.remove_write(&id);
         }
         Ok(done())

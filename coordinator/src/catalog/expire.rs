@@ -4,6 +4,7 @@ use volley_common::wire::catalog::{Expire, Replaced, Table, reply};
 use volley_common::{PartId, Result};
 
 use super::apply::done;
+use super::layouts::may_have_layout;
 use super::{Catalog, PartRow, RowKey};
 
 impl Catalog {
@@ -20,6 +21,12 @@ impl Catalog {
                 .iter()
                 .filter_map(|id| self.tables.get(id))
                 .any(|table| self.table_needs_expiry(table, now_ms))
+    }
+
+    /// The limits of the next `Expire`: these, or larger ones if very many finished writes are past them. The next command
+    /// removes more.
+    pub fn expiry_step(&self, limits: &Expire, now_ms: u64) -> Expire {
+        self.finished.expiry_step(limits, now_ms)
     }
 
     pub(super) fn expire(&mut self, limits: &Expire, now: u64) -> Result<reply::Reply> {
@@ -88,21 +95,25 @@ fn is_expired(table: &Table, end: &Replaced, now: u64) -> bool {
     end.until_ms < now && !table.pins.iter().any(|pin| pin.until_ms >= now && pin.version < end.version)
 }
 
-/// The entries without those that the next one makes redundant: the retention of both has passed, so that only pins keep
-/// versions before them, and none of these has a layout of its own. Without this an old pin would let the list of replaced
-/// versions grow without bound.
+/// The entries without those that the next one makes redundant: the retention of both has passed, and no readable version
+/// before them has its layout from them. Without this an old pin would let the list of replaced versions grow without bound.
 fn needed_ends<'a>(table: &Table, ends: &'a [Replaced], now: u64) -> Vec<&'a Replaced> {
     let mut needed: Vec<&Replaced> = Vec::with_capacity(ends.len());
     for (at, end) in ends.iter().enumerate() {
-        let first = needed.last().map_or(0, |before| before.version);
-        let is_pinned = || {
-            let mut pins = table.pins.iter().filter(|pin| pin.until_ms >= now);
-            pins.any(|pin| (first..end.version).contains(&pin.version))
-        };
         let both_passed = end.until_ms < now && ends.get(at + 1).is_some_and(|next| next.until_ms < now);
-        if !both_passed || (end.layout != 0 && is_pinned()) {
+        if !both_passed || (may_have_layout(end) && is_layout_read(table, &needed, end, now)) {
             needed.push(end);
         }
     }
     needed
+}
+
+/// Whether a readable version has the layout of this entry: those since the last entry of `before` with a layout have it.
+fn is_layout_read(table: &Table, before: &[&Replaced], end: &Replaced, now: u64) -> bool {
+    let since = before.iter().rposition(|before| before.layout != 0).map_or(0, |at| at + 1);
+    let first = since.checked_sub(1).and_then(|at| before.get(at)).map_or(0, |before| before.version);
+    let mut pins = table.pins.iter().filter(|pin| pin.until_ms >= now);
+    // Entries do not end in order: those of a table that is replaced often are rounded up.
+    before.iter().skip(since).any(|before| before.until_ms >= now)
+        || pins.any(|pin| (first..end.version).contains(&pin.version))
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use prost::Message;
 use volley_common::wire::catalog::{Expire, Write, WriteOutcome, WriteState};
 
+/// About how many finished writes one `Expire` removes at most: all its changes are one transaction of every coordinator.
+const MAX_EXPIRED: usize = 10_000;
 /// Maximum bytes of an abort reason that are kept.
 const MAX_REASON: usize = 512;
 
@@ -54,6 +56,24 @@ impl FinishedWrites {
 
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// The limits of an `Expire` that removes the oldest of the writes that are past `limits`, but not many more than
+    /// [`MAX_EXPIRED`]: larger limits, rather than a rule of the command, because coordinators of an earlier version apply
+    /// it too.
+    pub(super) fn expiry_step(&self, limits: &Expire, now: u64) -> Expire {
+        if self.expired(limits, now).nth(MAX_EXPIRED).is_none() {
+            return *limits;
+        }
+        let first_kept = self.by_age.iter().nth(MAX_EXPIRED).map_or(now, |(ended, _)| *ended);
+        let oldest = self.by_age.iter().take(MAX_EXPIRED).filter_map(|(_, id)| self.rows.get(id));
+        let bytes: u64 = oldest.map(|row| row.encoded.len() as u64).sum();
+        let at_least = |limit: u64, least: u64| if limit == 0 { 0 } else { limit.max(least) };
+        Expire {
+            write_id_retention_ms: limits.write_id_retention_ms.max(now.saturating_sub(first_kept)),
+            max_finished_writes: at_least(limits.max_finished_writes, (self.rows.len() - MAX_EXPIRED) as u64),
+            max_finished_bytes: at_least(limits.max_finished_bytes, self.bytes - bytes),
+        }
     }
 
     /// The ids of the oldest writes that are past the limits of time, number or size.
@@ -145,6 +165,30 @@ mod tests {
         let half = Expire { max_finished_bytes: writes.bytes / 2, ..limits };
         assert!((50..52).contains(&expired(half, 0)), "{}", expired(half, 0));
         assert_eq!(writes.expired(&half, 0).next(), Some("0"));
+    }
+
+    #[test]
+    fn backlog_of_expired_writes_is_removed_in_steps() {
+        let by_age = Expire { write_id_retention_ms: 1000, ..Expire::default() };
+        let by_number = Expire { write_id_retention_ms: u64::MAX, max_finished_writes: 7, ..Expire::default() };
+        let by_size = Expire { max_finished_writes: 0, max_finished_bytes: 100, ..by_number };
+        for limits in [by_age, by_number, by_size] {
+            let mut writes = FinishedWrites::default();
+            (0..25_000).for_each(|id| writes.insert(finished(id)));
+            let now = 100_000;
+            let (mut steps, wanted) = (Vec::new(), writes.expired(&limits, now).count());
+            loop {
+                let step = writes.expiry_step(&limits, now);
+                let expired: Vec<String> = writes.expired(&step, now).map(str::to_string).collect();
+                if expired.is_empty() {
+                    break;
+                }
+                steps.push(expired.len());
+                expired.iter().for_each(|id| assert!(writes.remove(id)));
+            }
+            assert_eq!((steps[..2].to_vec(), steps.len()), (vec![MAX_EXPIRED; 2], 3), "{limits:?}");
+            assert_eq!(steps.iter().sum::<usize>(), wanted);
+        }
     }
 
     #[test]

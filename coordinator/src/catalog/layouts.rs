@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use prost::Message;
-use volley_common::wire::catalog::{Table, TableLayout};
+use volley_common::wire::catalog::{Replaced, Table, TableLayout};
+use volley_common::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Catalog, RowKey, TableUsage};
@@ -15,6 +16,26 @@ impl Catalog {
         let mut later = table.replaced.iter().filter(|end| end.version > version && end.layout != 0);
         let old = later.next().and_then(|end| self.layouts.get(&(table.id, end.layout)));
         old.cloned().unwrap_or_else(|| layout_of(table))
+    }
+
+    /// The layout of a version that is to become the newest one.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: the version may have another layout than the one after it, and its end was recorded by a build
+    /// that did not keep layouts.
+    pub fn layout_to_restore(&self, table: &Table, version: u64) -> Result<TableLayout> {
+        let is_drop = |end: &Replaced| table.dropped_ms != 0 && end.version > table.version;
+        let ends = table.replaced.iter().filter(|end| end.version > version && !is_drop(end));
+        // The first entry with a layout says what the versions before it have.
+        let unknown = ends.take_while(|end| end.layout == 0).find(|end| may_have_layout(end));
+        match unknown {
+            None => Ok(self.layout_at(table, version)),
+            Some(end) => Err(Error::precondition(format!(
+                "version {version} of table {:?} cannot be restored: version {} replaced it before the coordinators were upgraded, and its columns were not recorded: put its rows again",
+                table.name.join("/"),
+                end.version
+            ))),
+        }
     }
 
     /// Keeps the layout that the versions before the newest one had, if the newest one, which removes all their parts, has
@@ -62,6 +83,12 @@ impl Catalog {
             self.touched.insert(RowKey::Layout { table, id });
         }
     }
+}
+
+/// Whether the versions before this entry may have another layout than those after it. Earlier builds recorded neither the
+/// layout nor the time of an entry.
+pub(super) fn may_have_layout(end: &Replaced) -> bool {
+    end.layout != 0 || (end.at_ms == 0 && !end.compaction)
 }
 
 /// The layout of a table's newest version.

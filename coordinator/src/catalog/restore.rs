@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use volley_common::wire::catalog::{Replaced, RestoreVersion, Restored, Table, WriteOutcome, reply};
 use volley_common::{Error, PartId, Result};
 
-use super::commit::{promised_ms, replaced_by};
+use super::commit::{end_oldest, promised_ms, replaced_by};
 use super::query::{no_table, readable, readable_text};
 use super::{Catalog, PartRow};
 
@@ -116,6 +116,7 @@ impl Catalog {
             table.placement.clone_from(&op.placement);
         }
         self.keep_layout(table);
+        end_oldest(table, now);
         let live = self.parts.up_to(table.id, u64::MAX).filter(|part| part.removed == 0);
         let unwanted: Vec<PartId> = live.map(PartRow::part_id).filter(|id| !wanted.contains(id)).collect();
         unwanted.into_iter().for_each(|id| self.mark_removed(id, table.version, now));

@@ -8,7 +8,7 @@ use volley_common::wire::catalog::Expire;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::cluster::CancelledFlights;
 use volley_common::wire::cluster::node_order::What;
-use volley_common::{NodeId, Result, clock};
+use volley_common::{NodeId, Result};
 
 use super::NodeMembership;
 use super::inventory_digest::ExpectedDigests;
@@ -104,9 +104,14 @@ impl NodeMembership {
             max_finished_writes: self.config.max_finished_writes,
             max_finished_bytes: self.config.max_finished_writes_bytes,
         };
-        let needed = self.raft.view().needs_expiry(clock::now_ms(), &limits);
-        if needed {
-            self.raft.propose_if_leader(Op::Expire(limits)).await?;
+        // By the time that the command will have: the leader before may have had a later clock.
+        let now_ms = self.raft.now_ms();
+        let step = {
+            let catalog = self.raft.view();
+            catalog.needs_expiry(now_ms, &limits).then(|| catalog.expiry_step(&limits, now_ms))
+        };
+        if let Some(step) = step {
+            self.raft.propose_if_leader(Op::Expire(step)).await?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{HolderChange, PlaceTables};
 use volley_common::wire::cluster::DeleteParts;
 use volley_common::wire::cluster::node_order::What;
-use volley_common::{NodeId, PartId, Result, clock};
+use volley_common::{NodeId, PartId, Result};
 
 use super::NodeMembership;
 use crate::catalog_scan::scan_catalog;
@@ -66,7 +66,8 @@ impl NodeMembership {
     }
 
     fn node_sets(&self) -> NodeSets {
-        NodeSets::at(&self.raft.view(), clock::now_ms(), self.config.repair_delay_ms)
+        let now_ms = self.raft.now_ms();
+        NodeSets::at(&self.raft.view(), now_ms, self.config.repair_delay_ms)
     }
 
     /// Whether every node is in session, or a new leader has waited a node timeout for those that are still connecting.

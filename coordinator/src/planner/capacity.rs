@@ -12,7 +12,7 @@ pub const MAX_SHARD_REPLICAS: u64 = 1_000_000;
 /// Maximum bytes of schemas of all tables and of the old versions that are kept.
 pub const MAX_SCHEMA_BYTES: u64 = 512 << 20;
 
-/// Checks that a table with this spec and schema fits into the catalog, in place of `old`.
+/// Checks that a table with this spec and schema fits into the catalog, in place of `old`. An empty schema is not known yet.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED, naming the limit.
@@ -24,7 +24,11 @@ pub fn check_capacity(
     old: Option<&Table>,
 ) -> Result<()> {
     let (used, wanted) = (catalog.table_usage(), TableUsage::of(spec, schema.len()));
-    let freed = old.map(TableUsage::of_table).unwrap_or_default();
+    let mut freed = old.map(TableUsage::of_table).unwrap_or_default();
+    // The schema of the old version stays, in its layout, if the new one has another.
+    if old.is_some_and(|old| old.schema != schema || old.spec.as_ref() != Some(spec)) {
+        freed.schema_bytes = 0;
+    }
     let grows = |of: fn(&TableUsage) -> u64, most: u64| {
         let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
         (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
@@ -79,6 +83,24 @@ mod tests {
         // A replace that needs no more than before is possible at any time.
         let old = catalog.tables().next().unwrap();
         check_capacity(&catalog, &name, &spec(4096), b"", Some(old)).unwrap();
+    }
+
+    #[test]
+    fn replaced_schema_of_another_layout_still_counts() {
+        let name: TableName = "t".parse().unwrap();
+        let mut catalog = catalog(1, 1);
+        let mut table = catalog.tables().next().unwrap().clone();
+        table.schema = vec![1; (MAX_SCHEMA_BYTES - 10) as usize].into();
+        catalog.insert_row(Row { row: Some(row::Row::Table(table.clone())) });
+        check_capacity(&catalog, &name, &spec(1), &table.schema, Some(&table)).unwrap();
+        let mut other = table.schema.to_vec();
+        other[0] = 2;
+        let retention = TableSpec { retention_ms: 7, ..spec(1) };
+        for (spec, schema) in [(spec(1), other.as_slice()), (retention, &table.schema)] {
+            let error = check_capacity(&catalog, &name, &spec, schema, Some(&table)).unwrap_err();
+            assert!(error.code == Code::ResourceExhausted && error.message.contains("schemas"), "{error}");
+        }
+        check_capacity(&catalog, &name, &spec(1), b"small", Some(&table)).unwrap();
     }
 
     #[test]

@@ -11,9 +11,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::catalog::Catalog;
 
-/// By default a new table has one shard per live node, but at most this many.
+/// By default a new table has one shard per node of the cluster, but at most this many.
 pub const MAX_DEFAULT_SHARDS: u32 = 16;
-/// The default number of copies of every part, if there are as many nodes.
+/// The default number of copies of every part, if the cluster has as many nodes, whether or not they are alive: a table is
+/// not created for good with fewer copies because nodes are restarting.
 pub const DEFAULT_REPLICAS: u32 = 2;
 
 /// A client's options for a table. Missing ones come from the existing table, or else from the defaults.
@@ -61,17 +62,20 @@ impl TableOptions {
     /// FAILED_PRECONDITION: the cluster has fewer nodes than a put needs for its acknowledgement. UNAVAILABLE: it has
     /// enough, but fewer are alive. INVALID_ARGUMENT: options that exclude each other.
     pub fn spec(&self, old: Option<&TableSpec>, nodes: NodeCounts, retention_ms: u64) -> Result<TableSpec> {
-        let live = u32::try_from(nodes.live).unwrap_or(u32::MAX);
+        let [live, known] = [nodes.live, nodes.known].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         let chosen = self.replicas.or(old.map(|old| old.replicas));
-        let replicas = chosen.unwrap_or(DEFAULT_REPLICAS.min(live)).max(1);
+        let replicas = chosen.unwrap_or(DEFAULT_REPLICAS.min(known)).max(1);
         let min_copies = replicas / 2 + 1;
         if live < min_copies {
-            let text = format!(
-                "{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and there are {live}: start more nodes, or request fewer replicas"
-            );
+            let text = format!("{replicas} replicas need {min_copies} live nodes before a put is acknowledged, and");
             // Only nodes that the cluster has may be back in a moment.
-            let may_return = nodes.known >= min_copies as usize;
-            return Err(if may_return { Error::unavailable(text) } else { Error::precondition(text) });
+            return Err(if known >= min_copies {
+                Error::unavailable(format!(
+                    "{text} {live} of the cluster's {known} nodes are alive: start the others, remove those that are lost, or request fewer replicas"
+                ))
+            } else {
+                Error::precondition(format!("{text} there are {live}: start more nodes, or request fewer replicas"))
+            });
         }
         let shard_by = match (&self.shard_by, old) {
             (chosen, Some(old)) if chosen.is_empty() => old.shard_by.clone(),
@@ -82,7 +86,7 @@ impl TableOptions {
             return Err(both_keys_and_batches(&shard_by));
         }
         Ok(TableSpec {
-            shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(live.clamp(1, MAX_DEFAULT_SHARDS)),
+            shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(known.clamp(1, MAX_DEFAULT_SHARDS)),
             shard_by,
             replicas,
             min_copies,
@@ -207,11 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn default_shards_and_replicas_follow_the_live_nodes() {
-        let of = |live| TableOptions::default().spec(None, nodes(live, live), RETENTION).unwrap();
+    fn default_shards_and_replicas_follow_the_known_nodes() {
+        let of = |known| TableOptions::default().spec(None, nodes(known, 2.min(known)), RETENTION).unwrap();
         assert_eq!((of(1).shards, of(1).replicas, of(1).min_copies), (1, 1, 1));
         assert_eq!((of(4).shards, of(4).replicas, of(4).min_copies), (4, 2, 2));
         assert_eq!((of(40).shards, of(40).retention_ms), (MAX_DEFAULT_SHARDS, RETENTION));
+    }
+
+    #[test]
+    fn default_replicas_are_not_fewer_while_nodes_restart() {
+        let error = TableOptions::default().spec(None, nodes(3, 1), RETENTION).unwrap_err();
+        assert_eq!(error.code, Code::Unavailable, "{error}");
+        assert!(error.message.contains("1 of the cluster's 3 nodes"), "{error}");
+        let one = TableOptions { replicas: Some(1), ..TableOptions::default() };
+        assert_eq!(one.spec(None, nodes(3, 1), RETENTION).unwrap().min_copies, 1);
     }
 
     #[test]

@@ -62,8 +62,7 @@ impl RaftContext {
 
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).
     pub async fn propose_local(&self, mut command: Command) -> Result<Reply> {
-        let applied = self.view().clock_ms();
-        command.now_ms = self.leader_clock.lock().stamp((self.env.clock)(), applied);
+        command.now_ms = self.now_ms();
         match self.raft.client_write(LogCommand(command.into())).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {

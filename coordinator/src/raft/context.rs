@@ -152,6 +152,12 @@ impl RaftContext {
         self.applied.view()
     }
 
+    /// The time that a command would have if this coordinator led and proposed it now.
+    pub fn now_ms(&self) -> u64 {
+        let applied = self.view().clock_ms();
+        self.leader_clock.lock().stamp((self.env.clock)(), applied)
+    }
+
     /// The index of the last applied log entry.
     pub fn applied_index(&self) -> u64 {
         *self.applied.index.borrow()

@@ -180,6 +180,12 @@ impl Handle {
         self.0.view()
     }
 
+    /// The time by which leases and retentions run, milliseconds since 1970: what a command would be stamped with if this
+    /// coordinator led. After a leader whose clock was ahead, it is later than the system clock.
+    pub fn now_ms(&self) -> u64 {
+        self.0.now_ms()
+    }
+
     /// This coordinator's id.
     pub fn id(&self) -> u64 {
         self.0.config.id

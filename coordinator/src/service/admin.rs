@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use volley_common::listen::{self, host_port};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{DrainNode, Node, RemoveNode};
-use volley_common::{Error, NodeId, Result, TableName, clock};
+use volley_common::{Error, NodeId, Result, TableName};
 
 use crate::catalog::Catalog;
 use crate::catalog_scan::scan_catalog;
@@ -99,9 +99,10 @@ impl AdminService {
     pub async fn list_versions(&self, name: &TableName) -> Result<Value> {
         drop(self.raft.read().await?);
         let name = name.clone();
+        let now_ms = self.raft.now_ms();
         let versions = move |catalog: &Catalog| {
             let table = catalog.require_table(&name)?;
-            Ok(versions_json(catalog, table, clock::now_ms()))
+            Ok(versions_json(catalog, table, now_ms))
         };
         scan_catalog(&self.raft, versions).await?
     }
@@ -115,9 +116,8 @@ impl AdminService {
             true => self.node_reports.copying.lock().clone(),
             false => Default::default(),
         };
-        let repair_delay_ms = self.repair_delay_ms;
-        let scan =
-            move |catalog: &Catalog| work(&ClusterSnapshot::new(catalog, copying, clock::now_ms(), repair_delay_ms));
+        let (now_ms, repair_delay_ms) = (self.raft.now_ms(), self.repair_delay_ms);
+        let scan = move |catalog: &Catalog| work(&ClusterSnapshot::new(catalog, copying, now_ms, repair_delay_ms));
         scan_catalog(&self.raft, scan).await
     }
 

@@ -263,7 +263,7 @@ impl ReadService {
             verified => verified?,
         };
         // A renewed ticket expires later than the others: the cancellation must outlive all of them.
-        let until_ms = ticket.expires_ms.max(clock::now_ms() + self.retention_ms);
+        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + self.retention_ms);
         self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
         Ok(())
     }
@@ -279,7 +279,7 @@ impl ReadService {
             let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
             spec.map_or(self.retention_ms, |spec| spec.retention_ms.max(1))
         };
-        let until_ms = ticket.expires_ms.max(clock::now_ms() + retention_ms);
+        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + retention_ms);
         let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };
         self.raft.propose(Op::PinVersion(pin)).await?;
         ticket.expires_ms = until_ms;

@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{RestoreVersion, Restored, TableSpec};
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Error, Result, TableName};
 
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
+use crate::planner::capacity::check_capacity;
 use crate::planner::table_options::placement;
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
+use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Restores old versions of tables, and dropped tables.
 #[derive(Clone)]
@@ -29,12 +31,15 @@ impl RestoreService {
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version is kept. ALREADY_EXISTS: the dropped table's name is in use. FAILED_PRECONDITION:
-    /// the version is the newest, or the table was not dropped. ABORTED: the table changed meanwhile.
+    /// the version is the newest, or the table was not dropped, or the columns of the version are not known. ABORTED: the
+    /// table changed meanwhile. RESOURCE_EXHAUSTED: the restored table exceeds a limit of the catalog.
     pub async fn restore_version(&self, name: &TableName, version: Option<u64>) -> Result<Value> {
         if version == Some(0) {
             return Err(Error::invalid("the \"version\" of restore_version is at least 1"));
         }
-        let command = plan(&*self.raft.read().await?, name, version, clock::now_ms())?;
+        wait_for_live_nodes(&self.raft).await;
+        let now_ms = self.raft.now_ms();
+        let command = plan(&*self.raft.read().await?, name, version, now_ms)?;
         match self.raft.propose(Op::RestoreVersion(command)).await? {
             Reply::Restored(restored) => {
                 tracing::info!(table = %name, restored = restored.restored, "a version was restored");
@@ -46,8 +51,9 @@ impl RestoreService {
 
     /// Until when the drop of a table can be undone, milliseconds since 1970; none if it cannot.
     pub async fn restorable_until_ms(&self, name: &TableName) -> Option<u64> {
+        let now_ms = self.raft.now_ms();
         let catalog = self.raft.read().await.ok()?;
-        let dropped = catalog.dropped_table(name.components(), clock::now_ms())?;
+        let dropped = catalog.dropped_table(name.components(), now_ms)?;
         dropped.replaced.last().map(|end| end.until_ms)
     }
 }
@@ -62,12 +68,14 @@ fn plan(catalog: &Catalog, name: &TableName, version: Option<u64>, now_ms: u64) 
     let table = table.ok_or_else(|| {
         Error::not_found(format!("there is no table {name:?}, and none of this name was dropped within its retention"))
     })?;
-    let spec = version.and_then(|version| catalog.layout_at(table, version).spec);
+    let layout = catalog.layout_to_restore(table, version.unwrap_or(table.version))?;
+    let spec = layout.spec.unwrap_or_default();
+    check_capacity(catalog, name, &spec, &layout.schema, Some(table))?;
     let replicas = table.spec.as_ref().map_or(0, |spec| spec.replicas);
     let is_placed = |spec: &TableSpec| spec.shards as usize == table.placement.len() && spec.replicas == replicas;
-    let placement = match spec.filter(|spec| !is_placed(spec)) {
-        Some(spec) => placement(catalog, name, &spec, Some(table), &write_targets(catalog, &spec)?),
-        None => Vec::new(),
+    let placement = match version {
+        Some(_) if !is_placed(&spec) => placement(catalog, name, &spec, Some(table), &write_targets(catalog, &spec)?),
+        _ => Vec::new(),
     };
     Ok(RestoreVersion {
         table: name.components().to_vec(),
@@ -90,4 +98,40 @@ fn restored_json(name: &TableName, restored: &Restored) -> Value {
         "parts": outcome.parts,
         "undropped": restored.undropped,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+    use volley_common::wire::catalog::{Replaced, Row, Table, row};
+
+    use super::*;
+    use crate::catalog::RowKey;
+
+    fn insert(catalog: &mut Catalog, id: u64, dropped_ms: u64) {
+        let end = Replaced { version: 2, until_ms: 1000, at_ms: dropped_ms, ..Replaced::default() };
+        let table = Table {
+            id,
+            name: vec![id.to_string()],
+            version: 1,
+            spec: Some(TableSpec { shards: 4096, replicas: 2, ..TableSpec::default() }),
+            dropped_ms,
+            replaced: if dropped_ms == 0 { vec![] } else { vec![end] },
+            ..Table::default()
+        };
+        catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+    }
+
+    #[test]
+    fn dropped_table_comes_back_only_within_the_limits() {
+        let mut catalog = Catalog::default();
+        (1..=122).for_each(|id| insert(&mut catalog, id, 0));
+        insert(&mut catalog, 123, 5);
+        let name: TableName = "123".parse().unwrap();
+        let error = plan(&catalog, &name, None, 10).unwrap_err();
+        assert!(error.code == Code::ResourceExhausted && error.message.contains("shards"), "{error}");
+        catalog.remove_row(&RowKey::Table(1));
+        assert_eq!(plan(&catalog, &name, None, 10).unwrap().table_id, 123);
+    }
 }

@@ -53,7 +53,7 @@ impl WriteService {
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
             let (command, open) = match catalog.write(&request.write_id) {
-                Some(known) if is_resumable(&known) => {
+                Some(known) if is_resumable(&known, request.attempt) => {
                     let open = known.state == WriteState::Open as i32;
                     (resume(&known, &request, self.lease_ms)?, open)
                 }
@@ -113,6 +113,10 @@ impl WriteService {
             check_schema(&name, &write.schema, &request.schema)?;
             if let Some(spec) = &write.spec {
                 check_keys(&name, &request.schema, spec)?;
+                // The first stream brings the schema.
+                if write.schema.is_empty() {
+                    check_capacity(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
+                }
             }
         }
         let StagePartsRequest { write, stream, parts, schema } = request;
@@ -210,11 +214,15 @@ fn plan_append(
     })
 }
 
-/// Whether a known write is resumed: it is staged and open, or committed. An aborted write, or a put that is tried
-/// again, is planned again.
-fn is_resumable(known: &Write) -> bool {
-    let state = WriteState::try_from(known.state).unwrap_or_default();
-    state == WriteState::Committed || (state == WriteState::Open && known.staged)
+/// Whether a known write is resumed: it is committed, or open and staged or begun by the same attempt, which called another
+/// coordinator too. An aborted write, or a put that is tried again, is planned again.
+fn is_resumable(known: &Write, attempt: u64) -> bool {
+    let same_attempt = attempt != 0 && attempt == known.attempt;
+    match known.state() {
+        WriteState::Committed => true,
+        WriteState::Open => known.staged || same_attempt,
+        WriteState::Aborted => false,
+    }
 }
 
 /// The command that begins a known write again: with the recorded plan, but the request's writer and attempt.

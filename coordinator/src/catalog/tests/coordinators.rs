@@ -8,8 +8,8 @@ use volley_common::wire::catalog::{
     AddCoordinator, Clear, CoordinatorPeer, NameCoordinators, RecoverCluster, RemoveCoordinator, RetireStore, WriteMode,
 };
 
-use super::helpers::{CatalogFixture, begin, commit, node};
-use crate::catalog::Catalog;
+use super::helpers::*;
+use crate::catalog::{Catalog, RowKey};
 
 fn peer(id: u64) -> CoordinatorPeer {
     CoordinatorPeer { id, peer: format!("h{id}:8825") }
@@ -108,8 +108,26 @@ fn recovery_forgets_open_writes() {
     fixture.must_apply(node(1, 1));
     fixture.put("over", "t", WriteMode::Create, &[1]);
     fixture.begin(begin("open", "u", WriteMode::Create));
+    fixture.begin(staged("many", "v"));
+    fixture.must_apply(Op::StageParts(stage("many", 1, &[7, 8])));
     fixture.must_apply(Op::RecoverCluster(RecoverCluster { id: "c.1.0".into(), coordinator: Some(peer(2)) }));
+    assert!(fixture.catalog.staged.is_empty());
     // Nothing may conclude that it ended without a commit.
     assert!(fixture.catalog.write("open").is_none() && fixture.catalog.write("over").is_some());
     assert!(fixture.must_reject(Op::CommitWrite(commit("open", &[2])), Code::NotFound).contains("no write"));
+    fixture.begin(staged("many", "v"));
+    fixture.must_apply(Op::StageParts(stage("many", 2, &[9])));
+    assert_eq!(fixture.commit(commit("many", &[])).rows, 10, "only what was put again");
+}
+
+#[test]
+fn streams_of_a_forgotten_write_are_not_committed() {
+    let mut fixture = named();
+    fixture.begin(staged("many", "v"));
+    fixture.must_apply(Op::StageParts(stage("many", 1, &[7, 8])));
+    // The recovery of an earlier build left the streams.
+    fixture.catalog.remove_row(&RowKey::Write("many".into()));
+    fixture.begin(staged("many", "v"));
+    fixture.must_apply(Op::StageParts(stage("many", 2, &[9])));
+    assert_eq!(fixture.commit(commit("many", &[])).rows, 10);
 }

@@ -3,7 +3,7 @@
 use volley_common::Code;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
-use volley_common::wire::catalog::{BeginWrite, PinVersion, RestoreVersion, Restored, WriteMode};
+use volley_common::wire::catalog::{BeginWrite, PinVersion, RestoreVersion, Restored, Row, WriteMode, row};
 
 use super::helpers::*;
 
@@ -170,6 +170,29 @@ fn number_of_restorations_within_the_retention_is_bounded() {
     }
     fixture.must_reject(Op::RestoreVersion(restore(&fixture, "t", 1)), Code::ResourceExhausted);
     assert_eq!(fixture.parts(id, 1), [1, 2]);
+}
+
+#[test]
+fn version_of_an_unknown_layout_is_not_restored() {
+    let (mut fixture, id) = replaced();
+    // An earlier build recorded the end of version 1.
+    let mut table = fixture.table("t").clone();
+    table.replaced[0].at_ms = 0;
+    fixture.catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+    let restorable = |fixture: &CatalogFixture, version| {
+        fixture.catalog.layout_to_restore(fixture.catalog.table(id).unwrap(), version)
+    };
+    let error = restorable(&fixture, 1).unwrap_err();
+    assert!(error.code == Code::FailedPrecondition && error.message.contains("version 2 replaced it"), "{error}");
+    assert_eq!(restorable(&fixture, 2).unwrap().schema, schema());
+    // A drop keeps the columns, and compactions do.
+    fixture.drop_table("t");
+    let mut table = fixture.catalog.table(id).unwrap().clone();
+    table.replaced.last_mut().unwrap().at_ms = 0;
+    table.replaced[1].at_ms = 0;
+    table.replaced[1].compaction = true;
+    fixture.catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+    assert!(restorable(&fixture, 3).is_ok() && restorable(&fixture, 2).is_ok() && restorable(&fixture, 1).is_err());
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{BeginWrite, PinVersion, TableSpec, WriteMode};
+use volley_common::wire::catalog::{BeginWrite, PinVersion, Row, TableSpec, WriteMode, row};
 use volley_common::{Code, PartId};
 
 use super::helpers::*;
@@ -120,6 +120,46 @@ fn version_is_kept_for_its_own_retention() {
     fixture.must_apply(expire());
     assert!(readable(&fixture, 1) && !readable(&fixture, 2));
     assert!(fixture.catalog.part(PartId(2)).is_none());
+}
+
+#[test]
+fn layout_is_kept_while_an_earlier_version_is_readable() {
+    let mut fixture = CatalogFixture::new();
+    for (write, schema, part) in [("w1", "a", 1), ("w2", "a", 2), ("w3", "b", 3), ("w4", "b", 4), ("w5", "b", 5)] {
+        fixture.begin(BeginWrite { schema: schema.into(), ..begin(write, "t", WriteMode::Replace) });
+        fixture.commit(commit(write, &[part]));
+    }
+    // The end of version 1 was rounded up, so that it is the last to pass.
+    let mut table = fixture.table("t").clone();
+    table.replaced[0].until_ms += 100;
+    fixture.catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+    fixture.now += RETENTION + 1;
+    fixture.must_apply(expire());
+    assert!(readable(&fixture, 1) && !readable(&fixture, 2) && !readable(&fixture, 3));
+    assert_eq!(fixture.catalog.layout_at(fixture.table("t"), 1).schema, "a");
+    fixture.now += 100;
+    fixture.must_apply(expire());
+    assert_eq!((fixture.table("t").replaced.len(), fixture.catalog.layouts.len()), (0, 0));
+}
+
+#[test]
+fn oldest_versions_end_early_if_layouts_change_very_often() {
+    let mut fixture = CatalogFixture::new();
+    let spec = TableSpec { retention_ms: u64::MAX, ..spec() };
+    for version in 1..=1_200 {
+        let schema = format!("schema {version}").into();
+        let begin = BeginWrite { spec: Some(spec.clone()), schema, ..begin("w", "t", WriteMode::Replace) };
+        let id = format!("w{version}");
+        fixture.begin(BeginWrite { id: id.clone(), ..begin });
+        fixture.commit(commit(&id, &[version]));
+        fixture.now += 1;
+        fixture.must_apply(expire());
+    }
+    assert_eq!((fixture.table("t").replaced.len(), fixture.catalog.layouts.len()), (1024, 1024));
+    assert!(!readable(&fixture, 175) && readable(&fixture, 176));
+    assert_eq!(fixture.catalog.layout_at(fixture.table("t"), 176).schema, "schema 176");
+    assert_eq!(fixture.parts(fixture.table("t").id, 176), [176]);
+    assert_eq!(fixture.catalog.part_count(), 1025);
 }
 
 #[test]

@@ -76,6 +76,28 @@ fn later_attempt_supersedes_the_earlier() {
 }
 
 #[test]
+fn repeated_attempt_keeps_the_recorded_plan() {
+    let mut fixture = CatalogFixture::new();
+    let first = fixture.begin(begin("w", "t", WriteMode::Replace));
+    // Another coordinator planned the same attempt when fewer nodes were alive.
+    let other = TableSpec { shards: 3, min_copies: 2, ..spec() };
+    fixture.now += 10;
+    let again = fixture.begin(BeginWrite {
+        spec: Some(other.clone()),
+        placement: vec![Default::default(); 3],
+        ..begin("w", "t", WriteMode::Replace)
+    });
+    assert_eq!(again, Write { lease_until_ms: first.lease_until_ms + 10, ..first });
+    assert_eq!(fixture.catalog.write("w").as_deref(), Some(&again));
+    // A later attempt, and one without a number, are planned anew.
+    for attempt in [2, 0, 0] {
+        let planned =
+            fixture.begin(BeginWrite { spec: Some(other.clone()), attempt, ..begin("w", "t", WriteMode::Replace) });
+        assert_eq!((planned.spec, planned.attempt), (Some(other.clone()), attempt));
+    }
+}
+
+#[test]
 fn aborted_write_id_can_be_reused() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(begin("w", "t", WriteMode::Replace));
