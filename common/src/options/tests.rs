@@ -20,7 +20,9 @@ fn name_path_and_object_name_the_same_table() {
 fn option_with_two_values_is_refused_by_name() {
     let request = |object: &str, given: &[(&'static str, &str)]| {
         let mut headers = MetadataMap::new();
-        given.iter().for_each(|(name, value)| drop(headers.append(*name, value.parse().unwrap())));
+        for (name, value) in given {
+            headers.append(*name, value.parse().unwrap());
+        }
         TableRequest::from_command(object.as_bytes(), &headers)
     };
     let object = r#"{"table": "t", "limit": 3, "shard_by": ["a", "b"], "limit": 3, "mode": null}"#;
