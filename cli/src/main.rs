@@ -112,14 +112,14 @@ async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result
         CliCommand::Restore { name, version } => restore::run(&connected().await?, &name, version, json).await?,
         CliCommand::Stats => stats::run(&connected().await?, json).await?,
         CliCommand::Health { http } => health::run(http.as_deref()).await?,
-        CliCommand::Nodes => nodes::run(&connected().await?, json).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
-        CliCommand::Coordinators { change } => {
-            coordinators::run(&connected().await?, change.as_ref(), json).await?;
-        }
         // Their exit code depends on the state of the cluster.
         CliCommand::Cluster(ClusterCommand::Status) => {
             return commands::cluster::status(&connected().await?, json).await;
+        }
+        CliCommand::Nodes => return nodes::run(&connected().await?, json).await,
+        CliCommand::Coordinators { change } => {
+            return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
         CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
         CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),

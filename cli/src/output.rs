@@ -1,6 +1,7 @@
 //! Standard output: lines, tables for people, JSON for programs.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
@@ -75,6 +76,19 @@ pub fn condition(value: &Value) -> &str {
         Some(other) => other,
         None => "",
     }
+}
+
+/// Exit code of the commands that show the state of the cluster, if that is red: 1 and 2 are errors of the command.
+pub const EXIT_RED: u8 = 3;
+
+/// A line that says why what follows may be out of date; `None` if a majority of the coordinators answered.
+pub fn stale_text(status: &Value) -> Option<String> {
+    status["stale"].as_str().map(|why| format!("{why}; the following may be out of date"))
+}
+
+/// The exit code of a command that shows a part of the status: as if the cluster were red if it may be out of date.
+pub fn freshness(status: &Value) -> ExitCode {
+    ExitCode::from(if status["stale"].is_string() { EXIT_RED } else { 0 })
 }
 
 /// `1 part`, `2 parts`.

@@ -7,12 +7,14 @@ use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::metadata::MetadataMap;
 
 use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use crate::{Error, Result, TableName, ticket};
+use sources::{UnambiguousMap, options_from};
 
 pub mod fields;
+mod sources;
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
@@ -135,7 +137,7 @@ impl TableRequest {
             Ok(DescriptorType::Path) => Ok(TableRequest {
                 name: TableName::from_components(&descriptor.path)?,
                 kind: DescriptorKind::Path,
-                options: options_from(Map::new(), headers)?,
+                options: path_options(&descriptor.path, headers)?,
             }),
             Ok(DescriptorType::Cmd) => Self::from_command(&descriptor.cmd, headers),
             Ok(DescriptorType::Unknown) | Err(_) => Err(Error::invalid(
@@ -156,9 +158,10 @@ impl TableRequest {
         }
         let mut map = Map::new();
         if bytes.trim_ascii_start().starts_with(b"{") {
-            map = serde_json::from_slice(bytes).map_err(|e| {
-                Error::invalid(format!("the command is not a JSON object: {}", fields::cut(&e.to_string())))
+            let object: UnambiguousMap = serde_json::from_slice(bytes).map_err(|e| {
+                Error::invalid(format!("the command is not a valid JSON object: {}", fields::cut(&e.to_string())))
             })?;
+            map = object.0;
         } else {
             let name = TableName::from_bytes(bytes)?;
             map.insert("table".into(), Value::String(name.to_string()));
@@ -246,7 +249,7 @@ impl Options {
         if let Some(id) = &self.write_id {
             check_write_id(id)?;
         }
-        Ok(())
+        self.retention_s.map_or(Ok(()), check_retention)
     }
 }
 
@@ -254,6 +257,27 @@ impl Options {
 pub const MAX_SHARDS: u32 = 4096;
 /// Most copies of a table's parts.
 pub const MAX_REPLICAS: u32 = 16;
+
+/// The shortest retention that a client can give a table, seconds. It is the lifetime of the table's tickets, too.
+pub const MIN_RETENTION_S: u64 = 10;
+/// The longest retention, seconds: a hundred years. Clients can represent the expiry of a ticket that lasts this long.
+pub const MAX_RETENTION_S: u64 = 100 * 365 * 24 * 3600;
+
+/// Checks a client's retention, in seconds.
+///
+/// # Errors
+/// INVALID_ARGUMENT: shorter than a read needs, or longer than a hundred years.
+pub fn check_retention(seconds: u64) -> Result<()> {
+    match seconds {
+        0..MIN_RETENTION_S => Err(Error::invalid(format!(
+            "option \"retention_s\" is {seconds}, and must be at least {MIN_RETENTION_S}: the tickets of the table last as long, and a read needs some seconds"
+        ))),
+        MIN_RETENTION_S..=MAX_RETENTION_S => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "option \"retention_s\" is {seconds}, and must be at most {MAX_RETENTION_S}, a hundred years"
+        ))),
+    }
+}
 
 /// Checks a write id, which is used in file names: 1 to 64 letters, digits, `_`, `.` and `-`, not beginning with a dot.
 ///
@@ -270,23 +294,11 @@ pub fn check_write_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// The options of a JSON object, and those of the headers that the object does not have.
-fn options_from(mut map: Map<String, Value>, headers: &MetadataMap) -> Result<Options> {
-    for entry in headers.iter() {
-        let KeyAndValueRef::Ascii(key, value) = entry else { continue };
-        let Some(option) = key.as_str().strip_prefix(HEADER_PREFIX) else { continue };
-        if NON_OPTION_HEADERS.contains(&option) {
-            continue;
-        }
-        let text = value.to_str().map_err(|_| Error::invalid(format!("the header {key} is not text")))?;
-        let option = option.replace('-', "_");
-        if !map.contains_key(&option) && option != "table" {
-            map.insert(option.clone(), fields::header_value(&option, text));
-        }
-    }
-    let options = fields::parse(map)?;
-    options.check()?;
-    Ok(options)
+/// The options of the headers of a request that names its table by a path.
+fn path_options(path: &[String], headers: &MetadataMap) -> Result<Options> {
+    let name = Value::String(TableName::from_components(path)?.to_string());
+    let options = options_from(Map::from_iter([("table".into(), name)]), headers)?;
+    Ok(Options { table: None, ..options })
 }
 
 /// Whether [`DECOMPRESS_HEADER`] requests uncompressed bodies.

@@ -9,17 +9,22 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use volley_common::listen;
+use volley_common::options::MAX_RETENTION_S;
 use volley_common::server::config::one_or_many;
 use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
 use crate::client_listener::Locations;
+use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::recover_command::RecoverArgs;
 
 /// The least time for which a leader continues without answers of a majority: its followers may be slow.
 const MIN_QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least `election_ms`: several heartbeats over the coordinators' disks and network must fit.
 const MIN_ELECTION_MS: u64 = 100;
+
+/// The least `lease_ms` and `write_id_retention_ms`: a renewal, or the repetition of a call, must arrive in time.
+const MIN_LEASE_MS: u64 = 1_000;
 
 /// The settings of a coordinator; every key has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -193,13 +198,21 @@ impl CoordinatorConfig {
         self.server.check()?;
         self.locations()?;
         for (name, value, least) in [
+            ("id", self.id, 1),
             ("node_timeout_ms", self.node_timeout_ms, 1),
             ("heartbeat_ms", self.heartbeat_ms, 1),
             ("election_ms", self.election_ms, MIN_ELECTION_MS),
+            ("retention_ms", self.retention_ms, MIN_RETENTION_MS),
+            ("lease_ms", self.lease_ms, MIN_LEASE_MS),
+            ("write_id_retention_ms", self.write_id_retention_ms, MIN_LEASE_MS),
+            ("max_endpoints", self.max_endpoints.into(), 1),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
+        }
+        if self.retention_ms > MAX_RETENTION_S * 1000 {
+            return Err(Error::invalid(format!("retention_ms must be at most {}", MAX_RETENTION_S * 1000)));
         }
         if self.node_timeout_ms <= self.heartbeat_ms {
             return Err(Error::invalid(

@@ -18,6 +18,7 @@ use crate::flight::CoordinatorFlight;
 use crate::flight::router::CoordinatorRouter;
 use crate::http::CoordinatorHttpStatus;
 use crate::membership::NodeMembership;
+use crate::node_probes;
 use crate::peer::CoordinatorPeerService;
 use crate::raft::{Handle, RaftConfig};
 use crate::raft_threads::RaftThreads;
@@ -95,6 +96,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let router = CoordinatorRouter::for_members(&services, peer_routes);
     raft_threads.serve_peers(&lifecycle, peer, router)?;
     lifecycle.spawn_client_task(membership.run());
+    lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 

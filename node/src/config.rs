@@ -11,6 +11,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use volley_common::ipc::{MAX_SPLIT_BYTES, MESSAGE_BYTES};
 use volley_common::listen;
+use volley_common::server::config::finite_number;
 use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
@@ -25,6 +26,9 @@ const MIN_PUT_MEMORY: u64 = 32 << 20;
 const MAX_GRPC_MESSAGE: usize = i32::MAX as usize;
 /// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
 const MESSAGE_BYTES_RANGE: RangeInclusive<usize> = 64 << 10..=MAX_SPLIT_BYTES;
+
+/// The longest name of a zone, bytes: it is in the catalog and in reports.
+const MAX_ZONE: usize = 255;
 
 /// The settings of a node; every key has a default.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -146,10 +150,10 @@ pub struct NodeArgs {
     #[arg(long)]
     pub part_bytes: Option<u64>,
     /// Percent of the file system in use above which the node accepts no new parts.
-    #[arg(long)]
+    #[arg(long, value_parser = finite_number)]
     pub high_water: Option<f64>,
     /// Percent in use below which it accepts them again.
-    #[arg(long)]
+    #[arg(long, value_parser = finite_number)]
     pub low_water: Option<f64>,
     /// Bytes per second that copies for repair and rebalance read from other nodes; 0: no limit.
     #[arg(long)]
@@ -158,13 +162,13 @@ pub struct NodeArgs {
     #[arg(long)]
     pub max_concurrent_copies: Option<usize>,
     /// Days within which every part is read and verified; 0: never.
-    #[arg(long)]
+    #[arg(long, value_parser = finite_number)]
     pub scrub_days: Option<f64>,
     /// Bytes per second that the scrub reads; 0: no limit.
     #[arg(long)]
     pub scrub_bytes_per_second: Option<u64>,
     /// Days for which parts that the catalog does not know after a recovery are kept.
-    #[arg(long)]
+    #[arg(long, value_parser = finite_number)]
     pub orphan_retention_days: Option<f64>,
     /// Old names of flags.
     #[command(flatten)]
@@ -209,6 +213,12 @@ impl NodeConfig {
             if listen::check_advertise(addr).map_err(|e| e.at("--coordinators"))? != addr {
                 return Err(Error::invalid(format!("--coordinators has {addr:?}: give HOST:PORT without a scheme")));
             }
+        }
+        if self.zone.len() > MAX_ZONE || self.zone.chars().any(char::is_control) {
+            return Err(Error::invalid(format!(
+                "zone has {} bytes: give at most {MAX_ZONE}, without control characters",
+                self.zone.len()
+            )));
         }
         self.check_sizes()
     }

@@ -9,9 +9,6 @@ use volley_common::client::Client;
 use super::{coordinators, nodes};
 use crate::output::{self, cell, count, plural};
 
-/// Exit code of `volley cluster status` if the cluster is red: 1 and 2 are errors of the command.
-const EXIT_RED: u8 = 3;
-
 /// Shows the state of the cluster, also by the exit code.
 pub async fn status(client: &Client, json: bool) -> Result<ExitCode> {
     let status = client.status().await?;
@@ -24,7 +21,7 @@ pub async fn status(client: &Client, json: bool) -> Result<ExitCode> {
 }
 
 fn exit_code(status: &Value) -> u8 {
-    if status["health"] == "red" { EXIT_RED } else { 0 }
+    if status["health"] == "red" { output::EXIT_RED } else { 0 }
 }
 
 fn show(status: &Value) -> Result<()> {
@@ -49,8 +46,8 @@ fn totals(stats: &Value) -> String {
 fn summary(status: &Value) -> String {
     let of = |key: &str| status["copies"][key].as_i64().unwrap_or(0);
     let parts = plural(of("parts"), "part");
-    if let Some(why) = status["stale"].as_str() {
-        return format!("{why}; the following may be out of date");
+    if let Some(text) = output::stale_text(status) {
+        return text;
     }
     let copying = match of("being_copied") {
         0 => String::new(),
@@ -103,6 +100,8 @@ mod tests {
         assert!(summary(&status(4, 2)).starts_with("2 parts cannot be read"));
         let stale = json!({ "stale": "no leader", "copies": {} });
         assert!(summary(&stale).starts_with("no leader; "));
+        assert_eq!(output::stale_text(&stale).as_deref(), Some("no leader; the following may be out of date"));
+        assert_eq!(output::stale_text(&status(4, 2)), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `volley coordinators`.
 
+use std::process::ExitCode;
+
 use comfy_table::Table;
 use serde_json::{Value, json};
 use volley_common::client::Client;
@@ -8,8 +10,9 @@ use volley_common::{Result, clock};
 use crate::args::{CoordinatorChange, NewCoordinator};
 use crate::output::{self, cell};
 
-/// Lists the coordinators, or adds or removes one.
-pub async fn run(client: &Client, change: Option<&CoordinatorChange>, json: bool) -> Result<()> {
+/// Lists the coordinators, or adds or removes one. The exit code of a list is 3 if no majority of them answers, so that it may
+/// be out of date.
+pub async fn run(client: &Client, change: Option<&CoordinatorChange>, json: bool) -> Result<ExitCode> {
     let (answer, text) = match change {
         None => return list(client, json).await,
         Some(CoordinatorChange::Add { coordinator: NewCoordinator { id, peer } }) => {
@@ -21,13 +24,20 @@ pub async fn run(client: &Client, change: Option<&CoordinatorChange>, json: bool
             (answer, format!("removed coordinator {id}: stop its process"))
         }
     };
-    if json { output::json(&answer) } else { output::line(text) }
+    let shown = if json { output::json(&answer) } else { output::line(text) };
+    shown.map(|()| ExitCode::SUCCESS)
 }
 
-async fn list(client: &Client, json: bool) -> Result<()> {
+async fn list(client: &Client, json: bool) -> Result<ExitCode> {
     let status = client.status().await?;
     let coordinators = status["coordinators"].as_array().cloned().unwrap_or_default();
-    if json { output::json(&json!({ "coordinators": coordinators })) } else { output::line(table(&coordinators)) }
+    if json {
+        output::json(&json!({ "coordinators": coordinators, "stale": status["stale"] }))?;
+    } else {
+        output::stale_text(&status).map_or(Ok(()), output::line)?;
+        output::line(table(&coordinators))?;
+    }
+    Ok(output::freshness(&status))
 }
 
 /// A table of coordinators.

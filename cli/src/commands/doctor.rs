@@ -116,8 +116,9 @@ pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode>
     let answer = client.action("addresses", &json!({})).await?;
     let contacted = contacted_coordinator(&answer, cluster, before, clock::now_ms());
     let report = AddressReport::new(&answer);
-    let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node)));
-    let (proxy, nodes, status) = tokio::join!(check_proxy(&report), nodes, client.status());
+    let status = client.status().await;
+    let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node, is_hanging(&status, node))));
+    let (proxy, nodes) = tokio::join!(check_proxy(&report), nodes);
     let mut findings = vec![contacted];
     findings.extend(check_members(&status));
     findings.extend(proxy);
@@ -174,6 +175,12 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     } else if health == "red" {
         let problem = "parts cannot be read: `volley cluster status` lists them with their holders";
         Finding::problem("cluster", &health, problem)
+    } else if let Some(below) = status["copies"]["below_replicas"].as_i64().filter(|below| *below > 0) {
+        let parts = output::plural(below, "part");
+        let problem = format!(
+            "{parts} with fewer copies than the table's replicas: `volley explain TABLE` says which, and why; a table with more replicas than there are nodes needs more nodes"
+        );
+        Finding::problem("cluster", &health, problem)
     } else {
         Finding::new("cluster", &health, None)
     };
@@ -190,16 +197,29 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let diverged = list("coordinators").filter(|one| one["state"] == "diverged");
     let diverged = diverged
         .map(|one| Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), text(&one["text"])));
-    let unreachable = list("nodes").filter(|node| node["state"] != "alive").map(|node| {
-        let remedy = match majority_answers {
-            true => "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost",
-            false => "start it",
-        };
-        let problem = format!("{}: {remedy}", text(&node["text"]));
-        Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
-    });
+    let unreachable =
+        list("nodes").filter(|node| node["state"] != "alive" || node["condition"] == "silent").map(|node| {
+            let remedy = match majority_answers {
+                _ if node["state"] == "alive" => HANG_REMEDY,
+                true => {
+                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
+                }
+                false => "start it",
+            };
+            let problem = format!("{}: {remedy}", text(&node["text"]));
+            Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
+        });
     let orphaned = list("nodes").filter_map(orphaned);
     std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).chain(orphaned).collect()
+}
+
+/// What to do about a node that is alive for the cluster, but does not answer.
+const HANG_REMEDY: &str = "its process or its machine hangs, or the network between is broken: restart it";
+
+/// Whether the cluster's status has this node as one that does not answer.
+fn is_hanging(status: &Result<Value>, node: &Value) -> bool {
+    let mut nodes = status.iter().flat_map(|status| status["nodes"].as_array().into_iter().flatten());
+    nodes.any(|one| one["id"] == node["id"] && one["condition"] == "silent")
 }
 
 /// A node with parts that the catalog does not know since a recovery.
@@ -234,8 +254,9 @@ async fn check_proxy(report: &AddressReport) -> Option<Finding> {
     })
 }
 
-/// Whether a node has an address for clients on this machine and answers there; its clock and its version.
-async fn check_node(report: &AddressReport, node: &Value) -> Finding {
+/// Whether a node has an address for clients on this machine and answers there; its clock and its version. `is_hanging`: it
+/// does not answer the coordinators either.
+async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> Finding {
     let subject = format!("node {}", node["id"].as_str().unwrap_or("?"));
     let listener = &report.listener;
     let uri = node["uri"].as_str();
@@ -250,7 +271,11 @@ async fn check_node(report: &AddressReport, node: &Value) -> Finding {
     if let Err(error) = dialed.map_err(|e| e.message)
         && report.direct
     {
-        finding.problems.push(uri.map_or_else(|| error.clone(), |uri| format!("{error}; {}", remedy(listener, uri))));
+        finding.problems.push(match uri {
+            Some(_) if is_hanging => format!("{error}: {HANG_REMEDY}"),
+            Some(uri) => format!("{error}; {}", remedy(listener, uri)),
+            None => error,
+        });
     }
     let (own, coordinators) = (version(node["software"].as_str()), version(Some(&report.software)));
     if own != coordinators {
@@ -360,8 +385,13 @@ mod tests {
     #[tokio::test]
     async fn node_of_another_version_is_reported_behind_a_proxy() {
         let json = |software: &str| json!({ "id": "n1", "uri": null, "software": software });
-        assert!(check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.2.3")).await.problems.is_empty());
-        let older = check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.1.0")).await;
+        assert!(
+            check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.2.3"), false)
+                .await
+                .problems
+                .is_empty()
+        );
+        let older = check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.1.0"), false).await;
         assert!(older.problems[0].contains("1.1.0") && older.problems[0].contains("upgrade"), "{:?}", older.problems);
     }
 }

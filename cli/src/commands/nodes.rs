@@ -1,5 +1,7 @@
 //! `volley nodes`.
 
+use std::process::ExitCode;
+
 use comfy_table::Table;
 use serde_json::{Value, json};
 use volley_common::Result;
@@ -7,16 +9,19 @@ use volley_common::client::Client;
 
 use crate::output::{self, cell};
 
-/// Lists the nodes.
-pub async fn run(client: &Client, json: bool) -> Result<()> {
+/// Lists the nodes. The exit code is 3 if no majority of the coordinators answers, so that the list may be out of date.
+pub async fn run(client: &Client, json: bool) -> Result<ExitCode> {
     let status = client.status().await?;
     if json {
-        return output::json(&json!({ "nodes": status["nodes"] }));
+        output::json(&json!({ "nodes": status["nodes"], "stale": status["stale"] }))?;
+        return Ok(output::freshness(&status));
     }
+    output::stale_text(&status).map_or(Ok(()), output::line)?;
     match status["nodes"].as_array() {
-        Some(nodes) if !nodes.is_empty() => output::line(table(nodes)),
-        _ => output::line("no nodes"),
+        Some(nodes) if !nodes.is_empty() => output::line(table(nodes))?,
+        _ => output::line("no nodes")?,
     }
+    Ok(output::freshness(&status))
 }
 
 /// A table of nodes.

@@ -37,13 +37,14 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let outcome = client.put(&put.table, &options(put), schema, batches).await;
     bar.finish_and_clear();
     let outcome = outcome?;
-    if let Some(types) = types {
+    if let Some(types) = types.filter(|_| !outcome.repeated) {
         eprintln!("{types}");
     }
+    warn_of_missing_nodes(put, &client).await;
     let seconds = started.elapsed().as_secs_f64();
     let replaced = match put.mode {
-        ModeArg::Replace => versions::replaced_by(&client, &put.table, outcome.version).await,
-        ModeArg::Create | ModeArg::Append => None,
+        ModeArg::Replace if !outcome.repeated => versions::replaced_by(&client, &put.table, outcome.version).await,
+        ModeArg::Replace | ModeArg::Create | ModeArg::Append => None,
     };
     report(&outcome, replaced.as_ref(), seconds, json)
 }
@@ -68,6 +69,37 @@ async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
     }
 }
 
+/// Warns if the cluster has fewer nodes than the put requested copies. Best effort: the put itself has succeeded.
+async fn warn_of_missing_nodes(put: &PutArgs, client: &Client) {
+    let Some(replicas) = put.replicas else { return };
+    let Ok(status) = client.status().await else { return };
+    if let Some(warning) = missing_nodes(replicas, &status) {
+        eprintln!("volley: table {}: {warning}", put.table);
+    }
+}
+
+/// A warning if the cluster has fewer nodes than a table has replicas.
+fn missing_nodes(replicas: u32, status: &Value) -> Option<String> {
+    let nodes = status["nodes"].as_array()?.len();
+    (nodes < replicas as usize).then(|| {
+        format!(
+            "{replicas} replicas were requested, and the cluster has {}: its health is yellow until more nodes join, or the table is replaced with fewer --replicas",
+            output::plural(nodes as i64, "node")
+        )
+    })
+}
+
+/// What a put says whose write an earlier put has committed.
+fn repeated_text(outcome: &PutOutcome) -> String {
+    format!(
+        "{}: already committed: write {} created version {} with {}; nothing was stored now",
+        outcome.table,
+        outcome.write_id,
+        outcome.version,
+        output::plural(outcome.rows as i64, "row"),
+    )
+}
+
 /// Prints the outcome and the version that it replaced.
 fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
     if json {
@@ -76,6 +108,9 @@ fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bo
             value["replaced"] = replaced.clone();
         }
         return output::json(&value);
+    }
+    if outcome.repeated {
+        return output::line(repeated_text(outcome));
     }
     if let Some(replaced) = replaced {
         output::line(versions::replaced_text(&outcome.table, replaced, clock::now_ms()))?;
@@ -100,5 +135,28 @@ fn options(put: &PutArgs) -> Options {
         write_id: put.write_id.clone(),
         retention_s: put.retention,
         ..Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn repeated_put_says_that_it_stored_nothing() {
+        let json = json!({ "table": "t", "version": 1, "rows": 1, "bytes": 9, "parts": 1, "write_id": "w1", "repeated": true });
+        let outcome: PutOutcome = serde_json::from_value(json).unwrap_or_else(|e| panic!("{e}"));
+        let text = repeated_text(&outcome);
+        assert_eq!(text, "t: already committed: write w1 created version 1 with 1 row; nothing was stored now");
+    }
+
+    #[test]
+    fn more_replicas_than_nodes_are_reported() {
+        let status = json!({ "nodes": [{}, {}, {}] });
+        assert_eq!(missing_nodes(3, &status), None);
+        let warning = missing_nodes(4, &status).unwrap_or_default();
+        assert!(warning.starts_with("4 replicas were requested, and the cluster has 3 nodes"), "{warning}");
+        assert_eq!(missing_nodes(4, &json!({})), None);
     }
 }

@@ -61,7 +61,9 @@ pub async fn replaced_by(client: &Client, table: &TableName, version: u64) -> Op
 
 fn before(listed: &Value, version: u64) -> Option<&Value> {
     let older = listed["versions"].as_array()?.iter().filter(|v| v["version"].as_u64().is_some_and(|v| v < version));
-    older.max_by_key(|older| older["version"].as_u64()).filter(|older| older["until_ms"].is_u64())
+    // The version that was the newest may have expired already, and older ones not.
+    let replaced = older.filter(|older| older["replaced_by"]["version"] == version);
+    replaced.max_by_key(|older| older["version"].as_u64()).filter(|older| older["until_ms"].is_u64())
 }
 
 /// What a put replaced, how long it is still readable, and how to bring it back.
@@ -115,11 +117,15 @@ mod tests {
     #[test]
     fn put_reports_the_newest_replaced_version() {
         let listed = json!({ "versions": [
-            { "version": 5, "until_ms": null }, { "version": 3, "rows": 2000, "until_ms": 901_000 },
-            { "version": 2, "rows": 1, "until_ms": 60_000 },
+            { "version": 5, "until_ms": null },
+            { "version": 3, "rows": 2000, "until_ms": 901_000, "replaced_by": { "version": 5 } },
+            { "version": 2, "rows": 1, "until_ms": 60_000, "replaced_by": { "version": 3 } },
         ] });
         let text = replaced_text("t", before(&listed, 5).unwrap(), 1_000);
         assert!(text.starts_with("t: replaced version 3 (2,000 rows), which is readable for 15 min more:"), "{text}");
         assert_eq!(before(&json!({ "versions": [{ "version": 5 }] }), 5), None);
+        // Version 4 replaced version 3, which is gone; version 2 was replaced by version 3.
+        let expired = json!({ "version": 2, "until_ms": 60_000, "replaced_by": { "version": 3 } });
+        assert_eq!(before(&json!({ "versions": [{ "version": 4 }, expired] }), 4), None);
     }
 }

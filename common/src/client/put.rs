@@ -52,6 +52,9 @@ pub struct PutOutcome {
     pub parts: u32,
     /// The write's id.
     pub write_id: String,
+    /// The write was committed by an earlier put with this id: this put stored nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
 }
 
 /// A message for the call, or `None` at the normal end of the source.

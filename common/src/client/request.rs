@@ -137,7 +137,7 @@ mod tests {
             replicas: Some(2),
             compression: Some(Codec::Zstd),
             write_id: Some("w-1".into()),
-            retention_s: Some(9),
+            retention_s: Some(19),
             preserve_batches: Some(true),
         }
     }

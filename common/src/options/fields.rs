@@ -113,6 +113,15 @@ pub(super) fn parse(map: Map<String, Value>) -> Result<Options> {
     Ok(options)
 }
 
+/// Whether two values of an option mean the same.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn is_same(name: &str, one: &Value, other: &Value) -> Result<bool> {
+    let parsed = |value: &Value| parse(Map::from_iter([(name.to_string(), value.clone())]));
+    Ok(parsed(one)? == parsed(other)?)
+}
+
 fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
     match name {
         "table" => options.table = read(name, value)?,
@@ -198,7 +207,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 pub(super) fn header_value(option: &str, text: &str) -> Value {
     match option {
         "columns" | "shard_by" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
-        "mode" | "compression" | "write_id" => Value::String(text.into()),
+        "table" | "mode" | "compression" | "write_id" => Value::String(text.into()),
         _ => match (text, text.parse::<u64>()) {
             ("true" | "false", _) => Value::Bool(text == "true"),
             (_, Ok(number)) => Value::from(number),

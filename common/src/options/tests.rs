@@ -17,13 +17,46 @@ fn name_path_and_object_name_the_same_table() {
 }
 
 #[test]
-fn object_options_override_headers() {
-    let mut headers = MetadataMap::new();
-    headers.insert("x-volley-shard-by", "a, b".parse().unwrap());
-    headers.insert("x-volley-limit", "7".parse().unwrap());
-    let request = TableRequest::from_command(br#"{"table": "t", "limit": 3}"#, &headers).unwrap();
-    assert_eq!(request.options.limit, Some(3));
-    assert_eq!(request.options.shard_by, Some(vec!["a".into(), "b".into()]));
+fn option_with_two_values_is_refused_by_name() {
+    let request = |object: &str, given: &[(&'static str, &str)]| {
+        let mut headers = MetadataMap::new();
+        for (name, value) in given {
+            headers.append(*name, value.parse().unwrap());
+        }
+        TableRequest::from_command(object.as_bytes(), &headers)
+    };
+    let object = r#"{"table": "t", "limit": 3, "shard_by": ["a", "b"], "limit": 3, "mode": null}"#;
+    let same = [("x-volley-limit", "3"), ("x-volley-shard-by", "a, b"), ("x-volley-mode", "append")];
+    let options = request(object, &same).unwrap().options;
+    assert_eq!((options.limit, options.mode), (Some(3), Some(Mode::Append)));
+    assert_eq!(options.shard_by, Some(vec!["a".into(), "b".into()]));
+    for (object, given, word) in [
+        (r#"{"table": "t", "limit": 3}"#, &[("x-volley-limit", "7")][..], "limit"),
+        (r#"{"table": "t", "mode": "append"}"#, &[("x-volley-mode", "create")], "mode"),
+        ("t", &[("x-volley-limit", "3"), ("x-volley-limit", "4")], "limit"),
+        ("t", &[("x-volley-table", "q")], "table"),
+        (r#"{"table": "t", "limit": 3, "limit": 4}"#, &[], "limit"),
+    ] {
+        let error = request(object, given).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.message.contains(word), "{object}: {error}");
+    }
+    let path = FlightDescriptor::new_path(vec!["a".into(), "b".into()]);
+    let named = |name: &str| {
+        let mut headers = MetadataMap::new();
+        headers.insert("x-volley-table", name.parse().unwrap());
+        TableRequest::from_descriptor(&path, &headers)
+    };
+    assert!(named("a/b").is_ok() && named("q").unwrap_err().message.contains("table"));
+}
+
+#[test]
+fn retention_is_bounded_on_both_sides() {
+    let with = |seconds: u64| command(&format!(r#"{{"table": "t", "retention_s": {seconds}}}"#));
+    assert!(with(MIN_RETENTION_S).is_ok() && with(MAX_RETENTION_S).is_ok());
+    for seconds in [0, 1, MAX_RETENTION_S + 1, 1 << 63] {
+        let error = with(seconds).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.message.contains("retention_s"), "{error}");
+    }
 }
 
 #[test]
@@ -111,7 +144,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""shard_by": ["k"]"#, &[Put, Create]),
         (r#""replicas": 2"#, &[Put, Create]),
         (r#""compression": "lz4""#, &[Put, Create]),
-        (r#""retention_s": 9"#, &[Put, Create]),
+        (r#""retention_s": 19"#, &[Put, Create]),
         (r#""preserve_batches": true"#, &[Put, Create]),
     ] {
         let request = command(&format!(r#"{{"table": "a/t", {option}}}"#)).unwrap();

@@ -64,6 +64,14 @@ where
     Ok(resolve(file, env, flags)?.config)
 }
 
+/// Parses a flag's number. Infinities and NaN are none: as JSON they would count as not given.
+///
+/// # Errors
+/// What a good value is.
+pub fn finite_number(text: &str) -> std::result::Result<f64, &'static str> {
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite()).ok_or("give a number")
+}
+
 /// Lists every setting with its value and its source (a flag, a variable, the file or the defaults) as lines of a TOML file.
 ///
 /// # Errors

@@ -61,6 +61,7 @@ impl ServerConfig {
         self.listeners()?;
         listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
         listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        self.check_distinct_addresses()?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -69,6 +70,23 @@ impl ServerConfig {
                 "relay_memory_bytes is {} and must be at least {MIN_RELAY_MEMORY}",
                 self.relay_memory_bytes
             )));
+        }
+        Ok(())
+    }
+
+    /// Refuses one address for two listeners. Port 0 is a free port each time.
+    fn check_distinct_addresses(&self) -> Result<()> {
+        let clients = self.listen.iter().map(|text| ("--listen", listen::split_name(text).1));
+        let others = [("--peer-listen", self.peer_listen.as_str()), ("--http-listen", self.http_listen.as_str())];
+        let mut known: Vec<(&str, (&str, u16))> = Vec::new();
+        for (flag, addr) in clients.chain(others) {
+            let address = listen::split_host_port(addr).map_err(|e| e.at(flag))?;
+            if let Some((other, _)) = known.iter().find(|(_, other)| *other == address && address.1 != 0) {
+                return Err(Error::invalid(format!(
+                    "{flag} {addr} is the address of {other} already: give each listener a port of its own"
+                )));
+            }
+            known.push((flag, address));
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::apply::done;
 use super::query::not_formed;
 use super::{Catalog, RowKey};
 
-/// The number of removed coordinators' stores that are remembered, the newest.
+/// The number of removed coordinators that are remembered, the newest: their ids and their stores.
 const MAX_RETIRED: usize = 1000;
 
 impl Catalog {
@@ -74,9 +74,23 @@ impl Catalog {
         Err(Error::precondition(format!("coordinator {id} is the last one: the catalog would be lost without it")))
     }
 
+    /// Checks that a coordinator exists, or existed: its removal may be repeated.
+    ///
+    /// # Errors
+    /// NOT_FOUND: it never was one, as far as the catalog knows.
+    pub fn check_known_coordinator(&self, id: u64) -> Result<()> {
+        let was_removed = self.cluster.as_ref().is_some_and(|cluster| cluster.removed_coordinators.contains(&id));
+        let known: Vec<String> = self.coordinators().keys().map(u64::to_string).collect();
+        if was_removed || self.coordinators().contains_key(&id) {
+            return Ok(());
+        }
+        Err(Error::not_found(format!("there is no coordinator {id}: the coordinators are {}", known.join(", "))))
+    }
+
     pub(super) fn add_coordinator(&mut self, op: &AddCoordinator) -> Result<reply::Reply> {
         self.check_new_coordinator(op.id, &op.peer)?;
         let cluster = self.named_cluster()?;
+        cluster.removed_coordinators.retain(|id| *id != op.id);
         cluster.coordinators.retain(|one| one.id != op.id);
         cluster.coordinators.push(CoordinatorPeer { id: op.id, peer: op.peer.clone() });
         cluster.coordinators.sort_by_key(|one| one.id);
@@ -87,7 +101,14 @@ impl Catalog {
     pub(super) fn remove_coordinator(&mut self, op: RemoveCoordinator) -> Result<reply::Reply> {
         self.named_cluster()?;
         self.check_without_coordinator(op.id)?;
-        self.cluster_mut()?.coordinators.retain(|one| one.id != op.id);
+        let cluster = self.cluster_mut()?;
+        let before = cluster.coordinators.len();
+        cluster.coordinators.retain(|one| one.id != op.id);
+        if cluster.coordinators.len() < before {
+            cluster.removed_coordinators.push(op.id);
+            let excess = cluster.removed_coordinators.len().saturating_sub(MAX_RETIRED);
+            cluster.removed_coordinators.drain(..excess);
+        }
         self.touched.insert(RowKey::Cluster);
         Ok(done())
     }

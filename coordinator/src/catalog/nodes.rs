@@ -96,9 +96,14 @@ impl Catalog {
         let alive = |id: &u64| self.nodes.get(id).is_some_and(|other| other.is_alive());
         let only = |holders: &[u64]| holders.contains(&node) && !holders.iter().any(|id| *id != node && alive(id));
         if let Some(part) = self.parts.iter().find(|part| only(&part.holders)) {
-            let table = self.tables.get(&part.table).map(|table| table.name.join("/")).unwrap_or_default();
+            let table = self.tables.get(&part.table);
+            let name = table.map(|table| table.name.join("/")).unwrap_or_default();
+            let last = match table.is_some_and(|table| table.dropped_ms != 0) {
+                true => "wait until the retention of the table ends, which is dropped and can be restored until then",
+                false => "drop the table, and wait until its retention ends",
+            };
             return Err(Error::precondition(format!(
-                "no live node but {} has part {} (shard {} of table {table:?}): drain the node first, start the other nodes that have the part, or drop the table",
+                "no live node but {} has part {} (shard {} of table {name:?}): drain the node first, start the other nodes that have the part, or {last}",
                 NodeId(node),
                 part.part_id(),
                 part.shard

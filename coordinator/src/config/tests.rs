@@ -36,6 +36,13 @@ fn bad_values_are_refused_by_name() {
     refused("node_timeout_ms", |c| c.node_timeout_ms = 5);
     refused("repair_delay_ms", |c| c.repair_delay_ms = c.node_timeout_ms - 1);
     refused("heartbeat_ms", |c| c.heartbeat_ms = 0);
+    refused("id must", |c| c.id = 0);
+    refused("retention_ms", |c| c.retention_ms = 0);
+    refused("retention_ms", |c| c.retention_ms = u64::MAX);
+    refused("lease_ms", |c| c.lease_ms = 0);
+    refused("write_id_retention_ms", |c| c.write_id_retention_ms = 0);
+    refused("max_endpoints", |c| c.max_endpoints = 0);
+    refused("--peer-listen", |c| c.server.peer_listen = c.server.listen[0].clone());
     refused("election_ms", |c| c.election_ms = 99);
 }
 

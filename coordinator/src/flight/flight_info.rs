@@ -83,7 +83,10 @@ impl<'a> EndpointEncoder<'a> {
             // Writing to a Vec cannot fail.
             let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
             let is_own = self.is_proxy || endpoint.location_count() == 0;
-            let nodes = || version_plan.locations(at, self.plan.rotation).map(|uri| &self.node_locations[uri]);
+            let nodes = || {
+                let by_health = version_plan.locations_by_health(at, self.plan.rotation, &self.plan.doubted);
+                by_health.map(|uri| &self.node_locations[uri])
+            };
             let own = || is_own.then_some(&self.own_location);
             let locations = || own().into_iter().chain(nodes().filter(|_| !is_own));
             let ticket_len = self.plan.signer.ticket_len(&endpoint.ticket_suffix);
@@ -217,6 +220,7 @@ mod tests {
                 locations: Locations::Direct,
             },
             rotation: 1,
+            doubted: Vec::new(),
             bytes: None,
             ordered: true,
             expires_ms: 1500,
@@ -251,6 +255,12 @@ mod tests {
         let info = FlightInfo::decode(&bytes[..]).unwrap();
         assert_eq!(info.encode_to_vec(), bytes, "the encoding of the structs");
         info.endpoint.into_iter().map(|endpoint| endpoint.location.into_iter().map(|l| l.uri).collect()).collect()
+    }
+
+    #[test]
+    fn doubted_node_is_listed_last_in_every_endpoint() {
+        let uris = uris_with(|plan| plan.doubted = vec![true, false]);
+        assert_eq!(uris, [["grpc+tcp://n2:1", "grpc+tcp://n1:1"]; 2]);
     }
 
     #[test]

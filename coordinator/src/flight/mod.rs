@@ -114,7 +114,7 @@ impl FlightService for CoordinatorFlight {
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
-        let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata())?;
+        let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
         let plan = self.read.plan_flight_info(&table, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
@@ -144,7 +144,7 @@ impl FlightService for CoordinatorFlight {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let actions = self.actions.clone();
         let (metadata, extensions, action) = request.into_parts();
-        let listener = router::client_listener(&self.listeners, &extensions, &metadata);
+        let listener = router::client_listener(&self.listeners, &extensions, metadata.as_ref());
         // In a task of its own, so that the action completes even if the client disconnects.
         let run = tokio::spawn(async move { actions.run(&action, &metadata, listener).await });
         let reply = run.await.map_err(|e| Error::internal(format!("the action failed: {e}")))??;

@@ -62,14 +62,19 @@ struct ReceivedBy(Arc<str>);
 pub fn client_listener(
     listeners: &ListenerTable,
     extensions: &Extensions,
-    headers: &MetadataMap,
+    headers: &HeaderMap,
 ) -> Result<ClientListener> {
     let received_by = extensions.get::<ReceivedBy>().map_or("", |received_by| &*received_by.0);
-    listeners.resolve(received_by, header_text(headers.as_ref(), LISTENER_HEADER)?)
+    listeners.resolve(received_by, header_text(headers, LISTENER_HEADER)?)
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
-    let text = headers.get(name).map(|value| value.to_str());
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.any(|other| Some(other) != first) {
+        return Err(Error::invalid(format!("the header {name} has two values: leave one out")));
+    }
+    let text = first.map(|value| value.to_str());
     text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
 }
 
@@ -140,6 +145,11 @@ impl CoordinatorRouter {
                 Ok(name) => request.extensions_mut().insert(ReceivedBy(name)),
                 Err(error) => return grpc_error(error),
             };
+            // Also of a call that lists no addresses: a misspelt name must not pass unnoticed.
+            let (extensions, headers) = (request.extensions(), request.headers());
+            if let Err(error) = client_listener(&self.listeners, extensions, headers) {
+                return grpc_error(error);
+            }
         }
         let reply = match method {
             "GetFlightInfo" if is_flight => self.get_flight_info(request).await,
@@ -165,7 +175,7 @@ impl CoordinatorRouter {
             .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
-        let listener = client_listener(&self.listeners, &head.extensions, &headers)?;
+        let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
         let plan = self.read.plan_flight_info(&table, &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
         let length = reply.len() - PREFIX;
@@ -266,6 +276,17 @@ fn remove_option_headers(headers: &mut HeaderMap) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn header_with_two_values_is_refused() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(header_text(&headers, LISTENER_HEADER).unwrap(), None);
+        headers.append(LISTENER_HEADER, HeaderValue::from_static("inside"));
+        headers.append(LISTENER_HEADER, HeaderValue::from_static("inside"));
+        assert_eq!(header_text(&headers, LISTENER_HEADER).unwrap(), Some("inside"));
+        headers.append(LISTENER_HEADER, HeaderValue::from_static("outside"));
+        assert!(header_text(&headers, LISTENER_HEADER).unwrap_err().message.contains(LISTENER_HEADER));
+    }
 
     #[test]
     fn option_headers_are_removed_from_a_planned_ticket() {

@@ -6,6 +6,7 @@
 //! | [`reports`] | what a report changes in the catalog |
 //! | [`inventory_digest`] | whether a node holds the parts that the catalog expects |
 //! | [`leader_loop`] | the leader's work of every second |
+//! | `process_guard` | one process for each node id |
 //! | [`leadership`] | whether a node has seen more of the catalog than this leader has |
 //! | `rebalance_loop` | placement, copies and excess copies of parts |
 //! | [`copy_tracker`] | the copy orders in progress |
@@ -22,6 +23,7 @@ pub mod inventory_digest;
 pub mod leader_loop;
 pub mod leadership;
 pub mod node_reports;
+mod process_guard;
 mod rebalance_loop;
 pub mod reports;
 pub mod session;
@@ -64,6 +66,8 @@ pub struct NodeMembership {
     /// Cancelled when the process is to stop.
     stop: CancellationToken,
     state: Mutex<MembershipState>,
+    /// Held from the check that a node has no other session until its new one is open.
+    opening: tokio::sync::Mutex<()>,
     next_session: AtomicU64,
     next_order: AtomicU64,
     leadership: Leadership,
@@ -93,6 +97,8 @@ struct MembershipState {
 
 struct NodeSession {
     id: u64,
+    /// The boot id of the node's process.
+    boot: u64,
     orders: OrderSender,
     check: InventoryCheck,
     close: CancellationToken,
@@ -115,6 +121,7 @@ impl NodeMembership {
             node_reports,
             stop,
             state: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             next_session: AtomicU64::new(1),
             next_order: AtomicU64::new(1),
             leadership: Leadership::default(),

@@ -73,7 +73,8 @@ impl NodeMembership {
     ///
     /// # Errors
     /// UNAVAILABLE with the leader's address in the metadata: this coordinator does not lead, or is stopping.
-    /// FAILED_PRECONDITION: a node of another cluster, or with a protocol that is too new or too old.
+    /// FAILED_PRECONDITION: a node of another cluster, with a protocol that is too new or too old, or with the id of a node in
+    /// session.
     pub async fn begin_session(
         self: Arc<Self>,
         mut reports: Streaming<NodeReport>,
@@ -90,14 +91,16 @@ impl NodeMembership {
         let history = self.history_since(&hello).await?;
         let node = self.check_hello(hello)?;
         let (id, boot) = (NodeId(node.id), node.boot);
+        let opening = self.require_only_process(&node).await?;
         self.state.lock().last_heard.insert(id, Instant::now());
         self.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, queued_orders) = mpsc::channel(MAX_QUEUED_ORDERS);
         let close = CancellationToken::new();
-        let session = self.open_session(id, orders.clone(), close.clone(), history)?;
+        let session = self.open_session(id, boot, orders.clone(), close.clone(), history)?;
+        drop(opening);
         tracing::info!(node = %id, "session with a node began");
         if history == CatalogHistory::Recovered {
-            tracing::warn!(node = %id, "the catalog was recovered or is older than this node has seen: parts of the node that it does not list are quarantined");
+            tracing::warn!(node = %id, "the catalog was recovered or is older than this node has seen: parts of the node that it does not list are orphaned: set aside in orphaned/");
         }
         let state = SessionState { history, ..SessionState::new(id, session, boot) };
         tokio::spawn(async move {
@@ -171,6 +174,7 @@ impl NodeMembership {
     pub(super) fn open_session(
         &self,
         node: NodeId,
+        boot: u64,
         orders: OrderSender,
         close: CancellationToken,
         history: CatalogHistory,
@@ -195,7 +199,7 @@ impl NodeMembership {
             return Err(self.not_leader());
         }
         orders.try_send(Ok(welcome)).map_err(|_| Status::internal("a new queue has room"))?;
-        let session = NodeSession { id, orders, check: InventoryCheck::default(), close };
+        let session = NodeSession { id, boot, orders, check: InventoryCheck::default(), close };
         if let Some(old) = state.sessions.insert(node, session) {
             old.close.cancel();
         }

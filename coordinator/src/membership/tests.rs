@@ -4,8 +4,8 @@
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
-use volley_common::wire::catalog::CancelFlight;
 use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{CancelFlight, Node};
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 
@@ -17,6 +17,10 @@ use crate::scheduler::reconcile::CatalogHistory;
 const NODE: NodeId = NodeId(7);
 
 async fn single_coordinator() -> (TempDir, Arc<NodeMembership>) {
+    coordinator_with(CoordinatorConfig::default()).await
+}
+
+async fn coordinator_with(membership: CoordinatorConfig) -> (TempDir, Arc<NodeMembership>) {
     let dir = TempDir::new().unwrap();
     let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
     config.set_election_timeout(Duration::from_millis(200));
@@ -25,7 +29,7 @@ async fn single_coordinator() -> (TempDir, Arc<NodeMembership>) {
     while raft.view().cluster().is_none() || !raft.is_leader() {
         applied.changed().await.unwrap();
     }
-    (dir, NodeMembership::new(Arc::default(), raft, Arc::default(), CancellationToken::new()))
+    (dir, NodeMembership::new(Arc::new(membership), raft, Arc::default(), CancellationToken::new()))
 }
 
 fn heartbeat(parts: u64) -> Report {
@@ -36,7 +40,7 @@ fn heartbeat(parts: u64) -> Report {
 async fn reports_are_recorded_on_arrival_and_handled_to_the_end() {
     let (_dir, membership) = single_coordinator().await;
     let (orders, _queued) = mpsc::channel(9);
-    let session = membership.open_session(NODE, orders, CancellationToken::new(), CatalogHistory::Complete).unwrap();
+    let session = membership.open_session(NODE, 1, orders, CancellationToken::new(), CatalogHistory::Complete).unwrap();
     let (node, reports) = mpsc::channel(1);
     // A view of the catalog blocks changes: handling the first report does not finish while it is held.
     let view = membership.raft.view();
@@ -76,7 +80,7 @@ async fn welcome_contains_what_was_broadcast_before_it() {
             let opened = std::thread::spawn({
                 let membership = membership.clone();
                 move || {
-                    membership.open_session(NODE, orders, CancellationToken::new(), CatalogHistory::Complete).is_ok()
+                    membership.open_session(NODE, 1, orders, CancellationToken::new(), CatalogHistory::Complete).is_ok()
                 }
             });
             let cancel = Op::CancelFlight(CancelFlight { flight: round, until_ms: u64::MAX });
@@ -91,4 +95,31 @@ async fn welcome_contains_what_was_broadcast_before_it() {
         };
         assert!(cancelled.iter().any(|one| one.flight == round), "round {round}");
     }
+}
+
+/// A copy of a node's data folder has the node's id, but its process another boot id.
+#[tokio::test(flavor = "multi_thread")]
+async fn second_process_of_a_node_in_session_is_refused() {
+    let config = CoordinatorConfig { heartbeat_ms: 20, ..CoordinatorConfig::default() };
+    let (_dir, membership) = coordinator_with(config).await;
+    let node = |boot| Node { id: NODE.0, boot, ..Node::default() };
+    let (orders, queued) = mpsc::channel(9);
+    membership.open_session(NODE, 1, orders, CancellationToken::new(), CatalogHistory::Complete).unwrap();
+    let reporting = tokio::spawn({
+        let membership = membership.clone();
+        async move {
+            loop {
+                membership.state.lock().last_heard.insert(NODE, Instant::now());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    membership.require_only_process(&node(1)).await.expect("the same process opens another session");
+    let error = membership.require_only_process(&node(2)).await.unwrap_err();
+    assert_eq!(error.code, volley_common::Code::FailedPrecondition);
+    assert!(error.message.contains("--data-dir") && error.message.contains(&NODE.to_string()), "{error}");
+    reporting.abort();
+    // The process ends, which closes its streams, while the next one waits.
+    let (second, ()) = tokio::join!(membership.require_only_process(&node(2)), async { drop(queued) });
+    second.expect("a restarted node");
 }

@@ -22,6 +22,8 @@ const EMPTY_LOCATIONS: usize = 3;
 pub struct VersionPlan {
     /// Addresses of the nodes that serve endpoints.
     pub uris: Vec<String>,
+    /// These nodes, in the same order.
+    pub nodes: Vec<NodeId>,
     /// The streams, in row order.
     pub endpoints: Vec<EndpointPlan>,
     /// Rows of all endpoints.
@@ -75,6 +77,25 @@ impl VersionPlan {
         rotated.take(*listed).map(|location| usize::from(location.uri))
     }
 
+    /// As [`VersionPlan::locations`], but those whose flag in `doubted` is set come after the others.
+    pub fn locations_by_health(
+        &self,
+        endpoint: usize,
+        rotation: usize,
+        doubted: &[bool],
+    ) -> impl Iterator<Item = usize> {
+        let of = move |wanted: bool| {
+            let is_doubted = move |uri: &usize| doubted.get(*uri).copied().unwrap_or(false);
+            self.locations(endpoint, rotation).filter(move |uri| is_doubted(uri) == wanted)
+        };
+        of(false).chain(of(true))
+    }
+
+    /// By URI index: whether it is of one of these nodes; empty if none is.
+    pub fn uris_of(&self, nodes: &BTreeSet<NodeId>) -> Vec<bool> {
+        if nodes.is_empty() { Vec::new() } else { self.nodes.iter().map(|node| nodes.contains(node)).collect() }
+    }
+
     /// Whether any endpoint has parts; else there is a single empty stream.
     pub fn has_parts(&self) -> bool {
         self.endpoints.first().is_some_and(|first| first.parts > 0)
@@ -119,6 +140,7 @@ pub fn plan_endpoints(
     let listed: Vec<NodeId> = select_nodes(&holders).into_iter().collect();
     let mut plan = VersionPlan {
         uris: listed.iter().filter_map(|node| uris.get(node)).map(|uri| uri.to_string()).collect(),
+        nodes: listed.clone(),
         ..VersionPlan::default()
     };
     for (run, holders) in runs.iter().zip(&holders) {
@@ -187,8 +209,8 @@ fn plan_without_parts(uris: &BTreeMap<NodeId, &str>, limit: Option<u64>) -> Vers
         locations,
         ..EndpointPlan::default()
     };
-    let uris = uris.values().map(|uri| uri.to_string()).collect();
-    VersionPlan { uris, endpoints: vec![endpoint], ..VersionPlan::default() }
+    let (nodes, uris) = uris.iter().map(|(node, uri)| (*node, uri.to_string())).unzip();
+    VersionPlan { uris, nodes, endpoints: vec![endpoint], ..VersionPlan::default() }
 }
 
 fn require_live_holders(catalog: &Catalog, table: &Table, run: &[&PartRow], alive: &BTreeSet<NodeId>) -> Result<()> {

@@ -17,6 +17,9 @@ pub const MAX_DEFAULT_SHARDS: u32 = 16;
 /// not created for good with fewer copies because nodes are restarting.
 pub const DEFAULT_REPLICAS: u32 = 2;
 
+/// The shortest retention of a table, milliseconds. A shorter one would end tickets before they are used.
+pub const MIN_RETENTION_MS: u64 = 1_000;
+
 /// A client's options for a table. Missing ones come from the existing table, or else from the defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TableOptions {
@@ -77,6 +80,8 @@ impl TableOptions {
                 Error::precondition(format!("{text} there are {live}: start more nodes, or request fewer replicas"))
             });
         }
+        // Earlier versions accepted a retention of 0.
+        let old_retention = old.map(|old| old.retention_ms).filter(|ms| *ms >= MIN_RETENTION_MS);
         let shard_by = match (&self.shard_by, old) {
             (chosen, Some(old)) if chosen.is_empty() => old.shard_by.clone(),
             (chosen, _) => chosen.clone(),
@@ -91,7 +96,7 @@ impl TableOptions {
             replicas,
             min_copies,
             compression: self.compression.map_or(old.map_or(0, |old| old.compression), |c| c as i32),
-            retention_ms: self.retention_ms.or(old.map(|old| old.retention_ms)).unwrap_or(retention_ms),
+            retention_ms: self.retention_ms.or(old_retention).unwrap_or(retention_ms),
             max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
             preserve_batches,
         })
@@ -207,7 +212,7 @@ mod tests {
     }
 
     fn spec(shards: u32, replicas: u32) -> TableSpec {
-        TableSpec { shards, replicas, min_copies: replicas / 2 + 1, retention_ms: 1, ..TableSpec::default() }
+        TableSpec { shards, replicas, min_copies: replicas / 2 + 1, retention_ms: 1_000, ..TableSpec::default() }
     }
 
     #[test]
@@ -237,6 +242,9 @@ mod tests {
             TableOptions { shards: Some(2), shard_by: vec!["j".into()], replicas: Some(1), ..TableOptions::default() };
         let new = options.spec(Some(&old), nodes(4, 4), RETENTION).unwrap();
         assert_eq!((new.shards, new.replicas, new.min_copies, new.shard_by), (2, 1, 1, vec!["j".to_string()]));
+        let of_earlier_version = TableSpec { retention_ms: 0, ..old };
+        let new = TableOptions::default().spec(Some(&of_earlier_version), nodes(4, 4), RETENTION).unwrap();
+        assert_eq!(new.retention_ms, RETENTION);
     }
 
     #[test]

@@ -167,10 +167,11 @@ impl Handle {
         self.0.add_coordinator(id, addr).await
     }
 
-    /// Removes a coordinator, and waits until the group is without it. Does nothing if it is no member.
+    /// Removes a coordinator, and waits until the group is without it. Does nothing if it was removed already.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: it is the last one, or too few of the others are up. UNAVAILABLE: not done in time.
+    /// NOT_FOUND: it never was a member. FAILED_PRECONDITION: it is the last one, or too few of the others are up.
+    /// UNAVAILABLE: not done in time.
     pub async fn remove_coordinator(&self, id: u64) -> Result<()> {
         self.0.remove_coordinator(id).await
     }

@@ -138,10 +138,10 @@ impl AdminService {
     }
 
     /// Removes a coordinator, and waits until the others have agreed: `{"coordinators": [{"id", "peer"}]}`. Succeeds
-    /// immediately if there is no such coordinator.
+    /// immediately if it was removed already.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: it is the last one, or too few of the others are up.
+    /// NOT_FOUND: there never was such a coordinator. FAILED_PRECONDITION: it is the last one, or too few of the others are up.
     pub async fn remove_coordinator(&self, id: u64) -> Result<Value> {
         self.raft.remove_coordinator(id).await?;
         Ok(self.coordinators_json())

@@ -79,11 +79,11 @@ impl Services {
     ) -> Self {
         let (listeners, node_reports) = (Arc::new(ListenerTable::new(listeners)), Arc::<NodeReports>::default());
         Services {
-            read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), &config)),
+            read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
             restore: RestoreService::new(raft.clone()),
-            status: Arc::new(StatusService::new(raft.clone(), node_reports.clone())),
+            status: Arc::new(StatusService::new(raft.clone(), node_reports.clone(), pool.clone())),
             admin: AdminService::new(raft.clone(), node_reports.clone(), &config),
             config: Arc::new(config),
             raft,

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use volley_common::listen::host_port;
-use volley_common::options::{Options, TableRequest};
+use volley_common::net::ConnectionPool;
+use volley_common::net::member_health::HealthRank;
+use volley_common::options::{MAX_RETENTION_S, Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
@@ -20,7 +22,9 @@ use super::plan_cache::PlanCache;
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
+use crate::node_probes::nodes_of_rank;
 use crate::planner::endpoints::VersionPlan;
+use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::raft::{CatalogView, Handle};
 
 /// A read of one version of a table, split into endpoints: everything that a FlightInfo contains.
@@ -33,6 +37,8 @@ pub struct ReadPlan {
     pub schema: Bytes,
     /// The streams, which can be fetched in parallel.
     pub version_plan: Arc<VersionPlan>,
+    /// By URI index of the plan: whether the node may hang, so that it is listed last. Empty: none does.
+    pub doubted: Vec<bool>,
     /// Signs their tickets.
     pub signer: TicketSigner,
     /// The client's listener.
@@ -74,6 +80,8 @@ struct ResolvedRead {
 pub struct ReadService {
     raft: Handle,
     listeners: Arc<ListenerTable>,
+    /// Knows the health of the nodes.
+    pool: ConnectionPool,
     plan_cache: PlanCache,
     /// Counts requests, to spread load over equally good nodes.
     rotation: AtomicUsize,
@@ -85,10 +93,11 @@ pub struct ReadService {
 
 impl ReadService {
     /// Works on this catalog.
-    pub fn new(raft: Handle, listeners: Arc<ListenerTable>, config: &CoordinatorConfig) -> Self {
+    pub fn new(raft: Handle, listeners: Arc<ListenerTable>, pool: ConnectionPool, config: &CoordinatorConfig) -> Self {
         ReadService {
             raft,
             listeners,
+            pool,
             plan_cache: PlanCache::default(),
             rotation: AtomicUsize::new(0),
             retention_ms: config.retention_ms,
@@ -114,9 +123,11 @@ impl ReadService {
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = select_columns(&target.table, &target.layout.schema, options).await?;
+        let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
         let whole_table = options.limit.is_none() && columns.indexes.is_none() && !target.is_decompressed(options);
         Ok(ReadPlan {
             version: target.version,
+            doubted: target.version_plan.uris_of(&doubted),
             signer: target.signer(&columns, options),
             listener: listener.clone(),
             rotation: self.next_rotation(),
@@ -277,7 +288,7 @@ impl ReadService {
         let retention_ms = {
             let catalog = self.raft.read().await?;
             let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
-            spec.map_or(self.retention_ms, |spec| spec.retention_ms.max(1))
+            ticket_ms(spec, self.retention_ms)
         };
         let until_ms = ticket.expires_ms.max(self.raft.now_ms() + retention_ms);
         let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };
@@ -318,10 +329,16 @@ impl ResolvedRead {
     }
 }
 
+/// How long a new ticket lasts, milliseconds: the retention. Earlier versions accepted one of 0, with which nothing could be
+/// read, and one that no client can represent.
+fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
+    let retention = spec.map(|spec| spec.retention_ms).filter(|ms| *ms >= MIN_RETENTION_MS);
+    retention.unwrap_or(default_ms).min(MAX_RETENTION_S * 1000)
+}
+
 /// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
 fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 {
-    let retention = table.spec.as_ref().map_or(default_ms, |spec| spec.retention_ms);
-    let newest = now_ms.saturating_add(retention.max(1));
+    let newest = now_ms.saturating_add(ticket_ms(table.spec.as_ref(), default_ms));
     let Some(end) = table.replaced.iter().find(|replaced| replaced.version > version) else { return newest };
     let pins = table.pins.iter().filter(|pin| pin.version == version);
     pins.map(|pin| pin.until_ms).fold(end.until_ms, u64::max).min(newest)
@@ -348,6 +365,15 @@ mod tests {
     #[test]
     fn ticket_of_the_newest_version_lasts_for_the_retention() {
         assert_eq!(expires_ms(&table(), 5, 100, 7), 1100);
+    }
+
+    #[test]
+    fn ticket_of_a_table_of_an_earlier_version_lasts() {
+        let expires = |retention_ms| {
+            let spec = Some(TableSpec { retention_ms, ..TableSpec::default() });
+            expires_ms(&Table { spec, ..table() }, 5, 100, 7_000)
+        };
+        assert_eq!((expires(0), expires(u64::MAX)), (7_100, MAX_RETENTION_S * 1000 + 100));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use volley_common::net::ConnectionPool;
+use volley_common::net::member_health::HealthRank;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{NodeId, Result, clock};
@@ -17,6 +19,7 @@ use crate::diagnostics::replication_health::{ClusterHealth, ReplicationHealth, U
 use crate::diagnostics::table_stats::totals_json;
 use crate::membership::clock_skew::ClockOwner;
 use crate::membership::node_reports::NodeReports;
+use crate::node_probes::nodes_of_rank;
 use crate::raft::Handle;
 
 /// Counting parts takes at most one in this many units of time, independent of the rate of status requests.
@@ -30,6 +33,8 @@ const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct StatusService {
     raft: Handle,
     node_reports: Arc<NodeReports>,
+    /// Knows which nodes do not answer probes.
+    pool: ConnectionPool,
     last_count: Mutex<Option<HealthCount>>,
 }
 
@@ -45,8 +50,8 @@ struct HealthCount {
 
 impl StatusService {
     /// Reports on this catalog.
-    pub fn new(raft: Handle, node_reports: Arc<NodeReports>) -> Self {
-        StatusService { raft, node_reports, last_count: Mutex::default() }
+    pub fn new(raft: Handle, node_reports: Arc<NodeReports>, pool: ConnectionPool) -> Self {
+        StatusService { raft, node_reports, pool, last_count: Mutex::default() }
     }
 
     /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
@@ -70,8 +75,9 @@ impl StatusService {
         };
         let catalog = self.raft.view();
         let now_ms = clock::now_ms();
-        let unreachable_nodes = catalog.nodes().filter(|node| !node.is_alive());
-        let unreachable_nodes = unreachable_nodes.map(|node| unreachable_node(node, now_ms));
+        let hanging = nodes_of_rank(&catalog, &self.pool, HealthRank::Silent);
+        let is_unreachable = |node: &&Node| !node.is_alive() || hanging.contains(&NodeId(node.id));
+        let unreachable_nodes = catalog.nodes().filter(is_unreachable).map(|node| unreachable_node(node, now_ms));
         let unreachable: Vec<String> = unanswered.values().flatten().cloned().chain(unreachable_nodes).collect();
         let health = match stale {
             Some(_) => ClusterHealth::Red,
@@ -81,6 +87,9 @@ impl StatusService {
         let node = |node: &Node| {
             let id = NodeId(node.id);
             let mut json = node_json(node, &replication, heartbeats.get(&id), now_ms);
+            if hanging.contains(&id) {
+                set_hanging(&mut json);
+            }
             json["clock_skew_ms"] = skews.get(ClockOwner::Node(id)).into();
             json
         };
@@ -178,9 +187,23 @@ impl StatusService {
     }
 }
 
-/// A line about a node that is unreachable, for operators.
+/// A line about a node that is unreachable, or that hangs although its session has not timed out yet, for operators.
 fn unreachable_node(node: &Node, now_ms: u64) -> String {
-    format!("node {} at {} is {}", NodeId(node.id), node.flight_uri, condition_text(node, now_ms))
+    let (id, uri) = (NodeId(node.id), &node.flight_uri);
+    match node.is_alive() {
+        true => format!("node {id} at {uri} {HANGS}"),
+        false => format!("node {id} at {uri} is {}", condition_text(node, now_ms)),
+    }
+}
+
+/// What operators read about a node whose process or machine hangs, or that is cut off.
+const HANGS: &str = "does not answer probes";
+
+/// Reports a node as unreachable that hangs, but is alive in the catalog.
+fn set_hanging(json: &mut Value) {
+    json["condition"] = "silent".into();
+    let text = json["text"].as_str().filter(|text| !text.is_empty());
+    json["text"] = text.map_or_else(|| HANGS.to_string(), |text| format!("{HANGS}; {text}")).into();
 }
 
 fn unreadable_json(part: &UnreadablePart) -> Value {
@@ -218,4 +241,21 @@ fn node_json(node: &Node, replication: &ReplicationHealth, heartbeat: Option<&He
         "orphaned_bytes": heartbeat.map(|h| h.orphaned_bytes),
         "scrubbed_ms": heartbeat.map(|h| h.scrubbed_ms).filter(|at| *at > 0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_that_hangs_is_not_reported_as_ok() {
+        let mut json = json!({ "condition": "ok", "text": "" });
+        set_hanging(&mut json);
+        assert_eq!(json, json!({ "condition": "silent", "text": "does not answer probes" }));
+        let mut json = json!({ "condition": "degraded", "text": "slow disk" });
+        set_hanging(&mut json);
+        assert_eq!(json["text"], "does not answer probes; slow disk");
+        let node = Node { id: 7, flight_uri: "grpc+tcp://n:1".into(), state: 1, ..Node::default() };
+        assert!(unreachable_node(&node, 0).ends_with("at grpc+tcp://n:1 does not answer probes"));
+    }
 }

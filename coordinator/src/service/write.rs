@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use volley_common::ipc::schema::{check_appendable, parse_schema};
-use volley_common::options::check_write_id;
+use volley_common::options::{check_retention, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
@@ -54,6 +54,7 @@ impl WriteService {
             let catalog = self.raft.read().await?;
             let (command, open) = match catalog.write(&request.write_id) {
                 Some(known) if is_resumable(&known, request.attempt) => {
+                    check_repeated(&catalog, &name, &known, &request)?;
                     let open = known.state == WriteState::Open as i32;
                     (resume(&known, &request, self.lease_ms)?, open)
                 }
@@ -159,6 +160,8 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         })?),
         None => None,
     };
+    // Nodes of earlier versions do not check it.
+    request.retention_ms.map_or(Ok(()), |ms| check_retention(ms / 1000))?;
     Ok(TableOptions {
         shards: request.shards,
         shard_by: request.shard_by.clone(),
@@ -225,6 +228,40 @@ fn is_resumable(known: &Write, attempt: u64) -> bool {
     }
 }
 
+/// Checks that a request with the id of a committed write does not provably ask for another write: only its id, its table
+/// and its outcome are kept.
+///
+/// # Errors
+/// FAILED_PRECONDITION: it has another mode or another schema.
+fn check_repeated(catalog: &Catalog, name: &TableName, known: &Write, request: &BeginWriteRequest) -> Result<()> {
+    let Some(version) = known.outcome.as_ref().map(|outcome| outcome.version) else { return Ok(()) };
+    let differs = |what: String| {
+        Err(Error::precondition(format!(
+            "the write id {:?} belongs to a write to table {name:?} that is committed already, as version {version}, and {what}: choose another id",
+            known.id
+        )))
+    };
+    // The table may have been dropped and created again since.
+    let is_same = |table: &&Table| table.created_ms <= known.ended_ms && catalog.is_readable(table, version, 0);
+    let table = catalog.table_named(name).filter(is_same);
+    let mode = WriteMode::try_from(request.mode).unwrap_or_default();
+    let replaced =
+        |table: &Table| table.replaced.iter().any(|end| end.version == version && !end.compaction && end.restored == 0);
+    match mode {
+        // An append needs a table, which has a version already; a table is created with version 1.
+        WriteMode::Append if version == 1 || table.is_some_and(replaced) => {
+            return differs("that was no append".into());
+        }
+        WriteMode::Create if version != 1 => return differs("that created no table".into()),
+        _ => {}
+    }
+    let Some(table) = table else { return Ok(()) };
+    match check_schema(name, &catalog.layout_at(table, version).schema, &request.schema) {
+        Ok(()) => Ok(()),
+        Err(error) => differs(format!("with another schema: {}", error.message)),
+    }
+}
+
 /// The command that begins a known write again: with the recorded plan, but the request's writer and attempt.
 fn resume(known: &Write, request: &BeginWriteRequest, lease_ms: u64) -> Result<BeginWrite> {
     if known.table != request.table {
@@ -267,4 +304,56 @@ fn check_schema(name: &TableName, expected: &Bytes, stream: &Bytes) -> Result<()
 
 fn no_write(id: &str) -> Error {
     Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended too long ago"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+    use volley_common::ipc::schema::schema_message;
+    use volley_common::wire::catalog::{Replaced, Row, row};
+
+    use super::*;
+
+    fn schema(columns: &[&str]) -> Bytes {
+        use arrow::datatypes::{DataType, Field, Schema};
+        let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
+        schema_message(&Schema::new(fields)).unwrap()
+    }
+
+    /// Version 1 created the table, version 2 appended to it, version 3 replaced its rows.
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::default();
+        let replaced = vec![Replaced { version: 3, until_ms: u64::MAX, ..Replaced::default() }];
+        let (name, schema) = (vec!["t".into()], schema(&["a"]));
+        let table = Table { id: 1, name, schema, version: 3, oldest: 1, created_ms: 50, replaced, ..Table::default() };
+        catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
+        catalog
+    }
+
+    fn check(version: u64, mode: WriteMode, columns: &[&str], ended_ms: u64) -> Result<()> {
+        let outcome = Some(WriteOutcome { version, ..WriteOutcome::default() });
+        let known = Write { id: "w".into(), outcome, ended_ms, ..Write::default() };
+        let request = BeginWriteRequest { mode: mode.into(), schema: schema(columns), ..BeginWriteRequest::default() };
+        check_repeated(&catalog(), &"t".parse().unwrap(), &known, &request)
+    }
+
+    #[test]
+    fn other_write_with_a_committed_id_is_refused() {
+        check(1, WriteMode::Create, &["a"], 99).unwrap();
+        check(1, WriteMode::Replace, &["a"], 99).unwrap();
+        check(2, WriteMode::Append, &["a"], 99).unwrap();
+        check(3, WriteMode::Replace, &["a"], 99).unwrap();
+        for (version, mode, columns, word) in [
+            (1, WriteMode::Append, &["a"][..], "no append"),
+            (3, WriteMode::Append, &["a"], "no append"),
+            (2, WriteMode::Create, &["a"], "created no table"),
+            (3, WriteMode::Replace, &["a", "b", "c"], "another schema"),
+        ] {
+            let error = check(version, mode, columns, 99).unwrap_err();
+            assert_eq!(error.code, Code::FailedPrecondition);
+            assert!(error.message.contains(word) && error.message.contains("\"w\""), "{error}");
+        }
+        check(3, WriteMode::Append, &["b"], 9).expect("of a table that was dropped before this one was created");
+    }
 }

@@ -31,7 +31,22 @@ fn bad_values_are_refused_by_name() {
     refused("high_water", |c| c.high_water = f64::NAN);
     refused("low_water", |c| c.low_water = 96.0);
     refused("low_water", |c| c.low_water = 0.0);
+    refused("zone", |c| c.zone = "z".repeat(3_000));
+    refused("zone", |c| c.zone = "a\nb".into());
+    refused("--peer-listen", |c| c.server.peer_listen = c.server.listen[0].clone());
+    refused("--http-listen", |c| c.server.http_listen = c.server.peer_listen.clone());
     refused("scrub_days", |c| c.scrub_days = -1.0);
+}
+
+/// As JSON they would be null, which counts as not given.
+#[test]
+fn numbers_that_are_not_finite_are_refused_as_flags() {
+    for flag in ["--high-water", "--low-water", "--scrub-days", "--orphan-retention-days"] {
+        for value in ["NaN", "inf", "1e999", "much"] {
+            assert!(NodeArgs::try_parse_from(["volley-node", flag, value]).is_err(), "{flag} {value}");
+        }
+        NodeArgs::try_parse_from(["volley-node", flag, "7.5"]).unwrap();
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::context::PutContext;
 pub enum PutPlan {
     /// The write is open.
     Write(PlannedWrite),
-    /// A write of this id was committed before: its outcome as JSON. The client's rows are to be read and dropped.
+    /// A write of this id was committed before: its outcome as JSON, with `"repeated": true`. The client's rows are to be read and dropped.
     Committed(Bytes),
 }
 
@@ -52,7 +52,9 @@ pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     if write.state() == WriteState::Committed {
         let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
-        return Ok(PutPlan::Committed(Bytes::from(outcome.to_json().to_string())));
+        let mut json = outcome.to_json();
+        json["repeated"] = true.into();
+        return Ok(PutPlan::Committed(Bytes::from(json.to_string())));
     }
     let schema = match write.schema.as_ref() {
         [] => handshake.schema.clone(),

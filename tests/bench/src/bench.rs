@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use volley_common::options::MIN_RETENTION_S;
 use volley_verify::Project;
 
 use crate::args::BenchFlags;
@@ -18,7 +19,7 @@ use crate::systems::{BenchSystem, SystemKind, SystemOptions};
 /// 512 MiB.
 pub const CHUNK: u64 = 256 << 20;
 /// Seconds for which a table can be read after it was dropped, and for which its tickets are valid.
-const RETENTION_S: u64 = 5;
+const RETENTION_S: u64 = MIN_RETENTION_S;
 
 /// A file system in memory, for puts that wait for no disk.
 const MEMORY_DISK: &str = "/dev/shm";

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use volley_common::TableName;
 use volley_common::client::{Client, FetchOptions};
-use volley_common::options::{Mode, Options};
+use volley_common::options::{MIN_RETENTION_S, Mode, Options};
 use volley_tests::rows;
 
 use crate::jobs::{
@@ -95,7 +95,7 @@ async fn put(put: RustPutJob) -> Result<JobOutcome> {
     let (client, name, bytes) = (connect(&put.address).await?, name(&put.table)?, put.source.bytes());
     let batches = batches(&put.source, put.batch_rows as usize)?;
     let schema = batches.first().ok_or("nothing to put")?.schema();
-    let options = Options { retention_s: Some(0), ..Options::default() };
+    let options = Options { retention_s: Some(MIN_RETENTION_S), ..Options::default() };
     let begun = JobTimer::wait_for_start()?;
     let put = client.put(&name, &options, schema, stream::iter(batches.into_iter().map(Ok))).await;
     let rows = put.map_err(|e| e.message)?.rows;

@@ -72,6 +72,23 @@ fn last_coordinator_cannot_be_removed() {
 }
 
 #[test]
+fn removal_of_an_unknown_coordinator_is_not_found() {
+    let mut fixture = named();
+    fixture.must_apply(remove(3));
+    let check = |fixture: &CatalogFixture, id| fixture.catalog.check_known_coordinator(id);
+    check(&fixture, 2).unwrap();
+    check(&fixture, 3).expect("its removal may be repeated");
+    let error = check(&fixture, 77).unwrap_err();
+    assert_eq!(error.code, Code::NotFound);
+    assert!(error.message.contains("no coordinator 77: the coordinators are 1, 2"), "{error}");
+    for id in 10..1200 {
+        fixture.must_apply(add(id));
+        fixture.must_apply(remove(id));
+    }
+    assert!(check(&fixture, 1199).is_ok() && check(&fixture, 3).is_err(), "bounded");
+}
+
+#[test]
 fn retired_stores_are_bounded() {
     let mut fixture = named();
     for store in (1..1200).chain([1199]) {

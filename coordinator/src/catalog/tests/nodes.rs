@@ -67,7 +67,10 @@ fn active_node_or_last_live_holder_is_not_removed() {
     fixture.must_apply(drain(1, true));
     fixture.must_apply(unreachable(2, 12));
     let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
-    assert!(why.contains("shard 0 of table \"t\""), "{why}");
+    assert!(why.contains("shard 0 of table \"t\"") && why.contains("drop the table"), "{why}");
+    fixture.drop_table("t");
+    let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
+    assert!(why.contains("wait until the retention") && !why.contains("drop the table"), "{why}");
     fixture.must_apply(node(2, 12));
     fixture.must_apply(remove(1));
     fixture.must_reject(remove(9), Code::NotFound);

@@ -104,6 +104,23 @@ fn first_location_rotates_over_endpoints_and_calls() {
 }
 
 #[test]
+fn doubted_node_is_the_last_location_of_every_endpoint() {
+    let (catalog, table) = catalog(3, &[&[1, 2, 3], &[1, 2], &[2], &[2, 3]]);
+    let plan = plan_endpoints(&catalog, &table, 1, 9, None, &alive([1, 2, 3]), "").unwrap();
+    let doubted = plan.uris_of(&alive([2]));
+    let second = plan.uris.iter().position(|uri| uri == "grpc+tcp://n2:1").unwrap();
+    for (endpoint, rotation) in (0..plan.endpoints.len()).flat_map(|at| [(at, 0), (at, 1), (at, 2)]) {
+        let locations: Vec<usize> = plan.locations_by_health(endpoint, rotation, &doubted).collect();
+        assert_eq!(locations.last(), Some(&second), "endpoint {endpoint}, rotation {rotation}");
+        assert_eq!(locations.len(), plan.endpoints[endpoint].location_count());
+    }
+    assert!(plan.uris_of(&alive([])).is_empty());
+    let (empty, table) = self::catalog(2, &[]);
+    let plan = plan_endpoints(&empty, &table, 1, 9, None, &alive([1, 2]), "").unwrap();
+    assert_eq!(plan.locations_by_health(0, 0, &plan.uris_of(&alive([1]))).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
 fn more_parts_than_endpoints_form_consecutive_runs() {
     let holders: Vec<&[u64]> = vec![&[1]; 10];
     let (catalog, table) = catalog(1, &holders);

@@ -44,8 +44,15 @@ impl RaftContext {
 
     /// See [`Handle::remove_coordinator`](crate::raft::Handle::remove_coordinator).
     pub async fn remove_coordinator(&self, id: u64) -> Result<()> {
-        self.read_with_coordinators().await?.check_without_coordinator(id)?;
         let members = self.committed_members();
+        {
+            let catalog = self.read_with_coordinators().await?;
+            // One that only the Raft group still has is removed from there.
+            if members.get_node(&id).is_none() {
+                catalog.check_known_coordinator(id)?;
+            }
+            catalog.check_without_coordinator(id)?;
+        }
         if members.voter_ids().any(|voter| voter == id) {
             let statuses = peer_statuses(self, &query_all(self).await);
             if let Some(why) = quorum_loss_without(&members, &statuses, id) {

@@ -1,6 +1,7 @@
 //! The reference table, put by pyarrow. Volley fsyncs it before it answers; the others keep it in memory.
 
 use serde_json::{Value, json};
+use volley_common::options::MIN_RETENTION_S;
 
 use super::gets::{CHUNK_ROWS, ROWS_64K, about};
 use crate::bench::{Bench, Contender, JobPlan, with};
@@ -90,7 +91,7 @@ pub(super) async fn putters(
                 source: put.source.clone(),
                 batch_rows: put.batch_rows,
                 streams: put.streams,
-                options: with(put.options.clone(), "retention_s", 0),
+                options: with(put.options.clone(), "retention_s", MIN_RETENTION_S),
             };
             contenders.push(Contender { label: format!("{}{mark}", kind.name()), system, plan });
         }

@@ -1,6 +1,7 @@
 //! Messages of different sizes, end to end.
 
 use serde_json::json;
+use volley_common::options::MIN_RETENTION_S;
 
 use super::gets::CHUNK_ROWS;
 use super::gets::ROWS_64K;
@@ -36,7 +37,7 @@ async fn sweep_of(bench: &mut Bench, table: &str, source: TableSource, batch_row
             source: source.clone(),
             batch_rows,
             streams: 1,
-            options: json!({"retention_s": 0}),
+            options: json!({"retention_s": MIN_RETENTION_S}),
         };
         puts.push(Contender { label: label.clone(), system, plan });
         let (streams, source) = (vec![vec![TicketFetch::new(&address, table.as_bytes())]], source.clone());
