@@ -8,6 +8,7 @@ use volley_common::{Error, Result};
 
 /// The places of gets that decompress. A get that decompresses holds up to three windows of about 1 MiB while its
 /// client does not read: one that waits to be sent, and two that follow.
+#[derive(Clone)]
 pub struct DecompressionSlots {
     slots: Arc<Semaphore>,
     max_gets: usize,

@@ -219,8 +219,11 @@ impl BatchDecoder {
         if self.delta_bytes + size > MAX_PENDING_BYTES || self.deltas.len() >= MAX_PENDING_DELTAS {
             self.join_deltas()?;
         }
-        // Out of the message's body, which may be larger.
-        let values = if self.spool.is_some() { relocate(&values, Box::<MemoryTarget>::default())? } else { values };
+        // Out of the message's body, which may be larger. So few bytes are not reserved.
+        let values = match self.spool {
+            Some(_) => relocate(&values, Box::new(MemoryTarget::new(Box::new(()))))?,
+            None => values,
+        };
         self.deltas.push((id, values));
         self.delta_bytes += size;
         Ok(())

@@ -114,12 +114,13 @@ async fn second_process_of_a_node_in_session_is_refused() {
             }
         }
     });
-    membership.require_only_process(&node(1)).await.expect("the same process opens another session");
+    let _ = membership.require_only_process(&node(1)).await.expect("the same process opens another session");
     let error = membership.require_only_process(&node(2)).await.unwrap_err();
     assert_eq!(error.code, volley_common::Code::FailedPrecondition);
     assert!(error.message.contains("--data-dir") && error.message.contains(&NODE.to_string()), "{error}");
     reporting.abort();
     // The process ends, which closes its streams, while the next one waits.
-    let (second, ()) = tokio::join!(membership.require_only_process(&node(2)), async { drop(queued) });
-    second.expect("a restarted node");
+    let restarted = node(2);
+    let (second, ()) = tokio::join!(membership.require_only_process(&restarted), async { drop(queued) });
+    let _ = second.expect("a restarted node");
 }

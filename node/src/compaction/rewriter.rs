@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use volley_common::ipc::conform::conform_split;
+use volley_common::ipc::conform::{conform, conform_split};
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::size::data_bytes;
 use volley_common::ipc::split::split;

@@ -39,7 +39,7 @@ impl EncodedMessage {
             slices => slices.concat().into(),
         };
         match uncompressed(&self.header, &body)? {
-            Some(plain) => Ok(EncodedMessage { header: plain.header, body: vec![plain.body], rows: self.rows }),
+            Some(plain) => Ok(EncodedMessage { header: plain.header, body: vec![plain.body], ..self }),
             None => Ok(self),
         }
     }

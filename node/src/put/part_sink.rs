@@ -182,7 +182,7 @@ impl PartSink {
     }
 
     /// Ends the parts with the most dictionary values until nothing is reserved that messages wait for.
-    fn release_dictionaries(&mut self) -> Result<()> {
+    pub fn release_dictionaries(&mut self) -> Result<()> {
         let may_stay = self.dictionary_keys.release();
         loop {
             let (bytes, largest) = self.dictionary_memory();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use volley_common::ipc::conform::conform;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::partition::first_shard;
@@ -140,6 +140,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array};
     use arrow_flight::utils::batches_to_flight_data;
     use tempfile::TempDir;
+    use tokio::sync::{Semaphore, mpsc};
 
     use arrow::array::RecordBatch;
     use volley_common::TableName;

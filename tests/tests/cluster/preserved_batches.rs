@@ -12,7 +12,7 @@ use arrow_flight::{FlightData, FlightDescriptor, PutResult, Ticket};
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use serde_json::json;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use volley_common::Code;
 use volley_common::client::Client;
 use volley_common::options::{Mode, Options};
@@ -98,8 +98,8 @@ async fn verify(address: &str, path: &str, batches: &[RecordBatch]) {
 }
 
 async fn connect(address: &str) -> FlightServiceClient<Channel> {
-    let client = FlightServiceClient::connect(format!("http://{}", address.trim_start_matches("grpc+tcp://")));
-    client.await.unwrap().max_decoding_message_size(64 << 20)
+    let endpoint = Endpoint::from_shared(format!("http://{}", address.trim_start_matches("grpc+tcp://"))).unwrap();
+    FlightServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20)
 }
 
 /// The batches that a ticket gives, each with its metadata as text.

@@ -274,7 +274,7 @@ fn deltas_are_joined_once_at_the_next_batch() {
     stream.remove(4);
     for spooled in [false, true] {
         let decoder = BatchDecoder::new(LIMIT);
-        let mut decoder = if spooled { decoder.with_spool(Arc::new(MemoryStorage), 0) } else { decoder };
+        let mut decoder = if spooled { decoder.with_spool(Arc::<MemoryStorage>::default(), 0) } else { decoder };
         stream.iter().for_each(|message| drop(decoder.push(message.clone()).unwrap()));
         assert_eq!(decoder.deltas.len(), 2);
         let DecodedMessage::Batch(batch) = decoder.push(last.clone()).unwrap() else { panic!("no batch") };

@@ -153,7 +153,8 @@ fn large_ordered_dictionary_is_refused_without_space() {
     let store = open(dir.path());
     let values = Arc::new(StringArray::from(vec!["x".repeat(70 << 20)]));
     let array = DictionaryArray::<Int8Type>::new(Int8Array::from(vec![0]), values);
-    let field = Field::new("d", array.data_type().clone(), true).with_dict_is_ordered(true);
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let field = Field::new("d", dictionary, true).with_dict_is_ordered(true);
     let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(array)]).unwrap();
     let mut writer = store.create(spec(&batch, Compression::None)).unwrap();
     writer.write(&batch).unwrap();
