@@ -125,8 +125,11 @@ fn decompress_is_an_option_and_a_header() {
             }
         }
     }
-    let json = TableRequest::from_command(br#"{"table": "t", "decompress": false}"#, &headers).unwrap();
-    assert_eq!(json.options.decompress, Some(false), "the object's option overrides the header");
+    headers.insert(DECOMPRESS_HEADER, "true".parse().unwrap());
+    let both = |json: &str| TableRequest::from_command(json.as_bytes(), &headers).map(|request| request.options);
+    assert_eq!(both(r#"{"table": "t", "decompress": true}"#).unwrap().decompress, Some(true));
+    let error = both(r#"{"table": "t", "decompress": false}"#).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.message.contains("decompress"), "{error}");
 }
 
 #[test]
