@@ -33,6 +33,7 @@ mod text_values;
 mod write;
 
 pub use input::InputFile;
+pub use int96::Int96Needs;
 pub use target::is_stdout;
 pub use write::{create, json_lines};
 
@@ -93,11 +94,22 @@ pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Se
 pub fn schema(input: &InputFile) -> Result<SchemaRef> {
     let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::schema(file),
+        Format::Parquet => parquet::schema(file, input.int96.as_deref()),
         Format::Arrow | Format::Arrows => ipc::schema(file),
         Format::Csv | Format::Tsv | Format::Jsonl => return Err(Error::internal("text has no schema")),
     }
     .map_err(|e| file_error(&input.path, e))
+}
+
+/// What the INT96 columns of a file need; nothing for other formats.
+///
+/// # Errors
+/// As [`schema`].
+pub fn int96_needs(input: &InputFile) -> Result<Int96Needs> {
+    match input.format {
+        Format::Parquet => Int96Needs::of(&input.open()?).map_err(|e| file_error(&input.path, e)),
+        _ => Ok(Int96Needs::default()),
+    }
 }
 
 /// Opens a file and returns its batches, which have the given schema if the file is text. Advances the bar by the file's
@@ -111,7 +123,7 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
     }
     let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::open(file, bar),
+        Format::Parquet => parquet::open(file, input.int96.as_deref(), bar),
         _ => ipc::open(file, bar),
     }
     .map_err(|e| file_error(&input.path, e))
