@@ -30,7 +30,7 @@ use volley_common::ipc::shrink::shrink_to_fit;
 
 use super::Format;
 use super::leaves::{ColumnError, map_children, map_leaves, visit_leaves, with_type};
-use super::text_values::{check_text, has_offset_seconds};
+use super::text_values::{check_text, has_offset_seconds, with_short_halves};
 
 /// Rows are converted a slice at a time, of at most this many bytes with the values of dictionaries and runs.
 const MAX_DECODED_BYTES: u64 = 32 << 20;
@@ -111,10 +111,11 @@ impl ExactColumns {
         if self.format == Format::Jsonl {
             check_keys(&column)?;
         }
-        match utc {
-            true => cast(&column, &map_leaves(field.data_type(), &mut in_utc)),
-            false => Ok(column),
-        }
+        let column = match utc {
+            true => cast(&column, &map_leaves(field.data_type(), &mut in_utc))?,
+            false => column,
+        };
+        with_short_halves(&column)
     }
 }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
 //! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
+//! | [`duration`] | durations and intervals, which inference takes for text |
 //! | [`object_fields`] | the fields of JSON objects by name |
 //! | [`column_stats`] | inference |
 //! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
@@ -29,6 +30,7 @@ mod cells;
 mod column_stats;
 mod columns;
 mod csv_rows;
+mod duration;
 mod json;
 mod json_cells;
 mod json_rows;
