@@ -65,6 +65,11 @@ impl InputFile {
         Ok(InputFile { path: path.to_path_buf(), format, bytes, int96: None, spooled: Some(spooled) })
     }
 
+    /// Whether it was a pipe or a device, of which this is a copy.
+    pub fn is_copy(&self) -> bool {
+        self.spooled.is_some()
+    }
+
     /// The file, at its start. One reader at a time: readers of a spooled file share their place.
     ///
     /// # Errors

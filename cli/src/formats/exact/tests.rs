@@ -372,3 +372,18 @@ fn large_dictionary_values_are_written_in_slices() {
         assert_eq!(ExactColumns::new(Format::Arrow, &batch.schema()).unwrap().slices(&batch).len(), 1);
     }
 }
+
+#[test]
+fn union_is_refused_with_the_one_format_that_holds_it() {
+    let fields = UnionFields::from_fields(vec![Field::new("i", DataType::Int8, true)]);
+    let union = DataType::Union(fields, UnionMode::Sparse);
+    let list = DataType::new_list(union.clone(), true);
+    for data_type in [union, list] {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("bad", data_type, true)]));
+        for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet] {
+            let Err(error) = ExactColumns::new(format, &schema) else { panic!("{format:?} holds a union") };
+            let error = error.to_string();
+            assert!(error.contains("union") && error.ends_with(": use .arrow"), "{format:?}: {error}");
+        }
+    }
+}

@@ -134,7 +134,7 @@ fn value_that_does_not_fit_names_line_and_column() {
         ("t.csv", "a\nabc\n", DataType::Binary, "\"abc\" is not hexadecimal"),
         ("t.jsonl", "{\"a\":1}\n{\"a\":20.75}\n", DataType::Int64, "t.jsonl: line 2, byte 6: column \"a\": \"20.75\""),
         ("t.jsonl", "{\"a\":[1]}\n", DataType::Int64, "line 1, byte 6: column \"a\": [1] where"),
-        ("t.jsonl", "{\"b\":1}\n", DataType::Int64, "the key \"b\" is not a column"),
+        ("t.jsonl", "{\"b\":1}\n", DataType::Int64, "the key \"b\" is not one of the columns"),
     ] {
         let error = error_as(name, text, vec![field("a", kind)]);
         assert!(error.contains(expected), "{error}");
@@ -233,6 +233,16 @@ fn later_value_that_a_sample_missed_fails() {
     assert!(error.message.contains("line 2") && error.message.contains("20.75"), "{error}");
     let error = read("t.csv", "v\n20\n00501\n", &options).unwrap_err();
     assert!(error.message.contains("line 3") && error.message.contains("00501"), "{error}");
+}
+
+#[test]
+fn empty_json_lines_with_known_types_have_no_rows() {
+    let folder = TempDir::new().unwrap();
+    let input = file(&folder, "t.jsonl", "");
+    let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+    check(&input, &schema).unwrap();
+    assert_eq!(read_as(&input, &schema, &TextOptions::default()).unwrap().num_rows(), 0);
+    assert!(infer(&input, &TextOptions::default()).is_err(), "without types there are no columns");
 }
 
 #[test]
