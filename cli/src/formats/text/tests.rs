@@ -123,7 +123,7 @@ fn value_that_does_not_fit_names_line_and_column() {
             "t.csv",
             "a\n1\n\"2\"\n\"x\ny\"\n",
             DataType::Int64,
-            "t.csv: line 4: column \"a\": \"x\\ny\" cannot be a Int64",
+            "t.csv: line 4: column \"a\": \"x\\ny\" does not fit the type Int64",
         ),
         ("t.csv", "a\n1.5\n", DataType::Int8, "line 2: column \"a\": \"1.5\""),
         ("t.csv", "a\n300\n", DataType::UInt8, "\"300\""),
@@ -157,7 +157,7 @@ fn value_of_the_wrong_length_names_line_and_column() {
             "t.jsonl",
             "{\"a\":\"00\"}\n",
             DataType::FixedSizeBinary(4),
-            "line 1, byte 6: column \"a\": \"00\" has 1 bytes",
+            "line 1, byte 6: column \"a\": \"00\" has 1 byte ",
         ),
         (
             "t.jsonl",
@@ -218,7 +218,7 @@ fn invalid_text_is_a_short_error_with_its_line() {
         ("t.jsonl", "{\"a\":1,\"a\":2}".into(), "line 1, byte 12: the object has the key \"a\" twice"),
         ("t.jsonl", format!("{{\"a\":{}1{}}}", "[".repeat(1 << 19), "]".repeat(1 << 19)), "nested more than"),
         ("t.jsonl", "{\"a\":\"\\ud800\"}".into(), "line 1, byte 6: column \"a\""),
-        ("t.csv", format!("a,b\n1,2\n{long}\n"), "t.csv: line 3: 1 cells instead of 2"),
+        ("t.csv", format!("a,b\n1,2\n{long}\n"), "t.csv: line 3: 1 cell instead of 2"),
         ("t.csv", format!("a\n\"{long}\n"), "line 2: a quote is not closed"),
     ] {
         let error = error(name, &text);
