@@ -50,11 +50,12 @@ pub enum CliCommand {
         #[arg(long)]
         versions: bool,
     },
-    /// Show where a table's shards are, where they should be, and why they are not there yet.
+    /// Show where a table's shards are, where they should be, and why they are not there yet: the shards with missing or
+    /// misplaced copies, or, if there is none, the first 50.
     Explain {
         /// The table.
         name: TableName,
-        /// Show all shards, not only those with missing or misplaced copies.
+        /// Show all shards, however many, also beside some with missing or misplaced copies.
         #[arg(long)]
         all: bool,
     },
