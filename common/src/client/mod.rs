@@ -7,7 +7,7 @@
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
 //! | [`request`] | encodes options as descriptors and headers |
-//! | [`failure`] | errors of calls whose connection failed |
+//! | `failure` | errors of calls whose connection failed |
 
 use std::sync::Arc;
 
