@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
@@ -49,11 +50,12 @@ pub enum CliCommand {
         #[arg(long)]
         versions: bool,
     },
-    /// Show where a table's shards are, where they should be, and why they are not there yet.
+    /// Show where a table's shards are, where they should be, and why they are not there yet: the shards with missing or
+    /// misplaced copies, or, if there is none, the first 50.
     Explain {
         /// The table.
         name: TableName,
-        /// Show all shards, not only those with missing or misplaced copies.
+        /// Show all shards, however many, also beside some with missing or misplaced copies.
         #[arg(long)]
         all: bool,
     },
@@ -71,7 +73,7 @@ pub enum CliCommand {
         name: TableName,
         /// The version whose rows the table gets again: `volley info NAME --versions` lists them. Without it the drop
         /// of the table is undone.
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
         version: Option<u64>,
     },
     /// Show the cluster's statistics.
@@ -135,6 +137,7 @@ pub enum CoordinatorChange {
     /// Remove a coordinator. A majority of the others must be running.
     Remove {
         /// The coordinator's id.
+        #[arg(value_parser = whole::<u64>)]
         id: u64,
     },
 }
@@ -190,16 +193,16 @@ pub struct PutArgs {
     #[arg(long, value_enum, default_value = "replace")]
     pub mode: ModeArg,
     /// Shards of a new table.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u32>)]
     pub shards: Option<u32>,
     /// Copies of every part.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u32>)]
     pub replicas: Option<u32>,
     /// Compression at rest and on the wire.
     #[arg(long, value_enum)]
     pub compression: Option<CodecArg>,
     /// How long replaced rows stay readable, in seconds; kept with the table [default: the cluster's].
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole::<u64>)]
     pub retention: Option<u64>,
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
@@ -239,10 +242,10 @@ pub struct GetArgs {
     #[arg(long, value_name = "COLUMN,...")]
     pub columns: Vec<ColumnList>,
     /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
     pub limit: Option<u64>,
     /// This version instead of the newest.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
     pub version: Option<u64>,
     /// The file's format, if its extension does not name it.
     #[arg(long, value_enum)]
@@ -305,6 +308,10 @@ fn new_coordinator(text: &str) -> Result<NewCoordinator, String> {
     }
 }
 
+fn whole<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "must be a whole number that is not negative, and not too large".into())
+}
+
 fn odd(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(n @ (1 | 3 | 5)) => Ok(n),
@@ -350,6 +357,15 @@ mod tests {
         assert!(error("volley drain abcd --cancel --no-wait").contains("--no-wait"));
         assert!(error("volley coordinators add h:8825").contains("ID=HOST:PORT"));
         assert!(error("volley coordinators remove four").contains("four"));
+        for line in
+            ["put a.csv --table t --shards", "put a.csv --table t --retention", "get t --limit", "restore t --version"]
+        {
+            for value in ["-1", "many", "99999999999999999999"] {
+                let error = error(&format!("volley {line} {value}"));
+                assert!(error.contains(value) && error.contains("whole number"), "{error}");
+                assert!(!error.contains("invalid digit") && !error.contains("-- -1"), "{error}");
+            }
+        }
     }
 
     #[test]

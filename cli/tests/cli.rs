@@ -5,6 +5,7 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::{DevProcess, one_error, sorted_lines, volley};
 use tempfile::TempDir;
@@ -95,6 +96,20 @@ fn errors_are_one_line_and_leave_no_files_or_tables() {
     let nobody = ["ls", "--cluster", "127.0.0.1:1"];
     assert!(one_error(volley(&nobody).output().unwrap(), &nobody).contains("volley dev"));
     dev.stop();
+}
+
+#[test]
+fn silent_address_is_named_in_bounded_time_by_every_command() {
+    // The system accepts connections, as for a process that is stopped; nobody answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for args in [&["ls"][..], &["stats"], &["get", "t"], &["doctor"]] {
+        let args = [args, &["--cluster", &address]].concat();
+        let started = Instant::now();
+        let error = one_error(volley(&args).output().unwrap(), &args);
+        assert!(error.contains(&format!("grpc://{address} does not answer")), "{args:?}: {error}");
+        assert!(error.contains("another member") && started.elapsed() < Duration::from_secs(9), "{args:?}: {error}");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::fmt;
 pub use tonic::Code;
 use tonic::Status;
 
+use crate::transport_cause::{transport_cause, transport_error};
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -83,7 +85,7 @@ impl From<Error> for Status {
 impl From<Status> for Error {
     /// The status of another member. A broken connection, for which tonic gives UNKNOWN, INTERNAL or CANCELLED with a
     /// transport error as its source, becomes UNAVAILABLE; but INTERNAL if the reply itself broke the rules of HTTP/2,
-    /// because it would do so again. The message is never empty.
+    /// because it would do so again. The message is never empty, and says why a connection broke.
     fn from(status: Status) -> Self {
         let transport = std::error::Error::source(&status);
         let code = match (status.code(), transport) {
@@ -91,9 +93,10 @@ impl From<Status> for Error {
             (Code::Unknown | Code::Internal | Code::Cancelled, Some(_)) => Code::Unavailable,
             (code, _) => code,
         };
-        let message = match status.message() {
-            "" => format!("the call failed with {code:?}, and no reason was given"),
-            text => text.to_string(),
+        let message = match (transport_error(&status), status.message()) {
+            (Some(cause), _) => transport_cause(cause),
+            (None, "") => format!("the call failed with {code:?}, and no reason was given"),
+            (None, text) => text.to_string(),
         };
         Error { code, message }
     }
@@ -119,12 +122,6 @@ pub(crate) fn is_protocol_violation(error: &(dyn std::error::Error + 'static)) -
 
 impl From<tonic::transport::Error> for Error {
     fn from(error: tonic::transport::Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        Error::unavailable(text)
+        Error::unavailable(transport_cause(&error))
     }
 }

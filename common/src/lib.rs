@@ -5,6 +5,8 @@
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
 //! | [`cluster_id`] | cluster ids, and which of two is the later one after a recovery |
 //! | [`error`] | the error type of all crates, and its mapping to and from gRPC |
+//! | [`expectation`] | errors of serde in plain words |
+//! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
 //! | [`ticket`] | signed tickets |
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
@@ -25,6 +27,7 @@ pub mod client;
 pub mod clock;
 pub mod cluster_id;
 pub mod error;
+pub mod expectation;
 pub mod grpc;
 pub mod http2;
 pub mod ids;
@@ -39,6 +42,7 @@ pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod ticket;
+pub mod transport_cause;
 pub mod unsent_bytes;
 pub mod wire;
 

@@ -224,9 +224,13 @@ impl TicketRequest {
         if bytes.is_empty() {
             return Err(Error::invalid("the ticket is empty: use one from get_flight_info, or a table's name"));
         }
-        TableRequest::from_command(bytes, headers)
-            .map(TicketRequest::Table)
-            .map_err(|e| e.at("the ticket is neither signed nor a table's name"))
+        TableRequest::from_command(bytes, headers).map(TicketRequest::Table).map_err(|e| {
+            match bytes.trim_ascii_start().starts_with(b"{") || TableName::from_bytes(bytes).is_ok() {
+                // The table is named: an option is wrong.
+                true => e,
+                false => e.at("the ticket is neither signed nor a table's name"),
+            }
+        })
     }
 }
 

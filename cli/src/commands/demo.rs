@@ -160,12 +160,13 @@ fn rate(started: Instant, bytes: u64) -> String {
 
 /// What to try next.
 fn next_steps(address: &str, kept: bool) -> String {
+    // The address of a cluster that has ended would be of no use.
     let (first, address) = if kept {
         ("The cluster keeps running until Ctrl-C. In Python (pip install pyarrow):", address)
     } else {
         (
-            "Next: run `cargo run --release -p volley -- demo --keep`, which leaves the cluster running at the address it prints; in Python (pip install pyarrow):",
-            address,
+            "Next: `volley demo --keep` leaves the cluster running and prints its address. With that as ADDRESS, in Python (pip install pyarrow):",
+            "ADDRESS",
         )
     };
     format!(
@@ -178,4 +179,16 @@ fn next_steps(address: &str, kept: bool) -> String {
     print(info.total_records, "rows at", [e.locations for e in info.endpoints])
     table = client.do_get(flight.Ticket(b'{{"table": "lineitem", "columns": ["l_orderkey", "l_comment"], "limit": 1000}}')).read_all()"#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_shown_only_of_a_cluster_that_runs() {
+        let (kept, ended) = (next_steps("grpc://127.0.0.1:9", true), next_steps("grpc://127.0.0.1:9", false));
+        assert!(kept.contains("flight.connect(\"grpc://127.0.0.1:9\")"), "{kept}");
+        assert!(ended.contains("flight.connect(\"ADDRESS\")") && ended.contains("--keep"), "{ended}");
+    }
 }

@@ -24,9 +24,7 @@ const DEFAULT_ROWS: u64 = 20;
 
 /// Fetches the table into the file, or shows its first rows.
 pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
-    if get.null.is_some() && get.output.is_none() {
-        return Err(Error::invalid("--null is for files: give one with -o FILE"));
-    }
+    check_file_options(get)?;
     match &get.output {
         Some(path) => {
             let format = match get.format {
@@ -36,6 +34,17 @@ pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
             to_file(&connect().await?, get, path, format, json).await
         }
         None => to_screen(&connect().await?, get, json).await,
+    }
+}
+
+/// Refuses options that have no effect without a file.
+fn check_file_options(get: &GetArgs) -> Result<()> {
+    let given = [("--null", get.null.is_some()), ("--format", get.format.is_some())];
+    match given.into_iter().find(|(_, given)| *given && get.output.is_none()) {
+        Some((option, _)) => {
+            Err(Error::invalid(format!("{option} is for files: give one with -o FILE; -o - is the standard output")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -117,4 +126,26 @@ fn rows_as_json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     let text = formats::json_lines(schema, batches)
         .map_err(|e| Error::unimplemented(format!("the rows cannot be shown as JSON ({e}): use -o FILE")))?;
     if text.is_empty() { Ok(()) } else { output::line(text.trim_end()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn options_of_files_need_a_file() {
+        let check = |line: &str| {
+            let crate::args::CliCommand::Get(get) = crate::args::Args::parse_from(line.split(' ')).command else {
+                panic!("no get")
+            };
+            check_file_options(&get).map_err(|e| e.message)
+        };
+        assert_eq!(check("volley get t --format csv -o -"), Ok(()));
+        for option in ["--format csv", "--null NA"] {
+            let error = check(&format!("volley get t {option}")).unwrap_err();
+            assert!(error.starts_with(&option[..6]) && error.contains("-o FILE"), "{error}");
+        }
+    }
 }

@@ -29,17 +29,25 @@ const MAX_RESPONSE: u64 = 64 << 10;
 pub async fn run(http: Option<&str>) -> Result<()> {
     let configured = http.map(String::from).or_else(|| std::env::var(HTTP_LISTEN_VAR).ok());
     let addresses = configured.map_or_else(|| DEFAULTS.map(String::from).to_vec(), |address| vec![address]);
-    let mut last_error = String::new();
+    let mut errors = Vec::new();
     for listen in &addresses {
         let address = connect_address(listen)?;
         match tokio::time::timeout(TIMEOUT, get_readyz(&address)).await {
             Ok(Ok((200, text))) => return output::line(format!("{address} is ready: {}", text.trim())),
             Ok(Ok((_, text))) => return Err(Error::unavailable(format!("{address} is not ready: {}", text.trim()))),
-            Ok(Err(error)) => last_error = format!("no answer from http://{address}/readyz: {error}"),
-            Err(_) => last_error = format!("no answer from http://{address}/readyz within {TIMEOUT:?}"),
+            Ok(Err(error)) => errors.push(format!("no answer from http://{address}/readyz: {error}")),
+            Err(_) => errors.push(format!("no answer from http://{address}/readyz within {TIMEOUT:?}")),
         }
     }
-    Err(Error::unavailable(format!("{last_error}; give the server's HTTP port with --http HOST:PORT")))
+    Err(Error::unavailable(no_answer(&errors)))
+}
+
+/// Why no server answered at any of the addresses.
+fn no_answer(errors: &[String]) -> String {
+    format!(
+        "{}; give the server's HTTP port with --http HOST:PORT. The members of `volley dev` have free ports: ask `volley cluster status` there",
+        errors.join("; ")
+    )
 }
 
 /// The address to connect to for a server that listens at `listen`: loopback if it listens on all interfaces.
@@ -68,6 +76,13 @@ async fn get_readyz(address: &str) -> io::Result<(u16, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_address_without_an_answer_is_named() {
+        let text = no_answer(&DEFAULTS.map(|address| format!("no answer from {address}")));
+        assert!(DEFAULTS.iter().all(|address| text.contains(address)), "{text}");
+        assert!(text.contains("--http") && text.contains("volley cluster status"), "{text}");
+    }
 
     #[test]
     fn unspecified_listen_address_becomes_loopback() {

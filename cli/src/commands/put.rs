@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use volley_common::client::{Client, PutOutcome};
 use volley_common::clock;
@@ -26,6 +27,8 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let client = connect().await?;
     if files.have_text() && matches!(rules.known, KnownTypes::None) {
         rules.known = known_types(put, &client).await?;
+    } else if matches!(put.mode, ModeArg::Append) {
+        rules.appended = appended_schema(put, &client).await;
     }
     files = on_thread(move || files.with_types(rules)).await?;
     let types = files.inferred_types();
@@ -67,6 +70,12 @@ async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
         Err(e) if e.code == Code::NotFound && matches!(put.mode, ModeArg::Replace) => Ok(KnownTypes::None),
         Err(e) => Err(e),
     }
+}
+
+/// The schema of the table that is appended to. `None` if it cannot be had: the put itself says why.
+async fn appended_schema(put: &PutArgs, client: &Client) -> Option<SchemaRef> {
+    let info = client.info(&put.table, &Options::default()).await.ok()?;
+    parse_schema(&info.schema).ok()
 }
 
 /// Warns if the cluster has fewer nodes than the put requested copies. Best effort: the put itself has succeeded.

@@ -87,7 +87,8 @@ impl<W: Write> DelimitedWriter<W> {
     /// A value, in quotes where it could be taken for something else.
     fn push_quoted(&mut self, value: &str) {
         let special = |c: char| c == self.delimiter || matches!(c, '"' | '\n' | '\r');
-        let blank = value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']);
+        // At the start of a file the last of these is the mark of its byte order.
+        let blank = value.starts_with([' ', '\t', '\u{feff}']) || value.ends_with([' ', '\t']);
         if !value.is_empty() && value != self.null && !blank && !value.contains(special) {
             self.line.push_str(value);
             return;

@@ -30,10 +30,12 @@ use volley_common::ipc::shrink::shrink_to_fit;
 
 use super::Format;
 use super::leaves::{ColumnError, map_children, map_leaves, visit_leaves, with_type};
-use super::text_values::{check_text, has_offset_seconds};
+use super::text_values::{check_text, has_offset_seconds, with_short_halves};
 
 /// Rows are converted a slice at a time, of at most this many bytes with the values of dictionaries and runs.
 const MAX_DECODED_BYTES: u64 = 32 << 20;
+/// How an error ends whose remedy is not another format than Arrow's.
+const ONLY_ARROW: &str = "which only Arrow files hold";
 /// Maximum number of digits of a decimal.
 const MAX_PRECISION: u8 = 76;
 
@@ -111,15 +113,17 @@ impl ExactColumns {
         if self.format == Format::Jsonl {
             check_keys(&column)?;
         }
-        match utc {
-            true => cast(&column, &map_leaves(field.data_type(), &mut in_utc)),
-            false => Ok(column),
-        }
+        let column = match utc {
+            true => cast(&column, &map_leaves(field.data_type(), &mut in_utc))?,
+            false => column,
+        };
+        with_short_halves(&column)
     }
 }
 
 fn refusal(format: Format, error: ColumnError) -> ArrowError {
     let remedy = match format {
+        _ if error.text.ends_with(ONLY_ARROW) => "use .arrow",
         Format::Parquet => "use .arrow",
         Format::Csv | Format::Tsv => "use .parquet or .arrow",
         _ => "use .arrow, or .parquet if it has no union",
@@ -151,7 +155,7 @@ fn held_field(format: Format, field: &FieldRef) -> Result<FieldRef, ColumnError>
     let held = match format {
         Format::Arrow | Format::Arrows => return Ok(field.clone()),
         _ if has_runs_of_nothing(field.data_type()) => {
-            Err(ColumnError::new("has runs of values without bytes, which only Arrow files hold"))
+            Err(ColumnError::new(format!("has runs of values without bytes, {ONLY_ARROW}")))
         }
         Format::Parquet => parquet_type(field.data_type()),
         Format::Csv | Format::Tsv => csv_type(field.data_type()),
@@ -166,6 +170,16 @@ fn has_runs(data_type: &DataType) -> bool {
         nested => {
             let runs = |field: &FieldRef| if has_runs(field.data_type()) { Err(()) } else { Ok(field.clone()) };
             map_children(nested, &mut |field| runs(field)).is_err()
+        }
+    }
+}
+
+fn has_union(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Union(_, _) => true,
+        nested => {
+            let union = |field: &FieldRef| if has_union(field.data_type()) { Err(()) } else { Ok(field.clone()) };
+            map_children(nested, &mut |field| union(field)).is_err()
         }
     }
 }
@@ -213,6 +227,7 @@ fn csv_type(data_type: &DataType) -> Result<DataType, ColumnError> {
     match data_type {
         DataType::RunEndEncoded(_, values) => csv_type(values.data_type()),
         DataType::Dictionary(_, values) => csv_type(values),
+        nested if has_union(nested) => Err(ColumnError::new(format!("has a union, {ONLY_ARROW}"))),
         nested if nested.is_nested() => Err(ColumnError::new("is nested, which CSV does not support")),
         other => Ok(other.clone()),
     }
@@ -223,7 +238,7 @@ fn json_type(data_type: &DataType) -> Result<DataType, ColumnError> {
     match data_type {
         RunEndEncoded(_, values) => json_type(values.data_type()),
         Dictionary(_, values) => json_type(values),
-        Union(_, _) => Err(ColumnError::new("is a union, which JSON cannot tell from its values")),
+        Union(_, _) => Err(ColumnError::new(format!("is a union, {ONLY_ARROW}"))),
         other => {
             let held = map_children(other, &mut |field| held_field(Format::Jsonl, field))?;
             check_json_names(&held)?;

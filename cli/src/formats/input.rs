@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use volley_common::{Error, Result};
 
+use super::int96::Int96Needs;
 use super::{Format, io_error};
 
 /// A file to read, as often as needed.
@@ -17,6 +19,8 @@ pub struct InputFile {
     pub format: Format,
     /// Its bytes.
     pub bytes: u64,
+    /// What the INT96 columns of all files need that are put together.
+    pub int96: Option<Arc<Int96Needs>>,
     /// The copy of what can be read only once. It has no name, so that it never outlives the process.
     spooled: Option<File>,
 }
@@ -43,7 +47,7 @@ impl InputFile {
         if !meta.is_file() {
             return InputFile::spool(path, format, &mut file);
         }
-        Ok(InputFile { path: path.to_path_buf(), format, bytes: meta.len(), spooled: None })
+        Ok(InputFile { path: path.to_path_buf(), format, bytes: meta.len(), int96: None, spooled: None })
     }
 
     fn spool(path: &Path, format: Format, input: &mut impl Read) -> Result<InputFile> {
@@ -58,7 +62,12 @@ impl InputFile {
         };
         let mut spooled = tempfile::tempfile().map_err(failed)?;
         let bytes = std::io::copy(input, &mut spooled).map_err(failed)?;
-        Ok(InputFile { path: path.to_path_buf(), format, bytes, spooled: Some(spooled) })
+        Ok(InputFile { path: path.to_path_buf(), format, bytes, int96: None, spooled: Some(spooled) })
+    }
+
+    /// Whether it was a pipe or a device, of which this is a copy.
+    pub fn is_copy(&self) -> bool {
+        self.spooled.is_some()
     }
 
     /// The file, at its start. One reader at a time: readers of a spooled file share their place.

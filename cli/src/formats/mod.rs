@@ -20,6 +20,7 @@ use volley_common::{Error, Result};
 
 use text::TextOptions;
 
+mod content;
 mod delimited;
 mod exact;
 mod input;
@@ -33,6 +34,7 @@ mod text_values;
 mod write;
 
 pub use input::InputFile;
+pub use int96::Int96Needs;
 pub use target::is_stdout;
 pub use write::{create, json_lines};
 
@@ -75,6 +77,7 @@ impl Format {
             Some("arrow" | "feather" | "ipc") => Ok(Format::Arrow),
             Some("arrows") => Ok(Format::Arrows),
             Some("jsonl" | "ndjson" | "json") => Ok(Format::Jsonl),
+            _ if path.is_dir() => Err(Error::invalid(format!("{} is a folder: name a file", path.display()))),
             _ => Err(Error::invalid(format!(
                 "cannot tell the format of {}: known extensions are .parquet, .pq, .csv, .tsv, .arrow, .feather, .ipc, .arrows, .jsonl, .ndjson, .json; or give --format",
                 path.display()
@@ -93,11 +96,22 @@ pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Se
 pub fn schema(input: &InputFile) -> Result<SchemaRef> {
     let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::schema(file),
+        Format::Parquet => parquet::schema(file, input.int96.as_deref()),
         Format::Arrow | Format::Arrows => ipc::schema(file),
         Format::Csv | Format::Tsv | Format::Jsonl => return Err(Error::internal("text has no schema")),
     }
-    .map_err(|e| file_error(&input.path, e))
+    .map_err(|e| typed_file_error(input, e))
+}
+
+/// What the INT96 columns of a file need; nothing for other formats.
+///
+/// # Errors
+/// As [`schema`].
+pub fn int96_needs(input: &InputFile) -> Result<Int96Needs> {
+    match input.format {
+        Format::Parquet => Int96Needs::of(&input.open()?).map_err(|e| typed_file_error(input, e)),
+        _ => Ok(Int96Needs::default()),
+    }
 }
 
 /// Opens a file and returns its batches, which have the given schema if the file is text. Advances the bar by the file's
@@ -111,10 +125,39 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
     }
     let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::open(file, bar),
+        Format::Parquet => parquet::open(file, input.int96.as_deref(), bar),
         _ => ipc::open(file, bar),
     }
-    .map_err(|e| file_error(&input.path, e))
+    .map_err(|e| typed_file_error(input, e))
+}
+
+/// Refuses a file whose first bytes say that it is of another format.
+///
+/// # Errors
+/// INVALID_ARGUMENT: names what it is, and what helps.
+pub fn check_content(input: &InputFile) -> Result<()> {
+    match content::mismatch(input.open()?, input.format) {
+        Some(text) => Err(Error::invalid(format!("{}: {text}", input.path.display()))),
+        None => Ok(()),
+    }
+}
+
+/// An error of a Parquet or Arrow file, which may be none.
+fn typed_file_error(input: &InputFile, error: ArrowError) -> Error {
+    if let Err(other) = check_content(input) {
+        return other;
+    }
+    let cut_off = match &error {
+        ArrowError::ParquetError(text) => text.contains("Invalid Parquet file") || text.contains("EOF:"),
+        ArrowError::IoError(_, error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+        _ => false,
+    };
+    let error = file_error(&input.path, error);
+    if cut_off {
+        Error { message: format!("{}: the file is damaged, or not complete", error.message), ..error }
+    } else {
+        error
+    }
 }
 
 /// An error of the operating system about a file.

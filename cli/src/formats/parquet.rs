@@ -16,22 +16,24 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::RowGroupMetaData;
 use volley_common::ipc::schema::parse_schema;
 
+use super::int96::Int96Needs;
 use super::leaves::{map_leaves, with_type};
-use super::{BATCH_ROWS, Batches, int96};
+use super::{BATCH_ROWS, Batches};
 
 /// A batch has about this many decoded bytes, if its row group is even.
 const BATCH_BYTES: u64 = 32 << 20;
 /// A reader whose text does not fit into one array begins again with this fraction of the rows.
 const FEWER_ROWS: usize = 8;
 
-pub fn schema(file: File) -> Result<SchemaRef, ArrowError> {
-    Ok(metadata(&file)?.schema().clone())
+/// `int96`: what the INT96 columns of all files need that are put together; without it, those of this file count.
+pub fn schema(file: File, int96: Option<&Int96Needs>) -> Result<SchemaRef, ArrowError> {
+    Ok(metadata(&file, int96)?.schema().clone())
 }
 
 /// The bar advances by the share of rows, because pages are not read in the order of their bytes.
-pub fn open(file: File, bar: ProgressBar) -> Result<Batches, ArrowError> {
+pub fn open(file: File, int96: Option<&Int96Needs>, bar: ProgressBar) -> Result<Batches, ArrowError> {
     let bytes = file.metadata()?.len();
-    let metadata = metadata(&file)?;
+    let metadata = metadata(&file, int96)?;
     let rows = metadata.metadata().file_metadata().num_rows().max(1) as u64;
     let batches = RowGroupBatches { file, metadata, group: 0, done: 0, batch_rows: 0, reader: None };
     Ok(Box::new(batches.inspect(move |batch| {
@@ -43,11 +45,15 @@ pub fn open(file: File, bar: ProgressBar) -> Result<Batches, ArrowError> {
 
 /// The file's metadata, with Arrow types that hold every value: INT96 times in the unit that fits, and timestamps in
 /// the zone that the embedded Arrow schema has, although their units differ.
-fn metadata(file: &File) -> Result<ArrowReaderMetadata, ArrowError> {
+fn metadata(file: &File, int96: Option<&Int96Needs>) -> Result<ArrowReaderMetadata, ArrowError> {
     let loaded = ArrowReaderMetadata::load(file, ArrowReaderOptions::new())?;
     let columns = loaded.metadata().file_metadata().schema_descr().columns();
     let has_int96 = columns.iter().any(|column| column.physical_type() == parquet::basic::Type::INT96);
-    let units = if has_int96 { int96::units(file)? } else { Vec::new() };
+    let units = match int96 {
+        _ if !has_int96 => Vec::new(),
+        Some(shared) => shared.units(columns)?,
+        None => Int96Needs::of(file)?.units(columns)?,
+    };
     let embedded = embedded_schema(&loaded);
     let fields = loaded.schema().fields();
     let mut leaf = 0..;

@@ -214,6 +214,37 @@ fn invalid_file_is_named_with_the_reason() {
 }
 
 #[test]
+fn byte_order_mark_in_the_first_name_is_kept() {
+    let folder = TestFolder::new();
+    let values: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let batch = RecordBatch::try_from_iter_with_nullable([("\u{feff}a", values, true)]).unwrap();
+    for name in ["t.csv", "t.tsv", "t.jsonl", "t.parquet"] {
+        write(&folder.path(name), std::slice::from_ref(&batch)).unwrap();
+        assert_eq!(read(&folder.path(name)).unwrap().schema().field(0).name(), "\u{feff}a", "{name}");
+    }
+}
+
+#[test]
+fn damaged_and_misnamed_files_say_what_they_are() {
+    let folder = TestFolder::new();
+    let refused = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path(name), bytes).unwrap();
+        read(&folder.path(name)).unwrap_err().message
+    };
+    assert!(
+        refused("a.parquet", b"a,b\n1,2\n")
+            .ends_with("it is text, not a Parquet file: give --format csv or --format jsonl")
+    );
+    assert!(refused("a.csv", b"\x1f\x8b\x08\0\0").contains("compressed by gzip"));
+    write(&folder.path("whole.parquet"), &[simple()]).unwrap();
+    let whole = std::fs::read(folder.path("whole.parquet")).unwrap();
+    let error = refused("half.parquet", &whole[..whole.len() / 2]);
+    assert!(error.contains("half.parquet") && error.contains("damaged, or not complete"), "{error}");
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    assert!(read(&folder.path("folder")).unwrap_err().message.contains("is a folder"));
+}
+
+#[test]
 fn csv_rejects_nested_columns_by_name() {
     let folder = TestFolder::new();
     let error = write(&folder.path("t.csv"), &[rich()]).unwrap_err();

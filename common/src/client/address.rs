@@ -29,6 +29,9 @@ pub fn parse_address(address: &str) -> Result<String> {
         "grpc+tls" | "https" => return Err(bad("requires TLS, which this client does not support yet")),
         _ => return Err(bad(&format!("has the unknown scheme {scheme:?}"))),
     }
+    if rest.contains('/') {
+        return Err(bad("has a path, which members do not have"));
+    }
     let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
     if host.is_empty() || (host.contains(':') && !host.starts_with('[')) {
         return Err(bad("has no host (write an IPv6 address in brackets)"));
@@ -69,6 +72,7 @@ mod tests {
             ("h:x", "no port"),
             (":1", "no host"),
             ("::1:8815", "brackets"),
+            ("grpc://h:1/foo", "has a path"),
             ("grpc+tls://h:1", "TLS"),
             ("ftp://h:1", "\"ftp\""),
         ] {

@@ -7,6 +7,7 @@
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
 //! | [`request`] | encodes options as descriptors and headers |
+//! | `failure` | errors of calls whose connection failed |
 
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use arrow_flight::{Action, Criteria, FlightDescriptor, FlightInfo, Ticket};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::http2::settings;
-use crate::http2::status::root_cause;
 use crate::net::ConnectionPool;
 use crate::options::Options;
 use crate::{Error, Result, TableName};
@@ -31,6 +32,7 @@ pub use put::PutOutcome;
 pub use stream::BatchStream;
 
 pub mod address;
+mod failure;
 pub mod get;
 pub mod put;
 pub mod request;
@@ -56,11 +58,8 @@ impl Client {
     /// INVALID_ARGUMENT: it is not such an address. UNAVAILABLE: no server answers there.
     pub async fn connect(address: &str) -> Result<Client> {
         let address = address::parse_address(address)?;
-        let channel = settings::CLIENT
-            .endpoint(&address)?
-            .connect()
-            .await
-            .map_err(|e| Error::unavailable(format!("cannot reach grpc://{address}: {}", root_cause(&e))))?;
+        let channel =
+            settings::CLIENT.endpoint(&address)?.connect().await.map_err(|e| failure::unreachable(&address, &e))?;
         Ok(Client { channel, address: address.into(), pool: ConnectionPool::with_settings(&settings::CLIENT) })
     }
 
@@ -100,8 +99,19 @@ impl Client {
     /// The FlightInfo of any descriptor.
     pub async fn info_of(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let mut flight = self.flight();
-        let info = async { Ok(flight.get_flight_info(descriptor).await?.into_inner()) };
-        self.pool.while_answering(&self.address, info).await
+        self.call(async { Ok(flight.get_flight_info(descriptor).await?.into_inner()) }).await
+    }
+
+    /// The outcome of a call of the member that this client connected to, for as long as the member answers probes.
+    ///
+    /// # Errors
+    /// The member's. UNAVAILABLE naming the address: the connection failed, or the member does not answer.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            outcome = call => outcome.map_err(|status| failure::of_status(&self.address, status)),
+            _ = self.pool.silence(&self.address) => Err(failure::silent(&self.address)),
+        }
     }
 
     /// Plans a table and fetches all its endpoints in parallel: [`Client::info`], then [`Client::fetch`].
@@ -149,8 +159,11 @@ impl Client {
         batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     ) -> Result<PutOutcome> {
         let (descriptor, headers) = request::write_request(name, options);
-        let outcome = put::put_stream(self, descriptor, headers, schema, batches);
-        let outcome = self.pool.while_answering(&self.address, outcome).await?;
+        let outcome = tokio::select! {
+            biased;
+            outcome = put::put_stream(self, descriptor, headers, schema, batches) => outcome?,
+            _ = self.pool.silence(&self.address) => return Err(failure::silent(&self.address)),
+        };
         serde_json::from_value(outcome)
             .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))
     }
@@ -158,21 +171,25 @@ impl Client {
     /// The tables whose names begin with `prefix`, sorted by name.
     pub async fn list(&self, prefix: &str) -> Result<Vec<FlightInfo>> {
         let criteria = Criteria { expression: Bytes::copy_from_slice(prefix.as_bytes()) };
-        let flights = self.flight().list_flights(criteria).await?.into_inner();
-        Ok(flights.try_collect().await?)
+        let mut flight = self.flight();
+        self.call(async { flight.list_flights(criteria).await?.into_inner().try_collect().await }).await
     }
 
     /// Calls an action with a JSON body (none for `Value::Null`). Returns the first result's JSON, or null.
     pub async fn action(&self, name: &str, body: &Value) -> Result<Value> {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let action = Action { r#type: name.to_string(), body };
-        let mut results = self.flight().do_action(action).await?.into_inner();
-        let mut first = None;
-        // Read to the end: an error may follow the first result.
-        while let Some(result) = results.next().await {
-            first.get_or_insert(result?);
-        }
-        match first {
+        let mut flight = self.flight();
+        let first = self.call(async {
+            let mut results = flight.do_action(action).await?.into_inner();
+            let mut first = None;
+            // Read to the end: an error may follow the first result.
+            while let Some(result) = results.next().await {
+                first.get_or_insert(result?);
+            }
+            Ok(first)
+        });
+        match first.await? {
             Some(result) if !result.body.is_empty() => serde_json::from_slice(&result.body)
                 .map_err(|e| Error::internal(format!("the reply to the action {name} is not JSON: {e}"))),
             _ => Ok(Value::Null),

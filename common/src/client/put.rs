@@ -23,7 +23,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
-use super::{Client, MAX_MESSAGE};
+use super::{Client, MAX_MESSAGE, failure};
 use crate::ipc::MESSAGE_BYTES;
 use crate::ipc::shrink::shrink_to_fit;
 use crate::ipc::split::split;
@@ -98,7 +98,7 @@ async fn call(
     let mut attempt = 0;
     let mut results = loop {
         attempt += 1;
-        calls.ready().await?;
+        calls.ready().await.map_err(|e| failure::broken(client.address(), &e))?;
         let mut request = Request::new(Outbox::stream(outbox.clone()));
         *request.metadata_mut() = headers.clone();
         let status = match calls.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await {
@@ -110,12 +110,13 @@ async fn call(
                 tracing::debug!(%status, attempt, "the put is repeated later");
                 tokio::time::sleep(pause * attempt).await;
             }
-            _ => return Err(status.into()),
+            _ => return Err(failure::of_status(client.address(), status)),
         }
     };
     outbox.forget();
     let mut last = serde_json::Value::Null;
-    while let Some(result) = results.message().await? {
+    let broken = |status| failure::of_status(client.address(), status);
+    while let Some(result) = results.message().await.map_err(broken)? {
         if !result.app_metadata.is_empty() {
             last = serde_json::from_slice(&result.app_metadata)
                 .map_err(|e| Error::internal(format!("the member's reply to the put is not JSON: {e}")))?;

@@ -170,3 +170,51 @@ async fn unreachable_server_is_unavailable_and_named() {
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.contains(address.trim_start_matches("grpc+tcp://")), "{error}");
 }
+
+/// A port that accepts connections, and answers each with `reply` or not at all.
+async fn start_stranger(reply: &'static [u8]) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if !reply.is_empty() {
+                    stream.write_all(reply).await.unwrap();
+                }
+                // Reads what comes until the client leaves.
+                let mut received = Vec::new();
+                let _ = stream.read_to_end(&mut received).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn silent_member_is_reported_before_the_keepalive() {
+    let address = start_stranger(b"").await;
+    let client = Client::connect(&address).await.unwrap();
+    let (name, options) = (table(), Options::default());
+    let calls = async { tokio::join!(client.status(), client.list(""), client.info(&name, &options)) };
+    let answers = tokio::time::timeout(std::time::Duration::from_secs(9), calls).await;
+    let (status, list, info) = answers.unwrap_or_else(|_| panic!("HTTP/2's keepalive of 10 s was waited for"));
+    for error in [status.unwrap_err(), list.unwrap_err(), info.unwrap_err()] {
+        assert_eq!(error.code, Code::Unavailable);
+        assert!(error.message.contains(&format!("grpc://{address} does not answer")), "{error}");
+        assert!(error.message.contains("another member"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn port_of_another_protocol_is_named_as_no_member() {
+    for reply in [&b"HTTP/1.0 400 Bad request\r\nconnection: close\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.6\r\n"] {
+        let address = start_stranger(reply).await;
+        let called = async { Client::connect(&address).await?.status().await };
+        let error = called.await.unwrap_err();
+        assert!(error.message.contains(&format!("grpc://{address}")), "{error}");
+        assert!(error.message.contains("Flight port of a member") || error.message.contains("cannot reach"), "{error}");
+        let layers = ["transport error", "h2 protocol error: http2 error"];
+        assert!(layers.iter().all(|layer| !error.message.contains(layer)), "{error}");
+    }
+}

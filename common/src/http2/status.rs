@@ -40,11 +40,6 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The innermost cause of an error, for errors whose outer layers only repeat each other.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), root_cause)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! The options by name: their types, their limits, and the requests that they belong to.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -148,7 +149,17 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
 
 /// The value of an option; null counts as not given.
 fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
-    serde_json::from_value(value).map_err(|e| Error::invalid(format!("option {name:?}: {}", cut(&e.to_string()))))
+    Option::<T>::deserialize(&value).map_err(|_| {
+        let expected = match name {
+            "table" | "write_id" => "a text",
+            "mode" => "replace, create or append",
+            "compression" => "none, lz4 or zstd",
+            "preserve_batches" => "true or false",
+            "version" | "limit" | "retention_s" => "a whole number that is not negative",
+            _ => "a whole number from 1 on",
+        };
+        Error::invalid(format!("option {name:?}: {expected} is expected, not {}", cut(&value.to_string())))
+    })
 }
 
 /// The value of an option that is true or false; null counts as not given.

@@ -72,9 +72,16 @@ fn invalid_command_is_rejected_by_name() {
     for (text, word) in [
         (r#"{"table": "t", "colums": []}"#, "colums"),
         (r#"{"limit": 1}"#, "names no table"),
-        (r#"{"table": "t", "mode": "upsert"}"#, "upsert"),
+        (
+            r#"{"table": "t", "mode": "upsert"}"#,
+            "option \"mode\": replace, create or append is expected, not \"upsert\"",
+        ),
+        (r#"{"table": "t", "mode": 7}"#, "option \"mode\": replace, create or append is expected, not 7"),
         (r#"{"table": "t", "shards": 0}"#, "shards"),
-        (r#"{"table": "t", "shards": "many"}"#, "option \"shards\": invalid type"),
+        (
+            r#"{"table": "t", "shards": "many"}"#,
+            "option \"shards\": a whole number from 1 on is expected, not \"many\"",
+        ),
         (r#"{"table": "t", "shard_by": 7}"#, "option \"shard_by\": a column's name, or a list"),
         (r#"{"table": "t", "columns": ["a", 7]}"#, "option \"columns\": a column's name, or a list"),
         (r#"{"table": "t", "decompress": "yes"}"#, "option \"decompress\": true or false is expected, not \"yes\""),
@@ -91,6 +98,13 @@ fn invalid_command_is_rejected_by_name() {
     let mut headers = MetadataMap::new();
     headers.insert("x-volley-colums", "a".parse().unwrap());
     assert!(TableRequest::from_command(b"t", &headers).unwrap_err().message.contains("colums"));
+}
+
+#[test]
+fn error_of_an_option_in_a_ticket_is_no_error_of_the_ticket() {
+    let error = |ticket: &[u8]| TicketRequest::from_ticket(ticket, &MetadataMap::new()).unwrap_err().message;
+    assert!(error(br#"{"table": "t", "limit": "x"}"#).starts_with("option \"limit\""));
+    assert!(error(b"a//b").starts_with("the ticket is neither signed nor a table's name"));
 }
 
 #[test]

@@ -34,6 +34,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::expectation::in_plain_words;
 use crate::{Error, Result};
 
 /// Loads a configuration of type `T`: its defaults, then the TOML `file`, then the environment of this process, then
@@ -126,7 +127,8 @@ where
         for (key, setting) in layer.settings {
             values[&key] = setting.value;
             // Checked key by key: an error of serde's `flatten` does not say which key has the bad value.
-            T::deserialize(&values).map_err(|e| Error::invalid(format!("{}: {e}", setting.place)))?;
+            T::deserialize(&values)
+                .map_err(|e| Error::invalid(format!("{}: {}", setting.place, in_plain_words(&e))))?;
             origins.insert(key, setting.origin);
         }
     }

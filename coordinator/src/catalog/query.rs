@@ -93,7 +93,7 @@ impl Catalog {
             if let Some(end) = dropped.and_then(|dropped| dropped.replaced.last()) {
                 let left_s = end.until_ms.saturating_sub(self.clock_ms) / 1000;
                 error.message +=
-                    &format!(": it was dropped, and restore_version brings it back for another {left_s} s");
+                    &format!(": it was dropped, and `volley restore {name}` (the action restore_version) brings it back for another {left_s} s");
             }
             error
         })

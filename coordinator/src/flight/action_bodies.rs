@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use volley_common::expectation::in_plain_words;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::fields::cut;
 use volley_common::options::{Options, TableRequest};
@@ -43,7 +44,8 @@ impl ActionReply {
 /// INVALID_ARGUMENT, naming the action and the unknown or missing key.
 pub fn parse<T: DeserializeOwned>(action: &str, body: &[u8]) -> Result<T> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("the body of {action}: {}", cut(&e.to_string()))))
+    serde_json::from_slice(body)
+        .map_err(|e| Error::invalid(format!("the body of {action}: {}", cut(&in_plain_words(&e)))))
 }
 
 /// A body without keys.

@@ -25,7 +25,7 @@ pub struct SelectedColumns {
 /// The columns that `options` requests, of a table with this schema message.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: an unknown column, a column twice, or more columns than there are.
+/// INVALID_ARGUMENT: an unknown column, a name of several columns, a column twice, or more columns than there are.
 pub async fn select_columns(table: &[String], schema: &Bytes, options: &Options) -> Result<SelectedColumns> {
     let Some(wanted) = &options.columns else {
         return Ok(SelectedColumns { indexes: None, schema: schema.clone() });
@@ -49,15 +49,23 @@ fn select(table: &str, message: &Bytes, wanted: &[String]) -> Result<SelectedCol
             fields.len()
         )));
     }
-    // Of two columns with one name the first is meant.
-    let named: HashMap<&str, usize> = fields.iter().enumerate().rev().map(|(at, f)| (f.name().as_str(), at)).collect();
-    let find = |name: &String| {
-        named.get(name.as_str()).copied().ok_or_else(|| {
+    let mut named: HashMap<&str, Result<usize, usize>> = HashMap::new();
+    for (at, field) in fields.iter().enumerate() {
+        // Of two columns with one name none is meant.
+        named.entry(field.name()).and_modify(|found| *found = Err(at)).or_insert(Ok(at));
+    }
+    let find = |name: &String| match named.get(name.as_str()) {
+        Some(Ok(at)) => Ok(*at),
+        Some(Err(_)) => Err(Error::invalid(format!(
+            "table {table:?} has several columns named {:?}: leave out \"columns\" to read all",
+            cut(name)
+        ))),
+        None => {
             let known: Vec<String> = fields.iter().take(MAX_LISTED).map(|field| cut(field.name())).collect();
             let more = if fields.len() > MAX_LISTED { ", …" } else { "" };
             let known = known.join(", ");
-            Error::invalid(format!("table {table:?} has no column {:?}; it has {known}{more}", cut(name)))
-        })
+            Err(Error::invalid(format!("table {table:?} has no column {:?}; it has {known}{more}", cut(name))))
+        }
     };
     let indexes = wanted.iter().map(find).collect::<Result<Vec<usize>>>()?;
     let mut seen = BTreeSet::new();
@@ -105,6 +113,15 @@ mod tests {
         }
         let error = columns(&wide(9), vec!["y".repeat(1 << 20)]).await.err().unwrap();
         assert!(error.message.len() < 1000, "{} bytes", error.message.len());
+    }
+
+    #[tokio::test]
+    async fn name_of_several_columns_is_refused() {
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let schema = schema_message(&Schema::new(["a", "b", "a"].map(field).to_vec())).unwrap();
+        let error = columns(&schema, vec!["a".into()]).await.err().unwrap();
+        assert!(error.message.contains("several columns named \"a\""), "{error}");
+        assert_eq!(columns(&schema, vec!["b".into()]).await.unwrap().indexes, Some(vec![1]));
     }
 
     #[tokio::test]

@@ -1,18 +1,20 @@
 //! The files of a put: which schema all of them have, and their rows under it.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use volley_common::ipc::conform::conform_split;
-use volley_common::ipc::schema::check_appendable;
+use volley_common::ipc::schema::{check_appendable, project};
 use volley_common::{Error, Result};
 
 use crate::args::PutArgs;
 use crate::formats::text::{self, ColumnType, FieldStats, TextOptions};
-use crate::formats::{self, Format, InputFile};
+use crate::formats::{self, Format, InputFile, Int96Needs};
 use crate::threads::Emit;
 
 /// Columns whose types are shown.
@@ -36,6 +38,8 @@ pub enum KnownTypes {
 pub struct TypeRules {
     /// Types that are known.
     pub known: KnownTypes,
+    /// The table that files with types are appended to: they get its order of columns, and its units for INT96.
+    pub appended: Option<SchemaRef>,
     /// Types of single columns, before all others.
     types: Vec<ColumnType>,
     text: TextOptions,
@@ -64,7 +68,7 @@ impl TypeRules {
             typed: put.types.iter().map(|named| named.column.clone()).collect(),
             all_text: put.all_text,
         };
-        Ok(TypeRules { known, types: put.types.clone(), text })
+        Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
     }
 
     /// The schema, if no type is to be inferred.
@@ -179,9 +183,14 @@ impl InputFiles {
     /// # Errors
     /// INVALID_ARGUMENT names the file whose columns differ, or the line that is no row.
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
+        self.share_int96(rules.all_columns().or(rules.appended.as_ref()))?;
         if let Some((file, typed)) = self.typed_schema()? {
+            let typed = match &rules.appended {
+                Some(table) => Arc::new(in_order_of(&typed, table)),
+                None => typed,
+            };
             match rules.all_columns() {
-                Some(known) => check_appendable(known, &typed).map_err(|e| {
+                Some(known) => check_appendable(known, &in_order_of(&typed, known)).map_err(|e| {
                     let mut error = e.at(file.path.display());
                     error.message += rules.hint();
                     error
@@ -208,14 +217,28 @@ impl InputFiles {
         Ok(self)
     }
 
-    /// The first file that has a schema, with it. Those of all such files must agree.
+    /// Decides the units of INT96 columns by the values of all files and by the table that they are appended to.
+    fn share_int96(&mut self, table: Option<&SchemaRef>) -> Result<()> {
+        let mut needs = Int96Needs::default();
+        for file in &self.files {
+            needs.merge(&formats::int96_needs(file)?);
+        }
+        if let Some(table) = table {
+            needs.prefer(table);
+        }
+        let needs = Arc::new(needs);
+        self.files.iter_mut().for_each(|file| file.int96 = Some(needs.clone()));
+        Ok(())
+    }
+
+    /// The first file that has a schema, with it. Those of all such files must agree, with their columns in any order.
     fn typed_schema(&self) -> Result<Option<(&InputFile, SchemaRef)>> {
         let mut first: Option<(&InputFile, SchemaRef)> = None;
         for file in self.files.iter().filter(|file| !file.format.is_text()) {
             let schema = formats::schema(file)?;
             match &first {
                 None => first = Some((file, schema)),
-                Some((first, expected)) => check_appendable(expected, &schema)
+                Some((first, expected)) => check_appendable(expected, &in_order_of(&schema, expected))
                     .map_err(|e| e.at(format!("{} does not match {}", file.path.display(), first.path.display())))?,
             }
         }
@@ -272,6 +295,7 @@ impl InputFiles {
     pub fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
         for file in &self.files {
             for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
+                let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
                 // The metadata may differ from the first file's, and types may be narrower.
                 for batch in conform_split(&batch, &self.schema) {
@@ -292,83 +316,37 @@ impl InputFiles {
     }
 }
 
+/// The index in `schema` of each column of `like`, if both have the same names, each once, in different orders.
+fn places(schema: &Schema, like: &Schema) -> Option<Vec<usize>> {
+    let (have, wanted) = (schema.fields(), like.fields());
+    let same = have.iter().map(|field| field.name()).eq(wanted.iter().map(|field| field.name()));
+    if same || have.len() != wanted.len() {
+        return None;
+    }
+    let index: HashMap<&str, usize> = have.iter().enumerate().map(|(at, field)| (field.name().as_str(), at)).collect();
+    let places = wanted.iter().map(|field| index.get(field.name().as_str()).copied());
+    let places: Vec<usize> = places.collect::<Option<_>>()?;
+    let distinct = places.iter().collect::<HashSet<_>>().len() == have.len();
+    distinct.then_some(places)
+}
+
+/// The schema with its columns in the order of those of `like`, if they have the same names.
+fn in_order_of(schema: &Schema, like: &Schema) -> Schema {
+    places(schema, like).map_or_else(|| schema.clone(), |places| project(schema, &places))
+}
+
+/// The batch with its columns in the order of those of `like`, if they have the same names.
+fn reordered(batch: RecordBatch, like: &Schema) -> Result<RecordBatch, ArrowError> {
+    match places(batch.schema_ref(), like) {
+        Some(places) => batch.project(&places),
+        None => Ok(batch),
+    }
+}
+
 /// The columns without their types.
 fn names(stats: &FieldStats) -> Schema {
     Schema::new(stats.columns().map(|(name, _)| Field::new(name, DataType::Null, true)).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-    use clap::Parser;
-    use tempfile::TempDir;
-
-    use super::*;
-
-    /// A folder with `a.csv`, and `b.parquet` with the column `zip`.
-    fn files(csv: &str, typed: ArrayRef) -> TempDir {
-        let folder = TempDir::new().unwrap();
-        std::fs::write(folder.path().join("a.csv"), csv).unwrap();
-        let batch = RecordBatch::try_from_iter_with_nullable([("zip", typed, true)]).unwrap();
-        let path = folder.path().join("b.parquet");
-        let mut file = formats::create(&path, Format::Parquet, &batch.schema(), None).unwrap();
-        file.write(&batch).unwrap();
-        file.finish().unwrap();
-        folder
-    }
-
-    fn read(folder: &TempDir, known: KnownTypes) -> Result<Vec<ArrayRef>> {
-        let rules = TypeRules { known, types: Vec::new(), text: TextOptions::default() };
-        let paths = ["a.csv", "b.parquet"].map(|name| folder.path().join(name));
-        let inputs = InputFiles::open(&paths, None)?.with_types(rules)?;
-        let mut columns = Vec::new();
-        inputs.read(&ProgressBar::hidden(), &mut |batch: RecordBatch| {
-            columns.push(batch.column(0).clone());
-            Ok(())
-        })?;
-        Ok(columns)
-    }
-
-    fn schema(data_type: DataType) -> SchemaRef {
-        Arc::new(Schema::new(vec![Field::new("zip", data_type, true)]))
-    }
-
-    #[test]
-    fn given_schema_is_before_the_types_of_other_files() {
-        let folder = files("zip\n00501\n", Arc::new(StringArray::from(vec!["x"])));
-        let columns = read(&folder, KnownTypes::Schema(schema(DataType::LargeUtf8))).unwrap();
-        assert!(columns.iter().all(|column| *column.data_type() == DataType::LargeUtf8));
-        // A file that does not fit is refused instead of changing the type of the others.
-        let folder = files("zip\n00501\n", Arc::new(Int64Array::from(vec![501])));
-        let error = read(&folder, KnownTypes::Schema(schema(DataType::Utf8))).unwrap_err().message;
-        assert!(error.contains("b.parquet") && error.contains("zip") && error.contains("--schema"), "{error}");
-        let error = read(&folder, KnownTypes::None).unwrap_err().message;
-        assert!(error.contains("00501"), "{error}");
-    }
-
-    #[test]
-    fn appended_types_are_before_those_of_other_files() {
-        let folder = files("zip\n1.5\n", Arc::new(Int32Array::from(vec![7])));
-        let columns = read(&folder, KnownTypes::AppendedTable(schema(DataType::Float64))).unwrap();
-        let expected: Vec<ArrayRef> =
-            vec![Arc::new(Float64Array::from(vec![1.5])), Arc::new(Float64Array::from(vec![7.0]))];
-        assert_eq!(columns, expected);
-    }
-
-    #[test]
-    fn column_with_two_types_is_refused() {
-        let put = |types: &[&str]| {
-            let args = ["volley", "put", "a.csv", "--table", "t"]
-                .into_iter()
-                .chain(types.iter().flat_map(|text| ["--type", *text]));
-            let crate::args::CliCommand::Put(put) = crate::args::Args::parse_from(args).command else {
-                panic!("no put")
-            };
-            TypeRules::of(&put)
-        };
-        put(&["a=int64", "b=int64"]).unwrap();
-        let error = put(&["a=int64", "b=utf8", "a=utf8"]).err().unwrap();
-        assert!(error.message.contains("\"a\" twice"), "{error}");
-    }
-}
+mod tests;

@@ -40,8 +40,8 @@ fn int96_file(path: &Path, message: &str, level: i16, groups: &[&[i128]]) -> Fil
 }
 
 fn read(file: &File) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
-    let schema = schema(file.try_clone()?)?;
-    let batches = open(file.try_clone()?, ProgressBar::hidden())?.collect::<Result<Vec<_>, _>>()?;
+    let schema = schema(file.try_clone()?, None)?;
+    let batches = open(file.try_clone()?, None, ProgressBar::hidden())?.collect::<Result<Vec<_>, _>>()?;
     Ok((schema, batches))
 }
 
@@ -72,6 +72,37 @@ fn int96_with_nanoseconds_keeps_them_or_is_refused() {
     let file = int96_file(&folder.path().join("t"), message, 1, &[&[1], &[LAST_DAY]]);
     let error = read(&file).unwrap_err().to_string();
     assert!(error.contains("\"t\"") && error.contains("1677") && error.contains("microseconds"), "{error}");
+}
+
+#[test]
+fn int96_of_files_put_together_has_one_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, value: i128| {
+        int96_file(&folder.path().join(name), "message m { optional int96 t; }", 1, &[&[value]])
+    };
+    let (old, new, fine) = (file("old", FIRST_DAY), file("new", 1000), file("fine", 1));
+    let needs = |files: [&File; 2]| {
+        let mut needs = Int96Needs::of(files[0]).unwrap();
+        needs.merge(&Int96Needs::of(files[1]).unwrap());
+        needs
+    };
+    for shared in [needs([&old, &new]), needs([&new, &old])] {
+        for (file, micros) in [(&old, (FIRST_DAY / 1000) as i64), (&new, 1)] {
+            let mut batches = open(file.try_clone().unwrap(), Some(&shared), ProgressBar::hidden()).unwrap();
+            let batch = batches.next().unwrap().unwrap();
+            assert_eq!(batch.column(0).as_primitive::<TimestampMicrosecondType>().values(), &[micros]);
+        }
+    }
+    let error = schema(new.try_clone().unwrap(), Some(&needs([&old, &fine]))).unwrap_err().to_string();
+    assert!(error.contains("another of the same put"), "{error}");
+    // A table that is appended to has chosen before.
+    let unit = |file: &File| {
+        let mut needs = Int96Needs::of(file).unwrap();
+        needs.prefer(&Schema::new(vec![Field::new("t", DataType::Timestamp(TimeUnit::Microsecond, None), true)]));
+        schema(file.try_clone().unwrap(), Some(&needs)).unwrap().field(0).data_type().clone()
+    };
+    assert_eq!(unit(&new), DataType::Timestamp(TimeUnit::Microsecond, None));
+    assert_eq!(unit(&fine), DataType::Timestamp(TimeUnit::Nanosecond, None));
 }
 
 #[test]
@@ -147,7 +178,7 @@ fn texts_of_two_gigabytes_in_one_row_group_are_read() {
     let mut writer = ArrowWriter::try_new_with_options(File::create(&path).unwrap(), batch.schema(), options).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-    let batches = open(File::open(&path).unwrap(), ProgressBar::hidden()).unwrap();
+    let batches = open(File::open(&path).unwrap(), None, ProgressBar::hidden()).unwrap();
     let mut rows = 0;
     for batch in batches {
         let batch = batch.unwrap();

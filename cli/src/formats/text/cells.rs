@@ -10,6 +10,7 @@ use arrow::error::ArrowError;
 
 use super::json::{JsonFault, string};
 use super::{boolean, cut};
+use crate::output::plural;
 
 /// A column that is being built.
 pub trait Cells: Send {
@@ -69,7 +70,7 @@ pub struct CastCells {
 }
 
 fn refused(text: &str, data_type: &DataType) -> String {
-    format!("{:?} cannot be a {data_type} without a change", cut(text))
+    format!("{:?} does not fit the type {data_type} without a change", cut(text))
 }
 
 impl<T: ArrowPrimitiveType> Cells for PrimitiveCells<T> {
@@ -146,7 +147,7 @@ impl Cells for HexCells {
         let bytes: Option<Vec<u8>> = bytes.collect();
         let bytes = bytes.ok_or_else(|| format!("{:?} is not hexadecimal", cut(text)))?;
         if let Some(width) = self.width.filter(|width| *width != bytes.len()) {
-            return Err(format!("{:?} has {} bytes instead of {width}", cut(text), bytes.len()));
+            return Err(format!("{:?} has {} instead of {width}", cut(text), plural(bytes.len() as i64, "byte")));
         }
         self.builder.append_value(bytes);
         Ok(())

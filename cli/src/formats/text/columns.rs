@@ -6,6 +6,7 @@ use arrow::error::ArrowError;
 
 use super::cells::{BooleanCells, CastCells, Cells, HexCells, NullCells, PrimitiveCells, TextCells};
 use super::cut;
+use super::duration::{days_and_time, duration, months, months_days_and_time};
 use super::json_cells::{ListCells, MapCells, StructCells};
 use super::number::{NumberText, special};
 use super::time::{TimestampText, date, time};
@@ -64,6 +65,24 @@ fn timestamp(to: &DataType, unit: TimeUnit, zoned: bool) -> Box<dyn Cells> {
         TimeUnit::Millisecond => primitive::<TimestampMillisecondType>(to, parse),
         TimeUnit::Microsecond => primitive::<TimestampMicrosecondType>(to, parse),
         TimeUnit::Nanosecond => primitive::<TimestampNanosecondType>(to, parse),
+    }
+}
+
+fn duration_column(to: &DataType, unit: TimeUnit) -> Box<dyn Cells> {
+    let parse = move |text: &str| duration(text, unit);
+    match unit {
+        TimeUnit::Second => primitive::<DurationSecondType>(to, parse),
+        TimeUnit::Millisecond => primitive::<DurationMillisecondType>(to, parse),
+        TimeUnit::Microsecond => primitive::<DurationMicrosecondType>(to, parse),
+        TimeUnit::Nanosecond => primitive::<DurationNanosecondType>(to, parse),
+    }
+}
+
+fn interval_column(to: &DataType, unit: IntervalUnit) -> Box<dyn Cells> {
+    match unit {
+        IntervalUnit::YearMonth => primitive::<IntervalYearMonthType>(to, months),
+        IntervalUnit::DayTime => primitive::<IntervalDayTimeType>(to, days_and_time),
+        IntervalUnit::MonthDayNano => primitive::<IntervalMonthDayNanoType>(to, months_days_and_time),
     }
 }
 
@@ -136,6 +155,8 @@ fn cells(to: &DataType) -> Result<Box<dyn Cells>, ArrowError> {
         Date64 => primitive::<Date64Type>(to, date64),
         Time32(unit) | Time64(unit) => time_of_day(to, *unit),
         Timestamp(unit, zone) => timestamp(to, *unit, zone.is_some()),
+        Duration(unit) => duration_column(to, *unit),
+        Interval(unit) => interval_column(to, *unit),
         List(item) => Box::new(ListCells::new(item.clone(), column(item)?)),
         Struct(fields) => Box::new(struct_column(fields)?),
         Map(entries, sorted) => {

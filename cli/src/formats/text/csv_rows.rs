@@ -5,6 +5,7 @@ use std::io::{BufRead, Read};
 use arrow::error::ArrowError;
 
 use super::{MAX_ROW_BYTES, cut};
+use crate::output::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -98,7 +99,7 @@ impl<R: BufRead> CsvRows<R> {
         let (cells, columns) = (self.cells.len(), self.header.len());
         if cells != columns {
             let (line, text) = (self.cells[0].line, cut(&self.record));
-            return Err(error(line, format!("{cells} cells instead of {columns}: {text:?}")));
+            return Err(error(line, format!("{} instead of {columns}: {text:?}", plural(cells as i64, "cell"))));
         }
         Ok(true)
     }
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn invalid_rows_are_named_by_their_line() {
         let cases: [(&[u8], &str); 12] = [
-            (b"a,b\n\"x\ny\",2\n3\n", "line 4: 1 cells instead of 2: \"3"),
+            (b"a,b\n\"x\ny\",2\n3\n", "line 4: 1 cell instead of 2: \"3"),
             (b"a,b\n1,2,3\n", "line 2: 3 cells"),
             (b"a,b\n1,2\n3,\"x\n\n", "line 3: a quote is not closed: \"\\\"x"),
             (b"a,b\n1,\"x\"y\n", "line 2: text after a closing quote: \"y"),

@@ -143,8 +143,7 @@ impl Cells for StructCells {
         let mut expected = 0;
         members(value, &mut |(name, value)| {
             let Some(index) = self.names.find(&name, expected) else {
-                let message =
-                    format!("the key {:?} is not a column: give all columns, or infer over all rows", cut(&name));
+                let message = format!("the key {:?} is not one of the columns, whose types are known", cut(&name));
                 return Err(JsonFault::new(value, message));
             };
             expected = index + 1;

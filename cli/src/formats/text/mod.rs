@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
 //! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
+//! | [`duration`] | durations and intervals, which inference takes for text |
 //! | [`object_fields`] | the fields of JSON objects by name |
 //! | [`column_stats`] | inference |
 //! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
@@ -19,7 +20,7 @@ use indicatif::ProgressBar;
 use volley_common::Result;
 
 use super::input::InputFile;
-use super::{Format, file_error};
+use super::{Format, check_content, file_error};
 use crate::progress::ProgressReader;
 use csv_rows::{CsvCell, CsvRows};
 use json_rows::JsonRows;
@@ -29,6 +30,7 @@ mod cells;
 mod column_stats;
 mod columns;
 mod csv_rows;
+mod duration;
 mod json;
 mod json_cells;
 mod json_rows;
@@ -102,6 +104,7 @@ enum TextRows {
 
 impl TextRows {
     fn open(input: &InputFile, bar: ProgressBar) -> Result<TextRows> {
+        check_content(input)?;
         let file = ProgressReader::new(input.open()?, bar);
         let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, file));
         match input.format {
@@ -182,7 +185,9 @@ pub fn check(input: &InputFile, schema: &Schema) -> Result<()> {
     match TextRows::open(input, ProgressBar::hidden())? {
         TextRows::Csv(rows) => batches::columns_of(&rows, schema).map(|_| ()),
         TextRows::Json(mut rows) => match rows.next_row() {
-            Ok(None) => Err(no_objects()),
+            // No row of a file is what `volley get` writes of an empty table. A pipe without one is more likely to be
+            // that of a program that failed.
+            Ok(None) if input.is_copy() => Err(no_objects()),
             other => other.map(|_| ()),
         },
     }

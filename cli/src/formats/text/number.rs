@@ -166,8 +166,10 @@ impl NumberStats {
         if number.is_integer() {
             // 15 digits fit every type.
             if number.integer.len() > 15 {
-                self.not_int64 |= number.integer::<i64>().is_none();
-                self.not_float64 |= number.float64().is_none();
+                let beyond_int64 = number.integer::<i64>().is_none();
+                self.not_int64 |= beyond_int64;
+                // An id that a float happens to hold would come back as 1.8446744073709552e19.
+                self.not_float64 |= beyond_int64 || number.float64().is_none();
             }
             return;
         }
@@ -245,6 +247,16 @@ mod tests {
         assert_eq!(types(&["1e23", "5e-324", "1.7976931348623157e308"]), NumberType::Float64);
         assert_eq!(types(&["100000000000000000000000", "0.5"]), NumberType::Decimal(25, 1));
         assert_eq!(types(&["123456789012345678901234567890123456789"]), NumberType::Text);
+    }
+
+    #[test]
+    fn integers_beyond_int64_are_never_floats() {
+        assert_eq!(types(&["18446744073709551616"]), NumberType::Decimal(20, 0));
+        assert_eq!(types(&["-9223372036854775809", "7"]), NumberType::Decimal(19, 0));
+        assert_eq!(types(&["100000000000000000000", "0.5"]), NumberType::Decimal(22, 1));
+        assert_eq!(types(&["18446744073709551616", "1e5"]), NumberType::Text);
+        let power = format!("1{}", "0".repeat(40));
+        assert_eq!(types(&[&power]), NumberType::Text);
     }
 
     #[test]

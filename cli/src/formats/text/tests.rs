@@ -123,7 +123,7 @@ fn value_that_does_not_fit_names_line_and_column() {
             "t.csv",
             "a\n1\n\"2\"\n\"x\ny\"\n",
             DataType::Int64,
-            "t.csv: line 4: column \"a\": \"x\\ny\" cannot be a Int64",
+            "t.csv: line 4: column \"a\": \"x\\ny\" does not fit the type Int64",
         ),
         ("t.csv", "a\n1.5\n", DataType::Int8, "line 2: column \"a\": \"1.5\""),
         ("t.csv", "a\n300\n", DataType::UInt8, "\"300\""),
@@ -134,7 +134,7 @@ fn value_that_does_not_fit_names_line_and_column() {
         ("t.csv", "a\nabc\n", DataType::Binary, "\"abc\" is not hexadecimal"),
         ("t.jsonl", "{\"a\":1}\n{\"a\":20.75}\n", DataType::Int64, "t.jsonl: line 2, byte 6: column \"a\": \"20.75\""),
         ("t.jsonl", "{\"a\":[1]}\n", DataType::Int64, "line 1, byte 6: column \"a\": [1] where"),
-        ("t.jsonl", "{\"b\":1}\n", DataType::Int64, "the key \"b\" is not a column"),
+        ("t.jsonl", "{\"b\":1}\n", DataType::Int64, "the key \"b\" is not one of the columns"),
     ] {
         let error = error_as(name, text, vec![field("a", kind)]);
         assert!(error.contains(expected), "{error}");
@@ -157,7 +157,7 @@ fn value_of_the_wrong_length_names_line_and_column() {
             "t.jsonl",
             "{\"a\":\"00\"}\n",
             DataType::FixedSizeBinary(4),
-            "line 1, byte 6: column \"a\": \"00\" has 1 bytes",
+            "line 1, byte 6: column \"a\": \"00\" has 1 byte ",
         ),
         (
             "t.jsonl",
@@ -218,7 +218,7 @@ fn invalid_text_is_a_short_error_with_its_line() {
         ("t.jsonl", "{\"a\":1,\"a\":2}".into(), "line 1, byte 12: the object has the key \"a\" twice"),
         ("t.jsonl", format!("{{\"a\":{}1{}}}", "[".repeat(1 << 19), "]".repeat(1 << 19)), "nested more than"),
         ("t.jsonl", "{\"a\":\"\\ud800\"}".into(), "line 1, byte 6: column \"a\""),
-        ("t.csv", format!("a,b\n1,2\n{long}\n"), "t.csv: line 3: 1 cells instead of 2"),
+        ("t.csv", format!("a,b\n1,2\n{long}\n"), "t.csv: line 3: 1 cell instead of 2"),
         ("t.csv", format!("a\n\"{long}\n"), "line 2: a quote is not closed"),
     ] {
         let error = error(name, &text);
@@ -233,6 +233,16 @@ fn later_value_that_a_sample_missed_fails() {
     assert!(error.message.contains("line 2") && error.message.contains("20.75"), "{error}");
     let error = read("t.csv", "v\n20\n00501\n", &options).unwrap_err();
     assert!(error.message.contains("line 3") && error.message.contains("00501"), "{error}");
+}
+
+#[test]
+fn empty_json_lines_with_known_types_have_no_rows() {
+    let folder = TempDir::new().unwrap();
+    let input = file(&folder, "t.jsonl", "");
+    let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+    check(&input, &schema).unwrap();
+    assert_eq!(read_as(&input, &schema, &TextOptions::default()).unwrap().num_rows(), 0);
+    assert!(infer(&input, &TextOptions::default()).is_err(), "without types there are no columns");
 }
 
 #[test]

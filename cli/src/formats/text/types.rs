@@ -4,6 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use arrow::array::timezone::Tz;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use volley_common::{Error, Result};
 
 use super::cut;
 use crate::formats::input::InputFile;
+use crate::formats::leaves::map_leaves;
 use crate::formats::{Format, io_error};
 
 /// Types within each other in the text of a type.
@@ -68,9 +70,34 @@ fn with_parameters(text: &str) -> Option<DataType> {
     }
 }
 
+/// Refuses a time zone that no reader could resolve.
+fn check_zones(data_type: &DataType) -> Result<(), String> {
+    let mut unknown = None;
+    map_leaves(data_type, &mut |leaf| {
+        if let DataType::Timestamp(_, Some(zone)) = leaf
+            && zone.parse::<Tz>().is_err()
+        {
+            unknown = Some(zone.clone());
+        }
+        leaf.clone()
+    });
+    match unknown {
+        Some(zone) => Err(format!(
+            "the time zone {:?} is unknown: use UTC, a name of the IANA database as Europe/Zurich, or an offset as +02:00",
+            cut(&zone)
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A type by a common name or as Arrow writes it.
 fn data_type(text: &str) -> Result<DataType, String> {
-    let text = text.trim();
+    let data_type = parse_type(text.trim())?;
+    check_zones(&data_type)?;
+    Ok(data_type)
+}
+
+fn parse_type(text: &str) -> Result<DataType, String> {
     let depth = text.bytes().filter(|b| *b == b'(').count();
     if depth > MAX_TYPE_DEPTH || text.len() > MAX_TYPE_BYTES {
         return Err(format!("the type {:?} is too long", cut(text)));
@@ -171,6 +198,20 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&format!("a={}", "List(".repeat(2000))).unwrap_err().contains("too long"));
+    }
+
+    #[test]
+    fn unknown_time_zone_is_refused() {
+        let parse = |text: &str| text.parse::<ColumnType>().map(|parsed| parsed.data_type);
+        for zone in ["UTC", "Europe/Zurich", "+02:00"] {
+            assert!(parse(&format!("a=timestamp(us, {zone})")).is_ok(), "{zone}");
+        }
+        let zoned = DataType::Timestamp(TimeUnit::Second, Some("Europe/Zurch".into()));
+        assert!(check_zones(&DataType::new_list(zoned.clone(), true)).is_err());
+        for text in ["a=timestamp(us, Europe/Zurch)".to_string(), format!("a={zoned}")] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains("\"Europe/Zurch\" is unknown") && error.contains("IANA"), "{error}");
+        }
     }
 
     #[test]
