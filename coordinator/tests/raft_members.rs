@@ -210,7 +210,7 @@ async fn invalid_changes_are_refused_and_change_nothing() {
     );
     refused(raft.add_coordinator(4, four).await.unwrap_err(), Code::Unavailable, &["coordinator 4", four]);
     raft.add_coordinator(1, one).await.unwrap();
-    raft.remove_coordinator(9).await.unwrap();
+    refused(raft.remove_coordinator(9).await.unwrap_err(), Code::NotFound, &["coordinator 9", "1, 2, 3"]);
     assert_eq!(raft.peers(), cluster.formed);
 
     let down = cluster.follower().await;
