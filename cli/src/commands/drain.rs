@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use volley_common::client::Client;
+use volley_common::server::StopSignals;
 use volley_common::{Code, Error, Result};
 
-use super::{connect, dev};
+use super::connect;
 use crate::args::DrainArgs;
 use crate::{output, progress};
 
@@ -25,16 +26,19 @@ pub async fn run(drain: &DrainArgs, cluster: &str, json: bool) -> Result<()> {
         let cancelled = client.action("undrain_node", &node).await?;
         return report(&cancelled, json, |id| format!("node {id} accepts writes again"));
     }
-    let started = client.action("drain_node", &node).await?;
+    // Before the drain begins: an interrupt at any moment after it says that the drain continues.
+    let mut interrupts = StopSignals::new()?;
+    let started = tokio::select! {
+        started = client.action("drain_node", &node) => started?,
+        _ = interrupts.next() => return Err(drain_continues(Error::cancelled("interrupted"), &drain.node)),
+    };
     if drain.no_wait {
         return report(&started, json, |id| format!("node {id} is draining: {}", remaining(&started)));
     }
     let id = output::cell("node", &started["node"]);
     let drained = tokio::select! {
         drained = follow(&client, started) => drained.map_err(|error| drain_continues(error, &id))?,
-        result = dev::interrupted() => {
-            return Err(drain_continues(result.err().unwrap_or_else(|| Error::cancelled("interrupted")), &id));
-        }
+        _ = interrupts.next() => return Err(drain_continues(Error::cancelled("interrupted"), &id)),
     };
     report(&drained, json, |id| format!("node {id} is drained: stop it, then `volley remove {id}`"))
 }
