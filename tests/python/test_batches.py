@@ -42,6 +42,11 @@ def chunks(client, ticket):
         found.append((chunk.data, chunk.app_metadata and chunk.app_metadata.to_pybytes()))
 
 
+def values(batch):
+    """The columns without their dictionaries: each may have other values that no row uses."""
+    return batch.schema, batch["n"].to_numpy().tobytes(), batch["word"].cast(pa.utf8())
+
+
 def test_batches_and_metadata_come_back(shared, client, name):
     writer, reader = client.do_put(descriptor(name, preserve_batches=True, max_endpoints=1), SCHEMA)
     writer.done_writing()
@@ -55,7 +60,7 @@ def test_batches_and_metadata_come_back(shared, client, name):
                 with flight.connect(location) as there:
                     found = chunks(there, endpoint.ticket)
                 assert [metadata for _, metadata in found] == [str(i).encode() for i in range(len(BATCHES))]
-                assert all(data.equals(put) for (data, _), put in zip(found, BATCHES))
+                assert [values(data) for data, _ in found] == [values(put) for put in BATCHES]
     assert action(client, "get_stats", {"table": name})["batches"] == len(BATCHES)
 
 

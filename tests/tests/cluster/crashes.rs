@@ -5,7 +5,7 @@ use std::time::Duration;
 use arrow_flight::FlightDescriptor;
 use futures::StreamExt;
 use volley_common::Code;
-use volley_common::client::FetchOptions;
+use volley_common::client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_tests::raw::{OpenPut, messages};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
@@ -157,7 +157,8 @@ async fn cluster_keeps_everything_when_all_members_are_killed() {
     let client = cluster.client().await;
     assert_eq!(rows::get(&client, "ordered").await.unwrap(), [5]);
     assert_eq!(rows::get_sorted(&client, "keyed").await.unwrap(), Vec::from_iter(0..60_000));
-    assert_eq!(rows::put(&client, "ordered", &append, 60_000..70_000).await.unwrap(), outcome);
+    let again = rows::put(&client, "ordered", &append, 60_000..70_000).await.unwrap();
+    assert_eq!(again, PutOutcome { repeated: true, ..outcome });
     let batches: Vec<_> =
         client.fetch(held, FetchOptions::default()).unwrap().map(|part| part.unwrap().batch).collect().await;
     assert_eq!(rows::ids(&batches), Vec::from_iter(0..70_000), "a FlightInfo outlives a restart");

@@ -125,6 +125,12 @@ async fn calls_without_majority_fail_in_time_and_tickets_work() {
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..10).await.unwrap();
     let ticket = client.info(&rows::name("t"), &Options::default()).await.unwrap().endpoint[0].ticket.clone().unwrap();
+    // A node learns of the others from the leader.
+    let node = cluster.nodes[0].client().await;
+    wait_for(Duration::from_secs(20), "the node reads the part from its holder", async || {
+        node.do_get(ticket.clone()).await.ok()
+    })
+    .await;
     cluster.coordinators[0].kill();
     cluster.coordinators[1].kill();
     for member in [&cluster.coordinators[2], &cluster.nodes[0]] {

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch};
-use arrow::datatypes::{Int32Type, SchemaRef};
+use arrow::datatypes::Int32Type;
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult, Ticket};
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, TryStreamExt};
@@ -15,6 +14,8 @@ use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 use volley_common::Code;
 use volley_common::client::Client;
+use volley_common::ipc::encode::encode_batch;
+use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::options::{Mode, Options};
 use volley_tests::{ClusterOptions, TestCluster, raw, rows, wait_for};
 
@@ -42,14 +43,15 @@ fn varied() -> Vec<RecordBatch> {
 }
 
 /// The messages of each batch: its dictionaries, then its rows, which alone have metadata: the number of the batch.
-fn numbered_messages(schema: &SchemaRef, batches: &[RecordBatch]) -> (FlightData, Vec<Vec<FlightData>>) {
-    let mut of_batches = Vec::new();
-    for (at, batch) in batches.iter().enumerate() {
-        let mut messages = batches_to_flight_data(schema, vec![batch.clone()]).unwrap().split_off(1);
+fn numbered_messages(batches: &[RecordBatch]) -> (FlightData, Vec<Vec<FlightData>>) {
+    let number = |(at, batch): (usize, &RecordBatch)| {
+        let (dictionaries, rows) = encode_batch(batch).unwrap();
+        let mut messages: Vec<FlightData> = dictionaries.iter().chain([&rows]).map(FlightData::from).collect();
         messages.last_mut().unwrap().app_metadata = at.to_string().into();
-        of_batches.push(messages);
-    }
-    (batches_to_flight_data(schema, vec![]).unwrap().remove(0), of_batches)
+        messages
+    };
+    let schema = flight_header(&schema_message(&batches[0].schema()).unwrap());
+    (FlightData::new().with_data_header(schema), batches.iter().enumerate().map(number).collect())
 }
 
 async fn next_result(results: &mut tonic::Streaming<PutResult>) -> Option<PutResult> {
@@ -58,7 +60,7 @@ async fn next_result(results: &mut tonic::Streaming<PutResult>) -> Option<PutRes
 
 /// The first half of Arrow's integration scenario `default`: a put without options, in lockstep.
 async fn upload(address: &str, path: &str, batches: &[RecordBatch]) {
-    let (mut schema, of_batches) = numbered_messages(&batches[0].schema(), batches);
+    let (mut schema, of_batches) = numbered_messages(batches);
     schema.flight_descriptor = Some(FlightDescriptor::new_path(vec![path.into()]));
     let (mut send, receive) = mpsc::channel(16);
     send.send(schema).await.unwrap();

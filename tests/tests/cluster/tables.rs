@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use volley_common::client::FetchOptions;
+use volley_common::client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::{TestCluster, rows};
@@ -135,7 +135,8 @@ async fn repeated_write_id_takes_effect_once() {
     let named = Options { write_id: Some("nightly".into()), ..append() };
     let first = rows::put(&client, "t", &named, 10..20).await.unwrap();
     for node in &cluster.nodes {
-        assert_eq!(rows::put(&node.client().await, "t", &named, 10..20).await.unwrap(), first);
+        let again = rows::put(&node.client().await, "t", &named, 10..20).await.unwrap();
+        assert_eq!(again, PutOutcome { repeated: true, ..first.clone() });
     }
     assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..20));
     let elsewhere = rows::put(&client, "other", &named, 0..10).await;
