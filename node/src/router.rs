@@ -14,6 +14,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use rand::seq::SliceRandom;
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
@@ -161,7 +162,10 @@ where
 
 /// Whether this node accepts new parts.
 async fn check_writable(store: &PartStore) -> Result<()> {
+    /// A burst of puts must not start a thread for each.
+    static CHECKS: Semaphore = Semaphore::const_new(4);
     let store = store.clone();
+    let _check = CHECKS.acquire().await.map_err(|_| Error::internal("the permits of checks are never closed"))?;
     let checked = tokio::task::spawn_blocking(move || store.check_writable(0)).await;
     checked.unwrap_or_else(|e| Err(Error::internal(format!("checking the disk: {e}"))))
 }

@@ -81,7 +81,8 @@ async fn node_with_a_lost_disk_comes_back_as_a_new_node() {
     fs::remove_dir_all(&cluster.nodes[1].folder).unwrap();
     cluster.nodes[1].restart().await;
     wait_for_spread(&cluster, &client, "all copies are there again", |on| {
-        on.iter().sum::<usize>() == 2 * SHARDS && on[1] >= SHARDS / 2
+        // How many shards a node gets depends on its id, which is random.
+        on.iter().sum::<usize>() == 2 * SHARDS && on[1] > 0
     })
     .await;
     let old = id_of(&client, &victim, "silent").await;
