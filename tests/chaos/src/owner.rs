@@ -1,10 +1,12 @@
 //! Which process made a connection, found by its socket in `/proc` as `ss -p` does.
 //!
-//! Members connect from 127.0.0.1 and any port, so their address does not identify them.
+//! Members connect from 127.0.0.1 and any port, so their address does not identify them. Reading all sockets takes a while
+//! when there are thousands: lookups that wait at the same time share one reading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use volley_tests::cluster::MemberId;
@@ -13,34 +15,58 @@ use crate::links::LinkEnd;
 
 /// The processes of the cluster, by their process ids.
 #[derive(Default)]
-pub struct SocketOwners(Mutex<BTreeMap<u32, MemberId>>);
+pub struct SocketOwners {
+    members: Mutex<BTreeMap<u32, MemberId>>,
+    /// The last reading; locked while one is made.
+    table: Mutex<Option<SocketTable>>,
+}
+
+/// The established connections of the machine, and the processes of the run that have their sockets.
+struct SocketTable {
+    read_after: Instant,
+    /// Inodes by local and remote address.
+    inodes: HashMap<(SocketAddrV4, SocketAddrV4), u64>,
+    owners: HashMap<u64, LinkEnd>,
+}
 
 impl SocketOwners {
     /// Records a started process, in place of the member's earlier one.
     pub fn set(&self, pid: u32, member: MemberId) {
-        let mut owners = self.0.lock();
-        owners.retain(|_, known| *known != member);
-        owners.insert(pid, member);
+        let mut members = self.members.lock();
+        members.retain(|_, known| *known != member);
+        members.insert(pid, member);
     }
 
-    /// The owner of the connection from `source` to `target`; none if no process of the run has this socket.
+    /// The owner of the connection from `source` to `target`, which exists; none if no process of the run has this socket.
     pub fn of(&self, source: SocketAddr, target: SocketAddr) -> Option<LinkEnd> {
         let (SocketAddr::V4(source), SocketAddr::V4(target)) = (source, target) else { return None };
-        let table = fs::read_to_string("/proc/net/tcp").ok()?;
-        let inode = table.lines().skip(1).find_map(|line| inode_of(line, source, target))?;
-        let socket = format!("socket:[{inode}]");
-        let owners: Vec<(u32, LinkEnd)> =
-            self.0.lock().iter().map(|(pid, member)| (*pid, LinkEnd::Member(*member))).collect();
-        let known = owners.into_iter().chain([(std::process::id(), LinkEnd::Clients)]);
-        known.into_iter().find(|(pid, _)| has_open(*pid, &socket)).map(|(_, owner)| owner)
+        let asked = Instant::now();
+        let mut table = self.table.lock();
+        let found = match table.take().filter(|table| table.read_after >= asked) {
+            Some(table) => table,
+            None => self.read()?,
+        };
+        let found = table.insert(found);
+        found.owners.get(found.inodes.get(&(source, target))?).copied()
+    }
+
+    fn read(&self) -> Option<SocketTable> {
+        let read_after = Instant::now();
+        let text = fs::read_to_string("/proc/net/tcp").ok()?;
+        let inodes = text.lines().skip(1).filter_map(connection).collect();
+        // A member that shares the process id of this program comes after it: it counts.
+        let mut processes = vec![(std::process::id(), LinkEnd::Clients)];
+        processes.extend(self.members.lock().iter().map(|(pid, member)| (*pid, LinkEnd::Member(*member))));
+        let sockets = processes.into_iter().flat_map(|(pid, end)| sockets_of(pid).into_iter().map(move |at| (at, end)));
+        Some(SocketTable { read_after, inodes, owners: sockets.collect() })
     }
 }
 
-/// The inode in a line of `/proc/net/tcp` if the line is that of this connection.
-fn inode_of(line: &str, source: SocketAddrV4, target: SocketAddrV4) -> Option<&str> {
+/// The addresses and the inode in a line of `/proc/net/tcp`.
+fn connection(line: &str) -> Option<((SocketAddrV4, SocketAddrV4), u64)> {
     let mut fields = line.split_ascii_whitespace();
-    let (local, remote) = (fields.nth(1)?, fields.next()?);
-    (parse(local)? == source && parse(remote)? == target).then(|| fields.nth(6)).flatten()
+    let (local, remote) = (parse(fields.nth(1)?)?, parse(fields.next()?)?);
+    Some(((local, remote), fields.nth(6)?.parse().ok()?))
 }
 
 /// `0100007F:1F90`: the address as the machine's integer, the port as a number.
@@ -50,9 +76,11 @@ fn parse(text: &str) -> Option<SocketAddrV4> {
     Some(SocketAddrV4::new(address.into(), u16::from_str_radix(port, 16).ok()?))
 }
 
-fn has_open(pid: u32, socket: &str) -> bool {
+/// The inodes of the sockets that a process has open.
+fn sockets_of(pid: u32) -> Vec<u64> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target.as_os_str() == socket)
+    let targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
 #[cfg(test)]
