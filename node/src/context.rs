@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, Connector};
 use volley_common::wire::catalog::NodeListener;
 
 use crate::cluster_view::ClusterView;
@@ -85,15 +85,17 @@ pub struct NodeContext {
 }
 
 impl NodeContext {
-    /// Connects the pieces of a node; starts nothing.
+    /// Connects the pieces of a node; starts nothing. `connector`: how other members are dialled.
     pub fn new(
         config: NodeConfig,
         store: PartStore,
         addresses: NodeAddresses,
+        connector: Connector,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let config = Arc::new(config);
         let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
+        let pool = pool.with_connector(connector);
         let cluster = Arc::<ClusterView>::default();
         let coordinators =
             CoordinatorClient::new(pool.clone(), config.coordinators.clone(), config.server.request_timeout());

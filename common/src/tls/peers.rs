@@ -96,6 +96,16 @@ impl PeerTls {
         self.keys.current().identity.clone()
     }
 
+    /// Looks for changed files.
+    pub fn poll(&self) {
+        self.keys.poll();
+    }
+
+    /// Why changed files cannot be used.
+    pub fn failure(&self) -> Option<String> {
+        self.keys.failure()
+    }
+
     /// The keys, as [`Reloaded`] has them.
     pub(super) fn keys(&self) -> &Reloaded<PeerKeys> {
         &self.keys
