@@ -8,6 +8,7 @@ use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::grpc::NOW_HEADER;
+use volley_common::tls::ClientTls;
 use volley_common::{Error, Result, clock};
 
 use crate::output;
@@ -91,10 +92,12 @@ struct AddressReport {
     coordinator: String,
     software: String,
     nodes: Vec<Value>,
+    /// How the addresses are dialled.
+    tls: ClientTls,
 }
 
 impl AddressReport {
-    fn new(answer: &Value) -> Self {
+    fn new(answer: &Value, tls: &ClientTls) -> Self {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_string();
         AddressReport {
             listener: text("listener"),
@@ -102,6 +105,7 @@ impl AddressReport {
             coordinator: text("coordinator"),
             software: text("software"),
             nodes: answer["nodes"].as_array().cloned().unwrap_or_default(),
+            tls: tls.clone(),
         }
     }
 }
@@ -111,11 +115,11 @@ impl AddressReport {
 ///
 /// # Errors
 /// The cluster does not answer.
-pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode> {
+pub async fn run(client: &Client, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
     let before = clock::now_ms();
     let answer = client.action("addresses", &json!({})).await?;
     let contacted = contacted_coordinator(&answer, cluster, before, clock::now_ms());
-    let report = AddressReport::new(&answer);
+    let report = AddressReport::new(&answer, tls);
     let status = client.status().await;
     let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node, is_hanging(&status, node))));
     let (proxy, nodes) = tokio::join!(check_proxy(&report), nodes);
@@ -239,7 +243,7 @@ async fn check_proxy(report: &AddressReport) -> Option<Finding> {
         return None;
     }
     let name = listener_prefix(&report.listener);
-    let (dialed, address) = (dial(&report.coordinator).await, &report.coordinator);
+    let (dialed, address) = (dial(&report.coordinator, &report.tls).await, &report.coordinator);
     let subject = "coordinator, for all data";
     Some(match dialed {
         Ok(clock) => Finding::new(subject, address, clock),
@@ -261,7 +265,7 @@ async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> F
     let listener = &report.listener;
     let uri = node["uri"].as_str();
     let dialed = match uri {
-        Some(uri) => dial(uri).await,
+        Some(uri) => dial(uri, &report.tls).await,
         None => Err(Error::unavailable(format!(
             "it has no listener {listener:?}, so clients fetch its parts through other members: start it with --listen {listener}=HOST:PORT"
         ))),
@@ -289,9 +293,9 @@ async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> F
 ///
 /// # Errors
 /// The member's, or DEADLINE_EXCEEDED.
-async fn dial(uri: &str) -> Result<Option<ClockOffset>> {
+async fn dial(uri: &str, tls: &ClientTls) -> Result<Option<ClockOffset>> {
     let answer = async {
-        let client = Client::connect(uri).await?;
+        let client = Client::connect_with(uri, tls.clone()).await?;
         // The connection is made by the first call, so the second one measures the clock.
         client.flight().handshake(stream::empty()).await?;
         let before = clock::now_ms();
@@ -334,7 +338,7 @@ mod tests {
 
     fn report(software: &str) -> AddressReport {
         let answer = json!({ "locations": "proxy", "listener": "external", "software": software });
-        AddressReport::new(&answer)
+        AddressReport::new(&answer, &ClientTls::default())
     }
 
     #[test]
