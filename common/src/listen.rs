@@ -46,7 +46,11 @@ impl ListenerConfig {
 /// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, a listener without a name among several, an advertised
 /// address without its listener, an address that cannot be dialled. FAILED_PRECONDITION: an address that is not loopback, of a
 /// listener that `is_open` does not allow to be.
-pub fn listeners(listen: &[String], advertise: &[String], is_open: impl Fn(&str) -> bool) -> Result<Vec<ListenerConfig>> {
+pub fn listeners(
+    listen: &[String],
+    advertise: &[String],
+    is_open: impl Fn(&str) -> bool,
+) -> Result<Vec<ListenerConfig>> {
     let mut listeners: Vec<ListenerConfig> = Vec::new();
     for text in listen {
         let (name, addr) = split_name(text);

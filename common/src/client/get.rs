@@ -117,7 +117,9 @@ fn locations(endpoint: &FlightEndpoint, index: usize, is_tls: bool) -> Result<Ve
 impl FetchStream {
     pub(super) fn new(client: Client, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
         let endpoints = info.endpoint.iter().enumerate();
-        let waiting = endpoints.map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls)).collect::<Result<_>>()?;
+        let waiting = endpoints
+            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls))
+            .collect::<Result<_>>()?;
         Ok(FetchStream {
             schema: parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?,
             open: EndpointReaders::new(info.ordered),

@@ -44,7 +44,10 @@ fn bad_listeners_are_refused_with_the_reason() {
     refused(&["x=h:1"], &["x=h:1", "x=h:2"], &["twice"]);
     refused(&["x=h:1"], &["x=grpc://0.0.0.0:1"], &["0.0.0.0:1"]);
     assert!(
-        listeners(&strings(&["x=0.0.0.0:1"]), &strings(&["h:1"]), |_| false).unwrap_err().message.contains("--insecure")
+        listeners(&strings(&["x=0.0.0.0:1"]), &strings(&["h:1"]), |_| false)
+            .unwrap_err()
+            .message
+            .contains("--insecure")
     );
 }
 

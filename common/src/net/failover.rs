@@ -26,7 +26,8 @@ pub fn was_not_handled(error: &(dyn std::error::Error + 'static)) -> bool {
         if let Some(http2) = error.downcast_ref::<h2::Error>() {
             let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
             return http2.is_remote()
-                && (refused || http2.is_go_away() && matches!(http2.reason(), Some(UNHANDLED_NO_ERROR | UNHANDLED_NO_TLS)));
+                && (refused
+                    || http2.is_go_away() && matches!(http2.reason(), Some(UNHANDLED_NO_ERROR | UNHANDLED_NO_TLS)));
         }
         cause = error.source();
     }

@@ -129,8 +129,10 @@ impl TlsConfig {
                 Err(Error::invalid("--peer-tls has no certificate: give --peer-ca, --peer-cert and --peer-key too"))
             }
             (ca, cert, key, _) => {
-                let given = [("--peer-ca", ca.is_some()), ("--peer-cert", cert.is_some()), ("--peer-key", key.is_some())];
-                let missing: Vec<&str> = given.iter().filter(|(_, is_given)| !is_given).map(|(flag, _)| *flag).collect();
+                let given =
+                    [("--peer-ca", ca.is_some()), ("--peer-cert", cert.is_some()), ("--peer-key", key.is_some())];
+                let missing: Vec<&str> =
+                    given.iter().filter(|(_, is_given)| !is_given).map(|(flag, _)| *flag).collect();
                 Err(Error::invalid(format!(
                     "the TLS between members needs --peer-ca, --peer-cert and --peer-key, and {} is not given: give all three or none",
                     missing.join(" and ")
@@ -171,9 +173,9 @@ impl TlsConfig {
             (None, Some(key)) => Err(Error::invalid(format!("{key} has no certificate: add --tls-cert FILE"))),
             (None, None) => match client_ca {
                 // One without a name is for the listeners that have TLS.
-                Some(ca) if self.tls_cert.is_empty() => {
-                    Err(Error::invalid(format!("{ca} is for listeners with TLS: add --tls-cert FILE and --tls-key FILE")))
-                }
+                Some(ca) if self.tls_cert.is_empty() => Err(Error::invalid(format!(
+                    "{ca} is for listeners with TLS: add --tls-cert FILE and --tls-key FILE"
+                ))),
                 _ => Ok(None),
             },
         }

@@ -181,7 +181,12 @@ fn log_refused(certificate: &CertificateDer<'_>, error: &Error) {
         && LAST_LOGGED_MS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
     if is_due {
         let unlogged = UNLOGGED.swap(0, Ordering::Relaxed);
-        tracing::warn!(certificate = subject_of(certificate), reason = super::failure::describe(error), unlogged, "certificate refused");
+        tracing::warn!(
+            certificate = subject_of(certificate),
+            reason = super::failure::describe(error),
+            unlogged,
+            "certificate refused"
+        );
     } else {
         UNLOGGED.fetch_add(1, Ordering::Relaxed);
     }

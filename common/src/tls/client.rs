@@ -92,8 +92,9 @@ impl ClientConnector {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>> {
-    ServerName::try_from(name.to_string())
-        .map_err(|_| Error::invalid(format!("{name:?} cannot be the name of a server: give a DNS name or an IP address")))
+    ServerName::try_from(name.to_string()).map_err(|_| {
+        Error::invalid(format!("{name:?} cannot be the name of a server: give a DNS name or an IP address"))
+    })
 }
 
 fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls> {

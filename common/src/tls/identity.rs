@@ -165,9 +165,11 @@ impl ClientIdentity {
             GeneralName::URI(uri) => uri.strip_prefix(USER_URI),
             _ => None,
         });
-        let email = || names.iter().find_map(|name| if let GeneralName::RFC822Name(text) = name { Some(*text) } else { None });
+        let email =
+            || names.iter().find_map(|name| if let GeneralName::RFC822Name(text) = name { Some(*text) } else { None });
         let uri = || names.iter().find_map(|name| if let GeneralName::URI(text) = name { Some(*text) } else { None });
-        let dns = || names.iter().find_map(|name| if let GeneralName::DNSName(text) = name { Some(*text) } else { None });
+        let dns =
+            || names.iter().find_map(|name| if let GeneralName::DNSName(text) = name { Some(*text) } else { None });
         let name = user.or_else(email).or_else(uri).or_else(dns).or_else(|| common_name(&parsed));
         match name.filter(|name| !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)) {
             Some(name) => Ok(ClientIdentity { name: name.into() }),
@@ -207,7 +209,8 @@ pub(super) fn subject_of(certificate: &CertificateDer<'_>) -> String {
         GeneralName::URI(text) | GeneralName::DNSName(text) | GeneralName::RFC822Name(text) => Some(*text),
         _ => None,
     });
-    let text = std::iter::once(parsed.subject().to_string()).chain(names.map(String::from)).collect::<Vec<_>>().join(", ");
+    let text =
+        std::iter::once(parsed.subject().to_string()).chain(names.map(String::from)).collect::<Vec<_>>().join(", ");
     let printable = text.chars().map(|c| if c.is_control() { '?' } else { c });
     let text: String = printable.take(MAX_CHARS).collect();
     format!("{:?}", text.trim_start_matches(", "))
@@ -274,7 +277,8 @@ mod tests {
     #[test]
     fn client_is_named_by_user_uri_then_other_names() {
         let ca = TestCa::new("ca");
-        let name = |cn: &str, uris: &[&str]| ClientIdentity::of_certificate(ca.issue_named(cn, uris).der()).map(|c| c.name);
+        let name =
+            |cn: &str, uris: &[&str]| ClientIdentity::of_certificate(ca.issue_named(cn, uris).der()).map(|c| c.name);
         assert_eq!(name("cn", &["spiffe://x", "volley://user/ann"]).unwrap(), "ann");
         assert_eq!(name("cn", &["spiffe://x"]).unwrap(), "spiffe://x");
         assert_eq!(name("cn", &[]).unwrap(), "cn");

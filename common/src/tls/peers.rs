@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
@@ -151,7 +151,9 @@ fn load_keys(
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         )) => {}
-        Err(e) => return Err(bad(format!("{}, which are those of {ca}: no other member would accept it", describe(&e)))),
+        Err(e) => {
+            return Err(bad(format!("{}, which are those of {ca}: no other member would accept it", describe(&e))));
+        }
     }
     let unusable = |e: String| FileError { setting: ca.setting, message: format!("{ca}: {e}") };
     let dialling = |expected| client_config(&roots, expected, &certified).map_err(|e| bad(e.to_string()));
@@ -165,7 +167,7 @@ fn load_keys(
 }
 
 fn server_config(roots: &Arc<RootCertStore>, own: &Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, String> {
-    let is_member = |certificate: &_| MemberIdentity::of_certificate(certificate).map(drop);
+    let is_member = |certificate: &CertificateDer<'_>| MemberIdentity::of_certificate(certificate).map(drop);
     let verifier = IdentifiedClients::new(roots.clone(), false, is_member)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
     let builder = builder.map_err(|e| e.to_string())?.with_client_cert_verifier(verifier);
@@ -204,5 +206,7 @@ pub fn check_own_identity(found: &MemberIdentity, role: MemberRole, id: Option<u
         Some(id) => format!("volley://{role}/{id}"),
         None => format!("volley://{role}/NAME"),
     };
-    Err(Error::invalid(format!("the certificate names {found}, and this member is {wanted}: give it its own certificate")))
+    Err(Error::invalid(format!(
+        "the certificate names {found}, and this member is {wanted}: give it its own certificate"
+    )))
 }

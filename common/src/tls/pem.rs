@@ -39,11 +39,11 @@ impl TlsFile {
 
     fn read(&self) -> Result<Vec<u8>, FileError> {
         let mut bytes = Vec::new();
-        let read = std::fs::File::open(&self.path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+        let read =
+            std::fs::File::open(&self.path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
         match read {
-            Ok(length) if length as u64 > MAX_FILE_BYTES => {
-                Err(self.bad(format!("it has more than {MAX_FILE_BYTES} bytes: give a file of certificates or a key in PEM")))
-            }
+            Ok(length) if length as u64 > MAX_FILE_BYTES => Err(self
+                .bad(format!("it has more than {MAX_FILE_BYTES} bytes: give a file of certificates or a key in PEM"))),
             Ok(_) => Ok(bytes),
             Err(e) => Err(self.bad(format!("it cannot be read ({e}): check the path and its permissions"))),
         }
@@ -131,7 +131,9 @@ pub fn certified_key(cert: &TlsFile, key: &TlsFile) -> Result<Arc<CertifiedKey>,
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             key.bad(format!("the key does not belong to the first certificate of {cert}: give both files of one issue"))
         }
-        rustls::Error::InvalidCertificate(e) => cert.bad(format!("its first certificate cannot be used ({e:?}): issue another one")),
+        rustls::Error::InvalidCertificate(e) => {
+            cert.bad(format!("its first certificate cannot be used ({e:?}): issue another one"))
+        }
         e => key.bad(format!("the key cannot be used ({e}): give an ECDSA, RSA or Ed25519 key")),
     })?;
     if let Some(problem) = validity_problem(&own) {
@@ -158,7 +160,9 @@ fn validity_problem(certificate: &CertificateDer<'_>) -> Option<&'static str> {
 pub fn trust_anchors(file: &TlsFile) -> Result<Arc<RootCertStore>, FileError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|e| file.bad(format!("a certificate in it cannot be used as a CA ({e}): remove it")))?;
+        roots
+            .add(certificate)
+            .map_err(|e| file.bad(format!("a certificate in it cannot be used as a CA ({e}): remove it")))?;
     }
     Ok(Arc::new(roots))
 }

@@ -5,11 +5,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::pem::{FileError, TlsFile};
 
@@ -76,9 +75,13 @@ impl<T> Reloaded<T> {
 
     /// Looks at the files, unless that was done less than a second ago, and loads them if they changed.
     pub fn poll(&self) {
+        self.poll_at(Instant::now());
+    }
+
+    /// As [`Reloaded::poll`], at this time.
+    pub(super) fn poll_at(&self, now: Instant) {
         // Another thread looks at them.
         let Some(mut state) = self.state.try_lock() else { return };
-        let now = Instant::now();
         if now < state.next_poll {
             return;
         }
@@ -144,32 +147,37 @@ mod tests {
         Reloaded::new(vec![file], load).unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn changed_file_is_loaded_within_a_second() {
+    /// This many polls after the start.
+    fn after(polls: u32) -> Instant {
+        Instant::now() + polls * POLL_INTERVAL
+    }
+
+    #[test]
+    fn changed_file_is_loaded_within_a_second() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "number", "1");
         let value = number(dir.path());
         write(dir.path(), "number", "20");
         assert_eq!(*value.current(), 1, "the files are not looked at for each use");
-        tokio::time::advance(POLL_INTERVAL).await;
+        value.poll_at(after(1));
         assert_eq!(*value.current(), 20);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn bad_file_keeps_the_old_value_and_is_reported() {
+    #[test]
+    fn bad_file_keeps_the_old_value_and_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "number", "1");
         let value = number(dir.path());
         write(dir.path(), "number", "bad");
-        tokio::time::advance(POLL_INTERVAL).await;
+        value.poll_at(after(1));
         assert_eq!((*value.current(), value.failure()), (1, None), "it may be half-written");
-        tokio::time::advance(POLL_INTERVAL).await;
+        value.poll_at(after(3));
         assert_eq!((*value.current(), value.failure()), (1, Some("\"bad\" is no number".into())));
         std::fs::remove_file(dir.path().join("number")).unwrap();
-        tokio::time::advance(POLL_INTERVAL).await;
+        value.poll_at(after(5));
         assert_eq!(*value.current(), 1);
         write(dir.path(), "number", "300");
-        tokio::time::advance(POLL_INTERVAL).await;
+        value.poll_at(after(7));
         assert_eq!((*value.current(), value.failure()), (300, None));
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage};
 use rustls::sign::SingleCertAndKey;
 use serde::{Deserialize, Serialize};
@@ -126,12 +127,20 @@ impl ListenerTls {
         &self,
         stream: S,
     ) -> io::Result<(server::TlsStream<S>, Caller)> {
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.handshake(stream)).await {
+        self.accept_within(HANDSHAKE_TIMEOUT, stream).await
+    }
+
+    /// As [`ListenerTls::accept`], with another time limit.
+    pub(super) async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        limit: Duration,
+        stream: S,
+    ) -> io::Result<(server::TlsStream<S>, Caller)> {
+        match tokio::time::timeout(limit, self.handshake(stream)).await {
             Ok(accepted) => accepted.map_err(explained_handshake),
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no complete TLS handshake within {HANDSHAKE_TIMEOUT:?}"),
-            )),
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no complete TLS handshake within {limit:?}")))
+            }
         }
     }
 
@@ -180,7 +189,7 @@ fn own_config(files: &ListenerFiles, auth: ClientAuth, versions: HttpVersions) -
         .map_err(|e| bad(&files.cert, e.to_string()))?;
     let builder = match &files.client_ca {
         Some(ca) => {
-            let names_client = |certificate: &_| ClientIdentity::of_certificate(certificate).map(drop);
+            let names_client = |certificate: &CertificateDer<'_>| ClientIdentity::of_certificate(certificate).map(drop);
             let verifier = IdentifiedClients::new(trust_anchors(ca)?, auth == ClientAuth::Optional, names_client);
             builder.with_client_cert_verifier(verifier.map_err(|e| bad(ca, e))?)
         }
