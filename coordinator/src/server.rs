@@ -74,7 +74,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
     let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes).with_connector(connector);
-    let services = Services::new(config, raft.clone(), pool, entries, stop);
+    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), stop);
     let membership = NodeMembership::new(
         services.config.clone(),
         raft.clone(),

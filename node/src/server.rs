@@ -5,10 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::service::Routes;
-use volley_common::net::Connector;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
-    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
+    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, ServerTls, health,
+    reflection,
 };
 use volley_common::tls::MemberRole;
 use volley_common::wire::catalog::NodeListener;
@@ -53,7 +53,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = build_context(config, store, &addresses, &flight, &lifecycle, Connector::to_members(tls.peers()))?;
+    let state = build_context(config, store, &addresses, &flight, &lifecycle, tls.clone())?;
 
     let (reporter, health) = health::service().await;
     for listener in flight {
@@ -84,7 +84,7 @@ fn build_context(
     addresses: &ServerAddresses,
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
-    connector: Connector,
+    tls: Arc<ServerTls>,
 ) -> Result<Arc<NodeContext>> {
     let node_listener = |l: &BoundListener| NodeListener { name: l.name.clone(), uri: l.uri.clone() };
     let addresses = NodeAddresses {
@@ -92,7 +92,7 @@ fn build_context(
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
     };
-    Ok(NodeContext::new(config, store, addresses, connector, lifecycle.stop_token().clone()))
+    Ok(NodeContext::new(config, store, addresses, Some(tls), lifecycle.stop_token().clone()))
 }
 
 /// Keeps the session with the leading coordinator. If the cluster refuses the node, the server stops with that error.

@@ -1,6 +1,7 @@
 //! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
-use std::fmt;
+mod clock_offset;
+
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,47 +12,13 @@ use volley_common::grpc::NOW_HEADER;
 use volley_common::tls::ClientTls;
 use volley_common::{Error, Result, clock};
 
+use self::clock_offset::ClockOffset;
 use crate::output;
 
 /// Timeout of a connection and its calls.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// With a larger clock difference tickets expire early or late.
-const MAX_CLOCK_SKEW_MS: u64 = 5_000;
 /// Exit code if there is a problem.
 const EXIT_PROBLEM: u8 = 3;
-
-/// How far a member's clock is ahead of this machine's, milliseconds.
-#[derive(Clone, Copy, Debug)]
-struct ClockOffset {
-    ahead_ms: i64,
-    /// The greatest possible error: half of the round trip, and half of the clock's resolution.
-    error_ms: u64,
-}
-
-impl ClockOffset {
-    /// A clock that showed `now`, in steps of `resolution_ms`, between two times of this machine's clock.
-    fn measured(now: u64, resolution_ms: u64, before: u64, after: u64) -> Self {
-        let ahead_ms = (now + resolution_ms / 2) as i64 - ((before + after) / 2) as i64;
-        ClockOffset { ahead_ms, error_ms: (after.saturating_sub(before) + resolution_ms).div_ceil(2) }
-    }
-
-    /// The problem if the clock is certainly off by more than [`MAX_CLOCK_SKEW_MS`].
-    fn problem(self) -> Option<String> {
-        let certain = self.ahead_ms.unsigned_abs().saturating_sub(self.error_ms);
-        (certain > MAX_CLOCK_SKEW_MS).then(|| {
-            let seconds = self.ahead_ms.unsigned_abs() as f64 / 1000.0;
-            let side = if self.ahead_ms > 0 { "ahead of" } else { "behind" };
-            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
-        })
-    }
-}
-
-impl fmt::Display for ClockOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = |ms: f64| ms / 1000.0;
-        write!(f, "clock {:+.3} s \u{b1} {:.3} s", seconds(self.ahead_ms as f64), seconds(self.error_ms as f64))
-    }
-}
 
 /// The result for one member or address.
 struct Finding {
@@ -214,7 +181,11 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
-    std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).chain(orphaned).collect()
+    let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| {
+        Finding::problem("TLS files", "-", format!("{failure}; the old files stay in use until the new ones are right"))
+    });
+    let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
+    std::iter::once(cluster).chain(members).chain(tls).collect()
 }
 
 /// What to do about a node that is alive for the cluster, but does not answer.
