@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::serve::opening::{OpenedConnection, open};
+use super::serve::handshake::{OpenedConnection, open};
 use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{accept, connection_limit};
 use crate::http2::PortKind;

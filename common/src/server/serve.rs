@@ -4,8 +4,8 @@
 //! tonic body, a stream of frames that consist of slices, or the body of another member's response.
 
 pub(crate) mod connection_limit;
+pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
-pub(crate) mod opening;
 pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Service, ServiceExt};
 
-use self::opening::{OpenedConnection, open};
+use self::handshake::{OpenedConnection, open};
 use self::preface::{PREFACE_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};

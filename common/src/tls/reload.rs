@@ -31,22 +31,22 @@ pub struct Reloaded<T> {
 struct ReloadState {
     next_poll: Instant,
     /// What the files of the current value looked like.
-    loaded: Vec<FileStamp>,
+    loaded: Vec<FileVersion>,
     failed: Option<ReloadFailure>,
 }
 
 /// Files that could not be loaded.
 struct ReloadFailure {
-    seen: Vec<FileStamp>,
+    seen: Vec<FileVersion>,
     error: FileError,
     /// A certificate and its key are two files: until the second poll, a pair that does not fit may be half-written.
     is_reported: bool,
 }
 
 /// What tells one content of a file from the next without reading it; `None` if there is no file.
-type FileStamp = Option<(SystemTime, u64, u64)>;
+type FileVersion = Option<(SystemTime, u64, u64)>;
 
-fn stamp(path: &Path) -> FileStamp {
+fn version_of(path: &Path) -> FileVersion {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
@@ -61,7 +61,7 @@ impl<T> Reloaded<T> {
         files: Vec<TlsFile>,
         load: impl Fn() -> Result<T, FileError> + Send + Sync + 'static,
     ) -> Result<Self, FileError> {
-        let loaded = stamps(&files);
+        let loaded = versions_of(&files);
         let current = ArcSwap::from_pointee(load()?);
         let state = ReloadState { next_poll: Instant::now() + POLL_INTERVAL, loaded, failed: None };
         Ok(Reloaded { files, load: Box::new(load), current, state: Mutex::new(state) })
@@ -90,7 +90,7 @@ impl<T> Reloaded<T> {
     }
 
     fn look(&self, state: &mut ReloadState) {
-        let seen = stamps(&self.files);
+        let seen = versions_of(&self.files);
         if seen == state.loaded {
             // The old files are back.
             state.failed = None;
@@ -127,8 +127,8 @@ impl<T> Reloaded<T> {
     }
 }
 
-fn stamps(files: &[TlsFile]) -> Vec<FileStamp> {
-    files.iter().map(|file| stamp(&file.path)).collect()
+fn versions_of(files: &[TlsFile]) -> Vec<FileVersion> {
+    files.iter().map(|file| version_of(&file.path)).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// With a larger clock difference tickets expire early or late.
 const MAX_CLOCK_SKEW_MS: u64 = 5_000;
+
 /// How far a member's clock is ahead of this machine's, milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockOffset {
