@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client};
 
-use super::failure::explained_handshake;
+use super::failure::explained_connect;
 use super::pem::{TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP1, ALPN_HTTP2, VERSIONS, provider};
 use super::server::HttpVersions;
@@ -87,7 +87,7 @@ impl ClientConnector {
             Some(name) => name,
             None => split_host_port(addr).and_then(|(host, _)| server_name(host)).map_err(invalid)?,
         };
-        TlsConnector::from(loaded.config).connect(name, stream).await.map_err(explained_handshake)
+        TlsConnector::from(loaded.config).connect(name, stream).await.map_err(explained_connect)
     }
 }
 

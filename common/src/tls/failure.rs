@@ -12,14 +12,20 @@ pub(super) fn explained(error: io::Error) -> io::Error {
     }
 }
 
-/// The same for an error during the handshake, in which a connection that ends has a likely cause.
-pub(super) fn explained_handshake(error: io::Error) -> io::Error {
+/// The same for the error of a handshake that this side began: if the connection ended, the port is the likely cause.
+pub(super) fn explained_connect(error: io::Error) -> io::Error {
+    ended(error, "the other side closed the connection during the TLS handshake: its port may have no TLS")
+}
+
+/// The same for a handshake that the other side began.
+pub(super) fn explained_accept(error: io::Error) -> io::Error {
+    ended(error, "the client closed the connection during the TLS handshake: it may not trust this certificate")
+}
+
+fn ended(error: io::Error, likely_cause: &'static str) -> io::Error {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
-        UnexpectedEof | ConnectionReset | BrokenPipe => io::Error::new(
-            error.kind(),
-            "the other side closed the connection during the TLS handshake: its port may have no TLS",
-        ),
+        UnexpectedEof | ConnectionReset | BrokenPipe => io::Error::new(error.kind(), likely_cause),
         _ => explained(error),
     }
 }
@@ -85,7 +91,7 @@ mod tests {
         assert!(tls(Error::InvalidCertificate(CertificateError::UnknownIssuer)).contains("a CA that this side trusts"));
         assert!(tls(Error::AlertReceived(AlertDescription::CertificateRequired)).contains("--tls-cert"));
         assert_eq!(explained(io::Error::other("disk")).to_string(), "disk");
-        let ended = explained_handshake(io::ErrorKind::UnexpectedEof.into());
+        let ended = explained_connect(io::ErrorKind::UnexpectedEof.into());
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
         assert!(ended.to_string().contains("may have no TLS"));
     }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client};
 
 use super::certificate_verifier::{DialledMember, IdentifiedClients};
-use super::failure::{describe, explained_handshake};
+use super::failure::{describe, explained_connect};
 use super::identity::{MemberIdentity, MemberRole};
 use super::pem::{FileError, TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP2, VERSIONS, provider};
@@ -127,7 +127,7 @@ impl PeerTls {
             Some(MemberRole::Coordinator) => &keys.to_coordinators,
             Some(MemberRole::Node) => &keys.to_nodes,
         };
-        TlsConnector::from(config.clone()).connect(name, stream).await.map_err(explained_handshake)
+        TlsConnector::from(config.clone()).connect(name, stream).await.map_err(explained_connect)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, server};
 
 use super::certificate_verifier::IdentifiedClients;
-use super::failure::explained_handshake;
+use super::failure::explained_accept;
 use super::identity::{Caller, ClientIdentity, MemberIdentity};
 use super::peers::{MEMBER_SNI, PeerTls, PeerTlsMode};
 use super::pem::{FileError, TlsFile, certified_key, trust_anchors};
@@ -137,7 +137,7 @@ impl ListenerTls {
         stream: S,
     ) -> io::Result<(server::TlsStream<S>, Caller)> {
         match tokio::time::timeout(limit, self.handshake(stream)).await {
-            Ok(accepted) => accepted.map_err(explained_handshake),
+            Ok(accepted) => accepted.map_err(explained_accept),
             Err(_) => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("no complete TLS handshake within {limit:?}")))
             }
