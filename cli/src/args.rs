@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
+use crate::client_tls_args::ClientTlsArgs;
 use crate::column_list::ColumnList;
 use crate::formats::Format;
 use crate::formats::text::ColumnType;
@@ -15,9 +16,11 @@ use crate::formats::text::ColumnType;
 #[derive(Debug, Parser)]
 #[command(name = "volley", version, about)]
 pub struct Args {
-    /// The address of a member of the cluster: grpc://HOST:PORT.
+    /// The address of a member of the cluster: grpc://HOST:PORT, or grpc+tls://HOST:PORT.
     #[arg(long, env = "VOLLEY_CLUSTER", global = true, default_value = "grpc://127.0.0.1:8815")]
     pub cluster: String,
+    #[command(flatten)]
+    pub tls: ClientTlsArgs,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
@@ -89,7 +92,7 @@ pub enum CliCommand {
     Doctor,
     /// Check whether the server on this machine is ready. Exit code 0: ready; 1: not ready.
     Health {
-        /// The server's HTTP port, HOST:PORT [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].
+        /// The server's HTTP port, HOST:PORT, or https://HOST:PORT; by TLS too if a --tls flag is given [default: VOLLEY_HTTP_LISTEN, else 127.0.0.1:8835 or 8836].
         #[arg(long)]
         http: Option<String>,
     },

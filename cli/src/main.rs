@@ -2,13 +2,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`args`] | the command line |
+//! | [`args`], [`client_tls_args`] | the command line |
 //! | [`commands`] | one module a command |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 
 mod args;
+mod client_tls_args;
 mod column_list;
 mod commands;
 mod formats;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use volley_common::server::log::filter_from_environment;
+use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
@@ -86,20 +88,20 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Runs the command. An interrupt cancels it and rolls back its files and writes.
 async fn run(args: Args) -> Result<ExitCode> {
-    let (cluster, json) = (&args.cluster, args.json);
+    let (cluster, tls, json) = (&args.cluster, args.tls.settings(), args.json);
     match args.command {
         // These two commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
-        CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, json).await.map(|()| ExitCode::SUCCESS),
-        command => until_interrupted(interruptible(command, cluster, json)).await,
+        CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, &tls, json).await.map(|()| ExitCode::SUCCESS),
+        command => until_interrupted(interruptible(command, cluster, &tls, json)).await,
     }
 }
 
-async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result<ExitCode> {
+async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
     use commands::{
         coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, restore, stats, versions,
     };
-    let connected = || commands::connect(cluster);
+    let connected = || commands::connect(cluster, tls);
     match command {
         CliCommand::Demo(demo) => demo::run(&demo).await?,
         CliCommand::Put(put) => put::run(&put, connected, json).await?,
@@ -111,7 +113,7 @@ async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result
         CliCommand::Drop { name, yes } => drop::run(&connected().await?, &name, yes, json).await?,
         CliCommand::Restore { name, version } => restore::run(&connected().await?, &name, version, json).await?,
         CliCommand::Stats => stats::run(&connected().await?, json).await?,
-        CliCommand::Health { http } => health::run(http.as_deref()).await?,
+        CliCommand::Health { http } => health::run(http.as_deref(), tls).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
         // Their exit code depends on the state of the cluster.
         CliCommand::Cluster(ClusterCommand::Status) => {
@@ -121,7 +123,7 @@ async fn interruptible(command: CliCommand, cluster: &str, json: bool) -> Result
         CliCommand::Coordinators { change } => {
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
-        CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
+        CliCommand::Doctor => return doctor::run(&connected().await?, cluster, tls, json).await,
         CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),
     }
     Ok(ExitCode::SUCCESS)

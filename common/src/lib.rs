@@ -14,6 +14,7 @@
 //! | [`ipc`] | Arrow IPC messages: decoding with validation, splitting, projection, FlightData |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
 //! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
+//! | [`tls`] | TLS of listeners, between members, and of clients |
 //! | [`net`] | connections to members, fail-over |
 //! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
@@ -42,6 +43,7 @@ pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod ticket;
+pub mod tls;
 pub mod transport_cause;
 pub mod unsent_bytes;
 pub mod wire;

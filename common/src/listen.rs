@@ -22,7 +22,7 @@ pub struct ListenerConfig {
     pub name: String,
     /// Where it listens, HOST:PORT.
     pub addr: String,
-    /// The address for clients, `[grpc+tcp://]HOST:PORT`, if it is not `addr`.
+    /// The address for clients, `[grpc+tcp://]HOST:PORT` or `grpc+tls://HOST:PORT`, if it is not `addr`.
     pub advertise: Option<String>,
 }
 
@@ -44,14 +44,18 @@ impl ListenerConfig {
 ///
 /// # Errors
 /// INVALID_ARGUMENT: no listener, a bad address or name, a name twice, a listener without a name among several, an advertised
-/// address without its listener, an address that cannot be dialled. FAILED_PRECONDITION: an address that is not loopback,
-/// without `insecure`.
-pub fn listeners(listen: &[String], advertise: &[String], insecure: bool) -> Result<Vec<ListenerConfig>> {
+/// address without its listener, an address that cannot be dialled. FAILED_PRECONDITION: an address that is not loopback, of a
+/// listener that `is_open` does not allow to be.
+pub fn listeners(
+    listen: &[String],
+    advertise: &[String],
+    is_open: impl Fn(&str) -> bool,
+) -> Result<Vec<ListenerConfig>> {
     let mut listeners: Vec<ListenerConfig> = Vec::new();
     for text in listen {
         let (name, addr) = split_name(text);
         check_name(name).map_err(|e| e.at("--listen"))?;
-        check_listen("--listen", addr, insecure)?;
+        check_listen("--listen", addr, is_open(name))?;
         // The names relate the listeners of different members: a FlightInfo lists the nodes' listeners of the same name.
         if name.is_empty() && listen.len() > 1 {
             return Err(Error::invalid(format!(
@@ -152,14 +156,14 @@ pub fn host_port(uri: &str) -> &str {
     rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
-/// Refuses an address other than loopback, unless `insecure` allows it. `flag` is the name of the setting.
+/// Refuses an address other than loopback, unless `is_open` allows it. `flag` is the name of the setting.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: not loopback.
-pub fn check_listen(flag: &str, addr: &str, insecure: bool) -> Result<()> {
+pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
     let (host, _) = split_host_port(addr).map_err(|e| e.at(flag))?;
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || insecure {
+    if loopback || is_open {
         return Ok(());
     }
     Err(Error::precondition(format!(
@@ -167,16 +171,16 @@ pub fn check_listen(flag: &str, addr: &str, insecure: bool) -> Result<()> {
     )))
 }
 
-/// Checks an advertised address, `[grpc[+tcp]://]HOST:PORT`, and returns its HOST:PORT.
+/// Checks an advertised address, `[grpc[+tcp|+tls]://]HOST:PORT`, and returns its HOST:PORT.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not an address, or an unspecified one (0.0.0.0, `[::]`), which cannot be dialled.
 pub fn check_advertise(uri: &str) -> Result<&str> {
     let addr = match uri.split_once("://") {
-        Some(("grpc" | "grpc+tcp", rest)) => rest.strip_suffix('/').unwrap_or(rest),
+        Some(("grpc" | "grpc+tcp" | "grpc+tls", rest)) => rest.strip_suffix('/').unwrap_or(rest),
         Some((scheme, _)) => {
             return Err(Error::invalid(format!(
-                "the advertised address {uri:?} has the scheme {scheme:?}: give grpc+tcp://HOST:PORT"
+                "the advertised address {uri:?} has the scheme {scheme:?}: give grpc+tcp://HOST:PORT or grpc+tls://HOST:PORT"
             )));
         }
         None => uri,

@@ -47,6 +47,9 @@ fn http2_cause(error: &h2::Error) -> String {
             format!("its answer is not HTTP/2, so it is no member ({error})")
         }
         None if error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => "it closed the connection".into(),
+        None if error.is_remote() && error.reason() == Some(h2::Reason::INADEQUATE_SECURITY) => {
+            "it requires TLS: connect by grpc+tls://HOST:PORT".into()
+        }
         None => error.to_string(),
     }
 }

@@ -46,7 +46,7 @@ impl fmt::Display for Locations {
 pub struct ClientListener {
     /// The listener's name; empty if it has none.
     pub name: Arc<str>,
-    /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`.
+    /// Where its clients reach this coordinator: `grpc+tcp://HOST:PORT`, or `grpc+tls://HOST:PORT`.
     pub uri: String,
     /// Whether the configuration gives that address. Otherwise it is where the listener listens, which clients behind a
     /// tunnel or a mapped port may not reach.
@@ -68,11 +68,20 @@ impl ClientListener {
         }
     }
 
+    /// Whether clients of this listener may be sent to this address: after a connection with TLS there is none without.
+    pub fn permits(&self, uri: &str) -> bool {
+        const TLS: &str = "grpc+tls://";
+        uri.starts_with(TLS) || !self.uri.starts_with(TLS)
+    }
+
     /// The addresses of these nodes for the listener's clients; this coordinator's address if the listener is a proxy, or
     /// if its clients reach none of the nodes.
     pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
         let addresses: Vec<&str> = match self.locations {
-            Locations::Direct => nodes.iter().filter_map(|node| node_address(node, &self.name)).collect(),
+            Locations::Direct => {
+                let addresses = nodes.iter().filter_map(|node| node_address(node, &self.name));
+                addresses.filter(|uri| self.permits(uri)).collect()
+            }
             Locations::Proxy | Locations::Single => Vec::new(),
         };
         if addresses.is_empty() && !nodes.is_empty() { vec![&self.uri] } else { addresses }
@@ -164,6 +173,19 @@ mod tests {
         assert_eq!(listener(Locations::Direct).addresses(&inside), ["grpc+tcp://c:1"]);
         assert_eq!(listener(Locations::Proxy).addresses(&both), ["grpc+tcp://c:1"]);
         assert!(listener(Locations::Direct).addresses(&[]).is_empty(), "a committed write has no targets");
+    }
+
+    #[test]
+    fn client_with_tls_is_sent_to_no_address_without() {
+        let listener = ClientListener {
+            name: "".into(),
+            uri: "grpc+tls://c:1".into(),
+            is_advertised: true,
+            locations: Locations::Direct,
+        };
+        let tls = Node { flight_uri: "grpc+tls://second:1".into(), ..Node::default() };
+        assert_eq!(listener.addresses(&[node(&[]), tls]), ["grpc+tls://second:1"]);
+        assert_eq!(listener.addresses(&[node(&[])]), ["grpc+tls://c:1"], "through the coordinator");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tokio::runtime::Builder;
 use volley_common::Result;
 use volley_common::server::process::{self, ServerRole};
+use volley_common::tls::MemberRole;
 
 use crate::config::{CoordinatorArgs, CoordinatorCommand, CoordinatorConfig};
 use crate::{RunningCoordinator, recover_command};
@@ -25,7 +26,9 @@ impl ServerRole for CoordinatorRole {
     }
 
     fn check(config: &CoordinatorConfig) -> Result<()> {
-        config.check()
+        config.check()?;
+        // `--check-config` reports files that cannot be used, too.
+        config.server.load_tls(MemberRole::Coordinator, Some(config.id)).map(drop)
     }
 
     async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -18,6 +19,7 @@ use tower::Service;
 use volley_common::http2::{ReplyBody, grpc_error};
 use volley_common::server::serve::Http2Service;
 use volley_common::server::{Lifecycle, process};
+use volley_common::tls::ListenerTls;
 use volley_common::{Error, Result};
 
 /// One for messages that wait for the other, and for connections.
@@ -56,13 +58,19 @@ impl RaftThreads {
     ///
     /// # Errors
     /// INTERNAL: the system refuses to hand over the socket.
-    pub fn serve_peers(&self, lifecycle: &Lifecycle, listener: TcpListener, service: impl Http2Service) -> Result<()> {
+    pub fn serve_peers(
+        &self,
+        lifecycle: &Lifecycle,
+        listener: TcpListener,
+        tls: Arc<ListenerTls>,
+        service: impl Http2Service,
+    ) -> Result<()> {
         let service = OnClientThreads { service, threads: RuntimeHandle::current() };
         let _entered = self.handle()?.enter();
         // A socket belongs to the runtime in which it was registered.
         let listener = listener.into_std().and_then(TcpListener::from_std);
         let listener = listener.map_err(|e| Error::internal(format!("the peer port cannot be handed over: {e}")))?;
-        lifecycle.serve_peers(listener, service);
+        lifecycle.serve_peers(listener, tls, service);
         Ok(())
     }
 }

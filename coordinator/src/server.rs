@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::data_folder::{FolderLock, FolderRole, claim};
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
+use volley_common::tls::MemberRole;
 use volley_common::{Error, Result};
 
 use crate::client_listener::ClientListener;
@@ -50,18 +51,20 @@ pub async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
 /// As [`start`].
 pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSockets) -> Result<RunningCoordinator> {
     config.check()?;
+    let tls = config.server.load_tls(MemberRole::Coordinator, Some(config.id))?;
+    let connector = Connector::to_members(tls.peers());
     let sockets = ServerSockets::bind(&config.server, prebound).await?;
     let addresses = sockets.addresses()?;
     let (lifecycle, http_status) = (Lifecycle::default(), CoordinatorHttpStatus::default());
     let ServerSockets { flight, peer, http } = sockets;
-    let start_failed = lifecycle.serve_http(http, http_status.clone());
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
 
     let dir = config.server.data_dir.clone();
     let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let raft_threads = RaftThreads::start()?;
-    let raft = raft_threads.run(Handle::start(raft_config(&config, &addresses)?)).await?;
+    let raft = raft_threads.run(Handle::start_dialling(raft_config(&config, &addresses)?, connector.clone())).await?;
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
@@ -70,8 +73,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
-    let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
-    let services = Services::new(config, raft.clone(), pool, entries, stop);
+    let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes).with_connector(connector);
+    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), stop);
     let membership = NodeMembership::new(
         services.config.clone(),
         raft.clone(),
@@ -90,11 +93,13 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         .add_service(health)
         .add_service(flight_service.server());
     for listener in flight {
+        let listener_tls = tls.flight(&listener.name);
         let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
-        lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
+        lifecycle.serve_clients(listener.socket, listener_tls, router, services.config.server.limits());
     }
     let router = CoordinatorRouter::for_members(&services, peer_routes);
-    raft_threads.serve_peers(&lifecycle, peer, router)?;
+    raft_threads.serve_peers(&lifecycle, peer, tls.peer(), router)?;
+    lifecycle.spawn_client_task(tls.watch_files(services.stop.clone()));
     lifecycle.spawn_client_task(membership.run());
     lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);

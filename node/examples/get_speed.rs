@@ -44,7 +44,8 @@ async fn main() -> Result<()> {
     let hex: String = ticket.iter().map(|byte| format!("{byte:02x}")).collect();
     println!("{addr} {hex}");
     let addresses = NodeAddresses { flight_uri: format!("grpc+tcp://{addr}"), peer_addr: addr, listeners: Vec::new() };
-    let context = NodeContext::new(NodeConfig::default(), store, addresses, CancellationToken::new());
+    let context =
+        NodeContext::new(NodeConfig::default(), store, addresses, Default::default(), CancellationToken::new());
     context.cluster.ticket_key.store(Some(Arc::new(key)));
     let service = tower::service_fn(move |request| {
         let context = context.get.clone();

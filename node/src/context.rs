@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, Connector};
+use volley_common::server::ServerTls;
 use volley_common::wire::catalog::NodeListener;
 
 use crate::cluster_view::ClusterView;
@@ -80,20 +81,24 @@ pub struct NodeContext {
     pub put: Arc<PutContext>,
     /// Where others reach this node.
     pub addresses: NodeAddresses,
+    /// The TLS of its listeners and towards other members.
+    pub tls: Option<Arc<ServerTls>>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
 }
 
 impl NodeContext {
-    /// Connects the pieces of a node; starts nothing.
+    /// Connects the pieces of a node; starts nothing. `tls`: without it there is no TLS.
     pub fn new(
         config: NodeConfig,
         store: PartStore,
         addresses: NodeAddresses,
+        tls: Option<Arc<ServerTls>>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let config = Arc::new(config);
         let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
+        let pool = pool.with_connector(Connector::to_members(tls.as_ref().and_then(|tls| tls.peers())));
         let cluster = Arc::<ClusterView>::default();
         let coordinators =
             CoordinatorClient::new(pool.clone(), config.coordinators.clone(), config.server.request_timeout());
@@ -124,6 +129,7 @@ impl NodeContext {
             coordinators,
             cluster,
             addresses,
+            tls,
             shutdown,
         })
     }

@@ -122,7 +122,7 @@ impl CoordinatorClient {
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
     pub fn stub(&self, addr: &str) -> Result<CoordinatorStub<Channel>> {
-        Ok(CoordinatorStub::new(self.pool.channel(addr)?)
+        Ok(CoordinatorStub::new(self.pool.coordinator_channel(addr)?)
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE))
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use volley_common::Result;
 use volley_common::server::process::{self, ServerRole};
+use volley_common::tls::MemberRole;
 
 use crate::RunningNode;
 use crate::config::{NodeArgs, NodeConfig};
@@ -18,7 +19,9 @@ impl ServerRole for NodeRole {
     type Server = RunningNode;
 
     fn check(config: &NodeConfig) -> Result<()> {
-        config.check()
+        config.check()?;
+        // `--check-config` reports files that cannot be used, too.
+        config.server.load_tls(MemberRole::Node, None).map(drop)
     }
 
     async fn start(config: NodeConfig) -> Result<RunningNode> {

@@ -7,8 +7,10 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
-    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
+    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, ServerTls, health,
+    reflection,
 };
+use volley_common::tls::MemberRole;
 use volley_common::wire::catalog::NodeListener;
 use volley_common::{Error, Result};
 
@@ -37,29 +39,32 @@ pub struct RunningNode {
 /// One sentence that says why it cannot start: the folder, a port, the configuration.
 pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     config.check()?;
+    let tls = config.server.load_tls(MemberRole::Node, None)?;
     let sockets = ServerSockets::bind(&config.server, PreboundSockets::default()).await?;
     let addresses = sockets.addresses()?;
     let ServerSockets { flight, peer, http } = sockets;
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus { joined: joined.clone(), stop: lifecycle.stop_token().clone() };
-    let start_failed = lifecycle.serve_http(http, http_status);
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status);
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
     let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = build_context(config, store, &addresses, &flight, &lifecycle)?;
+    let state = build_context(config, store, &addresses, &flight, &lifecycle, tls.clone())?;
 
     let (reporter, health) = health::service().await;
     for listener in flight {
         let routes =
             reflection::add_to(Routes::new(flight::service(state.config.max_message)).add_service(health.clone()))?;
         let router = NodeRouter::new(&state, routes, &listener.name);
-        lifecycle.serve_clients(listener.socket, router, state.config.server.limits());
+        let limits = state.config.server.limits();
+        lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
-    lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(&state))));
+    lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));
+    lifecycle.spawn_peer_task(tls.watch_files(state.shutdown.clone()));
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
     lifecycle.spawn_peer_task(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
     let (orphans, settings, stop) = (state.store.clone(), state.config.clone(), state.shutdown.clone());
@@ -79,6 +84,7 @@ fn build_context(
     addresses: &ServerAddresses,
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
+    tls: Arc<ServerTls>,
 ) -> Result<Arc<NodeContext>> {
     let node_listener = |l: &BoundListener| NodeListener { name: l.name.clone(), uri: l.uri.clone() };
     let addresses = NodeAddresses {
@@ -86,7 +92,7 @@ fn build_context(
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
     };
-    Ok(NodeContext::new(config, store, addresses, lifecycle.stop_token().clone()))
+    Ok(NodeContext::new(config, store, addresses, Some(tls), lifecycle.stop_token().clone()))
 }
 
 /// Keeps the session with the leading coordinator. If the cluster refuses the node, the server stops with that error.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use volley_common::client::Client;
+use volley_common::tls::ClientTls;
 
-use crate::launch::{MemberRole, ServerOptions};
+use crate::launch::{ProcessRole, ServerOptions};
 use crate::loopback::{COORDINATOR_PORT, LoopbackNetwork, PEER_OFFSET};
 use crate::process::ServerProcess;
 use crate::wait_for;
@@ -33,10 +34,10 @@ pub enum MemberId {
 
 impl MemberId {
     /// Its role.
-    pub fn role(self) -> MemberRole {
+    pub fn role(self) -> ProcessRole {
         match self {
-            MemberId::Coordinator(_) => MemberRole::Coordinator,
-            MemberId::Node(_) => MemberRole::Node,
+            MemberId::Coordinator(_) => ProcessRole::Coordinator,
+            MemberId::Node(_) => ProcessRole::Node,
         }
     }
 }
@@ -57,9 +58,9 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// Zones, to which the nodes belong in turn.
     pub zones: usize,
-    /// More flags for every coordinator; `{host}` in them is its own address.
+    /// More flags for every coordinator; `{host}` in them is its own address, and `{name}` its name, as `coordinator1`.
     pub coordinator_flags: Vec<String>,
-    /// More flags for every node; `{host}` in them is its own address.
+    /// More flags for every node; `{host}` in them is its own address, and `{name}` its name, as `node1`.
     pub node_flags: Vec<String>,
     /// The coordinators' configuration file; none if empty.
     pub coordinator_config: String,
@@ -67,6 +68,8 @@ pub struct ClusterOptions {
     pub node_config: String,
     /// Whether members listen where only a proxy reaches them: see [`TestCluster::proxy_routes`].
     pub behind_proxies: bool,
+    /// How the cluster asks its coordinators for their status.
+    pub client_tls: ClientTls,
     /// The folder in which the cluster's temporary folder is made.
     pub parent_folder: PathBuf,
     /// What the name of the temporary folder begins with.
@@ -84,6 +87,7 @@ impl Default for ClusterOptions {
             coordinator_config: String::new(),
             node_config: String::new(),
             behind_proxies: false,
+            client_tls: ClientTls::default(),
             parent_folder: std::env::temp_dir(),
             folder_prefix: "volley-test-".into(),
         }
@@ -173,10 +177,10 @@ impl TestCluster {
         let peers: Vec<String> = others.chain([peer(id, host)]).collect();
         let host_name = self.network.coordinator(host);
         let mut flags = own_flags(&[("--id", id.to_string()), ("--peers", peers.join(","))]);
-        flags.extend(advertise(MemberRole::Coordinator, &host_name, ""));
+        flags.extend(advertise(ProcessRole::Coordinator, &host_name, ""));
         flags.push("--join".into());
         let options = ServerOptions {
-            role: MemberRole::Coordinator,
+            role: ProcessRole::Coordinator,
             name: format!("coordinator{id}-{host}"),
             listen_host: &host_name,
             advertised_host: &host_name,
@@ -250,7 +254,8 @@ impl TestCluster {
     /// `cluster_status` of the first coordinator that answers.
     pub async fn status(&self) -> Option<Value> {
         for coordinator in &self.coordinators {
-            let answer = async { Client::connect(&coordinator.address).await?.status().await };
+            let tls = self.options.client_tls.clone();
+            let answer = async { Client::connect_with(&coordinator.address, tls).await?.status().await };
             if let Ok(Ok(status)) = tokio::time::timeout(STATUS_LIMIT, answer).await {
                 return Some(status);
             }
@@ -341,7 +346,8 @@ impl TestCluster {
             let file = self.folder().join(format!("{}.toml", id.role().name()));
             flags.extend(own_flags(&[("--config", file.display().to_string())]));
         }
-        flags.extend(more.iter().map(|flag| flag.replace("{host}", &advertised_host)));
+        let own = |flag: &String| flag.replace("{host}", &advertised_host).replace("{name}", &id.to_string());
+        flags.extend(more.iter().map(own));
         let options = ServerOptions {
             role: id.role(),
             name: id.to_string(),
@@ -368,8 +374,8 @@ fn own_flags(flags: &[(&str, String)]) -> Vec<String> {
     flags.iter().flat_map(|(flag, value)| [flag.to_string(), value.clone()]).collect()
 }
 
-fn advertise(role: MemberRole, host: &str, listener: &str) -> Vec<String> {
-    own_flags(&[("--advertise", format!("{listener}grpc+tcp://{host}:{}", role.port()))])
+fn advertise(role: ProcessRole, host: &str, listener: &str) -> Vec<String> {
+    own_flags(&[("--advertise", format!("{listener}{host}:{}", role.port()))])
 }
 
 /// All files below a folder, in order. Files may be deleted while they are listed.

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`certificates`] | certificates for clusters with TLS |
 //! | [`cluster`] | a cluster: start it, find the leader, list the files on its disks |
 //! | [`launch`] | the command line of one server |
 //! | [`process`] | one server process: start, signals, log, exit |
@@ -14,6 +15,7 @@
 //! `cargo build --workspace --bins` first.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failure here is a failed test")]
 
+pub mod certificates;
 pub mod cluster;
 pub mod launch;
 pub mod loopback;

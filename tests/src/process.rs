@@ -77,7 +77,17 @@ impl ServerProcess {
         let Some(ready) = self.ready.take() else { return };
         let line = tokio::time::timeout(LIMIT, ready).await;
         let line = line.unwrap_or_else(|_| panic!("{} is not ready within {LIMIT:?}", self.name)).unwrap_or_default();
-        assert_eq!(line, format!("ready grpc://{}", self.address), "{} did not start:\n{}", self.name, self.log_tail());
+        assert_eq!(line, self.ready_line(), "{} did not start:\n{}", self.name, self.log_tail());
+    }
+
+    fn ready_line(&self) -> String {
+        let scheme = if self.has_tls() { "grpc+tls" } else { "grpc" };
+        format!("ready {scheme}://{}", self.address)
+    }
+
+    /// Whether its first listener has TLS.
+    fn has_tls(&self) -> bool {
+        self.arguments.iter().any(|argument| argument == "--tls-cert")
     }
 
     /// Like [`ServerProcess::ready`], but returns what went wrong. A call after an error returns immediately.
@@ -85,7 +95,7 @@ impl ServerProcess {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         match tokio::time::timeout(limit, ready).await {
             Err(_) => Err(format!("{} is not ready within {limit:?}", self.name)),
-            Ok(line) if line.as_deref() == Ok(&format!("ready grpc://{}", self.address)) => Ok(()),
+            Ok(line) if line.as_deref() == Ok(&self.ready_line()) => Ok(()),
             Ok(_) => Err(format!("{} ended before it was ready", self.name)),
         }
     }
@@ -101,6 +111,11 @@ impl ServerProcess {
         let at = self.arguments.iter().position(|argument| argument == flag);
         let at = at.unwrap_or_else(|| panic!("{} has no flag {flag}", self.name));
         self.arguments[at + 1] = value.to_string();
+    }
+
+    /// Adds flags, from the next start on.
+    pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
+        self.arguments.extend(flags);
     }
 
     /// Runs it under another program from the next start on, such as `valgrind --tool=callgrind`; under none if empty.
@@ -229,7 +244,7 @@ impl ServerProcess {
 
     /// The address as FlightInfo has it.
     pub fn uri(&self) -> String {
-        format!("grpc+tcp://{}", self.address)
+        format!("{}://{}", if self.has_tls() { "grpc+tls" } else { "grpc+tcp" }, self.address)
     }
 
     /// The last lines of its log.

@@ -28,7 +28,8 @@ fn show(status: &Value) -> Result<()> {
     let health = cell("health", &status["health"]);
     output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
     let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).try_for_each(output::line)?;
+    let lines = unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).chain(tls_failures(status));
+    lines.into_iter().try_for_each(output::line)?;
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;
     output::line(format!("\n{}", nodes::table(&list("nodes"))))?;
@@ -60,6 +61,12 @@ fn summary(status: &Value) -> String {
         0 => format!("{} of {parts} are under-replicated, {to_copy} to copy{copying}", count(below)),
         n => format!("{} cannot be read, {} of {parts} are under-replicated{copying}", plural(n, "part"), count(below)),
     }
+}
+
+/// A line for every member that cannot use its new TLS files.
+fn tls_failures(status: &Value) -> impl Iterator<Item = String> {
+    let failures = status["tls_failures"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    failures.map(|failure| format!("  new TLS files are not in use: {failure}"))
 }
 
 /// A line for every part that cannot be read.

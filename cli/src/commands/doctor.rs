@@ -1,6 +1,7 @@
 //! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
-use std::fmt;
+mod clock_offset;
+
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,49 +9,16 @@ use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::grpc::NOW_HEADER;
+use volley_common::tls::ClientTls;
 use volley_common::{Error, Result, clock};
 
+use self::clock_offset::ClockOffset;
 use crate::output;
 
 /// Timeout of a connection and its calls.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// With a larger clock difference tickets expire early or late.
-const MAX_CLOCK_SKEW_MS: u64 = 5_000;
 /// Exit code if there is a problem.
 const EXIT_PROBLEM: u8 = 3;
-
-/// How far a member's clock is ahead of this machine's, milliseconds.
-#[derive(Clone, Copy, Debug)]
-struct ClockOffset {
-    ahead_ms: i64,
-    /// The greatest possible error: half of the round trip, and half of the clock's resolution.
-    error_ms: u64,
-}
-
-impl ClockOffset {
-    /// A clock that showed `now`, in steps of `resolution_ms`, between two times of this machine's clock.
-    fn measured(now: u64, resolution_ms: u64, before: u64, after: u64) -> Self {
-        let ahead_ms = (now + resolution_ms / 2) as i64 - ((before + after) / 2) as i64;
-        ClockOffset { ahead_ms, error_ms: (after.saturating_sub(before) + resolution_ms).div_ceil(2) }
-    }
-
-    /// The problem if the clock is certainly off by more than [`MAX_CLOCK_SKEW_MS`].
-    fn problem(self) -> Option<String> {
-        let certain = self.ahead_ms.unsigned_abs().saturating_sub(self.error_ms);
-        (certain > MAX_CLOCK_SKEW_MS).then(|| {
-            let seconds = self.ahead_ms.unsigned_abs() as f64 / 1000.0;
-            let side = if self.ahead_ms > 0 { "ahead of" } else { "behind" };
-            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
-        })
-    }
-}
-
-impl fmt::Display for ClockOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = |ms: f64| ms / 1000.0;
-        write!(f, "clock {:+.3} s \u{b1} {:.3} s", seconds(self.ahead_ms as f64), seconds(self.error_ms as f64))
-    }
-}
 
 /// The result for one member or address.
 struct Finding {
@@ -91,10 +59,12 @@ struct AddressReport {
     coordinator: String,
     software: String,
     nodes: Vec<Value>,
+    /// How the addresses are dialled.
+    tls: ClientTls,
 }
 
 impl AddressReport {
-    fn new(answer: &Value) -> Self {
+    fn new(answer: &Value, tls: &ClientTls) -> Self {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_string();
         AddressReport {
             listener: text("listener"),
@@ -102,6 +72,7 @@ impl AddressReport {
             coordinator: text("coordinator"),
             software: text("software"),
             nodes: answer["nodes"].as_array().cloned().unwrap_or_default(),
+            tls: tls.clone(),
         }
     }
 }
@@ -111,11 +82,11 @@ impl AddressReport {
 ///
 /// # Errors
 /// The cluster does not answer.
-pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode> {
+pub async fn run(client: &Client, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
     let before = clock::now_ms();
     let answer = client.action("addresses", &json!({})).await?;
     let contacted = contacted_coordinator(&answer, cluster, before, clock::now_ms());
-    let report = AddressReport::new(&answer);
+    let report = AddressReport::new(&answer, tls);
     let status = client.status().await;
     let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node, is_hanging(&status, node))));
     let (proxy, nodes) = tokio::join!(check_proxy(&report), nodes);
@@ -210,7 +181,11 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
-    std::iter::once(cluster).chain(silent).chain(diverged).chain(unreachable).chain(orphaned).collect()
+    let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| {
+        Finding::problem("TLS files", "-", format!("{failure}; the old files stay in use until the new ones are right"))
+    });
+    let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
+    std::iter::once(cluster).chain(members).chain(tls).collect()
 }
 
 /// What to do about a node that is alive for the cluster, but does not answer.
@@ -239,7 +214,7 @@ async fn check_proxy(report: &AddressReport) -> Option<Finding> {
         return None;
     }
     let name = listener_prefix(&report.listener);
-    let (dialed, address) = (dial(&report.coordinator).await, &report.coordinator);
+    let (dialed, address) = (dial(&report.coordinator, &report.tls).await, &report.coordinator);
     let subject = "coordinator, for all data";
     Some(match dialed {
         Ok(clock) => Finding::new(subject, address, clock),
@@ -261,7 +236,7 @@ async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> F
     let listener = &report.listener;
     let uri = node["uri"].as_str();
     let dialed = match uri {
-        Some(uri) => dial(uri).await,
+        Some(uri) => dial(uri, &report.tls).await,
         None => Err(Error::unavailable(format!(
             "it has no listener {listener:?}, so clients fetch its parts through other members: start it with --listen {listener}=HOST:PORT"
         ))),
@@ -289,9 +264,9 @@ async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> F
 ///
 /// # Errors
 /// The member's, or DEADLINE_EXCEEDED.
-async fn dial(uri: &str) -> Result<Option<ClockOffset>> {
+async fn dial(uri: &str, tls: &ClientTls) -> Result<Option<ClockOffset>> {
     let answer = async {
-        let client = Client::connect(uri).await?;
+        let client = Client::connect_with(uri, tls.clone()).await?;
         // The connection is made by the first call, so the second one measures the clock.
         client.flight().handshake(stream::empty()).await?;
         let before = clock::now_ms();
@@ -334,7 +309,7 @@ mod tests {
 
     fn report(software: &str) -> AddressReport {
         let answer = json!({ "locations": "proxy", "listener": "external", "software": software });
-        AddressReport::new(&answer)
+        AddressReport::new(&answer, &ClientTls::default())
     }
 
     #[test]

@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::server::StopSignals;
+use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};
 
 use super::connect;
@@ -19,8 +20,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Drains a node, or cancels its drain.
-pub async fn run(drain: &DrainArgs, cluster: &str, json: bool) -> Result<()> {
-    let client = connect(cluster).await?;
+pub async fn run(drain: &DrainArgs, cluster: &str, tls: &ClientTls, json: bool) -> Result<()> {
+    let client = connect(cluster, tls).await?;
     let node = json!({ "node": drain.node });
     if drain.cancel {
         let cancelled = client.action("undrain_node", &node).await?;

@@ -8,8 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use volley_common::listen::split_host_port;
+use volley_common::net::Connector;
+use volley_common::tls::ClientTls;
+use volley_common::tls::client::ClientConnector;
+use volley_common::tls::server::HttpVersions;
 use volley_common::{Error, Result};
 
 use crate::output;
@@ -22,21 +25,28 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of the response, which is a line of text.
 const MAX_RESPONSE: u64 = 64 << 10;
 
-/// Checks the server at `http`, HOST:PORT; else at `VOLLEY_HTTP_LISTEN`; else at the default ports of this machine.
+/// Checks the server at `http`, `[http[s]://]HOST:PORT`; by TLS if the scheme says so, or without a scheme if a setting of `tls`
+/// is given; else at `VOLLEY_HTTP_LISTEN`; else at the default ports of this machine.
 ///
 /// # Errors
 /// UNAVAILABLE: the server is not ready, with its reason, or there is no answer.
-pub async fn run(http: Option<&str>) -> Result<()> {
+pub async fn run(http: Option<&str>, tls: &ClientTls) -> Result<()> {
     let configured = http.map(String::from).or_else(|| std::env::var(HTTP_LISTEN_VAR).ok());
     let addresses = configured.map_or_else(|| DEFAULTS.map(String::from).to_vec(), |address| vec![address]);
     let mut errors = Vec::new();
     for listen in &addresses {
-        let address = connect_address(listen)?;
-        match tokio::time::timeout(TIMEOUT, get_readyz(&address)).await {
+        let (is_tls, listen) = match listen.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => (tls.is_set(), listen.as_str()),
+        };
+        let (address, scheme) = (connect_address(listen)?, if is_tls { "https" } else { "http" });
+        let connector = connector(is_tls, tls)?;
+        match tokio::time::timeout(TIMEOUT, get_readyz(&connector, &address)).await {
             Ok(Ok((200, text))) => return output::line(format!("{address} is ready: {}", text.trim())),
             Ok(Ok((_, text))) => return Err(Error::unavailable(format!("{address} is not ready: {}", text.trim()))),
-            Ok(Err(error)) => errors.push(format!("no answer from http://{address}/readyz: {error}")),
-            Err(_) => errors.push(format!("no answer from http://{address}/readyz within {TIMEOUT:?}")),
+            Ok(Err(error)) => errors.push(format!("no answer from {scheme}://{address}/readyz: {error}")),
+            Err(_) => errors.push(format!("no answer from {scheme}://{address}/readyz within {TIMEOUT:?}")),
         }
     }
     Err(Error::unavailable(no_answer(&errors)))
@@ -60,9 +70,18 @@ fn connect_address(listen: &str) -> Result<String> {
     })
 }
 
+fn connector(is_tls: bool, tls: &ClientTls) -> Result<Connector> {
+    if !is_tls {
+        return Ok(Connector::Plaintext);
+    }
+    let client = ClientConnector::new(tls.clone(), HttpVersions::Any);
+    client.load()?;
+    Ok(Connector::Client(client))
+}
+
 /// The status code and the body of `GET /readyz`.
-async fn get_readyz(address: &str) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn get_readyz(connector: &Connector, address: &str) -> io::Result<(u16, String)> {
+    let mut stream = connector.connect(address, TIMEOUT).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();

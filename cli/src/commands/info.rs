@@ -98,7 +98,7 @@ fn table_options(stats: &Value) -> Vec<(&'static str, String)> {
 fn holders(endpoint: &FlightEndpoint) -> Vec<String> {
     let members = endpoint.location.iter().filter_map(|location| match parse_location(&location.uri) {
         Some(EndpointLocation::ReuseConnection) => None,
-        Some(EndpointLocation::Member(address)) => Some(address),
+        Some(EndpointLocation::Member(address) | EndpointLocation::TlsMember(address)) => Some(address),
         None => Some(location.uri.clone()),
     });
     members.collect()

@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 use volley_common::client::Client;
+use volley_common::tls::ClientTls;
 use volley_common::{Code, Result};
 
 pub mod cluster;
@@ -26,8 +27,8 @@ pub mod versions;
 ///
 /// # Errors
 /// The client's, with a remedy if there is no answer.
-pub async fn connect(cluster: &str) -> Result<Client> {
-    Client::connect(cluster).await.map_err(|mut error| {
+pub async fn connect(cluster: &str, tls: &ClientTls) -> Result<Client> {
+    Client::connect_with(cluster, tls.clone()).await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message +=
                 "; start a cluster with `volley dev`, or set --cluster or VOLLEY_CLUSTER to the address of yours";

@@ -10,25 +10,40 @@ pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection";
 pub enum EndpointLocation {
     /// Over the connection by which the FlightInfo came.
     ReuseConnection,
-    /// A member at `HOST:PORT`.
+    /// A member at `HOST:PORT`, without TLS.
     Member(String),
+    /// A member at `HOST:PORT`, with TLS.
+    TlsMember(String),
 }
 
-/// `HOST:PORT` of an address with the scheme `grpc://`, `grpc+tcp://`, `http://` or none.
+/// Whether an address demands TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressTls {
+    /// `grpc+tcp://`, `http://`.
+    No,
+    /// `grpc+tls://`, `https://`.
+    Yes,
+    /// `grpc://`, or no scheme: with TLS if the client has settings of TLS.
+    Open,
+}
+
+/// `HOST:PORT` of an address with the scheme `grpc://`, `grpc+tcp://`, `grpc+tls://`, `http://`, `https://` or none; and whether
+/// it demands TLS.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: another scheme, no host or no port.
-pub fn parse_address(address: &str) -> Result<String> {
+pub fn parse_address(address: &str) -> Result<(String, AddressTls)> {
     let text = address.trim().trim_end_matches('/');
     let (scheme, rest) = text.split_once("://").unwrap_or(("grpc", text));
     let bad = |why: &str| {
         Error::invalid(format!("the address {address:?} {why}: write grpc://HOST:PORT, as in grpc://127.0.0.1:8815"))
     };
-    match scheme {
-        "grpc" | "grpc+tcp" | "http" => {}
-        "grpc+tls" | "https" => return Err(bad("requires TLS, which this client does not support yet")),
+    let tls = match scheme {
+        "grpc" => AddressTls::Open,
+        "grpc+tcp" | "http" => AddressTls::No,
+        "grpc+tls" | "https" => AddressTls::Yes,
         _ => return Err(bad(&format!("has the unknown scheme {scheme:?}"))),
-    }
+    };
     if rest.contains('/') {
         return Err(bad("has a path, which members do not have"));
     }
@@ -37,7 +52,7 @@ pub fn parse_address(address: &str) -> Result<String> {
         return Err(bad("has no host (write an IPv6 address in brackets)"));
     }
     match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(rest.to_string()),
+        Ok(port) if port > 0 => Ok((rest.to_string(), tls)),
         _ => Err(bad("has no port between 1 and 65535")),
     }
 }
@@ -46,7 +61,10 @@ pub fn parse_address(address: &str) -> Result<String> {
 pub fn parse_location(uri: &str) -> Option<EndpointLocation> {
     match uri.split_once("://") {
         Some((REUSE_CONNECTION, _)) => Some(EndpointLocation::ReuseConnection),
-        Some(_) => parse_address(uri).ok().map(EndpointLocation::Member),
+        Some(_) => parse_address(uri).ok().map(|(addr, tls)| match tls {
+            AddressTls::Yes => EndpointLocation::TlsMember(addr),
+            AddressTls::No | AddressTls::Open => EndpointLocation::Member(addr),
+        }),
         None => None,
     }
 }
@@ -58,10 +76,19 @@ mod tests {
 
     #[test]
     fn all_forms_of_an_address_are_equal() {
-        for text in ["grpc://h:1", "grpc+tcp://h:1", "http://h:1/", "h:1", " h:1"] {
-            assert_eq!(parse_address(text).unwrap(), "h:1", "{text}");
+        use AddressTls::{No, Open, Yes};
+        for (text, tls) in [
+            ("grpc://h:1", Open),
+            ("h:1", Open),
+            (" h:1", Open),
+            ("grpc+tcp://h:1", No),
+            ("http://h:1/", No),
+            ("grpc+tls://h:1", Yes),
+            ("https://h:1", Yes),
+        ] {
+            assert_eq!(parse_address(text).unwrap(), ("h:1".into(), tls), "{text}");
         }
-        assert_eq!(parse_address("grpc://[::1]:8815").unwrap(), "[::1]:8815");
+        assert_eq!(parse_address("grpc://[::1]:8815").unwrap().0, "[::1]:8815");
     }
 
     #[test]
@@ -73,7 +100,6 @@ mod tests {
             (":1", "no host"),
             ("::1:8815", "brackets"),
             ("grpc://h:1/foo", "has a path"),
-            ("grpc+tls://h:1", "TLS"),
             ("ftp://h:1", "\"ftp\""),
         ] {
             let error = parse_address(text).unwrap_err();
@@ -87,7 +113,8 @@ mod tests {
     fn location_uris_are_parsed() {
         assert_eq!(parse_location("arrow-flight-reuse-connection://?"), Some(EndpointLocation::ReuseConnection));
         assert_eq!(parse_location("grpc+tcp://n:8816"), Some(EndpointLocation::Member("n:8816".into())));
-        assert_eq!(parse_location("grpc+tls://n:8816"), None);
+        assert_eq!(parse_location("grpc+tls://n:8816"), Some(EndpointLocation::TlsMember("n:8816".into())));
+        assert_eq!(parse_location("grpc+unix:///tmp/s"), None);
         assert_eq!(parse_location(""), None);
     }
 }

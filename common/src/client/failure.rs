@@ -9,9 +9,9 @@ use crate::{Code, Error};
 const REMEDY: &str =
     "check that it is the Flight port of a member and that the member runs, or use the address of another member";
 
-/// No connection was made.
-pub(super) fn unreachable(address: &str, cause: &(dyn std::error::Error + 'static)) -> Error {
-    Error::unavailable(format!("cannot reach grpc://{address}: {}", transport_cause(cause)))
+/// No connection was made. `uri`: the address with its scheme.
+pub(super) fn unreachable(uri: &str, cause: &(dyn std::error::Error + 'static)) -> Error {
+    Error::unavailable(format!("cannot reach {uri}: {}", transport_cause(cause)))
 }
 
 /// The connection failed during a call.

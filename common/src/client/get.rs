@@ -76,24 +76,35 @@ struct FetchEndpoint {
 }
 
 impl FetchEndpoint {
-    fn new(index: usize, endpoint: &FlightEndpoint) -> Result<Self> {
+    fn new(index: usize, endpoint: &FlightEndpoint, is_tls: bool) -> Result<Self> {
         let ticket = endpoint.ticket.clone();
         let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index)? })
+        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index, is_tls)? })
     }
 }
 
 /// The locations of an endpoint that this client supports, and the original connection as the last one: every member
-/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called.
-fn locations(endpoint: &FlightEndpoint, index: usize) -> Result<Vec<EndpointLocation>> {
+/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called. `is_tls`: that
+/// connection has TLS, so that locations without it are left out.
+fn locations(endpoint: &FlightEndpoint, index: usize, is_tls: bool) -> Result<Vec<EndpointLocation>> {
     if endpoint.location.is_empty() {
         return Ok(vec![EndpointLocation::ReuseConnection]);
     }
     let mut locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
+    let known = locations.len();
+    locations.retain(|location| !is_tls || !matches!(location, EndpointLocation::Member(_)));
+    if locations.len() < known {
+        tracing::warn!(
+            endpoint = index,
+            skipped = known - locations.len(),
+            "locations without TLS are not used, because the FlightInfo came by TLS"
+        );
+    }
     if locations.is_empty() {
         let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
         return Err(Error::unavailable(format!(
-            "endpoint {index} has no location that this client supports (only grpc+tcp), of {}",
+            "endpoint {index} has no location that this client supports ({}), of {}",
+            if is_tls { "only grpc+tls, as it connected by TLS" } else { "only grpc+tcp and grpc+tls" },
             uris.join(", ")
         )));
     }
@@ -106,7 +117,9 @@ fn locations(endpoint: &FlightEndpoint, index: usize) -> Result<Vec<EndpointLoca
 impl FetchStream {
     pub(super) fn new(client: Client, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
         let endpoints = info.endpoint.iter().enumerate();
-        let waiting = endpoints.map(|(index, endpoint)| FetchEndpoint::new(index, endpoint)).collect::<Result<_>>()?;
+        let waiting = endpoints
+            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls))
+            .collect::<Result<_>>()?;
         Ok(FetchStream {
             schema: parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?,
             open: EndpointReaders::new(info.ordered),
@@ -269,7 +282,7 @@ async fn read_endpoint(
 ) -> Result<(), ReadStopped> {
     let locations = endpoint.locations.len();
     let mut candidates = endpoint.locations.clone();
-    candidates.sort_by_cached_key(|location| client.pool.health(client.address_of(location)).rank());
+    candidates.sort_by_cached_key(|location| client.pool_of(location).health(client.address_of(location)).rank());
     let mut failover = Failover::new(candidates);
     failover.set_attempts_left(locations + 1);
     let mut delivered = 0;
@@ -301,7 +314,7 @@ async fn read_location(
     let mut left_to_skip = *delivered;
     let from: Arc<str> = client.address_of(location).into();
     // A member that hangs keeps the connection open.
-    let mut silence = client.pool.silence(&from);
+    let mut silence = client.pool_of(location).silence(&from);
     let mut batches = tokio::select! {
         biased;
         opened = BatchStream::open(client.channel_at(location)?, endpoint.ticket.clone()) => opened?,

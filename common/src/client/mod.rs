@@ -22,10 +22,13 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::http2::settings;
-use crate::net::ConnectionPool;
+use crate::net::{ConnectionPool, Connector};
 use crate::options::Options;
+use crate::tls::ClientTls;
+use crate::tls::client::ClientConnector;
+use crate::tls::server::HttpVersions;
 use crate::{Error, Result, TableName};
-use address::EndpointLocation;
+use address::{AddressTls, EndpointLocation};
 
 pub use get::{FetchOptions, FetchStream, FetchedBatch};
 pub use put::PutOutcome;
@@ -47,20 +50,62 @@ pub struct Client {
     /// The connection to `address`.
     channel: Channel,
     address: Arc<str>,
-    /// Connections to the locations of endpoints.
+    /// Connections to the locations of endpoints without TLS, and with it.
     pool: ConnectionPool,
+    tls_pool: ConnectionPool,
+    /// Whether the connection to `address` has TLS: then no other one is without.
+    is_tls: bool,
 }
 
 impl Client {
-    /// Connects to `grpc://HOST:PORT`, `grpc+tcp://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`.
+    /// Connects to `grpc://HOST:PORT`, `grpc+tcp://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`; or by TLS, trusting the CAs of
+    /// the system, to `grpc+tls://HOST:PORT` or `https://HOST:PORT`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: it is not such an address. UNAVAILABLE: no server answers there.
     pub async fn connect(address: &str) -> Result<Client> {
-        let address = address::parse_address(address)?;
-        let channel =
-            settings::CLIENT.endpoint(&address)?.connect().await.map_err(|e| failure::unreachable(&address, &e))?;
-        Ok(Client { channel, address: address.into(), pool: ConnectionPool::with_settings(&settings::CLIENT) })
+        Client::connect_with(address, ClientTls::default()).await
+    }
+
+    /// As [`Client::connect`], with settings of TLS. If any is given, an address without a scheme, or with `grpc://`, is
+    /// dialled by TLS. A client that connected by TLS uses no location without TLS.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not an address, a file that cannot be used, or settings of TLS for an address without TLS.
+    /// UNAVAILABLE: no server answers there, or one of the sides refuses the other's certificate.
+    pub async fn connect_with(address: &str, tls: ClientTls) -> Result<Client> {
+        let (addr, demanded) = address::parse_address(address)?;
+        let is_tls = match demanded {
+            AddressTls::Yes => true,
+            AddressTls::Open => tls.is_set(),
+            AddressTls::No if tls.is_set() => {
+                return Err(Error::invalid(format!(
+                    "the address {address:?} is without TLS, but settings of TLS are given: write grpc+tls://{addr}, or leave them out"
+                )));
+            }
+            AddressTls::No => false,
+        };
+        let connector = ClientConnector::new(tls, HttpVersions::Http2);
+        if is_tls {
+            connector.load()?;
+        }
+        let pool = ConnectionPool::with_settings(&settings::CLIENT);
+        let tls_pool = pool.clone().with_connector(Connector::Client(connector));
+        let used = if is_tls { &tls_pool } else { &pool };
+        let channel = used.connector().connected_channel(&settings::CLIENT, &addr).await?;
+        let scheme = if is_tls { "grpc+tls" } else { "grpc" };
+        let channel = channel.map_err(|e| failure::unreachable(&format!("{scheme}://{addr}"), &e))?;
+        Ok(Client { channel, address: addr.into(), pool, tls_pool, is_tls })
+    }
+
+    /// Whether it connected by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// The pool of connections as that to `address`.
+    fn own_pool(&self) -> &ConnectionPool {
+        if self.is_tls { &self.tls_pool } else { &self.pool }
     }
 
     /// The address that this client connected to: `HOST:PORT`.
@@ -75,11 +120,22 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
+    /// The pool that holds the connection to a location of an endpoint.
+    fn pool_of(&self, location: &EndpointLocation) -> &ConnectionPool {
+        match location {
+            EndpointLocation::ReuseConnection => self.own_pool(),
+            EndpointLocation::Member(_) => &self.pool,
+            EndpointLocation::TlsMember(_) => &self.tls_pool,
+        }
+    }
+
     /// The channel to a location of an endpoint.
     fn channel_at(&self, location: &EndpointLocation) -> Result<Channel> {
         match location {
             EndpointLocation::ReuseConnection => Ok(self.channel.clone()),
-            EndpointLocation::Member(address) => self.pool.channel(address),
+            EndpointLocation::Member(address) | EndpointLocation::TlsMember(address) => {
+                self.pool_of(location).channel(address)
+            }
         }
     }
 
@@ -87,7 +143,7 @@ impl Client {
     fn address_of<'a>(&'a self, location: &'a EndpointLocation) -> &'a str {
         match location {
             EndpointLocation::ReuseConnection => &self.address,
-            EndpointLocation::Member(address) => address,
+            EndpointLocation::Member(address) | EndpointLocation::TlsMember(address) => address,
         }
     }
 
@@ -110,7 +166,7 @@ impl Client {
         tokio::select! {
             biased;
             outcome = call => outcome.map_err(|status| failure::of_status(&self.address, status)),
-            _ = self.pool.silence(&self.address) => Err(failure::silent(&self.address)),
+            _ = self.own_pool().silence(&self.address) => Err(failure::silent(&self.address)),
         }
     }
 
@@ -162,7 +218,7 @@ impl Client {
         let outcome = tokio::select! {
             biased;
             outcome = put::put_stream(self, descriptor, headers, schema, batches) => outcome?,
-            _ = self.pool.silence(&self.address) => return Err(failure::silent(&self.address)),
+            _ = self.own_pool().silence(&self.address) => return Err(failure::silent(&self.address)),
         };
         serde_json::from_value(outcome)
             .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))

@@ -124,12 +124,12 @@ pub const CLIENT: ClientSettings = ClientSettings {
 };
 
 impl ClientSettings {
-    /// A tonic endpoint for `addr`, `HOST:PORT`.
+    /// A tonic endpoint for `addr`, `HOST:PORT`, with the scheme `http` or `https`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
-    pub fn endpoint(&self, addr: &str) -> Result<Endpoint> {
-        let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|_| invalid_address(addr))?;
+    pub fn endpoint(&self, scheme: &str, addr: &str) -> Result<Endpoint> {
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{addr}")).map_err(|_| invalid_address(addr))?;
         Ok(endpoint
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)

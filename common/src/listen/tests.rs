@@ -7,7 +7,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 fn parse(listen: &[&str], advertise: &[&str]) -> Result<Vec<ListenerConfig>> {
-    listeners(&strings(listen), &strings(advertise), true)
+    listeners(&strings(listen), &strings(advertise), |_| true)
 }
 
 #[test]
@@ -44,7 +44,10 @@ fn bad_listeners_are_refused_with_the_reason() {
     refused(&["x=h:1"], &["x=h:1", "x=h:2"], &["twice"]);
     refused(&["x=h:1"], &["x=grpc://0.0.0.0:1"], &["0.0.0.0:1"]);
     assert!(
-        listeners(&strings(&["x=0.0.0.0:1"]), &strings(&["h:1"]), false).unwrap_err().message.contains("--insecure")
+        listeners(&strings(&["x=0.0.0.0:1"]), &strings(&["h:1"]), |_| false)
+            .unwrap_err()
+            .message
+            .contains("--insecure")
     );
 }
 

@@ -10,12 +10,14 @@ use hyper::body::Incoming;
 use tonic::transport::Channel;
 
 use super::address_map::AddressMap;
+use super::connector::Connector;
 use super::failover::Failover;
 use super::member_connections::{MemberConnections, SendError};
 use super::member_health::{HealthRank, MemberHealth};
 use crate::http2::relay_budget::{RELAY_CLASSES, RELAY_MEMORY, RelayBudget};
 use crate::http2::settings::{ClientSettings, MEMBER};
 use crate::http2::{ProxyRequestBody, SilenceWatch, StreamPermit};
+use crate::tls::MemberRole;
 use crate::{Error, Result};
 
 /// Maximum number of members whose health is remembered.
@@ -26,7 +28,10 @@ const MAX_MEMBERS: usize = 4096;
 #[derive(Clone)]
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
+    connector: Connector,
     channels: Arc<AddressMap<Channel>>,
+    /// Those that accept only a coordinator, if members have TLS.
+    coordinator_channels: Arc<AddressMap<Channel>>,
     /// One map for each of [`RELAY_CLASSES`].
     connections: Arc<[AddressMap<Arc<MemberConnections>>; RELAY_CLASSES.len()]>,
     budget: RelayBudget,
@@ -66,8 +71,20 @@ impl ConnectionPool {
     /// As [`ConnectionPool::new`], with other settings for its connections.
     pub fn with_settings(settings: &'static ClientSettings) -> Self {
         let health = Arc::new(AddressMap::bounded(MAX_MEMBERS));
-        let (channels, connections) = Default::default();
-        ConnectionPool { settings, channels, connections, budget: RelayBudget::new(RELAY_MEMORY), health }
+        let (connector, channels, coordinator_channels, connections) = Default::default();
+        let budget = RelayBudget::new(RELAY_MEMORY);
+        ConnectionPool { settings, connector, channels, coordinator_channels, connections, budget, health }
+    }
+
+    /// The same settings and relay memory, with another way to dial, without any connection yet.
+    #[must_use]
+    pub fn with_connector(self, connector: Connector) -> Self {
+        ConnectionPool { connector, budget: self.budget, ..ConnectionPool::with_settings(self.settings) }
+    }
+
+    /// How this pool dials.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     /// Limits the memory of all replies of [`ConnectionPool::send`], bytes.
@@ -81,7 +98,20 @@ impl ConnectionPool {
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
     pub fn channel(&self, addr: &str) -> Result<Channel> {
-        self.channels.get_or_insert(addr, || Ok(self.settings.endpoint(addr)?.connect_lazy()))
+        self.channels.get_or_insert(addr, || self.connector.channel(self.settings, addr))
+    }
+
+    /// As [`ConnectionPool::channel`], for a member that must be a coordinator: if members have TLS, a node at that address
+    /// is refused.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
+    pub fn coordinator_channel(&self, addr: &str) -> Result<Channel> {
+        if !self.connector.is_tls() {
+            return self.channel(addr);
+        }
+        let connector = self.connector.clone().expecting(MemberRole::Coordinator);
+        self.coordinator_channels.get_or_insert(addr, || connector.channel(self.settings, addr))
     }
 
     /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped. The more
@@ -98,7 +128,10 @@ impl ConnectionPool {
     ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
         let share = Arc::new(self.budget.take().map_err(SendError::Refused)?);
         let class = share.class();
-        let make = || Ok(Arc::new(MemberConnections::new(addr, self.settings, RELAY_CLASSES[class].window)));
+        let make = || {
+            let (connector, window) = (self.connector.clone(), RELAY_CLASSES[class].window);
+            Ok(Arc::new(MemberConnections::new(addr, self.settings, connector, window)))
+        };
         let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
         connections.send(request.map(Into::into), share).await
     }
@@ -107,8 +140,10 @@ impl ConnectionPool {
     pub fn health(&self, addr: &str) -> Arc<MemberHealth> {
         self.health.get_or_insert_with(addr, || {
             let (channels, connections, member) = (self.channels.clone(), self.connections.clone(), addr.to_string());
-            MemberHealth::new(addr, self.settings, move || {
+            let coordinator_channels = self.coordinator_channels.clone();
+            MemberHealth::new(addr, self.settings, self.connector.clone(), move || {
                 channels.remove(&member);
+                coordinator_channels.remove(&member);
                 connections.iter().for_each(|class| class.remove(&member));
             })
         })

@@ -7,8 +7,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
+use super::connector::Connector;
 use super::failover::was_not_handled;
 use crate::error::is_protocol_violation;
 use crate::http2::relay_budget::RelayShare;
@@ -26,6 +26,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(super) struct MemberConnections {
     addr: String,
     settings: &'static ClientSettings,
+    connector: Connector,
     window: StreamWindow,
     connections: Mutex<Vec<PooledConnection>>,
     /// Held while connecting, so that one caller connects for all; the last failure and its time.
@@ -74,10 +75,16 @@ impl From<Error> for SendError {
 type LeasedSender = (SendRequest<ProxyRequestBody>, Arc<()>);
 
 impl MemberConnections {
-    pub(super) fn new(addr: &str, settings: &'static ClientSettings, window: StreamWindow) -> Self {
+    pub(super) fn new(
+        addr: &str,
+        settings: &'static ClientSettings,
+        connector: Connector,
+        window: StreamWindow,
+    ) -> Self {
         MemberConnections {
             addr: addr.to_string(),
             settings,
+            connector,
             window,
             connections: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -125,7 +132,7 @@ impl MemberConnections {
 
     fn uri(&self, uri: &http::Uri) -> Result<http::Uri> {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        format!("http://{}{path}", self.addr).parse().map_err(|_| invalid_address(&self.addr))
+        format!("{}://{}{path}", self.connector.scheme(), self.addr).parse().map_err(|_| invalid_address(&self.addr))
     }
 
     /// An unused connection; a new one while there are few; else the least used.
@@ -179,12 +186,8 @@ impl MemberConnections {
     async fn connect(&self) -> Result<SendRequest<ProxyRequestBody>> {
         let unreachable =
             |why: String| Error::unavailable(format!("the member at {} is unreachable: {why}", self.addr));
-        let limit = self.settings.connect_timeout;
-        let stream = tokio::time::timeout(limit, TcpStream::connect(&self.addr))
-            .await
-            .map_err(|_| unreachable(format!("no connection within {limit:?}")))?
-            .map_err(|e| unreachable(e.to_string()))?;
-        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+        let connecting = self.connector.connect(&self.addr, self.settings.connect_timeout);
+        let stream = connecting.await.map_err(|e| unreachable(e.to_string()))?;
         let handshake = self.settings.connection(self.window).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| unreachable(error_chain(&e)))?;
         let addr = self.addr.clone();

@@ -21,6 +21,7 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
+use super::connector::Connector;
 use crate::http2::SilenceWatch;
 use crate::http2::settings::ClientSettings;
 use crate::{Error, grpc};
@@ -47,6 +48,7 @@ const MAX_PROBING_TIME: Duration = Duration::from_secs(600);
 pub struct MemberHealth {
     addr: String,
     settings: &'static ClientSettings,
+    connector: Connector,
     /// Called when the breaker opens.
     on_silent: Box<dyn Fn() + Send + Sync>,
     state: Mutex<HealthState>,
@@ -97,11 +99,13 @@ impl MemberHealth {
     pub(super) fn new(
         addr: &str,
         settings: &'static ClientSettings,
+        connector: Connector,
         on_silent: impl Fn() + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(MemberHealth {
             addr: addr.to_string(),
             settings,
+            connector,
             on_silent: Box::new(on_silent),
             state: Mutex::default(),
             verdict: watch::Sender::new(Verdict::Answers),
@@ -233,8 +237,8 @@ impl MemberHealth {
     async fn send_probe(&self, channel: &mut Option<Channel>) -> Result<(), ProbeFailure> {
         let connected = match channel.take() {
             Some(connected) => connected,
-            None => match self.settings.endpoint(&self.addr) {
-                Ok(endpoint) => endpoint.connect_lazy(),
+            None => match self.connector.channel(self.settings, &self.addr) {
+                Ok(channel) => channel,
                 Err(_) => return Err(ProbeFailure::Unanswered),
             },
         };

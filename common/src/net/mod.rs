@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`connection_pool`] | all connections of a process, by `HOST:PORT`; calls with fail-over, hedging and a breaker |
+//! | [`connector`] | dials: plaintext, TLS between members, TLS of a client |
 //! | [`failover`] | which of several members is tried next |
 //! | [`member_health`] | whether a member answers |
 //! | [`address_map`] | one shared value for each address |
 
 pub mod address_map;
 pub mod connection_pool;
+pub mod connector;
 pub mod failover;
 mod member_connections;
 pub mod member_health;
@@ -18,5 +20,6 @@ mod tests;
 
 pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
+pub use connector::Connector;
 pub use failover::{Failover, was_not_handled};
 pub use member_connections::SendError;

@@ -20,10 +20,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::serve::lingering_stream::lingering;
-use super::serve::preface::{ClientProtocol, log_refused, read_preface};
+use super::serve::handshake::{OpenedConnection, open};
+use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{accept, connection_limit};
 use crate::http2::PortKind;
+use crate::tls::ListenerTls;
 
 /// A client that has not sent a whole request header by then is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,9 +43,9 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
 
 /// Serves until `stop`, and then at most two seconds longer. `/livez` answers immediately, before the server has opened
 /// its data folder: opening a large folder takes long, and a probe must not treat that as a failed process.
-pub async fn serve(listener: TcpListener, status: impl HttpStatus, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus, stop: CancellationToken) {
     recorder();
-    serve_app(listener, app(status), stop).await;
+    serve_app(listener, tls, app(status), stop).await;
 }
 
 fn app<S: HttpStatus>(status: S) -> Router {
@@ -56,7 +57,7 @@ fn app<S: HttpStatus>(status: S) -> Router {
         .with_state(status)
 }
 
-async fn serve_app(listener: TcpListener, app: Router, stop: CancellationToken) {
+async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(connection_limit::of(PortKind::Http)));
     let connections = TaskTracker::new();
     let close = CancellationToken::new();
@@ -66,9 +67,9 @@ async fn serve_app(listener: TcpListener, app: Router, stop: CancellationToken) 
             log_refused(peer, PortKind::Http.describe(), "too many connections are open");
             continue;
         };
-        let (app, stop, close) = (app.clone(), stop.clone(), close.clone());
+        let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {
-            close.run_until_cancelled(serve_connection(stream, peer, app, stop)).await;
+            close.run_until_cancelled(serve_connection(stream, peer, &tls, app, stop)).await;
             drop(permit);
         });
     }
@@ -82,20 +83,24 @@ async fn serve_app(listener: TcpListener, app: Router, stop: CancellationToken) 
 
 /// Serves one connection, by HTTP/1 or HTTP/2. A client that does not send a whole request within [`HEADER_TIMEOUT`] is
 /// disconnected, as is one that speaks neither.
-async fn serve_connection(mut stream: TcpStream, peer: SocketAddr, app: Router, stop: CancellationToken) {
-    let read = stop.run_until_cancelled(read_preface(&mut stream, HEADER_TIMEOUT)).await;
-    let Some((protocol, first)) = read else { return };
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &ListenerTls,
+    app: Router,
+    stop: CancellationToken,
+) {
+    let opening = open(stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
+    let opened = stop.run_until_cancelled(opening).await.flatten();
+    let Some(OpenedConnection { protocol, stream, .. }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT).keep_alive_timeout(HEADER_TIMEOUT);
     let http = match protocol {
         ClientProtocol::Http1 => http.http1_only(),
         // Only to say that this is no gRPC port.
-        ClientProtocol::Http2 => http.http2_only(),
-        ClientProtocol::Silent if first.is_empty() => return,
-        other => return log_refused(peer, PortKind::Http.describe(), other.describe()),
+        _ => http.http2_only(),
     };
-    let (stream, _) = lingering(stream, first);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -157,7 +162,7 @@ mod tests {
         let mut stuck = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         stuck.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Starting, stop.clone()));
+        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
     }
@@ -167,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Starting, stop.clone()));
+        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
         let channel = crate::net::ConnectionPool::new().channel(&address).unwrap();
         let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(channel);
         let status = client.list_actions(arrow_flight::Empty {}).await.unwrap_err();
@@ -185,7 +190,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Starting, stop.clone()));
+        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
         for (path, status) in [("/livez", "200"), ("/readyz", "503"), ("/metrics", "200")] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nhost: v\r\nconnection: close\r\n\r\n");

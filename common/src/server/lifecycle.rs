@@ -3,6 +3,8 @@
 //! While the streams of clients drain, other members still need this server: a node's peers pull the parts of its last puts,
 //! and a leader transfers leadership. Health and metrics are served until the second stage too.
 
+use std::sync::Arc;
+
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -11,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
 use crate::server::serve::{self, Http2Service, ServerLimits};
+use crate::tls::ListenerTls;
 
 /// The tasks of one server, and what stops them.
 #[derive(Default)]
@@ -31,19 +34,26 @@ impl Lifecycle {
 
     /// Serves health and metrics until the second stage. The guard ends that if the start fails; disarm it once the server
     /// runs.
-    pub fn serve_http(&self, listener: TcpListener, status: impl HttpStatus) -> DropGuard {
-        self.peer_tasks.spawn(http::serve(listener, status, self.stop_peers.clone()));
+    pub fn serve_http(&self, listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus) -> DropGuard {
+        self.peer_tasks.spawn(http::serve(listener, tls, status, self.stop_peers.clone()));
         self.stop_peers.clone().drop_guard()
     }
 
     /// Serves Flight clients until the stop begins; then drains.
-    pub fn serve_clients(&self, listener: TcpListener, service: impl Http2Service, limits: ServerLimits) {
-        self.client_tasks.spawn(serve::serve(listener, service, self.stop.clone(), limits));
+    pub fn serve_clients(
+        &self,
+        listener: TcpListener,
+        tls: Arc<ListenerTls>,
+        service: impl Http2Service,
+        limits: ServerLimits,
+    ) {
+        self.client_tasks.spawn(serve::serve_tls(listener, tls, service, self.stop.clone(), limits));
     }
 
     /// Serves members until the second stage.
-    pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service) {
-        self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::for_peers()));
+    pub fn serve_peers(&self, listener: TcpListener, tls: Arc<ListenerTls>, service: impl Http2Service) {
+        let (stop, limits) = (self.stop_peers.clone(), ServerLimits::for_peers());
+        self.peer_tasks.spawn(serve::serve_tls(listener, tls, service, stop, limits));
     }
 
     /// Reports gRPC health: SERVING while `is_serving` holds for the watched value, until the stop begins.
@@ -90,8 +100,6 @@ impl Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test]

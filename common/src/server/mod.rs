@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`process`] | `main` of a server: flags, log, configuration, signals |
 //! | [`server_config`] | the settings and flags of both servers |
+//! | [`tls_config`] | their TLS settings, and what is loaded from them |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
@@ -24,8 +25,10 @@ pub mod reflection;
 pub mod serve;
 pub mod server_config;
 pub mod sockets;
+pub mod tls_config;
 
 pub use lifecycle::Lifecycle;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};
 pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};
+pub use tls_config::{ServerTls, TlsConfig};

@@ -44,7 +44,7 @@ pub trait ServerRole {
 
 /// A server that runs in this process.
 pub trait RunningServer {
-    /// Where clients reach it: `grpc+tcp://HOST:PORT`.
+    /// Where clients reach it: `grpc+tcp://HOST:PORT`, or `grpc+tls://HOST:PORT`.
     fn flight_uri(&self) -> &str;
 
     /// Waits until the server stops by itself or by [`RunningServer::shutdown`].
@@ -133,7 +133,9 @@ async fn serve<R: ServerRole>(config: R::Config) -> Result<()> {
         () = signals.next() => return Ok(()),
     };
     // The one line on standard output, for scripts that wait for it.
-    print_line(&format!("ready grpc://{}", host_port(server.flight_uri())))?;
+    let uri = server.flight_uri();
+    let scheme = if uri.starts_with("grpc+tls://") { "grpc+tls" } else { "grpc" };
+    print_line(&format!("ready {scheme}://{}", host_port(uri)))?;
     tokio::select! {
         ended = server.wait() => return ended,
         () = signals.next() => {}

@@ -4,12 +4,15 @@
 //! tonic body, a stream of frames that consist of slices, or the body of another member's response.
 
 pub(crate) mod connection_limit;
+pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
 pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,7 +26,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -31,18 +33,17 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Service, ServiceExt};
 
-use self::lingering_stream::lingering;
-use self::preface::{ClientProtocol, PREFACE_TIMEOUT, log_refused, read_preface};
+use self::handshake::{OpenedConnection, open};
+use self::preface::{PREFACE_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
+use crate::tls::ListenerTls;
 use crate::wire::MAX_PEER_MESSAGE;
 use crate::{Error, Result};
 
 /// The gRPC services that only peer ports have begin with this: other ports do not read the body of such a call.
 const MEMBER_SERVICES: &str = "/volley.";
-/// A client that takes the reason of a refusal in longer than this does not get it.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The remaining streams are ended this long before the end of a drain, or a quarter of the drain before: a client sees
@@ -140,6 +141,17 @@ pub async fn serve<S: Http2Service>(
     shutdown: CancellationToken,
     limits: ServerLimits,
 ) {
+    serve_tls(listener, Arc::new(ListenerTls::none()), service, shutdown, limits).await;
+}
+
+/// As [`serve`], with the TLS of the listener. Every request has a [`Caller`](crate::tls::Caller) among its extensions.
+pub async fn serve_tls<S: Http2Service>(
+    listener: TcpListener,
+    tls: Arc<ListenerTls>,
+    service: S,
+    shutdown: CancellationToken,
+    limits: ServerLimits,
+) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     let stages = DrainStages { shutdown, end_streams: CancellationToken::new(), close: CancellationToken::new() };
@@ -157,7 +169,8 @@ pub async fn serve<S: Http2Service>(
         };
         let others = limits.connections - permits.available_permits() - 1;
         let http = settings::server(limits.streams, others);
-        connections.spawn(serve_connection(stream, peer, http, service.clone(), limits.port, stages.clone(), permit));
+        let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), port: limits.port, _permit: permit };
+        connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
     connections.close();
@@ -205,33 +218,36 @@ fn is_connection_error(e: &io::Error) -> bool {
     matches!(e.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
+/// A connection of which nothing was read.
+struct AcceptedConnection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Arc<ListenerTls>,
+    port: PortKind,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// Serves one connection to its end.
 async fn serve_connection<S: Http2Service>(
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    accepted: AcceptedConnection,
     http: http2::Builder<TokioExecutor>,
     service: S,
-    port: PortKind,
     stages: DrainStages,
-    _permit: OwnedSemaphorePermit,
 ) {
+    let AcceptedConnection { stream, peer, tls, port, _permit } = accepted;
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let (protocol, first) = tokio::select! {
-        () = stages.shutdown.cancelled() => return,
-        read = read_preface(&mut stream, PREFACE_TIMEOUT) => read,
-    };
-    if protocol != ClientProtocol::Http2 {
-        return refuse(stream, peer, port, protocol, first.is_empty()).await;
-    }
+    let opening = open(stream, peer, &tls, port, PREFACE_TIMEOUT);
+    let opened = stages.shutdown.run_until_cancelled(opening).await.flatten();
+    let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
         let (service, end_streams) = (service.clone(), end_streams.clone());
         respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
     });
-    let (stream, socket) = lingering(stream, first);
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -260,32 +276,6 @@ async fn respond<S: Http2Service>(
     match unless_grpc(&request, port) {
         Some(refusal) => Ok(refusal),
         None => service.oneshot(request).await,
-    }
-}
-
-/// Closes a connection that does not speak HTTP/2. A client of HTTP/1 gets the reason as its reply.
-async fn refuse(mut stream: TcpStream, peer: SocketAddr, port: PortKind, protocol: ClientProtocol, is_empty: bool) {
-    // A probe that only connects is no fault.
-    if protocol == ClientProtocol::Silent && is_empty {
-        tracing::debug!(%peer, "a connection ended without a request");
-        return;
-    }
-    log_refused(peer, port.describe(), protocol.describe());
-    if protocol == ClientProtocol::Http1 {
-        let text = format!("this port speaks gRPC over HTTP/2, not HTTP/1.1: {}\n", port.describe());
-        let reply = format!(
-            "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-            text.len()
-        );
-        let sending = async {
-            stream.write_all(reply.as_bytes()).await?;
-            stream.shutdown().await
-        };
-        if tokio::time::timeout(REFUSAL_TIMEOUT, sending).await.is_ok_and(|sent| sent.is_ok()) {
-            let (stream, socket) = lingering(stream, Vec::new());
-            drop(stream);
-            socket.close().await;
-        }
     }
 }
 

@@ -1,15 +1,18 @@
 //! The settings and flags that coordinators and nodes share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::one_or_many;
 use super::log::LogFormat;
+use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::listen::{self, ListenerConfig};
 use crate::server::serve::ServerLimits;
+use crate::tls::MemberRole;
 use crate::{Error, Result};
 
 /// The settings of both servers; flattened into the configuration of each.
@@ -18,7 +21,7 @@ pub struct ServerConfig {
     /// Addresses of the Flight listeners, `[NAME=]HOST:PORT`; port 0 picks a free one. At a node, other members use the first.
     #[serde(deserialize_with = "one_or_many")]
     pub listen: Vec<String>,
-    /// Addresses by which clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT`; the listen address if there is none.
+    /// Addresses by which clients reach a listener, `[NAME=]grpc+tcp://HOST:PORT` or `grpc+tls://`; the listen address if there is none.
     #[serde(deserialize_with = "one_or_many")]
     pub advertise: Vec<String>,
     /// Address of the listener for members, HOST:PORT.
@@ -35,6 +38,9 @@ pub struct ServerConfig {
     pub drain_ms: u64,
     /// Memory for all replies of other members that are passed on to clients, bytes.
     pub relay_memory_bytes: u64,
+    /// The TLS of the listeners and between members.
+    #[serde(flatten)]
+    pub tls: TlsConfig,
 }
 
 impl ServerConfig {
@@ -50,6 +56,7 @@ impl ServerConfig {
             request_timeout_ms: 5_000,
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
+            tls: TlsConfig::default(),
         }
     }
 
@@ -58,9 +65,12 @@ impl ServerConfig {
     /// # Errors
     /// One sentence that names the wrong value or combination.
     pub fn check(&self) -> Result<()> {
-        self.listeners()?;
-        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure)?;
-        listen::check_listen("--http-listen", &self.http_listen, self.insecure)?;
+        let listeners = self.listeners()?;
+        self.tls.check(&names(&listeners))?;
+        let tls = &self.tls;
+        listen::check_listen("--peer-listen", &self.peer_listen, self.insecure || tls.demands_peer_certificate())?;
+        let is_http_open = self.insecure || tls.http_demands_client_certificate();
+        listen::check_listen("--http-listen", &self.http_listen, is_http_open)?;
         self.check_distinct_addresses()?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
@@ -96,7 +106,25 @@ impl ServerConfig {
     /// # Errors
     /// Those of [`listen::listeners`].
     pub fn listeners(&self) -> Result<Vec<ListenerConfig>> {
-        listen::listeners(&self.listen, &self.advertise, self.insecure)
+        let is_open = |name: &str| self.insecure || self.tls.demands_client_certificate(name);
+        let listeners = listen::listeners(&self.listen, &self.advertise, is_open)?;
+        for listener in listeners.iter().filter(|listener| self.tls.is_tls(&listener.name)) {
+            if let Some(uri) = listener.advertise.as_deref().filter(|uri| uri.starts_with("grpc+tcp://")) {
+                return Err(Error::invalid(format!(
+                    "--advertise {uri} is plaintext, but its listener has TLS: give grpc+tls://{}",
+                    listen::host_port(uri)
+                )));
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// Reads the files of the TLS settings. `role` and `id`: the member that `peer_cert` must name.
+    ///
+    /// # Errors
+    /// Those of [`ServerConfig::listeners`] and [`ServerTls::load`].
+    pub fn load_tls(&self, role: MemberRole, id: Option<u64>) -> Result<Arc<ServerTls>> {
+        ServerTls::load(&self.tls, &names(&self.listeners()?), role, id)
     }
 
     /// How long a call waits for a server that can answer it.
@@ -108,6 +136,10 @@ impl ServerConfig {
     pub fn limits(&self) -> ServerLimits {
         ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::for_clients(self.listen.len()) }
     }
+}
+
+fn names(listeners: &[ListenerConfig]) -> Vec<&str> {
+    listeners.iter().map(|listener| &*listener.name).collect()
 }
 
 /// The flags of both servers; flattened into the command line of each. `--help` adds the defaults.
@@ -132,7 +164,7 @@ pub struct ServerArgs {
     /// Address of a Flight listener; repeat it with names for several.
     #[arg(long, value_name = "[NAME=]HOST:PORT")]
     pub listen: Vec<String>,
-    /// Address by which the clients of a listener reach it: grpc+tcp://HOST:PORT.
+    /// Address by which the clients of a listener reach it: grpc+tcp://HOST:PORT, or grpc+tls://HOST:PORT with --tls-cert.
     #[arg(long, value_name = "[NAME=]URI")]
     pub advertise: Vec<String>,
     /// Address of the listener for other members.
@@ -156,4 +188,8 @@ pub struct ServerArgs {
     /// Allow listeners on addresses other than loopback, though there is no authentication.
     #[arg(long)]
     pub insecure: bool,
+    /// The TLS of the listeners and between members.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub tls: TlsArgs,
 }

@@ -37,7 +37,7 @@ pub struct ServerSockets {
 pub struct BoundListener {
     /// Its name; empty for one without.
     pub name: String,
-    /// Where clients reach it: `grpc+tcp://HOST:PORT`.
+    /// Where clients reach it: `grpc+tcp://HOST:PORT`, or `grpc+tls://HOST:PORT`.
     pub uri: String,
     /// Whether the configuration gives that address (`--advertise`); otherwise it is where the listener listens.
     pub is_advertised: bool,
@@ -50,7 +50,7 @@ pub struct BoundListener {
 pub struct ServerAddresses {
     /// The address of the first Flight listener.
     pub flight: SocketAddr,
-    /// Where clients reach it: `grpc+tcp://HOST:PORT`.
+    /// Where clients reach it: `grpc+tcp://HOST:PORT`, or `grpc+tls://HOST:PORT`.
     pub flight_uri: String,
     /// The address of the peer port.
     pub peer: SocketAddr,
@@ -65,7 +65,7 @@ impl ServerSockets {
     /// Those of [`ServerConfig::listeners`], [`serve::bind`] and [`ListenerConfig::reachable_at`].
     pub async fn bind(config: &ServerConfig, prebound: PreboundSockets) -> Result<Self> {
         Ok(ServerSockets {
-            flight: bind_listeners(&config.listeners()?, prebound.flight).await?,
+            flight: bind_listeners(config, prebound.flight).await?,
             peer: bind_unless(prebound.peer, &config.peer_listen).await?,
             http: bind_unless(prebound.http, &config.http_listen).await?,
         })
@@ -95,15 +95,23 @@ impl ServerSockets {
 }
 
 /// Binds all listeners; the first one takes the prebound socket if there is one.
-async fn bind_listeners(listeners: &[ListenerConfig], mut first: Option<TcpListener>) -> Result<Vec<BoundListener>> {
+async fn bind_listeners(config: &ServerConfig, mut first: Option<TcpListener>) -> Result<Vec<BoundListener>> {
+    let listeners = config.listeners()?;
     let mut bound = Vec::with_capacity(listeners.len());
-    for listener in listeners {
+    for listener in &listeners {
         let socket = bind_unless(first.take(), &listener.addr).await?;
-        let uri = format!("grpc+tcp://{}", listener.reachable_at(local_addr(&socket)?)?);
+        let scheme = scheme_of(listener, config.tls.is_tls(&listener.name));
+        let uri = format!("{scheme}://{}", listener.reachable_at(local_addr(&socket)?)?);
         let is_advertised = listener.advertise.is_some();
         bound.push(BoundListener { name: listener.name.clone(), uri, is_advertised, socket });
     }
     Ok(bound)
+}
+
+/// The scheme of a listener's URI. What is before a listener without TLS may have it: then the advertised address says so.
+fn scheme_of(listener: &ListenerConfig, is_tls: bool) -> &'static str {
+    let advertises_tls = listener.advertise.as_deref().is_some_and(|uri| uri.starts_with("grpc+tls://"));
+    if is_tls || advertises_tls { "grpc+tls" } else { "grpc+tcp" }
 }
 
 async fn bind_unless(prebound: Option<TcpListener>, addr: &str) -> Result<TcpListener> {

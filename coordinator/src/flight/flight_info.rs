@@ -60,7 +60,8 @@ impl<'a> EndpointEncoder<'a> {
             plan,
             node_locations: plan.version_plan.uris.iter().map(|uri| location(uri).encode_to_vec()).collect(),
             own_location: location(plan.listener.own_location()).encode_to_vec(),
-            is_proxy: plan.listener.locations != Locations::Direct,
+            is_proxy: plan.listener.locations != Locations::Direct
+                || !plan.version_plan.uris.iter().all(|uri| plan.listener.permits(uri)),
             common_fields: expiry.encode_to_vec(),
         }
     }

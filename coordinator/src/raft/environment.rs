@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use volley_common::clock;
+use volley_common::net::Connector;
 
-use super::rpc::network::{Dialer, dial};
+use super::rpc::network::{Dialer, dialer};
 use super::storage::files::{DataDir, LocalDataDir};
 use super::storage::state_machine::ApplyObserver;
 use super::storage::store::{OnWriteFailure, WriterDriver, writer_thread};
@@ -32,11 +33,17 @@ impl RaftEnvironment {
     pub fn real(dir: &Path, on_write_failure: OnWriteFailure) -> Self {
         RaftEnvironment {
             data_dir: Arc::new(LocalDataDir(dir.to_path_buf())),
-            dial: Arc::new(dial),
+            dial: dialer(Connector::Plaintext),
             clock: Arc::new(clock::now_ms),
             on_write_failure,
             writer_driver: writer_thread(),
             apply_observer: None,
         }
+    }
+
+    /// The same, with other coordinators dialled in this way.
+    #[must_use]
+    pub fn dialling(self, connector: Connector) -> Self {
+        RaftEnvironment { dial: dialer(connector), ..self }
     }
 }

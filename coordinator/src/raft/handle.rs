@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use volley_common::net::Connector;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::Follower;
@@ -39,7 +40,12 @@ impl Handle {
     /// # Errors
     /// INVALID_ARGUMENT: the configuration is inconsistent. Others: the data folder cannot be used.
     pub async fn start(config: RaftConfig) -> Result<Handle> {
-        let env = RaftEnvironment::real(&config.data_dir, Arc::new(exit_process));
+        Handle::start_dialling(config, Connector::Plaintext).await
+    }
+
+    /// [`Handle::start`] with other coordinators dialled in this way.
+    pub async fn start_dialling(config: RaftConfig, connector: Connector) -> Result<Handle> {
+        let env = RaftEnvironment::real(&config.data_dir, Arc::new(exit_process)).dialling(connector);
         Handle::start_in(config, env).await
     }
 

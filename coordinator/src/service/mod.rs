@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use volley_common::net::ConnectionPool;
+use volley_common::server::ServerTls;
 
 use crate::client_listener::{ClientListener, ListenerTable};
 use crate::config::CoordinatorConfig;
@@ -75,15 +76,17 @@ impl Services {
         raft: Handle,
         pool: ConnectionPool,
         listeners: Vec<ClientListener>,
+        tls: Arc<ServerTls>,
         stop: CancellationToken,
     ) -> Self {
         let (listeners, node_reports) = (Arc::new(ListenerTable::new(listeners)), Arc::<NodeReports>::default());
+        let status = StatusService::new(raft.clone(), node_reports.clone(), pool.clone(), tls, config.id);
         Services {
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
             restore: RestoreService::new(raft.clone()),
-            status: Arc::new(StatusService::new(raft.clone(), node_reports.clone(), pool.clone())),
+            status: Arc::new(status),
             admin: AdminService::new(raft.clone(), node_reports.clone(), &config),
             config: Arc::new(config),
             raft,

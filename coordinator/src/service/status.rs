@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
+use volley_common::server::ServerTls;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{NodeId, Result, clock};
@@ -35,6 +36,9 @@ pub struct StatusService {
     node_reports: Arc<NodeReports>,
     /// Knows which nodes do not answer probes.
     pool: ConnectionPool,
+    /// This coordinator's TLS, and its id.
+    tls: Arc<ServerTls>,
+    id: u64,
     last_count: Mutex<Option<HealthCount>>,
 }
 
@@ -49,9 +53,15 @@ struct HealthCount {
 }
 
 impl StatusService {
-    /// Reports on this catalog.
-    pub fn new(raft: Handle, node_reports: Arc<NodeReports>, pool: ConnectionPool) -> Self {
-        StatusService { raft, node_reports, pool, last_count: Mutex::default() }
+    /// Reports on this catalog, from the coordinator `id`.
+    pub fn new(
+        raft: Handle,
+        node_reports: Arc<NodeReports>,
+        pool: ConnectionPool,
+        tls: Arc<ServerTls>,
+        id: u64,
+    ) -> Self {
+        StatusService { raft, node_reports, pool, tls, id, last_count: Mutex::default() }
     }
 
     /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
@@ -106,11 +116,22 @@ impl StatusService {
                 "being_copied": copying,
             },
             "unreachable": unreachable,
+            "tls_failures": self.tls_failures(&heartbeats),
             "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
             "coordinators": self.coordinators_json(&unanswered, &diverged),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
             "stats": totals_json(&catalog),
         }))
+    }
+
+    /// The changed TLS files that this coordinator and the nodes cannot use, one line for each.
+    fn tls_failures(&self, heartbeats: &BTreeMap<NodeId, Heartbeat>) -> Vec<String> {
+        let own = self.tls.reload_failures();
+        let own = own.into_iter().map(|failure| format!("coordinator {}: {failure}", self.id));
+        let nodes = heartbeats.iter().flat_map(|(id, heartbeat)| {
+            heartbeat.tls_failures.iter().map(move |failure| format!("node {id}: {failure}"))
+        });
+        own.chain(nodes).collect()
     }
 
     /// Counts all parts. Returns the last count instead if the catalog has not changed since, or if it is so recent that

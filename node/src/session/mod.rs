@@ -80,7 +80,7 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     state.coordinators.prefer(&leader);
     tracing::info!(leader, "in session with the leading coordinator");
     ready.send_replace(true);
-    let reporter = ReportSender::new(state.store.clone(), reports);
+    let reporter = ReportSender::new(state.store.clone(), state.tls.clone(), reports);
     let silence = state.pool.silence(&leader);
     LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }
         .serve(orders, heartbeat, silence)

@@ -1,10 +1,12 @@
 //! Reports to the leading coordinator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::Interval;
+use volley_common::server::ServerTls;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
 use volley_common::{Error, Result, clock};
@@ -21,13 +23,14 @@ const PAGE: usize = 10_000;
 #[derive(Clone)]
 pub struct ReportSender {
     store: PartStore,
+    tls: Option<Arc<ServerTls>>,
     reports: mpsc::Sender<NodeReport>,
 }
 
 impl ReportSender {
-    /// Reports on this store.
-    pub fn new(store: PartStore, reports: mpsc::Sender<NodeReport>) -> Self {
-        ReportSender { store, reports }
+    /// Reports on this store, and on files of TLS.
+    pub fn new(store: PartStore, tls: Option<Arc<ServerTls>>, reports: mpsc::Sender<NodeReport>) -> Self {
+        ReportSender { store, tls, reports }
     }
 
     async fn send(&self, report: Report) -> Result<()> {
@@ -63,6 +66,7 @@ impl ReportSender {
             now_ms: clock::now_ms(),
             orphaned: status.orphans.files,
             orphaned_bytes: status.orphans.bytes,
+            tls_failures: self.tls.as_ref().map(|tls| tls.reload_failures()).unwrap_or_default(),
         };
         self.send(Report::Heartbeat(heartbeat)).await
     }
@@ -135,7 +139,7 @@ mod tests {
     async fn heartbeats_continue_during_long_work() {
         let dir = TempDir::new().unwrap();
         let (reports, mut sent) = mpsc::channel(64);
-        let reporter = ReportSender::new(PartStore::open(dir.path()).unwrap(), reports);
+        let reporter = ReportSender::new(PartStore::open(dir.path()).unwrap(), None, reports);
         let (done, work) = oneshot::channel();
         let leader = async {
             for _ in 0..3 {

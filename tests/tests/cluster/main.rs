@@ -23,3 +23,4 @@ mod shutdown;
 mod startup;
 mod tables;
 mod tickets;
+mod tls;

@@ -11,7 +11,17 @@ use crate::{Error, Result};
 /// The prefix of environment variables that are read as configuration.
 const ENV_PREFIX: &str = "VOLLEY_";
 /// Variables with the prefix that are not configuration: those of the command line, the log and the file's own path.
-const IGNORED_VARIABLES: [&str; 5] = ["cluster", "log", "log_format", "config", "check_config"];
+const IGNORED_VARIABLES: [&str; 9] = [
+    "cluster",
+    "log",
+    "log_format",
+    "config",
+    "check_config",
+    "tls_ca",
+    "tls_client_cert",
+    "tls_client_key",
+    "tls_server_name",
+];
 
 /// The keys that only one role has. Members of both roles may share an environment, so a variable of the other role is
 /// known and ignored.

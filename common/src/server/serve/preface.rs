@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::clock;
 
@@ -23,7 +22,7 @@ pub enum ClientProtocol {
     Http2,
     /// An HTTP/1 request.
     Http1,
-    /// A TLS handshake; no port has TLS.
+    /// A TLS handshake.
     Tls,
     /// Anything else.
     Unknown,
@@ -37,7 +36,7 @@ impl ClientProtocol {
         match self {
             ClientProtocol::Http2 => "HTTP/2",
             ClientProtocol::Http1 => "HTTP/1.1 request",
-            ClientProtocol::Tls => "TLS ClientHello on a plaintext port",
+            ClientProtocol::Tls => "TLS ClientHello on a port without TLS, connect by grpc+tcp://",
             ClientProtocol::Unknown => "bytes that are neither HTTP nor TLS",
             ClientProtocol::Silent => "no complete request within 10 s",
         }
@@ -45,7 +44,7 @@ impl ClientProtocol {
 }
 
 /// Reads until the client's protocol is known, at most for `limit`. Returns what was read, too.
-pub async fn read_preface(stream: &mut TcpStream, limit: Duration) -> (ClientProtocol, Vec<u8>) {
+pub async fn read_preface(stream: &mut (impl AsyncRead + Unpin), limit: Duration) -> (ClientProtocol, Vec<u8>) {
     let mut received = Vec::with_capacity(HTTP2_PREFACE.len());
     let reading = async {
         loop {
@@ -105,7 +104,7 @@ pub fn log_refused(peer: SocketAddr, port: &'static str, cause: &str) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -24,6 +24,8 @@ use tonic::{Code, Request, Status};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use volley_common::http2::settings;
+use volley_common::net::Connector;
+use volley_common::tls::MemberRole;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
@@ -54,13 +56,14 @@ pub type PeerChannel = BoxCloneSyncService<http::Request<Body>, http::Response<B
 /// Creates the channel to an address, HOST:PORT.
 pub type Dialer = Arc<dyn Fn(&str) -> volley_common::Result<PeerChannel> + Send + Sync>;
 
-/// Creates a TCP channel to a coordinator's peer port. It connects at its first use.
-///
-/// # Errors
-/// INVALID_ARGUMENT: the address is not HOST:PORT.
-pub fn dial(addr: &str) -> volley_common::Result<PeerChannel> {
-    let channel = settings::RAFT.endpoint(addr)?.connect_lazy();
-    Ok(BoxCloneSyncService::new(channel.map_err(|e| PeerChannelError(e.into()))))
+/// Creates channels to coordinators' peer ports, which connect at their first use. If members have TLS, a member that is no
+/// coordinator is refused.
+pub fn dialer(connector: Connector) -> Dialer {
+    let connector = connector.expecting(MemberRole::Coordinator);
+    Arc::new(move |addr| {
+        let channel = connector.channel(&settings::RAFT, addr)?;
+        Ok(BoxCloneSyncService::new(channel.map_err(|e| PeerChannelError(e.into()))))
+    })
 }
 
 /// A client of a coordinator's Raft service.

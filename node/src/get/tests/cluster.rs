@@ -103,7 +103,13 @@ impl TestNode {
         let config = NodeConfig { server, ..config };
         let flight_uri = format!("grpc+tcp://{addr}");
         let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, listeners: Vec::new() };
-        let context = NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, shutdown.clone());
+        let context = NodeContext::new(
+            config,
+            PartStore::open(dir.path()).unwrap(),
+            addresses,
+            Default::default(),
+            shutdown.clone(),
+        );
         context.cluster.ticket_key.store(Some(Arc::new(key())));
         let node = context.clone();
         let service = tower::service_fn(move |request| {

@@ -233,7 +233,13 @@ async fn start_node(coordinator: &str) -> PeerNode {
         copy_bytes_per_second: 1 << 20,
         ..NodeConfig::default()
     };
-    let context = NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, CancellationToken::new());
+    let context = NodeContext::new(
+        config,
+        PartStore::open(dir.path()).unwrap(),
+        addresses,
+        Default::default(),
+        CancellationToken::new(),
+    );
     let stop = CancellationToken::new();
     let service = TonicService(Routes::new(peer::service(&context)));
     tokio::spawn(serve::serve(listener, service, stop.clone(), ServerLimits::default()));

@@ -1,0 +1,125 @@
+//! The one place that dials: plaintext, TLS between members, or the TLS of a client.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+
+use crate::Result;
+use crate::http2::settings::ClientSettings;
+use crate::tls::client::ClientConnector;
+use crate::tls::{MaybeTls, MemberRole, PeerTls};
+
+/// How servers are dialled. Cheap to clone.
+#[derive(Clone, Default)]
+pub enum Connector {
+    /// Without TLS.
+    #[default]
+    Plaintext,
+    /// As a member, at any port of another member, which must have this role.
+    Member(Arc<PeerTls>, Option<MemberRole>),
+    /// As a client, at a listener with TLS.
+    Client(ClientConnector),
+}
+
+impl Connector {
+    /// Dials members as `peers` says; without TLS if there is none, or if its mode is to dial plaintext.
+    pub fn to_members(peers: Option<&Arc<PeerTls>>) -> Self {
+        match peers {
+            Some(peers) if peers.dials_tls() => Connector::Member(peers.clone(), None),
+            _ => Connector::Plaintext,
+        }
+    }
+
+    /// The same, for members of one role: a certificate of the other role is refused.
+    #[must_use]
+    pub fn expecting(self, role: MemberRole) -> Self {
+        match self {
+            Connector::Member(peers, _) => Connector::Member(peers, Some(role)),
+            other => other,
+        }
+    }
+
+    /// Whether it dials by TLS.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self, Connector::Plaintext)
+    }
+
+    /// The scheme of requests.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    /// A channel to `addr`, HOST:PORT; it connects when it is first used.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: `addr` is not an address.
+    pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<Channel> {
+        let endpoint = settings.endpoint(self.scheme(), addr)?;
+        Ok(match self.is_tls() {
+            true => endpoint.connect_with_connector_lazy(self.service(addr)),
+            false => endpoint.connect_lazy(),
+        })
+    }
+
+    /// A channel that is connected to `addr`, HOST:PORT.
+    ///
+    /// # Errors
+    /// Why there is no connection. INVALID_ARGUMENT, as the outer error: `addr` is not an address.
+    pub async fn connected_channel(
+        &self,
+        settings: &ClientSettings,
+        addr: &str,
+    ) -> Result<Result<Channel, tonic::transport::Error>> {
+        let endpoint = settings.endpoint(self.scheme(), addr)?;
+        Ok(match self.is_tls() {
+            true => endpoint.connect_with_connector(self.service(addr)).await,
+            false => endpoint.connect().await,
+        })
+    }
+
+    /// A connection to `addr`, HOST:PORT, within `limit`, the handshake included.
+    ///
+    /// # Errors
+    /// The system's; TIMED_OUT; why the handshake failed, in words.
+    pub async fn connect(&self, addr: &str, limit: Duration) -> io::Result<MaybeTls<TcpStream>> {
+        match tokio::time::timeout(limit, self.open(addr)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
+        }
+    }
+
+    async fn open(&self, addr: &str) -> io::Result<MaybeTls<TcpStream>> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(match self {
+            Connector::Plaintext => MaybeTls::Plain(stream),
+            Connector::Member(peers, role) => MaybeTls::tls(peers.connect(stream, *role).await?),
+            Connector::Client(client) => MaybeTls::tls(client.connect(stream, addr).await?),
+        })
+    }
+
+    /// What tonic calls to connect. The endpoint's own timeout limits it.
+    fn service(
+        &self,
+        addr: &str,
+    ) -> impl tower::Service<
+        Uri,
+        Response = TokioIo<MaybeTls<TcpStream>>,
+        Error = io::Error,
+        Future = BoxFuture<'static, io::Result<TokioIo<MaybeTls<TcpStream>>>>,
+    > + Send
+    + 'static {
+        let (connector, addr) = (self.clone(), addr.to_string());
+        tower::service_fn(move |_: Uri| {
+            let (connector, addr) = (connector.clone(), addr.clone());
+            async move { connector.open(&addr).await.map(TokioIo::new) }.boxed()
+        })
+    }
+}

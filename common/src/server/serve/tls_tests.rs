@@ -1,0 +1,149 @@
+//! Connections with TLS, and those that have it where the port has not, or the reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::Ticket;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::testing::soon;
+use super::*;
+use crate::http2::grpc_error;
+use crate::net::{ConnectionPool, Connector};
+use crate::tls::client::ClientConnector;
+use crate::tls::peers::PeerFiles;
+use crate::tls::pem::TlsFile;
+use crate::tls::server::{HttpVersions, ListenerFiles};
+use crate::tls::testing::TestCa;
+use crate::tls::{Caller, ClientAuth, ClientTls, MemberRole, PeerTls, PeerTlsMode};
+
+/// A server that says who called it.
+async fn start(tls: ListenerTls, port: PortKind) -> String {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let service = tower::service_fn(async |request: http::Request<Incoming>| {
+        let caller = request.extensions().get::<Caller>().expect("every request has its caller").to_string();
+        Ok::<_, Infallible>(grpc_error(Error::not_found(caller)))
+    });
+    let limits = ServerLimits { port, ..ServerLimits::default() };
+    tokio::spawn(serve_tls(listener, Arc::new(tls), service, CancellationToken::new(), limits));
+    addr
+}
+
+fn peers(dir: &std::path::Path, ca: &TestCa, mode: PeerTlsMode, member: &str) -> Arc<PeerTls> {
+    let name = member.replace('/', "-");
+    let (cert, key) = ca.issue_member(member).write(dir, &name);
+    let files = PeerFiles { ca: ca.write(dir, "ca"), cert, key };
+    Arc::new(PeerTls::load(mode, &files, |_| Ok(())).unwrap())
+}
+
+fn listener(dir: &std::path::Path, ca: &TestCa, members: Option<Arc<PeerTls>>) -> ListenerTls {
+    let (cert, key) = ca.issue_server(&["localhost", "127.0.0.1"]).write(dir, "server");
+    let (cert, key) = (TlsFile::new("tls_cert", cert), TlsFile::new("tls_key", key));
+    let files = ListenerFiles { cert, key, client_ca: None };
+    ListenerTls::for_clients(Some(files), ClientAuth::Optional, HttpVersions::Http2, members).unwrap()
+}
+
+fn client(dir: &std::path::Path, ca: &TestCa) -> ConnectionPool {
+    let settings = ClientTls { ca: Some(ca.write(dir, "trusted")), ..ClientTls::default() };
+    ConnectionPool::new().with_connector(Connector::Client(ClientConnector::new(settings, HttpVersions::Http2)))
+}
+
+/// The message of the status, by a tonic channel and by a connection below tonic.
+async fn answers(pool: &ConnectionPool, addr: &str) -> [String; 2] {
+    let by_channel = FlightServiceClient::new(pool.channel(addr).unwrap()).do_get(Ticket::default()).await;
+    let by_channel = Error::from(by_channel.map(drop).unwrap_err()).message;
+    let below = match pool.send(addr, crate::grpc::do_get_request("t")).await {
+        Ok((reply, _)) => Status::from_header_map(reply.headers()).unwrap().message().to_string(),
+        Err(failed) => Error::from(failed).message,
+    };
+    [by_channel, below]
+}
+
+#[tokio::test]
+async fn member_is_the_caller_at_every_port_of_a_member() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let own = peers(dir.path(), &ca, PeerTlsMode::Require, "node/a");
+    let pool = ConnectionPool::new().with_connector(Connector::to_members(Some(&own)));
+    let server = peers(dir.path(), &ca, PeerTlsMode::Require, "coordinator/1");
+    let plaintext_for_clients =
+        ListenerTls::for_clients(None, ClientAuth::Optional, HttpVersions::Http2, Some(server.clone())).unwrap();
+    for (tls, port) in [
+        (ListenerTls::for_members(Some(server.clone())), PortKind::Peer),
+        (listener(dir.path(), &ca, Some(server.clone())), PortKind::Flight),
+        (plaintext_for_clients, PortKind::Flight),
+    ] {
+        let addr = start(tls, port).await;
+        assert_eq!(answers(&pool, &addr).await, ["the member volley://node/a"; 2], "{port:?}");
+        assert!(pool.health(&addr).answers().await);
+        let mut client = FlightServiceClient::new(pool.coordinator_channel(&addr).unwrap());
+        assert_eq!(client.do_get(Ticket::default()).await.unwrap_err().message(), "the member volley://node/a");
+    }
+}
+
+#[tokio::test]
+async fn node_at_the_address_of_a_coordinator_is_refused() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let own = peers(dir.path(), &ca, PeerTlsMode::Require, "node/a");
+    let other = peers(dir.path(), &ca, PeerTlsMode::Require, "node/b");
+    let addr = start(ListenerTls::for_members(Some(other)), PortKind::Peer).await;
+    let connector = Connector::to_members(Some(&own)).expecting(MemberRole::Coordinator);
+    let answers = answers(&ConnectionPool::new().with_connector(connector), &addr).await;
+    assert!(answers.iter().all(|answer| answer.contains("a coordinator is expected")), "{answers:?}");
+}
+
+#[tokio::test]
+async fn client_with_tls_is_anonymous_and_one_without_is_told() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let addr = start(listener(dir.path(), &ca, None), PortKind::Flight).await;
+    assert_eq!(answers(&client(dir.path(), &ca), &addr).await, ["a caller without a certificate"; 2]);
+    let refused = answers(&ConnectionPool::new(), &addr).await;
+    assert!(refused.iter().all(|answer| answer.contains("requires TLS")), "{refused:?}");
+    let mut http1 = TcpStream::connect(&addr).await.unwrap();
+    http1.write_all(b"GET / HTTP/1.1\r\nhost: v\r\n\r\n").await.unwrap();
+    let mut reply = String::new();
+    soon(http1.read_to_string(&mut reply)).await.unwrap();
+    assert!(reply.contains("requires TLS, connect by grpc+tls://"), "{reply}");
+}
+
+#[tokio::test]
+async fn tls_at_a_port_without_tls_is_told() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let addr = start(ListenerTls::none(), PortKind::Flight).await;
+    let refused = answers(&client(dir.path(), &ca), &addr).await;
+    assert!(refused.iter().all(|answer| answer.contains("may have no TLS")), "{refused:?}");
+    assert_eq!(answers(&ConnectionPool::new(), &addr).await, ["a caller without TLS"; 2]);
+}
+
+#[tokio::test]
+async fn rolling_change_needs_no_plaintext_fallback() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let modes = [None, Some(PeerTlsMode::Accept), Some(PeerTlsMode::Prefer), Some(PeerTlsMode::Require)];
+    let of = |mode: Option<PeerTlsMode>, name: &str| mode.map(|mode| peers(dir.path(), &ca, mode, name));
+    for (at, server) in modes.iter().enumerate() {
+        let addr = start(ListenerTls::for_members(of(*server, "node/a")), PortKind::Peer).await;
+        // During a change members are one step apart at most.
+        for dialling in &modes[at.saturating_sub(1)..modes.len().min(at + 2)] {
+            let own = of(*dialling, "node/b");
+            let pool = ConnectionPool::new().with_connector(Connector::to_members(own.as_ref()));
+            let [answer, _] = answers(&pool, &addr).await;
+            assert!(["the member volley://node/b", "a caller without TLS"].contains(&answer.as_str()), "{answer}");
+        }
+    }
+    let addr = start(ListenerTls::for_members(of(modes[3], "node/a")), PortKind::Peer).await;
+    let [refused, _] = answers(&ConnectionPool::new(), &addr).await;
+    assert!(refused.contains("requires"), "{refused}");
+}
+
+#[tokio::test]
+async fn slow_handshake_does_not_delay_other_connections() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let addr = start(listener(dir.path(), &ca, None), PortKind::Flight).await;
+    let mut slow = TcpStream::connect(&addr).await.unwrap();
+    slow.write_all(&[0x16, 3, 1, 0, 200]).await.unwrap();
+    let answered = tokio::time::timeout(Duration::from_secs(5), answers(&client(dir.path(), &ca), &addr)).await;
+    assert_eq!(answered.unwrap(), ["a caller without a certificate"; 2]);
+}

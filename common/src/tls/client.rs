@@ -1,0 +1,134 @@
+//! The TLS of a client: which CAs it trusts, and its own certificate.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsConnector, client};
+
+use super::failure::explained_connect;
+use super::pem::{TlsFile, certified_key, trust_anchors};
+use super::provider::{ALPN_HTTP1, ALPN_HTTP2, VERSIONS, provider};
+use super::server::HttpVersions;
+use crate::listen::split_host_port;
+use crate::{Error, Result};
+
+/// The TLS settings of a client. The default trusts the CAs of the system and has no certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The CAs that the client trusts, a PEM file; those of the system if there is none.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate, then its intermediate CAs, a PEM file.
+    pub cert: Option<PathBuf>,
+    /// The key of the certificate, a PEM file.
+    pub key: Option<PathBuf>,
+    /// The name that servers' certificates must have, if it is not the host of the address.
+    pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// Whether any setting is given.
+    pub fn is_set(&self) -> bool {
+        *self != ClientTls::default()
+    }
+}
+
+/// The TLS of a client, whose files are read when it is first used. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientConnector(Arc<ConnectorState>);
+
+struct ConnectorState {
+    settings: ClientTls,
+    versions: HttpVersions,
+    loaded: OnceLock<Result<LoadedClientTls>>,
+}
+
+#[derive(Clone)]
+struct LoadedClientTls {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl ClientConnector {
+    /// Connections of a client with these settings.
+    pub fn new(settings: ClientTls, versions: HttpVersions) -> Self {
+        ClientConnector(Arc::new(ConnectorState { settings, versions, loaded: OnceLock::new() }))
+    }
+
+    /// Reads the files, unless that was done.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a file cannot be used, a certificate without its key or the reverse, the system has no CAs.
+    pub fn load(&self) -> Result<()> {
+        self.loaded().map(drop)
+    }
+
+    fn loaded(&self) -> Result<LoadedClientTls> {
+        self.0.loaded.get_or_init(|| load(&self.0.settings, self.0.versions)).clone()
+    }
+
+    /// The handshake with the server at `addr`, HOST:PORT.
+    ///
+    /// # Errors
+    /// Those of [`ClientConnector::load`]; the server's certificate is not trusted or not for this name, or the server refuses
+    /// that of the client; in words.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        addr: &str,
+    ) -> io::Result<client::TlsStream<S>> {
+        let invalid = |e: Error| io::Error::new(io::ErrorKind::InvalidInput, e);
+        let loaded = self.loaded().map_err(invalid)?;
+        let name = match loaded.server_name {
+            Some(name) => name,
+            None => split_host_port(addr).and_then(|(host, _)| server_name(host)).map_err(invalid)?,
+        };
+        TlsConnector::from(loaded.config).connect(name, stream).await.map_err(explained_connect)
+    }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>> {
+    ServerName::try_from(name.to_string()).map_err(|_| {
+        Error::invalid(format!("{name:?} cannot be the name of a server: give a DNS name or an IP address"))
+    })
+}
+
+fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls> {
+    let roots = match &settings.ca {
+        Some(ca) => trust_anchors(&TlsFile::new("tls_ca", ca))?,
+        None => system_roots()?,
+    };
+    let unusable = |e: rustls::Error| Error::internal(format!("TLS: {e}"));
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(unusable)?;
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match (&settings.cert, &settings.key) {
+        (Some(cert), Some(key)) => {
+            let own = certified_key(&TlsFile::new("tls_cert", cert), &TlsFile::new("tls_key", key))?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+        }
+        (None, None) => builder.with_no_client_auth(),
+        (Some(_), None) => return Err(Error::invalid("--tls-cert has no key: add --tls-key FILE")),
+        (None, Some(_)) => return Err(Error::invalid("--tls-key has no certificate: add --tls-cert FILE")),
+    };
+    config.alpn_protocols = match versions {
+        HttpVersions::Http2 => vec![ALPN_HTTP2.to_vec()],
+        HttpVersions::Any => vec![ALPN_HTTP1.to_vec()],
+    };
+    let server_name = settings.server_name.as_deref().map(server_name).transpose();
+    Ok(LoadedClientTls { config: Arc::new(config), server_name: server_name.map_err(|e| e.at("--tls-server-name"))? })
+}
+
+/// The CAs of the system. Certificates that cannot be read are left out.
+fn system_roots() -> Result<Arc<RootCertStore>> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(Error::invalid("this system has no CA certificates: name the CA of the cluster by --tls-ca FILE"));
+    }
+    Ok(Arc::new(roots))
+}

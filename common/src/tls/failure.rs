@@ -1,0 +1,98 @@
+//! Why a handshake failed, in words for a user. rustls's own texts name types of the library.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// The error of a TLS stream, with a text that says what is wrong with which side. Other errors stay as they are.
+pub(super) fn explained(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(cause) => io::Error::new(error.kind(), describe(cause)),
+        None => error,
+    }
+}
+
+/// The same for the error of a handshake that this side began: if the connection ended, the port is the likely cause.
+pub(super) fn explained_connect(error: io::Error) -> io::Error {
+    ended(error, "the other side closed the connection during the TLS handshake: its port may have no TLS")
+}
+
+/// The same for a handshake that the other side began.
+pub(super) fn explained_accept(error: io::Error) -> io::Error {
+    ended(error, "the client closed the connection during the TLS handshake: it may not trust this certificate")
+}
+
+fn ended(error: io::Error, likely_cause: &'static str) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | BrokenPipe => io::Error::new(error.kind(), likely_cause),
+        _ => explained(error),
+    }
+}
+
+pub(super) fn describe(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(why) => certificate(why),
+        Error::NoCertificatesPresented => "it presented no certificate, and this side demands one".into(),
+        Error::AlertReceived(alert) => alert_text(*alert),
+        Error::InvalidMessage(_) => "the other side does not speak TLS: its port may have no TLS".into(),
+        Error::NoApplicationProtocol => "it offers no protocol that this side speaks (ALPN h2)".into(),
+        Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered | PeerIncompatible::Tls12NotOfferedOrEnabled) => {
+            "it offers no TLS version that is allowed: TLS 1.2 is the least".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn certificate(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => "its certificate is not signed by a CA that this side trusts".into(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired".into(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: compare the clocks".into()
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let presented = presented.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            format!("its certificate is not for {}, but for {presented}", expected.to_str())
+        }
+        CertificateError::NotValidForName => "its certificate is for another name".into(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not for this purpose: a server's needs the extended key usage serverAuth, a client's clientAuth, a member's both".into()
+        }
+        CertificateError::Other(other) => other.to_string(),
+        other => format!("its certificate cannot be verified: {other:?}"),
+    }
+}
+
+fn alert_text(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateRequired => {
+            "it demands a client certificate: give one by --tls-cert and --tls-key".into()
+        }
+        AlertDescription::UnknownCA => "it does not trust the CA of this side's certificate".into(),
+        AlertDescription::BadCertificate | AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
+            "it refuses this side's certificate; its log says why".into()
+        }
+        AlertDescription::CertificateExpired => "this side's certificate has expired".into(),
+        AlertDescription::UnrecognisedName => "this port has TLS for members only: clients use it without TLS".into(),
+        AlertDescription::NoApplicationProtocol => "it speaks no HTTP/2 on this port".into(),
+        AlertDescription::ProtocolVersion => "it allows no TLS version that this side offers".into(),
+        other => format!("it ended the TLS handshake with the alert {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_tls_are_explained() {
+        let tls = |error| explained(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
+        assert!(tls(Error::InvalidCertificate(CertificateError::UnknownIssuer)).contains("a CA that this side trusts"));
+        assert!(tls(Error::AlertReceived(AlertDescription::CertificateRequired)).contains("--tls-cert"));
+        assert_eq!(explained(io::Error::other("disk")).to_string(), "disk");
+        let ended = explained_connect(io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(ended.to_string().contains("may have no TLS"));
+    }
+}

@@ -1,0 +1,247 @@
+//! TLS between members and for clients, and the changes to it while a cluster serves.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tonic::Request;
+use volley_common::client::Client;
+use volley_common::net::ConnectionPool;
+use volley_common::options::Options;
+use volley_common::tls::ClientTls;
+use volley_common::wire::raft::raft_client::RaftClient;
+use volley_common::{Code, Error};
+use volley_tests::certificates::{CertificateAuthority, replace};
+use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
+
+const COORDINATORS: usize = 3;
+const NODES: usize = 3;
+const ROWS: i64 = 20_000;
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Files of all members, and of a listener.
+struct Certificates {
+    folder: TempDir,
+    ca: CertificateAuthority,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let (folder, ca) = (TempDir::with_prefix("volley-tls-").unwrap(), CertificateAuthority::new("members"));
+        replace(&folder.path().join("ca.crt"), ca.pem());
+        ca.issue_members(folder.path(), COORDINATORS, NODES);
+        Certificates { folder, ca }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The flags of one member by its name; `{name}` for all.
+    fn peer_flags(&self, name: &str) -> Vec<String> {
+        let file = |file: &str| self.path().join(file).display().to_string();
+        let flags = [
+            ("--peer-ca", file("ca.crt")),
+            ("--peer-cert", file(&format!("{name}.crt"))),
+            ("--peer-key", file(&format!("{name}.key"))),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]).collect()
+    }
+
+    /// The flags of members whose clients use TLS too. The certificate is for any loopback address of a cluster by its name.
+    fn all_flags(&self) -> Vec<String> {
+        self.ca.issue(self.path(), "server", &["cluster.test"], &[]);
+        let file = |file: &str| self.path().join(file).display().to_string();
+        let own = [("--tls-cert", file("server.crt")), ("--tls-key", file("server.key"))];
+        let own = own.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]);
+        self.peer_flags("{name}").into_iter().chain(own).collect()
+    }
+
+    fn client(&self) -> ClientTls {
+        ClientTls {
+            ca: Some(self.path().join("ca.crt")),
+            server_name: Some("cluster.test".into()),
+            ..ClientTls::default()
+        }
+    }
+}
+
+fn options(flags: &[String]) -> ClusterOptions {
+    ClusterOptions {
+        coordinators: COORDINATORS,
+        nodes: NODES,
+        coordinator_flags: flags.to_vec(),
+        node_flags: flags.to_vec(),
+        ..ClusterOptions::default()
+    }
+}
+
+fn keyed() -> Options {
+    Options { shards: Some(4), shard_by: Some(vec!["id".into()]), replicas: Some(2), ..Options::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_put_and_fetched_by_tls_at_every_member() {
+    let certificates = Certificates::new();
+    let options = ClusterOptions { client_tls: certificates.client(), ..options(&certificates.all_flags()) };
+    let cluster = TestCluster::start_with(options).await;
+    for (at, member) in cluster.coordinators.iter().chain(&cluster.nodes).enumerate() {
+        let client = Client::connect_with(&member.uri(), certificates.client()).await.unwrap();
+        let table = format!("t{at}");
+        rows::put(&client, &table, &keyed(), 0..ROWS).await.unwrap();
+        assert_eq!(rows::get_sorted(&client, &table).await.unwrap(), Vec::from_iter(0..ROWS), "{}", member.name);
+        let info = client.info(&rows::name(&table), &Options::default()).await.unwrap();
+        let uris = info.endpoint.iter().flat_map(|endpoint| &endpoint.location).map(|location| &location.uri);
+        assert!(uris.clone().count() > 0 && uris.clone().all(|uri| uri.starts_with("grpc+tls://")), "{info:?}");
+        let refused = Client::connect(&member.address).await.unwrap().status().await.unwrap_err();
+        assert!(refused.message.contains("requires TLS"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stranger_is_refused_at_peer_ports() {
+    let certificates = Certificates::new();
+    let mut cluster = TestCluster::start_with(options(&certificates.peer_flags("{name}"))).await;
+    rows::put(&cluster.client().await, "t", &keyed(), 0..ROWS).await.unwrap();
+    let peer = cluster.coordinators[0].address.replace(":8815", ":8825");
+    let mut raft = RaftClient::new(ConnectionPool::new().channel(&peer).unwrap());
+    let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
+    assert!(refused.code == Code::Unavailable && refused.message.contains("requires TLS"), "{refused}");
+
+    // A node without a certificate, and one with a stranger's.
+    let stranger = CertificateAuthority::new("stranger");
+    stranger.issue(certificates.path(), "stranger", &[], &["volley://node/stranger".into()]);
+    let node = cluster.add_node();
+    node.add_flags(certificates.peer_flags("stranger"));
+    let reason = node.start_fails().await;
+    assert!(reason.contains("no other member would accept it"), "{reason}");
+    let coordinator = cluster.joining_coordinator(4, 3);
+    let mut coordinator = coordinator;
+    coordinator.add_flags(certificates.peer_flags("coordinator1"));
+    let reason = coordinator.start_fails().await;
+    assert!(reason.contains("this member is volley://coordinator/4"), "{reason}");
+    assert_eq!(rows::get_sorted(&cluster.client().await, "t").await.unwrap(), Vec::from_iter(0..ROWS));
+}
+
+/// Puts and gets, one after the other, until it is told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Load {
+    /// A call that finds its member stopped is made again at the next address, as Volley's clients do; any other error ends
+    /// the load.
+    fn start(addresses: Vec<String>) -> Load {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let task = tokio::spawn({
+            let (stop, done) = (stop.clone(), done.clone());
+            async move {
+                let mut round = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    round += 1;
+                    retried(&addresses, &format!("load/{}", round % 8), round).await?;
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(())
+            }
+        });
+        Load { stop, done, task }
+    }
+
+    /// Waits until calls that begin now are complete.
+    async fn goes_on(&self) {
+        let before = self.done.load(Ordering::SeqCst);
+        let is_done = async || (self.done.load(Ordering::SeqCst) > before + 2 || self.task.is_finished()).then_some(());
+        wait_for(LIMIT, "the load goes on", is_done).await;
+    }
+
+    async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.unwrap().unwrap();
+        self.done.load(Ordering::SeqCst)
+    }
+}
+
+async fn retried(addresses: &[String], table: &str, round: usize) -> Result<(), Error> {
+    let (began, write_id) = (Instant::now(), format!("round-{round}"));
+    let mut attempt = round;
+    loop {
+        let address = &addresses[attempt % addresses.len()];
+        let call = async {
+            let client = Client::connect(address).await?;
+            rows::put(&client, table, &Options { write_id: Some(write_id.clone()), ..keyed() }, 0..2_000).await?;
+            let found = rows::get_sorted(&client, table).await?;
+            assert_eq!(found, Vec::from_iter(0..2_000));
+            Ok(())
+        };
+        match call.await {
+            Err(Error { code: Code::Unavailable, .. }) if began.elapsed() < LIMIT => attempt += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_change_to_tls_one_after_the_other_under_load() {
+    let certificates = Certificates::new();
+    let mut cluster = TestCluster::start_with(options(&[])).await;
+    let load = Load::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
+    for mode in ["accept", "prefer", "require"] {
+        for id in cluster.member_ids() {
+            let member = cluster.member(id);
+            assert!(member.stop().await.success());
+            if mode == "accept" {
+                member.add_flags(certificates.peer_flags(&id.to_string()));
+                member.add_flags(["--peer-tls".to_string(), mode.to_string()]);
+            } else {
+                member.set_flag("--peer-tls", mode);
+            }
+            member.restart().await;
+            cluster.settle().await;
+            load.goes_on().await;
+        }
+    }
+    assert!(load.end().await > 0);
+    let peer = cluster.nodes[0].address.replace(":8816", ":8826");
+    let pool = ConnectionPool::new();
+    let mut raft = RaftClient::new(pool.channel(&peer).unwrap());
+    let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
+    assert!(refused.message.contains("requires TLS"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ca_is_rotated_under_load_without_a_restart() {
+    /// Longer than the interval at which files are looked at though nobody connects.
+    const SEEN: Duration = Duration::from_secs(13);
+    let certificates = Certificates::new();
+    let mut cluster = TestCluster::start_with(options(&certificates.peer_flags("{name}"))).await;
+    let load = Load::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
+    let ca = certificates.path().join("ca.crt");
+    let next = CertificateAuthority::new("next members");
+    replace(&ca, &format!("{}{}", certificates.ca.pem(), next.pem()));
+    tokio::time::sleep(SEEN).await;
+    next.issue_members(certificates.path(), COORDINATORS, NODES);
+    tokio::time::sleep(SEEN).await;
+    replace(&ca, next.pem());
+    tokio::time::sleep(SEEN).await;
+    // All connections of these members are new.
+    cluster.nodes[0].kill();
+    cluster.nodes[0].restart().await;
+    cluster.settle().await;
+    load.goes_on().await;
+    assert!(load.end().await > 0);
+
+    // A bad file is reported, and the good one stays in use.
+    replace(&certificates.path().join("node1.crt"), "nothing\n");
+    let reported = async || {
+        let failures = cluster.status().await?["tls_failures"].clone();
+        let text = failures.as_array()?.first()?.as_str()?.to_string();
+        (text.starts_with("node ") && text.contains("node1.crt: it has no certificate")).then_some(())
+    };
+    wait_for(LIMIT, "the bad file is in the status", reported).await;
+    rows::put(&cluster.client().await, "t", &keyed(), 0..ROWS).await.unwrap();
+}
