@@ -7,9 +7,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
+use self::certs::CertsCommand;
 use crate::column_list::ColumnList;
 use crate::formats::Format;
 use crate::formats::text::ColumnType;
+
+pub mod certs;
 
 /// Arrow tables in a cluster: put with one call, fetched in parallel.
 #[derive(Debug, Parser)]
@@ -105,6 +108,9 @@ pub enum CliCommand {
         #[command(subcommand)]
         change: Option<CoordinatorChange>,
     },
+    /// Make an authority and certificates for TLS, and show certificates.
+    #[command(subcommand)]
+    Certs(CertsCommand),
 }
 
 #[derive(Debug, Subcommand)]

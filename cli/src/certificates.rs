@@ -59,7 +59,7 @@ pub fn new_authority(now_ms: u64) -> Result<CertificateAndKey> {
     params.distinguished_name = common_name(&format!("Volley CA {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let not_after_ms = now_ms + u64::from(CA_DAYS) * DAY_MS;
+    let not_after_ms = end_ms(now_ms, CA_DAYS);
     set_validity(&mut params, now_ms, not_after_ms);
     let certificate = params.self_signed(&key).map_err(not_made)?.pem();
     Ok(CertificateAndKey { certificate, key: key.serialize_pem(), not_after_ms })
@@ -143,7 +143,7 @@ impl CertificateAuthority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = extended_key_usages(subject);
         params.use_authority_key_identifier_extension = self.has_key_id;
-        let not_after_ms = self.not_after_ms.min(now_ms + u64::from(days) * DAY_MS);
+        let not_after_ms = self.not_after_ms.min(end_ms(now_ms, days));
         set_validity(&mut params, now_ms, not_after_ms);
         let key = KeyPair::generate().map_err(not_made)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(not_made)?.pem();
@@ -184,6 +184,11 @@ fn common_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
+}
+
+/// The end of a validity of `days` from `now_ms`; certificates have whole seconds.
+fn end_ms(now_ms: u64, days: u32) -> u64 {
+    (now_ms - now_ms % 1000) + u64::from(days) * DAY_MS
 }
 
 fn set_validity(params: &mut CertificateParams, now_ms: u64, not_after_ms: u64) {

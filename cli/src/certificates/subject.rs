@@ -134,7 +134,7 @@ fn checked_name(text: &str, punctuation: &str) -> Result<String> {
         )));
     }
     if let Some(other) = text.chars().find(|c| !c.is_ascii_alphanumeric() && !punctuation.contains(*c)) {
-        return Err(Error::invalid(format!("a name has only letters a to z, digits and {punctuation}, not {other:?}")));
+        return Err(Error::invalid(format!("a name has only ASCII letters, digits and {punctuation}, not {other:?}")));
     }
     if text.starts_with(['.', '-']) {
         return Err(Error::invalid("a name must not begin with . or -"));
