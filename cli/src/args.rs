@@ -171,6 +171,9 @@ pub struct DevArgs {
     /// Keep the tables in this folder. Without it they are in a temporary folder that is removed at the end.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
+    /// TLS for clients and between members, with certificates in the folder `tls` of the data folder.
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[derive(Debug, clap::Args)]

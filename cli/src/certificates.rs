@@ -68,6 +68,7 @@ pub fn new_authority(now_ms: u64) -> Result<CertificateAndKey> {
 /// A certificate authority with its private key.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
+    name: String,
     /// Whether certificates can name the authority's key; they do if the authority's certificate does.
     has_key_id: bool,
     /// The authority's certificate, which follows those that it issues.
@@ -100,17 +101,24 @@ impl CertificateAuthority {
             return Err(Error::invalid(format!("ca.key is not the key of ca.crt: {CA_REMEDY}")));
         }
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(writable_name(&parsed)?);
+        let name = writable_name(&parsed)?;
+        params.distinguished_name = common_name(name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key_id = subject_key_id(&parsed);
         let has_key_id = key_id.is_some();
         params.key_identifier_method = key_id.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified);
         Ok(CertificateAuthority {
             issuer: Issuer::new(params, key),
+            name: name.to_string(),
             has_key_id,
             pem: pem_text(&block),
             not_after_ms: summary::timestamp_ms(parsed.validity().not_after),
         })
+    }
+
+    /// The authority's common name, which differs from that of every other one of [`new_authority`].
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The end of the authority's validity, milliseconds since 1970.
