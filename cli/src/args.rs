@@ -7,10 +7,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
+use self::certs::CertsCommand;
 use crate::client_tls_args::ClientTlsArgs;
 use crate::column_list::ColumnList;
 use crate::formats::Format;
 use crate::formats::text::ColumnType;
+
+pub mod certs;
 
 /// Arrow tables in a cluster: put with one call, fetched in parallel.
 #[derive(Debug, Parser)]
@@ -108,6 +111,9 @@ pub enum CliCommand {
         #[command(subcommand)]
         change: Option<CoordinatorChange>,
     },
+    /// Make an authority and certificates for TLS, and show certificates.
+    #[command(subcommand)]
+    Certs(CertsCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -168,6 +174,9 @@ pub struct DevArgs {
     /// Keep the tables in this folder. Without it they are in a temporary folder that is removed at the end.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
+    /// TLS for clients and between members, with certificates in the folder `tls` of the data folder.
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`args`], [`client_tls_args`] | the command line |
 //! | [`commands`] | one module a command |
+//! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 
 mod args;
+mod certificates;
 mod client_tls_args;
 mod column_list;
 mod commands;
@@ -99,7 +101,8 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
     use commands::{
-        coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, restore, stats, versions,
+        certs, coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, restore, stats,
+        versions,
     };
     let connected = || commands::connect(cluster, tls);
     match command {
@@ -114,6 +117,7 @@ async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json
         CliCommand::Restore { name, version } => restore::run(&connected().await?, &name, version, json).await?,
         CliCommand::Stats => stats::run(&connected().await?, json).await?,
         CliCommand::Health { http } => health::run(http.as_deref(), tls).await?,
+        CliCommand::Certs(command) => certs::run(&command, json)?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
         // Their exit code depends on the state of the cluster.
         CliCommand::Cluster(ClusterCommand::Status) => {

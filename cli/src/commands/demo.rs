@@ -32,7 +32,7 @@ const BATCH_ROWS: usize = 8192;
 /// DATA_LOSS if a check fails.
 pub async fn run(demo: &DemoArgs) -> Result<()> {
     let started = Instant::now();
-    let dev = DevArgs { nodes: NODES, coordinators: 1, port: 0, data_dir: None };
+    let dev = DevArgs { nodes: NODES, coordinators: 1, port: 0, data_dir: None, tls: false };
     let mut cluster = DevCluster::start(&dev).await?;
     step(started, format!("cluster of 1 coordinator and {NODES} nodes at {}", cluster.address))?;
     let result = steps(demo, &mut cluster).await;

@@ -7,22 +7,27 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use volley_common::server::process;
-use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals};
-use volley_common::{Error, Result};
+use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals, TlsConfig};
+use volley_common::{Error, Result, clock};
 use volley_coordinator::{CoordinatorConfig, RunningCoordinator};
 use volley_node::{NodeConfig, RunningNode};
 
 use crate::args::DevArgs;
+use crate::certificates::CertificateSubject;
 use crate::formats::io_error;
 use crate::output;
+use tls::DevCertificates;
+
+mod tls;
 
 /// A free port of the loopback interface.
 const LOOPBACK: &str = "127.0.0.1:0";
 
 /// A cluster that runs in this process.
 pub struct DevCluster {
-    /// The address for clients: `grpc://127.0.0.1:PORT`.
+    /// The address for clients: `grpc://127.0.0.1:PORT`, or `grpc+tls://`.
     pub address: String,
+    certificates: Option<DevCertificates>,
     coordinators: Vec<Arc<RunningCoordinator>>,
     nodes: Vec<Arc<RunningNode>>,
     /// The data folder if it is temporary; dropping it removes the folder.
@@ -40,7 +45,11 @@ pub async fn run(dev: &DevArgs) -> Result<()> {
     process::raise_open_files();
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
-    output::line(python_example(&cluster.address, dev.nodes))?;
+    let ca = cluster.certificates.as_ref().map(DevCertificates::ca);
+    if let Some(ca) = &ca {
+        output::line(tls::shell_example(&cluster.address, ca))?;
+    }
+    output::line(python_example(&cluster.address, ca.as_deref(), dev.nodes))?;
     let mut signals = StopSignals::new()?;
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
@@ -64,13 +73,14 @@ pub async fn interrupted() -> Result<()> {
 }
 
 /// The first steps in Python, printed below the address.
-fn python_example(address: &str, nodes: u16) -> String {
+fn python_example(address: &str, ca: Option<&Path>, nodes: u16) -> String {
+    let trust = ca.map_or_else(String::new, |ca| format!(r#", tls_root_certs=open({ca:?}, "rb").read()"#));
     format!(
         r#"
 {nodes} nodes. Next, in Python (pip install pyarrow):
 
     import pyarrow as pa, pyarrow.flight as flight
-    client = flight.connect("{address}")
+    client = flight.connect("{address}"{trust})
     table = pa.table({{"n": range(1000000)}})
     writer, _ = client.do_put(flight.FlightDescriptor.for_path("numbers"), table.schema)
     writer.write_table(table)
@@ -101,9 +111,12 @@ impl DevCluster {
             (None, Some(temp)) => temp.path().to_path_buf(),
             (None, None) => return Err(Error::internal("no folder for the cluster")),
         };
-        let coordinators = start_coordinators(dev, &folder).await?;
+        let certificates = if dev.tls { Some(prepare_certificates(dev, &folder)?) } else { None };
+        let coordinators = start_coordinators(dev, &folder, certificates.as_ref()).await?;
+        let scheme = if dev.tls { "grpc+tls" } else { "grpc" };
         let mut cluster = DevCluster {
-            address: format!("grpc://{}", coordinators[0].addresses.flight),
+            address: format!("{scheme}://{}", coordinators[0].addresses.flight),
+            certificates,
             coordinators,
             nodes: Vec::new(),
             _temp: temp,
@@ -127,6 +140,7 @@ impl DevCluster {
             peer_listen: LOOPBACK.into(),
             http_listen: LOOPBACK.into(),
             data_dir: folder.join(format!("node-{number}")),
+            tls: tls_settings(self.certificates.as_ref(), &node_subject(number)),
             ..defaults.server
         };
         let coordinators = self.coordinators.iter().map(|c| c.addresses.peer.to_string()).collect();
@@ -164,8 +178,29 @@ impl DevCluster {
     }
 }
 
+/// The certificates of all members.
+fn prepare_certificates(dev: &DevArgs, folder: &Path) -> Result<DevCertificates> {
+    let coordinators = (1..=u64::from(dev.coordinators)).map(CertificateSubject::Coordinator);
+    let members: Vec<_> = coordinators.chain((1..=dev.nodes).map(node_subject)).collect();
+    DevCertificates::prepare(folder, &members, clock::now_ms())
+}
+
+/// A node's name in its certificate: its number in this process.
+fn node_subject(number: u16) -> CertificateSubject {
+    CertificateSubject::Node(number.to_string())
+}
+
+/// The settings of a member; none without certificates.
+fn tls_settings(certificates: Option<&DevCertificates>, member: &CertificateSubject) -> TlsConfig {
+    certificates.map_or_else(TlsConfig::default, |certificates| certificates.settings(member))
+}
+
 /// Starts the coordinators. All peer ports are bound before the first one starts, since each must know them all.
-async fn start_coordinators(dev: &DevArgs, folder: &Path) -> Result<Vec<Arc<RunningCoordinator>>> {
+async fn start_coordinators(
+    dev: &DevArgs,
+    folder: &Path,
+    certificates: Option<&DevCertificates>,
+) -> Result<Vec<Arc<RunningCoordinator>>> {
     let sockets = bind_peers(usize::from(dev.coordinators), &folder.join("ports.json")).await?;
     let ports = sockets.iter().map(local_port).collect::<Result<Vec<_>>>()?;
     let peers: Vec<String> = (1..).zip(&ports).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
@@ -177,6 +212,7 @@ async fn start_coordinators(dev: &DevArgs, folder: &Path) -> Result<Vec<Arc<Runn
             peer_listen: format!("127.0.0.1:{peer_port}"),
             http_listen: LOOPBACK.into(),
             data_dir: folder.join(format!("coordinator-{id}")),
+            tls: tls_settings(certificates, &CertificateSubject::Coordinator(id)),
             ..defaults.server
         };
         let config = CoordinatorConfig { server, id, peers: peers.clone(), dev: true, ..defaults };

@@ -4,6 +4,7 @@ use volley_common::client::Client;
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Result};
 
+pub mod certs;
 pub mod cluster;
 pub mod coordinators;
 pub mod demo;
