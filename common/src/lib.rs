@@ -9,6 +9,7 @@
 //! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
 //! | [`ticket`] | signed tickets |
+//! | [`tls`] | who is at the other end of a connection |
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
 //! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
 //! | [`ipc`] | Arrow IPC messages: decoding with validation, splitting, projection, FlightData |
@@ -42,6 +43,7 @@ pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod ticket;
+pub mod tls;
 pub mod transport_cause;
 pub mod unsent_bytes;
 pub mod wire;

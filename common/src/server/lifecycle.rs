@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
+use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
 use crate::server::serve::{self, Http2Service, ServerLimits};
 
 /// The tasks of one server, and what stops them.
@@ -41,8 +42,9 @@ impl Lifecycle {
         self.client_tasks.spawn(serve::serve(listener, service, self.stop.clone(), limits));
     }
 
-    /// Serves members until the second stage.
-    pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service) {
+    /// Serves members until the second stage, each with the rights of its role.
+    pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service, plaintext: PlaintextMembers) {
+        let service = MemberRights::new(service, plaintext);
         self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::for_peers()));
     }
 

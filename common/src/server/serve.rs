@@ -5,6 +5,7 @@
 
 pub(crate) mod connection_limit;
 pub(crate) mod lingering_stream;
+pub mod member_rights;
 pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
