@@ -17,7 +17,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 use volley_common::http2::{ReplyBody, grpc_error};
 use volley_common::server::serve::Http2Service;
-use volley_common::server::serve::member_rights::PlaintextMembers;
 use volley_common::server::{Lifecycle, process};
 use volley_common::{Error, Result};
 
@@ -57,19 +56,13 @@ impl RaftThreads {
     ///
     /// # Errors
     /// INTERNAL: the system refuses to hand over the socket.
-    pub fn serve_peers(
-        &self,
-        lifecycle: &Lifecycle,
-        listener: TcpListener,
-        service: impl Http2Service,
-        plaintext: PlaintextMembers,
-    ) -> Result<()> {
+    pub fn serve_peers(&self, lifecycle: &Lifecycle, listener: TcpListener, service: impl Http2Service) -> Result<()> {
         let service = OnClientThreads { service, threads: RuntimeHandle::current() };
         let _entered = self.handle()?.enter();
         // A socket belongs to the runtime in which it was registered.
         let listener = listener.into_std().and_then(TcpListener::from_std);
         let listener = listener.map_err(|e| Error::internal(format!("the peer port cannot be handed over: {e}")))?;
-        lifecycle.serve_peers(listener, service, plaintext);
+        lifecycle.serve_peers(listener, service);
         Ok(())
     }
 }

@@ -7,7 +7,6 @@ use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
 use volley_common::net::ConnectionPool;
 use volley_common::server::data_folder::{FolderLock, FolderRole, claim};
-use volley_common::server::serve::member_rights::PlaintextMembers;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -95,7 +94,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         lifecycle.serve_clients(listener.socket, router, services.config.server.limits());
     }
     let router = CoordinatorRouter::for_members(&services, peer_routes);
-    raft_threads.serve_peers(&lifecycle, peer, router, PlaintextMembers::Accepted)?;
+    raft_threads.serve_peers(&lifecycle, peer, router)?;
     lifecycle.spawn_client_task(membership.run());
     lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);

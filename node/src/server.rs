@@ -6,7 +6,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::server::serve::TonicService;
-use volley_common::server::serve::member_rights::PlaintextMembers;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -60,8 +59,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         let router = NodeRouter::new(&state, routes, &listener.name);
         lifecycle.serve_clients(listener.socket, router, state.config.server.limits());
     }
-    let peer_routes = TonicService(Routes::new(peer::service(&state)));
-    lifecycle.serve_peers(peer, peer_routes, PlaintextMembers::Accepted);
+    lifecycle.serve_peers(peer, TonicService(Routes::new(peer::service(&state))));
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
     lifecycle.spawn_peer_task(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
     let (orphans, settings, stop) = (state.store.clone(), state.config.clone(), state.shutdown.clone());

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use volley_common::client::Client;
 
-use crate::launch::{MemberRole, ServerOptions};
+use crate::launch::{MemberKind, ServerOptions};
 use crate::loopback::{COORDINATOR_PORT, LoopbackNetwork, PEER_OFFSET};
 use crate::process::ServerProcess;
 use crate::wait_for;
@@ -33,10 +33,10 @@ pub enum MemberId {
 
 impl MemberId {
     /// Its role.
-    pub fn role(self) -> MemberRole {
+    pub fn role(self) -> MemberKind {
         match self {
-            MemberId::Coordinator(_) => MemberRole::Coordinator,
-            MemberId::Node(_) => MemberRole::Node,
+            MemberId::Coordinator(_) => MemberKind::Coordinator,
+            MemberId::Node(_) => MemberKind::Node,
         }
     }
 }
@@ -173,10 +173,10 @@ impl TestCluster {
         let peers: Vec<String> = others.chain([peer(id, host)]).collect();
         let host_name = self.network.coordinator(host);
         let mut flags = own_flags(&[("--id", id.to_string()), ("--peers", peers.join(","))]);
-        flags.extend(advertise(MemberRole::Coordinator, &host_name, ""));
+        flags.extend(advertise(MemberKind::Coordinator, &host_name, ""));
         flags.push("--join".into());
         let options = ServerOptions {
-            role: MemberRole::Coordinator,
+            role: MemberKind::Coordinator,
             name: format!("coordinator{id}-{host}"),
             listen_host: &host_name,
             advertised_host: &host_name,
@@ -368,7 +368,7 @@ fn own_flags(flags: &[(&str, String)]) -> Vec<String> {
     flags.iter().flat_map(|(flag, value)| [flag.to_string(), value.clone()]).collect()
 }
 
-fn advertise(role: MemberRole, host: &str, listener: &str) -> Vec<String> {
+fn advertise(role: MemberKind, host: &str, listener: &str) -> Vec<String> {
     own_flags(&[("--advertise", format!("{listener}grpc+tcp://{host}:{}", role.port()))])
 }
 

@@ -7,29 +7,29 @@ use crate::process::ServerProcess;
 
 /// The two kinds of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberRole {
+pub enum MemberKind {
     /// `volley-coordinator`.
     Coordinator,
     /// `volley-node`.
     Node,
 }
 
-impl MemberRole {
+impl MemberKind {
     /// Its Flight port.
     pub fn port(self) -> u16 {
-        if self == MemberRole::Coordinator { COORDINATOR_PORT } else { NODE_PORT }
+        if self == MemberKind::Coordinator { COORDINATOR_PORT } else { NODE_PORT }
     }
 
     /// `coordinator` or `node`.
     pub fn name(self) -> &'static str {
-        if self == MemberRole::Coordinator { "coordinator" } else { "node" }
+        if self == MemberKind::Coordinator { "coordinator" } else { "node" }
     }
 }
 
 /// A server to start.
 pub struct ServerOptions<'a> {
     /// Coordinator or node.
-    pub role: MemberRole,
+    pub role: MemberKind,
     /// Its name in the output of tests, such as `node3`.
     pub name: String,
     /// The host where it listens.

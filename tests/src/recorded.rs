@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::cluster::files_below;
-use crate::launch::{MemberRole, ServerOptions};
+use crate::launch::{MemberKind, ServerOptions};
 use crate::loopback::{COORDINATOR_PORT, PEER_OFFSET};
 use crate::process::ServerProcess;
 use crate::wait_for;
@@ -40,7 +40,7 @@ impl RecordedCluster {
     pub async fn empty(record: &str) -> RecordedCluster {
         let guard = wait_for(WAIT_LIMIT, "the addresses are free", async || TcpListener::bind(GUARD).ok()).await;
         let folder = TempDir::with_prefix("volley-recorded-").unwrap();
-        let member = |role: MemberRole, host: &str, mut flags: Vec<String>| {
+        let member = |role: MemberKind, host: &str, mut flags: Vec<String>| {
             if let Some(config) = config_file(record, role) {
                 flags.extend(["--config".into(), config.display().to_string()]);
             }
@@ -50,8 +50,8 @@ impl RecordedCluster {
             options.process()
         };
         let coordinators = format!("{COORDINATOR_HOST}:{}", COORDINATOR_PORT + PEER_OFFSET);
-        let coordinator = member(MemberRole::Coordinator, COORDINATOR_HOST, Vec::new());
-        let node = member(MemberRole::Node, NODE_HOST, vec!["--coordinators".into(), coordinators]);
+        let coordinator = member(MemberKind::Coordinator, COORDINATOR_HOST, Vec::new());
+        let node = member(MemberKind::Node, NODE_HOST, vec!["--coordinators".into(), coordinators]);
         RecordedCluster { coordinator, node, folder, _guard: guard }
     }
 
@@ -93,7 +93,7 @@ pub fn records() -> Vec<String> {
 }
 
 /// The configuration file that a record has for a role, if it has one.
-pub fn config_file(record: &str, role: MemberRole) -> Option<PathBuf> {
+pub fn config_file(record: &str, role: MemberKind) -> Option<PathBuf> {
     Some(record_folder(record).join(format!("{}.toml", role.name()))).filter(|file| file.exists())
 }
 

@@ -43,8 +43,8 @@ impl Lifecycle {
     }
 
     /// Serves members until the second stage, each with the rights of its role.
-    pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service, plaintext: PlaintextMembers) {
-        let service = MemberRights::new(service, plaintext);
+    pub fn serve_peers(&self, listener: TcpListener, service: impl Http2Service) {
+        let service = MemberRights::new(service, PlaintextMembers::Accepted);
         self.peer_tasks.spawn(serve::serve(listener, service, self.stop_peers.clone(), ServerLimits::for_peers()));
     }
 

@@ -4,7 +4,7 @@
 
 use tonic::{Extensions, Request};
 
-use super::{Caller, MemberIdentity, MemberRole};
+use super::{Caller, MemberRole};
 use crate::{Error, NodeId, Result};
 
 /// The caller of a request that no listener has marked.
@@ -22,16 +22,6 @@ impl Caller {
         (caller, request.into_inner())
     }
 
-    /// The caller as errors and the log name it: the URI of a member's certificate, or what the caller is without one.
-    pub fn describe(&self) -> String {
-        match self {
-            Caller::Plaintext => "a caller without TLS".into(),
-            Caller::Anonymous => "a caller without a certificate".into(),
-            Caller::Client(client) => format!("the client {:?}", client.name),
-            Caller::Member(member) => member.to_string(),
-        }
-    }
-
     /// Checks that the caller has a role.
     ///
     /// # Errors
@@ -46,8 +36,7 @@ impl Caller {
                     MemberRole::Node => ("nodes", "volley://node/NAME"),
                 };
                 Err(Error::denied(format!(
-                    "only {name} may call this, and the caller is {}: give it a certificate with the URI {uri}",
-                    other.describe()
+                    "only {name} may call this, and the caller is {other}: give it a certificate with the URI {uri}"
                 )))
             }
         }
@@ -60,10 +49,9 @@ impl Caller {
     pub fn speaks_for_coordinator(&self, id: u64) -> Result<()> {
         match self {
             Caller::Plaintext => Ok(()),
-            Caller::Member(member) if is_coordinator(member, id) => Ok(()),
+            Caller::Member(member) if member.coordinator_id() == Some(id) => Ok(()),
             other => Err(Error::denied(format!(
-                "the message claims to be from coordinator {id}, and the caller is {}: give coordinator {id} a certificate with the URI volley://coordinator/{id}",
-                other.describe()
+                "the message claims to be from coordinator {id}, and the caller is {other}: give coordinator {id} a certificate with the URI volley://coordinator/{id}"
             ))),
         }
     }
@@ -87,15 +75,11 @@ impl Caller {
     pub fn speaks_for_node(&self, id: NodeId, bound: &str) -> Result<()> {
         match self.node_name()? {
             Some(name) if !bound.is_empty() && name != bound => Err(Error::denied(format!(
-                "the message claims to be from node {id}, which has the certificate volley://node/{bound}, and the caller is volley://node/{name}: start each node with its own data folder and always the same certificate"
+                "the message claims to be from node {id}, which has the certificate volley://node/{bound}, and the caller is {self}: start each node with its own data folder and always the same certificate"
             ))),
             _ => Ok(()),
         }
     }
-}
-
-fn is_coordinator(member: &MemberIdentity, id: u64) -> bool {
-    member.role == MemberRole::Coordinator && member.name.parse() == Ok(id)
 }
 
 #[cfg(test)]
@@ -105,7 +89,7 @@ mod tests {
 
     use super::*;
     use crate::Code;
-    use crate::tls::ClientIdentity;
+    use crate::tls::{ClientIdentity, MemberIdentity};
 
     fn member(role: MemberRole, name: &str) -> Caller {
         Caller::Member(Arc::new(MemberIdentity { role, name: name.into() }))
@@ -158,7 +142,7 @@ mod tests {
         assert_eq!(node("n1").node_name().unwrap(), Some("n1"));
         denial(coordinator("1").speaks_as(MemberRole::Node));
         denial(node("n1").speaks_as(MemberRole::Coordinator));
-        assert!(denial(client().speaks_as(MemberRole::Node)).contains("\"alice\""));
+        assert!(denial(client().speaks_as(MemberRole::Node)).contains("the client alice"));
     }
 
     #[test]

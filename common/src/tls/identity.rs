@@ -21,6 +21,13 @@ pub struct MemberIdentity {
     pub name: String,
 }
 
+impl MemberIdentity {
+    /// The id of a coordinator.
+    pub fn coordinator_id(&self) -> Option<u64> {
+        (self.role == MemberRole::Coordinator).then(|| self.name.parse().ok()).flatten()
+    }
+}
+
 impl fmt::Display for MemberIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = match self.role {
@@ -49,4 +56,15 @@ pub enum Caller {
     Client(Arc<ClientIdentity>),
     /// A member of the cluster.
     Member(Arc<MemberIdentity>),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Caller::Plaintext => f.write_str("a caller without TLS"),
+            Caller::Anonymous => f.write_str("a caller without a certificate"),
+            Caller::Client(client) => write!(f, "the client {}", client.name),
+            Caller::Member(member) => write!(f, "the member {member}"),
+        }
+    }
 }

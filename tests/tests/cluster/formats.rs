@@ -1,7 +1,7 @@
 //! Data folders and configuration files of earlier versions.
 
 use volley_common::options::{Mode, Options};
-use volley_tests::launch::MemberRole;
+use volley_tests::launch::MemberKind;
 use volley_tests::process::run;
 use volley_tests::recorded::{RecordedCluster, config_file, records};
 use volley_tests::rows;
@@ -46,7 +46,7 @@ fn configuration_keys_of_0_1_are_still_read() {
         ("scrub_rate", "scrub_bytes_per_second"),
         ("deadline_ms", "request_timeout_ms"),
     ];
-    for (role, keys) in [(MemberRole::Coordinator, coordinator), (MemberRole::Node, node)] {
+    for (role, keys) in [(MemberKind::Coordinator, coordinator), (MemberKind::Node, node)] {
         let path = config_file(OLD_KEYS, role).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let program = format!("volley-{}", role.name());

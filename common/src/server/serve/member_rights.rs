@@ -39,6 +39,13 @@ pub enum PlaintextMembers {
     Refused,
 }
 
+impl PlaintextMembers {
+    /// Accepted or not.
+    pub fn accepted_if(accepted: bool) -> Self {
+        if accepted { PlaintextMembers::Accepted } else { PlaintextMembers::Refused }
+    }
+}
+
 /// The members that may call a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MethodCallers {
@@ -122,9 +129,8 @@ pub fn authorize(caller: &Caller, plaintext: PlaintextMembers, path: &str) -> Re
     let needed = found.unwrap_or(Members);
     let refused = |why: &str| {
         format!(
-            "{} is refused to {}: only {} may call it{why}; give the caller a certificate with the URI {}, in peer_cert, peer_key and peer_ca",
+            "{} is refused to {caller}: only {} may call it{why}; give the caller a certificate with the URI {}, in peer_cert, peer_key and peer_ca",
             shorten(path),
-            caller.describe(),
             needed.describe(),
             needed.uri()
         )
@@ -141,7 +147,7 @@ pub fn authorize(caller: &Caller, plaintext: PlaintextMembers, path: &str) -> Re
             Some(_) => Err(Error::denied(refused(""))),
             // Members of another version call another method then.
             None => Err(Error::unimplemented(format!(
-                "{} is refused to {member}: peer ports of this version have no such method; upgrade this member",
+                "{} is refused to {caller}: peer ports of this version have no such method; upgrade this member",
                 shorten(path)
             ))),
         },
@@ -218,9 +224,9 @@ impl RefusalLog {
 /// Logs a refused call. Under a flood of them one line a second says how many there were.
 fn log_refused(method: &str, caller: &Caller, reason: &str) {
     static LOG: RefusalLog = RefusalLog::new();
-    let (method, caller) = (shorten(method), caller.describe());
+    let method = shorten(method);
     match LOG.count(clock::now_ms()) {
-        Some(unlogged) => tracing::warn!(%method, caller, reason, unlogged, "a call of the peer port was refused"),
-        None => tracing::debug!(%method, caller, reason, "a call of the peer port was refused"),
+        Some(unlogged) => tracing::warn!(%method, %caller, reason, unlogged, "a call of the peer port was refused"),
+        None => tracing::debug!(%method, %caller, reason, "a call of the peer port was refused"),
     }
 }

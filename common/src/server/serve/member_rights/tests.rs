@@ -129,7 +129,7 @@ fn refusal_names_method_identity_role_and_remedy() {
     let refusal = |caller: Caller| authorize(&caller, PlaintextMembers::Refused, path).unwrap_err().message;
     for (caller, name) in [
         (node(), "volley://node/n1"),
-        (client(), "\"alice\""),
+        (client(), "the client alice"),
         (Caller::Anonymous, "without a certificate"),
         (Caller::Plaintext, "without TLS"),
     ] {
