@@ -9,12 +9,12 @@
 //! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
 //! | [`ticket`] | signed tickets |
-//! | [`tls`] | who is at the other end of a connection |
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
 //! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
 //! | [`ipc`] | Arrow IPC messages: decoding with validation, splitting, projection, FlightData |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
 //! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
+//! | [`tls`] | TLS of listeners, between members, and of clients |
 //! | [`net`] | connections to members, fail-over |
 //! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
