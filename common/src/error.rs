@@ -49,6 +49,8 @@ impl Error {
         unavailable => Unavailable,
         /// The caller, or this cluster, does not permit it.
         denied => PermissionDenied,
+        /// The caller did not prove who it is.
+        unauthenticated => Unauthenticated,
         /// Not supported.
         unimplemented => Unimplemented,
         /// Stored bytes have changed.

@@ -5,6 +5,7 @@
 //! | [`flight`], [`peer`] | the APIs: Flight for clients, gRPC for members |
 //! | [`service`] | the use cases |
 //! | [`membership`] | sessions with nodes, and the leader's periodic work |
+//! | [`node_claims`] | which node a caller may speak for |
 //! | [`node_probes`] | which nodes do not answer, known before their sessions time out |
 //! | [`planner`], [`scheduler`], [`diagnostics`] | pure decisions: plans of requests, orders to nodes, reports to operators |
 //! | [`catalog`] | the state machine: rows, commands, queries |
@@ -22,6 +23,7 @@ pub mod diagnostics;
 pub mod flight;
 pub mod http;
 pub mod membership;
+pub mod node_claims;
 pub mod node_probes;
 pub mod peer;
 pub mod planner;

@@ -1,4 +1,10 @@
 //! The API for members: the `Coordinator` service of `cluster.proto`.
+//!
+//! Which role may call which method is checked at the port: `volley_common::server::serve::member_rights`. Here the ids in
+//! the messages are compared with the caller's certificate.
+
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,6 +12,7 @@ use std::sync::Arc;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::options::Options;
+use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::WriteOutcome;
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
@@ -19,6 +26,7 @@ use volley_common::{Error, NodeId, TableName, clock};
 
 use crate::membership::NodeMembership;
 use crate::membership::node_reports::NodeReports;
+use crate::node_claims::{check_node, check_writer};
 use crate::raft::Handle;
 use crate::scheduler::reconcile::deletable;
 use crate::service::Services;
@@ -56,7 +64,8 @@ type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>
 #[tonic::async_trait]
 impl Coordinator for CoordinatorPeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
-        let ProposeRequest { command, coordinator } = request.into_inner();
+        let (caller, ProposeRequest { command, coordinator }) = Caller::split(request);
+        caller.speaks_for_coordinator(coordinator)?;
         let command = command.ok_or_else(|| Error::invalid("the proposal has no command"))?;
         self.record_clock(coordinator, command.now_ms);
         let reply = self.raft.propose_local(command).await?;
@@ -64,9 +73,13 @@ impl Coordinator for CoordinatorPeerService {
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let follower = request.into_inner().follower;
-        if let Some(follower) = &follower {
-            self.record_clock(follower.id, follower.now_ms);
+        let (caller, ReadIndexRequest { follower }) = Caller::split(request);
+        match &follower {
+            Some(follower) => {
+                caller.speaks_for_coordinator(follower.id)?;
+                self.record_clock(follower.id, follower.now_ms);
+            }
+            None => caller.speaks_as(MemberRole::Coordinator)?,
         }
         let index = self.raft.read_index_local(follower).await?;
         Ok(Response::new(ReadIndexReply { index }))
@@ -75,30 +88,41 @@ impl Coordinator for CoordinatorPeerService {
     type SessionStream = OrderStream;
 
     async fn session(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<OrderStream>, Status> {
-        let orders = self.membership.clone().begin_session(request.into_inner()).await?;
+        let (caller, reports) = Caller::split(request);
+        let orders = self.membership.clone().begin_session(caller, reports).await?;
         Ok(Response::new(Box::pin(orders)))
     }
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
-        Ok(Response::new(self.write.begin_write(request.into_inner()).await?))
+        let (caller, request) = Caller::split(request);
+        check_node(&self.raft.view(), &caller, NodeId(request.writer))?;
+        Ok(Response::new(self.write.begin_write(request).await?))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
-        self.write.stage_parts(request.into_inner()).await?;
+        let (caller, request) = Caller::split(request);
+        // The streams of a staged write may come from any node.
+        caller.speaks_as(MemberRole::Node)?;
+        self.write.stage_parts(request).await?;
         Ok(Response::new(StagePartsReply {}))
     }
 
     async fn renew_write(&self, request: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
-        self.write.renew_write(request.into_inner().write).await?;
+        let (caller, RenewWriteRequest { write }) = Caller::split(request);
+        check_writer(&self.raft.view(), &caller, &write, 0)?;
+        self.write.renew_write(write).await?;
         Ok(Response::new(RenewWriteReply {}))
     }
 
     async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
-        Ok(Response::new(self.write.commit_write(request.into_inner()).await?))
+        let (caller, request) = Caller::split(request);
+        check_writer(&self.raft.view(), &caller, &request.write, request.attempt)?;
+        Ok(Response::new(self.write.commit_write(request).await?))
     }
 
     async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
-        let AbortWriteRequest { write, reason, attempt } = request.into_inner();
+        let (caller, AbortWriteRequest { write, reason, attempt }) = Caller::split(request);
+        check_writer(&self.raft.view(), &caller, &write, attempt)?;
         self.write.abort_write(write, reason, attempt).await?;
         Ok(Response::new(AbortWriteReply {}))
     }
@@ -107,14 +131,18 @@ impl Coordinator for CoordinatorPeerService {
         &self,
         request: Request<DeletablePartsRequest>,
     ) -> Result<Response<DeletablePartsReply>, Status> {
-        let DeletablePartsRequest { node, parts } = request.into_inner();
+        let (caller, DeletablePartsRequest { node, parts }) = Caller::split(request);
+        caller.speaks_as(MemberRole::Node)?;
         let catalog = self.raft.read().await?;
+        check_node(&catalog, &caller, NodeId(node))?;
         let deletable = deletable(&catalog, NodeId(node), &parts, &catalog.live_node_ids());
         Ok(Response::new(DeletablePartsReply { parts: deletable.into_iter().map(Into::into).collect() }))
     }
 
     async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
-        let PlanReadRequest { table, columns, version, limit, decompress } = request.into_inner();
+        let (caller, request) = Caller::split(request);
+        caller.speaks_as(MemberRole::Node)?;
+        let PlanReadRequest { table, columns, version, limit, decompress } = request;
         let name = TableName::from_components(&table)?;
         let columns = (!columns.is_empty()).then_some(columns);
         let decompress = decompress.then_some(true);

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
+use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
 use crate::server::serve::{self, Http2Service, ServerLimits};
 use crate::tls::ListenerTls;
 
@@ -50,8 +51,9 @@ impl Lifecycle {
         self.client_tasks.spawn(serve::serve_tls(listener, tls, service, self.stop.clone(), limits));
     }
 
-    /// Serves members until the second stage.
+    /// Serves members until the second stage, each with the rights of its role.
     pub fn serve_peers(&self, listener: TcpListener, tls: Arc<ListenerTls>, service: impl Http2Service) {
+        let service = MemberRights::new(service, PlaintextMembers::accepted_if(tls.accepts_plaintext()));
         let (stop, limits) = (self.stop_peers.clone(), ServerLimits::for_peers());
         self.peer_tasks.spawn(serve::serve_tls(listener, tls, service, stop, limits));
     }

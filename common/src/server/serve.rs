@@ -6,6 +6,7 @@
 pub(crate) mod connection_limit;
 pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
+pub mod member_rights;
 pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;

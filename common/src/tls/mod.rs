@@ -5,6 +5,7 @@
 //! | [`pem`] | certificates and keys, from PEM files |
 //! | [`reload`] | the last good value of files that may change |
 //! | [`identity`] | whom a certificate names: a member or a client |
+//! | `claims` | what a caller may claim in its messages: the ids of its certificate |
 //! | [`server`] | the TLS of one listener |
 //! | [`peers`] | the TLS between members, both directions |
 //! | [`client`] | the TLS of a client |
@@ -16,6 +17,7 @@
 //! The provider is aws-lc-rs, passed explicitly: no default of the process is installed.
 
 mod certificate_verifier;
+mod claims;
 pub mod client;
 mod failure;
 pub mod identity;

@@ -19,8 +19,14 @@ impl Catalog {
         }
         node.set_state(NodeState::Alive);
         node.unreachable_since_ms = 0;
+        let known = self.nodes.get(&node.id);
         // The operator decides about a drain, not the node: it survives a restart.
-        node.draining = self.nodes.get(&node.id).is_some_and(|known| known.draining);
+        node.draining = known.is_some_and(|known| known.draining);
+        // A node without TLS stays bound to its certificate. The leader refuses another name before it proposes the command:
+        // a refusal here would let coordinators disagree that were of an older version when the name was recorded.
+        if node.certificate_name.is_empty() {
+            node.certificate_name = known.map(|known| known.certificate_name.clone()).unwrap_or_default();
+        }
         self.abort_writes_of_earlier_boots(node.id, node.boot, now);
         self.upsert_node(node);
         Ok(done())

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use volley_common::cluster_id::{Relation, relation};
+use volley_common::tls::Caller;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{Node, NodeState, RegisterNode, SetNodeState};
@@ -23,6 +24,7 @@ use volley_common::{Error, NodeId, PartId, Result, listen};
 use super::inventory_digest::InventoryCheck;
 use super::{MAX_QUEUED_ORDERS, NodeMembership, NodeSession, OrderSender};
 use crate::catalog::nodes::removed_node;
+use crate::node_claims::check_registration;
 use crate::scheduler::reconcile::{CatalogHistory, VersionSnapshot};
 
 /// How long a node that opened a session may take to send its hello.
@@ -74,11 +76,13 @@ impl NodeMembership {
     /// # Errors
     /// UNAVAILABLE with the leader's address in the metadata: this coordinator does not lead, or is stopping.
     /// FAILED_PRECONDITION: a node of another cluster, with a protocol that is too new or too old, or with the id of a node in
-    /// session.
+    /// session. PERMISSION_DENIED: the caller is not a node, or its certificate is not that of this node.
     pub async fn begin_session(
         self: Arc<Self>,
+        caller: Caller,
         mut reports: Streaming<NodeReport>,
     ) -> Result<impl Stream<Item = Result<NodeOrder, Status>> + Send + 'static, Status> {
+        let certificate_name = caller.node_name()?.unwrap_or_default().to_string();
         if !self.raft.is_leader() || self.stop.is_cancelled() {
             return Err(self.not_leader());
         }
@@ -89,9 +93,13 @@ impl NodeMembership {
             return Err(Error::invalid("a session begins with a hello").into());
         };
         let history = self.history_since(&hello).await?;
-        let node = self.check_hello(hello)?;
+        // The certificate proves the name, not the hello.
+        let node = Node { certificate_name, ..self.check_hello(hello)? };
         let (id, boot) = (NodeId(node.id), node.boot);
+        check_registration(&self.raft.view(), &caller, id)?;
         let opening = self.require_only_process(&node).await?;
+        // Another process may have registered meanwhile.
+        check_registration(&self.raft.view(), &caller, id)?;
         self.state.lock().last_heard.insert(id, Instant::now());
         self.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, queued_orders) = mpsc::channel(MAX_QUEUED_ORDERS);

@@ -60,6 +60,22 @@ fn health_ends_with_a_boot_and_a_drain_survives_it() {
 }
 
 #[test]
+fn certificate_name_is_kept_until_the_removal() {
+    let mut fixture = CatalogFixture::new();
+    let name = |fixture: &CatalogFixture| fixture.catalog.node(NodeId(1)).map(|node| node.certificate_name.clone());
+    assert_eq!(name(&fixture).unwrap(), "");
+    let Op::RegisterNode(mut by_tls) = node(1, 21) else { panic!("another command") };
+    by_tls.node.as_mut().unwrap().certificate_name = "n1".into();
+    fixture.must_apply(Op::RegisterNode(by_tls));
+    assert_eq!(name(&fixture).unwrap(), "n1");
+    fixture.must_apply(node(1, 31));
+    assert_eq!(name(&fixture).unwrap(), "n1", "it registered without TLS");
+    fixture.must_apply(unreachable(1, 31));
+    fixture.must_apply(remove(1));
+    assert!(fixture.catalog.rows().all(|row| !format!("{row:?}").contains("n1\"")), "another node may have the name");
+}
+
+#[test]
 fn active_node_or_last_live_holder_is_not_removed() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w", "t", WriteMode::Create, &[4]);

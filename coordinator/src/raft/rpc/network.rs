@@ -180,9 +180,11 @@ impl PeerConnection {
 /// The error of a failed call. openraft backs off from a member that is unreachable or refuses the message.
 fn call_error(status: Status) -> RPCError<TypeConfig> {
     match status.code() {
-        Code::Unavailable | Code::FailedPrecondition | Code::Unimplemented => {
-            RPCError::Unreachable(Unreachable::new(&status))
-        }
+        Code::Unavailable
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::PermissionDenied
+        | Code::Unauthenticated => RPCError::Unreachable(Unreachable::new(&status)),
         _ => RPCError::Network(NetworkError::new(&status)),
     }
 }
@@ -314,6 +316,15 @@ async fn send_chunks(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn member_that_refuses_this_coordinator_is_left_alone() {
+        let is_unreachable = |code| matches!(call_error(Status::new(code, "a test")), RPCError::Unreachable(_));
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented, Code::FailedPrecondition] {
+            assert!(is_unreachable(code), "{code:?}");
+        }
+        assert!(!is_unreachable(Code::Internal));
+    }
 
     #[test]
     fn snapshot_reply_of_an_absurd_term_is_refused() {

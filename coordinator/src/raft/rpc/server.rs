@@ -1,5 +1,8 @@
 //! The server side of Raft's messages.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -7,6 +10,7 @@ use std::sync::{Arc, Weak};
 use openraft::raft::TransferLeaderRequest;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::cluster_id::{Relation, relation};
+use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::Raft as RaftRpc;
 use volley_common::{Error, Result};
@@ -41,8 +45,9 @@ impl RaftService {
     }
 
     /// Accepts a message if it is meant for this data folder. A coordinator that lost its folder does not know its
-    /// votes and its log: it is not a member until the others add it again with its new folder.
-    fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, T)> {
+    /// votes and its log: it is not a member until the others add it again with its new folder. Returns the message and
+    /// the caller, which [`check_vote`] compares with the message's sender.
+    fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, Caller, T)> {
         let ctx = self.context()?;
         // openraft would log an error for every message after its end.
         if ctx.is_halting() {
@@ -55,12 +60,15 @@ impl RaftService {
                 ctx.config.id
             )));
         }
-        Ok((ctx, request.into_inner()))
+        let (caller, message) = Caller::split(request);
+        Ok((ctx, caller, message))
     }
 }
 
-/// Refuses a message whose term is too far ahead: once a member has accepted the largest term, no leader can be elected.
-fn check_term(ctx: &RaftContext, vote: &Vote) -> Result<()> {
+/// Refuses a message that its sender has no right to send: every message has the vote of its sender, for itself. Refuses a
+/// message whose term is too far ahead: once a member has accepted the largest term, no leader can be elected.
+fn check_vote(ctx: &RaftContext, caller: &Caller, vote: &Vote) -> Result<()> {
+    caller.speaks_for_coordinator(vote.leader_id.node_id)?;
     let (theirs, own) = (vote.leader_id.term, ctx.log.vote().map_or(0, |vote| vote.leader_id.term));
     // A coordinator that is being added has no term yet.
     let limit = if own == 0 { MAX_FIRST_TERM } else { own.saturating_add(MAX_TERM_STEP) };
@@ -76,28 +84,28 @@ fn check_term(ctx: &RaftContext, vote: &Vote) -> Result<()> {
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn vote(&self, request: Request<wire::VoteRequest>) -> RpcResponse<wire::VoteReply> {
-        let (ctx, message) = self.accept(request)?;
+        let (ctx, caller, message) = self.accept(request)?;
         let pre_vote = message.pre_vote;
         let rpc = convert::vote_request_in(message)?;
-        check_term(&ctx, &rpc.vote)?;
+        check_vote(&ctx, &caller, &rpc.vote)?;
         let reply = if pre_vote { ctx.raft.pre_vote(rpc).await } else { ctx.raft.vote(rpc).await };
         Ok(Response::new(convert::vote_reply_out(&reply.map_err(stopped)?)))
     }
 
     async fn append(&self, request: Request<wire::AppendRequest>) -> RpcResponse<wire::AppendReply> {
-        let (ctx, message) = self.accept(request)?;
+        let (ctx, caller, message) = self.accept(request)?;
         let rpc = convert::append_in(message)?;
-        check_term(&ctx, &rpc.vote)?;
+        check_vote(&ctx, &caller, &rpc.vote)?;
         let reply = ctx.raft.append_entries(rpc).await.map_err(stopped)?;
         Ok(Response::new(convert::append_reply_out(&reply)))
     }
 
     async fn snapshot(&self, request: Request<Streaming<wire::SnapshotChunk>>) -> RpcResponse<wire::SnapshotReply> {
-        let (ctx, mut chunks) = self.accept(request)?;
+        let (ctx, caller, mut chunks) = self.accept(request)?;
         let header = chunks.message().await?.and_then(|chunk| chunk.header);
         let header = header.ok_or_else(|| Error::invalid("a snapshot without a header"))?;
         let vote = convert::vote_in(header.vote)?;
-        check_term(&ctx, &vote)?;
+        check_vote(&ctx, &caller, &vote)?;
         let meta = convert::header_in(header)?;
         let data_dir = ctx.store.data_dir().clone();
         let temp = TempFile { path: snapshot::temp_path(data_dir.dir()), data_dir: data_dir.clone() };
@@ -111,7 +119,8 @@ impl RaftRpc for RaftService {
 
     async fn identify(&self, request: Request<wire::Identity>) -> RpcResponse<wire::Identity> {
         let ctx = self.context()?;
-        let theirs = request.into_inner();
+        let (caller, theirs) = Caller::split(request);
+        caller.speaks_for_coordinator(theirs.id)?;
         ctx.spawn(query_back(ctx.clone(), theirs.clone()));
         let mut ours = ctx.identity().await?;
         let is_foreign = !theirs.cluster.is_empty()
@@ -129,9 +138,9 @@ impl RaftRpc for RaftService {
     }
 
     async fn transfer(&self, request: Request<wire::TransferRequest>) -> RpcResponse<wire::TransferReply> {
-        let (ctx, message) = self.accept(request)?;
+        let (ctx, caller, message) = self.accept(request)?;
         let from = convert::vote_in(message.from_leader)?;
-        check_term(&ctx, &from)?;
+        check_vote(&ctx, &caller, &from)?;
         let last = convert::log_id_in(message.last_log_id)?;
         let rpc = TransferLeaderRequest::new(from, message.to, last);
         let outcome = ctx.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
@@ -140,7 +149,9 @@ impl RaftRpc for RaftService {
 
     async fn log_checksums(&self, request: Request<wire::LogChecksumsRequest>) -> RpcResponse<wire::LogChecksumsReply> {
         let ctx = self.context()?;
-        Ok(Response::new(log_comparison::checksums(&ctx, request.into_inner().first).await?))
+        let (caller, message) = Caller::split(request);
+        caller.speaks_as(MemberRole::Coordinator)?;
+        Ok(Response::new(log_comparison::checksums(&ctx, message.first).await?))
     }
 }
 

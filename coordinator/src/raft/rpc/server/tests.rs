@@ -1,0 +1,129 @@
+//! Raft's messages from callers whose certificates do not name the sender.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tonic::Code;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use volley_common::tls::{ClientIdentity, MemberIdentity};
+use volley_common::wire::PROTOCOL;
+use volley_common::wire::raft::raft_client::RaftClient;
+use volley_common::wire::raft::raft_server::RaftServer;
+
+use super::*;
+use crate::raft::{Handle, RaftConfig};
+
+/// A coordinator alone, which leads, and the id of its data folder as messages name it.
+async fn single_leader() -> (TempDir, Handle, String) {
+    let dir = TempDir::new().unwrap();
+    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
+    config.set_election_timeout(Duration::from_millis(200));
+    let raft = Handle::start(config).await.unwrap();
+    let mut applied = raft.watch_applied();
+    while raft.view().cluster().is_none() || !raft.is_leader() {
+        applied.changed().await.unwrap();
+    }
+    let own = client_of(&raft, Caller::Plaintext).identify(identity(1)).await.unwrap().into_inner();
+    (dir, raft, format!("{:016x}", own.store))
+}
+
+type RaftClientAs<I> = RaftClient<InterceptedService<RaftServer<RaftService>, I>>;
+
+/// A client within the process, whose requests are marked as those of this caller.
+fn client_of(raft: &Handle, caller: Caller) -> RaftClientAs<impl Interceptor + use<>> {
+    let mark = move |mut request: Request<()>| {
+        request.extensions_mut().insert(caller.clone());
+        Ok::<_, Status>(request)
+    };
+    RaftClient::new(InterceptedService::new(raft.service(), mark))
+}
+
+fn member(role: MemberRole, name: &str) -> Caller {
+    Caller::Member(Arc::new(MemberIdentity { role, name: name.into() }))
+}
+
+fn strangers() -> [Caller; 3] {
+    let alice = Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }));
+    [member(MemberRole::Node, "2"), alice, Caller::Anonymous]
+}
+
+fn identity(id: u64) -> wire::Identity {
+    wire::Identity { id, protocol: PROTOCOL, ..wire::Identity::default() }
+}
+
+fn addressed<T>(message: T, store: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(STORE_HEADER, store.parse().unwrap());
+    request
+}
+
+fn vote(term: u64, committed: bool) -> Option<wire::Vote> {
+    Some(wire::Vote { leader: Some(wire::LeaderId { term, node: 2 }), committed })
+}
+
+/// A vote for coordinator 2, which changes nothing if it is a pre-vote.
+fn vote_request(term: u64, pre_vote: bool) -> wire::VoteRequest {
+    wire::VoteRequest { vote: vote(term, false), last_log_id: None, leadership_transfer: !pre_vote, pre_vote }
+}
+
+fn code<T>(result: Result<T, Status>) -> Code {
+    result.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+/// Every message claims to be from coordinator 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_another_coordinator_are_refused() {
+    let (_dir, raft, store) = single_leader().await;
+    let term = raft.metrics().current_term;
+    for caller in strangers().into_iter().chain([member(MemberRole::Coordinator, "3")]) {
+        let mut client = client_of(&raft, caller.clone());
+        let append = wire::AppendRequest { vote: vote(term + 1, true), ..wire::AppendRequest::default() };
+        let header = wire::SnapshotHeader { vote: vote(term + 1, true), ..wire::SnapshotHeader::default() };
+        let chunk = wire::SnapshotChunk { header: Some(header), ..wire::SnapshotChunk::default() };
+        let transfer = wire::TransferRequest { from_leader: vote(term + 1, true), to: 1, last_log_id: None };
+        let codes = [
+            code(client.vote(addressed(vote_request(term + 1, false), &store)).await),
+            code(client.vote(addressed(vote_request(term + 1, true), &store)).await),
+            code(client.append(addressed(append, &store)).await),
+            code(client.snapshot(addressed(tokio_stream::iter([chunk]), &store)).await),
+            code(client.transfer(addressed(transfer, &store)).await),
+            code(client.identify(identity(2)).await),
+        ];
+        assert_eq!(codes, [Code::PermissionDenied; 6], "{caller:?}");
+    }
+    let status = client_of(&raft, member(MemberRole::Node, "2"))
+        .vote(addressed(vote_request(term + 1, false), &store))
+        .await
+        .unwrap_err();
+    let text = status.message();
+    assert!(text.contains("coordinator 2") && text.contains("volley://node/2"), "{text}");
+    assert!(raft.is_leader() && raft.metrics().current_term == term, "{}", raft.metrics());
+    raft.halt().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checksums_of_the_log_are_for_coordinators() {
+    let (_dir, raft, _) = single_leader().await;
+    let ask = wire::LogChecksumsRequest { first: 1 };
+    for caller in strangers() {
+        assert_eq!(code(client_of(&raft, caller).log_checksums(ask).await), Code::PermissionDenied);
+    }
+    let caller = member(MemberRole::Coordinator, "3");
+    assert!(!client_of(&raft, caller).log_checksums(ask).await.unwrap().into_inner().checksums.is_empty());
+    raft.halt().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_certificates_coordinator_are_handled() {
+    let (_dir, raft, store) = single_leader().await;
+    let term = raft.metrics().current_term;
+    for caller in [member(MemberRole::Coordinator, "2"), Caller::Plaintext] {
+        let mut client = client_of(&raft, caller);
+        client.vote(addressed(vote_request(term + 1, true), &store)).await.unwrap();
+        assert_eq!(client.identify(identity(2)).await.unwrap().into_inner().id, 1);
+    }
+    raft.halt().await;
+}
