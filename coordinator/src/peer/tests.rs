@@ -12,7 +12,7 @@ use tonic::Code;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use volley_common::net::ConnectionPool;
-use volley_common::tls::{ClientIdentity, MemberIdentity};
+use volley_common::tls::{ClientIdentity, MemberIdentity, MemberRole};
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
@@ -58,7 +58,9 @@ impl PeerServiceFixture {
             applied.changed().await.unwrap();
         }
         let (pool, stop) = (ConnectionPool::new(), CancellationToken::new());
-        let services = Services::new(CoordinatorConfig::default(), raft.clone(), pool, Vec::new(), stop.clone());
+        let config = CoordinatorConfig::default();
+        let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
+        let services = Services::new(config, raft.clone(), pool, Vec::new(), tls, stop.clone());
         let (config, reports) = (services.config.clone(), services.node_reports.clone());
         let membership = NodeMembership::new(config, raft.clone(), reports, stop);
         PeerServiceFixture { raft, services, membership, _dir: dir }
