@@ -112,11 +112,17 @@ fn every_setting_works_as_a_flag() {
     fn check<A: Parser + CommandFactory + Serialize, C: Default + Serialize + serde::de::DeserializeOwned>(name: &str) {
         for (key, default) in defaults::<C>() {
             let flag = format!("--{}", key.replace('_', "-"));
+            let command = A::command();
+            let argument = command.get_arguments().find(|one| one.get_id().as_str() == key.as_str());
+            let choice =
+                argument.and_then(|one| one.get_possible_values().first().map(|one| one.get_name().to_string()));
             let (value, wanted) = match &default {
                 Value::Bool(_) => (None, Value::Bool(true)),
                 Value::Number(number) if number.is_f64() => (Some("12.5"), Value::from(12.5)),
                 Value::Number(_) => (Some("70001"), Value::from(70_001)),
                 Value::Array(_) => (Some("a"), Value::from(vec!["a"])),
+                // One of a few words.
+                _ if choice.is_some() => (choice.as_deref(), Value::from(choice.clone())),
                 _ => (Some("a"), Value::from("a")),
             };
             let args = A::try_parse_from([Some(name), Some(&*flag), value].into_iter().flatten()).unwrap();

@@ -69,7 +69,8 @@ pub struct TlsArgs {
     /// The key of --peer-cert (PEM).
     #[arg(long, value_name = "FILE")]
     pub peer_key: Option<PathBuf>,
-    /// What is accepted of other members and how they are dialled [default: require, if there is a --peer-cert].
+    /// What is accepted of other members, and how they are dialled: accept (TLS and plaintext, dials plaintext), prefer (TLS
+    /// and plaintext, dials TLS) or require (only TLS) [default: require, if there is a --peer-cert].
     #[arg(long, value_enum)]
     pub peer_tls: Option<PeerTlsMode>,
 }

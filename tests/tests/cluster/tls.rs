@@ -95,7 +95,8 @@ async fn tables_are_put_and_fetched_by_tls_at_every_member() {
         let info = client.info(&rows::name(&table), &Options::default()).await.unwrap();
         let uris = info.endpoint.iter().flat_map(|endpoint| &endpoint.location).map(|location| &location.uri);
         assert!(uris.clone().count() > 0 && uris.clone().all(|uri| uri.starts_with("grpc+tls://")), "{info:?}");
-        let refused = Client::connect(&member.address).await.unwrap().status().await.unwrap_err();
+        let plaintext = async { Client::connect(&member.address).await?.status().await };
+        let refused = plaintext.await.unwrap_err();
         assert!(refused.message.contains("requires TLS"), "{refused}");
     }
 }
@@ -110,15 +111,16 @@ async fn stranger_is_refused_at_peer_ports() {
     let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
     assert!(refused.code == Code::Unavailable && refused.message.contains("requires TLS"), "{refused}");
 
-    // A node without a certificate, and one with a stranger's.
+    // A node with a stranger's certificate, and a coordinator with another one's.
     let stranger = CertificateAuthority::new("stranger");
     stranger.issue(certificates.path(), "stranger", &[], &["volley://node/stranger".into()]);
     let node = cluster.add_node();
-    node.add_flags(certificates.peer_flags("stranger"));
+    for flag in certificates.peer_flags("stranger").chunks(2) {
+        node.set_flag(&flag[0], &flag[1]);
+    }
     let reason = node.start_fails().await;
     assert!(reason.contains("no other member would accept it"), "{reason}");
-    let coordinator = cluster.joining_coordinator(4, 3);
-    let mut coordinator = coordinator;
+    let mut coordinator = cluster.joining_coordinator(4, 3);
     coordinator.add_flags(certificates.peer_flags("coordinator1"));
     let reason = coordinator.start_fails().await;
     assert!(reason.contains("this member is volley://coordinator/4"), "{reason}");
