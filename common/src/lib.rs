@@ -41,6 +41,7 @@ pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
+mod refusal_log;
 pub mod server;
 pub mod ticket;
 pub mod tls;

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Names that no listener can have: in a request they choose the addresses of a FlightInfo.
 const RESERVED_NAMES: [&str; 3] = ["direct", "proxy", "single"];
+/// The name of the HTTP port in settings that may name a listener.
+pub const HTTP_PORT_NAME: &str = "http";
 /// The longest name, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -116,6 +118,11 @@ pub fn check_name(name: &str) -> Result<()> {
     if RESERVED_NAMES.contains(&name) {
         return Err(Error::invalid(format!("no listener can have the name {name:?}: it is reserved for requests")));
     }
+    if name == HTTP_PORT_NAME {
+        return Err(Error::invalid(format!(
+            "no listener can have the name {name:?}: it means the HTTP port in --tls-cert and --tls-key; choose another name"
+        )));
+    }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.len() > MAX_NAME || !name.chars().all(allowed) {
         return Err(Error::invalid(format!(
@@ -166,8 +173,12 @@ pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
     if loopback || is_open {
         return Ok(());
     }
+    let certificates = match flag {
+        "--peer-listen" => "--peer-ca, --peer-cert and --peer-key with --peer-tls require",
+        _ => "--tls-cert, --tls-key and --tls-client-ca with --tls-client-auth required",
+    };
     Err(Error::precondition(format!(
-        "{flag} {addr} accepts connections of other machines without authentication: listen on 127.0.0.1, or add --insecure if the network is trusted"
+        "{flag} {addr} accepts connections of other machines without authentication: listen on 127.0.0.1, demand certificates ({certificates}), or add --insecure if the network is trusted"
     )))
 }
 

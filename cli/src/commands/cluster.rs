@@ -63,10 +63,10 @@ fn summary(status: &Value) -> String {
     }
 }
 
-/// A line for every member that cannot use its new TLS files.
+/// A line for every TLS file that a member cannot use, or that expires.
 fn tls_failures(status: &Value) -> impl Iterator<Item = String> {
     let failures = status["tls_failures"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    failures.map(|failure| format!("  new TLS files are not in use: {failure}"))
+    failures.map(|failure| format!("  TLS files: {failure}"))
 }
 
 /// A line for every part that cannot be read.

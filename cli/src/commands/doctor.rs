@@ -181,9 +181,7 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
-    let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| {
-        Finding::problem("TLS files", "-", format!("{failure}; the old files stay in use until the new ones are right"))
-    });
+    let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| Finding::problem("TLS files", "-", failure));
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).collect()
 }

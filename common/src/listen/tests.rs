@@ -36,6 +36,7 @@ fn bad_listeners_are_refused_with_the_reason() {
     for reserved in ["direct", "proxy", "single"] {
         refused(&[&format!("{reserved}=a:1")], &[], &[reserved, "reserved"]);
     }
+    refused(&["http=a:1"], &[], &["\"http\"", "HTTP port", "choose another name"]);
     refused(&["a b=c:1"], &[], &["letters"]);
     refused(&["x=nowhere"], &[], &["no port"]);
     refused(&["x=0.0.0.0:1", "y=h:1"], &[], &["--advertise x=", "0.0.0.0:1"]);
@@ -94,6 +95,8 @@ fn only_loopback_is_allowed_without_insecure() {
     for addr in ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "example.org:1"] {
         let error = check_listen("--listen", addr, false).unwrap_err();
         assert!(error.message.contains("--insecure") && error.message.contains(addr), "{error}");
+        assert!(error.message.contains("--tls-client-auth required"), "{error}");
+        assert!(check_listen("--peer-listen", addr, false).unwrap_err().message.contains("--peer-cert"));
         check_listen("--listen", addr, true).unwrap();
     }
 }

@@ -20,9 +20,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::serve::accept;
+use super::serve::connection_limit::{self, OpeningConnections, OpeningPermit};
 use super::serve::handshake::{OpenedConnection, open};
 use super::serve::preface::{ClientProtocol, log_refused};
-use super::serve::{accept, connection_limit};
 use crate::http2::PortKind;
 use crate::tls::ListenerTls;
 
@@ -58,7 +59,8 @@ fn app<S: HttpStatus>(status: S) -> Router {
 }
 
 async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(connection_limit::of(PortKind::Http)));
+    let limit = connection_limit::of(PortKind::Http);
+    let (permits, opening) = (Arc::new(Semaphore::new(limit)), OpeningConnections::new(limit));
     let connections = TaskTracker::new();
     let close = CancellationToken::new();
     let _close_on_drop = close.clone().drop_guard();
@@ -67,9 +69,13 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, st
             log_refused(peer, PortKind::Http.describe(), "too many connections are open");
             continue;
         };
+        let Some(opening) = opening.admit(peer.ip()) else {
+            log_refused(peer, PortKind::Http.describe(), "too many connections have not completed their handshake");
+            continue;
+        };
         let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {
-            close.run_until_cancelled(serve_connection(stream, peer, &tls, app, stop)).await;
+            close.run_until_cancelled(serve_connection(stream, peer, opening, &tls, app, stop)).await;
             drop(permit);
         });
     }
@@ -86,12 +92,14 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, st
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
+    permit: OpeningPermit,
     tls: &ListenerTls,
     app: Router,
     stop: CancellationToken,
 ) {
     let opening = open(stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
     let opened = stop.run_until_cancelled(opening).await.flatten();
+    drop(permit);
     let Some(OpenedConnection { protocol, stream, .. }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

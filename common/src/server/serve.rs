@@ -34,8 +34,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Service, ServiceExt};
 
+use self::connection_limit::{OpeningConnections, OpeningPermit};
 use self::handshake::{OpenedConnection, open};
-use self::preface::{PREFACE_TIMEOUT, log_refused};
+use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
@@ -154,6 +155,7 @@ pub async fn serve_tls<S: Http2Service>(
     limits: ServerLimits,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let opening = OpeningConnections::new(limits.connections);
     let connections = TaskTracker::new();
     let stages = DrainStages { shutdown, end_streams: CancellationToken::new(), close: CancellationToken::new() };
     // Connections are closed when this future is dropped, too.
@@ -168,9 +170,14 @@ pub async fn serve_tls<S: Http2Service>(
             log_refused(peer, limits.port.describe(), "too many connections are open");
             continue;
         };
+        let Some(opening) = opening.admit(peer.ip()) else {
+            log_refused(peer, limits.port.describe(), "too many connections have not completed their handshake");
+            continue;
+        };
         let others = limits.connections - permits.available_permits() - 1;
         let http = settings::server(limits.streams, others);
-        let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), port: limits.port, _permit: permit };
+        let accepted =
+            AcceptedConnection { stream, peer, tls: tls.clone(), port: limits.port, opening, _permit: permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
@@ -225,6 +232,7 @@ struct AcceptedConnection {
     peer: SocketAddr,
     tls: Arc<ListenerTls>,
     port: PortKind,
+    opening: OpeningPermit,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -235,13 +243,13 @@ async fn serve_connection<S: Http2Service>(
     service: S,
     stages: DrainStages,
 ) {
-    let AcceptedConnection { stream, peer, tls, port, _permit } = accepted;
+    let AcceptedConnection { stream, peer, tls, port, opening, _permit } = accepted;
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let opening = open(stream, peer, &tls, port, PREFACE_TIMEOUT);
-    let opened = stages.shutdown.run_until_cancelled(opening).await.flatten();
+    let opened = stages.shutdown.run_until_cancelled(open(stream, peer, &tls, port, OPENING_TIMEOUT)).await.flatten();
+    drop(opening);
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {

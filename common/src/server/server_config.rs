@@ -67,6 +67,7 @@ impl ServerConfig {
     pub fn check(&self) -> Result<()> {
         let listeners = self.listeners()?;
         self.tls.check(&names(&listeners))?;
+        self.check_advertised_tls(&listeners)?;
         let tls = &self.tls;
         listen::check_listen("--peer-listen", &self.peer_listen, self.insecure || tls.demands_peer_certificate())?;
         let is_http_open = self.insecure || tls.http_demands_client_certificate();
@@ -80,6 +81,22 @@ impl ServerConfig {
                 "relay_memory_bytes is {} and must be at least {MIN_RELAY_MEMORY}",
                 self.relay_memory_bytes
             )));
+        }
+        Ok(())
+    }
+
+    /// A listener may advertise the TLS of a proxy before it, but not the first one: members dial its address, which is not the
+    /// proxy's protocol.
+    fn check_advertised_tls(&self, listeners: &[ListenerConfig]) -> Result<()> {
+        for (at, listener) in listeners.iter().enumerate() {
+            let tls = listener.advertise.as_deref().filter(|uri| uri.starts_with("grpc+tls://"));
+            let Some(uri) = tls.filter(|_| !self.tls.is_tls(&listener.name)) else { continue };
+            if at == 0 {
+                return Err(Error::invalid(format!(
+                    "--advertise {uri} is TLS, but its listener has none, and members use the address of the first listener too: add --tls-cert and --tls-key, or put another --listen before it"
+                )));
+            }
+            self.tls.check_no_plaintext_hop(&format!("--advertise {uri} is for clients with TLS"))?;
         }
         Ok(())
     }
@@ -192,4 +209,37 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub tls: TlsArgs,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &[&str], advertise: &str) -> ServerConfig {
+        let listen = listen.iter().map(|text| text.to_string()).collect();
+        let advertise = vec![advertise.to_string()];
+        ServerConfig { listen, advertise, ..ServerConfig::new("", "127.0.0.1:2", "127.0.0.1:3", "data") }
+    }
+
+    fn with_peer_tls(config: ServerConfig) -> ServerConfig {
+        let file = || Some(PathBuf::from("f"));
+        let tls = TlsConfig { peer_ca: file(), peer_cert: file(), peer_key: file(), ..config.tls };
+        ServerConfig { tls, ..config }
+    }
+
+    #[test]
+    fn advertised_tls_needs_tls_at_the_first_listener() {
+        let refusal = |config: ServerConfig| config.check().unwrap_err().message;
+        let only = config(&["127.0.0.1:1"], "grpc+tls://h:1");
+        assert!(refusal(only.clone()).contains("put another --listen before it"));
+        let mut own = with_peer_tls(only);
+        (own.tls.tls_cert, own.tls.tls_key) = (vec!["c".into()], vec!["k".into()]);
+        own.check().unwrap();
+        let second = config(&["a=127.0.0.1:1", "b=127.0.0.1:4"], "b=grpc+tls://h:1");
+        assert!(refusal(second.clone()).contains("give --peer-ca"));
+        with_peer_tls(second).check().unwrap();
+        let first = config(&["a=127.0.0.1:1", "b=127.0.0.1:4"], "a=grpc+tls://h:1");
+        assert!(refusal(with_peer_tls(first)).contains("grpc+tls://h:1 is TLS"));
+    }
 }

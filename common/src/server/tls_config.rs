@@ -1,22 +1,21 @@
 //! The TLS settings and flags of both servers, and what is loaded from them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::config::one_or_many;
-use crate::listen::split_name;
+use crate::listen::{HTTP_PORT_NAME as HTTP, split_name};
 use crate::tls::peers::{PeerFiles, check_own_identity};
-use crate::tls::pem::TlsFile;
-use crate::tls::reload::TIMER_INTERVAL;
+use crate::tls::pem::{CertificateValidity, TlsFile};
+use crate::tls::reload::POLL_INTERVAL;
 use crate::tls::server::{HttpVersions, ListenerFiles};
 use crate::tls::{ClientAuth, ListenerTls, MemberRole, PeerTls, PeerTlsMode};
 use crate::{Error, Result};
-
-/// The name of the HTTP port in settings that may name a listener.
-const HTTP: &str = "http";
 
 /// The TLS settings of both servers; flattened into the configuration of each.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -90,7 +89,11 @@ impl TlsConfig {
         for listener in listeners.iter().copied().chain([HTTP]) {
             let own = self.files_of(listener)?;
             if own.is_some() && listener != HTTP {
-                self.check_no_plaintext_hop(listener)?;
+                let what = match listener {
+                    "" => "--tls-cert is given".into(),
+                    name => format!("--tls-cert is given for the listener {name:?}"),
+                };
+                self.check_no_plaintext_hop(&what)?;
             }
         }
         if self.tls_client_auth == ClientAuth::Required && self.tls_client_ca.is_empty() {
@@ -101,12 +104,11 @@ impl TlsConfig {
         Ok(())
     }
 
-    /// After a TLS connection of a client no hop between members may be plaintext.
-    fn check_no_plaintext_hop(&self, listener: &str) -> Result<()> {
-        let what = match listener {
-            "" => "--tls-cert is given".into(),
-            name => format!("--tls-cert is given for the listener {name:?}"),
-        };
+    /// After a TLS connection of a client no hop between members may be plaintext. `what` says that there are such clients.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: members dial each other without TLS.
+    pub(super) fn check_no_plaintext_hop(&self, what: &str) -> Result<()> {
         match self.peer_mode()? {
             Some(PeerTlsMode::Prefer | PeerTlsMode::Require) => Ok(()),
             Some(PeerTlsMode::Accept) => Err(Error::invalid(format!(
@@ -173,9 +175,12 @@ impl TlsConfig {
             (Some(cert), None) => Err(Error::invalid(format!("{cert} has no key: add --tls-key FILE"))),
             (None, Some(key)) => Err(Error::invalid(format!("{key} has no certificate: add --tls-cert FILE"))),
             (None, None) => match client_ca {
-                // One without a name is for the listeners that have TLS.
                 Some(ca) if self.tls_cert.is_empty() => Err(Error::invalid(format!(
                     "{ca} is for listeners with TLS: add --tls-cert FILE and --tls-key FILE"
+                ))),
+                // One without a name is for the listeners that have TLS; one with this listener's name expects TLS here.
+                Some(ca) if own_value(&self.tls_client_ca, listener).is_some() => Err(Error::invalid(format!(
+                    "{ca} is for the listener {listener:?}, which has no certificate: add --tls-cert {listener}=FILE and --tls-key {listener}=FILE"
                 ))),
                 _ => Ok(None),
             },
@@ -185,9 +190,16 @@ impl TlsConfig {
 
 /// The value for a listener: its own, else the one without a name.
 fn value_of<'a>(values: &'a [String], listener: &str) -> Option<&'a str> {
-    let find = |wanted: &str| values.iter().map(|text| split_name(text)).find(|(name, _)| *name == wanted);
-    let own = if listener.is_empty() { None } else { find(listener) };
-    own.or_else(|| find("")).map(|(_, path)| path)
+    own_value(values, listener).or_else(|| value_named(values, ""))
+}
+
+/// The value that names a listener.
+fn own_value<'a>(values: &'a [String], listener: &str) -> Option<&'a str> {
+    if listener.is_empty() { None } else { value_named(values, listener) }
+}
+
+fn value_named<'a>(values: &'a [String], wanted: &str) -> Option<&'a str> {
+    values.iter().map(|text| split_name(text)).find(|(name, _)| *name == wanted).map(|(_, path)| path)
 }
 
 fn check_names(setting: &str, values: &[String], listeners: &[&str]) -> Result<()> {
@@ -274,21 +286,56 @@ impl ServerTls {
         self.flight.iter().map(|(_, tls)| tls).chain([&self.http])
     }
 
-    /// Why changed files cannot be used: one sentence for each value that is still the old one, without duplicates.
-    pub fn reload_failures(&self) -> Vec<String> {
-        let peers = self.peers.iter().filter_map(|peers| peers.failure());
-        let mut failures: Vec<String> = peers.chain(self.listeners().filter_map(|tls| tls.failure())).collect();
-        failures.sort();
-        failures.dedup();
-        failures
+    /// How long each certificate in use is valid.
+    fn validities(&self) -> impl Iterator<Item = CertificateValidity> {
+        let peers = self.peers.iter().filter_map(|peers| peers.validity());
+        peers.chain(self.listeners().filter_map(|tls| tls.validity()))
     }
 
-    /// Looks for changed files until `stop`, also while nobody connects.
+    /// What an operator must do: one sentence for each changed file that cannot be used, and for each certificate in use that
+    /// has expired or soon will, without duplicates. Does no file I/O.
+    pub fn reload_failures(&self) -> Vec<String> {
+        let peers = self.peers.iter().filter_map(|peers| peers.failure());
+        let failures = peers.chain(self.listeners().filter_map(|tls| tls.failure()));
+        let failures = failures.map(|failure| format!("{failure}; the old file stays in use until then"));
+        let expiring = self.validities().filter_map(|validity| validity.warning()).map(|warning| warning.message);
+        let mut all: Vec<String> = failures.chain(expiring).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Loads changed files every second until `stop`, and sets the gauges of the certificates. The files are read by a blocking
+    /// thread, one poll after the other: a network file system that hangs delays the next poll, and nothing else.
     pub async fn watch_files(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(TIMER_INTERVAL);
+        if self.peers.is_none() && !self.listeners().any(|tls| tls.has_tls()) {
+            return;
+        }
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.peers.iter().for_each(|peers| peers.poll());
-            self.listeners().for_each(|tls| tls.poll());
+            let tls = self.clone();
+            let polling = tokio::task::spawn_blocking(move || tls.poll());
+            stop.run_until_cancelled(polling).await;
+            self.set_expiry_gauges();
+        }
+    }
+
+    fn poll(&self) {
+        self.peers.iter().for_each(|peers| peers.poll());
+        self.listeners().for_each(|tls| tls.poll());
+    }
+
+    /// When the first certificate of each kind expires, seconds since 1970.
+    fn set_expiry_gauges(&self) {
+        let mut first: BTreeMap<&'static str, i64> = BTreeMap::new();
+        for validity in self.validities() {
+            let until = first.entry(validity.setting()).or_insert(i64::MAX);
+            *until = (*until).min(validity.until());
+        }
+        for (file_kind, until) in first {
+            metrics::gauge!("volley_tls_certificate_expiry_timestamp_seconds", "file_kind" => file_kind)
+                .set(until as f64);
         }
     }
 }
@@ -331,6 +378,13 @@ mod tests {
         refused(config(&["a"], &["a"]), "without TLS: give --peer-ca");
         refused(TlsConfig { peer_tls: Some(PeerTlsMode::Accept), ..with_peers(config(&["a"], &["a"])) }, "prefer");
         refused(TlsConfig { tls_client_ca: vec!["a".into()], ..config(&[], &[]) }, "add --tls-cert");
+        let for_one = config(&["internal=a"], &["internal=a"]);
+        let for_another = TlsConfig { tls_client_ca: vec!["external=ca".into()], ..with_peers(for_one.clone()) };
+        let text = for_another.check(&["internal", "external"]).unwrap_err().message;
+        assert!(text.contains("has no certificate: add --tls-cert external=FILE"), "{text}");
+        let for_all = TlsConfig { tls_client_ca: vec!["ca".into()], ..with_peers(for_one) };
+        assert!(for_all.check(&["internal", "external"]).is_ok(), "it is for those with TLS");
+        refused(with_peers(config(&["external=a"], &["external=a", "http=b"])), "--tls-key b has no certificate");
         refused(TlsConfig { tls_client_auth: ClientAuth::Required, ..config(&[], &[]) }, "no --tls-client-ca");
         refused(TlsConfig { peer_tls: Some(PeerTlsMode::Prefer), ..config(&[], &[]) }, "--peer-tls has no certificate");
         refused(TlsConfig { peer_key: None, ..with_peers(config(&[], &[])) }, "--peer-key is not given");

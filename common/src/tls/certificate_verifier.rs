@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -17,9 +16,7 @@ use rustls::{
 use super::identity::{MemberIdentity, MemberRole, subject_of};
 use super::provider::provider;
 use crate::clock;
-
-/// At most one refused certificate in this time is logged.
-const LOG_INTERVAL_MS: u64 = 1_000;
+use crate::refusal_log::RefusalLog;
 
 /// Whether a certificate names whom the verifier expects.
 type Identify = fn(&CertificateDer<'_>) -> crate::Result<()>;
@@ -42,6 +39,18 @@ impl IdentifiedClients {
         let inner = builder.build().map_err(|e| e.to_string())?;
         Ok(Arc::new(IdentifiedClients { inner, identify }))
     }
+
+    /// Whether a certificate is accepted.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        (self.identify)(end_entity).map_err(other)?;
+        Ok(verified)
+    }
 }
 
 impl ClientCertVerifier for IdentifiedClients {
@@ -63,11 +72,7 @@ impl ClientCertVerifier for IdentifiedClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now).and_then(|verified| {
-            (self.identify)(end_entity).map_err(other)?;
-            Ok(verified)
-        });
-        verified.inspect_err(|error| log_refused(end_entity, error))
+        self.verify(end_entity, intermediates, now).inspect_err(|error| log_refused(end_entity, error))
     }
 
     fn verify_tls12_signature(
@@ -174,20 +179,13 @@ fn other(error: crate::Error) -> Error {
 /// Logs whose certificate was refused, and why: the error of the handshake does not know the first. Under a flood, one line a
 /// second says how many there were.
 fn log_refused(certificate: &CertificateDer<'_>, error: &Error) {
-    static LAST_LOGGED_MS: AtomicU64 = AtomicU64::new(0);
-    static UNLOGGED: AtomicU64 = AtomicU64::new(0);
-    let (now, last) = (clock::now_ms(), LAST_LOGGED_MS.load(Ordering::Relaxed));
-    let is_due = now.abs_diff(last) >= LOG_INTERVAL_MS
-        && LAST_LOGGED_MS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    if is_due {
-        let unlogged = UNLOGGED.swap(0, Ordering::Relaxed);
+    static LOG: RefusalLog = RefusalLog::new();
+    if let Some(unlogged) = LOG.count(clock::now_ms()) {
         tracing::warn!(
             certificate = subject_of(certificate),
             reason = super::failure::describe(error),
             unlogged,
             "certificate refused"
         );
-    } else {
-        UNLOGGED.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client};
 
 use super::failure::explained_connect;
-use super::pem::{TlsFile, certified_key, trust_anchors};
+use super::pem::{CertificateValidity, TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP1, ALPN_HTTP2, VERSIONS, provider};
 use super::server::HttpVersions;
 use crate::listen::split_host_port;
@@ -37,14 +37,16 @@ impl ClientTls {
     }
 }
 
-/// The TLS of a client, whose files are read when it is first used. Cheap to clone.
+/// The TLS of a client. Its files are read when it is first used, and again until they could be; afterwards it does not see
+/// that they change: create another one to use new files. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientConnector(Arc<ConnectorState>);
 
 struct ConnectorState {
     settings: ClientTls,
     versions: HttpVersions,
-    loaded: OnceLock<Result<LoadedClientTls>>,
+    /// An error is not kept: the files may be repaired.
+    loaded: OnceLock<LoadedClientTls>,
 }
 
 #[derive(Clone)]
@@ -68,7 +70,11 @@ impl ClientConnector {
     }
 
     fn loaded(&self) -> Result<LoadedClientTls> {
-        self.0.loaded.get_or_init(|| load(&self.0.settings, self.0.versions)).clone()
+        if let Some(loaded) = self.0.loaded.get() {
+            return Ok(loaded.clone());
+        }
+        let loaded = load(&self.0.settings, self.0.versions)?;
+        Ok(self.0.loaded.get_or_init(|| loaded).clone())
     }
 
     /// The handshake with the server at `addr`, HOST:PORT.
@@ -107,7 +113,11 @@ fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls>
     let builder = builder.with_root_certificates(roots);
     let mut config = match (&settings.cert, &settings.key) {
         (Some(cert), Some(key)) => {
-            let own = certified_key(&TlsFile::new("tls_cert", cert), &TlsFile::new("tls_key", key))?;
+            let cert = TlsFile::new("tls_cert", cert);
+            let own = certified_key(&cert, &TlsFile::new("tls_key", key))?;
+            if let Some(problem) = CertificateValidity::of(&cert, &own).and_then(|validity| validity.problem()) {
+                tracing::warn!(%problem, "a certificate is not valid now");
+            }
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
         }
         (None, None) => builder.with_no_client_auth(),
@@ -131,4 +141,21 @@ fn system_roots() -> Result<Arc<RootCertStore>> {
         return Err(Error::invalid("this system has no CA certificates: name the CA of the cluster by --tls-ca FILE"));
     }
     Ok(Arc::new(roots))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::TestCa;
+    use super::*;
+
+    #[test]
+    fn files_that_could_not_be_read_are_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = ClientTls { ca: Some(dir.path().join("ca.crt")), ..ClientTls::default() };
+        let client = ClientConnector::new(settings, HttpVersions::Http2);
+        assert!(client.load().unwrap_err().message.contains("cannot be read"));
+        TestCa::new("ca").write(dir.path(), "ca");
+        assert_eq!(client.load(), Ok(()));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -16,9 +16,9 @@ use tokio_rustls::{TlsConnector, client};
 use super::certificate_verifier::{DialledMember, IdentifiedClients};
 use super::failure::{describe, explained_connect};
 use super::identity::{MemberIdentity, MemberRole};
-use super::pem::{FileError, TlsFile, certified_key, trust_anchors};
+use super::pem::{CertificateValidity, FileError, TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP2, VERSIONS, provider};
-use super::reload::Reloaded;
+use super::reload::{FileValue, Reloaded};
 use crate::{Error, Result};
 
 /// The server name by which a member asks a Flight listener for the TLS of members. No client has it.
@@ -59,11 +59,19 @@ pub(super) struct PeerKeys {
     to_any: Arc<ClientConfig>,
     to_coordinators: Arc<ClientConfig>,
     to_nodes: Arc<ClientConfig>,
-    identity: Arc<MemberIdentity>,
+    validity: Option<CertificateValidity>,
+}
+
+impl FileValue for PeerKeys {
+    fn validity(&self) -> Option<&CertificateValidity> {
+        self.validity.as_ref()
+    }
 }
 
 impl PeerTls {
-    /// Reads the files, and again whenever they change. `check_identity` says whether the certificate is this member's.
+    /// Reads the files, and again whenever they change. `check_identity` says whether the certificate is this member's. The
+    /// first identity is that of the process: a later certificate that names another one is a bad file, as the catalog and the
+    /// other members know this process by its first one.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a file cannot be used; the certificate names no member, or another one; it is not signed by a CA of
@@ -77,7 +85,12 @@ impl PeerTls {
         let cert = TlsFile::new("peer_cert", &files.cert);
         let key = TlsFile::new("peer_key", &files.key);
         let watched = vec![ca.clone(), cert.clone(), key.clone()];
-        let keys = Reloaded::new(watched, move || load_keys(&ca, &cert, &key, &check_identity))?;
+        let first = OnceLock::new();
+        let is_own = move |found: &MemberIdentity| {
+            check_identity(found)?;
+            check_unchanged(first.get_or_init(|| found.clone()), found)
+        };
+        let keys = Reloaded::new(watched, move || load_keys(&ca, &cert, &key, &is_own))?;
         Ok(PeerTls { mode, keys })
     }
 
@@ -91,12 +104,7 @@ impl PeerTls {
         self.mode != PeerTlsMode::Accept
     }
 
-    /// The member that this process is, by its certificate.
-    pub fn identity(&self) -> Arc<MemberIdentity> {
-        self.keys.current().identity.clone()
-    }
-
-    /// Looks for changed files.
+    /// Loads changed files. Blocks.
     pub fn poll(&self) {
         self.keys.poll();
     }
@@ -104,6 +112,11 @@ impl PeerTls {
     /// Why changed files cannot be used.
     pub fn failure(&self) -> Option<String> {
         self.keys.failure()
+    }
+
+    /// How long the certificate in use is valid.
+    pub fn validity(&self) -> Option<CertificateValidity> {
+        self.keys.current().validity.clone()
     }
 
     /// The keys, as [`Reloaded`] has them.
@@ -141,20 +154,7 @@ fn load_keys(
     let (roots, certified) = (trust_anchors(ca)?, certified_key(cert, key)?);
     let identity = MemberIdentity::of_certificate(&certified.cert[0]).map_err(|e| bad(e.message))?;
     check_identity(&identity).map_err(|e| bad(e.message))?;
-    let own = DialledMember::new(roots.clone(), None);
-    match own.verify(&certified.cert[0], &certified.cert[1..], UnixTime::now()) {
-        Ok(()) => {}
-        // A warning was logged.
-        Err(rustls::Error::InvalidCertificate(
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. },
-        )) => {}
-        Err(e) => {
-            return Err(bad(format!("{}, which are those of {ca}: no other member would accept it", describe(&e))));
-        }
-    }
+    check_accepted(&roots, &certified).map_err(|e| bad(refusal_by_members(&e, ca)))?;
     let unusable = |e: String| FileError { setting: ca.setting, message: format!("{ca}: {e}") };
     let dialling = |expected| client_config(&roots, expected, &certified).map_err(|e| bad(e.to_string()));
     Ok(PeerKeys {
@@ -162,13 +162,50 @@ fn load_keys(
         to_any: dialling(None)?,
         to_coordinators: dialling(Some(MemberRole::Coordinator))?,
         to_nodes: dialling(Some(MemberRole::Node))?,
-        identity: Arc::new(identity),
+        validity: CertificateValidity::of(cert, &certified),
     })
 }
 
-fn server_config(roots: &Arc<RootCertStore>, own: &Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, String> {
+/// Whether other members accept a certificate, as that of the member that they dial and as that of the member that dials them.
+fn check_accepted(roots: &Arc<RootCertStore>, own: &CertifiedKey) -> Result<(), rustls::Error> {
+    let [certificate, intermediates @ ..] = &own.cert[..] else { return Err(rustls::Error::NoCertificatesPresented) };
+    let now = UnixTime::now();
+    let dialled = DialledMember::new(roots.clone(), None).verify(certificate, intermediates, now);
+    let dialling = member_verifier(roots).map_err(rustls::Error::General)?;
+    let dialling = dialling.verify(certificate, intermediates, now).map(drop);
+    [dialled, dialling].into_iter().try_for_each(|verified| match verified {
+        // A warning is logged.
+        Err(rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )) => Ok(()),
+        verified => verified,
+    })
+}
+
+fn refusal_by_members(error: &rustls::Error, ca: &TlsFile) -> String {
+    use CertificateError::{InvalidPurpose, InvalidPurposeContext, UnknownIssuer};
+    match error {
+        rustls::Error::InvalidCertificate(UnknownIssuer) => format!(
+            "the certificate is not signed by a CA of {ca}, so no other member would accept it: issue it by such a CA, or add its CA to that file"
+        ),
+        rustls::Error::InvalidCertificate(InvalidPurpose | InvalidPurposeContext { .. }) => {
+            "the certificate lacks an extended key usage, so no other member would accept it: issue it with both serverAuth and clientAuth".into()
+        }
+        other => format!("no other member would accept the certificate, because {}: issue another one", describe(other)),
+    }
+}
+
+/// Verifies the certificates of members that dial this one.
+fn member_verifier(roots: &Arc<RootCertStore>) -> Result<Arc<IdentifiedClients>, String> {
     let is_member = |certificate: &CertificateDer<'_>| MemberIdentity::of_certificate(certificate).map(drop);
-    let verifier = IdentifiedClients::new(roots.clone(), false, is_member)?;
+    IdentifiedClients::new(roots.clone(), false, is_member)
+}
+
+fn server_config(roots: &Arc<RootCertStore>, own: &Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, String> {
+    let verifier = member_verifier(roots)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
     let builder = builder.map_err(|e| e.to_string())?.with_client_cert_verifier(verifier);
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
@@ -208,5 +245,15 @@ pub fn check_own_identity(found: &MemberIdentity, role: MemberRole, id: Option<u
     };
     Err(Error::invalid(format!(
         "the certificate names {found}, and this member is {wanted}: give it its own certificate"
+    )))
+}
+
+/// Whether a changed certificate names the member that this process began as.
+fn check_unchanged(first: &MemberIdentity, found: &MemberIdentity) -> Result<()> {
+    if first == found {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the certificate names {found}, and this process began as {first}: give it a certificate of that name, or restart it to change its name"
     )))
 }

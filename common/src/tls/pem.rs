@@ -10,12 +10,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 
-use super::identity::{subject_of, validity_of};
+use super::identity::validity_of;
 use super::provider::provider;
 use crate::{Error, clock};
 
 /// Larger files are no certificates: a bundle of all public CAs has a quarter of that.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// A certificate that expires within this time is reported: 14 days.
+const EXPIRES_SOON_SECONDS: i64 = 14 * 86_400;
 
 /// A file that a setting names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,14 +121,13 @@ fn is_encrypted(bytes: &[u8]) -> bool {
     text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
-/// A certificate chain and its key. A certificate that has expired, or is not valid yet, is logged as a warning: the clock
-/// may be wrong, and the other side decides.
+/// A certificate chain and its key. One that has expired, or is not valid yet, is no error: the clock may be wrong, and the
+/// other side decides. The caller logs it, see [`CertificateValidity`].
 ///
 /// # Errors
 /// Those of [`certificates`] and [`private_key`]; the key belongs to another certificate, or is of an unknown kind.
 pub fn certified_key(cert: &TlsFile, key: &TlsFile) -> Result<Arc<CertifiedKey>, FileError> {
     let (chain, private) = (certificates(cert)?, private_key(key)?);
-    let own = chain[0].clone();
     let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|e| match e {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             key.bad(format!("the key does not belong to the first certificate of {cert}: give both files of one issue"))
@@ -136,21 +137,66 @@ pub fn certified_key(cert: &TlsFile, key: &TlsFile) -> Result<Arc<CertifiedKey>,
         }
         e => key.bad(format!("the key cannot be used ({e}): give an ECDSA, RSA or Ed25519 key")),
     })?;
-    if let Some(problem) = validity_problem(&own) {
-        tracing::warn!(file = %cert, subject = subject_of(&own), problem, "a certificate is not valid now: replace it");
-    }
     Ok(Arc::new(certified))
 }
 
-/// What is wrong with the validity of a certificate at this moment.
-fn validity_problem(certificate: &CertificateDer<'_>) -> Option<&'static str> {
-    let (from, until) = validity_of(certificate)?;
-    let now = i64::try_from(clock::now_ms() / 1000).unwrap_or(i64::MAX);
-    match now {
-        now if now > until => Some("it has expired"),
-        now if now < from => Some("it is not valid yet"),
-        _ => None,
+/// From when until when the own certificate of a file is valid.
+#[derive(Clone, Debug)]
+pub struct CertificateValidity {
+    file: TlsFile,
+    /// Seconds since 1970.
+    from: i64,
+    /// Seconds since 1970.
+    until: i64,
+}
+
+impl CertificateValidity {
+    /// That of the first certificate of a chain, which was read from `file`; `None` if it cannot be parsed.
+    pub fn of(file: &TlsFile, certified: &CertifiedKey) -> Option<Self> {
+        let (from, until) = validity_of(certified.cert.first()?)?;
+        Some(CertificateValidity { file: file.clone(), from, until })
     }
+
+    /// The setting that names the file.
+    pub fn setting(&self) -> &'static str {
+        self.file.setting
+    }
+
+    /// When it expires, seconds since 1970.
+    pub fn until(&self) -> i64 {
+        self.until
+    }
+
+    /// Why it is not valid now, with the remedy.
+    pub fn problem(&self) -> Option<FileError> {
+        self.problem_at(now_seconds())
+    }
+
+    /// Why it is not valid now or soon will not be, with the remedy.
+    pub fn warning(&self) -> Option<FileError> {
+        let now = now_seconds();
+        let left = self.until.saturating_sub(now);
+        let soon = || {
+            let left = clock::span(u64::try_from(left).unwrap_or(0).saturating_mul(1000));
+            self.file.bad(format!("the certificate expires in {left}: replace it by a new one"))
+        };
+        self.problem_at(now).or_else(|| (left < EXPIRES_SOON_SECONDS).then(soon))
+    }
+
+    fn problem_at(&self, now: i64) -> Option<FileError> {
+        let why = if now > self.until {
+            "the certificate has expired: replace it by a new one, or correct this machine's clock"
+        } else if now < self.from {
+            "the certificate is not valid yet: correct this machine's clock, or issue another one"
+        } else {
+            return None;
+        };
+        Some(self.file.bad(why))
+    }
+}
+
+fn now_seconds() -> i64 {
+    i64::try_from(clock::now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
 /// The CAs of a file, as trust anchors.
@@ -170,7 +216,7 @@ pub fn trust_anchors(file: &TlsFile) -> Result<Arc<RootCertStore>, FileError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing::{TestCa, write};
+    use super::super::testing::{TestCa, TestCertificate, write};
     use super::*;
 
     fn error(result: Result<impl Sized, FileError>) -> String {
@@ -210,11 +256,22 @@ mod tests {
     }
 
     #[test]
-    fn expired_certificate_is_read_with_a_warning() {
+    fn certificate_that_expires_is_reported() {
         let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
-        let (cert, key) = ca.issue_expired(&["localhost"]).write(dir.path(), "old");
-        assert!(certified_key(&TlsFile::new("tls_cert", &cert), &TlsFile::new("tls_key", &key)).is_ok());
-        let certificate = &certificates(&TlsFile::new("tls_cert", &cert)).unwrap()[0];
-        assert_eq!(validity_problem(certificate), Some("it has expired"));
+        let validity = |certificate: &TestCertificate| {
+            let (cert, key) = certificate.write(dir.path(), "own");
+            let (cert, key) = (TlsFile::new("tls_cert", &cert), TlsFile::new("tls_key", &key));
+            CertificateValidity::of(&cert, &certified_key(&cert, &key).unwrap()).unwrap()
+        };
+        let expired = validity(&ca.issue_expired(&["localhost"]));
+        assert!(expired.problem().unwrap().message.contains("has expired"));
+        assert_eq!(expired.warning(), expired.problem());
+        let good = validity(&ca.issue_server(&["localhost"]));
+        assert_eq!((good.problem(), good.warning()), (None, None));
+        let soon = CertificateValidity { until: now_seconds() + 3 * 86_400 - 60, ..good.clone() };
+        assert_eq!(soon.problem(), None);
+        assert!(soon.warning().unwrap().message.contains("expires in 2 days"));
+        let early = CertificateValidity { from: now_seconds() + 3_600, ..good };
+        assert!(early.problem().unwrap().message.contains("not valid yet"));
     }
 }

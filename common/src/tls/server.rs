@@ -16,13 +16,11 @@ use super::certificate_verifier::IdentifiedClients;
 use super::failure::explained_accept;
 use super::identity::{Caller, ClientIdentity, MemberIdentity};
 use super::peers::{MEMBER_SNI, PeerTls, PeerTlsMode};
-use super::pem::{FileError, TlsFile, certified_key, trust_anchors};
+use super::pem::{CertificateValidity, FileError, TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP1, ALPN_HTTP2, VERSIONS, provider};
-use super::reload::Reloaded;
+use super::reload::{FileValue, Reloaded};
 use crate::Result;
 
-/// A handshake must be complete within this time.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The fatal alert `unrecognized_name`, as a record of TLS 1.2.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
@@ -50,11 +48,23 @@ pub struct ListenerFiles {
 
 /// The TLS of one listener.
 pub struct ListenerTls {
-    own: Option<Reloaded<Arc<ServerConfig>>>,
+    own: Option<Reloaded<OwnKeys>>,
     members: Option<Arc<PeerTls>>,
     /// Every TLS connection is a member's, whatever the server name.
     is_peer_port: bool,
     accepts_plaintext: bool,
+}
+
+/// What is read from the files of a listener.
+struct OwnKeys {
+    config: Arc<ServerConfig>,
+    validity: Option<CertificateValidity>,
+}
+
+impl FileValue for OwnKeys {
+    fn validity(&self) -> Option<&CertificateValidity> {
+        self.validity.as_ref()
+    }
 }
 
 /// Who may connect by HTTP/1 besides HTTP/2.
@@ -81,7 +91,7 @@ impl ListenerTls {
             Some(files) => {
                 let watched = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
                 let watched = watched.into_iter().flatten().cloned().collect();
-                Some(Reloaded::new(watched, move || own_config(&files, auth, versions))?)
+                Some(Reloaded::new(watched, move || own_keys(&files, auth, versions))?)
             }
             None => None,
         };
@@ -109,7 +119,7 @@ impl ListenerTls {
         self.own.is_some() || self.members.is_some()
     }
 
-    /// Looks for changed files of the listener's own.
+    /// Loads changed files of the listener's own. Blocks.
     pub fn poll(&self) {
         self.own.iter().for_each(Reloaded::poll);
     }
@@ -119,28 +129,24 @@ impl ListenerTls {
         self.own.as_ref().and_then(Reloaded::failure)
     }
 
-    /// The TLS handshake of a connection that `stream` yields from its first byte; and who is at its other end.
+    /// How long the listener's own certificate in use is valid.
+    pub fn validity(&self) -> Option<CertificateValidity> {
+        self.own.as_ref().and_then(|own| own.current().validity.clone())
+    }
+
+    /// The TLS handshake of a connection that `stream` yields from its first byte; and who is at its other end. It must be
+    /// complete within `limit`.
     ///
     /// # Errors
-    /// Why the connection is refused, in words; TIMED_OUT after [`HANDSHAKE_TIMEOUT`].
+    /// Why the connection is refused, in words; TIMED_OUT after `limit`.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-    ) -> io::Result<(server::TlsStream<S>, Caller)> {
-        self.accept_within(HANDSHAKE_TIMEOUT, stream).await
-    }
-
-    /// As [`ListenerTls::accept`], with another time limit.
-    pub(super) async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
         limit: Duration,
-        stream: S,
     ) -> io::Result<(server::TlsStream<S>, Caller)> {
         match tokio::time::timeout(limit, self.handshake(stream)).await {
             Ok(accepted) => accepted.map_err(explained_accept),
-            Err(_) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no complete TLS handshake within {limit:?}")))
-            }
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no complete TLS handshake in time")),
         }
     }
 
@@ -175,15 +181,16 @@ impl ListenerTls {
         let wants_member = self.is_peer_port || hello.server_name() == Some(MEMBER_SNI);
         match (&self.members, &self.own) {
             (Some(members), _) if wants_member => Some((members.keys().current().server.clone(), true)),
-            (_, Some(own)) => Some((Arc::clone(&own.current()), false)),
+            (_, Some(own)) => Some((own.current().config.clone(), false)),
             (_, None) => None,
         }
     }
 }
 
-fn own_config(files: &ListenerFiles, auth: ClientAuth, versions: HttpVersions) -> Result<Arc<ServerConfig>, FileError> {
+fn own_keys(files: &ListenerFiles, auth: ClientAuth, versions: HttpVersions) -> Result<OwnKeys, FileError> {
     let bad = |file: &TlsFile, why: String| FileError { setting: file.setting, message: format!("{file}: {why}") };
     let own = certified_key(&files.cert, &files.key)?;
+    let validity = CertificateValidity::of(&files.cert, &own);
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(|e| bad(&files.cert, e.to_string()))?;
@@ -205,7 +212,7 @@ fn own_config(files: &ListenerFiles, auth: ClientAuth, versions: HttpVersions) -
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Arc::new(config))
+    Ok(OwnKeys { config: Arc::new(config), validity })
 }
 
 fn member_of<S>(stream: &server::TlsStream<S>) -> io::Result<Caller> {

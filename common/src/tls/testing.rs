@@ -1,12 +1,18 @@
 //! Certificates for tests.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, date_time_ymd,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use super::provider::{ALPN_HTTP2, VERSIONS, provider};
 
 /// A CA.
 pub(crate) struct TestCa {
@@ -85,11 +91,72 @@ impl TestCa {
         self.issue_named(member, &[&format!("volley://{member}")])
     }
 
+    /// A member's certificate with this extended key usage only.
+    pub fn issue_member_for(&self, member: &str, usage: ExtendedKeyUsagePurpose) -> TestCertificate {
+        let mut params = TestCa::params(&[], member, &[&format!("volley://{member}")]);
+        params.extended_key_usages = vec![usage];
+        self.issue(params)
+    }
+
     /// A server's certificate that has expired.
     pub fn issue_expired(&self, hosts: &[&str]) -> TestCertificate {
         let mut params = TestCa::params(hosts, "server", &[]);
         (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
         self.issue(params)
+    }
+}
+
+/// A client that accepts every server: whether a connection is possible is the server's decision alone.
+pub(crate) fn credulous_client(own: Option<&TestCertificate>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).unwrap();
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptsEveryServer));
+    let mut config = match own {
+        Some(own) => {
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![own.der.clone()], key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    config
+}
+
+/// Verifies nothing.
+#[derive(Debug)]
+struct AcceptsEveryServer;
+
+impl ServerCertVerifier for AcceptsEveryServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

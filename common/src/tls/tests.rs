@@ -2,15 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rcgen::ExtendedKeyUsagePurpose;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
 
 use super::client::ClientConnector;
 use super::peers::{PeerFiles, check_own_identity};
 use super::pem::TlsFile;
 use super::server::{HttpVersions, ListenerFiles};
-use super::testing::{TestCa, TestCertificate, write};
+use super::testing::{TestCa, TestCertificate, credulous_client, write};
 use super::*;
 
 /// Files of a test.
@@ -57,7 +60,7 @@ async fn shake<C: AsyncReadExt + AsyncWriteExt + Unpin>(
 ) -> (Result<Caller, String>, Result<(), String>) {
     let (near, far) = duplex(64 << 10);
     let server = async {
-        let (mut stream, caller) = listener.accept(far).await.map_err(|e| e.to_string())?;
+        let (mut stream, caller) = listener.accept(far, Duration::from_secs(10)).await.map_err(|e| e.to_string())?;
         let byte = stream.read_u8().await.map_err(|e| e.to_string())?;
         stream.write_u8(byte).await.map_err(|e| e.to_string())?;
         Ok(caller)
@@ -93,37 +96,49 @@ async fn members_know_each_other_by_their_certificates() {
 }
 
 #[tokio::test]
-async fn stranger_is_refused_at_a_peer_port() {
+async fn member_of_another_ca_is_not_dialled() {
     let (folder, ca, other) = (Folder::new(), TestCa::new("ca"), TestCa::new("other"));
     let server = ListenerTls::for_members(Some(folder.peers(PeerTlsMode::Prefer, &ca, "node/a")));
     assert!(server.accepts_plaintext());
     let foreign = folder.peers(PeerTlsMode::Require, &other, "node/b");
-    let (caller, done) = shake(&server, async |stream| foreign.connect(stream, None).await).await;
-    assert!(caller.is_err());
+    let (_, done) = shake(&server, async |stream| foreign.connect(stream, None).await).await;
     assert!(done.unwrap_err().contains("not signed by a CA that this side trusts"));
-    // A client that checks nothing of the server.
-    let without = folder.client(&ca, None);
-    let (caller, _) = shake(&server, async |stream| without.connect(stream, "localhost:1").await).await;
-    assert!(caller.is_err());
-    let user = ca.issue_named("ann", &["volley://user/ann"]);
-    let named = ClientConnector::new(
-        ClientTls { server_name: Some("node-a".into()), ..client_files(&folder, &ca, &user) },
-        HttpVersions::Http2,
-    );
-    let (caller, _) = shake(&server, async |stream| named.connect(stream, "localhost:1").await).await;
-    assert!(caller.is_err(), "{caller:?}");
 }
 
-fn client_files(folder: &Folder, ca: &TestCa, cert: &TestCertificate) -> ClientTls {
-    let (cert, key) = cert.write(folder.0.path(), "user");
-    ClientTls { ca: Some(ca.write(folder.0.path(), "users")), cert: Some(cert), key: Some(key), server_name: None }
+/// The clients accept every server, so that the servers' own checks refuse them.
+#[tokio::test]
+async fn caller_that_proves_no_member_is_refused_members_tls() {
+    let (folder, ca, other) = (Folder::new(), TestCa::new("ca"), TestCa::new("other"));
+    let peers = folder.peers(PeerTlsMode::Require, &ca, "node/a");
+    let flight =
+        ListenerTls::for_clients(None, ClientAuth::Optional, HttpVersions::Http2, Some(peers.clone())).unwrap();
+    let user = ca.issue_named("ann", &["volley://user/ann"]);
+    let (server, foreign) = (ca.issue_server(&["localhost"]), other.issue_member("node/b"));
+    let member = ca.issue_member("node/b");
+    for listener in [&ListenerTls::for_members(Some(peers)), &flight] {
+        let caller = async |own: Option<&TestCertificate>| {
+            let client = TlsConnector::from(Arc::new(credulous_client(own)));
+            let name = ServerName::try_from(MEMBER_SNI).unwrap();
+            shake(listener, async |stream| client.connect(name, stream).await).await.0
+        };
+        for (own, why) in [
+            (None, "it presented no certificate"),
+            (Some(&user), "\"volley://user/ann\" names no member"),
+            (Some(&server), "no member's"),
+            (Some(&foreign), "not signed by a CA that this side trusts"),
+        ] {
+            let refusal = caller(own).await.unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+        assert!(caller(Some(&member)).await.is_ok());
+    }
 }
 
 #[tokio::test]
 async fn client_certificate_becomes_the_caller() {
     let (folder, ca, users) = (Folder::new(), TestCa::new("ca"), TestCa::new("users"));
     let ann = users.issue_named("x", &["volley://user/ann"]);
-    let stranger = ca.issue_named("bob", &[]);
+    let of_another_ca = ca.issue_named("bob", &[]);
     for (auth, without) in [(ClientAuth::Optional, Some(Caller::Anonymous)), (ClientAuth::Required, None)] {
         let server = folder.listener(&ca, Some(&users), auth);
         let client = folder.client(&ca, Some(&ann));
@@ -136,7 +151,7 @@ async fn client_certificate_becomes_the_caller() {
         if without.is_none() {
             assert!(done.unwrap_err().contains("demands a client certificate"));
         }
-        let client = folder.client(&ca, Some(&stranger));
+        let client = folder.client(&ca, Some(&of_another_ca));
         let (caller, _) = shake(&server, async |stream| client.connect(stream, "localhost:1").await).await;
         assert!(caller.unwrap_err().contains("not signed by a CA"), "{auth:?}");
     }
@@ -192,7 +207,7 @@ async fn slow_handshake_ends_at_its_deadline() {
     let server = folder.listener(&ca, None, ClientAuth::Optional);
     let (mut near, far) = duplex(1024);
     near.write_all(&[0x16, 3, 1]).await.unwrap();
-    let error = server.accept_within(Duration::from_millis(20), far).await.err().unwrap();
+    let error = server.accept(far, Duration::from_millis(20)).await.err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
@@ -208,11 +223,32 @@ async fn two_cas_are_trusted_during_a_rotation() {
     assert_eq!((caller, done), (Ok(member("volley://node/b")), Ok(())));
     // The files change; the next handshake uses them.
     folder.peer_files("both", &[&new], &new.issue_member("node/a"));
-    rotating.keys().poll_at(Instant::now() + Duration::from_secs(2));
+    rotating.poll();
     let by_old = folder.peer_files("by-old", &[&old, &new], &old.issue_member("node/c"));
     let by_old = PeerTls::load(PeerTlsMode::Require, &by_old, |_| Ok(())).unwrap();
     let (caller, _) = shake(&server, async |stream| by_old.connect(stream, None).await).await;
     assert!(caller.unwrap_err().contains("not signed by a CA"));
+}
+
+#[test]
+fn renewed_peer_certificate_of_another_name_is_not_used() {
+    let (folder, ca) = (Folder::new(), TestCa::new("ca"));
+    let files = folder.peer_files("own", &[&ca], &ca.issue_member("node/a"));
+    let is_node = |found: &MemberIdentity| check_own_identity(found, MemberRole::Node, None);
+    let own = PeerTls::load(PeerTlsMode::Require, &files, is_node).unwrap();
+    let before = own.keys().current();
+    folder.peer_files("own", &[&ca], &ca.issue_member("node/b"));
+    (0..2).for_each(|_| own.poll());
+    let failure = own.failure().unwrap();
+    assert!(
+        failure.contains("began as volley://node/a") && failure.contains("restart it to change its name"),
+        "{failure}"
+    );
+    assert!(Arc::ptr_eq(&before, &own.keys().current()), "the old certificate stays in use");
+    folder.peer_files("own", &[&ca], &ca.issue_member("node/a"));
+    own.poll();
+    assert_eq!(own.failure(), None);
+    assert!(!Arc::ptr_eq(&before, &own.keys().current()));
 }
 
 #[test]
@@ -228,7 +264,9 @@ fn unusable_peer_certificate_is_refused_at_the_start() {
         (ca.issue_member("coordinator/3"), "this member is volley://coordinator/2"),
         (ca.issue_member("node/2"), "this member is volley://coordinator/2"),
         (ca.issue_server(&["host"]), "no member's"),
-        (other.issue_member("coordinator/2"), "no other member would accept it"),
+        (other.issue_member("coordinator/2"), "is not signed by a CA of --peer-ca"),
+        (ca.issue_member_for("coordinator/2", ExtendedKeyUsagePurpose::ServerAuth), "both serverAuth and clientAuth"),
+        (ca.issue_member_for("coordinator/2", ExtendedKeyUsagePurpose::ClientAuth), "both serverAuth and clientAuth"),
     ] {
         let text = load(&ca, &cert).unwrap_err().message;
         assert!(text.contains("--peer-cert") && text.contains(why), "{text}");

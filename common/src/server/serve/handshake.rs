@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::lingering_stream::{LingeringSocket, LingeringStream, lingering};
 use super::preface::{ClientProtocol, log_refused, read_preface};
@@ -30,8 +31,15 @@ pub struct OpenedConnection {
     pub caller: Caller,
 }
 
-/// Reads the beginning of a connection; `None` if it was refused, or ended. The client's first bytes must be complete within
-/// `limit`, and so must those within TLS; its handshake has a deadline of its own.
+/// Why a connection is not served.
+struct ConnectionRefusal {
+    reason: &'static str,
+    /// The status of the reply to an HTTP/1 client.
+    http1_status: &'static str,
+}
+
+/// Reads the beginning of a connection; `None` if it was refused, or ended. `limit` is for all of it together: the client's
+/// first bytes, its TLS handshake, and its first bytes within TLS.
 pub async fn open(
     mut stream: TcpStream,
     peer: SocketAddr,
@@ -39,79 +47,89 @@ pub async fn open(
     port: PortKind,
     limit: Duration,
 ) -> Option<OpenedConnection> {
+    let deadline = Instant::now() + limit;
     let (protocol, first) = read_preface(&mut stream, limit).await;
-    let is_empty = first.is_empty();
+    let mut is_empty = first.is_empty();
     let (stream, socket) = lingering(stream, first);
-    let opened = match protocol {
-        ClientProtocol::Tls if tls.has_tls() => open_tls(stream, socket, peer, tls, port, limit).await?,
-        _ => OpenedConnection { protocol, stream: MaybeTls::Plain(stream), socket, caller: Caller::Plaintext },
+    let opened = if protocol == ClientProtocol::Tls && tls.has_tls() {
+        let (mut stream, caller) = match tls.accept(stream, left_until(deadline)).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                log_refused(peer, port.describe(), &format!("the TLS handshake failed: {error}"));
+                // The alert that says why must arrive.
+                let _ = tokio::time::timeout(REFUSAL_TIMEOUT, socket.close()).await;
+                return None;
+            }
+        };
+        let (protocol, first) = read_preface(&mut stream, left_until(deadline)).await;
+        is_empty = first.is_empty();
+        OpenedConnection { protocol, stream: MaybeTls::Tls(TlsPart::with_first(stream, first)), socket, caller }
+    } else {
+        OpenedConnection { protocol, stream: MaybeTls::Plain(stream), socket, caller: Caller::Plaintext }
     };
-    // A probe that only connects is no fault.
+    // A probe that only connects is no fault, nor one that does no more than its TLS handshake.
     if opened.protocol == ClientProtocol::Silent && is_empty {
         tracing::debug!(%peer, "a connection ended without a request");
         return None;
     }
     match refusal(&opened, tls, port) {
         None => Some(opened),
-        Some(reason) => {
-            log_refused(peer, port.describe(), &reason);
-            send_refusal(opened, &format!("{reason}: {}", port.describe())).await;
+        Some(refusal) => {
+            log_refused(peer, port.describe(), refusal.reason);
+            send_refusal(opened, &refusal, port).await;
             None
         }
     }
 }
 
-/// The TLS handshake, and the first bytes within.
-async fn open_tls(
-    stream: LingeringStream,
-    socket: LingeringSocket,
-    peer: SocketAddr,
-    tls: &ListenerTls,
-    port: PortKind,
-    limit: Duration,
-) -> Option<OpenedConnection> {
-    match tls.accept(stream).await {
-        Ok((mut stream, caller)) => {
-            let (protocol, first) = read_preface(&mut stream, limit).await;
-            let stream = MaybeTls::Tls(TlsPart::with_first(stream, first));
-            Some(OpenedConnection { protocol, stream, socket, caller })
-        }
-        Err(error) => {
-            log_refused(peer, port.describe(), &format!("the TLS handshake failed: {error}"));
-            // The alert that says why must arrive.
-            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, socket.close()).await;
-            None
-        }
-    }
+fn left_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 /// Why a connection is not served; `None` if it is.
-fn refusal(opened: &OpenedConnection, tls: &ListenerTls, port: PortKind) -> Option<String> {
-    let serves_http1 = port == PortKind::Http;
-    let reason = match opened.protocol {
-        ClientProtocol::Http2 | ClientProtocol::Http1 if !opened.stream.is_tls() && !tls.accepts_plaintext() => {
-            match port {
-                PortKind::Flight => "this port requires TLS, connect by grpc+tls://",
-                PortKind::Peer => {
-                    "this port requires the TLS of members, give the other member --peer-ca, --peer-cert and --peer-key"
-                }
-                PortKind::Http => "this port requires TLS, connect by https://",
-            }
+fn refusal(opened: &OpenedConnection, tls: &ListenerTls, port: PortKind) -> Option<ConnectionRefusal> {
+    let lacks_tls = !opened.stream.is_tls() && !tls.accepts_plaintext();
+    let (reason, http1_status) = match (opened.protocol, port) {
+        (ClientProtocol::Http2 | ClientProtocol::Http1, _) if lacks_tls => (requires_tls(port), "400 Bad Request"),
+        (ClientProtocol::Http2, _) | (ClientProtocol::Http1, PortKind::Http) => return None,
+        (ClientProtocol::Http1, PortKind::Flight | PortKind::Peer) => {
+            ("this port speaks gRPC over HTTP/2, not HTTP/1.1 requests", "505 HTTP Version Not Supported")
         }
-        ClientProtocol::Http2 => return None,
-        ClientProtocol::Http1 if serves_http1 => return None,
-        ClientProtocol::Http1 => "this port speaks gRPC over HTTP/2, not HTTP/1.1",
-        ClientProtocol::Tls | ClientProtocol::Unknown | ClientProtocol::Silent => opened.protocol.describe(),
+        (ClientProtocol::Tls, _) => (has_no_tls(port), "400 Bad Request"),
+        (other @ (ClientProtocol::Unknown | ClientProtocol::Silent), _) => (other.describe(), "400 Bad Request"),
     };
-    Some(reason.into())
+    Some(ConnectionRefusal { reason, http1_status })
+}
+
+/// What a plaintext client of a port with TLS is to do.
+fn requires_tls(port: PortKind) -> &'static str {
+    match port {
+        PortKind::Flight => "this port requires TLS, connect by grpc+tls://",
+        PortKind::Peer => {
+            "this port requires the TLS of members, give the other member --peer-ca, --peer-cert and --peer-key"
+        }
+        PortKind::Http => "this port requires TLS, connect by https://",
+    }
+}
+
+/// What a TLS client of a port without TLS is to do.
+fn has_no_tls(port: PortKind) -> &'static str {
+    match port {
+        PortKind::Flight => "TLS ClientHello on a port without TLS, connect by grpc+tcp://",
+        PortKind::Peer => {
+            "TLS ClientHello on a port without TLS, give this member --peer-ca, --peer-cert and --peer-key"
+        }
+        PortKind::Http => "TLS ClientHello on a port without TLS, connect by http://",
+    }
 }
 
 /// Tells the client why it is refused, if there is a way to, and closes the connection.
-async fn send_refusal(opened: OpenedConnection, text: &str) {
+async fn send_refusal(opened: OpenedConnection, refusal: &ConnectionRefusal, port: PortKind) {
     let OpenedConnection { protocol, mut stream, socket, .. } = opened;
+    let text = format!("{}: {}", refusal.reason, port.describe());
     let reply = match protocol {
-        ClientProtocol::Http1 => http1_reply(text),
-        ClientProtocol::Http2 => http2_goaway(text),
+        ClientProtocol::Http1 => http1_reply(refusal.http1_status, &text),
+        ClientProtocol::Http2 => http2_goaway(&text),
         // Other clients may not be able to read it.
         ClientProtocol::Tls | ClientProtocol::Unknown | ClientProtocol::Silent => return,
     };
@@ -127,10 +145,10 @@ async fn send_and_close(stream: &mut (impl AsyncWrite + Unpin), reply: &[u8]) ->
     stream.shutdown().await
 }
 
-fn http1_reply(text: &str) -> Vec<u8> {
-    let (length, text) = (text.len() + 1, text);
+fn http1_reply(status: &str, text: &str) -> Vec<u8> {
+    let length = text.len() + 1;
     format!(
-        "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}\n"
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}\n"
     )
     .into_bytes()
 }

@@ -12,7 +12,6 @@ mod tests;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -23,11 +22,9 @@ use tower::Service;
 use super::Http2Service;
 use crate::http2::status::shorten;
 use crate::http2::{ReplyBody, grpc_error};
+use crate::refusal_log::RefusalLog;
 use crate::tls::{Caller, MemberRole};
 use crate::{Error, Result, clock};
-
-/// Refused calls are logged at most once in this time.
-const LOG_INTERVAL_MS: u64 = 1_000;
 
 /// Whether a peer port serves members without TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,30 +191,6 @@ impl<S: Http2Service> Service<Request<Incoming>> for MemberRights<S> {
             }
             Ok(reply)
         })
-    }
-}
-
-/// When refusals were logged.
-struct RefusalLog {
-    last_ms: AtomicU64,
-    unlogged: AtomicU64,
-}
-
-impl RefusalLog {
-    const fn new() -> Self {
-        RefusalLog { last_ms: AtomicU64::new(0), unlogged: AtomicU64::new(0) }
-    }
-
-    /// Counts a refusal. If it is to be logged, returns the number of those before it that were not.
-    fn count(&self, now_ms: u64) -> Option<u64> {
-        let last = self.last_ms.load(Ordering::Relaxed);
-        let is_due = now_ms.abs_diff(last) >= LOG_INTERVAL_MS
-            && self.last_ms.compare_exchange(last, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_due {
-            return Some(self.unlogged.swap(0, Ordering::Relaxed));
-        }
-        self.unlogged.fetch_add(1, Ordering::Relaxed);
-        None
     }
 }
 

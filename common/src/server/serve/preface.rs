@@ -1,19 +1,18 @@
 //! The first bytes of a connection: what the client speaks, and what is logged about one that is refused.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::clock;
+use crate::refusal_log::RefusalLog;
 
 /// What every HTTP/2 connection of a gRPC client begins with.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The client's first bytes must be complete within this time.
-pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// At most one refused connection in this time is logged.
-const LOG_INTERVAL_MS: u64 = 1_000;
+/// The opening of a connection must be complete within this time: the client's first bytes, its TLS handshake, and its first
+/// bytes within TLS.
+pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client speaks, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +35,9 @@ impl ClientProtocol {
         match self {
             ClientProtocol::Http2 => "HTTP/2",
             ClientProtocol::Http1 => "HTTP/1.1 request",
-            ClientProtocol::Tls => "TLS ClientHello on a port without TLS, connect by grpc+tcp://",
+            ClientProtocol::Tls => "TLS ClientHello",
             ClientProtocol::Unknown => "bytes that are neither HTTP nor TLS",
-            ClientProtocol::Silent => "no complete request within 10 s",
+            ClientProtocol::Silent => "no complete request: the client closed the connection, or took more than 10 s",
         }
     }
 }
@@ -86,17 +85,10 @@ fn recognize(received: &[u8]) -> Option<ClientProtocol> {
 
 /// Logs that a connection was refused. Under a flood of them one line a second says how many there were.
 pub fn log_refused(peer: SocketAddr, port: &'static str, cause: &str) {
-    static LAST_LOGGED_MS: AtomicU64 = AtomicU64::new(0);
-    static UNLOGGED: AtomicU64 = AtomicU64::new(0);
-    let (now, last) = (clock::now_ms(), LAST_LOGGED_MS.load(Ordering::Relaxed));
-    let is_due = now.abs_diff(last) >= LOG_INTERVAL_MS
-        && LAST_LOGGED_MS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    if is_due {
-        let unlogged = UNLOGGED.swap(0, Ordering::Relaxed);
-        tracing::info!(%peer, port, cause, unlogged, "connection refused");
-    } else {
-        UNLOGGED.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%peer, port, cause, "connection refused");
+    static LOG: RefusalLog = RefusalLog::new();
+    match LOG.count(clock::now_ms()) {
+        Some(unlogged) => tracing::info!(%peer, port, cause, unlogged, "connection refused"),
+        None => tracing::debug!(%peer, port, cause, "connection refused"),
     }
 }
 

@@ -22,13 +22,16 @@ use crate::tls::{Caller, ClientAuth, ClientTls, MemberRole, PeerTls, PeerTlsMode
 
 /// A server that says who called it.
 async fn start(tls: ListenerTls, port: PortKind) -> String {
+    start_with(tls, ServerLimits { port, ..ServerLimits::default() }).await
+}
+
+async fn start_with(tls: ListenerTls, limits: ServerLimits) -> String {
     let listener = bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let service = tower::service_fn(async |request: http::Request<Incoming>| {
         let caller = request.extensions().get::<Caller>().expect("every request has its caller").to_string();
         Ok::<_, Infallible>(grpc_error(Error::not_found(caller)))
     });
-    let limits = ServerLimits { port, ..ServerLimits::default() };
     tokio::spawn(serve_tls(listener, Arc::new(tls), service, CancellationToken::new(), limits));
     addr
 }
@@ -96,21 +99,24 @@ async fn node_at_the_address_of_a_coordinator_is_refused() {
 }
 
 #[tokio::test]
-async fn client_with_tls_is_anonymous_and_one_without_is_told() {
+async fn client_with_tls_is_anonymous_and_one_without_is_refused() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
     let addr = start(listener(dir.path(), &ca, None), PortKind::Flight).await;
     assert_eq!(answers(&client(dir.path(), &ca), &addr).await, ["a caller without a certificate"; 2]);
     let refused = answers(&ConnectionPool::new(), &addr).await;
     assert!(refused.iter().all(|answer| answer.contains("requires TLS")), "{refused:?}");
-    let mut http1 = TcpStream::connect(&addr).await.unwrap();
-    http1.write_all(b"GET / HTTP/1.1\r\nhost: v\r\n\r\n").await.unwrap();
-    let mut reply = String::new();
-    soon(http1.read_to_string(&mut reply)).await.unwrap();
-    assert!(reply.contains("requires TLS, connect by grpc+tls://"), "{reply}");
+    for (port, remedy) in [(PortKind::Flight, "connect by grpc+tls://"), (PortKind::Http, "connect by https://")] {
+        let addr = start(listener(dir.path(), &ca, None), port).await;
+        let mut http1 = TcpStream::connect(&addr).await.unwrap();
+        http1.write_all(b"GET / HTTP/1.1\r\nhost: v\r\n\r\n").await.unwrap();
+        let mut reply = String::new();
+        soon(http1.read_to_string(&mut reply)).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400 ") && reply.contains(remedy), "{reply}");
+    }
 }
 
 #[tokio::test]
-async fn tls_at_a_port_without_tls_is_told() {
+async fn tls_at_a_port_without_tls_is_refused() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
     let addr = start(ListenerTls::none(), PortKind::Flight).await;
     let refused = answers(&client(dir.path(), &ca), &addr).await;
@@ -146,4 +152,40 @@ async fn slow_handshake_does_not_delay_other_connections() {
     slow.write_all(&[0x16, 3, 1, 0, 200]).await.unwrap();
     let answered = tokio::time::timeout(Duration::from_secs(5), answers(&client(dir.path(), &ca), &addr)).await;
     assert_eq!(answered.unwrap(), ["a caller without a certificate"; 2]);
+}
+
+#[tokio::test]
+async fn half_handshakes_of_one_address_leave_established_members_alone() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let limits = ServerLimits { connections: 64, ..ServerLimits::default() };
+    let addr = start_with(listener(dir.path(), &ca, None), limits).await;
+    let established = client(dir.path(), &ca);
+    let served = ["a caller without a certificate"; 2];
+    assert_eq!(answers(&established, &addr).await, served);
+    // A quarter of the connections may be in their opening, half of them for each address.
+    let mut halves = Vec::new();
+    for _ in 0..64 / 4 / 2 {
+        let mut half = TcpStream::connect(&addr).await.unwrap();
+        half.write_all(&[0x16, 3, 1, 0, 200]).await.unwrap();
+        halves.push(half);
+    }
+    let mut further = TcpStream::connect(&addr).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), further.read(&mut [0])).await.expect("closed at once");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert_eq!(answers(&established, &addr).await, served);
+    drop(halves);
+    soon(async { while answers(&client(dir.path(), &ca), &addr).await != served {} }).await;
+}
+
+#[tokio::test]
+async fn opening_has_one_deadline_with_its_handshake() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let tls = listener(dir.path(), &ca, None);
+    let socket = bind("127.0.0.1:0").await.unwrap();
+    let mut half = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+    half.write_all(&[0x16, 3, 1, 0, 200]).await.unwrap();
+    let (stream, peer) = socket.accept().await.unwrap();
+    let opening = open(stream, peer, &tls, PortKind::Flight, Duration::from_millis(50));
+    let opened = tokio::time::timeout(OPENING_TIMEOUT / 2, opening).await.expect("it ends by its own deadline");
+    assert!(opened.is_none());
 }
