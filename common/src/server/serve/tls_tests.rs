@@ -155,7 +155,7 @@ async fn slow_handshake_does_not_delay_other_connections() {
 }
 
 #[tokio::test]
-async fn half_handshakes_of_one_address_leave_established_members_alone() {
+async fn half_handshakes_do_not_affect_established_connections() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
     let limits = ServerLimits { connections: 64, ..ServerLimits::default() };
     let addr = start_with(listener(dir.path(), &ca, None), limits).await;
