@@ -251,7 +251,10 @@ mod tests {
         let (cert, key) = ca.issue_server(&["localhost"]).write(dir.path(), "own");
         let (cert, key) = (TlsFile::new("tls_cert", cert), TlsFile::new("tls_key", key));
         let files = vec![cert.clone(), key.clone()];
-        let load = move || Ok(CertificateValidity::of(&cert, &certified_key(&cert, &key)?).unwrap());
+        let load = move || -> Result<CertificateValidity, FileError> {
+            let certified = certified_key(&cert, &key)?;
+            Ok(CertificateValidity::of(&cert, &certified).unwrap())
+        };
         let value = Reloaded::new(files, load).unwrap();
         let valid_until = value.current().until();
         ca.issue_expired(&["localhost"]).write(dir.path(), "own");
