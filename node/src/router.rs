@@ -50,6 +50,8 @@ const ECHOED: &str = "x-middleware";
 pub struct NodeRouter {
     get: Arc<GetContext>,
     put: Arc<PutContext>,
+    /// Connections for calls that coordinators answer.
+    coordinators: ConnectionPool,
     tonic: Routes,
     /// The listener's name, by which coordinators know its clients; `None` for an unnamed listener.
     listener: Option<HeaderValue>,
@@ -59,11 +61,12 @@ impl NodeRouter {
     /// `tonic` serves the calls that are not answered here. `listener`: the listener's name, or "".
     pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
         let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
-        NodeRouter { get: context.get.clone(), put: context.put.clone(), tonic, listener }
+        let coordinators = context.get.pool.to_coordinators();
+        NodeRouter { get: context.get.clone(), put: context.put.clone(), coordinators, tonic, listener }
     }
 
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let NodeRouter { get, put, mut tonic, listener } = self;
+        let NodeRouter { get, put, coordinators, mut tonic, listener } = self;
         match request.uri().path().strip_prefix(SERVICE) {
             Some("DoGet") => get::serve_get(get, request).await,
             Some("DoPut") => match check_writable(&put.store).await {
@@ -74,7 +77,7 @@ impl NodeRouter {
                 }
             },
             Some(call) if METADATA_CALLS.contains(&call) => {
-                let reply = proxy_to_coordinator(&get.cluster, &get.pool, request, listener).await;
+                let reply = proxy_to_coordinator(&get.cluster, &coordinators, request, listener).await;
                 reply.unwrap_or_else(grpc_error)
             }
             _ => {

@@ -14,7 +14,42 @@ use tonic::transport::Channel;
 use crate::Result;
 use crate::http2::settings::ClientSettings;
 use crate::tls::client::ClientConnector;
-use crate::tls::{MaybeTls, MemberRole, PeerTls};
+use crate::tls::{MaybeTls, MemberIdentity, MemberRole, PeerTls};
+
+/// Whom the certificate of a dialled member must name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExpectedMember {
+    /// Any member.
+    #[default]
+    Any,
+    /// A member of this role.
+    Role(MemberRole),
+    /// The coordinator with this id.
+    Coordinator(u64),
+}
+
+impl ExpectedMember {
+    fn role(self) -> Option<MemberRole> {
+        match self {
+            ExpectedMember::Any => None,
+            ExpectedMember::Role(role) => Some(role),
+            ExpectedMember::Coordinator(_) => Some(MemberRole::Coordinator),
+        }
+    }
+
+    /// Checks a member whose role is as expected.
+    ///
+    /// # Errors
+    /// It is another coordinator.
+    fn check(self, found: &MemberIdentity) -> io::Result<()> {
+        match self {
+            ExpectedMember::Coordinator(id) if found.coordinator_id() != Some(id) => Err(io::Error::other(format!(
+                "its certificate names {found}, and coordinator {id} is expected at this address"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// How servers are dialled. Cheap to clone.
 #[derive(Clone, Default)]
@@ -22,8 +57,8 @@ pub enum Connector {
     /// Without TLS.
     #[default]
     Plaintext,
-    /// As a member, at any port of another member, which must have this role.
-    Member(Arc<PeerTls>, Option<MemberRole>),
+    /// As a member, at any port of another member, which must be this one.
+    Member(Arc<PeerTls>, ExpectedMember),
     /// As a client, at a listener with TLS.
     Client(ClientConnector),
 }
@@ -32,7 +67,7 @@ impl Connector {
     /// Dials members as `peers` says; without TLS if there is none, or if its mode is to dial plaintext.
     pub fn to_members(peers: Option<&Arc<PeerTls>>) -> Self {
         match peers {
-            Some(peers) if peers.dials_tls() => Connector::Member(peers.clone(), None),
+            Some(peers) if peers.dials_tls() => Connector::Member(peers.clone(), ExpectedMember::Any),
             _ => Connector::Plaintext,
         }
     }
@@ -40,8 +75,18 @@ impl Connector {
     /// The same, for members of one role: a certificate of the other role is refused.
     #[must_use]
     pub fn expecting(self, role: MemberRole) -> Self {
+        self.expecting_member(ExpectedMember::Role(role))
+    }
+
+    /// The same, for the coordinator with this id: every other certificate is refused.
+    #[must_use]
+    pub fn expecting_coordinator(self, id: u64) -> Self {
+        self.expecting_member(ExpectedMember::Coordinator(id))
+    }
+
+    fn expecting_member(self, expected: ExpectedMember) -> Self {
         match self {
-            Connector::Member(peers, _) => Connector::Member(peers, Some(role)),
+            Connector::Member(peers, _) => Connector::Member(peers, expected),
             other => other,
         }
     }
@@ -100,7 +145,15 @@ impl Connector {
         stream.set_nodelay(true)?;
         Ok(match self {
             Connector::Plaintext => MaybeTls::Plain(stream),
-            Connector::Member(peers, role) => MaybeTls::tls(peers.connect(stream, *role).await?),
+            Connector::Member(peers, expected) => {
+                // The handshake verifies the certificate; nothing is sent before its name is compared.
+                let stream = peers.connect(stream, expected.role()).await?;
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let certificate = certificate.ok_or_else(|| io::Error::other("it presented no certificate"))?;
+                expected
+                    .check(&MemberIdentity::of_certificate(certificate).map_err(|e| io::Error::other(e.message))?)?;
+                MaybeTls::tls(stream)
+            }
             Connector::Client(client) => MaybeTls::tls(client.connect(stream, addr).await?),
         })
     }
@@ -121,5 +174,24 @@ impl Connector {
             let (connector, addr) = (connector.clone(), addr.clone());
             async move { connector.open(&addr).await.map(TokioIo::new) }.boxed()
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_coordinator_than_the_expected_one_is_refused() {
+        let other: MemberIdentity = "volley://coordinator/2".parse().unwrap();
+        let text = ExpectedMember::Coordinator(1).check(&other).unwrap_err().to_string();
+        assert!(text.contains("volley://coordinator/2") && text.contains("coordinator 1 is expected"), "{text}");
+        for expected in
+            [ExpectedMember::Any, ExpectedMember::Role(MemberRole::Coordinator), ExpectedMember::Coordinator(2)]
+        {
+            expected.check(&other).unwrap();
+        }
+        assert_eq!(ExpectedMember::Coordinator(1).role(), Some(MemberRole::Coordinator));
     }
 }

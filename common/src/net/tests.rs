@@ -11,10 +11,11 @@ use crate::http2::grpc_error;
 use crate::server::serve::testing::{TestServer, soon};
 use crate::server::serve::{ServerLimits, bind, serve, serve_tls};
 use crate::tls::client::ClientConnector;
+use crate::tls::peers::PeerFiles;
 use crate::tls::pem::TlsFile;
 use crate::tls::server::{HttpVersions, ListenerFiles};
 use crate::tls::testing::TestCa;
-use crate::tls::{ClientAuth, ClientTls, ListenerTls};
+use crate::tls::{ClientAuth, ClientTls, ListenerTls, PeerTls, PeerTlsMode};
 use crate::{Code, Error, Result, grpc};
 
 /// A listener that accepts connections, as the kernel does for a stopped process, and never answers.
@@ -115,6 +116,29 @@ async fn request_with_a_refused_certificate_may_go_to_another_member() {
         let failed = soon(pool.send(&addr, grpc::do_get_request("t"))).await.err().expect("it has no certificate");
         assert!(matches!(failed, SendError::NotSent(_)), "{failed:?}");
     }
+}
+
+#[tokio::test]
+async fn coordinator_with_another_id_than_expected_gets_no_request() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let member = |name: &str| {
+        let (cert, key) = ca.issue_member(name).write(dir.path(), &name.replace('/', "-"));
+        let files = PeerFiles { ca: ca.write(dir.path(), "ca"), cert, key };
+        Arc::new(PeerTls::load(PeerTlsMode::Require, &files, |_| Ok(())).unwrap())
+    };
+    let (own, other) = (member("coordinator/1"), member("coordinator/2"));
+    let (listener, addr) = hung().await;
+    let service =
+        tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::unimplemented("test"))) });
+    let tls = Arc::new(ListenerTls::for_members(Some(other)));
+    tokio::spawn(serve_tls(listener, tls, service, CancellationToken::new(), ServerLimits::for_peers()));
+    let connector = Connector::to_members(Some(&own));
+    for (id, is_expected) in [(2, true), (3, false)] {
+        let opened = connector.clone().expecting_coordinator(id).connect(&addr, Duration::from_secs(10)).await;
+        assert_eq!(opened.is_ok(), is_expected, "{id}: {:?}", opened.err());
+    }
+    let coordinators = ConnectionPool::new().with_connector(connector).to_coordinators();
+    assert!(coordinators.send(&addr, grpc::do_get_request("t")).await.is_ok());
 }
 
 #[tokio::test]

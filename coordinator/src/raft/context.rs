@@ -202,15 +202,16 @@ impl RaftContext {
         self.raft.metrics().borrow_watched().committed_membership_config.membership().clone()
     }
 
-    /// The channel to an address, created at its first use.
-    pub fn channel(&self, addr: &str) -> Result<PeerChannel> {
-        self.channels.get_or_insert(addr, || (self.env.dial)(addr))
+    /// The channel to the coordinator with this id at an address, created at its first use.
+    pub fn channel(&self, id: u64, addr: &str) -> Result<PeerChannel> {
+        // Two ids may have one address: one that replaces another, or by mistake.
+        self.channels.get_or_insert(&format!("{id}={addr}"), || (self.env.dial)(id, addr))
     }
 
     /// The channel to a coordinator, also to one that is being removed; none if its address is unknown.
     pub fn channel_to(&self, id: u64) -> Option<PeerChannel> {
         let addr = self.peers().remove(&id).or_else(|| self.members().get_node(&id).map(|peer| peer.addr.clone()))?;
-        self.channel(&addr).ok()
+        self.channel(id, &addr).ok()
     }
 
     /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.

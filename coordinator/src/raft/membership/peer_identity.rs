@@ -55,7 +55,7 @@ pub async fn unanswered(ctx: &RaftContext, timeout: Duration) -> BTreeMap<u64, O
 /// cluster.
 pub async fn query(ctx: &RaftContext, id: u64, addr: &str) -> Result<Identity> {
     let ours = ctx.identity().await?;
-    let mut client = raft_client(ctx.channel(addr)?);
+    let mut client = raft_client(ctx.channel(id, addr)?);
     let theirs = match tokio::time::timeout(QUERY_TIMEOUT, client.identify(ours)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         Ok(Err(status)) => return Err(Error::from(status).at(format!("coordinator {id} at {addr}"))),
