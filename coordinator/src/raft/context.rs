@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Raft, RaftMetrics};
@@ -30,6 +30,9 @@ use super::types::{RaftMembership, TypeConfig};
 /// Maximum number of channels to other coordinators that are kept.
 const MAX_CHANNELS: usize = 64;
 
+/// Why this process cannot use changed TLS files, one line for each.
+pub type TlsFailures = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What every part of a running coordinator's Raft needs.
 pub struct RaftContext {
     pub config: RaftConfig,
@@ -52,6 +55,8 @@ pub struct RaftContext {
     pub diverged: Mutex<BTreeMap<u64, (u64, String)>>,
     /// Why there is no cluster yet, or why a change of its members is blocked.
     fault: Mutex<Option<String>>,
+    /// Set once the process knows its TLS files.
+    pub tls_failures: OnceLock<TlsFailures>,
     channels: AddressMap<PeerChannel>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -96,6 +101,7 @@ impl RaftContext {
             decommissioning: AtomicBool::new(false),
             diverged: Mutex::default(),
             fault: Mutex::default(),
+            tls_failures: OnceLock::new(),
             channels: AddressMap::bounded(MAX_CHANNELS),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -139,6 +145,7 @@ impl RaftContext {
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
             status: wire::MembershipStatus::Unspecified as i32,
+            tls_failures: self.tls_failures.get().map(|failures| failures()).unwrap_or_default(),
         })
     }
 
