@@ -7,9 +7,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
+use tower::ServiceExt;
 
 use crate::Result;
 use crate::http2::settings::ClientSettings;
@@ -108,7 +110,7 @@ impl Connector {
     pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<Channel> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
         Ok(match self.is_tls() {
-            true => endpoint.connect_with_connector_lazy(self.service(addr)),
+            true => endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout)),
             false => endpoint.connect_lazy(),
         })
     }
@@ -124,7 +126,7 @@ impl Connector {
     ) -> Result<Result<Channel, tonic::transport::Error>> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
         Ok(match self.is_tls() {
-            true => endpoint.connect_with_connector(self.service(addr)).await,
+            true => endpoint.connect_with_connector(self.service(addr, settings.connect_timeout)).await,
             false => endpoint.connect().await,
         })
     }
@@ -134,15 +136,15 @@ impl Connector {
     /// # Errors
     /// The system's; TIMED_OUT; why the handshake failed, in words.
     pub async fn connect(&self, addr: &str, limit: Duration) -> io::Result<MaybeTls<TcpStream>> {
-        match tokio::time::timeout(limit, self.open(addr)).await {
+        match tokio::time::timeout(limit, self.open(addr, limit)).await {
             Ok(opened) => opened,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
         }
     }
 
-    async fn open(&self, addr: &str) -> io::Result<MaybeTls<TcpStream>> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
+    /// `limit` is for the TCP part, and divided among the addresses of the host.
+    async fn open(&self, addr: &str, limit: Duration) -> io::Result<MaybeTls<TcpStream>> {
+        let stream = connect_tcp(addr, limit).await?;
         Ok(match self {
             Connector::Plaintext => MaybeTls::Plain(stream),
             Connector::Member(peers, expected) => {
@@ -162,6 +164,7 @@ impl Connector {
     fn service(
         &self,
         addr: &str,
+        limit: Duration,
     ) -> impl tower::Service<
         Uri,
         Response = TokioIo<MaybeTls<TcpStream>>,
@@ -172,15 +175,61 @@ impl Connector {
         let (connector, addr) = (self.clone(), addr.to_string());
         tower::service_fn(move |_: Uri| {
             let (connector, addr) = (connector.clone(), addr.clone());
-            async move { connector.open(&addr).await.map(TokioIo::new) }.boxed()
+            async move { connector.open(&addr, limit).await.map(TokioIo::new) }.boxed()
         })
     }
+}
+
+/// Connects as tonic does without TLS: if a host has addresses of IPv4 and IPv6, the other family is tried beside one that
+/// does not answer soon.
+///
+/// # Errors
+/// The system's, of the last address. `InvalidInput`: `addr` is not HOST:PORT.
+async fn connect_tcp(addr: &str, limit: Duration) -> io::Result<TcpStream> {
+    let uri: Option<Uri> = format!("http://{addr}").parse().ok();
+    let Some(uri) = uri.filter(|uri| uri.port().is_some()) else {
+        let text = format!("{addr:?} is not HOST:PORT: give a host and a port");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    };
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(limit));
+    connector.oneshot(uri).await.map(TokioIo::into_inner).map_err(|e| system_error(&e))
+}
+
+/// The system's error among the causes of an error, which says whether the machine or the port is the problem.
+fn system_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    let mut cause = Some(error);
+    while let Some(found) = cause {
+        if let Some(io) = found.downcast_ref::<io::Error>() {
+            return match io.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(io.kind(), io.to_string()),
+            };
+        }
+        cause = found.source();
+    }
+    io::Error::other(error.to_string())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn failed_connection_keeps_the_errors_of_the_system() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let limit = Duration::from_secs(10);
+        assert!(connect_tcp(&addr, limit).await.unwrap().nodelay().unwrap());
+        drop(listener);
+        let kind = async |addr: &str| connect_tcp(addr, limit).await.unwrap_err().kind();
+        assert_eq!(kind(&addr).await, io::ErrorKind::ConnectionRefused);
+        for invalid in ["127.0.0.1", "", "a b:1"] {
+            assert_eq!(kind(invalid).await, io::ErrorKind::InvalidInput, "{invalid}");
+        }
+    }
 
     #[test]
     fn other_coordinator_than_the_expected_one_is_refused() {
