@@ -40,15 +40,16 @@ pub fn check_registration(
     check_node(catalog, caller, node)?;
     let Some(name) = caller.node_name()? else { return Ok(()) };
     let conflicts = |other: &&Node| {
-        other.id != node.0 && other.certificate_name == name && missed_ms(other, now_ms) < repair_delay_ms
+        let may_return = other.is_alive() || missed_ms(other, now_ms) < repair_delay_ms;
+        other.id != node.0 && other.certificate_name == name && may_return
     };
     let Some(other) = catalog.nodes().find(conflicts) else { return Ok(()) };
     let (id, addr) = (NodeId(other.id), &other.peer_addr);
     let remedy = match other.is_alive() {
-        true => "which is alive: give each node a certificate of its own, or stop that node".into(),
+        true => "which is alive: give each node a certificate of its own, or stop and remove that node".into(),
         false => format!(
             "which became unreachable a moment ago: give each node a certificate of its own, or, if this node replaces that one, remove that one or wait {} s",
-            (repair_delay_ms - missed_ms(other, now_ms)).div_ceil(1000)
+            repair_delay_ms.saturating_sub(missed_ms(other, now_ms)).div_ceil(1000)
         ),
     };
     Err(Error::unavailable(format!(

@@ -370,9 +370,9 @@ mod tests {
         let (plain, tls) = ("grpc+tcp://n:1", "grpc+tls://n:2");
         for (uris, is_tls, expected, expected_skipped) in [
             (&[plain][..], true, vec![ReuseConnection], 1),
-            (&[plain, tls], true, vec![TlsMember("n:2".into()), ReuseConnection], 1),
-            (&[plain, tls], false, vec![Member("n:1".into()), TlsMember("n:2".into()), ReuseConnection], 0),
-            (&[], true, vec![ReuseConnection], 0),
+            (&[plain, tls][..], true, vec![TlsMember("n:2".into()), ReuseConnection], 1),
+            (&[plain, tls][..], false, vec![Member("n:1".into()), TlsMember("n:2".into()), ReuseConnection], 0),
+            (&[][..], true, vec![ReuseConnection], 0),
         ] {
             let mut skipped = 0;
             let found = locations(&endpoint(uris), 0, is_tls, &mut skipped).unwrap();

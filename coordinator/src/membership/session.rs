@@ -128,7 +128,9 @@ impl NodeMembership {
 
     /// Checks that the node may register with the certificate of its caller.
     fn check_name(&self, caller: &Caller, node: NodeId) -> Result<()> {
-        check_registration(&self.raft.view(), caller, node, self.raft.now_ms(), self.config.repair_delay_ms)
+        // Before the catalog is locked: it reads it.
+        let now_ms = self.raft.now_ms();
+        check_registration(&self.raft.view(), caller, node, now_ms, self.config.repair_delay_ms)
     }
 
     /// Whether the catalog may have lost commits since the node's inventory was last reconciled: by a recovery, or because it
