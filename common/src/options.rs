@@ -23,6 +23,9 @@ pub const LISTENER_HEADER: &str = "x-volley-listener";
 /// The header with which a node that proxies a call names the listener that the client is connected to. Without the
 /// prefix of options: coordinators of earlier versions reject options that they do not know.
 pub const CLIENT_LISTENER_HEADER: &str = "volley-came-by";
+/// The header with which a node that proxies a call says that the client's connection has TLS. It only makes the reply
+/// stricter, so coordinators believe it from everyone.
+pub const CLIENT_TLS_HEADER: &str = "volley-client-tls";
 /// The option `decompress` as a header. Unlike the other options it also applies to the DoGet of a signed ticket.
 pub const DECOMPRESS_HEADER: &str = "x-volley-decompress";
 /// Headers with the prefix that are not options, without it.

@@ -53,25 +53,34 @@ pub struct ClientListener {
     pub is_advertised: bool,
     /// Which addresses its clients get.
     pub locations: Locations,
+    /// Whether the connection of the client that calls has TLS, at this coordinator or at the node that it called.
+    pub client_tls: bool,
 }
+
+/// The beginning of an address with TLS.
+const TLS_SCHEME: &str = "grpc+tls://";
 
 /// The location that means the connection by which the FlightInfo arrived. Clients that dial each location fail at it.
 pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 
 impl ClientListener {
-    /// The location of what this coordinator serves itself: its address; the client's connection for a proxy listener
-    /// without an advertised address, which is the only case in which no address can be given.
+    /// The location of what this coordinator serves itself: its address; the client's connection where no address can be
+    /// given: for a proxy listener without an advertised one, or if it has no TLS and the client's connection has.
     pub fn own_location(&self) -> &str {
         match self.locations {
             Locations::Proxy if !self.is_advertised => REUSE_CONNECTION,
-            Locations::Direct | Locations::Proxy | Locations::Single => &self.uri,
+            Locations::Direct | Locations::Proxy | Locations::Single => self.own_address(),
         }
     }
 
-    /// Whether clients of this listener may be sent to this address: after a connection with TLS there is none without.
+    /// This coordinator's address, unless it has no TLS and the client's connection has: then that connection.
+    pub fn own_address(&self) -> &str {
+        if self.permits(&self.uri) { &self.uri } else { REUSE_CONNECTION }
+    }
+
+    /// Whether the client may be sent to this address: after a connection with TLS there is none without.
     pub fn permits(&self, uri: &str) -> bool {
-        const TLS: &str = "grpc+tls://";
-        uri.starts_with(TLS) || !self.uri.starts_with(TLS)
+        uri.starts_with(TLS_SCHEME) || !(self.client_tls || self.uri.starts_with(TLS_SCHEME))
     }
 
     /// The addresses of these nodes for the listener's clients; this coordinator's address if the listener is a proxy, or
@@ -84,7 +93,7 @@ impl ClientListener {
             }
             Locations::Proxy | Locations::Single => Vec::new(),
         };
-        if addresses.is_empty() && !nodes.is_empty() { vec![&self.uri] } else { addresses }
+        if addresses.is_empty() && !nodes.is_empty() { vec![self.own_address()] } else { addresses }
     }
 }
 
@@ -166,6 +175,7 @@ mod tests {
             uri: "grpc+tcp://c:1".into(),
             is_advertised: true,
             locations,
+            client_tls: false,
         };
         let inside = [node(&[("internal", "grpc+tcp://first:1")])];
         let both = [node(&[("internal", "grpc+tcp://first:1"), ("external", "grpc+tcp://outside:1")])];
@@ -182,10 +192,31 @@ mod tests {
             uri: "grpc+tls://c:1".into(),
             is_advertised: true,
             locations: Locations::Direct,
+            client_tls: false,
         };
         let tls = Node { flight_uri: "grpc+tls://second:1".into(), ..Node::default() };
         assert_eq!(listener.addresses(&[node(&[]), tls]), ["grpc+tls://second:1"]);
         assert_eq!(listener.addresses(&[node(&[])]), ["grpc+tls://c:1"], "through the coordinator");
+    }
+
+    /// It called a node that has TLS, which proxies its call.
+    #[test]
+    fn client_of_a_coordinator_without_tls_keeps_its_connection() {
+        let listener = ClientListener {
+            name: "".into(),
+            uri: "grpc+tcp://c:1".into(),
+            is_advertised: true,
+            locations: Locations::Direct,
+            client_tls: true,
+        };
+        let tls = Node { flight_uri: "grpc+tls://second:1".into(), ..Node::default() };
+        assert_eq!(listener.addresses(&[node(&[]), tls]), ["grpc+tls://second:1"]);
+        assert_eq!(listener.addresses(&[node(&[])]), [REUSE_CONNECTION]);
+        for locations in [Locations::Direct, Locations::Proxy, Locations::Single] {
+            assert_eq!(ClientListener { locations, ..listener.clone() }.own_location(), REUSE_CONNECTION);
+        }
+        let plaintext = ClientListener { client_tls: false, ..listener };
+        assert_eq!((plaintext.own_location(), plaintext.permits("grpc+tcp://n:1")), ("grpc+tcp://c:1", true));
     }
 
     #[test]
@@ -196,7 +227,8 @@ mod tests {
             (Locations::Single, false, "grpc+tcp://c:1"),
             (Locations::Direct, false, "grpc+tcp://c:1"),
         ] {
-            let listener = ClientListener { name: "".into(), uri: "grpc+tcp://c:1".into(), is_advertised, locations };
+            let (name, uri) = ("".into(), "grpc+tcp://c:1".into());
+            let listener = ClientListener { name, uri, is_advertised, locations, client_tls: false };
             assert_eq!(listener.own_location(), expected, "{locations}");
         }
     }

@@ -26,7 +26,7 @@ use volley_common::{Error, NodeId, TableName, clock};
 
 use crate::membership::NodeMembership;
 use crate::membership::node_reports::NodeReports;
-use crate::node_claims::{check_node, check_writer};
+use crate::node_claims::{check_node, check_writer, is_bound, is_writer_bound};
 use crate::raft::Handle;
 use crate::scheduler::reconcile::deletable;
 use crate::service::Services;
@@ -56,6 +56,36 @@ impl CoordinatorPeerService {
 impl CoordinatorPeerService {
     fn record_clock(&self, coordinator: u64, now_ms: u64) {
         self.node_reports.skews.record_coordinator(coordinator, &self.raft.peers(), now_ms, clock::now_ms());
+    }
+
+    /// As [`check_node`]. The local catalog may lag: where it knows no name that the node is bound to, the newest one decides.
+    async fn check_node(&self, caller: &Caller, node: NodeId) -> volley_common::Result<()> {
+        if caller.node_name()?.is_none() {
+            return Ok(());
+        }
+        let is_known = is_bound(&self.raft.view(), node);
+        match is_known {
+            true => check_node(&self.raft.view(), caller, node),
+            false => {
+                let newest = self.raft.read().await?;
+                check_node(&newest, caller, node)
+            }
+        }
+    }
+
+    /// As [`check_writer`], likewise by the newest catalog where the local one does not know the writer.
+    async fn check_writer(&self, caller: &Caller, write: &str, attempt: u64) -> volley_common::Result<()> {
+        if caller.node_name()?.is_none() {
+            return Ok(());
+        }
+        let is_known = is_writer_bound(&self.raft.view(), write, attempt);
+        match is_known {
+            true => check_writer(&self.raft.view(), caller, write, attempt),
+            false => {
+                let newest = self.raft.read().await?;
+                check_writer(&newest, caller, write, attempt)
+            }
+        }
     }
 }
 
@@ -95,7 +125,7 @@ impl Coordinator for CoordinatorPeerService {
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
         let (caller, request) = Caller::split(request);
-        check_node(&self.raft.view(), &caller, NodeId(request.writer))?;
+        self.check_node(&caller, NodeId(request.writer)).await?;
         Ok(Response::new(self.write.begin_write(request).await?))
     }
 
@@ -109,20 +139,20 @@ impl Coordinator for CoordinatorPeerService {
 
     async fn renew_write(&self, request: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
         let (caller, RenewWriteRequest { write }) = Caller::split(request);
-        check_writer(&self.raft.view(), &caller, &write, 0)?;
+        self.check_writer(&caller, &write, 0).await?;
         self.write.renew_write(write).await?;
         Ok(Response::new(RenewWriteReply {}))
     }
 
     async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
         let (caller, request) = Caller::split(request);
-        check_writer(&self.raft.view(), &caller, &request.write, request.attempt)?;
+        self.check_writer(&caller, &request.write, request.attempt).await?;
         Ok(Response::new(self.write.commit_write(request).await?))
     }
 
     async fn abort_write(&self, request: Request<AbortWriteRequest>) -> Result<Response<AbortWriteReply>, Status> {
         let (caller, AbortWriteRequest { write, reason, attempt }) = Caller::split(request);
-        check_writer(&self.raft.view(), &caller, &write, attempt)?;
+        self.check_writer(&caller, &write, attempt).await?;
         self.write.abort_write(write, reason, attempt).await?;
         Ok(Response::new(AbortWriteReply {}))
     }

@@ -70,6 +70,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         uri: listener.uri.clone(),
         is_advertised: listener.is_advertised,
         locations,
+        client_tls: false,
     };
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();

@@ -66,8 +66,8 @@ struct ReadIndexBlackhole {
 impl ReadIndexBlackhole {
     fn install(self: &Arc<Self>, mut env: RaftEnvironment) -> RaftEnvironment {
         let (blackhole, dial) = (self.clone(), env.dial);
-        env.dial = Arc::new(move |addr: &str| {
-            let (blackhole, channel, addr) = (blackhole.clone(), dial(addr)?, addr.to_string());
+        env.dial = Arc::new(move |id: u64, addr: &str| {
+            let (blackhole, channel, addr) = (blackhole.clone(), dial(id, addr)?, addr.to_string());
             Ok(PeerChannel::new(service_fn(move |request: http::Request<Body>| {
                 let reads = request.uri().path().ends_with("/ReadIndex");
                 let (blackhole, answer) = (blackhole.clone(), channel.clone().oneshot(request));

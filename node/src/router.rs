@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -22,8 +22,9 @@ use volley_common::http2::{AdvancingBody, CompleteBody, ProxyRequestBody, ReplyB
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::options::CLIENT_LISTENER_HEADER;
+use volley_common::options::{CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER};
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::tls::Caller;
 use volley_common::{Error, NodeId, Result};
 
 use crate::cluster_view::{ClusterMembers, ClusterView};
@@ -49,6 +50,8 @@ const ECHOED: &str = "x-middleware";
 pub struct NodeRouter {
     get: Arc<GetContext>,
     put: Arc<PutContext>,
+    /// Connections for calls that coordinators answer.
+    coordinators: ConnectionPool,
     tonic: Routes,
     /// The listener's name, by which coordinators know its clients; `None` for an unnamed listener.
     listener: Option<HeaderValue>,
@@ -58,11 +61,12 @@ impl NodeRouter {
     /// `tonic` serves the calls that are not answered here. `listener`: the listener's name, or "".
     pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
         let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
-        NodeRouter { get: context.get.clone(), put: context.put.clone(), tonic, listener }
+        let coordinators = context.get.pool.to_coordinators();
+        NodeRouter { get: context.get.clone(), put: context.put.clone(), coordinators, tonic, listener }
     }
 
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let NodeRouter { get, put, mut tonic, listener } = self;
+        let NodeRouter { get, put, coordinators, mut tonic, listener } = self;
         match request.uri().path().strip_prefix(SERVICE) {
             Some("DoGet") => get::serve_get(get, request).await,
             Some("DoPut") => match check_writable(&put.store).await {
@@ -73,7 +77,7 @@ impl NodeRouter {
                 }
             },
             Some(call) if METADATA_CALLS.contains(&call) => {
-                let reply = proxy_to_coordinator(&get.cluster, &get.pool, request, listener).await;
+                let reply = proxy_to_coordinator(&get.cluster, &coordinators, request, listener).await;
                 reply.unwrap_or_else(grpc_error)
             }
             _ => {
@@ -123,8 +127,8 @@ async fn proxy_to_coordinator(
     listener: Option<HeaderValue>,
 ) -> Result<Response<ReplyBody>> {
     let (mut head, body) = request.into_parts();
-    head.headers.remove(CLIENT_LISTENER_HEADER);
-    head.headers.extend(listener.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
+    let is_tls = *Caller::of(&head.extensions) != Caller::Plaintext;
+    describe_client(&mut head.headers, listener, is_tls);
     let body = read_metadata_request(body, METADATA_TIMEOUT).await?;
     let addrs: Vec<String> = {
         let members = cluster.members.load();
@@ -139,6 +143,17 @@ async fn proxy_to_coordinator(
         Some(error) => error.at("no coordinator can be reached"),
         None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
     })
+}
+
+/// Sets the headers by which a coordinator knows the client's connection: its listener, and whether it has TLS. What the
+/// client says about them is removed.
+fn describe_client(headers: &mut HeaderMap, listener: Option<HeaderValue>, is_tls: bool) {
+    headers.remove(CLIENT_LISTENER_HEADER);
+    headers.remove(CLIENT_TLS_HEADER);
+    headers.extend(listener.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
+    if is_tls {
+        headers.insert(CLIENT_TLS_HEADER, HeaderValue::from_static("true"));
+    }
 }
 
 /// The whole body of a metadata call, which must arrive within `timeout`.
@@ -239,6 +254,26 @@ mod tests {
         ];
         let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         assert_eq!(writable_nodes(&ClusterMembers { nodes, ..ClusterMembers::default() }, NodeId(1)), ["n2:1"]);
+    }
+
+    #[test]
+    fn client_cannot_describe_its_own_connection() {
+        let said = || {
+            let forged = [(CLIENT_LISTENER_HEADER, "forged"), (CLIENT_TLS_HEADER, "forged")];
+            HeaderMap::from_iter(
+                forged.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+            )
+        };
+        let mut plaintext = said();
+        describe_client(&mut plaintext, None, false);
+        assert!(plaintext.is_empty(), "{plaintext:?}");
+        let mut tls = said();
+        describe_client(&mut tls, Some(HeaderValue::from_static("external")), true);
+        assert_eq!(
+            (tls[CLIENT_LISTENER_HEADER].as_bytes(), tls[CLIENT_TLS_HEADER].as_bytes()),
+            (&b"external"[..], &b"true"[..])
+        );
+        assert_eq!(tls.len(), 2);
     }
 
     #[tokio::test]

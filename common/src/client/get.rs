@@ -76,38 +76,40 @@ struct FetchEndpoint {
 }
 
 impl FetchEndpoint {
-    fn new(index: usize, endpoint: &FlightEndpoint, is_tls: bool) -> Result<Self> {
+    /// Adds to `skipped` the locations that are left out, as [`locations`].
+    fn new(index: usize, endpoint: &FlightEndpoint, is_tls: bool, skipped: &mut usize) -> Result<Self> {
         let ticket = endpoint.ticket.clone();
         let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index, is_tls)? })
+        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index, is_tls, skipped)? })
     }
 }
 
 /// The locations of an endpoint that this client supports, and the original connection as the last one: every member
 /// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called. `is_tls`: that
-/// connection has TLS, so that locations without it are left out.
-fn locations(endpoint: &FlightEndpoint, index: usize, is_tls: bool) -> Result<Vec<EndpointLocation>> {
+/// connection has TLS, so that locations without it are left out, and added to `skipped`.
+///
+/// # Errors
+/// UNAVAILABLE: there are locations, but none has a scheme that this client supports.
+fn locations(
+    endpoint: &FlightEndpoint,
+    index: usize,
+    is_tls: bool,
+    skipped: &mut usize,
+) -> Result<Vec<EndpointLocation>> {
     if endpoint.location.is_empty() {
         return Ok(vec![EndpointLocation::ReuseConnection]);
     }
     let mut locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
-    let known = locations.len();
-    locations.retain(|location| !is_tls || !matches!(location, EndpointLocation::Member(_)));
-    if locations.len() < known {
-        tracing::warn!(
-            endpoint = index,
-            skipped = known - locations.len(),
-            "locations without TLS are not used, because the FlightInfo came by TLS"
-        );
-    }
     if locations.is_empty() {
         let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
         return Err(Error::unavailable(format!(
-            "endpoint {index} has no location that this client supports ({}), of {}",
-            if is_tls { "only grpc+tls, as it connected by TLS" } else { "only grpc+tcp and grpc+tls" },
+            "endpoint {index} has no location that this client supports (only grpc+tcp and grpc+tls), of {}",
             uris.join(", ")
         )));
     }
+    let known = locations.len();
+    locations.retain(|location| !is_tls || !matches!(location, EndpointLocation::Member(_)));
+    *skipped += known - locations.len();
     if !locations.contains(&EndpointLocation::ReuseConnection) {
         locations.push(EndpointLocation::ReuseConnection);
     }
@@ -116,10 +118,17 @@ fn locations(endpoint: &FlightEndpoint, index: usize, is_tls: bool) -> Result<Ve
 
 impl FetchStream {
     pub(super) fn new(client: Client, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
+        let mut skipped = 0;
         let endpoints = info.endpoint.iter().enumerate();
         let waiting = endpoints
-            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls))
+            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls, &mut skipped))
             .collect::<Result<_>>()?;
+        if skipped > 0 {
+            tracing::warn!(
+                skipped,
+                "locations without TLS are not used, because the FlightInfo came by TLS: give the nodes TLS, or all data may come through one member"
+            );
+        }
         Ok(FetchStream {
             schema: parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?,
             open: EndpointReaders::new(info.ordered),
@@ -339,5 +348,37 @@ async fn read_location(
         *delivered += batch.num_rows();
         let fetched = FetchedBatch { endpoint: endpoint.index, batch, from: from.clone() };
         sender.send(Ok(Some(fetched))).await.map_err(|_| ReadStopped::ReceiverDropped)?;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow_flight::Location;
+
+    use super::*;
+    use crate::Code;
+
+    fn endpoint(uris: &[&str]) -> FlightEndpoint {
+        let location = uris.iter().map(|uri| Location { uri: uri.to_string() }).collect();
+        FlightEndpoint { location, ..FlightEndpoint::default() }
+    }
+
+    #[test]
+    fn client_with_tls_keeps_its_connection_for_plaintext_locations() {
+        use EndpointLocation::{Member, ReuseConnection, TlsMember};
+        let (plain, tls) = ("grpc+tcp://n:1", "grpc+tls://n:2");
+        for (uris, is_tls, expected, expected_skipped) in [
+            (&[plain][..], true, vec![ReuseConnection], 1),
+            (&[plain, tls][..], true, vec![TlsMember("n:2".into()), ReuseConnection], 1),
+            (&[plain, tls][..], false, vec![Member("n:1".into()), TlsMember("n:2".into()), ReuseConnection], 0),
+            (&[][..], true, vec![ReuseConnection], 0),
+        ] {
+            let mut skipped = 0;
+            let found = locations(&endpoint(uris), 0, is_tls, &mut skipped).unwrap();
+            assert_eq!((found, skipped), (expected, expected_skipped), "{uris:?} {is_tls}");
+        }
+        let error = locations(&endpoint(&["grpc+unix:///tmp/s"]), 3, true, &mut 0).unwrap_err();
+        assert!(error.code == Code::Unavailable && error.message.contains("endpoint 3"), "{error}");
     }
 }

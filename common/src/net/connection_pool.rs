@@ -82,6 +82,16 @@ impl ConnectionPool {
         ConnectionPool { connector, budget: self.budget, ..ConnectionPool::with_settings(self.settings) }
     }
 
+    /// The pool for requests to coordinators: if members have TLS, one of its own that refuses nodes, with the same relay
+    /// memory; else this one.
+    #[must_use]
+    pub fn to_coordinators(&self) -> Self {
+        match self.connector.is_tls() {
+            true => self.clone().with_connector(self.connector.clone().expecting(MemberRole::Coordinator)),
+            false => self.clone(),
+        }
+    }
+
     /// How this pool dials.
     pub fn connector(&self) -> &Connector {
         &self.connector

@@ -1,6 +1,7 @@
 //! Which member a request is sent to next, and how the attempts ended.
 
 use std::collections::VecDeque;
+use std::io;
 
 use crate::{Code, Error, Result};
 
@@ -15,15 +16,27 @@ pub fn is_unavailable(error: &Error) -> bool {
     error.code == Code::Unavailable
 }
 
-/// Whether a transport error says that the member did not handle the request: no connection was made, or the member
-/// refused the request, as one that stops does. Otherwise the request may be why the connection broke.
+/// Whether a transport error says that the member did not handle the request: no connection was made, the member refused
+/// this process's certificate, or it refused the request, as one that stops does. Otherwise the request may be why the
+/// connection broke.
 pub fn was_not_handled(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() || error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
             return true;
         }
+        // A body that could not be read: what caused that says nothing about the connection.
+        if error.downcast_ref().is_some_and(hyper::Error::is_user) {
+            return false;
+        }
+        // hyper takes the error of the connection out of HTTP/2's.
+        if error.downcast_ref().is_some_and(refuses_certificate) {
+            return true;
+        }
         if let Some(http2) = error.downcast_ref::<h2::Error>() {
+            if http2.get_io().is_some_and(refuses_certificate) {
+                return true;
+            }
             let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
             return http2.is_remote()
                 && (refused
@@ -32,6 +45,12 @@ pub fn was_not_handled(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Whether the other side refused this side's certificate: `tls::failure` gives such an error this kind, and a socket gives
+/// no error of this kind once it is connected.
+fn refuses_certificate(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// The attempts of one request at several members, one after the other.
@@ -159,6 +178,14 @@ impl<C: Clone> Failover<C> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn request_with_a_refused_certificate_was_not_handled() {
+        assert!(was_not_handled(&io::Error::from(io::ErrorKind::PermissionDenied)));
+        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::InvalidData, io::ErrorKind::BrokenPipe] {
+            assert!(!was_not_handled(&io::Error::from(kind)), "{kind}");
+        }
+    }
 
     #[test]
     fn each_candidate_is_tried_once_in_order() {

@@ -30,7 +30,8 @@ use crate::{Error, grpc};
 const PROBE_AFTER: Duration = Duration::from_millis(250);
 /// The period of the probes while a call waits.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// A probe without an answer within this time has failed.
+/// A probe without an answer within this time has failed. It includes the connection and its TLS handshake, if there is
+/// none yet: a process that hangs accepts connections and leaves handshakes unanswered (docs/adr/0009).
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A member that leaves this many probes in succession without an answer hangs: one may be late on a busy machine.
 const MAX_UNANSWERED_PROBES: u32 = 3;

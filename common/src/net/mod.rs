@@ -20,6 +20,6 @@ mod tests;
 
 pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
-pub use connector::Connector;
+pub use connector::{Connector, ExpectedMember};
 pub use failover::{Failover, was_not_handled};
 pub use member_connections::SendError;

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -8,8 +9,14 @@ use super::member_health::HealthRank;
 use super::*;
 use crate::http2::grpc_error;
 use crate::server::serve::testing::{TestServer, soon};
-use crate::server::serve::{ServerLimits, bind, serve};
-use crate::{Code, Error, Result};
+use crate::server::serve::{ServerLimits, bind, serve, serve_tls};
+use crate::tls::client::ClientConnector;
+use crate::tls::peers::PeerFiles;
+use crate::tls::pem::TlsFile;
+use crate::tls::server::{HttpVersions, ListenerFiles};
+use crate::tls::testing::TestCa;
+use crate::tls::{ClientAuth, ClientTls, ListenerTls, PeerTls, PeerTlsMode};
+use crate::{Code, Error, Result, grpc};
 
 /// A listener that accepts connections, as the kernel does for a stopped process, and never answers.
 async fn hung() -> (TcpListener, String) {
@@ -87,6 +94,51 @@ async fn slow_call_is_waited_for_while_connections_are_refused() {
         assert_eq!(pool.while_answering(&addr, slow).await, Ok(7));
         assert_eq!(pool.health(&addr).rank(), HealthRank::Deprioritized);
     }
+}
+
+/// In TLS 1.3 the request may have been sent before the refusal arrives.
+#[tokio::test]
+async fn request_with_a_refused_certificate_may_go_to_another_member() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let (cert, key) = ca.issue_server(&["localhost", "127.0.0.1"]).write(dir.path(), "server");
+    let trusted = ca.write(dir.path(), "ca");
+    let (cert, key) = (TlsFile::new("tls_cert", cert), TlsFile::new("tls_key", key));
+    let files = ListenerFiles { cert, key, client_ca: Some(TlsFile::new("tls_client_ca", &trusted)) };
+    let tls = ListenerTls::for_clients(Some(files), ClientAuth::Required, HttpVersions::Http2, None).unwrap();
+    let (listener, addr) = hung().await;
+    let service =
+        tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::unimplemented("test"))) });
+    tokio::spawn(serve_tls(listener, Arc::new(tls), service, CancellationToken::new(), ServerLimits::default()));
+    let settings = ClientTls { ca: Some(trusted), ..ClientTls::default() };
+    let connector = Connector::Client(ClientConnector::new(settings, HttpVersions::Http2));
+    let pool = ConnectionPool::new().with_connector(connector);
+    for _ in 0..5 {
+        let failed = soon(pool.send(&addr, grpc::do_get_request("t"))).await.err().expect("it has no certificate");
+        assert!(matches!(failed, SendError::NotSent(_)), "{failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn coordinator_with_another_id_than_expected_gets_no_request() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let member = |name: &str| {
+        let (cert, key) = ca.issue_member(name).write(dir.path(), &name.replace('/', "-"));
+        let files = PeerFiles { ca: ca.write(dir.path(), "ca"), cert, key };
+        Arc::new(PeerTls::load(PeerTlsMode::Require, &files, |_| Ok(())).unwrap())
+    };
+    let (own, other) = (member("coordinator/1"), member("coordinator/2"));
+    let (listener, addr) = hung().await;
+    let service =
+        tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(grpc_error(Error::unimplemented("test"))) });
+    let tls = Arc::new(ListenerTls::for_members(Some(other)));
+    tokio::spawn(serve_tls(listener, tls, service, CancellationToken::new(), ServerLimits::for_peers()));
+    let connector = Connector::to_members(Some(&own));
+    for (id, is_expected) in [(2, true), (3, false)] {
+        let opened = connector.clone().expecting_coordinator(id).connect(&addr, Duration::from_secs(10)).await;
+        assert_eq!(opened.is_ok(), is_expected, "{id}: {:?}", opened.err());
+    }
+    let coordinators = ConnectionPool::new().with_connector(connector).to_coordinators();
+    assert!(coordinators.send(&addr, grpc::do_get_request("t")).await.is_ok());
 }
 
 #[tokio::test]

@@ -63,8 +63,11 @@ fn retention_is_bounded_on_both_sides() {
 fn client_listener_header_is_not_an_option() {
     let mut headers = MetadataMap::new();
     headers.insert(CLIENT_LISTENER_HEADER, "external".parse().unwrap());
+    headers.insert(CLIENT_TLS_HEADER, "true".parse().unwrap());
     assert!(TableRequest::from_command(b"t", &headers).is_ok());
-    assert!(!CLIENT_LISTENER_HEADER.starts_with(HEADER_PREFIX), "earlier coordinators reject unknown options");
+    for header in [CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER] {
+        assert!(!header.starts_with(HEADER_PREFIX), "earlier coordinators reject unknown options");
+    }
 }
 
 #[test]

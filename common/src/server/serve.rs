@@ -40,7 +40,7 @@ use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
-use crate::tls::ListenerTls;
+use crate::tls::{Caller, ListenerTls};
 use crate::wire::MAX_PEER_MESSAGE;
 use crate::{Error, Result};
 
@@ -146,7 +146,7 @@ pub async fn serve<S: Http2Service>(
     serve_tls(listener, Arc::new(ListenerTls::none()), service, shutdown, limits).await;
 }
 
-/// As [`serve`], with the TLS of the listener. Every request has a [`Caller`](crate::tls::Caller) among its extensions.
+/// As [`serve`], with the TLS of the listener. [`Caller::of`] the extensions of a request says who called.
 pub async fn serve_tls<S: Http2Service>(
     listener: TcpListener,
     tls: Arc<ListenerTls>,
@@ -253,7 +253,10 @@ async fn serve_connection<S: Http2Service>(
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(caller.clone());
+        // The extensions of a request are allocated; without one, `Caller::of` says plaintext.
+        if caller != Caller::Plaintext {
+            request.extensions_mut().insert(caller.clone());
+        }
         let (service, end_streams) = (service.clone(), end_streams.clone());
         respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
     });

@@ -4,12 +4,36 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-/// The error of a TLS stream, with a text that says what is wrong with which side. Other errors stay as they are.
+/// The error of a TLS stream, with a text that says what is wrong with which side. Other errors stay as they are. If the
+/// other side refuses this side's certificate, its kind is PERMISSION_DENIED.
 pub(super) fn explained(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        // In TLS 1.3 a server refuses a client's certificate after the client may have sent a request, which it then has
+        // not read. The kind says so to `net::failover`: of errors, HTTP/2 passes on only the kind and the text.
+        Some(Error::AlertReceived(alert)) if refuses_certificate(*alert) => {
+            io::Error::new(io::ErrorKind::PermissionDenied, alert_text(*alert))
+        }
         Some(cause) => io::Error::new(error.kind(), describe(cause)),
         None => error,
     }
+}
+
+fn refuses_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
+        UnknownCA, UnsupportedCertificate,
+    };
+    matches!(
+        alert,
+        AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnknownCA
+            | UnsupportedCertificate
+    )
 }
 
 /// The same for the error of a handshake that this side began: if the connection ended, the port is the likely cause.
@@ -91,6 +115,10 @@ mod tests {
         assert!(tls(Error::InvalidCertificate(CertificateError::UnknownIssuer)).contains("a CA that this side trusts"));
         assert!(tls(Error::AlertReceived(AlertDescription::CertificateRequired)).contains("--tls-cert"));
         assert_eq!(explained(io::Error::other("disk")).to_string(), "disk");
+        let alert = |alert| explained(io::Error::new(io::ErrorKind::InvalidData, Error::AlertReceived(alert))).kind();
+        assert_eq!(alert(AlertDescription::CertificateRequired), io::ErrorKind::PermissionDenied);
+        assert_eq!(alert(AlertDescription::UnknownCA), io::ErrorKind::PermissionDenied);
+        assert_eq!(alert(AlertDescription::DecryptError), io::ErrorKind::InvalidData);
         let ended = explained_connect(io::ErrorKind::UnexpectedEof.into());
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
         assert!(ended.to_string().contains("may have no TLS"));

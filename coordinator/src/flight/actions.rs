@@ -200,14 +200,14 @@ impl ActionRunner {
         let node = |node: &Node| {
             json!({
                 "id": NodeId(node.id).to_string(),
-                "uri": node_address(node, &listener.name),
+                "uri": node_address(node, &listener.name).filter(|uri| listener.permits(uri)),
                 "software": node.software,
             })
         };
         json!({
             "listener": &*listener.name,
             "locations": listener.locations.to_string(),
-            "coordinator": listener.uri,
+            "coordinator": listener.own_address(),
             "nodes": catalog.live_nodes().map(node).collect::<Vec<_>>(),
             "software": concat!("volley-coordinator ", env!("CARGO_PKG_VERSION")),
             "now_ms": clock::now_ms(),

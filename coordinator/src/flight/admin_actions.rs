@@ -80,7 +80,7 @@ pub async fn run(services: &Services, action: &Action, metadata: &MetadataMap) -
 async fn forward_to_leader(raft: &Handle, pool: &ConnectionPool, action: &Action) -> Option<Result<ActionReply>> {
     let leader = raft.leader().filter(|id| *id != raft.id())?;
     let addr = raft.peers().get(&leader)?.clone();
-    let channel = pool.channel(&addr).ok()?;
+    let channel = pool.coordinator_channel(&addr).ok()?;
     let mut client = FlightServiceClient::new(channel).max_decoding_message_size(MAX_REPLY);
     let mut request = Request::new(action.clone());
     request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));

@@ -219,6 +219,7 @@ mod tests {
                 uri: "grpc+tcp://c:1".into(),
                 is_advertised: true,
                 locations: Locations::Direct,
+                client_tls: false,
             },
             rotation: 1,
             doubted: Vec::new(),
@@ -272,6 +273,11 @@ mod tests {
             plan.listener.is_advertised = false;
         });
         assert_eq!(without_address, [[REUSE_CONNECTION]; 2]);
+    }
+
+    #[test]
+    fn client_with_tls_gets_no_address_without() {
+        assert_eq!(uris_with(|plan| plan.listener.client_tls = true), [[REUSE_CONNECTION]; 2]);
     }
 
     /// A client that dials each location must find one.

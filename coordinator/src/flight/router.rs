@@ -22,11 +22,12 @@ use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
 use volley_common::options::{
-    CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest, TicketRequest,
-    decompress_header,
+    CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest,
+    TicketRequest, decompress_header,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::server::serve::TonicService;
+use volley_common::tls::Caller;
 use volley_common::{Error, Result};
 
 use super::flight_info;
@@ -51,9 +52,14 @@ pub struct CoordinatorRouter {
     from_members: bool,
 }
 
-/// The name of the listener that received a call, passed to the tonic services as a request extension.
+/// How a call arrived, passed to the tonic services as a request extension.
 #[derive(Clone)]
-struct ReceivedBy(Arc<str>);
+struct ReceivedBy {
+    /// The name of the listener that received it.
+    listener: Arc<str>,
+    /// Whether the client's connection has TLS.
+    client_tls: bool,
+}
 
 /// The client listener that applies to a call.
 ///
@@ -64,8 +70,20 @@ pub fn client_listener(
     extensions: &Extensions,
     headers: &HeaderMap,
 ) -> Result<ClientListener> {
-    let received_by = extensions.get::<ReceivedBy>().map_or("", |received_by| &*received_by.0);
-    listeners.resolve(received_by, header_text(headers, LISTENER_HEADER)?)
+    let received_by = extensions.get::<ReceivedBy>();
+    let name = received_by.map_or("", |received_by| &*received_by.listener);
+    let listener = listeners.resolve(name, header_text(headers, LISTENER_HEADER)?)?;
+    Ok(ClientListener { client_tls: received_by.is_some_and(|received_by| received_by.client_tls), ..listener })
+}
+
+/// Whether a client's connection has TLS: at this listener, or at the node that forwarded its call. A member that calls is
+/// no client: its own TLS says nothing about the client's.
+fn is_client_tls(extensions: &Extensions, headers: &HeaderMap) -> bool {
+    let is_client = match Caller::of(extensions) {
+        Caller::Anonymous | Caller::Client(_) => true,
+        Caller::Plaintext | Caller::Member(_) => false,
+    };
+    is_client || headers.contains_key(CLIENT_TLS_HEADER)
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
@@ -142,9 +160,12 @@ impl CoordinatorRouter {
         let is_flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
         if is_flight {
             match self.received_by(request.headers()) {
-                Ok(name) => request.extensions_mut().insert(ReceivedBy(name)),
+                Ok(listener) => {
+                    let client_tls = is_client_tls(request.extensions(), request.headers());
+                    request.extensions_mut().insert(ReceivedBy { listener, client_tls });
+                }
                 Err(error) => return grpc_error(error),
-            };
+            }
             // Also of a call that lists no addresses: a misspelt name must not pass unnoticed.
             let (extensions, headers) = (request.extensions(), request.headers());
             if let Err(error) = client_listener(&self.listeners, extensions, headers) {
@@ -275,7 +296,27 @@ fn remove_option_headers(headers: &mut HeaderMap) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::tls::{ClientIdentity, MemberIdentity, MemberRole};
+
     use super::*;
+
+    #[test]
+    fn client_has_tls_at_this_listener_or_at_a_node() {
+        let member = MemberIdentity { role: MemberRole::Node, name: "n1".into() };
+        let client = ClientIdentity { name: "alice".into() };
+        for (caller, is_tls) in [
+            (Caller::Plaintext, false),
+            (Caller::Member(Arc::new(member)), false),
+            (Caller::Anonymous, true),
+            (Caller::Client(Arc::new(client)), true),
+        ] {
+            let (mut extensions, mut headers) = (Extensions::new(), HeaderMap::new());
+            extensions.insert(caller.clone());
+            assert_eq!(is_client_tls(&extensions, &headers), is_tls, "{caller}");
+            headers.insert(CLIENT_TLS_HEADER, HeaderValue::from_static("true"));
+            assert!(is_client_tls(&extensions, &headers), "{caller}");
+        }
+    }
 
     #[test]
     fn header_with_two_values_is_refused() {

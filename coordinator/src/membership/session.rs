@@ -76,7 +76,8 @@ impl NodeMembership {
     /// # Errors
     /// UNAVAILABLE with the leader's address in the metadata: this coordinator does not lead, or is stopping.
     /// FAILED_PRECONDITION: a node of another cluster, with a protocol that is too new or too old, or with the id of a node in
-    /// session. PERMISSION_DENIED: the caller is not a node, or its certificate is not that of this node.
+    /// session. PERMISSION_DENIED: the caller is not a node, or its certificate is not that of this node. UNAVAILABLE: another
+    /// node has its certificate.
     pub async fn begin_session(
         self: Arc<Self>,
         caller: Caller,
@@ -96,10 +97,10 @@ impl NodeMembership {
         // The certificate proves the name, not the hello.
         let node = Node { certificate_name, ..self.check_hello(hello)? };
         let (id, boot) = (NodeId(node.id), node.boot);
-        check_registration(&self.raft.view(), &caller, id)?;
+        self.check_name(&caller, id)?;
         let opening = self.require_only_process(&node).await?;
         // Another process may have registered meanwhile.
-        check_registration(&self.raft.view(), &caller, id)?;
+        self.check_name(&caller, id)?;
         self.state.lock().last_heard.insert(id, Instant::now());
         self.raft.propose_if_leader(Op::RegisterNode(RegisterNode { node: Some(node) })).await?;
         let (orders, queued_orders) = mpsc::channel(MAX_QUEUED_ORDERS);
@@ -123,6 +124,13 @@ impl NodeMembership {
             self.end_session(id, session, boot, lost, &orders).await;
         });
         Ok(ReceiverStream::new(queued_orders))
+    }
+
+    /// Checks that the node may register with the certificate of its caller.
+    fn check_name(&self, caller: &Caller, node: NodeId) -> Result<()> {
+        // Before the catalog is locked: it reads it.
+        let now_ms = self.raft.now_ms();
+        check_registration(&self.raft.view(), caller, node, now_ms, self.config.repair_delay_ms)
     }
 
     /// Whether the catalog may have lost commits since the node's inventory was last reconciled: by a recovery, or because it

@@ -30,6 +30,8 @@ use crate::raft::RaftConfig;
 
 /// How many nodes a stranger tries to join.
 const FLOOD: u64 = 1_000;
+/// How long the parts of an unreachable node are waited for.
+const REPAIR_DELAY_MS: u64 = 500;
 
 /// Coordinator 1 alone, which leads.
 struct PeerServiceFixture {
@@ -58,7 +60,7 @@ impl PeerServiceFixture {
             applied.changed().await.unwrap();
         }
         let (pool, stop) = (ConnectionPool::new(), CancellationToken::new());
-        let config = CoordinatorConfig::default();
+        let config = CoordinatorConfig { repair_delay_ms: REPAIR_DELAY_MS, ..CoordinatorConfig::default() };
         let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
         let services = Services::new(config, raft.clone(), pool, Vec::new(), tls, stop.clone());
         let (config, reports) = (services.config.clone(), services.node_reports.clone());
@@ -207,6 +209,8 @@ async fn certificate_of_a_live_node_joins_no_other_node() {
     };
     let _joined = tokio::time::timeout(Duration::from_secs(30), rejoined).await.expect("node 7 stays alive");
     assert_eq!(fixture.certificate_name(8), "n1");
+    let since_ms = fixture.raft.view().node(NodeId(7)).unwrap().unreachable_since_ms;
+    assert!(fixture.raft.now_ms() >= since_ms + REPAIR_DELAY_MS, "sessions that end at once join no further nodes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

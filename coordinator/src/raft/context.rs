@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Raft, RaftMetrics};
@@ -30,6 +30,9 @@ use super::types::{RaftMembership, TypeConfig};
 /// Maximum number of channels to other coordinators that are kept.
 const MAX_CHANNELS: usize = 64;
 
+/// Why this process cannot use changed TLS files, one line for each.
+pub type TlsFailures = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What every part of a running coordinator's Raft needs.
 pub struct RaftContext {
     pub config: RaftConfig,
@@ -52,6 +55,8 @@ pub struct RaftContext {
     pub diverged: Mutex<BTreeMap<u64, (u64, String)>>,
     /// Why there is no cluster yet, or why a change of its members is blocked.
     fault: Mutex<Option<String>>,
+    /// Set once the process knows its TLS files.
+    pub tls_failures: OnceLock<TlsFailures>,
     channels: AddressMap<PeerChannel>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -96,6 +101,7 @@ impl RaftContext {
             decommissioning: AtomicBool::new(false),
             diverged: Mutex::default(),
             fault: Mutex::default(),
+            tls_failures: OnceLock::new(),
             channels: AddressMap::bounded(MAX_CHANNELS),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -139,6 +145,7 @@ impl RaftContext {
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
             status: wire::MembershipStatus::Unspecified as i32,
+            tls_failures: self.tls_failures.get().map(|failures| failures()).unwrap_or_default(),
         })
     }
 
@@ -202,15 +209,16 @@ impl RaftContext {
         self.raft.metrics().borrow_watched().committed_membership_config.membership().clone()
     }
 
-    /// The channel to an address, created at its first use.
-    pub fn channel(&self, addr: &str) -> Result<PeerChannel> {
-        self.channels.get_or_insert(addr, || (self.env.dial)(addr))
+    /// The channel to the coordinator with this id at an address, created at its first use.
+    pub fn channel(&self, id: u64, addr: &str) -> Result<PeerChannel> {
+        // Two ids may have one address: one that replaces another, or by mistake.
+        self.channels.get_or_insert(&format!("{id}={addr}"), || (self.env.dial)(id, addr))
     }
 
     /// The channel to a coordinator, also to one that is being removed; none if its address is unknown.
     pub fn channel_to(&self, id: u64) -> Option<PeerChannel> {
         let addr = self.peers().remove(&id).or_else(|| self.members().get_node(&id).map(|peer| peer.addr.clone()))?;
-        self.channel(&addr).ok()
+        self.channel(id, &addr).ok()
     }
 
     /// Why there is no cluster yet, or why a change of its members is blocked; none if there is no such problem.

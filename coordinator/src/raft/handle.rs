@@ -10,11 +10,12 @@ use volley_common::net::Connector;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::Follower;
+use volley_common::wire::raft::Identity;
 use volley_common::wire::raft::raft_server::RaftServer;
 use volley_common::{Error, Result};
 
 use super::config::RaftConfig;
-use super::context::RaftContext;
+use super::context::{RaftContext, TlsFailures};
 use super::environment::RaftEnvironment;
 use super::log_comparison;
 use super::membership::{bootstrap, decommission, leader_watch, membership_reconciler, peer_identity};
@@ -234,9 +235,14 @@ impl Handle {
         replication_progress(&self.0)
     }
 
-    /// Asks all coordinators: why each of those that do not answer within `timeout` does not.
-    pub async fn unanswered(&self, timeout: Duration) -> BTreeMap<u64, Option<String>> {
-        peer_identity::unanswered(&self.0, timeout).await
+    /// Asks all coordinators for their identities; an error says why one does not answer within `timeout`.
+    pub async fn identities(&self, timeout: Duration) -> BTreeMap<u64, Result<Identity>> {
+        peer_identity::identities(&self.0, timeout).await
+    }
+
+    /// Sets what tells the other coordinators why this one cannot use changed TLS files. Only the first call has an effect.
+    pub fn report_tls_failures(&self, failures: TlsFailures) {
+        let _ = self.0.tls_failures.set(failures);
     }
 
     /// The members whose logs differ from this leader's: a text for operators for each.

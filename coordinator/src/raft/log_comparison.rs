@@ -66,7 +66,7 @@ async fn compare(ctx: &RaftContext, id: u64, peer: &RaftPeer, first: u64) -> Res
         return Ok(None);
     }
     let request = wire::LogChecksumsRequest { first: ours.first };
-    let call = async { raft_client(ctx.channel(&peer.addr)?).log_checksums(request).await.map_err(Error::from) };
+    let call = async { raft_client(ctx.channel(id, &peer.addr)?).log_checksums(request).await.map_err(Error::from) };
     let reply = tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Error::deadline("no answer in time"))?;
     let theirs = reply?.into_inner();
     if theirs.software != *SOFTWARE {

@@ -80,7 +80,8 @@ impl Services {
         stop: CancellationToken,
     ) -> Self {
         let (listeners, node_reports) = (Arc::new(ListenerTable::new(listeners)), Arc::<NodeReports>::default());
-        let status = StatusService::new(raft.clone(), node_reports.clone(), pool.clone(), tls, config.id);
+        raft.report_tls_failures(Arc::new(move || tls.reload_failures()));
+        let status = StatusService::new(raft.clone(), node_reports.clone(), pool.clone());
         Services {
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
-use volley_common::server::ServerTls;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::Heartbeat;
+use volley_common::wire::raft::Identity;
 use volley_common::{NodeId, Result, clock};
 
 use crate::catalog::Catalog;
@@ -36,9 +36,6 @@ pub struct StatusService {
     node_reports: Arc<NodeReports>,
     /// Knows which nodes do not answer probes.
     pool: ConnectionPool,
-    /// This coordinator's TLS, and its id.
-    tls: Arc<ServerTls>,
-    id: u64,
     last_count: Mutex<Option<HealthCount>>,
 }
 
@@ -53,15 +50,9 @@ struct HealthCount {
 }
 
 impl StatusService {
-    /// Reports on this catalog, from the coordinator `id`.
-    pub fn new(
-        raft: Handle,
-        node_reports: Arc<NodeReports>,
-        pool: ConnectionPool,
-        tls: Arc<ServerTls>,
-        id: u64,
-    ) -> Self {
-        StatusService { raft, node_reports, pool, tls, id, last_count: Mutex::default() }
+    /// Reports on this catalog.
+    pub fn new(raft: Handle, node_reports: Arc<NodeReports>, pool: ConnectionPool) -> Self {
+        StatusService { raft, node_reports, pool, last_count: Mutex::default() }
     }
 
     /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
@@ -73,7 +64,9 @@ impl StatusService {
     /// UNAVAILABLE: there is no leader, and this coordinator has no catalog yet.
     pub async fn cluster_status(&self) -> Result<Value> {
         let read = async { self.raft.read().await.err() };
-        let (stale, unanswered) = tokio::join!(read, self.raft.unanswered(COORDINATOR_TIMEOUT));
+        let (stale, identities) = tokio::join!(read, self.raft.identities(COORDINATOR_TIMEOUT));
+        let why_silent = |answer: &Result<Identity>| answer.as_ref().err().map(|error| error.message.clone());
+        let unanswered = identities.iter().map(|(id, answer)| (*id, why_silent(answer))).collect::<BTreeMap<_, _>>();
         let diverged = self.raft.diverged();
         if let Some(error) = stale.clone().filter(|_| self.raft.view().cluster().is_none()) {
             return Err(error);
@@ -116,22 +109,12 @@ impl StatusService {
                 "being_copied": copying,
             },
             "unreachable": unreachable,
-            "tls_failures": self.tls_failures(&heartbeats),
+            "tls_failures": tls_failures(&identities, &heartbeats),
             "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
             "coordinators": self.coordinators_json(&unanswered, &diverged),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
             "stats": totals_json(&catalog),
         }))
-    }
-
-    /// The changed TLS files that this coordinator and the nodes cannot use, one line for each.
-    fn tls_failures(&self, heartbeats: &BTreeMap<NodeId, Heartbeat>) -> Vec<String> {
-        let own = self.tls.reload_failures();
-        let own = own.into_iter().map(|failure| format!("coordinator {}: {failure}", self.id));
-        let nodes = heartbeats.iter().flat_map(|(id, heartbeat)| {
-            heartbeat.tls_failures.iter().map(move |failure| format!("node {id}: {failure}"))
-        });
-        own.chain(nodes).collect()
     }
 
     /// Counts all parts. Returns the last count instead if the catalog has not changed since, or if it is so recent that
@@ -220,6 +203,17 @@ fn unreachable_node(node: &Node, now_ms: u64) -> String {
 /// What operators read about a node whose process or machine hangs, or that is cut off.
 const HANGS: &str = "does not answer probes";
 
+/// The changed TLS files that the coordinators and nodes which answer cannot use, one line for each.
+fn tls_failures(identities: &BTreeMap<u64, Result<Identity>>, heartbeats: &BTreeMap<NodeId, Heartbeat>) -> Vec<String> {
+    let coordinators = identities.iter().filter_map(|(id, answer)| Some((id, answer.as_ref().ok()?)));
+    let coordinators = coordinators
+        .flat_map(|(id, answer)| answer.tls_failures.iter().map(move |failure| format!("coordinator {id}: {failure}")));
+    let nodes = heartbeats
+        .iter()
+        .flat_map(|(id, heartbeat)| heartbeat.tls_failures.iter().map(move |failure| format!("node {id}: {failure}")));
+    coordinators.chain(nodes).collect()
+}
+
 /// Reports a node as unreachable that hangs, but is alive in the catalog.
 fn set_hanging(json: &mut Value) {
     json["condition"] = "silent".into();
@@ -266,7 +260,19 @@ fn node_json(node: &Node, replication: &ReplicationHealth, heartbeat: Option<&He
 
 #[cfg(test)]
 mod tests {
+    use volley_common::Error;
+
     use super::*;
+
+    #[test]
+    fn tls_failures_of_all_members_are_reported() {
+        let failures = vec!["a.crt: expired".to_string()];
+        let failing = Identity { tls_failures: failures.clone(), ..Identity::default() };
+        let identities = [(1, Ok(Identity::default())), (2, Ok(failing)), (3, Err(Error::unavailable("down")))].into();
+        let heartbeats = [(NodeId(7), Heartbeat { tls_failures: failures, ..Heartbeat::default() })].into();
+        let reported = tls_failures(&identities, &heartbeats);
+        assert_eq!(reported, ["coordinator 2: a.crt: expired".into(), format!("node {}: a.crt: expired", NodeId(7))]);
+    }
 
     #[test]
     fn node_that_hangs_is_not_reported_as_ok() {

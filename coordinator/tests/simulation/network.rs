@@ -115,7 +115,7 @@ impl SimNetwork {
     /// Connects a coordinator to others.
     pub fn dialer(self: &Arc<Self>, from: Incarnation) -> Dialer {
         let network = self.clone();
-        Arc::new(move |address: &str| {
+        Arc::new(move |_: u64, address: &str| {
             let to = coordinator_at(address).ok_or_else(|| volley_common::Error::invalid("an unknown address"))?;
             let network = network.clone();
             let call = move |request| network.clone().carry(from, to, request);

@@ -18,7 +18,7 @@ use crate::tls::peers::PeerFiles;
 use crate::tls::pem::TlsFile;
 use crate::tls::server::{HttpVersions, ListenerFiles};
 use crate::tls::testing::TestCa;
-use crate::tls::{Caller, ClientAuth, ClientTls, MemberRole, PeerTls, PeerTlsMode};
+use crate::tls::{ClientAuth, ClientTls, MemberRole, PeerTls, PeerTlsMode};
 
 /// A server that says who called it.
 async fn start(tls: ListenerTls, port: PortKind) -> String {
@@ -29,8 +29,9 @@ async fn start_with(tls: ListenerTls, limits: ServerLimits) -> String {
     let listener = bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let service = tower::service_fn(async |request: http::Request<Incoming>| {
-        let caller = request.extensions().get::<Caller>().expect("every request has its caller").to_string();
-        Ok::<_, Infallible>(grpc_error(Error::not_found(caller)))
+        let extensions = request.extensions();
+        assert_ne!(extensions.get::<Caller>(), Some(&Caller::Plaintext), "it would be an allocation for each request");
+        Ok::<_, Infallible>(grpc_error(Error::not_found(Caller::of(extensions).to_string())))
     });
     tokio::spawn(serve_tls(listener, Arc::new(tls), service, CancellationToken::new(), limits));
     addr

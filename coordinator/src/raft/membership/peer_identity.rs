@@ -32,18 +32,17 @@ pub async fn query_all(ctx: &RaftContext) -> Vec<(u64, Result<Identity>)> {
     answers
 }
 
-/// Why each coordinator that does not answer does not, for a report; the others are `None`, this one included.
-pub async fn unanswered(ctx: &RaftContext, timeout: Duration) -> BTreeMap<u64, Option<String>> {
+/// The identities of all coordinators, this one included, for a report; or why one does not answer.
+pub async fn identities(ctx: &RaftContext, timeout: Duration) -> BTreeMap<u64, Result<Identity>> {
     let asked = ctx.peers().into_iter().map(|(id, addr)| async move {
         if id == ctx.config.id {
-            return (id, None);
+            return (id, ctx.identity().await);
         }
-        let answer = tokio::time::timeout(timeout, query(ctx, id, &addr)).await;
-        let why = match answer {
-            Ok(answer) => answer.err().map(|error| error.message),
-            Err(_) => Some(format!("coordinator {id} at {addr} does not answer within {} s", timeout.as_secs())),
-        };
-        (id, why)
+        let answer = tokio::time::timeout(timeout, query(ctx, id, &addr)).await.unwrap_or_else(|_| {
+            let text = format!("coordinator {id} at {addr} does not answer within {} s", timeout.as_secs());
+            Err(Error::unavailable(text))
+        });
+        (id, answer)
     });
     futures::future::join_all(asked).await.into_iter().collect()
 }
@@ -55,7 +54,7 @@ pub async fn unanswered(ctx: &RaftContext, timeout: Duration) -> BTreeMap<u64, O
 /// cluster.
 pub async fn query(ctx: &RaftContext, id: u64, addr: &str) -> Result<Identity> {
     let ours = ctx.identity().await?;
-    let mut client = raft_client(ctx.channel(addr)?);
+    let mut client = raft_client(ctx.channel(id, addr)?);
     let theirs = match tokio::time::timeout(QUERY_TIMEOUT, client.identify(ours)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         Ok(Err(status)) => return Err(Error::from(status).at(format!("coordinator {id} at {addr}"))),

@@ -25,7 +25,6 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use volley_common::http2::settings;
 use volley_common::net::Connector;
-use volley_common::tls::MemberRole;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
@@ -53,15 +52,14 @@ pub struct PeerChannelError(#[source] pub Box<dyn std::error::Error + Send + Syn
 
 /// A channel to a coordinator's peer port: tonic's, or a simulation's.
 pub type PeerChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, PeerChannelError>;
-/// Creates the channel to an address, HOST:PORT.
-pub type Dialer = Arc<dyn Fn(&str) -> volley_common::Result<PeerChannel> + Send + Sync>;
+/// Creates the channel to a coordinator, by its id and its address, HOST:PORT.
+pub type Dialer = Arc<dyn Fn(u64, &str) -> volley_common::Result<PeerChannel> + Send + Sync>;
 
-/// Creates channels to coordinators' peer ports, which connect at their first use. If members have TLS, a member that is no
-/// coordinator is refused.
+/// Creates channels to coordinators' peer ports, which connect at their first use. If members have TLS, a member that is not
+/// the coordinator with that id is refused.
 pub fn dialer(connector: Connector) -> Dialer {
-    let connector = connector.expecting(MemberRole::Coordinator);
-    Arc::new(move |addr| {
-        let channel = connector.channel(&settings::RAFT, addr)?;
+    Arc::new(move |id: u64, addr: &str| {
+        let channel = connector.clone().expecting_coordinator(id).channel(&settings::RAFT, addr)?;
         Ok(BoxCloneSyncService::new(channel.map_err(|e| PeerChannelError(e.into()))))
     })
 }
@@ -111,7 +109,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
             from: self.id,
             target,
             store_id: format!("{:016x}", peer.store_id),
-            client: (self.dial)(&peer.addr).map(raft_client),
+            client: (self.dial)(target, &peer.addr).map(raft_client),
             silent: self.silent.clone(),
         }
     }
