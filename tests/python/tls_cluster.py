@@ -3,6 +3,7 @@
 `volley certs` makes the certificates, also those of strangers; only what it does not issue, one that has expired, is made here.
 """
 
+import atexit
 import datetime
 import ipaddress
 import json
@@ -106,6 +107,7 @@ class TlsCluster(Cluster):
 
     def __init__(self, listeners=("",), **options):
         self.certificates = pathlib.Path(tempfile.mkdtemp(prefix="volley-test-tls-"))
+        atexit.register(shutil.rmtree, self.certificates, ignore_errors=True)
         self.authority = Authority(self.certificates / "authority")
         self.listeners, self.peer_files, self.server_files = listeners, {}, {}
         super().__init__(**options)
