@@ -35,17 +35,17 @@ def wait_until(condition, seconds, what):
 
 
 class Member:
-    """A server process with its command line and its log."""
+    """A server process with its command line, its variables and its log."""
 
-    def __init__(self, name, host, command, folder):
-        self.name, self.host, self.command, self.folder = name, host, command, folder
+    def __init__(self, name, host, command, folder, variables):
+        self.name, self.host, self.command, self.folder, self.variables = name, host, command, folder, variables
         self.log = folder.parent / f"{name}.log"
         self.process = None
 
     def start(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
+                self.command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment() | self.variables
             )
         self.lines = queue.Queue()
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
@@ -61,7 +61,7 @@ class Member:
             line = self.lines.get(timeout=seconds)
         except queue.Empty:
             line = None
-        assert line and line.startswith("ready grpc://"), f"{self.name} did not start:\n{self.tail()}"
+        assert line and line.startswith(("ready grpc://", "ready grpc+tls://")), f"{self.name} did not start:\n{self.tail()}"
         return self
 
     def tail(self):
@@ -96,6 +96,9 @@ def environment():
 
 
 class Cluster:
+    # Variables of all members.
+    variables = {}
+
     def __init__(self, coordinators=3, nodes=4, zones=2, node_options=(), coordinator_options=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="volley-test-"))
         self.net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
@@ -114,25 +117,29 @@ class Cluster:
             member.wait_ready()
         wait_until(lambda: self.alive_nodes() == nodes, 30, "every node is known")
 
+    def _flags(self, name, host, port):
+        """The flags of a member's Flight listeners."""
+        return ["--listen", f"{host}:{port}", "--advertise", f"grpc+tcp://{host}:{port}"]
+
     def _coordinator(self, i, peers, options):
         host, folder = f"{self.net}.{i}", self.folder / f"coordinator{i}"
         command = [
             str(BIN / "volley-coordinator"), "--id", str(i), "--peers", peers,
-            "--listen", f"{host}:8815", "--advertise", f"grpc+tcp://{host}:8815",
+            *self._flags(f"coordinator{i}", host, 8815),
             "--peer-listen", f"{host}:8825", "--http-listen", f"{host}:8835",
             "--data-dir", str(folder), *options,
         ]
-        return Member(f"coordinator{i}", host, command, folder)
+        return Member(f"coordinator{i}", host, command, folder, self.variables)
 
     def _node(self, i, zone):
         host, folder = f"{self.net}.{100 + i}", self.folder / f"node{i}"
         command = [
             str(BIN / "volley-node"), "--coordinators", self.peer_ports,
-            "--listen", f"{host}:8816", "--advertise", f"grpc+tcp://{host}:8816",
+            *self._flags(f"node{i}", host, 8816),
             "--peer-listen", f"{host}:8826", "--http-listen", f"{host}:8836",
             "--data-dir", str(folder), "--zone", zone, *self.node_options,
         ]
-        return Member(f"node{i}", host, command, folder)
+        return Member(f"node{i}", host, command, folder, self.variables)
 
     def members(self):
         return self.coordinators + self.nodes
