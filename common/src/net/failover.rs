@@ -5,9 +5,6 @@ use std::io;
 
 use crate::{Code, Error, Result};
 
-/// The reasons by which a member closes a connection without having handled its last requests: it stops, or requires TLS.
-const UNHANDLED_NO_ERROR: h2::Reason = h2::Reason::NO_ERROR;
-const UNHANDLED_NO_TLS: h2::Reason = h2::Reason::INADEQUATE_SECURITY;
 /// Redirections that one request follows.
 const MAX_REDIRECTS: usize = 8;
 
@@ -38,9 +35,8 @@ pub fn was_not_handled(error: &(dyn std::error::Error + 'static)) -> bool {
                 return true;
             }
             let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return http2.is_remote()
-                && (refused
-                    || http2.is_go_away() && matches!(http2.reason(), Some(UNHANDLED_NO_ERROR | UNHANDLED_NO_TLS)));
+            let stops = http2.is_go_away() && http2.reason() == Some(h2::Reason::NO_ERROR);
+            return http2.is_remote() && (refused || stops);
         }
         cause = error.source();
     }

@@ -130,7 +130,7 @@ impl<T: FileValue> Reloaded<T> {
         let new = (self.load)()?;
         let problem = |value: &T| value.validity().and_then(CertificateValidity::problem);
         match problem(&new) {
-            Some(error) if problem(&*self.current()).is_none() => Err(error),
+            Some(error) if problem(&self.current()).is_none() => Err(error),
             _ => Ok(new),
         }
     }

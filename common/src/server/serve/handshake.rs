@@ -1,23 +1,30 @@
 //! The beginning of a connection: what the client speaks, its TLS handshake, and who it is. What the port does not serve is
 //! refused here, with the reason in the client's own protocol where it has one.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::lingering_stream::{LingeringSocket, LingeringStream, lingering};
 use super::preface::{ClientProtocol, log_refused, read_preface};
-use crate::http2::PortKind;
+use crate::Error;
+use crate::http2::{PortKind, grpc_error};
 use crate::tls::stream::TlsPart;
 use crate::tls::{Caller, ListenerTls, MaybeTls};
 
 /// A client that takes the reason of a refusal in longer than this does not get it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// HTTP/2's error code for a connection that lacks TLS, RFC 9113 section 7.
-const INADEQUATE_SECURITY: u32 = 0xc;
+/// A refused HTTP/2 client is served this long at most.
+const REFUSED_CALLS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that can be served.
 pub struct OpenedConnection {
@@ -123,21 +130,45 @@ fn has_no_tls(port: PortKind) -> &'static str {
     }
 }
 
-/// Tells the client why it is refused, if there is a way to, and closes the connection.
+/// Sends the client the reason of its refusal, if there is a way to, and closes the connection.
 async fn send_refusal(opened: OpenedConnection, refusal: &ConnectionRefusal, port: PortKind) {
     let OpenedConnection { protocol, mut stream, socket, .. } = opened;
     let text = format!("{}: {}", refusal.reason, port.describe());
-    let reply = match protocol {
-        ClientProtocol::Http1 => http1_reply(refusal.http1_status, &text),
-        ClientProtocol::Http2 => http2_goaway(&text),
+    match protocol {
+        ClientProtocol::Http1 => {
+            let reply = http1_reply(refusal.http1_status, &text);
+            let sending = send_and_close(&mut stream, &reply);
+            if !tokio::time::timeout(REFUSAL_TIMEOUT, sending).await.is_ok_and(|sent| sent.is_ok()) {
+                return;
+            }
+            drop(stream);
+        }
+        ClientProtocol::Http2 => refuse_calls(stream, Error::unavailable(text)).await,
         // Other clients may not be able to read it.
         ClientProtocol::Tls | ClientProtocol::Unknown | ClientProtocol::Silent => return,
-    };
-    let sending = send_and_close(&mut stream, &reply);
-    if tokio::time::timeout(REFUSAL_TIMEOUT, sending).await.is_ok_and(|sent| sent.is_ok()) {
-        drop(stream);
-        let _ = tokio::time::timeout(2 * REFUSAL_TIMEOUT, socket.close()).await;
     }
+    let _ = tokio::time::timeout(2 * REFUSAL_TIMEOUT, socket.close()).await;
+}
+
+/// Answers the first calls of a connection with `error`, then ends it. A GOAWAY in place of an answer says that the call can
+/// be repeated, which clients of gRPC do at once and for ever.
+async fn refuse_calls(stream: MaybeTls<LingeringStream>, error: Error) {
+    let answered = CancellationToken::new();
+    let service = hyper::service::service_fn(|_: http::Request<Incoming>| {
+        answered.cancel();
+        std::future::ready(Ok::<_, Infallible>(grpc_error(error.clone())))
+    });
+    let http = http2::Builder::new(TokioExecutor::new());
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let serving = async {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = answered.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        // Its errors are the client's.
+        let _ = connection.await;
+    };
+    let _ = tokio::time::timeout(REFUSED_CALLS_TIMEOUT, serving).await;
 }
 
 async fn send_and_close(stream: &mut (impl AsyncWrite + Unpin), reply: &[u8]) -> std::io::Result<()> {
@@ -151,14 +182,4 @@ fn http1_reply(status: &str, text: &str) -> Vec<u8> {
         "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}\n"
     )
     .into_bytes()
-}
-
-/// The server's SETTINGS, which are empty, and a GOAWAY with a text for people: gRPC libraries show it.
-fn http2_goaway(text: &str) -> Vec<u8> {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GOAWAY: u8 = 7;
-    let payload = [&0u32.to_be_bytes()[..], &INADEQUATE_SECURITY.to_be_bytes(), text.as_bytes()].concat();
-    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
-    let header = [length[1], length[2], length[3], GOAWAY, 0, 0, 0, 0, 0];
-    [&SETTINGS[..], &header, &payload].concat()
 }
