@@ -57,6 +57,10 @@ pub struct Client {
     is_tls: bool,
 }
 
+fn uri_of(address: &str, is_tls: bool) -> String {
+    format!("{}://{address}", if is_tls { "grpc+tls" } else { "grpc" })
+}
+
 impl Client {
     /// Connects to `grpc://HOST:PORT`, `grpc+tcp://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`; or by TLS, trusting the CAs of
     /// the system, to `grpc+tls://HOST:PORT` or `https://HOST:PORT`.
@@ -72,7 +76,7 @@ impl Client {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not an address, a file that cannot be used, or settings of TLS for an address without TLS.
-    /// UNAVAILABLE: no server answers there, or one of the sides refuses the other's certificate.
+    /// UNAVAILABLE: no server answers there. UNAUTHENTICATED: one of the sides refuses the other's certificate.
     pub async fn connect_with(address: &str, tls: ClientTls) -> Result<Client> {
         let (addr, demanded) = address::parse_address(address)?;
         let is_tls = match demanded {
@@ -93,8 +97,7 @@ impl Client {
         let tls_pool = pool.clone().with_connector(Connector::Client(connector));
         let used = if is_tls { &tls_pool } else { &pool };
         let channel = used.connector().connected_channel(&settings::CLIENT, &addr).await?;
-        let scheme = if is_tls { "grpc+tls" } else { "grpc" };
-        let channel = channel.map_err(|e| failure::unreachable(&format!("{scheme}://{addr}"), &e))?;
+        let channel = channel.map_err(|e| failure::unreachable(&uri_of(&addr, is_tls), &e))?;
         Ok(Client { channel, address: addr.into(), pool, tls_pool, is_tls })
     }
 
@@ -111,6 +114,11 @@ impl Client {
     /// The address that this client connected to: `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The same as a URI.
+    fn uri(&self) -> String {
+        uri_of(&self.address, self.is_tls)
     }
 
     /// The raw Flight client on the original connection.
@@ -165,8 +173,8 @@ impl Client {
     async fn call<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T> {
         tokio::select! {
             biased;
-            outcome = call => outcome.map_err(|status| failure::of_status(&self.address, status)),
-            _ = self.own_pool().silence(&self.address) => Err(failure::silent(&self.address)),
+            outcome = call => outcome.map_err(|status| failure::of_status(&self.uri(), status)),
+            _ = self.own_pool().silence(&self.address) => Err(failure::silent(&self.uri())),
         }
     }
 
@@ -218,7 +226,7 @@ impl Client {
         let outcome = tokio::select! {
             biased;
             outcome = put::put_stream(self, descriptor, headers, schema, batches) => outcome?,
-            _ = self.own_pool().silence(&self.address) => return Err(failure::silent(&self.address)),
+            _ = self.own_pool().silence(&self.address) => return Err(failure::silent(&self.uri())),
         };
         serde_json::from_value(outcome)
             .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))

@@ -98,7 +98,7 @@ async fn call(
     let mut attempt = 0;
     let mut results = loop {
         attempt += 1;
-        calls.ready().await.map_err(|e| failure::broken(client.address(), &e))?;
+        calls.ready().await.map_err(|e| failure::broken(&client.uri(), &e))?;
         let mut request = Request::new(Outbox::stream(outbox.clone()));
         *request.metadata_mut() = headers.clone();
         let status = match calls.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await {
@@ -110,12 +110,12 @@ async fn call(
                 tracing::debug!(%status, attempt, "the put is repeated later");
                 tokio::time::sleep(pause * attempt).await;
             }
-            _ => return Err(failure::of_status(client.address(), status)),
+            _ => return Err(failure::of_status(&client.uri(), status)),
         }
     };
     outbox.forget();
     let mut last = serde_json::Value::Null;
-    let broken = |status| failure::of_status(client.address(), status);
+    let broken = |status| failure::of_status(&client.uri(), status);
     while let Some(result) = results.message().await.map_err(broken)? {
         if !result.app_metadata.is_empty() {
             last = serde_json::from_slice(&result.app_metadata)

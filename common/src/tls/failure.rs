@@ -1,6 +1,7 @@
 //! Why a handshake failed, in words for a user. rustls's own texts name types of the library.
 
 use std::io;
+use std::net::IpAddr;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
@@ -61,9 +62,12 @@ pub(super) fn describe(error: &Error) -> String {
         Error::AlertReceived(alert) => alert_text(*alert),
         Error::InvalidMessage(_) => "the other side does not speak TLS: its port may have no TLS".into(),
         Error::NoApplicationProtocol => "it offers no protocol that this side speaks (ALPN h2)".into(),
-        Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered | PeerIncompatible::Tls12NotOfferedOrEnabled) => {
-            "it offers no TLS version that is allowed: TLS 1.2 is the least".into()
-        }
+        // A client of TLS 1.1 at most does not know the extension.
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
+        ) => "it offers no TLS version that is allowed: TLS 1.2 is the least".into(),
         other => other.to_string(),
     }
 }
@@ -76,7 +80,7 @@ fn certificate(why: &CertificateError) -> String {
             "its certificate is not valid yet: compare the clocks".into()
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let presented = presented.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            let presented = presented.iter().take(8).map(|name| plain_name(name)).collect::<Vec<_>>().join(", ");
             format!("its certificate is not for {}, but for {presented}", expected.to_str())
         }
         CertificateError::NotValidForName => "its certificate is for another name".into(),
@@ -86,6 +90,12 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::Other(other) => other.to_string(),
         other => format!("its certificate cannot be verified: {other:?}"),
     }
+}
+
+/// A name of a certificate as rustls prints it, `DnsName("localhost")` or `IpAddress(0::1)`, as people write it.
+fn plain_name(printed: &str) -> String {
+    let name = printed.split_once('(').map_or(printed, |(_, name)| name.trim_end_matches(')')).trim_matches('"');
+    name.parse().map_or_else(|_| name.to_string(), |ip: IpAddr| ip.to_string())
 }
 
 fn alert_text(alert: AlertDescription) -> String {
@@ -108,6 +118,12 @@ fn alert_text(alert: AlertDescription) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_printed_as_people_write_them() {
+        let printed = ["DnsName(\"localhost\")", "IpAddress(127.0.0.1)", "IpAddress(0::1)", "other"];
+        assert_eq!(printed.map(plain_name), ["localhost", "127.0.0.1", "::1", "other"]);
+    }
 
     #[test]
     fn only_errors_of_tls_are_explained() {
