@@ -9,12 +9,12 @@ use rcgen::{
 };
 
 /// A CA, and the certificates that it signs.
-pub struct CertificateAuthority {
+pub struct TestAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-impl CertificateAuthority {
+impl TestAuthority {
     /// A new CA.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
@@ -22,7 +22,7 @@ impl CertificateAuthority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        CertificateAuthority { issuer: Issuer::new(params, key), pem }
+        TestAuthority { issuer: Issuer::new(params, key), pem }
     }
 
     /// Its certificate.

@@ -12,8 +12,6 @@ pub(crate) mod preface;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tls_tests;
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -13,7 +13,7 @@ use volley_common::options::Options;
 use volley_common::tls::ClientTls;
 use volley_common::wire::raft::raft_client::RaftClient;
 use volley_common::{Code, Error};
-use volley_tests::certificates::{CertificateAuthority, replace};
+use volley_tests::certificates::{TestAuthority, replace};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const COORDINATORS: usize = 3;
@@ -24,12 +24,12 @@ const LIMIT: Duration = Duration::from_secs(40);
 /// Files of all members, and of a listener.
 struct Certificates {
     folder: TempDir,
-    ca: CertificateAuthority,
+    ca: TestAuthority,
 }
 
 impl Certificates {
     fn new() -> Self {
-        let (folder, ca) = (TempDir::with_prefix("volley-tls-").unwrap(), CertificateAuthority::new("members"));
+        let (folder, ca) = (TempDir::with_prefix("volley-tls-").unwrap(), TestAuthority::new("members"));
         replace(&folder.path().join("ca.crt"), ca.pem());
         ca.issue_members(folder.path(), COORDINATORS, NODES);
         Certificates { folder, ca }
@@ -109,10 +109,10 @@ async fn stranger_is_refused_at_peer_ports() {
     let peer = cluster.coordinators[0].address.replace(":8815", ":8825");
     let mut raft = RaftClient::new(ConnectionPool::new().channel(&peer).unwrap());
     let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
-    assert!(refused.code == Code::Unavailable && refused.message.contains("requires TLS"), "{refused}");
+    assert!(refused.code == Code::Unavailable && refused.message.contains("requires the TLS of members"), "{refused}");
 
     // A node with a stranger's certificate, and a coordinator with another one's.
-    let stranger = CertificateAuthority::new("stranger");
+    let stranger = TestAuthority::new("stranger");
     stranger.issue(certificates.path(), "stranger", &[], &["volley://node/stranger".into()]);
     let node = cluster.add_node();
     for flag in certificates.peer_flags("stranger").chunks(2) {
@@ -128,16 +128,16 @@ async fn stranger_is_refused_at_peer_ports() {
 }
 
 /// Puts and gets, one after the other, until it is told to stop.
-struct Load {
+struct PutGetLoad {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
-impl Load {
+impl PutGetLoad {
     /// A call that finds its member stopped is made again at the next address, as Volley's clients do; any other error ends
     /// the load.
-    fn start(addresses: Vec<String>) -> Load {
+    fn start(addresses: Vec<String>) -> PutGetLoad {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let task = tokio::spawn({
             let (stop, done) = (stop.clone(), done.clone());
@@ -151,7 +151,7 @@ impl Load {
                 Ok(())
             }
         });
-        Load { stop, done, task }
+        PutGetLoad { stop, done, task }
     }
 
     /// Waits until calls that begin now are complete.
@@ -191,7 +191,7 @@ async fn retried(addresses: &[String], table: &str, round: usize) -> Result<(), 
 async fn members_change_to_tls_one_after_the_other_under_load() {
     let certificates = Certificates::new();
     let mut cluster = TestCluster::start_with(options(&[])).await;
-    let load = Load::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
+    let load = PutGetLoad::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
     for mode in ["accept", "prefer", "require"] {
         for id in cluster.member_ids() {
             let member = cluster.member(id);
@@ -212,24 +212,31 @@ async fn members_change_to_tls_one_after_the_other_under_load() {
     let pool = ConnectionPool::new();
     let mut raft = RaftClient::new(pool.channel(&peer).unwrap());
     let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
-    assert!(refused.message.contains("requires TLS"), "{refused}");
+    assert!(refused.message.contains("requires the TLS of members"), "{refused}");
+}
+
+/// Waits until each member has loaded changed files this often.
+async fn reloaded(cluster: &mut TestCluster, times: usize) {
+    for id in cluster.member_ids() {
+        let member = cluster.member(id);
+        let is_done = async || (member.log().matches("certificates were reloaded").count() >= times).then_some(());
+        wait_for(LIMIT, "the files are loaded", is_done).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ca_is_rotated_under_load_without_a_restart() {
-    /// Longer than the interval at which files are looked at though nobody connects.
-    const SEEN: Duration = Duration::from_secs(13);
     let certificates = Certificates::new();
     let mut cluster = TestCluster::start_with(options(&certificates.peer_flags("{name}"))).await;
-    let load = Load::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
+    let load = PutGetLoad::start(cluster.coordinators.iter().map(|one| one.address.clone()).collect());
     let ca = certificates.path().join("ca.crt");
-    let next = CertificateAuthority::new("next members");
+    let next = TestAuthority::new("next members");
     replace(&ca, &format!("{}{}", certificates.ca.pem(), next.pem()));
-    tokio::time::sleep(SEEN).await;
+    reloaded(&mut cluster, 1).await;
     next.issue_members(certificates.path(), COORDINATORS, NODES);
-    tokio::time::sleep(SEEN).await;
+    reloaded(&mut cluster, 2).await;
     replace(&ca, next.pem());
-    tokio::time::sleep(SEEN).await;
+    reloaded(&mut cluster, 3).await;
     // All connections of these members are new.
     cluster.nodes[0].kill();
     cluster.nodes[0].restart().await;

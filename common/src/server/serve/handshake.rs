@@ -183,3 +183,6 @@ fn http1_reply(status: &str, text: &str) -> Vec<u8> {
     )
     .into_bytes()
 }
+
+#[cfg(test)]
+mod tests;

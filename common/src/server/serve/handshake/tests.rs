@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::testing::soon;
-use super::*;
+use super::super::testing::soon;
+use super::super::*;
 use crate::http2::grpc_error;
 use crate::net::{ConnectionPool, Connector};
 use crate::tls::client::ClientConnector;
