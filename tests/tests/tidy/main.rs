@@ -88,6 +88,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/server/data_folder.rs",
         "/tls/pem.rs",
         "/tls/reload.rs",
+        "/tls/testing.rs",
         "tests",
     ];
     for member in ["common/src", "coordinator/src", "node/src"] {
