@@ -38,6 +38,12 @@ pub trait ServerRole {
     /// One sentence that names the wrong value or combination.
     fn check(config: &Self::Config) -> Result<()>;
 
+    /// Reads the files that the configuration names, as `start` does.
+    ///
+    /// # Errors
+    /// One sentence that names the file that cannot be used.
+    fn check_files(config: &Self::Config) -> Result<()>;
+
     /// Starts the server; returns when it can answer clients.
     fn start(config: Self::Config) -> impl Future<Output = Result<Self::Server>>;
 }
@@ -112,6 +118,7 @@ fn run<R: ServerRole>(args: &R::Args) -> Result<()> {
     let config: R::Config = config::load(common.config.as_deref(), args)?;
     R::check(&config)?;
     if common.check_config {
+        R::check_files(&config)?;
         return print_line("the configuration is valid");
     }
     raise_open_files();

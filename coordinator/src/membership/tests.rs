@@ -11,7 +11,7 @@ use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
 
 use super::session::SessionState;
 use super::*;
-use crate::raft::RaftConfig;
+use crate::raft::testing::single_leader;
 use crate::scheduler::reconcile::CatalogHistory;
 
 const NODE: NodeId = NodeId(7);
@@ -21,14 +21,7 @@ async fn single_coordinator() -> (TempDir, Arc<NodeMembership>) {
 }
 
 async fn coordinator_with(membership: CoordinatorConfig) -> (TempDir, Arc<NodeMembership>) {
-    let dir = TempDir::new().unwrap();
-    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
-    config.set_election_timeout(Duration::from_millis(200));
-    let raft = Handle::start(config).await.unwrap();
-    let mut applied = raft.watch_applied();
-    while raft.view().cluster().is_none() || !raft.is_leader() {
-        applied.changed().await.unwrap();
-    }
+    let (dir, raft) = single_leader().await;
     (dir, NodeMembership::new(Arc::new(membership), raft, Arc::default(), CancellationToken::new()))
 }
 

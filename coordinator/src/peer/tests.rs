@@ -1,7 +1,6 @@
 //! Calls of the peer service from callers whose certificates do not allow what the messages claim.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -26,7 +25,7 @@ use volley_common::wire::cluster::{Follower, Hello, Welcome};
 
 use super::*;
 use crate::config::CoordinatorConfig;
-use crate::raft::RaftConfig;
+use crate::raft::testing;
 
 /// How many nodes a stranger tries to join.
 const FLOOD: u64 = 1_000;
@@ -51,14 +50,7 @@ type PeerClientAs<I> = CoordinatorClient<InterceptedService<CoordinatorServer<Co
 
 impl PeerServiceFixture {
     async fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
-        config.set_election_timeout(Duration::from_millis(200));
-        let raft = Handle::start(config).await.unwrap();
-        let mut applied = raft.watch_applied();
-        while raft.view().cluster().is_none() || !raft.is_leader() {
-            applied.changed().await.unwrap();
-        }
+        let (dir, raft) = testing::single_leader().await;
         let (pool, stop) = (ConnectionPool::new(), CancellationToken::new());
         let config = CoordinatorConfig { repair_delay_ms: REPAIR_DELAY_MS, ..CoordinatorConfig::default() };
         let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
@@ -70,12 +62,8 @@ impl PeerServiceFixture {
 
     /// A client within the process, whose requests are marked as those of this caller.
     fn client_of(&self, caller: Caller) -> PeerClientAs<impl Interceptor + use<>> {
-        let mark = move |mut request: Request<()>| {
-            request.extensions_mut().insert(caller.clone());
-            Ok::<_, Status>(request)
-        };
         let server = CoordinatorPeerService::server(&self.services, self.membership.clone());
-        CoordinatorClient::new(InterceptedService::new(server, mark))
+        CoordinatorClient::new(InterceptedService::new(server, testing::calls_of(caller)))
     }
 
     async fn propose(&self, caller: Caller, op: Op, coordinator: u64) -> Result<ProposeReply, Status> {

@@ -29,6 +29,8 @@ pub mod rpc;
 pub mod runtime;
 pub mod storage;
 pub mod tables;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod types;
 
 pub use config::RaftConfig;

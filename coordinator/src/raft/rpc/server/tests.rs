@@ -1,9 +1,6 @@
 //! Raft's messages from callers whose certificates do not name the sender.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::service::Interceptor;
@@ -14,18 +11,11 @@ use volley_common::wire::raft::raft_client::RaftClient;
 use volley_common::wire::raft::raft_server::RaftServer;
 
 use super::*;
-use crate::raft::{Handle, RaftConfig};
+use crate::raft::{Handle, testing};
 
 /// A coordinator alone, which leads, and the id of its data folder as messages name it.
-async fn single_leader() -> (TempDir, Handle, String) {
-    let dir = TempDir::new().unwrap();
-    let mut config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
-    config.set_election_timeout(Duration::from_millis(200));
-    let raft = Handle::start(config).await.unwrap();
-    let mut applied = raft.watch_applied();
-    while raft.view().cluster().is_none() || !raft.is_leader() {
-        applied.changed().await.unwrap();
-    }
+async fn leader_and_store() -> (TempDir, Handle, String) {
+    let (dir, raft) = testing::single_leader().await;
     let own = client_of(&raft, Caller::Plaintext).identify(identity(1)).await.unwrap().into_inner();
     (dir, raft, format!("{:016x}", own.store))
 }
@@ -34,11 +24,7 @@ type RaftClientAs<I> = RaftClient<InterceptedService<RaftServer<RaftService>, I>
 
 /// A client within the process, whose requests are marked as those of this caller.
 fn client_of(raft: &Handle, caller: Caller) -> RaftClientAs<impl Interceptor + use<>> {
-    let mark = move |mut request: Request<()>| {
-        request.extensions_mut().insert(caller.clone());
-        Ok::<_, Status>(request)
-    };
-    RaftClient::new(InterceptedService::new(raft.service(), mark))
+    RaftClient::new(InterceptedService::new(raft.service(), testing::calls_of(caller)))
 }
 
 fn member(role: MemberRole, name: &str) -> Caller {
@@ -76,7 +62,7 @@ fn code<T>(result: Result<T, Status>) -> Code {
 /// Every message claims to be from coordinator 2.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_another_coordinator_are_refused() {
-    let (_dir, raft, store) = single_leader().await;
+    let (_dir, raft, store) = leader_and_store().await;
     let term = raft.metrics().current_term;
     for caller in strangers().into_iter().chain([member(MemberRole::Coordinator, "3")]) {
         let mut client = client_of(&raft, caller.clone());
@@ -106,7 +92,7 @@ async fn messages_of_another_coordinator_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checksums_of_the_log_are_for_coordinators() {
-    let (_dir, raft, _) = single_leader().await;
+    let (_dir, raft, _) = leader_and_store().await;
     let ask = wire::LogChecksumsRequest { first: 1 };
     for caller in strangers() {
         assert_eq!(code(client_of(&raft, caller).log_checksums(ask).await), Code::PermissionDenied);
@@ -118,7 +104,7 @@ async fn checksums_of_the_log_are_for_coordinators() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_certificates_coordinator_are_handled() {
-    let (_dir, raft, store) = single_leader().await;
+    let (_dir, raft, store) = leader_and_store().await;
     let term = raft.metrics().current_term;
     for caller in [member(MemberRole::Coordinator, "2"), Caller::Plaintext] {
         let mut client = client_of(&raft, caller);
