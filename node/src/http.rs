@@ -1,17 +1,54 @@
-//! What `/readyz` of a node reports; `/metrics` has what the node counts as it runs.
+//! What `/readyz` of a node reports, and who may read `/metrics`, which has what the node counts as it runs.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use volley_common::Result;
+use volley_common::identity::{Access, Secret};
 use volley_common::server::http::HttpStatus;
+use volley_common::server::http::identity::{HttpIdentity, HttpLogin};
+
+use crate::context::NodeContext;
 
 /// The status of a node.
 #[derive(Clone)]
 pub struct NodeHttpStatus {
     /// Whether the first session with a leading coordinator has begun.
-    pub joined: watch::Receiver<bool>,
+    joined: watch::Receiver<bool>,
     /// Cancelled when the stop begins.
-    pub stop: CancellationToken,
+    stop: CancellationToken,
+    /// Identifies callers; empty until the data folder is open.
+    context: Arc<OnceLock<Arc<NodeContext>>>,
+}
+
+impl NodeHttpStatus {
+    /// That of a node that starts. `joined`: whether its first session has begun; `stop`: cancelled when it stops.
+    pub fn new(joined: watch::Receiver<bool>, stop: CancellationToken) -> Self {
+        NodeHttpStatus { joined, stop, context: Arc::default() }
+    }
+
+    /// Identifies callers by this context from now on.
+    pub fn set(&self, context: Arc<NodeContext>) {
+        let _ = self.context.set(context);
+    }
+}
+
+/// Logs in the callers of the HTTP port that send a password.
+struct NodeHttpLogin(Arc<NodeContext>);
+
+impl HttpLogin for NodeHttpLogin {
+    fn login<'a>(
+        &'a self,
+        user: &'a str,
+        password: &'a Secret,
+        address: Option<SocketAddr>,
+    ) -> BoxFuture<'a, Result<Access>> {
+        Box::pin(self.0.login.access(user, password, address))
+    }
 }
 
 impl HttpStatus for NodeHttpStatus {
@@ -23,5 +60,15 @@ impl HttpStatus for NodeHttpStatus {
             false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
         };
         (status, body.into())
+    }
+
+    fn identity(&self) -> Option<HttpIdentity> {
+        let context = self.context.get()?;
+        Some(HttpIdentity {
+            authenticator: context.authenticator.clone(),
+            login: Arc::new(NodeHttpLogin(context.clone())),
+            audit: context.audit.clone(),
+            public_metrics: context.config.server.identity.public_metrics,
+        })
     }
 }
