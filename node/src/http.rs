@@ -1,16 +1,12 @@
 //! What `/readyz` of a node reports, and who may read `/metrics`, which has what the node counts as it runs.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use volley_common::Result;
-use volley_common::identity::{Access, Secret};
 use volley_common::server::http::HttpStatus;
-use volley_common::server::http::identity::{HttpIdentity, HttpLogin};
+use volley_common::server::http::identity::HttpIdentity;
 
 use crate::context::NodeContext;
 
@@ -37,20 +33,6 @@ impl NodeHttpStatus {
     }
 }
 
-/// Logs in the callers of the HTTP port that send a password.
-struct NodeHttpLogin(Arc<NodeContext>);
-
-impl HttpLogin for NodeHttpLogin {
-    fn login<'a>(
-        &'a self,
-        user: &'a str,
-        password: &'a Secret,
-        address: Option<SocketAddr>,
-    ) -> BoxFuture<'a, Result<Access>> {
-        Box::pin(self.0.login.access(user, password, address))
-    }
-}
-
 impl HttpStatus for NodeHttpStatus {
     /// 200 once the node is in a cluster, until the stop begins.
     async fn readiness(&self) -> (StatusCode, String) {
@@ -66,7 +48,7 @@ impl HttpStatus for NodeHttpStatus {
         let context = self.context.get()?;
         Some(HttpIdentity {
             authenticator: context.authenticator.clone(),
-            login: Arc::new(NodeHttpLogin(context.clone())),
+            login: context.callers.clone(),
             audit: context.audit.clone(),
             public_metrics: context.config.server.identity.public_metrics,
         })

@@ -187,9 +187,11 @@ impl AuditLog {
         });
     }
 
-    /// Records a call whose caller could not be identified. Never waits.
+    /// Records a call whose caller could not be identified, unless a member was not reachable: that is not the caller's fault.
+    /// Never waits.
     pub fn record_unidentified(&self, call: UnidentifiedCall<'_>) {
-        let Some(log) = &self.0 else { return };
+        let is_members_fault = matches!(call.error.code, Code::Unavailable | Code::DeadlineExceeded);
+        let Some(log) = self.0.as_ref().filter(|_| !is_members_fault) else { return };
         log.queue.send(AuditLine {
             kind: call.kind.as_str(),
             time_ms: clock::now_ms(),

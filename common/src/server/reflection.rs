@@ -14,18 +14,23 @@ use crate::{Error, Result};
 /// The descriptors of Flight, from `proto/flight.proto`.
 const FLIGHT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flight.fds"));
 
-/// Adds the reflection service, in both versions that tools use, with Flight and gRPC health. `is_public`: the setting
-/// `public_reflection`.
+/// Adds the reflection service, in both versions that tools use, with Flight and gRPC health; for identified callers.
 ///
 /// # Errors
 /// INTERNAL: the descriptors are broken.
-pub fn add_to(routes: Routes, is_public: bool) -> Result<Routes> {
-    let check = move |request: Request<()>| match is_public {
-        true => Ok(request),
-        false => require_identity(request),
-    };
-    let v1 = InterceptedService::new(builder().build_v1().map_err(broken)?, check);
-    let v1alpha = InterceptedService::new(builder().build_v1alpha().map_err(broken)?, check);
+pub fn add_to(routes: Routes) -> Result<Routes> {
+    let v1 = InterceptedService::new(builder().build_v1().map_err(broken)?, require_identity);
+    let v1alpha = InterceptedService::new(builder().build_v1alpha().map_err(broken)?, require_identity);
+    Ok(routes.add_service(v1).add_service(v1alpha))
+}
+
+/// As [`add_to`], for everybody: the setting `public_reflection`.
+///
+/// # Errors
+/// As [`add_to`].
+pub fn add_public_to(routes: Routes) -> Result<Routes> {
+    let v1 = builder().build_v1().map_err(broken)?;
+    let v1alpha = builder().build_v1alpha().map_err(broken)?;
     Ok(routes.add_service(v1).add_service(v1alpha))
 }
 
@@ -62,8 +67,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_complete() {
-        for is_public in [true, false] {
-            add_to(Routes::default(), is_public).unwrap();
-        }
+        add_to(Routes::default()).unwrap();
+        add_public_to(Routes::default()).unwrap();
     }
 }

@@ -190,7 +190,9 @@ fn unidentified_caller_is_recorded_with_its_address() {
         };
         log.record_unidentified(call);
         log.record_unidentified(UnidentifiedCall { claimed: None, address: None, ..call });
+        log.record_unidentified(UnidentifiedCall { error: &Error::unavailable("no coordinator"), ..call });
     });
+    assert_eq!(written.len(), 2);
     assert_eq!((&written[0]["principal"], &written[0]["claimed"]), (&Value::Null, &json!("bob")));
     assert_eq!((&written[0]["address"], &written[0]["result"]), (&json!("2001:db8::1"), &json!("UNAUTHENTICATED")));
     assert_eq!((written[1].get("claimed"), &written[1]["address"]), (None, &Value::Null));
