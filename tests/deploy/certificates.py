@@ -2,6 +2,8 @@
 
 import base64
 import json
+import socket
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -56,6 +58,24 @@ def members_secret(authority, uris, **more):
 
 def pair(stem, certificate, key):
     return {f"{stem}.crt": certificate.read_bytes(), f"{stem}.key": key.read_bytes()}
+
+
+def first_certificate(pem):
+    """The first certificate of a PEM file, in DER."""
+    end = "-----END CERTIFICATE-----\n"
+    return ssl.PEM_cert_to_DER_cert(pem.decode().partition(end)[0] + end)
+
+
+def served_certificate(host, port, name, ca):
+    """The certificate that a port presents, verified by the name and the CA's PEM text, in DER; None if there is no answer."""
+    context = ssl.create_default_context(cadata=ca)
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection((host, port), timeout=10) as plain:
+            with context.wrap_socket(plain, server_hostname=name) as connection:
+                return connection.getpeercert(binary_form=True)
+    except OSError:
+        return None
 
 
 def manifest(name, files):

@@ -252,6 +252,8 @@ def compose_tls(binaries):
     found = with_tls(compose_file("docker-compose.yml"))
     for name, one in found["services"].items():
         plain = [key for key, value in one.get("environment", {}).items() if "grpc+tcp" in value]
+        if "VOLLEY_PEER_CERT" in one.get("environment", {}) and f"./tls/{name}:{ETC}tls:ro" not in one["volumes"]:
+            raise TestFailure(f"compose with TLS: {name} does not mount its certificates: {one['volumes']}")
         if plain:
             raise TestFailure(f"compose with TLS: {name} has an address without TLS in {plain[0]}")
     if not binaries:
