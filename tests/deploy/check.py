@@ -2,10 +2,11 @@
 
     python tests/deploy/check.py [--helm HELM] [--binaries FOLDER]
 
-The chart: `helm lint`; rendered with its defaults, with values-tls.yaml and with every value set of its folder `ci`; settings that it
-must refuse; each object against its schema; each reference to another object. The rendered files of deploy/kubernetes are
-those of the chart. The compose file, without and with TLS: every variable of a server. With --binaries, every server's command line and
-environment, as pods and containers get them, are accepted by `--check-config`, which reads certificates made by `volley certs`.
+The chart: `helm lint`; rendered with its defaults, with values-tls.yaml and with every value set of its folder `ci`; settings
+that it must refuse; each object against its schema; each reference to another object. The rendered files of deploy/kubernetes
+are those of the chart. The compose file, without and with TLS: every variable of a server. With --binaries, every server's
+command line and environment, as pods and containers get them, are accepted by `--check-config`, which reads certificates made
+by `volley certs`.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Runs the chart with TLS on a real cluster, the one that KUBECONFIG names: from plaintext to TLS, and new certificates, while clients work.
+"""Changes the chart to TLS on a real cluster, the one that KUBECONFIG names, and then its certificates, while clients work.
 
     python tests/deploy/kubernetes_tls.py [--binaries FOLDER] [--load COMMAND] [--direct] ...
 
-With --direct the chart is installed with TLS at once. Otherwise it is installed without, and changes by a rolling upgrade for each of the
-steps of docs/kubernetes.md. The certificates are made by `volley certs`. Needs what tests/deploy/kubernetes.py needs, uses the same
-namespace, and removes what it made in any case.
+With --direct the chart is installed with TLS at once. Otherwise it is installed without, and changes by a rolling upgrade for
+each of the steps of docs/kubernetes.md. The certificates are made by `volley certs`. Needs what tests/deploy/kubernetes.py
+needs, uses the same namespace, and removes what it made in any case.
 """
 
 import csv
@@ -116,7 +116,8 @@ class KubernetesTlsTest(KubernetesTest):
 
     def apply(self, secret, files):
         """Makes or replaces a Secret."""
-        self.kube("apply", "-f", "-", input=json.dumps(manifest(secret, files)))
+        # Without --server-side kubectl would write the contents into an annotation, too.
+        self.kube("apply", "--server-side", "-f", "-", input=json.dumps(manifest(secret, files)))
         self.applied += 1
         # A pod that changes is looked at soon, with its Secrets.
         if pods := [f"pod/{name(pod)}" for pod in self.kube.pods()]:
@@ -162,7 +163,8 @@ class KubernetesTlsTest(KubernetesTest):
         with self.step("put and get by TLS from the host by node ports, from all nodes in parallel") as facts:
             facts.append(check_trip(trip(self.outside[0], "verify/host"), self.published()))
         with self.step("put and get by TLS from a pod, from all nodes in parallel") as facts:
-            found = json.loads(self.kube.inside("client", images.CLIENT, f"grpc+tls://{ENTRY}:8815", "verify/inside", self.ca))
+            asked = f"grpc+tls://{ENTRY}:8815"
+            found = json.loads(self.kube.inside("client", images.CLIENT, asked, "verify/inside", self.ca))
             facts.append(check_trip(found, [f"grpc+tls://{self.domain(pod)}:8816" for pod in self.kube.pods("node")]))
         with self.step("put and get by TLS through one forwarded port") as facts:
             with self.kube.forwarded(PROXY_SERVICE, PROXY_PORT, PROXY_PORT):
@@ -230,7 +232,8 @@ class KubernetesTlsTest(KubernetesTest):
             self.apply(TLS["clients"]["secretName"], files)
             for pod, role in self.each_pod():
                 for port in PORTS[role]:
-                    wait_until(lambda: self.served(pod, port) == wanted, UPDATED, f"{pod} presents the new certificate on port {port}")
+                    what = f"{pod} presents the new certificate on port {port}"
+                    wait_until(lambda: self.served(pod, port) == wanted, UPDATED, what)
             self.check_reloads()
             self.check_starts(before)
             facts.append(f"{len(before)} pods, Flight and HTTP ports")
@@ -246,7 +249,8 @@ class KubernetesTlsTest(KubernetesTest):
         with self.step("step 2: members get certificates of the new CA"):
             self.replace(issued, old + new)
             for pod, role in self.each_pod():
-                wait_until(lambda: self.expiry(pod, role) in self.expected(following, role), UPDATED, f"{pod} uses its new certificate")
+                wanted = self.expected(following, role)
+                wait_until(lambda: self.expiry(pod, role) in wanted, UPDATED, f"{pod} uses its new certificate")
         with self.step("step 3: members trust only the new CA") as facts:
             self.replace(issued, new)
             self.trusted(1)
@@ -266,7 +270,8 @@ class KubernetesTlsTest(KubernetesTest):
         """Waits until every pod has so many CAs of members."""
         for pod, _ in self.each_pod():
             words = ["exec", pod, "--", "volley", "--json", "certs", "show", MEMBER_CA]
-            wait_until(lambda: len(json.loads(self.kube(*words).stdout)) == count, UPDATED, f"{pod} has {count} CAs in {MEMBER_CA}")
+            found = lambda: len(json.loads(self.kube(*words).stdout))
+            wait_until(lambda: found() == count, UPDATED, lambda: f"{pod} has {count} CAs in {MEMBER_CA}: it has {found()}")
 
     def expiry(self, pod, role):
         """When the certificate expires that a member uses, seconds since 1970; None if there is no answer."""

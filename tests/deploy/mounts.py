@@ -1,9 +1,9 @@
-"""What the pods of the chart find in their volumes: ConfigMaps of the chart, and Secrets as an operator or cert-manager makes them."""
+"""What the pods of the chart find in their volumes: its ConfigMaps, and Secrets as an operator or cert-manager makes them."""
 
 from certificates import member_secret, members_secret, server_secret
 
 ETC = "/etc/volley/"
-# The Secrets that no object of the chart makes, by the name of the volume.
+# The Secret of the first administrator.
 ADMIN = {"admin": b"admin:a long password"}
 
 
