@@ -6,6 +6,8 @@
 //! cargo verify --list          the steps
 //! cargo verify-compose         the compose file on this machine's Docker engine, under faults
 //! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, under faults
+//! cargo verify-compose-tls     the compose file with TLS, and new certificates
+//! cargo verify-kubernetes-tls  the chart from plaintext to TLS, and new certificates
 //! ```
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
@@ -48,8 +50,8 @@ const STEPS: &[VerifyStep] = &[
     step("dependencies", "licences, bans and sources of dependencies", dependencies),
 ];
 
-/// Tests of tests/deploy on real engines: `cargo verify-compose`, `cargo verify-kubernetes`.
-const DEPLOY_TESTS: [&str; 2] = ["compose", "kubernetes"];
+/// Tests of tests/deploy on real engines: `cargo verify-compose`, `cargo verify-kubernetes`, and with TLS.
+const DEPLOY_TESTS: [&str; 4] = ["compose", "compose-tls", "kubernetes", "kubernetes-tls"];
 
 /// The version of the dependency checker, because its results depend on it.
 const CARGO_DENY: &str = "0.20.2";
@@ -149,7 +151,8 @@ fn deploy_test(project: &Project, name: &str, arguments: &[String]) -> VerifyRes
     let folders = std::env::split_paths(&known).chain(python.parent().map(Path::to_path_buf));
     let path = std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?;
     let mut command = Command::new(python);
-    command.arg(format!("tests/deploy/{name}.py")).arg("--binaries").arg(project.binaries("release")).args(arguments);
+    let script = format!("tests/deploy/{}.py", name.replace('-', "_"));
+    command.arg(script).arg("--binaries").arg(project.binaries("release")).args(arguments);
     command.env("PATH", path);
     run(command.current_dir(&project.root))
 }
