@@ -172,11 +172,9 @@ impl Catalog {
             RowKey::Layout { table, id } => self.layouts.get(&(*table, *id)).cloned().map(row::Row::Layout),
             RowKey::Clock => self.clock_row().map(row::Row::Clock),
             RowKey::Quota(prefix) => self.quotas.get(prefix).map(|usage| row::Row::Quota(usage.quota.clone())),
-            RowKey::User(_)
-            | RowKey::Token(_)
-            | RowKey::Grant { .. }
-            | RowKey::SigningKey(_)
-            | RowKey::Identity => self.identity.row(key),
+            RowKey::User(_) | RowKey::Token(_) | RowKey::Grant { .. } | RowKey::SigningKey(_) | RowKey::Identity => {
+                self.identity.row(key)
+            }
         };
         row.map(|row| Row { row: Some(row) })
     }

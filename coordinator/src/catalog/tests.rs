@@ -4,7 +4,9 @@
 mod compactions;
 mod coordinators;
 mod helpers;
+mod identity;
 mod nodes;
+mod quotas;
 mod replay;
 mod restore;
 mod tables;
