@@ -22,7 +22,7 @@ pub fn identity_snapshot(catalog: &Catalog, config: &CoordinatorConfig) -> Ident
 
 /// Whether clients must identify themselves although there is no user yet: the cluster waits for its first administrator.
 pub fn is_closed(catalog: &Catalog, config: &CoordinatorConfig) -> bool {
-    config.server.bootstrap_admin_file.is_some() && catalog.users().next().is_none()
+    config.bootstrap_admin_file.is_some() && catalog.users().next().is_none()
 }
 
 /// Stores a directory for every change that this coordinator applies, until the process stops. `known` becomes true with the

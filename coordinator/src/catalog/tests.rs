@@ -10,5 +10,6 @@ mod quotas;
 mod replay;
 mod restore;
 mod tables;
+mod users;
 mod versions;
 mod writes;

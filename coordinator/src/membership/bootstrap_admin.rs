@@ -27,7 +27,7 @@ pub(super) struct BootstrapAttempts {
 impl NodeMembership {
     /// Creates the first administrator, if a file names one and the cluster has neither users nor grants.
     pub(super) async fn bootstrap_administrator(&self) {
-        let Some(path) = &self.config.server.bootstrap_admin_file else { return };
+        let Some(path) = &self.config.bootstrap_admin_file else { return };
         let is_wanted = {
             let catalog = self.raft.view();
             catalog.cluster().is_some() && !catalog.has_identities()

@@ -1,5 +1,8 @@
 //! The leader's work for users: keys that sign session tokens, and the newest users and grants to the nodes.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use volley_common::NodeId;
