@@ -29,9 +29,9 @@ impl NodeMembership {
         let is_due = {
             let catalog = self.raft.view();
             let is_needed = catalog.has_identities() || is_closed(&catalog, &self.config);
-            let is_recent = |created_ms: u64| now_ms.saturating_sub(created_ms) < SIGNING_KEY_MS;
+            let is_old = |created_ms: u64| now_ms.saturating_sub(created_ms) >= SIGNING_KEY_MS;
             let newest = catalog.newest_signing_key();
-            catalog.cluster().is_some() && is_needed && !newest.is_some_and(|key| is_recent(key.created_ms))
+            catalog.cluster().is_some() && is_needed && newest.is_none_or(|key| is_old(key.created_ms))
         };
         if !is_due {
             return;
