@@ -26,6 +26,7 @@ pub mod write;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use volley_common::identity::DirectoryHandle;
 use volley_common::net::ConnectionPool;
 use volley_common::server::ServerTls;
 
@@ -49,6 +50,8 @@ pub struct Services {
     pub raft: Handle,
     /// Connections to other members.
     pub pool: ConnectionPool,
+    /// Users, grants and signing keys, as this coordinator's catalog has them.
+    pub directory: DirectoryHandle,
     /// The client listeners.
     pub listeners: Arc<ListenerTable>,
     /// The heartbeats of nodes and the copies in progress, if this coordinator leads.
@@ -92,6 +95,7 @@ impl Services {
             config: Arc::new(config),
             raft,
             pool,
+            directory: DirectoryHandle::new(),
             listeners,
             node_reports,
             stop,
