@@ -61,7 +61,10 @@ impl LoginClient {
         is_valid: impl Fn(&Secret) -> bool,
     ) -> Result<Secret> {
         let digest = self.digest(user, password);
-        let cached = || self.cached.lock().get(&digest, Instant::now()).filter(&is_valid);
+        let cached = || {
+            let token = self.cached.lock().get(&digest, Instant::now());
+            token.filter(&is_valid)
+        };
         if let Some(token) = cached() {
             return Ok(token);
         }
