@@ -11,7 +11,7 @@ const SECRET: &str = "correct-horse-battery";
 
 /// The error of `volley ls` with these arguments and variables.
 fn error(args: &[&str], variables: &[(&str, &str)]) -> String {
-    let args = [&["ls"], args].concat();
+    let args = [&["ls"][..], args].concat();
     let mut command = volley(&args);
     command.envs(variables.iter().copied());
     let text = one_error(command.output().unwrap(), &args);
@@ -45,7 +45,8 @@ fn contradicting_logins_are_refused() {
     assert!(text.contains("--user and --token-file"), "{text}");
     let text = error(&[], &[("VOLLEY_USER", "ana"), ("VOLLEY_TOKEN", SECRET)]);
     assert!(text.contains("VOLLEY_USER and VOLLEY_TOKEN are both set"), "{text}");
-    let text = error(&[], &[("VOLLEY_TOKEN", &format!("Bearer {SECRET}"))]);
+    let whole_header = format!("Bearer {SECRET}");
+    let text = error(&[], &[("VOLLEY_TOKEN", whole_header.as_str())]);
     assert!(text.contains("the token alone"), "{text}");
     let text = error(&[], &[("VOLLEY_PASSWORD", SECRET)]);
     assert!(text.contains("--user NAME"), "{text}");
