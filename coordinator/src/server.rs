@@ -15,6 +15,7 @@ use volley_common::{Error, Result};
 
 use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
+use crate::directory_updates;
 use crate::flight::CoordinatorFlight;
 use crate::flight::router::CoordinatorRouter;
 use crate::http::CoordinatorHttpStatus;
@@ -31,6 +32,8 @@ pub struct RunningCoordinator {
     pub addresses: ServerAddresses,
     raft: Handle,
     lifecycle: Lifecycle,
+    /// Whether it knows who may do what.
+    directory_known: watch::Receiver<bool>,
     _raft_threads: RaftThreads,
     /// The lock of the data folder.
     _folder: FolderLock,
@@ -107,11 +110,27 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         lifecycle.spawn_client_task(oidc.refresh_loop(services.stop.clone()));
     }
     lifecycle.spawn_client_task(membership.run());
+    let known = watch::Sender::new(false);
+    let directory_known = known.subscribe();
+    lifecycle.spawn_client_task(directory_updates::run(
+        raft.clone(),
+        services.config.clone(),
+        services.directory.clone(),
+        known,
+        services.stop.clone(),
+    ));
     lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_threads: raft_threads, _folder: folder };
+    let running = RunningCoordinator {
+        addresses,
+        raft,
+        lifecycle,
+        directory_known,
+        _raft_threads: raft_threads,
+        _folder: folder,
+    };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);
@@ -153,7 +172,8 @@ async fn ended_reason(ended: &mut watch::Receiver<Option<Error>>) -> Error {
 }
 
 impl RunningCoordinator {
-    /// Returns when the cluster is formed and has a leader, or when the stop begins.
+    /// Returns when the cluster is formed and has a leader, and this coordinator can identify clients, or when the stop
+    /// begins.
     ///
     /// # Errors
     /// Why this coordinator cannot continue.
@@ -161,8 +181,9 @@ impl RunningCoordinator {
         let mut ended = self.raft.watch_decommissioned();
         let mut applied = self.raft.watch_applied();
         let mut leader = self.raft.watch_leader();
+        let mut directory_known = self.directory_known.clone();
         loop {
-            let formed = self.raft.view().cluster().is_some();
+            let formed = self.raft.view().cluster().is_some() && *directory_known.borrow_and_update();
             if formed && leader.borrow_and_update().is_some() {
                 return Ok(());
             }
@@ -171,6 +192,7 @@ impl RunningCoordinator {
                 error = ended_reason(&mut ended) => return Err(error),
                 changed = applied.changed() => if changed.is_err() { return Ok(()) },
                 changed = leader.changed() => if changed.is_err() { return Ok(()) },
+                changed = directory_known.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }

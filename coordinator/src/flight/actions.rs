@@ -220,6 +220,7 @@ impl ActionRunner {
             retention_ms: table_options.retention_ms,
             max_endpoints: table_options.max_endpoints,
             preserve_batches: table_options.preserve_batches,
+            shareable_tickets: table_options.shareable_tickets,
             ..BeginWriteRequest::default()
         };
         let plan = self.services.write.begin_write(call.access(), request).await?;

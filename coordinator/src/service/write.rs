@@ -194,6 +194,7 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         retention_ms: request.retention_ms,
         max_endpoints: request.max_endpoints,
         preserve_batches: request.preserve_batches,
+        shareable_tickets: request.shareable_tickets,
     })
 }
 

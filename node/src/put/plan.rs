@@ -88,6 +88,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
+        shareable_tickets: options.shareable_tickets,
     })
 }
 
