@@ -90,6 +90,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/tls/pem.rs",
         "/tls/reload.rs",
         "/tls/testing.rs",
+        "/identity/oidc/jwks_source.rs",
         "tests",
     ];
     for member in ["common/src", "coordinator/src", "node/src"] {
