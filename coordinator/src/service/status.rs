@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use volley_common::identity::Access;
+use volley_common::identity::{Access, DirectoryHandle};
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
 use volley_common::wire::catalog::Node;
@@ -38,6 +38,15 @@ pub struct StatusService {
     /// Knows which nodes do not answer probes.
     pool: ConnectionPool,
     last_count: Mutex<Option<HealthCount>>,
+    exposure: Option<Exposure>,
+}
+
+/// Whom this coordinator lets in.
+struct Exposure {
+    /// The setting `insecure`.
+    insecure: bool,
+    /// Whether the cluster has users.
+    directory: DirectoryHandle,
 }
 
 /// A count of all parts.
@@ -53,11 +62,19 @@ struct HealthCount {
 impl StatusService {
     /// Reports on this catalog.
     pub fn new(raft: Handle, node_reports: Arc<NodeReports>, pool: ConnectionPool) -> Self {
-        StatusService { raft, node_reports, pool, last_count: Mutex::default() }
+        StatusService { raft, node_reports, pool, last_count: Mutex::default(), exposure: None }
+    }
+
+    /// Reports whom this coordinator lets in, too: by its setting `insecure`, and by the users of the cluster.
+    pub fn with_exposure(self, insecure: bool, directory: DirectoryHandle) -> Self {
+        StatusService { exposure: Some(Exposure { insecure, directory }), ..self }
     }
 
     /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums. Names only tables that the principal may
     /// read.
+    ///
+    /// `open`: the cluster has no users, so that everybody whom a listener serves may do everything; null while this coordinator
+    /// does not know. `insecure`: its listeners serve other machines without TLS.
     ///
     /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why. While a
     /// coordinator or node does not answer it is yellow at best, and `unreachable` names each of them.
@@ -98,8 +115,11 @@ impl StatusService {
             json["clock_skew_ms"] = skews.get(ClockOwner::Node(id)).into();
             json
         };
+        let exposure = self.exposure.as_ref();
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
+            "insecure": exposure.map(|exposure| exposure.insecure),
+            "open": exposure.and_then(|exposure| exposure.directory.load()).map(|directory| directory.is_open()),
             "health": health.name(),
             "stale": stale.as_ref().map(|error| &error.message),
             "leader": self.raft.leader().filter(|_| stale.is_none()),

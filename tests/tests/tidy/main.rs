@@ -86,6 +86,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/main.rs",
         "/config.rs",
         "/membership/bootstrap_admin.rs",
+        "/server/audit/rotation.rs",
         "/server/data_folder.rs",
         "/tls/pem.rs",
         "/tls/reload.rs",
