@@ -317,16 +317,4 @@ fn invalid_body(action: &str, error: &prost::DecodeError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn actions_have_unique_names_and_descriptions() {
-        let mut names: Vec<String> = action_types().into_iter().map(|action| action.r#type).collect();
-        let listed = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), listed);
-        assert!(action_types().iter().all(|action| !action.description.is_empty()));
-    }
-}
+mod tests;

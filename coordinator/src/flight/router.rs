@@ -216,7 +216,7 @@ impl CoordinatorRouter {
     /// Serves a handshake, or an action of a caller without identity, by tonic, with a body that is not larger than such calls
     /// need.
     async fn serve_unidentified(&mut self, request: Request<Incoming>) -> Result<RouterReply> {
-        let limited = |body| Limited::new(body, MAX_UNIDENTIFIED).map_err(too_large);
+        let limited = |body: Incoming| Limited::new(body, MAX_UNIDENTIFIED).map_err(too_large);
         let request = decompressed(request.map(|body| AdvancingBody::new(limited(body))), MAX_UNIDENTIFIED)?;
         match self.routes.0.call(request.map(tonic::body::Body::new)).await {
             Ok(reply) => Ok(reply.map(ReplyBody::Tonic)),

@@ -27,6 +27,8 @@ pub mod read;
 pub mod restore;
 pub mod status;
 pub mod tables;
+#[cfg(test)]
+pub mod testing;
 pub mod tickets;
 pub mod write;
 

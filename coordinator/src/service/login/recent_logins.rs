@@ -53,7 +53,9 @@ impl RecentLogins {
         }
         if logins.len() >= MAX_LOGINS {
             let oldest = logins.iter().min_by_key(|(_, login)| login.at_ms).map(|(key, _)| *key);
-            oldest.map(|oldest| logins.remove(&oldest));
+            if let Some(oldest) = oldest {
+                logins.remove(&oldest);
+            }
         }
         logins.insert(key, RecentLogin { token, at_ms: now_ms });
     }
