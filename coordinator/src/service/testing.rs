@@ -21,6 +21,7 @@ pub const ROOT_PASSWORD: &str = "root's password";
 
 /// The services of coordinator 1 alone, which leads.
 pub struct ServicesFixture {
+    /// The services.
     pub services: Services,
     _dir: TempDir,
 }
@@ -31,6 +32,7 @@ impl ServicesFixture {
         Self::with_config(CoordinatorConfig::default()).await
     }
 
+    /// Of a cluster without users, with these settings.
     pub async fn with_config(config: CoordinatorConfig) -> Self {
         let (dir, raft) = testing::single_leader().await;
         let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
@@ -57,6 +59,7 @@ impl ServicesFixture {
         self.services.directory.store(Directory::new(&snapshot));
     }
 
+    /// Applies a command, and makes the directory that of the catalog.
     pub async fn apply(&self, op: Op) {
         self.services.raft.propose(op).await.unwrap();
         self.follow_catalog();
@@ -87,6 +90,7 @@ impl ServicesFixture {
         self.access_by(name, LoginMethod::Password, "")
     }
 
+    /// A principal of this name, who proved it by this method and credential.
     pub fn access_by(&self, name: &str, method: LoginMethod, credential: &str) -> Access {
         let directory = self.services.directory.load().unwrap();
         let groups = directory.user(name).map(|user| user.groups.clone()).unwrap_or_default();
