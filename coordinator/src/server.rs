@@ -24,7 +24,7 @@ use crate::node_probes;
 use crate::peer::CoordinatorPeerService;
 use crate::raft::{Handle, RaftConfig};
 use crate::raft_threads::RaftThreads;
-use crate::service::Services;
+use crate::service::{CallerPolicy, Services};
 
 /// A coordinator that runs in this process.
 pub struct RunningCoordinator {
@@ -55,6 +55,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
 pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSockets) -> Result<RunningCoordinator> {
     config.check()?;
     let tls = config.server.load_tls(MemberRole::Coordinator, Some(config.id))?;
+    let callers = CallerPolicy::of(&config.server)?;
+    let oidc = callers.rules.oidc.clone();
     let connector = Connector::to_members(tls.peers());
     let sockets = ServerSockets::bind(&config.server, prebound).await?;
     let addresses = sockets.addresses()?;
@@ -78,7 +80,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
     let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes).with_connector(connector);
-    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), stop);
+    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), callers, stop);
     let membership = NodeMembership::new(
         services.config.clone(),
         raft.clone(),
@@ -90,7 +92,10 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let flight_service = CoordinatorFlight::new(&services);
     let (reporter, health) = health::service().await;
     let client_routes = Routes::new(flight_service.clone().server()).add_service(health.clone());
-    let client_routes = reflection::add_to(client_routes)?;
+    let client_routes = match services.config.server.identity.public_reflection {
+        true => reflection::add_public_to(client_routes)?,
+        false => reflection::add_to(client_routes)?,
+    };
     // The peer port serves Flight too, so that members need only one address of a coordinator.
     let peer_routes = Routes::new(CoordinatorPeerService::server(&services, membership.clone()))
         .add_service(raft.service())
@@ -104,6 +109,9 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let router = CoordinatorRouter::for_members(&services, peer_routes);
     raft_threads.serve_peers(&lifecycle, peer, tls.peer(), router)?;
     lifecycle.spawn_client_task(tls.watch_files(services.stop.clone()));
+    if let Some(oidc) = oidc {
+        lifecycle.spawn_client_task(oidc.refresh_loop(services.stop.clone()));
+    }
     lifecycle.spawn_client_task(membership.run());
     let known = watch::Sender::new(false);
     let directory_known = known.subscribe();
