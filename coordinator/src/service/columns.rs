@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::Field;
 use bytes::Bytes;
-use volley_common::ipc::project::project_schema;
+use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::options::fields::cut;
@@ -69,6 +69,8 @@ fn select(
     permitted: Option<&BTreeSet<String>>,
 ) -> Result<SelectedColumns> {
     let schema = parse_schema(message)?;
+    // As nodes do, which see from the ticket only that the columns are restricted.
+    let metadata = if permitted.is_some() { SchemaMetadata::Removed } else { SchemaMetadata::Kept };
     let is_visible = |field: &Field| permitted.is_none_or(|permitted| permitted.contains(field.name()));
     let fields: Vec<(usize, &Field)> =
         schema.fields().iter().map(|field| &**field).enumerate().filter(|(_, field)| is_visible(field)).collect();
@@ -77,7 +79,7 @@ fn select(
             return Ok(SelectedColumns { indexes: None, schema: message.clone() });
         }
         let indexes: Vec<usize> = fields.iter().map(|(at, _)| *at).collect();
-        let schema = project_schema(message, &indexes)?;
+        let schema = project_schema(message, &indexes, metadata)?;
         return Ok(SelectedColumns { indexes: Some(indexes), schema });
     };
     if wanted.len() > fields.len() {
@@ -110,7 +112,7 @@ fn select(
     if let Some(twice) = indexes.iter().find(|at| !seen.insert(**at)) {
         return Err(Error::invalid(format!("the column {:?} is requested twice", cut(schema.field(*twice).name()))));
     }
-    let schema = project_schema(message, &indexes)?;
+    let schema = project_schema(message, &indexes, metadata)?;
     Ok(SelectedColumns { indexes: Some(indexes), schema })
 }
 
@@ -188,6 +190,18 @@ mod tests {
         let every: Vec<&str> = every.iter().map(String::as_str).collect();
         let whole = restricted(&schema, None, &every).await.unwrap();
         assert_eq!((whole.indexes, whole.schema), (None, schema));
+    }
+
+    #[tokio::test]
+    async fn restricted_reader_gets_no_metadata_of_the_schema() {
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let metadata = [("pandas".to_string(), r#"{"columns": ["c0", "c1"]}"#.to_string())].into();
+        let schema = Schema::new(["c0", "c1"].map(field).to_vec()).with_metadata(metadata);
+        let message = schema_message(&schema).unwrap();
+        let selected = restricted(&message, None, &["c0"]).await.unwrap();
+        assert!(parse_schema(&selected.schema).unwrap().metadata().is_empty());
+        let selected = columns(&message, vec!["c0".into()]).await.unwrap();
+        assert_eq!(parse_schema(&selected.schema).unwrap().metadata(), schema.metadata());
     }
 
     #[tokio::test]

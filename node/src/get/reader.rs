@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::ipc::project::SchemaMetadata;
 use volley_common::ipc::{project, schema};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, PartId, Result};
@@ -142,7 +143,12 @@ impl TicketReader {
         }
         match &self.projection {
             Some(projection) => {
-                project::project_schema(message, projection.projector.columns()).map(|m| schema::flight_header(&m))
+                let metadata = match self.ticket.permitted_columns {
+                    0 => SchemaMetadata::Kept,
+                    _ => SchemaMetadata::Removed,
+                };
+                let projected = project::project_schema(message, projection.projector.columns(), metadata);
+                projected.map(|message| schema::flight_header(&message))
             }
             None => Ok(schema::flight_header(message)),
         }
