@@ -3,6 +3,7 @@ import uuid
 import pytest
 
 from cluster import Cluster
+from identity_cluster import UserCluster
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +12,16 @@ def shared():
     cluster = Cluster()
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def secured():
+    """A cluster with users, shared by all tests that stop no process and fail no login: 3 coordinators, 2 nodes."""
+    cluster = UserCluster(coordinators=3, nodes=2)
+    yield cluster
+    leaks = cluster.leaks(cluster.logs())
+    cluster.close()
+    assert leaks == [], "a log has a password or token that the tests used"
 
 
 @pytest.fixture
@@ -40,10 +51,26 @@ def own():
         cluster.close()
 
 
+@pytest.fixture
+def own_secured():
+    """The same as `own`, with users."""
+    made = []
+
+    def make(**options):
+        made.append(UserCluster(**options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        for member in cluster.members():
+            print(f"--- {member.name}\n{member.tail()}")
+        cluster.close()
+
+
 @pytest.fixture(autouse=True)
 def logs(request):
-    """Shows the logs of the shared cluster if a test fails."""
+    """Shows the logs of the shared clusters if a test fails."""
     yield
-    if "shared" in request.fixturenames:
-        for member in request.getfixturevalue("shared").members():
+    for shared in {"shared", "secured"} & set(request.fixturenames):
+        for member in request.getfixturevalue(shared).members():
             print(f"--- {member.name}\n{member.tail()}")

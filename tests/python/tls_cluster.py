@@ -29,10 +29,10 @@ PROMPT = flight.FlightCallOptions(timeout=5)
 REFUSED = "connection refused"
 
 
-def volley(*words, env=()):
-    """Runs `volley`; returns its exit code, standard output and standard error."""
+def volley(*words, env=(), stdin=None):
+    """Runs `volley`, with a text as its standard input; returns its exit code, standard output and standard error."""
     command = [str(BIN / "volley"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment() | dict(env))
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, env=environment() | dict(env))
 
 
 class Issued:

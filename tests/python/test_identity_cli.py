@@ -1,0 +1,169 @@
+"""`volley` with users: its commands, its ways to log in, and what it refuses to send."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from cluster import put
+from identity_cluster import ADMIN, token_id
+from tls_cluster import volley
+
+TABLE = pa.table({"i": pa.array(range(100), pa.int64()), "s": [f"text {i}" for i in range(100)]})
+
+
+def done(result, code=0):
+    assert result.returncode == code, result.stderr
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_user_is_added_changed_and_removed(secured, name):
+    ana, password = f"ana-{name[2:]}", secured.keep_password(f"ana-{name[2:]}")
+    assert ana in done(secured.cli("user", "add", ana, "--group", "g", "--password-stdin", stdin=password + "\n"))
+    secured.settle()
+    who = json.loads(done(secured.cli("--json", "whoami", user=ana)))
+    assert (who["principal"], who["method"], who["groups"], who["grants"]) == (ana, "password", ["g"], [])
+    assert f"{ana}, by password" in done(secured.cli("whoami", user=ana))
+    assert "exists already" in done(secured.cli("user", "add", ana, "--password-stdin", stdin=password), code=1)
+    # One's own password, without a name.
+    before, changed = secured.passwords[ana], secured.keep_password(ana)
+    env = {"VOLLEY_PASSWORD": before}
+    assert ana in done(secured.cli("user", "passwd", "--password-stdin", user=ana, stdin=changed, env=env))
+    secured.settle()
+    done(secured.cli("whoami", user=ana))
+    done(secured.cli("user", "groups", ana, "--group", "h", "--group", "i"))
+    listed = {user["user"]: user for user in json.loads(done(secured.cli("--json", "user", "ls")))}
+    assert listed[ana]["groups"] == ["h", "i"] and listed[ana]["has_password"] and listed[ADMIN]["has_password"]
+    assert ana in done(secured.cli("user", "ls"))
+    assert "removed" in done(secured.cli("user", "rm", ana, "--yes"))
+    assert "there is no user" in done(secured.cli("user", "rm", ana, "--yes"), code=1)
+
+
+@pytest.mark.parametrize("stdin, words", [("short\n", "8"), ("\n", "empty"), ("", "empty")])
+def test_unusable_password_is_refused(secured, stdin, words):
+    error = done(secured.cli("user", "add", "nobody-new", "--password-stdin", stdin=stdin), code=1)
+    assert words in error and len(error.splitlines()) == 1
+    assert "nobody-new" not in done(secured.cli("user", "ls"))
+
+
+def test_password_is_never_on_the_command_line(secured):
+    for words in (("user", "add", "x", "--password", "secret"), ("--password", "secret", "ls")):
+        assert secured.cli(*words).returncode == 2
+
+
+def test_without_a_terminal_the_way_to_give_a_password_is_named(secured):
+    address = secured.address(secured.coordinators[0])
+    error = done(volley("--cluster", address, "--user", ADMIN, "ls", stdin=""), code=1)
+    assert "VOLLEY_PASSWORD" in error and "terminal" in error, error
+    error = done(secured.cli("user", "add", "x", stdin=""), code=1)
+    assert "--password-stdin" in error, error
+
+
+def test_token_is_created_used_and_revoked(secured, name, tmp_path):
+    ana = secured.add_user(("writer", name))
+    put(secured.client(user=ana), name, TABLE)
+    created = secured.cli("token", "create", "--user", ana, "--ttl", "1h", "--name", "nightly")
+    token = secured.keep(done(created).strip())
+    assert token_id(token) in created.stderr and token not in created.stderr
+    secured.settle()
+    file = tmp_path / "token"
+    file.write_text(token + "\n")
+    for member in secured.members():
+        for flags, env in ((["--token-file", file], {}), ([], {"VOLLEY_TOKEN": token}), ([], {"VOLLEY_TOKEN_FILE": str(file)})):
+            def run(*words):
+                return secured.cli(*flags, *words, user=None, member=member, env=env)
+
+            who = json.loads(done(run("--json", "whoami")))
+            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", token_id(token))
+            assert name in done(run("ls")) and "text 1" in done(run("get", name))
+            assert "lacks the role owner" in done(run("drop", name, "--yes"), code=1)
+    [listed] = json.loads(done(secured.cli("--json", "token", "ls", "--user", ana)))
+    assert (listed["id"], listed["name"], listed["user"]) == (token_id(token), "nightly", ana)
+    assert token_id(token) in done(secured.cli("token", "ls"))
+    done(secured.cli("token", "revoke", token_id(token)))
+    secured.refused_everywhere(token)
+    assert "revoked" in done(secured.cli("--token-file", file, "ls", user=None), code=1)
+
+
+def test_each_way_to_log_in_reads_and_writes(secured, name, tmp_path):
+    ana = secured.add_user(("owner", name))
+    file = tmp_path / "rows.csv"
+    file.write_text("i,s\n1,one\n2,two\n")
+    for member in (secured.coordinators[1], secured.nodes[1]):
+        done(secured.cli("put", file, "--table", f"{name}/csv", "--mode", "replace", user=ana, member=member))
+        out = tmp_path / f"{member.name}.csv"
+        done(secured.cli("get", f"{name}/csv", "--output", out, user=ana, member=member))
+        assert out.read_text().splitlines()[1:] == ["1,one", "2,two"]
+        address = secured.address(member)
+        env = {"VOLLEY_PASSWORD": secured.passwords[ana]}
+        assert name in done(volley("--cluster", address, "--user", ana, "ls", env=env))
+    done(secured.cli("drop", f"{name}/csv", "--yes", user=ana))
+
+
+def test_contradicting_logins_are_refused(secured, tmp_path):
+    address, file = secured.address(secured.coordinators[0]), tmp_path / "token"
+    file.write_text("nonsense")
+    for flags, env, words in (
+        (["--user", "a", "--token-file", file], {}, "two ways"),
+        ([], {"VOLLEY_USER": "a", "VOLLEY_TOKEN": "t"}, "both set"),
+        ([], {"VOLLEY_PASSWORD": "a secret"}, "no user"),
+        (["--token-file", tmp_path / "none"], {}, "cannot be read"),
+        (["--token-file", file], {}, "log in"),
+        ([], {}, "log in"),
+    ):
+        error = done(volley("--cluster", address, *flags, "ls", env=env), code=1)
+        assert words in error and "a secret" not in error and len(error.splitlines()) == 1, error
+
+
+@pytest.mark.parametrize("way", ["password", "token", "file"])
+def test_login_is_not_sent_to_other_machines_without_tls(way, tmp_path):
+    """No packet is needed to know it: the address is one of documentation, where nobody is."""
+    file = tmp_path / "token"
+    file.write_text("volley_0123456789abcdef_secret")
+    flags, env = {
+        "password": (["--user", "ana"], {"VOLLEY_PASSWORD": "a long password"}),
+        "token": ([], {"VOLLEY_TOKEN": "volley_0123456789abcdef_secret"}),
+        "file": (["--token-file", file], {}),
+    }[way]
+    error = done(volley("--cluster", "grpc://192.0.2.1:8815", *flags, "ls", env=env), code=1)
+    assert "192.0.2.1:8815 without TLS" in error and "grpc+tls://" in error and "--plaintext-login" in error, error
+    assert "secret" not in error and "a long password" not in error
+
+
+def test_grants_are_made_listed_and_revoked(secured, name):
+    ana = secured.add_user()
+    put(secured.client(), f"{name}/t", TABLE)
+    assert "granted reader" in done(secured.cli("grant", "reader", f"{name}/", "--to", f"user:{ana}", "--column", "i"))
+    done(secured.cli("grant", "writer", f"{name}/own", "--to", f"user:{ana}"))
+    secured.settle()
+    assert "text 1" not in done(secured.cli("get", f"{name}/t", user=ana))
+    columns = [column["name"] for column in json.loads(done(secured.cli("--json", "info", f"{name}/t", user=ana)))["columns"]]
+    assert columns == ["i"]
+    grants = json.loads(done(secured.cli("--json", "grants", name)))
+    assert {(grant["role"], grant["prefix"], tuple(grant["columns"])) for grant in grants if grant["to"] == f"user:{ana}"} == {
+        ("reader", name, ("i",)), ("writer", f"{name}/own", ())
+    }
+    assert ana in done(secured.cli("grants", name)) and name in done(secured.cli("whoami", user=ana))
+    error = done(secured.cli("grant", "reader", name, "--to", f"user:{ana}", user=ana), code=1)
+    assert "lacks the role owner" in error
+    assert "revoked" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"))
+    assert "there is no grant" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"), code=1)
+    secured.settle()
+    assert "there is no table" in done(secured.cli("get", f"{name}/t", user=ana), code=1)
+
+
+def test_quotas_are_set_listed_and_removed(secured, name):
+    done(secured.cli("quota", "set", name, "--bytes", "1MiB", "--tables", "1"))
+    put(secured.client(), f"{name}/t", TABLE)
+    [quota] = json.loads(done(secured.cli("--json", "quota", "ls", name)))
+    assert (quota["bytes"], quota["tables"], quota["tables_used"]) == (1 << 20, 1, 1) and quota["bytes_used"] > 0
+    assert name in done(secured.cli("quota", "ls"))
+    done(secured.cli("quota", "rm", name))
+    assert json.loads(done(secured.cli("--json", "quota", "ls", name))) == []
+
+
+def test_operators_commands_work_for_operators_only(secured):
+    ola, ana = secured.add_user(("operator", "/")), secured.add_user()
+    for member in (secured.coordinators[2], secured.nodes[0]):
+        assert len(json.loads(done(secured.cli("--json", "cluster", "status", user=ola, member=member)))["nodes"]) == 2
+        assert "lacks the role operator" in done(secured.cli("cluster", "status", user=ana, member=member), code=1)

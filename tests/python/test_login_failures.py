@@ -1,0 +1,160 @@
+"""Logins that fail: one text for all of them, and guessing that becomes slow."""
+
+import re
+
+import grpc
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+from cluster import action, wait_until
+from identity_cluster import ADMIN, LOGIN, TutorialHandler, basic, handshake, headers
+from test_protocol import field
+
+
+def attempt(cluster, member, user, password):
+    """Logs in; returns None, or the text of the error."""
+    with cluster.client(member, user=None) as client:
+        try:
+            client.authenticate_basic_token(user, password, LOGIN)
+        except flight.FlightUnauthenticatedError as error:
+            return said(error)
+    return None
+
+
+def said(error):
+    """What the server said, without the client's context."""
+    return re.split(r"\. gRPC client debug context|\. Client context|\. Detail", str(error))[0]
+
+
+@pytest.fixture
+def cluster(own_secured):
+    return own_secured(coordinators=1, nodes=1)
+
+
+def test_failed_logins_have_one_text_and_slow_the_next(cluster):
+    coordinator, node = cluster.members()
+    ana, tokens_only = cluster.add_user(), "only-tokens"
+    cluster.admin("create_user", {"user": tokens_only})
+    texts = [
+        attempt(cluster, coordinator, ana, "wrong password"),
+        attempt(cluster, coordinator, "no-such-user", "wrong password"),
+        attempt(cluster, node, tokens_only, "wrong password"),
+    ]
+    assert len(set(texts)) == 1 and "password" in texts[0], texts
+    with pytest.raises(pa.ArrowInvalid, match=r"too many logins.*retry in \d+ s"):
+        # Ana's password is right, and so is what was never tried: both wait.
+        attempt(cluster, node, ana, cluster.passwords[ana])
+    # Whoever is logged in is not disturbed.
+    assert action(cluster.client(), "whoami")["principal"] == ADMIN
+    wait_until(lambda: succeeds(cluster, coordinator, ana), 20, "the delay is over")
+    assert attempt(cluster, coordinator, ana, cluster.passwords[ana]) is None
+
+
+def succeeds(cluster, member, user):
+    try:
+        return attempt(cluster, member, user, cluster.passwords[user]) is None
+    except pa.ArrowInvalid:
+        return False
+
+
+def guess(cluster, member):
+    """One more wrong password; returns the seconds that the server says to wait, if it refuses the attempt."""
+    try:
+        attempt(cluster, member, ADMIN, "a guess")
+    except pa.ArrowInvalid as error:
+        return int(re.search(r"retry in (\d+) s", str(error)).group(1))
+    return 0
+
+
+def test_delay_grows_and_is_of_one_address_only(cluster):
+    coordinator = cluster.coordinators[0]
+    operator = cluster.add_user(("operator", "/"))
+    delays = set()
+    wait_until(lambda: delays.add(guess(cluster, coordinator)) or max(delays) >= 8, 60, "a delay of 8 s")
+    assert {1, 2, 4} < delays, delays
+    right = {"authorization": basic(operator, cluster.passwords[operator])}
+    status, _, text = cluster.http(coordinator, "/metrics", **right)
+    assert status == 429 and "too many logins" in text
+    status, _, _ = cluster.http(coordinator, "/metrics", source="127.0.0.77", **right)
+    assert status == 200
+
+
+def test_throttle_counts_every_way_to_log_in(cluster):
+    coordinator, node = cluster.members()
+    ana = cluster.add_user()
+    with cluster.client(node, user=None) as client, pytest.raises(flight.FlightUnauthenticatedError):
+        client.authenticate(TutorialHandler(ana, "wrong password"), LOGIN)
+    with cluster.client(coordinator, user=None) as client, pytest.raises(flight.FlightUnauthenticatedError):
+        list(client.list_flights(options=headers(authorization=basic(ana, "wrong password"))))
+    assert cluster.http(node, "/metrics", authorization=basic(ana, "wrong password"))[0] == 401
+    with pytest.raises(pa.ArrowInvalid, match="too many logins"):
+        attempt(cluster, coordinator, ana, cluster.passwords[ana])
+
+
+def test_tokens_are_not_slowed_down(cluster):
+    for member in cluster.members():
+        for _ in range(20):
+            with cluster.client(member, token="nonsense") as client, pytest.raises(flight.FlightUnauthenticatedError):
+                list(client.list_flights())
+        assert cluster.accepts(member, cluster.session(ADMIN))
+    cluster.login()
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xff", b"\x12\x00", b"\x1a\x08hunter22", b"x" * 100_000])
+def test_malformed_older_handshake_is_refused(cluster, payload):
+    for member in cluster.members():
+        with cluster.channel(member) as channel, pytest.raises(grpc.RpcError) as error:
+            handshake(channel, field(2, payload))
+        refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE}
+        assert error.value.code() in refused, error.value
+        assert "hunter22" not in error.value.details()
+
+
+def test_handshake_without_credentials_is_refused(cluster):
+    for member in cluster.members():
+        for messages in ([], [b""]):
+            with cluster.channel(member) as channel, pytest.raises(grpc.RpcError) as error:
+                handshake(channel, *messages)
+            assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            assert "no credentials" in error.value.details()
+
+
+def test_first_administrator_is_created_once(own_secured):
+    cluster = own_secured(coordinators=1, nodes=1)
+    [coordinator] = cluster.coordinators
+    password = cluster.passwords[ADMIN]
+    cluster.admin("set_password", {"user": ADMIN, "password": cluster.keep_password(ADMIN)})
+    coordinator.stop()
+    coordinator.start().wait_ready()
+    wait_until(lambda: cluster.http(coordinator, "/readyz")[0] == 200, 30, "it is ready")
+    cluster.login()
+    assert attempt(cluster, coordinator, ADMIN, password) is not None
+    assert [user["user"] for user in cluster.admin("list_users")] == [ADMIN]
+
+
+def test_cluster_with_a_bootstrap_file_is_never_open(own_secured, tmp_path):
+    """Not even if the file is unusable: nobody may come in before the administrator."""
+    file = tmp_path / "administrator"
+    file.write_text("no colon but a hunter2\n")
+    cluster = own_secured(coordinators=1, nodes=1)
+    [coordinator] = cluster.coordinators
+    coordinator.stop()
+    at = coordinator.command.index("--bootstrap-admin-file") + 1
+    folder = coordinator.command.index("--data-dir") + 1
+    coordinator.command[at], coordinator.command[folder] = str(file), str(tmp_path / "fresh")
+    coordinator.start().wait_ready()
+    wait_until(lambda: "the first administrator cannot be created" in coordinator.log.read_text(), 20, "the log says so")
+
+    def refused():
+        with cluster.client(coordinator, user=None) as client:
+            try:
+                list(client.list_flights())
+            except flight.FlightUnavailableError:
+                return False
+            except flight.FlightUnauthenticatedError:
+                return True
+        raise AssertionError("everybody may list tables")
+
+    wait_until(refused, 20, "it knows that nobody may do anything")
+    assert "hunter2" not in coordinator.log.read_text()

@@ -1,0 +1,86 @@
+"""Clients in Go and Java, of tests/clients: a login with a password by TLS, a put, and a get of every endpoint from each of its
+locations with the bearer of that login. Built by the toolchains of the languages; skipped where one is missing."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from identity_cluster import UserTlsCluster
+
+CLIENTS = pathlib.Path(__file__).parent.parent / "clients"
+# The first build fetches and compiles Arrow; later ones find it in the caches of the toolchains.
+BUILD_SECONDS = 900
+ROWS = 4_000
+
+
+def require(*programs):
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+
+
+def build(folder, *command):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy, so that builds leave nothing in the project's folder."""
+    return shutil.copytree(CLIENTS, tmp_path_factory.mktemp("clients") / "clients")
+
+
+@pytest.fixture(scope="module")
+def go_client(folder):
+    require("go")
+    build(folder / "go", "go", "build", "-o", "client", ".")
+    return [str(folder / "go" / "client")]
+
+
+@pytest.fixture(scope="module")
+def java_client(folder):
+    require("java", "javac", "mvn")
+    build(folder / "java", "mvn", "-q", "-B", "package")
+    target = folder / "java" / "target"
+    opened = "--add-opens=java.base/java.nio=org.apache.arrow.memory.core,ALL-UNNAMED"
+    return ["java", opened, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.Client"]
+
+
+@pytest.fixture
+def cluster():
+    """A new one for each language: every run fails a login, and the third failure slows the next login down."""
+    made = UserTlsCluster(coordinators=1, nodes=2)
+    yield made
+    for member in made.members():
+        print(f"--- {member.name}\n{member.tail()}")
+    leaks = made.leaks(made.logs())
+    made.close()
+    assert leaks == []
+
+
+def check(command, cluster):
+    user = cluster.add_user(("writer", "other"))
+    for member in (cluster.coordinators[0], cluster.nodes[1]):
+        address, table = cluster.address(member).removeprefix("grpc+tls://"), f"other/{member.name}"
+        done = subprocess.run(
+            [*command, address, str(cluster.authority.ca), user, table],
+            env=os.environ | {"VOLLEY_PASSWORD": cluster.passwords[user]}, capture_output=True, text=True, timeout=120,
+        )
+        assert done.returncode == 0, f"{member.name}: {done.stdout}\n{done.stderr}"
+        found = json.loads(done.stdout)
+        assert (found["rows"], found["sum"], found["endpoints"]) == (ROWS, ROWS * (ROWS - 1) // 2, 4), found
+        assert found["locations"] == sorted(cluster.address(node) for node in cluster.nodes), found
+        assert {found["without_token"].upper(), found["wrong_password"].upper()} == {"UNAUTHENTICATED"}, found
+        assert cluster.rows(table).num_rows == ROWS
+
+
+def test_go_client_logs_in_puts_and_gets_by_tls(go_client, cluster):
+    check(go_client, cluster)
+
+
+def test_java_client_logs_in_puts_and_gets_by_tls(java_client, cluster):
+    check(java_client, cluster)
