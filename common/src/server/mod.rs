@@ -5,6 +5,7 @@
 //! | [`process`] | `main` of a server: flags, log, configuration, signals |
 //! | [`server_config`] | the settings and flags of both servers |
 //! | [`tls_config`] | their TLS settings, and what is loaded from them |
+//! | [`limits_config`] | their limits of connections, streams, headers and calls |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
@@ -19,6 +20,7 @@ pub mod data_folder;
 pub mod health;
 pub mod http;
 pub mod lifecycle;
+pub mod limits_config;
 pub mod log;
 pub mod process;
 pub mod reflection;
@@ -28,6 +30,7 @@ pub mod sockets;
 pub mod tls_config;
 
 pub use lifecycle::Lifecycle;
+pub use limits_config::LimitsConfig;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};
 pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};

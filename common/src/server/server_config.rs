@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::one_or_many;
+use super::limits_config::{LimitsArgs, LimitsConfig};
 use super::log::LogFormat;
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
@@ -38,6 +39,9 @@ pub struct ServerConfig {
     pub drain_ms: u64,
     /// Memory for all replies of other members that are passed on to clients, bytes.
     pub relay_memory_bytes: u64,
+    /// What clients may take.
+    #[serde(flatten)]
+    pub limits: LimitsConfig,
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
@@ -56,6 +60,7 @@ impl ServerConfig {
             request_timeout_ms: 5_000,
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
+            limits: LimitsConfig::default(),
             tls: TlsConfig::default(),
         }
     }
@@ -73,6 +78,7 @@ impl ServerConfig {
         let is_http_open = self.insecure || tls.http_demands_client_certificate();
         listen::check_listen("--http-listen", &self.http_listen, is_http_open)?;
         self.check_distinct_addresses()?;
+        self.limits.check()?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -151,7 +157,7 @@ impl ServerConfig {
 
     /// The limits of one Flight listener.
     pub fn limits(&self) -> ServerLimits {
-        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::for_clients(self.listen.len()) }
+        self.limits.of_listener(self.listen.len(), Duration::from_millis(self.drain_ms))
     }
 }
 
@@ -205,6 +211,10 @@ pub struct ServerArgs {
     /// Allow listeners on addresses other than loopback, though there is no authentication.
     #[arg(long)]
     pub insecure: bool,
+    /// What clients may take.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: LimitsArgs,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]
