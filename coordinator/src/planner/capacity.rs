@@ -3,20 +3,15 @@
 use volley_common::wire::catalog::{Table, TableSpec};
 use volley_common::{Error, Result, TableName};
 
+use super::catalog_limits::CatalogLimits;
 use crate::catalog::{Catalog, TableUsage};
-
-/// Maximum number of tables, without dropped ones.
-pub const MAX_TABLES: u64 = 100_000;
-/// Maximum number of copies of shards (shards times replicas) of all tables. Each costs some 40 bytes in every coordinator.
-pub const MAX_SHARD_REPLICAS: u64 = 1_000_000;
-/// Maximum bytes of schemas of all tables and of the old versions that are kept.
-pub const MAX_SCHEMA_BYTES: u64 = 512 << 20;
 
 /// Checks that a table with this spec and schema fits into the catalog, in place of `old`. An empty schema is not known yet.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED, naming the limit.
 pub fn check_capacity(
+    limits: &CatalogLimits,
     catalog: &Catalog,
     name: &TableName,
     spec: &TableSpec,
@@ -33,17 +28,17 @@ pub fn check_capacity(
         let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
         (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
     };
-    let limit = grows(|usage| usage.tables, MAX_TABLES)
-        .map(|most| format!("{most} tables: drop some"))
+    let limit = grows(|usage| usage.tables, limits.max_tables)
+        .map(|most| format!("{most} tables (`max_tables`): drop some"))
         .or_else(|| {
-            let most = grows(|usage| usage.shard_replicas, MAX_SHARD_REPLICAS)?;
+            let most = grows(|usage| usage.shard_replicas, limits.max_shard_replicas)?;
             Some(format!(
-                "{most} copies of shards (shards times replicas, over all tables): give the table fewer shards"
+                "{most} copies of shards (shards times replicas, over all tables, `max_shard_replicas`): give the table fewer shards"
             ))
         })
         .or_else(|| {
-            let most = grows(|usage| usage.schema_bytes, MAX_SCHEMA_BYTES)?;
-            Some(format!("{most} bytes of schemas: drop tables, or put fewer columns"))
+            let most = grows(|usage| usage.schema_bytes, limits.max_schema_bytes)?;
+            Some(format!("{most} bytes of schemas (`max_schema_bytes`): drop tables, or put fewer columns"))
         });
     match limit {
         None => Ok(()),
@@ -76,13 +71,13 @@ mod tests {
     fn shards_of_all_tables_are_bounded() {
         let name: TableName = "t".parse().unwrap();
         let catalog = catalog(122, 4096);
-        check_capacity(&catalog, &name, &spec(200), b"", None).unwrap();
-        let error = check_capacity(&catalog, &name, &spec(4096), b"", None).unwrap_err();
+        check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(200), b"", None).unwrap();
+        let error = check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(4096), b"", None).unwrap_err();
         assert_eq!(error.code, Code::ResourceExhausted);
         assert!(error.message.contains("\"t\"") && error.message.contains("shards"), "{error}");
         // A replace that needs no more than before is possible at any time.
         let old = catalog.tables().next().unwrap();
-        check_capacity(&catalog, &name, &spec(4096), b"", Some(old)).unwrap();
+        check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(4096), b"", Some(old)).unwrap();
     }
 
     #[test]
@@ -90,25 +85,26 @@ mod tests {
         let name: TableName = "t".parse().unwrap();
         let mut catalog = catalog(1, 1);
         let mut table = catalog.tables().next().unwrap().clone();
-        table.schema = vec![1; (MAX_SCHEMA_BYTES - 10) as usize].into();
+        table.schema = vec![1; (CatalogLimits::default().max_schema_bytes - 10) as usize].into();
         catalog.insert_row(Row { row: Some(row::Row::Table(table.clone())) });
-        check_capacity(&catalog, &name, &spec(1), &table.schema, Some(&table)).unwrap();
+        check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(1), &table.schema, Some(&table)).unwrap();
         let mut other = table.schema.to_vec();
         other[0] = 2;
         let retention = TableSpec { retention_ms: 7, ..spec(1) };
         for (spec, schema) in [(spec(1), other.as_slice()), (retention, &table.schema)] {
-            let error = check_capacity(&catalog, &name, &spec, schema, Some(&table)).unwrap_err();
+            let error =
+                check_capacity(&CatalogLimits::default(), &catalog, &name, &spec, schema, Some(&table)).unwrap_err();
             assert!(error.code == Code::ResourceExhausted && error.message.contains("schemas"), "{error}");
         }
-        check_capacity(&catalog, &name, &spec(1), b"small", Some(&table)).unwrap();
+        check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(1), b"small", Some(&table)).unwrap();
     }
 
     #[test]
     fn tables_and_schemas_are_bounded() {
         let name: TableName = "t".parse().unwrap();
-        let catalog = catalog(MAX_TABLES, 1);
-        let error = check_capacity(&catalog, &name, &spec(1), b"", None).unwrap_err();
+        let catalog = catalog(CatalogLimits::default().max_tables, 1);
+        let error = check_capacity(&CatalogLimits::default(), &catalog, &name, &spec(1), b"", None).unwrap_err();
         assert!(error.message.contains("100000 tables"), "{error}");
-        assert_eq!(catalog.table_usage().tables, MAX_TABLES);
+        assert_eq!(catalog.table_usage().tables, CatalogLimits::default().max_tables);
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`read`], [`columns`] | read plans, tickets, listing; the columns of a read |
 //! | [`live_nodes`] | waiting for nodes after a change of the leader |
-//! | [`plan_cache`] | cached plans of large tables |
+//! | [`plan_cache`], [`planning_queue`] | cached plans of large tables; waiting for a place in turn |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`], [`restore`] | tables without a write: create, drop, clear, list, statistics; restoring versions |
 //! | [`status`] | cluster status and health checks |
@@ -17,6 +17,7 @@ pub mod admin;
 pub mod columns;
 pub mod live_nodes;
 pub mod plan_cache;
+pub mod planning_queue;
 pub mod read;
 pub mod restore;
 pub mod status;
@@ -26,6 +27,7 @@ pub mod write;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use volley_common::fairness::CallLimit;
 use volley_common::net::ConnectionPool;
 use volley_common::server::ServerTls;
 
@@ -34,6 +36,7 @@ use crate::config::CoordinatorConfig;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
 use admin::AdminService;
+use planning_queue::PlanningQueue;
 use read::ReadService;
 use restore::RestoreService;
 use status::StatusService;
@@ -67,6 +70,10 @@ pub struct Services {
     pub status: Arc<StatusService>,
     /// Operators' actions.
     pub admin: AdminService,
+    /// Counts the calls of clients.
+    pub calls: Arc<CallLimit>,
+    /// The places of reads and actions that are being planned.
+    pub planning: Arc<PlanningQueue>,
 }
 
 impl Services {
@@ -86,9 +93,11 @@ impl Services {
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
-            restore: RestoreService::new(raft.clone()),
+            restore: RestoreService::new(raft.clone(), &config),
             status: Arc::new(status),
             admin: AdminService::new(raft.clone(), node_reports.clone(), &config),
+            calls: config.server.limits.call_limit(),
+            planning: PlanningQueue::new(config.limits.max_concurrent_plans, config.server.limits.max_calls),
             config: Arc::new(config),
             raft,
             pool,

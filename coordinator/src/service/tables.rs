@@ -11,6 +11,7 @@ use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::table_stats::{PartCount, table_json, totals_json};
 use crate::planner::capacity::check_capacity;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
@@ -21,6 +22,7 @@ use crate::service::live_nodes::wait_for_live_nodes;
 pub struct TableService {
     raft: Handle,
     retention_ms: u64,
+    limits: CatalogLimits,
     /// Whether the cluster is a development cluster.
     dev: bool,
 }
@@ -28,7 +30,7 @@ pub struct TableService {
 impl TableService {
     /// Works on this catalog.
     pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
-        TableService { raft, retention_ms: config.retention_ms, dev: config.dev }
+        TableService { raft, retention_ms: config.retention_ms, limits: config.limits, dev: config.dev }
     }
 
     /// Creates an empty table. With `if_not_exists` an existing table is returned as it is.
@@ -53,7 +55,8 @@ impl TableService {
             let spec =
                 options.spec(None, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
             check_keys(name, &schema, &spec)?;
-            check_capacity(&catalog, name, &spec, &schema, None)?;
+            self.limits.check_schema(name, &schema)?;
+            check_capacity(&self.limits, &catalog, name, &spec, &schema, None)?;
             write_targets(&catalog, &spec)?;
             let (table, kind) = (name.components().to_vec(), kind as i32);
             // The first write places the table.
