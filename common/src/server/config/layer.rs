@@ -68,6 +68,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "low_water",
             "max_concurrent_copies",
             "max_concurrent_puts",
+            "max_concurrent_puts_per_principal",
             "max_decompressing_gets",
             "max_message",
             "message_bytes",
