@@ -152,13 +152,13 @@ pub struct CoordinatorArgs {
     /// The most bytes that these may have together.
     #[arg(long)]
     pub max_finished_writes_bytes: Option<u64>,
-    /// The largest number of endpoints in a FlightInfo.
-    #[arg(long)]
-    pub max_endpoints: Option<u32>,
     /// What the catalog holds at most, and what one request may ask for.
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: CatalogLimitsArgs,
+    /// The largest number of endpoints in a FlightInfo.
+    #[arg(long)]
+    pub max_endpoints: Option<u32>,
     /// Allow the actions `clear` and `shutdown`, as in a development cluster.
     #[arg(long)]
     pub dev: bool,

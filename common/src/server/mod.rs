@@ -5,7 +5,6 @@
 //! | [`process`] | `main` of a server: flags, log, configuration, signals |
 //! | [`server_config`] | the settings and flags of both servers |
 //! | [`tls_config`] | their TLS settings, and what is loaded from them |
-//! | [`limits_config`] | their limits of connections, streams, headers and calls |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
@@ -13,6 +12,7 @@
 //! | [`http`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
+//! | [`limits_config`] | the settings of connections, streams, headers and calls |
 //! | [`log`] | the log on standard error |
 
 pub mod config;

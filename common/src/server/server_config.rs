@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::one_or_many;
-use super::limits_config::{LimitsArgs, LimitsConfig};
 use super::log::LogFormat;
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::listen::{self, ListenerConfig};
+use crate::server::limits_config::{LimitsArgs, LimitsConfig};
 use crate::server::serve::ServerLimits;
 use crate::tls::MemberRole;
 use crate::{Error, Result};
@@ -78,7 +78,6 @@ impl ServerConfig {
         let is_http_open = self.insecure || tls.http_demands_client_certificate();
         listen::check_listen("--http-listen", &self.http_listen, is_http_open)?;
         self.check_distinct_addresses()?;
-        self.limits.check()?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -88,7 +87,7 @@ impl ServerConfig {
                 self.relay_memory_bytes
             )));
         }
-        Ok(())
+        self.limits.check()
     }
 
     /// A listener may advertise the TLS of a proxy before it, but not the first one: members dial its address, which is not the

@@ -27,7 +27,6 @@ pub mod write;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use volley_common::fairness::CallLimit;
 use volley_common::net::ConnectionPool;
 use volley_common::server::ServerTls;
 
@@ -71,7 +70,7 @@ pub struct Services {
     /// Operators' actions.
     pub admin: AdminService,
     /// Counts the calls of clients.
-    pub calls: Arc<CallLimit>,
+    pub calls: Arc<volley_common::fairness::CallLimit>,
     /// The places of reads and actions that are being planned.
     pub planning: Arc<PlanningQueue>,
 }
