@@ -8,6 +8,7 @@
 //! | [`expectation`] | errors of serde in plain words |
 //! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
+//! | [`identity`] | who calls, and what the caller may do |
 //! | [`ticket`] | signed tickets |
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
 //! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
@@ -33,6 +34,7 @@ pub mod expectation;
 pub mod fairness;
 pub mod grpc;
 pub mod http2;
+pub mod identity;
 pub mod ids;
 mod ip_network;
 pub mod ipc;

@@ -1,6 +1,7 @@
 //! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
 mod clock_offset;
+pub mod exposure;
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use volley_common::tls::ClientTls;
 use volley_common::{Error, Result, clock};
 
 use self::clock_offset::ClockOffset;
+use self::exposure::exposure_warning;
 use crate::output;
 
 /// Timeout of a connection and its calls.
@@ -28,23 +30,29 @@ struct Finding {
     clock: Option<ClockOffset>,
     /// Problems with their remedies; empty if it is ok.
     problems: Vec<String>,
+    /// What is as configured, and still should be known.
+    warning: Option<String>,
 }
 
 impl Finding {
     /// A subject whose only problem may be its clock.
     fn new(subject: impl Into<String>, address: &str, clock: Option<ClockOffset>) -> Self {
         let problems = clock.and_then(ClockOffset::problem).into_iter().collect();
-        Finding { subject: subject.into(), address: address.into(), clock, problems }
+        Finding { subject: subject.into(), address: address.into(), clock, problems, warning: None }
     }
 
     /// A subject with a problem, whose clock is not known.
     fn problem(subject: impl Into<String>, address: &str, problem: impl Into<String>) -> Self {
         let problems = vec![problem.into()];
-        Finding { subject: subject.into(), address: address.into(), clock: None, problems }
+        Finding { problems, ..Finding::new(subject, address, None) }
     }
 
     fn line(&self) -> String {
-        let verdict = if self.problems.is_empty() { "ok".into() } else { self.problems.join("; ") };
+        let verdict = match &self.warning {
+            _ if !self.problems.is_empty() => self.problems.join("; "),
+            Some(warning) => format!("warning: {warning}"),
+            None => "ok".into(),
+        };
         let clock = self.clock.map_or_else(String::new, |clock| format!("  {clock}"));
         format!("{}  {}{clock}  {verdict}", self.subject, self.address)
     }
@@ -106,7 +114,8 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
         let one = |f: &Finding| {
             let wrong = (!f.problems.is_empty()).then(|| f.problems.join("; "));
             let (ahead, error) = (f.clock.map(|clock| clock.ahead_ms), f.clock.map(|clock| clock.error_ms));
-            json!({ "who": f.subject, "address": f.address, "clock_ms": ahead, "clock_error_ms": error, "wrong": wrong })
+            json!({ "who": f.subject, "address": f.address, "clock_ms": ahead, "clock_error_ms": error, "wrong": wrong,
+                "warning": f.warning })
         };
         output::json(&json!({ "well": !has_problem, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
@@ -181,9 +190,11 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
+    let exposure = exposure_warning(status)
+        .map(|warning| Finding { warning: Some(warning.into()), ..Finding::new("identity", "-", None) });
     let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| Finding::problem("TLS files", "-", failure));
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
-    std::iter::once(cluster).chain(members).chain(tls).collect()
+    std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
 
 /// What to do about a node that is alive for the cluster, but does not answer.
