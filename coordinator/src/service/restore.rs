@@ -9,7 +9,6 @@ use volley_common::{Error, Result, TableName};
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
-use crate::planner::capacity::check_capacity;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::placement;
 use crate::planner::write_targets::write_targets;
@@ -79,7 +78,7 @@ fn plan(
     })?;
     let layout = catalog.layout_to_restore(table, version.unwrap_or(table.version))?;
     let spec = layout.spec.unwrap_or_default();
-    check_capacity(limits, catalog, name, &spec, &layout.schema, Some(table))?;
+    limits.check_capacity(catalog, name, &spec, &layout.schema, Some(table))?;
     let replicas = table.spec.as_ref().map_or(0, |spec| spec.replicas);
     let is_placed = |spec: &TableSpec| spec.shards as usize == table.placement.len() && spec.replicas == replicas;
     let placement = match version {

@@ -11,7 +11,6 @@ use volley_common::{Code, Error, Result, TableName};
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::table_stats::{PartCount, table_json, totals_json};
-use crate::planner::capacity::check_capacity;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
@@ -57,8 +56,7 @@ impl TableService {
             let spec =
                 options.spec(None, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
             check_keys(name, &schema, &spec)?;
-            self.limits.check_schema(name, &schema)?;
-            check_capacity(&self.limits, &catalog, name, &spec, &schema, None)?;
+            self.limits.check_table(&catalog, name, &spec, &schema, None)?;
             write_targets(&catalog, &spec)?;
             let (table, kind) = (name.components().to_vec(), kind as i32);
             // The first write places the table.

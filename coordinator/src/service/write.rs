@@ -16,7 +16,6 @@ use volley_common::{Error, Result, TableName};
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
-use crate::planner::capacity::check_capacity;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
 use crate::planner::write_targets::{retarget, write_targets};
@@ -84,9 +83,7 @@ impl WriteService {
     }
 
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {
-        if !catalog.is_write_open(&request.write_id) {
-            self.limits.check_open_writes(catalog.open_write_count())?;
-        }
+        self.limits.check_new_write(catalog, &request.write_id)?;
         let nodes = NodeCounts::of(catalog)?;
         let options = table_options(request)?;
         let table = catalog.table_named(name);
@@ -105,10 +102,7 @@ impl WriteService {
                 let spec =
                     options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
-                if table.is_none_or(|table| table.schema != request.schema) {
-                    self.limits.check_schema(name, &request.schema)?;
-                }
-                check_capacity(&self.limits, catalog, name, &spec, &request.schema, table)?;
+                self.limits.check_table(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
             }
@@ -143,15 +137,13 @@ impl WriteService {
             let catalog = self.raft.read().await?;
             let write = catalog.write(&request.write).ok_or_else(|| no_write(&request.write))?;
             let name = TableName::from_components(&write.table)?;
-            let parts = catalog.staged_part_count(&write) + request.parts.len() as u64;
-            self.limits.check_parts(&write.id, parts)?;
+            self.limits.check_staged(&catalog, &write, request.parts.len())?;
             check_schema(&name, &write.schema, &request.schema)?;
             if let Some(spec) = &write.spec {
                 check_keys(&name, &request.schema, spec)?;
                 // The first stream brings the schema.
                 if write.schema.is_empty() {
-                    self.limits.check_schema(&name, &request.schema)?;
-                    check_capacity(&self.limits, &catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
+                    self.limits.check_table(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
                 }
             }
         }
