@@ -14,6 +14,21 @@ use volley_common::identity::Access;
 /// How long a client should wait before it repeats a call that was refused, milliseconds.
 const RETRY_MS: u64 = 500;
 
+/// Whether an action needs a place. Those that only read what is in memory do not wait: a health check must answer at once.
+pub fn needs_place(action: &str) -> bool {
+    let is_immediate = matches!(
+        action,
+        "healthcheck"
+            | "addresses"
+            | "whoami"
+            | "shutdown"
+            | "SetSessionOptions"
+            | "GetSessionOptions"
+            | "CloseSession"
+    );
+    !is_immediate
+}
+
 /// The places of requests that are being planned.
 pub struct PlanningQueue {
     places: Arc<FairSemaphore>,
@@ -95,6 +110,11 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(order.lock()[..2], ["busy", "other"]);
+    }
+
+    #[test]
+    fn health_check_needs_no_place() {
+        assert!(!needs_place("healthcheck") && needs_place("list_tables"));
     }
 
     #[tokio::test]
