@@ -110,11 +110,16 @@ impl TableService {
         )))
     }
 
-    /// The tables that a principal may read, in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
-    pub async fn list_tables(&self, access: &Access) -> Result<Value> {
+    /// The tables of a prefix that a principal may read, in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there are too many. UNAVAILABLE: no leader.
+    pub async fn list_tables(&self, access: &Access, prefix: &[String]) -> Result<Value> {
         let catalog = self.raft.read().await?;
-        let readable = catalog.tables().filter(|table| access.can_read(&table.name));
-        let tables: Vec<Value> = readable.map(|table| visible_json(table, access)).collect();
+        let listed = |table: &&Table| table.name.starts_with(prefix) && access.can_read(&table.name);
+        let narrower = "list those of a prefix: {\"prefix\": \"sales/\"}";
+        self.limits.check_rows("tables", catalog.tables().filter(listed).count(), narrower)?;
+        let tables: Vec<Value> = catalog.tables().filter(listed).map(|table| visible_json(table, access)).collect();
         Ok(json!({ "tables": tables }))
     }
 
