@@ -3,7 +3,7 @@
 //! A call is in progress until the body of its reply has ended: a stream that its client does not read counts.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::Response;
 use metrics::Gauge;
@@ -24,7 +24,8 @@ pub struct CallLimit {
     most: usize,
     most_per_caller: usize,
     calls: Mutex<CallCounts>,
-    running: Gauge,
+    /// Made at the first call: before, the process may have no recorder of metrics.
+    running: OnceLock<Gauge>,
 }
 
 #[derive(Default)]
@@ -43,8 +44,7 @@ pub struct CallPermit {
 impl CallLimit {
     /// At most `most` calls in all, and `most_per_caller` of each principal; of each network, where callers have no identity.
     pub fn new(most: usize, most_per_caller: usize) -> Arc<Self> {
-        let running = metrics::gauge!("volley_calls");
-        Arc::new(CallLimit { most, most_per_caller, calls: Mutex::default(), running })
+        Arc::new(CallLimit { most, most_per_caller, calls: Mutex::default(), running: OnceLock::new() })
     }
 
     /// Admits one more call. It never waits.
@@ -60,7 +60,7 @@ impl CallLimit {
         let counted = self.calls.lock().count(&caller, self.most, self.most_per_caller);
         match counted {
             Ok(()) => {
-                self.running.increment(1.0);
+                self.running().increment(1.0);
                 Ok(CallPermit { limit: self.clone(), caller })
             }
             Err(scope) => {
@@ -68,6 +68,10 @@ impl CallLimit {
                 Err(retry_later(self.refusal(scope, &caller), RETRY_MS))
             }
         }
+    }
+
+    fn running(&self) -> &Gauge {
+        self.running.get_or_init(|| metrics::gauge!("volley_calls"))
     }
 
     fn refusal(&self, scope: CallScope, caller: &CallerKey) -> Error {
@@ -126,7 +130,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.limit.running.decrement(1.0);
+        self.limit.running().decrement(1.0);
         let mut calls = self.limit.calls.lock();
         calls.all -= 1;
         if let Some(own) = calls.by_caller.get_mut(&self.caller) {

@@ -4,14 +4,14 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 
-type Waiting = Pin<Box<dyn Future<Output = FairPermit>>>;
+type WaitingFuture = Pin<Box<dyn Future<Output = FairPermit>>>;
 
 fn caller(name: &str) -> CallerKey {
     CallerKey::Principal(name.into())
 }
 
 /// The permit, if the request has been granted.
-fn poll(waiting: &mut Waiting) -> Option<FairPermit> {
+fn poll(waiting: &mut WaitingFuture) -> Option<FairPermit> {
     match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(permit) => Some(permit),
         Poll::Pending => None,
@@ -19,15 +19,15 @@ fn poll(waiting: &mut Waiting) -> Option<FairPermit> {
 }
 
 /// A request that waits in the queue.
-fn request(semaphore: &Arc<FairSemaphore>, name: &str, permits: usize) -> Waiting {
+fn request(semaphore: &Arc<FairSemaphore>, name: &str, permits: usize) -> WaitingFuture {
     let (semaphore, key) = (semaphore.clone(), caller(name));
-    let mut waiting: Waiting = Box::pin(async move { semaphore.acquire(key, permits).await });
+    let mut waiting: WaitingFuture = Box::pin(async move { semaphore.acquire(key, permits).await });
     assert!(poll(&mut waiting).is_none(), "{name} should wait");
     waiting
 }
 
 /// The names of the callers whose requests are granted, one after the other.
-fn served(mut queue: Vec<(&'static str, Waiting)>, first: FairPermit) -> Vec<&'static str> {
+fn served(mut queue: Vec<(&'static str, WaitingFuture)>, first: FairPermit) -> Vec<&'static str> {
     let mut order = Vec::new();
     let mut held = Some(first);
     while !queue.is_empty() {
@@ -112,7 +112,7 @@ fn granted_request_that_is_dropped_gives_its_permits_back() {
 #[test]
 fn request_for_more_than_there_is_takes_all() {
     let semaphore = FairSemaphore::new(3);
-    let mut all: Waiting = Box::pin({
+    let mut all: WaitingFuture = Box::pin({
         let semaphore = semaphore.clone();
         async move { semaphore.acquire(caller("a"), 7).await }
     });
