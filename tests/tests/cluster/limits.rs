@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use arrow_flight::{FlightData, Ticket};
+use futures::stream;
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::options::Options;
@@ -56,4 +58,37 @@ async fn catalog_refuses_what_exceeds_its_settings() {
     let put = async || rows::put(&client, "b", &keyed(2), 0..1000).await.ok();
     wait_for(Duration::from_secs(10), "another write can be open", put).await;
     assert_eq!(rows::get_sorted(&client, "b").await.unwrap(), Vec::from_iter(0..1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_progress_are_limited_for_each_client() {
+    let mut cluster = limited(&[], &["--max-calls", "4", "--max-calls-per-principal", "2"]).await;
+    let node = cluster.nodes[0].client().await;
+    let open = async || node.flight().do_put(stream::pending::<FlightData>()).await;
+    let held = [open().await.unwrap(), open().await.unwrap()];
+    let status = node.flight().do_get(Ticket::new("{\"table\": \"t\"}")).await.unwrap_err();
+    assert!(status.message().contains("max_calls_per_principal"), "{status}");
+    for key in ["grpc-retry-pushback-ms", "retry-after-ms"] {
+        assert!(status.metadata().contains_key(key), "{key} in {status:?}");
+    }
+    drop(held);
+    let put = async || rows::put(&node, "t", &Options::default(), 0..10).await.ok();
+    wait_for(Duration::from_secs(10), "the calls have ended", put).await;
+    assert_eq!(rows::get(&cluster.client().await, "t").await.unwrap().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticket_and_list_are_no_longer_than_their_limits() {
+    let mut cluster = limited(&["--max-ticket-ms", "5000", "--max-result-rows", "2"], &[]).await;
+    let client = cluster.client().await;
+    rows::put(&client, "x/t", &Options::default(), 0..10).await.unwrap();
+    let info = client.info(&rows::name("x/t"), &Options::default()).await.unwrap();
+    let expires = info.endpoint[0].expiration_time.clone().unwrap();
+    assert!(expires.seconds as u64 * 1000 <= volley_common::clock::now_ms() + 5_000, "{expires:?}");
+    for table in ["y/a", "y/b"] {
+        create(&client, table, &["id"]).await.unwrap();
+    }
+    exhausted(client.action("list_tables", &json!({})).await, "\"prefix\"");
+    let listed = client.action("list_tables", &json!({ "prefix": "y/" })).await.unwrap();
+    assert_eq!(listed["tables"].as_array().unwrap().len(), 2);
 }
