@@ -83,7 +83,7 @@ async fn ticket_and_list_are_no_longer_than_their_limits() {
     let client = cluster.client().await;
     rows::put(&client, "x/t", &Options::default(), 0..10).await.unwrap();
     let info = client.info(&rows::name("x/t"), &Options::default()).await.unwrap();
-    let expires = info.endpoint[0].expiration_time.clone().unwrap();
+    let expires = info.endpoint[0].expiration_time.unwrap();
     assert!(expires.seconds as u64 * 1000 <= volley_common::clock::now_ms() + 5_000, "{expires:?}");
     for table in ["y/a", "y/b"] {
         create(&client, table, &["id"]).await.unwrap();
