@@ -21,6 +21,8 @@ use volley_node::config::NodeArgs;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
 
+const LIMITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/limits.md");
+
 const INTRODUCTION: &str = "\
 # Settings of the servers
 
@@ -96,6 +98,15 @@ fn settings_reference_is_up_to_date() {
         written == page,
         "docs/configuration.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test configuration"
     );
+}
+
+#[test]
+fn every_limit_is_in_the_table_of_limits() {
+    let page = std::fs::read_to_string(LIMITS).unwrap();
+    for key in defaults::<CoordinatorConfig>().keys().chain(defaults::<NodeConfig>().keys()) {
+        let is_limit = key.starts_with("max_") || key.ends_with("_memory_bytes");
+        assert!(!is_limit || page.contains(&format!("`{key}`")), "docs/limits.md does not name {key}");
+    }
 }
 
 #[test]

@@ -44,11 +44,15 @@ pub fn message_length(prefix: &[u8; PREFIX], max: usize) -> Result<usize> {
 /// The metadata key by which a server that is busy tells a client when to repeat a call, in milliseconds (gRPC A6,
 /// "pushback").
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// The same for clients and proxies that do not know gRPC's key.
+const RETRY_AFTER: &str = "retry-after-ms";
 
 /// The status of an error that passes: the client should repeat the call after this time.
 pub fn retry_later(error: Error, after_ms: u64) -> Status {
     let mut status = Status::from(error);
-    status.metadata_mut().insert(RETRY_PUSHBACK, after_ms.into());
+    for key in [RETRY_PUSHBACK, RETRY_AFTER] {
+        status.metadata_mut().insert(key, after_ms.into());
+    }
     status
 }
 
@@ -174,6 +178,7 @@ mod tests {
     fn status_tells_when_to_repeat_the_call() {
         let status = retry_later(Error::exhausted("busy"), 250);
         assert_eq!((status.code(), retry_after(&status)), (Code::ResourceExhausted, Some(Duration::from_millis(250))));
+        assert_eq!(status.metadata().get("retry-after-ms").unwrap(), "250");
         assert_eq!(retry_after(&Error::exhausted("full").into()), None);
     }
 

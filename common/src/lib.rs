@@ -21,6 +21,7 @@
 //! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
+//! | [`fairness`] | shares between clients: limits of calls, and waiting in turn |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
@@ -30,10 +31,12 @@ pub mod clock;
 pub mod cluster_id;
 pub mod error;
 pub mod expectation;
+pub mod fairness;
 pub mod grpc;
 pub mod http2;
 pub mod identity;
 pub mod ids;
+mod ip_network;
 pub mod ipc;
 pub mod listen;
 pub mod memory;

@@ -16,6 +16,7 @@ use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
 use crate::client_listener::Locations;
+use crate::planner::catalog_limits::{CatalogLimits, CatalogLimitsArgs};
 use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::recover_command::RecoverArgs;
 
@@ -69,6 +70,9 @@ pub struct CoordinatorConfig {
     pub max_finished_writes_bytes: u64,
     /// The largest number of endpoints in a FlightInfo.
     pub max_endpoints: u32,
+    /// What the catalog holds at most, and what one request may ask for.
+    #[serde(flatten)]
+    pub limits: CatalogLimits,
 }
 
 impl Default for CoordinatorConfig {
@@ -91,6 +95,7 @@ impl Default for CoordinatorConfig {
             max_finished_writes: 250_000,
             max_finished_writes_bytes: 64 << 20,
             max_endpoints: 1024,
+            limits: CatalogLimits::default(),
         }
     }
 }
@@ -152,6 +157,10 @@ pub struct CoordinatorArgs {
     /// The most bytes that these may have together.
     #[arg(long)]
     pub max_finished_writes_bytes: Option<u64>,
+    /// What the catalog holds at most, and what one request may ask for.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: CatalogLimitsArgs,
     /// The largest number of endpoints in a FlightInfo.
     #[arg(long)]
     pub max_endpoints: Option<u32>,
@@ -205,6 +214,7 @@ impl CoordinatorConfig {
     pub fn check(&self) -> Result<()> {
         self.server.check()?;
         self.locations()?;
+        self.limits.check()?;
         for (name, value, least) in [
             ("id", self.id, 1),
             ("node_timeout_ms", self.node_timeout_ms, 1),

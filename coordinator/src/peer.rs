@@ -36,6 +36,7 @@ use crate::raft::Handle;
 use crate::scheduler::reconcile::deletable;
 use crate::service::Services;
 use crate::service::login::{IssuedToken, LoginService};
+use crate::service::planning_queue::PlanningQueue;
 use crate::service::read::ReadService;
 use crate::service::write::WriteService;
 
@@ -52,6 +53,7 @@ pub struct CoordinatorPeerService {
     authenticator: Authenticator,
     login: LoginService,
     audit: AuditLog,
+    planning: Arc<PlanningQueue>,
 }
 
 impl CoordinatorPeerService {
@@ -66,6 +68,7 @@ impl CoordinatorPeerService {
             authenticator: services.authenticator.clone(),
             login: services.login.clone(),
             audit: services.audit.clone(),
+            planning: services.planning.clone(),
         };
         CoordinatorServer::new(service)
             .max_decoding_message_size(MAX_PEER_MESSAGE)
@@ -216,6 +219,7 @@ impl Coordinator for CoordinatorPeerService {
         let access = self.asserted(&request, BEGIN_WRITE)?;
         let table = TableName::from_components(&request.get_ref().table)?;
         self.require(&request, &access, Role::Writer, "DoPut", &table)?;
+        let _place = self.planning.enter(&access).await?;
         Ok(Response::new(self.write.begin_write(&access, request.into_inner()).await?))
     }
 
@@ -268,6 +272,7 @@ impl Coordinator for CoordinatorPeerService {
         let columns = (!columns.is_empty()).then_some(columns);
         let decompress = decompress.then_some(true);
         let options = Options { columns, version, limit, decompress, ..Options::default() };
+        let _place = self.planning.enter(&access).await?;
         let ticket = self.read.plan_ticket(&access, &name, &options).await?;
         Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
     }

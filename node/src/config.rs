@@ -54,6 +54,8 @@ pub struct NodeConfig {
     pub put_memory_bytes: u64,
     /// The largest number of puts at once; a further one is refused.
     pub max_concurrent_puts: usize,
+    /// The largest number of puts of one principal at once; 0: half of `max_concurrent_puts`.
+    pub max_concurrent_puts_per_principal: usize,
     /// The largest number of gets at once for which the node decompresses; a further one is refused. Each takes about 4 MiB.
     pub max_decompressing_gets: usize,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
@@ -90,6 +92,7 @@ impl Default for NodeConfig {
             message_timeout_ms: 30_000,
             put_memory_bytes: 256 << 20,
             max_concurrent_puts: 4096,
+            max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
@@ -137,6 +140,9 @@ pub struct NodeArgs {
     /// The largest number of puts at once.
     #[arg(long)]
     pub max_concurrent_puts: Option<usize>,
+    /// The largest number of puts of one principal at once [default: half of max_concurrent_puts].
+    #[arg(long)]
+    pub max_concurrent_puts_per_principal: Option<usize>,
     /// The largest number of gets with `decompress` at once, of compressed tables.
     #[arg(long)]
     pub max_decompressing_gets: Option<usize>,
@@ -263,6 +269,12 @@ impl NodeConfig {
             }
         }
         Ok(())
+    }
+
+    /// The largest number of puts of one principal at once.
+    pub fn max_puts_of_principal(&self) -> usize {
+        let half = self.max_concurrent_puts.div_ceil(2);
+        if self.max_concurrent_puts_per_principal == 0 { half } else { self.max_concurrent_puts_per_principal }
     }
 
     /// How long a message that has begun may take to advance.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::Result;
+use volley_common::fairness::CallLimit;
 use volley_common::identity::{Authenticator, OidcVerifier};
 use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::audit::AuditLog;
@@ -143,6 +144,8 @@ pub struct NodeContext {
     pub authenticator: Authenticator,
     /// Identifies the callers of the Flight listeners.
     pub callers: Arc<CallerIdentifier>,
+    /// Counts the calls of clients.
+    pub calls: Arc<CallLimit>,
     /// Records what callers did or were refused.
     pub audit: AuditLog,
     /// Cancelled when the process is to stop.
@@ -194,6 +197,7 @@ impl NodeContext {
                 audit: audit.clone(),
             }),
             copier: Arc::new(copier),
+            calls: config.server.limits.call_limit(),
             config,
             store,
             pool,

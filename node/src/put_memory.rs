@@ -12,9 +12,10 @@
 //! | 1/8 | decompressing: each writer thread decompresses a message at a time, larger ones into a spool file |
 //!
 //! **Every put goes on.** Only a message of at most [`MAX_WAITING_BODY`] ever waits for the budget; a larger one takes
-//! what is free at once or is spooled to a file, and rows that find no room are written to their parts at once. Waiting
-//! is first come, first served, so a message waits for those before it and for the bytes in use. All of these are given
-//! back in bounded time, whatever the put that holds them is waiting for:
+//! what is free at once or is spooled to a file, and rows that find no room are written to their parts at once. Messages that
+//! wait are served in turn: one of each principal after the other, and those of one principal as they came. So a message waits
+//! for some before it and for the bytes in use. All of these are given back in bounded time, whatever the put that holds them
+//! is waiting for:
 //!
 //! - a message that is being received arrives, or its put fails by the limit on stalled messages (`message_timeout_ms`).
 //!   It never waits in its midst: memory for its body and for a header or metadata that are large is reserved at once;
@@ -31,7 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::Gauge;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
+use volley_common::fairness::{CallerKey, FairPermit, FairSemaphore};
 
 /// Bytes of one permit: reservations are rounded up to them.
 pub const UNIT: usize = 1 << 10;
@@ -68,9 +70,9 @@ impl MemoryShares {
 
 /// The part of the budget that puts reserve while they run.
 pub struct PutMemory {
-    permits: Arc<Semaphore>,
+    permits: Arc<FairSemaphore>,
     bytes: usize,
-    lasting: Arc<Semaphore>,
+    lasting: Arc<FairSemaphore>,
     /// How many bodies wait.
     waiting: AtomicUsize,
     shortage: Notify,
@@ -80,7 +82,7 @@ pub struct PutMemory {
 /// Bytes that are reserved until this is dropped.
 #[derive(Debug)]
 pub struct MemoryReservation {
-    permit: OwnedSemaphorePermit,
+    permit: FairPermit,
     used: Gauge,
 }
 
@@ -90,9 +92,9 @@ impl PutMemory {
         let bytes = bytes.max(2 * MAX_WAITING_BODY);
         metrics::gauge!("volley_put_memory_limit_bytes").set((bytes + lasting) as f64);
         Arc::new(PutMemory {
-            permits: Arc::new(Semaphore::new(bytes / UNIT)),
+            permits: FairSemaphore::new(bytes / UNIT),
             bytes,
-            lasting: Arc::new(Semaphore::new(lasting / UNIT)),
+            lasting: FairSemaphore::new(lasting / UNIT),
             waiting: AtomicUsize::new(0),
             shortage: Notify::new(),
             used: metrics::gauge!("volley_put_memory_bytes"),
@@ -106,28 +108,31 @@ impl PutMemory {
 
     /// Reserves bytes if they are free and nobody waits.
     pub fn try_reserve(&self, bytes: usize) -> Option<MemoryReservation> {
-        let permit = self.permits.clone().try_acquire_many_owned(units(bytes)).ok()?;
-        Some(self.reservation(permit))
+        self.permits.try_acquire(units(bytes)).map(|permit| self.reservation(permit))
     }
 
     /// Reserves bytes for what lasts as long as a put, if they are free.
     pub fn try_reserve_lasting(&self, bytes: usize) -> Option<MemoryReservation> {
-        let permit = self.lasting.clone().try_acquire_many_owned(units(bytes)).ok()?;
-        Some(self.reservation(permit))
+        self.lasting.try_acquire(units(bytes)).map(|permit| self.reservation(permit))
     }
 
-    /// Reserves at most [`MAX_WAITING_BODY`] bytes; waits for them in turn.
-    pub async fn reserve(self: Arc<Self>, bytes: usize) -> MemoryReservation {
+    /// Reserves at most [`MAX_WAITING_BODY`] bytes for a put of `caller`; waits for them in turn.
+    pub async fn reserve_for(self: Arc<Self>, caller: CallerKey, bytes: usize) -> MemoryReservation {
         let waiting = Waiting(&self);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.shortage.notify_waiters();
-        let permit = self.permits.clone().acquire_many_owned(units(bytes.min(MAX_WAITING_BODY))).await;
+        let permit = self.permits.acquire(caller, units(bytes.min(MAX_WAITING_BODY))).await;
         drop(waiting);
-        self.reservation(permit.expect("the permits of put memory are never closed"))
+        self.reservation(permit)
     }
 
-    fn reservation(&self, permit: OwnedSemaphorePermit) -> MemoryReservation {
-        self.used.increment((permit.num_permits() * UNIT) as f64);
+    /// The same for nobody in particular.
+    pub async fn reserve(self: Arc<Self>, bytes: usize) -> MemoryReservation {
+        self.reserve_for(CallerKey::Cluster, bytes).await
+    }
+
+    fn reservation(&self, permit: FairPermit) -> MemoryReservation {
+        self.used.increment((permit.permits() * UNIT) as f64);
         MemoryReservation { permit, used: self.used.clone() }
     }
 
@@ -158,19 +163,19 @@ impl Drop for Waiting<'_> {
 impl MemoryReservation {
     /// Takes bytes out of the reservation; `None`: it has fewer.
     pub fn split(&mut self, bytes: usize) -> Option<MemoryReservation> {
-        let permit = self.permit.split(units(bytes) as usize)?;
+        let permit = self.permit.split(units(bytes))?;
         Some(MemoryReservation { permit, used: self.used.clone() })
     }
 }
 
 impl Drop for MemoryReservation {
     fn drop(&mut self) {
-        self.used.decrement((self.permit.num_permits() * UNIT) as f64);
+        self.used.decrement((self.permit.permits() * UNIT) as f64);
     }
 }
 
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT)
 }
 
 /// The reservation of the rows that one put buffers.
@@ -281,6 +286,35 @@ mod tests {
         assert!(!memory.is_short() && memory.try_reserve(5 * MIB).is_none());
         drop(got);
         assert!(memory.try_reserve(8 * MIB).is_some());
+    }
+
+    #[tokio::test]
+    async fn body_of_another_principal_does_not_wait_for_a_busy_one() {
+        let memory = PutMemory::new(8 * MIB, MIB);
+        // One body at a time has room.
+        let rest = memory.try_reserve(4 * MIB).unwrap();
+        let held = memory.try_reserve(4 * MIB).unwrap();
+        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for name in ["busy", "busy", "busy", "other"] {
+            let (memory, order, before) = (memory.clone(), order.clone(), waiting.len());
+            let queue = memory.permits.clone();
+            waiting.push(tokio::spawn(async move {
+                let reservation = memory.reserve_for(CallerKey::Principal(name.into()), 4 * MIB).await;
+                order.lock().push(name);
+                drop(reservation);
+            }));
+            while queue.waiting() <= before {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(held);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        assert_eq!(order.lock()[..2], ["busy", "other"]);
+        drop(rest);
+        assert!(!memory.is_short() && memory.try_reserve(8 * MIB).is_some());
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
 //! What all puts of a node share, and its limits: memory, threads, and how many puts run at once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use metrics::Gauge;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use volley_common::fairness::CallerKey;
 use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::{Error, Result};
 
@@ -29,12 +32,24 @@ pub struct PutResources {
     pub seals: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     max_puts: usize,
+    max_puts_per_principal: usize,
+    by_principal: Arc<Mutex<PutCounts>>,
 }
+
+/// How many puts each principal runs; one that runs none is forgotten.
+type PutCounts = HashMap<Arc<str>, usize>;
 
 /// The place of one put among `max_concurrent_puts`.
 pub struct PutSlot {
     _permit: OwnedSemaphorePermit,
+    _of_principal: Option<PrincipalSlot>,
     running: Gauge,
+}
+
+/// The place of one put among those of its principal.
+struct PrincipalSlot {
+    name: Arc<str>,
+    counts: Arc<Mutex<PutCounts>>,
 }
 
 impl PutResources {
@@ -51,14 +66,28 @@ impl PutResources {
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
             slots: Arc::new(Semaphore::new(config.max_concurrent_puts)),
             max_puts: config.max_concurrent_puts,
+            max_puts_per_principal: config.max_puts_of_principal(),
+            by_principal: Arc::default(),
         }
     }
 
-    /// Admits one more put.
+    /// Admits one more put, of nobody in particular.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: `max_concurrent_puts` puts run.
     pub fn admit(&self) -> Result<PutSlot> {
+        self.admit_for(&CallerKey::Cluster)
+    }
+
+    /// Admits one more put. Only puts of principals are counted for their caller: in an open cluster all may be of one client.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: `max_concurrent_puts` puts run, or `max_concurrent_puts_per_principal` of this principal.
+    pub fn admit_for(&self, caller: &CallerKey) -> Result<PutSlot> {
+        let of_principal = match caller {
+            CallerKey::Principal(name) => Some(self.count_in(name)?),
+            CallerKey::Network(_) | CallerKey::Cluster => None,
+        };
         let Ok(permit) = self.slots.clone().try_acquire_owned() else {
             metrics::counter!("volley_puts_refused_total").increment(1);
             return Err(Error::exhausted(format!(
@@ -68,12 +97,64 @@ impl PutResources {
         };
         let running = metrics::gauge!("volley_puts");
         running.increment(1.0);
-        Ok(PutSlot { _permit: permit, running })
+        Ok(PutSlot { _permit: permit, _of_principal: of_principal, running })
+    }
+
+    fn count_in(&self, name: &Arc<str>) -> Result<PrincipalSlot> {
+        let mut counts = self.by_principal.lock();
+        let own = counts.get(name).copied().unwrap_or(0);
+        if own >= self.max_puts_per_principal {
+            metrics::counter!("volley_puts_refused_total").increment(1);
+            return Err(Error::exhausted(format!(
+                "{name:?} runs {own} puts at this node already (`max_concurrent_puts_per_principal`): wait for some of them, or put at another node"
+            )));
+        }
+        counts.insert(name.clone(), own + 1);
+        Ok(PrincipalSlot { name: name.clone(), counts: self.by_principal.clone() })
+    }
+}
+
+impl Drop for PrincipalSlot {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        if let Some(own) = counts.get_mut(&self.name) {
+            *own -= 1;
+            if *own == 0 {
+                counts.remove(&self.name);
+            }
+        }
     }
 }
 
 impl Drop for PutSlot {
     fn drop(&mut self) {
         self.running.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+
+    use super::*;
+
+    #[test]
+    fn one_principal_leaves_puts_for_the_others() {
+        let resources = PutResources::new(&NodeConfig { max_concurrent_puts: 6, ..NodeConfig::default() });
+        let admit = |name: &str| resources.admit_for(&CallerKey::Principal(name.into()));
+        let busy: Vec<PutSlot> = (0..6).map_while(|_| admit("busy").ok()).collect();
+        assert_eq!(busy.len(), 3);
+        let error = admit("busy").err().unwrap();
+        assert_eq!(error.code, Code::ResourceExhausted);
+        assert!(error.message.contains("max_concurrent_puts_per_principal"), "{error}");
+        let other: Vec<PutSlot> = (0..2).map(|_| admit("other").unwrap()).collect();
+        let last = resources.admit().unwrap();
+        let error = admit("other").err().unwrap();
+        assert!(error.message.contains("`max_concurrent_puts`"), "{error}");
+        assert_eq!(resources.by_principal.lock().len(), 2, "a refused put is not counted");
+        drop((busy, other, last));
+        assert!(resources.by_principal.lock().is_empty());
+        assert!(admit("busy").is_ok());
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
+use volley_common::fairness::CallLimit;
 use volley_common::http2::{AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
 use volley_common::identity::{Access, assert_principal};
 use volley_common::listen::host_port;
@@ -58,6 +59,8 @@ pub struct NodeRouter {
     put: Arc<PutContext>,
     /// Connections for calls that coordinators answer.
     coordinators: ConnectionPool,
+    /// Counts the calls of clients.
+    calls: Arc<CallLimit>,
     tonic: Routes,
     /// The listener's name, by which coordinators know its clients; `None` for an unnamed listener.
     listener: Option<HeaderValue>,
@@ -69,15 +72,26 @@ impl NodeRouter {
         let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
         let coordinators = context.get.pool.to_coordinators();
         let callers = context.callers.clone();
-        NodeRouter { callers, get: context.get.clone(), put: context.put.clone(), coordinators, tonic, listener }
+        let (get, put, calls) = (context.get.clone(), context.put.clone(), context.calls.clone());
+        NodeRouter { callers, get, put, coordinators, calls, tonic, listener }
     }
 
     async fn respond(self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (mut head, body) = request.into_parts();
-        match self.callers.identify(&mut head).await {
-            Ok(()) => self.route(Request::from_parts(head, body)).await,
-            Err(error) => grpc_error(error),
+        if let Err(error) = self.callers.identify(&mut head).await {
+            return grpc_error(error);
         }
+        // Health checks are not counted: a busy node is healthy.
+        if !head.uri.path().starts_with(FLIGHT_SERVICE) {
+            return self.route(Request::from_parts(head, body)).await;
+        }
+        let permit = match self.calls.admit(&Access::of(&head.extensions)) {
+            Ok(permit) => permit,
+            Err(status) => return grpc_error(status),
+        };
+        let mut reply = self.route(Request::from_parts(head, body)).await;
+        permit.hold(&mut reply);
+        reply
     }
 
     /// Dispatches a call whose extensions have the caller's [`Access`].

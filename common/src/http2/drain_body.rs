@@ -10,6 +10,7 @@ use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use super::held_by_reply::{HeldByReply, take_held};
 use super::reply_body::{ReplyBody, ReplyData, grpc_error};
 use super::served_call::ServedCall;
 use super::status::trailers;
@@ -29,7 +30,8 @@ pub(crate) async fn respond_until(
         )),
     };
     served.finish_headers(reply.headers_mut());
-    Ok(reply.map(|body| DrainBody::new(body, served, end_streams)))
+    let held = take_held(&mut reply);
+    Ok(reply.map(|body| DrainBody::new(body, served, end_streams, held)))
 }
 
 /// A response body that ends with UNAVAILABLE when its server must close the stream, and with INTERNAL after a panic.
@@ -38,11 +40,13 @@ pub(crate) struct DrainBody {
     served: ServedCall,
     /// `None` once this body has sent trailers of its own.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What the call holds as long as its body.
+    _held: Option<HeldByReply>,
 }
 
 impl DrainBody {
-    fn new(body: ReplyBody, served: ServedCall, end: CancellationToken) -> Self {
-        DrainBody { body, served, end: Some(Box::pin(end.cancelled_owned())) }
+    fn new(body: ReplyBody, served: ServedCall, end: CancellationToken, held: Option<HeldByReply>) -> Self {
+        DrainBody { body, served, end: Some(Box::pin(end.cancelled_owned())), _held: held }
     }
 
     /// The last frame, in place of the rest of the body.

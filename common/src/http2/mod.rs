@@ -13,6 +13,7 @@
 //! | [`advancing_body`] | a request body whose messages must advance |
 //! | [`gzip_body`] | a request body of messages that gzip may have compressed |
 //! | `served_call` | what every call passes: status messages, panics, what is not gRPC |
+//! | [`held_by_reply`] | what is held until a response has ended |
 //! | `drain_body` | a response body that a stopping server ends |
 //! | [`congestion`] | TCP congestion control within one machine |
 
@@ -21,6 +22,7 @@ pub mod complete_body;
 pub mod congestion;
 pub(crate) mod drain_body;
 pub mod gzip_body;
+pub mod held_by_reply;
 pub mod proxied_body;
 pub mod relay_budget;
 pub mod reply_body;
@@ -34,6 +36,7 @@ pub use advancing_body::AdvancingBody;
 pub use complete_body::CompleteBody;
 pub use congestion::disable_local_pacing;
 pub use gzip_body::{DecompressedBody, decompressed};
+pub use held_by_reply::hold_until_end;
 pub use proxied_body::{ProxiedBody, StreamPermit};
 pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
 pub use request_body::ProxyRequestBody;

@@ -28,8 +28,14 @@ const UNLIMITED_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 pub(crate) const FRAME_SIZE: u32 = 256 << 10;
 /// Bytes of one stream that may wait to be sent: one or two messages of the usual size.
 const SEND_BUFFER: usize = 2 << 20;
-/// Requests with larger header lists are refused.
-const HEADER_LIST: u32 = 64 << 10;
+/// Requests with larger header lists are refused, unless configured, bytes.
+pub(crate) const HEADER_LIST: u32 = 64 << 10;
+
+/// A connection ends with ENHANCE_YOUR_CALM when this many streams wait to be accepted that their client has reset already:
+/// "rapid reset". A server accepts whatever it has read at once, so only a flood reaches it.
+const MAX_RESET_UNACCEPTED: usize = 20;
+/// A connection ends when its client has broken the rules of HTTP/2 on this many streams. Each is answered with a reset.
+const MAX_STREAM_ERRORS: usize = 1024;
 
 /// A server pings a client after this much idle time and closes the connection after [`SERVER_PING_TIMEOUT`] without an
 /// answer. Both are long, so that a client that does not read for a long time stays connected, but a machine that is
@@ -55,10 +61,15 @@ fn client_stream_window(other_connections: usize) -> u32 {
     }
 }
 
-/// Settings of a connection of the server loop, with at most this many concurrent streams, beside so many other
-/// connections.
+/// Settings of a connection of the server loop, with at most this many concurrent streams, and this many bytes of headers of a
+/// request, beside so many other connections.
+///
+/// PING and SETTINGS frames need no limit: h2 reads no further frame until it has sent the answer, so a client that reads none
+/// is not read, and takes no memory. CONTINUATION frames are limited by `max_header_bytes`: a header list of more than four
+/// times this ends the connection, and so do more frames than it can need.
 pub(crate) fn server(
     max_concurrent_streams: u32,
+    max_header_bytes: u32,
     other_connections: usize,
 ) -> hyper::server::conn::http2::Builder<TokioExecutor> {
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -69,7 +80,9 @@ pub(crate) fn server(
         .max_frame_size(FRAME_SIZE)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(max_concurrent_streams)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(max_header_bytes)
+        .max_pending_accept_reset_streams(MAX_RESET_UNACCEPTED)
+        .max_local_error_reset_streams(MAX_STREAM_ERRORS)
         .keep_alive_interval(SERVER_PING_INTERVAL)
         .keep_alive_timeout(SERVER_PING_TIMEOUT);
     http

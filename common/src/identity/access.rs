@@ -112,6 +112,11 @@ impl Access {
         Some(self.client.text.get_or_init(|| ip.to_string().into_boxed_str()))
     }
 
+    /// The same as an address.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client.ip
+    }
+
     /// Whether it permits everything because the cluster has no users, or because the cluster itself is the caller.
     pub fn is_open(&self) -> bool {
         matches!(self.caller, AccessKind::Open { .. })

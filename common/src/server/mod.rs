@@ -14,6 +14,7 @@
 //! | [`http`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
+//! | [`limits_config`] | the settings of connections, streams, headers and calls |
 //! | [`log`] | the log on standard error |
 
 pub mod audit;
@@ -23,6 +24,7 @@ pub mod health;
 pub mod http;
 pub mod identity_config;
 pub mod lifecycle;
+pub mod limits_config;
 pub mod log;
 pub mod process;
 pub mod reflection;
@@ -33,6 +35,7 @@ pub mod tls_config;
 
 pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
+pub use limits_config::LimitsConfig;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};
 pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};

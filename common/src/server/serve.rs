@@ -27,13 +27,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Service, ServiceExt};
 
-use self::connection_limit::{OpeningConnections, OpeningPermit};
+use self::connection_limit::{ConnectionCounts, ConnectionPermit, OpeningConnections, OpeningPermit};
 use self::handshake::{OpenedConnection, open};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
@@ -46,6 +45,8 @@ use crate::{Error, Result};
 
 /// The gRPC services that only peer ports have begin with this: other ports do not read the body of such a call.
 const MEMBER_SERVICES: &str = "/volley.";
+/// Concurrent streams on one connection, unless configured.
+pub(crate) const MAX_STREAMS: u32 = 4096;
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The remaining streams are ended this long before the end of a drain, or a quarter of the drain before: a client sees
@@ -59,26 +60,44 @@ pub struct ServerLimits {
     pub port: PortKind,
     /// Concurrent connections; a further one is closed as soon as it is accepted.
     pub connections: usize,
+    /// Concurrent connections of one IPv4 address, or of one IPv6 network of 64 bits.
+    pub connections_per_address: usize,
     /// Concurrent streams on one connection. High: a client's calls must not wait for each other.
     pub streams: u32,
+    /// Bytes of the headers of a request, as HTTP/2 counts them; one with more is refused.
+    pub header_bytes: u32,
+    /// How long a connection may take from its begin to the first bytes of HTTP/2, its TLS handshake included.
+    pub opening: Duration,
     /// How long connections may continue after the shutdown began; the remaining streams are ended shortly before.
     pub drain: Duration,
 }
 
 impl ServerLimits {
-    /// The limits of one of `listeners` listeners for clients.
+    /// The limits of one of `listeners` listeners for clients, if nothing else is configured.
     pub fn for_clients(listeners: usize) -> Self {
-        let connections = connection_limit::of(PortKind::Flight) / listeners.max(1);
-        ServerLimits { port: PortKind::Flight, connections, streams: 4096, drain: Duration::from_secs(10) }
+        ServerLimits {
+            port: PortKind::Flight,
+            streams: MAX_STREAMS,
+            header_bytes: settings::HEADER_LIST,
+            opening: OPENING_TIMEOUT,
+            drain: Duration::from_secs(10),
+            connections: 0,
+            connections_per_address: 0,
+        }
+        .with_connections(connection_limit::of(PortKind::Flight) / listeners.max(1), 0)
+    }
+
+    /// The same with this many connections, and this many of each address; 0: half of them, so that nobody takes all.
+    pub fn with_connections(self, connections: usize, per_address: usize) -> Self {
+        let connections = connections.max(1);
+        let per_address = if per_address == 0 { connections / 2 } else { per_address };
+        ServerLimits { connections, connections_per_address: per_address.max(1), ..self }
     }
 
     /// The limits of the listener for members.
     pub fn for_peers() -> Self {
-        ServerLimits {
-            port: PortKind::Peer,
-            connections: connection_limit::of(PortKind::Peer),
-            ..ServerLimits::for_clients(1)
-        }
+        ServerLimits { port: PortKind::Peer, ..ServerLimits::for_clients(1) }
+            .with_connections(connection_limit::of(PortKind::Peer), 0)
     }
 }
 
@@ -155,7 +174,7 @@ pub async fn serve_tls<S: Http2Service>(
     shutdown: CancellationToken,
     limits: ServerLimits,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let counts = ConnectionCounts::new(limits.connections, limits.connections_per_address);
     let opening = OpeningConnections::new(limits.connections);
     let connections = TaskTracker::new();
     let stages = DrainStages { shutdown, end_streams: CancellationToken::new(), close: CancellationToken::new() };
@@ -167,18 +186,20 @@ pub async fn serve_tls<S: Http2Service>(
             () = stages.shutdown.cancelled() => break,
             accepted = accept(&listener) => accepted,
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            log_refused(peer, limits.port.describe(), "too many connections are open");
-            continue;
+        let others = counts.all();
+        let permit = match counts.count_in(peer.ip()) {
+            Ok(permit) => permit,
+            Err(excess) => {
+                log_refused(peer, limits.port.describe(), &counts.refusal(excess));
+                continue;
+            }
         };
         let Some(opening) = opening.admit(peer.ip()) else {
             log_refused(peer, limits.port.describe(), "too many connections have not completed their handshake");
             continue;
         };
-        let others = limits.connections - permits.available_permits() - 1;
-        let http = settings::server(limits.streams, others);
-        let accepted =
-            AcceptedConnection { stream, peer, tls: tls.clone(), port: limits.port, opening, _permit: permit };
+        let http = settings::server(limits.streams, limits.header_bytes, others);
+        let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit: permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
@@ -232,9 +253,9 @@ struct AcceptedConnection {
     stream: TcpStream,
     peer: SocketAddr,
     tls: Arc<ListenerTls>,
-    port: PortKind,
+    limits: ServerLimits,
     opening: OpeningPermit,
-    _permit: OwnedSemaphorePermit,
+    _permit: ConnectionPermit,
 }
 
 /// Serves one connection to its end.
@@ -244,12 +265,13 @@ async fn serve_connection<S: Http2Service>(
     service: S,
     stages: DrainStages,
 ) {
-    let AcceptedConnection { stream, peer, tls, port, opening, _permit } = accepted;
+    let AcceptedConnection { stream, peer, tls, limits, opening, _permit } = accepted;
+    let port = limits.port;
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let opened = stages.shutdown.run_until_cancelled(open(stream, peer, &tls, port, OPENING_TIMEOUT)).await.flatten();
+    let opened = stages.shutdown.run_until_cancelled(open(stream, peer, &tls, port, limits.opening)).await.flatten();
     drop(opening);
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();

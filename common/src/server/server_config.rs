@@ -14,6 +14,7 @@ use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::identity::IdentityRules;
 use crate::listen::{self, ListenerConfig};
+use crate::server::limits_config::{LimitsArgs, LimitsConfig};
 use crate::server::serve::ServerLimits;
 use crate::tls::MemberRole;
 use crate::{Error, Result};
@@ -42,6 +43,9 @@ pub struct ServerConfig {
     pub drain_ms: u64,
     /// Memory for all replies of other members that are passed on to clients, bytes.
     pub relay_memory_bytes: u64,
+    /// What clients may take.
+    #[serde(flatten)]
+    pub limits: LimitsConfig,
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
@@ -63,6 +67,7 @@ impl ServerConfig {
             request_timeout_ms: 5_000,
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
+            limits: LimitsConfig::default(),
             tls: TlsConfig::default(),
             identity: IdentityConfig::default(),
         }
@@ -90,7 +95,7 @@ impl ServerConfig {
                 self.relay_memory_bytes
             )));
         }
-        Ok(())
+        self.limits.check()
     }
 
     /// A listener may advertise the TLS of a proxy before it, but not the first one: members dial its address, which is not the
@@ -177,7 +182,7 @@ impl ServerConfig {
 
     /// The limits of one Flight listener.
     pub fn limits(&self) -> ServerLimits {
-        ServerLimits { drain: Duration::from_millis(self.drain_ms), ..ServerLimits::for_clients(self.listen.len()) }
+        self.limits.of_listener(self.listen.len(), Duration::from_millis(self.drain_ms))
     }
 }
 
@@ -232,6 +237,10 @@ pub struct ServerArgs {
     /// calls from there while the cluster has no users.
     #[arg(long)]
     pub insecure: bool,
+    /// What clients may take.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: LimitsArgs,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]

@@ -74,6 +74,16 @@ impl Catalog {
         write.parts.iter().chain(streams.flat_map(|stream| &stream.parts))
     }
 
+    /// How many parts were staged into an open write.
+    pub fn staged_part_count(&self, write: &Write) -> u64 {
+        write.parts.len() as u64 + self.staged.get(&write.id).map_or(0, |staged| staged.parts)
+    }
+
+    /// How many writes are open.
+    pub fn open_write_count(&self) -> usize {
+        self.open.len()
+    }
+
     /// Every stream of an open staged write, in key order.
     pub(super) fn staged_streams(&self) -> impl Iterator<Item = &StagedStream> {
         self.staged.values().flat_map(|staged| staged.by_index.values())

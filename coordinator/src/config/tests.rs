@@ -37,6 +37,8 @@ fn bad_values_are_refused_by_name() {
     refused("repair_delay_ms", |c| c.repair_delay_ms = c.node_timeout_ms - 1);
     refused("heartbeat_ms", |c| c.heartbeat_ms = 0);
     refused("id must", |c| c.id = 0);
+    refused("max_tables", |c| c.limits.max_tables = 0);
+    refused("max_calls", |c| c.server.limits.max_calls = 0);
     refused("retention_ms", |c| c.retention_ms = 0);
     refused("retention_ms", |c| c.retention_ms = u64::MAX);
     refused("lease_ms", |c| c.lease_ms = 0);

@@ -19,6 +19,7 @@ use super::action_bodies::{
 };
 use super::call_context::CallContext;
 use super::flight_info::timestamp;
+use super::identity_bodies::PrefixBody;
 use super::rights::{self, CallRights, Requirement};
 use super::session_options::{COOKIE, FlightSessions, session_id};
 use super::{admin_actions, identity_actions};
@@ -37,7 +38,7 @@ pub(super) const ACTIONS: [(&str, &str); 17] = [
         "restore_version",
         r#"Make an old version of a table the newest one: {"table", "version"}; or undo the drop of a table: {"table"}"#,
     ),
-    ("list_tables", "All tables that one may read, with their statistics, as JSON"),
+    ("list_tables", r#"The tables that one may read, with their statistics, as JSON: {"prefix"}"#),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
     ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
@@ -130,8 +131,8 @@ impl ActionRunner {
                 Ok(ActionReply::json(&self.addresses(&listener?)))
             }
             "list_tables" => {
-                let EmptyBody {} = parse(name, body)?;
-                Ok(ActionReply::json(&self.services.tables.list_tables(call.access()).await?))
+                let prefix = parse::<PrefixBody>(name, body)?.prefix()?;
+                Ok(ActionReply::json(&self.services.tables.list_tables(call.access(), &prefix).await?))
             }
             "clear" => {
                 let EmptyBody {} = parse(name, body)?;
@@ -146,7 +147,7 @@ impl ActionRunner {
                 Ok(ActionReply::json(&json!({ "stopping": true })))
             }
             _ if identity_actions::ACTIONS.iter().any(|(known, _)| *known == name) => {
-                identity_actions::run(&self.services.identity, action, call).await
+                identity_actions::run(&self.services.identity, &self.services.config.limits, action, call).await
             }
             _ => admin_actions::run(&self.services, action, metadata, call, requirement).await,
         }

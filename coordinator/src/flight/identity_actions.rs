@@ -9,6 +9,7 @@ use super::identity_bodies::{
     CreateTokenBody, CreateUserBody, GrantBody, ListTokensBody, PrefixBody, RemoveUserBody, RevokeTokenBody,
     SetGroupsBody, SetPasswordBody, SetQuotaBody, parse_with_password,
 };
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::service::identity::IdentityService;
 
 /// Names and descriptions of these actions.
@@ -42,7 +43,12 @@ pub const ACTIONS: [(&str, &str); 14] = [
 ///
 /// # Errors
 /// INVALID_ARGUMENT: an invalid body. Errors of the action.
-pub async fn run(service: &IdentityService, action: &Action, call: &CallContext) -> Result<ActionReply> {
+pub async fn run(
+    service: &IdentityService,
+    limits: &CatalogLimits,
+    action: &Action,
+    call: &CallContext,
+) -> Result<ActionReply> {
     let (name, body, access) = (action.r#type.as_str(), &action.body[..], call.access());
     let value = match name {
         "create_user" => {
@@ -92,5 +98,13 @@ pub async fn run(service: &IdentityService, action: &Action, call: &CallContext)
         }
         _ => service.list_quotas(&parse::<PrefixBody>(name, body)?.prefix()?).await?,
     };
+    if let Some(rows) = value.as_array() {
+        let narrower = match name {
+            "list_grants" | "list_quotas" => "list those of a prefix: {\"prefix\": \"sales/\"}",
+            "list_tokens" => "list those of a user: {\"user\": NAME}",
+            _ => "raise the limit",
+        };
+        limits.check_rows("rows", rows.len(), narrower)?;
+    }
     Ok(ActionReply::json(&value))
 }

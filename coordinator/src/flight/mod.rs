@@ -53,6 +53,7 @@ use volley_common::options::TableRequest;
 
 use crate::client_listener::ListenerTable;
 use crate::service::Services;
+use crate::service::planning_queue::{PlanningQueue, needs_place};
 use crate::service::read::ReadService;
 use actions::ActionRunner;
 use call_context::CallContext;
@@ -66,6 +67,7 @@ pub struct CoordinatorFlight {
     listeners: Arc<ListenerTable>,
     actions: Arc<ActionRunner>,
     handshakes: Handshakes,
+    planning: Arc<PlanningQueue>,
 }
 
 /// A stream of reply messages.
@@ -79,6 +81,7 @@ impl CoordinatorFlight {
             listeners: services.listeners.clone(),
             actions: Arc::new(ActionRunner::new(services.clone())),
             handshakes: Handshakes::new(services),
+            planning: services.planning.clone(),
         }
     }
 
@@ -129,6 +132,7 @@ impl FlightService for CoordinatorFlight {
         let call = CallContext::of(request.extensions());
         let prefix = String::from_utf8(request.into_inner().expression.to_vec())
             .map_err(|_| Error::invalid("the criteria must be a prefix of table names in UTF-8"))?;
+        let _place = self.planning.enter(call.access()).await?;
         let tables = self.read.list(call.access(), &prefix).await?;
         Ok(Response::new(reply_stream(tables.into_iter().map(flight_info::listed).collect())))
     }
@@ -141,6 +145,7 @@ impl FlightService for CoordinatorFlight {
         let (table, call) = readable_table(&request, "PollFlightInfo")?;
         let listener =
             received_by::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
+        let _place = self.planning.enter(call.access()).await?;
         let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
@@ -151,6 +156,7 @@ impl FlightService for CoordinatorFlight {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let (table, call) = readable_table(&request, "GetSchema")?;
+        let _place = self.planning.enter(call.access()).await?;
         let schema = self.read.schema(call.access(), &table).await?;
         Ok(Response::new(SchemaResult { schema }))
     }
@@ -172,8 +178,15 @@ impl FlightService for CoordinatorFlight {
         let (metadata, extensions, action) = request.into_parts();
         let listener = received_by::client_listener(&self.listeners, &extensions, metadata.as_ref());
         let call = CallContext::of(&extensions);
+        let place = match needs_place(&action.r#type) {
+            true => Some(self.planning.enter(call.access()).await?),
+            false => None,
+        };
         // In a task of its own, so that the action completes even if the client disconnects.
-        let run = tokio::spawn(async move { actions.run(&action, &metadata, listener, &call).await });
+        let run = tokio::spawn(async move {
+            let _place = place;
+            actions.run(&action, &metadata, listener, &call).await
+        });
         let reply = run.await.map_err(|e| Error::internal(format!("the action failed: {e}")))??;
         let mut response = Response::new(reply_stream(reply.results));
         if let Some(cookie) = reply.cookie {

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
+use volley_common::fairness::CallLimit;
 use volley_common::grpc::{self, PREFIX};
 use volley_common::http2::{
     AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message,
@@ -42,6 +43,7 @@ use super::{flight_info, rights};
 use crate::client_listener::ListenerTable;
 use crate::raft::Handle;
 use crate::service::Services;
+use crate::service::planning_queue::PlanningQueue;
 use crate::service::read::ReadService;
 use crate::service::tickets::{TicketService, ticket_key};
 
@@ -60,6 +62,10 @@ pub struct CoordinatorRouter {
     listeners: Arc<ListenerTable>,
     pool: ConnectionPool,
     routes: TonicService<Routes>,
+    /// Counts the calls of clients.
+    calls: Arc<CallLimit>,
+    /// The places of reads that are being planned.
+    planning: Arc<PlanningQueue>,
     /// The name of this listener.
     listener: Arc<str>,
     /// Whether the callers are members, which may name the listener that received a forwarded call.
@@ -86,6 +92,8 @@ impl CoordinatorRouter {
             listeners: services.listeners.clone(),
             pool: services.pool.clone(),
             routes: TonicService(routes.prepare()),
+            calls: services.calls.clone(),
+            planning: services.planning.clone(),
             listener,
             from_members,
         }
@@ -149,7 +157,13 @@ impl CoordinatorRouter {
         if !is_flight {
             return self.serve_by_tonic(request).await;
         }
-        self.dispatch_flight(method, request, &call).await
+        let permit = match self.calls.admit(call.access()) {
+            Ok(permit) => permit,
+            Err(status) => return grpc_error(status),
+        };
+        let mut reply = self.dispatch_flight(method, request, &call).await;
+        permit.hold(&mut reply);
+        reply
     }
 
     /// Serves a method of Flight for an identified caller.
@@ -233,6 +247,10 @@ impl CoordinatorRouter {
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
         call.require(rights::require_method("GetFlightInfo")?, &table.name)?;
+        let _place = match self.planning.enter(call.access()).await {
+            Ok(place) => place,
+            Err(status) => return Ok(grpc_error(status)),
+        };
         let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
         let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
@@ -260,6 +278,10 @@ impl CoordinatorRouter {
             TicketRequest::Table(table) => {
                 let table = table.for_read()?;
                 call.require(rights::require_method("DoGet")?, &table.name)?;
+                let _place = match self.planning.enter(call.access()).await {
+                    Ok(place) => place,
+                    Err(status) => return Ok(grpc_error(status)),
+                };
                 (self.read.plan_ticket(call.access(), &table.name, &table.options).await?, false)
             }
         };

@@ -1,53 +1,84 @@
 //! What one cluster's catalog may hold: every coordinator keeps all of it in memory.
 
-use volley_common::wire::catalog::{Table, TableSpec};
+use volley_common::wire::catalog::{Table, TableSpec, Write};
 use volley_common::{Error, Result, TableName};
 
+use super::catalog_limits::CatalogLimits;
 use crate::catalog::{Catalog, TableUsage};
 
-/// Maximum number of tables, without dropped ones.
-pub const MAX_TABLES: u64 = 100_000;
-/// Maximum number of copies of shards (shards times replicas) of all tables. Each costs some 40 bytes in every coordinator.
-pub const MAX_SHARD_REPLICAS: u64 = 1_000_000;
-/// Maximum bytes of schemas of all tables and of the old versions that are kept.
-pub const MAX_SCHEMA_BYTES: u64 = 512 << 20;
-
-/// Checks that a table with this spec and schema fits into the catalog, in place of `old`. An empty schema is not known yet.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED, naming the limit.
-pub fn check_capacity(
-    catalog: &Catalog,
-    name: &TableName,
-    spec: &TableSpec,
-    schema: &[u8],
-    old: Option<&Table>,
-) -> Result<()> {
-    let (used, wanted) = (catalog.table_usage(), TableUsage::of(spec, schema.len()));
-    let mut freed = old.map(TableUsage::of_table).unwrap_or_default();
-    // The schema of the old version stays, in its layout, if the new one has another.
-    if old.is_some_and(|old| old.schema != schema || old.spec.as_ref() != Some(spec)) {
-        freed.schema_bytes = 0;
+impl CatalogLimits {
+    /// Checks that a table with this spec and schema fits into the catalog, in place of `old`. An empty schema is not known yet.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, naming the limit.
+    pub fn check_capacity(
+        &self,
+        catalog: &Catalog,
+        name: &TableName,
+        spec: &TableSpec,
+        schema: &[u8],
+        old: Option<&Table>,
+    ) -> Result<()> {
+        let (used, wanted) = (catalog.table_usage(), TableUsage::of(spec, schema.len()));
+        let mut freed = old.map(TableUsage::of_table).unwrap_or_default();
+        // The schema of the old version stays, in its layout, if the new one has another.
+        if old.is_some_and(|old| old.schema != schema || old.spec.as_ref() != Some(spec)) {
+            freed.schema_bytes = 0;
+        }
+        let grows = |of: fn(&TableUsage) -> u64, most: u64| {
+            let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
+            (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
+        };
+        let limit = grows(|usage| usage.tables, self.max_tables)
+            .map(|most| format!("{most} tables (`max_tables`): drop some"))
+            .or_else(|| {
+                let most = grows(|usage| usage.shard_replicas, self.max_shard_replicas)?;
+                Some(format!(
+                    "{most} copies of shards (shards times replicas, over all tables, `max_shard_replicas`): give the table fewer shards"
+                ))
+            })
+            .or_else(|| {
+                let most = grows(|usage| usage.schema_bytes, self.max_schema_bytes)?;
+                Some(format!("{most} bytes of schemas (`max_schema_bytes`): drop tables, or put fewer columns"))
+            });
+        match limit {
+            None => Ok(()),
+            Some(limit) => Err(Error::exhausted(format!("table {name:?} would exceed the cluster's limit of {limit}"))),
+        }
     }
-    let grows = |of: fn(&TableUsage) -> u64, most: u64| {
-        let (used, wanted, freed) = (of(&used), of(&wanted), of(&freed));
-        (wanted > freed && used.saturating_sub(freed) + wanted > most).then_some(most)
-    };
-    let limit = grows(|usage| usage.tables, MAX_TABLES)
-        .map(|most| format!("{most} tables: drop some"))
-        .or_else(|| {
-            let most = grows(|usage| usage.shard_replicas, MAX_SHARD_REPLICAS)?;
-            Some(format!(
-                "{most} copies of shards (shards times replicas, over all tables): give the table fewer shards"
-            ))
-        })
-        .or_else(|| {
-            let most = grows(|usage| usage.schema_bytes, MAX_SCHEMA_BYTES)?;
-            Some(format!("{most} bytes of schemas: drop tables, or put fewer columns"))
-        });
-    match limit {
-        None => Ok(()),
-        Some(limit) => Err(Error::exhausted(format!("table {name:?} would exceed the cluster's limit of {limit}"))),
+
+    /// Checks a table's schema too, unless it is that of `old`.
+    ///
+    /// # Errors
+    /// Those of [`CatalogLimits::check_capacity`] and [`CatalogLimits::check_schema`].
+    pub fn check_table(
+        &self,
+        catalog: &Catalog,
+        name: &TableName,
+        spec: &TableSpec,
+        schema: &[u8],
+        old: Option<&Table>,
+    ) -> Result<()> {
+        if old.is_none_or(|old| old.schema != schema) {
+            self.check_schema(name, schema)?;
+        }
+        self.check_capacity(catalog, name, spec, schema, old)
+    }
+
+    /// Checks that a write may be open beside the others, unless it is one of them.
+    ///
+    /// # Errors
+    /// Those of [`CatalogLimits::check_open_writes`].
+    pub fn check_new_write(&self, catalog: &Catalog, write: &str) -> Result<()> {
+        if catalog.is_write_open(write) { Ok(()) } else { self.check_open_writes(catalog.open_write_count()) }
+    }
+
+    /// Checks that this many parts may be staged into an open write.
+    ///
+    /// # Errors
+    /// Those of [`CatalogLimits::check_parts`].
+    pub fn check_staged(&self, catalog: &Catalog, write: &Write, parts: usize) -> Result<()> {
+        self.check_parts(&write.id, catalog.staged_part_count(write) + parts as u64)
     }
 }
 
@@ -55,7 +86,7 @@ pub fn check_capacity(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{Row, row};
+    use volley_common::wire::catalog::{Part, Row, StagedStream, WriteState, row};
 
     use super::*;
 
@@ -76,13 +107,13 @@ mod tests {
     fn shards_of_all_tables_are_bounded() {
         let name: TableName = "t".parse().unwrap();
         let catalog = catalog(122, 4096);
-        check_capacity(&catalog, &name, &spec(200), b"", None).unwrap();
-        let error = check_capacity(&catalog, &name, &spec(4096), b"", None).unwrap_err();
+        CatalogLimits::default().check_capacity(&catalog, &name, &spec(200), b"", None).unwrap();
+        let error = CatalogLimits::default().check_capacity(&catalog, &name, &spec(4096), b"", None).unwrap_err();
         assert_eq!(error.code, Code::ResourceExhausted);
         assert!(error.message.contains("\"t\"") && error.message.contains("shards"), "{error}");
         // A replace that needs no more than before is possible at any time.
         let old = catalog.tables().next().unwrap();
-        check_capacity(&catalog, &name, &spec(4096), b"", Some(old)).unwrap();
+        CatalogLimits::default().check_capacity(&catalog, &name, &spec(4096), b"", Some(old)).unwrap();
     }
 
     #[test]
@@ -90,25 +121,46 @@ mod tests {
         let name: TableName = "t".parse().unwrap();
         let mut catalog = catalog(1, 1);
         let mut table = catalog.tables().next().unwrap().clone();
-        table.schema = vec![1; (MAX_SCHEMA_BYTES - 10) as usize].into();
+        table.schema = vec![1; (CatalogLimits::default().max_schema_bytes - 10) as usize].into();
         catalog.insert_row(Row { row: Some(row::Row::Table(table.clone())) });
-        check_capacity(&catalog, &name, &spec(1), &table.schema, Some(&table)).unwrap();
+        CatalogLimits::default().check_capacity(&catalog, &name, &spec(1), &table.schema, Some(&table)).unwrap();
         let mut other = table.schema.to_vec();
         other[0] = 2;
         let retention = TableSpec { retention_ms: 7, ..spec(1) };
         for (spec, schema) in [(spec(1), other.as_slice()), (retention, &table.schema)] {
-            let error = check_capacity(&catalog, &name, &spec, schema, Some(&table)).unwrap_err();
+            let error =
+                CatalogLimits::default().check_capacity(&catalog, &name, &spec, schema, Some(&table)).unwrap_err();
             assert!(error.code == Code::ResourceExhausted && error.message.contains("schemas"), "{error}");
         }
-        check_capacity(&catalog, &name, &spec(1), b"small", Some(&table)).unwrap();
+        CatalogLimits::default().check_capacity(&catalog, &name, &spec(1), b"small", Some(&table)).unwrap();
     }
 
     #[test]
     fn tables_and_schemas_are_bounded() {
         let name: TableName = "t".parse().unwrap();
-        let catalog = catalog(MAX_TABLES, 1);
-        let error = check_capacity(&catalog, &name, &spec(1), b"", None).unwrap_err();
+        let catalog = catalog(CatalogLimits::default().max_tables, 1);
+        let error = CatalogLimits::default().check_capacity(&catalog, &name, &spec(1), b"", None).unwrap_err();
         assert!(error.message.contains("100000 tables"), "{error}");
-        assert_eq!(catalog.table_usage().tables, MAX_TABLES);
+        assert_eq!(catalog.table_usage().tables, CatalogLimits::default().max_tables);
+    }
+
+    #[test]
+    fn open_writes_and_their_parts_are_bounded() {
+        let limits = CatalogLimits { max_open_writes: 2, max_parts_per_write: 3, ..CatalogLimits::default() };
+        let mut catalog = Catalog::default();
+        for id in ["a", "b"] {
+            limits.check_new_write(&catalog, id).unwrap();
+            let write = Write { id: id.into(), state: WriteState::Open as i32, ..Write::default() };
+            catalog.insert_row(Row { row: Some(row::Row::Write(write)) });
+        }
+        limits.check_new_write(&catalog, "a").expect("it is open already");
+        assert_eq!(limits.check_new_write(&catalog, "c").unwrap_err().code, Code::ResourceExhausted);
+        let parts = vec![Part::default(); 2];
+        let staged = StagedStream { write: "a".into(), stream: 1, parts, ..StagedStream::default() };
+        catalog.insert_row(Row { row: Some(row::Row::Staged(staged)) });
+        let write = catalog.write("a").unwrap();
+        limits.check_staged(&catalog, &write, 1).unwrap();
+        let error = limits.check_staged(&catalog, &write, 2).unwrap_err();
+        assert!(error.message.contains("\"a\" would have 4 parts"), "{error}");
     }
 }

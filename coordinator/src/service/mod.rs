@@ -5,7 +5,7 @@
 //! | [`read`], [`columns`] | read plans, listing; the columns of a read, as far as its reader may see them |
 //! | [`tickets`] | verifying, cancelling and renewing tickets |
 //! | [`live_nodes`] | waiting for nodes after a change of the leader |
-//! | [`plan_cache`] | cached plans of large tables |
+//! | [`plan_cache`], [`planning_queue`] | cached plans of large tables; waiting for a place in turn |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`], [`restore`] | tables without a write: create, drop, clear, list, statistics; restoring versions |
 //! | [`status`] | cluster status and health checks |
@@ -23,6 +23,7 @@ pub mod identity;
 pub mod live_nodes;
 pub mod login;
 pub mod plan_cache;
+pub mod planning_queue;
 pub mod read;
 pub mod restore;
 pub mod status;
@@ -48,6 +49,7 @@ use crate::raft::Handle;
 use admin::AdminService;
 use identity::IdentityService;
 use login::LoginService;
+use planning_queue::PlanningQueue;
 use read::ReadService;
 use restore::RestoreService;
 use status::StatusService;
@@ -112,6 +114,10 @@ pub struct Services {
     pub status: Arc<StatusService>,
     /// Operators' actions.
     pub admin: AdminService,
+    /// Counts the calls of clients.
+    pub calls: Arc<volley_common::fairness::CallLimit>,
+    /// The places of reads and actions that are being planned.
+    pub planning: Arc<PlanningQueue>,
 }
 
 impl Services {
@@ -139,9 +145,11 @@ impl Services {
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
-            restore: RestoreService::new(raft.clone()),
+            restore: RestoreService::new(raft.clone(), &config),
             status: Arc::new(status.with_exposure(config.server.insecure, directory.clone())),
             admin: AdminService::new(raft.clone(), node_reports.clone(), &config),
+            calls: config.server.limits.call_limit(),
+            planning: PlanningQueue::new(config.limits.max_concurrent_plans, config.server.limits.max_calls),
             config: Arc::new(config),
             raft,
             pool,

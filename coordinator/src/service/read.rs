@@ -22,6 +22,7 @@ use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
 use crate::node_probes::nodes_of_rank;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::endpoints::VersionPlan;
 use crate::raft::{CatalogView, Handle};
 
@@ -87,6 +88,7 @@ pub struct ReadService {
     retention_ms: u64,
     /// Maximum number of endpoints of a FlightInfo.
     max_endpoints: u32,
+    limits: CatalogLimits,
 }
 
 impl ReadService {
@@ -100,6 +102,7 @@ impl ReadService {
             rotation: AtomicUsize::new(0),
             retention_ms: config.retention_ms,
             max_endpoints: config.max_endpoints,
+            limits: config.limits,
         }
     }
 
@@ -187,6 +190,7 @@ impl ReadService {
                 }
             }
         }
+        self.limits.check_rows("tables", listed.len(), "give the beginning of their names as criteria")?;
         if access.is_open() {
             return Ok(listed);
         }
@@ -214,7 +218,8 @@ impl ReadService {
             table: table.name.clone(),
             table_id: table.id,
             version,
-            expires_ms: expires_ms(table, version, now_ms, self.retention_ms),
+            expires_ms: expires_ms(table, version, now_ms, self.retention_ms)
+                .min(now_ms.saturating_add(self.limits.ticket_ms(u64::MAX))),
             key: ticket_key(catalog)?,
             version_plan: self.plan_cache.plan(catalog, table, version, most, options.limit, listener)?,
             layout,

@@ -8,7 +8,8 @@ use volley_common::{Error, Result, TableName};
 
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
-use crate::planner::capacity::check_capacity;
+use crate::config::CoordinatorConfig;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::placement;
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
@@ -18,12 +19,13 @@ use crate::service::live_nodes::wait_for_live_nodes;
 #[derive(Clone)]
 pub struct RestoreService {
     raft: Handle,
+    limits: CatalogLimits,
 }
 
 impl RestoreService {
     /// Works on this catalog.
-    pub fn new(raft: Handle) -> Self {
-        RestoreService { raft }
+    pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
+        RestoreService { raft, limits: config.limits }
     }
 
     /// Makes an old version of a table the newest one, or undoes the drop of a table (without `version`), or both:
@@ -39,7 +41,7 @@ impl RestoreService {
         }
         wait_for_live_nodes(&self.raft).await;
         let now_ms = self.raft.now_ms();
-        let command = plan(&*self.raft.read().await?, name, version, now_ms)?;
+        let command = plan(&self.limits, &*self.raft.read().await?, name, version, now_ms)?;
         match self.raft.propose(Op::RestoreVersion(command)).await? {
             Reply::Restored(restored) => {
                 tracing::info!(table = %name, restored = restored.restored, "a version was restored");
@@ -58,7 +60,13 @@ impl RestoreService {
     }
 }
 
-fn plan(catalog: &Catalog, name: &TableName, version: Option<u64>, now_ms: u64) -> Result<RestoreVersion> {
+fn plan(
+    limits: &CatalogLimits,
+    catalog: &Catalog,
+    name: &TableName,
+    version: Option<u64>,
+    now_ms: u64,
+) -> Result<RestoreVersion> {
     let dropped = catalog.dropped_table(name.components(), now_ms);
     let table = match (catalog.table_named(name), version) {
         (Some(table), Some(_)) => Some(table),
@@ -70,7 +78,7 @@ fn plan(catalog: &Catalog, name: &TableName, version: Option<u64>, now_ms: u64) 
     })?;
     let layout = catalog.layout_to_restore(table, version.unwrap_or(table.version))?;
     let spec = layout.spec.unwrap_or_default();
-    check_capacity(catalog, name, &spec, &layout.schema, Some(table))?;
+    limits.check_capacity(catalog, name, &spec, &layout.schema, Some(table))?;
     let replicas = table.spec.as_ref().map_or(0, |spec| spec.replicas);
     let is_placed = |spec: &TableSpec| spec.shards as usize == table.placement.len() && spec.replicas == replicas;
     let placement = match version {
@@ -129,9 +137,9 @@ mod tests {
         (1..=122).for_each(|id| insert(&mut catalog, id, 0));
         insert(&mut catalog, 123, 5);
         let name: TableName = "123".parse().unwrap();
-        let error = plan(&catalog, &name, None, 10).unwrap_err();
+        let error = plan(&CatalogLimits::default(), &catalog, &name, None, 10).unwrap_err();
         assert!(error.code == Code::ResourceExhausted && error.message.contains("shards"), "{error}");
         catalog.remove_row(&RowKey::Table(1));
-        assert_eq!(plan(&catalog, &name, None, 10).unwrap().table_id, 123);
+        assert_eq!(plan(&CatalogLimits::default(), &catalog, &name, None, 10).unwrap().table_id, 123);
     }
 }

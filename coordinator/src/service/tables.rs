@@ -11,7 +11,7 @@ use volley_common::{Code, Error, Result, TableName};
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::table_stats::{PartCount, table_json, totals_json};
-use crate::planner::capacity::check_capacity;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
@@ -23,6 +23,7 @@ use crate::service::live_nodes::wait_for_live_nodes;
 pub struct TableService {
     raft: Handle,
     retention_ms: u64,
+    limits: CatalogLimits,
     /// Whether the cluster is a development cluster.
     dev: bool,
 }
@@ -30,7 +31,7 @@ pub struct TableService {
 impl TableService {
     /// Works on this catalog.
     pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
-        TableService { raft, retention_ms: config.retention_ms, dev: config.dev }
+        TableService { raft, retention_ms: config.retention_ms, limits: config.limits, dev: config.dev }
     }
 
     /// Creates an empty table. With `if_not_exists` an existing table is returned as it is.
@@ -55,7 +56,7 @@ impl TableService {
             let spec =
                 options.spec(None, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
             check_keys(name, &schema, &spec)?;
-            check_capacity(&catalog, name, &spec, &schema, None)?;
+            self.limits.check_table(&catalog, name, &spec, &schema, None)?;
             write_targets(&catalog, &spec)?;
             let (table, kind) = (name.components().to_vec(), kind as i32);
             // The first write places the table.
@@ -109,11 +110,16 @@ impl TableService {
         )))
     }
 
-    /// The tables that a principal may read, in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
-    pub async fn list_tables(&self, access: &Access) -> Result<Value> {
+    /// The tables of a prefix that a principal may read, in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there are too many. UNAVAILABLE: no leader.
+    pub async fn list_tables(&self, access: &Access, prefix: &[String]) -> Result<Value> {
         let catalog = self.raft.read().await?;
-        let readable = catalog.tables().filter(|table| access.can_read(&table.name));
-        let tables: Vec<Value> = readable.map(|table| visible_json(table, access)).collect();
+        let listed = |table: &&Table| table.name.starts_with(prefix) && access.can_read(&table.name);
+        let narrower = "list those of a prefix: {\"prefix\": \"sales/\"}";
+        self.limits.check_rows("tables", catalog.tables().filter(listed).count(), narrower)?;
+        let tables: Vec<Value> = catalog.tables().filter(listed).map(|table| visible_json(table, access)).collect();
         Ok(json!({ "tables": tables }))
     }
 

@@ -10,6 +10,7 @@ use volley_common::{Code, Error, Result, clock};
 
 use crate::catalog::Catalog;
 use crate::config::CoordinatorConfig;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::raft::Handle;
 
@@ -19,12 +20,13 @@ pub struct TicketService {
     raft: Handle,
     /// The retention of tables without one.
     retention_ms: u64,
+    limits: CatalogLimits,
 }
 
 impl TicketService {
     /// Works on this catalog.
     pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
-        TicketService { raft, retention_ms: config.retention_ms }
+        TicketService { raft, retention_ms: config.retention_ms, limits: config.limits }
     }
 
     /// Verifies a signed ticket, but not whose it is. Needs no leader: the local catalog has the key.
@@ -85,7 +87,7 @@ impl TicketService {
         let retention_ms = {
             let catalog = self.raft.read().await?;
             let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
-            ticket_ms(spec, self.retention_ms)
+            self.limits.ticket_ms(ticket_ms(spec, self.retention_ms))
         };
         let until_ms = ticket.expires_ms.max(self.raft.now_ms() + retention_ms);
         let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };

@@ -16,7 +16,7 @@ use volley_common::{Error, Result, TableName};
 use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
-use crate::planner::capacity::check_capacity;
+use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
 use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
@@ -30,12 +30,13 @@ pub struct WriteService {
     lease_ms: u64,
     /// The default retention of a new table.
     retention_ms: u64,
+    limits: CatalogLimits,
 }
 
 impl WriteService {
     /// Works on this catalog.
     pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
-        WriteService { raft, lease_ms: config.lease_ms, retention_ms: config.retention_ms }
+        WriteService { raft, lease_ms: config.lease_ms, retention_ms: config.retention_ms, limits: config.limits }
     }
 
     /// Begins a write: plans where its parts go and records it in the catalog. A known write id resumes the write as it was
@@ -82,6 +83,7 @@ impl WriteService {
     }
 
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {
+        self.limits.check_new_write(catalog, &request.write_id)?;
         let nodes = NodeCounts::of(catalog)?;
         let options = table_options(request)?;
         let table = catalog.table_named(name);
@@ -100,7 +102,7 @@ impl WriteService {
                 let spec =
                     options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
-                check_capacity(catalog, name, &spec, &request.schema, table)?;
+                self.limits.check_table(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
             }
@@ -135,12 +137,13 @@ impl WriteService {
             let catalog = self.raft.read().await?;
             let write = catalog.write(&request.write).ok_or_else(|| no_write(&request.write))?;
             let name = TableName::from_components(&write.table)?;
+            self.limits.check_staged(&catalog, &write, request.parts.len())?;
             check_schema(&name, &write.schema, &request.schema)?;
             if let Some(spec) = &write.spec {
                 check_keys(&name, &request.schema, spec)?;
                 // The first stream brings the schema.
                 if write.schema.is_empty() {
-                    check_capacity(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
+                    self.limits.check_table(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
                 }
             }
         }
@@ -160,6 +163,7 @@ impl WriteService {
     /// Publishes a write as the table's next version. A repeated commit returns the same outcome.
     pub async fn commit_write(&self, request: CommitWriteRequest) -> Result<WriteOutcome> {
         let CommitWriteRequest { write, parts, attempt } = request;
+        self.limits.check_parts(&write, parts.len() as u64)?;
         let command = CommitWrite { write: write.clone(), parts, attempt };
         match self.raft.propose(Op::CommitWrite(command)).await? {
             Reply::Outcome(outcome) => {

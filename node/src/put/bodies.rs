@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use volley_common::fairness::CallerKey;
 use volley_common::ipc::body_builder::{BodyAllocator, BodyBuilder};
 use volley_common::ipc::buffer_pool::{BodyBuffer, BufferPool};
 use volley_common::ipc::spool::{SpoolReservation, SpoolStorage, SpoolTarget};
@@ -28,6 +29,8 @@ pub struct PutBodies {
     memory: Arc<PutMemory>,
     pool: BufferPool,
     store: PartStore,
+    /// Whose turn it is when a body waits.
+    caller: CallerKey,
     /// The message that is being received may have further bodies: they take what was reserved for them.
     has_rest: bool,
     rest: RestReservation,
@@ -39,7 +42,13 @@ type RestReservation = Arc<Mutex<Option<MemoryReservation>>>;
 impl PutBodies {
     /// Bodies in blocks of `pool`, reserved from `memory`, or in spool files of `store`.
     pub fn new(memory: Arc<PutMemory>, pool: BufferPool, store: PartStore) -> Self {
-        PutBodies { memory, pool, store, has_rest: false, rest: RestReservation::default() }
+        let (caller, rest) = (CallerKey::Cluster, RestReservation::default());
+        PutBodies { memory, pool, store, caller, has_rest: false, rest }
+    }
+
+    /// The same for a put of this caller: bodies that wait for memory are served in turn of their callers.
+    pub fn for_caller(self, caller: CallerKey) -> Self {
+        PutBodies { caller, ..self }
     }
 
     /// The first body of a message: at most a quarter of the budget for one message.
@@ -56,7 +65,8 @@ impl PutBodies {
             true => {
                 let (memory, pool) = (self.memory.clone(), self.pool.for_stream());
                 let rest = (rest > 0).then(|| self.rest.clone());
-                PutBody::Waiting { reserving: Box::pin(memory.reserve(bytes)), pool, length, own, rest }
+                let reserving = Box::pin(memory.reserve_for(self.caller.clone(), bytes));
+                PutBody::Waiting { reserving, pool, length, own, rest }
             }
             false => PutBody::Spooled(SpooledBody::new(self.store.clone(), length)),
         })

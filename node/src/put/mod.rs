@@ -43,6 +43,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use volley_common::Result;
+use volley_common::fairness::CallerKey;
 use volley_common::grpc::retry_later;
 use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::Access;
@@ -70,16 +71,17 @@ pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::
         Err(error) => return grpc_error(error),
     };
     let (head, body) = request.into_parts();
-    let resources = &context.resources;
-    let slot = match resources.admit() {
+    let access = Access::of(&head.extensions);
+    let (resources, caller) = (&context.resources, CallerKey::of(&access));
+    let slot = match resources.admit_for(&caller) {
         Ok(slot) => slot,
         Err(error) => return grpc_error(retry_later(error, RETRY_MS)),
     };
     let body = body.with_stall_timeout(context.config.message_timeout());
     let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
+    let bodies = bodies.for_caller(caller);
     let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
         .with_stall_timeout(context.config.message_timeout());
-    let access = Access::of(&head.extensions);
     let acks = put(context, MetadataMap::from_headers(head.headers), access, input, slot);
     grpc_frames(acks.map(|ack| Ok(encode_put_result(&ack?.app_metadata))))
 }

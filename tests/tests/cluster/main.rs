@@ -13,6 +13,7 @@ mod edge;
 mod formats;
 mod hung;
 mod leader;
+mod limits;
 mod listeners;
 mod messages;
 mod node_lifecycle;

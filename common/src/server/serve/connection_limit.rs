@@ -5,13 +5,14 @@
 //! address half of that: who sends half a handshake takes no place from those who are served.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
 use crate::http2::PortKind;
+use crate::ip_network::network_of;
 
 /// Maximum number of connections of a port, whatever the process may open.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -23,8 +24,22 @@ const MIN_OPENING: usize = 16;
 
 /// Maximum number of connections of all ports of this kind together.
 pub fn of(port: PortKind) -> usize {
+    share(port, open_files())
+}
+
+/// Maximum number of connections of clients: as configured, but at most half of the files that the process may open; 0: that
+/// of [`of`].
+pub fn of_clients(configured: usize) -> usize {
+    match configured {
+        0 => of(PortKind::Flight),
+        most => most.min(open_files() / 2).max(1),
+    }
+}
+
+/// How many files the process may open.
+fn open_files() -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-    share(port, files.unwrap_or(usize::MAX))
+    files.unwrap_or(usize::MAX)
 }
 
 /// The share of a process that may open this many files: half for clients, an eighth for members, a sixteenth for HTTP; the
@@ -38,62 +53,120 @@ fn share(port: PortKind, files: usize) -> usize {
     .max(1)
 }
 
-/// The connections of one listener that are accepted, and of which the beginning is awaited.
+/// Connections that are counted in all and by network, which is an IPv4 address or an IPv6 network of 64 bits.
 #[derive(Debug)]
-pub struct OpeningConnections {
-    limit: usize,
-    by_network: Mutex<HashMap<IpAddr, usize>>,
+pub struct ConnectionCounts {
+    most: usize,
+    most_per_network: usize,
+    counts: Mutex<CountsByNetwork>,
 }
 
-impl OpeningConnections {
-    /// Those of a listener with this many connections.
-    pub fn new(connections: usize) -> Arc<Self> {
-        Arc::new(OpeningConnections { limit: (connections / 4).max(MIN_OPENING), by_network: Mutex::default() })
+#[derive(Debug, Default)]
+struct CountsByNetwork {
+    all: usize,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection is one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionExcess {
+    /// There are too many.
+    All,
+    /// There are too many of its network.
+    Network,
+}
+
+impl ConnectionCounts {
+    /// At most `most` connections in all, and `most_per_network` of each network.
+    pub fn new(most: usize, most_per_network: usize) -> Arc<Self> {
+        Arc::new(ConnectionCounts { most, most_per_network, counts: Mutex::default() })
     }
 
-    /// Counts a connection in until the permit is dropped; `None` if there are too many, or too many of its network.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<OpeningPermit> {
+    /// Those of a listener with this many connections of which the beginning is awaited.
+    pub fn opening(connections: usize) -> Arc<Self> {
+        let most = (connections / 4).max(MIN_OPENING);
+        ConnectionCounts::new(most, most / 2)
+    }
+
+    /// Counts a connection in until the permit is dropped.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn count_in(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionExcess> {
         let network = network_of(peer);
-        let mut by_network = self.by_network.lock();
-        let all: usize = by_network.values().sum();
-        let own = by_network.get(&network).copied().unwrap_or(0);
-        if all >= self.limit || own >= self.limit / 2 {
-            return None;
+        let mut counts = self.counts.lock();
+        if counts.all >= self.most {
+            return Err(ConnectionExcess::All);
         }
-        by_network.insert(network, own + 1);
-        drop(by_network);
-        Some(OpeningPermit { opening: self.clone(), network })
+        let own = counts.by_network.get(&network).copied().unwrap_or(0);
+        if own >= self.most_per_network {
+            return Err(ConnectionExcess::Network);
+        }
+        counts.all += 1;
+        counts.by_network.insert(network, own + 1);
+        Ok(ConnectionPermit { counts: self.clone(), network })
+    }
+
+    /// How many connections there are.
+    pub fn all(&self) -> usize {
+        self.counts.lock().all
+    }
+
+    /// Why the log says that a connection was refused.
+    pub fn refusal(&self, excess: ConnectionExcess) -> String {
+        match excess {
+            ConnectionExcess::All => {
+                format!("{} connections are open, the most of this listener (max_connections, open files)", self.most)
+            }
+            ConnectionExcess::Network => format!(
+                "its address has {} connections open, the most that one may have (max_connections_per_address)",
+                self.most_per_network
+            ),
+        }
     }
 }
 
-/// A connection that is among the [`OpeningConnections`].
+/// A connection that is among the [`ConnectionCounts`].
 #[derive(Debug)]
-pub struct OpeningPermit {
-    opening: Arc<OpeningConnections>,
+pub struct ConnectionPermit {
+    counts: Arc<ConnectionCounts>,
     network: IpAddr,
 }
 
-impl Drop for OpeningPermit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut by_network = self.opening.by_network.lock();
-        if let Some(own) = by_network.get_mut(&self.network) {
+        let mut counts = self.counts.counts.lock();
+        counts.all -= 1;
+        if let Some(own) = counts.by_network.get_mut(&self.network) {
             *own -= 1;
             if *own == 0 {
-                by_network.remove(&self.network);
+                counts.by_network.remove(&self.network);
             }
         }
     }
 }
 
-/// An IPv4 address, or the 64 bits of an IPv6 address that are a network's: its owner has all addresses in it.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 => v4,
+/// The connections of one listener that are accepted, and of which the beginning is awaited.
+#[derive(Debug)]
+pub struct OpeningConnections(Arc<ConnectionCounts>);
+
+/// A connection that is among the [`OpeningConnections`].
+pub type OpeningPermit = ConnectionPermit;
+
+impl OpeningConnections {
+    /// Those of a listener with this many connections.
+    pub fn new(connections: usize) -> Self {
+        OpeningConnections(ConnectionCounts::opening(connections))
+    }
+
+    /// Counts a connection in until the permit is dropped; `None` if there are too many, or too many of its network.
+    pub fn admit(&self, peer: IpAddr) -> Option<OpeningPermit> {
+        self.0.count_in(peer).ok()
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -105,23 +178,45 @@ mod tests {
             assert!(all <= files * 3 / 4, "{all} of {files}");
         }
     }
+
+    fn admit(counts: &Arc<ConnectionCounts>, peer: &str, count: usize) -> Vec<ConnectionPermit> {
+        (0..count).map_while(|_| counts.count_in(peer.parse().ok()?).ok()).collect()
+    }
+
     #[test]
     fn one_address_takes_half_of_the_opening_connections() {
-        let opening = OpeningConnections::new(80);
-        let admit = |peer: &str, count: usize| -> Vec<OpeningPermit> {
-            (0..count).map_while(|_| opening.admit(peer.parse().ok()?)).collect()
-        };
-        let first = admit("192.0.2.1", 80);
+        let opening = ConnectionCounts::opening(80);
+        let first = admit(&opening, "192.0.2.1", 80);
         assert_eq!(first.len(), 10);
-        assert!(admit("::ffff:192.0.2.1", 1).is_empty(), "it is the same address");
-        let second = admit("2001:db8::1", 6);
-        let third = admit("2001:db8::2", 80);
+        assert!(admit(&opening, "::ffff:192.0.2.1", 1).is_empty(), "it is the same address");
+        let second = admit(&opening, "2001:db8::1", 6);
+        let third = admit(&opening, "2001:db8::2", 80);
         assert_eq!((second.len(), third.len()), (6, 4), "they are of one network");
-        assert!(admit("192.0.2.2", 1).is_empty(), "all are taken");
+        assert!(admit(&opening, "192.0.2.2", 1).is_empty(), "all are taken");
         drop(first);
-        assert_eq!(admit("192.0.2.2", 80).len(), 10);
+        assert_eq!(admit(&opening, "192.0.2.2", 80).len(), 10);
         drop((second, third));
-        assert!(opening.by_network.lock().is_empty());
-        assert_eq!(OpeningConnections::new(1).limit, MIN_OPENING);
+        assert!(opening.counts.lock().by_network.is_empty() && opening.all() == 0);
+        assert_eq!(ConnectionCounts::opening(1).most, MIN_OPENING);
+    }
+
+    #[test]
+    fn configured_connections_leave_files_over() {
+        assert_eq!(of_clients(3), 3);
+        assert_eq!(of_clients(0), of(PortKind::Flight));
+        assert!(of_clients(usize::MAX) <= open_files() / 2);
+    }
+
+    #[test]
+    fn refusal_names_the_limit_that_is_reached() {
+        let counts = ConnectionCounts::new(3, 2);
+        let held = admit(&counts, "192.0.2.1", 5);
+        assert_eq!(held.len(), 2);
+        let excess = counts.count_in("192.0.2.1".parse().unwrap()).unwrap_err();
+        assert!(counts.refusal(excess).contains("2 connections open, the most that one may have"));
+        let last = admit(&counts, "192.0.2.2", 5);
+        assert_eq!((last.len(), counts.all()), (1, 3));
+        let excess = counts.count_in("192.0.2.3".parse().unwrap()).unwrap_err();
+        assert!(counts.refusal(excess).contains("max_connections,"));
     }
 }

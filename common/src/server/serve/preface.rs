@@ -10,8 +10,8 @@ use crate::refusal_log::RefusalLog;
 
 /// What every HTTP/2 connection of a gRPC client begins with.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The opening of a connection must be complete within this time: the client's first bytes, its TLS handshake, and its first
-/// bytes within TLS.
+/// The opening of a connection must be complete within this time, unless configured: the client's first bytes, its TLS
+/// handshake, and its first bytes within TLS.
 pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client speaks, by its first bytes.
@@ -37,7 +37,9 @@ impl ClientProtocol {
             ClientProtocol::Http1 => "HTTP/1.1 request",
             ClientProtocol::Tls => "TLS ClientHello",
             ClientProtocol::Unknown => "bytes that are neither HTTP nor TLS",
-            ClientProtocol::Silent => "no complete request: the client closed the connection, or took more than 10 s",
+            ClientProtocol::Silent => {
+                "no complete request: the client closed the connection, or took too long (handshake_timeout_ms)"
+            }
         }
     }
 }
