@@ -8,7 +8,7 @@ pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
 mod peer_address;
-pub(crate) mod preface;
+pub mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -8,11 +8,14 @@
 //! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, under faults
 //! cargo verify-compose-tls     the compose file with TLS, and new certificates
 //! cargo verify-kubernetes-tls  the chart from plaintext to TLS, and new certificates
+//! cargo fuzz-all               the fuzz targets under libFuzzer, each for some minutes
 //! ```
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
 //! tests in `.venv`, the dependency checker in `.tools`.
 #![allow(clippy::print_stdout, reason = "it prints its report")]
+
+mod fuzz;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -62,6 +65,11 @@ fn main() -> ExitCode {
         && DEPLOY_TESTS.contains(&first.as_str())
     {
         return exit_code(Project::find().and_then(|project| deploy_test(&project, first, more)));
+    }
+    if let [first, more @ ..] = &arguments[..]
+        && first == "fuzz"
+    {
+        return exit_code(Project::find().and_then(|project| fuzz::run_targets(&project, more)));
     }
     if arguments.iter().any(|a| a == "--list" || a == "--help") {
         STEPS.iter().for_each(|s| println!("{:<14} {}", s.name, s.about));

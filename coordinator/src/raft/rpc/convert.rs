@@ -20,10 +20,15 @@ fn missing(what: &str) -> Error {
     Error::invalid(format!("a Raft message without {what}"))
 }
 
+/// A vote to send.
 pub fn vote_out(vote: &Vote) -> wire::Vote {
     wire::Vote { leader: Some(leader_out(&vote.leader_id)), committed: vote.committed }
 }
 
+/// A received vote.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn vote_in(vote: Option<wire::Vote>) -> Result<Vote> {
     let vote = vote.ok_or_else(|| missing("a vote"))?;
     Ok(Vote { leader_id: leader_in(vote.leader)?, committed: vote.committed })
@@ -38,6 +43,7 @@ fn leader_in(leader: Option<wire::LeaderId>) -> Result<LeaderId> {
     Ok(LeaderId { term: leader.term, node_id: leader.node })
 }
 
+/// A log id to send.
 pub fn log_id_out(id: &LogId) -> wire::LogId {
     wire::LogId { leader: Some(leader_out(&id.leader_id)), index: id.index }
 }
@@ -47,6 +53,7 @@ pub fn log_id_in(id: Option<wire::LogId>) -> Result<Option<LogId>> {
     id.map(|id| Ok(LogId { leader_id: leader_in(id.leader)?, index: id.index })).transpose()
 }
 
+/// A membership to send.
 pub fn membership_out(membership: &RaftMembership) -> wire::Membership {
     let config = |voters: &BTreeSet<u64>| wire::membership::Config { voters: voters.iter().copied().collect() };
     wire::Membership {
@@ -58,6 +65,10 @@ pub fn membership_out(membership: &RaftMembership) -> wire::Membership {
     }
 }
 
+/// A received membership; empty if it has nobody.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn membership_in(membership: wire::Membership) -> Result<RaftMembership> {
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.into_iter().map(|config| config.voters.into_iter().collect()).collect();
@@ -69,6 +80,7 @@ pub fn membership_in(membership: wire::Membership) -> Result<RaftMembership> {
     RaftMembership::new(configs, peers).map_err(|e| Error::invalid(format!("bad Raft membership: {e}")))
 }
 
+/// A log entry to send.
 pub fn entry_out(entry: &RaftLogEntry) -> wire::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => entry::Payload::Blank(wire::Blank {}),
@@ -78,6 +90,10 @@ pub fn entry_out(entry: &RaftLogEntry) -> wire::Entry {
     wire::Entry { log_id: Some(log_id_out(&entry.log_id)), payload: Some(payload) }
 }
 
+/// A received log entry.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn entry_in(entry: wire::Entry) -> Result<RaftLogEntry> {
     let log_id = log_id_in(entry.log_id)?.ok_or_else(|| missing("an entry's id"))?;
     let payload = match entry.payload.ok_or_else(|| missing("an entry's payload"))? {
@@ -88,6 +104,7 @@ pub fn entry_in(entry: wire::Entry) -> Result<RaftLogEntry> {
     Ok(RaftLogEntry { log_id, payload })
 }
 
+/// A message with entries to send.
 pub fn append_out(rpc: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
     wire::AppendRequest {
         vote: Some(vote_out(&rpc.vote)),
@@ -97,6 +114,10 @@ pub fn append_out(rpc: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest
     }
 }
 
+/// A received message with entries.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn append_in(rpc: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>> {
     Ok(AppendEntriesRequest {
         vote: vote_in(rpc.vote)?,
@@ -106,6 +127,7 @@ pub fn append_in(rpc: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeCo
     })
 }
 
+/// The reply to entries to send.
 pub fn append_reply_out(reply: &AppendEntriesResponse<TypeConfig>) -> wire::AppendReply {
     use AppendEntriesResponse::{Conflict, HigherVote, PartialSuccess, Success};
     let reply = match reply {
@@ -118,6 +140,10 @@ pub fn append_reply_out(reply: &AppendEntriesResponse<TypeConfig>) -> wire::Appe
     wire::AppendReply { reply: Some(reply) }
 }
 
+/// A received reply to entries.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn append_reply_in(reply: wire::AppendReply) -> Result<AppendEntriesResponse<TypeConfig>> {
     Ok(match reply.reply.ok_or_else(|| missing("a reply"))? {
         append_reply::Reply::Success(_) => AppendEntriesResponse::Success,
@@ -128,6 +154,7 @@ pub fn append_reply_in(reply: wire::AppendReply) -> Result<AppendEntriesResponse
     })
 }
 
+/// A request for a vote to send.
 pub fn vote_request_out(rpc: &VoteRequest<TypeConfig>, pre_vote: bool) -> wire::VoteRequest {
     wire::VoteRequest {
         vote: Some(vote_out(&rpc.vote)),
@@ -137,12 +164,17 @@ pub fn vote_request_out(rpc: &VoteRequest<TypeConfig>, pre_vote: bool) -> wire::
     }
 }
 
+/// A received request for a vote.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn vote_request_in(rpc: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>> {
     let mut request = VoteRequest::new(vote_in(rpc.vote)?, log_id_in(rpc.last_log_id)?);
     request.leadership_transfer = rpc.leadership_transfer;
     Ok(request)
 }
 
+/// The reply to a request for a vote to send.
 pub fn vote_reply_out(reply: &VoteResponse<TypeConfig>) -> wire::VoteReply {
     wire::VoteReply {
         vote: Some(vote_out(&reply.vote)),
@@ -151,6 +183,10 @@ pub fn vote_reply_out(reply: &VoteResponse<TypeConfig>) -> wire::VoteReply {
     }
 }
 
+/// A received reply to a request for a vote.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn vote_reply_in(reply: wire::VoteReply) -> Result<VoteResponse<TypeConfig>> {
     Ok(VoteResponse::new(vote_in(reply.vote)?, log_id_in(reply.last_log_id)?, reply.granted))
 }
@@ -166,6 +202,10 @@ pub fn header_out(meta: &SnapshotMeta, vote: Option<&Vote>) -> wire::SnapshotHea
     }
 }
 
+/// A received snapshot's meta, or that of a snapshot file.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is incomplete.
 pub fn header_in(header: wire::SnapshotHeader) -> Result<SnapshotMeta> {
     let membership = membership_in(header.membership.unwrap_or_default())?;
     Ok(SnapshotMeta {

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`network`] | the client side: openraft's network |
 //! | [`server`] | the server side: the gRPC service on the peer port |
-//! | `convert` | openraft's types to protobuf and back |
+//! | [`convert`] | openraft's types to protobuf and back |
 
-pub(super) mod convert;
+pub mod convert;
 pub mod network;
 pub mod server;

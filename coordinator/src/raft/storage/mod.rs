@@ -16,4 +16,4 @@ pub mod snapshot;
 pub mod state_machine;
 pub mod store;
 
-pub(super) use record::{decode as decode_record, encode as encode_record};
+pub use record::{decode as decode_record, encode as encode_record};

@@ -1,0 +1,4 @@
+//! The target `certificates` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: volley_fuzz::entry::prepare("certificates"), |data: &[u8]| volley_fuzz::entry::feed(data));

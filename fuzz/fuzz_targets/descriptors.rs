@@ -1,0 +1,4 @@
+//! The target `descriptors` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: volley_fuzz::entry::prepare("descriptors"), |data: &[u8]| volley_fuzz::entry::feed(data));

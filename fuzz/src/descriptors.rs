@@ -1,0 +1,99 @@
+//! Descriptors, commands, unsigned tickets, and headers with options.
+//!
+//! The first byte chooses between a command, a ticket and a descriptor in protobuf; header lines may precede it, with an empty
+//! line after them.
+
+use arrow_flight::FlightDescriptor;
+use prost::Message;
+use tonic::metadata::MetadataMap;
+use volley_common::options::{
+    MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_retention, check_write_id,
+    decompress_header,
+};
+use volley_common::{Code, Result, TableName, name};
+
+use crate::input::{check_error, header_map, split_head};
+
+/// Feeds one input.
+///
+/// # Panics
+/// A property does not hold.
+pub fn run(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else { return };
+    let (head, body) = split_head(rest);
+    let headers = MetadataMap::from_headers(header_map(head));
+    if let Err(error) = decompress_header(&headers) {
+        check_error(&error, rest.len());
+    }
+    let request = match kind % 3 {
+        0 => TableRequest::from_command(body, &headers),
+        1 => match TicketRequest::from_ticket(body, &headers) {
+            Ok(TicketRequest::Table(request)) => Ok(request),
+            Ok(TicketRequest::Signed(_)) => return,
+            Err(error) => Err(error),
+        },
+        _ => match FlightDescriptor::decode(body) {
+            Ok(descriptor) => TableRequest::from_descriptor(&descriptor, &headers),
+            Err(_) => return,
+        },
+    };
+    check_request(request, rest.len());
+}
+
+fn check_request(request: Result<TableRequest>, input: usize) {
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            assert!(matches!(error.code, Code::InvalidArgument | Code::Unimplemented), "{:?}: {error}", error.code);
+            return check_error(&error, input);
+        }
+    };
+    check_name(&request.name);
+    let options = &request.options;
+    assert!(options.shards.is_none_or(|shards| (1..=MAX_SHARDS).contains(&shards)));
+    assert!(options.replicas.is_none_or(|replicas| (1..=MAX_REPLICAS).contains(&replicas)));
+    assert!(options.max_endpoints != Some(0));
+    assert!(options.write_id.as_deref().is_none_or(|id| check_write_id(id).is_ok()));
+    assert!(options.retention_s.is_none_or(|seconds| check_retention(seconds).is_ok()));
+    for access in [TableAccess::Read, TableAccess::Put, TableAccess::Create] {
+        if let Err(error) = request.clone().with_access(access) {
+            check_error(&error, input);
+        }
+    }
+}
+
+/// A name is the same after a way through text, and has no part that a path could be led astray by: control characters, or
+/// nothing. `.` and `..` are names: no part of a name is a path.
+pub fn check_name(table: &TableName) {
+    let text = table.to_string();
+    assert_eq!(text.parse::<TableName>().as_ref(), Ok(table));
+    assert_eq!(TableName::from_components(table.components()).as_ref(), Ok(table));
+    assert!((1..=name::MAX_BYTES).contains(&text.len()) && table.components().len() <= name::MAX_COMPONENTS);
+    for component in table.components() {
+        assert!(!component.is_empty() && !component.contains('/') && !component.chars().any(char::is_control));
+    }
+}
+
+/// Inputs to begin with.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let path = FlightDescriptor::new_path(vec!["sales".into(), "eu/west".into()]);
+    let command = FlightDescriptor::new_cmd(b"{\"table\": \"sales\"}".to_vec());
+    let sql = b"\x0a\x37type.googleapis.com/arrow.flight.protocol.sql.CommandX";
+    let all = r#"{"table": "sales/eu", "columns": ["a", "b"], "version": 3, "limit": 10, "max_endpoints": 4,
+        "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
+        "write_id": "w-1", "retention_s": 60, "preserve_batches": false}"#;
+    vec![
+        b"\0sales/eu".to_vec(),
+        [&b"\0"[..], all.as_bytes()].concat(),
+        b"\0{\"table\": \"a\", \"columns\": \"x,y\", \"columns\": [\"z\"]}".to_vec(),
+        b"\0x-volley-shards: 4\nx-volley-shard-by: a,b\nx-volley-compression: lz4\n\nsales".to_vec(),
+        b"\0x-volley-limit: 5\nx-volley-decompress: true\n\n{\"table\": \"sales\", \"limit\": 5}".to_vec(),
+        b"\0../../etc/passwd".to_vec(),
+        [&b"\0"[..], sql].concat(),
+        b"\x01{\"table\": \"sales\", \"limit\": 1}".to_vec(),
+        b"\x01\x01VOLLEY1".to_vec(),
+        [&b"\x02"[..], &path.encode_to_vec()].concat(),
+        [&b"\x02"[..], &command.encode_to_vec()].concat(),
+        [&b"\x02x-volley-mode: create\n\n"[..], &path.encode_to_vec()].concat(),
+    ]
+}
