@@ -1,6 +1,6 @@
 //! Questions to a person at a terminal: passwords and confirmations.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
 
 use tokio::sync::oneshot;
 use volley_common::identity::Secret;

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use crate::certificates::{AltName, CA_DAYS, CertificateSubject, DEFAULT_DAYS};
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one for each run of the program")]
 pub enum CertsCommand {
     /// Make a certificate authority: DIR/ca.crt, which members and clients trust, and DIR/ca.key, which issues certificates
     /// and stays here.

@@ -6,8 +6,8 @@
 
 use std::hint::black_box;
 
-use argon2::Argon2;
 use argon2::password_hash::{self, PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Argon2, Params};
 use tokio::sync::Semaphore;
 
 use super::secret::Secret;
@@ -22,6 +22,10 @@ const MAX_CONCURRENT: usize = 2;
 /// Hashes that are computed or wait: at 30 ms each, the last one waits 1.5 s.
 const MAX_WAITING: usize = 100;
 const SALT_BYTES: usize = 16;
+/// A stored hash may not demand more memory (KiB), passes and lanes than these, far above those of [`hash_password`].
+const MAX_MEMORY_KIB: u32 = 256 << 10;
+const MAX_PASSES: u32 = 16;
+const MAX_LANES: u32 = 16;
 
 static LIMITS: HashingLimits = HashingLimits::new(MAX_CONCURRENT, MAX_WAITING);
 
@@ -70,6 +74,12 @@ pub async fn verify_password(password: Secret, hash: String) -> Result<bool> {
                 Error::internal(format!("the stored hash of the password cannot be used ({e}): set the password again"))
             };
             let parsed = PasswordHash::new(&hash).map_err(unreadable)?;
+            let costs = Params::try_from(&parsed).map_err(unreadable)?;
+            if costs.m_cost() > MAX_MEMORY_KIB || costs.t_cost() > MAX_PASSES || costs.p_cost() > MAX_LANES {
+                return Err(Error::internal(
+                    "the stored hash of the password would take too much memory or time: set the password again",
+                ));
+            }
             match Argon2::default().verify_password(password, &parsed) {
                 Ok(()) => Ok(true),
                 Err(password_hash::Error::Password) => Ok(false),
@@ -164,6 +174,12 @@ mod tests {
         for bad in ["x", "$argon2id$v=19$m=19456,t=2,p=1$", "$5$rounds=5000$abcdefgh$abc"] {
             let result = verify_password(Secret::new("correct horse"), bad.into()).await;
             assert!(result != Ok(true), "{bad}");
+        }
+        let hash = hash_password(Secret::new("correct horse")).await.unwrap();
+        for costs in ["m=4294967295,t=2,p=1", "m=19456,t=4294967295,p=1"] {
+            let costly = hash.replace("m=19456,t=2,p=1", costs);
+            let error = verify_password(Secret::new("correct horse"), costly).await.unwrap_err();
+            assert_eq!(error.code, Code::Internal, "{costs}");
         }
         let error = verify_password(Secret::new("correct horse"), "x".into()).await.unwrap_err();
         assert_eq!(error.code, Code::Internal);

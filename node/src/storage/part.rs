@@ -215,7 +215,8 @@ fn parse(part: Part) -> ParseResult<Part> {
     if dictionaries.iter().any(|d| d.dictionary_id.is_none()) || batches.iter().any(|b| b.dictionary_id.is_some()) {
         return Err("messages of another kind than the footer lists".into());
     }
-    let rows = batches.iter().map(|batch| batch.rows).sum();
+    let rows = batches.iter().try_fold(0_u64, |rows, batch| rows.checked_add(batch.rows));
+    let rows = rows.ok_or("batches with more rows than can be counted")?;
     Ok(Part { schema: schema(&file[..blocks_end])?, dictionaries, batches, rows, ..part })
 }
 

@@ -44,7 +44,8 @@ impl JwksSource {
         let url = Url::parse(setting).map_err(|e| bad(&format!("it is not a URL ({e})")))?;
         let is_https = url.scheme() == "https";
         let is_here = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-        if !is_https && !(url.scheme() == "http" && is_here) {
+        let is_local_http = url.scheme() == "http" && is_here;
+        if !is_https && !is_local_http {
             return Err(bad(
                 "who can change the keys on their way can be anybody: give an https URL, or the path of a file",
             ));
