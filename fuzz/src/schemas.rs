@@ -2,7 +2,7 @@
 
 use arrow_flight::FlightData;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
-use volley_common::ipc::project::project_schema;
+use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::{check_appendable, flight_header, parse_schema, schema_message};
 
 use crate::batches;
@@ -51,7 +51,7 @@ fn check_decoder(data: &[u8], is_schema: bool) {
 
 fn check_projection(message: &[u8], fields: usize) {
     let last = fields.saturating_sub(1);
-    match project_schema(message, &[last, 0]) {
+    match project_schema(message, &[last, 0], SchemaMetadata::Kept) {
         Ok(projected) => {
             let projected = parse_schema(&projected).expect("a projected schema");
             assert_eq!(projected.fields().len(), 2);

@@ -35,9 +35,7 @@ async fn leader_with(config: CoordinatorConfig) -> (TempDir, Arc<NodeMembership>
 fn bootstrap_config(dir: &TempDir, content: &str) -> CoordinatorConfig {
     let file = dir.path().join("admin");
     std::fs::write(&file, content).unwrap();
-    let mut config = CoordinatorConfig::default();
-    config.bootstrap_admin_file = Some(file);
-    config
+    CoordinatorConfig { bootstrap_admin_file: Some(file), ..CoordinatorConfig::default() }
 }
 
 fn open_session(membership: &NodeMembership) -> (Orders, IdentitySnapshot) {
