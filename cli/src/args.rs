@@ -1,19 +1,22 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use volley_common::TableName;
-use volley_common::options::{Codec, Mode};
 
 use self::certs::CertsCommand;
+use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
+use self::values::{prefix, whole};
+use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
-use crate::column_list::ColumnList;
-use crate::formats::Format;
-use crate::formats::text::ColumnType;
+
+pub use self::tables::{GetArgs, ModeArg, PutArgs};
 
 pub mod certs;
+pub mod identity;
+pub mod tables;
+mod values;
 
 /// Arrow tables in a cluster: put with one call, fetched in parallel.
 #[derive(Debug, Parser)]
@@ -24,6 +27,8 @@ pub struct Args {
     pub cluster: String,
     #[command(flatten)]
     pub tls: ClientTlsArgs,
+    #[command(flatten)]
+    pub login: ClientLoginArgs,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
@@ -114,6 +119,27 @@ pub enum CliCommand {
     /// Make an authority and certificates for TLS, and show certificates.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Add, change, remove and list users, who log in with a password or with tokens.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Create, list and revoke service tokens, by which programs act as a user.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Grant a role on all tables below a prefix to a user or group.
+    Grant(GrantArgs),
+    /// Revoke what `volley grant` granted.
+    Revoke(RevokeArgs),
+    /// List the grants.
+    Grants {
+        /// Only those that apply to tables of this prefix.
+        #[arg(value_parser = prefix)]
+        prefix: Option<String>,
+    },
+    /// Show who you are for the cluster, and which rights you have.
+    Whoami,
+    /// Limit the bytes and tables below a prefix.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -189,139 +215,12 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct PutArgs {
-    /// Files; all of them are one write. - is the standard input.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// The table: components joined by /.
-    #[arg(long)]
-    pub table: TableName,
-    /// Columns whose hash determines a row's shard; without them rows keep their order. Separated by commas, or
-    /// repeated; a name with a comma is quoted: '"a,b",c'.
-    #[arg(long, value_name = "COLUMN,...")]
-    pub shard_by: Vec<ColumnList>,
-    /// What happens to the table's present rows.
-    #[arg(long, value_enum, default_value = "replace")]
-    pub mode: ModeArg,
-    /// Shards of a new table.
-    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u32>)]
-    pub shards: Option<u32>,
-    /// Copies of every part.
-    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u32>)]
-    pub replicas: Option<u32>,
-    /// Compression at rest and on the wire.
-    #[arg(long, value_enum)]
-    pub compression: Option<CodecArg>,
-    /// How long replaced rows stay readable, in seconds; kept with the table [default: the cluster's].
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole::<u64>)]
-    pub retention: Option<u64>,
-    /// An id for this write: repeated with the same id, it takes effect once.
-    #[arg(long)]
-    pub write_id: Option<String>,
-    /// The files' format, if their extensions do not name it.
-    #[arg(long, value_enum)]
-    pub format: Option<Format>,
-    /// The type of a column of CSV or JSON: int64, float64, utf8, bool, date32, decimal(P, S), timestamp(us),
-    /// timestamp(us, ZONE), or a type as `volley info` shows it. Repeatable.
-    #[arg(long = "type", value_name = "COLUMN=TYPE")]
-    pub types: Vec<ColumnType>,
-    /// The columns of CSV and JSON: a .json file with "fields" as of create_table or "columns" as of `volley info --json`,
-    /// or a Parquet or Arrow file. Without it types are inferred from all rows; an append uses the table's.
-    #[arg(long, value_name = "FILE")]
-    pub schema: Option<PathBuf>,
-    /// Every column of CSV and JSON is text.
-    #[arg(long, conflicts_with = "infer_rows")]
-    pub all_text: bool,
-    /// A cell of CSV that is null, as it is written: '""' is a quoted empty cell. Repeatable [default: an empty cell that
-    /// is not quoted].
-    #[arg(long = "null", value_name = "CELL", allow_hyphen_values = true)]
-    pub nulls: Vec<String>,
-    /// Infer types from the first N rows of each file only. The put fails at a later row that does not fit.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub infer_rows: Option<u64>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct GetArgs {
-    /// The table.
-    pub name: TableName,
-    /// The file to write; its extension determines the format. A pipe or a device is written into; - is the standard
-    /// output. Without it the first rows are shown.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
-    #[arg(long, value_name = "COLUMN,...")]
-    pub columns: Vec<ColumnList>,
-    /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
-    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
-    pub limit: Option<u64>,
-    /// This version instead of the newest.
-    #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
-    pub version: Option<u64>,
-    /// The file's format, if its extension does not name it.
-    #[arg(long, value_enum)]
-    pub format: Option<Format>,
-    /// The text for a null in CSV and TSV; an equal text is quoted [default: empty].
-    #[arg(long, value_name = "TEXT")]
-    pub null: Option<String>,
-    /// Endpoints fetched at the same time.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub streams: u16,
-}
-
-/// What a put does to the table's present rows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ModeArg {
-    /// The table must not exist.
-    Create,
-    /// The rows are added after the present ones.
-    Append,
-    /// The rows replace all present ones.
-    Replace,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Create => Mode::Create,
-            ModeArg::Append => Mode::Append,
-            ModeArg::Replace => Mode::Replace,
-        }
-    }
-}
-
-/// Compression of record batches.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum CodecArg {
-    /// Uncompressed: served without a copy.
-    None,
-    /// LZ4 frames.
-    Lz4,
-    /// Zstandard.
-    Zstd,
-}
-
-impl From<CodecArg> for Codec {
-    fn from(codec: CodecArg) -> Self {
-        match codec {
-            CodecArg::None => Codec::None,
-            CodecArg::Lz4 => Codec::Lz4,
-            CodecArg::Zstd => Codec::Zstd,
-        }
-    }
-}
-
 fn new_coordinator(text: &str) -> Result<NewCoordinator, String> {
     let pair = text.split_once('=').and_then(|(id, peer)| Some((id.parse().ok()?, peer)));
     match pair {
         Some((id, peer)) if peer.contains(':') => Ok(NewCoordinator { id, peer: peer.to_string() }),
         _ => Err("must be ID=HOST:PORT, as in 4=10.0.0.4:8825".into()),
     }
-}
-
-fn whole<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "must be a whole number that is not negative, and not too large".into())
 }
 
 fn odd(text: &str) -> Result<u16, String> {

@@ -2,21 +2,24 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`args`], [`client_tls_args`] | the command line |
+//! | [`args`], [`client_tls_args`], [`client_login_args`] | the command line |
 //! | [`commands`] | one module a command |
 //! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
+//! | [`prompt`] | passwords and confirmations, asked at the terminal |
 
 mod args;
 mod certificates;
+mod client_login_args;
 mod client_tls_args;
 mod column_list;
 mod commands;
 mod formats;
 mod output;
 mod progress;
+mod prompt;
 mod threads;
 
 use std::ffi::OsStr;
@@ -31,6 +34,7 @@ use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
+use client_login_args::ClientLoginArgs;
 
 /// How long threads may take to remove their unfinished files after an interrupt.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -90,21 +94,29 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Runs the command. An interrupt cancels it and rolls back its files and writes.
 async fn run(args: Args) -> Result<ExitCode> {
-    let (cluster, tls, json) = (&args.cluster, args.tls.settings(), args.json);
+    let (cluster, tls, login, json) = (&args.cluster, args.tls.settings(), &args.login, args.json);
     match args.command {
         // These two commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
-        CliCommand::Drain(drain) => commands::drain::run(&drain, cluster, &tls, json).await.map(|()| ExitCode::SUCCESS),
-        command => until_interrupted(interruptible(command, cluster, &tls, json)).await,
+        CliCommand::Drain(drain) => {
+            commands::drain::run(&drain, cluster, &tls, login, json).await.map(|()| ExitCode::SUCCESS)
+        }
+        command => until_interrupted(interruptible(command, cluster, &tls, login, json)).await,
     }
 }
 
-async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
+async fn interruptible(
+    command: CliCommand,
+    cluster: &str,
+    tls: &ClientTls,
+    login: &ClientLoginArgs,
+    json: bool,
+) -> Result<ExitCode> {
     use commands::{
-        certs, coordinators, demo, doctor, drop, explain, get, health, info, ls, nodes, put, remove, restore, stats,
-        versions,
+        certs, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, nodes, put, quota, remove,
+        restore, stats, token, user, versions, whoami,
     };
-    let connected = || commands::connect(cluster, tls);
+    let connected = || commands::connect(cluster, tls, login);
     match command {
         CliCommand::Demo(demo) => demo::run(&demo).await?,
         CliCommand::Put(put) => put::run(&put, connected, json).await?,
@@ -118,6 +130,13 @@ async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json
         CliCommand::Stats => stats::run(&connected().await?, json).await?,
         CliCommand::Health { http } => health::run(http.as_deref(), tls).await?,
         CliCommand::Certs(command) => certs::run(&command, json)?,
+        CliCommand::User(command) => user::run(&connected().await?, &command, json).await?,
+        CliCommand::Token(command) => token::run(&connected().await?, &command, json).await?,
+        CliCommand::Grant(grant) => grants::grant(&connected().await?, &grant, json).await?,
+        CliCommand::Revoke(revoke) => grants::revoke(&connected().await?, &revoke, json).await?,
+        CliCommand::Grants { prefix } => grants::list(&connected().await?, prefix.as_deref(), json).await?,
+        CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
+        CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
         // Their exit code depends on the state of the cluster.
         CliCommand::Cluster(ClusterCommand::Status) => {
@@ -127,7 +146,7 @@ async fn interruptible(command: CliCommand, cluster: &str, tls: &ClientTls, json
         CliCommand::Coordinators { change } => {
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
-        CliCommand::Doctor => return doctor::run(&connected().await?, cluster, tls, json).await,
+        CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
         CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),
     }
     Ok(ExitCode::SUCCESS)

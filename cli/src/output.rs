@@ -57,6 +57,11 @@ pub fn utc(ms: i64) -> String {
     time.map_or("?".into(), |text| text.chars().take("2026-01-31 12:34:56".len()).collect())
 }
 
+/// A JSON number of milliseconds since 1970 as a UTC date and time; empty if it is none, or 0.
+pub fn time(value: &Value) -> String {
+    value.as_i64().filter(|ms| *ms > 0).map_or_else(String::new, utc)
+}
+
 /// A health state in its colour, if standard output is a terminal.
 pub fn coloured(word: &str) -> String {
     let code = match word {
@@ -193,5 +198,7 @@ mod tests {
     #[test]
     fn utc_formats_date_and_time() {
         assert_eq!(utc(1_700_000_000_123), "2023-11-14 22:13:20");
+        assert_eq!(time(&json!(1_700_000_000_123_u64)), "2023-11-14 22:13:20");
+        assert_eq!((time(&json!(0)), time(&json!(null))), (String::new(), String::new()));
     }
 }

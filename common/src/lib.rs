@@ -8,6 +8,7 @@
 //! | [`expectation`] | errors of serde in plain words |
 //! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
+//! | [`identity`] | who calls, and what the caller may do |
 //! | [`ticket`] | signed tickets |
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
 //! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
@@ -31,6 +32,7 @@ pub mod error;
 pub mod expectation;
 pub mod grpc;
 pub mod http2;
+pub mod identity;
 pub mod ids;
 pub mod ipc;
 pub mod listen;

@@ -163,7 +163,8 @@ pub fn host_port(uri: &str) -> &str {
     rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
-/// Refuses an address other than loopback, unless `is_open` allows it. `flag` is the name of the setting.
+/// Refuses an address other than loopback, unless `is_open` allows it: passwords, tokens and data would be sent to other
+/// machines in plaintext, and members would not prove which ones they are. `flag` is the name of the setting.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: not loopback.
@@ -173,12 +174,18 @@ pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
     if loopback || is_open {
         return Ok(());
     }
-    let certificates = match flag {
-        "--peer-listen" => "--peer-ca, --peer-cert and --peer-key with --peer-tls require",
-        _ => "--tls-cert, --tls-key and --tls-client-ca with --tls-client-auth required",
+    let (what, remedy) = match flag {
+        "--peer-listen" => (
+            "without certificates, so that every machine can pass for a member",
+            "demand them (--peer-ca, --peer-cert and --peer-key with --peer-tls require)",
+        ),
+        _ => (
+            "in plaintext, in which passwords, tokens and data can be read on the way",
+            "give it TLS (--tls-cert and --tls-key)",
+        ),
     };
     Err(Error::precondition(format!(
-        "{flag} {addr} accepts connections of other machines without authentication: listen on 127.0.0.1, demand certificates ({certificates}), or add --insecure if the network is trusted"
+        "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted"
     )))
 }
 

@@ -63,6 +63,8 @@ pub struct Options {
     pub retention_s: Option<u64>,
     /// Writing: whether batches are kept as they are put, each with its `app_metadata`.
     pub preserve_batches: Option<bool>,
+    /// Writing: whether any principal may redeem the table's tickets, not only the one that planned them.
+    pub shareable_tickets: Option<bool>,
 }
 
 /// What a put does to the table's present rows.

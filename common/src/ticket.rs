@@ -1,31 +1,48 @@
 //! Signed tickets: a magic, the HMAC of the body, the body. Every member has the cluster's key, so it verifies a ticket
 //! without a call to another member; only members can sign one.
+//!
+//! The assertions by which members say on whose behalf they call each other have the same layout, with another magic, which
+//! the HMAC covers: no ticket, which clients hold, is ever an assertion.
 
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
 
-use crate::wire::cluster::Ticket;
-use crate::{Error, Result};
+use crate::wire::cluster::{Assertion, Ticket};
+use crate::{Error, Result, clock};
 
 /// The first bytes of a signed ticket. No table name begins with them: they contain a control character.
 pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
+/// The first bytes of a signed assertion.
+const ASSERTION_MAGIC: &[u8; 8] = b"\x01VOLLEYA";
 const MAC_BYTES: usize = 32;
 
-/// The cluster's ticket key (HMAC-SHA256, 32 bytes), with the state after the magic precomputed.
+/// The cluster's ticket key (HMAC-SHA256, 32 bytes), with the states after the magics precomputed.
 #[derive(Clone)]
-pub struct TicketKey(Hmac<Sha256>);
+pub struct TicketKey {
+    tickets: Hmac<Sha256>,
+    assertions: Hmac<Sha256>,
+}
 
 impl TicketKey {
     /// Creates the key from the bytes in the catalog.
     pub fn new(key: &[u8]) -> Self {
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-        mac.update(MAGIC);
-        TicketKey(mac)
+        let after = |magic: &[u8]| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+            mac.update(magic);
+            mac
+        };
+        TicketKey { tickets: after(MAGIC), assertions: after(ASSERTION_MAGIC) }
     }
 
     fn mac(&self, body: &[u8]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+        let mut mac = self.tickets.clone();
+        mac.update(body);
+        mac
+    }
+
+    fn assertion_mac(&self, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.assertions.clone();
         mac.update(body);
         mac
     }
@@ -63,6 +80,39 @@ impl TicketKey {
             )));
         }
         Ok(ticket)
+    }
+
+    /// The bytes of a signed assertion.
+    pub fn sign_assertion(&self, assertion: &Assertion) -> Vec<u8> {
+        let body = assertion.encode_to_vec();
+        let mut out = Vec::with_capacity(ASSERTION_MAGIC.len() + MAC_BYTES + body.len());
+        out.extend_from_slice(ASSERTION_MAGIC);
+        out.extend_from_slice(&self.assertion_mac(&body).finalize().into_bytes());
+        out.extend_from_slice(&body);
+        out
+    }
+
+    /// Verifies the signature and the expiry (against `now_ms`) of a signed assertion. Its path is for the caller to check.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: not an assertion, signed by another key, or expired.
+    pub fn verify_assertion(&self, bytes: &[u8], now_ms: u64) -> Result<Assertion> {
+        let malformed = || Error::unauthenticated("the assertion of a member is malformed");
+        let rest = bytes.strip_prefix(ASSERTION_MAGIC.as_slice()).ok_or_else(malformed)?;
+        let (mac, body) = rest.split_at_checked(MAC_BYTES).ok_or_else(malformed)?;
+        self.assertion_mac(body).verify_slice(mac).map_err(|_| {
+            Error::unauthenticated(
+                "the assertion's signature is not this cluster's: only members may say on whose behalf they call",
+            )
+        })?;
+        let assertion = Assertion::decode(body).map_err(|_| malformed())?;
+        if assertion.expires_ms <= now_ms {
+            return Err(Error::unauthenticated(format!(
+                "the assertion of a member expired {} ago: call again; if this repeats, compare the clocks of the members",
+                clock::span(now_ms - assertion.expires_ms)
+            )));
+        }
+        Ok(assertion)
     }
 }
 
@@ -152,5 +202,47 @@ mod tests {
         for garbage in [&b"x"[..], b"", b"\x01VOLLEY1short"] {
             assert_eq!(key.verify(garbage, 0).unwrap_err().code, Code::InvalidArgument);
         }
+    }
+
+    fn assertion() -> Assertion {
+        Assertion { principal: "ann".into(), path: "/x".into(), expires_ms: 1000, ..Assertion::default() }
+    }
+
+    #[test]
+    fn signed_assertion_verifies_until_it_expires() {
+        let key = TicketKey::new(&[7; 32]);
+        let bytes = key.sign_assertion(&assertion());
+        assert_eq!(key.verify_assertion(&bytes, 999).unwrap(), assertion());
+        let error = key.verify_assertion(&bytes, 1000).unwrap_err();
+        assert_eq!(error.code, Code::Unauthenticated);
+        assert!(error.message.contains("clocks"), "{error}");
+    }
+
+    #[test]
+    fn forged_altered_or_malformed_assertion_is_refused() {
+        let key = TicketKey::new(&[7; 32]);
+        let refused =
+            |bytes: &[u8]| assert_eq!(key.verify_assertion(bytes, 0).unwrap_err().code, Code::Unauthenticated);
+        let bytes = key.sign_assertion(&assertion());
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            refused(&changed);
+            refused(&bytes[..at]);
+        }
+        refused(&TicketKey::new(&[8; 32]).sign_assertion(&assertion()));
+    }
+
+    #[test]
+    fn ticket_is_no_assertion_even_with_its_magic() {
+        let key = TicketKey::new(&[7; 32]);
+        // The field is the expiry of an assertion.
+        let mut bytes = key.sign(&Ticket { version: 1 << 40, ..Ticket::default() });
+        assert_eq!(key.verify_assertion(&bytes, 0).unwrap_err().code, Code::Unauthenticated);
+        bytes[..ASSERTION_MAGIC.len()].copy_from_slice(ASSERTION_MAGIC);
+        assert_eq!(key.verify_assertion(&bytes, 0).unwrap_err().code, Code::Unauthenticated);
+        let mut bytes = key.sign_assertion(&assertion());
+        bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+        assert_eq!(key.verify(&bytes, 0).unwrap_err().code, Code::PermissionDenied);
     }
 }

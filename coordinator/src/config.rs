@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +43,9 @@ pub struct CoordinatorConfig {
     /// The addresses for the clients of a listener, `[NAME=]direct`, `proxy` or `single`; `direct` if there is none.
     #[serde(deserialize_with = "one_or_many")]
     pub locations: Vec<String>,
+    /// A file with one line `name:password`: the first administrator, made once while the cluster has no users. Until then
+    /// nobody may do anything.
+    pub bootstrap_admin_file: Option<PathBuf>,
     /// A development cluster: the actions `clear` and `shutdown` are allowed.
     pub dev: bool,
     /// A node without heartbeat for this long is unreachable: readers are not sent to it and writes are not placed on
@@ -75,6 +79,7 @@ impl Default for CoordinatorConfig {
             peers: Vec::new(),
             join: false,
             locations: Vec::new(),
+            bootstrap_admin_file: None,
             dev: false,
             node_timeout_ms: 10_000,
             repair_delay_ms: 60_000,
@@ -150,6 +155,9 @@ pub struct CoordinatorArgs {
     /// The largest number of endpoints in a FlightInfo.
     #[arg(long)]
     pub max_endpoints: Option<u32>,
+    /// A file with one line name:password, which becomes the first administrator while the cluster has no users.
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_admin_file: Option<PathBuf>,
     /// Allow the actions `clear` and `shutdown`, as in a development cluster.
     #[arg(long)]
     pub dev: bool,

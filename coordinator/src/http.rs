@@ -1,10 +1,15 @@
 //! What `/readyz` and `/metrics` of a coordinator report.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::json;
+use volley_common::Result;
+use volley_common::identity::{Access, Secret};
 use volley_common::server::http::HttpStatus;
+use volley_common::server::http::identity::{HttpIdentity, HttpLogin};
 
 use crate::membership::NodeMembership;
 use crate::service::Services;
@@ -17,6 +22,20 @@ impl CoordinatorHttpStatus {
     /// Reports the status of these from now on.
     pub fn set(&self, service: Services, membership: Arc<NodeMembership>) {
         let _ = self.0.set((service, membership));
+    }
+}
+
+/// Logs in the callers of the HTTP port that send a password.
+struct CoordinatorHttpLogin(Services);
+
+impl HttpLogin for CoordinatorHttpLogin {
+    fn login<'a>(
+        &'a self,
+        user: &'a str,
+        password: &'a Secret,
+        address: Option<SocketAddr>,
+    ) -> BoxFuture<'a, Result<Access>> {
+        Box::pin(self.0.login.access(user, password, address))
     }
 }
 
@@ -34,6 +53,16 @@ impl HttpStatus for CoordinatorHttpStatus {
         }
         let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, format!("{body}\n"))
+    }
+
+    fn identity(&self) -> Option<HttpIdentity> {
+        let (service, _) = self.0.get()?;
+        Some(HttpIdentity {
+            authenticator: service.authenticator.clone(),
+            login: Arc::new(CoordinatorHttpLogin(service.clone())),
+            audit: service.audit.clone(),
+            public_metrics: service.config.server.identity.public_metrics,
+        })
     }
 
     fn update_gauges(&self) {

@@ -10,6 +10,7 @@
 //! | [`planner`], [`scheduler`], [`diagnostics`] | pure decisions: plans of requests, orders to nodes, reports to operators |
 //! | [`catalog`] | the state machine: rows, commands, queries |
 //! | [`raft`] | its replication: openraft on redb over tonic |
+//! | [`directory_updates`] | users, grants and signing keys, as each coordinator's catalog has them |
 //! | [`client_listener`], [`catalog_scan`] | client listeners; long reads of the catalog |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
@@ -20,6 +21,7 @@ pub mod catalog_scan;
 pub mod client_listener;
 pub mod config;
 pub mod diagnostics;
+pub mod directory_updates;
 pub mod flight;
 pub mod http;
 pub mod membership;

@@ -1,28 +1,33 @@
 //! The API for members: the `Coordinator` service of `cluster.proto`.
 //!
 //! Which role may call which method is checked at the port: `volley_common::server::serve::member_rights`. Here the ids in
-//! the messages are compared with the caller's certificate.
+//! the messages are compared with the caller's certificate, and what nodes call on behalf of clients is checked against the rights
+//! of the principal that they assert.
 
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use volley_common::identity::{Access, Authenticator, Identified, Secret};
 use volley_common::options::Options;
+use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall, request_id};
+use volley_common::server::serve::PeerAddress;
 use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::MAX_PEER_MESSAGE;
-use volley_common::wire::catalog::WriteOutcome;
+use volley_common::wire::catalog::{Role, WriteOutcome};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::{
     AbortWriteReply, AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsReply,
-    DeletablePartsRequest, NodeOrder, NodeReport, PlanReadReply, PlanReadRequest, ProposeReply, ProposeRequest,
-    ReadIndexReply, ReadIndexRequest, RenewWriteReply, RenewWriteRequest, StagePartsReply, StagePartsRequest,
-    WritePlan,
+    DeletablePartsRequest, LoginReply, LoginRequest, NodeOrder, NodeReport, PlanReadReply, PlanReadRequest,
+    ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, RenewWriteReply, RenewWriteRequest,
+    StagePartsReply, StagePartsRequest, WritePlan,
 };
-use volley_common::{Error, NodeId, TableName, clock};
+use volley_common::{Code, Error, NodeId, TableName, clock};
 
 use crate::membership::NodeMembership;
 use crate::membership::node_reports::NodeReports;
@@ -30,8 +35,12 @@ use crate::node_claims::{check_node, check_writer, is_bound, is_writer_bound};
 use crate::raft::Handle;
 use crate::scheduler::reconcile::deletable;
 use crate::service::Services;
+use crate::service::login::{IssuedToken, LoginService};
 use crate::service::read::ReadService;
 use crate::service::write::WriteService;
+
+const BEGIN_WRITE: &str = "/volley.cluster.v1.Coordinator/BeginWrite";
+const PLAN_READ: &str = "/volley.cluster.v1.Coordinator/PlanRead";
 
 /// The tonic service for members.
 pub struct CoordinatorPeerService {
@@ -40,14 +49,25 @@ pub struct CoordinatorPeerService {
     write: WriteService,
     membership: Arc<NodeMembership>,
     node_reports: Arc<NodeReports>,
+    authenticator: Authenticator,
+    login: LoginService,
+    audit: AuditLog,
 }
 
 impl CoordinatorPeerService {
     /// The tonic server, with its message limits.
     pub fn server(services: &Services, membership: Arc<NodeMembership>) -> CoordinatorServer<CoordinatorPeerService> {
-        let (raft, read, write) = (services.raft.clone(), services.read.clone(), services.write.clone());
-        let node_reports = services.node_reports.clone();
-        CoordinatorServer::new(CoordinatorPeerService { raft, read, write, membership, node_reports })
+        let service = CoordinatorPeerService {
+            raft: services.raft.clone(),
+            read: services.read.clone(),
+            write: services.write.clone(),
+            membership,
+            node_reports: services.node_reports.clone(),
+            authenticator: services.authenticator.clone(),
+            login: services.login.clone(),
+            audit: services.audit.clone(),
+        };
+        CoordinatorServer::new(service)
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE)
     }
@@ -89,6 +109,73 @@ impl CoordinatorPeerService {
     }
 }
 
+/// Calls that nodes make because of a client.
+impl CoordinatorPeerService {
+    /// For whom a node makes a call of the method `path`: for the principal that it asserts. In an open cluster for everybody.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: there is no assertion, or an invalid one. UNAVAILABLE: this coordinator knows no users yet.
+    fn asserted<T>(&self, request: &Request<T>, path: &str) -> volley_common::Result<Access> {
+        if self.authenticator.directory().is_some_and(|directory| directory.is_open()) {
+            return Ok(Access::open());
+        }
+        let (caller, peer) = (Caller::of(request.extensions()), PeerAddress::of(request.extensions()));
+        match self.authenticator.identify(request.metadata().as_ref(), caller, peer, path)? {
+            Identified::Access(access) if access.require_identity().is_ok() => Ok(access),
+            Identified::Access(_) | Identified::Login { .. } => Err(Error::unauthenticated(format!(
+                "the cluster has users, and the call of {path} does not say for which of them a node makes it: upgrade the node"
+            ))),
+        }
+    }
+
+    /// Checks the role that a call requires on its table; a refusal is recorded in the audit log, because the node cannot know
+    /// it. `operation`: what the client calls.
+    fn require<T>(
+        &self,
+        request: &Request<T>,
+        access: &Access,
+        role: Role,
+        operation: &str,
+        table: &TableName,
+    ) -> volley_common::Result<()> {
+        let checked = access.require(role, table.components());
+        if let Err(error) = &checked {
+            self.audit.record(AuditEvent {
+                access,
+                kind: if role == Role::Reader { AuditKind::Read } else { AuditKind::Write },
+                operation,
+                table: Some(table.components()),
+                request_id: request_id(request.metadata().as_ref()),
+                result: Err(error),
+            });
+        }
+        checked
+    }
+
+    /// Records the login of a client at a node.
+    fn record_login(&self, user: &str, address: &str, result: Result<&IssuedToken, &Error>) {
+        let address = address.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+        match result {
+            Ok(issued) => {
+                let Ok(access) = self.authenticator.access_of_token(&issued.token, address) else { return };
+                let (kind, operation) = (AuditKind::Login, "Handshake");
+                let event =
+                    AuditEvent { access: &access, kind, operation, table: None, request_id: None, result: Ok(()) };
+                self.audit.record(event);
+            }
+            Err(error) if error.code == Code::Unavailable => {}
+            Err(error) => self.audit.record_unidentified(UnidentifiedCall {
+                address,
+                claimed: Some(user),
+                kind: AuditKind::Login,
+                operation: "Handshake",
+                request_id: None,
+                error,
+            }),
+        }
+    }
+}
+
 type OrderStream = Pin<Box<dyn Stream<Item = Result<NodeOrder, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -124,9 +211,12 @@ impl Coordinator for CoordinatorPeerService {
     }
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
-        let (caller, request) = Caller::split(request);
-        self.check_node(&caller, NodeId(request.writer)).await?;
-        Ok(Response::new(self.write.begin_write(request).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        self.check_node(&caller, NodeId(request.get_ref().writer)).await?;
+        let access = self.asserted(&request, BEGIN_WRITE)?;
+        let table = TableName::from_components(&request.get_ref().table)?;
+        self.require(&request, &access, Role::Writer, "DoPut", &table)?;
+        Ok(Response::new(self.write.begin_write(&access, request.into_inner()).await?))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
@@ -170,14 +260,24 @@ impl Coordinator for CoordinatorPeerService {
     }
 
     async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
-        let (caller, request) = Caller::split(request);
-        caller.speaks_as(MemberRole::Node)?;
-        let PlanReadRequest { table, columns, version, limit, decompress } = request;
-        let name = TableName::from_components(&table)?;
+        Caller::of(request.extensions()).speaks_as(MemberRole::Node)?;
+        let access = self.asserted(&request, PLAN_READ)?;
+        let name = TableName::from_components(&request.get_ref().table)?;
+        self.require(&request, &access, Role::Reader, "DoGet", &name)?;
+        let PlanReadRequest { table: _, columns, version, limit, decompress } = request.into_inner();
         let columns = (!columns.is_empty()).then_some(columns);
         let decompress = decompress.then_some(true);
         let options = Options { columns, version, limit, decompress, ..Options::default() };
-        let ticket = self.read.plan_ticket(&name, &options).await?;
+        let ticket = self.read.plan_ticket(&access, &name, &options).await?;
         Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
+    }
+
+    async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginReply>, Status> {
+        let (caller, LoginRequest { user, password, address }) = Caller::split(request);
+        caller.speaks_as(MemberRole::Node)?;
+        let result = self.login.login(&user, &Secret::new(password), &address).await;
+        self.record_login(&user, &address, result.as_ref());
+        let IssuedToken { token, expires_ms } = result?;
+        Ok(Response::new(LoginReply { token: token.expose().to_string(), expires_ms }))
     }
 }

@@ -30,7 +30,8 @@ impl ServerRole for CoordinatorRole {
     }
 
     fn check_files(config: &CoordinatorConfig) -> Result<()> {
-        config.server.load_tls(MemberRole::Coordinator, Some(config.id)).map(drop)
+        config.server.load_tls(MemberRole::Coordinator, Some(config.id))?;
+        config.server.identity_rules().map(drop)
     }
 
     async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {

@@ -15,6 +15,7 @@ use volley_common::{Error, Result};
 
 use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
+use crate::directory_updates;
 use crate::flight::CoordinatorFlight;
 use crate::flight::router::CoordinatorRouter;
 use crate::http::CoordinatorHttpStatus;
@@ -23,7 +24,7 @@ use crate::node_probes;
 use crate::peer::CoordinatorPeerService;
 use crate::raft::{Handle, RaftConfig};
 use crate::raft_threads::RaftThreads;
-use crate::service::Services;
+use crate::service::{CallerPolicy, Services};
 
 /// A coordinator that runs in this process.
 pub struct RunningCoordinator {
@@ -31,6 +32,8 @@ pub struct RunningCoordinator {
     pub addresses: ServerAddresses,
     raft: Handle,
     lifecycle: Lifecycle,
+    /// Whether it knows who may do what.
+    directory_known: watch::Receiver<bool>,
     _raft_threads: RaftThreads,
     /// The lock of the data folder.
     _folder: FolderLock,
@@ -52,6 +55,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
 pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSockets) -> Result<RunningCoordinator> {
     config.check()?;
     let tls = config.server.load_tls(MemberRole::Coordinator, Some(config.id))?;
+    let callers = CallerPolicy::of(&config.server)?;
+    let oidc = callers.rules.oidc.clone();
     let connector = Connector::to_members(tls.peers());
     let sockets = ServerSockets::bind(&config.server, prebound).await?;
     let addresses = sockets.addresses()?;
@@ -75,7 +80,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let entries = flight.iter().zip(config.locations()?).map(entry).collect();
     let stop = lifecycle.stop_token().clone();
     let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes).with_connector(connector);
-    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), stop);
+    let services = Services::new(config, raft.clone(), pool, entries, tls.clone(), callers, stop);
     let membership = NodeMembership::new(
         services.config.clone(),
         raft.clone(),
@@ -87,7 +92,10 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let flight_service = CoordinatorFlight::new(&services);
     let (reporter, health) = health::service().await;
     let client_routes = Routes::new(flight_service.clone().server()).add_service(health.clone());
-    let client_routes = reflection::add_to(client_routes)?;
+    let client_routes = match services.config.server.identity.public_reflection {
+        true => reflection::add_public_to(client_routes)?,
+        false => reflection::add_to(client_routes)?,
+    };
     // The peer port serves Flight too, so that members need only one address of a coordinator.
     let peer_routes = Routes::new(CoordinatorPeerService::server(&services, membership.clone()))
         .add_service(raft.service())
@@ -101,12 +109,31 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let router = CoordinatorRouter::for_members(&services, peer_routes);
     raft_threads.serve_peers(&lifecycle, peer, tls.peer(), router)?;
     lifecycle.spawn_client_task(tls.watch_files(services.stop.clone()));
+    if let Some(oidc) = oidc {
+        lifecycle.spawn_client_task(oidc.refresh_loop(services.stop.clone()));
+    }
     lifecycle.spawn_client_task(membership.run());
+    let known = watch::Sender::new(false);
+    let directory_known = known.subscribe();
+    lifecycle.spawn_client_task(directory_updates::run(
+        raft.clone(),
+        services.config.clone(),
+        services.directory.clone(),
+        known,
+        services.stop.clone(),
+    ));
     lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));
     lifecycle.report_health(reporter, raft.watch_leader(), Option::is_some);
     start_failed.disarm();
 
-    let running = RunningCoordinator { addresses, raft, lifecycle, _raft_threads: raft_threads, _folder: folder };
+    let running = RunningCoordinator {
+        addresses,
+        raft,
+        lifecycle,
+        directory_known,
+        _raft_threads: raft_threads,
+        _folder: folder,
+    };
     if let Err(error) = running.wait_ready().await {
         running.shutdown().await;
         return Err(error);
@@ -148,7 +175,8 @@ async fn ended_reason(ended: &mut watch::Receiver<Option<Error>>) -> Error {
 }
 
 impl RunningCoordinator {
-    /// Returns when the cluster is formed and has a leader, or when the stop begins.
+    /// Returns when the cluster is formed and has a leader, and this coordinator can identify clients, or when the stop
+    /// begins.
     ///
     /// # Errors
     /// Why this coordinator cannot continue.
@@ -156,8 +184,9 @@ impl RunningCoordinator {
         let mut ended = self.raft.watch_decommissioned();
         let mut applied = self.raft.watch_applied();
         let mut leader = self.raft.watch_leader();
+        let mut directory_known = self.directory_known.clone();
         loop {
-            let formed = self.raft.view().cluster().is_some();
+            let formed = self.raft.view().cluster().is_some() && *directory_known.borrow_and_update();
             if formed && leader.borrow_and_update().is_some() {
                 return Ok(());
             }
@@ -166,6 +195,7 @@ impl RunningCoordinator {
                 error = ended_reason(&mut ended) => return Err(error),
                 changed = applied.changed() => if changed.is_err() { return Ok(()) },
                 changed = leader.changed() => if changed.is_err() { return Ok(()) },
+                changed = directory_known.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use tokio_util::sync::CancellationToken;
+use volley_common::identity::Access;
 use volley_common::ipc::schema::schema_message;
 use volley_common::server::serve::{bind, serve};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Result, clock};
 use volley_node::config::NodeConfig;
-use volley_node::context::{NodeAddresses, NodeContext};
+use volley_node::context::{NodeAddresses, NodeContext, NodeSecurity};
 use volley_node::get::serve_get;
 use volley_node::storage::{PartSpec, PartStore, SealedPart};
 
@@ -45,9 +46,10 @@ async fn main() -> Result<()> {
     println!("{addr} {hex}");
     let addresses = NodeAddresses { flight_uri: format!("grpc+tcp://{addr}"), peer_addr: addr, listeners: Vec::new() };
     let context =
-        NodeContext::new(NodeConfig::default(), store, addresses, Default::default(), CancellationToken::new());
+        NodeContext::new(NodeConfig::default(), store, addresses, NodeSecurity::open(), CancellationToken::new());
     context.cluster.ticket_key.store(Some(Arc::new(key)));
-    let service = tower::service_fn(move |request| {
+    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Access::open());
         let context = context.get.clone();
         async move { Ok::<_, Infallible>(serve_get(context, request).await) }
     });

@@ -1,17 +1,18 @@
-//! What this node knows about its cluster from the leading coordinator: members, ticket key, cancelled flights.
+//! What this node knows about its cluster from the leading coordinator: members, ticket key, cancelled flights, users and
+//! grants.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
+use volley_common::identity::{Directory, DirectoryHandle};
 use volley_common::listen::host_port;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::{catalog, cluster};
 use volley_common::{Error, NodeId, Result, clock};
 
-/// The cluster as the leader last described it. The session writes it; gets and the router read it.
-#[derive(Default)]
+/// The cluster as the leader last described it. The session writes it; gets, puts and the router read it.
 pub struct ClusterView {
     /// The cluster's ticket key; `None` until the node's first session.
     pub ticket_key: ArcSwapOption<TicketKey>,
@@ -19,6 +20,19 @@ pub struct ClusterView {
     pub members: ArcSwap<ClusterMembers>,
     /// Flights whose tickets are refused.
     pub cancelled: CancelledFlights,
+    /// Users, grants and signing keys; unknown until the node's first session. It stays when a session ends.
+    pub directory: DirectoryHandle,
+}
+
+impl Default for ClusterView {
+    fn default() -> Self {
+        ClusterView {
+            ticket_key: ArcSwapOption::default(),
+            members: ArcSwap::default(),
+            cancelled: CancelledFlights::default(),
+            directory: DirectoryHandle::new(),
+        }
+    }
 }
 
 impl ClusterView {
@@ -30,6 +44,12 @@ impl ClusterView {
         self.ticket_key.load_full().ok_or_else(|| {
             Error::unavailable("this node has not yet reached its coordinators and cannot verify tickets: try again")
         })
+    }
+
+    /// Adopts the leader's users, grants and signing keys. `None`: the leader's version knows none, so that everybody may do
+    /// everything, as in a cluster without users.
+    pub fn set_identity(&self, snapshot: Option<&cluster::IdentitySnapshot>) {
+        self.directory.store(snapshot.map_or_else(Directory::open, Directory::new));
     }
 
     /// Checks that the ticket's FlightInfo was not cancelled.
@@ -100,6 +120,20 @@ impl CancelledFlights {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_is_unknown_until_the_leader_describes_it() {
+        let view = ClusterView::default();
+        assert!(view.directory.load().is_none());
+        let user = catalog::User { name: "ann".into(), ..catalog::User::default() };
+        view.set_identity(Some(&cluster::IdentitySnapshot { epoch: 3, users: vec![user], ..Default::default() }));
+        let known = view.directory.load().unwrap();
+        assert!(known.epoch() == 3 && !known.is_open() && known.user("ann").is_some() && known.user("bob").is_none());
+        view.set_identity(Some(&cluster::IdentitySnapshot { closed: true, ..Default::default() }));
+        assert!(!view.directory.load().unwrap().is_open(), "waits for its first administrator");
+        view.set_identity(None);
+        assert!(view.directory.load().unwrap().is_open(), "a leader of an earlier version");
+    }
 
     #[test]
     fn cancelled_flight_is_removed_after_its_expiry() {

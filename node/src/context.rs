@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use volley_common::Result;
+use volley_common::identity::{Authenticator, OidcVerifier};
 use volley_common::net::{ConnectionPool, Connector};
-use volley_common::server::ServerTls;
+use volley_common::server::audit::AuditLog;
+use volley_common::server::{ServerConfig, ServerTls};
 use volley_common::wire::catalog::NodeListener;
 
+use crate::callers::CallerIdentifier;
 use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
 use crate::get_resources::DecompressionSlots;
+use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::storage::PartStore;
 
@@ -25,6 +30,51 @@ pub struct NodeAddresses {
     pub flight_uri: String,
     /// For clients of each named listener.
     pub listeners: Vec<NodeListener>,
+}
+
+/// How a node protects its ports.
+pub struct NodeSecurity {
+    /// The TLS of its listeners and towards other members; `None`: there is no TLS.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Has the cluster's users, grants and keys, once the leader has sent them.
+    pub cluster: Arc<ClusterView>,
+    /// Identifies callers by what is in `cluster`.
+    pub authenticator: Authenticator,
+    /// Verifies tokens of the configured OIDC issuer. Its keys are refreshed while the node runs.
+    pub oidc: Option<Arc<OidcVerifier>>,
+    /// Records what callers did or were refused.
+    pub audit: AuditLog,
+}
+
+impl NodeSecurity {
+    /// As configured. Nobody is identified before the leader has sent its users.
+    ///
+    /// # Errors
+    /// Those of the settings of identification and of the audit log: one sentence that names the setting or the file.
+    pub fn configured(config: &ServerConfig, tls: Arc<ServerTls>) -> Result<Self> {
+        let rules = config.identity_rules()?;
+        let cluster = Arc::<ClusterView>::default();
+        let (oidc, known) = (rules.oidc.clone(), cluster.clone());
+        let ticket_key = Arc::new(move || known.ticket_key.load_full());
+        Ok(NodeSecurity {
+            tls: Some(tls),
+            authenticator: Authenticator::new(cluster.directory.clone(), rules, ticket_key),
+            cluster,
+            oidc,
+            audit: config.audit_log()?,
+        })
+    }
+
+    /// No TLS, and everybody may do everything: for tests and measurements.
+    pub fn open() -> Self {
+        NodeSecurity {
+            tls: None,
+            cluster: Arc::default(),
+            authenticator: Authenticator::open(),
+            oidc: None,
+            audit: AuditLog::off(),
+        }
+    }
 }
 
 /// What a get uses.
@@ -40,6 +90,8 @@ pub struct GetContext {
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
     pub pool: ConnectionPool,
+    /// Records gets.
+    pub audit: AuditLog,
 }
 
 /// What a put uses.
@@ -48,6 +100,8 @@ pub struct PutContext {
     pub config: Arc<NodeConfig>,
     /// The parts on this node's disk.
     pub store: PartStore,
+    /// The ticket key, by which callers are asserted to coordinators.
+    pub cluster: Arc<ClusterView>,
     /// Begins, commits and aborts writes.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -58,6 +112,8 @@ pub struct PutContext {
     pub peer_addr: String,
     /// The puts and compactions in progress. A shutdown waits for them.
     pub tasks: TaskTracker,
+    /// Records puts.
+    pub audit: AuditLog,
 }
 
 /// All pieces of a node. Only the wiring and the session with the leader take all of them; other code takes the pieces
@@ -83,27 +139,39 @@ pub struct NodeContext {
     pub addresses: NodeAddresses,
     /// The TLS of its listeners and towards other members.
     pub tls: Option<Arc<ServerTls>>,
+    /// Identifies callers, on the HTTP port too.
+    pub authenticator: Authenticator,
+    /// Identifies the callers of the Flight listeners.
+    pub callers: Arc<CallerIdentifier>,
+    /// Records what callers did or were refused.
+    pub audit: AuditLog,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
 }
 
 impl NodeContext {
-    /// Connects the pieces of a node; starts nothing. `tls`: without it there is no TLS.
+    /// Connects the pieces of a node; starts nothing.
     pub fn new(
         config: NodeConfig,
         store: PartStore,
         addresses: NodeAddresses,
-        tls: Option<Arc<ServerTls>>,
+        security: NodeSecurity,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
+        let NodeSecurity { tls, cluster, authenticator, audit, .. } = security;
         let config = Arc::new(config);
         let pool = ConnectionPool::new().limit_relay_memory(config.server.relay_memory_bytes);
         let pool = pool.with_connector(Connector::to_members(tls.as_ref().and_then(|tls| tls.peers())));
-        let cluster = Arc::<ClusterView>::default();
         let coordinators =
             CoordinatorClient::new(pool.clone(), config.coordinators.clone(), config.server.request_timeout());
         let coordinators = Arc::new(coordinators);
         let peer_addr = addresses.peer_addr.clone();
+        let callers = CallerIdentifier::new(
+            authenticator.clone(),
+            LoginClient::new(coordinators.clone()),
+            cluster.clone(),
+            audit.clone(),
+        );
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         Arc::new(NodeContext {
             get: Arc::new(GetContext {
@@ -112,15 +180,18 @@ impl NodeContext {
                 cluster: cluster.clone(),
                 coordinators: coordinators.clone(),
                 pool: pool.clone(),
+                audit: audit.clone(),
             }),
             put: Arc::new(PutContext {
                 config: config.clone(),
                 store: store.clone(),
+                cluster: cluster.clone(),
                 coordinators: coordinators.clone(),
                 pool: pool.clone(),
                 resources: Arc::new(PutResources::new(&config)),
                 peer_addr,
                 tasks: TaskTracker::new(),
+                audit: audit.clone(),
             }),
             copier: Arc::new(copier),
             config,
@@ -130,6 +201,9 @@ impl NodeContext {
             cluster,
             addresses,
             tls,
+            authenticator,
+            callers: Arc::new(callers),
+            audit,
             shutdown,
         })
     }

@@ -13,12 +13,16 @@ use tonic::transport::Channel;
 use volley_common::net::{Attempt, ConnectionPool, Failover, was_not_handled};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
-    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, PlanReadReply, PlanReadRequest,
-    RenewWriteRequest, StagePartsRequest, WritePlan,
+    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, LoginReply, LoginRequest,
+    PlanReadReply, PlanReadRequest, RenewWriteRequest, StagePartsRequest, WritePlan,
 };
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
 use volley_common::{Code, Error, Result};
 
+use crate::assertion::AssertedCaller;
+
+const BEGIN_WRITE: &str = "/volley.cluster.v1.Coordinator/BeginWrite";
+const PLAN_READ: &str = "/volley.cluster.v1.Coordinator/PlanRead";
 /// How long a commit is retried: longer than an election, as repeating a commit is safe.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
 /// A call that takes longer is sent to a second coordinator too: longer than most commits take on a busy machine.
@@ -127,10 +131,11 @@ impl CoordinatorClient {
             .max_encoding_message_size(MAX_PEER_MESSAGE))
     }
 
-    /// Begins a write; the reply says where its parts should go.
-    pub async fn begin_write(&self, request: BeginWriteRequest) -> Result<WritePlan> {
-        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| async move {
-            stub.begin_write(request).await
+    /// Begins a write for `caller`, who needs the right to; the reply says where its parts should go.
+    pub async fn begin_write(&self, request: BeginWriteRequest, caller: &AssertedCaller) -> Result<WritePlan> {
+        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| {
+            let request = caller.request(BEGIN_WRITE, request);
+            async move { stub.begin_write(request).await }
         })
         .await
     }
@@ -189,13 +194,26 @@ impl CoordinatorClient {
         Ok(call.await?.parts)
     }
 
-    /// Resolves a table's name to a ticket for the whole table.
-    pub async fn plan_read(&self, request: PlanReadRequest) -> Result<PlanReadReply> {
+    /// Resolves a table's name to a ticket for the whole table, for `caller`, who needs the right to read it.
+    pub async fn plan_read(&self, request: PlanReadRequest, caller: &AssertedCaller) -> Result<PlanReadReply> {
+        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| {
+            let request = caller.request(PLAN_READ, request);
+            async move { stub.plan_read(request).await }
+        })
+        .await
+    }
+
+    /// Verifies a user's password; the reply has a session token.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: no such user, or another password. RESOURCE_EXHAUSTED: too many logins of the user or from the
+    /// address failed.
+    pub async fn login(&self, request: LoginRequest) -> Result<LoginReply> {
         self.call(
             BrokenCall::Fail,
             self.deadline,
             request,
-            |mut stub, request| async move { stub.plan_read(request).await },
+            |mut stub, request| async move { stub.login(request).await },
         )
         .await
     }
@@ -314,16 +332,18 @@ mod tests {
         let calls = Arc::new(AtomicUsize::new(0));
         let addrs = vec![ended_by_each_call(calls.clone()).await, ended_by_each_call(calls.clone()).await];
         let client = CoordinatorClient::new(ConnectionPool::new(), addrs.clone(), Duration::from_millis(500));
-        let began = client.begin_write(BeginWriteRequest::default()).await.unwrap_err();
-        let planned = client.plan_read(PlanReadRequest::default()).await.unwrap_err();
-        for error in [began, planned] {
+        let caller = AssertedCaller::cluster(Arc::default());
+        let began = client.begin_write(BeginWriteRequest::default(), &caller).await.unwrap_err();
+        let planned = client.plan_read(PlanReadRequest::default(), &caller).await.unwrap_err();
+        let logged_in = client.login(LoginRequest::default()).await.unwrap_err();
+        for error in [began, planned, logged_in] {
             assert_eq!(error.code, Code::Unavailable, "{error}");
             let names_one = addrs.iter().any(|addr| error.message.contains(addr));
             assert!(names_one && error.message.contains("can be repeated"), "{error}");
         }
-        assert_eq!(calls.load(Ordering::Relaxed), 2, "each call was sent once");
+        assert_eq!(calls.load(Ordering::Relaxed), 3, "each call was sent once");
         client.renew("w").await.unwrap_err();
-        assert!(calls.load(Ordering::Relaxed) >= 4, "a call with ids goes to the next one");
+        assert!(calls.load(Ordering::Relaxed) >= 5, "a call with ids goes to the next one");
     }
 
     #[test]

@@ -7,10 +7,13 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow_flight::{FlightData, FlightDescriptor, HandshakeRequest, HandshakeResponse};
-use futures::future::{BoxFuture, ready};
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use tonic::body::Body;
@@ -20,14 +23,20 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 use volley_common::grpc::NOW_HEADER;
+use volley_common::identity::Secret;
 use volley_common::{Error, Result, clock};
 
-const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+use crate::callers::{CallerIdentifier, HANDSHAKE, HandshakeAnswer};
+
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
 /// The largest message of an exchange, bytes: it is held in memory.
 const MAX_EXCHANGED: usize = 64 << 20;
 /// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
+/// The largest message of a handshake, bytes: anybody may send one.
+const MAX_HANDSHAKE_BYTES: usize = 64 << 10;
+/// How long a handshake without credentials in its headers may take to send them in a message.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -37,11 +46,13 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct NodeFlightService {
     /// The largest message, received or sent, bytes.
     max_message: usize,
+    callers: Arc<CallerIdentifier>,
 }
 
-/// The service; it refuses messages of more than `max_message` bytes.
-pub fn service(max_message: usize) -> NodeFlightService {
-    NodeFlightService { max_message }
+/// The service; it refuses messages of more than `max_message` bytes. The router has refused exchanges of callers without
+/// identity.
+pub fn service(max_message: usize, callers: Arc<CallerIdentifier>) -> NodeFlightService {
+    NodeFlightService { max_message, callers }
 }
 
 impl NamedService for NodeFlightService {
@@ -59,12 +70,14 @@ impl Service<http::Request<Body>> for NodeFlightService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let limit = Some(self.max_message.min(MAX_EXCHANGED));
+        let callers = self.callers.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
                 HANDSHAKE => {
                     let codec = ProstCodec::<HandshakeResponse, HandshakeRequest>::default();
+                    let limit = Some(MAX_HANDSHAKE_BYTES);
                     let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
-                    grpc.streaming(service_fn(|request| ready(handshake(request))), request).await
+                    grpc.streaming(service_fn(move |request| handshake(callers.clone(), request)), request).await
                 }
                 DO_EXCHANGE => {
                     let codec = ProstCodec::<FlightData, FlightData>::default();
@@ -77,18 +90,46 @@ impl Service<http::Request<Body>> for NodeFlightService {
     }
 }
 
-/// Accepts every client, because there is no authentication. The token is never checked. Each message is answered as it
-/// arrives; a client that sends no message gets the token in the header only. Coordinators reply in the same way.
-fn handshake(request: Request<Streaming<HandshakeRequest>>) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
-    let token = format!("{:032x}", rand::random::<u128>());
-    let bearer = AsciiMetadataValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| Error::internal("the token is not a valid header value"))?;
-    let replies = request.into_inner().take(MAX_HANDSHAKE).map(move |message| {
+/// Answers a handshake by the credentials of its headers or, if these have none, of its first message, without waiting for the
+/// end of the client's stream. The reply's header and each reply message have the token. Coordinators reply in the same way.
+async fn handshake(
+    callers: Arc<CallerIdentifier>,
+    request: Request<Streaming<HandshakeRequest>>,
+) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
+    let (metadata, extensions, mut messages) = request.into_parts();
+    let headers = metadata.into_headers();
+    let access = match callers.answer_to_headers(&headers, &extensions).await? {
+        HandshakeAnswer::Token(token) => return handshake_reply(Some(token), None, messages),
+        HandshakeAnswer::ByMessage(access) => access,
+    };
+    let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, messages.message()).await;
+    let first =
+        first.map_err(|_| Error::deadline("the handshake has no credentials in its headers, and no message"))??;
+    let payload = first.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
+    let token = callers.answer_to_message(&access, &payload, &headers, &extensions).await?;
+    handshake_reply(token, first, messages)
+}
+
+/// Answers each message as it arrives; a client that sends no message gets the token in the header only. `first`: a message
+/// that was read already.
+fn handshake_reply(
+    token: Option<Secret>,
+    first: Option<HandshakeRequest>,
+    rest: Streaming<HandshakeRequest>,
+) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
+    let payload = token.as_ref().map(|token| Bytes::from(token.expose().to_string())).unwrap_or_default();
+    let messages = stream::iter(first.map(Ok)).chain(rest);
+    let replies = messages.take(MAX_HANDSHAKE).map(move |message| {
         let protocol_version = message?.protocol_version;
-        Ok(HandshakeResponse { protocol_version, payload: token.clone().into() })
+        Ok(HandshakeResponse { protocol_version, payload: payload.clone() })
     });
     let mut response = Response::new(replies.boxed());
-    response.metadata_mut().insert("authorization", bearer);
+    if let Some(token) = token {
+        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.expose()))
+            .map_err(|_| Error::internal("the token is not a valid header value"))?;
+        bearer.set_sensitive(true);
+        response.metadata_mut().insert("authorization", bearer);
+    }
     response.metadata_mut().insert(NOW_HEADER, clock::now_ms().into());
     Ok(response)
 }
@@ -136,13 +177,14 @@ mod tests {
     use volley_common::server::serve::{ServerLimits, TonicService, bind, serve};
 
     use super::*;
+    use crate::callers::tests::open_callers;
 
     const MAX_MESSAGE: usize = 1 << 20;
 
     async fn client() -> FlightServiceClient<Channel> {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let routes = TonicService(Routes::new(service(MAX_MESSAGE)));
+        let routes = TonicService(Routes::new(service(MAX_MESSAGE, Arc::new(open_callers()))));
         tokio::spawn(serve(listener, routes, CancellationToken::new(), ServerLimits::default()));
         FlightServiceClient::new(ConnectionPool::new().channel(&addr).unwrap())
     }

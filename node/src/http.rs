@@ -1,17 +1,36 @@
-//! What `/readyz` of a node reports; `/metrics` has what the node counts as it runs.
+//! What `/readyz` of a node reports, and who may read `/metrics`, which has what the node counts as it runs.
+
+use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volley_common::server::http::HttpStatus;
+use volley_common::server::http::identity::HttpIdentity;
+
+use crate::context::NodeContext;
 
 /// The status of a node.
 #[derive(Clone)]
 pub struct NodeHttpStatus {
     /// Whether the first session with a leading coordinator has begun.
-    pub joined: watch::Receiver<bool>,
+    joined: watch::Receiver<bool>,
     /// Cancelled when the stop begins.
-    pub stop: CancellationToken,
+    stop: CancellationToken,
+    /// Identifies callers; empty until the data folder is open.
+    context: Arc<OnceLock<Arc<NodeContext>>>,
+}
+
+impl NodeHttpStatus {
+    /// That of a node that starts. `joined`: whether its first session has begun; `stop`: cancelled when it stops.
+    pub fn new(joined: watch::Receiver<bool>, stop: CancellationToken) -> Self {
+        NodeHttpStatus { joined, stop, context: Arc::default() }
+    }
+
+    /// Identifies callers by this context from now on.
+    pub fn set(&self, context: Arc<NodeContext>) {
+        let _ = self.context.set(context);
+    }
 }
 
 impl HttpStatus for NodeHttpStatus {
@@ -23,5 +42,15 @@ impl HttpStatus for NodeHttpStatus {
             false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
         };
         (status, body.into())
+    }
+
+    fn identity(&self) -> Option<HttpIdentity> {
+        let context = self.context.get()?;
+        Some(HttpIdentity {
+            authenticator: context.authenticator.clone(),
+            login: context.callers.clone(),
+            audit: context.audit.clone(),
+            public_metrics: context.config.server.identity.public_metrics,
+        })
     }
 }

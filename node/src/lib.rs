@@ -3,6 +3,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`router`] | dispatches every Flight call |
+//! | [`callers`] | identifies the callers of Flight listeners, and records those that are refused |
+//! | [`login`] | logins with a password, at the coordinators; caches them |
+//! | [`assertion`] | on whose behalf this node calls other members |
 //! | [`put`] | a put: writes rows into parts, copies these to their holders, commits |
 //! | [`put_resources`], [`put_memory`] | what all puts share: memory, threads, how many run |
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
@@ -22,6 +25,8 @@
 //! | [`context`] | the long-lived pieces, grouped by what uses them |
 //! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
 
+pub mod assertion;
+pub mod callers;
 pub mod cluster_view;
 pub mod compaction;
 pub mod config;
@@ -32,6 +37,7 @@ pub mod flight;
 pub mod get;
 pub mod get_resources;
 pub mod http;
+pub mod login;
 pub mod orphan_expiry;
 pub mod peer;
 pub mod process;

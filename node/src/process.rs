@@ -23,7 +23,8 @@ impl ServerRole for NodeRole {
     }
 
     fn check_files(config: &NodeConfig) -> Result<()> {
-        config.server.load_tls(MemberRole::Node, None).map(drop)
+        config.server.load_tls(MemberRole::Node, None)?;
+        config.server.identity_rules().map(drop)
     }
 
     async fn start(config: NodeConfig) -> Result<RunningNode> {

@@ -1,5 +1,8 @@
-//! Dispatches every Flight call on a node: DoGet and DoPut are answered here, below tonic; metadata calls are proxied
-//! to a coordinator; tonic serves the rest ([`crate::flight`]).
+//! Identifies the caller of every Flight call on a node, and dispatches the call: DoGet and DoPut are answered here, below
+//! tonic; metadata calls are proxied to a coordinator; tonic serves the rest ([`crate::flight`]).
+
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -19,6 +23,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use volley_common::http2::{AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
+use volley_common::identity::{Access, assert_principal};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
@@ -27,12 +32,12 @@ use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::tls::Caller;
 use volley_common::{Error, NodeId, Result};
 
+use crate::callers::{CallerIdentifier, FLIGHT_SERVICE};
 use crate::cluster_view::{ClusterMembers, ClusterView};
 use crate::context::{GetContext, NodeContext, PutContext};
 use crate::storage::PartStore;
 use crate::{get, put};
 
-const SERVICE: &str = "/arrow.flight.protocol.FlightService/";
 /// Flight calls that coordinators answer.
 const METADATA_CALLS: [&str; 6] =
     ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
@@ -48,6 +53,7 @@ const ECHOED: &str = "x-middleware";
 /// The service of one Flight listener.
 #[derive(Clone)]
 pub struct NodeRouter {
+    callers: Arc<CallerIdentifier>,
     get: Arc<GetContext>,
     put: Arc<PutContext>,
     /// Connections for calls that coordinators answer.
@@ -62,12 +68,22 @@ impl NodeRouter {
     pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
         let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
         let coordinators = context.get.pool.to_coordinators();
-        NodeRouter { get: context.get.clone(), put: context.put.clone(), coordinators, tonic, listener }
+        let callers = context.callers.clone();
+        NodeRouter { callers, get: context.get.clone(), put: context.put.clone(), coordinators, tonic, listener }
     }
 
+    async fn respond(self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let (mut head, body) = request.into_parts();
+        match self.callers.identify(&mut head).await {
+            Ok(()) => self.route(Request::from_parts(head, body)).await,
+            Err(error) => grpc_error(error),
+        }
+    }
+
+    /// Dispatches a call whose extensions have the caller's [`Access`].
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let NodeRouter { get, put, coordinators, mut tonic, listener } = self;
-        match request.uri().path().strip_prefix(SERVICE) {
+        let NodeRouter { get, put, coordinators, mut tonic, listener, .. } = self;
+        match request.uri().path().strip_prefix(FLIGHT_SERVICE) {
             Some("DoGet") => get::serve_get(get, request).await,
             Some("DoPut") => match check_writable(&put.store).await {
                 Ok(()) => put::serve_put(put, request),
@@ -110,7 +126,7 @@ impl Service<Request<Incoming>> for NodeRouter {
         let router = self.clone();
         let echoed: Option<HeaderValue> = request.headers().get(ECHOED).cloned();
         Box::pin(async move {
-            let mut response = router.route(request).await;
+            let mut response = router.respond(request).await;
             if let Some(value) = echoed {
                 response.headers_mut().entry(ECHOED).or_insert(value);
             }
@@ -119,7 +135,8 @@ impl Service<Request<Incoming>> for NodeRouter {
     }
 }
 
-/// Proxies a metadata call to a coordinator; a call that only reads is repeated at another one that answers sooner.
+/// Proxies a metadata call to a coordinator; a call that only reads is repeated at another one that answers sooner. Instead
+/// of the client's credentials the coordinator gets an assertion of its principal.
 async fn proxy_to_coordinator(
     cluster: &ClusterView,
     pool: &ConnectionPool,
@@ -137,12 +154,21 @@ async fn proxy_to_coordinator(
     };
     // An action may change the catalog.
     let repeatable = if head.uri.path().ends_with("/DoAction") { Repeatable::No } else { Repeatable::Yes };
-    let request = || Some(Request::from_parts(head.clone(), ProxyRequestBody::from(body.clone())));
+    let request = || Some(Request::from_parts(asserted(&head, cluster), ProxyRequestBody::from(body.clone())));
     forward_to_any(pool, addrs, repeatable, request).await.map_err(|error| match error {
         Some(error) if !is_unavailable(&error) => error,
         Some(error) => error.at("no coordinator can be reached"),
         None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
     })
+}
+
+/// The head of a call for another member: without the client's credentials, with an assertion of its principal. It is made
+/// for each attempt, because it expires.
+fn asserted(head: &Parts, cluster: &ClusterView) -> Parts {
+    let mut head = head.clone();
+    let key = cluster.ticket_key.load_full();
+    assert_principal(&mut head.headers, &Access::of(&head.extensions), key.as_deref(), head.uri.path());
+    head
 }
 
 /// Sets the headers by which a coordinator knows the client's connection: its listener, and whether it has TLS. What the
@@ -186,7 +212,7 @@ async fn check_writable(store: &PartStore) -> Result<()> {
 }
 
 /// Forwards a put to a writable node, because this one accepts no writes (`read_only`). After a failure the next node is
-/// tried only if nothing of the put's body was read.
+/// tried only if nothing of the put's body was read. The other node identifies the client by the assertion.
 ///
 /// # Errors
 /// UNAVAILABLE: there are writable nodes, but none could be reached, or the connection broke. Otherwise `read_only`.
@@ -204,7 +230,7 @@ async fn forward_put(
     let mut nodes = writable_nodes(&cluster.members.load(), store.node());
     nodes.shuffle(&mut rand::rng());
     let body = ReplayableBody::new(body);
-    let request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
+    let request = || body.unread().map(|body| Request::from_parts(asserted(&head, cluster), body));
     let error = match forward_to_any(pool, nodes, Repeatable::No, request).await {
         Ok(reply) => return Ok(reply),
         Err(Some(error)) => {
@@ -221,111 +247,4 @@ fn writable_nodes(members: &ClusterMembers, this_node: NodeId) -> Vec<String> {
     let others = members.nodes.iter().filter(|(id, _)| **id != this_node).map(|(_, node)| node);
     let writable = others.filter(|node| node.is_writable());
     writable.map(|node| host_port(&node.flight_uri).to_string()).filter(|addr| !addr.is_empty()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow_flight::FlightData;
-    use arrow_flight::flight_service_client::FlightServiceClient;
-    use futures::{StreamExt, stream};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use volley_common::server::serve::bind;
-    use volley_common::wire::catalog::{Node, NodeState};
-
-    use super::*;
-    use crate::get::tests::cluster::TestNode;
-    use crate::storage::DiskSpace;
-
-    #[test]
-    fn writable_nodes_are_alive_and_neither_draining_nor_read_only() {
-        let node = |id, state: NodeState| Node {
-            id,
-            state: state.into(),
-            flight_uri: format!("grpc+tcp://n{id}:1"),
-            ..Node::default()
-        };
-        let nodes = [
-            node(1, NodeState::Alive),
-            node(2, NodeState::Alive),
-            node(3, NodeState::Unreachable),
-            Node { draining: true, ..node(4, NodeState::Alive) },
-            Node { read_only_reason: "full".into(), ..node(5, NodeState::Alive) },
-        ];
-        let nodes = nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
-        assert_eq!(writable_nodes(&ClusterMembers { nodes, ..ClusterMembers::default() }, NodeId(1)), ["n2:1"]);
-    }
-
-    #[test]
-    fn client_cannot_describe_its_own_connection() {
-        let said = || {
-            let forged = [(CLIENT_LISTENER_HEADER, "forged"), (CLIENT_TLS_HEADER, "forged")];
-            HeaderMap::from_iter(
-                forged.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
-            )
-        };
-        let mut plaintext = said();
-        describe_client(&mut plaintext, None, false);
-        assert!(plaintext.is_empty(), "{plaintext:?}");
-        let mut tls = said();
-        describe_client(&mut tls, Some(HeaderValue::from_static("external")), true);
-        assert_eq!(
-            (tls[CLIENT_LISTENER_HEADER].as_bytes(), tls[CLIENT_TLS_HEADER].as_bytes()),
-            (&b"external"[..], &b"true"[..])
-        );
-        assert_eq!(tls.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn incomplete_metadata_request_ends_in_an_error() {
-        let half = Bytes::from_static(b"\0\0\0\x01\0half of a message");
-        let frames =
-            |frames: Vec<Bytes>| stream::iter(frames).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
-        for sent in [vec![], vec![half]] {
-            let body = http_body_util::StreamBody::new(frames(sent).chain(stream::pending()));
-            let error = read_metadata_request(body, Duration::from_millis(50)).await.unwrap_err();
-            assert_eq!(error.code, volley_common::Code::DeadlineExceeded, "{error}");
-        }
-        let large = vec![Bytes::from(vec![0; MAX_METADATA_REQUEST]), Bytes::from_static(b"x")];
-        let error =
-            read_metadata_request(http_body_util::StreamBody::new(frames(large)), METADATA_TIMEOUT).await.unwrap_err();
-        assert_eq!(error.code, volley_common::Code::ResourceExhausted, "{error}");
-    }
-
-    /// Accepts connections, reads 10 000 bytes and closes them without a reply.
-    async fn close_early(listener: TcpListener) {
-        loop {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-            socket.write_all(&empty_settings).await.unwrap();
-            socket.read_exact(&mut [0; 10_000]).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn put_that_fails_while_forwarded_is_unavailable() {
-        let node =
-            TestNode::serving(|node, request| NodeRouter::new(&node, Routes::default(), "").route(request)).await;
-        node.context.store.override_space(Some(DiskSpace { total: 100, free: 2 }));
-        let put = async || {
-            let first = FlightData { data_body: vec![0; 100_000].into(), ..FlightData::default() };
-            let channel = ConnectionPool::new().channel(&node.addr).unwrap();
-            let upload = stream::iter([first]).chain(stream::pending());
-            FlightServiceClient::new(channel).do_put(upload).await.unwrap_err()
-        };
-        assert_eq!(put().await.code(), volley_common::Code::ResourceExhausted, "no node accepts it");
-        let listener = bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let row =
-            Node { id: 9, flight_uri: format!("grpc+tcp://{addr}"), state: NodeState::Alive.into(), ..Node::default() };
-        let members = ClusterMembers { nodes: [(NodeId(9), row)].into(), ..ClusterMembers::default() };
-        node.context.cluster.members.store(Arc::new(members));
-        let task = tokio::spawn(close_early(listener));
-        for what in ["connection closed", "not reached"] {
-            let status = put().await;
-            assert_eq!(status.code(), volley_common::Code::Unavailable, "{what}: {status}");
-            assert!(status.message().contains(&addr) && status.message().contains("98.0 % used"), "{what}: {status}");
-            task.abort();
-        }
-    }
 }

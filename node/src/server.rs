@@ -7,15 +7,14 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
-    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, ServerTls, health,
-    reflection,
+    BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
 use volley_common::tls::MemberRole;
 use volley_common::wire::catalog::NodeListener;
 use volley_common::{Error, Result};
 
 use crate::config::NodeConfig;
-use crate::context::{NodeAddresses, NodeContext};
+use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
 use crate::http::NodeHttpStatus;
 use crate::router::NodeRouter;
 use crate::scrub::Scrubber;
@@ -40,31 +39,41 @@ pub struct RunningNode {
 pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     config.check()?;
     let tls = config.server.load_tls(MemberRole::Node, None)?;
+    let security = NodeSecurity::configured(&config.server, tls.clone())?;
+    let oidc = security.oidc.clone();
     let sockets = ServerSockets::bind(&config.server, PreboundSockets::default()).await?;
     let addresses = sockets.addresses()?;
     let ServerSockets { flight, peer, http } = sockets;
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
-    let http_status = NodeHttpStatus { joined: joined.clone(), stop: lifecycle.stop_token().clone() };
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status);
+    let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
     let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = build_context(config, store, &addresses, &flight, &lifecycle, tls.clone())?;
+    let state = build_context(config, store, &addresses, &flight, &lifecycle, security)?;
+    http_status.set(state.clone());
 
     let (reporter, health) = health::service().await;
     for listener in flight {
-        let routes =
-            reflection::add_to(Routes::new(flight::service(state.config.max_message)).add_service(health.clone()))?;
+        let service = flight::service(state.config.max_message, state.callers.clone());
+        let routes = Routes::new(service).add_service(health.clone());
+        let routes = match state.config.server.identity.public_reflection {
+            true => reflection::add_public_to(routes)?,
+            false => reflection::add_to(routes)?,
+        };
         let router = NodeRouter::new(&state, routes, &listener.name);
         let limits = state.config.server.limits();
         lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
     lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));
     lifecycle.spawn_peer_task(tls.watch_files(state.shutdown.clone()));
+    if let Some(oidc) = oidc {
+        lifecycle.spawn_peer_task(oidc.refresh_loop(state.shutdown.clone()));
+    }
     lifecycle.report_health(reporter, joined.clone(), |joined| *joined);
     lifecycle.spawn_peer_task(Scrubber::new(state.store.clone(), &state.config, state.shutdown.clone()).run());
     let (orphans, settings, stop) = (state.store.clone(), state.config.clone(), state.shutdown.clone());
@@ -84,7 +93,7 @@ fn build_context(
     addresses: &ServerAddresses,
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
-    tls: Arc<ServerTls>,
+    security: NodeSecurity,
 ) -> Result<Arc<NodeContext>> {
     let node_listener = |l: &BoundListener| NodeListener { name: l.name.clone(), uri: l.uri.clone() };
     let addresses = NodeAddresses {
@@ -92,7 +101,7 @@ fn build_context(
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
     };
-    Ok(NodeContext::new(config, store, addresses, Some(tls), lifecycle.stop_token().clone()))
+    Ok(NodeContext::new(config, store, addresses, security, lifecycle.stop_token().clone()))
 }
 
 /// Keeps the session with the leading coordinator. If the cluster refuses the node, the server stops with that error.

@@ -2,10 +2,11 @@
 
     python tests/deploy/check.py [--helm HELM] [--binaries FOLDER]
 
-The chart: `helm lint`; rendered with its defaults and with every value set of its folder `ci`; settings that it must refuse; each object
-against its schema; each reference to another object. The rendered files of deploy/kubernetes are
-those of the chart. The compose file: every variable of a server. With --binaries, every server's command line and
-environment, as pods and containers get them, are accepted by `--check-config`.
+The chart: `helm lint`; rendered with its defaults, with values-tls.yaml and with every value set of its folder `ci`; settings
+that it must refuse; each object against its schema; each reference to another object. The rendered files of deploy/kubernetes
+are those of the chart. The compose file, without and with TLS: every variable of a server. With --binaries, every server's
+command line and environment, as pods and containers get them, are accepted by `--check-config`, which reads certificates made
+by `volley certs`.
 """
 
 import argparse
@@ -19,12 +20,17 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
+from certificates import Authority
+from mounts import ETC, Mounts, write
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/volley"
 # Versions of the schemas: the oldest that the chart allows, and a new one.
 VERSIONS = ["1.30", "1.34"]
 # Objects that no schema of Kubernetes knows.
-FOREIGN = {"ServiceMonitor"}
+FOREIGN = {"ServiceMonitor", "Certificate"}
+# The Secrets of members in a value set that gives no issuer.
+SECRETS = ["tls.enabled=true", "tls.members.coordinators.secretName=c", "tls.members.nodes.secretName=n"]
 
 # Settings that must be refused, each with a word of the reason.
 REFUSED = {
@@ -37,6 +43,14 @@ REFUSED = {
     "proxy.advertise": ["proxy.service.type=LoadBalancer"],
     "replica": ["nodes.replica=4"],
     "listen": ["nodes.config.listen=x"],
+    "certificates of all members": SECRETS[:2],
+    "Secrets and an issuer": [*SECRETS, "tls.members.certManager.issuerRef.name=i"],
+    "a secretName and an issuer": [*SECRETS, "tls.clients.secretName=s", "tls.clients.certManager.issuerRef.name=i"],
+    "mode is accept": [*SECRETS, "tls.members.mode=accept", "tls.clients.secretName=s"],
+    "the ports of clients have no TLS": [*SECRETS, "tls.clients.clientCA.mode=required"],
+    "give grpc+tls://": [*SECRETS, "tls.clients.secretName=s", "proxy.advertise=grpc+tcp://h:1"],
+    "secretname": ["tls.secretname=x"],
+    "peer_ca": ["nodes.config.peer_ca=x"],
     "52 letters": ["fullnameOverride=" + "v" * 40, "nodes.zones[0].name=" + "z" * 20],
 }
 
@@ -86,7 +100,8 @@ def references(objects):
         if not within(found["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"]):
             raise TestFailure(f"{title(found)} does not select its own pods")
         for volume in pod["spec"]["volumes"]:
-            if "configMap" in volume and f"ConfigMap/{volume['configMap']['name']}" not in names:
+            # Like Secrets, the CAs of the members are not the chart's.
+            if "configMap" in volume and volume["name"] != "member-ca" and f"ConfigMap/{volume['configMap']['name']}" not in names:
                 raise TestFailure(f"{title(found)} mounts a ConfigMap that does not exist")
         mounts = [mount["name"] for mount in containers(found)["volumeMounts"]]
         held = [volume["name"] for volume in pod["spec"]["volumes"]] + ["data"]
@@ -158,9 +173,11 @@ def node_ports(objects):
         if found["kind"] != "StatefulSet" or found["metadata"]["labels"]["app.kubernetes.io/component"] != "node":
             continue
         for ordinal in range(found["spec"]["replicas"]):
-            advertised = environment(found, ordinal)["VOLLEY_ADVERTISE"]
+            known = environment(found, ordinal)
+            advertised = known["VOLLEY_ADVERTISE"]
+            scheme = "grpc+tls" if "external=" in known.get("VOLLEY_TLS_CERT", "") else "grpc+tcp"
             has = external[f"{found['metadata']['name']}-{ordinal}"]["spec"]["ports"][0]["nodePort"]
-            if f"external=grpc+tcp://10.0.0.11:{has}" not in advertised.split(","):
+            if f"external={scheme}://10.0.0.11:{has}" not in advertised.split(","):
                 raise TestFailure(f"{title(found)}: pod {ordinal} advertises {advertised}, but its port is {has}")
 
 
@@ -170,31 +187,92 @@ def accepted(binaries, command, known, what):
         raise TestFailure(f"{what}: {done.stderr.strip() or done.stdout.strip()}")
 
 
+def mounted(known, found):
+    """Every file that the environment names is in a volume."""
+    paths = [mount["mountPath"] for mount in containers(found)["volumeMounts"]]
+    for key, value in known.items():
+        for path in re.findall(rf"{ETC}[^,]*", value):
+            if not any(path == mount or path.startswith(f"{mount}/") for mount in paths):
+                raise TestFailure(f"{title(found)}: {key} names {path}, which is not mounted")
+
+
+def probes(found):
+    """The probes speak TLS if, and only if, their port does."""
+    known = {one["name"]: one.get("value", "") for one in containers(found)["env"]}
+    with_tls = [cert.partition("=")[0] for cert in known.get("VOLLEY_TLS_CERT", "").split(",")]
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        probe = containers(found)[kind]
+        if "grpc" in probe and "internal" in with_tls:
+            raise TestFailure(f"{title(found)}: the {kind} uses gRPC, for which Kubernetes has no TLS")
+        if "httpGet" in probe and (probe["httpGet"].get("scheme") == "HTTPS") != ("http" in with_tls):
+            raise TestFailure(f"{title(found)}: the {kind} {probe['httpGet']} does not fit the ports with TLS, {with_tls}")
+
+
 def pods(objects, binaries):
     """Every server of the chart accepts the settings of its pod."""
-    data = next(found["data"] for found in objects if found["kind"] == "ConfigMap")
+    with tempfile.TemporaryDirectory() as folder:
+        made = binaries and [Authority(Path(folder) / name, binaries) for name in ("members", "clients")]
+        mounts = made and Mounts(objects, *made)
+        servers(objects, binaries, mounts, Path(folder))
+
+
+def servers(objects, binaries, mounts, folder):
     for found in objects:
         if found["kind"] != "StatefulSet":
             continue
+        probes(found)
+        etc = folder / found["metadata"]["name"]
+        if mounts:
+            write(etc, mounts.files(found))
         first = found["spec"].get("ordinals", {}).get("start", 0)
         for ordinal in range(first, first + found["spec"]["replicas"]):
             known = environment(found, ordinal)
-            mount = next(m for m in containers(found)["volumeMounts"] if m["name"] == "config")
-            if known["VOLLEY_CONFIG"] != mount["mountPath"]:
-                raise TestFailure(f"{title(found)} reads {known['VOLLEY_CONFIG']}, which is not mounted")
-            with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-                file.write(data[mount["subPath"]])
-                file.flush()
-                if binaries:
-                    known["VOLLEY_CONFIG"] = file.name
-                    accepted(binaries, containers(found)["command"], known, f"{title(found)}, pod {ordinal}")
+            mounted(known, found)
+            if mounts:
+                known = {key: value.replace(ETC, f"{etc}/") for key, value in known.items()}
+                accepted(binaries, containers(found)["command"], known, f"{title(found)}, pod {ordinal}")
 
 
-def compose(binaries):
+def compose_file(name):
+    text = (ROOT / "deploy/compose" / name).read_text()
+    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+
+
+def with_tls(found):
+    """The compose file with docker-compose.tls.yml, as Compose merges them."""
+    for name, more in compose_file("docker-compose.tls.yml")["services"].items():
+        one = found["services"][name]
+        one["environment"] = one.get("environment", {}) | more.get("environment", {})
+        targets = {volume.split(":")[1] for volume in more["volumes"]}
+        one["volumes"] = [v for v in one["volumes"] if v.split(":")[1] not in targets] + more["volumes"]
+    return found
+
+
+def compose_tls(binaries):
+    """The same with TLS, and the certificates of deploy/compose/certificates, first and renewed."""
+    found = with_tls(compose_file("docker-compose.yml"))
+    for name, one in found["services"].items():
+        plain = [key for key, value in one.get("environment", {}).items() if "grpc+tcp" in value]
+        if "VOLLEY_PEER_CERT" in one.get("environment", {}) and f"./tls/{name}:{ETC}tls:ro" not in one["volumes"]:
+            raise TestFailure(f"compose with TLS: {name} does not mount its certificates: {one['volumes']}")
+        if plain:
+            raise TestFailure(f"compose with TLS: {name} has an address without TLS in {plain[0]}")
+    if not binaries:
+        return compose(found, None)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"PATH": os.environ["PATH"], "TLS_FOLDER": folder, "VOLLEY": str(Path(binaries) / "volley")}
+        for words in ([], ["--renew"]):
+            done = run(ROOT / "deploy/compose/certificates", *words, env=settings)
+            if done.returncode:
+                raise TestFailure(f"deploy/compose/certificates: {done.stderr.strip()}")
+            for name, one in found["services"].items():
+                known = one.get("environment", {})
+                one["environment"] = {key: value.replace(f"{ETC}tls/", f"{folder}/{name}/") for key, value in known.items()}
+            compose(found, binaries)
+
+
+def compose(found, binaries):
     """Every server of the compose file accepts its settings; no port is published twice."""
-    text = (ROOT / "deploy/compose/docker-compose.yml").read_text()
-    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
-    found = yaml.safe_load(text)
     published = []
     for name, one in found["services"].items():
         published += [port.rsplit(":", 1)[0] for port in one.get("ports", [])]
@@ -211,14 +289,15 @@ def chart(helm, binaries):
     done = run(helm, "lint", "--strict", CHART)
     if done.returncode:
         raise TestFailure(done.stdout.strip())
-    for values in [None, *sorted((CHART / "ci").glob("*.yaml"))]:
+    for values in [None, CHART / "values-tls.yaml", *sorted((CHART / "ci").glob("*.yaml"))]:
         arguments = ["-f", values] if values else []
         try:
             objects = template(helm, *arguments)
             schemas(objects)
             references(objects)
             pods(objects, binaries)
-            if values and values.stem == "node-ports":
+            outside = [found for found in objects if title(found).endswith("-external") and found["kind"] == "Service"]
+            if any(found["spec"]["type"] == "NodePort" for found in outside):
                 node_ports(objects)
         except TestFailure as failure:
             raise TestFailure(f"{values.name if values else 'defaults'}: {failure}") from failure
@@ -240,7 +319,8 @@ def main():
     parser.add_argument("--binaries", type=Path)
     given = parser.parse_args()
     try:
-        compose(given.binaries)
+        compose(compose_file("docker-compose.yml"), given.binaries)
+        compose_tls(given.binaries)
         chart(given.helm, given.binaries)
         done = run(ROOT / "deploy/kubernetes/render", "--check", env={**os.environ, "HELM": given.helm})
         if done.returncode:

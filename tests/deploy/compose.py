@@ -36,15 +36,15 @@ def published(*numbers):
 class Compose:
     """The project: its commands, its containers."""
 
-    def __init__(self, command):
+    def __init__(self, command, files=("docker-compose.yml",), **settings):
         self.command = command or (["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"])
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("VOLLEY_", "COMPOSE_", "EXTERNAL_"))}
-        self.environment["IMAGE"] = IMAGE
+        self.environment |= {"IMAGE": IMAGE, **settings}
+        self.files = [word for file in files for word in ("-f", ROOT / "deploy/compose" / file)]
         self.network = f"{PROJECT}_default"
 
     def __call__(self, *words, **more):
-        file = ROOT / "deploy/compose/docker-compose.yml"
-        return run(*self.command, "-p", PROJECT, "-f", file, "--profile", "more", *words, env=self.environment, **more)
+        return run(*self.command, "-p", PROJECT, *self.files, "--profile", "more", *words, env=self.environment, **more)
 
     def up(self, *services):
         self("up", "-d", "--no-build", *services)

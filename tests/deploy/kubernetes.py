@@ -10,6 +10,7 @@ own, and removes what it made in any case.
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,11 +27,13 @@ from workload import Client, Workload, put_base, round_trip
 CHART = ROOT / "deploy/helm/volley"
 SPACE = RELEASE = "volley-verify"
 IMAGES = ["volley:verify-1", "volley:verify-2"]
+# The Service of the coordinators.
+ENTRY = f"{RELEASE}.{SPACE}.svc.cluster.local"
 ZONE = "topology.kubernetes.io/zone"
 COMPONENT = "app.kubernetes.io/component"
 # As in the chart's values: the coordinators' port on every machine, and where the nodes' ports begin.
 COORDINATORS_PORT, NODES_PORT = 30815, 30900
-PROXY_SERVICE, PROXY_PORT = f"{RELEASE}-proxy", 8817
+PROXY_SERVICE, PROXY_PORT = f"service/{RELEASE}-proxy", 8817
 PROXY = f"grpc+tcp://127.0.0.1:{PROXY_PORT}"
 
 
@@ -91,17 +94,18 @@ class Kubernetes:
         return said
 
     @contextmanager
-    def forwarded(self, service, port):
-        """Forwards one port of this machine to a Service."""
-        command = ["kubectl", "--namespace", SPACE, "port-forward", f"service/{service}", str(port)]
+    def forwarded(self, target, port, local):
+        """Forwards one port of this machine, a free one for 0, to a Service or a pod; yields its number."""
+        command = ["kubectl", "--namespace", SPACE, "port-forward", target, f"{local}:{port}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forwarding:
             try:
                 line = forwarding.stdout.readline()
-                if not line.startswith("Forwarding"):
+                found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+) ", line)
+                if not found:
                     raise TestFailure(f"`{' '.join(command)}`: {line.strip()}")
                 # Its further output must not fill the pipe.
                 threading.Thread(target=forwarding.stdout.read, daemon=True).start()
-                yield
+                yield int(found[1])
             finally:
                 forwarding.terminate()
 
@@ -165,7 +169,8 @@ class KubernetesTest:
         self.machines = self.kube.machines()
         zones = sorted({one["metadata"]["labels"].get(ZONE, "") for one in self.machines})
         self.release = Release(zones if len(zones) > 1 and all(zones) else [])
-        self.outside = [f"grpc+tcp://{internal(one)}:{COORDINATORS_PORT}" for one in self.machines]
+        self.scheme = "grpc+tcp"
+        self.outside = self.entries()
         self.client = Client(self.outside)
         self.watch = Watch(self.client)
         self.restore = []
@@ -206,10 +211,10 @@ class KubernetesTest:
             put_base(self.client)
             facts.append(check_trip(round_trip(self.outside[0], "verify/host"), self.published()))
         with self.step("put and get from a pod, from all nodes in parallel") as facts:
-            asked = f"grpc+tcp://{RELEASE}.{SPACE}.svc.cluster.local:8815"
+            asked = f"grpc+tcp://{ENTRY}:8815"
             found = json.loads(self.kube.inside("client", images.CLIENT, asked, "verify/inside"))
             facts.append(check_trip(found, [f"grpc+tcp://{self.domain(pod)}:8816" for pod in self.kube.pods("node")]))
-        with self.step("put and get through one forwarded port") as facts, self.kube.forwarded(PROXY_SERVICE, PROXY_PORT):
+        with self.step("put and get through one forwarded port") as facts, self.kube.forwarded(PROXY_SERVICE, PROXY_PORT, PROXY_PORT):
             facts.append(check_trip(round_trip(PROXY, "verify/proxy"), [PROXY]))
         with self.step("copies of each shard are in different zones, coordinators on different machines") as facts:
             facts.append("zones " + ", ".join(self.watch.in_zones()))
@@ -221,11 +226,15 @@ class KubernetesTest:
             self.kube.volley("doctor")
             run("helm", "test", RELEASE, "--namespace", SPACE, "--timeout", "3m")
 
+    def entries(self):
+        """Where clients outside reach the coordinators."""
+        return [f"{self.scheme}://{internal(one)}:{COORDINATORS_PORT}" for one in self.machines]
+
     def published(self):
         """Where clients outside reach each node: its port, on the machine where its pod is."""
         places = {self.release.set_of(zone): place for place, zone in enumerate(self.release.replicas)}
         port = lambda pod: NODES_PORT + 10 * places[name(pod).rsplit("-", 1)[0]] + ordinal(pod)
-        return [f"grpc+tcp://{pod['status']['hostIP']}:{port(pod)}" for pod in self.kube.pods("node")]
+        return [f"{self.scheme}://{pod['status']['hostIP']}:{port(pod)}" for pod in self.kube.pods("node")]
 
     @staticmethod
     def domain(pod):

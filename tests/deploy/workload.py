@@ -3,7 +3,8 @@
 A `Client` knows some addresses of the cluster, and repeats a call at another member while one is unavailable. A `Workload` is
 several clients that append to tables, read them, and compare what they read with the acknowledged appends.
 
-    python workload.py ADDRESS NAME    puts the table NAME, fetches it from everywhere, and prints the locations and rows as JSON
+    python workload.py ADDRESS NAME [CA]    puts the table NAME, fetches it from everywhere, and prints the locations and rows as
+                                            JSON; CA: the text of the CAs in PEM, for grpc+tls://
 
 It needs pyarrow only, and runs beside a test as well as in a container of it.
 """
@@ -69,8 +70,9 @@ def options():
 class Client:
     """Calls a cluster at the given addresses and at the locations that it returns."""
 
-    def __init__(self, addresses):
+    def __init__(self, addresses, ca=None):
         self.addresses = list(addresses)
+        self.tls = {"tls_root_certs": ca} if ca else {}
         self.connections = {}
         self.failures = {}
         self.repeated = 0
@@ -81,7 +83,7 @@ class Client:
     def at(self, address):
         with self.lock:
             if address not in self.connections:
-                self.connections[address] = flight.connect(address, generic_options=CHANNEL)
+                self.connections[address] = flight.connect(address, generic_options=CHANNEL, **self.tls)
             return self.connections[address]
 
     def forget(self, address):
@@ -199,8 +201,9 @@ class Ledger:
 class Workload:
     """Two writers and a reader, which run inside a `with` block."""
 
-    def __init__(self, addresses, name="work"):
+    def __init__(self, addresses, name="work", ca=None):
         self.addresses = addresses
+        self.ca = ca
         # An earlier run on the same volumes has other names.
         self.name = f"verify/{name}-{random.randrange(1 << 32):08x}"
         self.ledgers = []
@@ -220,7 +223,7 @@ class Workload:
         return self
 
     def begin(self, who, work, *arguments):
-        client = Client(self.addresses)
+        client = Client(self.addresses, self.ca)
         self.clients.append(client)
         self.finished[who] = 0
         thread = threading.Thread(target=self.guard, args=(who, work, client, *arguments), daemon=True)
@@ -302,7 +305,7 @@ class Workload:
 
     def everything(self):
         """Reads and checks every table of the run; returns the number of acknowledged appends."""
-        client = Client(self.addresses)
+        client = Client(self.addresses, self.ca)
         for ledger in self.ledgers:
             ledger.check(client)
         check_base(client)
@@ -339,9 +342,9 @@ def everywhere(client, name):
     return client.call(f"a read of {name} from everywhere", attempt)
 
 
-def round_trip(address, name, rows=100_000):
+def round_trip(address, name, ca=None, rows=100_000):
     """Puts a table and fetches it, in parallel and from every location; returns locations, rows and times."""
-    client = Client([address])
+    client = Client([address], ca)
     begin = time.monotonic()
     client.put(name, rows_of(7, rows), **SPREAD)
     put = time.monotonic()
@@ -356,6 +359,6 @@ def round_trip(address, name, rows=100_000):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     print(json.dumps(round_trip(*sys.argv[1:])))

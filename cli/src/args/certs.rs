@@ -44,6 +44,10 @@ pub struct IssueArgs {
     /// Replace the files of an earlier certificate of that name. Servers load them without a restart.
     #[arg(long)]
     pub force: bool,
+    /// Nobody logs in for this command, whose --user is another one.
+    #[arg(long, hide = true)]
+    #[allow(dead_code, reason = "it has the id of the login's flag --user, which clap does not add then")]
+    login_user: Option<String>,
 }
 
 /// Whom the certificate is for: exactly one of these.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use volley_common::Result;
 use volley_common::client::Client;
 
+use super::doctor::exposure::exposure_warning;
 use super::{coordinators, nodes};
 use crate::output::{self, cell, count, plural};
 
@@ -29,6 +30,7 @@ fn show(status: &Value) -> Result<()> {
     output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
     let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let lines = unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).chain(tls_failures(status));
+    let lines = lines.chain(exposure_warning(status).map(|warning| format!("  warning: {warning}")));
     lines.into_iter().try_for_each(output::line)?;
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;

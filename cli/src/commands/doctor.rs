@@ -1,6 +1,7 @@
 //! `volley doctor`: whether clients on this machine can reach the addresses that a FlightInfo gives them.
 
 mod clock_offset;
+pub mod exposure;
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,10 +10,10 @@ use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::grpc::NOW_HEADER;
-use volley_common::tls::ClientTls;
-use volley_common::{Error, Result, clock};
+use volley_common::{Code, Error, Result, clock};
 
 use self::clock_offset::ClockOffset;
+use self::exposure::exposure_warning;
 use crate::output;
 
 /// Timeout of a connection and its calls.
@@ -28,23 +29,29 @@ struct Finding {
     clock: Option<ClockOffset>,
     /// Problems with their remedies; empty if it is ok.
     problems: Vec<String>,
+    /// What is as configured, and still should be known.
+    warning: Option<String>,
 }
 
 impl Finding {
     /// A subject whose only problem may be its clock.
     fn new(subject: impl Into<String>, address: &str, clock: Option<ClockOffset>) -> Self {
         let problems = clock.and_then(ClockOffset::problem).into_iter().collect();
-        Finding { subject: subject.into(), address: address.into(), clock, problems }
+        Finding { subject: subject.into(), address: address.into(), clock, problems, warning: None }
     }
 
     /// A subject with a problem, whose clock is not known.
     fn problem(subject: impl Into<String>, address: &str, problem: impl Into<String>) -> Self {
         let problems = vec![problem.into()];
-        Finding { subject: subject.into(), address: address.into(), clock: None, problems }
+        Finding { problems, ..Finding::new(subject, address, None) }
     }
 
     fn line(&self) -> String {
-        let verdict = if self.problems.is_empty() { "ok".into() } else { self.problems.join("; ") };
+        let verdict = match &self.warning {
+            _ if !self.problems.is_empty() => self.problems.join("; "),
+            Some(warning) => format!("warning: {warning}"),
+            None => "ok".into(),
+        };
         let clock = self.clock.map_or_else(String::new, |clock| format!("  {clock}"));
         format!("{}  {}{clock}  {verdict}", self.subject, self.address)
     }
@@ -59,12 +66,10 @@ struct AddressReport {
     coordinator: String,
     software: String,
     nodes: Vec<Value>,
-    /// How the addresses are dialled.
-    tls: ClientTls,
 }
 
 impl AddressReport {
-    fn new(answer: &Value, tls: &ClientTls) -> Self {
+    fn new(answer: &Value) -> Self {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_string();
         AddressReport {
             listener: text("listener"),
@@ -72,7 +77,6 @@ impl AddressReport {
             coordinator: text("coordinator"),
             software: text("software"),
             nodes: answer["nodes"].as_array().cloned().unwrap_or_default(),
-            tls: tls.clone(),
         }
     }
 }
@@ -82,14 +86,17 @@ impl AddressReport {
 ///
 /// # Errors
 /// The cluster does not answer.
-pub async fn run(client: &Client, cluster: &str, tls: &ClientTls, json: bool) -> Result<ExitCode> {
+pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode> {
     let before = clock::now_ms();
     let answer = client.action("addresses", &json!({})).await?;
     let contacted = contacted_coordinator(&answer, cluster, before, clock::now_ms());
-    let report = AddressReport::new(&answer, tls);
+    let report = AddressReport::new(&answer);
     let status = client.status().await;
-    let nodes = future::join_all(report.nodes.iter().map(|node| check_node(&report, node, is_hanging(&status, node))));
-    let (proxy, nodes) = tokio::join!(check_proxy(&report), nodes);
+    let nodes = future::join_all(report.nodes.iter().map(|node| {
+        let (report, is_hanging) = (&report, is_hanging(&status, node));
+        async move { check_node(report, node, dial_node(client, &report.listener, node).await, is_hanging) }
+    }));
+    let (proxy, nodes) = tokio::join!(check_proxy(client, &report), nodes);
     let mut findings = vec![contacted];
     findings.extend(check_members(&status));
     findings.extend(proxy);
@@ -106,7 +113,8 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
         let one = |f: &Finding| {
             let wrong = (!f.problems.is_empty()).then(|| f.problems.join("; "));
             let (ahead, error) = (f.clock.map(|clock| clock.ahead_ms), f.clock.map(|clock| clock.error_ms));
-            json!({ "who": f.subject, "address": f.address, "clock_ms": ahead, "clock_error_ms": error, "wrong": wrong })
+            json!({ "who": f.subject, "address": f.address, "clock_ms": ahead, "clock_error_ms": error, "wrong": wrong,
+                "warning": f.warning })
         };
         output::json(&json!({ "well": !has_problem, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
@@ -181,9 +189,11 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
+    let exposure = exposure_warning(status)
+        .map(|warning| Finding { warning: Some(warning.into()), ..Finding::new("identity", "-", None) });
     let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| Finding::problem("TLS files", "-", failure));
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
-    std::iter::once(cluster).chain(members).chain(tls).collect()
+    std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
 
 /// What to do about a node that is alive for the cluster, but does not answer.
@@ -207,12 +217,12 @@ fn orphaned(node: &Value) -> Option<Finding> {
 }
 
 /// Whether the coordinator's address for clients answers, if they fetch everything through the coordinator.
-async fn check_proxy(report: &AddressReport) -> Option<Finding> {
+async fn check_proxy(client: &Client, report: &AddressReport) -> Option<Finding> {
     if report.direct {
         return None;
     }
     let name = listener_prefix(&report.listener);
-    let (dialed, address) = (dial(&report.coordinator, &report.tls).await, &report.coordinator);
+    let (dialed, address) = (dial(client, &report.coordinator).await, &report.coordinator);
     let subject = "coordinator, for all data";
     Some(match dialed {
         Ok(clock) => Finding::new(subject, address, clock),
@@ -227,18 +237,25 @@ async fn check_proxy(report: &AddressReport) -> Option<Finding> {
     })
 }
 
-/// Whether a node has an address for clients on this machine and answers there; its clock and its version. `is_hanging`: it
-/// does not answer the coordinators either.
-async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> Finding {
-    let subject = format!("node {}", node["id"].as_str().unwrap_or("?"));
-    let listener = &report.listener;
-    let uri = node["uri"].as_str();
-    let dialed = match uri {
-        Some(uri) => dial(uri, &report.tls).await,
+/// Dials a node at its address for clients on this machine.
+///
+/// # Errors
+/// It has none, or does not answer there.
+async fn dial_node(client: &Client, listener: &str, node: &Value) -> Result<Option<ClockOffset>> {
+    match node["uri"].as_str() {
+        Some(uri) => dial(client, uri).await,
         None => Err(Error::unavailable(format!(
             "it has no listener {listener:?}, so clients fetch its parts through other members: start it with --listen {listener}=HOST:PORT"
         ))),
-    };
+    }
+}
+
+/// Whether a node has an address for clients on this machine and answers there, as `dialed` says; its clock and its version.
+/// `is_hanging`: it does not answer the coordinators either.
+fn check_node(report: &AddressReport, node: &Value, dialed: Result<Option<ClockOffset>>, is_hanging: bool) -> Finding {
+    let subject = format!("node {}", node["id"].as_str().unwrap_or("?"));
+    let listener = &report.listener;
+    let uri = node["uri"].as_str();
     let mut finding = Finding::new(subject, uri.unwrap_or("-"), dialed.as_ref().ok().copied().flatten());
     // If clients fetch everything through the coordinator, they do not connect to the nodes.
     if let Err(error) = dialed.map_err(|e| e.message)
@@ -257,26 +274,34 @@ async fn check_node(report: &AddressReport, node: &Value, is_hanging: bool) -> F
     finding
 }
 
-/// Connects, makes a call that the member answers itself and one about the cluster. Returns its clock: from the header
-/// [`NOW_HEADER`], or, of an older member, from `date`, which counts seconds.
+/// The clock of a member: from the header [`NOW_HEADER`], or, of an older member, from `date`, which counts seconds.
+async fn clock_of(client: &Client) -> Result<Option<ClockOffset>> {
+    // The connection is made by the first call, so the second one measures the clock.
+    client.flight().handshake(stream::empty()).await?;
+    let before = clock::now_ms();
+    let response = client.flight().handshake(stream::empty()).await?;
+    let after = clock::now_ms();
+    let header = |name: &str| response.metadata().get(name).and_then(|value| value.to_str().ok());
+    let date = header("date").and_then(|date| httpdate::parse_http_date(date).ok());
+    let date = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()).map(|date| (date.as_millis() as u64, 1_000));
+    let now = header(NOW_HEADER).and_then(|now| Some((now.parse().ok()?, 1)));
+    Ok(now.or(date).map(|(now, resolution)| ClockOffset::measured(now, resolution, before, after)))
+}
+
+/// Connects, makes a call that the member answers itself and one about the cluster. Returns its clock.
 ///
 /// # Errors
 /// The member's, or DEADLINE_EXCEEDED.
-async fn dial(uri: &str, tls: &ClientTls) -> Result<Option<ClockOffset>> {
+async fn dial(client: &Client, uri: &str) -> Result<Option<ClockOffset>> {
     let answer = async {
-        let client = Client::connect_with(uri, tls.clone()).await?;
-        // The connection is made by the first call, so the second one measures the clock.
-        client.flight().handshake(stream::empty()).await?;
-        let before = clock::now_ms();
-        let response = client.flight().handshake(stream::empty()).await?;
-        let after = clock::now_ms();
+        let client = client.connect_to(uri).await?;
+        let clock = match clock_of(&client).await {
+            // A client that its certificate identifies cannot log in.
+            Err(error) if matches!(error.code, Code::Unauthenticated | Code::FailedPrecondition) => None,
+            clock => clock?,
+        };
         client.action("healthcheck", &json!({})).await?;
-        let header = |name: &str| response.metadata().get(name).and_then(|value| value.to_str().ok());
-        let date = header("date").and_then(|date| httpdate::parse_http_date(date).ok());
-        let date =
-            date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()).map(|date| (date.as_millis() as u64, 1_000));
-        let now = header(NOW_HEADER).and_then(|now| Some((now.parse().ok()?, 1)));
-        Ok(now.or(date).map(|(now, resolution)| ClockOffset::measured(now, resolution, before, after)))
+        Ok(clock)
     };
     match tokio::time::timeout(DIAL_TIMEOUT, answer).await {
         Ok(answer) => answer,
@@ -307,7 +332,7 @@ mod tests {
 
     fn report(software: &str) -> AddressReport {
         let answer = json!({ "locations": "proxy", "listener": "external", "software": software });
-        AddressReport::new(&answer, &ClientTls::default())
+        AddressReport::new(&answer)
     }
 
     #[test]
@@ -355,16 +380,15 @@ mod tests {
         assert_eq!(none[0].problems, ["no leader"]);
     }
 
-    #[tokio::test]
-    async fn node_of_another_version_is_reported_behind_a_proxy() {
-        let json = |software: &str| json!({ "id": "n1", "uri": null, "software": software });
-        assert!(
-            check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.2.3"), false)
-                .await
-                .problems
-                .is_empty()
-        );
-        let older = check_node(&report("volley-coordinator 1.2.3"), &json("volley-node 1.1.0"), false).await;
-        assert!(older.problems[0].contains("1.1.0") && older.problems[0].contains("upgrade"), "{:?}", older.problems);
+    #[test]
+    fn node_of_another_version_is_reported_behind_a_proxy() {
+        let check = |coordinator: &str, node: &str| {
+            let node = json!({ "id": "n1", "uri": null, "software": node });
+            let dialed = Err(Error::unavailable("it has no listener"));
+            check_node(&report(&format!("volley-coordinator {coordinator}")), &node, dialed, false).problems
+        };
+        assert!(check("1.2.3", "volley-node 1.2.3").is_empty());
+        let older = check("1.2.3", "volley-node 1.1.0");
+        assert!(older[0].contains("1.1.0") && older[0].contains("upgrade"), "{older:?}");
     }
 }

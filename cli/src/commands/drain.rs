@@ -11,6 +11,7 @@ use volley_common::{Code, Error, Result};
 
 use super::connect;
 use crate::args::DrainArgs;
+use crate::client_login_args::ClientLoginArgs;
 use crate::{output, progress};
 
 /// Interval between progress requests.
@@ -20,8 +21,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Drains a node, or cancels its drain.
-pub async fn run(drain: &DrainArgs, cluster: &str, tls: &ClientTls, json: bool) -> Result<()> {
-    let client = connect(cluster, tls).await?;
+pub async fn run(drain: &DrainArgs, cluster: &str, tls: &ClientTls, login: &ClientLoginArgs, json: bool) -> Result<()> {
+    let client = connect(cluster, tls, login).await?;
     let node = json!({ "node": drain.node });
     if drain.cancel {
         let cancelled = client.action("undrain_node", &node).await?;

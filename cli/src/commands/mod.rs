@@ -4,6 +4,8 @@ use volley_common::client::Client;
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Result};
 
+use crate::client_login_args::ClientLoginArgs;
+
 pub mod certs;
 pub mod cluster;
 pub mod coordinators;
@@ -14,22 +16,28 @@ pub mod drain;
 pub mod drop;
 pub mod explain;
 pub mod get;
+pub mod grants;
 pub mod health;
 pub mod info;
 pub mod ls;
 pub mod nodes;
 pub mod put;
+pub mod quota;
 pub mod remove;
 pub mod restore;
 pub mod stats;
+pub mod token;
+pub mod user;
 pub mod versions;
+pub mod whoami;
 
-/// Connects to the cluster.
+/// Connects to the cluster, as the user whom flags and variables name.
 ///
 /// # Errors
-/// The client's, with a remedy if there is no answer.
-pub async fn connect(cluster: &str, tls: &ClientTls) -> Result<Client> {
-    Client::connect_with(cluster, tls.clone()).await.map_err(|mut error| {
+/// The client's, with a remedy if there is no answer; those of [`ClientLoginArgs::login`].
+pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
+    let login = login.login(cluster, tls).await?;
+    Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message +=
                 "; start a cluster with `volley dev`, or set --cluster or VOLLEY_CLUSTER to the address of yours";

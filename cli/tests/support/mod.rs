@@ -63,7 +63,11 @@ impl Drop for DevProcess {
 
 pub fn volley(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_volley"));
-    command.args(args).env_remove("VOLLEY_CLUSTER");
+    command.args(args);
+    // The developer's own cluster and login.
+    for variable in ["CLUSTER", "USER", "PASSWORD", "TOKEN", "TOKEN_FILE", "PLAINTEXT_LOGIN"] {
+        command.env_remove(format!("VOLLEY_{variable}"));
+    }
     command
 }
 

@@ -1,5 +1,8 @@
 //! Addresses of members: what a user types, and the locations in a FlightInfo.
 
+use std::net::IpAddr;
+
+use crate::listen::split_host_port;
 use crate::{Error, Result};
 
 /// The location of an endpoint that is read over the connection by which the FlightInfo came.
@@ -57,6 +60,28 @@ pub fn parse_address(address: &str) -> Result<(String, AddressTls)> {
     }
 }
 
+/// `HOST:PORT` of an address, and whether a client dials it by TLS. `has_tls`: the client has settings of TLS.
+///
+/// # Errors
+/// INVALID_ARGUMENT: as [`parse_address`]; or the address is without TLS, and the client has settings of TLS.
+pub fn dial_target(address: &str, has_tls: bool) -> Result<(String, bool)> {
+    let (addr, demanded) = parse_address(address)?;
+    match demanded {
+        AddressTls::Yes => Ok((addr, true)),
+        AddressTls::Open => Ok((addr, has_tls)),
+        AddressTls::No if has_tls => Err(Error::invalid(format!(
+            "the address {address:?} is without TLS, but settings of TLS are given: write grpc+tls://{addr}, or leave them out"
+        ))),
+        AddressTls::No => Ok((addr, false)),
+    }
+}
+
+/// Whether `HOST:PORT` is on this machine for certain: `localhost`, or an address of the loopback interface.
+pub fn is_loopback(addr: &str) -> bool {
+    let Ok((host, _)) = split_host_port(addr) else { return false };
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
 /// The location that a URI names; none if this client does not support its scheme.
 pub fn parse_location(uri: &str) -> Option<EndpointLocation> {
     match uri.split_once("://") {
@@ -106,6 +131,26 @@ mod tests {
             assert_eq!(error.code, Code::InvalidArgument);
             assert!(error.message.contains(why), "{text}: {error}");
             assert!(error.message.contains("grpc://HOST:PORT"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_tls_decide_for_an_open_address_only() {
+        assert_eq!(dial_target("grpc://h:1", true).unwrap(), ("h:1".into(), true));
+        assert_eq!(dial_target("grpc://h:1", false).unwrap(), ("h:1".into(), false));
+        assert_eq!(dial_target("grpc+tls://h:1", false).unwrap(), ("h:1".into(), true));
+        assert!(dial_target("grpc+tcp://h:1", true).unwrap_err().message.contains("grpc+tls://h:1"));
+    }
+
+    #[test]
+    fn only_addresses_of_this_machine_are_loopback() {
+        for addr in ["localhost:1", "LOCALHOST:1", "127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(is_loopback(addr), "{addr}");
+        }
+        for addr in
+            ["0.0.0.0:1", "10.0.0.1:1", "localhost.example:1", "127.0.0.1.example:1", "[::2]:1", "localhost", "::1:1"]
+        {
+            assert!(!is_loopback(addr), "{addr}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! A fake Flight server for tests: it sends numbers, fails on request, and records puts.
+//! A fake Flight server for tests: it sends numbers, fails on request, demands logins, and records puts.
 
 use std::pin::Pin;
 use std::result::Result;
@@ -9,12 +9,17 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::*;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::put::BatchEncoder;
+use crate::clock;
 use crate::ipc::decode::{BatchDecoder, DecodedMessage};
 use crate::ipc::schema::schema_message;
 
@@ -29,6 +34,67 @@ pub enum ReceivedPut {
     Broken,
 }
 
+/// The logins of a fake server, which demands none at first.
+#[derive(Clone, Default)]
+pub struct FakeLogins(Arc<Mutex<FakeLoginState>>);
+
+#[derive(Default)]
+struct FakeLoginState {
+    /// `USER:PASSWORD`, and how long a session lasts.
+    password: Option<(String, u64)>,
+    /// The only token that calls are accepted with.
+    accepted: Option<String>,
+    /// Handshakes so far.
+    handshakes: usize,
+}
+
+impl FakeLogins {
+    /// Calls need the session of a login with `USER:PASSWORD` from now on, which lasts for so many seconds.
+    pub fn demand(&self, password: &str, session_s: u64) {
+        self.0.lock().password = Some((password.into(), session_s));
+        self.accept("none yet");
+    }
+
+    /// Only calls with this token are accepted from now on, until the next login.
+    pub fn accept(&self, token: &str) {
+        self.0.lock().accepted = Some(token.into());
+    }
+
+    /// The token that is accepted.
+    pub fn accepted(&self) -> String {
+        self.0.lock().accepted.clone().unwrap_or_default()
+    }
+
+    /// Handshakes so far, the refused ones included.
+    pub fn handshakes(&self) -> usize {
+        self.0.lock().handshakes
+    }
+
+    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let Some(accepted) = self.0.lock().accepted.clone() else { return Ok(()) };
+        match metadata.get("authorization").map(|value| value.to_str()) {
+            Some(Ok(value)) if value == format!("Bearer {accepted}") => Ok(()),
+            _ => Err(Status::unauthenticated("the session has expired: log in again")),
+        }
+    }
+
+    /// The token of a new session; none if no login is demanded.
+    fn log_in(&self, metadata: &MetadataMap) -> Result<Option<String>, Status> {
+        let mut state = self.0.lock();
+        state.handshakes += 1;
+        let Some((password, session_s)) = state.password.clone() else { return Ok(None) };
+        let wanted = format!("Basic {}", STANDARD.encode(password));
+        match metadata.get("authorization").map(|value| value.to_str()) {
+            Some(Ok(value)) if value == wanted => {}
+            _ => return Err(Status::unauthenticated("wrong user or password")),
+        }
+        let claims = serde_json::json!({ "exp": clock::now_ms() / 1000 + session_s }).to_string();
+        let token = format!("header.{}.signature{}", URL_SAFE_NO_PAD.encode(claims), state.handshakes);
+        state.accepted = Some(token.clone());
+        Ok(Some(token))
+    }
+}
+
 /// A Flight server with settable behaviour.
 #[derive(Clone)]
 pub struct FakeFlightServer {
@@ -40,6 +106,7 @@ pub struct FakeFlightServer {
     pub status: Status,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
+    logins: FakeLogins,
     puts: mpsc::Sender<ReceivedPut>,
 }
 
@@ -49,6 +116,8 @@ pub struct RunningFake {
     pub address: String,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
+    /// Its logins.
+    pub logins: FakeLogins,
     /// The puts that it received.
     pub puts: mpsc::Receiver<ReceivedPut>,
 }
@@ -63,12 +132,13 @@ impl RunningFake {
 /// Starts a server with the settings of `change`; it runs until the test ends.
 pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFake {
     let (puts, received) = mpsc::channel(8);
-    let gets = Arc::new(AtomicUsize::new(0));
+    let (gets, logins) = (Arc::new(AtomicUsize::new(0)), FakeLogins::default());
     let mut fake = FakeFlightServer {
         rows: 10,
         fail_after: None,
         status: Status::unavailable("going down"),
         gets: gets.clone(),
+        logins: logins.clone(),
         puts,
     };
     change(&mut fake);
@@ -76,7 +146,7 @@ pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFa
     let address = listener.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_service(FlightServiceServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    RunningFake { address, gets, puts: received }
+    RunningFake { address, gets, logins, puts: received }
 }
 
 /// An address where no server listens.
@@ -142,6 +212,7 @@ impl FlightService for FakeFlightServer {
     type DoExchangeStream = Out<FlightData>;
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        self.logins.check(request.metadata())?;
         self.gets.fetch_add(1, Ordering::SeqCst);
         let ticket = String::from_utf8(request.into_inner().ticket.to_vec()).unwrap();
         let (from, to) = ticket.split_once(' ').unwrap();
@@ -159,6 +230,7 @@ impl FlightService for FakeFlightServer {
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        self.logins.check(request.metadata())?;
         let mut messages = request.into_inner();
         let broken = ReportBroken(Some(self.puts.clone()));
         let mut decoder = BatchDecoder::new(super::MAX_MESSAGE);
@@ -185,6 +257,7 @@ impl FlightService for FakeFlightServer {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        self.logins.check(request.metadata())?;
         let action = request.into_inner();
         match action.r#type.as_str() {
             "echo" => {
@@ -202,9 +275,14 @@ impl FlightService for FakeFlightServer {
 
     async fn handshake(
         &self,
-        _: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        unsupported()
+        let token = self.logins.log_in(request.metadata())?;
+        let mut response: Response<Self::HandshakeStream> = Response::new(futures::stream::empty().boxed());
+        if let Some(token) = token {
+            response.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        Ok(response)
     }
 
     async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {

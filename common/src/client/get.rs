@@ -77,23 +77,24 @@ struct FetchEndpoint {
 
 impl FetchEndpoint {
     /// Adds to `skipped` the locations that are left out, as [`locations`].
-    fn new(index: usize, endpoint: &FlightEndpoint, is_tls: bool, skipped: &mut usize) -> Result<Self> {
+    fn new(index: usize, endpoint: &FlightEndpoint, client: &Client, skipped: &mut usize) -> Result<Self> {
         let ticket = endpoint.ticket.clone();
         let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-        Ok(FetchEndpoint { index, ticket, locations: locations(endpoint, index, is_tls, skipped)? })
+        let locations = locations(endpoint, index, |location| client.permits(location), skipped)?;
+        Ok(FetchEndpoint { index, ticket, locations })
     }
 }
 
 /// The locations of an endpoint that this client supports, and the original connection as the last one: every member
-/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called. `is_tls`: that
-/// connection has TLS, so that locations without it are left out, and added to `skipped`.
+/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called. Locations that the
+/// client does not permit are left out, and added to `skipped`.
 ///
 /// # Errors
 /// UNAVAILABLE: there are locations, but none has a scheme that this client supports.
 fn locations(
     endpoint: &FlightEndpoint,
     index: usize,
-    is_tls: bool,
+    permits: impl Fn(&EndpointLocation) -> bool,
     skipped: &mut usize,
 ) -> Result<Vec<EndpointLocation>> {
     if endpoint.location.is_empty() {
@@ -108,7 +109,7 @@ fn locations(
         )));
     }
     let known = locations.len();
-    locations.retain(|location| !is_tls || !matches!(location, EndpointLocation::Member(_)));
+    locations.retain(permits);
     *skipped += known - locations.len();
     if !locations.contains(&EndpointLocation::ReuseConnection) {
         locations.push(EndpointLocation::ReuseConnection);
@@ -121,12 +122,14 @@ impl FetchStream {
         let mut skipped = 0;
         let endpoints = info.endpoint.iter().enumerate();
         let waiting = endpoints
-            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, client.is_tls, &mut skipped))
+            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, &client, &mut skipped))
             .collect::<Result<_>>()?;
         if skipped > 0 {
+            let reason = if client.is_tls { "the FlightInfo came by TLS" } else { "they would receive the login" };
             tracing::warn!(
                 skipped,
-                "locations without TLS are not used, because the FlightInfo came by TLS: give the nodes TLS, or all data may come through one member"
+                reason,
+                "locations without TLS are not used: give the nodes TLS, or all data may come through one member"
             );
         }
         Ok(FetchStream {
@@ -322,11 +325,12 @@ async fn read_location(
 ) -> Result<(), ReadStopped> {
     let mut left_to_skip = *delivered;
     let from: Arc<str> = client.address_of(location).into();
+    let channel = client.channel_at(location)?;
     // A member that hangs keeps the connection open.
     let mut silence = client.pool_of(location).silence(&from);
     let mut batches = tokio::select! {
         biased;
-        opened = BatchStream::open(client.channel_at(location)?, endpoint.ticket.clone()) => opened?,
+        opened = client.authenticated(|| BatchStream::open(channel.clone(), endpoint.ticket.clone())) => opened?,
         error = &mut silence => return Err(error.into()),
     };
     if batches.schema() != schema {
@@ -375,10 +379,11 @@ mod tests {
             (&[][..], true, vec![ReuseConnection], 0),
         ] {
             let mut skipped = 0;
-            let found = locations(&endpoint(uris), 0, is_tls, &mut skipped).unwrap();
+            let permits = |location: &EndpointLocation| !is_tls || !matches!(location, Member(_));
+            let found = locations(&endpoint(uris), 0, permits, &mut skipped).unwrap();
             assert_eq!((found, skipped), (expected, expected_skipped), "{uris:?} {is_tls}");
         }
-        let error = locations(&endpoint(&["grpc+unix:///tmp/s"]), 3, true, &mut 0).unwrap_err();
+        let error = locations(&endpoint(&["grpc+unix:///tmp/s"]), 3, |_| true, &mut 0).unwrap_err();
         assert!(error.code == Code::Unavailable && error.message.contains("endpoint 3"), "{error}");
     }
 }

@@ -7,6 +7,10 @@
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
 //! | [`request`] | encodes options as descriptors and headers |
+//! | [`login`] | who the client's user is, how it proves that, and over which connections |
+//! | `session` | the credential that all calls carry, and its renewal |
+//! | `token_file` | reads the token of a file |
+//! | [`channel`] | the channel that adds the credential to each call |
 //! | `failure` | errors of calls whose connection failed |
 
 use std::sync::Arc;
@@ -27,19 +31,26 @@ use crate::options::Options;
 use crate::tls::ClientTls;
 use crate::tls::client::ClientConnector;
 use crate::tls::server::HttpVersions;
-use crate::{Error, Result, TableName};
-use address::{AddressTls, EndpointLocation};
+use crate::{Code, Error, Result, TableName};
+use address::{EndpointLocation, dial_target};
+use session::{LoginSession, MIN_LEFT};
 
+pub use channel::ClientChannel;
 pub use get::{FetchOptions, FetchStream, FetchedBatch};
+pub use login::ClientLogin;
 pub use put::PutOutcome;
 pub use stream::BatchStream;
 
 pub mod address;
+pub mod channel;
 mod failure;
 pub mod get;
+pub mod login;
 pub mod put;
 pub mod request;
+mod session;
 pub mod stream;
+mod token_file;
 
 /// The largest message that the client accepts: 512 MiB.
 pub const MAX_MESSAGE: usize = 512 << 20;
@@ -55,10 +66,20 @@ pub struct Client {
     tls_pool: ConnectionPool,
     /// Whether the connection to `address` has TLS: then no other one is without.
     is_tls: bool,
+    /// The credential of every call; none without a login.
+    session: Option<Arc<LoginSession>>,
+    /// Whether passwords and tokens may go to other machines without TLS.
+    allow_plaintext_login: bool,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
     format!("{}://{address}", if is_tls { "grpc+tls" } else { "grpc" })
+}
+
+/// A connection of its own to `HOST:PORT`, dialled as a pool dials.
+async fn connected(pool: &ConnectionPool, addr: &str, is_tls: bool) -> Result<Channel> {
+    let channel = pool.connector().connected_channel(&settings::CLIENT, addr).await?;
+    channel.map_err(|e| failure::unreachable(&uri_of(addr, is_tls), &e))
 }
 
 impl Client {
@@ -78,27 +99,48 @@ impl Client {
     /// INVALID_ARGUMENT: not an address, a file that cannot be used, or settings of TLS for an address without TLS.
     /// UNAVAILABLE: no server answers there. UNAUTHENTICATED: one of the sides refuses the other's certificate.
     pub async fn connect_with(address: &str, tls: ClientTls) -> Result<Client> {
-        let (addr, demanded) = address::parse_address(address)?;
-        let is_tls = match demanded {
-            AddressTls::Yes => true,
-            AddressTls::Open => tls.is_set(),
-            AddressTls::No if tls.is_set() => {
-                return Err(Error::invalid(format!(
-                    "the address {address:?} is without TLS, but settings of TLS are given: write grpc+tls://{addr}, or leave them out"
-                )));
-            }
-            AddressTls::No => false,
-        };
+        Client::connect_as(address, tls, ClientLogin::none()).await
+    }
+
+    /// As [`Client::connect_with`], as a user. The client logs in at its first call; every call to every location carries the
+    /// credential, except that no location of another machine without TLS is used, unless the login allows it.
+    ///
+    /// # Errors
+    /// Those of [`Client::connect_with`]. INVALID_ARGUMENT: the login would go to another machine without TLS, or is malformed.
+    pub async fn connect_as(address: &str, tls: ClientTls, login: ClientLogin) -> Result<Client> {
+        let (addr, is_tls) = dial_target(address, tls.is_set())?;
+        login.check_target(&addr, is_tls)?;
         let connector = ClientConnector::new(tls, HttpVersions::Http2);
         if is_tls {
             connector.load()?;
         }
         let pool = ConnectionPool::with_settings(&settings::CLIENT);
         let tls_pool = pool.clone().with_connector(Connector::Client(connector));
-        let used = if is_tls { &tls_pool } else { &pool };
-        let channel = used.connector().connected_channel(&settings::CLIENT, &addr).await?;
-        let channel = channel.map_err(|e| failure::unreachable(&uri_of(&addr, is_tls), &e))?;
-        Ok(Client { channel, address: addr.into(), pool, tls_pool, is_tls })
+        let channel = connected(if is_tls { &tls_pool } else { &pool }, &addr, is_tls).await?;
+        let allow_plaintext_login = login.allows_plaintext();
+        let session = LoginSession::new(login, channel.clone(), uri_of(&addr, is_tls))?;
+        Ok(Client { channel, address: addr.into(), pool, tls_pool, is_tls, session, allow_plaintext_login })
+    }
+
+    /// A client of another member of the same cluster, with the same settings and the same session: it does not log in again.
+    ///
+    /// # Errors
+    /// Those of [`Client::connect_as`]. INVALID_ARGUMENT: this client connected by TLS, and the address is without.
+    pub async fn connect_to(&self, address: &str) -> Result<Client> {
+        let (addr, is_tls) = dial_target(address, self.is_tls)?;
+        if self.session.is_some() {
+            login::check_confidential(&addr, is_tls, self.allow_plaintext_login)?;
+        }
+        let channel = connected(if is_tls { &self.tls_pool } else { &self.pool }, &addr, is_tls).await?;
+        Ok(Client { channel, address: addr.into(), is_tls, ..self.clone() })
+    }
+
+    /// Checks that a password or token may be sent in a call's body.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the member is another machine, the connection has no TLS, and the login does not allow that.
+    pub fn check_confidential(&self) -> Result<()> {
+        login::check_confidential(&self.address, self.is_tls, self.allow_plaintext_login)
     }
 
     /// Whether it connected by TLS.
@@ -121,9 +163,14 @@ impl Client {
         uri_of(&self.address, self.is_tls)
     }
 
-    /// The raw Flight client on the original connection.
-    pub fn flight(&self) -> FlightServiceClient<Channel> {
-        FlightServiceClient::new(self.channel.clone())
+    /// The original connection.
+    fn own_channel(&self) -> ClientChannel {
+        ClientChannel::new(self.channel.clone(), self.session.clone())
+    }
+
+    /// The raw Flight client on the original connection. It logs in, and repeats no call.
+    pub fn flight(&self) -> FlightServiceClient<ClientChannel> {
+        FlightServiceClient::new(self.own_channel())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
@@ -138,12 +185,25 @@ impl Client {
     }
 
     /// The channel to a location of an endpoint.
-    fn channel_at(&self, location: &EndpointLocation) -> Result<Channel> {
-        match location {
-            EndpointLocation::ReuseConnection => Ok(self.channel.clone()),
+    fn channel_at(&self, location: &EndpointLocation) -> Result<ClientChannel> {
+        let channel = match location {
+            EndpointLocation::ReuseConnection => self.channel.clone(),
             EndpointLocation::Member(address) | EndpointLocation::TlsMember(address) => {
-                self.pool_of(location).channel(address)
+                self.pool_of(location).channel(address)?
             }
+        };
+        Ok(ClientChannel::new(channel, self.session.clone()))
+    }
+
+    /// Whether a location may be used: one without TLS neither if this client connected by TLS, nor if the credential would
+    /// go to another machine.
+    fn permits(&self, location: &EndpointLocation) -> bool {
+        match location {
+            EndpointLocation::Member(_) if self.is_tls => false,
+            EndpointLocation::Member(address) if self.session.is_some() => {
+                login::check_confidential(address, false, self.allow_plaintext_login).is_ok()
+            }
+            EndpointLocation::Member(_) | EndpointLocation::TlsMember(_) | EndpointLocation::ReuseConnection => true,
         }
     }
 
@@ -162,20 +222,39 @@ impl Client {
 
     /// The FlightInfo of any descriptor.
     pub async fn info_of(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        let mut flight = self.flight();
-        self.call(async { Ok(flight.get_flight_info(descriptor).await?.into_inner()) }).await
+        let call = || {
+            let (mut flight, descriptor) = (self.flight(), descriptor.clone());
+            async move { Ok::<_, Status>(flight.get_flight_info(descriptor).await?.into_inner()) }
+        };
+        self.call(call).await
     }
 
     /// The outcome of a call of the member that this client connected to, for as long as the member answers probes.
     ///
     /// # Errors
     /// The member's. UNAVAILABLE naming the address: the connection failed, or the member does not answer.
-    async fn call<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T> {
+    async fn call<T, F: Future<Output = Result<T, Status>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        let explained = || {
+            let outcome = call();
+            async move { outcome.await.map_err(|status| failure::of_status(&self.uri(), status)) }
+        };
         tokio::select! {
             biased;
-            outcome = call => outcome.map_err(|status| failure::of_status(&self.uri(), status)),
+            outcome = self.authenticated(explained) => outcome,
             _ = self.own_pool().silence(&self.address) => Err(failure::silent(&self.uri())),
         }
+    }
+
+    /// The outcome of a call, which is repeated once if a member refuses it and there is another credential then.
+    ///
+    /// # Errors
+    /// The call's, and those of the login.
+    async fn authenticated<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        let Some(session) = &self.session else { return call().await };
+        let used = session.credential(MIN_LEFT).await?.number();
+        let outcome = call().await;
+        let is_refused = outcome.as_ref().is_err_and(|error| error.code == Code::Unauthenticated);
+        if is_refused && session.renew(used).await? { call().await } else { outcome }
     }
 
     /// Plans a table and fetches all its endpoints in parallel: [`Client::info`], then [`Client::fetch`].
@@ -200,7 +279,7 @@ impl Client {
 
     /// One DoGet on the original connection, for a ticket or a table's name.
     pub async fn open(&self, ticket: Ticket) -> Result<BatchStream> {
-        BatchStream::open(self.channel.clone(), ticket).await
+        self.authenticated(|| BatchStream::open(self.own_channel(), ticket.clone())).await
     }
 
     /// [`Client::open`], collected.
@@ -235,25 +314,30 @@ impl Client {
     /// The tables whose names begin with `prefix`, sorted by name.
     pub async fn list(&self, prefix: &str) -> Result<Vec<FlightInfo>> {
         let criteria = Criteria { expression: Bytes::copy_from_slice(prefix.as_bytes()) };
-        let mut flight = self.flight();
-        self.call(async { flight.list_flights(criteria).await?.into_inner().try_collect().await }).await
+        let call = || {
+            let (mut flight, criteria) = (self.flight(), criteria.clone());
+            async move { flight.list_flights(criteria).await?.into_inner().try_collect::<Vec<FlightInfo>>().await }
+        };
+        self.call(call).await
     }
 
     /// Calls an action with a JSON body (none for `Value::Null`). Returns the first result's JSON, or null.
     pub async fn action(&self, name: &str, body: &Value) -> Result<Value> {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let action = Action { r#type: name.to_string(), body };
-        let mut flight = self.flight();
-        let first = self.call(async {
-            let mut results = flight.do_action(action).await?.into_inner();
-            let mut first = None;
-            // Read to the end: an error may follow the first result.
-            while let Some(result) = results.next().await {
-                first.get_or_insert(result?);
+        let call = || {
+            let (mut flight, action) = (self.flight(), action.clone());
+            async move {
+                let mut results = flight.do_action(action).await?.into_inner();
+                let mut first = None;
+                // Read to the end: an error may follow the first result.
+                while let Some(result) = results.next().await {
+                    first.get_or_insert(result?);
+                }
+                Ok::<_, Status>(first)
             }
-            Ok(first)
-        });
-        match first.await? {
+        };
+        match self.call(call).await? {
             Some(result) if !result.body.is_empty() => serde_json::from_slice(&result.body)
                 .map_err(|e| Error::internal(format!("the reply to the action {name} is not JSON: {e}"))),
             _ => Ok(Value::Null),

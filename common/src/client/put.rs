@@ -23,11 +23,12 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
+use super::session::MIN_LEFT_FOR_PUT;
 use super::{Client, MAX_MESSAGE, failure};
 use crate::ipc::MESSAGE_BYTES;
 use crate::ipc::shrink::shrink_to_fit;
 use crate::ipc::split::split;
-use crate::{Error, Result, grpc};
+use crate::{Code, Error, Result, grpc};
 
 /// Messages that may wait to be sent.
 const QUEUE_LEN: usize = 4;
@@ -93,18 +94,31 @@ async fn call(
     headers: MetadataMap,
     messages: mpsc::Receiver<QueuedMessage>,
 ) -> Result<serde_json::Value> {
-    let mut calls = tonic::client::Grpc::new(client.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let mut calls = tonic::client::Grpc::new(client.own_channel()).max_decoding_message_size(MAX_MESSAGE);
     let outbox = Arc::new(Outbox::new(messages));
+    // A session that ends while the put is on its way to the member might be found too late to repeat it.
+    let mut used = match &client.session {
+        Some(session) => Some(session.credential(MIN_LEFT_FOR_PUT).await?.number()),
+        None => None,
+    };
     let mut attempt = 0;
     let mut results = loop {
         attempt += 1;
-        calls.ready().await.map_err(|e| failure::broken(&client.uri(), &e))?;
+        calls.ready().await.map_err(|e| failure::broken(&client.uri(), &*e))?;
         let mut request = Request::new(Outbox::stream(outbox.clone()));
         *request.metadata_mut() = headers.clone();
         let status = match calls.streaming(request, PathAndQuery::from_static(DO_PUT), PutCodec).await {
             Ok(response) => break response.into_inner(),
             Err(status) => status,
         };
+        // Once, with another credential.
+        if status.code() == Code::Unauthenticated
+            && outbox.is_complete()
+            && let (Some(session), Some(refused)) = (&client.session, used.take())
+            && session.renew(refused).await?
+        {
+            continue;
+        }
         match grpc::retry_after(&status) {
             Some(pause) if attempt < MAX_ATTEMPTS && outbox.is_complete() => {
                 tracing::debug!(%status, attempt, "the put is repeated later");

@@ -77,6 +77,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         write_id,
         retention_s,
         preserve_batches,
+        shareable_tickets,
     } = options;
     let all = json!({
         "columns": columns,
@@ -92,6 +93,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         "write_id": write_id,
         "retention_s": retention_s,
         "preserve_batches": preserve_batches,
+        "shareable_tickets": shareable_tickets,
     });
     let Value::Object(all) = all else { return Map::new() };
     all.into_iter().filter(|(_, value)| !value.is_null()).collect()
@@ -139,6 +141,7 @@ mod tests {
             write_id: Some("w-1".into()),
             retention_s: Some(19),
             preserve_batches: Some(true),
+            shareable_tickets: Some(true),
         }
     }
 

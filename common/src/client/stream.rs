@@ -9,10 +9,10 @@ use futures::StreamExt;
 use http_body_util::Full;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::MAX_MESSAGE;
+use super::channel::{ClientChannel, failed_call};
 use crate::ipc::decode::{BatchDecoder, DecodedMessage};
 use crate::ipc::flight_stream::FlightDataStream;
 use crate::{Code, Error, Result, grpc};
@@ -29,12 +29,10 @@ impl BatchStream {
     ///
     /// # Errors
     /// The member's error; UNAVAILABLE if it is unreachable.
-    pub async fn open(mut channel: Channel, ticket: Ticket) -> Result<Self> {
-        let response = channel
-            .ready()
-            .await?
-            .call(grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body))))
-            .await?;
+    pub async fn open(mut channel: ClientChannel, ticket: Ticket) -> Result<Self> {
+        let request = grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body)));
+        let ready = channel.ready().await.map_err(failed_call)?;
+        let response = ready.call(request).await.map_err(failed_call)?;
         let mut messages = FlightDataStream::new(grpc::response_body(response)?, MAX_MESSAGE).with_shared_blocks();
         let mut decoder = BatchDecoder::new(MAX_MESSAGE);
         loop {

@@ -199,16 +199,28 @@ impl<'a> ProjectionBuilder<'a> {
     }
 }
 
+/// What becomes of a schema's own metadata (not of that of its fields) in a projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaMetadata {
+    /// It is kept.
+    Kept,
+    /// It is removed, because the reader may not see the other columns, and it may name them, as that of pandas does.
+    Removed,
+}
+
 /// Projects the encapsulated schema message `message` to `columns`; dictionary ids do not change.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a malformed message, or a column that is not in it.
-pub fn project_schema(message: &[u8], columns: &[usize]) -> Result<Bytes> {
+pub fn project_schema(message: &[u8], columns: &[usize], metadata: SchemaMetadata) -> Result<Bytes> {
     let full = parse_schema(message)?;
     if let Some(column) = columns.iter().find(|&&column| column >= full.fields().len()) {
         return Err(Error::invalid(format!("column {column} is requested, the schema has {}", full.fields().len())));
     }
-    let schema = project(&full, columns);
+    let mut schema = project(&full, columns);
+    if metadata == SchemaMetadata::Removed {
+        schema.metadata.clear();
+    }
     let mut ids = Vec::new();
     schema.fields().iter().for_each(|field| dictionary_ids_of(field, &mut ids));
     let mut bytes = encode_schema(&schema);

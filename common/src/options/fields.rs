@@ -82,6 +82,7 @@ impl Options {
             write_id,
             retention_s,
             preserve_batches,
+            shareable_tickets,
         } = self;
         let all = [
             ("columns", columns.is_some(), OptionUse::Read),
@@ -97,6 +98,7 @@ impl Options {
             ("compression", compression.is_some(), OptionUse::Table),
             ("retention_s", retention_s.is_some(), OptionUse::Table),
             ("preserve_batches", preserve_batches.is_some(), OptionUse::Table),
+            ("shareable_tickets", shareable_tickets.is_some(), OptionUse::Table),
         ];
         all.into_iter().filter(|(_, given, _)| *given).map(|(name, _, belongs)| (name, belongs))
     }
@@ -139,8 +141,9 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "write_id" => options.write_id = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
+        "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches";
+            let known = "table, columns, version, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }

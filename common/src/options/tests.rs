@@ -89,6 +89,7 @@ fn invalid_command_is_rejected_by_name() {
         (r#"{"table": "t", "columns": ["a", 7]}"#, "option \"columns\": a column's name, or a list"),
         (r#"{"table": "t", "decompress": "yes"}"#, "option \"decompress\": true or false is expected, not \"yes\""),
         (r#"{"table": "t", "decompress": 1}"#, "option \"decompress\": true or false is expected, not 1"),
+        (r#"{"table": "t", "shareable_tickets": 1}"#, "option \"shareable_tickets\": true or false is expected, not 1"),
         (r#"{"table": 7}"#, "option \"table\""),
         (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
         (r#"{"table": "t""#, "JSON"),
@@ -166,6 +167,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""compression": "lz4""#, &[Put, Create]),
         (r#""retention_s": 19"#, &[Put, Create]),
         (r#""preserve_batches": true"#, &[Put, Create]),
+        (r#""shareable_tickets": true"#, &[Put, Create]),
     ] {
         let request = command(&format!(r#"{{"table": "a/t", {option}}}"#)).unwrap();
         let name = option.split('"').nth(1).unwrap();

@@ -1,4 +1,11 @@
 //! Health and metrics by plain HTTP: `/livez`, `/readyz` and `/metrics`.
+//!
+//! `/livez` and `/readyz` are for probes, which have no identity. `/metrics` names tables and members: it is for operators,
+//! unless the cluster is open or the setting `public_metrics` says otherwise.
+
+pub mod identity;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,22 +15,25 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
-use super::serve::accept;
+use self::identity::{HttpIdentity, refusal};
 use super::serve::connection_limit::{self, OpeningConnections, OpeningPermit};
 use super::serve::handshake::{OpenedConnection, open};
 use super::serve::preface::{ClientProtocol, log_refused};
+use super::serve::{PeerAddress, accept};
 use crate::http2::PortKind;
 use crate::tls::ListenerTls;
 
@@ -40,6 +50,9 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
 
     /// Sets the gauges that are computed at each scrape.
     fn update_gauges(&self) {}
+
+    /// How callers are identified; `None` while the server starts and does not know yet.
+    fn identity(&self) -> Option<HttpIdentity>;
 }
 
 /// Serves until `stop`, and then at most two seconds longer. `/livez` answers immediately, before the server has opened
@@ -53,7 +66,7 @@ fn app<S: HttpStatus>(status: S) -> Router {
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(async |State(status): State<S>| status.readiness().await))
-        .route("/metrics", get(async |State(status): State<S>| metrics(&status)))
+        .route("/metrics", get(async |State(status): State<S>, request: Parts| metrics(&status, &request).await))
         .fallback(other)
         .with_state(status)
 }
@@ -100,7 +113,7 @@ async fn serve_connection(
     let opening = open(stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
     let opened = stop.run_until_cancelled(opening).await.flatten();
     drop(permit);
-    let Some(OpenedConnection { protocol, stream, .. }) = opened else { return };
+    let Some(OpenedConnection { protocol, stream, caller, .. }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT).keep_alive_timeout(HEADER_TIMEOUT);
@@ -109,7 +122,12 @@ async fn serve_connection(
         // Only to say that this is no gRPC port.
         _ => http.http2_only(),
     };
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+    let service = hyper::service::service_fn(move |mut request: axum::http::Request<Incoming>| {
+        request.extensions_mut().insert(PeerAddress::of_connection(peer));
+        request.extensions_mut().insert(caller.clone());
+        app.clone().oneshot(request)
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
@@ -132,13 +150,19 @@ async fn other(headers: HeaderMap) -> Response {
     }
 }
 
-fn metrics(status: &impl HttpStatus) -> (StatusCode, String) {
+async fn metrics(status: &impl HttpStatus, request: &Parts) -> Response {
+    let Some(identity) = status.identity() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
+    };
+    if let Err(error) = identity.check_metrics(request).await {
+        return refusal(&error);
+    }
     let Some(recorder) = recorder() else {
-        return (StatusCode::NOT_FOUND, "this process keeps no metrics\n".into());
+        return (StatusCode::NOT_FOUND, "this process keeps no metrics\n").into_response();
     };
     status.update_gauges();
     recorder.run_upkeep();
-    (StatusCode::OK, recorder.render())
+    recorder.render().into_response()
 }
 
 /// The recorder of the process, installed at the first call. `volley dev` runs several servers in one process: they share
@@ -146,68 +170,4 @@ fn metrics(status: &impl HttpStatus) -> (StatusCode, String) {
 fn recorder() -> Option<&'static PrometheusHandle> {
     static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).as_ref()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[derive(Clone)]
-    struct Starting;
-
-    impl HttpStatus for Starting {
-        async fn readiness(&self) -> (StatusCode, String) {
-            (StatusCode::SERVICE_UNAVAILABLE, "starting\n".into())
-        }
-    }
-
-    #[tokio::test]
-    async fn stop_does_not_wait_for_an_incomplete_request() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut stuck = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        stuck.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
-        stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn grpc_call_gets_a_status_that_names_the_port() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
-        let channel = crate::net::ConnectionPool::new().channel(&address).unwrap();
-        let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(channel);
-        let status = client.list_actions(arrow_flight::Empty {}).await.unwrap_err();
-        assert_eq!(status.code(), tonic::Code::Unimplemented);
-        assert!(
-            ["HTTP port", "--http-listen", "--listen"].iter().all(|word| status.message().contains(word)),
-            "{status}"
-        );
-        stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn starting_server_is_alive_but_not_ready() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), Starting, stop.clone()));
-        for (path, status) in [("/livez", "200"), ("/readyz", "503"), ("/metrics", "200")] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nhost: v\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
-        }
-        stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
-    }
 }

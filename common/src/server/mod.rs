@@ -5,6 +5,8 @@
 //! | [`process`] | `main` of a server: flags, log, configuration, signals |
 //! | [`server_config`] | the settings and flags of both servers |
 //! | [`tls_config`] | their TLS settings, and what is loaded from them |
+//! | [`identity_config`] | their settings of identity, rights and the audit log |
+//! | [`audit`] | the audit log |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
@@ -14,10 +16,12 @@
 //! | [`serve`] | the HTTP/2 server loop |
 //! | [`log`] | the log on standard error |
 
+pub mod audit;
 pub mod config;
 pub mod data_folder;
 pub mod health;
 pub mod http;
+pub mod identity_config;
 pub mod lifecycle;
 pub mod log;
 pub mod process;
@@ -27,6 +31,7 @@ pub mod server_config;
 pub mod sockets;
 pub mod tls_config;
 
+pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};

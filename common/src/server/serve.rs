@@ -7,6 +7,7 @@ pub(crate) mod connection_limit;
 pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
+mod peer_address;
 pub(crate) mod preface;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -34,6 +35,7 @@ use tower::{Service, ServiceExt};
 
 use self::connection_limit::{OpeningConnections, OpeningPermit};
 use self::handshake::{OpenedConnection, open};
+pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
@@ -144,7 +146,8 @@ pub async fn serve<S: Http2Service>(
     serve_tls(listener, Arc::new(ListenerTls::none()), service, shutdown, limits).await;
 }
 
-/// As [`serve`], with the TLS of the listener. [`Caller::of`] the extensions of a request says who called.
+/// As [`serve`], with the TLS of the listener. [`Caller::of`] the extensions of a request says who called, and
+/// [`PeerAddress::of`] from where.
 pub async fn serve_tls<S: Http2Service>(
     listener: TcpListener,
     tls: Arc<ListenerTls>,
@@ -250,8 +253,10 @@ async fn serve_connection<S: Http2Service>(
     drop(opening);
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();
+    let peer_address = PeerAddress::of_connection(peer);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        // The extensions of a request are allocated; without one, `Caller::of` says plaintext.
+        request.extensions_mut().insert(peer_address);
+        // Each extension is an allocation; without one, `Caller::of` says plaintext.
         if caller != Caller::Plaintext {
             request.extensions_mut().insert(caller.clone());
         }

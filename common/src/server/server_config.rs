@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::audit::AuditLog;
 use super::config::one_or_many;
+use super::identity_config::{IdentityArgs, IdentityConfig};
 use super::log::LogFormat;
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
+use crate::identity::IdentityRules;
 use crate::listen::{self, ListenerConfig};
 use crate::server::serve::ServerLimits;
 use crate::tls::MemberRole;
@@ -30,7 +33,8 @@ pub struct ServerConfig {
     pub http_listen: String,
     /// The data folder.
     pub data_dir: PathBuf,
-    /// Allows listeners without authentication on addresses other than loopback.
+    /// Allows listeners on addresses other than loopback without TLS, where passwords, tokens and data can be read on the way;
+    /// and calls from there while the cluster has no users.
     pub insecure: bool,
     /// How long a call waits for a leader, milliseconds. At a node: for a coordinator that can answer.
     pub request_timeout_ms: u64,
@@ -41,6 +45,9 @@ pub struct ServerConfig {
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
+    /// How callers are identified, and what is recorded of them.
+    #[serde(flatten)]
+    pub identity: IdentityConfig,
 }
 
 impl ServerConfig {
@@ -57,6 +64,7 @@ impl ServerConfig {
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
             tls: TlsConfig::default(),
+            identity: IdentityConfig::default(),
         }
     }
 
@@ -70,9 +78,9 @@ impl ServerConfig {
         self.check_advertised_tls(&listeners)?;
         let tls = &self.tls;
         listen::check_listen("--peer-listen", &self.peer_listen, self.insecure || tls.demands_peer_certificate())?;
-        let is_http_open = self.insecure || tls.http_demands_client_certificate();
-        listen::check_listen("--http-listen", &self.http_listen, is_http_open)?;
+        listen::check_listen("--http-listen", &self.http_listen, self.insecure || tls.is_http_tls())?;
         self.check_distinct_addresses()?;
+        self.identity.check()?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -123,7 +131,8 @@ impl ServerConfig {
     /// # Errors
     /// Those of [`listen::listeners`].
     pub fn listeners(&self) -> Result<Vec<ListenerConfig>> {
-        let is_open = |name: &str| self.insecure || self.tls.demands_client_certificate(name);
+        // A listener with TLS may be reached by everybody: who has no user gets nothing, also while there are none yet.
+        let is_open = |name: &str| self.insecure || self.tls.is_tls(name);
         let listeners = listen::listeners(&self.listen, &self.advertise, is_open)?;
         for listener in listeners.iter().filter(|listener| self.tls.is_tls(&listener.name)) {
             if let Some(uri) = listener.advertise.as_deref().filter(|uri| uri.starts_with("grpc+tcp://")) {
@@ -142,6 +151,23 @@ impl ServerConfig {
     /// Those of [`ServerConfig::listeners`] and [`ServerTls::load`].
     pub fn load_tls(&self, role: MemberRole, id: Option<u64>) -> Result<Arc<ServerTls>> {
         ServerTls::load(&self.tls, &names(&self.listeners()?), role, id)
+    }
+
+    /// The rules by which callers are identified. Call it once: each call makes an OIDC verifier with keys of its own, and reads
+    /// them if they are in a file.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the settings contradict each other, or the file cannot be used.
+    pub fn identity_rules(&self) -> Result<IdentityRules> {
+        self.identity.rules(self.insecure)
+    }
+
+    /// Opens the audit log. Call it once: each call starts a thread.
+    ///
+    /// # Errors
+    /// Those of [`IdentityConfig::audit_settings`] and [`AuditLog::new`].
+    pub fn audit_log(&self) -> Result<AuditLog> {
+        AuditLog::new(&self.identity.audit_settings()?)
     }
 
     /// How long a call waits for a server that can answer it.
@@ -202,19 +228,25 @@ pub struct ServerArgs {
     /// Memory of all replies of other members that are passed on to clients, bytes; calls beyond it are refused.
     #[arg(long)]
     pub relay_memory_bytes: Option<u64>,
-    /// Allow listeners on addresses other than loopback, though there is no authentication.
+    /// Allow listeners without TLS on addresses other than loopback, where passwords, tokens and data can be read on the way, and
+    /// calls from there while the cluster has no users.
     #[arg(long)]
     pub insecure: bool,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]
     pub tls: TlsArgs,
+    /// How callers are identified, and what is recorded of them.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub identity: IdentityArgs,
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::tls::PeerTlsMode;
 
     fn config(listen: &[&str], advertise: &str) -> ServerConfig {
         let listen = listen.iter().map(|text| text.to_string()).collect();
@@ -226,6 +258,29 @@ mod tests {
         let file = || Some(PathBuf::from("f"));
         let tls = TlsConfig { peer_ca: file(), peer_cert: file(), peer_key: file(), ..config.tls };
         ServerConfig { tls, ..config }
+    }
+
+    #[test]
+    fn listener_with_tls_may_serve_other_machines() {
+        let refusal = |config: &ServerConfig| config.check().unwrap_err().message;
+        let mut config = with_peer_tls(config(&["0.0.0.0:1"], "grpc+tls://h:1"));
+        assert!(refusal(&config).contains("--tls-cert"));
+        (config.tls.tls_cert, config.tls.tls_key) = (vec!["c".into()], vec!["k".into()]);
+        (config.http_listen, config.peer_listen) = ("0.0.0.0:3".into(), "0.0.0.0:2".into());
+        config.check().unwrap();
+        config.tls.peer_tls = Some(PeerTlsMode::Prefer);
+        assert!(refusal(&config).contains("--peer-tls require"));
+        config.insecure = true;
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn settings_of_identity_are_checked() {
+        let mut config = config(&["127.0.0.1:1"], "grpc+tcp://h:1");
+        config.check().unwrap();
+        assert!(config.identity_rules().unwrap().oidc.is_none());
+        config.identity.audit_log_files = 0;
+        assert!(config.check().unwrap_err().message.contains("audit_log_files"));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::listen::ListenerConfig;
 use crate::server::serve;
 use crate::{Error, Result};
 
+/// What an operator reads at each start with `insecure`.
+const INSECURE: &str = "--insecure is set: listeners without TLS accept other machines, so passwords, tokens and data can be read on the way; while the cluster has no users, everybody who reaches a listener may do everything";
+
 /// Sockets that a caller bound before, since it must know the ports of several servers before it starts the first. What is
 /// `None` is bound as the configuration says; a bound socket replaces the address in the configuration.
 #[derive(Default)]
@@ -59,11 +62,14 @@ pub struct ServerAddresses {
 }
 
 impl ServerSockets {
-    /// Binds what is not bound yet.
+    /// Binds what is not bound yet, and warns if the configuration is insecure.
     ///
     /// # Errors
     /// Those of [`ServerConfig::listeners`], [`serve::bind`] and [`ListenerConfig::reachable_at`].
     pub async fn bind(config: &ServerConfig, prebound: PreboundSockets) -> Result<Self> {
+        if config.insecure {
+            tracing::warn!("{INSECURE}");
+        }
         Ok(ServerSockets {
             flight: bind_listeners(config, prebound.flight).await?,
             peer: bind_unless(prebound.peer, &config.peer_listen).await?,

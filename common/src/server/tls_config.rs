@@ -149,16 +149,9 @@ impl TlsConfig {
         value_of(&self.tls_cert, listener).is_some()
     }
 
-    /// Whether everybody who connects to a listener proves who it is.
-    pub fn demands_client_certificate(&self, listener: &str) -> bool {
-        self.is_tls(listener)
-            && value_of(&self.tls_client_ca, listener).is_some()
-            && self.tls_client_auth == ClientAuth::Required
-    }
-
-    /// Whether everybody who connects to the HTTP port proves who it is.
-    pub fn http_demands_client_certificate(&self) -> bool {
-        self.demands_client_certificate(HTTP)
+    /// Whether the HTTP port has TLS.
+    pub fn is_http_tls(&self) -> bool {
+        self.is_tls(HTTP)
     }
 
     /// Whether every member that connects proves which one it is.

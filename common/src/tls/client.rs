@@ -132,6 +132,25 @@ fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls>
     Ok(LoadedClientTls { config: Arc::new(config), server_name: server_name.map_err(|e| e.at("--tls-server-name"))? })
 }
 
+/// The TLS of a client of another service, for HTTP/1.1. It trusts the CAs of the system; without `trusts_system` nobody, for a
+/// client that uses no TLS and whose library demands a configuration.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the system has no CAs.
+pub(crate) fn https_config(trusts_system: bool) -> Result<ClientConfig> {
+    let no_roots = |_| {
+        Error::invalid(
+            "this system has no CA certificates: install them (Debian: ca-certificates), or name a file of them by the environment variable SSL_CERT_FILE",
+        )
+    };
+    let roots = if trusts_system { system_roots().map_err(no_roots)? } else { Arc::new(RootCertStore::empty()) };
+    let unusable = |e: rustls::Error| Error::internal(format!("TLS: {e}"));
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(unusable)?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Ok(config)
+}
+
 /// The CAs of the system. Certificates that cannot be read are left out.
 fn system_roots() -> Result<Arc<RootCertStore>> {
     let found = rustls_native_certs::load_native_certs();

@@ -46,6 +46,14 @@ impl Catalog {
             Some(Op::RemoveCoordinator(op)) => self.remove_coordinator(*op),
             Some(Op::RetireStore(op)) => self.retire_store(*op),
             Some(Op::RecoverCluster(op)) => self.recover_cluster(op),
+            Some(Op::PutUser(op)) => self.put_user(op, now),
+            Some(Op::RemoveUser(op)) => self.remove_user(op),
+            Some(Op::CreateToken(op)) => self.create_token(op, now),
+            Some(Op::RevokeToken(op)) => self.revoke_token(op),
+            Some(Op::PutGrant(op)) => self.put_grant(op, now),
+            Some(Op::RemoveGrant(op)) => self.remove_grant(op),
+            Some(Op::AddSigningKey(op)) => self.add_signing_key(op, now),
+            Some(Op::SetQuota(op)) => self.set_quota(op),
             None => Err(Error::unimplemented("the command comes from a newer version: upgrade this coordinator")),
         };
         if result.is_ok() && now > self.clock_ms {
@@ -131,6 +139,7 @@ impl Catalog {
             }
             (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
         }
+        self.check_quota_to_begin(&op.table, op.mode())?;
         Ok(write)
     }
 

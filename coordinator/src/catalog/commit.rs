@@ -44,6 +44,7 @@ impl Catalog {
             return Ok(reply::Reply::Outcome(self.commit_compaction(write, &parts, now)?));
         }
         let table = self.table_to_commit(&write, now)?;
+        self.check_quota_to_commit(&table, &parts)?;
         Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
     }
 
@@ -194,6 +195,7 @@ impl Catalog {
         if self.find(&op.table).is_some() {
             return Err(already_there(&op.table));
         }
+        self.check_quota(&op.table, 0, true)?;
         let mut table = self.new_table(&op.table, now)?;
         table.kind = op.kind;
         table.spec.clone_from(&op.spec);

@@ -129,6 +129,7 @@ impl Catalog {
         cluster.id.clone_from(&op.id);
         cluster.coordinators = op.coordinator.iter().cloned().collect();
         self.touched.insert(RowKey::Cluster);
+        self.skip_identity_epochs();
         // Their commits may be among those that were lost, so that nothing may conclude that they ended without one.
         for id in self.open.keys().cloned().collect::<Vec<_>>() {
             self.remove_staged(&id);

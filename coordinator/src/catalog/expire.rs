@@ -1,4 +1,4 @@
-//! Expiry of leases, replaced versions, pins, finished writes and cancellations.
+//! Expiry of leases, replaced versions, pins, finished writes, cancellations, service tokens and signing keys.
 
 use volley_common::wire::catalog::{Expire, Replaced, Table, reply};
 use volley_common::{PartId, Result};
@@ -10,12 +10,13 @@ use super::{Catalog, PartRow, RowKey};
 impl Catalog {
     /// Whether an `Expire` command would change anything. The leader checks once a second.
     ///
-    /// Cheap: examines open writes, the oldest finished write, cancelled flights, tables with replaced versions or pins,
-    /// and only those parts whose retention has passed (a pin may still keep them).
+    /// Cheap: examines open writes, the oldest finished write, cancelled flights, the first token to expire, signing keys,
+    /// tables with replaced versions or pins, and only those parts whose retention has passed (a pin may still keep them).
     pub fn needs_expiry(&self, now_ms: u64, limits: &Expire) -> bool {
         self.lapsed_writes(now_ms).next().is_some()
             || self.finished.expired(limits, now_ms).next().is_some()
             || self.cancelled.values().any(|c| c.until_ms < now_ms)
+            || self.identity.needs_expiry(now_ms)
             || self
                 .aging
                 .iter()
@@ -41,6 +42,7 @@ impl Catalog {
             self.touched.insert(RowKey::Cancelled(flight));
             self.cancelled.remove(&flight);
         }
+        self.expire_identity(now);
         let aging: Vec<u64> = self.aging.iter().copied().collect();
         aging.into_iter().for_each(|id| self.expire_table(id, now));
         Ok(done())

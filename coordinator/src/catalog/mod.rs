@@ -13,6 +13,8 @@
 //! | `compaction` | commands that replace small parts by fewer larger ones |
 //! | `coordinators` | commands that change the set of coordinators |
 //! | `expire` | leases, retention and other deadlines |
+//! | `identity`, `users`, `grants` | the rows of users, service tokens, grants and signing keys; the commands that change them |
+//! | `quotas` | the largest size of the tables of a prefix |
 //! | [`nodes`] | commands about nodes, holders and placement |
 //! | [`parts`] | the in-memory index of parts: about 270 bytes each, 270 MB for a million |
 //! | [`rows`], [`replies`] | row keys and their bytes; replies of commands |
@@ -32,10 +34,13 @@ mod compaction;
 mod coordinators;
 mod expire;
 mod finished;
+mod grants;
+mod identity;
 mod layouts;
 pub mod nodes;
 pub mod parts;
 mod query;
+mod quotas;
 pub mod replies;
 mod restore;
 pub mod rows;
@@ -43,10 +48,13 @@ mod staged;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod users;
 
 use finished::FinishedWrites;
+use identity::IdentityRows;
 use parts::PartIndex;
 pub use parts::{PartRow, Revision};
+pub use quotas::QuotaUsage;
 pub use rows::{Change, RowKey, SortKey};
 use staged::StagedStreams;
 pub use usage::TableUsage;
@@ -70,6 +78,9 @@ pub struct Catalog {
     staged: BTreeMap<String, StagedStreams>,
     cancelled: BTreeMap<u64, Cancelled>,
     usage: TableUsage,
+    identity: IdentityRows,
+    /// By prefix.
+    quotas: BTreeMap<Vec<String>, QuotaUsage>,
     /// The time of the last command that had an effect, milliseconds since 1970.
     clock_ms: u64,
     /// Ids of tables with replaced versions, pins or a drop: the only ones that expiry examines.
@@ -95,6 +106,12 @@ impl Catalog {
             Some(row::Row::Staged(staged)) => self.index_staged(staged),
             Some(row::Row::Layout(layout)) => self.index_layout(layout),
             Some(row::Row::Clock(clock)) => self.clock_ms = clock.now_ms,
+            Some(row::Row::User(user)) => self.identity.insert_user(user),
+            Some(row::Row::Token(token)) => self.identity.insert_token(token),
+            Some(row::Row::Grant(grant)) => self.identity.insert_grant(grant),
+            Some(row::Row::SigningKey(key)) => self.identity.insert_key(key),
+            Some(row::Row::Quota(quota)) => self.index_quota(quota),
+            Some(row::Row::Identity(state)) => self.identity.set_epoch(state.epoch),
             None => {}
         }
     }
@@ -114,6 +131,12 @@ impl Catalog {
             RowKey::StagedStream { write, index } => self.unindex_staged(write, *index),
             RowKey::Layout { table, id } => self.unindex_layout(*table, *id),
             RowKey::Clock => self.clock_ms = 0,
+            RowKey::User(name) => self.identity.remove_user(name),
+            RowKey::Token(id) => self.identity.remove_token(id),
+            RowKey::Grant { to, role, prefix } => self.identity.remove_grant(&(to.clone(), *role, prefix.clone())),
+            RowKey::SigningKey(id) => self.identity.remove_key(id),
+            RowKey::Quota(prefix) => self.unindex_quota(prefix),
+            RowKey::Identity => self.identity.set_epoch(0),
         }
     }
 
@@ -129,7 +152,9 @@ impl Catalog {
         let layouts = self.layouts.values().cloned().map(row::Row::Layout);
         let clock = self.clock_row().into_iter().map(row::Row::Clock);
         let all = cluster.chain(nodes).chain(tables).chain(parts).chain(writes).chain(cancelled);
-        all.chain(staged).chain(layouts).chain(clock).map(|row| Row { row: Some(row) })
+        let identity = self.identity.rows();
+        let quotas = self.quotas.values().map(|usage| row::Row::Quota(usage.quota.clone()));
+        all.chain(staged).chain(layouts).chain(clock).chain(identity).chain(quotas).map(|row| Row { row: Some(row) })
     }
 
     /// The current row of a key.
@@ -146,6 +171,10 @@ impl Catalog {
             RowKey::StagedStream { write, index } => self.staged_stream(write, *index).cloned().map(row::Row::Staged),
             RowKey::Layout { table, id } => self.layouts.get(&(*table, *id)).cloned().map(row::Row::Layout),
             RowKey::Clock => self.clock_row().map(row::Row::Clock),
+            RowKey::Quota(prefix) => self.quotas.get(prefix).map(|usage| row::Row::Quota(usage.quota.clone())),
+            RowKey::User(_) | RowKey::Token(_) | RowKey::Grant { .. } | RowKey::SigningKey(_) | RowKey::Identity => {
+                self.identity.row(key)
+            }
         };
         row.map(|row| Row { row: Some(row) })
     }
@@ -180,6 +209,7 @@ impl Catalog {
         if table.dropped_ms == 0 {
             self.names.insert(table.name.clone(), table.id);
             self.count_placement(&table);
+            self.count_in_quotas(&table);
         }
         if table.dropped_ms != 0 || !table.replaced.is_empty() || !table.pins.is_empty() {
             self.aging.insert(table.id);
@@ -201,6 +231,7 @@ impl Catalog {
         self.usage -= TableUsage::of_table(&old);
         if old.dropped_ms == 0 {
             self.uncount_placement(&old);
+            self.uncount_in_quotas(&old);
         }
         if self.names.get(&old.name) == Some(&id) {
             self.names.remove(&old.name);

@@ -39,6 +39,7 @@ impl Catalog {
             )));
         }
         let old = self.version_to_restore(table, op, now)?;
+        self.check_quota_to_restore(table, old)?;
         let mut table = table.clone();
         let undropped = table.dropped_ms != 0;
         if undropped {

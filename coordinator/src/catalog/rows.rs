@@ -66,6 +66,25 @@ pub enum RowKey {
     },
     /// The single row with the catalog's time.
     Clock,
+    /// A user, by name.
+    User(String),
+    /// A service token, by id.
+    Token(String),
+    /// A grant.
+    Grant {
+        /// `user:NAME` or `group:NAME`.
+        to: String,
+        /// The role's number.
+        role: u32,
+        /// The components of the prefix.
+        prefix: Vec<String>,
+    },
+    /// A key that signs session tokens, by id.
+    SigningKey(String),
+    /// A quota, by the components of its prefix.
+    Quota(Vec<String>),
+    /// The single row with the epoch of users, tokens, grants and signing keys.
+    Identity,
 }
 
 /// A row that a command changed or deleted.
@@ -101,6 +120,16 @@ impl RowKey {
             RowKey::StagedStream { write, index } => [&[6], write.as_bytes(), &[0], &index.to_be_bytes()[..]].concat(),
             RowKey::Layout { table, id } => numbers(7, &[*table, *id]),
             RowKey::Clock => vec![8],
+            RowKey::User(name) => [&[9], name.as_bytes()].concat(),
+            RowKey::Token(id) => [&[10], id.as_bytes()].concat(),
+            // Neither names nor components have a byte 0.
+            RowKey::Grant { to, role, prefix } => {
+                let head = [&[11], to.as_bytes(), &[0], &role.to_be_bytes()[..]].concat();
+                [head, prefix_bytes(prefix)].concat()
+            }
+            RowKey::SigningKey(id) => [&[12], id.as_bytes()].concat(),
+            RowKey::Quota(prefix) => [vec![13], prefix_bytes(prefix)].concat(),
+            RowKey::Identity => vec![14],
         }
     }
 
@@ -129,7 +158,30 @@ impl RowKey {
             }
             (7, 16) => RowKey::Layout { table: number(&rest[..8])?, id: number(&rest[8..])? },
             (8, 0) => RowKey::Clock,
+            (9, 1..) => RowKey::User(String::from_utf8(rest.to_vec()).ok()?),
+            (10, 1..) => RowKey::Token(String::from_utf8(rest.to_vec()).ok()?),
+            (11, 6..) => {
+                let end = rest.iter().position(|byte| *byte == 0)?;
+                let (to, rest) = (&rest[..end], &rest[end + 1..]);
+                let (role, prefix) = rest.split_first_chunk()?;
+                let to = String::from_utf8(to.to_vec()).ok()?;
+                RowKey::Grant { to, role: u32::from_be_bytes(*role), prefix: prefix_of(prefix)? }
+            }
+            (12, 1..) => RowKey::SigningKey(String::from_utf8(rest.to_vec()).ok()?),
+            (13, _) => RowKey::Quota(prefix_of(rest)?),
+            (14, 0) => RowKey::Identity,
             _ => return None,
         })
     }
+}
+
+/// The components of a prefix, each with a byte 0 after it, so that bytes sort as prefixes do.
+fn prefix_bytes(prefix: &[String]) -> Vec<u8> {
+    prefix.iter().flat_map(|component| component.bytes().chain([0])).collect()
+}
+
+/// Decodes the output of [`prefix_bytes`]; `None` for any other bytes.
+fn prefix_of(bytes: &[u8]) -> Option<Vec<String>> {
+    let Some(components) = bytes.strip_suffix(&[0]) else { return bytes.is_empty().then(Vec::new) };
+    components.split(|byte| *byte == 0).map(|component| String::from_utf8(component.to_vec()).ok()).collect()
 }

@@ -4,9 +4,12 @@
 mod compactions;
 mod coordinators;
 mod helpers;
+mod identity;
 mod nodes;
+mod quotas;
 mod replay;
 mod restore;
 mod tables;
+mod users;
 mod versions;
 mod writes;

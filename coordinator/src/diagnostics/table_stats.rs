@@ -24,6 +24,7 @@ pub fn table_json(table: &Table) -> Value {
         "retention_ms": spec.retention_ms,
         "max_endpoints": (spec.max_endpoints != 0).then_some(spec.max_endpoints),
         "preserve_batches": spec.preserve_batches,
+        "shareable_tickets": spec.shareable_tickets,
     })
 }
 

@@ -309,6 +309,7 @@ pub fn table_options(options: &Options) -> TableOptions {
         retention_ms: options.retention_s.map(|seconds| seconds.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
+        shareable_tickets: options.shareable_tickets,
     }
 }
 

@@ -17,15 +17,17 @@ use super::action_bodies::{
     ActionReply, CreateTableBody, DropTableBody, EmptyBody, RestoreVersionBody, StatsBody, WriteBody, parse,
     table_options,
 };
-use super::admin_actions;
+use super::call_context::CallContext;
 use super::flight_info::timestamp;
+use super::rights::{self, CallRights, Requirement};
 use super::session_options::{COOKIE, FlightSessions, session_id};
+use super::{admin_actions, identity_actions};
 use crate::client_listener::{ClientListener, node_address};
 use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
 
-/// Names and descriptions of the actions, without those of [`admin_actions`].
-const ACTIONS: [(&str, &str); 17] = [
+/// Names and descriptions of the actions, without those of [`admin_actions`] and [`identity_actions`].
+pub(super) const ACTIONS: [(&str, &str); 17] = [
     (
         "create_table",
         r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -35,7 +37,7 @@ const ACTIONS: [(&str, &str); 17] = [
         "restore_version",
         r#"Make an old version of a table the newest one: {"table", "version"}; or undo the drop of a table: {"table"}"#,
     ),
-    ("list_tables", "All tables with their statistics, as JSON"),
+    ("list_tables", "All tables that one may read, with their statistics, as JSON"),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
     ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
@@ -54,7 +56,7 @@ const ACTIONS: [(&str, &str); 17] = [
 /// The reply to ListActions.
 pub fn action_types() -> Vec<ActionType> {
     let action = |(name, text): &(&str, &str)| ActionType { r#type: name.to_string(), description: text.to_string() };
-    ACTIONS.iter().chain(&admin_actions::ACTIONS).map(action).collect()
+    ACTIONS.iter().chain(&admin_actions::ACTIONS).chain(&identity_actions::ACTIONS).map(action).collect()
 }
 
 /// Runs actions.
@@ -69,27 +71,52 @@ impl ActionRunner {
         ActionRunner { services, sessions: FlightSessions::default() }
     }
 
-    /// Runs one action. An error of `listener` fails only the actions that return addresses.
+    /// Runs one action, and records in the audit log how it ended. An error of `listener` fails only the actions that return
+    /// addresses.
     ///
     /// # Errors
-    /// UNIMPLEMENTED: no such action. INVALID_ARGUMENT: an invalid body. Errors of the action.
+    /// UNAUTHENTICATED, PERMISSION_DENIED: the caller may not run it. UNIMPLEMENTED: no such action. INVALID_ARGUMENT: an invalid
+    /// body. Errors of the action.
     pub async fn run(
         &self,
         action: &Action,
         metadata: &MetadataMap,
         listener: Result<ClientListener>,
+        call: &CallContext,
+    ) -> Result<ActionReply> {
+        let name = action.r#type.as_str();
+        let Some(CallRights { requirement, kind }) = rights::of_action(name) else {
+            call.access().require_identity()?;
+            let name = cut(name);
+            return Err(Error::unimplemented(format!("there is no action {name:?}: list_actions lists the actions")));
+        };
+        let result = match requirement.admit(call.access()) {
+            Ok(()) => self.run_admitted(action, metadata, listener, call, requirement).await,
+            Err(refusal) => Err(refusal),
+        };
+        call.record(kind, name, result.as_ref().map(|_| ()));
+        result
+    }
+
+    async fn run_admitted(
+        &self,
+        action: &Action,
+        metadata: &MetadataMap,
+        listener: Result<ClientListener>,
+        call: &CallContext,
+        requirement: Requirement,
     ) -> Result<ActionReply> {
         let (name, body) = (action.r#type.as_str(), &action.body[..]);
         match name {
-            "create_table" => self.create_table(body, metadata).await,
-            "drop_table" => self.drop_table(body).await,
-            "restore_version" => self.restore_version(body).await,
-            "get_stats" => self.get_stats(body).await,
-            "begin_write" => self.begin_write(body, metadata, &listener?).await,
-            "commit_write" => self.commit_write(body).await,
-            "abort_write" => self.abort_write(body).await,
-            "CancelFlightInfo" => self.cancel_flight_info(body).await,
-            "RenewFlightEndpoint" => self.renew_endpoint(body).await,
+            "create_table" => self.create_table(body, metadata, call, requirement).await,
+            "drop_table" => self.drop_table(body, call, requirement).await,
+            "restore_version" => self.restore_version(body, call, requirement).await,
+            "get_stats" => self.get_stats(body, call, requirement).await,
+            "begin_write" => self.begin_write(body, metadata, &listener?, call, requirement).await,
+            "commit_write" => self.commit_write(body, call).await,
+            "abort_write" => self.abort_write(body, call).await,
+            "CancelFlightInfo" => self.cancel_flight_info(body, call).await,
+            "RenewFlightEndpoint" => self.renew_endpoint(body, call).await,
             "SetSessionOptions" => self.set_session(body, metadata),
             "GetSessionOptions" => {
                 let options = self.sessions.get(session_id(metadata).as_deref());
@@ -104,7 +131,7 @@ impl ActionRunner {
             }
             "list_tables" => {
                 let EmptyBody {} = parse(name, body)?;
-                Ok(ActionReply::json(&self.services.tables.list_tables().await?))
+                Ok(ActionReply::json(&self.services.tables.list_tables(call.access()).await?))
             }
             "clear" => {
                 let EmptyBody {} = parse(name, body)?;
@@ -118,23 +145,31 @@ impl ActionRunner {
                 self.services.stop.cancel();
                 Ok(ActionReply::json(&json!({ "stopping": true })))
             }
-            _ if admin_actions::ACTIONS.iter().any(|(known, _)| *known == name) => {
-                admin_actions::run(&self.services, action, metadata).await
+            _ if identity_actions::ACTIONS.iter().any(|(known, _)| *known == name) => {
+                identity_actions::run(&self.services.identity, action, call).await
             }
-            _ => Err(Error::unimplemented(format!("there is no action {name:?}: list_actions lists the actions"))),
+            _ => admin_actions::run(&self.services, action, metadata, call, requirement).await,
         }
     }
 
-    async fn create_table(&self, body: &[u8], metadata: &MetadataMap) -> Result<ActionReply> {
+    async fn create_table(
+        &self,
+        body: &[u8],
+        metadata: &MetadataMap,
+        call: &CallContext,
+        requirement: Requirement,
+    ) -> Result<ActionReply> {
         let CreateTableBody { name, schema, options, if_not_exists } = CreateTableBody::parse(body, metadata)?;
+        call.require(requirement, &name)?;
         let kind = DescriptorKind::Path;
         let table = self.services.tables.create_table(&name, kind, schema, &options, if_not_exists).await?;
         Ok(ActionReply::json(&table_json(&table)))
     }
 
-    async fn drop_table(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn drop_table(&self, body: &[u8], call: &CallContext, requirement: Requirement) -> Result<ActionReply> {
         let drop = DropTableBody::parse(body)?;
         let name = drop.table.parse()?;
+        call.require(requirement, &name)?;
         let dropped = self.services.tables.drop_table(&name, drop.if_exists).await?;
         let mut reply = json!({ "table": drop.table, "dropped": dropped });
         if dropped && let Some(until_ms) = self.services.restore.restorable_until_ms(&name).await {
@@ -143,20 +178,33 @@ impl ActionRunner {
         Ok(ActionReply::json(&reply))
     }
 
-    async fn restore_version(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn restore_version(&self, body: &[u8], call: &CallContext, requirement: Requirement) -> Result<ActionReply> {
         let restore: RestoreVersionBody = parse("restore_version", body)?;
-        let restored = self.services.restore.restore_version(&restore.table.parse()?, restore.version).await?;
-        Ok(ActionReply::json(&restored))
+        let name = restore.table.parse()?;
+        call.require(requirement, &name)?;
+        Ok(ActionReply::json(&self.services.restore.restore_version(&name, restore.version).await?))
     }
 
-    async fn get_stats(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn get_stats(&self, body: &[u8], call: &CallContext, requirement: Requirement) -> Result<ActionReply> {
         let stats: StatsBody = parse("get_stats", body)?;
         let name = stats.table.map(|name| name.parse()).transpose()?;
-        Ok(ActionReply::json(&self.services.tables.stats(name.as_ref()).await?))
+        match &name {
+            Some(name) => call.require(requirement, name)?,
+            None => requirement.check_cluster(call.access())?,
+        }
+        Ok(ActionReply::json(&self.services.tables.stats(call.access(), name.as_ref()).await?))
     }
 
-    async fn begin_write(&self, body: &[u8], metadata: &MetadataMap, listener: &ClientListener) -> Result<ActionReply> {
+    async fn begin_write(
+        &self,
+        body: &[u8],
+        metadata: &MetadataMap,
+        listener: &ClientListener,
+        call: &CallContext,
+        requirement: Requirement,
+    ) -> Result<ActionReply> {
         let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?.for_put()?;
+        call.require(requirement, &name)?;
         let table_options = table_options(&options);
         let request = BeginWriteRequest {
             table: name.components().to_vec(),
@@ -172,26 +220,36 @@ impl ActionRunner {
             retention_ms: table_options.retention_ms,
             max_endpoints: table_options.max_endpoints,
             preserve_batches: table_options.preserve_batches,
+            shareable_tickets: table_options.shareable_tickets,
             ..BeginWriteRequest::default()
         };
-        let plan = self.services.write.begin_write(request).await?;
+        let plan = self.services.write.begin_write(call.access(), request).await?;
         let write_id = plan.write.map(|write| write.id).unwrap_or_default();
         let (nodes, table) = (listener.addresses(&plan.nodes), name.to_string());
         let reply = json!({ "write_id": write_id, "table": table, "nodes": nodes, "lease_ms": plan.lease_ms });
         Ok(ActionReply::json(&reply))
     }
 
-    async fn commit_write(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn commit_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let write: WriteBody = parse("commit_write", body)?;
+        self.require_writer(&write.write_id, call).await?;
         let request = CommitWriteRequest { write: write.write_id, ..CommitWriteRequest::default() };
         Ok(ActionReply::json(&self.services.write.commit_write(request).await?.to_json()))
     }
 
-    async fn abort_write(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn abort_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let write: WriteBody = parse("abort_write", body)?;
+        self.require_writer(&write.write_id, call).await?;
         let reason = write.reason.map_or_else(|| "aborted by the client".into(), |reason| cut(&reason));
         self.services.write.abort_write(write.write_id.clone(), reason, 0).await?;
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
+    }
+
+    /// Checks the rights to a write by its id, which names no table.
+    async fn require_writer(&self, write: &str, call: &CallContext) -> Result<()> {
+        let table = self.services.write.require_writer(call.access(), write).await?;
+        call.note_table(&table);
+        Ok(())
     }
 
     /// The addresses that clients of a listener get, and other facts that may keep them from connecting.
@@ -214,20 +272,20 @@ impl ActionRunner {
         })
     }
 
-    async fn cancel_flight_info(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn cancel_flight_info(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let request = CancelFlightInfoRequest::decode(body).map_err(|e| invalid_body("CancelFlightInfo", &e))?;
         let endpoints = request.info.map(|info| info.endpoint).unwrap_or_default();
         let ticket = endpoints.into_iter().find_map(|endpoint| endpoint.ticket);
         let ticket = ticket.ok_or_else(|| Error::invalid("the FlightInfo to cancel has no ticket"))?;
-        self.services.read.cancel_flight(&ticket.ticket).await?;
+        self.services.tickets.cancel_flight(call.access(), &ticket.ticket).await?;
         Ok(ActionReply::bytes(CancelFlightInfoResult::new(CancelStatus::Cancelled).encode_to_vec()))
     }
 
-    async fn renew_endpoint(&self, body: &[u8]) -> Result<ActionReply> {
+    async fn renew_endpoint(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let request = RenewFlightEndpointRequest::decode(body).map_err(|e| invalid_body("RenewFlightEndpoint", &e))?;
         let endpoint = request.endpoint.unwrap_or_default();
         let ticket = endpoint.ticket.as_ref().ok_or_else(|| Error::invalid("the endpoint to renew has no ticket"))?;
-        let (ticket, until_ms) = self.services.read.renew_ticket(&ticket.ticket).await?;
+        let (ticket, until_ms) = self.services.tickets.renew_ticket(call.access(), &ticket.ticket).await?;
         let renewed = FlightEndpoint {
             ticket: Some(Ticket { ticket: ticket.into() }),
             expiration_time: Some(timestamp(until_ms)),
@@ -259,16 +317,4 @@ fn invalid_body(action: &str, error: &prost::DecodeError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn actions_have_unique_names_and_descriptions() {
-        let mut names: Vec<String> = action_types().into_iter().map(|action| action.r#type).collect();
-        let listed = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), listed);
-        assert!(action_types().iter().all(|action| !action.description.is_empty()));
-    }
-}
+mod tests;

@@ -8,17 +8,23 @@ use std::time::Duration;
 use arrow_flight::Action;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::TryStreamExt;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use http::{HeaderMap, HeaderValue};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use volley_common::identity::assert_principal;
 use volley_common::net::ConnectionPool;
+use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::{Code, Result};
 
 use super::action_bodies::{
     ActionReply, AddCoordinatorBody, CoordinatorBody, DrainNodeBody, EmptyBody, NodeBody, TableBody, parse,
 };
+use super::call_context::CallContext;
 use super::limits::MAX_REPLY;
+use super::rights::Requirement;
 use crate::raft::Handle;
 use crate::service::Services;
+use crate::service::tickets::ticket_key;
 
 /// Names and descriptions of these actions.
 pub const ACTIONS: [(&str, &str); 8] = [
@@ -37,59 +43,94 @@ pub const ACTIONS: [(&str, &str); 8] = [
 
 /// Marks an action that another coordinator forwarded: it is not forwarded again.
 const FORWARDED: &str = "x-volley-passed-on";
+/// The path of DoAction.
+const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
 /// How long the leader may take before this coordinator replies from its own catalog.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs one of [`ACTIONS`].
+/// Runs one of [`ACTIONS`], which requires `requirement`.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: an invalid body. Errors of the action.
-pub async fn run(services: &Services, action: &Action, metadata: &MetadataMap) -> Result<ActionReply> {
+pub async fn run(
+    services: &Services,
+    action: &Action,
+    metadata: &MetadataMap,
+    call: &CallContext,
+    requirement: Requirement,
+) -> Result<ActionReply> {
     let (name, body) = (action.r#type.as_str(), &action.body[..]);
+    // Before the call is forwarded: the leader checks it again, by what it knows.
+    let table = match name {
+        "explain" | "list_versions" => {
+            let table = parse::<TableBody>(name, body)?.name()?;
+            call.require(requirement, &table)?;
+            Some(table)
+        }
+        _ => None,
+    };
     let needs_leader_state = matches!(name, "cluster_status" | "explain" | "drain_node");
     if needs_leader_state
         && !metadata.contains_key(FORWARDED)
-        && let Some(reply) = forward_to_leader(&services.raft, &services.pool, action).await
+        && let Some(reply) = forward_to_leader(&services.raft, &services.pool, action, call).await
     {
         return reply;
     }
     let admin = &services.admin;
-    let value = match name {
-        "cluster_status" => {
+    let value = match (name, &table) {
+        ("explain", Some(table)) => admin.explain(table).await?,
+        (_, Some(table)) => admin.list_versions(table).await?,
+        ("cluster_status", None) => {
             let EmptyBody {} = parse(name, body)?;
-            services.status.cluster_status().await?
+            services.status.cluster_status(call.access()).await?
         }
-        "explain" => admin.explain(&parse::<TableBody>(name, body)?.name()?).await?,
-        "list_versions" => admin.list_versions(&parse::<TableBody>(name, body)?.name()?).await?,
-        "drain_node" => {
+        ("drain_node", None) => {
             let drain: DrainNodeBody = parse(name, body)?;
             admin.drain_node(&drain.node, drain.begin).await?
         }
-        "undrain_node" => admin.undrain_node(&parse::<NodeBody>(name, body)?.node).await?,
-        "remove_node" => admin.remove_node(&parse::<NodeBody>(name, body)?.node).await?,
-        "add_coordinator" => {
+        ("undrain_node", None) => admin.undrain_node(&parse::<NodeBody>(name, body)?.node).await?,
+        ("remove_node", None) => admin.remove_node(&parse::<NodeBody>(name, body)?.node).await?,
+        ("add_coordinator", None) => {
             let add: AddCoordinatorBody = parse(name, body)?;
             admin.add_coordinator(add.id, &add.peer).await?
         }
-        _ => admin.remove_coordinator(parse::<CoordinatorBody>(name, body)?.id).await?,
+        (_, None) => admin.remove_coordinator(parse::<CoordinatorBody>(name, body)?.id).await?,
     };
     Ok(ActionReply::json(&value))
 }
 
-/// Runs the action on the leader. `None` if this coordinator leads, knows no leader, or does not reach it in time.
-async fn forward_to_leader(raft: &Handle, pool: &ConnectionPool, action: &Action) -> Option<Result<ActionReply>> {
+/// Runs the action on the leader, for the same principal. `None` if this coordinator leads, knows no leader, or does not reach it
+/// in time.
+async fn forward_to_leader(
+    raft: &Handle,
+    pool: &ConnectionPool,
+    action: &Action,
+    call: &CallContext,
+) -> Option<Result<ActionReply>> {
     let leader = raft.leader().filter(|id| *id != raft.id())?;
     let addr = raft.peers().get(&leader)?.clone();
     let channel = pool.coordinator_channel(&addr).ok()?;
     let mut client = FlightServiceClient::new(channel).max_decoding_message_size(MAX_REPLY);
     let mut request = Request::new(action.clone());
-    request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-    let call = async { client.do_action(request).await?.into_inner().try_collect().await };
+    *request.metadata_mut() = MetadataMap::from_headers(forwarded_headers(raft, call));
+    let answer = async { client.do_action(request).await?.into_inner().try_collect().await };
     let results: Result<Vec<arrow_flight::Result>, Status> =
-        tokio::time::timeout(LEADER_TIMEOUT, pool.while_answering(&addr, call)).await.ok()?;
+        tokio::time::timeout(LEADER_TIMEOUT, pool.while_answering(&addr, answer)).await.ok()?;
     match results {
         Ok(results) => Some(Ok(ActionReply { results, cookie: None })),
         Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => None,
         Err(status) => Some(Err(status.into())),
     }
+}
+
+/// The headers of a forwarded action: they say for whom it is, and how the client calls it.
+fn forwarded_headers(raft: &Handle, call: &CallContext) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    if let Some(id) = call.request_id() {
+        headers.insert(REQUEST_ID_HEADER, id.clone());
+    }
+    let key = ticket_key(&raft.view()).ok();
+    assert_principal(&mut headers, call.access(), key.as_ref(), DO_ACTION);
+    headers
 }

@@ -6,3 +6,5 @@ pub const MAX_REQUEST: usize = 16 << 20;
 pub const MAX_REPLY: usize = 64 << 20;
 /// The largest ticket.
 pub const MAX_TICKET: usize = 8 << 20;
+/// All messages of a Handshake, and of an action of a caller that has not identified itself: strangers need no more.
+pub const MAX_UNIDENTIFIED: usize = 64 << 10;

@@ -1,6 +1,7 @@
 //! The API for clients: Arrow Flight.
 //!
-//! Requests pass the [`router`] first, below tonic. These calls never reach the tonic service [`CoordinatorFlight`]:
+//! Requests pass the [`router`] first, below tonic: it identifies the caller of every call. These calls never reach the tonic
+//! service [`CoordinatorFlight`]:
 //!
 //! | call | what the router does |
 //! |---|---|
@@ -12,19 +13,27 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`router`] | the routing of calls below tonic |
+//! | [`router`], [`received_by`] | the routing of calls below tonic; which listener a call arrived by |
+//! | [`rights`] | what each call and each action requires of its caller |
+//! | [`call_context`], [`call_authenticator`] | who makes a call, for rights and the audit log; how that is found out |
 //! | [`flight_info`] | FlightInfo messages of read plans and listed tables |
-//! | [`actions`], [`admin_actions`] | DoAction |
-//! | [`action_bodies`] | the JSON bodies of actions |
+//! | [`actions`], [`admin_actions`], [`identity_actions`] | DoAction |
+//! | [`action_bodies`], [`identity_bodies`] | the JSON bodies of actions |
 //! | [`handshake`], [`session_options`] | handshakes, and session options |
 //! | [`limits`] | message limits |
 
 pub mod action_bodies;
 pub mod actions;
 pub mod admin_actions;
+pub mod call_authenticator;
+pub mod call_context;
 pub mod flight_info;
 pub mod handshake;
+pub mod identity_actions;
+pub mod identity_bodies;
 pub mod limits;
+pub mod received_by;
+pub mod rights;
 pub mod router;
 pub mod session_options;
 
@@ -46,6 +55,8 @@ use crate::client_listener::ListenerTable;
 use crate::service::Services;
 use crate::service::read::ReadService;
 use actions::ActionRunner;
+use call_context::CallContext;
+use handshake::Handshakes;
 use limits::{MAX_REPLY, MAX_REQUEST};
 
 /// The tonic service of the Flight API.
@@ -54,6 +65,7 @@ pub struct CoordinatorFlight {
     read: Arc<ReadService>,
     listeners: Arc<ListenerTable>,
     actions: Arc<ActionRunner>,
+    handshakes: Handshakes,
 }
 
 /// A stream of reply messages.
@@ -66,6 +78,7 @@ impl CoordinatorFlight {
             read: services.read.clone(),
             listeners: services.listeners.clone(),
             actions: Arc::new(ActionRunner::new(services.clone())),
+            handshakes: Handshakes::new(services),
         }
     }
 
@@ -77,6 +90,17 @@ impl CoordinatorFlight {
 
 fn reply_stream<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
     stream::iter(items).map(Ok).boxed()
+}
+
+/// The table that a read names, and the call, which may read it.
+fn readable_table(
+    request: &Request<FlightDescriptor>,
+    method: &str,
+) -> volley_common::Result<(TableRequest, CallContext)> {
+    let call = CallContext::of(request.extensions());
+    let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
+    call.require(rights::require_method(method)?, &table.name)?;
+    Ok((table, call))
 }
 
 /// The error for a call that the [`router`] should have handled.
@@ -98,13 +122,14 @@ impl FlightService for CoordinatorFlight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        handshake::reply(request.into_inner())
+        self.handshakes.reply(request).await
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let call = CallContext::of(request.extensions());
         let prefix = String::from_utf8(request.into_inner().expression.to_vec())
             .map_err(|_| Error::invalid("the criteria must be a prefix of table names in UTF-8"))?;
-        let tables = self.read.list(&prefix).await?;
+        let tables = self.read.list(call.access(), &prefix).await?;
         Ok(Response::new(reply_stream(tables.into_iter().map(flight_info::listed).collect())))
     }
 
@@ -113,9 +138,10 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
-        let listener = router::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
-        let plan = self.read.plan_flight_info(&table, &listener).await?;
+        let (table, call) = readable_table(&request, "PollFlightInfo")?;
+        let listener =
+            received_by::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
+        let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);
@@ -124,8 +150,8 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
-        let schema = self.read.schema(&table).await?;
+        let (table, call) = readable_table(&request, "GetSchema")?;
+        let schema = self.read.schema(call.access(), &table).await?;
         Ok(Response::new(SchemaResult { schema }))
     }
 
@@ -144,9 +170,10 @@ impl FlightService for CoordinatorFlight {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let actions = self.actions.clone();
         let (metadata, extensions, action) = request.into_parts();
-        let listener = router::client_listener(&self.listeners, &extensions, metadata.as_ref());
+        let listener = received_by::client_listener(&self.listeners, &extensions, metadata.as_ref());
+        let call = CallContext::of(&extensions);
         // In a task of its own, so that the action completes even if the client disconnects.
-        let run = tokio::spawn(async move { actions.run(&action, &metadata, listener).await });
+        let run = tokio::spawn(async move { actions.run(&action, &metadata, listener, &call).await });
         let reply = run.await.map_err(|e| Error::internal(format!("the action failed: {e}")))??;
         let mut response = Response::new(reply_stream(reply.results));
         if let Some(cookie) = reply.cookie {

@@ -1,5 +1,6 @@
-//! The routing of calls below tonic: DoPut and DoExchange are forwarded to a node byte for byte, DoGet with its ticket
-//! verified or planned from a name. GetFlightInfo gets a hand-encoded reply. All other calls go to the tonic services.
+//! The routing of calls below tonic. The caller of every call is identified first. DoPut and DoExchange are forwarded to a node
+//! byte for byte, DoGet with its ticket verified or planned from a name; what is forwarded says for whom. GetFlightInfo gets a
+//! hand-encoded reply. All other calls go to the tonic services.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,7 +10,8 @@ use std::task::{Context, Poll};
 
 use arrow_flight::{FlightDescriptor, Ticket};
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
@@ -17,32 +19,44 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::grpc::{self, PREFIX};
-use volley_common::http2::{CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message};
+use volley_common::http2::{
+    AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message,
+};
+use volley_common::identity::{ASSERTION_HEADER, assert_principal};
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
 use volley_common::options::{
-    CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, LISTENER_HEADER, TableRequest,
-    TicketRequest, decompress_header,
+    CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::server::serve::TonicService;
-use volley_common::tls::Caller;
-use volley_common::{Error, Result};
+use volley_common::wire::cluster;
+use volley_common::{Code, Error, Result};
 
-use super::flight_info;
-use super::limits::{MAX_REPLY, MAX_REQUEST, MAX_TICKET};
-use crate::client_listener::{ClientListener, ListenerTable};
+use super::call_authenticator::CallAuthenticator;
+use super::call_context::CallContext;
+use super::limits::{MAX_REPLY, MAX_REQUEST, MAX_TICKET, MAX_UNIDENTIFIED};
+use super::received_by::{ReceivedBy, client_listener, header_text, is_client_tls};
+use super::{flight_info, rights};
+use crate::client_listener::ListenerTable;
+use crate::raft::Handle;
 use crate::service::Services;
 use crate::service::read::ReadService;
+use crate::service::tickets::{TicketService, ticket_key};
 
+/// The path of Flight's methods.
+const FLIGHT_SERVICE: &str = "/arrow.flight.protocol.FlightService/";
 /// A client's header that every reply returns, in success and failure.
 const ECHOED: &str = "x-middleware";
 
 /// Routes the calls of one listener.
 #[derive(Clone)]
 pub struct CoordinatorRouter {
+    callers: CallAuthenticator,
+    raft: Handle,
     read: Arc<ReadService>,
+    tickets: TicketService,
     listeners: Arc<ListenerTable>,
     pool: ConnectionPool,
     routes: TonicService<Routes>,
@@ -50,50 +64,6 @@ pub struct CoordinatorRouter {
     listener: Arc<str>,
     /// Whether the callers are members, which may name the listener that received a forwarded call.
     from_members: bool,
-}
-
-/// How a call arrived, passed to the tonic services as a request extension.
-#[derive(Clone)]
-struct ReceivedBy {
-    /// The name of the listener that received it.
-    listener: Arc<str>,
-    /// Whether the client's connection has TLS.
-    client_tls: bool,
-}
-
-/// The client listener that applies to a call.
-///
-/// # Errors
-/// As [`ListenerTable::resolve`]. INVALID_ARGUMENT: a header is not ASCII.
-pub fn client_listener(
-    listeners: &ListenerTable,
-    extensions: &Extensions,
-    headers: &HeaderMap,
-) -> Result<ClientListener> {
-    let received_by = extensions.get::<ReceivedBy>();
-    let name = received_by.map_or("", |received_by| &*received_by.listener);
-    let listener = listeners.resolve(name, header_text(headers, LISTENER_HEADER)?)?;
-    Ok(ClientListener { client_tls: received_by.is_some_and(|received_by| received_by.client_tls), ..listener })
-}
-
-/// Whether a client's connection has TLS: at this listener, or at the node that forwarded its call. A member that calls is
-/// no client: its own TLS says nothing about the client's.
-fn is_client_tls(extensions: &Extensions, headers: &HeaderMap) -> bool {
-    let is_client = match Caller::of(extensions) {
-        Caller::Anonymous | Caller::Client(_) => true,
-        Caller::Plaintext | Caller::Member(_) => false,
-    };
-    is_client || headers.contains_key(CLIENT_TLS_HEADER)
-}
-
-fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.any(|other| Some(other) != first) {
-        return Err(Error::invalid(format!("the header {name} has two values: leave one out")));
-    }
-    let text = first.map(|value| value.to_str());
-    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
 }
 
 impl CoordinatorRouter {
@@ -109,7 +79,10 @@ impl CoordinatorRouter {
 
     fn new(services: &Services, routes: Routes, listener: Arc<str>, from_members: bool) -> Self {
         CoordinatorRouter {
+            callers: CallAuthenticator::new(services, from_members),
+            raft: services.raft.clone(),
             read: services.read.clone(),
+            tickets: services.tickets.clone(),
             listeners: services.listeners.clone(),
             pool: services.pool.clone(),
             routes: TonicService(routes.prepare()),
@@ -156,48 +129,112 @@ impl TowerService<Request<Incoming>> for CoordinatorRouter {
 }
 
 impl CoordinatorRouter {
-    async fn dispatch(&mut self, method: &str, mut request: Request<Incoming>) -> RouterReply {
-        let is_flight = request.uri().path().starts_with("/arrow.flight.protocol.FlightService/");
-        if is_flight {
-            match self.received_by(request.headers()) {
-                Ok(listener) => {
-                    let client_tls = is_client_tls(request.extensions(), request.headers());
-                    request.extensions_mut().insert(ReceivedBy { listener, client_tls });
-                }
-                Err(error) => return grpc_error(error),
+    async fn dispatch(&mut self, method: &str, request: Request<Incoming>) -> RouterReply {
+        let path = request.uri().path();
+        let is_flight = path.starts_with(FLIGHT_SERVICE);
+        if self.from_members && !is_flight {
+            // Calls of members: the peer port has checked who may make them, and `crate::peer` checks for whom.
+            return self.serve_by_tonic(request).await;
+        }
+        let (mut head, body) = request.into_parts();
+        let call = match self.callers.identify(&head, if is_flight { method } else { "" }).await {
+            Ok(call) => call,
+            Err(error) => return refused(method, error),
+        };
+        // Options begin with the same prefix.
+        head.headers.remove(ASSERTION_HEADER);
+        head.extensions.insert(call.access().clone());
+        head.extensions.insert(call.clone());
+        let request = Request::from_parts(head, body);
+        if !is_flight {
+            return self.serve_by_tonic(request).await;
+        }
+        self.dispatch_flight(method, request, &call).await
+    }
+
+    /// Serves a method of Flight for an identified caller.
+    async fn dispatch_flight(
+        &mut self,
+        method: &str,
+        mut request: Request<Incoming>,
+        call: &CallContext,
+    ) -> RouterReply {
+        match self.received_by(request.headers()) {
+            Ok(listener) => {
+                let client_tls = is_client_tls(request.extensions(), request.headers());
+                request.extensions_mut().insert(ReceivedBy { listener, client_tls });
             }
-            // Also of a call that lists no addresses: a misspelt name must not pass unnoticed.
-            let (extensions, headers) = (request.extensions(), request.headers());
-            if let Err(error) = client_listener(&self.listeners, extensions, headers) {
-                return grpc_error(error);
-            }
+            Err(error) => return refused(method, error),
+        }
+        // Also of a call that lists no addresses: a misspelt name must not pass unnoticed.
+        if let Err(error) = client_listener(&self.listeners, request.extensions(), request.headers()) {
+            return refused(method, error);
         }
         let reply = match method {
-            "GetFlightInfo" if is_flight => self.get_flight_info(request).await,
-            "DoGet" if is_flight => self.do_get(request).await,
-            "DoPut" | "DoExchange" if is_flight => self.forward_stream(request).await,
-            _ => match self.routes.call(request).await {
-                Ok(reply) => Ok(reply),
-                Err(never) => match never {},
-            },
+            "GetFlightInfo" => self.get_flight_info(request, call).await,
+            "DoGet" => self.do_get(request, call).await,
+            "DoPut" | "DoExchange" => self.forward_stream(request, call).await,
+            _ if call.access().require_identity().is_err() => self.serve_unidentified(request).await,
+            _ => Ok(self.serve_by_tonic(request).await),
         };
-        let reply = reply.unwrap_or_else(grpc_error);
-        if let Some(status) = Status::from_header_map(reply.headers()).filter(|_| is_flight) {
-            tracing::info!(method, code = ?status.code(), error = status.message(), "call failed");
+        let error = match &reply {
+            Err(error) => Some(error.clone()),
+            Ok(reply) => {
+                Status::from_header_map(reply.headers()).filter(|status| status.code() != Code::Ok).map(Error::from)
+            }
+        };
+        self.record(method, call, &reply, error.as_ref());
+        match (reply, error) {
+            (Ok(reply), Some(error)) => {
+                log_failed(method, &error);
+                reply
+            }
+            (Ok(reply), None) => reply,
+            (Err(error), _) => refused(method, error),
         }
-        reply
+    }
+
+    /// Records in the audit log how a call ended. Actions, handshakes, and what a node serves are recorded there.
+    fn record(&self, method: &str, call: &CallContext, reply: &Result<RouterReply>, error: Option<&Error>) {
+        let is_elsewhere = match method {
+            "DoAction" | "Handshake" => true,
+            "DoGet" | "DoPut" | "DoExchange" => reply.is_ok(),
+            _ => false,
+        };
+        if let Some(rights) = rights::of_method(method).filter(|_| !is_elsewhere) {
+            call.record(rights.kind, method, error.map_or(Ok(()), Err));
+        }
+    }
+
+    async fn serve_by_tonic(&mut self, request: Request<Incoming>) -> RouterReply {
+        match self.routes.call(request).await {
+            Ok(reply) => reply,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Serves a handshake, or an action of a caller without identity, by tonic, with a body that is not larger than such calls
+    /// need.
+    async fn serve_unidentified(&mut self, request: Request<Incoming>) -> Result<RouterReply> {
+        let limited = |body: Incoming| Limited::new(body, MAX_UNIDENTIFIED).map_err(too_large);
+        let request = decompressed(request.map(|body| AdvancingBody::new(limited(body))), MAX_UNIDENTIFIED)?;
+        match self.routes.0.call(request.map(tonic::body::Body::new)).await {
+            Ok(reply) => Ok(reply.map(ReplyBody::Tonic)),
+            Err(never) => match never {},
+        }
     }
 
     /// Plans a read, and replies with one message that is encoded without copies.
-    async fn get_flight_info(&self, request: Request<Incoming>) -> Result<RouterReply> {
+    async fn get_flight_info(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (head, body) = decompressed(request.map(CompleteBody), MAX_REQUEST)?.into_parts();
         let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
         let descriptor = FlightDescriptor::decode(message.clone())
             .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
+        call.require(rights::require_method("GetFlightInfo")?, &table.name)?;
         let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
-        let plan = self.read.plan_flight_info(&table, &listener).await?;
+        let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
         let length = reply.len() - PREFIX;
         if length > MAX_REPLY {
@@ -211,7 +248,7 @@ impl CoordinatorRouter {
     }
 
     /// Verifies the ticket, or plans one if it is a table's name, and forwards the call to a node that has the data.
-    async fn do_get(&self, request: Request<Incoming>) -> Result<RouterReply> {
+    async fn do_get(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (mut head, body) = decompressed(request.map(CompleteBody), MAX_TICKET)?.into_parts();
         let message = grpc::read_message(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
         let ticket =
@@ -222,35 +259,47 @@ impl CoordinatorRouter {
             TicketRequest::Signed(bytes) => (bytes, decompress_header(&metadata)?),
             TicketRequest::Table(table) => {
                 let table = table.for_read()?;
-                (self.read.plan_ticket(&table.name, &table.options).await?, false)
+                call.require(rights::require_method("DoGet")?, &table.name)?;
+                (self.read.plan_ticket(call.access(), &table.name, &table.options).await?, false)
             }
         };
-        let nodes = self.read.serving_nodes(&self.read.verify_ticket(&signed)?).await?;
+        let ticket = self.redeem(&signed, call)?;
+        let nodes = self.read.serving_nodes(&ticket).await?;
         remove_option_headers(&mut head.headers);
         if decompress {
             head.headers.insert(DECOMPRESS_HEADER, HeaderValue::from_static("true"));
         }
         let message = grpc::encode_message(&Ticket { ticket: signed.into() });
-        self.forward(nodes, &head, Repeatable::Yes, || Some(ProxyRequestBody::from(message.clone()))).await
+        self.forward(nodes, head, call, Repeatable::Yes, || Some(ProxyRequestBody::from(message.clone()))).await
+    }
+
+    fn redeem(&self, signed: &[u8], call: &CallContext) -> Result<cluster::Ticket> {
+        let ticket = self.tickets.verify(signed)?;
+        call.note_table(&ticket.table);
+        call.access().check_ticket(&ticket)?;
+        Ok(ticket)
     }
 
     /// Forwards a client's stream to a node. Another node is tried only while nothing of the stream has been read.
-    async fn forward_stream(&self, request: Request<Incoming>) -> Result<RouterReply> {
+    async fn forward_stream(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (head, body) = request.into_parts();
         let nodes = self.read.put_nodes().await?;
         let body = ReplayableBody::new(body);
-        self.forward(nodes, &head, Repeatable::No, || body.unread()).await
+        self.forward(nodes, head, call, Repeatable::No, || body.unread()).await
     }
 
-    /// Forwards a call to the first of the nodes that can be reached. `body` returns the body for each attempt, or `None` if
-    /// it has been consumed.
+    /// Forwards a call, for its principal, to the first of the nodes that can be reached. `body` returns the body for each
+    /// attempt, or `None` if it has been consumed.
     async fn forward(
         &self,
         nodes: Vec<String>,
-        head: &Parts,
+        mut head: Parts,
+        call: &CallContext,
         repeatable: Repeatable,
         body: impl Fn() -> Option<ProxyRequestBody>,
     ) -> Result<RouterReply> {
+        let key = ticket_key(&self.raft.view()).ok();
+        assert_principal(&mut head.headers, call.access(), key.as_ref(), head.uri.path());
         let request = || {
             let mut request = Request::new(body()?);
             *request.method_mut() = head.method.clone();
@@ -263,6 +312,26 @@ impl CoordinatorRouter {
             Some(error) => error,
             None => Error::unavailable("no node is alive"),
         })
+    }
+}
+
+/// The reply to a call that failed here.
+fn refused(method: &str, error: Error) -> RouterReply {
+    log_failed(method, &error);
+    grpc_error(error)
+}
+
+fn log_failed(method: &str, error: &Error) {
+    tracing::info!(method, code = ?error.code, error = error.message, "call failed");
+}
+
+fn too_large(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
+    match error.is::<LengthLimitError>() {
+        true => Error::exhausted(format!(
+            "the messages have more than {MAX_UNIDENTIFIED} bytes, the limit of a handshake and of callers that have not identified themselves"
+        ))
+        .into(),
+        false => Status::from_error(error),
     }
 }
 
@@ -294,48 +363,4 @@ fn remove_option_headers(headers: &mut HeaderMap) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use volley_common::tls::{ClientIdentity, MemberIdentity, MemberRole};
-
-    use super::*;
-
-    #[test]
-    fn client_has_tls_at_this_listener_or_at_a_node() {
-        let member = MemberIdentity { role: MemberRole::Node, name: "n1".into() };
-        let client = ClientIdentity { name: "alice".into() };
-        for (caller, is_tls) in [
-            (Caller::Plaintext, false),
-            (Caller::Member(Arc::new(member)), false),
-            (Caller::Anonymous, true),
-            (Caller::Client(Arc::new(client)), true),
-        ] {
-            let (mut extensions, mut headers) = (Extensions::new(), HeaderMap::new());
-            extensions.insert(caller.clone());
-            assert_eq!(is_client_tls(&extensions, &headers), is_tls, "{caller}");
-            headers.insert(CLIENT_TLS_HEADER, HeaderValue::from_static("true"));
-            assert!(is_client_tls(&extensions, &headers), "{caller}");
-        }
-    }
-
-    #[test]
-    fn header_with_two_values_is_refused() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(header_text(&headers, LISTENER_HEADER).unwrap(), None);
-        headers.append(LISTENER_HEADER, HeaderValue::from_static("inside"));
-        headers.append(LISTENER_HEADER, HeaderValue::from_static("inside"));
-        assert_eq!(header_text(&headers, LISTENER_HEADER).unwrap(), Some("inside"));
-        headers.append(LISTENER_HEADER, HeaderValue::from_static("outside"));
-        assert!(header_text(&headers, LISTENER_HEADER).unwrap_err().message.contains(LISTENER_HEADER));
-    }
-
-    #[test]
-    fn option_headers_are_removed_from_a_planned_ticket() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-volley-limit", HeaderValue::from_static("1"));
-        headers.insert("x-other", HeaderValue::from_static("1"));
-        headers.insert("content-length", HeaderValue::from_static("9"));
-        remove_option_headers(&mut headers);
-        assert_eq!(headers.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["x-other"]);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The leader's periodic work, once per second: expiry, failure detection, broadcasts, rebalancing, compaction.
+//! The leader's periodic work, once per second: expiry, signing keys, failure detection, broadcasts, rebalancing, compaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use volley_common::wire::cluster::node_order::What;
 use volley_common::{NodeId, Result};
 
 use super::NodeMembership;
+use super::bootstrap_admin::BootstrapAttempts;
 use super::inventory_digest::ExpectedDigests;
 use super::rebalance_loop::RebalanceState;
 use crate::catalog_scan::scan_catalog;
@@ -53,6 +54,7 @@ impl NodeMembership {
                 self.lead().await;
             } else {
                 self.broadcast_changes();
+                self.renew_signing_key().await;
                 tokio::time::sleep(BROADCAST_INTERVAL).await;
             }
         }
@@ -64,6 +66,7 @@ impl NodeMembership {
         state.leader_since = None;
         state.last_heard.clear();
         state.rebalance = RebalanceState::default();
+        state.bootstrap = BootstrapAttempts::default();
         self.node_reports.heartbeats.lock().clear();
         for session in state.sessions.values() {
             session.close.cancel();
@@ -85,6 +88,8 @@ impl NodeMembership {
         if let Err(error) = self.expire().await {
             tracing::warn!(%error, "expiry failed; trying again");
         }
+        self.renew_signing_key().await;
+        self.bootstrap_administrator().await;
         if let Err(error) = self.refresh_expected_digests().await {
             tracing::warn!(%error, "digesting the catalog failed; trying again");
         }
@@ -152,8 +157,10 @@ impl NodeMembership {
         }
     }
 
-    /// Broadcasts members and cancelled flights to all nodes, if they changed; the members also once a minute.
+    /// Broadcasts members, cancelled flights, and users and grants to all nodes, if they changed; the members also once a
+    /// minute.
     fn broadcast_changes(&self) {
+        self.broadcast_identity();
         let (members, cancelled) = {
             let catalog = self.raft.view();
             let cancelled: Vec<_> = catalog.cancelled().copied().collect();

@@ -11,14 +11,17 @@
 //! | `rebalance_loop` | placement, copies and excess copies of parts |
 //! | [`copy_tracker`] | the copy orders in progress |
 //! | [`compaction_loop`] | compactions of small parts |
+//! | `identity_loop`, `bootstrap_admin` | signing keys, users and grants for the nodes; the first administrator |
 //! | [`node_reports`], [`clock_skew`] | heartbeats, copies and clocks of members, for status reports |
 //!
 //! Only the leader has sessions. When it loses the leadership it closes them, and nodes connect to the next leader. A new
 //! leader waits a full node timeout before it marks any node as unreachable.
 
+mod bootstrap_admin;
 pub mod clock_skew;
 pub mod compaction_loop;
 pub mod copy_tracker;
+mod identity_loop;
 pub mod inventory_digest;
 pub mod leader_loop;
 pub mod leadership;
@@ -46,6 +49,7 @@ use volley_common::{Error, NodeId};
 use crate::catalog::Catalog;
 use crate::config::CoordinatorConfig;
 use crate::raft::Handle;
+use bootstrap_admin::BootstrapAttempts;
 use compaction_loop::CompactionState;
 use copy_tracker::CopyTracker;
 use inventory_digest::{ExpectedDigests, InventoryCheck};
@@ -89,6 +93,9 @@ struct MembershipState {
     cancelled: Vec<u64>,
     /// When the members were last broadcast, changed or not.
     members_sent: Option<Instant>,
+    /// When users and grants were last broadcast.
+    identity_sent: Option<Instant>,
+    bootstrap: BootstrapAttempts,
     expected: ExpectedDigests,
     copies: CopyTracker,
     compaction: CompactionState,
@@ -101,6 +108,8 @@ struct NodeSession {
     boot: u64,
     orders: OrderSender,
     check: InventoryCheck,
+    /// The epoch of the users and grants that were last sent to the node.
+    identity_epoch: u64,
     close: CancellationToken,
 }
 

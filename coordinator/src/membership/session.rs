@@ -24,6 +24,7 @@ use volley_common::{Error, NodeId, PartId, Result, listen};
 use super::inventory_digest::InventoryCheck;
 use super::{MAX_QUEUED_ORDERS, NodeMembership, NodeSession, OrderSender};
 use crate::catalog::nodes::removed_node;
+use crate::directory_updates::identity_snapshot;
 use crate::node_claims::check_registration;
 use crate::scheduler::reconcile::{CatalogHistory, VersionSnapshot};
 
@@ -196,6 +197,9 @@ impl NodeMembership {
         history: CatalogHistory,
     ) -> Result<u64, Status> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        // Before the lock, because it may be large. A later one is sent to this session, which has the epoch of this one.
+        let identity = identity_snapshot(&self.raft.view(), &self.config);
+        let identity_epoch = identity.epoch;
         // Broadcasts take this lock: a change that the welcome does not contain yet is broadcast to this session later.
         let mut state = self.state.lock();
         let welcome = {
@@ -208,6 +212,7 @@ impl NodeMembership {
                 members: Some(self.members(&catalog)),
                 cancelled: catalog.cancelled().copied().collect(),
                 recovered: history == CatalogHistory::Recovered,
+                identity: Some(identity),
             }
         };
         let welcome = self.new_order(What::Welcome(welcome));
@@ -215,7 +220,7 @@ impl NodeMembership {
             return Err(self.not_leader());
         }
         orders.try_send(Ok(welcome)).map_err(|_| Status::internal("a new queue has room"))?;
-        let session = NodeSession { id, boot, orders, check: InventoryCheck::default(), close };
+        let session = NodeSession { id, boot, orders, check: InventoryCheck::default(), identity_epoch, close };
         if let Some(old) = state.sessions.insert(node, session) {
             old.close.cancel();
         }

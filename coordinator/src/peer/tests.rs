@@ -1,16 +1,17 @@
-//! Calls of the peer service from callers whose certificates do not allow what the messages claim.
+//! Calls of the peer service from callers whose certificates do not allow what the messages claim, or for clients whose rights
+//! do not.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use tempfile::TempDir;
+use http::{HeaderMap, HeaderName};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use volley_common::net::ConnectionPool;
+use volley_common::identity::{ASSERTION_HEADER, missing_table};
 use volley_common::tls::{ClientIdentity, MemberIdentity, MemberRole};
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
@@ -26,6 +27,8 @@ use volley_common::wire::cluster::{Follower, Hello, Welcome};
 use super::*;
 use crate::config::CoordinatorConfig;
 use crate::raft::testing;
+use crate::service::testing::{ROOT_PASSWORD, ServicesFixture};
+use crate::service::tickets::ticket_key;
 
 /// How many nodes a stranger tries to join.
 const FLOOD: u64 = 1_000;
@@ -37,7 +40,7 @@ struct PeerServiceFixture {
     raft: Handle,
     services: Services,
     membership: Arc<NodeMembership>,
-    _dir: TempDir,
+    users: ServicesFixture,
 }
 
 /// An open session: reports can be sent while it is kept.
@@ -49,15 +52,17 @@ struct JoinedNode {
 type PeerClientAs<I> = CoordinatorClient<InterceptedService<CoordinatorServer<CoordinatorPeerService>, I>>;
 
 impl PeerServiceFixture {
+    /// In an open cluster.
     async fn start() -> Self {
-        let (dir, raft) = testing::single_leader().await;
-        let (pool, stop) = (ConnectionPool::new(), CancellationToken::new());
         let config = CoordinatorConfig { repair_delay_ms: REPAIR_DELAY_MS, ..CoordinatorConfig::default() };
-        let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
-        let services = Services::new(config, raft.clone(), pool, Vec::new(), tls, stop.clone());
+        Self::of(ServicesFixture::with_config(config).await)
+    }
+
+    fn of(users: ServicesFixture) -> Self {
+        let services = users.services.clone();
         let (config, reports) = (services.config.clone(), services.node_reports.clone());
-        let membership = NodeMembership::new(config, raft.clone(), reports, stop);
-        PeerServiceFixture { raft, services, membership, _dir: dir }
+        let membership = NodeMembership::new(config, services.raft.clone(), reports, services.stop.clone());
+        PeerServiceFixture { raft: services.raft.clone(), services, membership, users }
     }
 
     /// A client within the process, whose requests are marked as those of this caller.
@@ -272,5 +277,88 @@ async fn writes_and_plans_are_for_nodes() {
             code(client.renew_write(RenewWriteRequest::default()).await),
         ];
         assert_eq!(codes, [Code::PermissionDenied; 3], "{caller:?}");
+    }
+}
+
+/// A request that a node makes of the method `path` for this principal.
+fn asserted<T>(fixture: &PeerServiceFixture, name: &str, path: &str, message: T) -> Request<T> {
+    let key = ticket_key(&fixture.raft.view()).unwrap();
+    let value = fixture.users.access(name).assertion(&key, path, clock::now_ms()).unwrap();
+    let mut request = Request::new(message);
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(ASSERTION_HEADER), value)]);
+    *request.metadata_mut() = MetadataMap::from_headers(headers);
+    request
+}
+
+/// With a reader and a writer of `sales`, and the table `sales/a`.
+async fn fixture_with_users() -> PeerServiceFixture {
+    let users = ServicesFixture::closed().await;
+    for (name, role) in [("reader", Role::Reader), ("writer", Role::Writer), ("stranger", Role::Operator)] {
+        users.services.identity.create_user(name, None, Vec::new()).await.unwrap();
+        let prefix = if role == Role::Operator { "" } else { "sales" };
+        users.grant(&format!("user:{name}"), role, prefix, &[]).await;
+    }
+    users.create_table("sales/a").await;
+    PeerServiceFixture::of(users)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_is_begun_for_writers_of_its_table() {
+    let fixture = fixture_with_users().await;
+    let mut client = fixture.client_of(Caller::Plaintext);
+    let mut begin = async |principal: Option<&str>, table: &str, path: &str| {
+        let message = BeginWriteRequest { table: vec![table.into()], ..BeginWriteRequest::default() };
+        let request = match principal {
+            Some(name) => asserted(&fixture, name, path, message),
+            None => Request::new(message),
+        };
+        code(client.begin_write(request).await)
+    };
+    // No node is alive: that is found after the rights.
+    assert_eq!(begin(Some("writer"), "sales/new", BEGIN_WRITE).await, Code::Unavailable);
+    for (principal, table, expected) in [
+        (Some("reader"), "sales/a", Code::PermissionDenied),
+        (Some("stranger"), "sales/a", Code::PermissionDenied),
+        (Some("writer"), "sales_old", Code::PermissionDenied),
+        (None, "sales/a", Code::Unauthenticated),
+    ] {
+        assert_eq!(begin(principal, table, BEGIN_WRITE).await, expected, "{principal:?} {table}");
+    }
+    assert_eq!(begin(Some("writer"), "sales/a", PLAN_READ).await, Code::Unauthenticated, "of another call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_is_planned_for_readers_of_its_table() {
+    let fixture = fixture_with_users().await;
+    let mut client = fixture.client_of(Caller::Plaintext);
+    let mut plan = async |name: &str, table: &str| {
+        let message = PlanReadRequest { table: vec![table.into()], ..PlanReadRequest::default() };
+        client.plan_read(asserted(&fixture, name, PLAN_READ, message)).await.unwrap_err()
+    };
+    assert_eq!(plan("reader", "sales/a").await.code(), Code::Unavailable, "no node is alive");
+    let hidden = plan("stranger", "sales/a").await;
+    assert_eq!(
+        (hidden.code(), hidden.message()),
+        (Code::NotFound, &*missing_table(&["sales".into(), "a".into()]).message)
+    );
+    assert_eq!(plan("reader", "sales/none").await.message(), missing_table(&["sales".into(), "none".into()]).message);
+    let unasserted = client.plan_read(PlanReadRequest { table: vec!["sales/a".into()], ..Default::default() }).await;
+    assert_eq!(code(unasserted), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_logs_in_its_clients() {
+    let fixture = fixture_with_users().await;
+    let mut client = fixture.client_of(node("n1"));
+    let request =
+        |password: &str| LoginRequest { user: "root".into(), password: password.into(), address: "192.0.2.1".into() };
+    let reply = client.login(request(ROOT_PASSWORD)).await.unwrap().into_inner();
+    fixture.users.follow_catalog();
+    let access = fixture.services.authenticator.access_of_token(&Secret::new(reply.token), None).unwrap();
+    assert_eq!((access.name(), reply.expires_ms > clock::now_ms()), ("root", true));
+    assert_eq!(code(client.login(request("wrong")).await), Code::Unauthenticated);
+    for caller in [coordinator("1"), self::client(), Caller::Anonymous] {
+        let result = fixture.client_of(caller).login(request(ROOT_PASSWORD)).await;
+        assert_eq!(code(result), Code::PermissionDenied);
     }
 }

@@ -37,6 +37,8 @@ pub struct TableOptions {
     pub max_endpoints: Option<u32>,
     /// Whether batches are stored as they are put, each with its `app_metadata`.
     pub preserve_batches: Option<bool>,
+    /// Whether any principal may redeem the table's tickets, not only the one that planned them.
+    pub shareable_tickets: Option<bool>,
 }
 
 /// The nodes of a cluster, by number.
@@ -99,6 +101,7 @@ impl TableOptions {
             retention_ms: self.retention_ms.or(old_retention).unwrap_or(retention_ms),
             max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
             preserve_batches,
+            shareable_tickets: self.shareable_tickets.or(old.map(|old| old.shareable_tickets)).unwrap_or_default(),
         })
     }
 
@@ -117,6 +120,11 @@ impl TableOptions {
             ("retention_s", self.retention_ms.map(seconds), seconds(spec.retention_ms)),
             ("max_endpoints", self.max_endpoints.map(|n| n.to_string()), limit_text(spec.max_endpoints)),
             ("preserve_batches", self.preserve_batches.map(|keep| keep.to_string()), spec.preserve_batches.to_string()),
+            (
+                "shareable_tickets",
+                self.shareable_tickets.map(|share| share.to_string()),
+                spec.shareable_tickets.to_string(),
+            ),
         ];
         let differs = |(_, wanted, actual): &&(&str, Option<String>, String)| {
             wanted.as_ref().is_some_and(|wanted| wanted != actual)
@@ -276,6 +284,20 @@ mod tests {
         assert!(rejected(TableOptions { max_endpoints: Some(1), ..TableOptions::default() }).contains("no limit"));
         let whole = TableOptions { preserve_batches: Some(true), ..TableOptions::default() };
         assert!(rejected(whole).contains("preserve_batches = false"));
+        let shared = TableOptions { shareable_tickets: Some(true), ..TableOptions::default() };
+        assert!(rejected(shared).contains("shareable_tickets = false"));
+    }
+
+    #[test]
+    fn shareable_tickets_are_off_unless_chosen_and_then_kept() {
+        let spec_of = |share, old| {
+            let options = TableOptions { shareable_tickets: share, ..TableOptions::default() };
+            options.spec(old, nodes(2, 2), RETENTION).unwrap()
+        };
+        assert!(!spec_of(None, None).shareable_tickets);
+        let shared = spec_of(Some(true), None);
+        assert!(shared.shareable_tickets && spec_of(None, Some(&shared)).shareable_tickets);
+        assert!(!spec_of(Some(false), Some(&shared)).shareable_tickets);
     }
 
     #[test]

@@ -6,12 +6,12 @@
 //!   shards of that table, then by the lowest load.
 //! - Replicas that share a zone spread to zones without one.
 //! - A node with less than half of its fair share (because it is new, or came back) is filled up to its share: first with
-//!   shards that it has on disk already, then with every table in proportion, from the most loaded nodes. No other replica
+//!   shards that it mostly has on disk already, then with every table in proportion, from the most loaded nodes. No other replica
 //!   moves, so a node that joins causes no more moves than its own share.
 //!
 //! A node that is not writable keeps its shards and gets no new ones.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use volley_common::NodeId;
 use volley_common::placement::{Candidate, LOAD_BOUND, weights};
@@ -47,17 +47,22 @@ pub fn rebalance(catalog: &Catalog, nodes: &NodeSets) -> Vec<TablePlacement> {
     plan.changes(catalog)
 }
 
-/// (node, table, shard) of the shards of which some nodes hold a part.
+/// (node, table, shard) of the shards of which some nodes hold at least half of the bytes.
 type ShardsOnDisk = HashSet<(u64, u64, u32)>;
 
+/// A node that has only some parts of a shard, for example of puts that it took while others did not answer, does not count:
+/// else a new node could be filled up with the shards of a few busy tables.
 fn shards_on_disk(catalog: &Catalog, nodes: &[u64]) -> ShardsOnDisk {
-    let mut found = HashSet::new();
+    let mut totals: HashMap<(u64, u32), u64> = HashMap::new();
+    let mut held: HashMap<(u64, u64, u32), u64> = HashMap::new();
     for part in catalog.all_parts() {
+        *totals.entry((part.table, part.shard)).or_default() += part.bytes;
         for node in part.holders.iter().filter(|node| nodes.contains(node)) {
-            found.insert((*node, part.table, part.shard));
+            *held.entry((*node, part.table, part.shard)).or_default() += part.bytes;
         }
     }
-    found
+    let is_half = |(_, table, shard): (u64, u64, u32), bytes: u64| bytes * 2 >= totals[&(table, shard)];
+    held.into_iter().filter(|(shard, bytes)| is_half(*shard, *bytes)).map(|(shard, _)| shard).collect()
 }
 
 /// A node that keeps its shards and may get more.

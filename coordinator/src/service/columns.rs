@@ -1,9 +1,11 @@
-//! The columns of a read: their indexes and their schema.
+//! The columns of a read: their indexes and their schema. To a principal that may read only some columns of a table, the
+//! others do not exist.
 
 use std::collections::{BTreeSet, HashMap};
 
+use arrow::datatypes::Field;
 use bytes::Bytes;
-use volley_common::ipc::project::project_schema;
+use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::options::fields::cut;
@@ -22,26 +24,64 @@ pub struct SelectedColumns {
     pub schema: Bytes,
 }
 
-/// The columns that `options` requests, of a table with this schema message.
+/// The columns that `options` requests, of a table with this schema message. `permitted`: the names of the columns that the
+/// reader may see; `None`: all.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: an unknown column, a name of several columns, a column twice, or more columns than there are.
-pub async fn select_columns(table: &[String], schema: &Bytes, options: &Options) -> Result<SelectedColumns> {
-    let Some(wanted) = &options.columns else {
+pub async fn select_columns(
+    table: &[String],
+    schema: &Bytes,
+    options: &Options,
+    permitted: Option<BTreeSet<String>>,
+) -> Result<SelectedColumns> {
+    let wanted = &options.columns;
+    if wanted.is_none() && permitted.is_none() {
         return Ok(SelectedColumns { indexes: None, schema: schema.clone() });
-    };
+    }
     let name = table.join("/");
-    if schema.len() < HEAVY_SCHEMA && wanted.len() < 1000 {
-        return select(&name, schema, wanted);
+    if schema.len() < HEAVY_SCHEMA && wanted.as_ref().is_none_or(|wanted| wanted.len() < 1000) {
+        return select(&name, schema, wanted.as_deref(), permitted.as_ref());
     }
     let (schema, wanted) = (schema.clone(), wanted.clone());
-    let selected = tokio::task::spawn_blocking(move || select(&name, &schema, &wanted)).await;
+    let selected =
+        tokio::task::spawn_blocking(move || select(&name, &schema, wanted.as_deref(), permitted.as_ref())).await;
     selected.map_err(|e| Error::internal(format!("the selection of columns: {e}")))?
 }
 
-fn select(table: &str, message: &Bytes, wanted: &[String]) -> Result<SelectedColumns> {
+/// The schema message of a table as a reader sees it.
+///
+/// # Errors
+/// INTERNAL: it cannot be read.
+pub fn visible_schema(message: &Bytes, permitted: &BTreeSet<String>) -> Result<Bytes> {
+    Ok(select("", message, None, Some(permitted))?.schema)
+}
+
+/// Of these names of columns, those that a reader sees.
+pub fn visible_names(names: &[String], permitted: &BTreeSet<String>) -> Vec<String> {
+    names.iter().filter(|name| permitted.contains(*name)).cloned().collect()
+}
+
+fn select(
+    table: &str,
+    message: &Bytes,
+    wanted: Option<&[String]>,
+    permitted: Option<&BTreeSet<String>>,
+) -> Result<SelectedColumns> {
     let schema = parse_schema(message)?;
-    let fields = schema.fields();
+    // As nodes do, which see from the ticket only that the columns are restricted.
+    let metadata = if permitted.is_some() { SchemaMetadata::Removed } else { SchemaMetadata::Kept };
+    let is_visible = |field: &Field| permitted.is_none_or(|permitted| permitted.contains(field.name()));
+    let fields: Vec<(usize, &Field)> =
+        schema.fields().iter().map(|field| &**field).enumerate().filter(|(_, field)| is_visible(field)).collect();
+    let Some(wanted) = wanted else {
+        if fields.len() == schema.fields().len() {
+            return Ok(SelectedColumns { indexes: None, schema: message.clone() });
+        }
+        let indexes: Vec<usize> = fields.iter().map(|(at, _)| *at).collect();
+        let schema = project_schema(message, &indexes, metadata)?;
+        return Ok(SelectedColumns { indexes: Some(indexes), schema });
+    };
     if wanted.len() > fields.len() {
         return Err(Error::invalid(format!(
             "{} columns of table {table:?} are requested, and it has {}: name each column once",
@@ -50,9 +90,9 @@ fn select(table: &str, message: &Bytes, wanted: &[String]) -> Result<SelectedCol
         )));
     }
     let mut named: HashMap<&str, Result<usize, usize>> = HashMap::new();
-    for (at, field) in fields.iter().enumerate() {
+    for (at, field) in &fields {
         // Of two columns with one name none is meant.
-        named.entry(field.name()).and_modify(|found| *found = Err(at)).or_insert(Ok(at));
+        named.entry(field.name()).and_modify(|found| *found = Err(*at)).or_insert(Ok(*at));
     }
     let find = |name: &String| match named.get(name.as_str()) {
         Some(Ok(at)) => Ok(*at),
@@ -61,7 +101,7 @@ fn select(table: &str, message: &Bytes, wanted: &[String]) -> Result<SelectedCol
             cut(name)
         ))),
         None => {
-            let known: Vec<String> = fields.iter().take(MAX_LISTED).map(|field| cut(field.name())).collect();
+            let known: Vec<String> = fields.iter().take(MAX_LISTED).map(|(_, field)| cut(field.name())).collect();
             let more = if fields.len() > MAX_LISTED { ", …" } else { "" };
             let known = known.join(", ");
             Err(Error::invalid(format!("table {table:?} has no column {:?}; it has {known}{more}", cut(name))))
@@ -72,7 +112,7 @@ fn select(table: &str, message: &Bytes, wanted: &[String]) -> Result<SelectedCol
     if let Some(twice) = indexes.iter().find(|at| !seen.insert(**at)) {
         return Err(Error::invalid(format!("the column {:?} is requested twice", cut(schema.field(*twice).name()))));
     }
-    let schema = project_schema(message, &indexes)?;
+    let schema = project_schema(message, &indexes, metadata)?;
     Ok(SelectedColumns { indexes: Some(indexes), schema })
 }
 
@@ -93,7 +133,20 @@ mod tests {
 
     async fn columns(schema: &Bytes, wanted: Vec<String>) -> Result<SelectedColumns> {
         let options = Options { columns: Some(wanted), ..Options::default() };
-        select_columns(&["t".to_string()], schema, &options).await
+        select_columns(&["t".to_string()], schema, &options, None).await
+    }
+
+    /// As a reader that may see only the columns `permitted`.
+    async fn restricted(schema: &Bytes, wanted: Option<&[&str]>, permitted: &[&str]) -> Result<SelectedColumns> {
+        let texts = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let options = Options { columns: wanted.map(texts), ..Options::default() };
+        let permitted = texts(permitted).into_iter().collect();
+        select_columns(&["t".to_string()], schema, &options, Some(permitted)).await
+    }
+
+    fn names(selected: &SelectedColumns) -> Vec<String> {
+        let schema = parse_schema(&selected.schema).unwrap();
+        schema.fields().iter().map(|field| field.name().clone()).collect()
     }
 
     #[tokio::test]
@@ -122,6 +175,54 @@ mod tests {
         let error = columns(&schema, vec!["a".into()]).await.err().unwrap();
         assert!(error.message.contains("several columns named \"a\""), "{error}");
         assert_eq!(columns(&schema, vec!["b".into()]).await.unwrap().indexes, Some(vec![1]));
+    }
+
+    #[tokio::test]
+    async fn restricted_reader_gets_the_permitted_columns() {
+        let schema = wide(9);
+        let all = restricted(&schema, None, &["c7", "c2", "elsewhere"]).await.unwrap();
+        assert_eq!((names(&all), all.indexes.clone()), (vec!["c2".into(), "c7".into()], Some(vec![2, 7])));
+        let one = restricted(&schema, Some(&["c7"]), &["c7", "c2"]).await.unwrap();
+        assert_eq!((names(&one), one.indexes.clone()), (vec!["c7".to_string()], Some(vec![7])));
+        let none = restricted(&schema, None, &["elsewhere"]).await.unwrap();
+        assert_eq!((names(&none).len(), none.indexes), (0, Some(vec![])), "and not all columns");
+        let every: Vec<String> = (0..9).map(|at| format!("c{at}")).collect();
+        let every: Vec<&str> = every.iter().map(String::as_str).collect();
+        let whole = restricted(&schema, None, &every).await.unwrap();
+        assert_eq!((whole.indexes, whole.schema), (None, schema));
+    }
+
+    #[tokio::test]
+    async fn restricted_reader_gets_no_metadata_of_the_schema() {
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let metadata = [("pandas".to_string(), r#"{"columns": ["c0", "c1"]}"#.to_string())].into();
+        let schema = Schema::new(["c0", "c1"].map(field).to_vec()).with_metadata(metadata);
+        let message = schema_message(&schema).unwrap();
+        let selected = restricted(&message, None, &["c0"]).await.unwrap();
+        assert!(parse_schema(&selected.schema).unwrap().metadata().is_empty());
+        let selected = columns(&message, vec!["c0".into()]).await.unwrap();
+        assert_eq!(parse_schema(&selected.schema).unwrap().metadata(), schema.metadata());
+    }
+
+    #[tokio::test]
+    async fn hidden_column_does_not_exist() {
+        let hidden = restricted(&wide(3), Some(&["c1"]), &["c0", "c2"]).await.err().unwrap();
+        assert!(hidden.message.ends_with("table \"t\" has no column \"c1\"; it has c0, c2"), "{hidden}");
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let without = schema_message(&Schema::new(["c0", "c2"].map(field).to_vec())).unwrap();
+        let missing = columns(&without, vec!["c1".into()]).await.err().unwrap();
+        assert_eq!(hidden, missing, "the text of a column that is missing");
+        let too_many = restricted(&wide(3), Some(&["c0", "c1", "c2"]), &["c0", "c2"]).await.err().unwrap();
+        assert!(too_many.message.contains("it has 2"), "{too_many}");
+    }
+
+    #[test]
+    fn hidden_columns_are_left_out_of_names_and_schemas() {
+        let permitted = BTreeSet::from(["c1".to_string()]);
+        let keys = ["c0", "c1"].map(String::from);
+        assert_eq!(visible_names(&keys, &permitted), ["c1"]);
+        let schema = parse_schema(&visible_schema(&wide(3), &permitted).unwrap()).unwrap();
+        assert_eq!(schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["c1"]);
     }
 
     #[tokio::test]

@@ -1,30 +1,28 @@
-//! Reads: plans, tickets, listing.
+//! Reads: plans, schemas, listing; each as far as the reader's rights go.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use volley_common::identity::Access;
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
-use volley_common::options::{MAX_RETENTION_S, Options, TableRequest};
+use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
-use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{
-    CancelFlight, Compression, DescriptorKind, Node, PinVersion, Table, TableLayout, TableSpec,
-};
+use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
 use volley_common::wire::cluster::{Columns, Ticket};
-use volley_common::{Code, Error, PartId, Result, TableName, clock};
+use volley_common::{Error, PartId, Result, TableName, clock};
 
-use super::columns::{SelectedColumns, select_columns};
+use super::columns::{SelectedColumns, select_columns, visible_schema};
 use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
+use super::tickets::{ticket_key, ticket_ms};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
 use crate::node_probes::nodes_of_rank;
 use crate::planner::endpoints::VersionPlan;
-use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::raft::{CatalogView, Handle};
 
 /// A read of one version of a table, split into endpoints: everything that a FlightInfo contains.
@@ -56,7 +54,7 @@ pub struct ReadPlan {
 
 /// A table as ListFlights reports it.
 pub struct ListedTable {
-    /// The table's row.
+    /// The table's row, with the schema that the reader sees.
     pub table: Table,
     /// The table's name.
     pub name: TableName,
@@ -76,7 +74,7 @@ struct ResolvedRead {
     version_plan: Arc<VersionPlan>,
 }
 
-/// Reads.
+/// Reads. Whether a principal may read a table is checked before; here, which of its columns exist for it.
 pub struct ReadService {
     raft: Handle,
     listeners: Arc<ListenerTable>,
@@ -110,7 +108,12 @@ impl ReadService {
     /// # Errors
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
     /// or no leader.
-    pub async fn plan_flight_info(&self, request: &TableRequest, listener: &ClientListener) -> Result<ReadPlan> {
+    pub async fn plan_flight_info(
+        &self,
+        access: &Access,
+        request: &TableRequest,
+        listener: &ClientListener,
+    ) -> Result<ReadPlan> {
         let options = &request.options;
         let most = |spec: Option<&TableSpec>| match listener.locations {
             Locations::Single => 1,
@@ -122,13 +125,13 @@ impl ReadService {
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
-        let columns = select_columns(&target.table, &target.layout.schema, options).await?;
+        let columns = target.select_columns(access, options).await?;
         let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
         let whole_table = options.limit.is_none() && columns.indexes.is_none() && !target.is_decompressed(options);
         Ok(ReadPlan {
             version: target.version,
             doubted: target.version_plan.uris_of(&doubted),
-            signer: target.signer(&columns, options),
+            signer: self.signer(access, &target, &columns, options),
             listener: listener.clone(),
             rotation: self.next_rotation(),
             bytes: whole_table.then_some(target.version_plan.bytes),
@@ -144,22 +147,22 @@ impl ReadService {
     ///
     /// # Errors
     /// As [`ReadService::plan_flight_info`].
-    pub async fn plan_ticket(&self, name: &TableName, options: &Options) -> Result<Vec<u8>> {
+    pub async fn plan_ticket(&self, access: &Access, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, name, options, |_| 1, &listener);
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
-        let columns = select_columns(&target.table, &target.layout.schema, options).await?;
+        let columns = target.select_columns(access, options).await?;
         let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
-        Ok(target.signer(&columns, options).ticket(suffix))
+        Ok(self.signer(access, &target, &columns, options).ticket(suffix))
     }
 
     /// The schema message of a table, of the requested version and columns.
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column.
-    pub async fn schema(&self, request: &TableRequest) -> Result<Bytes> {
+    pub async fn schema(&self, access: &Access, request: &TableRequest) -> Result<Bytes> {
         let schema = {
             let catalog = self.raft.read().await?;
             let table = catalog.require_table(&request.name)?;
@@ -167,21 +170,30 @@ impl ReadService {
                 catalog.readable_version(table, request.options.version, clock::now_ms().max(catalog.clock_ms()))?;
             catalog.layout_at(table, version).schema
         };
-        Ok(select_columns(request.name.components(), &schema, &request.options).await?.schema)
+        let name = request.name.components();
+        Ok(select_columns(name, &schema, &request.options, access.permitted_columns(name)).await?.schema)
     }
 
-    /// The tables whose names start with `prefix`.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedTable>> {
-        let catalog = self.raft.read().await?;
+    /// The tables that a principal may read and whose names start with `prefix`.
+    pub async fn list(&self, access: &Access, prefix: &str) -> Result<Vec<ListedTable>> {
         let mut listed = Vec::new();
-        for table in catalog.tables() {
-            let name = TableName::from_components(&table.name)?;
-            if name.to_string().starts_with(prefix) {
-                let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
-                listed.push(ListedTable { table: table.clone(), name, kind });
+        {
+            let catalog = self.raft.read().await?;
+            for table in catalog.tables().filter(|table| access.can_read(&table.name)) {
+                let name = TableName::from_components(&table.name)?;
+                if name.to_string().starts_with(prefix) {
+                    let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
+                    listed.push(ListedTable { table: table.clone(), name, kind });
+                }
             }
         }
-        Ok(listed)
+        if access.is_open() {
+            return Ok(listed);
+        }
+        // Schemas may be large, and many.
+        let access = access.clone();
+        let visible = tokio::task::spawn_blocking(move || with_visible_schemas(listed, &access)).await;
+        visible.map_err(|e| Error::internal(format!("the schemas of the listed tables: {e}")))?
     }
 
     fn resolve_read(
@@ -212,23 +224,6 @@ impl ReadService {
     /// The next number of the sequence that spreads load over equally good nodes.
     fn next_rotation(&self) -> usize {
         self.rotation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Verifies a signed ticket. Needs no leader: the local catalog has the key.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT: damaged. PERMISSION_DENIED: forged, or of another cluster. NOT_FOUND: expired.
-    /// CANCELLED: its flight was cancelled.
-    pub fn verify_ticket(&self, bytes: &[u8]) -> Result<Ticket> {
-        let catalog = self.raft.view();
-        let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
-        if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
-            return Err(Error::cancelled(format!(
-                "the FlightInfo of this ticket for table {:?} was cancelled: call get_flight_info again",
-                ticket.table.join("/")
-            )));
-        }
-        Ok(ticket)
     }
 
     /// Flight addresses (HOST:PORT) of the live nodes that can serve a ticket: holders of its first part first, then the
@@ -264,44 +259,32 @@ impl ReadService {
         self.serving_nodes(&Ticket::default()).await
     }
 
-    /// Cancels the FlightInfo of a ticket: from now on every member rejects all its tickets.
-    ///
-    /// # Errors
-    /// As [`ReadService::verify_ticket`], but an already cancelled ticket is no error.
-    pub async fn cancel_flight(&self, ticket: &[u8]) -> Result<()> {
-        let ticket = match self.verify_ticket(ticket) {
-            Err(error) if error.code == Code::Cancelled => return Ok(()),
-            verified => verified?,
+    /// The signer of the tickets of one read, which belong to the reader. Tickets contain the schema only if there is no part
+    /// that begins with it.
+    fn signer(
+        &self,
+        access: &Access,
+        target: &ResolvedRead,
+        columns: &SelectedColumns,
+        options: &Options,
+    ) -> TicketSigner {
+        let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };
+        let schema = if target.version_plan.has_parts() { Bytes::new() } else { target.layout.schema.clone() };
+        let mut ticket = Ticket {
+            flight: rand::random(),
+            expires_ms: target.expires_ms,
+            table: target.table.clone(),
+            table_id: target.table_id,
+            version: target.version,
+            columns: columns.indexes.as_ref().map(index),
+            schema,
+            decompress: options.decompress == Some(true),
+            ..Ticket::default()
         };
-        // A renewed ticket expires later than the others: the cancellation must outlive all of them.
-        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + self.retention_ms);
-        self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
-        Ok(())
+        let is_shareable = target.layout.spec.as_ref().is_some_and(|spec| spec.shareable_tickets);
+        access.bind_ticket(&mut ticket, is_shareable);
+        target.key.signer(&ticket)
     }
-
-    /// Renews a ticket: returns it with a later expiry (milliseconds since 1970), until which its version is kept.
-    ///
-    /// # Errors
-    /// As [`ReadService::verify_ticket`]. NOT_FOUND: the version is not kept any more.
-    pub async fn renew_ticket(&self, ticket: &[u8]) -> Result<(Vec<u8>, u64)> {
-        let mut ticket = self.verify_ticket(ticket)?;
-        let retention_ms = {
-            let catalog = self.raft.read().await?;
-            let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
-            ticket_ms(spec, self.retention_ms)
-        };
-        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + retention_ms);
-        let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };
-        self.raft.propose(Op::PinVersion(pin)).await?;
-        ticket.expires_ms = until_ms;
-        let key = ticket_key(&self.raft.view())?;
-        Ok((key.sign(&ticket), until_ms))
-    }
-}
-
-/// The key of the cluster's tickets.
-fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
-    Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
 }
 
 impl ResolvedRead {
@@ -311,29 +294,21 @@ impl ResolvedRead {
         options.decompress == Some(true) && compression != Compression::None
     }
 
-    /// The signer of the tickets of one read. Tickets contain the schema only if there is no part that begins with it.
-    fn signer(&self, columns: &SelectedColumns, options: &Options) -> TicketSigner {
-        let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };
-        let schema = if self.version_plan.has_parts() { Bytes::new() } else { self.layout.schema.clone() };
-        self.key.signer(&Ticket {
-            flight: rand::random(),
-            expires_ms: self.expires_ms,
-            table: self.table.clone(),
-            table_id: self.table_id,
-            version: self.version,
-            columns: columns.indexes.as_ref().map(index),
-            schema,
-            decompress: options.decompress == Some(true),
-            ..Ticket::default()
-        })
+    /// The columns that a principal requests, of those that exist for it.
+    async fn select_columns(&self, access: &Access, options: &Options) -> Result<SelectedColumns> {
+        let permitted = access.permitted_columns(&self.table);
+        select_columns(&self.table, &self.layout.schema, options, permitted).await
     }
 }
 
-/// How long a new ticket lasts, milliseconds: the retention. Earlier versions accepted one of 0, with which nothing could be
-/// read, and one that no client can represent.
-fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
-    let retention = spec.map(|spec| spec.retention_ms).filter(|ms| *ms >= MIN_RETENTION_MS);
-    retention.unwrap_or(default_ms).min(MAX_RETENTION_S * 1000)
+/// Leaves out the columns that a principal may not see.
+fn with_visible_schemas(mut listed: Vec<ListedTable>, access: &Access) -> Result<Vec<ListedTable>> {
+    for ListedTable { table, .. } in &mut listed {
+        if let Some(permitted) = access.permitted_columns(&table.name) {
+            table.schema = visible_schema(&table.schema, &permitted)?;
+        }
+    }
+    Ok(listed)
 }
 
 /// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
@@ -347,6 +322,7 @@ fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::options::MAX_RETENTION_S;
     use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
 
     use super::*;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use volley_common::identity::{Access, DirectoryHandle};
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
 use volley_common::wire::catalog::Node;
@@ -37,6 +38,15 @@ pub struct StatusService {
     /// Knows which nodes do not answer probes.
     pool: ConnectionPool,
     last_count: Mutex<Option<HealthCount>>,
+    exposure: Option<Exposure>,
+}
+
+/// Whom this coordinator lets in.
+struct Exposure {
+    /// The setting `insecure`.
+    insecure: bool,
+    /// Whether the cluster has users.
+    directory: DirectoryHandle,
 }
 
 /// A count of all parts.
@@ -52,17 +62,26 @@ struct HealthCount {
 impl StatusService {
     /// Reports on this catalog.
     pub fn new(raft: Handle, node_reports: Arc<NodeReports>, pool: ConnectionPool) -> Self {
-        StatusService { raft, node_reports, pool, last_count: Mutex::default() }
+        StatusService { raft, node_reports, pool, last_count: Mutex::default(), exposure: None }
     }
 
-    /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums.
+    /// Reports whom this coordinator lets in, too: by its setting `insecure`, and by the users of the cluster.
+    pub fn with_exposure(self, insecure: bool, directory: DirectoryHandle) -> Self {
+        StatusService { exposure: Some(Exposure { insecure, directory }), ..self }
+    }
+
+    /// The cluster's status: health (green, yellow or red), coordinators, nodes, sums. Names only tables that the principal may
+    /// read.
+    ///
+    /// `open`: the cluster has no users, so that everybody whom a listener serves may do everything; null while this coordinator
+    /// does not know. `insecure`: its listeners serve other machines without TLS.
     ///
     /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why. While a
     /// coordinator or node does not answer it is yellow at best, and `unreachable` names each of them.
     ///
     /// # Errors
     /// UNAVAILABLE: there is no leader, and this coordinator has no catalog yet.
-    pub async fn cluster_status(&self) -> Result<Value> {
+    pub async fn cluster_status(&self, access: &Access) -> Result<Value> {
         let read = async { self.raft.read().await.err() };
         let (stale, identities) = tokio::join!(read, self.raft.identities(COORDINATOR_TIMEOUT));
         let why_silent = |answer: &Result<Identity>| answer.as_ref().err().map(|error| error.message.clone());
@@ -96,8 +115,11 @@ impl StatusService {
             json["clock_skew_ms"] = skews.get(ClockOwner::Node(id)).into();
             json
         };
+        let exposure = self.exposure.as_ref();
         Ok(json!({
             "cluster": catalog.cluster().map(|c| c.id.clone()),
+            "insecure": exposure.map(|exposure| exposure.insecure),
+            "open": exposure.and_then(|exposure| exposure.directory.load()).map(|directory| directory.is_open()),
             "health": health.name(),
             "stale": stale.as_ref().map(|error| &error.message),
             "leader": self.raft.leader().filter(|_| stale.is_none()),
@@ -110,7 +132,7 @@ impl StatusService {
             },
             "unreachable": unreachable,
             "tls_failures": tls_failures(&identities, &heartbeats),
-            "unreadable": replication.listed.iter().map(unreadable_json).collect::<Vec<_>>(),
+            "unreadable": replication.listed.iter().map(|part| unreadable_json(part, access)).collect::<Vec<_>>(),
             "coordinators": self.coordinators_json(&unanswered, &diverged),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),
             "stats": totals_json(&catalog),
@@ -221,9 +243,13 @@ fn set_hanging(json: &mut Value) {
     json["text"] = text.map_or_else(|| HANGS.to_string(), |text| format!("{HANGS}; {text}")).into();
 }
 
-fn unreadable_json(part: &UnreadablePart) -> Value {
+/// What replaces the name of a table that a principal may not read.
+const HIDDEN: &str = "(hidden)";
+
+fn unreadable_json(part: &UnreadablePart, access: &Access) -> Value {
+    let name = part.table.split('/').map(String::from).collect::<Vec<String>>();
     json!({
-        "table": part.table,
+        "table": if access.can_read(&name) { part.table.as_str() } else { HIDDEN },
         "shard": part.shard,
         "part": part.part.to_string(),
         "newest": part.versions.1 == 0,

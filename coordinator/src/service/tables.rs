@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use volley_common::identity::Access;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{Clear, CreateTable, DescriptorKind, DropTable, Table};
@@ -14,6 +15,7 @@ use crate::planner::capacity::check_capacity;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
+use crate::service::columns::visible_names;
 use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Tables without a write.
@@ -107,24 +109,23 @@ impl TableService {
         )))
     }
 
-    /// All tables in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
-    pub async fn list_tables(&self) -> Result<Value> {
+    /// The tables that a principal may read, in name order: `{"tables": [{"table", "version", "rows", "bytes", ...}]}`.
+    pub async fn list_tables(&self, access: &Access) -> Result<Value> {
         let catalog = self.raft.read().await?;
-        let tables: Vec<Value> = catalog.tables().map(table_json).collect();
+        let readable = catalog.tables().filter(|table| access.can_read(&table.name));
+        let tables: Vec<Value> = readable.map(|table| visible_json(table, access)).collect();
         Ok(json!({ "tables": tables }))
     }
 
-    /// The statistics of one table, or sums over all tables.
+    /// The statistics of one table as a principal sees it, or sums over all tables. Whether it may read them is checked before.
     ///
     /// # Errors
     /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
-    pub async fn stats(&self, name: Option<&TableName>) -> Result<Value> {
+    pub async fn stats(&self, access: &Access, name: Option<&TableName>) -> Result<Value> {
         let catalog = self.raft.read().await?;
         let Some(name) = name else { return Ok(totals_json(&catalog)) };
-        let table = catalog
-            .table_named(name)
-            .ok_or_else(|| Error::not_found(format!("there is no table {name:?}: list_tables lists the tables")))?;
-        let mut stats = table_json(table);
+        let table = catalog.require_table(name)?;
+        let mut stats = visible_json(table, access);
         let count = PartCount::of(catalog.part_rows_at(table.id, table.version));
         stats["parts"] = count.parts.into();
         stats["batches"] = count.batches.into();
@@ -132,6 +133,15 @@ impl TableService {
         stats["changed_ms"] = table.changed_ms.into();
         Ok(stats)
     }
+}
+
+/// A table as actions report it, without the names of columns that a principal may not see.
+fn visible_json(table: &Table, access: &Access) -> Value {
+    let mut json = table_json(table);
+    if let (Some(permitted), Some(spec)) = (access.permitted_columns(&table.name), &table.spec) {
+        json["shard_by"] = visible_names(&spec.shard_by, &permitted).into();
+    }
+    json
 }
 
 fn already_exists(name: &TableName) -> Error {

@@ -1,13 +1,14 @@
 //! Writes: begin, stage, renew, commit, abort.
 
 use bytes::Bytes;
+use volley_common::identity::Access;
 use volley_common::ipc::schema::{check_appendable, parse_schema};
 use volley_common::options::{check_retention, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, RenewWrite, StageParts, Table, Write, WriteMode,
-    WriteOutcome, WriteState,
+    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, RenewWrite, Role, StageParts, Table, Write,
+    WriteMode, WriteOutcome, WriteState,
 };
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
@@ -38,13 +39,15 @@ impl WriteService {
     }
 
     /// Begins a write: plans where its parts go and records it in the catalog. A known write id resumes the write as it was
-    /// begun, or returns its outcome if it is committed.
+    /// begun, or returns its outcome if it is committed. Whether the principal may write to the table is checked before.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the name, options, schema or keys. UNAVAILABLE: too few live nodes, or no leader.
     /// RESOURCE_EXHAUSTED: too few nodes accept writes. From the catalog: ALREADY_EXISTS, NOT_FOUND, ABORTED.
-    pub async fn begin_write(&self, mut request: BeginWriteRequest) -> Result<WritePlan> {
+    pub async fn begin_write(&self, access: &Access, mut request: BeginWriteRequest) -> Result<WritePlan> {
         let name = TableName::from_components(&request.table)?;
+        // What is recorded is the name by which the rights were checked: no component contains a slash.
+        request.table = name.components().to_vec();
         if request.write_id.is_empty() {
             request.write_id = format!("{:032x}", rand::random::<u128>());
         }
@@ -52,7 +55,9 @@ impl WriteService {
         wait_for_live_nodes(&self.raft).await;
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
-            let (command, open) = match catalog.write(&request.write_id) {
+            let known = catalog.write(&request.write_id).filter(|known| known.state() != WriteState::Aborted);
+            known.iter().try_for_each(|known| check_table(access, known, &request))?;
+            let (command, open) = match known {
                 Some(known) if is_resumable(&known, request.attempt) => {
                     check_repeated(&catalog, &name, &known, &request)?;
                     let open = known.state == WriteState::Open as i32;
@@ -99,6 +104,25 @@ impl WriteService {
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
             }
+        }
+    }
+
+    /// Checks that a principal may commit or abort a write: that it may write to its table. If the principal may not even read
+    /// the table, the write does not exist for it.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such write. PERMISSION_DENIED: the principal may only read the table. UNAVAILABLE: no leader.
+    pub async fn require_writer(&self, access: &Access, write: &str) -> Result<Vec<String>> {
+        // The local catalog may lag. A write never changes its table.
+        let table_in = |catalog: &Catalog| catalog.write(write).map(|known| known.table.clone());
+        let local = table_in(&self.raft.view());
+        let table = match local {
+            Some(table) => table,
+            None => table_in(&*self.raft.read().await?).ok_or_else(|| no_write(write))?,
+        };
+        match access.require(Role::Writer, &table) {
+            Err(_) if access.require_identity().is_ok() && !access.can_read(&table) => Err(no_write(write)),
+            checked => checked.map(|()| table),
         }
     }
 
@@ -170,6 +194,7 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         retention_ms: request.retention_ms,
         max_endpoints: request.max_endpoints,
         preserve_batches: request.preserve_batches,
+        shareable_tickets: request.shareable_tickets,
     })
 }
 
@@ -262,16 +287,28 @@ fn check_repeated(catalog: &Catalog, name: &TableName, known: &Write, request: &
     }
 }
 
+/// Checks that a request with the id of a known write is for the same table. The error names that of the write only to who
+/// may read it.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the id is in use for another table.
+fn check_table(access: &Access, known: &Write, request: &BeginWriteRequest) -> Result<()> {
+    if known.table == request.table {
+        return Ok(());
+    }
+    let of_other = match access.can_read(&known.table) {
+        true => format!(" for table {:?}", known.table.join("/")),
+        false => String::new(),
+    };
+    let wanted = request.table.join("/");
+    Err(Error::invalid(format!(
+        "the write id {:?} is in use{of_other}: choose another id for table {wanted:?}",
+        known.id
+    )))
+}
+
 /// The command that begins a known write again: with the recorded plan, but the request's writer and attempt.
 fn resume(known: &Write, request: &BeginWriteRequest, lease_ms: u64) -> Result<BeginWrite> {
-    if known.table != request.table {
-        return Err(Error::invalid(format!(
-            "the write id {:?} is in use for table {:?}: choose another id for table {:?}",
-            known.id,
-            known.table.join("/"),
-            request.table.join("/")
-        )));
-    }
     let name = TableName::from_components(&known.table)?;
     if known.state == WriteState::Open as i32 {
         check_schema(&name, &known.schema, &request.schema)?;
@@ -303,7 +340,7 @@ fn check_schema(name: &TableName, expected: &Bytes, stream: &Bytes) -> Result<()
 }
 
 fn no_write(id: &str) -> Error {
-    Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended too long ago"))
+    Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended long ago"))
 }
 
 #[cfg(test)]

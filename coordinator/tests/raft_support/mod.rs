@@ -60,6 +60,7 @@ impl Coordinator for LeaderService {
         abort_write(wire::AbortWriteRequest) -> wire::AbortWriteReply;
         deletable_parts(wire::DeletablePartsRequest) -> wire::DeletablePartsReply;
         plan_read(wire::PlanReadRequest) -> wire::PlanReadReply;
+        login(wire::LoginRequest) -> wire::LoginReply;
     }
 }
 

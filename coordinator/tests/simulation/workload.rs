@@ -17,6 +17,7 @@ use volley_coordinator::raft::CatalogView;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cluster::SimCluster;
+use crate::identity_commands::identity_command;
 use crate::rng::SimRng;
 use crate::table_history::{TableEffect, TableState};
 
@@ -345,20 +346,19 @@ impl SimClient {
     async fn propose_other(&mut self) {
         let node = self.rng.random_range(1..=NODES);
         let (kept_ms, most) = (self.rng.random_range(1000..4000), self.rng.random_range(0..200));
-        let op = match self.rng.random_range(0..9) {
+        let (write, now_ms) = (format!("w{}", self.number << 32 | self.ids_used), self.cluster.now_ms());
+        let expire = Expire { write_id_retention_ms: kept_ms, max_finished_writes: most, max_finished_bytes: 0 };
+        let op = match self.rng.random_range(0..11) {
             0 => register(node, self.new_id()),
             1 => Op::SetNodeState(SetNodeState { node, state: NodeState::Unreachable as i32, boot: 0 }),
-            2 => {
-                Op::Expire(Expire { write_id_retention_ms: kept_ms, max_finished_writes: most, max_finished_bytes: 0 })
-            }
+            2 => Op::Expire(expire),
             3 => Op::CancelFlight(CancelFlight { flight: self.new_id(), until_ms: 1 }),
             4 => Op::DrainNode(DrainNode { node, draining: self.rng.random_bool(0.5) }),
-            5 => {
-                Op::RenewWrite(RenewWrite { write: format!("w{}", self.number << 32 | self.ids_used), lease_ms: 1000 })
-            }
+            5 => Op::RenewWrite(RenewWrite { write, lease_ms: 1000 }),
             6 => self.pin(),
             7 => self.add_holder(node),
-            _ => self.remove_holder(),
+            8 => self.remove_holder(),
+            _ => identity_command(&mut self.rng, self.number << 32 | self.ids_used, now_ms),
         };
         self.propose(op).await;
     }

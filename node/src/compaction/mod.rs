@@ -21,6 +21,7 @@ use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName, clock};
 
 use self::rewriter::PartRewriter;
+use crate::assertion::AssertedCaller;
 use crate::context::NodeContext;
 use crate::get::message::EncodedMessage;
 use crate::get::reader::TicketReader;
@@ -98,7 +99,8 @@ async fn verify_local_sources(store: PartStore, ticket: &Ticket) -> Result<()> {
 async fn read_sources(state: &Arc<NodeContext>, ticket: Ticket, input: mpsc::Sender<WriterInput>) -> Result<()> {
     let permits = Arc::new(Semaphore::new(QUEUED_BYTES));
     let schema = FlightData { data_header: flight_header(&ticket.schema), ..FlightData::default() };
-    let mut source = TicketReader::new(state.get.clone(), ticket, false)?;
+    let source = TicketReader::new(state.get.clone(), ticket, false)?;
+    let mut source = source.on_behalf_of(AssertedCaller::cluster(state.cluster.clone()));
     let mut next = Some(schema);
     while let Some(data) = next {
         let permit = tokio::select! {

@@ -62,7 +62,8 @@ async fn compacted(cluster: &InProcessCluster, id: &str, batches: &[RecordBatch]
         attempt: 1,
         ..BeginWriteRequest::default()
     };
-    let plan = state.coordinators.begin_write(request).await.unwrap();
+    let caller = AssertedCaller::cluster(state.cluster.clone());
+    let plan = state.coordinators.begin_write(request, &caller).await.unwrap();
     let shard = sources[0].shard;
     compact(state.clone(), CompactParts { plan: Some(plan), sources }).await?;
     let write = cluster.coordinator.state.lock().writes[id].clone();

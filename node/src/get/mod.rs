@@ -8,7 +8,9 @@
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
 //! | [`message`] | the types that they share |
 //!
-//! A get is answered below tonic, whose codec would copy every message.
+//! A get is answered below tonic, whose codec would copy every message. The router has identified the caller: its [`Access`]
+//! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
+//! get's caller, and the other one checks the ticket like any.
 
 pub mod local;
 pub mod message;
@@ -26,11 +28,14 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
+use volley_common::identity::Access;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
+use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
 use volley_common::{Error, Result, clock, grpc};
 
+use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
 use reader::TicketReader;
 use remote::HOP_HEADER;
@@ -53,8 +58,23 @@ pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming
 async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
     let (head, body) = decompressed(request.map(CompleteBody), MAX_PEER_MESSAGE)?.into_parts();
     let ticket = read_ticket(body).await?;
-    let ticket = verify_ticket(&context, &ticket, &head.headers).await?;
-    TicketReader::new(context, ticket, head.headers.contains_key(HOP_HEADER))
+    let access = Access::of(&head.extensions);
+    let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
+    let mut table = Vec::new();
+    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut table).await;
+    let is_hop = head.headers.contains_key(HOP_HEADER);
+    // The node that sends a hop has recorded the get.
+    if !is_hop || ticket.is_err() {
+        context.audit.record(AuditEvent {
+            access: &access,
+            kind: AuditKind::Read,
+            operation: "DoGet",
+            table: (!table.is_empty()).then_some(&table[..]),
+            request_id: request_id(&head.headers),
+            result: ticket.as_ref().map(|_| ()),
+        });
+    }
+    Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
 }
 
 /// Reads the one message of a DoGet. Returns the ticket's bytes.
@@ -68,24 +88,37 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>) -> Result<B
     Ok(ticket.ticket)
 }
 
-/// Verifies a signed ticket. For a ticket that is a table's name, a coordinator plans the read first.
+/// Verifies a signed ticket, and that `access` may redeem it. For a ticket that is a table's name, a coordinator plans the read
+/// of `caller` first. `table` becomes the table's name, also if the ticket is refused, unless it cannot be read.
 ///
 /// # Errors
-/// Those of [`TicketRequest::from_ticket`], of planning and of [`volley_common::ticket::TicketKey::verify`]. CANCELLED: the
-/// ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
-async fn verify_ticket(context: &GetContext, ticket: &[u8], headers: &http::HeaderMap) -> Result<Ticket> {
+/// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
+/// [`Access::check_ticket`]. CANCELLED: the ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
+async fn redeem_ticket(
+    context: &GetContext,
+    ticket: &[u8],
+    headers: &http::HeaderMap,
+    access: &Access,
+    caller: &AssertedCaller,
+    table: &mut Vec<String>,
+) -> Result<Ticket> {
     let headers = MetadataMap::from_headers(headers.clone());
     let (signed, decompress) = match TicketRequest::from_ticket(ticket, &headers)? {
         TicketRequest::Signed(signed) => (Bytes::from(signed), decompress_header(&headers)?),
-        TicketRequest::Table(request) => (plan_read(context, request.for_read()?).await?, false),
+        TicketRequest::Table(request) => {
+            *table = request.name.components().to_vec();
+            (plan_read(context, request.for_read()?, caller).await?, false)
+        }
     };
     let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
+    table.clone_from(&ticket.table);
+    access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
     ticket.decompress |= decompress;
     Ok(ticket)
 }
 
-async fn plan_read(context: &GetContext, request: TableRequest) -> Result<Bytes> {
+async fn plan_read(context: &GetContext, request: TableRequest, caller: &AssertedCaller) -> Result<Bytes> {
     let request = PlanReadRequest {
         table: request.name.components().to_vec(),
         columns: request.options.columns.unwrap_or_default(),
@@ -93,5 +126,5 @@ async fn plan_read(context: &GetContext, request: TableRequest) -> Result<Bytes>
         limit: request.options.limit,
         decompress: request.options.decompress.unwrap_or_default(),
     };
-    Ok(context.coordinators.plan_read(request).await?.ticket)
+    Ok(context.coordinators.plan_read(request, caller).await?.ticket)
 }

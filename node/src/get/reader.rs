@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
+use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::ipc::project::SchemaMetadata;
 use volley_common::ipc::{project, schema};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Code, Error, PartId, Result};
@@ -12,6 +14,7 @@ use volley_common::{Code, Error, PartId, Result};
 use super::local::LocalPartReader;
 use super::message::{EncodedMessage, Projection};
 use super::remote::RemotePartReader;
+use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
 use crate::get_resources::DecompressionSlot;
 use crate::storage::{Part, PartStore};
@@ -26,6 +29,8 @@ pub struct TicketReader {
     projection: Option<Arc<Projection>>,
     /// The get comes from another node: only parts on this node are read.
     hop: bool,
+    /// Asserted to the nodes that parts are read from.
+    caller: AssertedCaller,
     /// Rows that may still be sent, if there is a limit.
     remaining_rows: Option<u64>,
     schema_sent: bool,
@@ -43,7 +48,8 @@ enum PartReader {
 }
 
 impl TicketReader {
-    /// `hop`: the get comes from another node, which does not have the part.
+    /// `hop`: the get comes from another node, which does not have the part. Until [`TicketReader::on_behalf_of`], other nodes
+    /// are read from without an identity, which suffices in an open cluster only.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the ticket has neither a schema nor a part, or names columns that its schema does not have.
@@ -54,6 +60,7 @@ impl TicketReader {
         let mut reader = TicketReader {
             projection: None,
             remaining_rows: ticket.limit,
+            caller: AssertedCaller::client(Access::open(), context.cluster.clone()),
             context,
             ticket,
             hop,
@@ -67,6 +74,12 @@ impl TicketReader {
             reader.init_projection()?;
         }
         Ok(reader)
+    }
+
+    /// The same for this caller, who was permitted to redeem the ticket.
+    pub fn on_behalf_of(mut self, caller: AssertedCaller) -> Self {
+        self.caller = caller;
+        self
     }
 
     /// The schema, then all messages. A frame has one message, or several that are ready and together have at most
@@ -130,7 +143,12 @@ impl TicketReader {
         }
         match &self.projection {
             Some(projection) => {
-                project::project_schema(message, projection.projector.columns()).map(|m| schema::flight_header(&m))
+                let metadata = match self.ticket.permitted_columns {
+                    0 => SchemaMetadata::Kept,
+                    _ => SchemaMetadata::Removed,
+                };
+                let projected = project::project_schema(message, projection.projector.columns(), metadata);
+                projected.map(|message| schema::flight_header(&message))
             }
             None => Ok(schema::flight_header(message)),
         }
@@ -226,7 +244,8 @@ impl TicketReader {
         if self.ticket.decompress {
             self.admit_decompression()?;
         }
-        Ok(PartReader::Remote(Box::new(RemotePartReader::new(self.context.clone(), &self.ticket, part))))
+        let caller = self.caller.clone();
+        Ok(PartReader::Remote(Box::new(RemotePartReader::new(self.context.clone(), caller, &self.ticket, part))))
     }
 
     /// Takes one of the node's places for gets that decompress, unless this get has one.

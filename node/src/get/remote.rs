@@ -16,6 +16,7 @@ use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
 use super::message::{EncodedMessage, count_batches, decompress_front};
 use super::peer_stream::PeerStream;
+use crate::assertion::AssertedCaller;
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
 
@@ -28,6 +29,8 @@ const TICKET_MS: u64 = 60_000;
 /// A part of another node, and the position in it.
 pub struct RemotePartReader {
     context: Arc<GetContext>,
+    /// For whom the part is read. Asserted at each request, because the next holder may be needed long after the first.
+    caller: AssertedCaller,
     /// The client's ticket without its parts. Holders send what they store: `decompress` is done here, once.
     ticket: Ticket,
     decompress: bool,
@@ -52,7 +55,7 @@ struct HolderStream {
 
 impl RemotePartReader {
     /// No request is sent before the first message or the schema is read.
-    pub fn new(context: Arc<GetContext>, ticket: &Ticket, part: &TicketPart) -> Self {
+    pub fn new(context: Arc<GetContext>, caller: AssertedCaller, ticket: &Ticket, part: &TicketPart) -> Self {
         let decompress = ticket.decompress;
         let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
@@ -67,10 +70,15 @@ impl RemotePartReader {
             // A node that has the part has the schema.
             schema: Bytes::new(),
             decompress: false,
+            principal: ticket.principal.clone(),
+            grant_epoch: ticket.grant_epoch,
+            shareable: ticket.shareable,
+            permitted_columns: ticket.permitted_columns,
         };
         let failure = "the coordinators named no other node".into();
         RemotePartReader {
             context,
+            caller,
             ticket,
             decompress,
             compressed: VecDeque::new(),
@@ -231,6 +239,7 @@ impl RemotePartReader {
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
         request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
+        self.caller.assert_in(request.headers_mut(), grpc::DO_GET);
         let pool = &self.context.pool;
         let (response, permit) = pool.while_answering(addr, pool.send(addr, request)).await?;
         PeerStream::open(response, permit, pool.silence(addr)).await

@@ -45,9 +45,12 @@ use tonic::metadata::MetadataMap;
 use volley_common::Result;
 use volley_common::grpc::retry_later;
 use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
+use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::ipc::flight_stream::FlightDataStream;
+use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 
+use crate::assertion::AssertedCaller;
 use crate::context::PutContext;
 use crate::put_resources::PutSlot;
 use ack_stream::{AckSender, AckStream};
@@ -59,7 +62,8 @@ use write::MessageWriter;
 /// How long a client should wait before it repeats a put that was refused because too many run, milliseconds.
 const RETRY_MS: u64 = 500;
 
-/// Answers a DoPut.
+/// Answers a DoPut. The router has put the caller's [`Access`] into the request's extensions; a coordinator checks whether it
+/// suffices, when the write begins.
 pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::Response<ReplyBody> {
     let request = match decompressed(request.map(CompleteBody), context.config.max_message) {
         Ok(request) => request,
@@ -75,25 +79,27 @@ pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::
     let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
     let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
         .with_stall_timeout(context.config.message_timeout());
-    let acks = put(context, MetadataMap::from_headers(head.headers), input, slot);
+    let access = Access::of(&head.extensions);
+    let acks = put(context, MetadataMap::from_headers(head.headers), access, input, slot);
     grpc_frames(acks.map(|ack| Ok(encode_put_result(&ack?.app_metadata))))
 }
 
 /// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the
 /// end of the stream it is committed, whether or not the client reads the results.
 ///
-/// `headers`: the call's, which may hold options. An error in `input` means that the client did not finish. `slot` is given
+/// `headers`: the call's, which may hold options. `access`: the caller's, as of the beginning of the put. An error in `input` means that the client did not finish. `slot` is given
 /// back at the put's end.
 pub fn put(
     context: Arc<PutContext>,
     headers: MetadataMap,
+    access: Access,
     input: impl PutMessages + 'static,
     slot: PutSlot,
 ) -> AckStream {
     let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
-        let outcome = run(context, headers, input, &acks).await;
+        let outcome = run(context, headers, access, input, &acks).await;
         drop(slot);
         acks.end(outcome);
     });
@@ -109,11 +115,22 @@ pub fn put(
 async fn run(
     context: Arc<PutContext>,
     headers: MetadataMap,
+    access: Access,
     mut input: impl PutMessages,
     acks: &AckSender,
 ) -> Result<Option<Bytes>> {
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
-    let write = match plan::begin(context.clone(), &handshake).await? {
+    let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
+    let planned = plan::begin(context.clone(), &handshake, &caller).await;
+    context.audit.record(AuditEvent {
+        access: &access,
+        kind: AuditKind::Write,
+        operation: "DoPut",
+        table: Some(handshake.request.name.components()),
+        request_id: request_id(headers.as_ref()),
+        result: planned.as_ref().map(|_| ()),
+    });
+    let write = match planned? {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
             feed::skip_rows(&mut input, acks).await?;

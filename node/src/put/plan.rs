@@ -12,6 +12,7 @@ use volley_common::{Error, Result, TableName};
 
 use super::handshake::PutHandshake;
 use super::part_sink::PartSinkConfig;
+use crate::assertion::AssertedCaller;
 use crate::context::PutContext;
 
 /// What the coordinators answered.
@@ -41,14 +42,14 @@ pub struct PlannedWrite {
 /// message for each shard uses them all.
 const FIRST_BLOCK_BYTES: u64 = 512 << 10;
 
-/// Begins the write that the handshake requests.
+/// Begins the write that the handshake requests, for `caller`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators.
-pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake) -> Result<PutPlan> {
+/// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators, such as PERMISSION_DENIED.
+pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake, caller: &AssertedCaller) -> Result<PutPlan> {
     let request = begin_request(&context, handshake)?;
     let attempt = request.attempt;
-    let plan = context.coordinators.begin_write(request).await?;
+    let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     if write.state() == WriteState::Committed {
         let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
@@ -88,6 +89,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
+        shareable_tickets: options.shareable_tickets,
     })
 }
 

@@ -87,7 +87,7 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
         .await
 }
 
-/// Joins the cluster (durably, the first time) and adopts its ticket key, members and cancelled flights.
+/// Joins the cluster (durably, the first time) and adopts its ticket key, members, cancelled flights, users and grants.
 async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()> {
     let (store, cluster) = (state.store.clone(), welcome.cluster.clone());
     tokio::task::spawn_blocking(move || store.join(&cluster))
@@ -95,6 +95,7 @@ async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()>
         .map_err(|e| Error::internal(format!("joining the cluster: {e}")))??;
     state.cluster.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
     state.cluster.cancelled.add(&welcome.cancelled);
+    state.cluster.set_identity(welcome.identity.as_ref());
     if let Some(members) = welcome.members {
         apply_members(state, members);
     }
@@ -150,6 +151,7 @@ impl LeaderSession {
             Some(What::Welcome(welcome)) => apply_welcome(&state, welcome).await?,
             Some(What::Members(members)) => apply_members(&state, members),
             Some(What::Cancelled(cancelled)) => state.cluster.cancelled.add(&cancelled.flights),
+            Some(What::Identity(identity)) => state.cluster.set_identity(Some(&identity)),
             Some(What::SendInventory(_)) => self.reporter.inventory().await?,
             Some(What::Copy(copy)) => self.spawn(number, async move { state.copier.copy(copy).await }),
             Some(What::Delete(delete)) => self.spawn(number, delete_parts(state, delete)),

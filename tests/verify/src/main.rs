@@ -6,6 +6,8 @@
 //! cargo verify --list          the steps
 //! cargo verify-compose         the compose file on this machine's Docker engine, under faults
 //! cargo verify-kubernetes      the chart on the cluster of KUBECONFIG, under faults
+//! cargo verify-compose-tls     the compose file with TLS, and new certificates
+//! cargo verify-kubernetes-tls  the chart from plaintext to TLS, and new certificates
 //! cargo attack                 a cluster of real processes under attack by hostile clients, the long form
 //! ```
 //!
@@ -49,11 +51,13 @@ const STEPS: &[VerifyStep] = &[
     step("dependencies", "licences, bans and sources of dependencies", dependencies),
 ];
 
-/// Programs in Python that run with the release build, and where they are: `cargo verify-compose`, `cargo verify-kubernetes`,
-/// `cargo attack`.
-const RELEASE_TESTS: [(&str, &str); 3] = [
+/// Programs in Python that run with the release build, and where they are: `cargo verify-compose`, `cargo verify-kubernetes`, and
+/// with TLS; `cargo attack`.
+const RELEASE_TESTS: [(&str, &str); 5] = [
     ("compose", "tests/deploy/compose.py"),
+    ("compose-tls", "tests/deploy/compose_tls.py"),
     ("kubernetes", "tests/deploy/kubernetes.py"),
+    ("kubernetes-tls", "tests/deploy/kubernetes_tls.py"),
     ("attack", "tests/attack/main.py"),
 ];
 

@@ -27,7 +27,7 @@ fn projected(batch: &RecordBatch, columns: &[usize], codec: Option<CompressionTy
     let schema = parse_schema(&message).unwrap();
     let (dictionaries, encoded) = encode(batch, codec);
     let mut decoder = BatchDecoder::new(64 << 20);
-    let header = flight_header(&project_schema(&message, columns).unwrap());
+    let header = flight_header(&project_schema(&message, columns, SchemaMetadata::Kept).unwrap());
     decoder.push(FlightData::new().with_data_header(header)).unwrap();
     let wanted = dictionary_ids(&schema, columns);
     for dictionary in &dictionaries {
@@ -81,7 +81,7 @@ fn unknown_column_or_damaged_header_is_an_error() {
     let schema = batch.schema();
     let past = [batch.num_columns()];
     assert_eq!(Projector::new(schema.clone(), past.to_vec()).unwrap_err().code, crate::Code::InvalidArgument);
-    assert!(project_schema(&schema_message(&schema).unwrap(), &past).is_err());
+    assert!(project_schema(&schema_message(&schema).unwrap(), &past, SchemaMetadata::Kept).is_err());
     let projector = Projector::new(schema, (0..batch.num_columns()).collect()).unwrap();
     for at in (0..encoded.header.len()).step_by(3) {
         let mut bad = encoded.header.to_vec();
@@ -96,10 +96,10 @@ fn ids_stay_with_their_columns() {
     let batch = test_data::batch(&mut test_data::rng(4), 1);
     let message = schema_message(batch.schema_ref()).unwrap();
     let all: Vec<_> = (0..batch.num_columns()).collect();
-    assert_eq!(parse_schema(&project_schema(&message, &all).unwrap()).unwrap(), batch.schema());
+    assert_eq!(parse_schema(&project_schema(&message, &all, SchemaMetadata::Kept).unwrap()).unwrap(), batch.schema());
     let schema = parse_schema(&message).unwrap();
     for column in all {
-        let projected = parse_schema(&project_schema(&message, &[column]).unwrap()).unwrap();
+        let projected = parse_schema(&project_schema(&message, &[column], SchemaMetadata::Kept).unwrap()).unwrap();
         let mut ids = Vec::new();
         dictionary_ids_of(projected.field(0), &mut ids);
         assert_eq!(ids, dictionary_ids(&schema, &[column]));

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// The prefix of environment variables that are read as configuration.
 const ENV_PREFIX: &str = "VOLLEY_";
 /// Variables with the prefix that are not configuration: those of the command line, the log and the file's own path.
-const IGNORED_VARIABLES: [&str; 9] = [
+const IGNORED_VARIABLES: [&str; 13] = [
     "cluster",
     "log",
     "log_format",
@@ -21,6 +21,10 @@ const IGNORED_VARIABLES: [&str; 9] = [
     "tls_client_cert",
     "tls_client_key",
     "tls_server_name",
+    "user",
+    "password",
+    "token",
+    "token_file",
 ];
 
 /// The keys that only one role has. Members of both roles may share an environment, so a variable of the other role is
@@ -29,6 +33,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
     (
         "coordinators",
         &[
+            "bootstrap_admin_file",
             "dev",
             "election_ms",
             "heartbeat_ms",

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::server::ServerConfig;
+use crate::server::audit::AuditData;
 
 /// A configuration with the shared settings flattened in, as both servers have it, and every renamed key.
 #[derive(Debug, Deserialize, Serialize, PartialEq)]
@@ -102,6 +103,19 @@ fn variables_have_the_types_of_the_defaults() {
 }
 
 #[test]
+fn settings_of_identity_are_read_in_every_layer() {
+    let toml = "audit_log = \"/var/log/audit.log\"\naudit_data = \"all\"\npublic_reflection = true\n";
+    let vars =
+        [("VOLLEY_AUDIT_DATA", "writes"), ("VOLLEY_PUBLIC_METRICS", "true"), ("VOLLEY_OIDC_ISSUER", "https://i")];
+    let identity = loaded(toml, &vars, json!({ "audit_log_files": 3 })).server.identity;
+    assert_eq!((identity.audit_log.as_str(), identity.audit_log_files), ("/var/log/audit.log", 3));
+    assert_eq!((identity.audit_data, identity.oidc_issuer.as_deref()), (AuditData::Writes, Some("https://i")));
+    assert!(identity.public_metrics && identity.public_reflection && !identity.shareable_tickets);
+    let bad = refused("", &[("VOLLEY_AUDIT_DATA", "some")], json!({}));
+    assert!(bad.contains("VOLLEY_AUDIT_DATA") && bad.contains("writes"), "{bad}");
+}
+
+#[test]
 fn unknown_keys_and_bad_values_are_named() {
     let unknown = refused("lissten = \"a\"", &[], json!({}));
     assert!(unknown.contains("\"lissten\"") && unknown.contains("configuration file"), "{unknown}");
@@ -169,6 +183,12 @@ fn variables_of_other_programs_are_ignored() {
         ("VOLLEY_CAPACITY", "1000"),
         ("VOLLEY_ELECTION_MS", "not even a number"),
         ("VOLLEY_LISTEN", "internal=a:1,external=b:2"),
+        ("VOLLEY_BOOTSTRAP_ADMIN_FILE", "/run/secrets/admin"),
+        // Of the command line.
+        ("VOLLEY_USER", "alice"),
+        ("VOLLEY_PASSWORD", "secret"),
+        ("VOLLEY_TOKEN", "volley_x"),
+        ("VOLLEY_TOKEN_FILE", "/run/secrets/token"),
         // Set by Kubernetes for Services.
         ("VOLLEY_SERVICE_HOST", "10.0.0.1"),
         ("VOLLEY_COORDINATOR_SERVICE_PORT_FLIGHT", "8815"),

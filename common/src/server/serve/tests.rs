@@ -51,6 +51,20 @@ async fn error_before_a_stream_is_the_whole_response() {
 }
 
 #[tokio::test]
+async fn request_has_the_address_that_it_came_from() {
+    let server = TestServer::start(|request| {
+        let peer = PeerAddress::of(request.extensions());
+        async move { grpc_error(Error::not_found(format!("{peer:?}"))) }
+    })
+    .await;
+    let (mut one, mut other) = (server.client().await, server.client().await);
+    let first = one.do_get(Ticket::default()).await.unwrap_err();
+    assert!(first.message().starts_with("Some(127.0.0.1:"), "{first}");
+    assert_eq!(one.do_get(Ticket::default()).await.unwrap_err().message(), first.message());
+    assert_ne!(other.do_get(Ticket::default()).await.unwrap_err().message(), first.message());
+}
+
+#[tokio::test]
 async fn stalled_reader_stops_only_its_own_stream() {
     let made = Arc::new(AtomicUsize::new(0));
     let counter = made.clone();

@@ -146,6 +146,15 @@ impl CatalogFixture {
         refusal.message
     }
 
+    /// [`CatalogFixture::must_reject`] for a catalog of many rows, which are not compared.
+    pub fn must_reject_in_place(&mut self, op: Op, code: Code) -> String {
+        self.catalog.take_changes();
+        let Answer::Refusal(refusal) = self.apply(op) else { panic!("not rejected") };
+        assert_eq!(refusal.code, code as i32, "{}", refusal.message);
+        assert_eq!(self.catalog.take_changes(), []);
+        refusal.message
+    }
+
     pub fn begin(&mut self, begin: BeginWrite) -> Write {
         match self.apply(Op::BeginWrite(begin)) {
             Answer::Write(write) => write,

@@ -13,6 +13,7 @@ use volley_common::wire::catalog::{
 use volley_common::{NodeId, PartId, TableName};
 
 use super::helpers::*;
+use super::identity::{check_identity, random_identity_op};
 use crate::catalog::rows::sort_key_of;
 use crate::catalog::{Catalog, Change, RowKey, SortKey, TableUsage};
 
@@ -113,6 +114,7 @@ fn rows(catalog: &Catalog) -> Vec<Row> {
 
 /// Checks that totals agree with parts, names with tables, and the remaining parts with the readable versions.
 fn check(catalog: &Catalog, now: u64) {
+    check_identity(catalog);
     for table in catalog.tables() {
         let parts = catalog.parts_at(table.id, table.version);
         assert_eq!(table.rows, parts.iter().map(|part| part.rows).sum::<u64>());
@@ -144,9 +146,10 @@ fn check(catalog: &Catalog, now: u64) {
 
 #[test]
 fn replayed_commands_and_changes_give_the_same_rows() {
-    let (mut answers, mut refusals, mut compactions, mut restorations) = (0, 0, 0, 0);
+    let (mut answers, mut refusals, mut compactions, mut restorations, mut epochs) = (0, 0, 0, 0, 0);
     for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
+        let mut of_identities = StdRng::seed_from_u64(1000 + seed);
         let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
         let mut now_ms = 1_000_000;
         for step in 0..250 {
@@ -178,9 +181,17 @@ fn replayed_commands_and_changes_give_the_same_rows() {
                     "seed {seed}, step {step}: unneeded expiry changed something"
                 );
             }
+            if step > 0 {
+                let command = Command { now_ms, op: Some(random_identity_op(&mut of_identities, now_ms)) };
+                let epoch = first.identity_epoch();
+                assert_eq!(first.apply(&command), again.apply(&command));
+                assert!((epoch..=epoch + 1).contains(&first.identity_epoch()), "one step for each change");
+                epochs += first.identity_epoch() - epoch;
+            }
             follow(&mut follower, first.take_changes());
             check(&first, now_ms);
         }
+        assert!(first.identity_snapshot() == follower.identity_snapshot(), "seed {seed}");
         assert!(rows(&first) == rows(&again) && rows(&first) == rows(&follower), "seed {seed}");
         let mut loaded = Catalog::default();
         rows(&first).into_iter().for_each(|row| loaded.insert_row(row));
@@ -199,6 +210,7 @@ fn replayed_commands_and_changes_give_the_same_rows() {
         answers > 1000 && refusals > 1000 && compactions > 1000 && restorations > 100,
         "{answers} commits, {refusals} refusals, {compactions} compactions, {restorations} restorations"
     );
+    assert!(epochs > 1000, "{epochs} changes of identities");
 }
 
 #[test]
@@ -207,6 +219,9 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         |table, added, seq, generation| RowKey::Part { table, sort_key: SortKey { added, seq, generation } };
     let part = |table, added, seq| compacted(table, added, seq, 0);
     let staged = |write: &str, index| RowKey::StagedStream { write: write.into(), index };
+    let prefix = |prefix: &[&str]| prefix.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let grant = |to: &str, role, on: &[&str]| RowKey::Grant { to: to.into(), role, prefix: prefix(on) };
+    let quota = |on: &[&str]| RowKey::Quota(prefix(on));
     let keys = [
         RowKey::Cluster,
         RowKey::Node(1),
@@ -229,6 +244,23 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         RowKey::Layout { table: 1, id: u64::MAX },
         RowKey::Layout { table: 2, id: 0 },
         RowKey::Clock,
+        RowKey::User("a".into()),
+        RowKey::User("ab".into()),
+        RowKey::Token("0123456789abcdef".into()),
+        grant("group:a", 1, &[]),
+        grant("group:a", 1, &["b"]),
+        grant("group:a", 1, &["b", "c"]),
+        grant("group:a", 1, &["bc"]),
+        grant("group:a", 256, &[]),
+        grant("group:ab", 0, &["b"]),
+        grant("user:a", 5, &[]),
+        RowKey::SigningKey("k".into()),
+        quota(&[]),
+        quota(&["a"]),
+        quota(&["a", "b"]),
+        quota(&["a b"]),
+        quota(&["ab"]),
+        RowKey::Identity,
     ];
     assert!(keys.is_sorted());
     assert!(keys.iter().map(RowKey::to_bytes).collect::<Vec<_>>().is_sorted());
@@ -246,6 +278,16 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         &[3; 27],
         &[&[3; 25][..], &[0; 4]].concat(),
         b"\x04\xff",
+        b"\x0a",
+        b"\x0buser:a",
+        b"\x0buser:a\0\0\0\0",
+        b"\x0buser:a\0\0\0\0\x01no end",
+        b"\x0b\xff\0\0\0\0\x01",
+        b"\x0c",
+        b"\x0dno end",
+        b"\x0d\xff\0",
+        b"\x0ex",
+        b"\x0f",
     ] {
         assert_eq!(RowKey::from_bytes(garbage), None);
     }

@@ -330,5 +330,14 @@ fn key_of(row: &Row) -> Option<RowKey> {
         row::Row::Staged(staged) => RowKey::StagedStream { write: staged.write.clone(), index: staged.index },
         row::Row::Layout(layout) => RowKey::Layout { table: layout.table, id: layout.id },
         row::Row::Clock(_) => RowKey::Clock,
+        row::Row::User(user) => RowKey::User(user.name.clone()),
+        row::Row::Token(token) => RowKey::Token(token.id.clone()),
+        row::Row::Grant(grant) => {
+            let (to, prefix) = (grant.to.clone(), grant.prefix.clone());
+            RowKey::Grant { to, role: grant.role as u32, prefix }
+        }
+        row::Row::SigningKey(key) => RowKey::SigningKey(key.id.clone()),
+        row::Row::Quota(quota) => RowKey::Quota(quota.prefix.clone()),
+        row::Row::Identity(_) => RowKey::Identity,
     })
 }

@@ -181,6 +181,24 @@ fn returning_node_gets_the_shards_it_has_on_disk() {
     assert!(loads(&catalog)[&id(1)] >= 24, "{:?}", loads(&catalog));
 }
 
+/// Table 1 is busy: the new node has taken one of three parts of each of its shards.
+#[test]
+fn new_node_with_some_parts_of_a_table_gets_shards_of_all() {
+    let mut catalog = cluster(4, 1, &[64, 64]);
+    add(&mut catalog, 4, 1);
+    for seq in 0..3 * 64_u64 {
+        let holder = if seq % 3 == 0 { id(4) } else { id(0) };
+        let mut part = part(u128::from(seq) + 1, seq, &[holder]);
+        part.shard = (seq / 3) as u32;
+        put(&mut catalog, row::Row::Part(part));
+    }
+    apply_rebalance(&mut catalog);
+    for table in catalog.tables() {
+        let count = table.placement.iter().filter(|shard| shard.nodes.contains(&id(4))).count();
+        assert!((20..=30).contains(&count), "table {} has {count} of 128 replicas there", table.id);
+    }
+}
+
 #[test]
 fn second_zone_gets_a_replica_of_every_shard() {
     let mut catalog = cluster(3, 1, &[10]);

@@ -80,12 +80,15 @@ numbers them, for node ports.
 {{/* The address of the proxy listener. */}}
 {{- define "volley.proxyAddress" -}}
 {{- with .Values.proxy -}}
-{{- if .advertise -}}
+{{- $scheme := include "volley.scheme" (dict "root" $ "name" "tunnel") -}}
+{{- if and .advertise (eq $scheme "grpc+tls") (not (hasPrefix "grpc+tls://" .advertise)) -}}
+{{- fail (printf "proxy.advertise is %s, but the port has TLS: give grpc+tls://HOST:PORT, or leave `tunnel` out of tls.clients.listeners" .advertise) -}}
+{{- else if .advertise -}}
 {{- .advertise -}}
 {{- else if eq .service.type "ClusterIP" -}}
-grpc+tcp://127.0.0.1:8817
+{{ $scheme }}://127.0.0.1:8817
 {{- else -}}
-{{- fail (printf "proxy.advertise is missing: clients that come by a Service of type %s must be told where it is, grpc+tcp://HOST:PORT" .service.type) -}}
+{{- fail (printf "proxy.advertise is missing: clients that come by a Service of type %s must be told where it is, %s://HOST:PORT" .service.type $scheme) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,10 +1,12 @@
 {{/*
-The pod of a server, the same for both roles: dict "root" "component" "zone" "place".
+The pod of a server, the same for both roles: dict "root" "component" "zone" "place", "set" (the StatefulSet's name) "replicas".
 */}}
 {{- define "volley.pod" -}}
 {{- $root := .root -}}
 {{- $values := $root.Values -}}
 {{- $role := ternary $values.coordinators $values.nodes (eq .component "coordinator") -}}
+{{- $http := ternary ", scheme: HTTPS" "" (eq (include "volley.hasTls" (dict "root" $root "name" "http")) "true") -}}
+{{- $admin := ternary $values.auth.bootstrapAdminSecret "" (eq .component "coordinator") -}}
 metadata:
   labels:
     {{- include "volley.selector" $root | nindent 4 }}
@@ -91,19 +93,25 @@ spec:
         - {name: http, containerPort: {{ ternary 8835 8836 (eq .component "coordinator") }}}
       # Delays the other probes until the first success: after a crash a server may first read its folder.
       startupProbe:
-        httpGet: {path: /livez, port: http}
+        httpGet: {path: /livez, port: http{{ $http }}}
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: {{ div (int $role.startupSeconds) 2 }}
       # Alive while it answers, with or without a leader: a restart would repair neither the network nor a majority.
       livenessProbe:
-        httpGet: {path: /livez, port: http}
+        httpGet: {path: /livez, port: http{{ $http }}}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
+      {{- if include "volley.hasTls" (dict "root" $root "name" "internal") }}
+      # The gRPC probe of Kubernetes has no TLS.
+      readinessProbe:
+        httpGet: {path: /readyz, port: http{{ $http }}}
+      {{- else }}
       # grpc.health.v1 on the port that clients use.
       readinessProbe:
         grpc: {port: {{ ternary 8815 8816 (eq .component "coordinator") }}}
+      {{- end }}
         periodSeconds: 5
         timeoutSeconds: 3
         failureThreshold: 2
@@ -124,8 +132,11 @@ spec:
         - {name: data, mountPath: /var/lib/volley}
         - {name: config, mountPath: /etc/volley/volley.toml, subPath: {{ .component }}.toml, readOnly: true}
         - {name: tmp, mountPath: /tmp}
-        {{- if $values.tls.secretName }}
-        - {name: tls, mountPath: /etc/volley/tls, readOnly: true}
+        {{- if $values.tls.enabled }}
+        {{- include "volley.tlsMounts" $root | nindent 8 }}
+        {{- end }}
+        {{- if $admin }}
+        - {name: auth, mountPath: /etc/volley/auth, readOnly: true}
         {{- end }}
         {{- with $role.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
@@ -135,9 +146,12 @@ spec:
       configMap: {name: {{ include "volley.fullname" $root }}}
     - name: tmp
       emptyDir: {}
-    {{- with $values.tls.secretName }}
-    - name: tls
-      secret: {secretName: {{ . }}, defaultMode: 0440}
+    {{- if $values.tls.enabled }}
+    {{- include "volley.tlsVolumes" . | nindent 4 }}
+    {{- end }}
+    {{- with $admin }}
+    - name: auth
+      secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: admin, path: admin}]}
     {{- end }}
     {{- with $role.extraVolumes }}
     {{- toYaml . | nindent 4 }}

@@ -6,11 +6,11 @@
 {{- $values := .root.Values -}}
 {{- $domain := include "volley.domain" (dict "root" .root "component" .component) -}}
 {{- $port := ternary 8815 8816 $coordinator -}}
-{{- $internal := printf "grpc+tcp://$(POD_NAME).%s:%d" $domain $port -}}
+{{- $internal := printf "%s://$(POD_NAME).%s:%d" (include "volley.scheme" (dict "root" .root "name" "internal")) $domain $port -}}
 {{- $all := list (dict "name" "internal" "port" $port "advertise" $internal "locations" "direct") -}}
 {{- if ne $values.external.type "none" -}}
 {{- $address := include "volley.externalAddress" . -}}
-{{- $external := dict "name" "external" "port" (ternary 9815 9816 $coordinator) "advertise" (printf "grpc+tcp://%s" $address) "locations" "direct" -}}
+{{- $external := dict "name" "external" "port" (ternary 9815 9816 $coordinator) "advertise" (printf "%s://%s" (include "volley.scheme" (dict "root" .root "name" "external")) $address) "locations" "direct" -}}
 {{- $all = append $all $external -}}
 {{- end -}}
 {{- /* Nodes need none: clients of the listener `tunnel` get only addresses of coordinators. */ -}}
@@ -79,6 +79,13 @@
   value: /var/lib/volley/{{ .component }}
 - name: VOLLEY_CONFIG
   value: /etc/volley/volley.toml
+{{- if $values.tls.enabled }}
+{{ include "volley.tlsEnv" . }}
+{{- end }}
+{{- if and $coordinator $values.auth.bootstrapAdminSecret }}
+- name: VOLLEY_BOOTSTRAP_ADMIN_FILE
+  value: /etc/volley/auth/admin
+{{- end }}
 {{- if $values.insecure }}
 - name: VOLLEY_INSECURE
   value: "true"

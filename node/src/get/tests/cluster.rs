@@ -14,8 +14,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Status};
+use tower::Service;
 use volley_common::http2::{ReplyBody, grpc_frames};
+use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::ipc::schema::schema_message;
 use volley_common::net::ConnectionPool;
@@ -28,8 +31,9 @@ use volley_common::{Error, PartId, Result, clock};
 
 use crate::cluster_view::ClusterMembers;
 use crate::config::NodeConfig;
-use crate::context::{GetContext, NodeAddresses, NodeContext};
+use crate::context::{GetContext, NodeAddresses, NodeContext, NodeSecurity};
 use crate::get::{open, serve_get};
+use crate::router::NodeRouter;
 use crate::storage::{BatchWrite, PartSpec, PartStore};
 
 /// A node that serves gets, and its folder.
@@ -46,6 +50,12 @@ impl Drop for TestNode {
     }
 }
 
+/// Nothing listens at the coordinator's address.
+fn without_coordinator() -> NodeConfig {
+    let config = NodeConfig { coordinators: vec!["127.0.0.1:1".into()], ..NodeConfig::default() };
+    NodeConfig { server: ServerConfig { request_timeout_ms: 1, ..config.server }, ..config }
+}
+
 pub fn key() -> TicketKey {
     TicketKey::new(&[7; 32])
 }
@@ -57,8 +67,20 @@ impl TestNode {
 
     /// A node that decompresses for so many gets at once.
     pub async fn decompressing(max_gets: usize) -> Self {
-        let config = NodeConfig { max_decompressing_gets: max_gets, ..NodeConfig::default() };
-        TestNode::configured(config, |node, request| async move { serve_get(node.get.clone(), request).await }).await
+        let config = NodeConfig { max_decompressing_gets: max_gets, ..without_coordinator() };
+        let serve = |node: Arc<NodeContext>, request| async move { serve_get(node.get.clone(), request).await };
+        TestNode::configured(config, NodeSecurity::open(), serve).await
+    }
+
+    /// A node that identifies its callers, and whose coordinator is at this address.
+    pub async fn identifying(security: NodeSecurity, coordinator: &str) -> Self {
+        let config = NodeConfig { coordinators: vec![coordinator.into()], ..NodeConfig::default() };
+        TestNode::configured(config, security, |node, request| {
+            let service = crate::flight::service(node.config.max_message, node.callers.clone());
+            let mut router = NodeRouter::new(&node, Routes::new(service), "");
+            async move { router.call(request).await.unwrap_or_else(|never| match never {}) }
+        })
+        .await
     }
 
     /// A node with this memory for each reply of another one.
@@ -85,10 +107,10 @@ impl TestNode {
         F: Fn(Arc<NodeContext>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
     {
-        TestNode::configured(NodeConfig::default(), serve_request).await
+        TestNode::configured(without_coordinator(), NodeSecurity::open(), serve_request).await
     }
 
-    async fn configured<F, Fut>(config: NodeConfig, serve_request: F) -> Self
+    async fn configured<F, Fut>(config: NodeConfig, security: NodeSecurity, serve_request: F) -> Self
     where
         F: Fn(Arc<NodeContext>, http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
@@ -97,22 +119,15 @@ impl TestNode {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
-        // Nothing listens at the coordinator's address.
-        let config = NodeConfig { coordinators: vec!["127.0.0.1:1".into()], ..config };
-        let server = ServerConfig { request_timeout_ms: 1, ..config.server };
-        let config = NodeConfig { server, ..config };
         let flight_uri = format!("grpc+tcp://{addr}");
         let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, listeners: Vec::new() };
-        let context = NodeContext::new(
-            config,
-            PartStore::open(dir.path()).unwrap(),
-            addresses,
-            Default::default(),
-            shutdown.clone(),
-        );
+        let context =
+            NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, security, shutdown.clone());
         context.cluster.ticket_key.store(Some(Arc::new(key())));
         let node = context.clone();
-        let service = tower::service_fn(move |request| {
+        let service = tower::service_fn(move |mut request: http::Request<Incoming>| {
+            // As the router of an open node does.
+            request.extensions_mut().insert(Access::open());
             let reply = serve_request(node.clone(), request);
             async move { Ok::<_, Infallible>(reply.await) }
         });

@@ -9,6 +9,7 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::{FlightData, FlightDescriptor};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
@@ -23,7 +25,7 @@ use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId};
 
 use crate::config::NodeConfig;
-use crate::context::{NodeAddresses, NodeContext};
+use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
 use crate::peer;
 use crate::put::handshake::PutMessages;
 use crate::storage::PartStore;
@@ -38,6 +40,13 @@ pub struct FakeCoordinatorState {
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_commit: Option<Error>,
+    /// By user: the password, and the session token for it.
+    pub passwords: HashMap<String, (String, String)>,
+    pub logins: Vec<LoginRequest>,
+    /// The ticket that plans of reads give.
+    pub planned_ticket: Bytes,
+    /// The assertions of BeginWrite and PlanRead, as they were signed; `None` for a call without one.
+    pub assertions: Vec<Option<Bytes>>,
     /// The error after each commit, which takes effect nevertheless.
     pub lose_commit_reply: Option<Error>,
 }
@@ -53,6 +62,10 @@ fn unimplemented<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not in these tests"))
 }
 
+fn assertion(metadata: &MetadataMap) -> Option<Bytes> {
+    metadata.get_bin(ASSERTION_HEADER).map(|value| value.to_bytes().unwrap())
+}
+
 #[tonic::async_trait]
 impl Coordinator for FakeCoordinator {
     type SessionStream = FakeOrderStream;
@@ -66,16 +79,30 @@ impl Coordinator for FakeCoordinator {
     async fn session(&self, _: Request<tonic::Streaming<NodeReport>>) -> Result<Response<FakeOrderStream>, Status> {
         unimplemented()
     }
-    async fn plan_read(&self, _: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
-        unimplemented()
+    async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
+        let mut state = self.state.lock();
+        state.assertions.push(assertion(request.metadata()));
+        Ok(Response::new(PlanReadReply { ticket: state.planned_ticket.clone() }))
+    }
+    async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginReply>, Status> {
+        let (request, mut state) = (request.into_inner(), self.state.lock());
+        state.logins.push(request.clone());
+        match state.passwords.get(&request.user) {
+            Some((password, token)) if *password == request.password => {
+                Ok(Response::new(LoginReply { token: token.clone(), expires_ms: u64::MAX }))
+            }
+            _ => Err(Status::unauthenticated("no such user, or another password")),
+        }
     }
     async fn renew_write(&self, _: Request<RenewWriteRequest>) -> Result<Response<RenewWriteReply>, Status> {
         Ok(Response::new(RenewWriteReply {}))
     }
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
+        let asserted = assertion(request.metadata());
         let request = request.into_inner();
         let mut state = self.state.lock();
+        state.assertions.push(asserted);
         let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),
@@ -185,15 +212,20 @@ impl InProcessCluster {
         cluster
     }
 
+    /// The coordinator's peer address.
+    pub fn coordinator_addr(&self) -> &str {
+        &self.nodes[0].context.config.coordinators[0]
+    }
+
     pub fn id(&self, node: usize) -> NodeId {
         self.nodes[node].context.store.node()
     }
 
     /// Puts at node 0; returns the results' metadata.
-    pub async fn put(&self, input: impl PutMessages + 'static) -> volley_common::Result<Vec<bytes::Bytes>> {
+    pub async fn put(&self, input: impl PutMessages + 'static) -> volley_common::Result<Vec<Bytes>> {
         let context = self.nodes[0].context.put.clone();
         let slot = context.resources.admit()?;
-        let results = crate::put::put(context, MetadataMap::new(), input, slot);
+        let results = crate::put::put(context, MetadataMap::new(), Access::open(), input, slot);
         results.map_ok(|r| r.app_metadata).try_collect().await
     }
 
@@ -237,7 +269,7 @@ async fn start_node(coordinator: &str) -> PeerNode {
         config,
         PartStore::open(dir.path()).unwrap(),
         addresses,
-        Default::default(),
+        NodeSecurity::open(),
         CancellationToken::new(),
     );
     let stop = CancellationToken::new();

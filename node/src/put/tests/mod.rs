@@ -17,6 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use volley_common::Error;
+use volley_common::identity::Access;
 use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
@@ -60,7 +61,7 @@ async fn broken_input_stream_rolls_the_put_back() {
         let context = cluster.nodes[0].context.put.clone();
         async move {
             let slot = context.resources.admit().unwrap();
-            crate::put::put(context, MetadataMap::new(), input, slot).try_collect::<Vec<_>>().await
+            crate::put::put(context, MetadataMap::new(), Access::open(), input, slot).try_collect::<Vec<_>>().await
         }
     });
     while cluster.held(1) < 3 {
@@ -78,7 +79,7 @@ async fn dropped_result_stream_rolls_the_put_back() {
     let input = stream::iter(messages("t", megabytes(2)).await).chain(stream::pending());
     let context = cluster.nodes[0].context.put.clone();
     let slot = context.resources.admit().unwrap();
-    let mut results = crate::put::put(context, MetadataMap::new(), Box::pin(input), slot);
+    let mut results = crate::put::put(context, MetadataMap::new(), Access::open(), Box::pin(input), slot);
     results.next().await.unwrap().unwrap();
     drop(results);
     cluster.nodes[0].context.put.tasks.close();
@@ -227,7 +228,8 @@ async fn serve(cluster: &InProcessCluster) -> String {
     let context = &cluster.nodes[0].context;
     let listener = serve::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let router = NodeRouter::new(context, Routes::new(crate::flight::service(context.config.max_message)), "");
+    let service = crate::flight::service(context.config.max_message, context.callers.clone());
+    let router = NodeRouter::new(context, Routes::new(service), "");
     tokio::spawn(serve::serve(listener, router, CancellationToken::new(), ServerLimits::default()));
     addr
 }

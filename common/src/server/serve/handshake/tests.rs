@@ -31,6 +31,7 @@ async fn start_with(tls: ListenerTls, limits: ServerLimits) -> String {
     let service = tower::service_fn(async |request: http::Request<Incoming>| {
         let extensions = request.extensions();
         assert_ne!(extensions.get::<Caller>(), Some(&Caller::Plaintext), "it would be an allocation for each request");
+        assert!(PeerAddress::of(extensions).is_some_and(|peer| peer.ip().is_loopback()), "no address, or another one");
         Ok::<_, Infallible>(grpc_error(Error::not_found(Caller::of(extensions).to_string())))
     });
     tokio::spawn(serve_tls(listener, Arc::new(tls), service, CancellationToken::new(), limits));

@@ -1,0 +1,158 @@
+//! The flags and variables by which all commands log in at the cluster.
+
+use std::path::PathBuf;
+
+use volley_common::client::ClientLogin;
+use volley_common::identity::Secret;
+use volley_common::tls::ClientTls;
+use volley_common::{Error, Result};
+
+use crate::prompt;
+
+const USER_VAR: &str = "VOLLEY_USER";
+const PASSWORD_VAR: &str = "VOLLEY_PASSWORD";
+const TOKEN_VAR: &str = "VOLLEY_TOKEN";
+const TOKEN_FILE_VAR: &str = "VOLLEY_TOKEN_FILE";
+const PLAINTEXT_VAR: &str = "VOLLEY_PLAINTEXT_LOGIN";
+
+/// How commands log in. Flags override variables; a cluster without users needs neither.
+#[derive(Debug, Default, clap::Args)]
+pub struct ClientLoginArgs {
+    /// Log in as this user, with the password in VOLLEY_PASSWORD or typed at a prompt [env: VOLLEY_USER].
+    #[arg(long = "user", global = true, value_name = "NAME", help_heading = "Login")]
+    pub login_user: Option<String>,
+    /// Log in with the token in this file [env: VOLLEY_TOKEN_FILE; VOLLEY_TOKEN has a token itself].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Login")]
+    pub token_file: Option<PathBuf>,
+    /// Send passwords and tokens to other machines without TLS too. Only for trusted networks [env: VOLLEY_PLAINTEXT_LOGIN].
+    #[arg(long, global = true, help_heading = "Login")]
+    pub plaintext_login: bool,
+}
+
+/// What flags and variables say.
+#[derive(Debug, PartialEq, Eq)]
+enum LoginChoice {
+    None,
+    /// A user with its password; it is prompted for if there is none.
+    User(String, Option<Secret>),
+    Token(Secret),
+    TokenFile(PathBuf),
+}
+
+impl ClientLoginArgs {
+    /// The login at `cluster`. Prompts for the password if it is needed, and the login is possible there.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: contradicting flags or variables; no password and no terminal; the login would go to another machine
+    /// without TLS. CANCELLED: Ctrl-C at the prompt.
+    pub async fn login(&self, cluster: &str, tls: &ClientTls) -> Result<ClientLogin> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let allow_plaintext = self.allows_plaintext(variable)?;
+        let login = match self.choice(variable)? {
+            LoginChoice::None => ClientLogin::none(),
+            LoginChoice::Token(token) => ClientLogin::token(token),
+            LoginChoice::TokenFile(path) => ClientLogin::token_file(path),
+            LoginChoice::User(user, Some(password)) => ClientLogin::password(user, password),
+            LoginChoice::User(user, None) => {
+                // Before a password is typed that could not be sent.
+                let login = |password| ClientLogin::password(user.clone(), password).allow_plaintext(allow_plaintext);
+                login(Secret::new("")).check_address(cluster, tls)?;
+                login(prompt::password(&format!("Password of {user}: "), PASSWORD_WAYS).await?)
+            }
+        };
+        Ok(login.allow_plaintext(allow_plaintext))
+    }
+
+    fn choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<LoginChoice> {
+        let with_password = |user: &str| LoginChoice::User(user.into(), variable(PASSWORD_VAR).map(Secret::new));
+        match (&self.login_user, &self.token_file) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("--user and --token-file are two ways to log in: give one of them"));
+            }
+            (Some(user), None) => return Ok(with_password(user)),
+            (None, Some(path)) => return Ok(LoginChoice::TokenFile(path.clone())),
+            (None, None) => {}
+        }
+        let ways = [
+            variable(USER_VAR).map(|user| (USER_VAR, with_password(&user))),
+            variable(TOKEN_VAR).map(|token| (TOKEN_VAR, LoginChoice::Token(Secret::new(token)))),
+            variable(TOKEN_FILE_VAR).map(|path| (TOKEN_FILE_VAR, LoginChoice::TokenFile(path.into()))),
+        ];
+        let mut ways = ways.into_iter().flatten();
+        match (ways.next(), ways.next()) {
+            (Some((first, _)), Some((second, _))) => Err(Error::invalid(format!(
+                "{first} and {second} are both set: unset one of them, or override both by --user or --token-file"
+            ))),
+            (Some((_, choice)), None) => Ok(choice),
+            (None, _) if variable(PASSWORD_VAR).is_some() => {
+                Err(Error::invalid(format!("{PASSWORD_VAR} is set, but no user: add --user NAME, or set {USER_VAR}")))
+            }
+            (None, _) => Ok(LoginChoice::None),
+        }
+    }
+
+    fn allows_plaintext(&self, variable: impl Fn(&str) -> Option<String>) -> Result<bool> {
+        let value = variable(PLAINTEXT_VAR).map(|value| value.to_ascii_lowercase());
+        match value.as_deref() {
+            _ if self.plaintext_login => Ok(true),
+            None | Some("false" | "no" | "off" | "0") => Ok(false),
+            Some("true" | "yes" | "on" | "1") => Ok(true),
+            Some(other) => Err(Error::invalid(format!("{PLAINTEXT_VAR} is {other:?}: set it to true or false"))),
+        }
+    }
+}
+
+/// How a password is given without a terminal.
+const PASSWORD_WAYS: &str = "set VOLLEY_PASSWORD, or log in with a token, by --token-file FILE or VOLLEY_TOKEN";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(user: Option<&str>, file: Option<&str>, variables: &[(&str, &str)]) -> Result<LoginChoice, String> {
+        let args = ClientLoginArgs {
+            login_user: user.map(String::from),
+            token_file: file.map(PathBuf::from),
+            plaintext_login: false,
+        };
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+        args.choice(variable).map_err(|e| e.message)
+    }
+
+    fn user(name: &str, password: Option<&str>) -> Result<LoginChoice, String> {
+        Ok(LoginChoice::User(name.into(), password.map(Secret::new)))
+    }
+
+    #[test]
+    fn flags_override_variables() {
+        let variables = [(USER_VAR, "env"), (PASSWORD_VAR, "pw"), (TOKEN_VAR, "t"), (TOKEN_FILE_VAR, "f")];
+        assert_eq!(choice(Some("ana"), None, &variables), user("ana", Some("pw")));
+        assert_eq!(choice(None, Some("file"), &variables), Ok(LoginChoice::TokenFile("file".into())));
+        assert_eq!(choice(None, None, &variables[..2]), user("env", Some("pw")));
+        assert_eq!(choice(None, None, &variables[..1]), user("env", None));
+        assert_eq!(choice(None, None, &variables[2..3]), Ok(LoginChoice::Token(Secret::new("t"))));
+        assert_eq!(choice(None, None, &variables[3..]), Ok(LoginChoice::TokenFile("f".into())));
+        assert_eq!(choice(None, None, &[]), Ok(LoginChoice::None));
+    }
+
+    #[test]
+    fn two_ways_to_log_in_are_named() {
+        assert!(choice(Some("ana"), Some("file"), &[]).is_err_and(|e| e.contains("--user and --token-file")));
+        let both = choice(None, None, &[(USER_VAR, "ana"), (TOKEN_VAR, "secret")]);
+        assert!(both.is_err_and(|e| e.contains("VOLLEY_USER and VOLLEY_TOKEN") && !e.contains("secret")));
+        assert!(choice(None, None, &[(PASSWORD_VAR, "secret")]).is_err_and(|e| e.contains("--user NAME")));
+    }
+
+    #[test]
+    fn plaintext_is_allowed_by_flag_or_variable() {
+        let allows = |flag: bool, value: Option<&str>| {
+            let args = ClientLoginArgs { plaintext_login: flag, ..ClientLoginArgs::default() };
+            args.allows_plaintext(|name| value.filter(|_| name == PLAINTEXT_VAR).map(String::from))
+        };
+        assert_eq!(allows(false, None), Ok(false));
+        assert_eq!(allows(true, Some("false")), Ok(true));
+        assert_eq!(allows(false, Some("TRUE")), Ok(true));
+        assert!(allows(false, Some("maybe")).is_err_and(|e| e.message.contains("true or false")));
+    }
+}

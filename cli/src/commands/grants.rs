@@ -1,0 +1,111 @@
+//! `volley grant`, `revoke` and `grants`: roles on prefixes of table names.
+
+use serde_json::{Value, json};
+use volley_common::client::Client;
+use volley_common::{Error, Result};
+
+use crate::args::identity::{GrantArgs, RevokeArgs};
+use crate::output::{self, cell};
+
+/// Grants a role.
+pub async fn grant(client: &Client, args: &GrantArgs, json: bool) -> Result<()> {
+    let mut body = body(&args.grant);
+    if !args.columns.is_empty() {
+        body["columns"] = json!(args.columns);
+    }
+    let answer = client.action("grant", &body).await?;
+    if json { output::json(&answer) } else { output::line(granted_text(args)) }
+}
+
+/// Revokes a role.
+///
+/// # Errors
+/// NOT_FOUND: there is no such grant.
+pub async fn revoke(client: &Client, args: &RevokeArgs, json: bool) -> Result<()> {
+    let answer = client.action("revoke", &body(args)).await?;
+    let text = text(args);
+    if answer["revoked"] == false {
+        return Err(Error::not_found(format!(
+            "there is no grant of {text}: `volley grants` lists them; a role that comes from a wider prefix or a group is revoked there"
+        )));
+    }
+    if json { output::json(&answer) } else { output::line(format!("revoked {text}")) }
+}
+
+/// Lists the grants that apply to tables of a prefix; all without one.
+pub async fn list(client: &Client, prefix: Option<&str>, json: bool) -> Result<()> {
+    let body = prefix.map_or_else(|| json!({}), |prefix| json!({ "prefix": prefix }));
+    let grants = client.action("list_grants", &body).await?;
+    if json { output::json(&grants) } else { output::line(table(&grants)) }
+}
+
+fn body(args: &RevokeArgs) -> Value {
+    json!({ "role": args.role.as_str(), "prefix": args.prefix, "to": args.to })
+}
+
+/// `reader on sales to user:ana`.
+fn text(args: &RevokeArgs) -> String {
+    let prefix = if args.prefix == "/" { "the whole cluster" } else { args.prefix.as_str() };
+    format!("{} on {prefix} to {}", args.role.as_str(), args.to)
+}
+
+fn granted_text(args: &GrantArgs) -> String {
+    match &args.columns[..] {
+        [] => format!("granted {}", text(&args.grant)),
+        columns => format!("granted {}, only the columns {}", text(&args.grant), columns.join(", ")),
+    }
+}
+
+/// A table of grants.
+pub fn table(grants: &Value) -> String {
+    let grants: Vec<&Value> = grants.as_array().into_iter().flatten().collect();
+    if grants.is_empty() {
+        return "no grants".into();
+    }
+    let mut table = output::table(&["prefix", "role", "to", "columns", "granted by", "created (UTC)"]);
+    for grant in grants {
+        let of = |key: &str| cell(key, &grant[key]);
+        let columns = match of("columns") {
+            none if none.is_empty() => "all".into(),
+            columns => columns,
+        };
+        let created = output::time(&grant["created_ms"]);
+        table.add_row([of("prefix"), of("role"), of("to"), columns, of("granted_by"), created]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::identity::RoleArg;
+
+    fn args(prefix: &str) -> RevokeArgs {
+        RevokeArgs { role: RoleArg::Reader, prefix: prefix.into(), to: "user:ana".into() }
+    }
+
+    #[test]
+    fn grant_is_named_in_full() {
+        assert_eq!(body(&args("sales")), json!({ "role": "reader", "prefix": "sales", "to": "user:ana" }));
+        let granted = |prefix: &str, columns: &[&str]| {
+            let columns = columns.iter().map(|column| column.to_string()).collect();
+            granted_text(&GrantArgs { grant: args(prefix), columns })
+        };
+        assert_eq!(granted("/", &[]), "granted reader on the whole cluster to user:ana");
+        assert_eq!(granted("a/b", &["x", "y"]), "granted reader on a/b to user:ana, only the columns x, y");
+    }
+
+    #[test]
+    fn table_shows_columns_and_who_granted() {
+        let text = table(&json!([
+            { "to": "user:ana", "role": "reader", "prefix": "sales", "columns": ["x", "y"], "granted_by": "root", "created_ms": 1_700_000_000_123_u64 },
+            { "to": "group:g", "role": "admin", "prefix": "/", "columns": [], "granted_by": "", "created_ms": null },
+        ]));
+        let lines: Vec<&str> = text.lines().collect();
+        for word in ["sales", "reader", "user:ana", "x, y", "root", "2023-11-14"] {
+            assert!(lines[2].contains(word), "{word} is not in\n{text}");
+        }
+        assert!(lines[3].contains("group:g") && lines[3].contains("all"), "{text}");
+        assert_eq!(table(&json!([])), "no grants");
+    }
+}

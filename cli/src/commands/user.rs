@@ -1,0 +1,132 @@
+//! `volley user`: the users of the cluster.
+
+use serde_json::{Value, json};
+use volley_common::client::Client;
+use volley_common::{Error, Result};
+
+use crate::args::identity::{UserAddArgs, UserCommand};
+use crate::output::{self, cell};
+use crate::prompt;
+
+/// Runs the command.
+pub async fn run(client: &Client, command: &UserCommand, json: bool) -> Result<()> {
+    let (answer, text) = match command {
+        UserCommand::Add(add) => self::add(client, add).await?,
+        UserCommand::Passwd { name, password_stdin } => passwd(client, name.as_deref(), *password_stdin).await?,
+        UserCommand::Groups { name, groups } => {
+            let answer = client.action("set_groups", &json!({ "user": name, "groups": groups })).await?;
+            (answer, groups_text(name, groups))
+        }
+        UserCommand::Rm { name, yes } => {
+            confirm(name, *yes).await?;
+            (client.action("remove_user", &json!({ "user": name })).await?, format!("removed user {name}"))
+        }
+        UserCommand::Ls => {
+            let users = client.action("list_users", &json!({})).await?;
+            let text = table(&users);
+            (users, text)
+        }
+    };
+    if json { output::json(&answer) } else { output::line(text) }
+}
+
+async fn add(client: &Client, add: &UserAddArgs) -> Result<(Value, String)> {
+    let UserAddArgs { name, groups, no_password, password_stdin } = add;
+    let mut body = json!({ "user": name, "groups": groups });
+    if !no_password {
+        client.check_confidential()?;
+        let ways = "add --password-stdin, or --no-password for a user that logs in with tokens";
+        body["password"] = prompt::new_password(name, *password_stdin, ways).await?.expose().into();
+    }
+    let answer = client.action("create_user", &body).await?;
+    let text = format!("added user {name}; `volley grant ROLE PREFIX --to user:{name}` gives it rights");
+    Ok((answer, text))
+}
+
+async fn passwd(client: &Client, name: Option<&str>, from_stdin: bool) -> Result<(Value, String)> {
+    client.check_confidential()?;
+    let name = match name {
+        Some(name) => name.to_string(),
+        None => own_name(&client.action("whoami", &json!({})).await?)?,
+    };
+    let password = prompt::new_password(&name, from_stdin, "add --password-stdin").await?;
+    let answer = client.action("set_password", &json!({ "user": name, "password": password.expose() })).await?;
+    Ok((answer, format!("changed the password of {name}")))
+}
+
+/// Whose password is changed if no name is given.
+fn own_name(whoami: &Value) -> Result<String> {
+    match whoami["principal"].as_str().filter(|name| !name.is_empty()) {
+        Some(name) => Ok(name.into()),
+        None => Err(Error::invalid(
+            "nobody is logged in, so there is no own password: log in by --user NAME, or name the user, `volley user passwd NAME`",
+        )),
+    }
+}
+
+async fn confirm(name: &str, yes: bool) -> Result<()> {
+    if yes || !prompt::is_interactive() {
+        return Ok(());
+    }
+    match prompt::confirmed(&format!("Remove user {name}? Its sessions and tokens end.")).await? {
+        true => Ok(()),
+        false => Err(Error::aborted(format!("user {name} is not removed"))),
+    }
+}
+
+fn groups_text(name: &str, groups: &[String]) -> String {
+    match groups {
+        [] => format!("user {name} is in no group"),
+        [one] => format!("user {name} is in the group {one}"),
+        several => format!("user {name} is in the groups {}", several.join(", ")),
+    }
+}
+
+/// A table of users.
+fn table(users: &Value) -> String {
+    let users: Vec<&Value> = users.as_array().into_iter().flatten().collect();
+    if users.is_empty() {
+        return "no users: --bootstrap-admin-file of the coordinators creates the first".into();
+    }
+    let mut table = output::table(&["user", "groups", "password", "tokens", "created (UTC)"]);
+    for user in users {
+        let of = |key: &str| cell(key, &user[key]);
+        let password = if user["has_password"] == true { "yes" } else { "no" };
+        table.add_row([of("user"), of("groups"), password.into(), of("tokens"), output::time(&user["created_ms"])]);
+    }
+    output::align_right(&mut table, &[3]);
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_shows_groups_and_who_has_a_password() {
+        let users = json!([
+            { "user": "ana", "groups": ["a", "b"], "has_password": true, "tokens": 2, "created_ms": 1_700_000_000_123_u64 },
+            { "user": "etl", "groups": [], "has_password": false, "tokens": 0, "created_ms": 0 },
+        ]);
+        let text = table(&users);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].contains("a, b") && lines[2].contains("yes"), "{text}");
+        assert!(lines[2].contains("2023-11-14 22:13:20"), "{text}");
+        assert!(lines[3].contains("etl") && lines[3].contains("no"), "{text}");
+        assert!(table(&json!([])).contains("no users"));
+    }
+
+    #[test]
+    fn own_password_needs_a_login() {
+        assert_eq!(own_name(&json!({ "principal": "ana" })), Ok("ana".into()));
+        for nobody in [json!({ "principal": null, "open": true }), json!({ "principal": "" }), json!(null)] {
+            assert!(own_name(&nobody).is_err_and(|e| e.message.contains("--user NAME")));
+        }
+    }
+
+    #[test]
+    fn groups_are_named() {
+        assert_eq!(groups_text("ana", &[]), "user ana is in no group");
+        assert_eq!(groups_text("ana", &["x".into(), "y".into()]), "user ana is in the groups x, y");
+    }
+}

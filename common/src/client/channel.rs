@@ -1,0 +1,72 @@
+//! The channel of a client's calls: adds the credential of its session to each.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::Channel;
+use tower::{BoxError, Service, ServiceExt};
+
+use super::session::{LoginSession, MIN_LEFT};
+use crate::Error;
+use crate::transport_cause::transport_cause;
+
+/// A connection to a member, with the session of its client. It changes one header of a request and never its body. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct ClientChannel {
+    channel: Channel,
+    session: Option<Arc<LoginSession>>,
+}
+
+impl ClientChannel {
+    pub(super) fn new(channel: Channel, session: Option<Arc<LoginSession>>) -> Self {
+        ClientChannel { channel, session }
+    }
+}
+
+impl Service<Request<Body>> for ClientChannel {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match &self.session {
+            // Its call waits for readiness after the login: one that is ready would keep a place in the connection's queue
+            // meanwhile, which the login needs, too.
+            Some(_) => Poll::Ready(Ok(())),
+            None => self.channel.poll_ready(cx).map_err(BoxError::from),
+        }
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(session) = self.session.clone() else {
+            return self.channel.call(request).map_err(BoxError::from).boxed();
+        };
+        let mut channel = self.channel.clone();
+        async move {
+            // A caller may present a credential of its own.
+            if !request.headers().contains_key(AUTHORIZATION) {
+                let credential = session.credential(MIN_LEFT).await.map_err(Status::from)?;
+                request.headers_mut().insert(AUTHORIZATION, credential.header().clone());
+            }
+            let response = channel.ready().await?.call(request).await?;
+            Ok::<_, BoxError>(response)
+        }
+        .boxed()
+    }
+}
+
+/// The error of a call that was not made, or got no response. UNAVAILABLE: the connection failed.
+pub(super) fn failed_call(error: BoxError) -> Error {
+    match error.downcast::<Status>() {
+        // The login's.
+        Ok(status) => (*status).into(),
+        Err(error) => Error::unavailable(transport_cause(&*error)),
+    }
+}

@@ -1,0 +1,94 @@
+//! Tickets and principals: a ticket says for whom it was planned and by which epoch of the grants, and is checked again when it
+//! is redeemed.
+
+use super::rights::{PrincipalRights, columns_hash, columns_of, permit};
+use super::{Access, AccessKind, missing_table};
+use crate::wire::catalog::{Grant, Role};
+use crate::wire::cluster::Ticket;
+use crate::{Error, Result};
+
+impl Access {
+    /// Fills a ticket's `principal`, `grant_epoch`, `shareable` and `permitted_columns`. Its table must be set. `shareable`:
+    /// whether the table's option says that everybody may redeem its tickets.
+    pub fn bind_ticket(&self, ticket: &mut Ticket, shareable: bool) {
+        // What nobody has planned, nobody may share.
+        ticket.shareable = (shareable || self.shareable_tickets) && !matches!(self.caller, AccessKind::Anonymous);
+        ticket.principal = self.name().to_string();
+        ticket.grant_epoch = self.epoch();
+        ticket.permitted_columns = self.permitted_columns_hash(&ticket.table);
+    }
+
+    /// Checks that the caller may redeem a verified ticket.
+    ///
+    /// It may redeem its own tickets, and those that are shareable: their holders got them from somebody who may read the
+    /// table, so that one job can plan a read and others, which need no grants, fetch it. If the grants changed after the ticket
+    /// was planned, the caller's rights are checked again; for a shareable ticket those of its planner suffice.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: the caller is nobody. PERMISSION_DENIED: the ticket is another principal's, or the rights have changed
+    /// since. NOT_FOUND: the caller may no longer read the table.
+    pub fn check_ticket(&self, ticket: &Ticket) -> Result<()> {
+        let Some(rights) = self.checked_rights()? else { return Ok(()) };
+        let is_own = rights.principal().name == ticket.principal;
+        if !is_own && !ticket.shareable && !self.shareable_tickets {
+            return Err(another_planned(rights, ticket));
+        }
+        // A coordinator planned it by these grants, or by later ones that this member does not have yet.
+        if ticket.grant_epoch >= rights.directory().epoch() {
+            return Ok(());
+        }
+        match remaining_right(rights.grants(), ticket) {
+            TicketRight::Complete => Ok(()),
+            _ if !is_own && is_planner_permitted(rights, ticket) => Ok(()),
+            TicketRight::Changed => Err(Error::denied(format!(
+                "the columns of table {:?} that {:?} may read have changed since the ticket was planned: call get_flight_info again",
+                ticket.table.join("/"),
+                rights.principal().name
+            ))),
+            TicketRight::None => Err(missing_table(&ticket.table)),
+        }
+    }
+}
+
+/// What grants permit of a ticket that was planned by earlier ones.
+enum TicketRight {
+    /// To read all that it was planned for.
+    Complete,
+    /// To read other columns.
+    Changed,
+    None,
+}
+
+fn remaining_right<'a>(grants: impl Iterator<Item = &'a Grant> + Clone, ticket: &Ticket) -> TicketRight {
+    if !permit(grants.clone(), Role::Reader, &ticket.table) {
+        return TicketRight::None;
+    }
+    match columns_of(grants, &ticket.table) {
+        None => TicketRight::Complete,
+        some if columns_hash(some.as_ref()) == ticket.permitted_columns => TicketRight::Complete,
+        Some(_) => TicketRight::Changed,
+    }
+}
+
+/// Whether the planner of a ticket may still read what it planned, as far as its name and its groups in the catalog say: groups
+/// that only its token claimed are not known here.
+fn is_planner_permitted(rights: &PrincipalRights, ticket: &Ticket) -> bool {
+    let directory = rights.directory();
+    let positions: Vec<usize> = directory.positions_of(&ticket.principal, &[]).collect();
+    let grants = positions.iter().map(|at| directory.grant(*at));
+    matches!(remaining_right(grants, ticket), TicketRight::Complete)
+}
+
+fn another_planned(rights: &PrincipalRights, ticket: &Ticket) -> Error {
+    let (table, name) = (ticket.table.join("/"), &rights.principal().name);
+    let planner = match ticket.principal.as_str() {
+        "" => "before this cluster had users".to_string(),
+        planner => format!("for {planner:?}"),
+    };
+    Error::denied(format!(
+        "the ticket for table {table:?} was planned {planner}, and {name:?} presents it: call get_flight_info again, or put the table with shareable_tickets, which lets others redeem its tickets"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

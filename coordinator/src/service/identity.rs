@@ -1,0 +1,400 @@
+//! Users, service tokens, grants and quotas: what administrators, owners of prefixes and users themselves change and list.
+//!
+//! What each call requires is in the table of `coordinator/src/flight/rights.rs`. Here is what depends on whose user or token it is, and on the prefix.
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Value, json};
+use volley_common::identity::{
+    Access, Authenticator, LoginMethod, Principal, Secret, check_principal_name, hash_password, new_service_token,
+    split_service_token,
+};
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{
+    CreateToken, Grant, PutGrant, PutUser, PutUserMode, Quota, RemoveGrant, RemoveUser, RevokeToken, Role,
+    ServiceToken, SetQuota, User,
+};
+use volley_common::{Code, Error, Result};
+
+use crate::raft::Handle;
+
+/// The longest life of a service token, seconds: ten years.
+const MAX_TOKEN_S: u64 = 10 * 365 * 24 * 3600;
+
+/// Users, service tokens, grants and quotas. Cheap to clone.
+#[derive(Clone)]
+pub struct IdentityService {
+    raft: Handle,
+    authenticator: Authenticator,
+}
+
+/// A grant to make or to revoke.
+pub struct GrantRequest {
+    /// The role.
+    pub role: Role,
+    /// The components of the prefix; none: the whole cluster.
+    pub prefix: Vec<String>,
+    /// `user:NAME` or `group:NAME`.
+    pub to: String,
+    /// The columns that a reader sees; empty: all.
+    pub columns: Vec<String>,
+}
+
+impl IdentityService {
+    /// Works on this catalog. `authenticator` has the directory by which a caller's own grants are listed.
+    pub fn new(raft: Handle, authenticator: Authenticator) -> Self {
+        IdentityService { raft, authenticator }
+    }
+
+    /// Creates a user, with a password or without: then it can only have service tokens. `{"user"}`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a name or the password. ALREADY_EXISTS. FAILED_PRECONDITION: the cluster has no administrator yet.
+    pub async fn create_user(&self, name: &str, password: Option<Secret>, groups: Vec<String>) -> Result<Value> {
+        check_principal_name(name).map_err(|e| e.at("the user"))?;
+        let password_hash = match password {
+            Some(password) => hash_password(password).await?,
+            None => String::new(),
+        };
+        let user = User { groups, ..self.user_row(name, password_hash) };
+        self.put_user(user, PutUserMode::Create).await?;
+        tracing::info!(user = name, "a user was created");
+        Ok(json!({ "user": name }))
+    }
+
+    /// Sets the password of a user, which ends its sessions. For the user itself and for administrators: `{"user"}`.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED: another user's, or the caller has only a service token. NOT_FOUND: no such user.
+    pub async fn set_password(&self, access: &Access, name: &str, password: Secret) -> Result<Value> {
+        if access.require_cluster(Role::Admin).is_err() {
+            require_self(access, name)?;
+            // Who got hold of a token must not get the account with it.
+            if access.principal().is_some_and(|principal| principal.method == LoginMethod::ServiceToken) {
+                return Err(Error::denied(format!(
+                    "a service token cannot change the password of its user {name:?}: log in with the password"
+                )));
+            }
+        }
+        let password_hash = hash_password(password).await?;
+        self.put_user(self.user_row(name, password_hash), PutUserMode::Password).await?;
+        tracing::info!(user = name, "the password of a user was set");
+        Ok(json!({ "user": name }))
+    }
+
+    /// Replaces the groups of a user: `{"user", "groups"}`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a name. NOT_FOUND: no such user.
+    pub async fn set_groups(&self, name: &str, groups: Vec<String>) -> Result<Value> {
+        let user = User { groups: groups.clone(), ..self.user_row(name, String::new()) };
+        self.put_user(user, PutUserMode::Groups).await?;
+        Ok(json!({ "user": name, "groups": groups }))
+    }
+
+    /// Removes a user, with its tokens and the grants to it: `{"user", "removed"}`.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such user. FAILED_PRECONDITION: it is the last administrator.
+    pub async fn remove_user(&self, name: &str) -> Result<Value> {
+        self.raft.propose(Op::RemoveUser(RemoveUser { name: name.to_string() })).await?;
+        tracing::info!(user = name, "a user was removed");
+        Ok(json!({ "user": name, "removed": true }))
+    }
+
+    fn user_row(&self, name: &str, password_hash: String) -> User {
+        let now_ms = self.raft.now_ms();
+        User {
+            name: name.to_string(),
+            password_hash,
+            created_ms: now_ms,
+            changed_ms: now_ms,
+            // 0 is that of no user.
+            generation: rand::random_range(1..=u64::MAX),
+            ..User::default()
+        }
+    }
+
+    async fn put_user(&self, user: User, mode: PutUserMode) -> Result<()> {
+        self.raft.propose(Op::PutUser(PutUser { user: Some(user), mode: mode as i32 })).await?;
+        Ok(())
+    }
+
+    /// All users by name: `[{"user", "groups", "has_password", "created_ms", "tokens"}]`, with the number of its tokens.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no leader.
+    pub async fn list_users(&self) -> Result<Value> {
+        let catalog = self.raft.read().await?;
+        let one = |user: &User| {
+            json!({
+                "user": user.name,
+                "groups": user.groups,
+                "has_password": !user.password_hash.is_empty(),
+                "created_ms": user.created_ms,
+                "tokens": catalog.tokens_of(&user.name).count(),
+            })
+        };
+        Ok(catalog.users().map(one).collect())
+    }
+
+    /// Creates a service token of a user: the caller itself, or at an administrator's wish another one. The reply has the token,
+    /// which nobody can show again: `{"id", "token", "expires_ms"}`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: its name, or how long it lives. NOT_FOUND: the user is not in the catalog. PERMISSION_DENIED: another
+    /// user's.
+    pub async fn create_token(&self, access: &Access, user: Option<&str>, name: &str, ttl_s: u64) -> Result<Value> {
+        let user = owner_of(access, user)?;
+        if !(1..=MAX_TOKEN_S).contains(&ttl_s) {
+            return Err(Error::invalid(format!(
+                "\"ttl_s\" is {ttl_s}: give the token a life of 1 to {MAX_TOKEN_S} seconds"
+            )));
+        }
+        if !name.is_empty() {
+            check_principal_name(name).map_err(|e| e.at("the token"))?;
+        }
+        let (row, token) = new_service_token(user, name, self.raft.now_ms(), ttl_s * 1000);
+        self.check_token_end(access, row.expires_ms).await?;
+        let reply = json!({ "id": row.id, "token": token.expose(), "expires_ms": row.expires_ms });
+        tracing::info!(user, id = row.id, "a service token was created");
+        self.raft.propose(Op::CreateToken(CreateToken { token: Some(row) })).await?;
+        Ok(reply)
+    }
+
+    /// Checks that who has only a service token does not get one that outlives it: otherwise a stolen token would never end.
+    async fn check_token_end(&self, access: &Access, expires_ms: u64) -> Result<()> {
+        let by_token = access.principal().filter(|principal| principal.method == LoginMethod::ServiceToken);
+        let Some(principal) = by_token.filter(|_| access.require_cluster(Role::Admin).is_err()) else { return Ok(()) };
+        let end_ms = self.raft.read().await?.token(&principal.credential).map_or(0, |token| token.expires_ms);
+        if expires_ms <= end_ms {
+            return Ok(());
+        }
+        Err(Error::denied(format!(
+            "a service token cannot create one that outlives it, and {} ends earlier: log in with the password, or give a shorter \"ttl_s\"",
+            principal.credential
+        )))
+    }
+
+    /// The service tokens of a user, by id; without one those of all users for administrators, for others their own:
+    /// `[{"id", "user", "name", "created_ms", "expires_ms"}]`.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED: another user's.
+    pub async fn list_tokens(&self, access: &Access, user: Option<&str>) -> Result<Value> {
+        let of = match user {
+            None if access.require_cluster(Role::Admin).is_ok() => None,
+            user => Some(owner_of(access, user)?),
+        };
+        let catalog = self.raft.read().await?;
+        let one = |token: &ServiceToken| {
+            json!({
+                "id": token.id,
+                "user": token.user,
+                "name": token.name,
+                "created_ms": token.created_ms,
+                "expires_ms": token.expires_ms,
+            })
+        };
+        Ok(catalog.tokens().filter(|token| of.is_none_or(|of| token.user == of)).map(one).collect())
+    }
+
+    /// Revokes a service token, and with it the sessions that were begun by it: `{"id", "revoked"}`.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such token, or another user's.
+    pub async fn revoke_token(&self, access: &Access, id: &str) -> Result<Value> {
+        // Of a whole token only the id is kept: no error and no log repeats the rest.
+        let id = split_service_token(id).map_or(id, |(id, _)| id);
+        if id.len() != 16 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Error::invalid(
+                "the \"id\" of a service token has 16 hexadecimal digits: list_tokens lists them",
+            ));
+        }
+        if access.require_cluster(Role::Admin).is_err() {
+            let user = self.raft.read().await?.token(id).map(|token| token.user.clone());
+            if user.is_none_or(|user| user != access.name()) {
+                return Err(Error::not_found(format!(
+                    "{:?} has no service token {id:?}: list_tokens lists them",
+                    access.name()
+                )));
+            }
+        }
+        self.raft.propose(Op::RevokeToken(RevokeToken { id: id.to_string() })).await?;
+        tracing::info!(id, "a service token was revoked");
+        Ok(json!({ "id": id, "revoked": true }))
+    }
+
+    /// Grants a role on a prefix: `{"role", "prefix", "to", "columns"}`.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED: the caller owns the prefix not. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
+    /// the cluster has no administrator yet.
+    pub async fn grant(&self, access: &Access, request: GrantRequest) -> Result<Value> {
+        let GrantRequest { role, prefix, to, columns } = request;
+        access.require_grant(&prefix, role)?;
+        let reply = json!({ "role": role_name(role), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
+        let (created_ms, granted_by) = (self.raft.now_ms(), access.name().to_string());
+        let grant = Grant { to, role: role as i32, prefix, columns, created_ms, granted_by };
+        tracing::info!(grant = %reply, by = grant.granted_by, "a role was granted");
+        self.raft.propose(Op::PutGrant(PutGrant { grant: Some(grant) })).await?;
+        Ok(reply)
+    }
+
+    /// Revokes a role on a prefix; `{"revoked": false}` if it was not granted.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED: the caller owns the prefix not. FAILED_PRECONDITION: it is the last administrator's.
+    pub async fn revoke(&self, access: &Access, request: GrantRequest) -> Result<Value> {
+        let GrantRequest { role, prefix, to, .. } = request;
+        access.require_grant(&prefix, role)?;
+        tracing::info!(role = role_name(role), prefix = prefix_text(&prefix), to, "a role is revoked");
+        match self.raft.propose(Op::RemoveGrant(RemoveGrant { to, role: role as i32, prefix })).await {
+            Ok(_) => Ok(json!({ "revoked": true })),
+            Err(error) if error.code == Code::NotFound => Ok(json!({ "revoked": false })),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The grants that apply to tables of a prefix, or all: `[{"to", "role", "prefix", "columns", "granted_by", "created_ms"}]`.
+    /// A principal sees those to itself, and those on prefixes that it owns.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no leader.
+    pub async fn list_grants(&self, access: &Access, prefix: &[String]) -> Result<Value> {
+        let groups = self.groups_of(access.principal().map(|principal| &**principal));
+        let is_own = |grant: &Grant| match grant.to.split_once(':') {
+            Some(("user", name)) => access.principal().is_some_and(|principal| principal.name == name),
+            Some(("group", name)) => groups.iter().any(|group| group == name),
+            _ => false,
+        };
+        let is_visible = |grant: &&Grant| is_own(grant) || access.require_grant(&grant.prefix, Role::Reader).is_ok();
+        let applies = |grant: &&Grant| grant.prefix.starts_with(prefix) || prefix.starts_with(&grant.prefix);
+        let catalog = self.raft.read().await?;
+        Ok(catalog.grants().filter(applies).filter(is_visible).map(grant_json).collect())
+    }
+
+    /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`.
+    pub fn whoami(&self, access: &Access) -> Value {
+        let principal = access.principal().map(|principal| &**principal);
+        let directory = self.authenticator.directory();
+        let grants: Value = match (principal, &directory) {
+            (Some(principal), Some(directory)) => directory.grants_of(principal).map(grant_json).collect(),
+            _ => Value::Array(Vec::new()),
+        };
+        json!({
+            "principal": principal.map(|principal| &principal.name),
+            "method": principal.map(|principal| principal.method.as_str()),
+            "groups": self.groups_of(principal),
+            "credential": principal.map(|principal| &principal.credential).filter(|credential| !credential.is_empty()),
+            "open": access.is_open(),
+            "grants": grants,
+        })
+    }
+
+    /// The groups of a principal: those that its token claims, and those of its user.
+    fn groups_of(&self, principal: Option<&Principal>) -> Vec<String> {
+        let Some(principal) = principal else { return Vec::new() };
+        let directory = self.authenticator.directory();
+        let user = directory.as_ref().and_then(|directory| directory.user(&principal.name));
+        let mut groups = principal.groups.clone();
+        groups.extend(user.into_iter().flat_map(|user| user.groups.clone()));
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// Limits the tables of a prefix together; without both limits the quota is removed: `{"prefix", "bytes", "tables"}`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a limit of 0. RESOURCE_EXHAUSTED: too many quotas.
+    pub async fn set_quota(&self, prefix: Vec<String>, bytes: Option<u64>, tables: Option<u32>) -> Result<Value> {
+        if bytes == Some(0) || tables == Some(0) {
+            return Err(Error::invalid(
+                "a quota is at least 1: leave a limit out if there is none, and both to remove the quota",
+            ));
+        }
+        let reply = json!({ "prefix": prefix_text(&prefix), "bytes": bytes, "tables": tables });
+        let quota = Quota { prefix, bytes: bytes.unwrap_or_default(), tables: tables.unwrap_or_default() };
+        tracing::info!(quota = %reply, "a quota was set");
+        self.raft.propose(Op::SetQuota(SetQuota { quota: Some(quota) })).await?;
+        Ok(reply)
+    }
+
+    /// The quotas of prefixes that begin with `prefix`: `[{"prefix", "bytes", "tables", "bytes_used", "tables_used"}]`; null: not
+    /// limited.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no leader.
+    pub async fn list_quotas(&self, prefix: &[String]) -> Result<Value> {
+        let catalog = self.raft.read().await?;
+        let below = catalog.quotas().filter(|usage| usage.quota.prefix.starts_with(prefix));
+        let quotas = below.map(|usage| {
+            json!({
+                "prefix": prefix_text(&usage.quota.prefix),
+                "bytes": Some(usage.quota.bytes).filter(|bytes| *bytes > 0),
+                "tables": Some(usage.quota.tables).filter(|tables| *tables > 0),
+                "bytes_used": usage.bytes,
+                "tables_used": usage.tables,
+            })
+        });
+        Ok(quotas.collect())
+    }
+}
+
+/// The user that a request is for: the one that it names, or the caller.
+///
+/// # Errors
+/// PERMISSION_DENIED: it is another user, and the caller is no administrator. INVALID_ARGUMENT: it names none, and the cluster is
+/// open.
+fn owner_of<'a>(access: &'a Access, user: Option<&'a str>) -> Result<&'a str> {
+    let user = user.unwrap_or_else(|| access.name());
+    if user.is_empty() {
+        return Err(Error::invalid("nobody is logged in, because the cluster has no users: name the \"user\""));
+    }
+    if access.require_cluster(Role::Admin).is_err() {
+        require_self(access, user)?;
+    }
+    Ok(user)
+}
+
+/// Checks that the caller is a user.
+fn require_self(access: &Access, user: &str) -> Result<()> {
+    access.require_identity()?;
+    if access.principal().is_some_and(|principal| principal.name == user) {
+        return Ok(());
+    }
+    Err(Error::denied(format!(
+        "{:?} may do this for itself only, and {user:?} is another user: an administrator can do it",
+        access.name()
+    )))
+}
+
+fn grant_json(grant: &Grant) -> Value {
+    json!({
+        "to": grant.to,
+        "role": role_name(grant.role()),
+        "prefix": prefix_text(&grant.prefix),
+        "columns": grant.columns,
+        "granted_by": grant.granted_by,
+        "created_ms": grant.created_ms,
+    })
+}
+
+/// The name of a role in bodies and replies.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Unspecified => "unknown",
+        Role::Reader => "reader",
+        Role::Writer => "writer",
+        Role::Owner => "owner",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+    }
+}
+
+/// A prefix as text: `/` for the whole cluster, else its components.
+pub fn prefix_text(prefix: &[String]) -> String {
+    if prefix.is_empty() { "/".into() } else { prefix.join("/") }
+}

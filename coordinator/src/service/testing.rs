@@ -1,0 +1,100 @@
+//! What the tests of several modules need: the services of a coordinator alone, whose cluster has users.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use volley_common::identity::{Access, Directory, LoginMethod, Principal, Secret, hash_password};
+use volley_common::net::ConnectionPool;
+use volley_common::server::audit::AuditLog;
+use volley_common::tls::MemberRole;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{CreateTable, Grant, PutGrant, PutUser, PutUserMode, Role, TableSpec, User};
+
+use super::{CallerPolicy, Services};
+use crate::config::CoordinatorConfig;
+use crate::raft::testing;
+
+/// The password of the administrator `root`.
+pub const ROOT_PASSWORD: &str = "root's password";
+
+/// The services of coordinator 1 alone, which leads.
+pub struct ServicesFixture {
+    /// The services.
+    pub services: Services,
+    _dir: TempDir,
+}
+
+impl ServicesFixture {
+    /// Of a cluster without users.
+    pub async fn open() -> Self {
+        Self::with_config(CoordinatorConfig::default()).await
+    }
+
+    /// Of a cluster without users, with these settings.
+    pub async fn with_config(config: CoordinatorConfig) -> Self {
+        let (dir, raft) = testing::single_leader().await;
+        let tls = config.server.load_tls(MemberRole::Coordinator, Some(1)).unwrap();
+        let callers = CallerPolicy { rules: config.server.identity_rules().unwrap(), audit: AuditLog::off() };
+        let (pool, stop) = (ConnectionPool::new(), CancellationToken::new());
+        let services = Services::new(config, raft, pool, Vec::new(), tls, callers, stop);
+        let fixture = ServicesFixture { services, _dir: dir };
+        fixture.follow_catalog();
+        fixture
+    }
+
+    /// Of a cluster with the administrator `root`.
+    pub async fn closed() -> Self {
+        let fixture = Self::open().await;
+        let password_hash = hash_password(Secret::new(ROOT_PASSWORD)).await.unwrap();
+        let root = User { name: "root".into(), password_hash, generation: 1, ..User::default() };
+        fixture.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
+        fixture
+    }
+
+    /// Makes the directory that of the catalog, as the running coordinator does after each change.
+    pub fn follow_catalog(&self) {
+        let snapshot = self.services.raft.view().identity_snapshot();
+        self.services.directory.store(Directory::new(&snapshot));
+    }
+
+    /// Applies a command, and makes the directory that of the catalog.
+    pub async fn apply(&self, op: Op) {
+        self.services.raft.propose(op).await.unwrap();
+        self.follow_catalog();
+    }
+
+    /// Grants a role on a prefix such as `sales/eu`; "" is the whole cluster. `columns`: all if there are none.
+    pub async fn grant(&self, to: &str, role: Role, prefix: &str, columns: &[&str]) {
+        let grant = Grant {
+            to: to.into(),
+            role: role as i32,
+            prefix: prefix.split('/').filter(|part| !part.is_empty()).map(String::from).collect(),
+            columns: columns.iter().map(|column| column.to_string()).collect(),
+            ..Grant::default()
+        };
+        self.apply(Op::PutGrant(PutGrant { grant: Some(grant) })).await;
+    }
+
+    /// Creates a table without a schema.
+    pub async fn create_table(&self, name: &str) {
+        let table = name.split('/').map(String::from).collect();
+        let spec =
+            Some(TableSpec { shards: 1, replicas: 1, shard_by: vec!["a".into(), "b".into()], ..TableSpec::default() });
+        self.apply(Op::CreateTable(CreateTable { table, spec, ..CreateTable::default() })).await;
+    }
+
+    /// A principal of this name, who logged in with a password.
+    pub fn access(&self, name: &str) -> Access {
+        self.access_by(name, LoginMethod::Password, "")
+    }
+
+    /// A principal of this name, who proved it by this method and credential.
+    pub fn access_by(&self, name: &str, method: LoginMethod, credential: &str) -> Access {
+        let directory = self.services.directory.load().unwrap();
+        let groups = directory.user(name).map(|user| user.groups.clone()).unwrap_or_default();
+        let principal = Principal { name: name.into(), groups, method, credential: credential.into() };
+        Access::of_principal(principal, Arc::clone(&directory))
+    }
+}

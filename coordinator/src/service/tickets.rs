@@ -1,0 +1,132 @@
+//! Signed tickets: who may redeem, cancel and renew them.
+
+use volley_common::identity::Access;
+use volley_common::options::MAX_RETENTION_S;
+use volley_common::ticket::TicketKey;
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{CancelFlight, PinVersion, Role, TableSpec};
+use volley_common::wire::cluster::Ticket;
+use volley_common::{Code, Error, Result, clock};
+
+use crate::catalog::Catalog;
+use crate::config::CoordinatorConfig;
+use crate::planner::table_options::MIN_RETENTION_MS;
+use crate::raft::Handle;
+
+/// Verifies, cancels and renews tickets.
+#[derive(Clone)]
+pub struct TicketService {
+    raft: Handle,
+    /// The retention of tables without one.
+    retention_ms: u64,
+}
+
+impl TicketService {
+    /// Works on this catalog.
+    pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
+        TicketService { raft, retention_ms: config.retention_ms }
+    }
+
+    /// Verifies a signed ticket, but not whose it is. Needs no leader: the local catalog has the key.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: damaged. PERMISSION_DENIED: forged, or of another cluster. NOT_FOUND: expired.
+    /// CANCELLED: its flight was cancelled.
+    pub fn verify(&self, bytes: &[u8]) -> Result<Ticket> {
+        let catalog = self.raft.view();
+        let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
+        if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
+            return Err(Error::cancelled(format!(
+                "the FlightInfo of this ticket for table {:?} was cancelled: call get_flight_info again",
+                ticket.table.join("/")
+            )));
+        }
+        Ok(ticket)
+    }
+
+    /// Verifies a signed ticket for a principal that may redeem it.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: damaged. PERMISSION_DENIED: forged, of another cluster, or of another principal. NOT_FOUND: expired, or
+    /// the principal may not read the table any more. CANCELLED: its flight was cancelled.
+    fn redeem(&self, access: &Access, bytes: &[u8]) -> Result<Ticket> {
+        let ticket = self.verify(bytes)?;
+        access.check_ticket(&ticket)?;
+        Ok(ticket)
+    }
+
+    /// Cancels the FlightInfo of a ticket: from now on every member rejects all its tickets. For the principal that planned it,
+    /// also if its rights have changed, and for administrators.
+    ///
+    /// # Errors
+    /// As [`TicketService::redeem`], but an already cancelled ticket is no error.
+    pub async fn cancel_flight(&self, access: &Access, bytes: &[u8]) -> Result<()> {
+        let ticket = match self.verify(bytes) {
+            Err(error) if error.code == Code::Cancelled => return Ok(()),
+            verified => verified?,
+        };
+        if access.require_cluster(Role::Admin).is_err() {
+            require_own(access, &ticket, "cancel")?;
+        }
+        // A renewed ticket expires later than the others: the cancellation must outlive all of them.
+        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + self.retention_ms);
+        self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
+        Ok(())
+    }
+
+    /// Renews a ticket for the principal that planned it: returns it with a later expiry (milliseconds since 1970), until which
+    /// its version is kept.
+    ///
+    /// # Errors
+    /// As [`TicketService::redeem`]. NOT_FOUND: the version is not kept any more.
+    pub async fn renew_ticket(&self, access: &Access, bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
+        let mut ticket = self.redeem(access, bytes)?;
+        require_own(access, &ticket, "renew")?;
+        let retention_ms = {
+            let catalog = self.raft.read().await?;
+            let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
+            ticket_ms(spec, self.retention_ms)
+        };
+        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + retention_ms);
+        let pin = PinVersion { table: ticket.table_id, version: ticket.version, until_ms };
+        self.raft.propose(Op::PinVersion(pin)).await?;
+        ticket.expires_ms = until_ms;
+        // Its rights were checked by the newest grants.
+        let shareable = ticket.shareable;
+        access.bind_ticket(&mut ticket, shareable);
+        let key = ticket_key(&self.raft.view())?;
+        Ok((key.sign(&ticket), until_ms))
+    }
+}
+
+/// Checks that a principal planned a ticket itself: a ticket that anybody may redeem can only be renewed or cancelled by who
+/// planned it.
+///
+/// # Errors
+/// UNAUTHENTICATED: the caller has not identified itself. PERMISSION_DENIED: another principal planned it.
+fn require_own(access: &Access, ticket: &Ticket, verb: &str) -> Result<()> {
+    access.require_identity()?;
+    if access.is_open() || ticket.principal == access.name() {
+        return Ok(());
+    }
+    Err(Error::denied(format!(
+        "{:?} may not {verb} a ticket for table {:?} that another principal planned: call get_flight_info for one of your own",
+        access.name(),
+        ticket.table.join("/")
+    )))
+}
+
+/// The key of the cluster's tickets.
+///
+/// # Errors
+/// UNAVAILABLE before the cluster is formed.
+pub fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
+    Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
+}
+
+/// How long a new ticket lasts, milliseconds: the retention. Earlier versions accepted one of 0, with which nothing could be
+/// read, and one that no client can represent.
+pub fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
+    let retention = spec.map(|spec| spec.retention_ms).filter(|ms| *ms >= MIN_RETENTION_MS);
+    retention.unwrap_or(default_ms).min(MAX_RETENTION_S * 1000)
+}

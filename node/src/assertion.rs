@@ -1,0 +1,164 @@
+//! On whose behalf a node calls other members: a client, whose principal is asserted with each call, or the cluster itself.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tonic::metadata::{BinaryMetadataValue, MetadataMap};
+use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::ticket::TicketKey;
+use volley_common::tls::Caller;
+use volley_common::wire::cluster::Assertion;
+use volley_common::{Error, Result, clock};
+
+use crate::cluster_view::ClusterView;
+
+/// The header of a get that a node makes for the cluster's own work, such as a compaction: a signed assertion that names no
+/// principal and no method, so that no client's assertion has the same bytes.
+const OWN_WORK_HEADER: &str = "x-volley-own-work-bin";
+/// How long such a header is valid, milliseconds: as long as a client's assertion.
+const OWN_WORK_MS: u64 = 60_000;
+
+/// A caller, as this node asserts it to other members. Cheap to clone.
+///
+/// Assertions expire within a minute, so they are made for each call, not once for a get or a put.
+#[derive(Clone)]
+pub struct AssertedCaller {
+    caller: CallOrigin,
+    cluster: Arc<ClusterView>,
+}
+
+#[derive(Clone)]
+enum CallOrigin {
+    Client(Access),
+    Cluster,
+}
+
+impl AssertedCaller {
+    /// A client. Without a principal, as in an open cluster, nothing is asserted.
+    pub fn client(access: Access, cluster: Arc<ClusterView>) -> Self {
+        AssertedCaller { caller: CallOrigin::Client(access), cluster }
+    }
+
+    /// The cluster's own work, which no client requested.
+    pub fn cluster(cluster: Arc<ClusterView>) -> Self {
+        AssertedCaller { caller: CallOrigin::Cluster, cluster }
+    }
+
+    /// Adds the assertion to the headers of a call of `path`. Before the node's first session there is no key and nothing is
+    /// added.
+    pub fn assert_in(&self, headers: &mut HeaderMap, path: &str) {
+        let Some(key) = self.cluster.ticket_key.load_full() else { return };
+        let now_ms = clock::now_ms();
+        match &self.caller {
+            CallOrigin::Client(access) => {
+                if let Some(value) = access.assertion(&key, path, now_ms) {
+                    headers.insert(ASSERTION_HEADER, value);
+                }
+            }
+            CallOrigin::Cluster => headers.extend(own_work(&key, path, now_ms)),
+        }
+    }
+
+    /// The request of a call of `path`, with the assertion as metadata.
+    pub fn request<T>(&self, path: &str, message: T) -> tonic::Request<T> {
+        let mut headers = HeaderMap::new();
+        self.assert_in(&mut headers, path);
+        let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        request
+    }
+}
+
+fn own_work(key: &TicketKey, path: &str, now_ms: u64) -> HeaderMap {
+    let assertion = Assertion { path: path.into(), expires_ms: now_ms + OWN_WORK_MS, ..Assertion::default() };
+    let mut value = BinaryMetadataValue::from_bytes(&key.sign_assertion(&assertion));
+    // Neither shown in logs nor kept in the compression tables of HTTP/2.
+    value.set_sensitive(true);
+    let mut metadata = MetadataMap::new();
+    metadata.insert_bin(OWN_WORK_HEADER, value);
+    metadata.into_headers()
+}
+
+/// Whether the headers of a call of `path` prove that a member makes it for the cluster's own work. `caller`: what is known of
+/// the connection.
+///
+/// # Errors
+/// UNAUTHENTICATED: they say so, but no member calls, or this cluster's key did not sign it, or for another call. Those of
+/// [`TicketKey::verify_assertion`].
+pub fn is_own_work(headers: &HeaderMap, caller: &Caller, key: &TicketKey, path: &str, now_ms: u64) -> Result<bool> {
+    let Some(value) = headers.get(OWN_WORK_HEADER) else { return Ok(false) };
+    let invalid = || Error::unauthenticated(format!("the header {OWN_WORK_HEADER} is not a member's: leave it out"));
+    if matches!(caller, Caller::Client(_) | Caller::Anonymous) {
+        return Err(invalid());
+    }
+    let mut metadata = HeaderMap::new();
+    metadata.insert(OWN_WORK_HEADER, value.clone());
+    let metadata = MetadataMap::from_headers(metadata);
+    let signed = metadata.get_bin(OWN_WORK_HEADER).and_then(|value| value.to_bytes().ok()).ok_or_else(invalid)?;
+    let assertion = key.verify_assertion(&signed, now_ms)?;
+    match assertion.principal.is_empty() && assertion.method == 0 && assertion.path == path {
+        true => Ok(true),
+        false => Err(invalid()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+    use volley_common::grpc::DO_GET;
+
+    use super::*;
+
+    fn cluster() -> (Arc<ClusterView>, TicketKey) {
+        let (cluster, key) = (Arc::<ClusterView>::default(), TicketKey::new(&[7; 32]));
+        cluster.ticket_key.store(Some(Arc::new(key.clone())));
+        (cluster, key)
+    }
+
+    #[test]
+    fn own_work_is_proved_for_its_call_its_time_and_its_cluster() {
+        let (cluster, key) = cluster();
+        let mut headers = HeaderMap::new();
+        AssertedCaller::cluster(cluster).assert_in(&mut headers, DO_GET);
+        let now = clock::now_ms();
+        assert!(is_own_work(&headers, &Caller::Plaintext, &key, DO_GET, now).unwrap());
+        is_own_work(&headers, &Caller::Anonymous, &key, DO_GET, now).unwrap_err();
+        let refused =
+            |key: &TicketKey, path: &str, now| is_own_work(&headers, &Caller::Plaintext, key, path, now).unwrap_err();
+        assert_eq!(refused(&key, "/arrow.flight.protocol.FlightService/DoPut", now).code, Code::Unauthenticated);
+        refused(&key, DO_GET, now + 10 * OWN_WORK_MS);
+        refused(&TicketKey::new(&[8; 32]), DO_GET, now);
+    }
+
+    #[test]
+    fn forged_or_missing_header_is_no_own_work() {
+        let (_, key) = cluster();
+        let is_own_work = |headers: &HeaderMap| is_own_work(headers, &Caller::Plaintext, &key, DO_GET, 1);
+        assert!(!is_own_work(&HeaderMap::new()).unwrap());
+        // As a client's assertion would be, if it were moved to this header.
+        let of_client = Assertion {
+            principal: "ann".into(),
+            method: 1,
+            path: DO_GET.into(),
+            expires_ms: 60_000,
+            ..Assertion::default()
+        };
+        let mut metadata = MetadataMap::new();
+        for bytes in [key.sign_assertion(&of_client), Vec::new(), vec![7; 100]] {
+            metadata.insert_bin(OWN_WORK_HEADER, BinaryMetadataValue::from_bytes(&bytes));
+            is_own_work(metadata.as_ref()).unwrap_err();
+        }
+        let mut text = HeaderMap::new();
+        text.insert(OWN_WORK_HEADER, http::HeaderValue::from_static("*"));
+        assert_eq!(is_own_work(&text).unwrap_err().code, Code::Unauthenticated);
+    }
+
+    #[test]
+    fn caller_without_principal_or_key_asserts_nothing() {
+        let mut headers = HeaderMap::new();
+        AssertedCaller::client(Access::open(), cluster().0).assert_in(&mut headers, DO_GET);
+        AssertedCaller::cluster(Arc::default()).assert_in(&mut headers, DO_GET);
+        assert!(headers.is_empty(), "{headers:?}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Logins with a password: a coordinator verifies it and signs a session token. Successful logins are cached, because some
+//! clients send their password with every call, and verifying one takes a coordinator tens of milliseconds of a core.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout};
+use volley_common::identity::Secret;
+use volley_common::wire::cluster::LoginRequest;
+use volley_common::{Error, Result};
+
+use crate::coordinator_client::CoordinatorClient;
+
+/// How long a successful login is cached.
+const CACHED_FOR: Duration = Duration::from_secs(60);
+/// Maximum number of cached logins; beyond, the oldest is removed.
+const MAX_CACHED: usize = 10_000;
+/// Logins that are sent to coordinators at once. A further one waits.
+const MAX_CONCURRENT: usize = 64;
+/// How long a login waits for others.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// SHA-256 of the salt of this process, a user and a password.
+type PasswordDigest = [u8; 32];
+
+/// Logs users in at the coordinators.
+pub struct LoginClient {
+    coordinators: Arc<CoordinatorClient>,
+    salt: [u8; 32],
+    cached: Mutex<LoginCache>,
+    /// A login locks the one that its digest selects. So the calls that a client makes at once with one password are one login,
+    /// and the number of concurrent ones is bounded. The digest is salted: a client cannot select another's lock.
+    locks: [tokio::sync::Mutex<()>; MAX_CONCURRENT],
+}
+
+impl LoginClient {
+    /// Without any cached login.
+    pub fn new(coordinators: Arc<CoordinatorClient>) -> Self {
+        LoginClient {
+            coordinators,
+            salt: rand::random(),
+            cached: Mutex::default(),
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+        }
+    }
+
+    /// A session token of the user. `address`: the client's, without port, by which coordinators slow down guessing.
+    /// `is_valid`: whether a cached token is still accepted; after a change of the password it is not.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: no such user, or another password. RESOURCE_EXHAUSTED: too many logins failed, or wait. UNAVAILABLE:
+    /// no coordinator answers.
+    pub async fn session_token(
+        &self,
+        user: &str,
+        password: &Secret,
+        address: &str,
+        is_valid: impl Fn(&Secret) -> bool,
+    ) -> Result<Secret> {
+        let digest = self.digest(user, password);
+        let cached = || {
+            let token = self.cached.lock().get(&digest, Instant::now());
+            token.filter(&is_valid)
+        };
+        if let Some(token) = cached() {
+            return Ok(token);
+        }
+        let lock = &self.locks[digest[0] as usize % MAX_CONCURRENT];
+        let wait = timeout(MAX_WAIT, lock.lock()).await;
+        let _lock =
+            wait.map_err(|_| Error::exhausted("too many clients are logging in at this node: try again later"))?;
+        // Perhaps of the call that held the lock before.
+        if let Some(token) = cached() {
+            return Ok(token);
+        }
+        let (user, password) = (user.into(), password.expose().into());
+        let request = LoginRequest { user, password, address: address.into() };
+        let token = Secret::new(self.coordinators.login(request).await?.token);
+        self.cached.lock().insert(digest, token.clone(), Instant::now());
+        Ok(token)
+    }
+
+    fn digest(&self, user: &str, password: &Secret) -> PasswordDigest {
+        let mut hash = Sha256::new();
+        hash.update(self.salt);
+        // The length separates the user from the password.
+        hash.update((user.len() as u64).to_be_bytes());
+        hash.update(user);
+        hash.update(password.expose());
+        hash.finalize().into()
+    }
+}
+
+/// Tokens of successful logins, and when each was cached.
+#[derive(Default)]
+struct LoginCache(HashMap<PasswordDigest, (Secret, Instant)>);
+
+impl LoginCache {
+    fn get(&self, digest: &PasswordDigest, now: Instant) -> Option<Secret> {
+        let (token, since) = self.0.get(digest)?;
+        (now.duration_since(*since) < CACHED_FOR).then(|| token.clone())
+    }
+
+    fn insert(&mut self, digest: PasswordDigest, token: Secret, now: Instant) {
+        self.0.retain(|_, (_, since)| now.duration_since(*since) < CACHED_FOR);
+        if self.0.len() >= MAX_CACHED
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, (_, since))| *since).map(|(digest, _)| *digest)
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.insert(digest, (token, now));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+
+    use super::*;
+    use crate::put::tests::cluster::InProcessCluster;
+
+    /// A node's logins, at a fake coordinator that knows `ann` with the password `secret`.
+    async fn logins() -> (InProcessCluster, Arc<LoginClient>) {
+        let cluster = InProcessCluster::start(1, &[], 1).await;
+        cluster.coordinator.state.lock().passwords.insert("ann".into(), ("secret".into(), "token of ann".into()));
+        let coordinators = cluster.nodes[0].context.coordinators.clone();
+        (cluster, Arc::new(LoginClient::new(coordinators)))
+    }
+
+    async fn login(logins: &LoginClient, password: &str) -> Result<Secret> {
+        logins.session_token("ann", &Secret::new(password), "192.0.2.1", |_| true).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn concurrent_calls_with_one_password_are_one_login() {
+        let (cluster, logins) = logins().await;
+        let calls = (0..50).map(|_| login(&logins, "secret"));
+        for token in futures::future::join_all(calls).await {
+            assert_eq!(token.unwrap().expose(), "token of ann");
+        }
+        let requests = cluster.coordinator.state.lock().logins.clone();
+        assert_eq!(requests.len(), 1);
+        assert_eq!((requests[0].user.as_str(), requests[0].address.as_str()), ("ann", "192.0.2.1"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn failed_login_is_not_cached() {
+        let (cluster, logins) = logins().await;
+        for _ in 0..2 {
+            assert_eq!(login(&logins, "guess").await.unwrap_err().code, Code::Unauthenticated);
+        }
+        login(&logins, "secret").await.unwrap();
+        assert_eq!(login(&logins, "guess").await.unwrap_err().code, Code::Unauthenticated);
+        assert_eq!(cluster.coordinator.state.lock().logins.len(), 4);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cached_token_that_is_no_longer_valid_is_replaced() {
+        let (cluster, logins) = logins().await;
+        login(&logins, "secret").await.unwrap();
+        cluster.coordinator.state.lock().passwords.insert("ann".into(), ("changed".into(), "newer".into()));
+        let is_newer = |token: &Secret| token.expose() == "newer";
+        let old = logins.session_token("ann", &Secret::new("secret"), "", is_newer).await;
+        assert_eq!(old.unwrap_err().code, Code::Unauthenticated);
+        let new = logins.session_token("ann", &Secret::new("changed"), "", is_newer).await;
+        assert_eq!(new.unwrap().expose(), "newer");
+    }
+
+    #[test]
+    fn cache_is_bounded_and_expires() {
+        let (mut cache, start) = (LoginCache::default(), Instant::now());
+        let digest = |at: usize| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&at.to_be_bytes());
+            digest
+        };
+        let step = Duration::from_millis(1);
+        for at in 0..=MAX_CACHED {
+            cache.insert(digest(at), Secret::new(at.to_string()), start + step * at as u32);
+        }
+        assert_eq!(cache.0.len(), MAX_CACHED);
+        let (first, second) = (cache.get(&digest(0), start), cache.get(&digest(1), start + step));
+        assert!(first.is_none() && second.is_some(), "the oldest is removed");
+        assert!(cache.get(&digest(1), start + step + CACHED_FOR).is_none());
+        let later = start + step * MAX_CACHED as u32 + CACHED_FOR;
+        cache.insert(digest(0), Secret::new(""), later);
+        assert_eq!(cache.0.len(), 1);
+    }
+
+    #[test]
+    fn user_and_password_are_digested_apart() {
+        let coordinators = CoordinatorClient::new(Default::default(), Vec::new(), Duration::ZERO);
+        let logins = LoginClient::new(Arc::new(coordinators));
+        let digest = |user, password: &str| logins.digest(user, &Secret::new(password));
+        assert_ne!(digest("ab", "c"), digest("a", "bc"));
+        assert_eq!(digest("ab", "c"), digest("ab", "c"));
+    }
+}
