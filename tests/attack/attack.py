@@ -47,6 +47,8 @@ class Attack:
     # Whether every path that the members open is checked, which makes them slow: then latencies mean nothing.
     watches_paths: bool = False
     needs_users: bool = False
+    # What Volley does not do yet: the long form then expects a failure.
+    known_fault: str = ""
 
     def extra_bytes(self, effort):
         return self.bytes_each * effort.count(self.units) if self.units else 0

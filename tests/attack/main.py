@@ -3,7 +3,7 @@
     VOLLEY_BIN_DIR=target/release .venv/bin/python tests/attack/main.py [--open] [--seconds 10] [ATTACK...]
 
 Exits with 1 if a member ended, had more anonymous memory than its limits, opened a foreign path, gave a wrong answer, refused
-another client, or made it wait more than three times as long as before.
+another client, or made it wait more than three times as long as before, twice in a row.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def main():
     # These read the variable.
     from attack import Effort
     from attack_cluster import AttackCluster
-    from suite import ATTACKS, Bystander, chosen, run_attack, undisturbed
+    from bystander import Bystander
+    from suite import ATTACKS, chosen, run_attack, undisturbed
 
     if asked.list:
         for attack in ATTACKS:
@@ -48,9 +49,16 @@ def main():
     print("p99 in ms: put/connect/plan/first byte of another client; memory: the highest of coordinator/node", flush=True)
     try:
         for attack in attacks:
-            quiet = undisturbed(bystander, asked.seconds)
-            verdict = run_attack(cluster, bystander, attack, effort)
+            for _ in range(2):
+                quiet = undisturbed(bystander, asked.seconds)
+                verdict = run_attack(cluster, bystander, attack, effort)
+                # Slow only once: another program used the disk or the processors.
+                if verdict.failures or not verdict.slower(quiet):
+                    break
             problems = verdict.failures + verdict.slower(quiet)
+            if attack.known_fault and asked.share == 1:
+                problems = [] if problems else ["it did no harm: remove its known_fault"]
+                verdict.notes = f"known fault: {attack.known_fault}"
             print(f"{'FAILED' if problems else 'ok':<7}{attack.name:<24}{verdict.seconds:5.0f} s  p99 {milliseconds(quiet)} -> "
                   f"{milliseconds(verdict.p99)}  memory {verdict.memory}  {verdict.notes}", flush=True)
             for problem in problems:

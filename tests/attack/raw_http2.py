@@ -3,6 +3,7 @@
 import socket
 import struct
 import time
+import urllib.parse
 
 import hpack
 
@@ -49,7 +50,7 @@ class Reply:
 
     @property
     def message(self):
-        return self.headers.get("grpc-message", "")
+        return urllib.parse.unquote(self.headers.get("grpc-message", ""))
 
 
 class RawConnection:
@@ -84,7 +85,7 @@ class RawConnection:
             try:
                 self.socket.sendall(data)
                 return True
-            except TimeoutError:
+            except socket.timeout:
                 self.is_closed = self.is_stuck = True
             except OSError:
                 self.is_closed = True
@@ -132,7 +133,7 @@ class RawConnection:
         self.socket.settimeout(seconds)
         try:
             data = self.socket.recv(1 << 18)
-        except TimeoutError:
+        except socket.timeout:
             return False
         except OSError:
             data = b""

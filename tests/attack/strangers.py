@@ -3,6 +3,7 @@
 import base64
 import itertools
 import os
+import re
 import struct
 
 from attack import Attack, check_text, tally
@@ -136,10 +137,13 @@ def noise(cluster, effort):
     return flood(cluster, effort, lambda _: frame(os.urandom(1)[0] % 12, os.urandom(1)[0], os.urandom(1)[0] & 7, os.urandom(64)) * 3)
 
 
-def half_open(cluster, effort, addresses=1):
-    """Connections that send nothing, half a preface, or the preface alone; more than the member lets open at once."""
-    begins = itertools.cycle([b"", b"PRI * HTTP/2", PREFACE[:-1], PREFACE, b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\nx: "])
-    told = []
+UNFINISHED = [b"", b"PRI * HTTP/2", PREFACE[:-1]]
+WRONG = [b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\nx: ", PREFACE]
+
+
+def half_open(cluster, effort, addresses=1, beginnings=(*UNFINISHED, *WRONG)):
+    """Connections that send nothing, half a preface, the preface alone or another protocol; more than may be open at once."""
+    told, begins = [], itertools.cycle(beginnings)
     for member in (cluster.coordinators[0], cluster.nodes[0]):
         held, refused, sources = [], 0, itertools.cycle(cluster.sources(addresses))
         for _ in range(effort.count(4_000)):
@@ -164,8 +168,8 @@ def half_open(cluster, effort, addresses=1):
 
 
 def half_open_from_many(cluster, effort):
-    """The same from forty addresses, no single one of which has many."""
-    return half_open(cluster, effort, addresses=40)
+    """Connections that do not begin, from forty addresses, no single one of which has many."""
+    return half_open(cluster, effort, addresses=40, beginnings=UNFINISHED)
 
 
 def handshakes(cluster, effort):
@@ -229,7 +233,7 @@ def calls_without_identity(cluster, effort):
             connection.read(lambda: all(reply.is_ended for reply in replies), 30)
             for name, reply in zip(calls, replies):
                 assert CODES.get(reply.code) == "UNAUTHENTICATED", f"{name} at {member.name}: {vars(reply)}"
-                assert "log%20in" in reply.message or "log in" in reply.message or "identity" in reply.message, reply.message
+                assert re.search("log in|identity|token|credential", reply.message), reply.message
     return f"{len(calls)} calls at each member"
 
 
@@ -244,7 +248,8 @@ ATTACKS = [
     Attack("idle frames", "empty data, priorities and windows", idle_frames, **FLOOD_BYTES),
     Attack("noise", "frames by chance", noise, **FLOOD_BYTES),
     Attack("half-open connections", "4,000 connections that do not begin", half_open, bytes_each=32 << 10, units=4_000),
-    Attack("half-open from many", "the same from forty addresses", half_open_from_many, bytes_each=32 << 10, units=4_000),
+    Attack("half-open from many", "the same from forty addresses", half_open_from_many, bytes_each=32 << 10, units=4_000,
+           known_fault="when all places for connections that have not begun are taken, new ones are refused for up to 10 s"),
     Attack("handshakes", "logins with wrong passwords", handshakes, bytes_each=20 << 20, units=4),
     Attack("credentials", "logins and tokens that are long, cut or forged", long_credentials),
     Attack("no identity", "every call by nobody", calls_without_identity, needs_users=True),

@@ -13,7 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from attack import SHORT  # noqa: E402
 from attack_cluster import AttackCluster  # noqa: E402
-from suite import Bystander, chosen, run_attack, undisturbed  # noqa: E402
+from bystander import Bystander  # noqa: E402
+from suite import chosen, run_attack, undisturbed  # noqa: E402
 
 IS_OPEN = os.environ.get("VOLLEY_ATTACK") == "open"
 
