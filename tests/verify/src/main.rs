@@ -9,6 +9,7 @@
 //! cargo verify-compose-tls     the compose file with TLS, and new certificates
 //! cargo verify-kubernetes-tls  the chart from plaintext to TLS, and new certificates
 //! cargo fuzz-all               the fuzz targets under libFuzzer, each for some minutes
+//! cargo attack                 a cluster of real processes under attack by hostile clients, the long form
 //! ```
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
@@ -44,7 +45,7 @@ const STEPS: &[VerifyStep] = &[
     step("format", "the code is formatted", format),
     step("lint", "clippy finds nothing", lint),
     step_with_binaries("test", "unit tests, and integration tests on real processes", test),
-    step_with_binaries("clients", "tests with pyarrow as the client", clients),
+    step_with_binaries("clients", "tests with pyarrow as the client, and attacks in their short form", clients),
     step_with_binaries("deploy", "the chart, its schemas, the compose file, and their command lines", deploy),
     step_with_binaries("chaos", "a cluster of real processes under faults, its history checked; a short run", chaos),
     step_with_binaries("cost", "instructions and copies for each byte served or stored, under valgrind", cost),
@@ -53,8 +54,15 @@ const STEPS: &[VerifyStep] = &[
     step("dependencies", "licences, bans and sources of dependencies", dependencies),
 ];
 
-/// Tests of tests/deploy on real engines: `cargo verify-compose`, `cargo verify-kubernetes`, and with TLS.
-const DEPLOY_TESTS: [&str; 4] = ["compose", "compose-tls", "kubernetes", "kubernetes-tls"];
+/// Programs in Python that run with the release build, and where they are: `cargo verify-compose`, `cargo verify-kubernetes`, and
+/// with TLS; `cargo attack`.
+const RELEASE_TESTS: [(&str, &str); 5] = [
+    ("compose", "tests/deploy/compose.py"),
+    ("compose-tls", "tests/deploy/compose_tls.py"),
+    ("kubernetes", "tests/deploy/kubernetes.py"),
+    ("kubernetes-tls", "tests/deploy/kubernetes_tls.py"),
+    ("attack", "tests/attack/main.py"),
+];
 
 /// The version of the dependency checker, because its results depend on it.
 const CARGO_DENY: &str = "0.20.2";
@@ -62,9 +70,9 @@ const CARGO_DENY: &str = "0.20.2";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, more @ ..] = &arguments[..]
-        && DEPLOY_TESTS.contains(&first.as_str())
+        && let Some((_, script)) = RELEASE_TESTS.iter().find(|(name, _)| name == first)
     {
-        return exit_code(Project::find().and_then(|project| deploy_test(&project, first, more)));
+        return exit_code(Project::find().and_then(|project| release_test(&project, script, more)));
     }
     if let [first, more @ ..] = &arguments[..]
         && first == "fuzz"
@@ -126,7 +134,7 @@ fn test(project: &Project) -> VerifyResult {
 fn clients(project: &Project) -> VerifyResult {
     let python = project.python()?;
     run(Command::new(python)
-        .args(["-m", "pytest", "-q", "--durations=5", "tests/python"])
+        .args(["-m", "pytest", "-q", "--durations=5", "tests/python", "tests/attack"])
         .current_dir(&project.root)
         .env("VOLLEY_BIN_DIR", project.binaries("debug")))
 }
@@ -139,8 +147,8 @@ fn deploy(project: &Project) -> VerifyResult {
     run(check.current_dir(&project.root))
 }
 
-/// A test of tests/deploy on an existing engine or cluster, with the release build.
-fn deploy_test(project: &Project, name: &str, arguments: &[String]) -> VerifyResult {
+/// A program of [`RELEASE_TESTS`].
+fn release_test(project: &Project, script: &str, arguments: &[String]) -> VerifyResult {
     run(&mut project.cargo(&[
         "build",
         "--release",
@@ -159,7 +167,6 @@ fn deploy_test(project: &Project, name: &str, arguments: &[String]) -> VerifyRes
     let folders = std::env::split_paths(&known).chain(python.parent().map(Path::to_path_buf));
     let path = std::env::join_paths(folders).map_err(|e| format!("PATH: {e}"))?;
     let mut command = Command::new(python);
-    let script = format!("tests/deploy/{}.py", name.replace('-', "_"));
     command.arg(script).arg("--binaries").arg(project.binaries("release")).args(arguments);
     command.env("PATH", path);
     run(command.current_dir(&project.root))
