@@ -295,6 +295,16 @@ def handshake(channel, *messages, **metadata):
     return bearer and bearer.removeprefix("Bearer "), replies
 
 
+def get_schema(client, *arguments):
+    """The schema of a table. pyarrow's get_schema raises OSError when others raise FlightUnauthenticatedError."""
+    try:
+        return client.get_schema(*arguments)
+    except OSError as error:
+        if "unauthenticated error" in str(error):
+            raise flight.FlightUnauthenticatedError(str(error)) from error
+        raise
+
+
 def put_schema(client, name, schema, **options):
     """A put without rows. The writer of a refused put with rows may fail before it learns why."""
     return finish(*client.do_put(descriptor(name, **options), schema))

@@ -11,7 +11,9 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put, wait_until
-from identity_cluster import ADMIN, LOGIN, TutorialHandler, basic, handshake, headers, put_schema, refusal_of, token_id
+from identity_cluster import (
+    ADMIN, LOGIN, TutorialHandler, basic, get_schema, handshake, headers, put_schema, refusal_of, token_id,
+)
 from test_protocol import field
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
@@ -43,7 +45,7 @@ def test_line_has_everything_about_a_refused_call(cluster, name):
 
 REFUSED = {
     "GetFlightInfo": lambda client, name, options: client.get_flight_info(descriptor(name), options),
-    "GetSchema": lambda client, name, options: client.get_schema(descriptor(name), options),
+    "GetSchema": lambda client, name, options: get_schema(client, descriptor(name), options),
     "DoGet": lambda client, name, options: client.do_get(flight.Ticket(name.encode()), options).read_all(),
     "get_stats": lambda client, name, options: list(
         client.do_action(flight.Action("get_stats", json.dumps({"table": name}).encode()), options)),

@@ -7,7 +7,7 @@ import pyarrow.flight as flight
 import pyarrow.ipc as ipc
 import pytest
 
-from cluster import action, descriptor
+from cluster import action, descriptor, wait_until
 
 SCHEMA = pa.schema([("n", pa.int64()), ("word", pa.dictionary(pa.int32(), pa.utf8()))])
 
@@ -74,15 +74,23 @@ def test_columns_keep_metadata_and_limit_cuts_a_batch(client, name):
     assert found[0][0].schema.names == ["word"]
 
 
+def open_part(cluster, word):
+    """The first part whose path has this word. A node that wrote a part for others deletes it once they have it."""
+    for node in cluster.nodes:
+        for path in node.folder.glob("parts/**/*.arrow"):
+            if word in str(path):
+                try:
+                    return ipc.open_file(path)
+                except FileNotFoundError:
+                    pass
+    return None
+
+
 def test_part_is_a_plain_file_that_has_the_metadata(shared, client, name):
     # With one dictionary they are in one part.
     one = batch(0, 6)
     upload(client, descriptor(name, preserve_batches=True), [one.slice(0, 5), one.slice(5, 0), one.slice(5, 1)])
-    (file, *_) = [
-        path for node in shared.nodes for path in node.folder.glob("parts/**/*.arrow")
-        if name.split("/")[1] in str(path)
-    ]
-    reader = ipc.open_file(file)
+    reader = wait_until(lambda: open_part(shared, name.split("/")[1]), 10, "a node has the part")
     found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
     assert [base64.b64decode(own[b"volley.app_metadata"]) for _, own in found] == [b"0", b"1", b"2"]
     assert [each.num_rows for each, _ in found] == [5, 0, 1]

@@ -76,7 +76,8 @@ def test_password_is_not_sent_to_an_untrusted_server(cluster, stranger, fault):
     options, words = UNTRUSTED[fault]
     for member in cluster.members():
         with cluster.client(member, user=None, **options(stranger)) as client:
-            with pytest.raises(flight.FlightUnavailableError, match=words):
+            # pyarrow may notice first that its message was not sent.
+            with pytest.raises((flight.FlightUnavailableError, flight.FlightInternalError), match=f"{words}|Could not finish"):
                 client.authenticate_basic_token(ADMIN, "a wrong password", PROMPT)
     # Nobody saw it: the next login is not slowed down.
     cluster.login()
@@ -162,12 +163,15 @@ def test_unusable_certificate_is_refused_also_with_a_token(cluster, stranger):
             assert words in cause, cause
 
 
-def test_certificate_of_a_member_is_no_principal(cluster):
+def test_certificate_of_a_member_has_no_rights(cluster, name):
     """Members reach each other, but are no users: a stolen node certificate reads no table by itself."""
+    put(cluster.client(), name, TABLE)
     for member in cluster.members():
         client = cluster.client(member, user=None, listener="mutual", **cluster.peer_files["node1"].pair())
-        with client, pytest.raises((flight.FlightUnauthenticatedError, flight.FlightUnavailableError)):
-            list(client.list_flights(options=PROMPT))
+        with client:
+            assert list(client.list_flights(options=PROMPT)) == []
+            with pytest.raises(pa.ArrowKeyError, match="there is no table"):
+                client.get_flight_info(descriptor(name), PROMPT)
 
 
 def test_volley_logs_in_by_certificate_and_by_password(cluster):

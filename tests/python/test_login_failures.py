@@ -128,7 +128,7 @@ def test_first_administrator_is_created_once(own_secured):
     coordinator.stop()
     coordinator.start().wait_ready()
     wait_until(lambda: cluster.http(coordinator, "/readyz")[0] == 200, 30, "it is ready")
-    cluster.login()
+    cluster.sessions[ADMIN] = cluster.login()
     assert attempt(cluster, coordinator, ADMIN, password) is not None
     assert [user["user"] for user in cluster.admin("list_users")] == [ADMIN]
 

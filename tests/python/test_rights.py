@@ -277,7 +277,7 @@ def test_quota_of_tables_is_refused_with_figures(secured, name):
 def test_quota_of_bytes_is_refused_with_figures(secured, name):
     ana = secured.add_user(("owner", name))
     client = secured.client(user=ana)
-    big = pa.table({"i": pa.array(range(100_000), pa.int64())})
+    big = pa.concat_tables([TABLE] * 40_000).combine_chunks()
     put(client, f"{name}/a", TABLE)
     used = action(client, "get_stats", {"table": f"{name}/a"})["bytes"]
     limit = used + 500_000

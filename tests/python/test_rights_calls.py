@@ -11,7 +11,7 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put
-from identity_cluster import ADMIN, FLIGHT, put_schema
+from identity_cluster import ADMIN, FLIGHT, get_schema, put_schema
 from test_protocol import field
 from test_rights import path_bytes
 
@@ -179,7 +179,7 @@ def test_token_of_another_user_cannot_be_revoked_or_seen(secured, callers):
 METHODS = {
     "ListFlights": (ANYBODY, lambda client, prefix, _: list(client.list_flights())),
     "GetFlightInfo": (READERS, lambda client, prefix, _: client.get_flight_info(descriptor(f"{prefix}/t"))),
-    "GetSchema": (READERS, lambda client, prefix, _: client.get_schema(descriptor(f"{prefix}/t"))),
+    "GetSchema": (READERS, lambda client, prefix, _: get_schema(client, descriptor(f"{prefix}/t"))),
     "DoGet by name": (READERS, lambda client, prefix, _: client.do_get(flight.Ticket(f"{prefix}/t".encode())).read_all()),
     "DoGet of an administrator's ticket": (ADMINS, lambda client, prefix, ticket: client.do_get(ticket).read_all()),
     "DoPut": (WRITERS, lambda client, prefix, _: put_schema(client, f"{prefix}/put", TABLE.schema)),

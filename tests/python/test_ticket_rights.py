@@ -121,7 +121,7 @@ def cancel(client, info):
 
 
 def renew(client, endpoint):
-    request = field(1, field(1, field(1, endpoint.ticket.ticket)))
+    request = field(1, endpoint.serialize())
     [reply] = client.do_action(flight.Action("RenewFlightEndpoint", request))
     return flight.FlightEndpoint.deserialize(reply.body.to_pybytes())
 
