@@ -23,8 +23,16 @@ use volley_tests::loopback::HTTP_OFFSET;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
+/// One client may have as many calls as all together: here memory is tested, not that limit.
+const MANY_CALLS: &str = "max_calls_per_principal = 16384";
+
+fn of_nodes(nodes: usize) -> ClusterOptions {
+    let (coordinator_config, node_config) = (MANY_CALLS.into(), MANY_CALLS.into());
+    ClusterOptions { coordinators: 1, nodes, coordinator_config, node_config, ..ClusterOptions::default() }
+}
+
 async fn small() -> TestCluster {
-    TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 1, ..ClusterOptions::default() }).await
+    TestCluster::start_with(of_nodes(1)).await
 }
 
 /// Anonymous memory of a process, MiB: pages of mapped files can be dropped at any time.
@@ -99,8 +107,7 @@ async fn unread_streams_take_bounded_memory() {
 /// One of the nodes has the table, and the other one reads it there.
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_streams_of_a_peers_part_take_bounded_memory() {
-    let options = ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() };
-    let mut cluster = TestCluster::start_with(options).await;
+    let mut cluster = TestCluster::start_with(of_nodes(2)).await;
     let one_copy = Options { replicas: Some(1), shards: Some(1), ..Options::default() };
     rows::put(&cluster.client().await, "t", &one_copy, 0..1_500_000).await.unwrap();
     for member in &cluster.nodes {
@@ -159,8 +166,7 @@ async fn client_that_stops_reading(member: &ServerProcess) -> FlightServiceClien
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_connections_take_bounded_memory() {
-    let options = ClusterOptions { coordinators: 1, nodes: 2, ..ClusterOptions::default() };
-    let mut cluster = TestCluster::start_with(options).await;
+    let mut cluster = TestCluster::start_with(of_nodes(2)).await;
     let one_copy = Options { replicas: Some(1), shards: Some(1), ..Options::default() };
     rows::put(&cluster.client().await, "t", &one_copy, 0..1_500_000).await.unwrap();
     for member in cluster.members() {
