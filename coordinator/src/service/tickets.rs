@@ -61,7 +61,7 @@ impl TicketService {
     /// also if its rights have changed, and for administrators.
     ///
     /// # Errors
-    /// As [`TicketService::redeem`], but an already cancelled ticket is no error.
+    /// As `TicketService::redeem`, but an already cancelled ticket is no error.
     pub async fn cancel_flight(&self, access: &Access, bytes: &[u8]) -> Result<()> {
         let ticket = match self.verify(bytes) {
             Err(error) if error.code == Code::Cancelled => return Ok(()),
@@ -80,7 +80,7 @@ impl TicketService {
     /// its version is kept.
     ///
     /// # Errors
-    /// As [`TicketService::redeem`]. NOT_FOUND: the version is not kept any more.
+    /// As `TicketService::redeem`. NOT_FOUND: the version is not kept any more.
     pub async fn renew_ticket(&self, access: &Access, bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
         let mut ticket = self.redeem(access, bytes)?;
         require_own(access, &ticket, "renew")?;
