@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal};
 
 use tokio::sync::oneshot;
+use volley_common::escape::escape_invisible;
 use volley_common::identity::Secret;
 use volley_common::server::StopSignals;
 use volley_common::{Error, Result};
@@ -77,7 +78,7 @@ pub fn is_interactive() -> bool {
 /// # Errors
 /// UNAVAILABLE: the answer cannot be read.
 pub async fn confirmed(question: &str) -> Result<bool> {
-    eprint!("{question} [y/N] ");
+    eprint!("{} [y/N] ", escape_invisible(question));
     let answer = on_thread(|| {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line).map(|_| line);

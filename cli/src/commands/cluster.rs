@@ -27,7 +27,7 @@ fn exit_code(status: &Value) -> u8 {
 
 fn show(status: &Value) -> Result<()> {
     let health = cell("health", &status["health"]);
-    output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
+    output::health_line(&health, &summary(status))?;
     let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let lines = unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).chain(tls_failures(status));
     let lines = lines.chain(exposure_warning(status).map(|warning| format!("  warning: {warning}")));

@@ -30,8 +30,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::identity::{HttpIdentity, refusal};
-use super::serve::connection_limit::{self, OpeningConnections, OpeningPermit};
-use super::serve::handshake::{OpenedConnection, open};
+use super::serve::connection_limit;
+use super::serve::handshake::{OpenedConnection, open_in_place};
+use super::serve::opening_connections::{OpeningConnections, OpeningPermit};
 use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{PeerAddress, accept};
 use crate::http2::PortKind;
@@ -82,10 +83,7 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, st
             log_refused(peer, PortKind::Http.describe(), "too many connections are open");
             continue;
         };
-        let Some(opening) = opening.admit(peer.ip()) else {
-            log_refused(peer, PortKind::Http.describe(), "too many connections have not completed their handshake");
-            continue;
-        };
+        let opening = opening.admit(peer.ip());
         let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {
             close.run_until_cancelled(serve_connection(stream, peer, opening, &tls, app, stop)).await;
@@ -105,14 +103,13 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, st
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OpeningPermit,
+    opening: OpeningPermit,
     tls: &ListenerTls,
     app: Router,
     stop: CancellationToken,
 ) {
-    let opening = open(stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
-    let opened = stop.run_until_cancelled(opening).await.flatten();
-    drop(permit);
+    let opened = open_in_place(opening, stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
+    let opened = stop.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { protocol, stream, caller, .. }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

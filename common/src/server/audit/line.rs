@@ -4,6 +4,7 @@ use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use serde::{Serialize, Serializer};
 
 use crate::Code;
+use crate::escape::is_invisible;
 
 /// The longest text of one value, bytes. A name that a client sends may be as long as its whole message.
 pub(super) const MAX_TEXT: usize = 1024;
@@ -90,12 +91,6 @@ fn without_invisible(json: String) -> String {
         }
     }
     escaped
-}
-
-/// Controls (C0, DEL, C1), line and paragraph separators, and the marks and embeddings of bidirectional text.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
 /// The name of a gRPC code as the protocol has it.
