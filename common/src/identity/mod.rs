@@ -41,7 +41,9 @@ pub use directory::{Directory, DirectoryHandle};
 pub use login_throttle::LoginThrottle;
 pub use oidc::{OidcSettings, OidcVerifier};
 pub use password::{hash_password, verify_password};
-pub use principal::{LoginMethod, Principal, check_principal_name};
+pub use principal::{
+    LoginMethod, MAX_RECEIVER_NAME, Principal, check_principal_name, check_receiver, is_receiver_name,
+};
 pub use secret::Secret;
 pub use service_token::{matches_service_token, new_service_token, split_service_token};
 pub use session_token::{

@@ -5,6 +5,7 @@
 //! and OIDC bring principals and groups that the catalog does not know.
 
 use prost::Message;
+use volley_common::identity::{MAX_RECEIVER_NAME, check_receiver};
 use volley_common::wire::catalog::{Grant, PutGrant, RemoveGrant, Role, reply};
 use volley_common::{Error, Result, TableName};
 
@@ -12,8 +13,6 @@ use super::apply::done;
 use super::identity::{GrantKey, grant_key};
 use super::{Catalog, RowKey};
 
-/// Maximum bytes of the name of a user or group: principals of certificates and OIDC may have longer ones than users.
-const MAX_NAME_BYTES: usize = 256;
 /// Maximum number of columns that a grant names, and bytes of all their names.
 const MAX_COLUMNS: usize = 4_096;
 const MAX_COLUMN_BYTES: usize = 64 << 10;
@@ -126,21 +125,6 @@ pub(super) fn check_prefix(prefix: &[String]) -> Result<()> {
     Err(Error::invalid(format!("a component of the prefix {:?} contains a slash", prefix.join("/"))))
 }
 
-/// Checks `user:NAME` or `group:NAME`.
-fn check_receiver(to: &str) -> Result<()> {
-    let name = to.strip_prefix("user:").or_else(|| to.strip_prefix("group:"));
-    let is_valid = |name: &&str| {
-        !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.trim() == *name && !name.chars().any(char::is_control)
-    };
-    match name.filter(is_valid) {
-        Some(_) => Ok(()),
-        None => Err(Error::invalid(format!(
-            "a grant is to user:NAME or group:NAME, with a name of at most {MAX_NAME_BYTES} bytes without control characters and blanks around it, not to {:?}",
-            to.chars().take(MAX_NAME_BYTES).collect::<String>()
-        ))),
-    }
-}
-
 /// The grant of a command, with its columns in order, each once.
 ///
 /// # Errors
@@ -175,7 +159,7 @@ fn checked_grant(grant: Option<&Grant>) -> Result<Grant> {
             grant.to
         )));
     }
-    if grant.granted_by.len() > MAX_NAME_BYTES {
+    if grant.granted_by.len() > MAX_RECEIVER_NAME {
         return Err(Error::invalid(format!("the name of who grants to {:?} is too long", grant.to)));
     }
     Ok(grant)
