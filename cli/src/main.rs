@@ -144,6 +144,9 @@ async fn interruptible(
         CliCommand::Cluster(ClusterCommand::Status) => {
             return commands::cluster::status(&connected().await?, json).await;
         }
+        CliCommand::Cluster(ClusterCommand::RotateKeys(rotate)) => {
+            commands::cluster::rotate_keys(&connected().await?, &rotate, json).await?
+        }
         CliCommand::Nodes => return nodes::run(&connected().await?, json).await,
         CliCommand::Coordinators { change } => {
             return coordinators::run(&connected().await?, change.as_ref(), json).await;

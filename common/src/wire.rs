@@ -46,7 +46,12 @@ debug_without_fields!(
     catalog::User,
     catalog::ServiceToken,
     catalog::SigningKey,
+    catalog::NextTicketKey,
+    catalog::FormerTicketKey,
+    catalog::RotateTicketKey,
+    catalog::AdministratorReset,
     cluster::Welcome,
+    cluster::IdentitySnapshot,
     cluster::LoginRequest,
     cluster::LoginReply,
 );

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use volley_common::identity::{Directory, DirectoryHandle};
 use volley_common::listen::host_port;
@@ -46,9 +47,20 @@ impl ClusterView {
         })
     }
 
-    /// Adopts the leader's users, grants and signing keys. `None`: the leader's version knows none, so that everybody may do
-    /// everything, as in a cluster without users.
+    /// Adopts the ticket keys: the first one signs, all are accepted. None: those of before stay.
+    pub fn set_ticket_keys(&self, keys: &[Bytes]) {
+        if let Some((signing, others)) = keys.split_first() {
+            let key = TicketKey::new(signing).accepting(others.iter().map(|other| &other[..]));
+            self.ticket_key.store(Some(Arc::new(key)));
+        }
+    }
+
+    /// Adopts the leader's users, grants, signing keys and ticket keys. `None`: the leader's version knows none, so that
+    /// everybody may do everything, as in a cluster without users.
     pub fn set_identity(&self, snapshot: Option<&cluster::IdentitySnapshot>) {
+        if let Some(snapshot) = snapshot {
+            self.set_ticket_keys(&snapshot.ticket_keys);
+        }
         self.directory.store(snapshot.map_or_else(Directory::open, Directory::new));
     }
 
@@ -133,6 +145,34 @@ mod tests {
         assert!(!view.directory.load().unwrap().is_open(), "waits for its first administrator");
         view.set_identity(None);
         assert!(view.directory.load().unwrap().is_open(), "a leader of an earlier version");
+    }
+
+    #[test]
+    fn ticket_keys_are_replaced_by_the_leader_and_stay_if_it_names_none() {
+        let view = ClusterView::default();
+        let [old, new] = [[1; 32], [2; 32]].map(|key| Bytes::copy_from_slice(&key));
+        let set = |keys: Vec<Bytes>| {
+            view.set_identity(Some(&cluster::IdentitySnapshot { ticket_keys: keys, ..Default::default() }));
+        };
+        let ticket = cluster::Ticket { expires_ms: 1_000, ..cluster::Ticket::default() };
+        let accepts = |key: &Bytes| {
+            let signed = TicketKey::new(key).sign(&ticket);
+            view.ticket_key.load_full().is_some_and(|own| own.verify(&signed, 0).is_ok())
+        };
+        let signs = |key: &Bytes| {
+            let signed = view.ticket_key.load_full().map(|own| own.sign(&ticket));
+            signed.is_some_and(|signed| TicketKey::new(key).verify(&signed, 0).is_ok())
+        };
+        view.set_ticket_keys(std::slice::from_ref(&old));
+        assert!(accepts(&old) && signs(&old) && !accepts(&new));
+        set(vec![old.clone(), new.clone()]);
+        assert!(accepts(&old) && accepts(&new) && signs(&old), "the next one does not sign yet");
+        set(Vec::new());
+        assert!(accepts(&new), "a leader of an earlier version");
+        set(vec![new.clone(), old.clone()]);
+        assert!(accepts(&old) && signs(&new));
+        set(vec![new.clone()]);
+        assert!(!accepts(&old) && accepts(&new));
     }
 
     #[test]

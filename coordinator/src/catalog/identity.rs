@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use volley_common::identity::RETIRED_KEY_MS;
 use volley_common::wire::catalog::{
-    AddSigningKey, Grant, IdentityState, Role, ServiceToken, SigningKey, User, reply, row,
+    AddSigningKey, AdministratorReset, Grant, IdentityState, Role, ServiceToken, SigningKey, User, reply, row,
 };
 use volley_common::wire::cluster::IdentitySnapshot;
 use volley_common::{Error, Result};
@@ -23,6 +23,9 @@ const MAX_SIGNING_KEYS: usize = 100;
 /// Maximum bytes of all rows. Members get them in one message, which has room for `MAX_PEER_MESSAGE` (64 MiB) together
 /// with the members of the cluster.
 const MAX_IDENTITY_BYTES: u64 = 32 << 20;
+/// Maximum number of resets of administrators that are remembered, the newest: each takes a restart of a coordinator, and an
+/// argon2id hash at the next one.
+const MAX_RESETS: usize = 16;
 /// About how many service tokens one `Expire` removes at most: all its changes are one transaction of every coordinator.
 const MAX_EXPIRED_TOKENS: usize = 10_000;
 /// What a recovery adds to the epoch: more than the changes that may have been lost, so that none of their epochs returns.
@@ -54,7 +57,7 @@ pub(super) struct IdentityRows {
     keys: BTreeMap<String, SigningKey>,
     /// Encoded bytes of all rows.
     bytes: u64,
-    epoch: u64,
+    state: IdentityState,
 }
 
 /// Rows from commands, from disk and from snapshots.
@@ -114,13 +117,20 @@ impl IdentityRows {
         }
     }
 
-    pub(super) fn set_epoch(&mut self, epoch: u64) {
-        self.epoch = epoch;
+    pub(super) fn set_state(&mut self, state: IdentityState) {
+        self.state = state;
     }
 
-    /// The row with the epoch; none before the first change.
+    /// The row with the epoch and the resets; none before the first change.
     fn state(&self) -> Option<row::Row> {
-        (self.epoch != 0).then_some(row::Row::Identity(IdentityState { epoch: self.epoch }))
+        (self.state.epoch != 0).then(|| row::Row::Identity(self.state.clone()))
+    }
+
+    /// Remembers a reset. Its command raises the epoch, and so touches the row.
+    pub(super) fn record_reset(&mut self, reset: AdministratorReset) {
+        self.state.resets.push(reset);
+        let excess = self.state.resets.len().saturating_sub(MAX_RESETS);
+        self.state.resets.drain(..excess);
     }
 
     /// All rows, by kind.
@@ -252,23 +262,30 @@ impl Catalog {
         self.identity.keys.values().max_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)))
     }
 
-    /// How often users, tokens, grants and signing keys were changed.
+    /// How often users, tokens, grants, signing keys and ticket keys were changed.
     pub fn identity_epoch(&self) -> u64 {
-        self.identity.epoch
+        self.identity.state.epoch
     }
 
-    /// What members need to identify clients and to check their rights: no password's hash, no private key. `closed` is
-    /// false.
+    /// The newest resets of administrators, the oldest of them first.
+    pub fn administrator_resets(&self) -> &[AdministratorReset] {
+        &self.identity.state.resets
+    }
+
+    /// What members need to identify clients and to check their rights and tickets: no password's hash, no private key.
+    /// `closed` is false.
     pub fn identity_snapshot(&self) -> IdentitySnapshot {
         let user = |user: &User| User { password_hash: String::new(), ..user.clone() };
         let public = |key: &SigningKey| SigningKey { private_key: Bytes::new(), ..key.clone() };
+        let ticket_key = self.cluster.iter().map(|cluster| &cluster.ticket_key);
         IdentitySnapshot {
-            epoch: self.identity.epoch,
+            epoch: self.identity.state.epoch,
             users: self.users().map(user).collect(),
             tokens: self.tokens().cloned().collect(),
             grants: self.grants().cloned().collect(),
             keys: self.identity.keys.values().map(public).collect(),
             closed: false,
+            ticket_keys: ticket_key.chain(self.accepted_ticket_keys()).cloned().collect(),
         }
     }
 }
@@ -276,14 +293,15 @@ impl Catalog {
 /// Changes.
 impl Catalog {
     pub(super) fn raise_identity_epoch(&mut self) {
-        self.identity.epoch += 1;
+        self.identity.state.epoch += 1;
         self.touched.insert(RowKey::Identity);
     }
 
     /// After a recovery, which may have lost changes.
     pub(super) fn skip_identity_epochs(&mut self) {
-        if self.identity.epoch != 0 {
-            self.identity.epoch = self.identity.epoch.saturating_add(RECOVERY_EPOCHS);
+        let epoch = &mut self.identity.state.epoch;
+        if *epoch != 0 {
+            *epoch = epoch.saturating_add(RECOVERY_EPOCHS);
             self.touched.insert(RowKey::Identity);
         }
     }
@@ -304,13 +322,19 @@ impl Catalog {
         if is_recent || self.identity.keys.contains_key(&key.id) {
             return Ok(done());
         }
-        if self.identity.keys.len() >= MAX_SIGNING_KEYS {
+        if self.identity.keys.len() >= MAX_SIGNING_KEYS && !op.revoke_others {
             return Err(Error::exhausted(format!(
                 "the cluster has {MAX_SIGNING_KEYS} signing keys, which is the limit: wait until old ones have expired"
             )));
         }
+        // Of two keys of one millisecond the later one is to sign.
+        let created_ms = newest.map_or(now, |newest| now.max(newest.created_ms.saturating_add(1)));
+        if op.revoke_others {
+            let others: Vec<String> = self.identity.keys.keys().cloned().collect();
+            others.into_iter().for_each(|id| self.drop_signing_key(id));
+        }
         self.touched.insert(RowKey::SigningKey(key.id.clone()));
-        self.identity.insert_key(SigningKey { created_ms: now, ..key.clone() });
+        self.identity.insert_key(SigningKey { created_ms, ..key.clone() });
         self.raise_identity_epoch();
         Ok(done())
     }
@@ -323,10 +347,12 @@ impl Catalog {
             return;
         }
         tokens.iter().for_each(|id| self.drop_token(id));
-        for id in keys {
-            self.identity.remove_key(&id);
-            self.touched.insert(RowKey::SigningKey(id));
-        }
+        keys.into_iter().for_each(|id| self.drop_signing_key(id));
         self.raise_identity_epoch();
+    }
+
+    fn drop_signing_key(&mut self, id: String) {
+        self.identity.remove_key(&id);
+        self.touched.insert(RowKey::SigningKey(id));
     }
 }

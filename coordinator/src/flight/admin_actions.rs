@@ -1,4 +1,4 @@
-//! Operators' actions: cluster status, layout and versions of tables, adding and removing nodes and coordinators.
+//! Operators' actions: cluster status, layout and versions of tables, adding and removing nodes and coordinators, new keys.
 //!
 //! Only the leader has the heartbeats of nodes and the copies in progress. Another coordinator forwards the actions that
 //! report those to the leader, and replies from its own catalog if it cannot reach the leader.
@@ -17,17 +17,19 @@ use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::{Code, Result};
 
 use super::action_bodies::{
-    ActionReply, AddCoordinatorBody, CoordinatorBody, DrainNodeBody, EmptyBody, NodeBody, TableBody, parse,
+    ActionReply, AddCoordinatorBody, CoordinatorBody, DrainNodeBody, EmptyBody, NodeBody, RotateKeysBody, TableBody,
+    parse,
 };
 use super::call_context::CallContext;
 use super::limits::MAX_REPLY;
 use super::rights::Requirement;
 use crate::raft::Handle;
 use crate::service::Services;
+use crate::service::key_rotation::rotate_keys;
 use crate::service::tickets::ticket_key;
 
 /// Names and descriptions of these actions.
-pub const ACTIONS: [(&str, &str); 8] = [
+pub const ACTIONS: [(&str, &str); 9] = [
     ("cluster_status", "Green, yellow or red; coordinators, leader, nodes and sums, as JSON"),
     ("explain", r#"Where each shard of a table is, where it should be, and why it is not there yet: {"table"}"#),
     ("list_versions", r#"The versions of a table that can be read now: {"table"}"#),
@@ -39,6 +41,10 @@ pub const ACTIONS: [(&str, &str); 8] = [
     ("remove_node", r#"Remove a node; rejected while data would be lost: {"node"}"#),
     ("add_coordinator", r#"Add a coordinator to the cluster: {"id", "peer": HOST:PORT}"#),
     ("remove_coordinator", r#"Remove a coordinator from the cluster: {"id"}"#),
+    (
+        "rotate_keys",
+        r#"Replace the key that signs sessions, and with "ticket_key": true that of tickets: {"revoke_sessions", "ticket_key", "revoke_tickets"}; what is revoked ends before its time"#,
+    ),
 ];
 
 /// Marks an action that another coordinator forwarded: it is not forwarded again.
@@ -93,6 +99,10 @@ pub async fn run(
         ("add_coordinator", None) => {
             let add: AddCoordinatorBody = parse(name, body)?;
             admin.add_coordinator(add.id, &add.peer).await?
+        }
+        ("rotate_keys", None) => {
+            let rotation = parse::<RotateKeysBody>(name, body)?.rotation();
+            rotate_keys(&services.raft, &services.config, rotation).await?
         }
         (_, None) => admin.remove_coordinator(parse::<CoordinatorBody>(name, body)?.id).await?,
     };

@@ -1,4 +1,4 @@
-//! The leader's work for users: keys that sign session tokens, and the newest users and grants to the nodes.
+//! The leader's work for users: keys that sign session tokens, and the newest users, grants and keys to the nodes.
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ impl NodeMembership {
             Ok(key) => key,
             Err(error) => return tracing::error!(%error, "no key for session tokens can be made; trying again"),
         };
-        let add = AddSigningKey { key: Some(key), older_than_ms: SIGNING_KEY_MS };
+        let add = AddSigningKey { key: Some(key), older_than_ms: SIGNING_KEY_MS, revoke_others: false };
         match self.raft.propose_if_leader(Op::AddSigningKey(add)).await {
             Ok(_) => tracing::info!("a new key signs session tokens"),
             Err(error) => tracing::warn!(%error, "a new key for session tokens was not added; trying again"),

@@ -209,7 +209,8 @@ impl LoginService {
             return Ok(key);
         }
         let key = new_signing_key(self.raft.now_ms())?;
-        self.raft.propose(Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms: SIGNING_KEY_MS })).await?;
+        let add = AddSigningKey { key: Some(key), older_than_ms: SIGNING_KEY_MS, revoke_others: false };
+        self.raft.propose(Op::AddSigningKey(add)).await?;
         let newest = newest_key(&*self.raft.read().await?);
         newest.ok_or_else(|| Error::unavailable("the cluster has no key to sign sessions with yet: try again"))
     }

@@ -12,6 +12,7 @@
 //! | [`admin`] | operators' actions: nodes and coordinators, layout and versions of tables |
 //! | [`login`] | passwords and tokens to session tokens |
 //! | [`identity`] | users, service tokens, grants, quotas |
+//! | [`key_rotation`] | new keys for sessions and tickets |
 //!
 //! What a principal may do is checked where its call arrives; services that reply with less than the whole to some principals
 //! take its `Access`. Each service holds only what it needs. The decisions are pure functions in [`crate::planner`] and
@@ -20,6 +21,7 @@
 pub mod admin;
 pub mod columns;
 pub mod identity;
+pub mod key_rotation;
 pub mod live_nodes;
 pub mod login;
 pub mod plan_cache;

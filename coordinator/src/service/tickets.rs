@@ -118,12 +118,13 @@ fn require_own(access: &Access, ticket: &Ticket, verb: &str) -> Result<()> {
     )))
 }
 
-/// The key of the cluster's tickets.
+/// The key of the cluster's tickets, which accepts what the next key and former ones signed, too.
 ///
 /// # Errors
 /// UNAVAILABLE before the cluster is formed.
 pub fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
-    Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
+    let key = TicketKey::new(&catalog.require_cluster()?.ticket_key);
+    Ok(key.accepting(catalog.accepted_ticket_keys().map(|other| &other[..])))
 }
 
 /// How long a new ticket lasts, milliseconds: the retention. Earlier versions accepted one of 0, with which nothing could be

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Streaming;
 use volley_common::http2::SilenceWatch;
-use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::{DeleteParts, InventoryReconciled, NodeOrder, QuarantineParts, Welcome};
@@ -87,13 +86,16 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
         .await
 }
 
-/// Joins the cluster (durably, the first time) and adopts its ticket key, members, cancelled flights, users and grants.
+/// Joins the cluster (durably, the first time) and adopts its ticket keys, members, cancelled flights, users and grants.
 async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()> {
     let (store, cluster) = (state.store.clone(), welcome.cluster.clone());
     tokio::task::spawn_blocking(move || store.join(&cluster))
         .await
         .map_err(|e| Error::internal(format!("joining the cluster: {e}")))??;
-    state.cluster.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
+    if welcome.identity.as_ref().is_none_or(|identity| identity.ticket_keys.is_empty()) {
+        // A coordinator of an earlier version, which knows one key.
+        state.cluster.set_ticket_keys(std::slice::from_ref(&welcome.ticket_key));
+    }
     state.cluster.cancelled.add(&welcome.cancelled);
     state.cluster.set_identity(welcome.identity.as_ref());
     if let Some(members) = welcome.members {

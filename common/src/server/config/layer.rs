@@ -59,6 +59,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "node_timeout_ms",
             "peers",
             "repair_delay_ms",
+            "reset_admin_file",
             "retention_ms",
             "write_id_retention_ms",
         ],
