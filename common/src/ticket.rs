@@ -19,6 +19,8 @@ pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
 /// The first bytes of a signed assertion.
 const ASSERTION_MAGIC: &[u8; 8] = b"\x01VOLLEYA";
 const MAC_BYTES: usize = 32;
+/// The largest message with a ticket, signed or a table's name, that members read from clients, bytes.
+pub const MAX_TICKET: usize = 8 << 20;
 
 /// The cluster's ticket key, and those that are accepted besides.
 #[derive(Clone)]

@@ -28,9 +28,11 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
-use volley_common::identity::Access;
+use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::ticket::MAX_TICKET;
+use volley_common::tls::Caller;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
 use volley_common::{Error, Result, clock, grpc};
@@ -56,9 +58,10 @@ pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming
 }
 
 async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
-    let (head, body) = decompressed(request.map(CompleteBody), MAX_PEER_MESSAGE)?.into_parts();
-    let ticket = read_ticket(body).await?;
-    let access = Access::of(&head.extensions);
+    let access = Access::of(request.extensions());
+    let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
+    let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
+    let ticket = read_ticket(body, max_ticket).await?;
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
     let mut table = Vec::new();
     let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut table).await;
@@ -77,12 +80,25 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
 }
 
-/// Reads the one message of a DoGet. Returns the ticket's bytes.
+/// The largest message with a ticket of this caller, bytes: members send each other whole tables as one ticket. In an open
+/// cluster without TLS only the header of a hop says that the caller is a member.
+fn max_ticket(headers: &http::HeaderMap, caller: &Caller, access: &Access) -> usize {
+    let is_member = match caller {
+        Caller::Member(_) => true,
+        // The router has verified the assertion, if there is one.
+        Caller::Plaintext if access.is_open() => headers.contains_key(HOP_HEADER),
+        Caller::Plaintext => headers.contains_key(ASSERTION_HEADER),
+        Caller::Client(_) | Caller::Anonymous => false,
+    };
+    if is_member { MAX_PEER_MESSAGE } else { MAX_TICKET }
+}
+
+/// Reads the one message of a DoGet, of at most `max` bytes. Returns the ticket's bytes.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read`]; the limit is 64 MiB.
-async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>) -> Result<Bytes> {
-    let message = grpc::read_message(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`].
+async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize) -> Result<Bytes> {
+    let message = grpc::read_message(body, max).await.map_err(|e| e.at("the ticket"))?;
     let ticket = arrow_flight::Ticket::decode(message)
         .map_err(|e| Error::invalid(format!("the request is not a Flight ticket: {e}")))?;
     Ok(ticket.ticket)

@@ -273,3 +273,20 @@ async fn part_removed_while_read_is_read_to_its_end() {
     assert_eq!(frames, 1 + part.dictionaries().len() + part.batches().len());
     assert!(concat_batches(&cluster::schema(), &first()).unwrap().num_rows() as u64 == part.rows());
 }
+
+#[test]
+fn only_members_send_tickets_of_any_size() {
+    use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+    let headers = |name| HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static("1"))]);
+    let (hop, asserted) = (headers(super::HOP_HEADER), headers(super::ASSERTION_HEADER));
+    let (open, closed) = (super::Access::open(), super::Access::of(&Extensions::new()));
+    let max = |headers: &HeaderMap, caller: super::Caller, access: &super::Access| {
+        super::max_ticket(headers, &caller, access) == super::MAX_PEER_MESSAGE
+    };
+    assert!(max(&hop, super::Caller::Plaintext, &open) && max(&asserted, super::Caller::Plaintext, &closed));
+    assert!(!max(&hop, super::Caller::Plaintext, &closed), "a client may send that header");
+    assert!(!max(&HeaderMap::new(), super::Caller::Plaintext, &open));
+    for access in [&open, &closed] {
+        assert!(!max(&hop, super::Caller::Anonymous, access) && !max(&asserted, super::Caller::Anonymous, access));
+    }
+}
