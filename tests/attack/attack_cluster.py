@@ -75,6 +75,7 @@ class AttackCluster(Cluster):
                 act(root, "grant", {"role": role, "prefix": prefix, "to": f"user:{user}"})
         for user in ROLES:
             wait_until(lambda: self._login(user), 30, f"{user} can log in")
+            wait_until(lambda: self._is_known(user), 30, f"every member knows {user}")
 
     def _put_tables(self):
         """A table to read, of some 12 MB: more than a stream has of a window."""
@@ -82,6 +83,15 @@ class AttackCluster(Cluster):
         text = pa.array([f"row {at:012}" for at in range(READ_ROWS)])
         with self.client(user="mallory") as client:
             put(client, READ_TABLE, pa.table({"n": numbers, "s": text}), shards=1, replicas=1)
+
+    def _is_known(self, user):
+        for member in self.members():
+            with flight.connect(self.address(member), middleware=[Credentials(self.logins[user])]) as client:
+                try:
+                    act(client, "whoami", {})
+                except flight.FlightUnauthenticatedError:
+                    return False
+        return True
 
     def _login(self, user):
         """The header of a session; `None` while it cannot be had."""

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use arrow_flight::{FlightData, Ticket};
-use futures::stream;
+use futures::channel::oneshot;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::options::Options;
@@ -64,8 +65,12 @@ async fn catalog_refuses_what_exceeds_its_settings() {
 async fn calls_in_progress_are_limited_for_each_client() {
     let mut cluster = limited(&[], &["--max-calls", "4", "--max-calls-per-principal", "2"]).await;
     let node = cluster.nodes[0].client().await;
-    let open = async || node.flight().do_put(stream::pending::<FlightData>()).await;
-    let held = [open().await.unwrap(), open().await.unwrap()];
+    let open = async || {
+        let (end, ended) = oneshot::channel::<()>();
+        let silent = stream::pending::<FlightData>().take_until(ended);
+        (node.flight().do_put(silent).await.unwrap(), end)
+    };
+    let held = [open().await, open().await];
     let status = node.flight().do_get(Ticket::new("{\"table\": \"t\"}")).await.unwrap_err();
     assert!(status.message().contains("max_calls_per_principal"), "{status}");
     for key in ["grpc-retry-pushback-ms", "retry-after-ms"] {
