@@ -24,7 +24,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::wire::catalog::{
-    Cancelled, CatalogClock, Cluster, Node, Row, Table, TableLayout, Write, WriteState, row,
+    Cancelled, CatalogClock, Cluster, IdentityState, Node, Row, Table, TableLayout, Write, WriteState, row,
 };
 use volley_common::{NodeId, PartId};
 
@@ -111,7 +111,7 @@ impl Catalog {
             Some(row::Row::Grant(grant)) => self.identity.insert_grant(grant),
             Some(row::Row::SigningKey(key)) => self.identity.insert_key(key),
             Some(row::Row::Quota(quota)) => self.index_quota(quota),
-            Some(row::Row::Identity(state)) => self.identity.set_epoch(state.epoch),
+            Some(row::Row::Identity(state)) => self.identity.set_state(state),
             None => {}
         }
     }
@@ -136,7 +136,7 @@ impl Catalog {
             RowKey::Grant { to, role, prefix } => self.identity.remove_grant(&(to.clone(), *role, prefix.clone())),
             RowKey::SigningKey(id) => self.identity.remove_key(id),
             RowKey::Quota(prefix) => self.unindex_quota(prefix),
-            RowKey::Identity => self.identity.set_epoch(0),
+            RowKey::Identity => self.identity.set_state(IdentityState::default()),
         }
     }
 

@@ -37,7 +37,8 @@ impl NodeMembership {
         }
         match self.create_administrator(path).await {
             Ok(user) => tracing::info!(user, file = %path.display(), "the first administrator was created"),
-            Err(error) if error.code == Code::FailedPrecondition => {
+            // Otherwise a coordinator must be upgraded first.
+            Err(error) if error.code == Code::FailedPrecondition && self.raft.view().has_identities() => {
                 tracing::debug!(%error, "the first administrator is not needed");
             }
             Err(error) if error.code == Code::Unavailable => {
