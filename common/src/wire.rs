@@ -105,3 +105,7 @@ pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 /// other changes only add fields. A coordinator accepts nodes whose protocol is one older or newer, so a change that raises
 /// it must keep coordinators and nodes of both versions compatible.
 pub const PROTOCOL: u32 = 1;
+
+/// The least [`raft::Identity::features`] of a coordinator that knows the catalog's commands of users, service tokens, grants,
+/// signing keys and quotas. It is also what this version says.
+pub const IDENTITY_FEATURES: u32 = 1;

@@ -78,11 +78,11 @@ fn check_create(body: &CreateTableBody) {
 
 fn set_session(body: &[u8]) -> Result<()> {
     let sessions = FlightSessions::default();
-    let (_, id) = sessions.set(None, body)?;
-    let options = sessions.get(id.as_deref());
+    let (_, id) = sessions.set("", None, body)?;
+    let options = sessions.get("", id.as_deref());
     assert!(id.is_some() && options.options.len() <= 64);
-    sessions.close(id.as_deref());
-    assert!(sessions.get(id.as_deref()).options.is_empty());
+    sessions.close("", id.as_deref());
+    assert!(sessions.get("", id.as_deref()).options.is_empty());
     Ok(())
 }
 

@@ -17,6 +17,11 @@ use super::{Catalog, RowKey};
 const MAX_COLUMNS: usize = 4_096;
 const MAX_COLUMN_BYTES: usize = 64 << 10;
 
+/// Maximum number of grants to a user or group: each check of a right looks at them.
+const MAX_GRANTS_TO: usize = 1_000;
+/// Maximum number of grants by one principal: an owner of a prefix must not use up those of all.
+const MAX_GRANTS_BY: usize = 10_000;
+
 impl Catalog {
     pub(super) fn put_grant(&mut self, op: &PutGrant, now: u64) -> Result<reply::Reply> {
         let grant = checked_grant(op.grant.as_ref())?;
@@ -29,7 +34,10 @@ impl Catalog {
         }
         match old {
             Some(old) => self.identity.check_bytes(old.encoded_len(), grant.encoded_len())?,
-            None => self.identity.check_room("grants", self.identity.grants.len(), &grant)?,
+            None => {
+                self.check_number_of_grants(&grant)?;
+                self.identity.check_room("grants", self.identity.grants.len(), &grant)?;
+            }
         }
         self.upsert_grant(Grant { created_ms: now, ..grant });
         self.raise_identity_epoch();
@@ -50,6 +58,27 @@ impl Catalog {
         self.drop_grant(key);
         self.raise_identity_epoch();
         Ok(done())
+    }
+
+    /// Checks that its receiver may have one more grant, and that its granter may have granted one more.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, naming the limit.
+    fn check_number_of_grants(&self, grant: &Grant) -> Result<()> {
+        if self.identity.grants_to(&grant.to).count() >= MAX_GRANTS_TO {
+            return Err(Error::exhausted(format!(
+                "{:?} has {MAX_GRANTS_TO} grants, which is the limit: revoke some that are not needed, or grant on a shorter prefix",
+                grant.to
+            )));
+        }
+        // Nobody has granted what was granted before the cluster had users.
+        if !grant.granted_by.is_empty() && self.identity.granted_by(&grant.granted_by) >= MAX_GRANTS_BY {
+            return Err(Error::exhausted(format!(
+                "{:?} has granted {MAX_GRANTS_BY} roles, which is the limit for one principal: revoke some that are not needed, grant to groups, or let somebody else grant",
+                grant.granted_by
+            )));
+        }
+        Ok(())
     }
 
     pub(super) fn upsert_grant(&mut self, grant: Grant) {

@@ -51,6 +51,8 @@ pub(super) struct IdentityRows {
     /// (end, id) of every token, the first to expire first.
     tokens_by_end: BTreeSet<(u64, String)>,
     pub(super) grants: BTreeMap<GrantKey, Grant>,
+    /// The number of grants by who granted them.
+    granters: BTreeMap<String, usize>,
     /// The number of grants of `ROLE_ADMIN`.
     pub(super) administrators: usize,
     /// By id.
@@ -95,6 +97,7 @@ impl IdentityRows {
         self.remove_grant(&key);
         self.bytes += grant.encoded_len() as u64;
         self.administrators += usize::from(grant.role == Role::Admin as i32);
+        *self.granters.entry(grant.granted_by.clone()).or_default() += 1;
         self.grants.insert(key, grant);
     }
 
@@ -102,6 +105,12 @@ impl IdentityRows {
         if let Some(old) = self.grants.remove(key) {
             self.bytes -= old.encoded_len() as u64;
             self.administrators -= usize::from(old.role == Role::Admin as i32);
+            if let Some(left) = self.granters.get_mut(&old.granted_by) {
+                *left -= 1;
+                if *left == 0 {
+                    self.granters.remove(&old.granted_by);
+                }
+            }
         }
     }
 
@@ -166,6 +175,11 @@ impl IdentityRows {
     pub(super) fn grants_to<'a>(&'a self, to: &'a str) -> impl Iterator<Item = &'a GrantKey> {
         let from: GrantKey = (to.to_string(), 0, Vec::new());
         self.grants.range(from..).take_while(move |((of, ..), _)| of == to).map(|(key, _)| key)
+    }
+
+    /// How many grants a principal has granted.
+    pub(super) fn granted_by(&self, granter: &str) -> usize {
+        self.granters.get(granter).copied().unwrap_or_default()
     }
 
     fn expired_tokens(&self, now: u64) -> impl Iterator<Item = &str> {
@@ -257,6 +271,11 @@ impl Catalog {
         !self.identity.users.is_empty() || !self.identity.grants.is_empty()
     }
 
+    /// Whether there were users or grants, and none is left: then nobody may do anything, until there is an administrator again.
+    pub fn lost_identities(&self) -> bool {
+        self.identity.state.closed && !self.has_identities()
+    }
+
     /// The key that signs new session tokens.
     pub fn newest_signing_key(&self) -> Option<&SigningKey> {
         self.identity.keys.values().max_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)))
@@ -273,7 +292,7 @@ impl Catalog {
     }
 
     /// What members need to identify clients and to check their rights and tickets: no password's hash, no private key.
-    /// `closed` is false.
+    /// `closed`: there were users or grants, and none is left.
     pub fn identity_snapshot(&self) -> IdentitySnapshot {
         let user = |user: &User| User { password_hash: String::new(), ..user.clone() };
         let public = |key: &SigningKey| SigningKey { private_key: Bytes::new(), ..key.clone() };
@@ -284,7 +303,7 @@ impl Catalog {
             tokens: self.tokens().cloned().collect(),
             grants: self.grants().cloned().collect(),
             keys: self.identity.keys.values().map(public).collect(),
-            closed: false,
+            closed: self.lost_identities(),
             ticket_keys: ticket_key.chain(self.accepted_ticket_keys()).cloned().collect(),
         }
     }
@@ -292,8 +311,10 @@ impl Catalog {
 
 /// Changes.
 impl Catalog {
+    /// To be called after a change.
     pub(super) fn raise_identity_epoch(&mut self) {
         self.identity.state.epoch += 1;
+        self.identity.state.closed |= self.has_identities();
         self.touched.insert(RowKey::Identity);
     }
 

@@ -35,8 +35,16 @@ impl NodeMembership {
         }
         match self.create_administrator(path).await {
             Ok(user) => tracing::info!(user, file = %path.display(), "the first administrator was created"),
-            Err(error) if error.code == Code::FailedPrecondition => {
+            Err(error) if error.code == Code::FailedPrecondition && self.raft.view().has_identities() => {
                 tracing::debug!(%error, "the first administrator is not needed");
+            }
+            Err(error) if error.code == Code::FailedPrecondition => {
+                let mut state = self.state.lock();
+                state.bootstrap.last = None;
+                if state.bootstrap.logged != error.message {
+                    tracing::warn!(%error, "the first administrator is not created yet: every coordinator must know users; waiting");
+                    state.bootstrap.logged = error.message;
+                }
             }
             Err(error) if error.code == Code::Unavailable => {
                 tracing::debug!(%error, "the first administrator was not created; trying again");

@@ -271,8 +271,8 @@ impl IdentityService {
         };
         let is_visible = |grant: &&Grant| is_own(grant) || access.require_grant(&grant.prefix, Role::Reader).is_ok();
         let applies = |grant: &&Grant| grant.prefix.starts_with(prefix) || prefix.starts_with(&grant.prefix);
-        let catalog = self.raft.read().await?;
-        Ok(catalog.grants().filter(applies).filter(is_visible).map(grant_json).collect())
+        let grants: Vec<Grant> = self.raft.read().await?.grants().filter(applies).cloned().collect();
+        Ok(grants.iter().filter(is_visible).map(grant_json).collect())
     }
 
     /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`.

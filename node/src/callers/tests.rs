@@ -180,7 +180,7 @@ async fn own_work_of_the_cluster_reads_parts_of_other_nodes() {
     let work = ticket(&[(holder.write(&rows()), &[&holder])]);
     let reader = || TicketReader::new(reading.context.get.clone(), work.clone(), false).unwrap();
     let refused = reader().next_message().await.unwrap_err();
-    assert_eq!(refused.code, Code::Unavailable, "{refused}");
+    assert_eq!(refused.code, Code::Unauthenticated, "{refused}");
     let mut reader = reader().on_behalf_of(AssertedCaller::cluster(reading.context.cluster.clone()));
     assert!(reader.next_message().await.unwrap().is_some());
 }

@@ -97,7 +97,7 @@ async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()>
         state.cluster.set_ticket_keys(std::slice::from_ref(&welcome.ticket_key));
     }
     state.cluster.cancelled.add(&welcome.cancelled);
-    state.cluster.set_identity(welcome.identity.as_ref());
+    state.cluster.set_identity(welcome.identity).await?;
     if let Some(members) = welcome.members {
         apply_members(state, members);
     }
@@ -153,7 +153,10 @@ impl LeaderSession {
             Some(What::Welcome(welcome)) => apply_welcome(&state, welcome).await?,
             Some(What::Members(members)) => apply_members(&state, members),
             Some(What::Cancelled(cancelled)) => state.cluster.cancelled.add(&cancelled.flights),
-            Some(What::Identity(identity)) => state.cluster.set_identity(Some(&identity)),
+            Some(What::Identity(identity)) => {
+                let adopted = state.cluster.set_identity(Some(identity));
+                self.reporter.with_heartbeats(ticks, adopted).await??;
+            }
             Some(What::SendInventory(_)) => self.reporter.inventory().await?,
             Some(What::Copy(copy)) => self.spawn(number, async move { state.copier.copy(copy).await }),
             Some(What::Delete(delete)) => self.spawn(number, delete_parts(state, delete)),

@@ -196,6 +196,12 @@ fn last_administrator_stays_while_there_are_others() {
     fixture.must_apply(remove_user("ann"));
     fixture.must_apply(remove_grant("group:admins", Role::Admin, "/"));
     assert!(!fixture.catalog.has_identities(), "everything was removed");
+    assert!(fixture.catalog.identity_snapshot().closed, "but the cluster is not open again");
+    let mut copy = Catalog::default();
+    fixture.catalog.rows().for_each(|row| copy.insert_row(row));
+    assert!(copy.lost_identities(), "nor after a restart");
+    fixture.must_apply(put_user("root", PutUserMode::Bootstrap, 0, &[]));
+    assert!(!fixture.catalog.lost_identities() && fixture.catalog.has_identities());
     let mut alone = bootstrapped();
     alone.must_reject(remove_grant("user:root", Role::Admin, "/"), Code::FailedPrecondition);
     alone.must_apply(remove_user("root"));

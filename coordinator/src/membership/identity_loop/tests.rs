@@ -113,6 +113,26 @@ async fn nodes_get_a_new_ticket_key_before_it_signs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn session_that_does_not_take_its_snapshot_is_closed() {
+    let (_dir, membership) = leader().await;
+    let (mut queued, _) = open_session(&membership);
+    let is_closed = |after: Duration| {
+        let epoch = membership.raft.view().identity_epoch();
+        membership.close_delayed_sessions(epoch, Instant::now() + after);
+        membership.state.lock().sessions[&NODE].close.is_cancelled()
+    };
+    put_user(&membership, "root", PutUserMode::Bootstrap).await;
+    membership.broadcast_identity();
+    assert!(!is_closed(Duration::from_secs(20)));
+    assert!(next_identity(&mut queued).is_some());
+    assert!(!is_closed(Duration::from_secs(40)), "it has taken it");
+    put_user(&membership, "ann", PutUserMode::Create).await;
+    membership.state.lock().identity_sent = None;
+    membership.broadcast_identity();
+    assert!(is_closed(Duration::from_secs(40)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signing_key_is_added_once_there_are_identities() {
     let (_dir, membership) = leader().await;
     let keys = || membership.raft.view().identity_snapshot().keys.len();
