@@ -58,13 +58,13 @@ impl IdentityService {
     /// INVALID_ARGUMENT: a name or the password. ALREADY_EXISTS. FAILED_PRECONDITION: the cluster has no administrator yet.
     pub async fn create_user(&self, name: &str, password: Option<Secret>, groups: Vec<String>) -> Result<Value> {
         check_principal_name(name).map_err(|e| e.at("the user"))?;
+        // Hashing is expensive: not for a user that the catalog would refuse.
+        if password.is_some() && self.raft.read().await?.user(name).is_some() {
+            return Err(Error::exists(format!(
+                "user {name:?} exists already: set its password or its groups, or remove it first"
+            )));
+        }
         let password_hash = match password {
-            // Hashing is expensive: not for a user that the catalog would refuse.
-            Some(_) if self.raft.read().await?.user(name).is_some() => {
-                return Err(Error::exists(format!(
-                    "user {name:?} exists already: set its password or its groups, or remove it first"
-                )));
-            }
             Some(password) => hash_password(password).await?,
             None => String::new(),
         };

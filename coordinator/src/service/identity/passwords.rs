@@ -59,9 +59,10 @@ impl IdentityService {
     /// How many service tokens of a user were revoked: all.
     async fn revoke_tokens_of(&self, user: &str) -> Result<usize> {
         let half_done = |e: Error| e.at("the password was set, but not all service tokens are revoked");
-        let catalog = self.raft.read().await.map_err(half_done)?;
-        let ids: Vec<String> = catalog.tokens_of(user).map(|token| token.id.clone()).collect();
-        drop(catalog);
+        let ids: Vec<String> = {
+            let catalog = self.raft.read().await.map_err(half_done)?;
+            catalog.tokens_of(user).map(|token| token.id.clone()).collect()
+        };
         for id in &ids {
             match self.raft.propose(Op::RevokeToken(RevokeToken { id: id.clone() })).await {
                 Ok(_) => tracing::info!(id, "a service token was revoked"),
