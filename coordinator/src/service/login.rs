@@ -240,7 +240,8 @@ impl LoginService {
     /// itself, because every member accepts it. A session that is renewed by itself ends 12 hours after its login.
     ///
     /// # Errors
-    /// UNAUTHENTICATED: the token is not valid, the session is over, or its user was removed. UNAVAILABLE: the user was changed a moment ago.
+    /// UNAUTHENTICATED: the token is not valid, the session is over, or its user was removed. UNAVAILABLE: the user was changed a
+    /// moment ago.
     pub async fn renew(&self, presented: &Secret, peer: Option<SocketAddr>) -> Result<IssuedToken> {
         let name = match self.authenticator.access_of_token(presented, peer)?.principal() {
             Some(principal) => principal.name.clone(),
