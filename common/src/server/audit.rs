@@ -165,6 +165,11 @@ impl AuditLog {
 
     /// Records a call, if calls like it are to be recorded. Never waits.
     pub fn record(&self, event: AuditEvent<'_>) {
+        self.record_about(event, None);
+    }
+
+    /// The same, of a call about something else than a table: a user, the id of a token, a grant, a member.
+    pub fn record_about(&self, event: AuditEvent<'_>, target: Option<&str>) {
         let Some(log) = self.0.as_ref().filter(|log| is_recorded(&event, log.data)) else { return };
         let principal = event.access.principal();
         log.queue.send(AuditLine {
@@ -180,6 +185,7 @@ impl AuditLog {
             address: event.access.client_address().map(line::bounded),
             operation: line::bounded(event.operation),
             table: event.table.map(|table| line::bounded(&table.join("/"))),
+            target: target.map(line::bounded),
             result: code_name(event.result.map_or_else(|error| error.code, |()| Code::Ok)),
             reason: event.result.err().map(|error| line::bounded(&error.message)),
             request_id: event.request_id.map(line::bounded),
@@ -202,6 +208,7 @@ impl AuditLog {
             address: call.address.map(|address| address.ip().to_canonical().to_string()),
             operation: line::bounded(call.operation),
             table: None,
+            target: None,
             result: code_name(call.error.code),
             reason: Some(line::bounded(&call.error.message)),
             request_id: call.request_id.map(line::bounded),

@@ -92,19 +92,28 @@ pub async fn run(
         }
         ("drain_node", None) => {
             let drain: DrainNodeBody = parse(name, body)?;
+            call.note_target(&drain.node);
             admin.drain_node(&drain.node, drain.begin).await?
         }
-        ("undrain_node", None) => admin.undrain_node(&parse::<NodeBody>(name, body)?.node).await?,
-        ("remove_node", None) => admin.remove_node(&parse::<NodeBody>(name, body)?.node).await?,
+        ("undrain_node" | "remove_node", None) => {
+            let node = parse::<NodeBody>(name, body)?.node;
+            call.note_target(&node);
+            if name == "remove_node" { admin.remove_node(&node).await? } else { admin.undrain_node(&node).await? }
+        }
         ("add_coordinator", None) => {
             let add: AddCoordinatorBody = parse(name, body)?;
+            call.note_target(&format!("{} {}", add.id, add.peer));
             admin.add_coordinator(add.id, &add.peer).await?
         }
         ("rotate_keys", None) => {
             let rotation = parse::<RotateKeysBody>(name, body)?.rotation();
             rotate_keys(&services.raft, &services.config, rotation).await?
         }
-        (_, None) => admin.remove_coordinator(parse::<CoordinatorBody>(name, body)?.id).await?,
+        (_, None) => {
+            let id = parse::<CoordinatorBody>(name, body)?.id;
+            call.note_target(&id.to_string());
+            admin.remove_coordinator(id).await?
+        }
     };
     Ok(ActionReply::json(&value))
 }

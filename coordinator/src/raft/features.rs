@@ -39,7 +39,16 @@ impl RaftContext {
 
 /// Whether a command needs [`IDENTITY_FEATURES`]. The commands that remove such rows change nothing where there are none.
 fn is_of_identities(op: &Op) -> bool {
-    matches!(op, Op::PutUser(_) | Op::CreateToken(_) | Op::PutGrant(_) | Op::AddSigningKey(_) | Op::SetQuota(_))
+    matches!(
+        op,
+        Op::PutUser(_)
+            | Op::CreateToken(_)
+            | Op::PutGrant(_)
+            | Op::AddSigningKey(_)
+            | Op::SetQuota(_)
+            | Op::ResetAdministrator(_)
+            | Op::RotateTicketKey(_)
+    )
 }
 
 /// `peers`: the addresses of all coordinators, by id. `own`: the id of this one. `features`: what the others said.

@@ -140,9 +140,10 @@ impl Services {
         let of_catalog = raft.clone();
         let key = Arc::new(move || ticket_key(&of_catalog.view()).ok().map(Arc::new));
         let authenticator = Authenticator::new(directory.clone(), rules, key);
+        let login = LoginService::new(raft.clone(), authenticator.clone(), audit.clone());
         Services {
-            login: LoginService::new(raft.clone(), authenticator.clone()),
-            identity: IdentityService::new(raft.clone(), authenticator.clone()),
+            identity: IdentityService::new(raft.clone(), authenticator.clone(), login.clone()),
+            login,
             tickets: TicketService::new(raft.clone(), &config),
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),

@@ -33,6 +33,9 @@ pub(super) struct AuditLine {
     pub operation: String,
     /// The table, its components joined by `/`.
     pub table: Option<String>,
+    /// What else it is about: the user, the id of the token, the grant or the member that an administrator's call changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// OK or the gRPC code.
     pub result: &'static str,
     /// The message of the error.

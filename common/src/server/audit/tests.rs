@@ -100,6 +100,17 @@ fn line_has_every_field() {
 }
 
 #[test]
+fn line_of_an_administrators_call_names_its_target() {
+    let access = alice();
+    let written = lines(AuditData::None, |log| {
+        log.record_about(event(&access, AuditKind::Admin, "remove_user"), Some("ann"));
+        log.record(event(&access, AuditKind::Admin, "list_users"));
+    });
+    assert_eq!(written[0]["target"], "ann");
+    assert!(written[1].get("target").is_none(), "{written:?}");
+}
+
+#[test]
 fn time_is_utc_with_milliseconds() {
     let mut line = serde_json::to_value(empty_line()).unwrap();
     assert_eq!(line["time"].take(), "2024-02-29T23:59:59.007Z");
@@ -116,6 +127,7 @@ fn empty_line() -> AuditLine {
         address: None,
         operation: String::new(),
         table: None,
+        target: None,
         result: "OK",
         reason: None,
         request_id: None,
