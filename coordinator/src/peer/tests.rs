@@ -2,6 +2,8 @@
 //! do not.
 #![allow(clippy::unwrap_used)]
 
+mod audited;
+
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};

@@ -37,7 +37,7 @@ use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
 use volley_common::{Error, Result, clock, grpc};
 
-use crate::assertion::AssertedCaller;
+use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
 use reader::TicketReader;
 use remote::HOP_HEADER;
@@ -62,22 +62,43 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
     let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
     let ticket = read_ticket(body, max_ticket).await?;
-    let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
-    let mut table = Vec::new();
-    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut table).await;
-    let is_hop = head.headers.contains_key(HOP_HEADER);
-    // The node that sends a hop has recorded the get.
-    if !is_hop || ticket.is_err() {
-        context.audit.record(AuditEvent {
-            access: &access,
-            kind: AuditKind::Read,
-            operation: "DoGet",
-            table: (!table.is_empty()).then_some(&table[..]),
-            request_id: request_id(&head.headers),
-            result: ticket.as_ref().map(|_| ()),
-        });
+    let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
+    let mut subject = GetSubject::default();
+    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
+    let is_hop = is_hop(&head.headers, &access);
+    let event = AuditEvent {
+        access: &access,
+        kind: AuditKind::Read,
+        operation: "DoGet",
+        table: (!subject.table.is_empty()).then_some(&subject.table[..]),
+        request_id: request_id(&head.headers),
+        result: ticket.as_ref().map(|_| ()),
+    };
+    // The node that sends a hop has recorded the get, and a coordinator what it refused.
+    let is_recorded = match &ticket {
+        Ok(_) => is_hop,
+        Err(_) => subject.is_planning && is_refused_by_coordinator(&event),
+    };
+    if !is_recorded {
+        context.audit.record(event);
     }
     Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
+}
+
+/// What is found out about a get before its ticket is redeemed.
+#[derive(Default)]
+struct GetSubject {
+    /// The table's name; empty if the ticket cannot be read.
+    table: Vec<String>,
+    /// A coordinator is planning the read: an error is its.
+    is_planning: bool,
+}
+
+/// Whether another node makes this call because it does not have a part. The router has verified the assertion; a caller who
+/// needs none reads for the cluster itself, or in an open cluster, where gets are not recorded. The header of any other client
+/// means nothing.
+fn is_hop(headers: &http::HeaderMap, access: &Access) -> bool {
+    headers.contains_key(HOP_HEADER) && (access.is_open() || headers.contains_key(ASSERTION_HEADER))
 }
 
 /// The largest message with a ticket of this caller, bytes: members send each other whole tables as one ticket. In an open
@@ -105,7 +126,7 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize)
 }
 
 /// Verifies a signed ticket, and that `access` may redeem it. For a ticket that is a table's name, a coordinator plans the read
-/// of `caller` first. `table` becomes the table's name, also if the ticket is refused, unless it cannot be read.
+/// of `caller` first. `subject` is filled also if the ticket is refused.
 ///
 /// # Errors
 /// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
@@ -116,18 +137,22 @@ async fn redeem_ticket(
     headers: &http::HeaderMap,
     access: &Access,
     caller: &AssertedCaller,
-    table: &mut Vec<String>,
+    subject: &mut GetSubject,
 ) -> Result<Ticket> {
     let headers = MetadataMap::from_headers(headers.clone());
     let (signed, decompress) = match TicketRequest::from_ticket(ticket, &headers)? {
         TicketRequest::Signed(signed) => (Bytes::from(signed), decompress_header(&headers)?),
         TicketRequest::Table(request) => {
-            *table = request.name.components().to_vec();
-            (plan_read(context, request.for_read()?, caller).await?, false)
+            subject.table = request.name.components().to_vec();
+            let request = request.for_read()?;
+            subject.is_planning = true;
+            let planned = plan_read(context, request, caller).await?;
+            subject.is_planning = false;
+            (planned, false)
         }
     };
     let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
-    table.clone_from(&ticket.table);
+    subject.table.clone_from(&ticket.table);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
     ticket.decompress |= decompress;

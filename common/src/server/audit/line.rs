@@ -45,6 +45,9 @@ pub(super) struct AuditLine {
     /// How many events before this one are missing.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
+    /// How many refusals of callers without identity before this one have no line of their own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
 }
 
 impl AuditLine {

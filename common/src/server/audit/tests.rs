@@ -64,7 +64,7 @@ fn alice() -> Access {
     }
 }
 
-fn event<'a>(access: &'a Access, kind: AuditKind, operation: &'a str) -> AuditEvent<'a> {
+pub(super) fn event<'a>(access: &'a Access, kind: AuditKind, operation: &'a str) -> AuditEvent<'a> {
     AuditEvent { access, kind, operation, table: None, request_id: None, result: Ok(()) }
 }
 
@@ -132,6 +132,7 @@ fn empty_line() -> AuditLine {
         reason: None,
         request_id: None,
         dropped: 0,
+        suppressed: 0,
     }
 }
 
@@ -311,6 +312,29 @@ fn full_queue_drops_events_and_the_next_line_counts_them() {
     let shown: Vec<_> =
         lines.iter().map(|line| (line["operation"].as_str().unwrap(), line["dropped"].as_u64())).collect();
     assert_eq!(shown, [("written", None), ("queued 1", Some(3)), ("queued 2", None)]);
+}
+
+#[test]
+fn strangers_take_no_place_of_an_administrator() {
+    let (log, open, begins, written) = gated(1);
+    let (access, error) = (alice(), Error::unauthenticated("who"));
+    let stranger = || {
+        let (kind, operation) = (AuditKind::Read, "stranger");
+        let (address, claimed, request_id) = (None, None, None);
+        log.record_unidentified(UnidentifiedCall { address, claimed, kind, operation, request_id, error: &error });
+    };
+    stranger();
+    begins.recv().unwrap();
+    (0..1_000).for_each(|_| stranger());
+    log.record(event(&access, AuditKind::Admin, "administrator"));
+    drop(open);
+    drop(log);
+    while begins.recv().is_ok() {}
+    let lines = parsed(&written);
+    let operations: Vec<_> = lines.iter().map(|line| line["operation"].as_str().unwrap()).collect();
+    assert_eq!(operations, ["stranger", "stranger", "administrator"]);
+    let [dropped, suppressed] = ["dropped", "suppressed"].map(|key| lines[1][key].as_u64().unwrap_or(0));
+    assert!(suppressed > 0 && dropped + suppressed == 999, "{}", lines[1]);
 }
 
 #[test]

@@ -14,10 +14,14 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use tonic::{Code, Request};
 use volley_common::PartId;
+use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Columns, Ticket};
 
+use super::is_hop;
 use super::reader::TicketReader;
+use super::remote::HOP_HEADER;
+use crate::callers::tests::{TestUsers, with_token};
 use cluster::{TestNode, batch, introduce, key, ticket};
 
 /// Rows as values, whatever their dictionaries: (id, word, text).
@@ -213,8 +217,31 @@ async fn get_from_a_node_asks_no_further_node() {
     introduce(&[&serving, &holder]);
     let ticket = key().sign(&ticket(&[(holder.write(&first()), &[&holder])]));
     let mut request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
-    request.metadata_mut().insert(super::remote::HOP_HEADER, "1".parse().unwrap());
+    request.metadata_mut().insert(HOP_HEADER, "1".parse().unwrap());
     assert_eq!(serving.call(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn hop_header_of_a_client_is_ignored() {
+    let users = TestUsers::new();
+    let (serving, holder) = (users.node().await, users.node().await);
+    introduce(&[&serving, &holder]);
+    let planned = Ticket { principal: "ann".into(), ..ticket(&[(holder.write(&first()), &[&holder])]) };
+    let mut request = with_token(arrow_flight::Ticket { ticket: key().sign(&planned).into() }, &users.token("ann"));
+    request.metadata_mut().insert(HOP_HEADER, "1".parse().unwrap());
+    assert_eq!(rows(&serving.call(request).await.unwrap()), rows(&first()));
+}
+
+#[test]
+fn hop_is_recognised_by_the_assertion_of_a_member() {
+    let (open, nobody) = (Access::open(), Access::of(&http::Extensions::new()));
+    let headers = |names: &[&'static str]| {
+        let value = http::HeaderValue::from_static("1");
+        names.iter().map(|name| (http::HeaderName::from_static(*name), value.clone())).collect::<http::HeaderMap>()
+    };
+    let asserted = headers(&[HOP_HEADER, ASSERTION_HEADER]);
+    assert!(is_hop(&asserted, &nobody) && is_hop(&headers(&[HOP_HEADER]), &open));
+    assert!(!is_hop(&headers(&[HOP_HEADER]), &nobody) && !is_hop(&headers(&[ASSERTION_HEADER]), &nobody));
 }
 
 #[tokio::test]
