@@ -48,7 +48,7 @@ pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
-mod refusal_log;
+pub mod refusal_log;
 pub mod server;
 pub mod ticket;
 pub mod tls;

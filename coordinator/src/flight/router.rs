@@ -27,14 +27,16 @@ use volley_common::identity::{ASSERTION_HEADER, assert_principal, is_public};
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
+use volley_common::options::fields::cut;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::refusal_log::RefusalLog;
 use volley_common::server::serve::TonicService;
 use volley_common::ticket::MAX_TICKET;
 use volley_common::wire::cluster;
-use volley_common::{Code, Error, Result};
+use volley_common::{Code, Error, Result, clock};
 
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
@@ -356,8 +358,15 @@ fn refused(method: &str, error: Error) -> RouterReply {
     grpc_error(error)
 }
 
+/// Logs a failed call. Of callers without identity, one line a second says how many there were.
 fn log_failed(method: &str, error: &Error) {
-    tracing::info!(method, code = ?error.code, error = error.message, "call failed");
+    static UNIDENTIFIED: RefusalLog = RefusalLog::new();
+    let unlogged = match error.code {
+        Code::Unauthenticated => UNIDENTIFIED.count(clock::now_ms()),
+        _ => Some(0),
+    };
+    let Some(unlogged) = unlogged else { return };
+    tracing::info!(method = cut(method), code = ?error.code, error = error.message, unlogged, "call failed");
 }
 
 /// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.
