@@ -81,6 +81,20 @@ impl catalog::Compression {
     }
 }
 
+impl catalog::Role {
+    /// The name that actions, errors and `volley` have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            catalog::Role::Unspecified => "unknown",
+            catalog::Role::Reader => "reader",
+            catalog::Role::Writer => "writer",
+            catalog::Role::Owner => "owner",
+            catalog::Role::Operator => "operator",
+            catalog::Role::Admin => "admin",
+        }
+    }
+}
+
 impl catalog::Node {
     /// Whether the cluster heard from the node within `node_timeout_ms`. Readers are sent to it.
     pub fn is_alive(&self) -> bool {

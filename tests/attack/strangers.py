@@ -1,4 +1,4 @@
-"""A stranger without identity: floods of connections, of HTTP/2 frames and of logins."""
+"""Callers without identity: floods of connections, of HTTP/2 frames and of logins."""
 
 import base64
 import itertools
@@ -23,7 +23,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 
 def is_served(cluster, member, source):
-    """A call by a stranger's own address is answered."""
+    """A call from the address of a caller without identity is answered."""
     with RawConnection(cluster.host_port(member), source) as connection:
         connection.send(connection.request(HEALTH, b""))
         reply = connection.replies[1]

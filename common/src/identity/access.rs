@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use self::rights::{PrincipalRights, columns_hash, columns_of, permit, permit_cluster, role_name};
+use self::rights::{PrincipalRights, columns_hash, columns_of, permit, permit_cluster};
 use super::directory::Directory;
 use super::principal::Principal;
 use crate::wire::catalog::Role;
@@ -244,7 +244,7 @@ pub fn missing_table(name: &[String]) -> Error {
 
 /// The error for a principal without a role on a prefix.
 fn lacks(rights: &PrincipalRights, role: Role, prefix: &[String]) -> Error {
-    let (name, role_text) = (&rights.principal().name, role_name(role));
+    let (name, role_text) = (&rights.principal().name, role.name());
     let (prefix, granting) = match role {
         Role::Reader | Role::Writer | Role::Owner if !prefix.is_empty() => {
             (prefix.join("/"), "an owner of it, or an administrator, can grant it")

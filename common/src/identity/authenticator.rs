@@ -71,7 +71,7 @@ struct AuthenticatorState {
     verified: TokenCache,
 }
 
-/// What the credentials of a call are good for.
+/// The result of checking the credentials of a call.
 #[derive(Debug)]
 pub enum Identified {
     /// The caller's rights.

@@ -50,7 +50,7 @@ impl Catalog {
             return Err(Error::not_found(format!(
                 "{:?} has no grant of the role {} on {}",
                 op.to,
-                role_name(op.role()),
+                op.role().name(),
                 prefix_text(&op.prefix)
             )));
         }
@@ -126,18 +126,6 @@ fn row_key((to, role, prefix): GrantKey) -> RowKey {
     RowKey::Grant { to, role, prefix }
 }
 
-/// The name that actions have for a role.
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "?",
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
-}
-
 /// A prefix as actions show it: `/` is the whole cluster.
 pub(super) fn prefix_text(prefix: &[String]) -> String {
     if prefix.is_empty() { "/".into() } else { format!("{:?}", prefix.join("/")) }
@@ -163,7 +151,7 @@ fn checked_grant(grant: Option<&Grant>) -> Result<Grant> {
     check_receiver(&grant.to)?;
     check_prefix(&grant.prefix)?;
     let role = Role::try_from(grant.role).unwrap_or(Role::Unspecified);
-    let name = role_name(role);
+    let name = role.name();
     match role {
         Role::Unspecified => {
             return Err(Error::invalid("the role is none of reader, writer, owner, operator and admin"));

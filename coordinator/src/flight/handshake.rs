@@ -45,7 +45,7 @@ pub struct Handshakes {
     audit: AuditLog,
 }
 
-/// Who shakes hands, and from where.
+/// The caller of a handshake: its certificate, address and headers.
 struct HandshakeCaller {
     caller: Caller,
     peer: Option<SocketAddr>,

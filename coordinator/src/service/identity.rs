@@ -130,8 +130,8 @@ impl IdentityService {
         Ok(catalog.users().map(one).collect())
     }
 
-    /// Creates a service token of a user: the caller itself, or at an administrator's wish another one. The reply has the token,
-    /// which nobody can show again: `{"id", "token", "expires_ms"}`.
+    /// Creates a service token of a user: the caller's own, or for administrators any user's. The reply has the token, which is
+    /// never shown again: `{"id", "token", "expires_ms"}`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: its name, or how long it lives. NOT_FOUND: the user is not in the catalog. PERMISSION_DENIED: another
@@ -212,12 +212,12 @@ impl IdentityService {
     /// Grants a role on a prefix: `{"role", "prefix", "to", "columns"}`.
     ///
     /// # Errors
-    /// PERMISSION_DENIED: the caller owns the prefix not. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
+    /// PERMISSION_DENIED: the caller does not own the prefix. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
     /// the cluster has no administrator yet.
     pub async fn grant(&self, access: &Access, request: GrantRequest) -> Result<Value> {
         let GrantRequest { role, prefix, to, columns } = request;
         access.require_grant(&prefix, role)?;
-        let reply = json!({ "role": role_name(role), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
+        let reply = json!({ "role": role.name(), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
         let (created_ms, granted_by) = (self.raft.now_ms(), access.name().to_string());
         let grant = Grant { to, role: role as i32, prefix, columns, created_ms, granted_by };
         tracing::info!(grant = %reply, by = grant.granted_by, "a role was granted");
@@ -228,11 +228,11 @@ impl IdentityService {
     /// Revokes a role on a prefix; `{"revoked": false}` if it was not granted.
     ///
     /// # Errors
-    /// PERMISSION_DENIED: the caller owns the prefix not. FAILED_PRECONDITION: it is the last administrator's.
+    /// PERMISSION_DENIED: the caller does not own the prefix. FAILED_PRECONDITION: it is the last administrator's.
     pub async fn revoke(&self, access: &Access, request: GrantRequest) -> Result<Value> {
         let GrantRequest { role, prefix, to, .. } = request;
         access.require_grant(&prefix, role)?;
-        tracing::info!(role = role_name(role), prefix = prefix_text(&prefix), to, "a role is revoked");
+        tracing::info!(role = role.name(), prefix = prefix_text(&prefix), to, "a role is revoked");
         match self.raft.propose(Op::RemoveGrant(RemoveGrant { to, role: role as i32, prefix })).await {
             Ok(_) => Ok(json!({ "revoked": true })),
             Err(error) if error.code == Code::NotFound => Ok(json!({ "revoked": false })),
@@ -357,24 +357,12 @@ fn require_self(access: &Access, user: &str) -> Result<()> {
 fn grant_json(grant: &Grant) -> Value {
     json!({
         "to": grant.to,
-        "role": role_name(grant.role()),
+        "role": grant.role().name(),
         "prefix": prefix_text(&grant.prefix),
         "columns": grant.columns,
         "granted_by": grant.granted_by,
         "created_ms": grant.created_ms,
     })
-}
-
-/// The name of a role in bodies and replies.
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "unknown",
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
 }
 
 /// A prefix as text: `/` for the whole cluster, else its components.

@@ -1,4 +1,4 @@
-//! New keys at an administrator's wish: for sessions at once, for tickets in steps (see `ticket_keys` of the catalog).
+//! New keys, requested by an administrator: for sessions at once, for tickets in steps (see `ticket_keys` of the catalog).
 
 use serde_json::{Value, json};
 use volley_common::Result;

@@ -46,18 +46,6 @@ impl PrincipalRights {
     }
 }
 
-/// A role's name in commands, JSON and errors.
-pub(super) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-        Role::Unspecified => "unknown",
-    }
-}
-
 /// The role that a grant gives on the tables whose names begin with `name`, whole components: reader, writer, owner or admin,
 /// each of which includes those before it. `None`: the grant is to others, or to the cluster without its data.
 fn role_on(grant: &Grant, name: &[String]) -> Option<Role> {
