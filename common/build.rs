@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// Messages with keys, passwords, tokens or their hashes. `wire.rs` has their `Debug`, which shows no field.
-const MESSAGES_WITH_SECRETS: [&str; 8] = [
+const MESSAGES_WITH_SECRETS: [&str; 13] = [
     ".volley.catalog.v1.Cluster",
     ".volley.catalog.v1.FormCluster",
     ".volley.catalog.v1.User",
     ".volley.catalog.v1.ServiceToken",
     ".volley.catalog.v1.SigningKey",
+    ".volley.catalog.v1.NextTicketKey",
+    ".volley.catalog.v1.FormerTicketKey",
+    ".volley.catalog.v1.RotateTicketKey",
+    ".volley.catalog.v1.AdministratorReset",
     ".volley.cluster.v1.Welcome",
+    ".volley.cluster.v1.IdentitySnapshot",
     ".volley.cluster.v1.LoginRequest",
     ".volley.cluster.v1.LoginReply",
 ];

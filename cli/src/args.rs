@@ -89,7 +89,7 @@ pub enum CliCommand {
     },
     /// Show the cluster's statistics.
     Stats,
-    /// Show the state of the cluster.
+    /// Show the state of the cluster, or replace its keys.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// List the nodes.
@@ -147,6 +147,22 @@ pub enum ClusterCommand {
     /// Show the members and whether every part has its copies: green (all), yellow (fewer), red (a part cannot be read,
     /// or there is no leader). Exit code 0: green or yellow; 3: red; 1: the cluster does not answer.
     Status,
+    /// Replace the key that signs sessions, and if requested that of tickets. Sessions and tickets stay valid for their
+    /// time, unless they are revoked.
+    RotateKeys(RotateKeysArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RotateKeysArgs {
+    /// End every session at once, as after a theft of keys: everybody logs in again, with a password or token.
+    #[arg(long)]
+    pub revoke_sessions: bool,
+    /// Replace the key that signs tickets and calls between members, too. The new one signs in a minute.
+    #[arg(long)]
+    pub ticket_key: bool,
+    /// Replace it, and end the tickets of the former key within four minutes, as after a theft: readers plan again.
+    #[arg(long)]
+    pub revoke_tickets: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -265,6 +281,7 @@ mod tests {
         assert!(error("volley demo --scale 0").contains("--scale"));
         assert!(error("volley frobnicate").contains("frobnicate"));
         assert!(error("volley drain").contains("<NODE>"));
+        assert!(error("volley cluster rotate-keys --revoke").contains("--revoke"));
         assert!(error("volley drain abcd --cancel --no-wait").contains("--no-wait"));
         assert!(error("volley coordinators add h:8825").contains("ID=HOST:PORT"));
         assert!(error("volley coordinators remove four").contains("four"));

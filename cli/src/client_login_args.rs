@@ -10,7 +10,8 @@ use volley_common::{Error, Result};
 use crate::prompt;
 
 const USER_VAR: &str = "VOLLEY_USER";
-const PASSWORD_VAR: &str = "VOLLEY_PASSWORD";
+/// The environment variable with the password of the login.
+pub const PASSWORD_VAR: &str = "VOLLEY_PASSWORD";
 const TOKEN_VAR: &str = "VOLLEY_TOKEN";
 const TOKEN_FILE_VAR: &str = "VOLLEY_TOKEN_FILE";
 const PLAINTEXT_VAR: &str = "VOLLEY_PLAINTEXT_LOGIN";

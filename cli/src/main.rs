@@ -29,7 +29,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use volley_common::server::log::filter_from_environment;
+use volley_common::escape::escape_invisible;
+use volley_common::server::log::{EscapedFields, filter_from_environment};
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};
 
@@ -81,7 +82,8 @@ fn init_log(command: &CliCommand) -> Result<()> {
     let default = if matches!(command, CliCommand::Dev(_)) { "error" } else { "off" };
     let filter = filter_from_environment(default)?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    log.fmt_fields(EscapedFields).init();
     Ok(())
 }
 
@@ -142,6 +144,9 @@ async fn interruptible(
         CliCommand::Cluster(ClusterCommand::Status) => {
             return commands::cluster::status(&connected().await?, json).await;
         }
+        CliCommand::Cluster(ClusterCommand::RotateKeys(rotate)) => {
+            commands::cluster::rotate_keys(&connected().await?, &rotate, json).await?
+        }
         CliCommand::Nodes => return nodes::run(&connected().await?, json).await,
         CliCommand::Coordinators { change } => {
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
@@ -159,6 +164,7 @@ async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T
     }
 }
 
+/// The message of an error on one line. It may contain names that somebody else chose.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    escape_invisible(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into()
 }

@@ -1,24 +1,38 @@
 //! Standard output: lines, tables for people, JSON for programs.
+//!
+//! Names of tables, columns and users are what somebody chose: in all text for people, characters that are not visible are
+//! escaped. JSON is passed on as it is.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
+use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::{Error, Result};
 
-/// Prints a line. If the reader has closed the pipe (`volley ls | head`) the process exits with 0.
+/// Prints a line, or several. If the reader has closed the pipe (`volley ls | head`) the process exits with 0.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
+    exact_line(escape_lines(&text.to_string()))
+}
+
+/// Prints a line that begins with a health state, in its colour if standard output is a terminal.
+pub fn health_line(health: &str, text: &str) -> Result<()> {
+    exact_line(format!("{}: {}", coloured(health), escape_lines(text)))
+}
+
+/// Prints a value as JSON on one line.
+pub fn json(value: &Value) -> Result<()> {
+    exact_line(value)
+}
+
+/// Prints a line, or several, as they are: JSON, or text that is escaped.
+pub fn exact_line(text: impl std::fmt::Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map_err(|e| Error::unavailable(format!("cannot write to standard output: {e}"))),
     }
-}
-
-/// Prints a value as JSON on one line.
-pub fn json(value: &Value) -> Result<()> {
-    line(value)
 }
 
 /// An empty table with these headings.
@@ -63,12 +77,12 @@ pub fn time(value: &Value) -> String {
 }
 
 /// A health state in its colour, if standard output is a terminal.
-pub fn coloured(word: &str) -> String {
+fn coloured(word: &str) -> String {
     let code = match word {
         "green" => 32,
         "yellow" => 33,
         "red" => 31,
-        _ => return word.to_string(),
+        _ => return escape_invisible(word).into(),
     };
     if std::io::stdout().is_terminal() { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_string() }
 }
@@ -155,11 +169,11 @@ fn list_table(list: &Value) -> String {
     out.to_string()
 }
 
-/// A value as text for people; a number whose key contains `bytes` is a size.
+/// A value as text for people, escaped before a table is laid out; a number whose key contains `bytes` is a size.
 pub fn cell(key: &str, value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => escape_invisible(text).into(),
         Value::Number(n) => match n.as_i64() {
             Some(n) if key.contains("bytes") => size(n),
             Some(n) if !key.ends_with("_ms") && !key.ends_with("id") => count(n),
@@ -187,6 +201,14 @@ mod tests {
         for word in ["c1", "7,001", "1.50 MB", "a, b", "nodes", "1,234,567", "zone", "n2"] {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn names_in_tables_cannot_reverse_or_break_them() {
+        let name = "\u{202e}a\u{200b}b\u{1b}[2J\nc";
+        let text = render(&json!({ "table": name, "visible": "Käse", "rows": [{ "name": name, "to": [name, "b"] }] }));
+        assert_eq!(text.matches(r"\u{202e}a\u{200b}b\u{1b}[2J\nc").count(), 3, "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n') && text.contains("Käse"), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal};
 
 use tokio::sync::oneshot;
+use volley_common::escape::escape_invisible;
 use volley_common::identity::Secret;
 use volley_common::server::StopSignals;
 use volley_common::{Error, Result};
@@ -15,7 +16,7 @@ const MAX_PASSWORD: u64 = 4096;
 /// # Errors
 /// INVALID_ARGUMENT: there is no terminal; `otherwise` says how to give it then. CANCELLED: Ctrl-C.
 pub async fn password(question: &str, otherwise: &str) -> Result<Secret> {
-    if !std::io::stderr().is_terminal() {
+    if !has_terminal() {
         return Err(Error::invalid(format!("there is no terminal to ask for the password: {otherwise}")));
     }
     // The prompt changes the terminal's mode. Ctrl-C must not end the process before it is restored.
@@ -28,6 +29,12 @@ pub async fn password(question: &str, otherwise: &str) -> Result<Secret> {
         Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(Error::cancelled("interrupted")),
         Err(e) => Err(Error::invalid(format!("cannot ask for the password ({e}): {otherwise}"))),
     }
+}
+
+/// Whether the command runs at a terminal. The question is asked by the terminal itself (`/dev/tty`), so one stream that is a
+/// terminal is enough: `2>log` does not hinder it. A program whose streams are all redirected is not asked.
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
 
 /// A new password: from the standard input, or from the terminal, where it is typed twice.
@@ -77,7 +84,7 @@ pub fn is_interactive() -> bool {
 /// # Errors
 /// UNAVAILABLE: the answer cannot be read.
 pub async fn confirmed(question: &str) -> Result<bool> {
-    eprint!("{question} [y/N] ");
+    eprint!("{} [y/N] ", escape_invisible(question));
     let answer = on_thread(|| {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line).map(|_| line);
@@ -121,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn missing_terminal_is_an_error_that_names_the_ways() {
-        if std::io::stderr().is_terminal() {
+        if has_terminal() {
             return;
         }
         let error = password("Password: ", "set VOLLEY_PASSWORD").await.map_err(|e| e.message);

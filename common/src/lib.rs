@@ -5,6 +5,7 @@
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
 //! | [`cluster_id`] | cluster ids, and which of two is the later one after a recovery |
 //! | [`error`] | the error type of all crates, and its mapping to and from gRPC |
+//! | [`escape`] | text without characters that show nothing or reverse it, for logs and tables |
 //! | [`expectation`] | errors of serde in plain words |
 //! | [`transport_cause`] | why a connection failed, in words for a user |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
@@ -30,6 +31,7 @@ pub mod client;
 pub mod clock;
 pub mod cluster_id;
 pub mod error;
+pub mod escape;
 pub mod expectation;
 pub mod fairness;
 pub mod grpc;
@@ -46,7 +48,7 @@ pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
-mod refusal_log;
+pub mod refusal_log;
 pub mod server;
 pub mod ticket;
 pub mod tls;

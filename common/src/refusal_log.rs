@@ -6,19 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LOG_INTERVAL_MS: u64 = 1_000;
 
 /// The refusals of one kind; for a static.
-pub(crate) struct RefusalLog {
+pub struct RefusalLog {
     last_ms: AtomicU64,
     unlogged: AtomicU64,
 }
 
+impl Default for RefusalLog {
+    fn default() -> Self {
+        RefusalLog::new()
+    }
+}
+
 impl RefusalLog {
     /// None yet.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         RefusalLog { last_ms: AtomicU64::new(0), unlogged: AtomicU64::new(0) }
     }
 
     /// Counts a refusal. If it is to be logged, returns the number of those before it that were not.
-    pub(crate) fn count(&self, now_ms: u64) -> Option<u64> {
+    pub fn count(&self, now_ms: u64) -> Option<u64> {
         let last = self.last_ms.load(Ordering::Relaxed);
         let is_due = now_ms.abs_diff(last) >= LOG_INTERVAL_MS
             && self.last_ms.compare_exchange(last, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();

@@ -1,6 +1,9 @@
 //! Signed tickets: a magic, the HMAC of the body, the body. Every member has the cluster's key, so it verifies a ticket
 //! without a call to another member; only members can sign one.
 //!
+//! While the cluster changes its key, members accept the next one or former ones too. A ticket does not say which key signed it:
+//! there are few, and each is tried.
+//!
 //! The assertions by which members say on whose behalf they call each other have the same layout, with another magic, which
 //! the HMAC covers: no ticket, which clients hold, is ever an assertion.
 
@@ -16,26 +19,34 @@ pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
 /// The first bytes of a signed assertion.
 const ASSERTION_MAGIC: &[u8; 8] = b"\x01VOLLEYA";
 const MAC_BYTES: usize = 32;
+/// The largest message with a ticket, signed or a table's name, that members read from clients, bytes.
+pub const MAX_TICKET: usize = 8 << 20;
 
-/// The cluster's ticket key (HMAC-SHA256, 32 bytes), with the states after the magics precomputed.
+/// The cluster's ticket key, and those that are accepted besides.
 #[derive(Clone)]
 pub struct TicketKey {
+    signing: KeyedStates,
+    accepted: Vec<KeyedStates>,
+}
+
+/// A key (HMAC-SHA256, 32 bytes) as its states after the magics.
+#[derive(Clone)]
+struct KeyedStates {
     tickets: Hmac<Sha256>,
     assertions: Hmac<Sha256>,
 }
 
-impl TicketKey {
-    /// Creates the key from the bytes in the catalog.
-    pub fn new(key: &[u8]) -> Self {
+impl KeyedStates {
+    fn new(key: &[u8]) -> Self {
         let after = |magic: &[u8]| {
             let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
             mac.update(magic);
             mac
         };
-        TicketKey { tickets: after(MAGIC), assertions: after(ASSERTION_MAGIC) }
+        KeyedStates { tickets: after(MAGIC), assertions: after(ASSERTION_MAGIC) }
     }
 
-    fn mac(&self, body: &[u8]) -> Hmac<Sha256> {
+    fn ticket_mac(&self, body: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.tickets.clone();
         mac.update(body);
         mac
@@ -46,6 +57,25 @@ impl TicketKey {
         mac.update(body);
         mac
     }
+}
+
+impl TicketKey {
+    /// Creates the key from the bytes in the catalog.
+    pub fn new(key: &[u8]) -> Self {
+        TicketKey { signing: KeyedStates::new(key), accepted: Vec::new() }
+    }
+
+    /// The same key, which signs; what one of `others` signed is accepted, too.
+    pub fn accepting<'a>(mut self, others: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        self.accepted.extend(others.into_iter().map(KeyedStates::new));
+        self
+    }
+
+    /// Whether one of the keys is that of `mac`, which each of them makes as `make` says.
+    fn is_signed(&self, mac: &[u8], make: impl Fn(&KeyedStates) -> Hmac<Sha256>) -> bool {
+        let mut keys = std::iter::once(&self.signing).chain(&self.accepted);
+        keys.any(|key| make(key).verify_slice(mac).is_ok())
+    }
 
     /// The bytes of a signed ticket.
     pub fn sign(&self, ticket: &Ticket) -> Vec<u8> {
@@ -55,13 +85,13 @@ impl TicketKey {
     /// A signer for tickets that have all fields of `common` and differ in others.
     pub fn signer(&self, common: &Ticket) -> TicketSigner {
         let head = common.encode_to_vec();
-        TicketSigner { mac: self.mac(&head), head }
+        TicketSigner { mac: self.signing.ticket_mac(&head), head }
     }
 
     /// Verifies the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`]; returns the ticket.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: not a ticket, or damaged. PERMISSION_DENIED: signed by another key.
+    /// INVALID_ARGUMENT: not a ticket, or damaged. PERMISSION_DENIED: signed by a key that is not accepted.
     /// NOT_FOUND: expired.
     pub fn verify(&self, bytes: &[u8], now_ms: u64) -> Result<Ticket> {
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| Error::invalid("this is not a Volley ticket"))?;
@@ -69,9 +99,11 @@ impl TicketKey {
             return Err(Error::invalid("the ticket is truncated"));
         }
         let (mac, body) = rest.split_at(MAC_BYTES);
-        self.mac(body).verify_slice(mac).map_err(|_| {
-            Error::denied("the ticket's signature is not this cluster's: it was altered, or another cluster signed it; call get_flight_info again")
-        })?;
+        if !self.is_signed(mac, |key| key.ticket_mac(body)) {
+            return Err(Error::denied(
+                "the ticket's signature is not this cluster's: it was altered, another cluster signed it, or this one has changed its keys since; call get_flight_info again",
+            ));
+        }
         let ticket = Ticket::decode(body).map_err(|e| Error::invalid(format!("the ticket cannot be read: {e}")))?;
         if ticket.expires_ms <= now_ms {
             return Err(Error::not_found(format!(
@@ -87,7 +119,7 @@ impl TicketKey {
         let body = assertion.encode_to_vec();
         let mut out = Vec::with_capacity(ASSERTION_MAGIC.len() + MAC_BYTES + body.len());
         out.extend_from_slice(ASSERTION_MAGIC);
-        out.extend_from_slice(&self.assertion_mac(&body).finalize().into_bytes());
+        out.extend_from_slice(&self.signing.assertion_mac(&body).finalize().into_bytes());
         out.extend_from_slice(&body);
         out
     }
@@ -95,16 +127,16 @@ impl TicketKey {
     /// Verifies the signature and the expiry (against `now_ms`) of a signed assertion. Its path is for the caller to check.
     ///
     /// # Errors
-    /// UNAUTHENTICATED: not an assertion, signed by another key, or expired.
+    /// UNAUTHENTICATED: not an assertion, signed by a key that is not accepted, or expired.
     pub fn verify_assertion(&self, bytes: &[u8], now_ms: u64) -> Result<Assertion> {
         let malformed = || Error::unauthenticated("the assertion of a member is malformed");
         let rest = bytes.strip_prefix(ASSERTION_MAGIC.as_slice()).ok_or_else(malformed)?;
         let (mac, body) = rest.split_at_checked(MAC_BYTES).ok_or_else(malformed)?;
-        self.assertion_mac(body).verify_slice(mac).map_err(|_| {
-            Error::unauthenticated(
+        if !self.is_signed(mac, |key| key.assertion_mac(body)) {
+            return Err(Error::unauthenticated(
                 "the assertion's signature is not this cluster's: only members may say on whose behalf they call",
-            )
-        })?;
+            ));
+        }
         let assertion = Assertion::decode(body).map_err(|_| malformed())?;
         if assertion.expires_ms <= now_ms {
             return Err(Error::unauthenticated(format!(
@@ -231,6 +263,26 @@ mod tests {
             refused(&bytes[..at]);
         }
         refused(&TicketKey::new(&[8; 32]).sign_assertion(&assertion()));
+    }
+
+    #[test]
+    fn other_keys_are_accepted_and_do_not_sign() {
+        let (next, former) = ([8; 32], [6; 32]);
+        let key = TicketKey::new(&[7; 32]).accepting([&next[..], &former[..]]);
+        for accepted in [[7; 32], next, former].map(|bytes| TicketKey::new(&bytes)) {
+            assert_eq!(key.verify(&accepted.sign(&ticket()), 0).unwrap(), ticket());
+            assert_eq!(key.verify_assertion(&accepted.sign_assertion(&assertion()), 0).unwrap(), assertion());
+        }
+        let alone = TicketKey::new(&[7; 32]);
+        alone.verify(&key.sign(&ticket()), 0).unwrap();
+        alone.verify_assertion(&key.sign_assertion(&assertion()), 0).unwrap();
+        let unknown = TicketKey::new(&[5; 32]);
+        assert_eq!(key.verify(&unknown.sign(&ticket()), 0).unwrap_err().code, Code::PermissionDenied);
+        let error = key.verify_assertion(&unknown.sign_assertion(&assertion()), 0).unwrap_err();
+        assert_eq!(error.code, Code::Unauthenticated);
+        let mut altered = TicketKey::new(&former).sign(&ticket());
+        *altered.last_mut().unwrap() ^= 1;
+        assert_eq!(key.verify(&altered, 0).unwrap_err().code, Code::PermissionDenied);
     }
 
     #[test]

@@ -46,7 +46,12 @@ debug_without_fields!(
     catalog::User,
     catalog::ServiceToken,
     catalog::SigningKey,
+    catalog::NextTicketKey,
+    catalog::FormerTicketKey,
+    catalog::RotateTicketKey,
+    catalog::AdministratorReset,
     cluster::Welcome,
+    cluster::IdentitySnapshot,
     cluster::LoginRequest,
     cluster::LoginReply,
 );
@@ -76,6 +81,20 @@ impl catalog::Compression {
     }
 }
 
+impl catalog::Role {
+    /// The name that actions, errors and `volley` have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            catalog::Role::Unspecified => "unknown",
+            catalog::Role::Reader => "reader",
+            catalog::Role::Writer => "writer",
+            catalog::Role::Owner => "owner",
+            catalog::Role::Operator => "operator",
+            catalog::Role::Admin => "admin",
+        }
+    }
+}
+
 impl catalog::Node {
     /// Whether the cluster heard from the node within `node_timeout_ms`. Readers are sent to it.
     pub fn is_alive(&self) -> bool {
@@ -100,3 +119,7 @@ pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 /// other changes only add fields. A coordinator accepts nodes whose protocol is one older or newer, so a change that raises
 /// it must keep coordinators and nodes of both versions compatible.
 pub const PROTOCOL: u32 = 1;
+
+/// The least [`raft::Identity::features`] of a coordinator that knows the catalog's commands of users, service tokens, grants,
+/// signing keys and quotas. It is also what this version says.
+pub const IDENTITY_FEATURES: u32 = 1;

@@ -47,6 +47,9 @@ pub struct CoordinatorConfig {
     /// A file with one line `name:password`: the first administrator, made once while the cluster has no users. Until then
     /// nobody may do anything.
     pub bootstrap_admin_file: Option<PathBuf>,
+    /// A file with one line `name:password`: this user gets the password, and becomes an administrator, when this coordinator
+    /// starts; once for each content.
+    pub reset_admin_file: Option<PathBuf>,
     /// A development cluster: the actions `clear` and `shutdown` are allowed.
     pub dev: bool,
     /// A node without heartbeat for this long is unreachable: readers are not sent to it and writes are not placed on
@@ -84,6 +87,7 @@ impl Default for CoordinatorConfig {
             join: false,
             locations: Vec::new(),
             bootstrap_admin_file: None,
+            reset_admin_file: None,
             dev: false,
             node_timeout_ms: 10_000,
             repair_delay_ms: 60_000,
@@ -167,6 +171,10 @@ pub struct CoordinatorArgs {
     /// A file with one line name:password, which becomes the first administrator while the cluster has no users.
     #[arg(long, value_name = "FILE")]
     pub bootstrap_admin_file: Option<PathBuf>,
+    /// A file with one line name:password: this user gets the password and becomes an administrator when this coordinator
+    /// starts, once for each content.
+    #[arg(long, value_name = "FILE")]
+    pub reset_admin_file: Option<PathBuf>,
     /// Allow the actions `clear` and `shutdown`, as in a development cluster.
     #[arg(long)]
     pub dev: bool,

@@ -20,9 +20,10 @@ pub fn identity_snapshot(catalog: &Catalog, config: &CoordinatorConfig) -> Ident
     IdentitySnapshot { closed: is_closed(catalog, config), ..catalog.identity_snapshot() }
 }
 
-/// Whether clients must identify themselves although there is no user yet: the cluster waits for its first administrator.
+/// Whether clients must identify themselves although there is no user: the cluster waits for its first administrator, or the
+/// last one was removed.
 pub fn is_closed(catalog: &Catalog, config: &CoordinatorConfig) -> bool {
-    config.bootstrap_admin_file.is_some() && catalog.users().next().is_none()
+    catalog.lost_identities() || config.bootstrap_admin_file.is_some() && catalog.users().next().is_none()
 }
 
 /// Stores a directory for every change that this coordinator applies, until the process stops. `known` becomes true with the

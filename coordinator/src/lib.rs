@@ -11,11 +11,14 @@
 //! | [`catalog`] | the state machine: rows, commands, queries |
 //! | [`raft`] | its replication: openraft on redb over tonic |
 //! | [`directory_updates`] | users, grants and signing keys, as each coordinator's catalog has them |
+//! | [`administrator_file`], [`admin_reset`] | administrators from files; the reset of one, for who has lost all |
 //! | [`client_listener`], [`catalog_scan`] | client listeners; long reads of the catalog |
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
 //! | [`recover_command`] | lets one coordinator continue alone after a majority was lost |
 
+pub mod admin_reset;
+pub mod administrator_file;
 pub mod catalog;
 pub mod catalog_scan;
 pub mod client_listener;

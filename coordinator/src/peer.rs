@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::identity::{Access, Authenticator, Identified, Secret};
 use volley_common::options::Options;
@@ -131,28 +132,52 @@ impl CoordinatorPeerService {
         }
     }
 
-    /// Checks the role that a call requires on its table; a refusal is recorded in the audit log, because the node cannot know
-    /// it. `operation`: what the client calls.
-    fn require<T>(
+    /// Begins the write of a client's put.
+    async fn begin_for(
         &self,
-        request: &Request<T>,
         access: &Access,
-        role: Role,
-        operation: &str,
         table: &TableName,
-    ) -> volley_common::Result<()> {
-        let checked = access.require(role, table.components());
-        if let Err(error) = &checked {
-            self.audit.record(AuditEvent {
-                access,
-                kind: if role == Role::Reader { AuditKind::Read } else { AuditKind::Write },
-                operation,
-                table: Some(table.components()),
-                request_id: request_id(request.metadata().as_ref()),
-                result: Err(error),
-            });
+        request: BeginWriteRequest,
+    ) -> Result<WritePlan, Status> {
+        access.require(Role::Writer, table.components())?;
+        let _place = self.planning.enter(access).await?;
+        Ok(self.write.begin_write(access, request).await?)
+    }
+
+    /// Plans the read of a client's get by name.
+    async fn plan_for(
+        &self,
+        access: &Access,
+        table: &TableName,
+        request: PlanReadRequest,
+    ) -> Result<PlanReadReply, Status> {
+        access.require(Role::Reader, table.components())?;
+        let PlanReadRequest { table: _, columns, version, limit, decompress } = request;
+        let columns = (!columns.is_empty()).then_some(columns);
+        let decompress = decompress.then_some(true);
+        let options = Options { columns, version, limit, decompress, ..Options::default() };
+        let _place = self.planning.enter(access).await?;
+        let ticket = self.read.plan_ticket(access, table, &options).await?;
+        Ok(PlanReadReply { ticket: ticket.into() })
+    }
+
+    /// Records in the audit log that a call for a client was refused. The node leaves these lines to the coordinator, which knows
+    /// the newest grants, and records how all other calls end. `operation`: what the client calls.
+    fn record_refusal<T>(
+        &self,
+        access: &Access,
+        (kind, operation): (AuditKind, &str),
+        table: &TableName,
+        metadata: &MetadataMap,
+        result: &Result<T, Status>,
+    ) {
+        let Err(status) = result else { return };
+        let error = Error::from(status.clone());
+        let (table, request_id) = (Some(table.components()), request_id(metadata.as_ref()));
+        let event = AuditEvent { access, kind, operation, table, request_id, result: Err(&error) };
+        if event.is_refusal() {
+            self.audit.record(event);
         }
-        checked
     }
 
     /// Records the login of a client at a node.
@@ -218,9 +243,10 @@ impl Coordinator for CoordinatorPeerService {
         self.check_node(&caller, NodeId(request.get_ref().writer)).await?;
         let access = self.asserted(&request, BEGIN_WRITE)?;
         let table = TableName::from_components(&request.get_ref().table)?;
-        self.require(&request, &access, Role::Writer, "DoPut", &table)?;
-        let _place = self.planning.enter(&access).await?;
-        Ok(Response::new(self.write.begin_write(&access, request.into_inner()).await?))
+        let (metadata, _, request) = request.into_parts();
+        let plan = self.begin_for(&access, &table, request).await;
+        self.record_refusal(&access, (AuditKind::Write, "DoPut"), &table, &metadata, &plan);
+        plan.map(Response::new)
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
@@ -266,15 +292,11 @@ impl Coordinator for CoordinatorPeerService {
     async fn plan_read(&self, request: Request<PlanReadRequest>) -> Result<Response<PlanReadReply>, Status> {
         Caller::of(request.extensions()).speaks_as(MemberRole::Node)?;
         let access = self.asserted(&request, PLAN_READ)?;
-        let name = TableName::from_components(&request.get_ref().table)?;
-        self.require(&request, &access, Role::Reader, "DoGet", &name)?;
-        let PlanReadRequest { table: _, columns, version, limit, decompress } = request.into_inner();
-        let columns = (!columns.is_empty()).then_some(columns);
-        let decompress = decompress.then_some(true);
-        let options = Options { columns, version, limit, decompress, ..Options::default() };
-        let _place = self.planning.enter(&access).await?;
-        let ticket = self.read.plan_ticket(&access, &name, &options).await?;
-        Ok(Response::new(PlanReadReply { ticket: ticket.into() }))
+        let table = TableName::from_components(&request.get_ref().table)?;
+        let (metadata, _, request) = request.into_parts();
+        let plan = self.plan_for(&access, &table, request).await;
+        self.record_refusal(&access, (AuditKind::Read, "DoGet"), &table, &metadata, &plan);
+        plan.map(Response::new)
     }
 
     async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginReply>, Status> {

@@ -13,6 +13,7 @@ use volley_common::server::{
 use volley_common::tls::MemberRole;
 use volley_common::{Error, Result};
 
+use crate::admin_reset;
 use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
 use crate::directory_updates;
@@ -120,6 +121,12 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         services.config.clone(),
         services.directory.clone(),
         known,
+        services.stop.clone(),
+    ));
+    lifecycle.spawn_client_task(admin_reset::run(
+        raft.clone(),
+        services.config.clone(),
+        services.audit.clone(),
         services.stop.clone(),
     ));
     lifecycle.spawn_client_task(node_probes::run(raft.clone(), services.pool.clone(), services.stop.clone()));

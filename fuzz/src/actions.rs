@@ -11,7 +11,7 @@ use volley_common::options::TableRequest;
 use volley_common::{Error, Result};
 use volley_coordinator::flight::action_bodies::{
     AddCoordinatorBody, CoordinatorBody, CreateTableBody, DrainNodeBody, DropTableBody, EmptyBody, NodeBody,
-    RestoreVersionBody, StatsBody, TableBody, WriteBody, parse,
+    RestoreVersionBody, RotateKeysBody, StatsBody, TableBody, WriteBody, parse,
 };
 use volley_coordinator::flight::session_options::{
     FlightSessions, SessionOption, SessionOptionMap, SessionOptionValue,
@@ -53,6 +53,7 @@ fn parse_body(action: &str, body: &[u8]) -> Result<()> {
         "undrain_node" | "remove_node" => parsed::<NodeBody>(action, body),
         "add_coordinator" => parsed::<AddCoordinatorBody>(action, body),
         "remove_coordinator" => parsed::<CoordinatorBody>(action, body),
+        "rotate_keys" => parsed::<RotateKeysBody>(action, body),
         "CancelFlightInfo" => decoded::<CancelFlightInfoRequest>(body),
         "RenewFlightEndpoint" => decoded::<RenewFlightEndpointRequest>(body),
         "SetSessionOptions" => set_session(body),
@@ -77,11 +78,11 @@ fn check_create(body: &CreateTableBody) {
 
 fn set_session(body: &[u8]) -> Result<()> {
     let sessions = FlightSessions::default();
-    let (_, id) = sessions.set(None, body)?;
-    let options = sessions.get(id.as_deref());
+    let (_, id) = sessions.set("", None, body)?;
+    let options = sessions.get("", id.as_deref());
     assert!(id.is_some() && options.options.len() <= 64);
-    sessions.close(id.as_deref());
-    assert!(sessions.get(id.as_deref()).options.is_empty());
+    sessions.close("", id.as_deref());
+    assert!(sessions.get("", id.as_deref()).options.is_empty());
     Ok(())
 }
 
@@ -128,6 +129,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "drain_node\n{\"node\": \"00ff\", \"begin\": false}".into(),
         "add_coordinator\n{\"id\": 4, \"peer\": \"h:1\"}".into(),
         "remove_coordinator\n{\"id\": 4}".into(),
+        "rotate_keys\n{\"revoke_sessions\": true, \"ticket_key\": true}".into(),
         "list_tables\n{}".into(),
     ];
     let texts = texts.into_iter().chain(types.map(typed)).map(String::into_bytes);

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::server::audit::{AuditEvent, REQUEST_ID_HEADER, request_id};
 use volley_common::ticket::TicketKey;
 use volley_common::tls::Caller;
 use volley_common::wire::cluster::Assertion;
-use volley_common::{Error, Result, clock};
+use volley_common::{Code, Error, Result, clock};
 
 use crate::cluster_view::ClusterView;
 
@@ -17,6 +18,8 @@ use crate::cluster_view::ClusterView;
 const OWN_WORK_HEADER: &str = "x-volley-own-work-bin";
 /// How long such a header is valid, milliseconds: as long as a client's assertion.
 const OWN_WORK_MS: u64 = 60_000;
+/// More of a client's name for its call is not told to other members: a line of the audit log has no more of it either.
+const MAX_REQUEST_ID: usize = 1024;
 
 /// A caller, as this node asserts it to other members. Cheap to clone.
 ///
@@ -25,6 +28,8 @@ const OWN_WORK_MS: u64 = 60_000;
 pub struct AssertedCaller {
     caller: CallOrigin,
     cluster: Arc<ClusterView>,
+    /// How the client names its call.
+    request_id: Option<HeaderValue>,
 }
 
 #[derive(Clone)]
@@ -36,17 +41,28 @@ enum CallOrigin {
 impl AssertedCaller {
     /// A client. Without a principal, as in an open cluster, nothing is asserted.
     pub fn client(access: Access, cluster: Arc<ClusterView>) -> Self {
-        AssertedCaller { caller: CallOrigin::Client(access), cluster }
+        AssertedCaller { caller: CallOrigin::Client(access), cluster, request_id: None }
     }
 
     /// The cluster's own work, which no client requested.
     pub fn cluster(cluster: Arc<ClusterView>) -> Self {
-        AssertedCaller { caller: CallOrigin::Cluster, cluster }
+        AssertedCaller { caller: CallOrigin::Cluster, cluster, request_id: None }
     }
 
-    /// Adds the assertion to the headers of a call of `path`. Before the node's first session there is no key and nothing is
-    /// added.
+    /// The same, and other members are told how the client names its call, if these headers of the call do: then it is found in
+    /// their audit logs.
+    pub fn named_by(mut self, headers: &HeaderMap) -> Self {
+        let name = request_id(headers).map(|name| &name[..name.len().min(MAX_REQUEST_ID)]);
+        self.request_id = name.and_then(|name| HeaderValue::from_str(name).ok());
+        self
+    }
+
+    /// Adds the assertion and the client's name for its call to the headers of a call of `path`. Before the node's first session
+    /// there is no key and no assertion.
     pub fn assert_in(&self, headers: &mut HeaderMap, path: &str) {
+        if let Some(id) = &self.request_id {
+            headers.insert(REQUEST_ID_HEADER, id.clone());
+        }
         let Some(key) = self.cluster.ticket_key.load_full() else { return };
         let now_ms = clock::now_ms();
         match &self.caller {
@@ -102,10 +118,15 @@ pub fn is_own_work(headers: &HeaderMap, caller: &Caller, key: &TicketKey, path: 
     }
 }
 
+/// Whether a call that a coordinator answered with this error is in the coordinator's audit log: it records what it refuses to
+/// the principal that this node asserts. Of UNAUTHENTICATED it knows no principal.
+pub fn is_refused_by_coordinator(event: &AuditEvent<'_>) -> bool {
+    event.is_refusal() && event.result.is_err_and(|error| error.code != Code::Unauthenticated)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use volley_common::Code;
     use volley_common::grpc::DO_GET;
 
     use super::*;
@@ -152,6 +173,22 @@ mod tests {
         let mut text = HeaderMap::new();
         text.insert(OWN_WORK_HEADER, http::HeaderValue::from_static("*"));
         assert_eq!(is_own_work(&text).unwrap_err().code, Code::Unauthenticated);
+    }
+
+    #[test]
+    fn name_of_the_client_for_its_call_is_told_to_other_members() {
+        let told = |name: &[u8]| {
+            let of_client = HeaderMap::from_iter([(
+                http::HeaderName::from_static(REQUEST_ID_HEADER),
+                HeaderValue::from_bytes(name).unwrap(),
+            )]);
+            let mut headers = HeaderMap::new();
+            AssertedCaller::client(Access::open(), cluster().0).named_by(&of_client).assert_in(&mut headers, DO_GET);
+            headers.get(REQUEST_ID_HEADER).map(|name| name.to_str().unwrap().to_string())
+        };
+        assert_eq!(told(b"job-7").unwrap(), "job-7");
+        assert_eq!(told(&[b'x'; 50_000]).unwrap().len(), MAX_REQUEST_ID);
+        assert_eq!(told(b"\xff"), None, "no line shows it");
     }
 
     #[test]

@@ -11,7 +11,9 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Extensions, HeaderMap};
 use volley_common::grpc::DO_GET;
-use volley_common::identity::{Access, Authenticator, Credentials, Identified, Secret, is_public};
+use volley_common::identity::{
+    Access, Authenticator, Credentials, Identified, Secret, certificate_needs_no_token, is_public,
+};
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall, request_id};
 use volley_common::server::http::identity::HttpLogin;
 use volley_common::server::serve::PeerAddress;
@@ -112,6 +114,11 @@ impl CallerIdentifier {
     /// # Errors
     /// Those of [`LoginClient::session_token`]. UNAVAILABLE: this node does not know yet what the coordinators know.
     async fn access_of_password(&self, user: &str, password: &Secret, peer: Option<SocketAddr>) -> Result<Access> {
+        Ok(self.known_login(user, password, peer).await?.1)
+    }
+
+    /// The session token of a login and its access, as soon as this node accepts the token.
+    async fn known_login(&self, user: &str, password: &Secret, peer: Option<SocketAddr>) -> Result<(Secret, Access)> {
         let mut directories = self.cluster.directory.subscribe();
         let token = self.log_in(user, password, peer).await?;
         let known = async {
@@ -125,14 +132,15 @@ impl CallerIdentifier {
                 }
             }
         };
-        match tokio::time::timeout(DIRECTORY_TIMEOUT, known).await {
-            Ok(access) => access,
+        let access = match tokio::time::timeout(DIRECTORY_TIMEOUT, known).await {
+            Ok(access) => access?,
             Err(_) => self.authenticator.access_of_token(&token, peer).map_err(|error| {
                 Error::unavailable(format!(
                     "this node does not know yet what its coordinators know ({error}): try again"
                 ))
-            }),
-        }
+            })?,
+        };
+        Ok((token, access))
     }
 
     async fn log_in(&self, user: &str, password: &Secret, peer: Option<SocketAddr>) -> Result<Secret> {
@@ -172,34 +180,37 @@ impl CallerIdentifier {
             }),
             Identified::Login { user, password } => {
                 *claimed = Some(user.clone());
-                self.log_in(&user, &password, peer).await.map(HandshakeAnswer::Token)
+                let (token, _) = self.known_login(&user, &password, peer).await?;
+                Ok(HandshakeAnswer::Token(token))
             }
         }
     }
 
-    /// The answer to a handshake whose headers have no credentials: the session token for those of its first message. `None` for a
-    /// client that needs no token, by its certificate.
+    /// The answer to a handshake whose headers have no credentials: the session token for those of its first message.
     ///
     /// # Errors
-    /// UNAUTHENTICATED: the credentials are invalid, or there are none. Those of [`LoginClient::session_token`].
+    /// UNAUTHENTICATED: the credentials are invalid, or there are none. FAILED_PRECONDITION: the client has only a certificate, and
+    /// needs no token. Those of [`LoginClient::session_token`].
     pub async fn answer_to_message(
         &self,
         access: &Access,
         payload: &[u8],
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Option<Secret>> {
+    ) -> Result<Secret> {
         let mut claimed = None;
         let token = match Credentials::of_handshake_payload(payload) {
             Ok(Credentials::Basic { user, password }) => {
-                let token = self.log_in(&user, &password, PeerAddress::of(extensions)).await;
+                let login = self.known_login(&user, &password, PeerAddress::of(extensions)).await;
                 claimed = Some(user);
-                token.map(Some)
+                login.map(|(token, _)| token)
             }
-            Ok(Credentials::None | Credentials::Bearer(_)) if access.principal().is_some() => Ok(None),
-            Ok(Credentials::None | Credentials::Bearer(_)) => Err(Error::unauthenticated(
-                "the handshake has no credentials: send authorization: Basic with user and password, or authorization: Bearer with a token",
-            )),
+            Ok(Credentials::None | Credentials::Bearer(_)) => Err(match access.principal() {
+                Some(client) => certificate_needs_no_token(&client.name),
+                None => Error::unauthenticated(
+                    "the handshake has no credentials: send authorization: Basic with user and password, or authorization: Bearer with a token",
+                ),
+            }),
             Err(error) => Err(error),
         };
         token.inspect_err(|error| {

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use volley_common::identity::{Directory, DirectoryHandle};
 use volley_common::listen::host_port;
@@ -22,6 +24,8 @@ pub struct ClusterView {
     pub cancelled: CancelledFlights,
     /// Users, grants and signing keys; unknown until the node's first session. It stays when a session ends.
     pub directory: DirectoryHandle,
+    /// That a leader sent no users and grants to a node that knows some is logged.
+    was_identity_missing: AtomicBool,
 }
 
 impl Default for ClusterView {
@@ -31,6 +35,7 @@ impl Default for ClusterView {
             members: ArcSwap::default(),
             cancelled: CancelledFlights::default(),
             directory: DirectoryHandle::new(),
+            was_identity_missing: AtomicBool::new(false),
         }
     }
 }
@@ -46,10 +51,37 @@ impl ClusterView {
         })
     }
 
-    /// Adopts the leader's users, grants and signing keys. `None`: the leader's version knows none, so that everybody may do
-    /// everything, as in a cluster without users.
-    pub fn set_identity(&self, snapshot: Option<&cluster::IdentitySnapshot>) {
-        self.directory.store(snapshot.map_or_else(Directory::open, Directory::new));
+    /// Adopts the ticket keys: the first one signs, all are accepted. None: those of before stay.
+    pub fn set_ticket_keys(&self, keys: &[Bytes]) {
+        if let Some((signing, others)) = keys.split_first() {
+            let key = TicketKey::new(signing).accepting(others.iter().map(|other| &other[..]));
+            self.ticket_key.store(Some(Arc::new(key)));
+        }
+    }
+
+    /// Adopts the leader's users, grants, signing keys and ticket keys. `None`: the leader's version knows none, so that
+    /// everybody may do everything, as in a cluster without users. But known users and grants stay: a leader of an earlier
+    /// version must not open the cluster.
+    ///
+    /// # Errors
+    /// INTERNAL: the work was not done; what was known stays.
+    pub async fn set_identity(&self, snapshot: Option<cluster::IdentitySnapshot>) -> Result<()> {
+        let Some(snapshot) = snapshot else {
+            if self.directory.load().is_none_or(|known| known.is_open()) {
+                self.directory.store(Directory::open());
+            } else if !self.was_identity_missing.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    "the leading coordinator knows no users and grants, because it is of an earlier version: those that are known stay in force; upgrade all coordinators"
+                );
+            }
+            return Ok(());
+        };
+        self.set_ticket_keys(&snapshot.ticket_keys);
+        // Many users take a while.
+        let built = tokio::task::spawn_blocking(move || Directory::new(&snapshot)).await;
+        self.directory.store(built.map_err(|e| Error::internal(format!("users and grants: {e}")))?);
+        self.was_identity_missing.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Checks that the ticket's FlightInfo was not cancelled.
@@ -121,18 +153,62 @@ impl CancelledFlights {
 mod tests {
     use super::*;
 
-    #[test]
-    fn directory_is_unknown_until_the_leader_describes_it() {
+    fn with_user(epoch: u64) -> cluster::IdentitySnapshot {
+        let user = catalog::User { name: "ann".into(), ..catalog::User::default() };
+        cluster::IdentitySnapshot { epoch, users: vec![user], ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn directory_is_unknown_until_the_leader_describes_it() {
         let view = ClusterView::default();
         assert!(view.directory.load().is_none());
-        let user = catalog::User { name: "ann".into(), ..catalog::User::default() };
-        view.set_identity(Some(&cluster::IdentitySnapshot { epoch: 3, users: vec![user], ..Default::default() }));
+        view.set_identity(None).await.unwrap();
+        assert!(view.directory.load().unwrap().is_open(), "a leader of an earlier version");
+        view.set_identity(Some(with_user(3))).await.unwrap();
         let known = view.directory.load().unwrap();
         assert!(known.epoch() == 3 && !known.is_open() && known.user("ann").is_some() && known.user("bob").is_none());
-        view.set_identity(Some(&cluster::IdentitySnapshot { closed: true, ..Default::default() }));
+        view.set_identity(Some(cluster::IdentitySnapshot { closed: true, ..Default::default() })).await.unwrap();
         assert!(!view.directory.load().unwrap().is_open(), "waits for its first administrator");
-        view.set_identity(None);
-        assert!(view.directory.load().unwrap().is_open(), "a leader of an earlier version");
+    }
+
+    #[tokio::test]
+    async fn leader_of_an_earlier_version_does_not_open_a_cluster_with_users() {
+        let view = ClusterView::default();
+        view.set_identity(Some(with_user(3))).await.unwrap();
+        view.set_identity(None).await.unwrap();
+        let known = view.directory.load().unwrap();
+        assert!(known.epoch() == 3 && !known.is_open() && known.user("ann").is_some());
+        view.set_identity(Some(cluster::IdentitySnapshot { epoch: 4, ..Default::default() })).await.unwrap();
+        assert!(view.directory.load().unwrap().is_open(), "users were removed");
+    }
+
+    #[tokio::test]
+    async fn ticket_keys_are_replaced_by_the_leader_and_stay_if_it_names_none() {
+        let view = ClusterView::default();
+        let [old, new] = [[1; 32], [2; 32]].map(|key| Bytes::copy_from_slice(&key));
+        let set = async |keys: Vec<Bytes>| {
+            let snapshot = cluster::IdentitySnapshot { ticket_keys: keys, ..Default::default() };
+            view.set_identity(Some(snapshot)).await.unwrap();
+        };
+        let ticket = cluster::Ticket { expires_ms: 1_000, ..cluster::Ticket::default() };
+        let accepts = |key: &Bytes| {
+            let signed = TicketKey::new(key).sign(&ticket);
+            view.ticket_key.load_full().is_some_and(|own| own.verify(&signed, 0).is_ok())
+        };
+        let signs = |key: &Bytes| {
+            let signed = view.ticket_key.load_full().map(|own| own.sign(&ticket));
+            signed.is_some_and(|signed| TicketKey::new(key).verify(&signed, 0).is_ok())
+        };
+        view.set_ticket_keys(std::slice::from_ref(&old));
+        assert!(accepts(&old) && signs(&old) && !accepts(&new));
+        set(vec![old.clone(), new.clone()]).await;
+        assert!(accepts(&old) && accepts(&new) && signs(&old), "the next one does not sign yet");
+        set(Vec::new()).await;
+        assert!(accepts(&new), "a leader of an earlier version");
+        set(vec![new.clone(), old.clone()]).await;
+        assert!(accepts(&old) && signs(&new));
+        set(vec![new.clone()]).await;
+        assert!(!accepts(&old) && accepts(&new));
     }
 
     #[test]

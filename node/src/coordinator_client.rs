@@ -209,19 +209,35 @@ impl CoordinatorClient {
     /// UNAUTHENTICATED: no such user, or another password. RESOURCE_EXHAUSTED: too many logins of the user or from the
     /// address failed.
     pub async fn login(&self, request: LoginRequest) -> Result<LoginReply> {
-        self.call(
-            BrokenCall::Fail,
-            self.deadline,
-            request,
-            |mut stub, request| async move { stub.login(request).await },
-        )
+        // Not hedged: a wrong password counts at each coordinator that verifies it, and verifying takes much of a core, so slow
+        // coordinators must not get twice as many.
+        self.call_hedged(None, BrokenCall::Fail, self.deadline, request, |mut stub, request| async move {
+            stub.login(request).await
+        })
         .await
     }
 
-    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed. All
+    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed. These
     /// calls may take effect twice, so they are hedged.
     async fn call<Req, Rep, Call, Fut>(
         &self,
+        if_broken: BrokenCall,
+        deadline: Duration,
+        request: Req,
+        call: Call,
+    ) -> Result<Rep>
+    where
+        Req: Clone,
+        Call: Fn(CoordinatorStub<Channel>, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Rep>, Status>>,
+    {
+        self.call_hedged(Some(HEDGE_AFTER), if_broken, deadline, request, call).await
+    }
+
+    /// The same; `hedge_after`: when a call that has no answer is sent to a second coordinator too, if ever.
+    async fn call_hedged<Req, Rep, Call, Fut>(
+        &self,
+        hedge_after: Option<Duration>,
         if_broken: BrokenCall,
         deadline: Duration,
         request: Req,
@@ -245,7 +261,7 @@ impl CoordinatorClient {
         };
         loop {
             let mut round = Failover::new(self.addrs());
-            if let Some(answer) = self.pool.attempt_any(&mut round, Some(HEDGE_AFTER), attempt).await {
+            if let Some(answer) = self.pool.attempt_any(&mut round, hedge_after, attempt).await {
                 return answer;
             }
             let Some(error) = round.into_error() else {

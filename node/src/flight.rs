@@ -99,7 +99,7 @@ async fn handshake(
     let (metadata, extensions, mut messages) = request.into_parts();
     let headers = metadata.into_headers();
     let access = match callers.answer_to_headers(&headers, &extensions).await? {
-        HandshakeAnswer::Token(token) => return handshake_reply(Some(token), None, messages),
+        HandshakeAnswer::Token(token) => return handshake_reply(&token, None, messages),
         HandshakeAnswer::ByMessage(access) => access,
     };
     let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, messages.message()).await;
@@ -107,29 +107,27 @@ async fn handshake(
         first.map_err(|_| Error::deadline("the handshake has no credentials in its headers, and no message"))??;
     let payload = first.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
     let token = callers.answer_to_message(&access, &payload, &headers, &extensions).await?;
-    handshake_reply(token, first, messages)
+    handshake_reply(&token, first, messages)
 }
 
 /// Answers each message as it arrives; a client that sends no message gets the token in the header only. `first`: a message
 /// that was read already.
 fn handshake_reply(
-    token: Option<Secret>,
+    token: &Secret,
     first: Option<HandshakeRequest>,
     rest: Streaming<HandshakeRequest>,
 ) -> Result<Response<BoxStream<HandshakeResponse>>, Status> {
-    let payload = token.as_ref().map(|token| Bytes::from(token.expose().to_string())).unwrap_or_default();
+    let payload = Bytes::from(token.expose().to_string());
     let messages = stream::iter(first.map(Ok)).chain(rest);
     let replies = messages.take(MAX_HANDSHAKE).map(move |message| {
         let protocol_version = message?.protocol_version;
         Ok(HandshakeResponse { protocol_version, payload: payload.clone() })
     });
     let mut response = Response::new(replies.boxed());
-    if let Some(token) = token {
-        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.expose()))
-            .map_err(|_| Error::internal("the token is not a valid header value"))?;
-        bearer.set_sensitive(true);
-        response.metadata_mut().insert("authorization", bearer);
-    }
+    let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.expose()))
+        .map_err(|_| Error::internal("the token is not a valid header value"))?;
+    bearer.set_sensitive(true);
+    response.metadata_mut().insert("authorization", bearer);
     response.metadata_mut().insert(NOW_HEADER, clock::now_ms().into());
     Ok(response)
 }

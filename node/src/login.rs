@@ -2,15 +2,17 @@
 //! clients send their password with every call, and verifying one takes a coordinator tens of milliseconds of a core.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 use volley_common::identity::Secret;
 use volley_common::wire::cluster::LoginRequest;
-use volley_common::{Error, Result};
+use volley_common::{Code, Error, Result};
 
 use crate::coordinator_client::CoordinatorClient;
 
@@ -22,18 +24,33 @@ const MAX_CACHED: usize = 10_000;
 const MAX_CONCURRENT: usize = 64;
 /// How long a login waits for others.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Calls that may wait for a login. Further ones are refused at once.
+const MAX_WAITING: usize = 1024;
 
 /// SHA-256 of the salt of this process, a user and a password.
 type PasswordDigest = [u8; 32];
+
+/// Who logs in: the digest, and the client's address, by which coordinators slow down guessing: what is refused to one address
+/// is not refused to others.
+type LoginKey = (PasswordDigest, String);
+
+/// The result of a login, once there is one.
+type LoginResult = OnceCell<Result<Secret>>;
 
 /// Logs users in at the coordinators.
 pub struct LoginClient {
     coordinators: Arc<CoordinatorClient>,
     salt: [u8; 32],
     cached: Mutex<LoginCache>,
-    /// A login locks the one that its digest selects. So the calls that a client makes at once with one password are one login,
-    /// and the number of concurrent ones is bounded. The digest is salted: a client cannot select another's lock.
-    locks: [tokio::sync::Mutex<()>; MAX_CONCURRENT],
+    /// Logins that are in progress: the calls that a client makes at once with one password are one login, whether it fails or
+    /// not.
+    in_progress: Mutex<HashMap<LoginKey, Weak<LoginResult>>>,
+    /// Places of logins that are sent to coordinators.
+    sending: Semaphore,
+    /// Places of calls that wait for a login.
+    waiting: Semaphore,
+    /// Whether no coordinator answered the last login.
+    is_unanswered: AtomicBool,
 }
 
 impl LoginClient {
@@ -43,7 +60,10 @@ impl LoginClient {
             coordinators,
             salt: rand::random(),
             cached: Mutex::default(),
-            locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            in_progress: Mutex::default(),
+            sending: Semaphore::new(MAX_CONCURRENT),
+            waiting: Semaphore::new(MAX_WAITING),
+            is_unanswered: AtomicBool::new(false),
         }
     }
 
@@ -68,19 +88,46 @@ impl LoginClient {
         if let Some(token) = cached() {
             return Ok(token);
         }
-        let lock = &self.locks[digest[0] as usize % MAX_CONCURRENT];
-        let wait = timeout(MAX_WAIT, lock.lock()).await;
-        let _lock =
-            wait.map_err(|_| Error::exhausted("too many clients are logging in at this node: try again later"))?;
-        // Perhaps of the call that held the lock before.
-        if let Some(token) = cached() {
-            return Ok(token);
-        }
-        let (user, password) = (user.into(), password.expose().into());
-        let request = LoginRequest { user, password, address: address.into() };
-        let token = Secret::new(self.coordinators.login(request).await?.token);
-        self.cached.lock().insert(digest, token.clone(), Instant::now());
-        Ok(token)
+        let _waiting = self.waiting.try_acquire().map_err(|_| too_many())?;
+        let joined = self.join((digest, address.into()));
+        let login = async {
+            // Perhaps of a login that ended in this moment.
+            if let Some(token) = cached() {
+                return Ok(token);
+            }
+            let (user, password) = (user.into(), password.expose().into());
+            let token = self.send(LoginRequest { user, password, address: address.into() }).await?;
+            self.cached.lock().insert(digest, token.clone(), Instant::now());
+            Ok::<_, Error>(token)
+        };
+        joined.result_of(login).await
+    }
+
+    /// The login of these credentials that is in progress, or a new one.
+    fn join(&self, key: LoginKey) -> JoinedLogin<'_> {
+        let mut in_progress = self.in_progress.lock();
+        let known = in_progress.get(&key).and_then(Weak::upgrade);
+        let result = known.unwrap_or_else(|| {
+            let new = Arc::new(LoginResult::new());
+            in_progress.insert(key.clone(), Arc::downgrade(&new));
+            new
+        });
+        JoinedLogin { logins: self, key, result: Some(result) }
+    }
+
+    /// Sends a login to the coordinators, in turn.
+    async fn send(&self, request: LoginRequest) -> Result<Secret> {
+        let place = timeout(MAX_WAIT, self.sending.acquire()).await;
+        // If those that have the places get no answer, it is not for their number.
+        let place = place.map_err(|_| match self.is_unanswered.load(Ordering::Relaxed) {
+            true => Error::unavailable("no coordinator answers the logins of this node: try again"),
+            false => too_many(),
+        })?;
+        let _place = place.map_err(|_| Error::internal("the places of logins are never closed"))?;
+        let reply = self.coordinators.login(request).await;
+        let is_unanswered = reply.as_ref().is_err_and(|error| error.code == Code::Unavailable);
+        self.is_unanswered.store(is_unanswered, Ordering::Relaxed);
+        Ok(Secret::new(reply?.token))
     }
 
     fn digest(&self, user: &str, password: &Secret) -> PasswordDigest {
@@ -91,6 +138,39 @@ impl LoginClient {
         hash.update(user);
         hash.update(password.expose());
         hash.finalize().into()
+    }
+}
+
+fn too_many() -> Error {
+    Error::exhausted("too many clients are logging in at this node: try again later")
+}
+
+/// A call's part in a login. The last one that is dropped removes the login, so that the next call begins another.
+struct JoinedLogin<'a> {
+    logins: &'a LoginClient,
+    key: LoginKey,
+    /// `None` only while it is dropped.
+    result: Option<Arc<LoginResult>>,
+}
+
+impl JoinedLogin<'_> {
+    /// The result of the login. One of its calls runs it, another one if that is cancelled.
+    async fn result_of(&self, login: impl Future<Output = Result<Secret>>) -> Result<Secret> {
+        match &self.result {
+            Some(result) => result.get_or_init(|| login).await.clone(),
+            None => Err(Error::internal("a login was dropped")),
+        }
+    }
+}
+
+impl Drop for JoinedLogin<'_> {
+    fn drop(&mut self) {
+        let mut in_progress = self.logins.in_progress.lock();
+        // Under the lock: of two that are dropped at once, the second one is the last.
+        drop(self.result.take());
+        if in_progress.get(&self.key).is_some_and(|login| login.strong_count() == 0) {
+            in_progress.remove(&self.key);
+        }
     }
 }
 
@@ -118,8 +198,6 @@ impl LoginCache {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use volley_common::Code;
-
     use super::*;
     use crate::put::tests::cluster::InProcessCluster;
 
@@ -145,6 +223,29 @@ mod tests {
         let requests = cluster.coordinator.state.lock().logins.clone();
         assert_eq!(requests.len(), 1);
         assert_eq!((requests[0].user.as_str(), requests[0].address.as_str()), ("ann", "192.0.2.1"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_at_once_share_a_failed_login() {
+        let (cluster, logins) = logins().await;
+        let calls = (0..50).map(|_| login(&logins, "guess"));
+        for result in futures::future::join_all(calls).await {
+            assert_eq!(result.unwrap_err().code, Code::Unauthenticated);
+        }
+        assert_eq!(cluster.coordinator.state.lock().logins.len(), 1);
+        assert!(logins.in_progress.lock().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn waiting_logins_are_bounded() {
+        let (cluster, logins) = logins().await;
+        login(&logins, "secret").await.unwrap();
+        let others = logins.waiting.try_acquire_many(MAX_WAITING as u32).unwrap();
+        assert_eq!(login(&logins, "guess").await.unwrap_err().code, Code::ResourceExhausted);
+        login(&logins, "secret").await.unwrap();
+        assert_eq!(cluster.coordinator.state.lock().logins.len(), 1, "a cached login waits for nobody");
+        drop(others);
+        assert_eq!(login(&logins, "guess").await.unwrap_err().code, Code::Unauthenticated);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -23,8 +23,11 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use volley_common::fairness::CallLimit;
-use volley_common::http2::{AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error};
-use volley_common::identity::{Access, assert_principal};
+use volley_common::http2::{
+    AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UNIDENTIFIED_TIMEOUT, UnidentifiedBody,
+    decompressed, grpc_error,
+};
+use volley_common::identity::{Access, assert_principal, is_public};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
@@ -81,11 +84,13 @@ impl NodeRouter {
         if let Err(error) = self.callers.identify(&mut head).await {
             return grpc_error(error);
         }
-        // Health checks are not counted: a busy node is healthy.
-        if !head.uri.path().starts_with(FLIGHT_SERVICE) {
-            return self.route(Request::from_parts(head, body)).await;
-        }
-        let permit = match self.calls.admit(&Access::of(&head.extensions)) {
+        let access = Access::of(&head.extensions);
+        // A busy node is healthy: health checks have their own places.
+        let admitted = match head.uri.path().starts_with(FLIGHT_SERVICE) {
+            true => self.calls.admit(&access),
+            false => self.calls.admit_other_service(&access),
+        };
+        let permit = match admitted {
             Ok(permit) => permit,
             Err(status) => return grpc_error(status),
         };
@@ -111,11 +116,8 @@ impl NodeRouter {
                 reply.unwrap_or_else(grpc_error)
             }
             _ => {
-                let request = match decompressed(
-                    request.map(|body| AdvancingBody::new(CompleteBody(body))),
-                    put.config.max_message,
-                ) {
-                    Ok(request) => request.map(tonic::body::Body::new),
+                let request = match for_tonic(request, put.config.max_message) {
+                    Ok(request) => request,
                     Err(error) => return grpc_error(error),
                 };
                 match tonic.call(request).await {
@@ -125,6 +127,17 @@ impl NodeRouter {
             }
         }
     }
+}
+
+/// A call for tonic, with messages of at most `max_message` bytes. Handshakes and health checks, which anybody may send, are
+/// neither larger nor slower than such calls need.
+fn for_tonic(request: Request<Incoming>, max_message: usize) -> Result<Request<tonic::body::Body>> {
+    let request = request.map(CompleteBody);
+    if is_public(request.uri().path()) {
+        let request = request.map(|body| AdvancingBody::new(UnidentifiedBody::new(body)));
+        return Ok(decompressed(request, MAX_UNIDENTIFIED)?.map(tonic::body::Body::new));
+    }
+    Ok(decompressed(request.map(AdvancingBody::new), max_message)?.map(tonic::body::Body::new))
 }
 
 impl Service<Request<Incoming>> for NodeRouter {
@@ -160,7 +173,8 @@ async fn proxy_to_coordinator(
     let (mut head, body) = request.into_parts();
     let is_tls = *Caller::of(&head.extensions) != Caller::Plaintext;
     describe_client(&mut head.headers, listener, is_tls);
-    let body = read_metadata_request(body, METADATA_TIMEOUT).await?;
+    let (max_bytes, timeout) = metadata_limits(&Access::of(&head.extensions));
+    let body = read_metadata_request(body, max_bytes, timeout).await?;
     let addrs: Vec<String> = {
         let members = cluster.members.load();
         let known = members.coordinator_flight.iter().map(|addr| host_port(addr).to_string());
@@ -174,6 +188,14 @@ async fn proxy_to_coordinator(
         Some(error) => error.at("no coordinator can be reached"),
         None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
     })
+}
+
+/// The largest metadata request of this caller, bytes, and the time within which it must have arrived.
+fn metadata_limits(access: &Access) -> (usize, Duration) {
+    match access.require_identity() {
+        Ok(()) => (MAX_METADATA_REQUEST, METADATA_TIMEOUT),
+        Err(_) => (MAX_UNIDENTIFIED, UNIDENTIFIED_TIMEOUT),
+    }
 }
 
 /// The head of a call for another member: without the client's credentials, with an assertion of its principal. It is made
@@ -196,21 +218,21 @@ fn describe_client(headers: &mut HeaderMap, listener: Option<HeaderValue>, is_tl
     }
 }
 
-/// The whole body of a metadata call, which must arrive within `timeout`.
+/// The whole body of a metadata call, of at most `max_bytes`, which must arrive within `timeout`.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED: it is too large. DEADLINE_EXCEEDED: it does not arrive. Those of [`CompleteBody`].
-async fn read_metadata_request<B>(body: B, timeout: Duration) -> Result<Bytes>
+async fn read_metadata_request<B>(body: B, max_bytes: usize, timeout: Duration) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let body = Limited::new(AdvancingBody::new(CompleteBody(body)), MAX_METADATA_REQUEST);
+    let body = Limited::new(AdvancingBody::new(CompleteBody(body)), max_bytes);
     let read = tokio::time::timeout(timeout, body.collect()).await;
     let read = read.map_err(|_| Error::deadline(format!("the request did not arrive within {timeout:?}")))?;
     let body = read.map_err(|error| match error.downcast::<Status>() {
         Ok(status) => Error::from(*status),
-        Err(_) => Error::exhausted(format!("the request is over the limit of {MAX_METADATA_REQUEST} bytes")),
+        Err(_) => Error::exhausted(format!("the request is over the limit of {max_bytes} bytes")),
     })?;
     Ok(body.to_bytes())
 }

@@ -1,6 +1,6 @@
 """The cluster under attack: one coordinator and two nodes with small budgets of memory, and the users of the attacks.
 
-Without users (`is_open`) everybody may do everything; with them, each attack has the rights of its role, and strangers have none.
+Without users (`is_open`) everybody may do everything; with them, each attack has the rights of its role, and callers without identity have none.
 """
 
 import json
@@ -104,7 +104,7 @@ class AttackCluster(Cluster):
         return self.logins[user]
 
     def login(self, user):
-        """A pair of name and value, as pyarrow and gRPC take them; `None` in an open cluster and for strangers."""
+        """A pair of name and value, as pyarrow and gRPC take them; `None` in an open cluster and for callers without identity."""
         if self.is_open or user is None:
             return None
         return wait_until(lambda: self._login(user), 70, f"{user} can log in")

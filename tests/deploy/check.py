@@ -48,7 +48,11 @@ REFUSED = {
     "a secretName and an issuer": [*SECRETS, "tls.clients.secretName=s", "tls.clients.certManager.issuerRef.name=i"],
     "mode is accept": [*SECRETS, "tls.members.mode=accept", "tls.clients.secretName=s"],
     "the ports of clients have no TLS": [*SECRETS, "tls.clients.clientCA.mode=required"],
+    "TLS on every port": ["insecure=false"],
+    "mode=require": [*SECRETS, "tls.clients.secretName=s", "tls.members.mode=prefer", "insecure=false"],
+    "give TLS to http": [*SECRETS, "tls.clients.secretName=s", "tls.clients.listeners={internal,tunnel}", "insecure=false"],
     "give grpc+tls://": [*SECRETS, "tls.clients.secretName=s", "proxy.advertise=grpc+tcp://h:1"],
+    "auth.enabled": ["auth.bootstrapAdminSecret=a"],
     "secretname": ["tls.secretname=x"],
     "peer_ca": ["nodes.config.peer_ca=x"],
     "52 letters": ["fullnameOverride=" + "v" * 40, "nodes.zones[0].name=" + "z" * 20],
@@ -255,6 +259,8 @@ def compose_tls(binaries):
         plain = [key for key, value in one.get("environment", {}).items() if "grpc+tcp" in value]
         if "VOLLEY_PEER_CERT" in one.get("environment", {}) and f"./tls/{name}:{ETC}tls:ro" not in one["volumes"]:
             raise TestFailure(f"compose with TLS: {name} does not mount its certificates: {one['volumes']}")
+        if "VOLLEY_PEER_CERT" in one.get("environment", {}) and one["environment"]["VOLLEY_INSECURE"] != "false":
+            raise TestFailure(f"compose with TLS: {name} serves callers without identity")
         if plain:
             raise TestFailure(f"compose with TLS: {name} has an address without TLS in {plain[0]}")
     if not binaries:

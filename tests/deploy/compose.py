@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import images
-from steps import ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
+from steps import LOGIN, ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
 from watch import Watch, check_trip
 from workload import Client, Workload, put_base, round_trip
 
@@ -31,6 +31,11 @@ def node(i):
 
 def published(*numbers):
     return [f"grpc+tcp://127.0.0.1:{NODE_PORT + i}" for i in numbers]
+
+
+def login():
+    """The options by which a program in a container logs in as those of this machine do."""
+    return [word for name in LOGIN if name in os.environ for word in ("-e", f"{name}={os.environ[name]}")]
 
 
 class Compose:
@@ -76,11 +81,11 @@ class Compose:
         run("docker", "network", "connect", "--alias", service, self.network, self.container(service))
 
     def volley(self, *words, **more):
-        return self("exec", "-T", "coordinator-1", "volley", *words, **more)
+        return self("exec", "-T", *login(), "coordinator-1", "volley", *words, **more)
 
     def inside(self, image, *words):
         """Runs a container in the cluster's network to its end."""
-        return run("docker", "run", "--rm", "--network", self.network, image, *words).stdout
+        return run("docker", "run", "--rm", "--network", self.network, *login(), image, *words).stdout
 
 
 class ComposeTest:

@@ -6,14 +6,16 @@ Needs what tests/deploy/compose.py needs, uses the same project and ports, and r
 """
 
 import json
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import images
 from certificates import first_certificate, served_certificate
 from compose import COORDINATORS, IMAGE, NODE_PORT, PROJECT, Compose, node
-from steps import ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
+from steps import LOGIN, ROOT, Steps, TestFailure, run, run_test, test_options, wait_until
 from watch import Watch, check_trip
 from workload import Client, Workload, put_base, round_trip
 
@@ -65,10 +67,16 @@ class ComposeTlsTest:
             self.certificates()
             facts.append(", ".join(sorted(path.name for path in self.folder.iterdir())))
             self.ca = (self.folder / "ca.crt").read_text()
+            os.environ |= dict(zip(LOGIN, (self.folder / "admin").read_text().rstrip("\n").split(":", 1)))
             self.client = Client(OUTSIDE, self.ca)
             self.watch = Watch(self.client)
         with self.step("`docker-compose up -d` with TLS until all 7 are healthy"):
             self.compose.up(*SERVICES)
+        with self.step("the first administrator can log in"):
+            # The leader creates it some time after it has been elected.
+            words = ("--cluster", OUTSIDE[0], "--tls-ca", self.folder / "ca.crt", "whoami")
+            can_log_in = lambda: subprocess.run([self.volley(), *words], capture_output=True).returncode == 0
+            wait_until(can_log_in, 60, "the administrator of deploy/compose/certificates can log in")
 
     def reach(self):
         with self.step("put and get by TLS from the host, from all nodes in parallel") as facts:
@@ -87,6 +95,11 @@ class ComposeTlsTest:
         return Path(self.given.binaries) / "volley"
 
     def refuse(self):
+        with self.step("clients without identity are refused") as facts:
+            nobody = {name: value for name, value in os.environ.items() if name not in LOGIN}
+            words = ("--cluster", OUTSIDE[0], "--tls-ca", self.folder / "ca.crt", "ls")
+            refused = run(self.volley(), *words, refused=True, env=nobody)
+            facts.append(refused.stderr.strip()[-300:])
         with self.step("clients without TLS, and those without the CA, are refused") as facts:
             for scheme in ("grpc", "grpc+tls"):
                 refused = run(self.volley(), "--cluster", f"{scheme}://127.0.0.1:8815", "ls", refused=True)
@@ -96,6 +109,8 @@ class ComposeTlsTest:
         with self.step("deploy/compose/certificates --renew: new certificates, no restart") as facts:
             before = [self.compose.state(service)["StartedAt"] for service in SERVICES]
             self.certificates("--renew")
+            if not (self.folder / "admin").read_text().endswith(f":{os.environ['VOLLEY_PASSWORD']}\n"):
+                raise TestFailure("--renew replaced the administrator")
             wanted = first_certificate((self.folder / "node-1/tls.crt").read_bytes())
             for uri in (*OUTSIDE, *NODES, PROXY):
                 host, port = uri.removeprefix("grpc+tls://").split(":")

@@ -1,6 +1,7 @@
 """Steps of a long test, each with a name, a duration and facts for the report."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from workload import Failed, Wrong
 
 ROOT = Path(__file__).resolve().parents[2]
+# By these variables `volley` and the clients of the workload log in.
+LOGIN = ("VOLLEY_USER", "VOLLEY_PASSWORD")
 
 
 class TestFailure(Exception):
@@ -90,6 +93,9 @@ def run_test(title, make, given):
     """Runs `make(given)`, a test with `run`, `end(failed)` and `steps`; ends the process with the failure, if there is one."""
     # A test that is terminated still removes what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    # It logs in only as it sets by itself.
+    for variable in LOGIN:
+        os.environ.pop(variable, None)
     test, failed = None, True
     try:
         test = make(given)

@@ -4,11 +4,13 @@ A `Client` knows some addresses of the cluster, and repeats a call at another me
 several clients that append to tables, read them, and compare what they read with the acknowledged appends.
 
     python workload.py ADDRESS NAME [CA]    puts the table NAME, fetches it from everywhere, and prints the locations and rows as
-                                            JSON; CA: the text of the CAs in PEM, for grpc+tls://
+                                            JSON; CA: the text of the CAs in PEM, for grpc+tls://. It logs in
+                                            by VOLLEY_USER and VOLLEY_PASSWORD, if they are set
 
 It needs pyarrow only, and runs beside a test as well as in a container of it.
 """
 
+import base64
 import json
 import os
 import random
@@ -64,7 +66,16 @@ def descriptor(name, **options):
 
 
 def options():
-    return flight.FlightCallOptions(timeout=ATTEMPT)
+    return flight.FlightCallOptions(timeout=ATTEMPT, headers=login())
+
+
+def login():
+    """The header of VOLLEY_USER and VOLLEY_PASSWORD, if they are set. It is sent with every call, because the session of a
+    Handshake may end before the test; members keep the logins of the last minute."""
+    user, password = os.environ.get("VOLLEY_USER"), os.environ.get("VOLLEY_PASSWORD")
+    if not user:
+        return []
+    return [(b"authorization", b"Basic " + base64.b64encode(f"{user}:{password}".encode()))]
 
 
 class Client:

@@ -227,6 +227,22 @@ def test_service_token_expires(secured):
     secured.refused_everywhere(token)
 
 
+def test_own_password_needs_the_old_one_and_revokes_tokens(secured):
+    ana = secured.add_user()
+    old, token, session = secured.passwords[ana], secured.token(ana), secured.session(ana)
+    new = secured.keep_password(ana)
+    secured.settle()
+    with secured.client(token=session) as client:
+        with pytest.raises(pa.ArrowInvalid, match="old_password"):
+            action(client, "set_password", {"user": ana, "password": new})
+        with pytest.raises(flight.FlightUnauthorizedError, match="old_password"):
+            action(client, "set_password", {"user": ana, "password": new, "old_password": "a guess"})
+        body = {"user": ana, "password": new, "old_password": old}
+        assert action(client, "set_password", body)["revoked_tokens"] == 1
+    secured.refused_everywhere(token)
+    secured.login(ana)
+
+
 def end_user(cluster, user, token):
     cluster.admin("remove_user", {"user": user})
 

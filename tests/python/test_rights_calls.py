@@ -67,6 +67,7 @@ ACTIONS = {
     "remove_node": (OPERATORS, lambda b: {"node": "0123456789abcdef"}),
     "add_coordinator": (ADMINS, lambda b: MALFORMED),
     "remove_coordinator": (ADMINS, lambda b: MALFORMED),
+    "rotate_keys": (ADMINS, lambda b: MALFORMED),
     "create_user": (ADMINS, lambda b: MALFORMED),
     "set_password": (ANYBODY, lambda b: b.password),
     "set_groups": (ADMINS, lambda b: MALFORMED),

@@ -1,6 +1,6 @@
 """A cluster with TLS on all ports, and the certificates of its members and clients.
 
-`volley certs` makes the certificates, also those of strangers; only what it does not issue, one that has expired, is made here.
+`volley certs` makes the certificates, also those of another authority; only what it does not issue, one that has expired, is made here.
 """
 
 import atexit

@@ -1,6 +1,7 @@
 //! The command line of `volley user`, `token`, `grant`, `revoke` and `quota`.
 
 use clap::{Subcommand, ValueEnum};
+use volley_common::wire::catalog::Role;
 
 use super::values::{byte_size, grantee, lifetime, prefix, principal_name, whole};
 
@@ -110,13 +111,14 @@ pub enum RoleArg {
 impl RoleArg {
     /// The role's name in actions.
     pub fn as_str(self) -> &'static str {
-        match self {
-            RoleArg::Reader => "reader",
-            RoleArg::Writer => "writer",
-            RoleArg::Owner => "owner",
-            RoleArg::Operator => "operator",
-            RoleArg::Admin => "admin",
-        }
+        let role = match self {
+            RoleArg::Reader => Role::Reader,
+            RoleArg::Writer => Role::Writer,
+            RoleArg::Owner => Role::Owner,
+            RoleArg::Operator => Role::Operator,
+            RoleArg::Admin => Role::Admin,
+        };
+        role.name()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use volley_common::TableName;
-use volley_common::identity::check_principal_name;
+use volley_common::identity::{check_principal_name, check_receiver};
 
 /// A number that is not negative.
 pub fn whole<N: FromStr>(text: &str) -> Result<N, String> {
@@ -15,11 +15,9 @@ pub fn principal_name(text: &str) -> Result<String, String> {
     check_principal_name(text).map(|()| text.to_string()).map_err(|e| e.message)
 }
 
-/// `user:NAME` or `group:NAME`.
+/// `user:NAME` or `group:NAME`. The name may be one that no user of the catalog can have, but a certificate or an OIDC token.
 pub fn grantee(text: &str) -> Result<String, String> {
-    let name = text.strip_prefix("user:").or_else(|| text.strip_prefix("group:"));
-    let name = name.ok_or("must be user:NAME or group:NAME, as in group:analysts")?;
-    principal_name(name).map(|_| text.to_string())
+    check_receiver(text).map(|()| text.to_string()).map_err(|e| e.message)
 }
 
 /// A prefix of table names by component: `/` is the whole cluster; a slash at the end does not matter.
@@ -118,6 +116,8 @@ mod tests {
         for text in ["ana", "role:ana", "user", "User:ana"] {
             assert!(grantee(text).is_err_and(|why| why.contains("group:NAME")), "{text}");
         }
-        assert!(grantee("user:").is_err() && grantee("user:a:b").is_err());
+        assert!(grantee("user:").is_err() && grantee("user: a").is_err());
+        assert!(principal_name("spiffe://a/b").is_err(), "no user of the catalog");
+        assert_eq!(grantee("user:spiffe://a/b").as_deref(), Ok("user:spiffe://a/b"), "a certificate");
     }
 }

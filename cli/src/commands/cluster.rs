@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use volley_common::Result;
 use volley_common::client::Client;
 
 use super::doctor::exposure::exposure_warning;
 use super::{coordinators, nodes};
+use crate::args::RotateKeysArgs;
 use crate::output::{self, cell, count, plural};
 
 /// Shows the state of the cluster, also by the exit code.
@@ -21,13 +22,43 @@ pub async fn status(client: &Client, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::from(exit_code(&status)))
 }
 
+/// Replaces the keys of the cluster.
+pub async fn rotate_keys(client: &Client, rotate: &RotateKeysArgs, json: bool) -> Result<()> {
+    let RotateKeysArgs { revoke_sessions, ticket_key, revoke_tickets } = rotate;
+    let body =
+        json!({ "revoke_sessions": revoke_sessions, "ticket_key": ticket_key, "revoke_tickets": revoke_tickets });
+    let answer = client.action("rotate_keys", &body).await?;
+    if json {
+        return output::json(&answer);
+    }
+    rotated(&answer).into_iter().try_for_each(output::line)
+}
+
+/// What was replaced, and what ends when.
+fn rotated(answer: &Value) -> Vec<String> {
+    let sessions = match answer["sessions_revoked"] == true {
+        true => "every session has ended: log in again",
+        false => "sessions of the former key stay valid for their hour",
+    };
+    let mut lines = vec![format!("key {} signs sessions from now on; {sessions}", cell("id", &answer["signing_key"]))];
+    let ticket_key = &answer["ticket_key"];
+    if ticket_key.is_object() {
+        lines.push(format!(
+            "a new ticket key signs from {} UTC on; the former one is accepted until {} UTC",
+            output::time(&ticket_key["signs_from_ms"]),
+            output::time(&ticket_key["former_until_ms"])
+        ));
+    }
+    lines
+}
+
 fn exit_code(status: &Value) -> u8 {
     if status["health"] == "red" { output::EXIT_RED } else { 0 }
 }
 
 fn show(status: &Value) -> Result<()> {
     let health = cell("health", &status["health"]);
-    output::line(format!("{}: {}", output::coloured(&health), summary(status)))?;
+    output::health_line(&health, &summary(status))?;
     let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let lines = unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).chain(tls_failures(status));
     let lines = lines.chain(exposure_warning(status).map(|warning| format!("  warning: {warning}")));
@@ -92,7 +123,6 @@ fn unreadable(status: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn status(below: u64, unreadable: u64) -> Value {
         json!({
@@ -111,6 +141,17 @@ mod tests {
         assert!(summary(&stale).starts_with("no leader; "));
         assert_eq!(output::stale_text(&stale).as_deref(), Some("no leader; the following may be out of date"));
         assert_eq!(output::stale_text(&status(4, 2)), None);
+    }
+
+    #[test]
+    fn rotated_keys_say_what_ends_when() {
+        let answer = |revoked: bool, ticket_key: Value| json!({ "signing_key": "k7", "sessions_revoked": revoked, "ticket_key": ticket_key });
+        let lines = rotated(&answer(false, Value::Null));
+        assert_eq!(lines, ["key k7 signs sessions from now on; sessions of the former key stay valid for their hour"]);
+        let times = json!({ "signs_from_ms": 1_700_000_000_000_u64, "former_until_ms": 1_700_000_120_000_u64 });
+        let lines = rotated(&answer(true, times));
+        assert!(lines[0].ends_with("log in again") && lines.len() == 2, "{lines:?}");
+        assert!(lines[1].contains("2023-11-14") && lines[1].contains("22:15"), "{lines:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use serde_json::json;
 use volley_common::client::{Client, FetchOptions, FetchStream};
+use volley_common::escape::escape_invisible;
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
@@ -68,14 +69,14 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
         json!({ "table": table, "file": path, "rows": rows, "bytes": bytes, "seconds": seconds }).to_string()
     } else {
         let (rows, size) = (output::plural(rows as i64, "row"), output::size(bytes as i64));
-        format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display())
+        escape_invisible(&format!("{}: {rows} into {} ({size}), {seconds:.1} s", get.name, path.display())).into()
     };
     if formats::is_stdout(path) {
         // The standard output has the table, and nothing else.
         eprintln!("{report}");
         return Ok(());
     }
-    output::line(report)
+    output::exact_line(report)
 }
 
 /// Writes all batches to the file; returns the numbers of rows and bytes. The file is kept only if the fetch succeeds.
@@ -125,7 +126,7 @@ fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
 fn rows_as_json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     let text = formats::json_lines(schema, batches)
         .map_err(|e| Error::unimplemented(format!("the rows cannot be shown as JSON ({e}): use -o FILE")))?;
-    if text.is_empty() { Ok(()) } else { output::line(text.trim_end()) }
+    if text.is_empty() { Ok(()) } else { output::exact_line(text.trim_end()) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use volley_common::client::Client;
 use volley_common::client::address::{EndpointLocation, parse_location};
 use volley_common::clock::span;
+use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Result, TableName};
@@ -48,14 +49,15 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) 
     summary.add_row(["size", &size(info.total_bytes)]);
     summary.add_row(["order", ls::order(info)]);
     for (name, value) in table_options(stats) {
-        summary.add_row([name, &value]);
+        summary.add_row([name, &escape_invisible(&value)]);
     }
     output::line(summary)?;
 
     let mut columns = output::table(&["column", "type", "null"]);
     for field in schema.fields() {
         let null = if field.is_nullable() { "yes" } else { "no" };
-        columns.add_row([field.name(), &field.data_type().to_string(), null]);
+        let (name, kind) = (field.name(), field.data_type().to_string());
+        columns.add_row([&*escape_invisible(name), &*escape_invisible(&kind), null]);
     }
     output::line(columns)?;
 

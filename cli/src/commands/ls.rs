@@ -4,6 +4,7 @@ use arrow_flight::FlightInfo;
 use serde_json::{Value, json};
 use volley_common::Result;
 use volley_common::client::Client;
+use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::TableRequest;
 
@@ -20,9 +21,10 @@ pub async fn run(client: &Client, prefix: &str, json: bool) -> Result<()> {
     }
     let mut table = output::table(&["table", "version", "rows", "size", "columns", "order"]);
     for info in &flights {
+        let shown = escape_invisible(&name(info)).into_owned();
         let version = version(info).map_or(String::new(), |v| v.to_string());
         table.add_row([
-            &name(info),
+            &shown,
             &version,
             &count(info.total_records),
             &size(info.total_bytes),

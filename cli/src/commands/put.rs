@@ -6,6 +6,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use volley_common::client::{Client, PutOutcome};
 use volley_common::clock;
+use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result};
@@ -41,7 +42,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     bar.finish_and_clear();
     let outcome = outcome?;
     if let Some(types) = types.filter(|_| !outcome.repeated) {
-        eprintln!("{types}");
+        eprintln!("{}", escape_lines(&types));
     }
     warn_of_missing_nodes(put, &client).await;
     let seconds = started.elapsed().as_secs_f64();
@@ -83,7 +84,7 @@ async fn warn_of_missing_nodes(put: &PutArgs, client: &Client) {
     let Some(replicas) = put.replicas else { return };
     let Ok(status) = client.status().await else { return };
     if let Some(warning) = missing_nodes(replicas, &status) {
-        eprintln!("volley: table {}: {warning}", put.table);
+        eprintln!("{}", escape_invisible(&format!("volley: table {}: {warning}", put.table)));
     }
 }
 

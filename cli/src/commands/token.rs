@@ -22,11 +22,28 @@ pub async fn run(client: &Client, command: &TokenCommand, json: bool) -> Result<
             if json { output::json(&tokens) } else { output::line(table(&tokens, clock::now_ms())) }
         }
         TokenCommand::Revoke { id } => {
+            check_token_id(id)?;
             let answer = client.action("revoke_token", &json!({ "id": id })).await?;
-            let text = format!("revoked token {id}: every member refuses it within a minute");
-            if json { output::json(&answer) } else { output::line(text) }
+            if json { output::json(&answer) } else { output::line(revoked_text(&answer)) }
         }
     }
+}
+
+/// Checks that an argument is a token's id. Anything else may be a secret, a token or a part of one: it is neither sent nor
+/// repeated.
+///
+/// # Errors
+/// INVALID_ARGUMENT.
+fn check_token_id(id: &str) -> Result<()> {
+    if id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let what = if id.starts_with("volley_") { "that is a whole token" } else { "that is no id of a token" };
+    Err(Error::invalid(format!("{what}: give the id, 16 hexadecimal digits, as `volley token ls` shows it")))
+}
+
+fn revoked_text(answer: &Value) -> String {
+    format!("revoked token {}: every member refuses it within a minute", cell("id", &answer["id"]))
 }
 
 fn create_body(user: Option<&str>, ttl_s: u64, name: Option<&str>) -> Value {
@@ -94,6 +111,22 @@ mod tests {
         assert!(text.contains("00ab") && text.contains("2023-11-14 22:13:20"), "{text}");
         assert!(!text.contains("secret"), "{text}");
         assert!(created(&json!({ "id": "00ab" }), false).is_err());
+    }
+
+    #[test]
+    fn revoked_token_is_named_by_its_id_and_never_repeated() {
+        assert!(check_token_id("00ab00ab00ab00ab").is_ok());
+        for (argument, text) in [("volley_00ab00ab00ab00ab_secret", "whole token"), ("secret", "no id"), ("", "no id")]
+        {
+            let error = check_token_id(argument).map_err(|e| e.message);
+            assert!(
+                error.is_err_and(|e| e.contains(text) && e.contains("give the id") && !e.contains("secret")),
+                "{argument:?}"
+            );
+        }
+        assert!(
+            revoked_text(&json!({ "id": "00ab00ab00ab00ab", "revoked": true })).contains("token 00ab00ab00ab00ab:")
+        );
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use volley_common::client::Client;
+use volley_common::identity::Secret;
 use volley_common::{Error, Result};
 
 use crate::args::identity::{UserAddArgs, UserCommand};
+use crate::client_login_args::PASSWORD_VAR;
 use crate::output::{self, cell};
 use crate::prompt;
 
@@ -45,13 +47,45 @@ async fn add(client: &Client, add: &UserAddArgs) -> Result<(Value, String)> {
 
 async fn passwd(client: &Client, name: Option<&str>, from_stdin: bool) -> Result<(Value, String)> {
     client.check_confidential()?;
+    let caller = client.action("whoami", &json!({})).await?;
     let name = match name {
         Some(name) => name.to_string(),
-        None => own_name(&client.action("whoami", &json!({})).await?)?,
+        None => own_name(&caller)?,
+    };
+    let old = match needs_old_password(&caller, &name) {
+        true => Some(old_password(&name).await?),
+        false => None,
     };
     let password = prompt::new_password(&name, from_stdin, "add --password-stdin").await?;
-    let answer = client.action("set_password", &json!({ "user": name, "password": password.expose() })).await?;
-    Ok((answer, format!("changed the password of {name}")))
+    let mut body = json!({ "user": name, "password": password.expose() });
+    if let Some(old) = &old {
+        body["old_password"] = old.expose().into();
+    }
+    let answer = client.action("set_password", &body).await?;
+    let text = passwd_text(&name, &answer);
+    Ok((answer, text))
+}
+
+fn passwd_text(name: &str, answer: &Value) -> String {
+    match answer["revoked_tokens"].as_u64().unwrap_or(0) {
+        0 => format!("changed the password of {name}"),
+        1 => format!("changed the password of {name}, and revoked its service token"),
+        tokens => format!("changed the password of {name}, and revoked its {tokens} service tokens"),
+    }
+}
+
+/// The present password: that of the login, if it is in the environment, or typed.
+async fn old_password(name: &str) -> Result<Secret> {
+    match std::env::var(PASSWORD_VAR) {
+        Ok(password) if !password.is_empty() => Ok(Secret::new(password)),
+        _ => prompt::password(&format!("Present password of {name}: "), "set VOLLEY_PASSWORD").await,
+    }
+}
+
+/// Whether only who knows the password of the user may change it: it is the caller's own, and the caller no administrator.
+fn needs_old_password(whoami: &Value, name: &str) -> bool {
+    let mut grants = whoami["grants"].as_array().into_iter().flatten();
+    whoami["principal"] == name && !grants.any(|grant| grant["role"] == "admin")
 }
 
 /// Whose password is changed if no name is given.
@@ -122,6 +156,15 @@ mod tests {
         for nobody in [json!({ "principal": null, "open": true }), json!({ "principal": "" }), json!(null)] {
             assert!(own_name(&nobody).is_err_and(|e| e.message.contains("--user NAME")));
         }
+    }
+
+    #[test]
+    fn own_password_needs_the_old_one_unless_of_an_administrator() {
+        let reader = json!({ "principal": "ana", "grants": [{ "role": "reader", "prefix": "/" }] });
+        assert!(needs_old_password(&reader, "ana") && !needs_old_password(&reader, "bob"));
+        let admin = json!({ "principal": "ana", "grants": [{ "role": "admin", "prefix": "/" }] });
+        assert!(!needs_old_password(&admin, "ana"));
+        assert!(!needs_old_password(&json!({ "principal": null, "open": true }), "ana"));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`request_body`] | the body of a forwarded request |
 //! | [`complete_body`] | a request body whose reset is an error |
 //! | [`advancing_body`] | a request body whose messages must advance |
+//! | [`unidentified_body`] | the request body of a caller without identity |
 //! | [`gzip_body`] | a request body of messages that gzip may have compressed |
 //! | `served_call` | what every call passes: status messages, panics, what is not gRPC |
 //! | [`held_by_reply`] | what is held until a response has ended |
@@ -31,6 +32,7 @@ pub(crate) mod served_call;
 pub mod settings;
 mod silence_watch;
 pub mod status;
+pub mod unidentified_body;
 
 pub use advancing_body::AdvancingBody;
 pub use complete_body::CompleteBody;
@@ -42,3 +44,4 @@ pub use reply_body::{ReplyBody, grpc_error, grpc_frames, grpc_message};
 pub use request_body::ProxyRequestBody;
 pub use served_call::PortKind;
 pub use silence_watch::SilenceWatch;
+pub use unidentified_body::{MAX_UNIDENTIFIED, UNIDENTIFIED_TIMEOUT, UnidentifiedBody};

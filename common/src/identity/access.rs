@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use self::rights::{PrincipalRights, columns_hash, columns_of, permit, permit_cluster, role_name};
+use self::rights::{PrincipalRights, columns_hash, columns_of, permit, permit_cluster};
 use super::directory::Directory;
 use super::principal::Principal;
 use crate::wire::catalog::Role;
@@ -156,10 +156,10 @@ impl Access {
             Role::Reader | Role::Writer | Role::Owner => {}
             Role::Operator | Role::Admin | Role::Unspecified => return self.require_cluster(role),
         }
-        if permit(rights.grants(), role, table) {
+        if permit(rights.grants_on(table), role, table) {
             return Ok(());
         }
-        let is_hidden = || !permit(rights.grants(), Role::Reader, table);
+        let is_hidden = || !permit(rights.grants_on(table), Role::Reader, table);
         match role {
             Role::Writer => Err(lacks(rights, role, table)),
             Role::Owner if !is_hidden() => Err(lacks(rights, role, table)),
@@ -175,7 +175,7 @@ impl Access {
         let Some(rights) = self.checked_rights()? else { return Ok(()) };
         // A role of tables is none of the cluster: that call would be a mistake, and needs the most.
         let role = if role == Role::Operator { role } else { Role::Admin };
-        if permit_cluster(rights.grants(), role) { Ok(()) } else { Err(lacks(rights, role, &[])) }
+        if permit_cluster(rights.grants_on(&[]), role) { Ok(()) } else { Err(lacks(rights, role, &[])) }
     }
 
     /// Checks that the caller may grant a role on a prefix, or revoke it: an owner of the whole prefix may for reader, writer
@@ -189,7 +189,7 @@ impl Access {
             Role::Operator | Role::Admin | Role::Unspecified => return self.require_cluster(Role::Admin),
         };
         let Some(rights) = self.checked_rights()? else { return Ok(()) };
-        if permit(rights.grants(), needed, prefix) { Ok(()) } else { Err(lacks(rights, needed, prefix)) }
+        if permit(rights.grants_on(prefix), needed, prefix) { Ok(()) } else { Err(lacks(rights, needed, prefix)) }
     }
 
     /// Whether the caller may read a table.
@@ -197,7 +197,7 @@ impl Access {
         match &self.caller {
             AccessKind::Open { .. } => true,
             AccessKind::Anonymous => false,
-            AccessKind::Identified(rights) => permit(rights.grants(), Role::Reader, table),
+            AccessKind::Identified(rights) => permit(rights.grants_on(table), Role::Reader, table),
         }
     }
 
@@ -216,7 +216,7 @@ impl Access {
         match &self.caller {
             AccessKind::Open { .. } => None,
             AccessKind::Anonymous => Some(BTreeSet::new()),
-            AccessKind::Identified(rights) => columns_of(rights.grants(), table),
+            AccessKind::Identified(rights) => columns_of(rights.grants_on(table), table),
         }
     }
 
@@ -244,7 +244,7 @@ pub fn missing_table(name: &[String]) -> Error {
 
 /// The error for a principal without a role on a prefix.
 fn lacks(rights: &PrincipalRights, role: Role, prefix: &[String]) -> Error {
-    let (name, role_text) = (&rights.principal().name, role_name(role));
+    let (name, role_text) = (&rights.principal().name, role.name());
     let (prefix, granting) = match role {
         Role::Reader | Role::Writer | Role::Owner if !prefix.is_empty() => {
             (prefix.join("/"), "an owner of it, or an administrator, can grant it")

@@ -71,7 +71,7 @@ struct AuthenticatorState {
     verified: TokenCache,
 }
 
-/// What the credentials of a call are good for.
+/// The result of checking the credentials of a call.
 #[derive(Debug)]
 pub enum Identified {
     /// The caller's rights.
@@ -164,7 +164,10 @@ impl Authenticator {
         }
         let directory = self.known_directory()?;
         if directory.is_open() {
-            return self.access_to_open(&directory, caller, ip).map(Identified::Access);
+            let access = self.access_to_open(&directory, caller, ip)?;
+            // What another member forwards is of no client in particular: all its clients together are not one.
+            let is_forwarded = matches!(caller, Caller::Member(_));
+            return Ok(Identified::Access(if is_forwarded { self.for_client(access, None) } else { access }));
         }
         if has_assertion(headers) {
             return self.asserted(&directory, headers, caller, path, now_ms).map(Identified::Access);

@@ -22,6 +22,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The error for a client that logs in with its certificate alone.
+pub fn certificate_needs_no_token(name: &str) -> Error {
+    Error::precondition(format!(
+        "the client certificate of {name:?} identifies every call, so that it needs no Handshake and no token: leave the login out"
+    ))
+}
+
 /// What a client presented with a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {

@@ -22,6 +22,7 @@ pub struct Directory {
     users: HashMap<String, User>,
     tokens: HashMap<String, ServiceToken>,
     keys: HashMap<String, VerifyingKey>,
+    /// By prefix.
     grants: Vec<Grant>,
     /// By name: the positions of the grants to a user.
     of_users: HashMap<String, Vec<usize>>,
@@ -32,7 +33,8 @@ pub struct Directory {
 impl Directory {
     /// That of a snapshot. A signing key that cannot be decoded is logged and left out: its tokens are refused.
     pub fn new(snapshot: &IdentitySnapshot) -> Self {
-        let grants = snapshot.grants.clone();
+        let mut grants = snapshot.grants.clone();
+        grants.sort_by(|a, b| a.prefix.cmp(&b.prefix));
         let (mut of_users, mut of_groups) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
         for (at, grant) in grants.iter().enumerate() {
             match grant.to.split_once(':') {
@@ -102,7 +104,7 @@ impl Directory {
         self.of_groups.contains_key(group)
     }
 
-    /// The grant at a position of [`Directory::positions_of`].
+    /// The grant at a position of [`Directory::positions_of`]. Positions are in the order of prefixes.
     pub(super) fn grant(&self, at: usize) -> &Grant {
         &self.grants[at]
     }

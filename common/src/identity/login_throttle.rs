@@ -1,7 +1,8 @@
 //! Slows down the guessing of passwords: by user and address, and by address.
 //!
-//! After three failures the next attempt is refused for one second, then two, four, and so on to a minute. Only failures
-//! count, and unknown users count as wrong passwords do, so that a refusal does not tell which users exist.
+//! After three failures of a user from an address the next attempt is refused for one second, then two, four, and so on to a
+//! minute; after fifty failures from an address so are those of all its users. An attempt counts as failed from its begin until
+//! it succeeds, and unknown users count as wrong passwords do, so that a refusal does not tell which users exist.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +12,6 @@ use parking_lot::Mutex;
 
 use crate::{Error, Result};
 
-/// Failures that cost no time: typing errors.
-const FREE_FAILURES: u32 = 3;
 const FIRST_DELAY_MS: u64 = 1_000;
 const MAX_DELAY_MS: u64 = 60_000;
 /// Failures are forgotten when this time has passed since the last one: 15 minutes.
@@ -21,9 +20,19 @@ const FORGOTTEN_MS: u64 = 900_000;
 const ATTEMPT_MS: u64 = 10_000;
 /// Users and addresses that are remembered.
 const MAX_ENTRIES: usize = 10_000;
-/// Attempts at once of a user and address that has failed [`FREE_FAILURES`] times, and of such an address, which may be that of
-/// many users: else a guesser who sends many attempts at once would have them all verified before the first one has failed.
-const MAX_ATTEMPTS: [u32; 2] = [1, 8];
+/// Of a user and address, and of an address, which may be that of many users.
+const LIMITS: [AttemptLimits; 2] =
+    [AttemptLimits { free_failures: 3, at_once: 1 }, AttemptLimits { free_failures: 50, at_once: 8 }];
+
+/// How many attempts may fail before the next ones are slowed down.
+#[derive(Clone, Copy)]
+struct AttemptLimits {
+    /// Failures that cost no time: typing errors.
+    free_failures: u32,
+    /// Attempts at once after those: else a guesser who sends many attempts at once would have them all verified before the
+    /// first one has failed.
+    at_once: u32,
+}
 
 /// The failed logins of one process.
 pub struct LoginThrottle {
@@ -36,6 +45,7 @@ pub struct LoginThrottle {
 /// Those of one user and address, or of one address.
 #[derive(Clone, Copy, Default)]
 struct FailedLogins {
+    /// With those whose result is not known.
     failures: u32,
     failed_ms: u64,
     /// No attempt before this time.
@@ -51,8 +61,8 @@ impl FailedLogins {
     }
 
     /// How long an attempt is refused, in ms; 0: not at all.
-    fn delay_ms(&self, now_ms: u64, max_attempts: u32) -> u64 {
-        if self.failures < FREE_FAILURES || self.is_forgotten(now_ms) {
+    fn delay_ms(&self, now_ms: u64, limits: AttemptLimits) -> u64 {
+        if self.failures < limits.free_failures || self.is_forgotten(now_ms) {
             return 0;
         }
         let delay = self.refused_until_ms.saturating_sub(now_ms);
@@ -60,11 +70,16 @@ impl FailedLogins {
         if (1..=MAX_DELAY_MS).contains(&delay) {
             return delay;
         }
-        let is_busy = self.attempts >= max_attempts && now_ms.saturating_sub(self.attempted_ms) < ATTEMPT_MS;
+        let is_busy = self.attempts >= limits.at_once && now_ms.saturating_sub(self.attempted_ms) < ATTEMPT_MS;
         if is_busy { FIRST_DELAY_MS } else { 0 }
     }
 
     fn begin(&mut self, now_ms: u64) {
+        if self.is_forgotten(now_ms) {
+            *self = FailedLogins::default();
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failed_ms = now_ms;
         if now_ms.saturating_sub(self.attempted_ms) >= ATTEMPT_MS {
             self.attempts = 0;
         }
@@ -72,14 +87,11 @@ impl FailedLogins {
         self.attempted_ms = now_ms;
     }
 
-    fn fail(&mut self, now_ms: u64) {
-        if self.is_forgotten(now_ms) {
-            *self = FailedLogins::default();
-        }
-        self.failures = self.failures.saturating_add(1);
+    /// An attempt that has begun has failed.
+    fn fail(&mut self, now_ms: u64, limits: AttemptLimits) {
         self.failed_ms = now_ms;
         self.attempts = self.attempts.saturating_sub(1);
-        if let Some(beyond) = self.failures.checked_sub(FREE_FAILURES) {
+        if let Some(beyond) = self.failures.checked_sub(limits.free_failures) {
             let delay = FIRST_DELAY_MS.checked_shl(beyond).filter(|_| beyond < 16).unwrap_or(MAX_DELAY_MS);
             self.refused_until_ms = now_ms.saturating_add(delay.min(MAX_DELAY_MS));
         }
@@ -106,8 +118,8 @@ impl LoginThrottle {
     pub fn check(&self, user: &str, address: &str, now_ms: u64) -> Result<()> {
         let keys = self.keys(user, address);
         let mut entries = self.entries.lock();
-        let delays = keys.iter().zip(MAX_ATTEMPTS);
-        let delays = delays.filter_map(|(key, max)| entries.get(key).map(|entry| entry.delay_ms(now_ms, max)));
+        let delays = keys.iter().zip(LIMITS);
+        let delays = delays.filter_map(|(key, limits)| entries.get(key).map(|entry| entry.delay_ms(now_ms, limits)));
         let delay_ms = delays.max().unwrap_or(0);
         if delay_ms > 0 {
             return Err(Error::exhausted(format!(
@@ -116,9 +128,10 @@ impl LoginThrottle {
             )));
         }
         for key in keys {
-            if let Some(entry) = entries.get_mut(&key) {
-                entry.begin(now_ms);
+            if entries.len() >= MAX_ENTRIES && !entries.contains_key(&key) {
+                remove_oldest(&mut entries);
             }
+            entries.entry(key).or_default().begin(now_ms);
         }
         Ok(())
     }
@@ -126,21 +139,20 @@ impl LoginThrottle {
     /// The password was wrong, or there is no such user.
     pub fn failed(&self, user: &str, address: &str, now_ms: u64) {
         let mut entries = self.entries.lock();
-        for key in self.keys(user, address) {
-            if entries.len() >= MAX_ENTRIES && !entries.contains_key(&key) {
-                remove_oldest(&mut entries);
+        for (key, limits) in self.keys(user, address).into_iter().zip(LIMITS) {
+            // It is missing if another attempt has succeeded meanwhile.
+            if let Some(entry) = entries.get_mut(&key) {
+                entry.fail(now_ms, limits);
             }
-            entries.entry(key).or_default().fail(now_ms);
         }
     }
 
-    /// The password was right. The failures of the address stay: else a guesser who has an account could clear them.
+    /// The password was right, which forgives the address too: many people may share it. A guesser who has an account can clear
+    /// its address by it, but not what failed of other users.
     pub fn succeeded(&self, user: &str, address: &str, _now_ms: u64) {
-        let [of_user, of_address] = self.keys(user, address);
         let mut entries = self.entries.lock();
-        entries.remove(&of_user);
-        if let Some(entry) = entries.get_mut(&of_address) {
-            entry.attempts = entry.attempts.saturating_sub(1);
+        for key in self.keys(user, address) {
+            entries.remove(&key);
         }
     }
 
@@ -217,16 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn other_users_of_an_address_are_refused_too() {
+    fn other_users_of_an_address_are_refused_after_fifty_failures() {
         let throttle = LoginThrottle::new();
-        for user in ["ann", "bob", "eve"] {
-            fail(&throttle, user, HERE, 5000);
-        }
+        (0..3).for_each(|_| fail(&throttle, "ann", HERE, 5000));
+        (0..47).for_each(|number| fail(&throttle, &format!("user {number}"), HERE, 5000));
         assert_eq!(refusal(&throttle, "dan", HERE, 5000), Some(1));
         assert_eq!(refusal(&throttle, "ann", "10.0.0.2", 5000), None, "a user cannot be locked out from elsewhere");
-        throttle.succeeded("dan", HERE, 6000);
-        fail(&throttle, "dan", HERE, 6000);
-        assert_eq!(refusal(&throttle, "dan", HERE, 6000), Some(2), "a success does not clear its address");
+        // Others of an address log in beside each other.
+        for user in ["b", "c", "d", "e", "f", "g", "h", "i"] {
+            assert_eq!(refusal(&throttle, user, HERE, 6000), None, "{user}");
+        }
+        assert_eq!(refusal(&throttle, "j", HERE, 6000), Some(1));
+        throttle.succeeded("b", HERE, 6000);
+        assert_eq!(refusal(&throttle, "j", HERE, 6000), None, "a success forgives its address");
+        fail(&throttle, "ann", HERE, 6000);
+        assert_eq!(refusal(&throttle, "ann", HERE, 6000), Some(2), "but not what failed of another user");
     }
 
     #[test]
@@ -235,29 +252,22 @@ mod tests {
         (0..2).for_each(|_| fail(&throttle, "ann", HERE, 5000));
         assert_eq!(refusal(&throttle, "ann", HERE, 5000), None);
         throttle.succeeded("ann", HERE, 5000);
-        let [of_user, of_address] = throttle.keys("ann", HERE);
-        assert!(!throttle.entries.lock().contains_key(&of_user));
-        assert_eq!(throttle.entries.lock()[&of_address].failures, 2);
+        assert!(throttle.entries.lock().is_empty());
     }
 
     #[test]
-    fn attempts_at_once_are_few_after_failures() {
+    fn attempt_counts_as_failed_until_it_succeeds() {
         let throttle = LoginThrottle::new();
-        (0..20).for_each(|_| assert_eq!(refusal(&throttle, "ann", HERE, 5000), None, "nothing failed yet"));
-        (0..3).for_each(|_| throttle.failed("ann", HERE, 5000));
-        assert_eq!(refusal(&throttle, "ann", HERE, 6000), None);
-        assert_eq!(refusal(&throttle, "ann", HERE, 6000), Some(1), "one is being verified");
-        throttle.failed("ann", HERE, 6000);
-        assert_eq!(refusal(&throttle, "ann", HERE, 8000), None);
-        // Its caller went away: no result is reported.
-        assert_eq!(refusal(&throttle, "ann", HERE, 8000 + ATTEMPT_MS - 1), Some(1));
-        assert_eq!(refusal(&throttle, "ann", HERE, 8000 + ATTEMPT_MS), None);
-        // Other users of the address log in beside each other.
-        let later = 8000 + 2 * ATTEMPT_MS;
-        for user in ["b", "c", "d", "e", "f", "g", "h", "i"] {
-            assert_eq!(refusal(&throttle, user, HERE, later), None, "{user}");
-        }
-        assert_eq!(refusal(&throttle, "j", HERE, later), Some(1));
+        (0..3).for_each(|_| assert_eq!(refusal(&throttle, "ann", HERE, 5000), None));
+        assert_eq!(refusal(&throttle, "ann", HERE, 5000), Some(1), "three are being verified");
+        throttle.succeeded("ann", HERE, 5000);
+        (0..3).for_each(|_| assert_eq!(refusal(&throttle, "ann", HERE, 5000), None));
+        // Their results are never reported.
+        assert_eq!(refusal(&throttle, "ann", HERE, 5000 + ATTEMPT_MS - 1), Some(1));
+        assert_eq!(refusal(&throttle, "ann", HERE, 5000 + ATTEMPT_MS), None);
+        assert_eq!(refusal(&throttle, "ann", HERE, 5000 + ATTEMPT_MS), Some(1), "one is being verified");
+        throttle.failed("ann", HERE, 5000 + ATTEMPT_MS);
+        assert_eq!(refusal(&throttle, "ann", HERE, 5000 + ATTEMPT_MS), Some(2), "it is the fourth");
     }
 
     #[test]
@@ -280,13 +290,13 @@ mod tests {
     fn entries_are_bounded_and_the_newest_stay() {
         let throttle = LoginThrottle::new();
         for number in 0..30_000_u64 {
-            throttle.failed("ann", &format!("10.{}.{}.1", number / 256, number % 256), number);
+            fail(&throttle, "ann", &format!("10.{}.{}.1", number / 256, number % 256), number);
         }
         assert!(throttle.entries.lock().len() <= MAX_ENTRIES);
         (0..3).for_each(|_| fail(&throttle, "bob", HERE, 30_000));
         assert_eq!(refusal(&throttle, "bob", HERE, 30_000), Some(1));
         // All of the same moment: none is older.
-        (0..30_000).for_each(|number| throttle.failed("eve", &number.to_string(), 40_000));
+        (0..30_000).for_each(|number| fail(&throttle, "eve", &number.to_string(), 40_000));
         assert!(throttle.entries.lock().len() <= MAX_ENTRIES);
     }
 

@@ -36,15 +36,18 @@ mod signing_key;
 pub use access::{Access, missing_table};
 pub use assertion::{ASSERTION_HEADER, assert_principal};
 pub use authenticator::{Authenticator, Identified, IdentityRules, is_public};
-pub use credentials::{AUTH_TOKEN_HEADER, Credentials};
+pub use credentials::{AUTH_TOKEN_HEADER, Credentials, certificate_needs_no_token};
 pub use directory::{Directory, DirectoryHandle};
 pub use login_throttle::LoginThrottle;
 pub use oidc::{OidcSettings, OidcVerifier};
 pub use password::{hash_password, verify_password};
-pub use principal::{LoginMethod, Principal, check_principal_name};
+pub use principal::{
+    LoginMethod, MAX_RECEIVER_NAME, Principal, check_principal_name, check_receiver, is_receiver_name,
+};
 pub use secret::Secret;
 pub use service_token::{matches_service_token, new_service_token, split_service_token};
 pub use session_token::{
-    RETIRED_KEY_MS, SESSION_TOKEN_MS, SessionClaims, SessionTokenIssuer, is_session_token, verify_session_token,
+    MAX_SESSION_MS, RETIRED_KEY_MS, SESSION_TOKEN_MS, SessionClaims, SessionTokenIssuer, is_session_token,
+    session_began_ms, verify_session_token,
 };
 pub use signing_key::{SIGNING_KEY_MS, VerifyingKey, new_signing_key};

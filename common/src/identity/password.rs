@@ -2,7 +2,7 @@
 //!
 //! One hash takes 19 MiB and some 30 ms of a processor, the parameters that OWASP recommends: guessing is slow for who has the
 //! hashes. So that logins do not take the memory and the processors of everything else, few are computed at once, and a
-//! bounded number waits.
+//! bounded number waits. New passwords and those of logins have places of their own: neither can keep the others out.
 
 use std::hint::black_box;
 
@@ -17,17 +17,20 @@ use crate::{Error, Result};
 const MIN_BYTES: usize = 8;
 /// Bytes that a password may have.
 const MAX_BYTES: usize = 1024;
-/// Hashes that are computed at once in a process: 38 MiB.
+/// Hashes that are computed at once in a process, of new passwords and of logins each: 38 MiB.
 const MAX_CONCURRENT: usize = 2;
-/// Hashes that are computed or wait: at 30 ms each, the last one waits 1.5 s.
-const MAX_WAITING: usize = 100;
+/// Hashes of new passwords that are computed or wait: two and eight.
+const MAX_HASHING: usize = MAX_CONCURRENT + 8;
+/// Passwords that are verified or wait: at 30 ms each, the last one waits 1.5 s.
+const MAX_VERIFYING: usize = 100;
 const SALT_BYTES: usize = 16;
 /// A stored hash may not demand more memory (KiB), passes and lanes than these, far above those of [`hash_password`].
 const MAX_MEMORY_KIB: u32 = 256 << 10;
 const MAX_PASSES: u32 = 16;
 const MAX_LANES: u32 = 16;
 
-static LIMITS: HashingLimits = HashingLimits::new(MAX_CONCURRENT, MAX_WAITING);
+static HASHING: HashingLimits = HashingLimits::new(MAX_CONCURRENT, MAX_HASHING);
+static VERIFYING: HashingLimits = HashingLimits::new(MAX_CONCURRENT, MAX_VERIFYING);
 
 /// The hash of a new password.
 ///
@@ -40,7 +43,7 @@ pub async fn hash_password(password: Secret) -> Result<String> {
             "the password has {length} bytes: choose one of {MIN_BYTES} to {MAX_BYTES} bytes"
         )));
     }
-    LIMITS
+    HASHING
         .compute(move || {
             let unusable = |e: password_hash::Error| Error::internal(format!("the password cannot be hashed: {e}"));
             let salt = SaltString::encode_b64(&rand::random::<[u8; SALT_BYTES]>()).map_err(unusable)?;
@@ -59,7 +62,7 @@ pub async fn verify_password(password: Secret, hash: String) -> Result<bool> {
     if password.expose().len() > MAX_BYTES {
         return Ok(false);
     }
-    LIMITS
+    VERIFYING
         .compute(move || {
             let password = password.expose().as_bytes();
             if hash.is_empty() {
@@ -103,7 +106,7 @@ impl HashingLimits {
     /// Does the work on a blocking thread. A caller that goes away does not end it, so the thread holds the permit.
     async fn compute<T: Send + 'static>(&'static self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let _place = self.waiting.try_acquire().map_err(|_| {
-            Error::exhausted("too many passwords are being verified at this member: retry in a few seconds")
+            Error::exhausted("too many passwords are being set or verified at this member: retry in a few seconds")
         })?;
         let permit = self.computing.acquire().await.map_err(|e| Error::internal(e.to_string()))?;
         let computing = tokio::task::spawn_blocking(move || {

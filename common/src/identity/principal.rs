@@ -4,6 +4,8 @@ use crate::{Error, Result};
 
 /// The longest name of a user, a group or a token, bytes.
 const MAX_NAME: usize = 128;
+/// The longest name that a grant can be to, bytes: certificates and OIDC issuers have longer names than the catalog.
+pub const MAX_RECEIVER_NAME: usize = 256;
 
 /// How a principal proved who it is. The numbers are those of assertions between members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,30 @@ pub fn check_principal_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a grant can be to a principal or group of this name: 1 to 256 bytes, without control characters, and without blanks
+/// at the ends. Unlike a user's name it may have colons, which URIs in certificates and Kubernetes' service accounts have
+/// (`spiffe://example.org/etl`, `system:serviceaccount:jobs:etl`).
+pub fn is_receiver_name(name: &str) -> bool {
+    let is_long = name.len() > MAX_RECEIVER_NAME;
+    !name.is_empty() && !is_long && name.trim() == name && !name.chars().any(char::is_control)
+}
+
+/// Checks to whom a grant is: `user:NAME` or `group:NAME`, with a name that [`is_receiver_name`] accepts. The catalog, the
+/// command line and the claims of OIDC tokens have the same rule, so that everybody who is identified can get grants.
+///
+/// # Errors
+/// INVALID_ARGUMENT.
+pub fn check_receiver(to: &str) -> Result<()> {
+    let name = to.strip_prefix("user:").or_else(|| to.strip_prefix("group:"));
+    match name.filter(|name| is_receiver_name(name)) {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!(
+            "a grant is to user:NAME or group:NAME, with a name of at most {MAX_RECEIVER_NAME} bytes without control characters and blanks around it, not to {:?}",
+            to.chars().take(MAX_RECEIVER_NAME).collect::<String>()
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +120,22 @@ mod tests {
     fn ordinary_names_are_accepted() {
         for name in ["ann", "ann@example.com", "data team", "Zoë", "a/b", &"x".repeat(MAX_NAME)] {
             check_principal_name(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn grant_is_to_every_name_that_a_proof_can_give() {
+        let longest = "x".repeat(MAX_RECEIVER_NAME);
+        for name in ["ann", "data team", "spiffe://example.org/etl", "system:serviceaccount:jobs:etl", &longest] {
+            for kind in ["user", "group"] {
+                check_receiver(&format!("{kind}:{name}")).unwrap();
+            }
+        }
+        let too_long = format!("user:{longest}x");
+        for to in ["", "ann", "user:", "User:ann", "role:ann", "user: ann", "group:a\nb", "user:a\0", &too_long] {
+            let error = check_receiver(to).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{to:?}");
+            assert!(error.message.contains("group:NAME") && error.message.len() < 600, "{to:?}: {error}");
         }
     }
 

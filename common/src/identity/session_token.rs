@@ -20,6 +20,9 @@ pub const SESSION_TOKEN_MS: u64 = 3_600_000;
 /// minutes for a coordinator that does not know the successor yet.
 pub const RETIRED_KEY_MS: u64 = SESSION_TOKEN_MS + 600_000;
 
+/// How long a session can be renewed by itself after its password, or its service token, was verified: 12 hours.
+pub const MAX_SESSION_MS: u64 = 12 * 3_600_000;
+
 /// The issuer of session tokens. No OIDC issuer is accepted that has it.
 const ISSUER: &str = "volley";
 /// The only algorithm: a token cannot choose another one.
@@ -35,6 +38,9 @@ struct SessionPayload {
     iat: u64,
     /// When it expires, in seconds since 1970.
     exp: u64,
+    /// When the password or the service token was verified, in seconds since 1970; missing: when the token was issued.
+    #[serde(default)]
+    auth_time: Option<u64>,
     /// The user's generation, in 16 hexadecimal digits: numbers of JSON lose digits in some languages.
     generation: String,
     /// The id of a service token.
@@ -53,6 +59,8 @@ pub struct SessionClaims {
     pub service_token: String,
     /// When it expires, milliseconds since 1970.
     pub expires_ms: u64,
+    /// When the password or the service token was verified, milliseconds since 1970.
+    pub auth_ms: u64,
     /// The id of the key that signed it.
     pub key_id: String,
 }
@@ -82,12 +90,25 @@ impl SessionTokenIssuer {
     /// # Errors
     /// INTERNAL: the library cannot sign.
     pub fn issue(&self, user: &User, service_token_id: &str, now_ms: u64) -> Result<(Secret, u64)> {
-        let exp = now_ms.saturating_add(SESSION_TOKEN_MS) / 1000;
+        self.issue_since(user, service_token_id, now_ms, now_ms)
+    }
+
+    /// The same, of a session that began at `auth_ms`: it ends [`MAX_SESSION_MS`] later, however often it is renewed.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: it has ended. INTERNAL: the library cannot sign.
+    pub fn issue_since(&self, user: &User, service_token_id: &str, auth_ms: u64, now_ms: u64) -> Result<(Secret, u64)> {
+        let end_ms = auth_ms.saturating_add(MAX_SESSION_MS);
+        if end_ms <= now_ms {
+            return Err(session_is_over());
+        }
+        let exp = now_ms.saturating_add(SESSION_TOKEN_MS).min(end_ms) / 1000;
         let payload = SessionPayload {
             iss: ISSUER.to_string(),
             sub: user.name.clone(),
             iat: now_ms / 1000,
             exp,
+            auth_time: Some(auth_ms / 1000),
             generation: format!("{:016x}", user.generation),
             service_token: service_token_id.to_string(),
         };
@@ -98,6 +119,23 @@ impl SessionTokenIssuer {
         let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
         Ok((Secret::new(token), exp * 1000))
     }
+}
+
+fn session_is_over() -> Error {
+    Error::unauthenticated(format!(
+        "the session began {} hours ago, and cannot be renewed any more: log in again",
+        MAX_SESSION_MS / 3_600_000
+    ))
+}
+
+/// When the session of a token that was verified already began, milliseconds since 1970; `None`: it is no session token.
+pub fn session_began_ms(verified: &str) -> Option<u64> {
+    let payload: SessionPayload = serde_json::from_slice(&Jwt::parse(verified)?.payload).ok()?;
+    (payload.iss == ISSUER).then(|| began_ms(&payload))
+}
+
+fn began_ms(payload: &SessionPayload) -> u64 {
+    payload.auth_time.unwrap_or(payload.iat).saturating_mul(1000)
 }
 
 /// Whether a text is written as a session token: a JWT whose issuer is `volley`. It is not verified.
@@ -142,7 +180,12 @@ pub fn verify_session_token<'a>(
     if expires_ms <= now_ms {
         return Err(refused("has expired"));
     }
-    Ok(SessionClaims { user: payload.sub, generation, service_token: payload.service_token, expires_ms, key_id })
+    let auth_ms = began_ms(&payload);
+    if auth_ms.saturating_add(MAX_SESSION_MS) <= now_ms {
+        return Err(session_is_over());
+    }
+    let SessionPayload { sub: user, service_token, .. } = payload;
+    Ok(SessionClaims { user, generation, service_token, expires_ms, auth_ms, key_id })
 }
 
 #[cfg(test)]
@@ -180,6 +223,7 @@ mod tests {
                 generation: u64::MAX - 1,
                 service_token: service_token.into(),
                 expires_ms,
+                auth_ms: NOW / 1000 * 1000,
                 key_id: row.id.clone(),
             };
             assert_eq!(claims(NOW), Ok(expected.clone()));
@@ -225,6 +269,26 @@ mod tests {
         let critical = serde_json::json!({ "alg": "EdDSA", "kid": row.id, "crit": ["b64"], "b64": false }).to_string();
         issuer.header = URL_SAFE_NO_PAD.encode(&critical);
         refusal(issuer.issue(&user(), "", NOW).unwrap().0.expose(), &key, NOW);
+    }
+
+    #[test]
+    fn renewed_session_ends_half_a_day_after_its_login() {
+        let row = new_signing_key(NOW).unwrap();
+        let (key, issuer) = (VerifyingKey::new(&row).unwrap(), SessionTokenIssuer::new(&row).unwrap());
+        let end = NOW + MAX_SESSION_MS;
+        let (token, expires_ms) = issuer.issue_since(&user(), "", NOW, end - 60_000).unwrap();
+        assert!(expires_ms <= end && expires_ms > end - 1000, "{expires_ms}");
+        assert_eq!(session_began_ms(token.expose()), Some(NOW / 1000 * 1000));
+        assert_eq!(issuer.issue_since(&user(), "", NOW, end).unwrap_err().code, Code::Unauthenticated);
+        refusal(token.expose(), &key, end);
+        // That of an older member has no such claim.
+        let older = SessionPayload { auth_time: None, ..payload_of(token.expose()) };
+        assert_eq!(began_ms(&older), (end - 60_000) / 1000 * 1000);
+        assert_eq!(session_began_ms("volley_0123456789abcdef_x"), None);
+    }
+
+    fn payload_of(token: &str) -> SessionPayload {
+        serde_json::from_slice(&Jwt::parse(token).unwrap().payload).unwrap()
     }
 
     #[test]

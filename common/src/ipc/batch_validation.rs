@@ -20,12 +20,45 @@ pub(super) fn validate_batch(
     body: &[u8],
     max_bytes: usize,
 ) -> Result<usize> {
-    let mut validator = BatchValidator::new(batch, body, max_bytes)?;
+    let place = |at| buffer_place("the record batch", batch, version, fields.iter().copied(), at);
+    let mut validator = BatchValidator::new(batch, body, max_bytes, place)?;
     let v4 = version < MetadataVersion::V5;
     for field in fields {
         validator.column(field, v4).map_err(|e| e.at(format_args!("the record batch's column {:?}", field.name())))?;
     }
     validator.finish()
+}
+
+/// Where the buffer at this position of `what` is, for an error: the column that has it, if its schema says so. The batch need
+/// not be valid.
+pub(super) fn buffer_place<'a>(
+    what: &str,
+    batch: &ipc::RecordBatch<'_>,
+    version: MetadataVersion,
+    fields: impl Iterator<Item = &'a Field>,
+    at: usize,
+) -> String {
+    let mut variadic = batch.variadicBufferCounts().into_iter().flatten();
+    let mut end = 0usize;
+    for field in fields {
+        // No element fails.
+        let _ = visit_layout(field.data_type(), version < MetadataVersion::V5, &mut |element| {
+            let buffers = match element {
+                LayoutElement::Node => 0,
+                LayoutElement::Variadic => variadic.next().and_then(|count| usize::try_from(count).ok()).unwrap_or(0),
+                LayoutElement::Validity
+                | LayoutElement::TypeIds
+                | LayoutElement::UnionOffsets
+                | LayoutElement::Data => 1,
+            };
+            end = end.saturating_add(buffers);
+            Ok(())
+        });
+        if at < end {
+            return format!("{what}'s column {:?}, buffer {at}", field.name());
+        }
+    }
+    format!("{what}'s buffer {at}")
 }
 
 /// Walks over a message's nodes and buffers in the order of its schema.
@@ -42,10 +75,16 @@ struct BatchValidator<'a> {
 }
 
 impl<'a> BatchValidator<'a> {
-    fn new(batch: &ipc::RecordBatch<'a>, body: &[u8], max_bytes: usize) -> Result<Self> {
+    /// `place` says where a buffer is.
+    fn new(
+        batch: &ipc::RecordBatch<'a>,
+        body: &[u8],
+        max_bytes: usize,
+        place: impl Fn(usize) -> String,
+    ) -> Result<Self> {
         let missing = |what| Error::invalid(format!("the record batch has no list of {what}"));
         let buffers = batch.buffers().ok_or_else(|| missing("buffers"))?;
-        let sizes = decompressed_sizes(batch, buffers, body, max_bytes)?;
+        let sizes = decompressed_sizes(batch, buffers, body, max_bytes, place)?;
         let max_rows = MIN_ROW_LIMIT + 8 * sizes.iter().sum::<u64>();
         let rows = count(batch.length(), max_rows, "rows")?;
         Ok(BatchValidator {
@@ -141,6 +180,7 @@ fn decompressed_sizes(
     buffers: flatbuffers::Vector<'_, ipc::Buffer>,
     body: &[u8],
     max_bytes: usize,
+    place: impl Fn(usize) -> String,
 ) -> Result<Vec<u64>> {
     let codec = codec(batch)?;
     let (mut stored, mut decompressed) = (0u64, 0u64);
@@ -154,7 +194,7 @@ fn decompressed_sizes(
             ))
         })?;
         let size = match codec {
-            Some(codec) => decompressed_size(bytes, codec, max_bytes).map_err(|e| e.at(format_args!("buffer {at}")))?,
+            Some(codec) => decompressed_size(bytes, codec, max_bytes).map_err(|e| e.at(place(at)))?,
             None => bytes.len() as u64,
         };
         stored += bytes.len() as u64;

@@ -12,13 +12,13 @@ use arrow_ipc::reader::read_record_batch;
 use arrow_ipc::{MessageHeader, MetadataVersion};
 use bytes::Bytes;
 
-use super::batch_validation::validate_batch;
+use super::batch_validation::{buffer_place, validate_batch};
 use super::dictionary_keys::has_dictionary;
 use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
 use super::spool::{MemoryTarget, SpoolStorage, relocate};
 use super::stream_budget::StreamBudget;
-use super::streamed_decompression::{batch_of, decompress_batch};
+use super::streamed_decompression::{batch_of, check_decompression, decompress_batch};
 use crate::{Error, Result};
 
 /// The limit for all dictionaries of a stream together, as a multiple of the largest message.
@@ -163,15 +163,21 @@ impl BatchDecoder {
         schema: SchemaRef,
         version: MetadataVersion,
     ) -> Result<RecordBatch> {
-        let plain = match self.spool_for(&batch, size) {
-            Some(spool) => Some(decompress_batch(&batch, &body, spool.storage.create(size as u64)?)?),
-            None => None,
+        let place = |at| buffer_place(what, &batch, version, schema.fields().iter().map(|f| f.as_ref()), at);
+        let read = |batch: arrow_ipc::RecordBatch<'_>, body: &Buffer| {
+            catch_panics(what, || read_record_batch(body, batch, schema.clone(), &self.dictionaries, None, &version))
         };
-        let (batch, body) = match &plain {
-            Some(plain) => (batch_of(plain)?, plain.body.clone()),
-            None => (batch, body),
-        };
-        catch_panics(what, || read_record_batch(&aligned(body), batch, schema, &self.dictionaries, None, &version))
+        if let Some(spool) = self.spool_for(&batch, size) {
+            let plain = decompress_batch(&batch, &body, spool.storage.create(size as u64)?, &place)?;
+            return read(batch_of(&plain)?, &aligned(plain.body.clone()));
+        }
+        let body = aligned(body);
+        let result = read(batch, &body);
+        if result.is_err() && batch.compression().is_some() {
+            // Arrow says neither which buffer it could not decompress nor in what it differs from its length.
+            check_decompression(&batch, &body, &place)?;
+        }
+        result
     }
 
     /// Where a message must be decompressed to; `None`: it may be decoded in memory.

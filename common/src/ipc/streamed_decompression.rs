@@ -22,6 +22,9 @@ pub(super) struct PlainMessage {
     pub body: Bytes,
 }
 
+/// Where a buffer of a message is, for an error; by the buffer's position.
+pub(super) type BufferPlace<'a> = &'a dyn Fn(usize) -> String;
+
 /// The message without compression. `batch` has been validated against `body`.
 ///
 /// # Errors
@@ -30,11 +33,34 @@ pub(super) fn decompress_batch(
     batch: &ipc::RecordBatch<'_>,
     body: &[u8],
     target: Box<dyn SpoolTarget>,
+    place: BufferPlace<'_>,
 ) -> Result<PlainMessage> {
     let mut builder = FlatBufferBuilder::new();
-    let (root, body) = decompress(&mut builder, batch, body, target)?;
+    let (root, body) = decompress(&mut builder, batch, body, target, place)?;
     builder.finish(root, None);
     Ok(PlainMessage { header: builder.finished_data().to_vec(), body })
+}
+
+/// Decompresses every buffer and keeps nothing: which of them cannot be, and why. `batch` has been validated against `body`,
+/// and is compressed.
+///
+/// # Errors
+/// As [`decompress_batch`].
+pub(super) fn check_decompression(batch: &ipc::RecordBatch<'_>, body: &[u8], place: BufferPlace<'_>) -> Result<()> {
+    decompress_batch(batch, body, Box::new(DiscardTarget), place).map(drop)
+}
+
+/// Keeps nothing.
+struct DiscardTarget;
+
+impl SpoolTarget for DiscardTarget {
+    fn append(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn map(self: Box<Self>) -> Result<Bytes> {
+        Ok(Bytes::new())
+    }
 }
 
 /// As [`decompress_batch`], for a record batch or a dictionary with its whole header: the root is the message's flatbuffer.
@@ -45,15 +71,16 @@ pub(super) fn decompress_message(
 ) -> Result<PlainMessage> {
     let mut builder = FlatBufferBuilder::new();
     let empty = || Error::invalid("it is neither a record batch nor a dictionary");
+    let place: BufferPlace<'_> = &|at| format!("buffer {at}");
     let (header, body) = match message.header_as_dictionary_batch() {
         Some(dictionary) => {
             let values = dictionary.data().ok_or_else(empty)?;
-            let (values, body) = decompress(&mut builder, &values, body, target)?;
+            let (values, body) = decompress(&mut builder, &values, body, target, place)?;
             (dictionary_with(&mut builder, &dictionary, values).as_union_value(), body)
         }
         None => {
             let batch = message.header_as_record_batch().ok_or_else(empty)?;
-            let (batch, body) = decompress(&mut builder, &batch, body, target)?;
+            let (batch, body) = decompress(&mut builder, &batch, body, target, place)?;
             (batch.as_union_value(), body)
         }
     };
@@ -84,12 +111,13 @@ fn decompress<'b>(
     batch: &ipc::RecordBatch<'_>,
     body: &[u8],
     mut target: Box<dyn SpoolTarget>,
+    place: BufferPlace<'_>,
 ) -> Result<(WIPOffset<ipc::RecordBatch<'b>>, Bytes)> {
     let codec = batch.compression().map_or(CompressionType::LZ4_FRAME, |compression| compression.codec());
     let (mut buffers, mut end) = (Vec::new(), 0);
     for (at, buffer) in batch.buffers().into_iter().flatten().enumerate() {
         let bytes = &body[buffer.offset() as usize..][..buffer.length() as usize];
-        let length = decompress_buffer(codec, bytes, target.as_mut()).map_err(|e| e.at(format_args!("buffer {at}")))?;
+        let length = decompress_buffer(codec, bytes, target.as_mut()).map_err(|e| e.at(place(at)))?;
         buffers.push(ipc::Buffer::new(end as i64, length as i64));
         let padding = length.next_multiple_of(BUFFER_ALIGNMENT) - length;
         target.append(&[0; BUFFER_ALIGNMENT][..padding])?;

@@ -6,14 +6,17 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `line` | one line: its values, their limits, its JSON |
+//! | `share` | how many lines each kind of caller may have in the queue |
 //! | `writer` | the thread that writes the lines, and its queue |
 //! | `rotation` | the file, and its change when it is full |
 //!
 //! A call never waits for the log: what the queue does not take, or the disk, is counted (`volley_audit_dropped_total`), and
-//! the next line says how many events are missing before it.
+//! the next line says how many events are missing before it. Of callers without identity 100 lines a second are written; the
+//! others are counted likewise (`volley_audit_suppressed_total`, `suppressed`).
 
 mod line;
 mod rotation;
+mod share;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -27,13 +30,15 @@ use serde::{Deserialize, Serialize};
 
 use self::line::{AuditLine, code_name};
 use self::rotation::RotatingFile;
+use self::share::{AuditShare, UnidentifiedRate};
 use self::writer::{AuditQueue, AuditSink, StandardErrorSink};
 use crate::identity::Access;
 use crate::{Code, Error, Result, clock};
 
 /// The header by which a client names its call in the audit log.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
-/// Events that wait to be written; further ones are dropped and counted.
+/// Events of principals that wait to be written; further ones are dropped and counted. Those of administration, and of callers
+/// without identity, have places of their own.
 const QUEUED_EVENTS: usize = 10_000;
 
 /// Where the audit log is written.
@@ -138,6 +143,7 @@ pub struct AuditLog(Option<Arc<OpenLog>>);
 struct OpenLog {
     data: AuditData,
     queue: AuditQueue,
+    unidentified: UnidentifiedRate,
 }
 
 impl AuditLog {
@@ -160,16 +166,26 @@ impl AuditLog {
     }
 
     fn writing_to(sink: Box<dyn AuditSink>, data: AuditData, queued: usize) -> Result<Self> {
-        Ok(AuditLog(Some(Arc::new(OpenLog { data, queue: AuditQueue::start(sink, queued)? }))))
+        let queue = AuditQueue::start(sink, queued)?;
+        Ok(AuditLog(Some(Arc::new(OpenLog { data, queue, unidentified: UnidentifiedRate::default() }))))
     }
 
     /// Records a call, if calls like it are to be recorded. Never waits.
     pub fn record(&self, event: AuditEvent<'_>) {
+        self.record_about(event, None);
+    }
+
+    /// The same, of a call about something else than a table: a user, the id of a token, a grant, a member.
+    pub fn record_about(&self, event: AuditEvent<'_>, target: Option<&str>) {
         let Some(log) = self.0.as_ref().filter(|log| is_recorded(&event, log.data)) else { return };
-        let principal = event.access.principal();
-        log.queue.send(AuditLine {
+        let (principal, time_ms) = (event.access.principal(), clock::now_ms());
+        let share = AuditShare::of(&event);
+        if share == AuditShare::Unidentified && !log.admits_unidentified(time_ms) {
+            return;
+        }
+        log.queue.send(share, || AuditLine {
             kind: event.kind.as_str(),
-            time_ms: clock::now_ms(),
+            time_ms,
             principal: principal.map(|principal| line::bounded(&principal.name)),
             method: principal.map(|principal| principal.method.as_str()),
             credential: principal
@@ -180,10 +196,12 @@ impl AuditLog {
             address: event.access.client_address().map(line::bounded),
             operation: line::bounded(event.operation),
             table: event.table.map(|table| line::bounded(&table.join("/"))),
+            target: target.map(line::bounded),
             result: code_name(event.result.map_or_else(|error| error.code, |()| Code::Ok)),
             reason: event.result.err().map(|error| line::bounded(&error.message)),
             request_id: event.request_id.map(line::bounded),
             dropped: 0,
+            suppressed: 0,
         });
     }
 
@@ -192,9 +210,13 @@ impl AuditLog {
     pub fn record_unidentified(&self, call: UnidentifiedCall<'_>) {
         let is_members_fault = matches!(call.error.code, Code::Unavailable | Code::DeadlineExceeded);
         let Some(log) = self.0.as_ref().filter(|_| !is_members_fault) else { return };
-        log.queue.send(AuditLine {
+        let time_ms = clock::now_ms();
+        if !log.admits_unidentified(time_ms) {
+            return;
+        }
+        log.queue.send(AuditShare::Unidentified, || AuditLine {
             kind: call.kind.as_str(),
-            time_ms: clock::now_ms(),
+            time_ms,
             principal: None,
             method: None,
             credential: None,
@@ -202,17 +224,41 @@ impl AuditLog {
             address: call.address.map(|address| address.ip().to_canonical().to_string()),
             operation: line::bounded(call.operation),
             table: None,
+            target: None,
             result: code_name(call.error.code),
             reason: Some(line::bounded(&call.error.message)),
             request_id: call.request_id.map(line::bounded),
             dropped: 0,
+            suppressed: 0,
         });
+    }
+}
+
+impl OpenLog {
+    /// Whether one more line of a caller without identity may be written; if not, it is counted.
+    fn admits_unidentified(&self, now_ms: u64) -> bool {
+        let admits = self.unidentified.admits(now_ms);
+        if !admits {
+            self.queue.suppress();
+        }
+        admits
+    }
+}
+
+impl AuditEvent<'_> {
+    /// Whether the call is refused for want of identity or rights. A table that its caller may not read is NOT_FOUND.
+    pub fn is_refusal(&self) -> bool {
+        match self.result.map_err(|error| error.code) {
+            Err(Code::Unauthenticated | Code::PermissionDenied) => true,
+            Err(Code::NotFound) => self.table.is_some_and(|table| !self.access.can_read(table)),
+            _ => false,
+        }
     }
 }
 
 /// Whether a call is to be recorded.
 fn is_recorded(event: &AuditEvent<'_>, data: AuditData) -> bool {
-    is_refusal(event)
+    event.is_refusal()
         || match event.kind {
             AuditKind::Admin => true,
             // Without identity there is nobody to name; the cluster's own reads and writes are open too.
@@ -221,15 +267,6 @@ fn is_recorded(event: &AuditEvent<'_>, data: AuditData) -> bool {
             AuditKind::Write => data != AuditData::None,
             AuditKind::Read => data == AuditData::All,
         }
-}
-
-/// Whether a call is refused for want of identity or rights. A table that its caller may not read is NOT_FOUND.
-fn is_refusal(event: &AuditEvent<'_>) -> bool {
-    match event.result.map_err(|error| error.code) {
-        Err(Code::Unauthenticated | Code::PermissionDenied) => true,
-        Err(Code::NotFound) => event.table.is_some_and(|table| !event.access.can_read(table)),
-        _ => false,
-    }
 }
 
 /// The name that a client gave its call, by the header [`REQUEST_ID_HEADER`]; `None` if there is none, or no ASCII text.

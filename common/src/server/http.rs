@@ -24,14 +24,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::identity::{HttpIdentity, refusal};
-use super::serve::connection_limit::{self, OpeningConnections, OpeningPermit};
-use super::serve::handshake::{OpenedConnection, open};
+use super::serve::connection_limit::{self, ConnectionCounts, ConnectionExcess};
+use super::serve::handshake::{OpenedConnection, open_in_place};
+use super::serve::opening_connections::{OpeningConnections, OpeningPermit};
 use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{PeerAddress, accept};
 use crate::http2::PortKind;
@@ -59,7 +59,8 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
 /// its data folder: opening a large folder takes long, and a probe must not treat that as a failed process.
 pub async fn serve(listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus, stop: CancellationToken) {
     recorder();
-    serve_app(listener, tls, app(status), stop).await;
+    let limit = connection_limit::of(PortKind::Http);
+    serve_app(listener, tls, app(status), limit, stop).await;
 }
 
 fn app<S: HttpStatus>(status: S) -> Router {
@@ -71,21 +72,26 @@ fn app<S: HttpStatus>(status: S) -> Router {
         .with_state(status)
 }
 
-async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, stop: CancellationToken) {
-    let limit = connection_limit::of(PortKind::Http);
-    let (permits, opening) = (Arc::new(Semaphore::new(limit)), OpeningConnections::new(limit));
+/// At most `limit` connections, a quarter of them from one network: probes of others must get through.
+async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, limit: usize, stop: CancellationToken) {
+    let counts = ConnectionCounts::new(limit, limit.div_ceil(4));
+    let opening = OpeningConnections::new(limit);
     let connections = TaskTracker::new();
     let close = CancellationToken::new();
     let _close_on_drop = close.clone().drop_guard();
     while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            log_refused(peer, PortKind::Http.describe(), "too many connections are open");
-            continue;
+        let permit = match counts.count_in(peer.ip()) {
+            Ok(permit) => permit,
+            Err(excess) => {
+                let why = match excess {
+                    ConnectionExcess::All => "too many connections are open",
+                    ConnectionExcess::Network => "its address has too many connections open",
+                };
+                log_refused(peer, PortKind::Http.describe(), why);
+                continue;
+            }
         };
-        let Some(opening) = opening.admit(peer.ip()) else {
-            log_refused(peer, PortKind::Http.describe(), "too many connections have not completed their handshake");
-            continue;
-        };
+        let opening = opening.admit(peer.ip());
         let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {
             close.run_until_cancelled(serve_connection(stream, peer, opening, &tls, app, stop)).await;
@@ -105,14 +111,13 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, st
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OpeningPermit,
+    opening: OpeningPermit,
     tls: &ListenerTls,
     app: Router,
     stop: CancellationToken,
 ) {
-    let opening = open(stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
-    let opened = stop.run_until_cancelled(opening).await.flatten();
-    drop(permit);
+    let opened = open_in_place(opening, stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
+    let opened = stop.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { protocol, stream, caller, .. }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

@@ -1,7 +1,7 @@
 //! gRPC reflection on the Flight listeners: tools such as grpcurl list the services and messages of a server.
 //!
-//! It says nothing about data, but what a server can do is nobody's concern who may not call it: it needs identity unless the
-//! cluster is open or the setting `public_reflection` is given. The router of the listener identifies the caller.
+//! It tells nothing about data, but which methods a server has helps an attacker: it needs identity unless the cluster is open or
+//! the setting `public_reflection` is given. The router of the listener identifies the caller.
 
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;

@@ -7,6 +7,7 @@ pub(crate) mod connection_limit;
 pub(crate) mod handshake;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
+pub(crate) mod opening_connections;
 mod peer_address;
 pub mod preface;
 #[cfg(test)]
@@ -32,8 +33,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tower::{Service, ServiceExt};
 
-use self::connection_limit::{ConnectionCounts, ConnectionPermit, OpeningConnections, OpeningPermit};
-use self::handshake::{OpenedConnection, open};
+use self::connection_limit::{ConnectionCounts, ConnectionPermit};
+use self::handshake::{OpenedConnection, open_in_place};
+use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
@@ -194,10 +196,7 @@ pub async fn serve_tls<S: Http2Service>(
                 continue;
             }
         };
-        let Some(opening) = opening.admit(peer.ip()) else {
-            log_refused(peer, limits.port.describe(), "too many connections have not completed their handshake");
-            continue;
-        };
+        let opening = opening.admit(peer.ip());
         let http = settings::server(limits.streams, limits.header_bytes, others);
         let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit: permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
@@ -271,8 +270,8 @@ async fn serve_connection<S: Http2Service>(
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let opened = stages.shutdown.run_until_cancelled(open(stream, peer, &tls, port, limits.opening)).await.flatten();
-    drop(opening);
+    let opened = open_in_place(opening, stream, peer, &tls, port, limits.opening);
+    let opened = stages.shutdown.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let end_streams = stages.end_streams.clone();
     let peer_address = PeerAddress::of_connection(peer);

@@ -54,6 +54,8 @@ impl Catalog {
             Some(Op::RemoveGrant(op)) => self.remove_grant(op),
             Some(Op::AddSigningKey(op)) => self.add_signing_key(op, now),
             Some(Op::SetQuota(op)) => self.set_quota(op),
+            Some(Op::ResetAdministrator(op)) => self.reset_administrator(op, now),
+            Some(Op::RotateTicketKey(op)) => self.rotate_ticket_key(op, now),
             None => Err(Error::unimplemented("the command comes from a newer version: upgrade this coordinator")),
         };
         if result.is_ok() && now > self.clock_ms {

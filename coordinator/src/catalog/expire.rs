@@ -1,4 +1,4 @@
-//! Expiry of leases, replaced versions, pins, finished writes, cancellations, service tokens and signing keys.
+//! Expiry of leases, replaced versions, pins, finished writes, cancellations, service tokens, signing keys and ticket keys.
 
 use volley_common::wire::catalog::{Expire, Replaced, Table, reply};
 use volley_common::{PartId, Result};
@@ -10,13 +10,14 @@ use super::{Catalog, PartRow, RowKey};
 impl Catalog {
     /// Whether an `Expire` command would change anything. The leader checks once a second.
     ///
-    /// Cheap: examines open writes, the oldest finished write, cancelled flights, the first token to expire, signing keys,
+    /// Cheap: examines open writes, the oldest finished write, cancelled flights, the first token to expire, keys,
     /// tables with replaced versions or pins, and only those parts whose retention has passed (a pin may still keep them).
     pub fn needs_expiry(&self, now_ms: u64, limits: &Expire) -> bool {
         self.lapsed_writes(now_ms).next().is_some()
             || self.finished.expired(limits, now_ms).next().is_some()
             || self.cancelled.values().any(|c| c.until_ms < now_ms)
             || self.identity.needs_expiry(now_ms)
+            || self.needs_ticket_key_step(now_ms)
             || self
                 .aging
                 .iter()
@@ -43,6 +44,7 @@ impl Catalog {
             self.cancelled.remove(&flight);
         }
         self.expire_identity(now);
+        self.step_ticket_keys(now);
         let aging: Vec<u64> = self.aging.iter().copied().collect();
         aging.into_iter().for_each(|id| self.expire_table(id, now));
         Ok(done())

@@ -5,6 +5,7 @@
 //! and OIDC bring principals and groups that the catalog does not know.
 
 use prost::Message;
+use volley_common::identity::{MAX_RECEIVER_NAME, check_receiver};
 use volley_common::wire::catalog::{Grant, PutGrant, RemoveGrant, Role, reply};
 use volley_common::{Error, Result, TableName};
 
@@ -12,11 +13,14 @@ use super::apply::done;
 use super::identity::{GrantKey, grant_key};
 use super::{Catalog, RowKey};
 
-/// Maximum bytes of the name of a user or group: principals of certificates and OIDC may have longer ones than users.
-const MAX_NAME_BYTES: usize = 256;
 /// Maximum number of columns that a grant names, and bytes of all their names.
 const MAX_COLUMNS: usize = 4_096;
 const MAX_COLUMN_BYTES: usize = 64 << 10;
+
+/// Maximum number of grants to a user or group: each check of a right looks at them.
+const MAX_GRANTS_TO: usize = 1_000;
+/// Maximum number of grants by one principal: an owner of a prefix must not use up those of all.
+const MAX_GRANTS_BY: usize = 10_000;
 
 impl Catalog {
     pub(super) fn put_grant(&mut self, op: &PutGrant, now: u64) -> Result<reply::Reply> {
@@ -30,7 +34,10 @@ impl Catalog {
         }
         match old {
             Some(old) => self.identity.check_bytes(old.encoded_len(), grant.encoded_len())?,
-            None => self.identity.check_room("grants", self.identity.grants.len(), &grant)?,
+            None => {
+                self.check_number_of_grants(&grant)?;
+                self.identity.check_room("grants", self.identity.grants.len(), &grant)?;
+            }
         }
         self.upsert_grant(Grant { created_ms: now, ..grant });
         self.raise_identity_epoch();
@@ -43,7 +50,7 @@ impl Catalog {
             return Err(Error::not_found(format!(
                 "{:?} has no grant of the role {} on {}",
                 op.to,
-                role_name(op.role()),
+                op.role().name(),
                 prefix_text(&op.prefix)
             )));
         }
@@ -51,6 +58,27 @@ impl Catalog {
         self.drop_grant(key);
         self.raise_identity_epoch();
         Ok(done())
+    }
+
+    /// Checks that its receiver may have one more grant, and that its granter may have granted one more.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, naming the limit.
+    fn check_number_of_grants(&self, grant: &Grant) -> Result<()> {
+        if self.identity.grants_to(&grant.to).count() >= MAX_GRANTS_TO {
+            return Err(Error::exhausted(format!(
+                "{:?} has {MAX_GRANTS_TO} grants, which is the limit: revoke some that are not needed, or grant on a shorter prefix",
+                grant.to
+            )));
+        }
+        // Nobody has granted what was granted before the cluster had users.
+        if !grant.granted_by.is_empty() && self.identity.granted_by(&grant.granted_by) >= MAX_GRANTS_BY {
+            return Err(Error::exhausted(format!(
+                "{:?} has granted {MAX_GRANTS_BY} roles, which is the limit for one principal: revoke some that are not needed, grant to groups, or let somebody else grant",
+                grant.granted_by
+            )));
+        }
+        Ok(())
     }
 
     pub(super) fn upsert_grant(&mut self, grant: Grant) {
@@ -98,18 +126,6 @@ fn row_key((to, role, prefix): GrantKey) -> RowKey {
     RowKey::Grant { to, role, prefix }
 }
 
-/// The name that actions have for a role.
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "?",
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
-}
-
 /// A prefix as actions show it: `/` is the whole cluster.
 pub(super) fn prefix_text(prefix: &[String]) -> String {
     if prefix.is_empty() { "/".into() } else { format!("{:?}", prefix.join("/")) }
@@ -126,21 +142,6 @@ pub(super) fn check_prefix(prefix: &[String]) -> Result<()> {
     Err(Error::invalid(format!("a component of the prefix {:?} contains a slash", prefix.join("/"))))
 }
 
-/// Checks `user:NAME` or `group:NAME`.
-fn check_receiver(to: &str) -> Result<()> {
-    let name = to.strip_prefix("user:").or_else(|| to.strip_prefix("group:"));
-    let is_valid = |name: &&str| {
-        !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.trim() == *name && !name.chars().any(char::is_control)
-    };
-    match name.filter(is_valid) {
-        Some(_) => Ok(()),
-        None => Err(Error::invalid(format!(
-            "a grant is to user:NAME or group:NAME, with a name of at most {MAX_NAME_BYTES} bytes without control characters and blanks around it, not to {:?}",
-            to.chars().take(MAX_NAME_BYTES).collect::<String>()
-        ))),
-    }
-}
-
 /// The grant of a command, with its columns in order, each once.
 ///
 /// # Errors
@@ -150,7 +151,7 @@ fn checked_grant(grant: Option<&Grant>) -> Result<Grant> {
     check_receiver(&grant.to)?;
     check_prefix(&grant.prefix)?;
     let role = Role::try_from(grant.role).unwrap_or(Role::Unspecified);
-    let name = role_name(role);
+    let name = role.name();
     match role {
         Role::Unspecified => {
             return Err(Error::invalid("the role is none of reader, writer, owner, operator and admin"));
@@ -175,7 +176,7 @@ fn checked_grant(grant: Option<&Grant>) -> Result<Grant> {
             grant.to
         )));
     }
-    if grant.granted_by.len() > MAX_NAME_BYTES {
+    if grant.granted_by.len() > MAX_RECEIVER_NAME {
         return Err(Error::invalid(format!("the name of who grants to {:?} is too long", grant.to)));
     }
     Ok(grant)

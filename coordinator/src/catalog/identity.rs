@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use volley_common::identity::RETIRED_KEY_MS;
 use volley_common::wire::catalog::{
-    AddSigningKey, Grant, IdentityState, Role, ServiceToken, SigningKey, User, reply, row,
+    AddSigningKey, AdministratorReset, Grant, IdentityState, Role, ServiceToken, SigningKey, User, reply, row,
 };
 use volley_common::wire::cluster::IdentitySnapshot;
 use volley_common::{Error, Result};
@@ -23,6 +23,9 @@ const MAX_SIGNING_KEYS: usize = 100;
 /// Maximum bytes of all rows. Members get them in one message, which has room for `MAX_PEER_MESSAGE` (64 MiB) together
 /// with the members of the cluster.
 const MAX_IDENTITY_BYTES: u64 = 32 << 20;
+/// Maximum number of resets of administrators that are remembered, the newest: each takes a restart of a coordinator, and an
+/// argon2id hash at the next one.
+const MAX_RESETS: usize = 16;
 /// About how many service tokens one `Expire` removes at most: all its changes are one transaction of every coordinator.
 const MAX_EXPIRED_TOKENS: usize = 10_000;
 /// What a recovery adds to the epoch: more than the changes that may have been lost, so that none of their epochs returns.
@@ -48,13 +51,15 @@ pub(super) struct IdentityRows {
     /// (end, id) of every token, the first to expire first.
     tokens_by_end: BTreeSet<(u64, String)>,
     pub(super) grants: BTreeMap<GrantKey, Grant>,
+    /// The number of grants by who granted them.
+    granters: BTreeMap<String, usize>,
     /// The number of grants of `ROLE_ADMIN`.
     pub(super) administrators: usize,
     /// By id.
     keys: BTreeMap<String, SigningKey>,
     /// Encoded bytes of all rows.
     bytes: u64,
-    epoch: u64,
+    state: IdentityState,
 }
 
 /// Rows from commands, from disk and from snapshots.
@@ -92,6 +97,7 @@ impl IdentityRows {
         self.remove_grant(&key);
         self.bytes += grant.encoded_len() as u64;
         self.administrators += usize::from(grant.role == Role::Admin as i32);
+        *self.granters.entry(grant.granted_by.clone()).or_default() += 1;
         self.grants.insert(key, grant);
     }
 
@@ -99,6 +105,12 @@ impl IdentityRows {
         if let Some(old) = self.grants.remove(key) {
             self.bytes -= old.encoded_len() as u64;
             self.administrators -= usize::from(old.role == Role::Admin as i32);
+            if let Some(left) = self.granters.get_mut(&old.granted_by) {
+                *left -= 1;
+                if *left == 0 {
+                    self.granters.remove(&old.granted_by);
+                }
+            }
         }
     }
 
@@ -114,13 +126,20 @@ impl IdentityRows {
         }
     }
 
-    pub(super) fn set_epoch(&mut self, epoch: u64) {
-        self.epoch = epoch;
+    pub(super) fn set_state(&mut self, state: IdentityState) {
+        self.state = state;
     }
 
-    /// The row with the epoch; none before the first change.
+    /// The row with the epoch and the resets; none before the first change.
     fn state(&self) -> Option<row::Row> {
-        (self.epoch != 0).then_some(row::Row::Identity(IdentityState { epoch: self.epoch }))
+        (self.state.epoch != 0).then(|| row::Row::Identity(self.state.clone()))
+    }
+
+    /// Remembers a reset. Its command raises the epoch, and so touches the row.
+    pub(super) fn record_reset(&mut self, reset: AdministratorReset) {
+        self.state.resets.push(reset);
+        let excess = self.state.resets.len().saturating_sub(MAX_RESETS);
+        self.state.resets.drain(..excess);
     }
 
     /// All rows, by kind.
@@ -156,6 +175,11 @@ impl IdentityRows {
     pub(super) fn grants_to<'a>(&'a self, to: &'a str) -> impl Iterator<Item = &'a GrantKey> {
         let from: GrantKey = (to.to_string(), 0, Vec::new());
         self.grants.range(from..).take_while(move |((of, ..), _)| of == to).map(|(key, _)| key)
+    }
+
+    /// How many grants a principal has granted.
+    pub(super) fn granted_by(&self, granter: &str) -> usize {
+        self.granters.get(granter).copied().unwrap_or_default()
     }
 
     fn expired_tokens(&self, now: u64) -> impl Iterator<Item = &str> {
@@ -247,43 +271,58 @@ impl Catalog {
         !self.identity.users.is_empty() || !self.identity.grants.is_empty()
     }
 
+    /// Whether there were users or grants, and none is left: then nobody may do anything, until there is an administrator again.
+    pub fn lost_identities(&self) -> bool {
+        self.identity.state.closed && !self.has_identities()
+    }
+
     /// The key that signs new session tokens.
     pub fn newest_signing_key(&self) -> Option<&SigningKey> {
         self.identity.keys.values().max_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)))
     }
 
-    /// How often users, tokens, grants and signing keys were changed.
+    /// How often users, tokens, grants, signing keys and ticket keys were changed.
     pub fn identity_epoch(&self) -> u64 {
-        self.identity.epoch
+        self.identity.state.epoch
     }
 
-    /// What members need to identify clients and to check their rights: no password's hash, no private key. `closed` is
-    /// false.
+    /// The newest resets of administrators, the oldest of them first.
+    pub fn administrator_resets(&self) -> &[AdministratorReset] {
+        &self.identity.state.resets
+    }
+
+    /// What members need to identify clients and to check their rights and tickets: no password's hash, no private key.
+    /// `closed`: there were users or grants, and none is left.
     pub fn identity_snapshot(&self) -> IdentitySnapshot {
         let user = |user: &User| User { password_hash: String::new(), ..user.clone() };
         let public = |key: &SigningKey| SigningKey { private_key: Bytes::new(), ..key.clone() };
+        let ticket_key = self.cluster.iter().map(|cluster| &cluster.ticket_key);
         IdentitySnapshot {
-            epoch: self.identity.epoch,
+            epoch: self.identity.state.epoch,
             users: self.users().map(user).collect(),
             tokens: self.tokens().cloned().collect(),
             grants: self.grants().cloned().collect(),
             keys: self.identity.keys.values().map(public).collect(),
-            closed: false,
+            closed: self.lost_identities(),
+            ticket_keys: ticket_key.chain(self.accepted_ticket_keys()).cloned().collect(),
         }
     }
 }
 
 /// Changes.
 impl Catalog {
+    /// To be called after a change.
     pub(super) fn raise_identity_epoch(&mut self) {
-        self.identity.epoch += 1;
+        self.identity.state.epoch += 1;
+        self.identity.state.closed |= self.has_identities();
         self.touched.insert(RowKey::Identity);
     }
 
     /// After a recovery, which may have lost changes.
     pub(super) fn skip_identity_epochs(&mut self) {
-        if self.identity.epoch != 0 {
-            self.identity.epoch = self.identity.epoch.saturating_add(RECOVERY_EPOCHS);
+        let epoch = &mut self.identity.state.epoch;
+        if *epoch != 0 {
+            *epoch = epoch.saturating_add(RECOVERY_EPOCHS);
             self.touched.insert(RowKey::Identity);
         }
     }
@@ -304,13 +343,19 @@ impl Catalog {
         if is_recent || self.identity.keys.contains_key(&key.id) {
             return Ok(done());
         }
-        if self.identity.keys.len() >= MAX_SIGNING_KEYS {
+        if self.identity.keys.len() >= MAX_SIGNING_KEYS && !op.revoke_others {
             return Err(Error::exhausted(format!(
                 "the cluster has {MAX_SIGNING_KEYS} signing keys, which is the limit: wait until old ones have expired"
             )));
         }
+        // Of two keys of one millisecond the later one is to sign.
+        let created_ms = newest.map_or(now, |newest| now.max(newest.created_ms.saturating_add(1)));
+        if op.revoke_others {
+            let others: Vec<String> = self.identity.keys.keys().cloned().collect();
+            others.into_iter().for_each(|id| self.drop_signing_key(id));
+        }
         self.touched.insert(RowKey::SigningKey(key.id.clone()));
-        self.identity.insert_key(SigningKey { created_ms: now, ..key.clone() });
+        self.identity.insert_key(SigningKey { created_ms, ..key.clone() });
         self.raise_identity_epoch();
         Ok(done())
     }
@@ -323,10 +368,12 @@ impl Catalog {
             return;
         }
         tokens.iter().for_each(|id| self.drop_token(id));
-        for id in keys {
-            self.identity.remove_key(&id);
-            self.touched.insert(RowKey::SigningKey(id));
-        }
+        keys.into_iter().for_each(|id| self.drop_signing_key(id));
         self.raise_identity_epoch();
+    }
+
+    fn drop_signing_key(&mut self, id: String) {
+        self.identity.remove_key(&id);
+        self.touched.insert(RowKey::SigningKey(id));
     }
 }

@@ -14,6 +14,7 @@
 //! | `coordinators` | commands that change the set of coordinators |
 //! | `expire` | leases, retention and other deadlines |
 //! | `identity`, `users`, `grants` | the rows of users, service tokens, grants and signing keys; the commands that change them |
+//! | `ticket_keys` | the keys that sign tickets, and their replacement |
 //! | `quotas` | the largest size of the tables of a prefix |
 //! | [`nodes`] | commands about nodes, holders and placement |
 //! | [`parts`] | the in-memory index of parts: about 270 bytes each, 270 MB for a million |
@@ -24,7 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::wire::catalog::{
-    Cancelled, CatalogClock, Cluster, Node, Row, Table, TableLayout, Write, WriteState, row,
+    Cancelled, CatalogClock, Cluster, IdentityState, Node, Row, Table, TableLayout, Write, WriteState, row,
 };
 use volley_common::{NodeId, PartId};
 
@@ -47,6 +48,7 @@ pub mod rows;
 mod staged;
 #[cfg(test)]
 mod tests;
+mod ticket_keys;
 mod usage;
 mod users;
 
@@ -111,7 +113,7 @@ impl Catalog {
             Some(row::Row::Grant(grant)) => self.identity.insert_grant(grant),
             Some(row::Row::SigningKey(key)) => self.identity.insert_key(key),
             Some(row::Row::Quota(quota)) => self.index_quota(quota),
-            Some(row::Row::Identity(state)) => self.identity.set_epoch(state.epoch),
+            Some(row::Row::Identity(state)) => self.identity.set_state(state),
             None => {}
         }
     }
@@ -136,7 +138,7 @@ impl Catalog {
             RowKey::Grant { to, role, prefix } => self.identity.remove_grant(&(to.clone(), *role, prefix.clone())),
             RowKey::SigningKey(id) => self.identity.remove_key(id),
             RowKey::Quota(prefix) => self.unindex_quota(prefix),
-            RowKey::Identity => self.identity.set_epoch(0),
+            RowKey::Identity => self.identity.set_state(IdentityState::default()),
         }
     }
 

@@ -184,6 +184,11 @@ impl Catalog {
         self.cancelled.values()
     }
 
+    /// Whether a flight is cancelled.
+    pub fn is_cancelled(&self, flight: u64) -> bool {
+        self.cancelled.contains_key(&flight)
+    }
+
     /// Whether a write is open. Once it is not (unknown, aborted, or committed), a part of it that the catalog does not
     /// list may be deleted. Valid only on a catalog that has applied every committed command.
     pub fn is_write_open(&self, write: &str) -> bool {

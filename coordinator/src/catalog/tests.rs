@@ -1,6 +1,7 @@
 //! Tests of the catalog, by behaviour.
 #![allow(clippy::unwrap_used)]
 
+mod administrator_resets;
 mod compactions;
 mod coordinators;
 mod helpers;
@@ -10,6 +11,7 @@ mod quotas;
 mod replay;
 mod restore;
 mod tables;
+mod ticket_keys;
 mod users;
 mod versions;
 mod writes;

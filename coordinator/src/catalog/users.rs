@@ -3,7 +3,8 @@
 use prost::Message;
 use volley_common::identity::check_principal_name;
 use volley_common::wire::catalog::{
-    CreateToken, Grant, PutUser, PutUserMode, RemoveUser, RevokeToken, Role, ServiceToken, User, reply,
+    AdministratorReset, CreateToken, Grant, PutUser, PutUserMode, RemoveUser, ResetAdministrator, RevokeToken, Role,
+    ServiceToken, User, reply,
 };
 use volley_common::{Error, Result};
 
@@ -63,15 +64,44 @@ impl Catalog {
         if user.password_hash.is_empty() {
             return Err(Error::invalid(format!("the first administrator, {:?}, needs a password", user.name)));
         }
-        let grant = Grant {
-            to: format!("user:{}", user.name),
-            role: Role::Admin as i32,
-            created_ms: now,
-            granted_by: "bootstrap".into(),
-            ..Grant::default()
-        };
+        let grant = administrator_grant(&user.name, "bootstrap", now);
         self.upsert_user(User { created_ms: now, changed_ms: now, ..user });
         self.upsert_grant(grant);
+        self.raise_identity_epoch();
+        Ok(done())
+    }
+
+    /// Makes a user an administrator with a new password. The limits of rows and bytes do not hold: who has filled the catalog
+    /// must not keep its operator out.
+    pub(super) fn reset_administrator(&mut self, op: &ResetAdministrator, now: u64) -> Result<reply::Reply> {
+        let user = checked_user(op.user.as_ref())?;
+        if user.password_hash.is_empty() || user.generation == 0 {
+            return Err(Error::invalid(format!("the administrator {:?} needs a password and a generation", user.name)));
+        }
+        let newest = self.administrator_resets().last().map_or(0, |reset| reset.generation);
+        // A repeated command.
+        if newest == user.generation {
+            return Ok(done());
+        }
+        if newest != op.after {
+            return Err(Error::aborted(
+                "another coordinator has reset an administrator at the same time: look whether it was by the same file, and try again",
+            ));
+        }
+        let grant = administrator_grant(&user.name, "reset", now);
+        if self.grant(&grant.to, Role::Admin, &[]).is_none() {
+            self.upsert_grant(grant);
+        }
+        let old = self.user(&user.name);
+        let created_ms = old.map_or(now, |old| old.created_ms);
+        let groups = old.map(|old| old.groups.clone()).unwrap_or_default();
+        self.identity.record_reset(AdministratorReset {
+            user: user.name.clone(),
+            password_hash: user.password_hash.clone(),
+            generation: user.generation,
+            at_ms: now,
+        });
+        self.upsert_user(User { created_ms, changed_ms: now, groups, ..user });
         self.raise_identity_epoch();
         Ok(done())
     }
@@ -150,6 +180,17 @@ impl Catalog {
     fn upsert_user(&mut self, user: User) {
         self.touched.insert(RowKey::User(user.name.clone()));
         self.identity.insert_user(user);
+    }
+}
+
+/// The role of administrator for a user.
+fn administrator_grant(user: &str, by: &str, now: u64) -> Grant {
+    Grant {
+        to: format!("user:{user}"),
+        role: Role::Admin as i32,
+        created_ms: now,
+        granted_by: by.into(),
+        ..Grant::default()
     }
 }
 

@@ -17,6 +17,7 @@ use volley_common::wire::catalog::Compression;
 use volley_common::{Error, Result, TableName};
 
 use crate::planner::table_options::TableOptions;
+use crate::service::key_rotation::{KeyRotation, TicketRotation};
 
 /// The reply to an action.
 pub struct ActionReply {
@@ -107,6 +108,30 @@ pub struct DrainNodeBody {
     /// Begin the drain; otherwise only report its progress.
     #[serde(default = "yes")]
     pub begin: bool,
+}
+
+/// `rotate_keys`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeysBody {
+    #[serde(default)]
+    revoke_sessions: bool,
+    #[serde(default)]
+    ticket_key: bool,
+    #[serde(default)]
+    revoke_tickets: bool,
+}
+
+impl RotateKeysBody {
+    /// What is to be replaced. To revoke the tickets is to replace their key.
+    pub fn rotation(&self) -> KeyRotation {
+        let tickets = match (self.revoke_tickets, self.ticket_key) {
+            (true, _) => TicketRotation::Revoke,
+            (false, true) => TicketRotation::Replace,
+            (false, false) => TicketRotation::Keep,
+        };
+        KeyRotation { revoke_sessions: self.revoke_sessions, tickets }
+    }
 }
 
 /// `add_coordinator`.

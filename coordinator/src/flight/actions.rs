@@ -118,12 +118,12 @@ impl ActionRunner {
             "abort_write" => self.abort_write(body, call).await,
             "CancelFlightInfo" => self.cancel_flight_info(body, call).await,
             "RenewFlightEndpoint" => self.renew_endpoint(body, call).await,
-            "SetSessionOptions" => self.set_session(body, metadata),
+            "SetSessionOptions" => self.set_session(body, metadata, call),
             "GetSessionOptions" => {
-                let options = self.sessions.get(session_id(metadata).as_deref());
+                let options = self.sessions.get(call.access().name(), session_id(metadata).as_deref());
                 Ok(ActionReply::bytes(options.encode_to_vec()))
             }
-            "CloseSession" => self.close_session(metadata),
+            "CloseSession" => self.close_session(metadata, call),
             // A health check accepts any body, because clients poll with different ones.
             "healthcheck" => Ok(ActionReply::json(&self.services.status.health())),
             "addresses" => {
@@ -295,15 +295,15 @@ impl ActionRunner {
         Ok(ActionReply::bytes(renewed.encode_to_vec()))
     }
 
-    fn set_session(&self, body: &[u8], metadata: &MetadataMap) -> Result<ActionReply> {
-        let (result, created) = self.sessions.set(session_id(metadata), body)?;
+    fn set_session(&self, body: &[u8], metadata: &MetadataMap, call: &CallContext) -> Result<ActionReply> {
+        let (result, created) = self.sessions.set(call.access().name(), session_id(metadata), body)?;
         let cookie = created.map(|id| cookie(&format!("{COOKIE}={id}"))).transpose()?;
         Ok(ActionReply { cookie, ..ActionReply::bytes(result.encode_to_vec()) })
     }
 
-    fn close_session(&self, metadata: &MetadataMap) -> Result<ActionReply> {
+    fn close_session(&self, metadata: &MetadataMap, call: &CallContext) -> Result<ActionReply> {
         let id = session_id(metadata);
-        let result = self.sessions.close(id.as_deref());
+        let result = self.sessions.close(call.access().name(), id.as_deref());
         let cookie = id.map(|_| cookie(&format!("{COOKIE}=; Max-Age=0"))).transpose()?;
         Ok(ActionReply { cookie, ..ActionReply::bytes(result.encode_to_vec()) })
     }

@@ -1,4 +1,4 @@
-//! Operators' actions: cluster status, layout and versions of tables, adding and removing nodes and coordinators.
+//! Operators' actions: cluster status, layout and versions of tables, adding and removing nodes and coordinators, new keys.
 //!
 //! Only the leader has the heartbeats of nodes and the copies in progress. Another coordinator forwards the actions that
 //! report those to the leader, and replies from its own catalog if it cannot reach the leader.
@@ -17,17 +17,19 @@ use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::{Code, Result};
 
 use super::action_bodies::{
-    ActionReply, AddCoordinatorBody, CoordinatorBody, DrainNodeBody, EmptyBody, NodeBody, TableBody, parse,
+    ActionReply, AddCoordinatorBody, CoordinatorBody, DrainNodeBody, EmptyBody, NodeBody, RotateKeysBody, TableBody,
+    parse,
 };
 use super::call_context::CallContext;
 use super::limits::MAX_REPLY;
 use super::rights::Requirement;
 use crate::raft::Handle;
 use crate::service::Services;
+use crate::service::key_rotation::rotate_keys;
 use crate::service::tickets::ticket_key;
 
 /// Names and descriptions of these actions.
-pub const ACTIONS: [(&str, &str); 8] = [
+pub const ACTIONS: [(&str, &str); 9] = [
     ("cluster_status", "Green, yellow or red; coordinators, leader, nodes and sums, as JSON"),
     ("explain", r#"Where each shard of a table is, where it should be, and why it is not there yet: {"table"}"#),
     ("list_versions", r#"The versions of a table that can be read now: {"table"}"#),
@@ -39,6 +41,10 @@ pub const ACTIONS: [(&str, &str); 8] = [
     ("remove_node", r#"Remove a node; rejected while data would be lost: {"node"}"#),
     ("add_coordinator", r#"Add a coordinator to the cluster: {"id", "peer": HOST:PORT}"#),
     ("remove_coordinator", r#"Remove a coordinator from the cluster: {"id"}"#),
+    (
+        "rotate_keys",
+        r#"Replace the key that signs sessions, and with "ticket_key": true that of tickets: {"revoke_sessions", "ticket_key", "revoke_tickets"}; what is revoked ends before its time"#,
+    ),
 ];
 
 /// Marks an action that another coordinator forwarded: it is not forwarded again.
@@ -86,15 +92,28 @@ pub async fn run(
         }
         ("drain_node", None) => {
             let drain: DrainNodeBody = parse(name, body)?;
+            call.note_target(&drain.node);
             admin.drain_node(&drain.node, drain.begin).await?
         }
-        ("undrain_node", None) => admin.undrain_node(&parse::<NodeBody>(name, body)?.node).await?,
-        ("remove_node", None) => admin.remove_node(&parse::<NodeBody>(name, body)?.node).await?,
+        ("undrain_node" | "remove_node", None) => {
+            let node = parse::<NodeBody>(name, body)?.node;
+            call.note_target(&node);
+            if name == "remove_node" { admin.remove_node(&node).await? } else { admin.undrain_node(&node).await? }
+        }
         ("add_coordinator", None) => {
             let add: AddCoordinatorBody = parse(name, body)?;
+            call.note_target(&format!("{} {}", add.id, add.peer));
             admin.add_coordinator(add.id, &add.peer).await?
         }
-        (_, None) => admin.remove_coordinator(parse::<CoordinatorBody>(name, body)?.id).await?,
+        ("rotate_keys", None) => {
+            let rotation = parse::<RotateKeysBody>(name, body)?.rotation();
+            rotate_keys(&services.raft, &services.config, rotation).await?
+        }
+        (_, None) => {
+            let id = parse::<CoordinatorBody>(name, body)?.id;
+            call.note_target(&id.to_string());
+            admin.remove_coordinator(id).await?
+        }
     };
     Ok(ActionReply::json(&value))
 }

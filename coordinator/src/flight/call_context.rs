@@ -18,13 +18,15 @@ pub struct CallContext {
     request_id: Option<HeaderValue>,
     /// The table, or the prefix, that it is about; the first one, if there are several.
     table: Arc<OnceLock<Vec<String>>>,
+    /// What else an administrator's call is about: a user, a token's id, a grant, a member.
+    target: Arc<OnceLock<String>>,
 }
 
 impl CallContext {
     /// A call of an identified caller.
     pub fn new(access: Access, audit: AuditLog, headers: &HeaderMap) -> Self {
         let request_id = headers.get(REQUEST_ID_HEADER).cloned();
-        CallContext { access, audit, request_id, table: Arc::default() }
+        CallContext { access, audit, request_id, table: Arc::default(), target: Arc::default() }
     }
 
     /// The call of a request, from its extensions. A request without one has no rights.
@@ -58,15 +60,23 @@ impl CallContext {
         let _ = self.table.set(name.to_vec());
     }
 
+    /// Notes for the audit log what else the call is about; nothing secret.
+    pub fn note_target(&self, target: &str) {
+        if !target.is_empty() {
+            let _ = self.target.set(target.into());
+        }
+    }
+
     /// Records in the audit log how the call ended.
     pub fn record(&self, kind: AuditKind, operation: &str, result: Result<(), &Error>) {
-        self.audit.record(AuditEvent {
+        let event = AuditEvent {
             access: &self.access,
             kind,
             operation,
             table: self.table.get().map(Vec::as_slice),
             request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()),
             result,
-        });
+        };
+        self.audit.record_about(event, self.target.get().map(String::as_str));
     }
 }

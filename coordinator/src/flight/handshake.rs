@@ -17,7 +17,7 @@ use http::{Extensions, HeaderMap};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::grpc::NOW_HEADER;
-use volley_common::identity::{Access, Authenticator, Credentials, Secret};
+use volley_common::identity::{Access, Authenticator, Credentials, Secret, certificate_needs_no_token};
 use volley_common::server::audit::{AuditKind, AuditLog, UnidentifiedCall, request_id};
 use volley_common::server::serve::PeerAddress;
 use volley_common::tls::Caller;
@@ -25,7 +25,7 @@ use volley_common::{Code, Error, Result, clock};
 
 use super::call_context::CallContext;
 use crate::service::Services;
-use crate::service::login::{LoginService, certificate_needs_no_token, no_credentials};
+use crate::service::login::{LoginService, no_credentials};
 
 /// Maximum number of messages of one handshake.
 const MAX_MESSAGES: usize = 16;
@@ -45,7 +45,7 @@ pub struct Handshakes {
     audit: AuditLog,
 }
 
-/// Who shakes hands, and from where.
+/// The caller of a handshake: its certificate, address and headers.
 struct HandshakeCaller {
     caller: Caller,
     peer: Option<SocketAddr>,

@@ -10,7 +10,7 @@ use volley_common::options::fields::cut;
 use volley_common::wire::catalog::Role;
 use volley_common::{Error, Result, TableName};
 
-use crate::service::identity::GrantRequest;
+use crate::service::identity::{GrantRequest, PasswordChange};
 
 /// Parses a body that has a password. A misplaced value may be it, so errors name keys only.
 ///
@@ -53,6 +53,14 @@ fn plain_texts<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Resul
     values.into_iter().map(text).collect()
 }
 
+fn plain_choice<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<bool>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::Bool(choice) => Ok(Some(choice)),
+        _ => Err(D::Error::custom("\"revoke_tokens\" is neither true nor false")),
+    }
+}
+
 /// `create_user`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,12 +90,18 @@ pub struct SetPasswordBody {
     #[serde(deserialize_with = "plain_text")]
     pub user: String,
     password: Password,
+    #[serde(default)]
+    old_password: Option<Password>,
+    #[serde(default, deserialize_with = "plain_choice")]
+    revoke_tokens: Option<bool>,
 }
 
 impl SetPasswordBody {
-    /// The new password.
-    pub fn password(&self) -> Secret {
-        self.password.0.clone()
+    /// The change that it asks for.
+    pub fn into_change(self) -> PasswordChange {
+        let SetPasswordBody { user, password, old_password, revoke_tokens } = self;
+        let old_password = old_password.map(|password| password.0);
+        PasswordChange { user, password: password.0, old_password, revoke_tokens }
     }
 }
 

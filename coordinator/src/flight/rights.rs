@@ -63,7 +63,7 @@ const METHODS: [(&str, Requirement, AuditKind); 10] = [
 ];
 
 /// Every action, and what it requires.
-const ACTIONS: [(&str, Requirement, AuditKind); 39] = [
+const ACTIONS: [(&str, Requirement, AuditKind); 40] = [
     ("create_table", Table(Role::Writer), Write),
     ("drop_table", Table(Role::Owner), Admin),
     ("restore_version", Table(Role::Owner), Admin),
@@ -90,6 +90,7 @@ const ACTIONS: [(&str, Requirement, AuditKind); 39] = [
     ("remove_node", Cluster(Role::Operator), Admin),
     ("add_coordinator", Cluster(Role::Admin), Admin),
     ("remove_coordinator", Cluster(Role::Admin), Admin),
+    ("rotate_keys", Cluster(Role::Admin), Admin),
     ("create_user", Cluster(Role::Admin), Admin),
     ("set_password", Own, Admin),
     ("set_groups", Cluster(Role::Admin), Admin),

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use arrow_flight::{FlightDescriptor, Ticket};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
@@ -21,23 +20,27 @@ use tower::Service as TowerService;
 use volley_common::fairness::CallLimit;
 use volley_common::grpc::{self, PREFIX};
 use volley_common::http2::{
-    AdvancingBody, CompleteBody, ProxyRequestBody, ReplyBody, decompressed, grpc_error, grpc_message,
+    AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UnidentifiedBody, decompressed,
+    grpc_error, grpc_message,
 };
-use volley_common::identity::{ASSERTION_HEADER, assert_principal};
+use volley_common::identity::{ASSERTION_HEADER, assert_principal, is_public};
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
+use volley_common::options::fields::cut;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::refusal_log::RefusalLog;
 use volley_common::server::serve::TonicService;
+use volley_common::ticket::MAX_TICKET;
 use volley_common::wire::cluster;
-use volley_common::{Code, Error, Result};
+use volley_common::{Code, Error, Result, clock};
 
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
-use super::limits::{MAX_REPLY, MAX_REQUEST, MAX_TICKET, MAX_UNIDENTIFIED};
+use super::limits::{MAX_REPLY, MAX_REQUEST};
 use super::received_by::{ReceivedBy, client_listener, header_text, is_client_tls};
 use super::{flight_info, rights};
 use crate::client_listener::ListenerTable;
@@ -154,14 +157,18 @@ impl CoordinatorRouter {
         head.extensions.insert(call.access().clone());
         head.extensions.insert(call.clone());
         let request = Request::from_parts(head, body);
-        if !is_flight {
-            return self.serve_by_tonic(request).await;
-        }
-        let permit = match self.calls.admit(call.access()) {
+        let admitted = match is_flight {
+            true => self.calls.admit(call.access()),
+            false => self.calls.admit_other_service(call.access()),
+        };
+        let permit = match admitted {
             Ok(permit) => permit,
             Err(status) => return grpc_error(status),
         };
-        let mut reply = self.dispatch_flight(method, request, &call).await;
+        let mut reply = match is_flight {
+            true => self.dispatch_flight(method, request, &call).await,
+            false => self.serve_other_service(request).await,
+        };
         permit.hold(&mut reply);
         reply
     }
@@ -227,11 +234,19 @@ impl CoordinatorRouter {
         }
     }
 
-    /// Serves a handshake, or an action of a caller without identity, by tonic, with a body that is not larger than such calls
-    /// need.
+    /// Serves a service beside Flight: gRPC health, or reflection.
+    async fn serve_other_service(&mut self, request: Request<Incoming>) -> RouterReply {
+        match is_public(request.uri().path()) {
+            true => self.serve_unidentified(request).await.unwrap_or_else(grpc_error),
+            false => self.serve_by_tonic(request).await,
+        }
+    }
+
+    /// Serves a handshake, a health check, or an action of a caller without identity, by tonic, with a body that is neither
+    /// larger nor slower than such calls need.
     async fn serve_unidentified(&mut self, request: Request<Incoming>) -> Result<RouterReply> {
-        let limited = |body: Incoming| Limited::new(body, MAX_UNIDENTIFIED).map_err(too_large);
-        let request = decompressed(request.map(|body| AdvancingBody::new(limited(body))), MAX_UNIDENTIFIED)?;
+        let limited = |body: Incoming| AdvancingBody::new(UnidentifiedBody::new(CompleteBody(body)));
+        let request = decompressed(request.map(limited), MAX_UNIDENTIFIED)?;
         match self.routes.0.call(request.map(tonic::body::Body::new)).await {
             Ok(reply) => Ok(reply.map(ReplyBody::Tonic)),
             Err(never) => match never {},
@@ -343,18 +358,15 @@ fn refused(method: &str, error: Error) -> RouterReply {
     grpc_error(error)
 }
 
+/// Logs a failed call. Of callers without identity, one line a second says how many there were.
 fn log_failed(method: &str, error: &Error) {
-    tracing::info!(method, code = ?error.code, error = error.message, "call failed");
-}
-
-fn too_large(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
-    match error.is::<LengthLimitError>() {
-        true => Error::exhausted(format!(
-            "the messages have more than {MAX_UNIDENTIFIED} bytes, the limit of a handshake and of callers that have not identified themselves"
-        ))
-        .into(),
-        false => Status::from_error(error),
-    }
+    static UNIDENTIFIED: RefusalLog = RefusalLog::new();
+    let unlogged = match error.code {
+        Code::Unauthenticated => UNIDENTIFIED.count(clock::now_ms()),
+        _ => Some(0),
+    };
+    let Some(unlogged) = unlogged else { return };
+    tracing::info!(method = cut(method), code = ?error.code, error = error.message, unlogged, "call failed");
 }
 
 /// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.

@@ -15,6 +15,13 @@ const MAX_SESSIONS: usize = 1024;
 const MAX_OPTIONS: usize = 64;
 /// Maximum bytes of one option.
 const MAX_OPTION_BYTES: usize = 4096;
+/// Maximum bytes of all sessions; the oldest are dropped for further options.
+const MAX_BYTES: usize = 16 << 20;
+/// What an option and a session need beside their text, about.
+const OPTION_OVERHEAD: usize = 128;
+const SESSION_OVERHEAD: usize = 512;
+/// What a string of a list needs beside its text: encoded it may have two bytes.
+const STRING_OVERHEAD: usize = 48;
 
 /// `SessionOptionValue` of `Flight.proto`.
 #[derive(Clone, PartialEq, Message)]
@@ -96,78 +103,125 @@ pub struct FlightSessions(Mutex<SessionTable>);
 
 #[derive(Default)]
 struct SessionTable {
-    sessions: HashMap<String, BTreeMap<String, SessionOption>>,
-    /// Session ids, the oldest first; may contain closed sessions.
-    order: VecDeque<String>,
+    sessions: HashMap<SessionKey, SessionOptions>,
+    /// The sessions, the oldest first; may contain closed sessions.
+    order: VecDeque<SessionKey>,
+    /// Of all sessions.
+    bytes: usize,
+}
+
+/// The principal (empty: none) and the session's id: nobody uses the session of another.
+type SessionKey = (String, String);
+
+struct SessionOptions {
+    options: BTreeMap<String, SessionOption>,
+    /// Approximate memory use.
+    bytes: usize,
 }
 
 impl FlightSessions {
-    /// Sets options. A client without a session gets a new one, whose id is returned.
+    /// Sets options for a principal. A client without a session gets a new one, whose id is returned.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the body is not a valid message.
-    pub fn set(&self, id: Option<String>, body: &[u8]) -> Result<(SetSessionResult, Option<String>)> {
+    pub fn set(&self, owner: &str, id: Option<String>, body: &[u8]) -> Result<(SetSessionResult, Option<String>)> {
         let request = SessionOptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
         let mut table = self.0.lock();
-        let known = id.filter(|id| table.sessions.contains_key(id));
+        let known = id.map(|id| (owner.to_string(), id)).filter(|key| table.sessions.contains_key(key));
         let is_new = known.is_none();
-        let id = known.unwrap_or_else(|| table.create());
-        let session = table.sessions.entry(id.clone()).or_default();
+        let key = known.unwrap_or_else(|| table.create(owner));
+        let mut session = table.take(&key).unwrap_or_else(|| SessionOptions::new(&key));
         let mut errors = BTreeMap::new();
         for (name, option) in request.options {
-            if let Err(value) = set_option(session, &name, option) {
+            if let Err(value) = session.set_option(&name, option) {
                 errors.insert(name, SetOptionError { value });
             }
         }
-        Ok((SetSessionResult { errors }, is_new.then_some(id)))
+        table.put(key.clone(), session);
+        Ok((SetSessionResult { errors }, is_new.then_some(key.1)))
     }
 
-    /// The session's options; empty without a session.
-    pub fn get(&self, id: Option<&str>) -> SessionOptionMap {
+    /// The options of a principal's session; empty without a session.
+    pub fn get(&self, owner: &str, id: Option<&str>) -> SessionOptionMap {
         let table = self.0.lock();
-        let options = id.and_then(|id| table.sessions.get(id)).cloned().unwrap_or_default();
-        SessionOptionMap { options }
+        let session = id.and_then(|id| table.sessions.get(&(owner.to_string(), id.to_string())));
+        SessionOptionMap { options: session.map(|session| session.options.clone()).unwrap_or_default() }
     }
 
-    /// Closes a session. An unknown session counts as closed.
-    pub fn close(&self, id: Option<&str>) -> CloseSessionResult {
+    /// Closes a principal's session. An unknown session counts as closed.
+    pub fn close(&self, owner: &str, id: Option<&str>) -> CloseSessionResult {
         if let Some(id) = id {
-            self.0.lock().sessions.remove(id);
+            self.0.lock().take(&(owner.to_string(), id.to_string()));
         }
         CloseSessionResult { status: CLOSED }
     }
 }
 
 impl SessionTable {
-    fn create(&mut self) -> String {
-        self.order.retain(|id| self.sessions.contains_key(id));
-        while self.sessions.len() >= MAX_SESSIONS {
+    /// Names a new session.
+    fn create(&mut self, owner: &str) -> SessionKey {
+        self.order.retain(|key| self.sessions.contains_key(key));
+        let key = (owner.to_string(), format!("{:032x}", rand::random::<u128>()));
+        self.order.push_back(key.clone());
+        key
+    }
+
+    fn take(&mut self, key: &SessionKey) -> Option<SessionOptions> {
+        let session = self.sessions.remove(key)?;
+        self.bytes -= session.bytes;
+        Some(session)
+    }
+
+    /// Inserts a session, and drops the oldest others that there is no room for.
+    fn put(&mut self, key: SessionKey, session: SessionOptions) {
+        let mut kept = VecDeque::new();
+        while self.sessions.len() >= MAX_SESSIONS || self.bytes + session.bytes > MAX_BYTES {
             let Some(oldest) = self.order.pop_front() else { break };
-            self.sessions.remove(&oldest);
+            match oldest == key {
+                true => kept.push_back(oldest),
+                false => drop(self.take(&oldest)),
+            }
         }
-        let id = format!("{:032x}", rand::random::<u128>());
-        self.order.push_back(id.clone());
-        id
+        kept.into_iter().for_each(|key| self.order.push_front(key));
+        self.bytes += session.bytes;
+        self.sessions.insert(key, session);
     }
 }
 
-fn set_option(
-    session: &mut BTreeMap<String, SessionOption>,
-    name: &str,
-    option: SessionOption,
-) -> std::result::Result<(), i32> {
-    if name.is_empty() || name.len() > MAX_OPTION_BYTES || name == ALWAYS_INVALID {
-        return Err(INVALID_NAME);
+impl SessionOptions {
+    fn new((owner, id): &SessionKey) -> Self {
+        SessionOptions { options: BTreeMap::new(), bytes: SESSION_OVERHEAD + 2 * (owner.len() + id.len()) }
     }
-    if option.encoded_len() > MAX_OPTION_BYTES || (session.len() >= MAX_OPTIONS && !session.contains_key(name)) {
-        return Err(INVALID_VALUE);
+
+    fn set_option(&mut self, name: &str, option: SessionOption) -> std::result::Result<(), i32> {
+        if name.is_empty() || name.len() > MAX_OPTION_BYTES || name == ALWAYS_INVALID {
+            return Err(INVALID_NAME);
+        }
+        let is_full = self.options.len() >= MAX_OPTIONS && !self.options.contains_key(name);
+        if option.encoded_len() > MAX_OPTION_BYTES || is_full {
+            return Err(INVALID_VALUE);
+        }
+        if matches!(&option.value, Some(SessionOptionValue::String(text)) if text == ALWAYS_INVALID) {
+            return Err(INVALID_VALUE);
+        }
+        if let Some(old) = self.options.remove(name) {
+            self.bytes -= option_bytes(name, &old);
+        }
+        if option.value.is_some() {
+            self.bytes += option_bytes(name, &option);
+            self.options.insert(name.to_string(), option);
+        }
+        Ok(())
     }
-    match option.value {
-        Some(SessionOptionValue::String(ref text)) if text == ALWAYS_INVALID => return Err(INVALID_VALUE),
-        Some(_) => drop(session.insert(name.to_string(), option)),
-        None => drop(session.remove(name)),
-    }
-    Ok(())
+}
+
+/// The approximate memory use of an option.
+fn option_bytes(name: &str, option: &SessionOption) -> usize {
+    let strings = match &option.value {
+        Some(SessionOptionValue::Strings(list)) => list.values.len() * STRING_OVERHEAD,
+        _ => 0,
+    };
+    OPTION_OVERHEAD + name.len() + option.encoded_len() + strings
 }
 
 /// The session's id from the cookies of a call.
@@ -189,37 +243,72 @@ mod tests {
     #[test]
     fn options_can_be_set_removed_and_closed() {
         let sessions = FlightSessions::default();
-        let (result, id) = sessions.set(None, &request("a", Some(SessionOptionValue::Int64(7)))).unwrap();
+        let (result, id) = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Int64(7)))).unwrap();
         assert!(result.errors.is_empty());
         let id = id.unwrap();
-        assert_eq!(sessions.get(Some(&id)).options["a"].value, Some(SessionOptionValue::Int64(7)));
-        assert_eq!(sessions.set(Some(id.clone()), &request("a", None)).unwrap().1, None);
-        assert!(sessions.get(Some(&id)).options.is_empty());
-        assert_eq!(sessions.close(Some(&id)).status, CLOSED);
-        assert_eq!(sessions.close(None).status, CLOSED);
+        assert_eq!(sessions.get("ann", Some(&id)).options["a"].value, Some(SessionOptionValue::Int64(7)));
+        assert_eq!(sessions.set("ann", Some(id.clone()), &request("a", None)).unwrap().1, None);
+        assert!(sessions.get("ann", Some(&id)).options.is_empty());
+        assert_eq!(sessions.close("ann", Some(&id)).status, CLOSED);
+        assert_eq!(sessions.close("ann", None).status, CLOSED);
     }
 
     #[test]
     fn invalid_names_and_values_are_distinguished() {
         let sessions = FlightSessions::default();
-        let error = |body: Vec<u8>, name: &str| sessions.set(None, &body).unwrap().0.errors[name].value;
+        let error = |body: Vec<u8>, name: &str| sessions.set("ann", None, &body).unwrap().0.errors[name].value;
         assert_eq!(error(request("", Some(SessionOptionValue::Bool(true))), ""), INVALID_NAME);
         assert_eq!(error(request("big", Some(SessionOptionValue::String("x".repeat(5000)))), "big"), INVALID_VALUE);
         let invalid = SessionOptionValue::String(ALWAYS_INVALID.into());
         assert_eq!(error(request("key_with_invalid_value", Some(invalid)), "key_with_invalid_value"), INVALID_VALUE);
         assert_eq!(error(request(ALWAYS_INVALID, Some(SessionOptionValue::Bool(true))), ALWAYS_INVALID), INVALID_NAME);
-        assert!(sessions.set(None, b"\xff\xff").is_err());
+        assert!(sessions.set("ann", None, b"\xff\xff").is_err());
     }
 
     #[test]
     fn number_of_sessions_is_limited() {
         let sessions = FlightSessions::default();
-        let first = sessions.set(None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
+        let first = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
         for _ in 0..MAX_SESSIONS {
-            sessions.set(None, &[]).unwrap();
+            sessions.set("ann", None, &[]).unwrap();
         }
         assert_eq!(sessions.0.lock().sessions.len(), MAX_SESSIONS);
-        assert!(sessions.get(Some(&first)).options.is_empty());
+        assert!(sessions.get("ann", Some(&first)).options.is_empty());
+    }
+
+    #[test]
+    fn sessions_are_those_of_their_principal() {
+        let sessions = FlightSessions::default();
+        let id = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
+        assert!(sessions.get("bob", Some(&id)).options.is_empty() && sessions.get("", Some(&id)).options.is_empty());
+        let other = sessions.set("bob", Some(id.clone()), &request("a", None)).unwrap().1;
+        assert!(other.is_some_and(|other| other != id), "a session of its own");
+        sessions.close("bob", Some(&id));
+        assert_eq!(sessions.get("ann", Some(&id)).options.len(), 1);
+    }
+
+    #[test]
+    fn memory_of_all_sessions_is_limited() {
+        let sessions = FlightSessions::default();
+        let strings = || StringList { values: vec![String::new(); MAX_OPTION_BYTES / 2 - 8] };
+        let option = || SessionOption { value: Some(SessionOptionValue::Strings(strings())) };
+        let options = (0..MAX_OPTIONS).map(|at| (format!("a{at}"), option())).collect();
+        let body = SessionOptionMap { options }.encode_to_vec();
+        let set = |id: Option<&String>| sessions.set("ann", id.cloned(), &body).unwrap();
+        let first = set(None).1.unwrap();
+        let mut newest = first.clone();
+        for _ in 0..9 {
+            newest = set(None).1.unwrap();
+            let table = sessions.0.lock();
+            assert_eq!(table.bytes, table.sessions.values().map(|session| session.bytes).sum::<usize>());
+            assert!(table.bytes <= MAX_BYTES && table.bytes >= table.sessions.len() * MAX_OPTIONS * 60_000);
+        }
+        assert!(sessions.get("ann", Some(&first)).options.is_empty(), "the oldest was dropped");
+        assert_eq!(set(Some(&newest)).1, None);
+        assert_eq!(sessions.get("ann", Some(&newest)).options.len(), MAX_OPTIONS);
+        let all = sessions.0.lock().order.clone();
+        all.iter().for_each(|(owner, id)| drop(sessions.close(owner, Some(id))));
+        assert_eq!(sessions.0.lock().bytes, 0);
     }
 
     #[test]

@@ -110,7 +110,16 @@ struct NodeSession {
     check: InventoryCheck,
     /// The epoch of the users and grants that were last sent to the node.
     identity_epoch: u64,
+    /// Since when the node has not received users and grants that were sent, or are to be; `None`: it has.
+    identity_waits_since: Option<Instant>,
     close: CancellationToken,
+}
+
+impl NodeSession {
+    /// Whether no order waits for the node.
+    fn has_received_all(&self) -> bool {
+        self.orders.capacity() == self.orders.max_capacity()
+    }
 }
 
 /// Sends orders to a node.

@@ -220,7 +220,15 @@ impl NodeMembership {
             return Err(self.not_leader());
         }
         orders.try_send(Ok(welcome)).map_err(|_| Status::internal("a new queue has room"))?;
-        let session = NodeSession { id, boot, orders, check: InventoryCheck::default(), identity_epoch, close };
+        let session = NodeSession {
+            id,
+            boot,
+            orders,
+            check: InventoryCheck::default(),
+            identity_epoch,
+            identity_waits_since: None,
+            close,
+        };
         if let Some(old) = state.sessions.insert(node, session) {
             old.close.cancel();
         }

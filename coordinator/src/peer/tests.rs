@@ -2,6 +2,8 @@
 //! do not.
 #![allow(clippy::unwrap_used)]
 
+mod audited;
+
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
@@ -30,7 +32,7 @@ use crate::raft::testing;
 use crate::service::testing::{ROOT_PASSWORD, ServicesFixture};
 use crate::service::tickets::ticket_key;
 
-/// How many nodes a stranger tries to join.
+/// As how many nodes a caller tries to join that has no node's certificate.
 const FLOOD: u64 = 1_000;
 /// How long the parts of an unreachable node are waited for.
 const REPAIR_DELAY_MS: u64 = 500;

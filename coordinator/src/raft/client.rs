@@ -39,6 +39,7 @@ enum LeaderAttempt<T> {
 impl RaftContext {
     /// See [`Handle::propose`](super::handle::Handle::propose).
     pub async fn propose(&self, op: command::Op) -> Result<reply::Reply> {
+        self.check_features(&op).await?;
         let command = Command { now_ms: 0, op: Some(op) };
         let (length, limit) = (command.encoded_len(), MAX_PEER_MESSAGE - ENVELOPE_BYTES);
         if length > limit {
@@ -52,6 +53,7 @@ impl RaftContext {
 
     /// See [`Handle::propose_if_leader`](super::handle::Handle::propose_if_leader).
     pub async fn propose_if_leader(&self, op: command::Op) -> Result<reply::Reply> {
+        self.check_known_features(&op)?;
         let command = Command { now_ms: 0, op: Some(op) };
         match tokio::time::timeout(self.config.request_timeout, self.propose_local(command)).await {
             Ok(Ok(reply)) => catalog_reply(reply),

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::net::AddressMap;
-use volley_common::wire::PROTOCOL;
 use volley_common::wire::raft as wire;
+use volley_common::wire::{IDENTITY_FEATURES, PROTOCOL};
 use volley_common::{Error, Result};
 
 use super::config::RaftConfig;
@@ -57,6 +57,8 @@ pub struct RaftContext {
     fault: Mutex<Option<String>>,
     /// Set once the process knows its TLS files.
     pub tls_failures: OnceLock<TlsFailures>,
+    /// The `features` of the other coordinators that have answered, by id.
+    pub features: Mutex<BTreeMap<u64, u32>>,
     channels: AddressMap<PeerChannel>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -102,6 +104,7 @@ impl RaftContext {
             diverged: Mutex::default(),
             fault: Mutex::default(),
             tls_failures: OnceLock::new(),
+            features: Mutex::default(),
             channels: AddressMap::bounded(MAX_CHANNELS),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -145,6 +148,7 @@ impl RaftContext {
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
             status: wire::MembershipStatus::Unspecified as i32,
+            features: IDENTITY_FEATURES,
             tls_failures: self.tls_failures.get().map(|failures| failures()).unwrap_or_default(),
         })
     }

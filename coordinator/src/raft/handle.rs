@@ -112,7 +112,8 @@ impl Handle {
     /// Changes the catalog, through the leader.
     ///
     /// # Errors
-    /// The catalog's refusal, with its code. UNAVAILABLE: there was no leader within the timeout, or it was lost while it
+    /// The catalog's refusal, with its code. FAILED_PRECONDITION: a coordinator's version does not know the command.
+    /// UNAVAILABLE: there was no leader within the timeout, or it was lost while it
     /// committed; only the message of the latter says that the change may have taken effect.
     pub async fn propose(&self, op: command::Op) -> Result<reply::Reply> {
         self.0.propose(op).await
@@ -122,7 +123,8 @@ impl Handle {
     /// itself: from a former leader they would arrive late, when its successor has newer information.
     ///
     /// # Errors
-    /// UNAVAILABLE: it does not lead, or reaches no majority. The catalog's refusal.
+    /// UNAVAILABLE: it does not lead, or reaches no majority. FAILED_PRECONDITION: a coordinator's version does not know the
+    /// command. The catalog's refusal.
     pub async fn propose_if_leader(&self, op: command::Op) -> Result<reply::Reply> {
         self.0.propose_if_leader(op).await
     }

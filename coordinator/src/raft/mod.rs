@@ -8,6 +8,7 @@
 //! | `log_comparison` | the leader compares its log with those of the others |
 //! | [`leader_clock`] | the time of commands |
 //! | `client`, `read_index` | propose and read, through the leader; coalesced read-index requests |
+//! | `features` | commands that not every coordinator's version knows |
 //! | `eligibility`, [`progress`] | whether this coordinator may stand for election; how far each member is |
 //! | [`types`], [`tables`] | openraft's types; the redb tables and the encoding of their rows |
 //! | [`storage`] | log, vote, state machine and snapshots on disk |
@@ -19,6 +20,7 @@ pub mod config;
 mod context;
 mod eligibility;
 pub mod environment;
+mod features;
 pub mod handle;
 pub mod leader_clock;
 mod log_comparison;

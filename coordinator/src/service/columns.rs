@@ -9,6 +9,7 @@ use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::options::fields::cut;
+use volley_common::wire::cluster::Columns;
 use volley_common::{Error, Result};
 
 /// A schema of at least this many bytes is read by a blocking thread.
@@ -22,6 +23,18 @@ pub struct SelectedColumns {
     pub indexes: Option<Vec<usize>>,
     /// The schema message with only them.
     pub schema: Bytes,
+}
+
+impl SelectedColumns {
+    /// What a ticket says of them: a schema message, and the indexes of the columns. Clients can read tickets: the schema is
+    /// that of the selected columns only, and is left out if there are parts, each of which begins with that of the table.
+    pub fn in_ticket(&self, has_parts: bool) -> (Bytes, Option<Columns>) {
+        let columns = |indexes: &Vec<usize>| Columns { index: indexes.iter().map(|at| *at as u32).collect() };
+        match has_parts {
+            true => (Bytes::new(), self.indexes.as_ref().map(columns)),
+            false => (self.schema.clone(), None),
+        }
+    }
 }
 
 /// The columns that `options` requests, of a table with this schema message. `permitted`: the names of the columns that the
@@ -155,6 +168,26 @@ mod tests {
         let schema = parse_schema(&selected.schema).unwrap();
         assert_eq!(schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["c7", "c2"]);
         assert_eq!(selected.indexes, Some(vec![7, 2]));
+    }
+
+    #[tokio::test]
+    async fn ticket_without_parts_has_only_the_selected_columns() {
+        let schema = wide(9);
+        let contains = |bytes: &Bytes, name: &str| bytes.windows(name.len()).any(|found| found == name.as_bytes());
+        assert!(contains(&schema, "c5"));
+        for (wanted, shown) in [(None, vec!["c2", "c7"]), (Some(&["c7"][..]), vec!["c7"])] {
+            let selected = restricted(&schema, wanted, &["c2", "c7"]).await.unwrap();
+            let (in_ticket, columns) = selected.in_ticket(false);
+            assert_eq!((&in_ticket, columns), (&selected.schema, None));
+            for at in 0..9 {
+                let name = format!("c{at}");
+                assert_eq!(contains(&in_ticket, &name), shown.contains(&name.as_str()), "{name} for {wanted:?}");
+            }
+            let (in_ticket, columns) = selected.in_ticket(true);
+            assert_eq!((in_ticket.len(), columns.map(|columns| columns.index.len())), (0, Some(shown.len())));
+        }
+        let all = SelectedColumns { indexes: None, schema: schema.clone() };
+        assert_eq!((all.in_ticket(true), all.in_ticket(false)), ((Bytes::new(), None), (schema, None)));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! What each call requires is in the table of `coordinator/src/flight/rights.rs`. Here is what depends on whose user or token it is, and on the prefix.
 
+mod passwords;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,8 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Code, Error, Result};
 
+pub use self::passwords::PasswordChange;
+use super::login::LoginService;
 use crate::raft::Handle;
 
 /// The longest life of a service token, seconds: ten years.
@@ -27,6 +30,7 @@ const MAX_TOKEN_S: u64 = 10 * 365 * 24 * 3600;
 pub struct IdentityService {
     raft: Handle,
     authenticator: Authenticator,
+    login: LoginService,
 }
 
 /// A grant to make or to revoke.
@@ -42,9 +46,10 @@ pub struct GrantRequest {
 }
 
 impl IdentityService {
-    /// Works on this catalog. `authenticator` has the directory by which a caller's own grants are listed.
-    pub fn new(raft: Handle, authenticator: Authenticator) -> Self {
-        IdentityService { raft, authenticator }
+    /// Works on this catalog. `authenticator` has the directory by which a caller's own grants are listed; `login` verifies the
+    /// password of who changes it.
+    pub fn new(raft: Handle, authenticator: Authenticator, login: LoginService) -> Self {
+        IdentityService { raft, authenticator, login }
     }
 
     /// Creates a user, with a password or without: then it can only have service tokens. `{"user"}`.
@@ -53,6 +58,12 @@ impl IdentityService {
     /// INVALID_ARGUMENT: a name or the password. ALREADY_EXISTS. FAILED_PRECONDITION: the cluster has no administrator yet.
     pub async fn create_user(&self, name: &str, password: Option<Secret>, groups: Vec<String>) -> Result<Value> {
         check_principal_name(name).map_err(|e| e.at("the user"))?;
+        // Hashing is expensive: not for a user that the catalog would refuse.
+        if password.is_some() && self.raft.read().await?.user(name).is_some() {
+            return Err(Error::exists(format!(
+                "user {name:?} exists already: set its password or its groups, or remove it first"
+            )));
+        }
         let password_hash = match password {
             Some(password) => hash_password(password).await?,
             None => String::new(),
@@ -60,26 +71,6 @@ impl IdentityService {
         let user = User { groups, ..self.user_row(name, password_hash) };
         self.put_user(user, PutUserMode::Create).await?;
         tracing::info!(user = name, "a user was created");
-        Ok(json!({ "user": name }))
-    }
-
-    /// Sets the password of a user, which ends its sessions. For the user itself and for administrators: `{"user"}`.
-    ///
-    /// # Errors
-    /// PERMISSION_DENIED: another user's, or the caller has only a service token. NOT_FOUND: no such user.
-    pub async fn set_password(&self, access: &Access, name: &str, password: Secret) -> Result<Value> {
-        if access.require_cluster(Role::Admin).is_err() {
-            require_self(access, name)?;
-            // Who got hold of a token must not get the account with it.
-            if access.principal().is_some_and(|principal| principal.method == LoginMethod::ServiceToken) {
-                return Err(Error::denied(format!(
-                    "a service token cannot change the password of its user {name:?}: log in with the password"
-                )));
-            }
-        }
-        let password_hash = hash_password(password).await?;
-        self.put_user(self.user_row(name, password_hash), PutUserMode::Password).await?;
-        tracing::info!(user = name, "the password of a user was set");
         Ok(json!({ "user": name }))
     }
 
@@ -139,14 +130,21 @@ impl IdentityService {
         Ok(catalog.users().map(one).collect())
     }
 
-    /// Creates a service token of a user: the caller itself, or at an administrator's wish another one. The reply has the token,
-    /// which nobody can show again: `{"id", "token", "expires_ms"}`.
+    /// Creates a service token of a user: the caller's own, or for administrators any user's. The reply has the token, which is
+    /// never shown again: `{"id", "token", "expires_ms"}`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: its name, or how long it lives. NOT_FOUND: the user is not in the catalog. PERMISSION_DENIED: another
-    /// user's.
+    /// user's, or the caller has only a service token.
     pub async fn create_token(&self, access: &Access, user: Option<&str>, name: &str, ttl_s: u64) -> Result<Value> {
         let user = owner_of(access, user)?;
+        // Otherwise a stolen token could be exchanged for others, which its revocation does not end.
+        let by_token = access.principal().is_some_and(|principal| principal.method == LoginMethod::ServiceToken);
+        if by_token && access.require_cluster(Role::Admin).is_err() {
+            return Err(Error::denied(format!(
+                "a service token creates no others: log in with the password of {user:?}, or ask an administrator"
+            )));
+        }
         if !(1..=MAX_TOKEN_S).contains(&ttl_s) {
             return Err(Error::invalid(format!(
                 "\"ttl_s\" is {ttl_s}: give the token a life of 1 to {MAX_TOKEN_S} seconds"
@@ -156,25 +154,10 @@ impl IdentityService {
             check_principal_name(name).map_err(|e| e.at("the token"))?;
         }
         let (row, token) = new_service_token(user, name, self.raft.now_ms(), ttl_s * 1000);
-        self.check_token_end(access, row.expires_ms).await?;
         let reply = json!({ "id": row.id, "token": token.expose(), "expires_ms": row.expires_ms });
         tracing::info!(user, id = row.id, "a service token was created");
         self.raft.propose(Op::CreateToken(CreateToken { token: Some(row) })).await?;
         Ok(reply)
-    }
-
-    /// Checks that who has only a service token does not get one that outlives it: otherwise a stolen token would never end.
-    async fn check_token_end(&self, access: &Access, expires_ms: u64) -> Result<()> {
-        let by_token = access.principal().filter(|principal| principal.method == LoginMethod::ServiceToken);
-        let Some(principal) = by_token.filter(|_| access.require_cluster(Role::Admin).is_err()) else { return Ok(()) };
-        let end_ms = self.raft.read().await?.token(&principal.credential).map_or(0, |token| token.expires_ms);
-        if expires_ms <= end_ms {
-            return Ok(());
-        }
-        Err(Error::denied(format!(
-            "a service token cannot create one that outlives it, and {} ends earlier: log in with the password, or give a shorter \"ttl_s\"",
-            principal.credential
-        )))
     }
 
     /// The service tokens of a user, by id; without one those of all users for administrators, for others their own:
@@ -229,12 +212,12 @@ impl IdentityService {
     /// Grants a role on a prefix: `{"role", "prefix", "to", "columns"}`.
     ///
     /// # Errors
-    /// PERMISSION_DENIED: the caller owns the prefix not. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
+    /// PERMISSION_DENIED: the caller does not own the prefix. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
     /// the cluster has no administrator yet.
     pub async fn grant(&self, access: &Access, request: GrantRequest) -> Result<Value> {
         let GrantRequest { role, prefix, to, columns } = request;
         access.require_grant(&prefix, role)?;
-        let reply = json!({ "role": role_name(role), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
+        let reply = json!({ "role": role.name(), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
         let (created_ms, granted_by) = (self.raft.now_ms(), access.name().to_string());
         let grant = Grant { to, role: role as i32, prefix, columns, created_ms, granted_by };
         tracing::info!(grant = %reply, by = grant.granted_by, "a role was granted");
@@ -245,11 +228,11 @@ impl IdentityService {
     /// Revokes a role on a prefix; `{"revoked": false}` if it was not granted.
     ///
     /// # Errors
-    /// PERMISSION_DENIED: the caller owns the prefix not. FAILED_PRECONDITION: it is the last administrator's.
+    /// PERMISSION_DENIED: the caller does not own the prefix. FAILED_PRECONDITION: it is the last administrator's.
     pub async fn revoke(&self, access: &Access, request: GrantRequest) -> Result<Value> {
         let GrantRequest { role, prefix, to, .. } = request;
         access.require_grant(&prefix, role)?;
-        tracing::info!(role = role_name(role), prefix = prefix_text(&prefix), to, "a role is revoked");
+        tracing::info!(role = role.name(), prefix = prefix_text(&prefix), to, "a role is revoked");
         match self.raft.propose(Op::RemoveGrant(RemoveGrant { to, role: role as i32, prefix })).await {
             Ok(_) => Ok(json!({ "revoked": true })),
             Err(error) if error.code == Code::NotFound => Ok(json!({ "revoked": false })),
@@ -271,8 +254,8 @@ impl IdentityService {
         };
         let is_visible = |grant: &&Grant| is_own(grant) || access.require_grant(&grant.prefix, Role::Reader).is_ok();
         let applies = |grant: &&Grant| grant.prefix.starts_with(prefix) || prefix.starts_with(&grant.prefix);
-        let catalog = self.raft.read().await?;
-        Ok(catalog.grants().filter(applies).filter(is_visible).map(grant_json).collect())
+        let grants: Vec<Grant> = self.raft.read().await?.grants().filter(applies).cloned().collect();
+        Ok(grants.iter().filter(is_visible).map(grant_json).collect())
     }
 
     /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`.
@@ -374,24 +357,12 @@ fn require_self(access: &Access, user: &str) -> Result<()> {
 fn grant_json(grant: &Grant) -> Value {
     json!({
         "to": grant.to,
-        "role": role_name(grant.role()),
+        "role": grant.role().name(),
         "prefix": prefix_text(&grant.prefix),
         "columns": grant.columns,
         "granted_by": grant.granted_by,
         "created_ms": grant.created_ms,
     })
-}
-
-/// The name of a role in bodies and replies.
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "unknown",
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
 }
 
 /// A prefix as text: `/` for the whole cluster, else its components.

@@ -12,6 +12,7 @@
 //! | [`admin`] | operators' actions: nodes and coordinators, layout and versions of tables |
 //! | [`login`] | passwords and tokens to session tokens |
 //! | [`identity`] | users, service tokens, grants, quotas |
+//! | [`key_rotation`] | new keys for sessions and tickets |
 //!
 //! What a principal may do is checked where its call arrives; services that reply with less than the whole to some principals
 //! take its `Access`. Each service holds only what it needs. The decisions are pure functions in [`crate::planner`] and
@@ -20,6 +21,7 @@
 pub mod admin;
 pub mod columns;
 pub mod identity;
+pub mod key_rotation;
 pub mod live_nodes;
 pub mod login;
 pub mod plan_cache;
@@ -138,9 +140,10 @@ impl Services {
         let of_catalog = raft.clone();
         let key = Arc::new(move || ticket_key(&of_catalog.view()).ok().map(Arc::new));
         let authenticator = Authenticator::new(directory.clone(), rules, key);
+        let login = LoginService::new(raft.clone(), authenticator.clone(), audit.clone());
         Services {
-            login: LoginService::new(raft.clone(), authenticator.clone()),
-            identity: IdentityService::new(raft.clone(), authenticator.clone()),
+            identity: IdentityService::new(raft.clone(), authenticator.clone(), login.clone()),
+            login,
             tickets: TicketService::new(raft.clone(), &config),
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
             write: WriteService::new(raft.clone(), &config),

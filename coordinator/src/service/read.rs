@@ -11,7 +11,7 @@ use volley_common::net::member_health::HealthRank;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
-use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::wire::cluster::Ticket;
 use volley_common::{Error, PartId, Result, TableName, clock};
 
 use super::columns::{SelectedColumns, select_columns, visible_schema};
@@ -264,8 +264,7 @@ impl ReadService {
         self.serving_nodes(&Ticket::default()).await
     }
 
-    /// The signer of the tickets of one read, which belong to the reader. Tickets contain the schema only if there is no part
-    /// that begins with it.
+    /// The signer of the tickets of one read, which belong to the reader.
     fn signer(
         &self,
         access: &Access,
@@ -273,15 +272,14 @@ impl ReadService {
         columns: &SelectedColumns,
         options: &Options,
     ) -> TicketSigner {
-        let index = |columns: &Vec<usize>| Columns { index: columns.iter().map(|at| *at as u32).collect() };
-        let schema = if target.version_plan.has_parts() { Bytes::new() } else { target.layout.schema.clone() };
+        let (schema, columns) = columns.in_ticket(target.version_plan.has_parts());
         let mut ticket = Ticket {
             flight: rand::random(),
             expires_ms: target.expires_ms,
             table: target.table.clone(),
             table_id: target.table_id,
             version: target.version,
-            columns: columns.indexes.as_ref().map(index),
+            columns,
             schema,
             decompress: options.decompress == Some(true),
             ..Ticket::default()

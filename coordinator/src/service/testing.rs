@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use volley_common::identity::{Access, Directory, LoginMethod, Principal, Secret, hash_password};
 use volley_common::net::ConnectionPool;
@@ -47,7 +48,10 @@ impl ServicesFixture {
     /// Of a cluster with the administrator `root`.
     pub async fn closed() -> Self {
         let fixture = Self::open().await;
-        let password_hash = hash_password(Secret::new(ROOT_PASSWORD)).await.unwrap();
+        // Once for all tests of a process: few hashes are computed at a time, and few may wait.
+        static HASH: OnceCell<String> = OnceCell::const_new();
+        let hash = || async { hash_password(Secret::new(ROOT_PASSWORD)).await.unwrap() };
+        let password_hash = HASH.get_or_init(hash).await.clone();
         let root = User { name: "root".into(), password_hash, generation: 1, ..User::default() };
         fixture.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
         fixture

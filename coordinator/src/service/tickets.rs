@@ -14,6 +14,11 @@ use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::MIN_RETENTION_MS;
 use crate::raft::Handle;
 
+/// Maximum number of cancelled flights: every member has all of them in memory.
+const MAX_CANCELLED: usize = 100_000;
+/// For how long a cancellation is kept at most after the ticket that it was made with has expired.
+const MAX_RENEWED_MS: u64 = 24 * 3_600_000;
+
 /// Verifies, cancels and renews tickets.
 #[derive(Clone)]
 pub struct TicketService {
@@ -37,7 +42,7 @@ impl TicketService {
     pub fn verify(&self, bytes: &[u8]) -> Result<Ticket> {
         let catalog = self.raft.view();
         let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
-        if catalog.cancelled().any(|cancelled| cancelled.flight == ticket.flight) {
+        if catalog.is_cancelled(ticket.flight) {
             return Err(Error::cancelled(format!(
                 "the FlightInfo of this ticket for table {:?} was cancelled: call get_flight_info again",
                 ticket.table.join("/")
@@ -61,7 +66,8 @@ impl TicketService {
     /// also if its rights have changed, and for administrators.
     ///
     /// # Errors
-    /// As `TicketService::redeem`, but an already cancelled ticket is no error.
+    /// As `TicketService::redeem`, but an already cancelled ticket is no error. RESOURCE_EXHAUSTED: too many flights are
+    /// cancelled.
     pub async fn cancel_flight(&self, access: &Access, bytes: &[u8]) -> Result<()> {
         let ticket = match self.verify(bytes) {
             Err(error) if error.code == Code::Cancelled => return Ok(()),
@@ -70,8 +76,9 @@ impl TicketService {
         if access.require_cluster(Role::Admin).is_err() {
             require_own(access, &ticket, "cancel")?;
         }
-        // A renewed ticket expires later than the others: the cancellation must outlive all of them.
-        let until_ms = ticket.expires_ms.max(self.raft.now_ms() + self.retention_ms);
+        let cancelled = self.raft.view().cancelled().count();
+        check_cancellations(cancelled)?;
+        let until_ms = cancelled_until_ms(&ticket, self.raft.now_ms(), self.retention_ms);
         self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
         Ok(())
     }
@@ -101,6 +108,25 @@ impl TicketService {
     }
 }
 
+/// Checks that a flight can be cancelled although `cancelled` are.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED.
+fn check_cancellations(cancelled: usize) -> Result<()> {
+    if cancelled < MAX_CANCELLED {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "{cancelled} FlightInfos are cancelled, which is the limit: try again when tickets of some of them have expired, or let this ticket expire"
+    )))
+}
+
+/// Until when a cancellation is kept: until the ticket expires, and as long as the flight's other tickets may last that were
+/// renewed, a day at most.
+fn cancelled_until_ms(ticket: &Ticket, now_ms: u64, retention_ms: u64) -> u64 {
+    ticket.expires_ms.max(now_ms.saturating_add(retention_ms.min(MAX_RENEWED_MS)))
+}
+
 /// Checks that a principal planned a ticket itself: a ticket that anybody may redeem can only be renewed or cancelled by who
 /// planned it.
 ///
@@ -118,12 +144,13 @@ fn require_own(access: &Access, ticket: &Ticket, verb: &str) -> Result<()> {
     )))
 }
 
-/// The key of the cluster's tickets.
+/// The key of the cluster's tickets, which accepts what the next key and former ones signed, too.
 ///
 /// # Errors
 /// UNAVAILABLE before the cluster is formed.
 pub fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
-    Ok(TicketKey::new(&catalog.require_cluster()?.ticket_key))
+    let key = TicketKey::new(&catalog.require_cluster()?.ticket_key);
+    Ok(key.accepting(catalog.accepted_ticket_keys().map(|other| &other[..])))
 }
 
 /// How long a new ticket lasts, milliseconds: the retention. Earlier versions accepted one of 0, with which nothing could be
@@ -131,4 +158,25 @@ pub fn ticket_key(catalog: &Catalog) -> Result<TicketKey> {
 pub fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
     let retention = spec.map(|spec| spec.retention_ms).filter(|ms| *ms >= MIN_RETENTION_MS);
     retention.unwrap_or(default_ms).min(MAX_RETENTION_S * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_of_cancelled_flights_is_limited() {
+        assert!(check_cancellations(MAX_CANCELLED - 1).is_ok());
+        let refused = check_cancellations(MAX_CANCELLED);
+        assert!(refused.is_err_and(|error| error.code == Code::ResourceExhausted && error.message.contains("100000")));
+    }
+
+    #[test]
+    fn cancellation_outlives_renewed_tickets_by_a_day_at_most() {
+        let until_ms = |expires_ms, retention_ms| {
+            cancelled_until_ms(&Ticket { expires_ms, ..Ticket::default() }, 1_000, retention_ms)
+        };
+        assert_eq!((until_ms(5_000, 60_000), until_ms(99_000, 60_000)), (61_000, 99_000));
+        assert_eq!(until_ms(5_000, u64::MAX), 1_000 + MAX_RENEWED_MS);
+    }
 }

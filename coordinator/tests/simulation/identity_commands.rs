@@ -3,8 +3,8 @@
 use rand::Rng;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    AddSigningKey, CreateToken, Grant, PutGrant, PutUser, PutUserMode, Quota, RemoveGrant, RemoveUser, RevokeToken,
-    Role, ServiceToken, SetQuota, SigningKey, User,
+    AddSigningKey, CreateToken, Grant, PutGrant, PutUser, PutUserMode, Quota, RemoveGrant, RemoveUser,
+    ResetAdministrator, RevokeToken, Role, RotateTicketKey, ServiceToken, SetQuota, SigningKey, User,
 };
 
 use crate::rng::SimRng;
@@ -16,7 +16,7 @@ pub fn identity_command(rng: &mut SimRng, number: u64, now_ms: u64) -> Op {
     let to = format!("user:{name}");
     let role = [Role::Admin, Role::Reader][rng.random_range(0..2)] as i32;
     let mode = [PutUserMode::Bootstrap, PutUserMode::Create, PutUserMode::Password, PutUserMode::Groups];
-    match rng.random_range(0..10) {
+    match rng.random_range(0..12) {
         0..3 => {
             let groups = vec![format!("g{}", rng.random_range(0..9))];
             let user = User { name, password_hash: "hash".into(), groups, generation: number, ..User::default() };
@@ -33,8 +33,19 @@ pub fn identity_command(rng: &mut SimRng, number: u64, now_ms: u64) -> Op {
         7 => Op::RemoveGrant(RemoveGrant { to, role, prefix: Vec::new() }),
         8 => {
             let key = SigningKey { id: number.to_string(), public_key: vec![3; 32].into(), ..SigningKey::default() };
-            Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms: rng.random_range(0..2000) })
+            let (older_than_ms, revoke_others) = (rng.random_range(0..2000), rng.random_bool(0.2));
+            Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms, revoke_others })
         }
+        9 => {
+            let user = User { name, password_hash: "hash".into(), generation: number, ..User::default() };
+            Op::ResetAdministrator(ResetAdministrator { user: Some(user), after: 0 })
+        }
+        10 => Op::RotateTicketKey(RotateTicketKey {
+            key: vec![number as u8; 32].into(),
+            sign_after_ms: rng.random_range(0..500),
+            keep_former_ms: rng.random_range(0..500),
+            revoke_former: rng.random_bool(0.5),
+        }),
         _ => {
             // Too large to be reached: the history of a table knows no quotas.
             let prefix = vec![format!("t{}", rng.random_range(0..3))];

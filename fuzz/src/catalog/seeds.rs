@@ -8,9 +8,9 @@ use volley_common::wire::catalog::{
     AbortWrite, AddCoordinator, AddSigningKey, BeginWrite, CancelFlight, Command, CommitWrite, CoordinatorPeer,
     CreateTable, CreateToken, DrainNode, DropTable, Expire, FormCluster, Grant, HolderChange, NameCoordinators, Node,
     Part, PinVersion, PlaceTables, PutGrant, PutUser, PutUserMode, Quota, RegisterNode, RemoveCoordinator, RemoveGrant,
-    RemoveNode, RemoveUser, RenewWrite, RestoreVersion, RetireStore, RevokeToken, Role, Row, ServiceToken,
-    SetNodeHealth, SetNodeState, SetQuota, ShardPlacement, SigningKey, StageParts, TablePlacement, TableSpec,
-    UpdateHolders, User, WriteMode, row,
+    RemoveNode, RemoveUser, RenewWrite, ResetAdministrator, RestoreVersion, RetireStore, RevokeToken, Role,
+    RotateTicketKey, Row, ServiceToken, SetNodeHealth, SetNodeState, SetQuota, ShardPlacement, SigningKey, StageParts,
+    TablePlacement, TableSpec, UpdateHolders, User, WriteMode, row,
 };
 use volley_coordinator::catalog::Catalog;
 
@@ -165,12 +165,12 @@ fn coordinators() -> Vec<Op> {
 }
 
 fn identities() -> Vec<Op> {
-    let user = |name: &str, mode: PutUserMode| {
+    let named = |name: &str| {
         let hash = "$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHRzYWx0$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
         let groups = vec!["g".to_string()];
-        let user = User { name: name.into(), password_hash: hash.into(), groups, generation: 7, ..User::default() };
-        Op::PutUser(PutUser { user: Some(user), mode: mode.into() })
+        User { name: name.into(), password_hash: hash.into(), groups, generation: 7, ..User::default() }
     };
+    let user = |name: &str, mode: PutUserMode| Op::PutUser(PutUser { user: Some(named(name)), mode: mode.into() });
     let grant = Grant { to: "group:g".into(), role: Role::Reader.into(), prefix: name("a"), ..Grant::default() };
     let token = ServiceToken {
         id: "0123456789abcdef".into(),
@@ -193,7 +193,15 @@ fn identities() -> Vec<Op> {
         user("bob", PutUserMode::Groups),
         Op::PutGrant(PutGrant { grant: Some(grant.clone()) }),
         Op::CreateToken(CreateToken { token: Some(token.clone()) }),
-        Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms: 0 }),
+        Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms: 0, revoke_others: true }),
+        Op::ResetAdministrator(ResetAdministrator { user: Some(named("eve")), after: 0 }),
+        Op::RotateTicketKey(RotateTicketKey {
+            key: Bytes::from_static(&[9; 32]),
+            sign_after_ms: 1,
+            keep_former_ms: 9_000,
+            revoke_former: true,
+        }),
+        Op::Expire(Expire { write_id_retention_ms: 10, ..Expire::default() }),
         Op::SetQuota(SetQuota { quota: Some(Quota { prefix: name("a"), bytes: 150, tables: 1 }) }),
     ]);
     ops.extend(put("w7", "a", WriteMode::Append, &[30, 31]));

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use volley_common::identity::{Directory, IdentityRules, SessionTokenIssuer, new_signing_key};
 use volley_common::net::ConnectionPool;
+use volley_common::tls::ClientIdentity;
 use volley_common::wire::catalog::{Grant, Role, SigningKey, User};
 use volley_common::wire::cluster::{BeginWriteRequest, IdentitySnapshot, Ticket};
 
@@ -180,7 +181,7 @@ async fn own_work_of_the_cluster_reads_parts_of_other_nodes() {
     let work = ticket(&[(holder.write(&rows()), &[&holder])]);
     let reader = || TicketReader::new(reading.context.get.clone(), work.clone(), false).unwrap();
     let refused = reader().next_message().await.unwrap_err();
-    assert_eq!(refused.code, Code::Unavailable, "{refused}");
+    assert_eq!(refused.code, Code::Unauthenticated, "{refused}");
     let mut reader = reader().on_behalf_of(AssertedCaller::cluster(reading.context.cluster.clone()));
     assert!(reader.next_message().await.unwrap().is_some());
 }
@@ -236,6 +237,18 @@ async fn handshake_payload_is_answered_before_the_stream_ends() {
 }
 
 #[tokio::test]
+async fn client_with_a_certificate_needs_no_handshake() {
+    let node = TestUsers::new().node().await;
+    let (callers, headers, mut extensions) = (&node.context.callers, HeaderMap::new(), Extensions::new());
+    extensions.insert(Caller::Client(Arc::new(ClientIdentity { name: "alice".into() })));
+    let Ok(HandshakeAnswer::ByMessage(access)) = callers.answer_to_headers(&headers, &extensions).await else {
+        panic!("its headers have no credentials")
+    };
+    let error = callers.answer_to_message(&access, b"", &headers, &extensions).await.unwrap_err();
+    assert!(error.code == Code::FailedPrecondition && error.message.contains("\"alice\""), "{error}");
+}
+
+#[tokio::test]
 async fn password_with_each_call_is_one_login() {
     let users = TestUsers::new();
     let (node, cluster) = users.node_with_coordinator().await;
@@ -261,8 +274,8 @@ async fn login_waits_until_the_node_knows_the_new_user() {
         directory.store(users.directory());
     };
     let password = Secret::new("secret");
-    let (access, ()) = tokio::join!(node.context.callers.access_of_password("ann", &password, None), learn);
-    assert_eq!(access.unwrap().name(), "ann");
+    let (login, ()) = tokio::join!(node.context.callers.known_login("ann", &password, None), learn);
+    assert_eq!(login.unwrap().1.name(), "ann");
 }
 
 #[tokio::test]

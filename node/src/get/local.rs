@@ -83,7 +83,7 @@ impl LocalPartReader {
         remaining_rows: Option<u64>,
     ) -> Self {
         LocalPartReader {
-            builder: WindowBuilder { part, projection, decompress: false },
+            builder: WindowBuilder { part, projection, decompress: false, keeps_app_metadata: true },
             remaining_rows,
             next_dictionary: 0,
             next_batch: skip_batches as usize,
@@ -94,6 +94,12 @@ impl LocalPartReader {
             sent_share: 1.0,
             pending: None,
         }
+    }
+
+    /// The same messages without `app_metadata`: it may be about columns that the reader may not see.
+    pub fn without_app_metadata(mut self) -> Self {
+        self.builder.keeps_app_metadata = false;
+        self
     }
 
     /// The same messages with uncompressed bodies.
@@ -213,6 +219,8 @@ struct WindowBuilder {
     projection: Option<Arc<Projection>>,
     /// The part is compressed, and its messages are sent uncompressed.
     decompress: bool,
+    /// The batches' `app_metadata` is sent.
+    keeps_app_metadata: bool,
 }
 
 impl WindowBuilder {
@@ -290,6 +298,9 @@ impl WindowBuilder {
         let mut app_metadata = Bytes::new();
         if planned.message.has_app_metadata {
             (message.header, app_metadata) = split_app_metadata(&message.header)?;
+        }
+        if !self.keeps_app_metadata {
+            app_metadata = Bytes::new();
         }
         let encoded = match planned.first_rows {
             _ if planned.is_dictionary() => unprojected(message, None),

@@ -28,14 +28,16 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
-use volley_common::identity::Access;
+use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::ticket::MAX_TICKET;
+use volley_common::tls::Caller;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::{PlanReadRequest, Ticket};
 use volley_common::{Error, Result, clock, grpc};
 
-use crate::assertion::AssertedCaller;
+use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
 use reader::TicketReader;
 use remote::HOP_HEADER;
@@ -56,40 +58,75 @@ pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming
 }
 
 async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
-    let (head, body) = decompressed(request.map(CompleteBody), MAX_PEER_MESSAGE)?.into_parts();
-    let ticket = read_ticket(body).await?;
-    let access = Access::of(&head.extensions);
-    let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
-    let mut table = Vec::new();
-    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut table).await;
-    let is_hop = head.headers.contains_key(HOP_HEADER);
-    // The node that sends a hop has recorded the get.
-    if !is_hop || ticket.is_err() {
-        context.audit.record(AuditEvent {
-            access: &access,
-            kind: AuditKind::Read,
-            operation: "DoGet",
-            table: (!table.is_empty()).then_some(&table[..]),
-            request_id: request_id(&head.headers),
-            result: ticket.as_ref().map(|_| ()),
-        });
+    let access = Access::of(request.extensions());
+    let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
+    let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
+    let ticket = read_ticket(body, max_ticket).await?;
+    let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
+    let mut subject = GetSubject::default();
+    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
+    let is_hop = is_hop(&head.headers, &access);
+    let event = AuditEvent {
+        access: &access,
+        kind: AuditKind::Read,
+        operation: "DoGet",
+        table: (!subject.table.is_empty()).then_some(&subject.table[..]),
+        request_id: request_id(&head.headers),
+        result: ticket.as_ref().map(|_| ()),
+    };
+    // The node that sends a hop has recorded the get, and a coordinator what it refused.
+    let is_recorded = match &ticket {
+        Ok(_) => is_hop,
+        Err(_) => subject.is_planning && is_refused_by_coordinator(&event),
+    };
+    if !is_recorded {
+        context.audit.record(event);
     }
     Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
 }
 
-/// Reads the one message of a DoGet. Returns the ticket's bytes.
+/// What is found out about a get before its ticket is redeemed.
+#[derive(Default)]
+struct GetSubject {
+    /// The table's name; empty if the ticket cannot be read.
+    table: Vec<String>,
+    /// A coordinator is planning the read: an error is its.
+    is_planning: bool,
+}
+
+/// Whether another node makes this call because it does not have a part. The router has verified the assertion; a caller who
+/// needs none reads for the cluster itself, or in an open cluster, where gets are not recorded. The header of any other client
+/// means nothing.
+fn is_hop(headers: &http::HeaderMap, access: &Access) -> bool {
+    headers.contains_key(HOP_HEADER) && (access.is_open() || headers.contains_key(ASSERTION_HEADER))
+}
+
+/// The largest message with a ticket of this caller, bytes: members send each other whole tables as one ticket. In an open
+/// cluster without TLS only the header of a hop says that the caller is a member.
+fn max_ticket(headers: &http::HeaderMap, caller: &Caller, access: &Access) -> usize {
+    let is_member = match caller {
+        Caller::Member(_) => true,
+        // The router has verified the assertion, if there is one.
+        Caller::Plaintext if access.is_open() => headers.contains_key(HOP_HEADER),
+        Caller::Plaintext => headers.contains_key(ASSERTION_HEADER),
+        Caller::Client(_) | Caller::Anonymous => false,
+    };
+    if is_member { MAX_PEER_MESSAGE } else { MAX_TICKET }
+}
+
+/// Reads the one message of a DoGet, of at most `max` bytes. Returns the ticket's bytes.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read`]; the limit is 64 MiB.
-async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>) -> Result<Bytes> {
-    let message = grpc::read_message(body, MAX_PEER_MESSAGE).await.map_err(|e| e.at("the ticket"))?;
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`].
+async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize) -> Result<Bytes> {
+    let message = grpc::read_message(body, max).await.map_err(|e| e.at("the ticket"))?;
     let ticket = arrow_flight::Ticket::decode(message)
         .map_err(|e| Error::invalid(format!("the request is not a Flight ticket: {e}")))?;
     Ok(ticket.ticket)
 }
 
 /// Verifies a signed ticket, and that `access` may redeem it. For a ticket that is a table's name, a coordinator plans the read
-/// of `caller` first. `table` becomes the table's name, also if the ticket is refused, unless it cannot be read.
+/// of `caller` first. `subject` is filled also if the ticket is refused.
 ///
 /// # Errors
 /// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
@@ -100,18 +137,22 @@ async fn redeem_ticket(
     headers: &http::HeaderMap,
     access: &Access,
     caller: &AssertedCaller,
-    table: &mut Vec<String>,
+    subject: &mut GetSubject,
 ) -> Result<Ticket> {
     let headers = MetadataMap::from_headers(headers.clone());
     let (signed, decompress) = match TicketRequest::from_ticket(ticket, &headers)? {
         TicketRequest::Signed(signed) => (Bytes::from(signed), decompress_header(&headers)?),
         TicketRequest::Table(request) => {
-            *table = request.name.components().to_vec();
-            (plan_read(context, request.for_read()?, caller).await?, false)
+            subject.table = request.name.components().to_vec();
+            let request = request.for_read()?;
+            subject.is_planning = true;
+            let planned = plan_read(context, request, caller).await?;
+            subject.is_planning = false;
+            (planned, false)
         }
     };
     let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
-    table.clone_from(&ticket.table);
+    subject.table.clone_from(&ticket.table);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
     ticket.decompress |= decompress;

@@ -233,6 +233,9 @@ impl TicketReader {
         }
         self.init_projection()?;
         let mut local = LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows);
+        if self.ticket.permitted_columns != 0 {
+            local = local.without_app_metadata();
+        }
         if self.ticket.decompress {
             local = local.decompressed();
         }

@@ -107,6 +107,7 @@ impl RemotePartReader {
     ///
     /// # Errors
     /// UNAVAILABLE, naming table and part: no node provides it. INVALID_ARGUMENT: columns that the schema does not have.
+    /// PERMISSION_DENIED, UNAUTHENTICATED: a holder refuses the caller.
     pub async fn next_messages(
         &mut self,
         max_bytes: usize,
@@ -143,6 +144,7 @@ impl RemotePartReader {
                     self.part.skip_batches += batches;
                     return Ok(messages);
                 }
+                Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {}", holder.node))),
                 Err(error) => self.drop_holder(error),
             }
         }
@@ -212,6 +214,7 @@ impl RemotePartReader {
         let Some((node, addr)) = self.next_candidate() else { return Err(self.unavailable()) };
         match self.get_from(&addr, remaining_rows).await {
             Ok(messages) => self.holder = Some(HolderStream { node, messages, made_progress: false }),
+            Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {node}"))),
             // The ticket is wrong, or this node's memory is used up: other nodes would answer the same.
             Err(error) if matches!(error.code, Code::InvalidArgument | Code::ResourceExhausted) => return Err(error),
             Err(error) => {
@@ -257,6 +260,12 @@ impl RemotePartReader {
             self.failure
         ))
     }
+}
+
+/// Whether a holder refuses the caller, and not the part: other holders are not asked, of which one may not yet know that the
+/// caller's rights are revoked.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.code, Code::PermissionDenied | Code::Unauthenticated)
 }
 
 /// The nodes that may have a part: reachable holders, then other reachable nodes (it may have been copied since the ticket

@@ -51,12 +51,12 @@ use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 
-use crate::assertion::AssertedCaller;
+use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::PutContext;
 use crate::put_resources::PutSlot;
 use ack_stream::{AckSender, AckStream};
 use bodies::PutBodies;
-use handshake::PutMessages;
+use handshake::{PutHandshake, PutMessages};
 use plan::PutPlan;
 use write::MessageWriter;
 
@@ -108,12 +108,10 @@ pub fn put(
     stream
 }
 
-/// The steps of a put. Returns the outcome as JSON; nothing if the table preserves batches and they had `app_metadata`:
-/// such a client expects one result for each batch, and no other (as the integration tests of Arrow do).
+/// The steps of a put, and its line in the audit log when it has ended. Returns what [`write_rows`] does.
 ///
 /// # Errors
-/// Those of the input, the table and the cluster. After an error nothing is visible, unless its message says that the
-/// outcome is unknown.
+/// Those of the handshake and of [`write_rows`].
 async fn run(
     context: Arc<PutContext>,
     headers: MetadataMap,
@@ -122,17 +120,43 @@ async fn run(
     acks: &AckSender,
 ) -> Result<Option<Bytes>> {
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
-    let caller = AssertedCaller::client(access.clone(), context.cluster.clone());
+    let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(headers.as_ref());
+    let (audit, table) = (context.audit.clone(), handshake.request.name.clone());
     let planned = plan::begin(context.clone(), &handshake, &caller).await;
-    context.audit.record(AuditEvent {
+    let is_planned = planned.is_ok();
+    let outcome = match planned {
+        Ok(planned) => write_rows(context, handshake, planned, input, acks).await,
+        Err(error) => Err(error),
+    };
+    let event = AuditEvent {
         access: &access,
         kind: AuditKind::Write,
         operation: "DoPut",
-        table: Some(handshake.request.name.components()),
+        table: Some(table.components()),
         request_id: request_id(headers.as_ref()),
-        result: planned.as_ref().map(|_| ()),
-    });
-    let write = match planned? {
+        result: outcome.as_ref().map(|_| ()),
+    };
+    if is_planned || !is_refused_by_coordinator(&event) {
+        audit.record(event);
+    }
+    outcome
+}
+
+/// Writes and commits the rows of a put whose write has begun. Returns the outcome as JSON; nothing if the table preserves
+/// batches and they had `app_metadata`: such a client expects one result for each batch, and no other (as the integration tests
+/// of Arrow do).
+///
+/// # Errors
+/// Those of the input, the table and the cluster. After an error nothing is visible, unless its message says that the
+/// outcome is unknown.
+async fn write_rows(
+    context: Arc<PutContext>,
+    handshake: PutHandshake,
+    planned: PutPlan,
+    mut input: impl PutMessages,
+    acks: &AckSender,
+) -> Result<Option<Bytes>> {
+    let write = match planned {
         PutPlan::Write(write) => write,
         PutPlan::Committed(outcome) => {
             feed::skip_rows(&mut input, acks).await?;

@@ -62,13 +62,17 @@ async fn incomplete_metadata_request_ends_in_an_error() {
     let frames = |frames: Vec<Bytes>| stream::iter(frames).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
     for sent in [vec![], vec![half]] {
         let body = http_body_util::StreamBody::new(frames(sent).chain(stream::pending()));
-        let error = read_metadata_request(body, Duration::from_millis(50)).await.unwrap_err();
+        let error = read_metadata_request(body, MAX_METADATA_REQUEST, Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(error.code, Code::DeadlineExceeded, "{error}");
     }
-    let large = vec![Bytes::from(vec![0; MAX_METADATA_REQUEST]), Bytes::from_static(b"x")];
-    let error =
-        read_metadata_request(http_body_util::StreamBody::new(frames(large)), METADATA_TIMEOUT).await.unwrap_err();
-    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    let (nobody, everybody) = (Access::of(&http::Extensions::new()), Access::open());
+    assert_eq!(metadata_limits(&nobody), (64 << 10, Duration::from_secs(10)));
+    for (max_bytes, timeout) in [metadata_limits(&nobody), metadata_limits(&everybody)] {
+        let large = vec![Bytes::from(vec![0; max_bytes]), Bytes::from_static(b"x")];
+        let body = http_body_util::StreamBody::new(frames(large));
+        let error = read_metadata_request(body, max_bytes, timeout).await.unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    }
 }
 
 /// Accepts connections, reads 10 000 bytes and closes them without a reply.

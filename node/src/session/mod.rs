@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Streaming;
 use volley_common::http2::SilenceWatch;
-use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::{DeleteParts, InventoryReconciled, NodeOrder, QuarantineParts, Welcome};
@@ -87,15 +86,18 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
         .await
 }
 
-/// Joins the cluster (durably, the first time) and adopts its ticket key, members, cancelled flights, users and grants.
+/// Joins the cluster (durably, the first time) and adopts its ticket keys, members, cancelled flights, users and grants.
 async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()> {
     let (store, cluster) = (state.store.clone(), welcome.cluster.clone());
     tokio::task::spawn_blocking(move || store.join(&cluster))
         .await
         .map_err(|e| Error::internal(format!("joining the cluster: {e}")))??;
-    state.cluster.ticket_key.store(Some(Arc::new(TicketKey::new(&welcome.ticket_key))));
+    if welcome.identity.as_ref().is_none_or(|identity| identity.ticket_keys.is_empty()) {
+        // A coordinator of an earlier version, which knows one key.
+        state.cluster.set_ticket_keys(std::slice::from_ref(&welcome.ticket_key));
+    }
     state.cluster.cancelled.add(&welcome.cancelled);
-    state.cluster.set_identity(welcome.identity.as_ref());
+    state.cluster.set_identity(welcome.identity).await?;
     if let Some(members) = welcome.members {
         apply_members(state, members);
     }
@@ -151,7 +153,10 @@ impl LeaderSession {
             Some(What::Welcome(welcome)) => apply_welcome(&state, welcome).await?,
             Some(What::Members(members)) => apply_members(&state, members),
             Some(What::Cancelled(cancelled)) => state.cluster.cancelled.add(&cancelled.flights),
-            Some(What::Identity(identity)) => state.cluster.set_identity(Some(&identity)),
+            Some(What::Identity(identity)) => {
+                let adopted = state.cluster.set_identity(Some(identity));
+                self.reporter.with_heartbeats(ticks, adopted).await??;
+            }
             Some(What::SendInventory(_)) => self.reporter.inventory().await?,
             Some(What::Copy(copy)) => self.spawn(number, async move { state.copier.copy(copy).await }),
             Some(What::Delete(delete)) => self.spawn(number, delete_parts(state, delete)),

@@ -111,7 +111,7 @@ async fn stranger_is_refused_at_peer_ports() {
     let refused = Error::from(raft.vote(Request::new(Default::default())).await.unwrap_err());
     assert!(refused.code == Code::Unavailable && refused.message.contains("requires the TLS of members"), "{refused}");
 
-    // A node with a stranger's certificate, and a coordinator with another one's.
+    // A node with a certificate of another authority, and a coordinator with that of another coordinator.
     let stranger = TestAuthority::new("stranger");
     stranger.issue(certificates.path(), "stranger", &[], &["volley://node/stranger".into()]);
     let node = cluster.add_node();

@@ -87,7 +87,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/config.rs",
         "/client/token_file.rs",
         "/server/audit/rotation.rs",
-        "/membership/bootstrap_admin.rs",
+        "/administrator_file.rs",
         "/server/data_folder.rs",
         "/tls/pem.rs",
         "/tls/reload.rs",

@@ -1,9 +1,10 @@
-//! Whether everybody may come in.
+//! Whether the cluster serves callers without identity or TLS.
 
 use serde_json::Value;
 
-/// What an operator should know about whom the cluster lets in; `None`: nothing. It is as configured, so it is no problem. An
-/// open cluster that is not insecure serves its own machines only.
+/// The warning about callers without identity or TLS, by the setting of the coordinator that answered; `None`: there is nothing to
+/// warn of. A warning is not a problem, because the cluster is as configured. An open cluster that is not insecure serves callers
+/// on its own machines and those with a certificate.
 pub fn exposure_warning(status: &Value) -> Option<&'static str> {
     match (status["insecure"] == true, status["open"] == true) {
         (true, true) => Some(

@@ -13,14 +13,15 @@ use crate::wire::catalog::{Grant, Role};
 pub(crate) struct PrincipalRights {
     principal: Arc<Principal>,
     directory: Arc<Directory>,
-    /// Positions of its grants in the directory.
+    /// Positions of its grants in the directory, ascending: by prefix.
     grants: Box<[usize]>,
 }
 
 impl PrincipalRights {
     /// Finds the grants of a principal.
     pub fn new(principal: Principal, directory: Arc<Directory>) -> Self {
-        let grants = directory.positions_of(&principal.name, &principal.groups).collect();
+        let mut grants: Box<[usize]> = directory.positions_of(&principal.name, &principal.groups).collect();
+        grants.sort_unstable();
         PrincipalRights { principal: Arc::new(principal), directory, grants }
     }
 
@@ -34,21 +35,14 @@ impl PrincipalRights {
         &self.directory
     }
 
-    /// The grants.
-    pub fn grants(&self) -> impl Iterator<Item = &Grant> + Clone {
-        self.grants.iter().map(move |at| self.directory.grant(*at))
-    }
-}
-
-/// A role's name in commands, JSON and errors.
-pub(super) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Owner => "owner",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-        Role::Unspecified => "unknown",
+    /// The grants whose prefix is that of a name: however many there are, a search for each of its components.
+    pub fn grants_on(&self, name: &[String]) -> impl Iterator<Item = &Grant> + Clone {
+        (0..=name.len()).flat_map(move |components| {
+            let prefix = &name[..components];
+            let from = self.grants.partition_point(|at| self.directory.grant(*at).prefix.as_slice() < prefix);
+            let following = self.grants[from..].iter().map(move |at| self.directory.grant(*at));
+            following.take_while(move |grant| grant.prefix == prefix)
+        })
     }
 }
 

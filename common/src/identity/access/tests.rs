@@ -48,6 +48,23 @@ fn prefix_matches_whole_components_only() {
 }
 
 #[test]
+fn grants_are_found_among_many_of_users_and_groups() {
+    let mut grants: Vec<Grant> = (0..500).map(|at| grant("user:ann", Role::Reader, &format!("a/{at}"))).collect();
+    grants.extend((0..500).rev().map(|at| grant("group:g", Role::Writer, &format!("a/{}", 2 * at))));
+    grants.extend([grant("user:ann", Role::Operator, ""), grant("group:g", Role::Owner, "a/7/x/y")]);
+    let ann = access_of_member(user("ann", &["g"]), grants);
+    for at in 0..1100 {
+        let table = name(&format!("a/{at}/t"));
+        let is_written = at % 2 == 0 && at < 1000;
+        assert_eq!(ann.can_read(&table), at < 500 || is_written, "{at}");
+        assert_eq!(ann.require(Role::Writer, &table).is_ok(), is_written, "{at}");
+    }
+    assert!(ann.require(Role::Owner, &name("a/7/x/y/t")).is_ok() && ann.require(Role::Owner, &name("a/7/x")).is_err());
+    assert!(ann.require_cluster(Role::Operator).is_ok() && ann.require_cluster(Role::Admin).is_err());
+    assert!(!ann.can_read(&name("a")) && !ann.can_read(&name("b")));
+}
+
+#[test]
 fn each_role_includes_the_roles_before_it() {
     for (granted, permitted) in [(Role::Reader, 1), (Role::Writer, 2), (Role::Owner, 3), (Role::Admin, 3)] {
         let prefix = if granted == Role::Admin { "" } else { "a" };

@@ -37,7 +37,7 @@ impl Access {
         if ticket.grant_epoch >= rights.directory().epoch() {
             return Ok(());
         }
-        match remaining_right(rights.grants(), ticket) {
+        match remaining_right(rights.grants_on(&ticket.table), ticket) {
             TicketRight::Complete => Ok(()),
             _ if !is_own && is_planner_permitted(rights, ticket) => Ok(()),
             TicketRight::Changed => Err(Error::denied(format!(

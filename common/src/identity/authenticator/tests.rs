@@ -50,6 +50,7 @@ impl IdentityFixture {
             grants: vec![grant("group:readers", Role::Reader, "a"), grant("user:cert", Role::Writer, "c")],
             keys: vec![SigningKey { private_key: Default::default(), ..signing_key.clone() }],
             closed: false,
+            ticket_keys: Vec::new(),
         };
         let handle = DirectoryHandle::new();
         handle.store(Directory::new(&snapshot));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::OidcSettings;
-use crate::identity::principal::{LoginMethod, Principal, check_principal_name};
+use crate::identity::principal::{LoginMethod, Principal, is_receiver_name};
 
 /// How much the clocks of issuer and member may differ.
 const LEEWAY_MS: u64 = 60_000;
@@ -36,19 +36,24 @@ pub(super) fn principal_of(
     key_id: &str,
 ) -> Result<Principal, String> {
     let claim = &settings.principal_claim;
-    // An issuer that lets people enter their address must not let them enter that of another one.
-    if claim == "email" && claims.get("email_verified").is_some_and(|verified| *verified != Value::Bool(true)) {
-        return Err("its issuer has not verified its claim email".into());
+    // An issuer that lets people enter their address must not let them enter that of another one; one that says nothing about
+    // it may be such an issuer.
+    if claim == "email" && claims.get("email_verified") != Some(&Value::Bool(true)) {
+        return Err("its claim email counts only with the claim email_verified, which is not true".into());
     }
     let name = find(claims, claim).and_then(Value::as_str);
     let name = name.ok_or_else(|| format!("it has no claim {claim} with a name"))?;
-    check_principal_name(name).map_err(|e| format!("its claim {claim} cannot be the name of a principal ({e})"))?;
+    if !is_receiver_name(name) {
+        return Err(format!(
+            "its claim {claim} cannot be the name of a principal, because no grant can be to it: it is empty, too long, or has control characters or blanks around it"
+        ));
+    }
     let mut groups = match settings.groups_claim.as_ref().and_then(|claim| find(claims, claim)) {
         Some(Value::String(group)) => vec![group.clone()],
         Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_string).collect(),
         _ => Vec::new(),
     };
-    groups.retain(|group| check_principal_name(group).is_ok());
+    groups.retain(|group| is_receiver_name(group));
     groups.sort();
     groups.dedup();
     Ok(Principal { name: name.to_string(), groups, method: LoginMethod::Oidc, credential: key_id.to_string() })
@@ -114,12 +119,13 @@ mod tests {
 
     #[test]
     fn principal_is_named_by_the_chosen_claim() {
-        let token =
-            json!({ "sub": "1234", "preferred_username": "ann", "user": { "id": "a1" }, "https://x.example/u": "b" });
+        let token = json!({ "sub": "1234", "preferred_username": "ann", "user": { "id": "a1" }, "https://x.example/u": "b", "email_verified": true });
         assert_eq!(named(token.clone(), "sub"), Ok("1234".into()));
         assert_eq!(named(token.clone(), "preferred_username"), Ok("ann".into()));
         assert_eq!(named(token.clone(), "user.id"), Ok("a1".into()));
         assert_eq!(named(token.clone(), "https://x.example/u"), Ok("b".into()));
+        let account = json!({ "sub": "system:serviceaccount:jobs:etl" });
+        assert_eq!(named(account, "sub"), Ok("system:serviceaccount:jobs:etl".into()));
         for missing in ["email", "user", "user.name", "sub.x", ""] {
             assert!(named(token.clone(), missing).unwrap_err().contains("no claim"), "{missing}");
         }
@@ -129,19 +135,20 @@ mod tests {
     }
 
     #[test]
-    fn email_must_be_verified_if_the_issuer_says() {
+    fn email_must_be_verified() {
         let token = |verified: Value| json!({ "email": "ann@example.com", "email_verified": verified });
-        assert_eq!(named(json!({ "email": "ann@example.com" }), "email"), Ok("ann@example.com".into()));
         assert_eq!(named(token(json!(true)), "email"), Ok("ann@example.com".into()));
         for verified in [json!(false), json!("true"), json!(null)] {
-            assert!(named(token(verified), "email").unwrap_err().contains("not verified"));
+            assert!(named(token(verified), "email").unwrap_err().contains("email_verified"));
         }
+        let unsaid = json!({ "email": "ann@example.com" });
+        assert!(named(unsaid, "email").unwrap_err().contains("email_verified"));
     }
 
     #[test]
     fn groups_are_a_list_or_one_name() {
-        let token = json!({ "sub": "a", "groups": ["ops", "dev", "ops", "", 7, "a\nb"], "team": "ops", "n": 1, "r": { "roles": ["x"] } });
-        assert_eq!(groups(token.clone(), "groups"), ["dev", "ops"]);
+        let token = json!({ "sub": "a", "groups": ["ops", "dev", "ops", "", 7, "a\nb", "org:x"], "team": "ops", "n": 1, "r": { "roles": ["x"] } });
+        assert_eq!(groups(token.clone(), "groups"), ["dev", "ops", "org:x"]);
         assert_eq!(groups(token.clone(), "team"), ["ops"]);
         assert_eq!(groups(token.clone(), "r.roles"), ["x"]);
         for none in ["n", "r", "missing", "r.other"] {

@@ -228,6 +228,32 @@ fn decompression_bomb_is_rejected_before_it_is_decompressed() {
 }
 
 #[test]
+fn wrong_length_of_a_compressed_buffer_names_its_column() {
+    let numbers = one_column(Arc::new(Int32Array::from(vec![7; 1000])));
+    for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+        let good = messages(std::slice::from_ref(&numbers), Some(codec));
+        for (length, reason) in [(64i64, "more than the 64 bytes"), (4096, "4000 bytes instead of 4096")] {
+            let mut body = good[1].data_body.to_vec();
+            assert_eq!(body[..8], 4000i64.to_le_bytes());
+            body[..8].copy_from_slice(&length.to_le_bytes());
+            let message = FlightData { data_body: body.into(), ..good[1].clone() };
+            for spooled in [false, true] {
+                let decoder = BatchDecoder::new(LIMIT);
+                let mut decoder =
+                    if spooled { decoder.with_spool(Arc::<MemoryStorage>::default(), 0) } else { decoder };
+                decoder.push(good[0].clone()).unwrap();
+                let error = decoder.push(message.clone()).unwrap_err();
+                assert_eq!(error.code, Code::InvalidArgument);
+                let place = "the record batch's column \"c\", buffer 1: ";
+                // The length of LZ4 is checked before it is decompressed.
+                let reason = if codec == CompressionType::ZSTD { reason } else { "is not an LZ4 frame of" };
+                assert!(error.message.starts_with(place) && error.message.contains(reason), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn text_that_is_not_utf8_is_invalid_argument() {
     let good = messages(&[one_column(Arc::new(StringArray::from(vec!["abc"; 100])))], None);
     let mut bad = good.clone();

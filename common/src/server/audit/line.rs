@@ -4,6 +4,7 @@ use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use serde::{Serialize, Serializer};
 
 use crate::Code;
+use crate::escape::is_invisible;
 
 /// The longest text of one value, bytes. A name that a client sends may be as long as its whole message.
 pub(super) const MAX_TEXT: usize = 1024;
@@ -32,6 +33,9 @@ pub(super) struct AuditLine {
     pub operation: String,
     /// The table, its components joined by `/`.
     pub table: Option<String>,
+    /// What else it is about: the user, the id of the token, the grant or the member that an administrator's call changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// OK or the gRPC code.
     pub result: &'static str,
     /// The message of the error.
@@ -41,6 +45,9 @@ pub(super) struct AuditLine {
     /// How many events before this one are missing.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
+    /// How many refusals of callers without identity before this one have no line of their own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
 }
 
 impl AuditLine {
@@ -90,12 +97,6 @@ fn without_invisible(json: String) -> String {
         }
     }
     escaped
-}
-
-/// Controls (C0, DEL, C1), line and paragraph separators, and the marks and embeddings of bidirectional text.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
 /// The name of a gRPC code as the protocol has it.

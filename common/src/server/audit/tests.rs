@@ -64,7 +64,7 @@ fn alice() -> Access {
     }
 }
 
-fn event<'a>(access: &'a Access, kind: AuditKind, operation: &'a str) -> AuditEvent<'a> {
+pub(super) fn event<'a>(access: &'a Access, kind: AuditKind, operation: &'a str) -> AuditEvent<'a> {
     AuditEvent { access, kind, operation, table: None, request_id: None, result: Ok(()) }
 }
 
@@ -100,6 +100,17 @@ fn line_has_every_field() {
 }
 
 #[test]
+fn line_of_an_administrators_call_names_its_target() {
+    let access = alice();
+    let written = lines(AuditData::None, |log| {
+        log.record_about(event(&access, AuditKind::Admin, "remove_user"), Some("ann"));
+        log.record(event(&access, AuditKind::Admin, "list_users"));
+    });
+    assert_eq!(written[0]["target"], "ann");
+    assert!(written[1].get("target").is_none(), "{written:?}");
+}
+
+#[test]
 fn time_is_utc_with_milliseconds() {
     let mut line = serde_json::to_value(empty_line()).unwrap();
     assert_eq!(line["time"].take(), "2024-02-29T23:59:59.007Z");
@@ -116,10 +127,12 @@ fn empty_line() -> AuditLine {
         address: None,
         operation: String::new(),
         table: None,
+        target: None,
         result: "OK",
         reason: None,
         request_id: None,
         dropped: 0,
+        suppressed: 0,
     }
 }
 
@@ -299,6 +312,29 @@ fn full_queue_drops_events_and_the_next_line_counts_them() {
     let shown: Vec<_> =
         lines.iter().map(|line| (line["operation"].as_str().unwrap(), line["dropped"].as_u64())).collect();
     assert_eq!(shown, [("written", None), ("queued 1", Some(3)), ("queued 2", None)]);
+}
+
+#[test]
+fn strangers_take_no_place_of_an_administrator() {
+    let (log, open, begins, written) = gated(1);
+    let (access, error) = (alice(), Error::unauthenticated("who"));
+    let stranger = || {
+        let (kind, operation) = (AuditKind::Read, "stranger");
+        let (address, claimed, request_id) = (None, None, None);
+        log.record_unidentified(UnidentifiedCall { address, claimed, kind, operation, request_id, error: &error });
+    };
+    stranger();
+    begins.recv().unwrap();
+    (0..1_000).for_each(|_| stranger());
+    log.record(event(&access, AuditKind::Admin, "administrator"));
+    drop(open);
+    drop(log);
+    while begins.recv().is_ok() {}
+    let lines = parsed(&written);
+    let operations: Vec<_> = lines.iter().map(|line| line["operation"].as_str().unwrap()).collect();
+    assert_eq!(operations, ["stranger", "stranger", "administrator"]);
+    let [dropped, suppressed] = ["dropped", "suppressed"].map(|key| lines[1][key].as_u64().unwrap_or(0));
+    assert!(suppressed > 0 && dropped + suppressed == 999, "{}", lines[1]);
 }
 
 #[test]

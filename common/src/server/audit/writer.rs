@@ -2,17 +2,20 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::line::AuditLine;
+use super::share::AuditShare;
 use crate::{Error, Result};
 
 /// Events that are not in the log.
 const DROPPED: &str = "volley_audit_dropped_total";
+/// Refusals of callers without identity that have no line of their own.
+const SUPPRESSED: &str = "volley_audit_suppressed_total";
 /// Failures of the disk are logged at most once in this time.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the end of the log waits for its last lines.
@@ -34,42 +37,74 @@ impl AuditSink for StandardErrorSink {
     }
 }
 
+/// Boxed, because the queue has memory for all its places from the beginning.
+type QueuedLine = (AuditShare, Box<AuditLine>);
+
 /// The lines that wait to be written. When it is dropped, they are written.
 pub(super) struct AuditQueue {
-    /// `None` only while it is dropped.
-    lines: Option<SyncSender<AuditLine>>,
-    /// Events since the last written line that are not in the log.
-    dropped: Arc<AtomicU64>,
+    /// `None` only while it is dropped. Bounded by the places of the shares.
+    lines: Option<SyncSender<QueuedLine>>,
+    capacity: usize,
+    counts: Arc<AuditCounts>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
 
+/// What the callers and the thread count together.
+#[derive(Default)]
+struct AuditCounts {
+    /// Events since the last written line that are not in the log.
+    dropped: AtomicU64,
+    /// Refusals since the last written line that it only counts.
+    suppressed: AtomicU64,
+    /// Lines of each share that wait to be written.
+    waiting: [AtomicUsize; AuditShare::ALL.len()],
+}
+
+impl AuditCounts {
+    fn drop_events(&self, events: u64) {
+        self.dropped.fetch_add(events, Ordering::Relaxed);
+        metrics::counter!(DROPPED).increment(events);
+    }
+}
+
 impl AuditQueue {
-    /// Starts the thread. `capacity`: lines that wait at most.
+    /// Starts the thread. `capacity`: lines of principals that wait at most; other shares have places of their own.
     ///
     /// # Errors
     /// INTERNAL: the system refuses a thread.
     pub fn start(mut sink: Box<dyn AuditSink>, capacity: usize) -> Result<Self> {
-        let (lines, waiting) = sync_channel(capacity);
+        let places = AuditShare::ALL.map(|share| share.places(capacity));
+        let (lines, waiting) = sync_channel(places.iter().sum());
         let (end, ended) = sync_channel(0);
-        let dropped = Arc::<AtomicU64>::default();
-        let lost = dropped.clone();
+        let counts = Arc::<AuditCounts>::default();
+        let counted = counts.clone();
         std::thread::Builder::new()
             .name("volley-audit".into())
             .spawn(move || {
                 let _end: SyncSender<()> = end;
-                write_lines(&waiting, &mut *sink, &lost);
+                write_lines(&waiting, &mut *sink, &counted);
             })
             .map_err(|e| Error::internal(format!("cannot start the thread of the audit log: {e}")))?;
-        Ok(AuditQueue { lines: Some(lines), dropped, ended: Mutex::new(ended) })
+        Ok(AuditQueue { lines: Some(lines), capacity, counts, ended: Mutex::new(ended) })
     }
 
-    /// Queues a line, or counts it if the queue is full.
-    pub fn send(&self, line: AuditLine) {
-        let is_queued = self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
+    /// Queues a line, or counts it if its share has no place.
+    pub fn send(&self, share: AuditShare, line: impl FnOnce() -> AuditLine) {
+        let places = share.places(self.capacity);
+        let taken = self.counts.waiting[share as usize]
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < places).then_some(waiting + 1));
+        let queue = |lines: &SyncSender<QueuedLine>| lines.try_send((share, Box::new(line()))).is_ok();
+        let is_queued = taken.is_ok() && self.lines.as_ref().is_some_and(queue);
         if !is_queued {
-            drop_events(&self.dropped, 1);
+            self.counts.drop_events(1);
         }
+    }
+
+    /// Counts a refusal that gets no line.
+    pub fn suppress(&self) {
+        self.counts.suppressed.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(SUPPRESSED).increment(1);
     }
 }
 
@@ -81,23 +116,21 @@ impl Drop for AuditQueue {
     }
 }
 
-fn drop_events(dropped: &AtomicU64, events: u64) {
-    dropped.fetch_add(events, Ordering::Relaxed);
-    metrics::counter!(DROPPED).increment(events);
-}
-
 /// Writes the lines until there are no more senders.
-fn write_lines(waiting: &Receiver<AuditLine>, sink: &mut dyn AuditSink, dropped: &AtomicU64) {
+fn write_lines(waiting: &Receiver<QueuedLine>, sink: &mut dyn AuditSink, counts: &AuditCounts) {
     let mut logged: Option<Instant> = None;
-    while let Ok(mut line) = waiting.recv() {
-        line.dropped = dropped.swap(0, Ordering::Relaxed);
+    while let Ok((share, mut line)) = waiting.recv() {
+        counts.waiting[share as usize].fetch_sub(1, Ordering::Relaxed);
+        line.dropped = counts.dropped.swap(0, Ordering::Relaxed);
+        line.suppressed = counts.suppressed.swap(0, Ordering::Relaxed);
         let Err(error) = sink.write_line(line.to_json().as_bytes()) else { continue };
         // Those before are counted already.
-        dropped.fetch_add(line.dropped, Ordering::Relaxed);
-        drop_events(dropped, 1);
+        counts.dropped.fetch_add(line.dropped, Ordering::Relaxed);
+        counts.suppressed.fetch_add(line.suppressed, Ordering::Relaxed);
+        counts.drop_events(1);
         if logged.is_none_or(|logged| logged.elapsed() >= FAILURE_LOG_INTERVAL) {
             logged = Some(Instant::now());
-            let missing = dropped.load(Ordering::Relaxed);
+            let missing = counts.dropped.load(Ordering::Relaxed);
             tracing::error!(%error, missing, "the audit log cannot be written");
         }
     }

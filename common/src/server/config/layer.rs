@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// The prefix of environment variables that are read as configuration.
 const ENV_PREFIX: &str = "VOLLEY_";
 /// Variables with the prefix that are not configuration: those of the command line, the log and the file's own path.
-const IGNORED_VARIABLES: [&str; 13] = [
+const IGNORED_VARIABLES: [&str; 14] = [
     "cluster",
     "log",
     "log_format",
@@ -25,6 +25,7 @@ const IGNORED_VARIABLES: [&str; 13] = [
     "password",
     "token",
     "token_file",
+    "plaintext_login",
 ];
 
 /// The keys that only one role has. Members of both roles may share an environment, so a variable of the other role is
@@ -58,6 +59,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "node_timeout_ms",
             "peers",
             "repair_delay_ms",
+            "reset_admin_file",
             "retention_ms",
             "write_id_retention_ms",
         ],

@@ -189,6 +189,7 @@ fn variables_of_other_programs_are_ignored() {
         ("VOLLEY_PASSWORD", "secret"),
         ("VOLLEY_TOKEN", "volley_x"),
         ("VOLLEY_TOKEN_FILE", "/run/secrets/token"),
+        ("VOLLEY_PLAINTEXT_LOGIN", "true"),
         // Set by Kubernetes for Services.
         ("VOLLEY_SERVICE_HOST", "10.0.0.1"),
         ("VOLLEY_COORDINATOR_SERVICE_PORT_FLIGHT", "8815"),

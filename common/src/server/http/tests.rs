@@ -129,6 +129,28 @@ async fn stop_does_not_wait_for_an_incomplete_request() {
 }
 
 #[tokio::test]
+async fn one_address_leaves_connections_for_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let _stop_at_end = stop.clone().drop_guard();
+    tokio::spawn(serve_app(listener, Arc::new(ListenerTls::none()), app(StartingStatus), 8, stop));
+    let answer_of = async |from: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let mut answer = [0; 8];
+        let sent = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: v\r\n\r\n").await;
+        let answered = stream.read_exact(&mut answer).await;
+        // Kept open.
+        (sent.is_ok() && answered.is_ok()).then_some(stream)
+    };
+    let (first, second) = (answer_of([127, 0, 0, 1]).await, answer_of([127, 0, 0, 1]).await);
+    assert!(first.is_some() && second.is_some());
+    assert!(answer_of([127, 0, 0, 1]).await.is_none(), "a quarter is taken");
+    assert!(answer_of([127, 0, 0, 2]).await.is_some());
+}
+
+#[tokio::test]
 async fn grpc_call_gets_a_status_that_names_the_port() {
     let port = TestPort::start(StartingStatus).await;
     let channel = crate::net::ConnectionPool::new().channel(&port.address.to_string()).unwrap();

@@ -1,8 +1,6 @@
 //! How many connections each port may have: all ports together fewer than the files that the process may open, so that
-//! clients of one port can neither close the others nor keep a node from opening parts.
-//!
-//! Connections that are not open yet, of which anybody may begin any number, have a smaller limit of their own, and each
-//! address half of that: who sends half a handshake takes no place from those who are served.
+//! clients of one port can neither close the others nor keep a node from opening parts. Connections that have not begun have
+//! fewer places: see `opening_connections`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,9 +16,6 @@ use crate::ip_network::network_of;
 const MAX_CONNECTIONS: usize = 10_000;
 /// Maximum number of connections of the HTTP port: probes and scrapers are few.
 const MAX_HTTP_CONNECTIONS: usize = 512;
-
-/// At least this many connections of a listener may be in their opening.
-const MIN_OPENING: usize = 16;
 
 /// Maximum number of connections of all ports of this kind together.
 pub fn of(port: PortKind) -> usize {
@@ -82,12 +77,6 @@ impl ConnectionCounts {
         Arc::new(ConnectionCounts { most, most_per_network, counts: Mutex::default() })
     }
 
-    /// Those of a listener with this many connections of which the beginning is awaited.
-    pub fn opening(connections: usize) -> Arc<Self> {
-        let most = (connections / 4).max(MIN_OPENING);
-        ConnectionCounts::new(most, most / 2)
-    }
-
     /// Counts a connection in until the permit is dropped.
     ///
     /// # Errors
@@ -146,25 +135,6 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The connections of one listener that are accepted, and of which the beginning is awaited.
-#[derive(Debug)]
-pub struct OpeningConnections(Arc<ConnectionCounts>);
-
-/// A connection that is among the [`OpeningConnections`].
-pub type OpeningPermit = ConnectionPermit;
-
-impl OpeningConnections {
-    /// Those of a listener with this many connections.
-    pub fn new(connections: usize) -> Self {
-        OpeningConnections(ConnectionCounts::opening(connections))
-    }
-
-    /// Counts a connection in until the permit is dropped; `None` if there are too many, or too many of its network.
-    pub fn admit(&self, peer: IpAddr) -> Option<OpeningPermit> {
-        self.0.count_in(peer).ok()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -184,20 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn one_address_takes_half_of_the_opening_connections() {
-        let opening = ConnectionCounts::opening(80);
-        let first = admit(&opening, "192.0.2.1", 80);
+    fn one_network_takes_no_more_than_its_share() {
+        let counts = ConnectionCounts::new(20, 10);
+        let first = admit(&counts, "192.0.2.1", 80);
         assert_eq!(first.len(), 10);
-        assert!(admit(&opening, "::ffff:192.0.2.1", 1).is_empty(), "it is the same address");
-        let second = admit(&opening, "2001:db8::1", 6);
-        let third = admit(&opening, "2001:db8::2", 80);
+        assert!(admit(&counts, "::ffff:192.0.2.1", 1).is_empty(), "it is the same address");
+        let second = admit(&counts, "2001:db8::1", 6);
+        let third = admit(&counts, "2001:db8::2", 80);
         assert_eq!((second.len(), third.len()), (6, 4), "they are of one network");
-        assert!(admit(&opening, "192.0.2.2", 1).is_empty(), "all are taken");
+        assert!(admit(&counts, "192.0.2.2", 1).is_empty(), "all are taken");
         drop(first);
-        assert_eq!(admit(&opening, "192.0.2.2", 80).len(), 10);
+        assert_eq!(admit(&counts, "192.0.2.2", 80).len(), 10);
         drop((second, third));
-        assert!(opening.counts.lock().by_network.is_empty() && opening.all() == 0);
-        assert_eq!(ConnectionCounts::opening(1).most, MIN_OPENING);
+        assert!(counts.counts.lock().by_network.is_empty() && counts.all() == 0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lingering_stream::{LingeringSocket, LingeringStream, lingering};
+use super::opening_connections::OpeningPermit;
 use super::preface::{ClientProtocol, log_refused, read_preface};
 use crate::Error;
 use crate::http2::{PortKind, grpc_error};
@@ -25,6 +26,9 @@ use crate::tls::{Caller, ListenerTls, MaybeTls};
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A refused HTTP/2 client is served this long at most.
 const REFUSED_CALLS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Why a connection is closed for a newer one.
+const LOST_ITS_PLACE: &str = "too many connections have not completed their handshake, most of them of its address: \
+     the oldest is closed for a newer one";
 
 /// A connection that can be served.
 pub struct OpenedConnection {
@@ -45,9 +49,25 @@ struct ConnectionRefusal {
     http1_status: &'static str,
 }
 
-/// Reads the beginning of a connection; `None` if it was refused, or ended. `limit` is for all of it together: the client's
-/// first bytes, its TLS handshake, and its first bytes within TLS.
-pub async fn open(
+/// Reads the beginning of a connection; `None` if it was refused, or ended, or if its place was given to a newer connection
+/// before. `limit` is for all of it together: the client's first bytes, its TLS handshake, and its first bytes within TLS.
+pub async fn open_in_place(
+    permit: OpeningPermit,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &ListenerTls,
+    port: PortKind,
+    limit: Duration,
+) -> Option<OpenedConnection> {
+    let opened = permit.run(open(stream, peer, tls, port, limit)).await;
+    if opened.is_none() {
+        log_refused(peer, port.describe(), LOST_ITS_PLACE);
+    }
+    opened.flatten()
+}
+
+/// As [`open_in_place`], without a place.
+async fn open(
     mut stream: TcpStream,
     peer: SocketAddr,
     tls: &ListenerTls,

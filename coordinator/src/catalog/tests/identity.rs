@@ -8,9 +8,10 @@ use volley_common::identity::{RETIRED_KEY_MS, SIGNING_KEY_MS};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
     AddSigningKey, Clear, CreateToken, Grant, PutGrant, PutUser, PutUserMode, Quota, RecoverCluster, RemoveGrant,
-    RemoveUser, RevokeToken, Role, ServiceToken, SetQuota, SigningKey, User,
+    RemoveUser, RevokeToken, Role, RotateTicketKey, ServiceToken, SetQuota, SigningKey, User,
 };
 
+use super::administrator_resets::reset_administrator;
 use super::helpers::*;
 use crate::catalog::Catalog;
 
@@ -69,13 +70,17 @@ pub fn remove_grant(to: &str, role: Role, on: &str) -> Op {
 }
 
 fn add_key(id: &str, older_than_ms: u64) -> Op {
+    Op::AddSigningKey(signing_key(id, older_than_ms))
+}
+
+fn signing_key(id: &str, older_than_ms: u64) -> AddSigningKey {
     let key = SigningKey {
         id: id.into(),
         private_key: Bytes::from_static(b"private"),
         public_key: Bytes::from_static(&[3; 32]),
         created_ms: 0,
     };
-    Op::AddSigningKey(AddSigningKey { key: Some(key), older_than_ms })
+    AddSigningKey { key: Some(key), older_than_ms, revoke_others: false }
 }
 
 /// A cluster with the first administrator, root.
@@ -96,7 +101,7 @@ pub fn random_identity_op(random: &mut StdRng, now_ms: u64) -> Op {
     let on = ["/", "a", "c", "c/d"][random.random_range(0..4)];
     let role = [Role::Reader, Role::Writer, Role::Owner, Role::Operator, Role::Admin][random.random_range(0..5)];
     let id = random.random_range(0..6);
-    match random.random_range(0..14) {
+    match random.random_range(0..17) {
         0 => put_user(user, PutUserMode::Bootstrap, random.random_range(0..3), &[]),
         1 => put_user(user, PutUserMode::Create, random.random_range(0..3), &["g"]),
         2 => put_user(user, PutUserMode::Password, random.random_range(0..3), &[]),
@@ -108,7 +113,17 @@ pub fn random_identity_op(random: &mut StdRng, now_ms: u64) -> Op {
             Op::PutGrant(PutGrant { grant: Some(grant_of(to, role, on, &["x", "y"][..random.random_range(0..3)])) })
         }
         10 => remove_grant(to, role, on),
-        11 => add_key(&format!("k{id}"), random.random_range(0..3000)),
+        11 => {
+            let add = signing_key(&format!("k{id}"), random.random_range(0..3000));
+            Op::AddSigningKey(AddSigningKey { revoke_others: random.random_bool(0.2), ..add })
+        }
+        12 => reset_administrator(user, random.random_range(1..4), random.random_range(0..4)),
+        13 => Op::RotateTicketKey(RotateTicketKey {
+            key: Bytes::from(vec![id as u8; 32]),
+            sign_after_ms: random.random_range(0..900),
+            keep_former_ms: random.random_range(0..900),
+            revoke_former: random.random_bool(0.5),
+        }),
         _ => {
             // Without a quota of the whole cluster, so that most writes still commit.
             let on = ["c", "c/d"][random.random_range(0..2)];
@@ -181,6 +196,12 @@ fn last_administrator_stays_while_there_are_others() {
     fixture.must_apply(remove_user("ann"));
     fixture.must_apply(remove_grant("group:admins", Role::Admin, "/"));
     assert!(!fixture.catalog.has_identities(), "everything was removed");
+    assert!(fixture.catalog.identity_snapshot().closed, "but the cluster is not open again");
+    let mut copy = Catalog::default();
+    fixture.catalog.rows().for_each(|row| copy.insert_row(row));
+    assert!(copy.lost_identities(), "nor after a restart");
+    fixture.must_apply(put_user("root", PutUserMode::Bootstrap, 0, &[]));
+    assert!(!fixture.catalog.lost_identities() && fixture.catalog.has_identities());
     let mut alone = bootstrapped();
     alone.must_reject(remove_grant("user:root", Role::Admin, "/"), Code::FailedPrecondition);
     alone.must_apply(remove_user("root"));
@@ -243,13 +264,32 @@ fn expiry_removes_tokens_and_replaced_signing_keys() {
 fn signing_keys_are_checked_and_bounded() {
     let mut fixture = CatalogFixture::new();
     let short = SigningKey { id: "k".into(), public_key: Bytes::from_static(b"short"), ..SigningKey::default() };
-    fixture.must_reject(Op::AddSigningKey(AddSigningKey { key: Some(short), older_than_ms: 0 }), Code::InvalidArgument);
+    fixture.must_reject(
+        Op::AddSigningKey(AddSigningKey { key: Some(short), ..AddSigningKey::default() }),
+        Code::InvalidArgument,
+    );
     fixture.must_reject(add_key("", 0), Code::InvalidArgument);
     (0..100).for_each(|n| fixture.must_apply(add_key(&format!("k{n}"), 0)));
     fixture.must_reject(add_key("k100", 0), Code::ResourceExhausted);
     let before = epoch(&fixture);
     fixture.must_apply(add_key("k99", 0));
     assert_eq!(epoch(&fixture), before, "a repeated command");
+    assert_eq!(fixture.catalog.newest_signing_key().unwrap().id, "k99", "all of one millisecond");
+}
+
+#[test]
+fn signing_keys_are_revoked_by_one_that_replaces_all() {
+    let mut fixture = bootstrapped();
+    (0..100).for_each(|n| fixture.must_apply(add_key(&format!("k{n}"), 0)));
+    let before = epoch(&fixture);
+    let revoke = |id: &str| Op::AddSigningKey(AddSigningKey { revoke_others: true, ..signing_key(id, 0) });
+    fixture.must_apply(revoke("a"));
+    let keys = |fixture: &CatalogFixture| fixture.catalog.identity_snapshot().keys;
+    assert!(keys(&fixture).len() == 1 && keys(&fixture)[0].id == "a" && epoch(&fixture) == before + 1);
+    fixture.must_apply(add_key("b", 0));
+    fixture.must_apply(revoke("a"));
+    assert_eq!(keys(&fixture).len(), 2, "a repeated command");
+    assert_eq!(fixture.catalog.newest_signing_key().unwrap().id, "b");
 }
 
 #[test]

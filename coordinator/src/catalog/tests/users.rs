@@ -175,3 +175,23 @@ fn malformed_grant_is_refused() {
         fixture.must_apply(put_grant(to, Role::Reader, "a"));
     }
 }
+
+#[test]
+fn grants_to_one_receiver_and_by_one_granter_are_limited() {
+    let mut fixture = bootstrapped();
+    let put = |to: usize, on: &str, granted_by: &str| {
+        let grant = grant_of(&format!("group:{to}"), Role::Reader, on, &[]);
+        Op::PutGrant(PutGrant { grant: Some(Grant { granted_by: granted_by.into(), ..grant }) })
+    };
+    let full = (0..10).flat_map(|to| (0..1000).map(move |on| (to, format!("t{on}"))));
+    full.for_each(|(to, on)| fixture.must_apply(put(to, &on, "ann")));
+    let message = fixture.must_reject(put(0, "more", "bob"), Code::ResourceExhausted);
+    assert!(message.contains("\"group:0\"") && message.contains("1000"), "{message}");
+    let message = fixture.must_reject(put(10, "more", "ann"), Code::ResourceExhausted);
+    assert!(message.contains("\"ann\"") && message.contains("10000"), "{message}");
+    fixture.must_apply(put(10, "more", "bob"));
+    fixture.must_apply(put(0, "t1", "bob"));
+    fixture.must_apply(remove_grant("group:0", Role::Reader, "t0"));
+    fixture.must_apply(put(0, "more", "ann"));
+    fixture.must_reject(put(11, "more", "ann"), Code::ResourceExhausted);
+}

@@ -15,7 +15,14 @@ fn user_bodies_have_a_password_and_groups() {
     let without: CreateUserBody = parse_with_password("create_user", br#"{"user": "etl", "password": null}"#).unwrap();
     assert!(without.password().is_none() && without.groups.is_empty());
     let set: SetPasswordBody = parse_with_password("set_password", br#"{"user": "ann", "password": ""}"#).unwrap();
-    assert_eq!((set.user.as_str(), set.password().expose()), ("ann", ""));
+    let set = set.into_change();
+    assert_eq!(
+        (set.user.as_str(), set.password.expose(), set.old_password, set.revoke_tokens),
+        ("ann", "", None, None)
+    );
+    let body = br#"{"user": "ann", "password": "a", "old_password": "b", "revoke_tokens": false}"#;
+    let set = parse_with_password::<SetPasswordBody>("set_password", body).unwrap().into_change();
+    assert_eq!((set.old_password.unwrap().expose(), set.revoke_tokens), ("b", Some(false)));
 }
 
 /// Whatever is wrong with a body, and wherever the password was put.
@@ -48,6 +55,8 @@ fn unknown_or_missing_key_is_named() {
     let message = |body: &str| parse_with_password::<SetPasswordBody>("set_password", body.as_bytes()).err().unwrap();
     assert!(message(r#"{"user": "ann", "pasword": "x"}"#).message.contains("pasword"));
     assert!(message(r#"{"user": "ann"}"#).message.contains("password"));
+    let misplaced = message(r#"{"user": "ann", "password": "x", "revoke_tokens": "31415926"}"#).message;
+    assert!(misplaced.contains("revoke_tokens") && !misplaced.contains("31415926"), "{misplaced}");
     let grant = parse::<GrantBody>("grant", br#"{"role": "reader", "prefix": "/", "to": "user:a", "column": []}"#);
     assert!(grant.err().unwrap().message.contains("column"));
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use volley_common::identity::DirectoryHandle;
-use volley_common::wire::catalog::{PutUser, PutUserMode, User};
+use volley_common::wire::catalog::{PutUser, PutUserMode, RotateTicketKey, User};
 use volley_common::wire::cluster::{NodeOrder, Welcome};
 
 use super::*;
@@ -97,6 +97,39 @@ async fn node_that_reads_slowly_has_one_snapshot_queued() {
     membership.state.lock().identity_sent = None;
     membership.broadcast_identity();
     assert_eq!(next_identity(&mut queued).unwrap().users.len(), 4, "the newest, once it has read the first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_get_a_new_ticket_key_before_it_signs() {
+    let (_dir, membership) = leader().await;
+    let (mut queued, identity) = open_session(&membership);
+    let signing = membership.raft.view().cluster().unwrap().ticket_key.clone();
+    assert_eq!(identity.ticket_keys, [signing.clone()]);
+    let next = bytes::Bytes::from(vec![7; 32]);
+    let rotate = RotateTicketKey { key: next.clone(), sign_after_ms: 60_000, ..RotateTicketKey::default() };
+    membership.raft.propose_if_leader(Op::RotateTicketKey(rotate)).await.unwrap();
+    membership.broadcast_identity();
+    assert_eq!(next_identity(&mut queued).unwrap().ticket_keys, [signing, next]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_that_does_not_take_its_snapshot_is_closed() {
+    let (_dir, membership) = leader().await;
+    let (mut queued, _) = open_session(&membership);
+    let is_closed = |after: Duration| {
+        let epoch = membership.raft.view().identity_epoch();
+        membership.close_delayed_sessions(epoch, Instant::now() + after);
+        membership.state.lock().sessions[&NODE].close.is_cancelled()
+    };
+    put_user(&membership, "root", PutUserMode::Bootstrap).await;
+    membership.broadcast_identity();
+    assert!(!is_closed(Duration::from_secs(20)));
+    assert!(next_identity(&mut queued).is_some());
+    assert!(!is_closed(Duration::from_secs(40)), "it has taken it");
+    put_user(&membership, "ann", PutUserMode::Create).await;
+    membership.state.lock().identity_sent = None;
+    membership.broadcast_identity();
+    assert!(is_closed(Duration::from_secs(40)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

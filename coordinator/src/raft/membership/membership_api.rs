@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
+use volley_common::wire::IDENTITY_FEATURES;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{AddCoordinator, RemoveCoordinator};
 use volley_common::{Code, Error, Result};
@@ -86,6 +87,11 @@ impl RaftContext {
 /// Checks that the coordinator at an address can join under this id.
 async fn check_joinable(ctx: &RaftContext, id: u64, addr: &str) -> Result<()> {
     let theirs = query(ctx, id, addr).await?;
+    if theirs.features < IDENTITY_FEATURES && ctx.view().identity_epoch() != 0 {
+        return Err(Error::precondition(format!(
+            "coordinator {id} at {addr} is of a version that does not know this cluster's users and grants: upgrade it first"
+        )));
+    }
     peer_status(ctx, &theirs).rejection.map_or(Ok(()), |why| Err(Error::precondition(why)))
 }
 

@@ -66,6 +66,7 @@ pub async fn query(ctx: &RaftContext, id: u64, addr: &str) -> Result<Identity> {
             theirs.id
         )));
     }
+    ctx.features.lock().insert(id, theirs.features);
     Ok(theirs)
 }
 

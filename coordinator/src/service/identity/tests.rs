@@ -13,6 +13,11 @@ fn request(role: Role, prefix: &[&str], to: &str) -> GrantRequest {
     GrantRequest { role, prefix, to: to.into(), columns: Vec::new() }
 }
 
+fn change(user: &str, password: &str, old_password: Option<&str>) -> PasswordChange {
+    let (password, old_password) = (Secret::new(password), old_password.map(Secret::new));
+    PasswordChange { user: user.into(), password, old_password, revoke_tokens: None }
+}
+
 /// With the users `ann` and `bob`.
 async fn fixture() -> ServicesFixture {
     let fixture = ServicesFixture::closed().await;
@@ -41,18 +46,41 @@ async fn password_is_set_by_its_user_or_an_administrator() {
     let fixture = fixture().await;
     let service = &fixture.services.identity;
     let ann = fixture.access("ann");
-    let set = |access: Access, user: &'static str| async move {
-        code(service.set_password(&access, user, Secret::new("long enough")).await)
+    let set = |access: Access, user: &'static str, old: Option<&'static str>| async move {
+        code(service.set_password(&access, change(user, "long enough", old)).await)
     };
-    assert_eq!(set(ann.clone(), "ann").await, Code::Ok);
-    assert_eq!(set(ann.clone(), "bob").await, Code::PermissionDenied);
-    assert_eq!(set(ann.clone(), "nobody").await, Code::PermissionDenied, "as if it existed");
-    assert_eq!(set(fixture.access("root"), "bob").await, Code::Ok);
-    assert_eq!(set(fixture.access("root"), "nobody").await, Code::NotFound);
+    assert_eq!(
+        set(ann.clone(), "ann", None).await,
+        Code::InvalidArgument,
+        "a stolen session must not become the account"
+    );
+    assert_eq!(set(ann.clone(), "ann", Some("a guess")).await, Code::PermissionDenied);
+    assert_eq!(set(ann.clone(), "ann", Some("password of ann")).await, Code::Ok);
+    assert_eq!(set(ann.clone(), "bob", Some("password of bob")).await, Code::PermissionDenied);
+    assert_eq!(set(ann.clone(), "nobody", None).await, Code::PermissionDenied, "as if it existed");
+    assert_eq!(set(fixture.access("root"), "bob", None).await, Code::Ok);
+    assert_eq!(set(fixture.access("root"), "nobody", None).await, Code::NotFound);
     let by_token = fixture.access_by("ann", LoginMethod::ServiceToken, "0123456789abcdef");
-    assert_eq!(set(by_token, "ann").await, Code::PermissionDenied, "a stolen token must not become the account");
-    let short = service.set_password(&ann, "ann", Secret::new("short")).await;
+    assert_eq!(set(by_token, "ann", Some("long enough")).await, Code::PermissionDenied, "nor must a stolen token");
+    let short = service.set_password(&ann, change("ann", "short", Some("long enough"))).await;
     assert_eq!(code(short), Code::InvalidArgument);
+    // Guesses of the old password are slowed down.
+    for _ in 0..3 {
+        assert_eq!(set(ann.clone(), "ann", Some("a guess")).await, Code::PermissionDenied);
+    }
+    assert_eq!(set(ann, "ann", Some("long enough")).await, Code::ResourceExhausted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_revoked_with_ones_own_password() {
+    let fixture = fixture().await;
+    let (service, root, ann) = (&fixture.services.identity, fixture.access("root"), fixture.access("ann"));
+    service.create_token(&ann, None, "", 60).await.unwrap();
+    let kept = service.set_password(&root, change("ann", "another password", None)).await.unwrap();
+    assert_eq!(kept["revoked_tokens"], 0, "an administrator says so");
+    let revoked = service.set_password(&ann, change("ann", "one more password", Some("another password"))).await;
+    assert_eq!(revoked.unwrap()["revoked_tokens"], 1);
+    assert_eq!(service.list_tokens(&ann, None).await.unwrap(), json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,15 +113,16 @@ async fn tokens_are_those_of_their_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn service_token_creates_none_that_outlives_it() {
+async fn service_token_creates_no_others() {
     let fixture = fixture().await;
     let service = &fixture.services.identity;
-    let token = service.create_token(&fixture.access("ann"), None, "", 600).await.unwrap();
-    let by_token = fixture.access_by("ann", LoginMethod::ServiceToken, token["id"].as_str().unwrap());
-    assert_eq!(code(service.create_token(&by_token, None, "", 60).await), Code::Ok);
-    assert_eq!(code(service.create_token(&by_token, None, "", 3600).await), Code::PermissionDenied);
-    let revoked = fixture.access_by("ann", LoginMethod::ServiceToken, "0123456789abcdef");
-    assert_eq!(code(service.create_token(&revoked, None, "", 1).await), Code::PermissionDenied);
+    let by_token = |user: &str| fixture.access_by(user, LoginMethod::ServiceToken, "0123456789abcdef");
+    assert_eq!(code(service.create_token(&by_token("ann"), None, "", 60).await), Code::PermissionDenied);
+    assert_eq!(
+        code(service.create_token(&by_token("root"), Some("ann"), "", 60).await),
+        Code::Ok,
+        "an administrator's"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

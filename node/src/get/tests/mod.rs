@@ -14,10 +14,14 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use tonic::{Code, Request};
 use volley_common::PartId;
+use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::ticket::TicketKey;
 use volley_common::wire::cluster::{Columns, Ticket};
 
+use super::is_hop;
 use super::reader::TicketReader;
+use super::remote::HOP_HEADER;
+use crate::callers::tests::{TestUsers, with_token};
 use cluster::{TestNode, batch, introduce, key, ticket};
 
 /// Rows as values, whatever their dictionaries: (id, word, text).
@@ -213,8 +217,31 @@ async fn get_from_a_node_asks_no_further_node() {
     introduce(&[&serving, &holder]);
     let ticket = key().sign(&ticket(&[(holder.write(&first()), &[&holder])]));
     let mut request = Request::new(arrow_flight::Ticket { ticket: ticket.into() });
-    request.metadata_mut().insert(super::remote::HOP_HEADER, "1".parse().unwrap());
+    request.metadata_mut().insert(HOP_HEADER, "1".parse().unwrap());
     assert_eq!(serving.call(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn hop_header_of_a_client_is_ignored() {
+    let users = TestUsers::new();
+    let (serving, holder) = (users.node().await, users.node().await);
+    introduce(&[&serving, &holder]);
+    let planned = Ticket { principal: "ann".into(), ..ticket(&[(holder.write(&first()), &[&holder])]) };
+    let mut request = with_token(arrow_flight::Ticket { ticket: key().sign(&planned).into() }, &users.token("ann"));
+    request.metadata_mut().insert(HOP_HEADER, "1".parse().unwrap());
+    assert_eq!(rows(&serving.call(request).await.unwrap()), rows(&first()));
+}
+
+#[test]
+fn hop_is_recognised_by_the_assertion_of_a_member() {
+    let (open, nobody) = (Access::open(), Access::of(&http::Extensions::new()));
+    let headers = |names: &[&'static str]| {
+        let value = http::HeaderValue::from_static("1");
+        names.iter().map(|name| (http::HeaderName::from_static(*name), value.clone())).collect::<http::HeaderMap>()
+    };
+    let asserted = headers(&[HOP_HEADER, ASSERTION_HEADER]);
+    assert!(is_hop(&asserted, &nobody) && is_hop(&headers(&[HOP_HEADER]), &open));
+    assert!(!is_hop(&headers(&[HOP_HEADER]), &nobody) && !is_hop(&headers(&[ASSERTION_HEADER]), &nobody));
 }
 
 #[tokio::test]
@@ -272,4 +299,21 @@ async fn part_removed_while_read_is_read_to_its_end() {
     }
     assert_eq!(frames, 1 + part.dictionaries().len() + part.batches().len());
     assert!(concat_batches(&cluster::schema(), &first()).unwrap().num_rows() as u64 == part.rows());
+}
+
+#[test]
+fn only_members_send_tickets_of_any_size() {
+    use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+    let headers = |name| HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static("1"))]);
+    let (hop, asserted) = (headers(super::HOP_HEADER), headers(super::ASSERTION_HEADER));
+    let (open, closed) = (super::Access::open(), super::Access::of(&Extensions::new()));
+    let max = |headers: &HeaderMap, caller: super::Caller, access: &super::Access| {
+        super::max_ticket(headers, &caller, access) == super::MAX_PEER_MESSAGE
+    };
+    assert!(max(&hop, super::Caller::Plaintext, &open) && max(&asserted, super::Caller::Plaintext, &closed));
+    assert!(!max(&hop, super::Caller::Plaintext, &closed), "a client may send that header");
+    assert!(!max(&HeaderMap::new(), super::Caller::Plaintext, &open));
+    for access in [&open, &closed] {
+        assert!(!max(&hop, super::Caller::Anonymous, access) && !max(&asserted, super::Caller::Anonymous, access));
+    }
 }

@@ -77,6 +77,21 @@ async fn batches_come_back_whole_with_their_metadata() {
 }
 
 #[tokio::test]
+async fn reader_of_some_columns_gets_no_metadata() {
+    let (serving, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder]);
+    for (node, holders) in [(&serving, [&serving]), (&holder, [&holder])] {
+        let whole = ticket(&[(write(node, &batches()), &holders[..])]);
+        for decompress in [false, true] {
+            let columns = Some(Columns { index: vec![2, 1] });
+            let restricted = Ticket { permitted_columns: 7, columns, decompress, ..whole.clone() };
+            let got = seen(&serving.stream(&restricted).await.unwrap());
+            assert_eq!(got, [5, 7, 0, 3, 0].map(|rows| (rows, Vec::new())), "decompress {decompress}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn broken_holder_continues_at_the_next_preserved_batch() {
     // Each stream breaks after schema, dictionary and one batch.
     let (serving, breaking) = (TestNode::start().await, TestNode::breaking_after(3).await);

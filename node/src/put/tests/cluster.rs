@@ -18,6 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::server::audit::request_id;
 use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
@@ -39,6 +40,7 @@ pub struct FakeCoordinatorState {
     pub staged: bool,
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
+    pub refuse_begin: Option<Error>,
     pub refuse_commit: Option<Error>,
     /// By user: the password, and the session token for it.
     pub passwords: HashMap<String, (String, String)>,
@@ -47,6 +49,8 @@ pub struct FakeCoordinatorState {
     pub planned_ticket: Bytes,
     /// The assertions of BeginWrite and PlanRead, as they were signed; `None` for a call without one.
     pub assertions: Vec<Option<Bytes>>,
+    /// How clients name the calls of BeginWrite.
+    pub request_ids: Vec<Option<String>>,
     /// The error after each commit, which takes effect nevertheless.
     pub lose_commit_reply: Option<Error>,
 }
@@ -100,9 +104,14 @@ impl Coordinator for FakeCoordinator {
 
     async fn begin_write(&self, request: Request<BeginWriteRequest>) -> Result<Response<WritePlan>, Status> {
         let asserted = assertion(request.metadata());
+        let request_id = request_id(request.metadata().as_ref()).map(str::to_string);
         let request = request.into_inner();
         let mut state = self.state.lock();
         state.assertions.push(asserted);
+        state.request_ids.push(request_id);
+        if let Some(error) = state.refuse_begin.clone() {
+            return Err(error.into());
+        }
         let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),

@@ -1,5 +1,6 @@
 //! Puts on nodes that run in this process.
 
+mod audited;
 pub(crate) mod cluster;
 mod copies;
 mod preserved;

@@ -56,6 +56,8 @@ fn open_cluster_serves_its_own_machine_and_certificates() {
         match access(authenticator(&handle, rules).identify(&headers, caller, peer, GET)) {
             Ok(access) => {
                 assert!(access.is_open() && access.epoch() == 3);
+                let is_client = !matches!(caller, Caller::Member(_)) && peer.is_some();
+                assert_eq!(access.client_ip().is_some(), is_client, "a member's calls are not those of one client");
                 true
             }
             Err(error) => {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::testing::soon;
 use super::super::*;
+use super::open;
 use crate::http2::grpc_error;
 use crate::net::{ConnectionPool, Connector};
 use crate::tls::client::ClientConnector;

@@ -287,13 +287,46 @@ async fn one_address_cannot_take_all_connections() {
     soon(async { while !is_served(&server.addr, "127.0.0.1:0").await {} }).await;
 }
 
+#[tokio::test]
+async fn connections_that_do_not_begin_keep_nobody_out() {
+    // Sixteen places for those that have not begun, eight of them for one address.
+    let limits = ServerLimits { opening: Duration::from_secs(600), ..ServerLimits::default() }.with_connections(64, 0);
+    let server = TestServer::with_limits(limits, |_| async { grpc_error(Error::not_found("x")) }).await;
+    let begin = async |from: &str| {
+        let mut connection = connect_from(&server.addr, from).await.unwrap();
+        connection.write_all(&PREFACE[..20]).await.unwrap();
+        connection
+    };
+    let mut held = Vec::new();
+    for at in 0..16 {
+        held.push(begin(if at < 8 { "127.0.0.2:0" } else { "127.0.0.3:0" }).await);
+    }
+    assert!(soon(is_served(&server.addr, "127.0.0.4:0")).await, "another address");
+    held.push(begin("127.0.0.2:0").await);
+    assert!(soon(is_served(&server.addr, "127.0.0.2:0")).await, "a client behind an address that holds half");
+    for (at, connection) in held.into_iter().enumerate() {
+        assert_eq!(soon(begins(connection, &PREFACE[20..])).await, at >= 2, "{at}: only the two oldest are closed");
+    }
+}
+
+async fn connect_from(addr: &str, from: &str) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(from.parse().unwrap())?;
+    socket.connect(addr.parse().unwrap()).await
+}
+
 /// Whether a connection from this address is served.
 async fn is_served(addr: &str, from: &str) -> bool {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(from.parse().unwrap()).unwrap();
-    let Ok(stream) = socket.connect(addr.parse().unwrap()).await else { return false };
+    match connect_from(addr, from).await {
+        Ok(stream) => begins(stream, PREFACE).await,
+        Err(_) => false,
+    }
+}
+
+/// Whether a connection is answered once it has sent the rest of its preface.
+async fn begins(stream: TcpStream, rest: &[u8]) -> bool {
     let (mut read, mut write) = stream.into_split();
     // A refused connection may be closed before.
-    let _ = write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])[..]].concat()).await;
+    let _ = write.write_all(&[rest, &frame(SETTINGS, 0, 0, &[])[..]].concat()).await;
     next_frame(&mut read).await.is_some()
 }
