@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use volley_common::wire::catalog::{RemoveUser, Role};
 
 use super::*;
+use crate::service::identity::PasswordChange;
 use crate::service::testing::{ROOT_PASSWORD, ServicesFixture};
 
 /// A cluster with users, and the file of a coordinator.
@@ -79,7 +80,9 @@ async fn file_is_applied_once_whatever_happens_to_the_user() {
     fixture.users.access("rescue").require_cluster(Role::Admin).unwrap();
     assert!(was_applied(fixture.start().await, "rescue"), "a restart");
     let root = fixture.users.access("root");
-    fixture.users.services.identity.set_password(&root, "rescue", Secret::new("a later password")).await.unwrap();
+    let (user, password) = ("rescue".to_string(), Secret::new("a later password"));
+    let change = PasswordChange { user, password, old_password: None, revoke_tokens: None };
+    fixture.users.services.identity.set_password(&root, change).await.unwrap();
     assert!(was_applied(fixture.start().await, "rescue"), "its password was changed");
     fixture.login("rescue", "a later password").await.unwrap();
     fixture.users.apply(Op::RemoveUser(RemoveUser { name: "rescue".into() })).await;

@@ -11,7 +11,7 @@ use super::identity_bodies::{
     SetGroupsBody, SetPasswordBody, SetQuotaBody, parse_with_password,
 };
 use crate::planner::catalog_limits::CatalogLimits;
-use crate::service::identity::{GrantRequest, IdentityService, prefix_text, role_name};
+use crate::service::identity::{GrantRequest, IdentityService, prefix_text};
 
 /// Names and descriptions of these actions.
 pub const ACTIONS: [(&str, &str); 14] = [
@@ -132,7 +132,7 @@ pub async fn run(
 /// Notes for the audit log what is granted, or revoked, and to whom.
 fn note_grant(call: &CallContext, request: &GrantRequest) {
     call.note_table(&request.prefix);
-    let (role, prefix) = (role_name(request.role), prefix_text(&request.prefix));
+    let (role, prefix) = (request.role.name(), prefix_text(&request.prefix));
     call.note_target(&format!("{role} {prefix} {}", request.to));
 }
 

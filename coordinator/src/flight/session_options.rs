@@ -307,7 +307,9 @@ mod tests {
         assert_eq!(set(Some(&newest)).1, None);
         assert_eq!(sessions.get("ann", Some(&newest)).options.len(), MAX_OPTIONS);
         let all = sessions.0.lock().order.clone();
-        all.iter().for_each(|(owner, id)| drop(sessions.close(owner, Some(id))));
+        for (owner, id) in &all {
+            sessions.close(owner, Some(id));
+        }
         assert_eq!(sessions.0.lock().bytes, 0);
     }
 

@@ -104,7 +104,7 @@ async fn nodes_get_a_new_ticket_key_before_it_signs() {
     let (_dir, membership) = leader().await;
     let (mut queued, identity) = open_session(&membership);
     let signing = membership.raft.view().cluster().unwrap().ticket_key.clone();
-    assert_eq!(identity.ticket_keys, [signing.clone()]);
+    assert_eq!(identity.ticket_keys, std::slice::from_ref(&signing));
     let next = bytes::Bytes::from(vec![7; 32]);
     let rotate = RotateTicketKey { key: next.clone(), sign_after_ms: 60_000, ..RotateTicketKey::default() };
     membership.raft.propose_if_leader(Op::RotateTicketKey(rotate)).await.unwrap();

@@ -237,7 +237,7 @@ fn hop_is_recognised_by_the_assertion_of_a_member() {
     let (open, nobody) = (Access::open(), Access::of(&http::Extensions::new()));
     let headers = |names: &[&'static str]| {
         let value = http::HeaderValue::from_static("1");
-        names.iter().map(|name| (http::HeaderName::from_static(*name), value.clone())).collect::<http::HeaderMap>()
+        names.iter().map(|name| (http::HeaderName::from_static(name), value.clone())).collect::<http::HeaderMap>()
     };
     let asserted = headers(&[HOP_HEADER, ASSERTION_HEADER]);
     assert!(is_hop(&asserted, &nobody) && is_hop(&headers(&[HOP_HEADER]), &open));
