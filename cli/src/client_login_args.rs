@@ -1,5 +1,6 @@
 //! The flags and variables by which all commands log in at the cluster.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use volley_common::client::ClientLogin;
@@ -8,6 +9,7 @@ use volley_common::tls::ClientTls;
 use volley_common::{Error, Result};
 
 use crate::prompt;
+use crate::secret_arguments::{REFUSED_PASSWORD, RefusedPasswordParser, check_token_path, check_user_name};
 
 const USER_VAR: &str = "VOLLEY_USER";
 /// The environment variable with the password of the login.
@@ -28,6 +30,9 @@ pub struct ClientLoginArgs {
     /// Send passwords and tokens to other machines without TLS too. Only for trusted networks [env: VOLLEY_PLAINTEXT_LOGIN].
     #[arg(long, global = true, help_heading = "Login")]
     pub plaintext_login: bool,
+    /// Refused, with the reason, whether or not a value follows.
+    #[arg(long, global = true, hide = true, allow_hyphen_values = true, value_parser = RefusedPasswordParser)]
+    pub password: Option<Option<Infallible>>,
 }
 
 /// What flags and variables say.
@@ -65,30 +70,47 @@ impl ClientLoginArgs {
     }
 
     fn choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<LoginChoice> {
-        let with_password = |user: &str| LoginChoice::User(user.into(), variable(PASSWORD_VAR).map(Secret::new));
+        if self.password.is_some() {
+            return Err(Error::invalid(REFUSED_PASSWORD));
+        }
+        let with_password = |user: &str| -> Result<LoginChoice> {
+            check_user_name(user)?;
+            Ok(LoginChoice::User(user.into(), variable(PASSWORD_VAR).map(Secret::new)))
+        };
+        let token_file = |path: PathBuf| -> Result<LoginChoice> {
+            check_token_path(&path)?;
+            Ok(LoginChoice::TokenFile(path))
+        };
         match (&self.login_user, &self.token_file) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("--user and --token-file are two ways to log in: give one of them"));
             }
-            (Some(user), None) => return Ok(with_password(user)),
-            (None, Some(path)) => return Ok(LoginChoice::TokenFile(path.clone())),
+            (Some(user), None) => return with_password(user),
+            (None, Some(path)) => return token_file(path.clone()),
             (None, None) => {}
         }
         let ways = [
             variable(USER_VAR).map(|user| (USER_VAR, with_password(&user))),
-            variable(TOKEN_VAR).map(|token| (TOKEN_VAR, LoginChoice::Token(Secret::new(token)))),
-            variable(TOKEN_FILE_VAR).map(|path| (TOKEN_FILE_VAR, LoginChoice::TokenFile(path.into()))),
+            variable(TOKEN_VAR).map(|token| (TOKEN_VAR, Ok(LoginChoice::Token(Secret::new(token))))),
+            variable(TOKEN_FILE_VAR).map(|path| (TOKEN_FILE_VAR, token_file(path.into()))),
         ];
         let mut ways = ways.into_iter().flatten();
-        match (ways.next(), ways.next()) {
-            (Some((first, _)), Some((second, _))) => Err(Error::invalid(format!(
+        let has_password = variable(PASSWORD_VAR).is_some();
+        let Some((first, choice)) = ways.next() else {
+            return match has_password {
+                true => Err(Error::invalid(format!(
+                    "{PASSWORD_VAR} is set, but no user: add --user NAME, or set {USER_VAR}"
+                ))),
+                false => Ok(LoginChoice::None),
+            };
+        };
+        // A password is of a user: with a token it has no effect.
+        let unused_password = (first != USER_VAR && has_password).then_some(PASSWORD_VAR);
+        match ways.next().map(|(second, _)| second).or(unused_password) {
+            Some(second) => Err(Error::invalid(format!(
                 "{first} and {second} are both set: unset one of them, or override both by --user or --token-file"
             ))),
-            (Some((_, choice)), None) => Ok(choice),
-            (None, _) if variable(PASSWORD_VAR).is_some() => {
-                Err(Error::invalid(format!("{PASSWORD_VAR} is set, but no user: add --user NAME, or set {USER_VAR}")))
-            }
-            (None, _) => Ok(LoginChoice::None),
+            None => choice,
         }
     }
 
@@ -114,7 +136,7 @@ mod tests {
         let args = ClientLoginArgs {
             login_user: user.map(String::from),
             token_file: file.map(PathBuf::from),
-            plaintext_login: false,
+            ..ClientLoginArgs::default()
         };
         let variable =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
@@ -143,6 +165,24 @@ mod tests {
         let both = choice(None, None, &[(USER_VAR, "ana"), (TOKEN_VAR, "secret")]);
         assert!(both.is_err_and(|e| e.contains("VOLLEY_USER and VOLLEY_TOKEN") && !e.contains("secret")));
         assert!(choice(None, None, &[(PASSWORD_VAR, "secret")]).is_err_and(|e| e.contains("--user NAME")));
+        for token in [TOKEN_VAR, TOKEN_FILE_VAR] {
+            let both = choice(None, None, &[(token, "t"), (PASSWORD_VAR, "secret")]);
+            let text = format!("{token} and VOLLEY_PASSWORD are both set");
+            assert!(both.is_err_and(|e| e.contains(&text) && !e.contains("secret")), "{token}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_place_of_names_and_files_are_not_repeated() {
+        let token = "volley_00ab00ab00ab00ab_secret-secret-secret";
+        for refused in [
+            choice(Some("ana:secret"), None, &[]),
+            choice(None, None, &[(USER_VAR, "ana:secret")]),
+            choice(None, Some(token), &[]),
+            choice(None, None, &[(TOKEN_FILE_VAR, token)]),
+        ] {
+            assert!(refused.is_err_and(|e| e.contains("VOLLEY_") && !e.contains("secret")));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
+//! | [`secret_arguments`] | secrets in arguments, which are refused and not repeated |
 
 mod args;
 mod certificates;
@@ -20,6 +21,7 @@ mod formats;
 mod output;
 mod progress;
 mod prompt;
+mod secret_arguments;
 mod threads;
 
 use std::ffi::OsStr;
@@ -134,7 +136,7 @@ async fn interruptible(
         CliCommand::Certs(command) => certs::run(&command, json)?,
         CliCommand::User(command) => user::run(&connected().await?, &command, json).await?,
         CliCommand::Token(command) => token::run(&connected().await?, &command, json).await?,
-        CliCommand::Grant(grant) => grants::grant(&connected().await?, &grant, json).await?,
+        CliCommand::Grant(grant) => grants::grant(&grant, connected, json).await?,
         CliCommand::Revoke(revoke) => grants::revoke(&connected().await?, &revoke, json).await?,
         CliCommand::Grants { prefix } => grants::list(&connected().await?, prefix.as_deref(), json).await?,
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,

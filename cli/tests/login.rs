@@ -50,4 +50,20 @@ fn contradicting_logins_are_refused() {
     assert!(text.contains("the token alone"), "{text}");
     let text = error(&[], &[("VOLLEY_PASSWORD", SECRET)]);
     assert!(text.contains("--user NAME"), "{text}");
+    let text = error(&[], &[("VOLLEY_PASSWORD", SECRET), ("VOLLEY_TOKEN", "t")]);
+    assert!(text.contains("VOLLEY_TOKEN and VOLLEY_PASSWORD are both set"), "{text}");
+}
+
+#[test]
+fn secrets_in_the_wrong_arguments_are_not_repeated() {
+    let text = error(&["--cluster", &format!("grpc+tls://ana:{SECRET}@192.0.2.1:8815")], &[]);
+    assert!(text.contains("no user and password"), "{text}");
+    let text = error(&["--user", &format!("ana:{SECRET}")], &[]);
+    assert!(text.contains("no colon"), "{text}");
+    let text = error(&["--token-file", &format!("volley_0123456789abcdef_{SECRET}")], &[]);
+    assert!(text.contains("not a file"), "{text}");
+    assert!(error(&["--password"], &[]).contains("command line"));
+    let output = volley(&["ls", "--password", SECRET]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("command line") && !text.contains(SECRET), "{text}");
 }

@@ -4,6 +4,8 @@ use clap::{Subcommand, ValueEnum};
 use volley_common::wire::catalog::Role;
 
 use super::values::{byte_size, grantee, lifetime, prefix, principal_name, whole};
+use crate::column_list::ColumnList;
+use crate::secret_arguments::UserNameParser;
 
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
@@ -12,11 +14,14 @@ pub enum UserCommand {
     /// Set a password: your own, or as an administrator that of another user.
     Passwd {
         /// The user [default: yourself].
-        #[arg(value_parser = principal_name)]
+        #[arg(value_parser = UserNameParser)]
         name: Option<String>,
         /// Read the new password from the first line of the standard input.
         #[arg(long)]
         password_stdin: bool,
+        /// Revoke the user's service tokens too, as after a theft. A change of your own password does that anyway.
+        #[arg(long)]
+        revoke_tokens: bool,
     },
     /// Set the groups of a user; without --group it is in none.
     Groups {
@@ -43,7 +48,7 @@ pub enum UserCommand {
 #[derive(Debug, clap::Args)]
 pub struct UserAddArgs {
     /// The new user.
-    #[arg(value_parser = principal_name)]
+    #[arg(value_parser = UserNameParser)]
     pub name: String,
     /// A group that the user is in. Repeatable.
     #[arg(long = "group", value_name = "GROUP", value_parser = principal_name)]
@@ -62,7 +67,7 @@ pub enum TokenCommand {
     Create {
         #[command(flatten)]
         owner: TokenOwnerArgs,
-        /// How long it is valid: a number with s, m, h, d or w.
+        /// How long it is valid: a number with s, m, h, d or w, at most 3650d.
         #[arg(long, value_name = "TIME", default_value = "30d", value_parser = lifetime)]
         ttl: u64,
         /// What it is for, to tell it from others.
@@ -85,7 +90,7 @@ pub enum TokenCommand {
 #[derive(Debug, clap::Args)]
 pub struct TokenOwnerArgs {
     /// The user whose tokens they are; of others only for administrators [default: yourself].
-    #[arg(id = "owner", long = "user", value_name = "NAME", value_parser = principal_name)]
+    #[arg(id = "owner", long = "user", value_name = "NAME", value_parser = UserNameParser)]
     pub user: Option<String>,
     /// The user to log in as: what --user before the command means.
     #[arg(long, value_name = "NAME", help_heading = "Login")]
@@ -140,9 +145,10 @@ pub struct RevokeArgs {
 pub struct GrantArgs {
     #[command(flatten)]
     pub grant: RevokeArgs,
-    /// Only this column; the others are neither shown nor read. Repeatable.
-    #[arg(long = "column", value_name = "COLUMN")]
-    pub columns: Vec<String>,
+    /// Only these columns; the others are neither shown nor read. Separated by commas, or repeated; a name with a comma is
+    /// quoted: '"a,b",c'.
+    #[arg(long = "column", alias = "columns", value_name = "COLUMN,...")]
+    pub columns: Vec<ColumnList>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -211,10 +217,12 @@ mod tests {
 
     #[test]
     fn grants_name_role_prefix_and_grantee() {
-        let args = parsed("volley grant reader sales/ --to group:a --column x --column y,z").map(|args| args.command);
+        let args =
+            parsed("volley grant reader sales/ --to group:a --column x --columns y,\"z,z\"").map(|args| args.command);
         let Ok(CliCommand::Grant(GrantArgs { grant, columns })) = args else { panic!("no grant") };
         assert_eq!((grant.role.as_str(), grant.prefix.as_str(), grant.to.as_str()), ("reader", "sales", "group:a"));
-        assert_eq!(columns, ["x", "y,z"]);
+        let columns = crate::column_list::column_names(&columns);
+        assert_eq!(columns, Some(vec!["x".into(), "y".into(), "z,z".into()]));
     }
 
     #[test]
@@ -222,9 +230,19 @@ mod tests {
         let error = |line: &str| parsed(line).expect_err(line);
         assert!(error("volley user add").contains("<NAME>"));
         assert!(error("volley user add a --no-password --password-stdin").contains("--password-stdin"));
-        assert!(error("volley user add a --password x").contains("--password"));
-        assert!(error("volley user add a:b").contains("a:b"));
+        for line in [
+            "volley user add a --password s3cret",
+            "volley ls --password=s3cret",
+            "volley --password -s3cret ls",
+            "volley user add a:s3cret",
+            "volley token create --user a:s3cret",
+        ] {
+            let error = error(line);
+            assert!(error.contains("VOLLEY_PASSWORD") && !error.contains("s3cret"), "{line}: {error}");
+        }
+        assert!(parsed("volley ls --password").is_ok_and(|args| args.login.password.is_some()), "the login refuses it");
         assert!(error("volley token create --ttl 30").contains("--ttl"));
+        assert!(error("volley token create --ttl 3651d").contains("at most 3650d"));
         assert!(error("volley grant king / --to user:a").contains("king"));
         assert!(error("volley grant reader / --to a").contains("group:NAME"));
         assert!(error("volley grant reader sales").contains("--to"));

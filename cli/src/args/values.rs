@@ -32,7 +32,10 @@ pub fn prefix(text: &str) -> Result<String, String> {
     })
 }
 
-/// A time as `30d`, in seconds.
+/// The longest life of a service token that servers allow.
+const MAX_TOKEN_DAYS: u64 = 3650;
+
+/// The life of a token as `30d`, in seconds.
 pub fn lifetime(text: &str) -> Result<u64, String> {
     let unit = |unit: &str| match unit {
         "s" => Some(1),
@@ -43,8 +46,10 @@ pub fn lifetime(text: &str) -> Result<u64, String> {
         _ => None,
     };
     scaled(text, unit)
-        .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| "must be a whole number over 0 with a unit: s, m (minutes), h, d or w, as in 12h or 30d".into())
+        .filter(|seconds| (1..=MAX_TOKEN_DAYS * 86_400).contains(seconds))
+        .ok_or_else(|| {
+            format!("must be a whole number over 0 with a unit: s, m (minutes), h, d or w, as in 12h or 30d, and at most {MAX_TOKEN_DAYS}d")
+        })
 }
 
 /// A size as `10GiB`, in bytes.
@@ -78,11 +83,12 @@ mod tests {
 
     #[test]
     fn lifetimes_have_a_unit() {
-        let known = [("90s", 90), ("15m", 900), ("2 h", 7_200), ("30d", 2_592_000), ("1w", 604_800)];
+        let known =
+            [("90s", 90), ("15m", 900), ("2 h", 7_200), ("30d", 2_592_000), ("1w", 604_800), ("3650d", 315_360_000)];
         for (text, seconds) in known {
             assert_eq!(lifetime(text), Ok(seconds), "{text}");
         }
-        for text in ["", "30", "0d", "d", "-1d", "1.5h", "1y", "1D", "99999999999999999d"] {
+        for text in ["", "30", "0d", "d", "-1d", "1.5h", "1y", "1D", "3651d", "99999999999999999d"] {
             assert!(lifetime(text).is_err_and(|why| why.contains("30d")), "{text}");
         }
     }

@@ -5,16 +5,32 @@ use volley_common::client::Client;
 use volley_common::{Error, Result};
 
 use crate::args::identity::{GrantArgs, RevokeArgs};
+use crate::column_list::column_names;
 use crate::output::{self, cell};
 
 /// Grants a role.
-pub async fn grant(client: &Client, args: &GrantArgs, json: bool) -> Result<()> {
+///
+/// # Errors
+/// INVALID_ARGUMENT, before it connects: the prefix ends with a wildcard.
+pub async fn grant(args: &GrantArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    check_no_wildcard(&args.grant.prefix)?;
+    let columns = column_names(&args.columns);
     let mut body = body(&args.grant);
-    if !args.columns.is_empty() {
-        body["columns"] = json!(args.columns);
+    if let Some(columns) = &columns {
+        body["columns"] = json!(columns);
     }
-    let answer = client.action("grant", &body).await?;
-    if json { output::json(&answer) } else { output::line(granted_text(args)) }
+    let answer = connect().await?.action("grant", &body).await?;
+    if json { output::json(&answer) } else { output::line(granted_text(&args.grant, columns.as_deref())) }
+}
+
+/// Refuses `sales/*`, which would be a grant on tables below a component `*`: none of those that were meant.
+fn check_no_wildcard(prefix: &str) -> Result<()> {
+    match prefix.rsplit('/').next() {
+        Some("*") => {
+            Err(Error::invalid("a prefix covers all tables below it: sales, not sales/*; / is the whole cluster"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Revokes a role.
@@ -49,10 +65,10 @@ fn text(args: &RevokeArgs) -> String {
     format!("{} on {prefix} to {}", args.role.as_str(), args.to)
 }
 
-fn granted_text(args: &GrantArgs) -> String {
-    match &args.columns[..] {
-        [] => format!("granted {}", text(&args.grant)),
-        columns => format!("granted {}, only the columns {}", text(&args.grant), columns.join(", ")),
+fn granted_text(grant: &RevokeArgs, columns: Option<&[String]>) -> String {
+    match columns {
+        None => format!("granted {}", text(grant)),
+        Some(columns) => format!("granted {}, only the columns {}", text(grant), columns.join(", ")),
     }
 }
 
@@ -87,12 +103,20 @@ mod tests {
     #[test]
     fn grant_is_named_in_full() {
         assert_eq!(body(&args("sales")), json!({ "role": "reader", "prefix": "sales", "to": "user:ana" }));
-        let granted = |prefix: &str, columns: &[&str]| {
-            let columns = columns.iter().map(|column| column.to_string()).collect();
-            granted_text(&GrantArgs { grant: args(prefix), columns })
-        };
-        assert_eq!(granted("/", &[]), "granted reader on the whole cluster to user:ana");
-        assert_eq!(granted("a/b", &["x", "y"]), "granted reader on a/b to user:ana, only the columns x, y");
+        assert_eq!(granted_text(&args("/"), None), "granted reader on the whole cluster to user:ana");
+        let columns = ["x".to_string(), "y".to_string()];
+        let granted = granted_text(&args("a/b"), Some(&columns));
+        assert_eq!(granted, "granted reader on a/b to user:ana, only the columns x, y");
+    }
+
+    #[test]
+    fn wildcard_at_the_end_of_a_prefix_is_refused() {
+        for prefix in ["*", "sales/*", "sales/eu/*"] {
+            assert!(check_no_wildcard(prefix).is_err_and(|e| e.message.contains("sales, not sales/*")), "{prefix}");
+        }
+        for prefix in ["/", "sales", "sales/a*", "*/sales"] {
+            assert!(check_no_wildcard(prefix).is_ok(), "{prefix}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use volley_common::tls::ClientTls;
 use volley_common::{Code, Result};
 
 use crate::client_login_args::ClientLoginArgs;
+use crate::secret_arguments;
 
 pub mod certs;
 pub mod cluster;
@@ -34,8 +35,10 @@ pub mod whoami;
 /// Connects to the cluster, as the user whom flags and variables name.
 ///
 /// # Errors
-/// The client's, with a remedy if there is no answer; those of [`ClientLoginArgs::login`].
+/// The client's, with a remedy if there is no answer; those of [`ClientLoginArgs::login`]. INVALID_ARGUMENT: the address has a
+/// user and password.
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
+    secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
     Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
         if error.code == Code::Unavailable {

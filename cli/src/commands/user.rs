@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use volley_common::client::Client;
+use volley_common::escape::escape_invisible;
 use volley_common::identity::Secret;
 use volley_common::{Error, Result};
 
@@ -14,7 +15,9 @@ use crate::prompt;
 pub async fn run(client: &Client, command: &UserCommand, json: bool) -> Result<()> {
     let (answer, text) = match command {
         UserCommand::Add(add) => self::add(client, add).await?,
-        UserCommand::Passwd { name, password_stdin } => passwd(client, name.as_deref(), *password_stdin).await?,
+        UserCommand::Passwd { name, password_stdin, revoke_tokens } => {
+            passwd(client, name.as_deref(), *password_stdin, *revoke_tokens).await?
+        }
         UserCommand::Groups { name, groups } => {
             let answer = client.action("set_groups", &json!({ "user": name, "groups": groups })).await?;
             (answer, groups_text(name, groups))
@@ -45,7 +48,7 @@ async fn add(client: &Client, add: &UserAddArgs) -> Result<(Value, String)> {
     Ok((answer, text))
 }
 
-async fn passwd(client: &Client, name: Option<&str>, from_stdin: bool) -> Result<(Value, String)> {
+async fn passwd(client: &Client, name: Option<&str>, from_stdin: bool, revoke_tokens: bool) -> Result<(Value, String)> {
     client.check_confidential()?;
     let caller = client.action("whoami", &json!({})).await?;
     let name = match name {
@@ -61,9 +64,22 @@ async fn passwd(client: &Client, name: Option<&str>, from_stdin: bool) -> Result
     if let Some(old) = &old {
         body["old_password"] = old.expose().into();
     }
+    if revoke_tokens {
+        body["revoke_tokens"] = true.into();
+    }
     let answer = client.action("set_password", &body).await?;
+    if !revoke_tokens && let Some(note) = kept_tokens_text(&caller, &name, &answer) {
+        eprintln!("{}", escape_invisible(&note));
+    }
     let text = passwd_text(&name, &answer);
     Ok((answer, text))
+}
+
+/// What is left of the access of another user, whose tokens a new password does not revoke. How many there are is not known.
+fn kept_tokens_text(whoami: &Value, name: &str, answer: &Value) -> Option<String> {
+    let none_revoked = answer["revoked_tokens"].as_u64().unwrap_or(0) == 0;
+    (none_revoked && whoami["principal"] != name)
+        .then(|| format!("the service tokens of {name} stay valid: volley token ls --user {name}"))
 }
 
 fn passwd_text(name: &str, answer: &Value) -> String {
@@ -165,6 +181,15 @@ mod tests {
         let admin = json!({ "principal": "ana", "grants": [{ "role": "admin", "prefix": "/" }] });
         assert!(!needs_old_password(&admin, "ana"));
         assert!(!needs_old_password(&json!({ "principal": null, "open": true }), "ana"));
+    }
+
+    #[test]
+    fn tokens_of_another_user_that_stay_valid_are_mentioned() {
+        let (root, none) = (json!({ "principal": "root" }), json!({ "revoked_tokens": 0 }));
+        let note = kept_tokens_text(&root, "ana", &none);
+        assert!(note.is_some_and(|text| text.contains("stay valid: volley token ls --user ana")));
+        assert_eq!(kept_tokens_text(&root, "root", &none), None);
+        assert_eq!(kept_tokens_text(&root, "ana", &json!({ "revoked_tokens": 2 })), None);
     }
 
     #[test]
