@@ -228,8 +228,16 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn calls_at_once_share_a_failed_login() {
         let (cluster, logins) = logins().await;
-        let calls = (0..50).map(|_| login(&logins, "guess"));
-        for result in futures::future::join_all(calls).await {
+        let places = logins.sending.acquire_many(MAX_CONCURRENT as u32).await.unwrap();
+        let calls = futures::future::join_all((0..50).map(|_| login(&logins, "guess")));
+        let all_wait = async {
+            while logins.in_progress.lock().values().map(Weak::strong_count).sum::<usize>() < 50 {
+                tokio::task::yield_now().await;
+            }
+            drop(places);
+        };
+        let (results, ()) = futures::join!(calls, all_wait);
+        for result in results {
             assert_eq!(result.unwrap_err().code, Code::Unauthenticated);
         }
         assert_eq!(cluster.coordinator.state.lock().logins.len(), 1);
