@@ -17,11 +17,34 @@ use crate::{Code, Error, Result};
 pub const PREFIX: usize = 5;
 /// The header of a Handshake's reply with the member's clock, in milliseconds since 1970.
 pub const NOW_HEADER: &str = "x-volley-now-ms";
+/// The path of Flight's methods, before their names.
+pub const FLIGHT_SERVICE: &str = "/arrow.flight.protocol.FlightService/";
 /// The path of DoGet.
 pub const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// The path of Handshake.
+pub const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+/// The path of DoAction.
+pub const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
+const FLIGHT_METHODS: [&str; 10] = [
+    "Handshake",
+    "ListFlights",
+    "GetFlightInfo",
+    "PollFlightInfo",
+    "GetSchema",
+    "DoGet",
+    "DoPut",
+    "DoExchange",
+    "DoAction",
+    "ListActions",
+];
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// A message must be complete within this time.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The name of a method of Flight for metrics and the audit log; "other" for what is none, which a client may have made up.
+pub fn known_method(name: &str) -> &'static str {
+    FLIGHT_METHODS.into_iter().find(|known| *known == name).unwrap_or("other")
+}
 
 /// The length of the message that follows a prefix.
 ///

@@ -229,7 +229,7 @@ fn failed_logins(mut input: FuzzInput<'_>) {
         now_ms += u64::from(step);
         match op & 3 {
             0 => throttle.failed(&user, &address, now_ms),
-            1 => throttle.succeeded(&user, &address, now_ms),
+            1 => throttle.succeeded(&user, &address),
             _ => {
                 if let Err(error) = throttle.check(&user, &address, now_ms) {
                     assert_eq!(error.code, Code::ResourceExhausted, "{error}");

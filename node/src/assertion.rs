@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use volley_common::identity::{ASSERTION_HEADER, Access};
+use tonic::metadata::MetadataMap;
+use volley_common::identity::{ASSERTION_HEADER, Access, sign_header, signed_bytes};
 use volley_common::server::audit::{AuditEvent, REQUEST_ID_HEADER, request_id};
 use volley_common::ticket::TicketKey;
 use volley_common::tls::Caller;
@@ -71,7 +71,11 @@ impl AssertedCaller {
                     headers.insert(ASSERTION_HEADER, value);
                 }
             }
-            CallOrigin::Cluster => headers.extend(own_work(&key, path, now_ms)),
+            CallOrigin::Cluster => {
+                if let Some(value) = own_work(&key, path, now_ms) {
+                    headers.insert(OWN_WORK_HEADER, value);
+                }
+            }
         }
     }
 
@@ -85,14 +89,9 @@ impl AssertedCaller {
     }
 }
 
-fn own_work(key: &TicketKey, path: &str, now_ms: u64) -> HeaderMap {
+fn own_work(key: &TicketKey, path: &str, now_ms: u64) -> Option<HeaderValue> {
     let assertion = Assertion { path: path.into(), expires_ms: now_ms + OWN_WORK_MS, ..Assertion::default() };
-    let mut value = BinaryMetadataValue::from_bytes(&key.sign_assertion(&assertion));
-    // Neither shown in logs nor kept in the compression tables of HTTP/2.
-    value.set_sensitive(true);
-    let mut metadata = MetadataMap::new();
-    metadata.insert_bin(OWN_WORK_HEADER, value);
-    metadata.into_headers()
+    sign_header(key, &assertion)
 }
 
 /// Whether the headers of a call of `path` prove that a member makes it for the cluster's own work. `caller`: what is known of
@@ -107,10 +106,7 @@ pub fn is_own_work(headers: &HeaderMap, caller: &Caller, key: &TicketKey, path: 
     if matches!(caller, Caller::Client(_) | Caller::Anonymous) {
         return Err(invalid());
     }
-    let mut metadata = HeaderMap::new();
-    metadata.insert(OWN_WORK_HEADER, value.clone());
-    let metadata = MetadataMap::from_headers(metadata);
-    let signed = metadata.get_bin(OWN_WORK_HEADER).and_then(|value| value.to_bytes().ok()).ok_or_else(invalid)?;
+    let signed = signed_bytes(value).ok_or_else(invalid)?;
     let assertion = key.verify_assertion(&signed, now_ms)?;
     match assertion.principal.is_empty() && assertion.method == 0 && assertion.path == path {
         true => Ok(true),
@@ -127,6 +123,7 @@ pub fn is_refused_by_coordinator(event: &AuditEvent<'_>) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tonic::metadata::BinaryMetadataValue;
     use volley_common::grpc::DO_GET;
 
     use super::*;

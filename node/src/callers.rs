@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Extensions, HeaderMap};
-use volley_common::grpc::DO_GET;
+use volley_common::grpc::{DO_ACTION, DO_GET, FLIGHT_SERVICE, HANDSHAKE, known_method};
 use volley_common::identity::{
     Access, Authenticator, Credentials, Identified, Secret, certificate_needs_no_token, is_public,
 };
@@ -24,32 +24,12 @@ use crate::assertion::is_own_work;
 use crate::cluster_view::ClusterView;
 use crate::login::LoginClient;
 
-/// The path of Flight's methods.
-pub const FLIGHT_SERVICE: &str = "/arrow.flight.protocol.FlightService/";
-/// The path of Handshake.
-pub const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
-/// The path of DoAction. Coordinators know which actions need no identity.
-const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
 /// The paths of gRPC reflection, which checks identity itself if the settings ask for it.
 const REFLECTION: &str = "/grpc.reflection.";
 /// For the headers of a handshake: the credentials of a call of a public method, such as Handshake, are not looked at.
 const HANDSHAKE_CREDENTIALS: &str = "the credentials of a handshake";
 /// How long a login waits until this node knows what the coordinator that signed its token knows.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Flight's methods, as the audit log names them.
-const METHODS: [&str; 10] = [
-    "Handshake",
-    "ListFlights",
-    "GetFlightInfo",
-    "PollFlightInfo",
-    "GetSchema",
-    "DoGet",
-    "DoPut",
-    "DoExchange",
-    "DoAction",
-    "ListActions",
-];
-
 /// Identifies the callers of a node.
 pub struct CallerIdentifier {
     authenticator: Authenticator,
@@ -248,15 +228,14 @@ impl HttpLogin for CallerIdentifier {
     }
 }
 
-/// Whether this node refuses a call of nobody. Coordinators check proxied actions, and reflection checks its calls.
+/// Whether this node refuses a call of nobody. Coordinators know which actions need no identity, and reflection checks its calls.
 fn needs_identity(path: &str) -> bool {
     path != DO_ACTION && !path.starts_with(REFLECTION) && !is_public(path)
 }
 
 /// The name and the kind of a call in the audit log: not the path, which a client may choose.
 fn recorded_as(path: &str) -> (&'static str, AuditKind) {
-    let method = path.strip_prefix(FLIGHT_SERVICE).unwrap_or_default();
-    let operation = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+    let operation = known_method(path.strip_prefix(FLIGHT_SERVICE).unwrap_or_default());
     let kind = match operation {
         "Handshake" => AuditKind::Login,
         "DoAction" => AuditKind::Admin,

@@ -22,19 +22,18 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
-use volley_common::grpc::NOW_HEADER;
+use volley_common::grpc::{HANDSHAKE, NOW_HEADER};
+use volley_common::http2::MAX_UNIDENTIFIED;
 use volley_common::identity::Secret;
 use volley_common::{Error, Result, clock};
 
-use crate::callers::{CallerIdentifier, HANDSHAKE, HandshakeAnswer};
+use crate::callers::{CallerIdentifier, HandshakeAnswer};
 
 const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
 /// The largest message of an exchange, bytes: it is held in memory.
 const MAX_EXCHANGED: usize = 64 << 20;
 /// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
-/// The largest message of a handshake, bytes: anybody may send one.
-const MAX_HANDSHAKE_BYTES: usize = 64 << 10;
 /// How long a handshake without credentials in its headers may take to send them in a message.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
@@ -75,7 +74,7 @@ impl Service<http::Request<Body>> for NodeFlightService {
             Ok(match request.uri().path() {
                 HANDSHAKE => {
                     let codec = ProstCodec::<HandshakeResponse, HandshakeRequest>::default();
-                    let limit = Some(MAX_HANDSHAKE_BYTES);
+                    let limit = Some(MAX_UNIDENTIFIED);
                     let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
                     grpc.streaming(service_fn(move |request| handshake(callers.clone(), request)), request).await
                 }

@@ -7,18 +7,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::{Instant, timeout};
-use volley_common::identity::Secret;
+use tokio::time::timeout;
+use volley_common::identity::{LoginDigest, RecentLogins, Secret};
 use volley_common::wire::cluster::LoginRequest;
-use volley_common::{Code, Error, Result};
+use volley_common::{Code, Error, Result, clock};
 
 use crate::coordinator_client::CoordinatorClient;
 
-/// How long a successful login is cached.
-const CACHED_FOR: Duration = Duration::from_secs(60);
-/// Maximum number of cached logins; beyond, the oldest is removed.
+/// Maximum number of cached logins.
 const MAX_CACHED: usize = 10_000;
 /// Logins that are sent to coordinators at once. A further one waits.
 const MAX_CONCURRENT: usize = 64;
@@ -27,12 +24,9 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Calls that may wait for a login. Further ones are refused at once.
 const MAX_WAITING: usize = 1024;
 
-/// SHA-256 of the salt of this process, a user and a password.
-type PasswordDigest = [u8; 32];
-
 /// Who logs in: the digest, and the client's address, by which coordinators slow down guessing: what is refused to one address
 /// is not refused to others.
-type LoginKey = (PasswordDigest, String);
+type LoginKey = (LoginDigest, String);
 
 /// The result of a login, once there is one.
 type LoginResult = OnceCell<Result<Secret>>;
@@ -40,8 +34,7 @@ type LoginResult = OnceCell<Result<Secret>>;
 /// Logs users in at the coordinators.
 pub struct LoginClient {
     coordinators: Arc<CoordinatorClient>,
-    salt: [u8; 32],
-    cached: Mutex<LoginCache>,
+    cached: RecentLogins<Secret>,
     /// Logins that are in progress: the calls that a client makes at once with one password are one login, whether it fails or
     /// not.
     in_progress: Mutex<HashMap<LoginKey, Weak<LoginResult>>>,
@@ -58,8 +51,7 @@ impl LoginClient {
     pub fn new(coordinators: Arc<CoordinatorClient>) -> Self {
         LoginClient {
             coordinators,
-            salt: rand::random(),
-            cached: Mutex::default(),
+            cached: RecentLogins::new(MAX_CACHED),
             in_progress: Mutex::default(),
             sending: Semaphore::new(MAX_CONCURRENT),
             waiting: Semaphore::new(MAX_WAITING),
@@ -80,11 +72,8 @@ impl LoginClient {
         address: &str,
         is_valid: impl Fn(&Secret) -> bool,
     ) -> Result<Secret> {
-        let digest = self.digest(user, password);
-        let cached = || {
-            let token = self.cached.lock().get(&digest, Instant::now());
-            token.filter(&is_valid)
-        };
+        let digest = self.cached.key(user, password.expose());
+        let cached = || self.cached.get(&digest, clock::now_ms()).filter(&is_valid);
         if let Some(token) = cached() {
             return Ok(token);
         }
@@ -97,7 +86,7 @@ impl LoginClient {
             }
             let (user, password) = (user.into(), password.expose().into());
             let token = self.send(LoginRequest { user, password, address: address.into() }).await?;
-            self.cached.lock().insert(digest, token.clone(), Instant::now());
+            self.cached.insert(digest, token.clone(), clock::now_ms());
             Ok::<_, Error>(token)
         };
         joined.result_of(login).await
@@ -128,16 +117,6 @@ impl LoginClient {
         let is_unanswered = reply.as_ref().is_err_and(|error| error.code == Code::Unavailable);
         self.is_unanswered.store(is_unanswered, Ordering::Relaxed);
         Ok(Secret::new(reply?.token))
-    }
-
-    fn digest(&self, user: &str, password: &Secret) -> PasswordDigest {
-        let mut hash = Sha256::new();
-        hash.update(self.salt);
-        // The length separates the user from the password.
-        hash.update((user.len() as u64).to_be_bytes());
-        hash.update(user);
-        hash.update(password.expose());
-        hash.finalize().into()
     }
 }
 
@@ -171,27 +150,6 @@ impl Drop for JoinedLogin<'_> {
         if in_progress.get(&self.key).is_some_and(|login| login.strong_count() == 0) {
             in_progress.remove(&self.key);
         }
-    }
-}
-
-/// Tokens of successful logins, and when each was cached.
-#[derive(Default)]
-struct LoginCache(HashMap<PasswordDigest, (Secret, Instant)>);
-
-impl LoginCache {
-    fn get(&self, digest: &PasswordDigest, now: Instant) -> Option<Secret> {
-        let (token, since) = self.0.get(digest)?;
-        (now.duration_since(*since) < CACHED_FOR).then(|| token.clone())
-    }
-
-    fn insert(&mut self, digest: PasswordDigest, token: Secret, now: Instant) {
-        self.0.retain(|_, (_, since)| now.duration_since(*since) < CACHED_FOR);
-        if self.0.len() >= MAX_CACHED
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, (_, since))| *since).map(|(digest, _)| *digest)
-        {
-            self.0.remove(&oldest);
-        }
-        self.0.insert(digest, (token, now));
     }
 }
 
@@ -277,35 +235,5 @@ mod tests {
         assert_eq!(old.unwrap_err().code, Code::Unauthenticated);
         let new = logins.session_token("ann", &Secret::new("changed"), "", is_newer).await;
         assert_eq!(new.unwrap().expose(), "newer");
-    }
-
-    #[test]
-    fn cache_is_bounded_and_expires() {
-        let (mut cache, start) = (LoginCache::default(), Instant::now());
-        let digest = |at: usize| {
-            let mut digest = [0; 32];
-            digest[..8].copy_from_slice(&at.to_be_bytes());
-            digest
-        };
-        let step = Duration::from_millis(1);
-        for at in 0..=MAX_CACHED {
-            cache.insert(digest(at), Secret::new(at.to_string()), start + step * at as u32);
-        }
-        assert_eq!(cache.0.len(), MAX_CACHED);
-        let (first, second) = (cache.get(&digest(0), start), cache.get(&digest(1), start + step));
-        assert!(first.is_none() && second.is_some(), "the oldest is removed");
-        assert!(cache.get(&digest(1), start + step + CACHED_FOR).is_none());
-        let later = start + step * MAX_CACHED as u32 + CACHED_FOR;
-        cache.insert(digest(0), Secret::new(""), later);
-        assert_eq!(cache.0.len(), 1);
-    }
-
-    #[test]
-    fn user_and_password_are_digested_apart() {
-        let coordinators = CoordinatorClient::new(Default::default(), Vec::new(), Duration::ZERO);
-        let logins = LoginClient::new(Arc::new(coordinators));
-        let digest = |user, password: &str| logins.digest(user, &Secret::new(password));
-        assert_ne!(digest("ab", "c"), digest("a", "bc"));
-        assert_eq!(digest("ab", "c"), digest("ab", "c"));
     }
 }

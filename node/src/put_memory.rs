@@ -127,6 +127,7 @@ impl PutMemory {
     }
 
     /// The same for nobody in particular.
+    #[cfg(test)]
     pub async fn reserve(self: Arc<Self>, bytes: usize) -> MemoryReservation {
         self.reserve_for(CallerKey::Cluster, bytes).await
     }

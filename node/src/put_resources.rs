@@ -75,6 +75,7 @@ impl PutResources {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: `max_concurrent_puts` puts run.
+    #[cfg(test)]
     pub fn admit(&self) -> Result<PutSlot> {
         self.admit_for(&CallerKey::Cluster)
     }

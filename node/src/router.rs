@@ -23,6 +23,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use volley_common::fairness::CallLimit;
+use volley_common::grpc::FLIGHT_SERVICE;
 use volley_common::http2::{
     AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UNIDENTIFIED_TIMEOUT, UnidentifiedBody,
     decompressed, grpc_error,
@@ -36,7 +37,7 @@ use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::tls::Caller;
 use volley_common::{Error, NodeId, Result};
 
-use crate::callers::{CallerIdentifier, FLIGHT_SERVICE};
+use crate::callers::CallerIdentifier;
 use crate::cluster_view::{ClusterMembers, ClusterView};
 use crate::context::{GetContext, NodeContext, PutContext};
 use crate::storage::PartStore;

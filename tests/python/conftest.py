@@ -35,36 +35,31 @@ def name():
     return f"t/{uuid.uuid4().hex[:12]}"
 
 
-@pytest.fixture
-def own():
-    """Makes clusters of a test's own; their logs are shown if it fails."""
-    made = []
+def made(kind):
+    """Makes clusters of a kind; their logs are shown if the test fails."""
+    clusters = []
 
     def make(**options):
-        made.append(Cluster(**options))
-        return made[-1]
+        clusters.append(kind(**options))
+        return clusters[-1]
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         for member in cluster.members():
             print(f"--- {member.name}\n{member.tail()}")
         cluster.close()
+
+
+@pytest.fixture
+def own():
+    """Makes clusters of a test's own."""
+    yield from made(Cluster)
 
 
 @pytest.fixture
 def own_secured():
-    """The same as `own`, with users."""
-    made = []
-
-    def make(**options):
-        made.append(UserCluster(**options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        for member in cluster.members():
-            print(f"--- {member.name}\n{member.tail()}")
-        cluster.close()
+    """The same, with users."""
+    yield from made(UserCluster)
 
 
 @pytest.fixture(autouse=True)

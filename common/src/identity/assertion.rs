@@ -47,11 +47,21 @@ impl Access {
             expires_ms: now_ms + ASSERTION_MS,
             path: path.to_string(),
         };
-        let mut value = HeaderValue::try_from(BASE64.encode(key.sign_assertion(&assertion))).ok()?;
-        // Neither shown in logs nor kept in the compression tables of HTTP/2.
-        value.set_sensitive(true);
-        Some(value)
+        sign_header(key, &assertion)
     }
+}
+
+/// The value of a header with a signed assertion.
+pub fn sign_header(key: &TicketKey, assertion: &Assertion) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(BASE64.encode(key.sign_assertion(assertion))).ok()?;
+    // Neither shown in logs nor kept in the compression tables of HTTP/2.
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The bytes of a header of [`sign_header`], for [`TicketKey::verify_assertion`]; `None` if it is not written as one.
+pub fn signed_bytes(value: &HeaderValue) -> Option<Vec<u8>> {
+    BASE64.decode(value.as_bytes()).ok()
 }
 
 /// The groups to assert: all, or, if an issuer of tokens claims very many, those to which something is granted.
@@ -92,7 +102,7 @@ pub(super) fn verify_assertion_header(
     let malformed = || Error::unauthenticated(format!("the header {ASSERTION_HEADER} is malformed"));
     let mut values = headers.get_all(ASSERTION_HEADER).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(malformed()) };
-    let bytes = BASE64.decode(value.as_bytes()).map_err(|_| malformed())?;
+    let bytes = signed_bytes(value).ok_or_else(malformed)?;
     let assertion = key.verify_assertion(&bytes, now_ms)?;
     if assertion.path != path {
         return Err(Error::unauthenticated(format!(

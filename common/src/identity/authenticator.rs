@@ -26,11 +26,11 @@ use super::directory::{Directory, DirectoryHandle};
 use super::oidc::OidcVerifier;
 use super::principal::{LoginMethod, Principal};
 use super::secret::Secret;
+use crate::grpc::HANDSHAKE;
 use crate::ticket::TicketKey;
 use crate::tls::Caller;
 use crate::{Error, Result, clock};
 
-const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// Methods that members call of their own accord, not on behalf of a client: whole services, which end in `/`, and methods.

@@ -6,11 +6,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
 
 use parking_lot::Mutex;
 
-use crate::{Error, Result};
+use crate::{Error, Result, ip_network};
 
 const FIRST_DELAY_MS: u64 = 1_000;
 const MAX_DELAY_MS: u64 = 60_000;
@@ -149,7 +148,7 @@ impl LoginThrottle {
 
     /// The password was right, which forgives the address too: many people may share it. A guesser who has an account can clear
     /// its address by it, but not what failed of other users.
-    pub fn succeeded(&self, user: &str, address: &str, _now_ms: u64) {
+    pub fn succeeded(&self, user: &str, address: &str) {
         let mut entries = self.entries.lock();
         for key in self.keys(user, address) {
             entries.remove(&key);
@@ -171,13 +170,9 @@ fn remove_oldest(entries: &mut HashMap<u64, FailedLogins>) {
     entries.retain(|_, entry| entry.failed_ms > newest_removed);
 }
 
-/// What counts as one address: that of an IPv4 host, the first half of an IPv6 address, whose other half its host chooses.
+/// What counts as one address; a text that is no IP address does as it is.
 fn network_of(address: &str) -> String {
-    match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(address)) => address.to_string(),
-        Ok(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).to_string(),
-        Err(_) => address.to_string(),
-    }
+    address.parse().map_or_else(|_| address.to_string(), |ip| ip_network::network_of(ip).to_string())
 }
 
 #[cfg(test)]
@@ -240,7 +235,7 @@ mod tests {
             assert_eq!(refusal(&throttle, user, HERE, 6000), None, "{user}");
         }
         assert_eq!(refusal(&throttle, "j", HERE, 6000), Some(1));
-        throttle.succeeded("b", HERE, 6000);
+        throttle.succeeded("b", HERE);
         assert_eq!(refusal(&throttle, "j", HERE, 6000), None, "a success forgives its address");
         fail(&throttle, "ann", HERE, 6000);
         assert_eq!(refusal(&throttle, "ann", HERE, 6000), Some(2), "but not what failed of another user");
@@ -251,7 +246,7 @@ mod tests {
         let throttle = LoginThrottle::new();
         (0..2).for_each(|_| fail(&throttle, "ann", HERE, 5000));
         assert_eq!(refusal(&throttle, "ann", HERE, 5000), None);
-        throttle.succeeded("ann", HERE, 5000);
+        throttle.succeeded("ann", HERE);
         assert!(throttle.entries.lock().is_empty());
     }
 
@@ -260,7 +255,7 @@ mod tests {
         let throttle = LoginThrottle::new();
         (0..3).for_each(|_| assert_eq!(refusal(&throttle, "ann", HERE, 5000), None));
         assert_eq!(refusal(&throttle, "ann", HERE, 5000), Some(1), "three are being verified");
-        throttle.succeeded("ann", HERE, 5000);
+        throttle.succeeded("ann", HERE);
         (0..3).for_each(|_| assert_eq!(refusal(&throttle, "ann", HERE, 5000), None));
         // Their results are never reported.
         assert_eq!(refusal(&throttle, "ann", HERE, 5000 + ATTEMPT_MS - 1), Some(1));

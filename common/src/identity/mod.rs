@@ -11,6 +11,7 @@
 //! | `jwt` | the parts of a JSON Web Token |
 //! | `oidc` | tokens of an OpenID Connect issuer |
 //! | `login_throttle` | slows down the guessing of passwords |
+//! | `recent_logins` | logins that need not be verified again |
 //! | `directory` | the users, tokens, grants and keys that a member knows |
 //! | `authenticator` | identifies the caller of a call |
 //! | `access` | a principal with its rights |
@@ -28,13 +29,14 @@ mod login_throttle;
 mod oidc;
 mod password;
 mod principal;
+mod recent_logins;
 mod secret;
 mod service_token;
 mod session_token;
 mod signing_key;
 
 pub use access::{Access, missing_table};
-pub use assertion::{ASSERTION_HEADER, assert_principal};
+pub use assertion::{ASSERTION_HEADER, assert_principal, sign_header, signed_bytes};
 pub use authenticator::{Authenticator, Identified, IdentityRules, is_public};
 pub use credentials::{AUTH_TOKEN_HEADER, Credentials, certificate_needs_no_token};
 pub use directory::{Directory, DirectoryHandle};
@@ -44,6 +46,7 @@ pub use password::{hash_password, verify_password};
 pub use principal::{
     LoginMethod, MAX_RECEIVER_NAME, Principal, check_principal_name, check_receiver, is_receiver_name,
 };
+pub use recent_logins::{LoginDigest, RecentLogins};
 pub use secret::Secret;
 pub use service_token::{matches_service_token, new_service_token, split_service_token};
 pub use session_token::{

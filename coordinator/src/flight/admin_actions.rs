@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 use http::{HeaderMap, HeaderValue};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use volley_common::grpc::DO_ACTION;
 use volley_common::identity::assert_principal;
 use volley_common::net::ConnectionPool;
 use volley_common::server::audit::REQUEST_ID_HEADER;
@@ -49,8 +50,6 @@ pub const ACTIONS: [(&str, &str); 9] = [
 
 /// Marks an action that another coordinator forwarded: it is not forwarded again.
 const FORWARDED: &str = "x-volley-passed-on";
-/// The path of DoAction.
-const DO_ACTION: &str = "/arrow.flight.protocol.FlightService/DoAction";
 /// How long the leader may take before this coordinator replies from its own catalog.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -18,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::fairness::CallLimit;
-use volley_common::grpc::{self, PREFIX};
+use volley_common::grpc::{self, FLIGHT_SERVICE, PREFIX, known_method};
 use volley_common::http2::{
     AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UnidentifiedBody, decompressed,
     grpc_error, grpc_message,
@@ -50,8 +50,6 @@ use crate::service::planning_queue::PlanningQueue;
 use crate::service::read::ReadService;
 use crate::service::tickets::{TicketService, ticket_key};
 
-/// The path of Flight's methods.
-const FLIGHT_SERVICE: &str = "/arrow.flight.protocol.FlightService/";
 /// A client's header that every reply returns, in success and failure.
 const ECHOED: &str = "x-middleware";
 
@@ -371,20 +369,7 @@ fn log_failed(method: &str, error: &Error) {
 
 /// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.
 fn count_request(method: &str) {
-    const KNOWN: [&str; 10] = [
-        "Handshake",
-        "ListFlights",
-        "GetFlightInfo",
-        "PollFlightInfo",
-        "GetSchema",
-        "DoGet",
-        "DoPut",
-        "DoExchange",
-        "DoAction",
-        "ListActions",
-    ];
-    let method = KNOWN.iter().find(|known| **known == method).copied().unwrap_or("other");
-    metrics::counter!("volley_requests_total", "method" => method).increment(1);
+    metrics::counter!("volley_requests_total", "method" => known_method(method)).increment(1);
 }
 
 /// Removes the headers that the planned ticket replaces.

@@ -5,7 +5,6 @@
 //! few callers wait for it, and clients that send their password with each call get the session token of their last login. A
 //! login goes on when its caller goes away: it counts as one that failed or succeeded, and is recorded, all the same.
 
-mod recent_logins;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use volley_common::identity::{
-    Access, Authenticator, Directory, LoginMethod, LoginThrottle, Principal, SIGNING_KEY_MS, Secret,
+    Access, Authenticator, Directory, LoginMethod, LoginThrottle, Principal, RecentLogins, SIGNING_KEY_MS, Secret,
     SessionTokenIssuer, new_signing_key, session_began_ms, verify_password,
 };
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall};
@@ -23,7 +22,6 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{AddSigningKey, SigningKey, User};
 use volley_common::{Code, Error, Result, clock};
 
-use self::recent_logins::RecentLogins;
 use crate::catalog::Catalog;
 use crate::raft::Handle;
 
@@ -31,6 +29,8 @@ use crate::raft::Handle;
 const TURNS: usize = 2;
 /// How many logins may be verified or wait for it.
 const MAX_PENDING: usize = 256;
+/// How many successful logins are kept for a minute.
+const MAX_RECENT: usize = 1_000;
 /// How long a call waits until this coordinator knows the user that has just logged in by its catalog.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it looks.
@@ -66,7 +66,7 @@ struct VerifiedLogin {
 
 struct LoginState {
     throttle: LoginThrottle,
-    recent: RecentLogins,
+    recent: RecentLogins<IssuedToken>,
     pending: Semaphore,
     turns: Semaphore,
 }
@@ -76,7 +76,7 @@ impl LoginService {
     pub fn new(raft: Handle, authenticator: Authenticator, audit: AuditLog) -> Self {
         let state = LoginState {
             throttle: LoginThrottle::new(),
-            recent: RecentLogins::new(),
+            recent: RecentLogins::new(MAX_RECENT),
             pending: Semaphore::new(MAX_PENDING),
             turns: Semaphore::new(TURNS),
         };
@@ -167,7 +167,7 @@ impl LoginService {
         let verified = self.verified_user(user, password).await;
         // Whatever went wrong: guesses must not be free while there is no leader.
         match &verified {
-            Ok(_) => throttle.succeeded(user, address, clock::now_ms()),
+            Ok(_) => throttle.succeeded(user, address),
             Err(_) => throttle.failed(user, address, clock::now_ms()),
         }
         verified

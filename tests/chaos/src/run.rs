@@ -163,6 +163,9 @@ async fn undo_all(nemesis: &mut ProcessNemesis) -> Vec<ChaosViolation> {
     if let Err(why) = nemesis.cluster.servers.try_ready(READY_LIMIT).await {
         found.push(violation(ViolationKind::Unreachable, format!("after the faults {why}")));
     }
+    if let Err(why) = nemesis.remove_all_replaced(READY_LIMIT).await {
+        found.push(violation(ViolationKind::NotRepaired, format!("after the faults {why}")));
+    }
     found.extend(unreachable(&nemesis.cluster.servers.addresses(), READY_LIMIT).await);
     found
 }

@@ -46,12 +46,18 @@ impl ProcessNemesis {
         }
         let Some(client) = clients.first() else { return Err("no member answered".into()) };
         client.put(&table, &options, rows::schema(), rows::stream(&name, "", 0)).await.map_err(|e| e.message)?;
-        let writers = (0..WRITERS).map(|number| append(&clients[number % clients.len()], &table, number));
+        let writers = (0..WRITERS).map(|number| append(&clients, &table, number));
         let ended: Vec<(usize, Result<()>)> = writers.collect::<FuturesUnordered<_>>().collect().await;
         let acknowledged: BTreeSet<String> =
-            ended.iter().filter(|(_, result)| result.is_ok()).map(|(number, _)| write_id(*number)).collect();
+            ended.iter().filter(|(_, result)| result.is_ok()).map(|(number, _)| write_id(&table, *number)).collect();
         let hung = ended.iter().filter(|(_, result)| result.as_ref().is_err_and(|e| e.code == Code::DeadlineExceeded));
         let hung = hung.count();
+        let is_refusal = |error: &&Error| error.code != Code::DeadlineExceeded;
+        let mut refusals = ended.iter().filter_map(|(_, result)| result.as_ref().err().filter(is_refusal));
+        if let Some(refusal) = refusals.next() {
+            let more = refusals.count();
+            self.violate(ViolationKind::Unexpected, format!("{name}: a put was refused, and {more} others: {refusal}"));
+        }
         if hung > 0 {
             self.violate(
                 ViolationKind::Unexpected,
@@ -74,20 +80,23 @@ impl ProcessNemesis {
     }
 }
 
-fn write_id(number: usize) -> String {
-    format!("burst-{number}")
+/// Every burst has its own ids: a write id is for one table.
+fn write_id(table: &TableName, number: usize) -> String {
+    format!("{table}-{number}")
 }
 
 async fn connect(address: &str) -> Result<Client> {
     Client::connect(address).await
 }
 
-/// Appends the rows of one writer, and repeats that under its id while the cluster asks for it; DEADLINE_EXCEEDED if an
-/// attempt does not end in time.
-async fn append(client: &Client, table: &TableName, number: usize) -> (usize, Result<()>) {
-    let (begin, write) = (Instant::now(), write_id(number));
+/// Appends the rows of one writer, and repeats that under its id, at the next member, while the cluster asks for it;
+/// DEADLINE_EXCEEDED if no attempt succeeds in time.
+async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize, Result<()>) {
+    let (begin, write) = (Instant::now(), write_id(table, number));
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
+    let mut attempts = number..;
     loop {
+        let client = &clients[attempts.next().unwrap_or(number) % clients.len()];
         let rows = rows::stream(&table.to_string(), &write, ROWS);
         let attempt = client.put(table, &options, rows::schema(), rows);
         let left = PUT_LIMIT.saturating_sub(begin.elapsed());

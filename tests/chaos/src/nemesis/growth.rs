@@ -49,10 +49,7 @@ impl ProcessNemesis {
 
     /// Removes the old ids of nodes that came back under another id after their folder was wiped.
     pub(super) async fn remove_replaced(&mut self) -> InjectResult {
-        let nodes = self.nodes().await?;
-        let back = |gone: &&Value| nodes.iter().any(|node| is_alive(node) && node["flight"] == gone["flight"]);
-        let gone: Vec<&str> =
-            nodes.iter().filter(|node| !is_alive(node)).filter(back).filter_map(|node| node["id"].as_str()).collect();
+        let gone = self.replaced().await?;
         if gone.is_empty() {
             return Err("no node had been replaced".into());
         }
@@ -60,6 +57,34 @@ impl ProcessNemesis {
             self.action("remove_node", &json!({ "node": id })).await?;
         }
         Ok((gone.join(" "), FaultUndo::Nothing))
+    }
+
+    /// The same at the end, as an operator does whose cluster is yellow because of them. A removal is refused while copies that
+    /// the node had are restored.
+    ///
+    /// # Errors
+    /// One is still there when time is up.
+    pub async fn remove_all_replaced(&mut self, limit: Duration) -> Result<(), String> {
+        let begin = Instant::now();
+        loop {
+            let left = match self.replaced().await {
+                Ok(gone) if gone.is_empty() => return Ok(()),
+                Ok(_) => self.remove_replaced().await.err(),
+                Err(why) => Some(why),
+            };
+            match left {
+                Some(why) if begin.elapsed() > limit => return Err(why),
+                Some(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                None => {}
+            }
+        }
+    }
+
+    async fn replaced(&self) -> Result<Vec<String>, String> {
+        let nodes = self.nodes().await?;
+        let back = |gone: &&Value| nodes.iter().any(|node| is_alive(node) && node["flight"] == gone["flight"]);
+        let gone = nodes.iter().filter(|node| !is_alive(node)).filter(back);
+        Ok(gone.filter_map(|node| node["id"].as_str()).map(String::from).collect())
     }
 
     async fn nodes(&self) -> Result<Vec<Value>, String> {
