@@ -31,8 +31,13 @@ fn parse(tree: &str) -> FeatureSets {
 
 /// The dependencies of programs that have other features with tests.
 fn changed<'a>(programs: &'a FeatureSets, tests: &FeatureSets) -> Vec<&'a str> {
-    let differs = |(name, features): &(&String, &BTreeSet<String>)| tests.get(*name) != Some(*features);
-    programs.iter().filter(differs).map(|(name, _)| name.as_str()).collect()
+    let mut found = Vec::new();
+    for (name, features) in programs {
+        if tests.get(name) != Some(features) {
+            found.push(name.as_str());
+        }
+    }
+    found
 }
 
 #[test]
