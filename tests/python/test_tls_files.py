@@ -1,6 +1,7 @@
 """Certificates that change while members run, and `volley` with its settings of TLS."""
 
 import json
+import subprocess
 
 import pyarrow as pa
 import pytest
@@ -85,6 +86,8 @@ def test_expired_certificate_is_named_on_both_sides(own):
     assert served(own, member, "flight") == before != expired.der(), "the valid one stays in use"
     # At a start there is no other.
     member.stop()
+    checked = subprocess.run([*member.command, "--check-config"], capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 1 and f"--tls-cert {issued.cert}: the certificate has expired" in checked.stderr, checked
     member.start()
     wait_until(lambda: member.alive() and answers(own, member), 30, "the node is up")
     assert served(own, member, "flight") == expired.der()
