@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from cluster import put
+from cluster import put, wait_until
 from identity_cluster import ADMIN, token_id
 from tls_cluster import volley
 
@@ -167,3 +167,21 @@ def test_operators_commands_work_for_operators_only(secured):
     for member in (secured.coordinators[2], secured.nodes[0]):
         assert len(json.loads(done(secured.cli("--json", "cluster", "status", user=ola, member=member)))["nodes"]) == 2
         assert "lacks the role operator" in done(secured.cli("cluster", "status", user=ana, member=member), code=1)
+
+
+def test_doctor_and_status_report_what_is_open(own_secured):
+    options = ("--public-metrics", "--shareable-tickets")
+    cluster = own_secured(coordinators=1, nodes=1, coordinator_options=options, node_options=("--public-reflection",))
+    nobody, ola = cluster.add_user(), cluster.add_user(("operator", "/"))
+    expected = ("everybody reads /metrics of coordinator 1:", "may use gRPC reflection of node ", "every ticket at coordinator 1:")
+    for member in cluster.members():
+        # The node's settings come with its next heartbeat.
+        report = wait_until(lambda: (text := done(cluster.cli("doctor", member=member))) and "reflection" in text and text, 30, "the node reports")
+        status = done(cluster.cli("cluster", "status", member=member))
+        for text in (report, status):
+            assert all(words in text for words in expected) and f"nothing is granted to 1 user ({nobody})" in text, text
+        assert "--insecure" not in report and "without TLS" not in report, "it listens on loopback"
+    found = json.loads(done(cluster.cli("--json", "doctor")))
+    assert found["well"] and len([one for one in found["found"] if one["warning"]]) == 4
+    of_operator = done(cluster.cli("cluster", "status", user=ola))
+    assert "nothing is granted to 1 user, who" in of_operator and nobody not in of_operator
