@@ -23,7 +23,8 @@ def test_user_is_added_changed_and_removed(secured, name):
     secured.settle()
     who = json.loads(done(secured.cli("--json", "whoami", user=ana)))
     assert (who["principal"], who["method"], who["groups"], who["grants"]) == (ana, "password", ["g"], [])
-    assert f"{ana}, by password" in done(secured.cli("whoami", user=ana))
+    assert who["credential"] == "password"
+    assert f"{ana}, by password, in the groups g\n" in done(secured.cli("whoami", user=ana))
     assert "exists already" in done(secured.cli("user", "add", ana, "--password-stdin", stdin=password), code=1)
     # One's own password, without a name.
     before, changed = secured.passwords[ana], secured.keep_password(ana)
@@ -74,7 +75,7 @@ def test_token_is_created_used_and_revoked(secured, name, tmp_path):
                 return secured.cli(*flags, *words, user=None, member=member, env=env)
 
             who = json.loads(done(run("--json", "whoami")))
-            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", token_id(token))
+            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", f"token:{token_id(token)}")
             assert name in done(run("ls")) and "text 1" in done(run("get", name))
             assert "lacks the role owner" in done(run("drop", name, "--yes"), code=1)
     [listed] = json.loads(done(secured.cli("--json", "token", "ls", "--user", ana)))

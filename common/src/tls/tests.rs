@@ -143,7 +143,7 @@ async fn client_certificate_becomes_the_caller() {
         let server = folder.listener(&ca, Some(&users), auth);
         let client = folder.client(&ca, Some(&ann));
         let (caller, done) = shake(&server, async |stream| client.connect(stream, "localhost:1").await).await;
-        assert_eq!(caller, Ok(Caller::Client(Arc::new(ClientIdentity { name: "ann".into() }))));
+        assert_eq!(caller, Ok(Caller::Client(Arc::new(ClientIdentity::of_certificate(ann.der()).unwrap()))));
         assert_eq!(done, Ok(()));
         let client = folder.client(&ca, None);
         let (caller, done) = shake(&server, async |stream| client.connect(stream, "localhost:1").await).await;

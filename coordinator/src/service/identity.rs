@@ -258,7 +258,8 @@ impl IdentityService {
         Ok(grants.iter().filter(is_visible).map(grant_json).collect())
     }
 
-    /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`.
+    /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`, the credential as
+    /// [`Principal::proof`] says.
     pub fn whoami(&self, access: &Access) -> Value {
         let principal = access.principal().map(|principal| &**principal);
         let directory = self.authenticator.directory();
@@ -270,7 +271,7 @@ impl IdentityService {
             "principal": principal.map(|principal| &principal.name),
             "method": principal.map(|principal| principal.method.as_str()),
             "groups": self.groups_of(principal),
-            "credential": principal.map(|principal| &principal.credential).filter(|credential| !credential.is_empty()),
+            "credential": principal.map(Principal::proof),
             "open": access.is_open(),
             "grants": grants,
         })
