@@ -37,7 +37,7 @@ def test_user_is_added_changed_and_removed(secured, name):
     assert listed[ana]["groups"] == ["h", "i"] and listed[ana]["has_password"] and listed[ADMIN]["has_password"]
     assert ana in done(secured.cli("user", "ls"))
     assert "removed" in done(secured.cli("user", "rm", ana, "--yes"))
-    assert "there is no user" in done(secured.cli("user", "rm", ana, "--yes"), code=1)
+    assert "`volley user ls` lists the users" in done(secured.cli("user", "rm", ana, "--yes"), code=1)
 
 
 @pytest.mark.parametrize("stdin, words", [("short\n", "8"), ("\n", "empty"), ("", "empty")])
@@ -84,6 +84,7 @@ def test_token_is_created_used_and_revoked(secured, name, tmp_path):
     done(secured.cli("token", "revoke", token_id(token)))
     secured.refused_everywhere(token)
     assert "revoked" in done(secured.cli("--token-file", file, "ls", user=None), code=1)
+    assert "`volley token ls` lists" in done(secured.cli("token", "revoke", token_id(token)), code=1)
 
 
 def test_each_way_to_log_in_reads_and_writes(secured, name, tmp_path):
@@ -145,10 +146,24 @@ def test_grants_are_made_listed_and_revoked(secured, name):
         ("reader", name, ("i",)), ("writer", f"{name}/own", ())
     }
     assert ana in done(secured.cli("grants", name)) and name in done(secured.cli("whoami", user=ana))
+    granted = secured.cli("grant", "reader", f"{name}/t", "--to", f"user:{ana}", "--column", "i,strnig")
+    assert "granted" in done(granted) and 'has a column "strnig"' in granted.stderr and '"i"' not in granted.stderr
+    done(secured.cli("revoke", "reader", f"{name}/t", "--to", f"user:{ana}"))
+    # What somebody else may do, with what its groups may do.
+    done(secured.cli("user", "groups", ana, "--group", f"g-{name[2:]}"))
+    done(secured.cli("grant", "reader", "/", "--to", f"group:g-{name[2:]}"))
+    of_ana = json.loads(done(secured.cli("--json", "grants", "--of", f"user:{ana}")))
+    assert {(grant["role"], grant["prefix"]) for grant in of_ana} == {("reader", name), ("writer", f"{name}/own"), ("reader", "/")}
+    done(secured.cli("revoke", "reader", "/", "--to", f"group:g-{name[2:]}"))
+    secured.settle()
+    assert f"user:{ana}" in done(secured.cli("grants", "--of", f"user:{ana}", user=ana))
+    assert "only an administrator" in done(secured.cli("grants", "--of", f"user:{ADMIN}", user=ana), code=1)
     error = done(secured.cli("grant", "reader", name, "--to", f"user:{ana}", user=ana), code=1)
     assert "lacks the role owner" in error
     assert "revoked" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"))
     assert "there is no grant" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"), code=1)
+    lines = secured.wait_audited(operation="revoke", table=name, result="NOT_FOUND")
+    assert any(line["target"] == f"reader {name} user:{ana}" and "there is no grant" in line["reason"] for line in lines)
     secured.settle()
     assert "there is no table" in done(secured.cli("get", f"{name}/t", user=ana), code=1)
 
@@ -160,6 +175,7 @@ def test_quotas_are_set_listed_and_removed(secured, name):
     assert (quota["bytes"], quota["tables"], quota["tables_used"]) == (1 << 20, 1, 1) and quota["bytes_used"] > 0
     assert name in done(secured.cli("quota", "ls"))
     done(secured.cli("quota", "rm", name))
+    assert f"there is no quota of {name}: `volley quota ls`" in done(secured.cli("quota", "rm", name), code=1)
     assert json.loads(done(secured.cli("--json", "quota", "ls", name))) == []
 
 
