@@ -144,6 +144,23 @@ def test_volley_presents_its_certificate(named, stranger):
     assert named.volley("ls", listener="mutual", env=environment).returncode == 0
 
 
+def test_volley_names_a_client_certificate_that_is_refused(named, stranger):
+    user = named.authority.issue("--user", "eva", "--force")
+    expired, server = named.authority.issue_expired_user("eva", user), named.server_files["node1"]
+    foreign = stranger.issue("--user", "eva", "--force")
+    for member in named.members():
+        for issued, said in (
+            (expired, f"--tls-cert {expired.cert}: the certificate has expired"),
+            (server, f"--tls-cert {server.cert}: the certificate is not for clients"),
+        ):
+            done = named.volley("--tls-ca", named.authority.ca, "--tls-cert", issued.cert, "--tls-key", issued.key, "ls", member=member, listener="mutual")
+            assert done.returncode == 1 and said in done.stderr, done.stderr
+        done = named.volley("--tls-ca", named.authority.ca, "--tls-cert", foreign.cert, "--tls-key", foreign.key, "ls", member=member, listener="mutual")
+        # The server's reason, or, if the connection is gone before it arrives, the likely one.
+        said = ("does not trust the CA of this side's certificate", f"may refuse the certificate of --tls-cert {foreign.cert}")
+        assert done.returncode == 1 and any(words in done.stderr for words in said), done.stderr
+
+
 def test_volley_without_tls_gets_the_reason(named):
     for _ in range(12):
         done = named.volley("ls", listener="mutual", scheme="grpc+tcp")

@@ -184,6 +184,14 @@ impl ClientIdentity {
     }
 }
 
+/// Whether a certificate says what it is for, and a client is not among that.
+pub(super) fn is_not_for_clients(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(parsed) = parse(certificate) else { return false };
+    // What cannot be read is left to the server.
+    let usage = parsed.extended_key_usage().ok().flatten();
+    usage.is_some_and(|usage| !usage.value.client_auth && !usage.value.any)
+}
+
 fn fingerprint_of(certificate: &CertificateDer<'_>) -> String {
     Sha256::digest(certificate.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
