@@ -136,7 +136,7 @@ def test_first_administrator_is_created_once(own_secured):
     assert [user["user"] for user in cluster.admin("list_users")] == [ADMIN]
 
 
-def test_unusable_bootstrap_file_stops_only_a_coordinator_that_needs_it(own_secured, tmp_path):
+def test_unusable_bootstrap_file_stops_who_needs_it(own_secured, tmp_path):
     """A cluster is never open because the file of its first administrator is unusable."""
     file = tmp_path / "administrator"
     cluster = own_secured(coordinators=1, nodes=1)
