@@ -41,7 +41,10 @@ pub(super) const ACTIONS: [(&str, &str); 17] = [
     ("list_tables", r#"The tables that one may read, with their statistics, as JSON: {"prefix"}"#),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
-    ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
+    (
+        "commit_write",
+        r#"Make a begun write visible: {"write_id"}; the outcome of one that was committed before has "repeated": true"#,
+    ),
     ("abort_write", r#"Abort a begun write: {"write_id", "reason"}"#),
     ("healthcheck", "The health of the coordinator that answers, as JSON; replies immediately"),
     ("addresses", "Where a FlightInfo would send clients of the caller's listener, as JSON"),
@@ -234,8 +237,13 @@ impl ActionRunner {
     async fn commit_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let write: WriteBody = parse("commit_write", body)?;
         self.require_writer(&write.write_id, call).await?;
+        let is_repeated = self.services.write.is_committed(&write.write_id).await?;
         let request = CommitWriteRequest { write: write.write_id, ..CommitWriteRequest::default() };
-        Ok(ActionReply::json(&self.services.write.commit_write(request).await?.to_json()))
+        let mut outcome = self.services.write.commit_write(request).await?.to_json();
+        if is_repeated {
+            outcome["repeated"] = true.into();
+        }
+        Ok(ActionReply::json(&outcome))
     }
 
     async fn abort_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {

@@ -30,6 +30,7 @@ use volley_common::net::failover::is_unavailable;
 use volley_common::options::fields::cut;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
+    header_text,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::refusal_log::RefusalLog;
@@ -41,7 +42,7 @@ use volley_common::{Code, Error, Result, clock};
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
 use super::limits::{MAX_REPLY, MAX_REQUEST};
-use super::received_by::{ReceivedBy, client_listener, header_text, is_client_tls};
+use super::received_by::{ReceivedBy, client_listener, is_client_tls};
 use super::{flight_info, rights};
 use crate::client_listener::ListenerTable;
 use crate::raft::Handle;
