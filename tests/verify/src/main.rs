@@ -14,6 +14,7 @@
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
 //! tests in `.venv`, the dependency checker in `.tools`.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
