@@ -343,6 +343,8 @@ impl CoordinatorRouter {
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = head.uri.clone();
             *request.headers_mut() = head.headers.clone();
+            // Whose share of the memory for replies it takes.
+            request.extensions_mut().insert(call.access().clone());
             Some(request)
         };
         forward_to_any(&self.pool, nodes, repeatable, request).await.map_err(|error| match error {
