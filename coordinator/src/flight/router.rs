@@ -27,10 +27,9 @@ use volley_common::identity::{ASSERTION_HEADER, assert_principal, is_public};
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::options::fields::cut;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
-    header_text,
+    fields::cut, header_text,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::refusal_log::RefusalLog;
@@ -340,10 +339,8 @@ impl CoordinatorRouter {
         assert_principal(&mut head.headers, call.access(), key.as_ref(), head.uri.path());
         let request = || {
             let mut request = Request::new(body()?);
-            *request.method_mut() = head.method.clone();
-            *request.uri_mut() = head.uri.clone();
+            (*request.method_mut(), *request.uri_mut()) = (head.method.clone(), head.uri.clone());
             *request.headers_mut() = head.headers.clone();
-            // Whose share of the memory for replies it takes.
             request.extensions_mut().insert(call.access().clone());
             Some(request)
         };

@@ -128,20 +128,6 @@ impl WriteService {
         }
     }
 
-    /// Whether a write is committed already, and not forgotten.
-    ///
-    /// # Errors
-    /// UNAVAILABLE: no leader.
-    pub async fn is_committed(&self, write: &str) -> Result<bool> {
-        let is_committed_in = |catalog: &Catalog| {
-            let known = catalog.write(write);
-            known.is_some_and(|known| known.state() == WriteState::Committed)
-        };
-        // The local catalog may lag.
-        let is_known = is_committed_in(&self.raft.view());
-        Ok(is_known || is_committed_in(&*self.raft.read().await?))
-    }
-
     /// Adds the parts of one stream to a write that `begin_write` began.
     ///
     /// # Errors
