@@ -46,8 +46,8 @@ const fn charge_for(copied_bytes: u64) -> u64 {
     WINDOWS * (copied_bytes + LAST_MESSAGE)
 }
 
-/// Widest first. The last one takes what three messages of a usual table copy. With the default memory it has space for as many gets as `max_calls` and `max_calls_per_principal`
-/// permit.
+/// Widest first. The last one takes what three messages of a usual table copy. With the default memory it has space for about as
+/// many gets as `max_calls` and `max_calls_per_principal` permit.
 const GET_CLASSES: [GetClass; 3] = [
     GetClass { share: 4, caller_share: 3, charge: charge_for(COPIED_BYTES), copied_bytes: COPIED_BYTES },
     GetClass { share: 8, caller_share: 4, charge: charge_for(64 << 10), copied_bytes: 64 << 10 },
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_has_half_and_is_told_when_to_repeat() {
+    fn one_caller_has_half_and_learns_when_to_repeat() {
         let memory = GetMemory::new(MIN_GET_MEMORY);
         let own = fill(&memory, &caller("a"), 0);
         let error = memory.admit(&caller("a"), 0, 0).err().unwrap();
