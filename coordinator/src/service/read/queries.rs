@@ -88,3 +88,6 @@ impl ReadService {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
