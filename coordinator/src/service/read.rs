@@ -18,7 +18,7 @@ use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
 use volley_common::wire::cluster::{Columns, Ticket};
-use volley_common::{Error, PartId, Result, TableName, clock};
+use volley_common::{PartId, Result, TableName, clock};
 
 use super::columns::{SelectedColumns, select_columns};
 use super::live_nodes::wait_for_live_nodes;

@@ -59,7 +59,7 @@ fn checked_filter_is_planned_here() {
     let checked = header(FILTER_CHECKED_HEADER);
     let forwarding = |command: &str| forwarding_of("GetFlightInfo", &checked, &descriptor(command));
     assert_eq!(forwarding(r#"{"table": "sales", "where": "a > 1"}"#), None);
-    assert_eq!(forwarding(r#"{"sql": "SELECT 1"}"#), Some(Repeatable::Yes), "it vouches for no query");
+    assert_eq!(forwarding(r#"{"sql": "SELECT 1"}"#), Some(Repeatable::Yes), "only of a filter");
 }
 
 #[test]
