@@ -76,12 +76,14 @@ impl ReadService {
         let ticket = self.signer(access, &target, in_ticket, &Options::default()).ticket(suffix);
         let spec = target.layout.spec.unwrap_or_default();
         let permitted = access.permitted_columns(&target.table);
+        let is_whole = permitted.is_none();
         // By some of its key columns a table is not partitioned.
         let shows_keys = permitted.is_none_or(|permitted| spec.shard_by.iter().all(|key| permitted.contains(key)));
         Ok(PlannedTable {
             ticket: ticket.into(),
             rows: target.version_plan.rows,
-            bytes: target.version_plan.bytes,
+            // Hidden columns have a size, too.
+            bytes: if is_whole { target.version_plan.bytes } else { 0 },
             shard_by: if shows_keys { spec.shard_by } else { Vec::new() },
             shards: spec.shards,
             visible_schema: visible.schema,
