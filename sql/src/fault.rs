@@ -106,6 +106,9 @@ fn classify_dyn(error: &(dyn StdError + 'static)) -> Error {
     if let Some(inner) = error.downcast_ref::<DataFusionError>() {
         return classify(inner);
     }
+    if let Some(inner) = error.downcast_ref::<Arc<DataFusionError>>() {
+        return classify(inner);
+    }
     if let Some(inner) = error.downcast_ref::<ArrowError>() {
         return classify_arrow(inner);
     }
@@ -225,6 +228,9 @@ mod tests {
         assert_eq!(code(DataFusionError::ResourcesExhausted("no".into())), Code::ResourceExhausted);
         assert_eq!(code(DataFusionError::Internal("no".into())), Code::Internal);
         assert_eq!(code(ArrowError::DivideByZero.into()), Code::InvalidArgument);
+        let divided = || DataFusionError::from(ArrowError::DivideByZero);
+        assert_eq!(code(DataFusionError::External(Box::new(Arc::new(divided())))), Code::InvalidArgument);
+        assert_eq!(code(DataFusionError::Shared(Arc::new(divided())).context("sort")), Code::InvalidArgument);
         assert_eq!(code(ArrowError::SchemaError("no".into()).into()), Code::Internal);
         assert_eq!(code(DataFusionError::IoError(io::ErrorKind::StorageFull.into())), Code::ResourceExhausted);
     }

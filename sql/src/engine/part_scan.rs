@@ -82,6 +82,8 @@ impl PartScanExec {
             ("table", self.table.name.to_string()),
             ("version", self.table.version.to_string()),
             ("parts", self.table.parts.len().to_string()),
+            ("rows", self.table.rows.to_string()),
+            ("bytes", self.table.bytes.to_string()),
             ("partitions", self.groups.len().to_string()),
             ("columns", format!("[{}]", names.join(", "))),
         ];

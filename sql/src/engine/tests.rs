@@ -1,11 +1,8 @@
 //! The engine over tables in memory.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::common::ParamValues;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use self::memory_source::{MemorySource, MemoryTable, order_tables};
@@ -82,7 +79,7 @@ impl EngineRig {
     }
 
     fn scans(&self) -> Vec<PartScan> {
-        std::mem::take(&mut self.source.scans.lock())
+        std::mem::take(&mut *self.source.scans.lock())
     }
 }
 

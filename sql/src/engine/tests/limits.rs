@@ -2,6 +2,7 @@
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use futures::StreamExt;
 use volley_common::Code;
 
 use super::memory_source::{ScanEnd, order_schema, orders};
@@ -28,6 +29,13 @@ fn with_memory(memory_bytes: u64) -> EngineRig {
     EngineRig::with(EngineConfig { memory_bytes, ..config() }, vec![big()])
 }
 
+/// Ends when no operator holds memory; those of tasks that were aborted drop it a little later.
+async fn all_memory_freed(rig: &EngineRig) {
+    while rig.engine.template.runtime_env().memory_pool.reserved() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn endless(end: ScanEnd, config: EngineConfig) -> EngineRig {
     let parts = vec![vec![orders(&[(1, Some("a"), Some(1))])]; 4];
     let mut tables = order_tables();
@@ -37,13 +45,13 @@ fn endless(end: ScanEnd, config: EngineConfig) -> EngineRig {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sort_beyond_memory_gives_all_rows_in_order() {
-    let rig = with_memory(6 << 20);
+    let rig = with_memory(10 << 20);
     let result = rig.batches("SELECT key, text FROM big ORDER BY text", &["big"]).await;
     let batches = result.unwrap_or_else(|error| panic!("{error}"));
     let keys: Vec<i64> =
         batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
     assert_eq!(keys, (0..BIG_ROWS as i64).collect::<Vec<_>>());
-    assert_eq!(rig.engine.template.runtime_env().memory_pool.reserved(), 0);
+    all_memory_freed(&rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +66,7 @@ async fn operators_without_memory_end_right_or_with_an_error() {
                 Err(error) => assert_eq!(error.code, Code::ResourceExhausted, "{sql} with {memory}: {error}"),
             }
         }
-        assert_eq!(rig.engine.template.runtime_env().memory_pool.reserved(), 0, "{memory}");
+        all_memory_freed(&rig).await;
     }
 }
 
@@ -77,7 +85,7 @@ async fn dropped_query_drops_its_scans() {
     for sql in ["SELECT * FROM endless", "SELECT customer, count(*) FROM endless GROUP BY customer"] {
         let mut stream = rig.start(sql, &["endless"]).await.unwrap();
         let mut open = rig.source.open.subscribe();
-        if sql.contains('*') && !sql.contains("GROUP") {
+        if !sql.contains("GROUP") {
             stream.next().await.unwrap().unwrap();
         }
         open.wait_for(|open| *open > 0).await.unwrap();
@@ -106,7 +114,7 @@ async fn query_ends_at_its_time_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_limit_ends_a_query_that_nobody_reads() {
-    let rig = endless(ScanEnd::Repeats, EngineConfig { timeout: Duration::from_millis(300), ..config() });
+    let rig = endless(ScanEnd::Repeats, EngineConfig { timeout: Duration::from_secs(2), ..config() });
     let stream = rig.start("SELECT * FROM endless", &["endless"]).await.unwrap();
     rig.source.open.subscribe().wait_for(|open| *open > 0).await.unwrap();
     rig.source.all_dropped().await;

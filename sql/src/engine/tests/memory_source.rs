@@ -1,9 +1,10 @@
 //! Tables in memory, whose scans can fail, hang or never end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -110,7 +111,7 @@ fn rows_of(part: &[RecordBatch]) -> u64 {
 #[async_trait]
 impl TableSource for MemorySource {
     async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>> {
-        let plan = |wanted: &TableAt| {
+        let plan = |wanted: &TableAt| -> Result<PlannedTable> {
             let table = self.find(&wanted.name, wanted.version)?;
             Ok(PlannedTable {
                 name: table.name.clone(),
@@ -142,7 +143,7 @@ impl TableSource for MemorySource {
         let table = self.find(&scan.table.name, Some(scan.table.version)).unwrap();
         let batches: Vec<RecordBatch> = table.parts[scan.parts.clone()].concat();
         let first = batches.first().map(|batch| select(batch, &scan));
-        let end = match table.end.clone() {
+        let end: BoxStream<'static, Result<RecordBatch>> = match table.end.clone() {
             ScanEnd::Regular => stream::empty().boxed(),
             ScanEnd::Fails(error) => stream::iter([Err(error)]).boxed(),
             ScanEnd::Hangs => stream::pending().boxed(),
@@ -151,7 +152,12 @@ impl TableSource for MemorySource {
         };
         let open = OpenScan::new(&self.open);
         let rows = stream::iter(batches).map(move |batch| select(&batch, &scan)).chain(end);
-        rows.inspect(move |_| drop(&open)).boxed()
+        // Owned by the stream, and dropped with it.
+        let held = move |batch| {
+            let _ = &open;
+            batch
+        };
+        rows.map(held).boxed()
     }
 }
 
@@ -166,7 +172,7 @@ fn select(batch: &RecordBatch, scan: &PartScan) -> Result<RecordBatch> {
 
 /// Columns: id, customer, amount.
 pub(super) fn order_schema() -> SchemaRef {
-    let note = |text: &str| [("note".to_string(), text.to_string())].into();
+    let note = |text: &str| HashMap::from([("note".to_string(), text.to_string())]);
     let fields = vec![
         Field::new("id", DataType::Int64, false).with_metadata(note("of a column")),
         Field::new("customer", DataType::Utf8, true),
@@ -176,7 +182,7 @@ pub(super) fn order_schema() -> SchemaRef {
 }
 
 pub(super) fn orders(rows: &[(i64, Option<&str>, Option<i64>)]) -> RecordBatch {
-    let columns: Vec<arrow::array::ArrayRef> = vec![
+    let columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.1).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>()),
@@ -193,14 +199,14 @@ pub(super) fn order_tables() -> Vec<MemoryTable> {
     ];
     let fields = vec![Field::new("name", DataType::Utf8, false), Field::new("City", DataType::Utf8, true)];
     let customer_schema = Arc::new(Schema::new(fields));
-    let columns: Vec<arrow::array::ArrayRef> =
+    let columns: Vec<ArrayRef> =
         vec![Arc::new(StringArray::from(vec!["a", "b"])), Arc::new(StringArray::from(vec!["Rome", "Oslo"]))];
     let customers = RecordBatch::try_new(customer_schema.clone(), columns).unwrap();
     vec![
         MemoryTable::new("orders", 1, order_schema(), parts[..1].to_vec()),
         MemoryTable::new("orders", 2, order_schema(), parts),
         MemoryTable::new("customers", 1, customer_schema, vec![vec![customers]]),
-        MemoryTable::new("empty", 1, order_schema(), Vec::new()),
+        MemoryTable::new("vacant", 1, order_schema(), Vec::new()),
         MemoryTable::new("sales/eu/orders", 7, order_schema(), vec![vec![orders(&[(9, None, Some(90))])]]),
     ]
 }
