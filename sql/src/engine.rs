@@ -45,16 +45,14 @@ use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
-use crate::names::{CATALOG, DEFAULT_SCHEMA, SqlName};
+use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
 use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
 pub use self::planned_query::PlannedQuery;
 pub use self::query_stream::QueryStream;
 
-/// The schema that describes the others.
-const INFORMATION_SCHEMA: &str = "information_schema";
-/// Its table of settings, which name folders of the node.
+/// The table of settings in `information_schema`. They name folders of the node.
 const SETTINGS: &str = "df_settings";
 /// The most that a sort keeps free to merge what it has spilled, bytes.
 const SORT_MERGE_BYTES: usize = 10 << 20;
@@ -64,7 +62,7 @@ const SORT_MERGE_BYTES: usize = 10 << 20;
 pub struct EngineConfig {
     /// Memory of all queries together, bytes: of what they collect to sort, group and join, not of batches on their way.
     pub memory_bytes: u64,
-    /// Where queries put what does not fit into memory. The folder is made if it does not exist.
+    /// Where queries put what does not fit into memory. The folder is made if only it is missing.
     pub spill_dir: PathBuf,
     /// Disk space of all queries together, bytes.
     pub spill_bytes: u64,

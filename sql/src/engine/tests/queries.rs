@@ -5,6 +5,7 @@ use volley_common::Code;
 
 use super::memory_source::{ScanEnd, order_schema, orders};
 use super::*;
+use crate::statement::{SqlStatement, parse};
 
 #[tokio::test]
 async fn joins_match_rows_of_two_tables() {
@@ -75,6 +76,25 @@ async fn two_versions_of_a_table_are_read_at_once() {
 }
 
 #[tokio::test]
+async fn parsed_statements_name_the_versions_that_are_read() {
+    let mut tables = order_tables();
+    tables.push(MemoryTable::new("orders@1", 4, order_schema(), vec![vec![orders(&[(8, None, None)])]]));
+    let rig = EngineRig::with(config(), tables);
+    let sql = r#"SELECT (SELECT sum(id) FROM "orders@1"), (SELECT sum(id) FROM orders FOR VERSION AS OF 1),
+        (SELECT sum(n.id) FROM orders n JOIN orders FOR VERSION AS OF 1 ON n.id = orders.id AND n.id > ?)"#;
+    let SqlStatement::Query(mut query) = parse(sql).unwrap() else { panic!("{sql}") };
+    for _ in 0..2 {
+        let one = Some(ParamValues::from(vec![ScalarValue::from(1_i64)]));
+        let planned = rig.engine.prepare(rig.source.clone(), &query, one).await.unwrap();
+        // As the holder of a ticket runs it.
+        query.tables = planned.tables();
+        let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
+        assert_eq!(text(&stream.try_collect::<Vec<_>>().await.unwrap()), ["8|3|2"]);
+    }
+    assert!(query.tables.iter().all(|table| table.version.is_some()));
+}
+
+#[tokio::test]
 async fn tables_in_folders_have_schemas() {
     let rig = EngineRig::new();
     let tables = ["sales/eu/orders"];
@@ -107,6 +127,8 @@ async fn rows_are_counted_without_their_columns() {
     assert!(!scans.is_empty());
     assert!(scans.iter().all(|scan| scan.columns.is_empty() && scan.filter.is_some()), "{scans:?}");
     assert_eq!(rig.rows("SELECT 7 FROM orders WHERE id < 3", &["orders"]).await, ["7", "7"]);
+    let limited = "SELECT count(*) FROM (SELECT * FROM orders LIMIT 2)";
+    assert_eq!(rig.rows(limited, &["orders"]).await, ["2"]);
 }
 
 #[tokio::test]
