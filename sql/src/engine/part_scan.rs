@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -23,7 +24,9 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, Partitioning,
     PhysicalExpr, PlanProperties, ReplaceChildrenOptions, SendableRecordBatchStream, StatisticsArgs,
 };
-use futures::StreamExt;
+use futures::future::ready;
+use futures::{Stream, StreamExt, stream};
+use volley_common::Error;
 
 use super::relabel::Relabel;
 use crate::fault::into_datafusion;
@@ -180,6 +183,8 @@ impl ExecutionPlan for PartScanExec {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let table = self.table.clone();
         let schema = self.schema.clone();
+        let row_count = Arc::new(AtomicU64::new(0));
+        let check = self.row_count_check(parts.clone(), row_count.clone());
         let batches = self.source.scan(PartScan {
             table: self.table.clone(),
             parts,
@@ -189,8 +194,10 @@ impl ExecutionPlan for PartScanExec {
         });
         let batches = batches.map(move |batch| -> Result<RecordBatch> {
             let batch = batch.and_then(|batch| with_schema(&batch, &schema, &table)).map_err(into_datafusion)?;
+            row_count.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             Ok(batch.record_output(&metrics))
         });
+        let batches = batches.chain(check);
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))))
     }
 
@@ -212,6 +219,28 @@ impl ExecutionPlan for PartScanExec {
 }
 
 impl PartScanExec {
+    /// An error after the rows of these parts if all their rows should have been sent and were not: rows are never lost silently.
+    fn row_count_check(
+        &self,
+        parts: Range<usize>,
+        row_count: Arc<AtomicU64>,
+    ) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
+        let has_all_rows = self.filter.is_none() && self.limit.is_none();
+        let expected: u64 = self.table.parts[parts.clone()].iter().map(|part| part.rows).sum();
+        let table = self.table.clone();
+        let check = async move {
+            let read = row_count.load(Ordering::Relaxed);
+            let missing: Option<Result<RecordBatch>> = (has_all_rows && read != expected).then(|| {
+                Err(into_datafusion(Error::internal(format!(
+                    "parts {parts:?} of table {} at version {} have {expected} rows, but {read} were read",
+                    table.name, table.version
+                ))))
+            });
+            missing
+        };
+        stream::once(check).filter_map(ready)
+    }
+
     fn statistics_of(&self, parts: Range<usize>) -> Statistics {
         let mut statistics = Statistics::new_unknown(&self.schema);
         let rows_of = |parts: &[PlannedPart]| parts.iter().map(|part| part.rows).sum::<u64>();

@@ -51,6 +51,8 @@ pub(super) enum ScanEnd {
     Repeats,
     /// A panic.
     Panics,
+    /// The end, one batch too early.
+    Short,
 }
 
 /// Counts one scan until it is dropped.
@@ -141,10 +143,13 @@ impl TableSource for MemorySource {
     fn scan(&self, scan: PartScan) -> BoxStream<'static, Result<RecordBatch>> {
         self.scans.lock().push(scan.clone());
         let table = self.find(&scan.table.name, Some(scan.table.version)).unwrap();
-        let batches: Vec<RecordBatch> = table.parts[scan.parts.clone()].concat();
+        let mut batches: Vec<RecordBatch> = table.parts[scan.parts.clone()].concat();
+        if matches!(table.end, ScanEnd::Short) {
+            batches.pop();
+        }
         let first = batches.first().map(|batch| select(batch, &scan));
         let end: BoxStream<'static, Result<RecordBatch>> = match table.end.clone() {
-            ScanEnd::Regular => stream::empty().boxed(),
+            ScanEnd::Regular | ScanEnd::Short => stream::empty().boxed(),
             ScanEnd::Fails(error) => stream::iter([Err(error)]).boxed(),
             ScanEnd::Hangs => stream::pending().boxed(),
             ScanEnd::Repeats => stream::repeat(first.unwrap()).boxed(),

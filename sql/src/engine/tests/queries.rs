@@ -213,6 +213,20 @@ async fn wrong_statements_are_refused_with_reasons() {
 }
 
 #[tokio::test]
+async fn scan_that_lacks_rows_is_an_error() {
+    let parts = vec![vec![orders(&[(1, None, None)]), orders(&[(2, None, None), (3, None, None)])]];
+    let table = MemoryTable::new("short", 6, order_schema(), parts).ending(ScanEnd::Short);
+    let rig = EngineRig::with(config(), vec![table]);
+    for sql in ["SELECT * FROM short", "SELECT count(amount) FROM short"] {
+        let error = rig.error(sql, &["short"]).await;
+        assert_eq!(error.code, Code::Internal, "{sql}");
+        assert!(error.message.contains("table short at version 6 have 3 rows, but 1 were read"), "{error}");
+    }
+    // Enough rows were read before the end.
+    assert_eq!(rig.rows("SELECT id FROM short LIMIT 1", &["short"]).await, ["1"]);
+}
+
+#[tokio::test]
 async fn errors_of_the_source_pass_through() {
     let loss = Error::data_loss("part 7 of table broken is corrupt");
     let row = || vec![vec![orders(&[(1, Some("a"), Some(1))])]; 3];
