@@ -86,6 +86,12 @@ impl ScanSlots {
         // The semaphore is never closed.
         self.jobs.clone().acquire_owned().await.ok()
     }
+
+    /// Waits until no step of a scan runs; none begins before the result is dropped.
+    #[cfg(test)]
+    pub async fn pause(&self) -> OwnedSemaphorePermit {
+        self.jobs.clone().acquire_many_owned(max_scan_jobs() as u32).await.expect("the semaphore is never closed")
+    }
 }
 
 /// How many threads scan at once: twice the cores, because some of them wait for the disk.

@@ -166,6 +166,8 @@ impl RemotePartReader {
                     return Ok(messages);
                 }
                 Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {}", holder.node))),
+                // A filter fails for a row: it does so at every holder.
+                Err(error) if error.code == Code::InvalidArgument => return Err(error),
                 Err(error) => self.drop_holder(error),
             }
         }

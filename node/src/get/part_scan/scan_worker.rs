@@ -40,7 +40,9 @@ pub struct ScanWorker<T> {
     large: Option<LargeBatch>,
     /// Rows that may still be selected, if there is a limit.
     remaining_rows: Option<u64>,
-    /// Bytes of the next group, by how much the last one selected.
+    /// The share of the messages' bytes that the last group selected; 1 before the first.
+    selected_share: f64,
+    /// Bytes of the messages of the largest group so far: the next one has twice as many at most.
     group_bytes: u64,
     is_stopped: Arc<AtomicBool>,
 }
@@ -54,6 +56,7 @@ impl<T: ScanOutput> ScanWorker<T> {
             next_batch: 0,
             large: None,
             remaining_rows,
+            selected_share: 1.0,
             group_bytes: FIRST_GROUP_BYTES,
             is_stopped,
         }
@@ -102,7 +105,7 @@ impl<T: ScanOutput> ScanWorker<T> {
     /// Reads the next messages; returns their bytes.
     fn read_group(&mut self, output: &mut RowCollector<T>) -> Result<u64> {
         let part = self.reader.part.clone();
-        let group = self.next_group();
+        let group = self.next_group(OUTPUT_BYTES.saturating_sub(output.bytes()));
         let messages = &part.batches()[group.clone()];
         let headers = self.reader.headers(messages)?;
         if let ([message], [header]) = (messages, headers.as_slice())
@@ -128,16 +131,22 @@ impl<T: ScanOutput> ScanWorker<T> {
                 self.push(rows, output)?;
             }
         }
-        self.group_bytes = self.next_group_bytes(read, (output.bytes() - before) as u64);
+        self.selected_share = (output.bytes() - before) as f64 / read.max(1) as f64;
         Ok(read)
     }
 
-    /// The messages of the next group, one at least. A large one is a group of its own.
-    fn next_group(&self) -> Range<usize> {
-        let (batches, mut bytes) = (self.reader.part.batches(), 0);
-        let mut end = self.next_batch;
+    /// The messages of the next group, one at least: so many that it selects about `output_bytes`, if it is like the last one. A
+    /// large message is a group of its own.
+    fn next_group(&mut self, output_bytes: usize) -> Range<usize> {
+        let batches = self.reader.part.batches();
+        let is_compressed = batches.get(self.next_batch).is_some_and(|message| message.compressed);
+        let most = if is_compressed { COMPRESSED_GROUP_BYTES } else { GROUP_BYTES };
+        let wanted = (output_bytes as f64 / self.selected_share) as u64;
+        let limit = wanted.min(2 * self.group_bytes).clamp(FIRST_GROUP_BYTES, most);
+        self.group_bytes = self.group_bytes.max(limit);
+        let (mut end, mut bytes) = (self.next_batch, 0);
         while let Some(message) = batches.get(end) {
-            if end > self.next_batch && (bytes >= self.group_bytes || is_large(message)) {
+            if end > self.next_batch && (bytes >= limit || is_large(message)) {
                 break;
             }
             bytes += message.body.end - message.header.start;
@@ -147,15 +156,6 @@ impl<T: ScanOutput> ScanWorker<T> {
             }
         }
         self.next_batch..end
-    }
-
-    /// So many that the next group gives [`OUTPUT_BYTES`], if it is like this one.
-    fn next_group_bytes(&self, read: u64, selected: u64) -> u64 {
-        let batches = self.reader.part.batches();
-        let is_compressed = batches.first().is_some_and(|message| message.compressed);
-        let most = if is_compressed { COMPRESSED_GROUP_BYTES } else { GROUP_BYTES };
-        let wanted = read.saturating_mul(OUTPUT_BYTES as u64) / selected.max(1);
-        wanted.min(2 * self.group_bytes).clamp(FIRST_GROUP_BYTES, most)
     }
 
     /// Reads rows of a large message, until there are enough; returns the bytes of the message.
