@@ -61,6 +61,8 @@ pub struct NodeConfig {
     pub max_decompressing_gets: usize,
     /// Memory for what all gets copy, bytes: tickets, headers, batches that are cut. Half of it for one principal.
     pub get_memory_bytes: u64,
+    /// The largest number of gets with a filter at once; a further one is refused. Each takes about 4 MiB.
+    pub max_filtered_gets: usize,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
@@ -98,6 +100,7 @@ impl Default for NodeConfig {
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
             get_memory_bytes: GET_MEMORY,
+            max_filtered_gets: 256,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
@@ -153,6 +156,9 @@ pub struct NodeArgs {
     /// Memory for what all gets copy, bytes, half of it for one principal.
     #[arg(long)]
     pub get_memory_bytes: Option<u64>,
+    /// The largest number of gets with a filter (`where`) at once.
+    #[arg(long)]
+    pub max_filtered_gets: Option<usize>,
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
@@ -244,6 +250,7 @@ impl NodeConfig {
             ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
             ("max_concurrent_puts", self.max_concurrent_puts as u64, 1),
             ("max_decompressing_gets", self.max_decompressing_gets as u64, 1),
+            ("max_filtered_gets", self.max_filtered_gets as u64, 1),
             ("put_memory_bytes", self.put_memory_bytes, MIN_PUT_MEMORY),
             ("get_memory_bytes", self.get_memory_bytes, MIN_GET_MEMORY),
             ("message_timeout_ms", self.message_timeout_ms, 100),

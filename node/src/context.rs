@@ -17,7 +17,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
-use crate::get_resources::{DecompressionSlots, GetMemory};
+use crate::get_resources::{DecompressionSlots, GetMemory, ScanSlots, max_scan_jobs};
 use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::storage::PartStore;
@@ -89,6 +89,8 @@ pub struct GetContext {
     pub decompressions: DecompressionSlots,
     /// The memory for what gets copy.
     pub memory: GetMemory,
+    /// The places of gets that filter, and of threads that scan.
+    pub scans: ScanSlots,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -182,6 +184,7 @@ impl NodeContext {
             get: Arc::new(GetContext {
                 decompressions: DecompressionSlots::new(config.max_decompressing_gets),
                 memory: GetMemory::new(config.get_memory_bytes),
+                scans: ScanSlots::new(config.max_filtered_gets, max_scan_jobs()),
                 store: store.clone(),
                 cluster: cluster.clone(),
                 coordinators: coordinators.clone(),

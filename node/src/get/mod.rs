@@ -3,20 +3,26 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
+//! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
+//! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
+//! | [`row_skip`] | where another holder's reply continues one that failed, by rows |
 //! | [`message`] | the types that they share |
 //!
 //! A get is answered below tonic, whose codec would copy every message. The router has identified the caller: its [`Access`]
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod filtered;
 pub mod local;
 pub mod message;
+pub mod part_scan;
 pub mod peer_stream;
 pub mod reader;
 pub mod remote;
+pub mod row_skip;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,12 +30,14 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::fairness::CallerKey;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::ticket::MAX_TICKET;
@@ -40,6 +48,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
 
@@ -58,7 +67,26 @@ pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming
     }
 }
 
-async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
+/// The messages of a get.
+// There is one for each get, and it is moved once.
+#[allow(clippy::large_enum_variant)]
+enum GetReader {
+    /// As they are stored.
+    Stored(TicketReader),
+    /// Of the rows that the ticket's filter selects.
+    Filtered(FilteredReader),
+}
+
+impl GetReader {
+    fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        match self {
+            GetReader::Stored(reader) => reader.frames(max_bytes).left_stream(),
+            GetReader::Filtered(reader) => reader.frames(max_bytes).right_stream(),
+        }
+    }
+}
+
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
     let access = Access::of(request.extensions());
     let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
     let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
@@ -67,9 +95,13 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     let mut subject = GetSubject::default();
     let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
     let admitted = ticket.and_then(|ticket| {
+        if !ticket.filter.is_empty() {
+            // It has a place of its own.
+            return Ok((ticket, None));
+        }
         let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
         let memory = context.memory.admit(&CallerKey::of(&access), ticket.encoded_len(), projected_schema)?;
-        Ok((ticket, memory))
+        Ok((ticket, Some(memory)))
     });
     let is_hop = is_hop(&head.headers, &access);
     let event = AuditEvent {
@@ -88,8 +120,13 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     if !is_recorded {
         context.audit.record(event);
     }
-    let (ticket, memory) = admitted?;
-    Ok(TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory))
+    match admitted? {
+        (ticket, Some(memory)) => {
+            let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
+            Ok(GetReader::Stored(reader))
+        }
+        (ticket, None) => FilteredReader::new(context, ticket, &access, caller, is_hop).map(GetReader::Filtered),
+    }
 }
 
 /// What is found out about a get before its ticket is redeemed.

@@ -78,6 +78,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "max_concurrent_puts",
             "max_concurrent_puts_per_principal",
             "max_decompressing_gets",
+            "max_filtered_gets",
             "max_message",
             "message_bytes",
             "message_timeout_ms",
