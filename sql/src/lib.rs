@@ -12,4 +12,3 @@
 //! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
 //! | [`fault`] | errors of DataFusion as errors of Volley |
 #![forbid(unsafe_code)]
-
