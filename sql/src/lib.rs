@@ -15,6 +15,7 @@
 
 pub mod engine;
 pub mod fault;
+pub mod flight_sql;
 pub mod names;
 pub mod predicate;
 pub mod source;
