@@ -67,7 +67,7 @@ fn check_rows(rows: usize) -> Result<()> {
         1 => Ok(()),
         0 => Err(Error::invalid("no values of parameters were bound: bind one row, with a column for each parameter")),
         _ => Err(Error::unimplemented(format!(
-            "{rows} rows of parameters were bound, and a statement runs with one: bind one row at a time; to add many rows to a table ingest them (adbc_ingest), or put them with mode append"
+            "{rows} rows of parameters were bound, and a query runs with one: bind one row at a time; to add many rows to a table ingest them (adbc_ingest), or put them with mode append"
         ))),
     }
 }

@@ -194,7 +194,8 @@ fn results(values: &mut SqlInfoDataBuilder) {
     values.append(SqlInfo::SqlSupportedConcurrenciesForResultSetForwardOnly, bits(&[read_only]));
     values.append(SqlInfo::SqlSupportedConcurrenciesForResultSetScrollSensitive, 0_i32);
     values.append(SqlInfo::SqlSupportedConcurrenciesForResultSetScrollInsensitive, 0_i32);
-    values.append(SqlInfo::SqlBatchUpdatesSupported, false);
+    // A prepared INSERT adds a row for each row of parameters, all of them or none.
+    values.append(SqlInfo::SqlBatchUpdatesSupported, true);
     values.append(SqlInfo::SqlNamedParametersSupported, false);
     values.append(SqlInfo::SqlLocatorsUpdateCopy, false);
     values.append(SqlInfo::SqlStoredFunctionsUsingCallSyntaxSupported, false);
