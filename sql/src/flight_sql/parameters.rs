@@ -10,9 +10,10 @@ use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::{Error, Result};
 
-use super::prepared::MAX_HANDLE_BYTES;
 use crate::fault::from_datafusion;
 
+/// Longest stream of parameters, bytes. In a handle there is less space: this is for those of an INSERT, which need no handle.
+pub const MAX_PARAMETER_BYTES: usize = 16 << 20;
 /// What messages of a stream begin with, apart from those of before 2019.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -39,14 +40,14 @@ pub fn encode_parameters(batches: &[RecordBatch]) -> Result<Bytes> {
 /// # Errors
 /// INVALID_ARGUMENT: malformed, too large, or no row. UNIMPLEMENTED: several rows, or a type of which the engine has no values.
 pub fn parameters(stream: &[u8]) -> Result<ParamValues> {
-    if stream.len() > MAX_HANDLE_BYTES {
+    if stream.len() > MAX_PARAMETER_BYTES {
         return Err(Error::invalid(format!(
-            "the parameters have {} bytes, more than the limit of {MAX_HANDLE_BYTES}: put the values into a table and join it",
+            "the parameters have {} bytes, more than the limit of {MAX_PARAMETER_BYTES}: put the values into a table and join it",
             stream.len()
         )));
     }
     let mut rest = Bytes::copy_from_slice(stream);
-    let mut decoder = BatchDecoder::new(MAX_HANDLE_BYTES).with_cost_limit();
+    let mut decoder = BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit();
     let (mut rows, mut row) = (0, None);
     while let Some(message) = next_message(&mut rest)? {
         let decoded = decoder.push(message).map_err(|error| error.at("the parameters"))?;

@@ -161,8 +161,14 @@ fn row_of_a_large_batch_makes_a_small_stream() {
 
 #[test]
 fn too_large_stream_is_refused() {
-    let error = parameters(&vec![0; MAX_HANDLE_BYTES + 1]).unwrap_err();
+    let error = parameters(&vec![0; MAX_PARAMETER_BYTES + 1]).unwrap_err();
     assert!(error.code == Code::InvalidArgument && error.message.contains("limit"), "{error}");
+}
+
+#[test]
+fn value_of_some_mebibytes_is_accepted() {
+    let value = ScalarValue::Binary(Some(vec![7; 3 << 20]));
+    assert!(bound(std::slice::from_ref(&value)) == [value]);
 }
 
 #[test]
