@@ -28,7 +28,7 @@ pub fn encode(descriptor: &[u8], plan: &ReadPlan, prefix_len: usize) -> Vec<u8> 
     put_bytes(&mut out, 2, descriptor);
     endpoints.write(&mut out);
     let totals = FlightInfo {
-        total_records: saturating_i64(plan.version_plan.rows),
+        total_records: plan.rows.map_or(-1, saturating_i64),
         total_bytes: plan.bytes.map_or(-1, saturating_i64),
         ordered: plan.ordered,
         app_metadata: app_metadata.into(),
@@ -81,8 +81,10 @@ impl<'a> EndpointEncoder<'a> {
         let mut app_metadata = Vec::new();
         for (at, endpoint) in version_plan.endpoints.iter().enumerate() {
             app_metadata.clear();
-            // Writing to a Vec cannot fail.
-            let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
+            if self.plan.rows.is_some() {
+                // Writing to a Vec cannot fail.
+                let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
+            }
             let is_own = self.is_proxy || endpoint.location_count() == 0;
             let nodes = || {
                 let by_health = version_plan.locations_by_health(at, self.plan.rotation, &self.plan.doubted);
@@ -209,6 +211,7 @@ mod tests {
         let table = Table { id: 1, ..table("t") };
         let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, &catalog.live_node_ids(), "").unwrap();
         ReadPlan {
+            rows: Some(version_plan.rows),
             name: vec!["a".into(), "t".into()],
             version: 3,
             schema: Bytes::from_static(b"schema"),
@@ -289,6 +292,15 @@ mod tests {
                 plan_endpoints(&Catalog::default(), &table, 3, 99, None, &BTreeSet::new(), "").unwrap().into();
         });
         assert_eq!(nobody, [["grpc+tcp://c:1"]]);
+    }
+
+    #[test]
+    fn filtered_read_has_no_numbers_of_rows() {
+        let bytes = encode(b"", &ReadPlan { rows: None, ..read_plan(2) }, 0);
+        let info = FlightInfo::decode(&bytes[..]).unwrap();
+        assert_eq!(info.encode_to_vec(), bytes, "the encoding of the structs");
+        assert_eq!((info.total_records, info.total_bytes, info.endpoint.len()), (-1, -1, 2));
+        assert!(info.endpoint.iter().all(|endpoint| endpoint.app_metadata.is_empty()));
     }
 
     #[test]

@@ -192,6 +192,7 @@ async fn plan_read(context: &GetContext, request: TableRequest, caller: &Asserte
         version: request.options.version,
         limit: request.options.limit,
         decompress: request.options.decompress.unwrap_or_default(),
+        filter: request.options.filter.unwrap_or_default(),
     };
     Ok(context.coordinators.plan_read(request, caller).await?.ticket)
 }

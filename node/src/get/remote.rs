@@ -74,6 +74,8 @@ impl RemotePartReader {
             grant_epoch: ticket.grant_epoch,
             shareable: ticket.shareable,
             permitted_columns: ticket.permitted_columns,
+            filter: String::new(),
+            query: None,
         };
         let failure = "the coordinators named no other node".into();
         RemotePartReader {

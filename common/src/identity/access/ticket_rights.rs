@@ -9,12 +9,17 @@ use crate::{Error, Result};
 
 impl Access {
     /// Fills a ticket's `principal`, `grant_epoch`, `shareable` and `permitted_columns`. Its table must be set. `shareable`:
-    /// whether the table's option says that everybody may redeem its tickets.
+    /// whether the table's option says that everybody may redeem its tickets. The ticket of a query, which has no table, is never
+    /// shareable.
     pub fn bind_ticket(&self, ticket: &mut Ticket, shareable: bool) {
-        // What nobody has planned, nobody may share.
-        ticket.shareable = (shareable || self.shareable_tickets) && !matches!(self.caller, AccessKind::Anonymous);
         ticket.principal = self.name().to_string();
         ticket.grant_epoch = self.epoch();
+        if ticket.query.is_some() {
+            (ticket.shareable, ticket.permitted_columns) = (false, 0);
+            return;
+        }
+        // What nobody has planned, nobody may share.
+        ticket.shareable = (shareable || self.shareable_tickets) && !matches!(self.caller, AccessKind::Anonymous);
         ticket.permitted_columns = self.permitted_columns_hash(&ticket.table);
     }
 
@@ -24,12 +29,18 @@ impl Access {
     /// table, so that one job can plan a read and others, which need no grants, fetch it. If the grants changed after the ticket
     /// was planned, the caller's rights are checked again; for a shareable ticket those of its planner suffice.
     ///
+    /// The ticket of a query is for its own principal alone, whatever the settings say. Here nothing else of it is checked: its
+    /// tables are planned again when the query runs, by the rights that its caller has then.
+    ///
     /// # Errors
     /// UNAUTHENTICATED: the caller is nobody. PERMISSION_DENIED: the ticket is another principal's, or the rights have changed
     /// since. NOT_FOUND: the caller may no longer read the table.
     pub fn check_ticket(&self, ticket: &Ticket) -> Result<()> {
         let Some(rights) = self.checked_rights()? else { return Ok(()) };
         let is_own = rights.principal().name == ticket.principal;
+        if ticket.query.is_some() {
+            return if is_own { Ok(()) } else { Err(another_planned(rights, ticket)) };
+        }
         if !is_own && !ticket.shareable && !self.shareable_tickets {
             return Err(another_planned(rights, ticket));
         }
@@ -80,13 +91,17 @@ fn is_planner_permitted(rights: &PrincipalRights, ticket: &Ticket) -> bool {
 }
 
 fn another_planned(rights: &PrincipalRights, ticket: &Ticket) -> Error {
-    let (table, name) = (ticket.table.join("/"), &rights.principal().name);
+    let (subject, name) = (ticket.subject(), &rights.principal().name);
     let planner = match ticket.principal.as_str() {
         "" => "before this cluster had users".to_string(),
         planner => format!("for {planner:?}"),
     };
+    let or_share = match ticket.query {
+        Some(_) => "",
+        None => ", or put the table with shareable_tickets, which lets others redeem its tickets",
+    };
     Error::denied(format!(
-        "the ticket for table {table:?} was planned {planner}, and {name:?} presents it: call get_flight_info again, or put the table with shareable_tickets, which lets others redeem its tickets"
+        "the ticket for {subject} was planned {planner}, and {name:?} presents it: call get_flight_info again{or_share}"
     ))
 }
 

@@ -4,7 +4,7 @@ use super::super::testing::{access, column_grant, directory, grant, name, princi
 use super::*;
 use crate::Code;
 use crate::identity::directory::Directory;
-use crate::wire::cluster::IdentitySnapshot;
+use crate::wire::cluster::{IdentitySnapshot, Query};
 
 /// A ticket that `access` has planned.
 fn planned(access: &Access, table: &str, shareable: bool) -> Ticket {
@@ -138,4 +138,24 @@ fn nobody_can_bind_a_ticket_that_others_redeem() {
     let ticket = planned(&Access::anonymous().for_client(None, true), "a/t", true);
     assert!(!ticket.shareable && ticket.permitted_columns != 0);
     assert_eq!(refusal(&access(&reader(3, &["ann"]), "ann"), &ticket).0, Code::PermissionDenied);
+}
+
+#[test]
+fn ticket_of_a_query_is_for_its_principal_alone() {
+    let directory = reader(3, &["ann", "bob"]);
+    let (ann, bob) = (access(&directory, "ann"), access(&directory, "bob"));
+    let mut ticket = Ticket { query: Some(Query::default()), ..Ticket::default() };
+    ann.clone().for_client(None, true).bind_ticket(&mut ticket, true);
+    assert_eq!((ticket.principal.as_str(), ticket.shareable, ticket.permitted_columns), ("ann", false, 0));
+    ann.check_ticket(&ticket).unwrap();
+    // The grants on its tables are checked when they are planned.
+    access(&reader(4, &["bob"]), "ann").check_ticket(&ticket).unwrap();
+    for other in [bob.clone(), bob.for_client(None, true)] {
+        let (code, message) = refusal(&other, &ticket);
+        assert_eq!(code, Code::PermissionDenied);
+        assert!(message.contains("a query") && !message.contains("shareable_tickets"), "{message}");
+    }
+    let shared = Ticket { shareable: true, ..ticket };
+    assert_eq!(refusal(&access(&directory, "bob"), &shared).0, Code::PermissionDenied);
+    assert_eq!(refusal(&Access::anonymous(), &shared).0, Code::Unauthenticated);
 }
