@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub max_concurrent_puts_per_principal: usize,
     /// The largest number of gets at once for which the node decompresses; a further one is refused. Each takes about 4 MiB.
     pub max_decompressing_gets: usize,
+    /// The largest number of gets with a filter at once; a further one is refused. Each takes about 4 MiB.
+    pub max_filtered_gets: usize,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
@@ -108,6 +110,7 @@ impl Default for NodeConfig {
             max_concurrent_puts: 4096,
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
+            max_filtered_gets: 256,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
@@ -166,6 +169,9 @@ pub struct NodeArgs {
     /// The largest number of gets with `decompress` at once, of compressed tables.
     #[arg(long)]
     pub max_decompressing_gets: Option<usize>,
+    /// The largest number of gets with a filter (`where`) at once.
+    #[arg(long)]
+    pub max_filtered_gets: Option<usize>,
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
@@ -275,6 +281,7 @@ impl NodeConfig {
             ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
             ("max_concurrent_puts", self.max_concurrent_puts as u64, 1),
             ("max_decompressing_gets", self.max_decompressing_gets as u64, 1),
+            ("max_filtered_gets", self.max_filtered_gets as u64, 1),
             ("put_memory_bytes", self.put_memory_bytes, MIN_PUT_MEMORY),
             ("message_timeout_ms", self.message_timeout_ms, 100),
             ("max_concurrent_queries", self.max_concurrent_queries as u64, 1),

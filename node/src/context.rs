@@ -17,7 +17,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
-use crate::get_resources::DecompressionSlots;
+use crate::get_resources::{DecompressionSlots, ScanSlots, max_scan_jobs};
 use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::sql_resources::SqlResources;
@@ -88,6 +88,8 @@ pub struct GetContext {
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
     pub decompressions: DecompressionSlots,
+    /// The places of gets that filter, and of threads that scan.
+    pub scans: ScanSlots,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -191,6 +193,7 @@ impl NodeContext {
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         let get = Arc::new(GetContext {
             decompressions: DecompressionSlots::new(config.max_decompressing_gets),
+            scans: ScanSlots::new(config.max_filtered_gets, max_scan_jobs()),
             store: store.clone(),
             cluster: cluster.clone(),
             coordinators: coordinators.clone(),

@@ -1,5 +1,5 @@
-//! What all gets of a node share, and its limit: how many of them decompress at once. All other gets send slices of mapped
-//! files, and need no memory of their own.
+//! What all gets of a node share, and their limits: how many of them decompress or filter at once, and how many threads scan. All
+//! other gets send slices of mapped files, and need no memory of their own.
 
 use std::sync::Arc;
 
@@ -40,4 +40,61 @@ impl DecompressionSlots {
         };
         Ok(DecompressionSlot { _permit: permit })
     }
+}
+
+/// The places of gets with a filter, and of threads that scan parts. A get with a filter holds up to three batches of about 1 MiB
+/// while its client does not read: one that waits to be sent, and two that follow.
+#[derive(Clone)]
+pub struct ScanSlots {
+    gets: Arc<Semaphore>,
+    max_gets: usize,
+    jobs: Arc<Semaphore>,
+}
+
+/// The place of one get with a filter.
+pub struct ScanSlot {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ScanSlots {
+    /// Places for this many gets, of whose scans this many use a thread at the same time.
+    pub fn new(max_gets: usize, max_jobs: usize) -> Self {
+        ScanSlots {
+            gets: Arc::new(Semaphore::new(max_gets)),
+            max_gets,
+            jobs: Arc::new(Semaphore::new(max_jobs.max(1))),
+        }
+    }
+
+    /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: all places are taken.
+    pub fn admit(&self) -> Result<ScanSlot> {
+        let Ok(permit) = self.gets.clone().try_acquire_owned() else {
+            return Err(Error::exhausted(format!(
+                "this node filters for {} gets already (`max_filtered_gets`): open fewer streams at a time, or read at another \
+                 node",
+                self.max_gets
+            )));
+        };
+        Ok(ScanSlot { _permit: permit })
+    }
+
+    /// Waits for the place of a thread, in turn. It is held while a step of a scan runs, never while a client is waited for.
+    pub async fn job(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.jobs.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits until no step of a scan runs; none begins before the result is dropped.
+    #[cfg(test)]
+    pub async fn pause(&self) -> OwnedSemaphorePermit {
+        self.jobs.clone().acquire_many_owned(max_scan_jobs() as u32).await.expect("the semaphore is never closed")
+    }
+}
+
+/// How many threads scan at once: twice the cores, because some of them wait for the disk.
+pub fn max_scan_jobs() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
 }

@@ -3,20 +3,26 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
+//! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
+//! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
+//! | [`row_skip`] | where another holder's reply continues one that failed, by rows |
 //! | [`message`] | the types that they share |
 //!
 //! A get is answered below tonic, whose codec would copy every message. The router has identified the caller: its [`Access`]
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod filtered;
 pub mod local;
 pub mod message;
+pub mod part_scan;
 pub mod peer_stream;
 pub mod reader;
 pub mod remote;
+pub mod row_skip;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,12 +30,14 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use http::request::Parts;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::ticket::MAX_TICKET;
@@ -40,6 +48,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
 
@@ -69,6 +78,25 @@ pub fn refused(error: Error) -> http::Response<ReplyBody> {
     grpc_error(error)
 }
 
+/// The messages of a get.
+// There is one for each get, and it is moved once.
+#[allow(clippy::large_enum_variant)]
+enum GetReader {
+    /// As they are stored.
+    Stored(TicketReader),
+    /// Of the rows that the ticket's filter selects.
+    Filtered(FilteredReader),
+}
+
+impl GetReader {
+    fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        match self {
+            GetReader::Stored(reader) => reader.frames(max_bytes).left_stream(),
+            GetReader::Filtered(reader) => reader.frames(max_bytes).right_stream(),
+        }
+    }
+}
+
 /// Reads a DoGet. Returns its head and the ticket's bytes.
 ///
 /// # Errors
@@ -81,12 +109,12 @@ pub async fn read_request(request: http::Request<Incoming>) -> Result<(Parts, By
 }
 
 #[cfg(test)]
-async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
     let (head, ticket) = read_request(request).await?;
     open_ticket(context, &head, &ticket).await
 }
 
-async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> Result<TicketReader> {
+async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> Result<GetReader> {
     let access = Access::of(&head.extensions);
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
@@ -108,7 +136,11 @@ async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> R
     if !is_recorded {
         context.audit.record(event);
     }
-    Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
+    let ticket = ticket?;
+    if ticket.filter.is_empty() {
+        return Ok(GetReader::Stored(TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller)));
+    }
+    FilteredReader::new(context, ticket, &access, caller, is_hop).map(GetReader::Filtered)
 }
 
 /// What is found out about a get before its ticket is redeemed.

@@ -78,6 +78,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "max_concurrent_puts_per_principal",
             "max_concurrent_queries",
             "max_decompressing_gets",
+            "max_filtered_gets",
             "max_message",
             "max_queries_per_principal",
             "message_bytes",
