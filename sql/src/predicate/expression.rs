@@ -22,6 +22,9 @@ use crate::names::{quote, suggest};
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 const MAX_DEPTH: usize = 200;
 
+/// Passes over an expression until it is in its simplest form. A few suffice.
+const MAX_CYCLES: u32 = 16;
+
 /// Parses a filter's text.
 ///
 /// # Errors
@@ -122,7 +125,7 @@ impl VisibleColumns {
             .with_schema(Arc::clone(&self.schema))
             .with_config_options(Arc::clone(functions::SESSION.config_options()))
             .build();
-        let simplifier = ExprSimplifier::new(context);
+        let simplifier = ExprSimplifier::new(context).with_max_cycles(MAX_CYCLES);
         let typed = balanced(expr)
             .and_then(|expr| simplifier.coerce(expr, &self.schema))
             .map_err(|e| self.planning_error(e))?;

@@ -119,13 +119,13 @@ fn columns_of(projection: &[SelectItem]) -> Option<Option<Vec<String>>> {
     if let [SelectItem::Wildcard(options)] = projection {
         return (*options == WildcardAdditionalOptions::default()).then_some(None);
     }
-    let mut seen = HashSet::new();
     let names = projection.iter().map(|item| match item {
         SelectItem::UnnamedExpr(Expr::Identifier(name)) if is_column(name) => Some(normalized(name)),
         _ => None,
     });
     let names: Vec<String> = names.collect::<Option<_>>()?;
     // The engine refuses a name that it gives twice.
+    let mut seen = HashSet::new();
     (!names.is_empty() && names.iter().all(|name| seen.insert(name.as_str()))).then_some(Some(names.clone()))
 }
 

@@ -90,7 +90,7 @@ pub(super) fn number_parameters(tokens: &mut [TokenWithSpan]) -> Result<usize> {
     let (mut found, mut named) = (0, false);
     for token in tokens {
         match &mut token.token {
-            Token::Placeholder(name) if name == "?" => {
+            Token::Placeholder(name) if name.as_str() == "?" => {
                 found += 1;
                 *name = format!("${found}");
             }
@@ -120,7 +120,7 @@ pub(super) fn rename_tables(statement: &mut DFStatement, versions: usize) -> Res
 fn visit(statement: &mut DFStatement, renamer: &mut TableRenamer) {
     match statement {
         DFStatement::Statement(statement) => {
-            let ControlFlow::Continue(()) = statement.as_mut().visit(renamer);
+            let ControlFlow::Continue(()) = (**statement).visit(renamer);
         }
         DFStatement::Explain(explain) => visit(&mut explain.statement, renamer),
         DFStatement::CreateExternalTable(_) | DFStatement::CopyTo(_) | DFStatement::Reset(_) => {}

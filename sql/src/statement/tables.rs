@@ -26,7 +26,12 @@ const MAX_QUERIES: u64 = 10_000;
 pub(super) fn of_query(query: &Query) -> Result<Vec<TableAt>> {
     let mut visitor = RelationVisitor::default();
     match query.visit(&mut visitor) {
-        ControlFlow::Continue(()) => visitor.tables.iter().map(TableAt::from_reference).collect::<Result<_>>(),
+        ControlFlow::Continue(()) => {
+            // One table can be named in several ways.
+            let tables: BTreeSet<TableAt> =
+                visitor.tables.iter().map(TableAt::from_reference).collect::<Result<_>>()?;
+            Ok(tables.into_iter().collect())
+        }
         ControlFlow::Break(error) => Err(error),
     }
 }
