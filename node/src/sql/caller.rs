@@ -45,7 +45,7 @@ impl SqlCaller {
             return self.record(operation, None, result);
         }
         for table in tables {
-            self.record(operation, Some(table), result);
+            self.record(operation, Some(table.as_slice()), result);
         }
     }
 

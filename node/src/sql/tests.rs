@@ -18,8 +18,11 @@ use volley_common::ipc::schema::parse_schema;
 use volley_common::net::ConnectionPool;
 use volley_common::wire::catalog::Cancelled;
 
+use super::update::{UpdateCall, update_statement};
 use super::*;
+use crate::callers::tests::{TestUsers, client, with_token};
 use crate::get::tests::cluster::{TestNode, key};
+use crate::put::tests::cluster::InProcessCluster;
 use crate::router::NodeRouter;
 
 /// A query that runs for longer than any test.
@@ -134,4 +137,45 @@ async fn transactions_are_refused_with_the_remedy() {
             "{name}: {refused}"
         );
     }
+}
+
+#[tokio::test]
+async fn ticket_of_a_query_is_for_its_own_principal() {
+    let users = TestUsers::new();
+    let node = users.node().await;
+    let planned = client(&node).get_flight_info(with_token(command("SELECT 1"), &users.token("ann"))).await.unwrap();
+    let ticket = planned.into_inner().endpoint[0].ticket.clone().unwrap();
+    let refused = client(&node).do_get(with_token(ticket.clone(), &users.token("eve"))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    client(&node).do_get(with_token(ticket, &users.token("ann"))).await.unwrap();
+    let nobody = client(&node).get_flight_info(command("SELECT 1")).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated);
+}
+
+/// Creates the table of a statement at the node of a cluster. Returns how many rows it has.
+async fn create(cluster: &InProcessCluster, sql: &str) -> Result<i64> {
+    let context = &cluster.nodes[0].context;
+    let mut request = http::Request::new(());
+    request.extensions_mut().insert(Access::open());
+    let (head, ()) = request.into_parts();
+    let proxy = CoordinatorProxy::new(context.cluster.clone(), &context.pool, "");
+    let caller = SqlCaller::of(context.sql.clone(), &head);
+    let slot = context.put.resources.admit().unwrap();
+    UpdateCall { caller, proxy, head, slot }.execute(update_statement(sql).unwrap(), Vec::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_query_become_a_table_by_one_put() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    assert_eq!(create(&cluster, "CREATE TABLE t AS SELECT 7 AS n UNION ALL SELECT 8").await.unwrap(), 2);
+    assert_eq!(cluster.write().parts.iter().map(|part| part.rows).sum::<u64>(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_a_query_rolls_its_table_back() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    let failing = "CREATE TABLE t AS SELECT 10 / (x - 8) AS n FROM (VALUES (7), (8)) AS v(x)";
+    let error = create(&cluster, failing).await.unwrap_err();
+    assert!(error.code == Code::InvalidArgument && !error.message.contains("broke"), "{error}");
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
 }
