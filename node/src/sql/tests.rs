@@ -14,9 +14,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::Service;
 use volley_common::clock;
+use volley_common::identity::Access;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::net::ConnectionPool;
-use volley_common::wire::catalog::Cancelled;
+use volley_common::wire::catalog::{Cancelled, WriteState};
 
 use super::update::{UpdateCall, update_statement};
 use super::*;

@@ -50,13 +50,14 @@ fn numbers_are_cast_only_without_loss() {
     assert_eq!(narrow.as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(7), None]);
     insert(Float64Array::from(vec![2.0, f64::NAN]), DataType::Float32).unwrap();
     insert(Float64Array::from(vec![2.5]), DataType::Decimal128(10, 2)).unwrap();
-    for (column, to, why) in [
-        (Arc::new(Int64Array::from(vec![1, 1 << 40])) as ArrayRef, DataType::Int32, "\"x\""),
+    let cases: [(ArrayRef, DataType, &str); 5] = [
+        (Arc::new(Int64Array::from(vec![1, 1 << 40])), DataType::Int32, "\"x\""),
         (Arc::new(Float64Array::from(vec![2.0, 1.5])), DataType::Int64, "1.5"),
         (Arc::new(Float64Array::from(vec![0.1])), DataType::Float32, "0.1"),
         (Arc::new(Float64Array::from(vec![2.125])), DataType::Decimal128(10, 2), "2.125"),
         (Arc::new(Int64Array::from(vec![i64::MAX])), DataType::Float64, "9223372036854775807"),
-    ] {
+    ];
+    for (column, to, why) in cases {
         let error = insert(arrow::array::make_array(column.to_data()), to).unwrap_err();
         assert!(error.code == Code::InvalidArgument && error.message.contains(why), "{error}");
         assert!(error.message.contains("\"x\""), "{error}");
