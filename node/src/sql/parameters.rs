@@ -1,13 +1,11 @@
 //! The values of parameters, as clients bind them: rows in a stream of a DoPut.
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use arrow::error::ArrowError;
 use arrow_flight::FlightData;
-use arrow_ipc::writer::StreamWriter;
 use bytes::Bytes;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::{Error, Result};
+use volley_sql::flight_sql::encode_parameters;
 
 use crate::put::PutInput;
 use crate::put::handshake::next_message;
@@ -31,8 +29,7 @@ pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<By
             && let DecodedMessage::Batch(batch) = decoder.push(data)?
         {
             for row in 0..batch.num_rows() {
-                let row = ipc_stream(&batch.slice(row, 1))
-                    .map_err(|e| Error::invalid(format!("the parameters cannot be read: {e}")))?;
+                let row = encode_parameters(&[batch.slice(row, 1)])?;
                 bytes += row.len();
                 rows.push(row);
                 if rows.len() > MAX_ROWS || bytes > MAX_BYTES {
@@ -45,12 +42,6 @@ pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<By
         message = next_message(input).await?;
     }
     Ok(rows)
-}
-
-fn ipc_stream(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
-    writer.write(batch)?;
-    Ok(writer.into_inner()?.into())
 }
 
 /// The types of parameters of an INSERT of which the text says none: those that stand alone in the rows of VALUES have the types of
@@ -110,7 +101,7 @@ fn placeholder_columns(query: &str) -> Vec<(String, usize)> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use arrow_flight::FlightDescriptor;
     use arrow_flight::utils::batches_to_flight_data;
     use arrow_ipc::reader::StreamReader;
