@@ -172,7 +172,9 @@ impl VisibleColumns {
 /// Checks that an expression has only what filters can have.
 fn check_nodes(expr: &Expr) -> Result<()> {
     for_each_node(expr, |node, _| match node {
-        Expr::ScalarFunction(function) => functions::check(&function.func),
+        Expr::ScalarFunction(call) => functions::check_call(call),
+        Expr::Cast(cast) => functions::check_type(cast.field.data_type()),
+        Expr::TryCast(cast) => functions::check_type(cast.field.data_type()),
         Expr::Column(_)
         | Expr::Literal(..)
         | Expr::BinaryExpr(_)
@@ -190,8 +192,6 @@ fn check_nodes(expr: &Expr) -> Result<()> {
         | Expr::Negative(_)
         | Expr::Between(_)
         | Expr::Case(_)
-        | Expr::Cast(_)
-        | Expr::TryCast(_)
         | Expr::InList(_) => Ok(()),
         Expr::AggregateFunction(_) | Expr::WindowFunction(_) => Err(Error::invalid(
             "a filter cannot have an aggregate or window function: it reads one row at a time; use a SELECT statement",

@@ -2,8 +2,12 @@
 
 use std::sync::LazyLock;
 
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{ScalarUDF, Volatility};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{Expr, ScalarUDF, Volatility};
+use volley_common::options::fields::cut;
 use volley_common::{Error, Result};
 
 /// The functions, operators and defaults of the expression language. The engine's sessions must have the same settings of
@@ -25,6 +29,9 @@ const EXPANDING: [&str; 10] = [
     "rpad",
 ];
 
+/// Most elements of one value of a type of fixed size.
+const MAX_WIDTH: u64 = 65_536;
+
 /// Whether filters can call the function of this name.
 pub(crate) fn is_usable(name: &str) -> bool {
     SESSION.scalar_functions().get(name).is_some_and(|function| check(function).is_ok())
@@ -44,6 +51,51 @@ pub(super) fn check(function: &ScalarUDF) -> Result<()> {
         Volatility::Stable | Volatility::Volatile => Err(Error::invalid(format!(
             "a filter cannot call {name}, whose result depends on more than its arguments: give its value, or use it in a SELECT statement"
         ))),
+    }
+}
+
+/// Checks that filters can call a function with these arguments.
+///
+/// # Errors
+/// INVALID_ARGUMENT: as [`check`], or a cast to a type whose values can be large.
+pub(super) fn check_call(call: &ScalarFunction) -> Result<()> {
+    check(&call.func)?;
+    match (call.func.name(), call.args.get(1)) {
+        ("arrow_cast" | "arrow_try_cast", Some(Expr::Literal(ScalarValue::Utf8(Some(to)), _))) => {
+            match to.parse::<DataType>() {
+                Ok(data_type) => check_type(&data_type),
+                // The planner's error says more.
+                Err(_) => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that filters can have values of a type. Even a null of a type of fixed size takes that size.
+///
+/// # Errors
+/// INVALID_ARGUMENT: one value takes too much.
+pub(super) fn check_type(data_type: &DataType) -> Result<()> {
+    match width(data_type) > MAX_WIDTH {
+        true => Err(Error::invalid(format!(
+            "a filter cannot have values of the type {}, with more than {MAX_WIDTH} elements each",
+            cut(&data_type.to_string())
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Elements of one value, or bytes of a binary one, that are stored even for null.
+fn width(data_type: &DataType) -> u64 {
+    let size = |size: i32| u64::try_from(size).unwrap_or(0);
+    match data_type {
+        DataType::FixedSizeBinary(bytes) => size(*bytes),
+        DataType::FixedSizeList(field, count) => size(*count).saturating_mul(width(field.data_type())),
+        DataType::Struct(fields) => fields.iter().fold(0, |sum, field| sum.saturating_add(width(field.data_type()))),
+        DataType::List(field) | DataType::LargeList(field) => width(field.data_type()),
+        DataType::Dictionary(_, values) => width(values),
+        _ => 1,
     }
 }
 

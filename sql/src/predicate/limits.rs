@@ -16,6 +16,9 @@ const MAX_NESTING: usize = 1000;
 /// Most set operators of a statement. They nest across the commas of their queries.
 const MAX_SET_OPERATORS: usize = 200;
 
+/// Most brackets that are open at a time, and most levels of a type. The parser itself recurses for types.
+const MAX_BRACKETS: usize = 64;
+
 /// The tokens of a text, which is safe to parse. `what` begins the errors' sentences, for example "the filter".
 ///
 /// # Errors
@@ -31,6 +34,7 @@ pub(crate) fn tokenize(text: &str, most_bytes: usize, what: &str) -> Result<Vec<
         .tokenize_with_location()
         .map_err(|e| Error::invalid(format!("{what} is not SQL: {e}")))?;
     check_nesting(&tokens, what)?;
+    check_types(&tokens, what)?;
     Ok(tokens)
 }
 
@@ -60,13 +64,46 @@ fn check_nesting(tokens: &[TokenWithSpan], what: &str) -> Result<()> {
                 }
             }
         }
-        if depth > MAX_NESTING || set_operators > MAX_SET_OPERATORS {
-            return Err(Error::invalid(format!(
-                "{what} is nested too deeply, with more than {MAX_NESTING} operators in one expression or {MAX_SET_OPERATORS} set operators: use x IN (...) instead of many comparisons, or several statements"
-            )));
+        if depth > MAX_NESTING || set_operators > MAX_SET_OPERATORS || open.len() > MAX_BRACKETS {
+            return Err(too_deep(what));
         }
     }
     Ok(())
+}
+
+/// Bounds the levels of types such as `ARRAY<ARRAY<INT>>`, `INT[][]`, and those in texts for `arrow_cast`.
+fn check_types(tokens: &[TokenWithSpan], what: &str) -> Result<()> {
+    let tokens = || tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    let word = |token: &Token| matches!(token, Token::Word(_));
+    let (mut generic, mut subscripts) = (0usize, 0usize);
+    for (before, token) in tokens().zip(tokens().skip(1)) {
+        generic += usize::from(word(before) && matches!(token, Token::Lt) && is_generic(before));
+        subscripts = match (before, token) {
+            (Token::RBracket, Token::LBracket) => subscripts + 1,
+            (_, Token::LBracket) => 0,
+            _ => subscripts,
+        };
+        if generic > MAX_BRACKETS || subscripts > MAX_BRACKETS {
+            return Err(too_deep(what));
+        }
+    }
+    let names_types =
+        |token: &Token| matches!(token, Token::Word(word) if word.value.to_ascii_lowercase().starts_with("arrow_"));
+    let is_deep = |token: &Token| !word(token) && token.to_string().matches('(').count() > MAX_BRACKETS;
+    match tokens().any(names_types) && tokens().any(is_deep) {
+        true => Err(too_deep(what)),
+        false => Ok(()),
+    }
+}
+
+fn is_generic(token: &Token) -> bool {
+    matches!(token, Token::Word(word) if matches!(word.keyword, Keyword::ARRAY | Keyword::MAP | Keyword::STRUCT))
+}
+
+fn too_deep(what: &str) -> Error {
+    Error::invalid(format!(
+        "{what} is nested too deeply, with more than {MAX_NESTING} operators in one expression, {MAX_BRACKETS} brackets or {MAX_SET_OPERATORS} set operators: use x IN (...) instead of many comparisons, or several statements"
+    ))
 }
 
 fn adds_no_level(token: &Token) -> bool {
@@ -108,6 +145,23 @@ mod tests {
         assert!(error(&nested).contains("nested too deeply"));
         let siblings = vec![format!("f({inner})"); 50].join(", ");
         tokenize(&siblings, 1 << 20, "the text").unwrap();
+    }
+
+    #[test]
+    fn types_are_bounded() {
+        for deep in [
+            format!("CAST(a AS {}INT{})", "ARRAY<".repeat(65), ">".repeat(65)),
+            format!("CAST(a AS INT{})", "[]".repeat(70)),
+            format!("a{}", "[1]".repeat(70)),
+            format!("arrow_cast(a, '{}Int8{}')", "List(".repeat(65), ")".repeat(65)),
+            format!("\"ARROW_cast\"(a, '{}')", "(".repeat(65)),
+        ] {
+            assert!(error(&deep).contains("nested too deeply"), "{deep}");
+        }
+        for text in [format!("a = '{}'", "(".repeat(500)), format!("{}1", "a[1] < a[2] AND ".repeat(100))] {
+            tokenize(&text, 1 << 20, "the text").unwrap();
+        }
+        assert!(error(&format!("{}1{}", "(".repeat(65), ")".repeat(65))).contains("nested too deeply"));
     }
 
     #[test]

@@ -151,6 +151,8 @@ fn what_is_no_filter_of_rows_is_refused() {
         ("t < now()", "now"),
         ("length(repeat(s, 1000)) > 1", "repeat"),
         ("nothing(i) > 1", "nothing"),
+        ("CAST(NULL AS INT[2000000000]) IS NULL", "elements each"),
+        ("arrow_cast(NULL, 'FixedSizeBinary(2000000000)') IS NULL", "elements each"),
         ("s = 'a", "not SQL"),
         ("i > @@x", "the filter"),
     ] {
