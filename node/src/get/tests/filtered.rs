@@ -22,10 +22,10 @@ use crate::get::FRAME_BYTES;
 use crate::get::filtered::FilteredReader;
 use crate::get::remote::HOP_HEADER;
 
-type Row = (i64, String, Option<String>);
-type Filter = (&'static str, fn(&Row) -> bool);
+type TestRow = (i64, String, Option<String>);
+type FilterCase = (&'static str, fn(&TestRow) -> bool);
 
-const FILTERS: [Filter; 6] = [
+const FILTERS: [FilterCase; 6] = [
     ("id > 3 AND id < 22", |(id, _, _)| *id > 3 && *id < 22),
     ("word = 'a' OR word = 'y'", |(_, word, _)| word == "a" || word == "y"),
     ("text IS NULL", |(_, _, text)| text.is_none()),
@@ -38,7 +38,7 @@ pub(super) fn filtered(ticket: &Ticket, filter: &str) -> Ticket {
     Ticket { filter: filter.into(), ..ticket.clone() }
 }
 
-fn selected(filter: Filter) -> Vec<Row> {
+fn selected(filter: FilterCase) -> Vec<TestRow> {
     rows(&all()).into_iter().filter(filter.1).collect()
 }
 
@@ -140,7 +140,7 @@ async fn broken_holder_is_continued_at_the_next_row() {
     let part = breaking.write(&separate());
     copy_over(part, &breaking, &sound);
     let whole = ticket(&[(part, &[&breaking, &sound])]);
-    let expected: Vec<Row> = rows(&separate()).into_iter().filter(|row| row.0 % 2 == 0).collect();
+    let expected: Vec<TestRow> = rows(&separate()).into_iter().filter(|row| row.0 % 2 == 0).collect();
     assert_eq!(rows(&serving.get(&filtered(&whole, "id % 2 = 0")).await.unwrap()), expected);
     for limit in [9_999, 10_000, 10_001, 25_000, 40_000] {
         let some = Ticket { limit: Some(limit), ..filtered(&whole, "id % 2 = 0") };

@@ -20,16 +20,21 @@ use crate::assertion::AssertedCaller;
 use crate::get::part_scan::PartScanner;
 
 /// What is scanned of a table whose columns are all visible.
-struct Wanted {
+struct WantedScan {
     parts: Range<usize>,
     columns: Vec<usize>,
     filter: &'static str,
     limit: Option<u64>,
 }
 
-const ALL: Wanted = Wanted { parts: 0..2, columns: Vec::new(), filter: "", limit: None };
+const ALL: WantedScan = WantedScan { parts: 0..2, columns: Vec::new(), filter: "", limit: None };
 
-async fn scan_of(node: &TestNode, ticket: &Ticket, visible: &SchemaRef, wanted: Wanted) -> Result<Vec<RecordBatch>> {
+async fn scan_of(
+    node: &TestNode,
+    ticket: &Ticket,
+    visible: &SchemaRef,
+    wanted: WantedScan,
+) -> Result<Vec<RecordBatch>> {
     let get = node.context.get.clone();
     let caller = AssertedCaller::client(Access::open(), get.cluster.clone());
     let filter = (!wanted.filter.is_empty()).then(|| Predicate::parse(wanted.filter, visible).unwrap());
@@ -38,7 +43,7 @@ async fn scan_of(node: &TestNode, ticket: &Ticket, visible: &SchemaRef, wanted: 
     scanner.scan(ticket, visible, wanted.parts, wanted.columns, filter, wanted.limit).try_collect().await
 }
 
-async fn scan(node: &TestNode, ticket: &Ticket, wanted: Wanted) -> Vec<RecordBatch> {
+async fn scan(node: &TestNode, ticket: &Ticket, wanted: WantedScan) -> Vec<RecordBatch> {
     scan_of(node, ticket, &schema(), wanted).await.unwrap()
 }
 
@@ -51,14 +56,14 @@ async fn scan_gives_rows_here_and_of_other_nodes() {
         let there = holder.write_compressed(&second(), codec);
         let whole = ticket(&[(here, &[&serving]), (there, &[&holder])]);
         let columns = vec![0, 1, 2];
-        let got = scan(&serving, &whole, Wanted { columns: columns.clone(), ..ALL }).await;
+        let got = scan(&serving, &whole, WantedScan { columns: columns.clone(), ..ALL }).await;
         assert_eq!(rows(&got), rows(&all()));
         assert!(got.iter().all(|batch| batch.schema() == schema()));
-        let odd = Wanted { columns: columns.clone(), filter: "id % 2 = 1", ..ALL };
+        let odd = WantedScan { columns: columns.clone(), filter: "id % 2 = 1", ..ALL };
         let expected: Vec<_> = rows(&all()).into_iter().filter(|row| row.0 % 2 == 1).collect();
         assert_eq!(rows(&scan(&serving, &whole, odd).await), expected);
         for (parts, expected) in [(0..0, vec![]), (0..1, first()), (1..2, second())] {
-            let some = Wanted { parts, columns: columns.clone(), ..ALL };
+            let some = WantedScan { parts, columns: columns.clone(), ..ALL };
             assert_eq!(rows(&scan(&serving, &whole, some).await), rows(&expected));
         }
     }
@@ -70,16 +75,16 @@ async fn columns_of_a_scan_come_in_any_order_or_not_at_all() {
     introduce(&[&serving, &holder]);
     let whole = ticket(&[(serving.write(&first()), &[&serving]), (holder.write(&second()), &[&holder])]);
     for filter in ["", "text IS NOT NULL", "word <> 'b'"] {
-        let everything = rows(&scan(&serving, &whole, Wanted { columns: vec![0, 1, 2], filter, ..ALL }).await);
+        let everything = rows(&scan(&serving, &whole, WantedScan { columns: vec![0, 1, 2], filter, ..ALL }).await);
         let expected: Vec<i64> = everything.iter().map(|row| row.0).collect();
-        let got = scan(&serving, &whole, Wanted { columns: vec![2, 0], filter, ..ALL }).await;
+        let got = scan(&serving, &whole, WantedScan { columns: vec![2, 0], filter, ..ALL }).await;
         let names = Schema::new(vec![schema().field(2).clone(), schema().field(0).clone()]);
         assert!(got.iter().all(|batch| *batch.schema() == names));
         assert_eq!(ids(&got, 1), expected, "{filter}");
-        let counted = scan(&serving, &whole, Wanted { filter, ..ALL }).await;
+        let counted = scan(&serving, &whole, WantedScan { filter, ..ALL }).await;
         assert_eq!(counted.iter().map(RecordBatch::num_rows).sum::<usize>(), expected.len(), "{filter}");
         for limit in [0, 1, 14, 15, 16, 100] {
-            let some = Wanted { columns: vec![0], filter, limit: Some(limit), ..ALL };
+            let some = WantedScan { columns: vec![0], filter, limit: Some(limit), ..ALL };
             let got = ids(&scan(&serving, &whole, some).await, 0);
             assert_eq!(got, expected[..expected.len().min(limit as usize)], "{filter}, limit {limit}");
         }
@@ -94,12 +99,12 @@ async fn columns_of_a_scan_are_those_that_are_visible() {
     let mut whole = ticket(&[(serving.write(&first()), &[&serving]), (holder.write(&second()), &[&holder])]);
     whole.columns = Some(Columns { index: vec![0, 2] });
     let visible = Arc::new(schema().project(&[0, 2]).unwrap());
-    let wanted = Wanted { columns: vec![1, 0], filter: "text IS NULL", ..ALL };
+    let wanted = WantedScan { columns: vec![1, 0], filter: "text IS NULL", ..ALL };
     let got = scan_of(&serving, &whole, &visible, wanted).await.unwrap();
     assert_eq!(ids(&got, 1), (0..25).filter(|id| id % 3 == 0).collect::<Vec<i64>>());
-    let hidden = Wanted { columns: vec![2], ..ALL };
+    let hidden = WantedScan { columns: vec![2], ..ALL };
     assert_eq!(scan_of(&serving, &whole, &visible, hidden).await.unwrap_err().code, Code::Internal);
-    let missing = Wanted { parts: 1..3, ..ALL };
+    let missing = WantedScan { parts: 1..3, ..ALL };
     assert_eq!(scan_of(&serving, &whole, &visible, missing).await.unwrap_err().code, Code::Internal);
 }
 
@@ -122,7 +127,7 @@ async fn batches_of_a_scan_are_small_and_own_their_memory() {
             Ticket { schema: node.context.store.part(id).unwrap().unwrap().schema_message(), ..ticket(&[(id, &[])]) };
         for filter in filters {
             let columns = (0..visible.fields().len()).collect();
-            let wanted = Wanted { parts: 0..1, columns, filter, limit: None };
+            let wanted = WantedScan { parts: 0..1, columns, filter, limit: None };
             let got = scan_of(&node, &whole, &visible, wanted).await.unwrap();
             let count: usize = got.iter().map(RecordBatch::num_rows).sum();
             assert!(if filter.contains('%') { count < rows } else { count == rows }, "{filter}: {count} rows");
@@ -149,7 +154,7 @@ async fn scan_continues_at_another_holder() {
     copy_over(part, &breaking, &sound);
     let whole = ticket(&[(part, &[&breaking, &sound])]);
     for filter in ["", "id % 2 = 0"] {
-        let wanted = Wanted { parts: 0..1, columns: vec![0, 1, 2], filter, limit: None };
+        let wanted = WantedScan { parts: 0..1, columns: vec![0, 1, 2], filter, limit: None };
         let expected = rows(&stored).into_iter().filter(|row| filter.is_empty() || row.0 % 2 == 0);
         assert_eq!(rows(&scan(&serving, &whole, wanted).await), expected.collect::<Vec<_>>(), "{filter}");
     }
@@ -162,6 +167,6 @@ async fn scan_of_a_cancelled_flight_ends() {
     let until_ms = clock::now_ms() + 600_000;
     let cancelled = volley_common::wire::catalog::Cancelled { flight: whole.flight, until_ms };
     node.context.cluster.cancelled.add(&[cancelled]);
-    let wanted = Wanted { parts: 0..1, columns: vec![0], ..ALL };
+    let wanted = WantedScan { parts: 0..1, columns: vec![0], ..ALL };
     assert_eq!(scan_of(&node, &whole, &schema(), wanted).await.unwrap_err().code, Code::Cancelled);
 }
