@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use http::request::Parts;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
@@ -57,14 +58,25 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// Answers a DoGet. An error before the first message is the whole reply; a later one becomes its trailers.
 pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
-    metrics::counter!("volley_get_streams_total").increment(1);
-    match open(context, request).await {
-        Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
-        Err(error) => {
-            tracing::info!(code = ?error.code, %error, "a get was refused");
-            grpc_error(error)
-        }
+    match read_request(request).await {
+        Ok((head, ticket)) => serve_ticket(context, head, &ticket).await,
+        Err(error) => refused(error),
     }
+}
+
+/// The same, of a call that was read already: its head, and the ticket's bytes.
+pub async fn serve_ticket(context: Arc<GetContext>, head: Parts, ticket: &[u8]) -> http::Response<ReplyBody> {
+    metrics::counter!("volley_get_streams_total").increment(1);
+    match open_ticket(context, &head, ticket).await {
+        Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
+        Err(error) => refused(error),
+    }
+}
+
+/// The reply to a get that is refused.
+pub fn refused(error: Error) -> http::Response<ReplyBody> {
+    tracing::info!(code = ?error.code, %error, "a get was refused");
+    grpc_error(error)
 }
 
 /// The messages of a get.
@@ -86,14 +98,28 @@ impl GetReader {
     }
 }
 
-async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
+/// Reads a DoGet. Returns its head and the ticket's bytes.
+///
+/// # Errors
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`] and of [`decompressed`].
+pub async fn read_request(request: http::Request<Incoming>) -> Result<(Parts, Bytes)> {
     let access = Access::of(request.extensions());
     let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
     let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
-    let ticket = read_ticket(body, max_ticket).await?;
+    Ok((head, read_ticket(body, max_ticket).await?))
+}
+
+#[cfg(test)]
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
+    let (head, ticket) = read_request(request).await?;
+    open_ticket(context, &head, &ticket).await
+}
+
+async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> Result<GetReader> {
+    let access = Access::of(&head.extensions);
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
-    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
+    let ticket = redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await;
     let admitted = ticket.and_then(|ticket| {
         if !ticket.filter.is_empty() {
             // It has a place of its own.
