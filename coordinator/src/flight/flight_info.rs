@@ -96,7 +96,7 @@ impl<'a> EndpointEncoder<'a> {
             let endpoint_len = field_len(field_len(ticket_len))
                 + locations().map(Vec::len).sum::<usize>()
                 + self.common_fields.len()
-                + field_len(app_metadata.len());
+                + bytes_len(&app_metadata);
             put_header(out, 3, endpoint_len);
             put_header(out, 1, field_len(ticket_len));
             put_header(out, 1, ticket_len);
@@ -111,6 +111,11 @@ impl<'a> EndpointEncoder<'a> {
 /// The encoded length of a length-delimited field whose number is below 16.
 fn field_len(bytes: usize) -> usize {
     1 + length_delimiter_len(bytes) + bytes
+}
+
+/// The number of bytes that [`put_bytes`] writes.
+fn bytes_len(bytes: &[u8]) -> usize {
+    if bytes.is_empty() { 0 } else { field_len(bytes.len()) }
 }
 
 /// Writes the tag and length of a length-delimited field.

@@ -201,6 +201,7 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize)
 /// # Errors
 /// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
 /// [`Access::check_ticket`]. CANCELLED: the ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
+/// UNIMPLEMENTED: the ticket has a filter or a query.
 async fn redeem_ticket(
     context: &GetContext,
     ticket: &[u8],
@@ -225,8 +226,23 @@ async fn redeem_ticket(
     subject.table.clone_from(&ticket.table);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
+    check_plain(&ticket)?;
     ticket.decompress |= decompress;
     Ok(ticket)
+}
+
+/// Checks that the ticket asks for whole rows of parts: without its filter, a get would send rows that were not requested.
+///
+/// # Errors
+/// UNIMPLEMENTED: it has a filter or a query.
+fn check_plain(ticket: &Ticket) -> Result<()> {
+    if ticket.filter.is_empty() && ticket.query.is_none() {
+        return Ok(());
+    }
+    Err(Error::unimplemented(format!(
+        "the ticket for {} has a filter or a query, and this node evaluates neither: read without SQL",
+        ticket.subject()
+    )))
 }
 
 async fn plan_read(context: &GetContext, request: TableRequest, caller: &AssertedCaller) -> Result<Bytes> {
