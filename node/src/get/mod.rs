@@ -226,23 +226,8 @@ async fn redeem_ticket(
     subject.table.clone_from(&ticket.table);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
-    check_plain(&ticket)?;
     ticket.decompress |= decompress;
     Ok(ticket)
-}
-
-/// Checks that the ticket asks for whole rows of parts: without its filter, a get would send rows that were not requested.
-///
-/// # Errors
-/// UNIMPLEMENTED: it has a filter or a query.
-fn check_plain(ticket: &Ticket) -> Result<()> {
-    if ticket.filter.is_empty() && ticket.query.is_none() {
-        return Ok(());
-    }
-    Err(Error::unimplemented(format!(
-        "the ticket for {} has a filter or a query, and this node evaluates neither: read without SQL",
-        ticket.subject()
-    )))
 }
 
 async fn plan_read(context: &GetContext, request: TableRequest, caller: &AssertedCaller) -> Result<Bytes> {

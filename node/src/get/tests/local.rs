@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use tonic::Code;
 use volley_common::PartId;
 use volley_common::grpc::retry_after;
-use volley_common::wire::cluster::{Columns, Query, Ticket};
+use volley_common::wire::cluster::{Columns, Ticket};
 
 use super::cluster::{TestNode, introduce, large, ticket};
 use super::{all_alike, ids, rows};
@@ -179,18 +179,6 @@ async fn aborted_get_evicts_its_part() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), evicted).await.expect("the part is evicted");
-}
-
-#[tokio::test]
-async fn filter_or_query_sends_no_rows() {
-    let node = TestNode::start().await;
-    let plain = ticket(&[(node.write(&all_alike()), &[])]);
-    let filtered = Ticket { filter: "a > 1".into(), ..plain.clone() };
-    let query = Ticket { query: Some(Query::default()), ..plain.clone() };
-    for refused in [filtered, query] {
-        assert_eq!(node.stream(&refused).await.unwrap_err().code(), Code::Unimplemented);
-    }
-    node.stream(&plain).await.unwrap();
 }
 
 #[tokio::test]
