@@ -1,4 +1,5 @@
 //! Rows whose memory is not their own, such as that of a mapped file, as copies.
+#![allow(unsafe_code, reason = "a valid array moves without being validated again")]
 
 use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
@@ -48,7 +49,8 @@ fn copy_buffers(data: &ArrayData, is_shared: IsShared<'_>) -> ArrayData {
     let buffers = data.buffers().iter().map(copy).collect();
     let children = data.child_data().iter().map(|child| copy_buffers(child, is_shared)).collect();
     let builder = data.clone().into_builder().nulls(nulls).buffers(buffers).child_data(children);
-    // SAFETY: the bytes of all buffers are those of a valid array.
+    // SAFETY: type, length and offset are those of a valid array, and all buffers have the same bytes at an alignment that is at
+    // least as large.
     unsafe { builder.build_unchecked() }
 }
 

@@ -10,6 +10,7 @@ use crate::tokens::{SourceToken, tokens};
 const MODULES: &[&str] = &[
     "common/src/http2/congestion.rs",
     "common/src/ipc/buffer_pool.rs",
+    "common/src/ipc/copy_shared.rs",
     "common/src/ipc/spool.rs",
     "common/src/memory.rs",
     "node/src/storage/fs_ops.rs",

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use volley_common::Result;
 use volley_common::ipc::MESSAGE_BYTES;
 
+use super::column_reader::ColumnReader;
 use super::scan_plan::Selection;
-use super::scan_worker::ColumnReader;
 use crate::storage::PartMessage;
 
 /// A message of more bytes is read in pieces.

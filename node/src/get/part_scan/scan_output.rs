@@ -1,6 +1,6 @@
 //! What a scan gives: batches to a query, messages to a client.
 
-use arrow::array::{AsArray, RecordBatch, make_array};
+use arrow::array::{Array, ArrayData, AsArray, RecordBatch, make_array};
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use bytes::Bytes;
@@ -70,7 +70,7 @@ impl ScanOutput for EncodedMessage {
         if keys == schema {
             return Ok(rows);
         }
-        let mut keys_of = |data| Ok(make_array(data).as_any_dictionary().keys().to_data());
+        let mut keys_of = |data: ArrayData| Ok(make_array(data).as_any_dictionary().keys().to_data());
         replace_dictionaries(&rows, &keys, &mut keys_of)
             .map_err(|e| Error::internal(format!("the keys of a dictionary cannot be sent: {e}")))
     }
