@@ -76,8 +76,9 @@ impl MetadataRequest {
     pub async fn message(&self) -> Result<Bytes> {
         let mut request = Request::new(tonic::body::Body::new(Full::new(self.body.clone())));
         *request.headers_mut() = self.head.headers.clone();
-        let body = decompressed(request, MAX_METADATA_REQUEST)?.into_body();
-        grpc::read_message(body, MAX_METADATA_REQUEST).await
+        let (max_bytes, _) = metadata_limits(&Access::of(&self.head.extensions));
+        let body = decompressed(request, max_bytes)?.into_body();
+        grpc::read_message(body, max_bytes).await
     }
 
     /// A call of `method` with this message, by the same client, with its headers. The statement, if a header has it, is not

@@ -21,7 +21,7 @@ const MAX_ROWS: usize = 10_000;
 /// INVALID_ARGUMENT: messages that cannot be read. RESOURCE_EXHAUSTED: too many rows, or too large ones. Those of
 /// [`next_message`].
 pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<Bytes>> {
-    let (mut decoder, mut rows, mut bytes) = (BatchDecoder::new(MAX_BYTES), Vec::new(), 0);
+    let (mut decoder, mut rows, mut bytes) = (BatchDecoder::new(MAX_BYTES).with_cost_limit(), Vec::new(), 0);
     let mut message = Some(first);
     while let Some(data) = message {
         // The first one has only the descriptor, if the client binds nothing.
@@ -29,6 +29,8 @@ pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<By
             && let DecodedMessage::Batch(batch) = decoder.push(data)?
         {
             for row in 0..batch.num_rows() {
+                // Many rows take a while.
+                tokio::task::coop::consume_budget().await;
                 let row = encode_parameters(&[batch.slice(row, 1)])?;
                 bytes += row.len();
                 rows.push(row);

@@ -48,7 +48,7 @@ pub async fn serve_get(context: Arc<SqlContext>, request: http::Request<Incoming
             return get::serve_ticket(context.get.clone(), without_sql(head), &ticket).await;
         }
         Ok(Redeemable::Query(query)) => query.serve(&caller).await,
-        Ok(Redeemable::Metadata(command)) => tell(&caller, &command).await,
+        Ok(Redeemable::Metadata(command)) => metadata_rows(&caller, &command).await,
         Err(error) => {
             caller.record_refusal(OPERATION, &error);
             Err(error)
@@ -137,7 +137,10 @@ fn without_sql(mut head: Parts) -> Parts {
 }
 
 /// The rows of what Flight SQL tells.
-async fn tell(caller: &SqlCaller, command: &MetadataCommand) -> Result<BoxStream<'static, Result<FlightFrame>>> {
+async fn metadata_rows(
+    caller: &SqlCaller,
+    command: &MetadataCommand,
+) -> Result<BoxStream<'static, Result<FlightFrame>>> {
     let tables = match command.needs_tables() {
         true => NodeSource::new(caller.clone(), HashMap::new()).list().await,
         false => Ok(Vec::new()),

@@ -1,6 +1,6 @@
 //! What a scan gives: batches to a query, messages to a client.
 
-use arrow::array::{Array, ArrayData, AsArray, RecordBatch, make_array};
+use arrow::array::{ArrayData, AsArray, RecordBatch, make_array};
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use bytes::Bytes;

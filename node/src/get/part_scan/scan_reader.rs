@@ -63,7 +63,7 @@ impl<T: ScanOutput> ScanReader<T> {
     /// another node, which does not have the part.
     ///
     /// # Errors
-    /// Those of [`ScanPlan::of_ticket`], if the ticket has a schema; else they come later.
+    /// INVALID_ARGUMENT: the filter or a column is wrong, if the ticket has a schema; else they come later.
     pub fn of_filter(
         context: Arc<GetContext>,
         caller: AssertedCaller,

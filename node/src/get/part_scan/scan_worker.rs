@@ -30,6 +30,8 @@ const FIRST_GROUP_BYTES: u64 = 1 << 20;
 const GROUP_BYTES: u64 = 32 << 20;
 /// The same of compressed messages, whose columns are decompressed to memory.
 const COMPRESSED_GROUP_BYTES: u64 = 4 << 20;
+/// The most compressed messages of a group: each becomes about 1 MiB, however few bytes it is stored in.
+const COMPRESSED_GROUP: usize = 8;
 
 /// A part and the position in it.
 pub struct ScanWorker<T> {
@@ -140,13 +142,15 @@ impl<T: ScanOutput> ScanWorker<T> {
     fn next_group(&mut self, output_bytes: usize) -> Range<usize> {
         let batches = self.reader.part.batches();
         let is_compressed = batches.get(self.next_batch).is_some_and(|message| message.compressed);
-        let most = if is_compressed { COMPRESSED_GROUP_BYTES } else { GROUP_BYTES };
+        let (most, most_messages) =
+            if is_compressed { (COMPRESSED_GROUP_BYTES, COMPRESSED_GROUP) } else { (GROUP_BYTES, usize::MAX) };
         let wanted = (output_bytes as f64 / self.selected_share) as u64;
         let limit = wanted.min(2 * self.group_bytes).clamp(FIRST_GROUP_BYTES, most);
         self.group_bytes = self.group_bytes.max(limit);
         let (mut end, mut bytes) = (self.next_batch, 0);
         while let Some(message) = batches.get(end) {
-            if end > self.next_batch && (bytes >= limit || is_large(message)) {
+            let is_full = bytes >= limit || end - self.next_batch >= most_messages;
+            if end > self.next_batch && (is_full || is_large(message)) {
                 break;
             }
             bytes += message.body.end - message.header.start;
