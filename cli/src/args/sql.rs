@@ -8,7 +8,7 @@ use crate::formats::Format;
 pub struct SqlArgs {
     /// The statement; several are separated by semicolons. - reads it from the standard input. Without it, on a terminal,
     /// statements are asked for.
-    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(value_name = "TEXT")]
     pub text: Option<String>,
     /// Read the statement from this file; - is the standard input.
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]

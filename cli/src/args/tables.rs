@@ -75,8 +75,7 @@ pub struct GetArgs {
     /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
     #[arg(long, value_name = "COLUMN,...")]
     pub columns: Vec<ColumnList>,
-    /// Only rows for which this is true: an expression of SQL, as in 'price > 10 AND name LIKE ''a%'''. docs/sql.md has the
-    /// language.
+    /// Only rows for which this expression of SQL is true, as in "price > 10 AND kind = 'x'".
     #[arg(long = "where", value_name = "EXPRESSION", allow_hyphen_values = true)]
     pub filter: Option<String>,
     /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
