@@ -147,7 +147,7 @@ def test_cancelled_query_ends_and_frees_its_place(own):
     cluster = own(coordinators=1, nodes=1, node_options=("--max-concurrent-queries", "1"))
     client = cluster.client()
     put(client, "t", TABLE)
-    info = plan(client, ENDLESS.format("t"))
+    info = plan(client, ENDLESS)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         reading = pool.submit(lambda: cluster.client().do_get(info.endpoints[0].ticket).read_all())
 
@@ -177,7 +177,7 @@ def test_query_ends_with_its_reader(own):
     cluster = own(coordinators=1, nodes=1, node_options=("--max-concurrent-queries", "1"))
     client = cluster.client()
     put(client, "t", TABLE)
-    reader = client.do_get(plan(client, ENDLESS.format("t")).endpoints[0].ticket)
+    reader = client.do_get(plan(client, ENDLESS).endpoints[0].ticket)
     reader.cancel()
 
     def served():
@@ -193,7 +193,7 @@ def test_long_query_ends_at_its_time_limit(own):
     cluster = own(coordinators=1, nodes=1, node_options=("--statement-timeout-s", "1"))
     put(cluster.client(), "t", TABLE)
     with pytest.raises(flight.FlightTimedOutError, match="statement_timeout_s|longer"):
-        query(cluster.client(), ENDLESS.format("t"))
+        query(cluster.client(), ENDLESS)
 
 
 def test_changes_are_atomic_writes_with_a_count(shared, name):
