@@ -138,7 +138,7 @@ class Prompt:
         command = [BIN / "volley", "--cluster", address, "sql"]
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=variables)
         os.close(slave)
-        self.text = ""
+        self.all, self.start = "", 0
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
@@ -149,11 +149,15 @@ class Prompt:
                 return
             if not found:
                 return
-            self.text += found.decode(errors="replace")
+            self.all += found.decode(errors="replace")
+
+    @property
+    def text(self):
+        """What was shown since the last text was typed."""
+        return self.all[self.start:]
 
     def type(self, text):
-        """Types after what was shown until now."""
-        self.text = ""
+        self.start = len(self.all)
         os.write(self.master, text.encode())
 
     def wait(self, *words):
