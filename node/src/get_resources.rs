@@ -1,4 +1,5 @@
-//! What all gets of a node share, and its limits: memory for what they copy, and how many of them decompress at once.
+//! What all gets of a node share, and its limits: memory for what they copy, how many of them decompress or filter at once, and
+//! how many threads scan.
 //!
 //! A get sends slices of mapped files, which take no memory of the process: they are page cache, and HTTP/2 holds the slices,
 //! not copies, until they are sent. What a get does hold while its client does not read are its ticket, the headers of its
@@ -7,6 +8,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use volley_common::fair_budget::{BudgetLimits, BudgetScope, BudgetShare, FairBudget};
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
@@ -185,6 +187,62 @@ impl DecompressionSlots {
             }
         }
     }
+}
+
+/// The places of gets with a filter, and of threads that scan parts. A get with a filter holds up to three batches of about 1 MiB
+/// while its client does not read: one that waits to be sent, and two that follow.
+#[derive(Clone)]
+pub struct ScanSlots {
+    gets: FairBudget,
+    max_gets: usize,
+    jobs: Arc<Semaphore>,
+}
+
+/// The place of one get with a filter.
+pub struct ScanSlot {
+    _slot: BudgetShare,
+}
+
+impl ScanSlots {
+    /// Places for this many gets, of whose scans this many use a thread at the same time.
+    pub fn new(max_gets: usize, max_jobs: usize) -> Self {
+        ScanSlots { gets: FairBudget::default(), max_gets, jobs: Arc::new(Semaphore::new(max_jobs.max(1))) }
+    }
+
+    /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: all places are taken, or the caller has half of
+    /// them.
+    pub fn admit(&self, caller: &CallerKey) -> Result<ScanSlot> {
+        let limits = BudgetLimits::halved(self.max_gets as u64);
+        let taken = match self.gets.take(caller.budget_owner().as_ref(), 1, limits) {
+            Ok(slot) => return Ok(ScanSlot { _slot: slot }),
+            Err(BudgetScope::All) => format!("{} gets already", self.max_gets),
+            Err(BudgetScope::Owner) => format!("{} gets of {caller} already, half of what it can", limits.of_owner),
+        };
+        Err(Error::exhausted(format!(
+            "this node filters for {taken} (`max_filtered_gets`): open fewer streams at a time, or read at another node"
+        ))
+        .retry_after(RETRY_MS))
+    }
+
+    /// Waits for the place of a thread, in turn. It is held while a step of a scan runs, never while a client is waited for.
+    pub async fn job(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.jobs.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits until no step of a scan runs; none begins before the result is dropped.
+    #[cfg(test)]
+    pub async fn pause(&self) -> OwnedSemaphorePermit {
+        self.jobs.clone().acquire_many_owned(max_scan_jobs() as u32).await.expect("the semaphore is never closed")
+    }
+}
+
+/// How many threads scan at once: twice the cores, because some of them wait for the disk.
+pub fn max_scan_jobs() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 #[cfg(test)]

@@ -13,3 +13,10 @@
 //! | [`fault`] | errors of DataFusion as errors of Volley |
 #![forbid(unsafe_code)]
 
+pub mod engine;
+pub mod fault;
+pub mod flight_sql;
+pub mod names;
+pub mod predicate;
+pub mod source;
+pub mod statement;

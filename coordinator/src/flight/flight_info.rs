@@ -11,7 +11,7 @@ use volley_common::wire::catalog::DescriptorKind;
 
 use crate::client_listener::Locations;
 use crate::planner::endpoints::EndpointPlan;
-use crate::service::read::{ListedTable, ReadPlan};
+use crate::service::read::{ReadPlan, TableListing};
 
 /// Encodes the reply to GetFlightInfo: the descriptor as it was received, and an endpoint for every stream. Leaves
 /// `prefix_len` bytes free at the front.
@@ -96,7 +96,7 @@ impl<'a> EndpointEncoder<'a> {
             let endpoint_len = field_len(field_len(ticket_len))
                 + locations().map(Vec::len).sum::<usize>()
                 + self.common_fields.len()
-                + field_len(app_metadata.len());
+                + bytes_len(&app_metadata);
             put_header(out, 3, endpoint_len);
             put_header(out, 1, field_len(ticket_len));
             put_header(out, 1, ticket_len);
@@ -111,6 +111,11 @@ impl<'a> EndpointEncoder<'a> {
 /// The encoded length of a length-delimited field whose number is below 16.
 fn field_len(bytes: usize) -> usize {
     1 + length_delimiter_len(bytes) + bytes
+}
+
+/// The number of bytes that [`put_bytes`] writes.
+fn bytes_len(bytes: &[u8]) -> usize {
+    if bytes.is_empty() { 0 } else { field_len(bytes.len()) }
 }
 
 /// Writes the tag and length of a length-delimited field.
@@ -130,8 +135,8 @@ fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 
 /// The FlightInfo of a table in ListFlights: with the kind of descriptor that it was created with, and a single endpoint
 /// whose ticket is the table's name, so that listing needs no read plan.
-pub fn listed(listed: ListedTable) -> FlightInfo {
-    let ListedTable { table, name, kind, bytes } = listed;
+pub fn listed(listed: TableListing) -> FlightInfo {
+    let TableListing { table, name, kind, bytes } = listed;
     let by_name =
         FlightEndpoint { ticket: Some(Ticket { ticket: command(&name).into() }), ..FlightEndpoint::default() };
     FlightInfo {
@@ -187,7 +192,7 @@ mod tests {
     #[test]
     fn listed_table_keeps_its_kind_of_descriptor() {
         let list = |name: &str, kind| {
-            listed(ListedTable { table: table(name), name: name.parse().unwrap(), kind, bytes: None })
+            listed(TableListing { table: table(name), name: name.parse().unwrap(), kind, bytes: None })
         };
         let by_path = list("t", DescriptorKind::Path);
         assert_eq!(by_path.total_bytes, -1);

@@ -62,7 +62,7 @@ pub struct ReadPlan {
 }
 
 /// A table as ListFlights reports it.
-pub struct ListedTable {
+pub struct TableListing {
     /// The table's row, with the schema that the reader sees.
     pub table: Table,
     /// The table's name.

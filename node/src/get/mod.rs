@@ -3,20 +3,26 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
+//! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
+//! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
+//! | [`row_skip`] | where another holder's reply continues one that failed, by rows |
 //! | [`message`] | the types that they share |
 //!
 //! A get is answered below tonic, whose codec would copy every message. The router has identified the caller: its [`Access`]
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod filtered;
 pub mod local;
 pub mod message;
+pub mod part_scan;
 pub mod peer_stream;
 pub mod reader;
 pub mod remote;
+pub mod row_skip;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,12 +30,15 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::request::Parts;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::fairness::CallerKey;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::ticket::MAX_TICKET;
@@ -40,6 +49,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
 
@@ -48,28 +58,76 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// Answers a DoGet. An error before the first message is the whole reply; a later one becomes its trailers.
 pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
+    match read_request(request).await {
+        Ok((head, ticket)) => serve_ticket(context, head, &ticket).await,
+        Err(error) => refused(error),
+    }
+}
+
+/// The same, of a call that was read already: its head, and the ticket's bytes.
+pub async fn serve_ticket(context: Arc<GetContext>, head: Parts, ticket: &[u8]) -> http::Response<ReplyBody> {
     metrics::counter!("volley_get_streams_total").increment(1);
-    match open(context, request).await {
+    match open_ticket(context, &head, ticket).await {
         Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
-        Err(error) => {
-            tracing::info!(code = ?error.code, %error, "a get was refused");
-            grpc_error(error)
+        Err(error) => refused(error),
+    }
+}
+
+/// The reply to a get that is refused.
+pub fn refused(error: Error) -> http::Response<ReplyBody> {
+    tracing::info!(code = ?error.code, %error, "a get was refused");
+    grpc_error(error)
+}
+
+/// The messages of a get.
+// There is one for each get, and it is moved once.
+#[allow(clippy::large_enum_variant)]
+enum GetReader {
+    /// As they are stored.
+    Stored(TicketReader),
+    /// Of the rows that the ticket's filter selects.
+    Filtered(FilteredReader),
+}
+
+impl GetReader {
+    fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        match self {
+            GetReader::Stored(reader) => reader.frames(max_bytes).left_stream(),
+            GetReader::Filtered(reader) => reader.frames(max_bytes).right_stream(),
         }
     }
 }
 
-async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
+/// Reads a DoGet. Returns its head and the ticket's bytes.
+///
+/// # Errors
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`] and of [`decompressed`].
+pub async fn read_request(request: http::Request<Incoming>) -> Result<(Parts, Bytes)> {
     let access = Access::of(request.extensions());
     let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
     let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
-    let ticket = read_ticket(body, max_ticket).await?;
+    Ok((head, read_ticket(body, max_ticket).await?))
+}
+
+#[cfg(test)]
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
+    let (head, ticket) = read_request(request).await?;
+    open_ticket(context, &head, &ticket).await
+}
+
+async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> Result<GetReader> {
+    let access = Access::of(&head.extensions);
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
-    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
+    let ticket = redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await;
     let admitted = ticket.and_then(|ticket| {
+        if !ticket.filter.is_empty() {
+            // It has a place of its own.
+            return Ok((ticket, None));
+        }
         let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
         let memory = context.memory.admit(&CallerKey::of(&access), ticket.encoded_len(), projected_schema)?;
-        Ok((ticket, memory))
+        Ok((ticket, Some(memory)))
     });
     let is_hop = is_hop(&head.headers, &access);
     let event = AuditEvent {
@@ -88,8 +146,13 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     if !is_recorded {
         context.audit.record(event);
     }
-    let (ticket, memory) = admitted?;
-    Ok(TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory))
+    match admitted? {
+        (ticket, Some(memory)) => {
+            let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
+            Ok(GetReader::Stored(reader))
+        }
+        (ticket, None) => FilteredReader::new(context, ticket, &access, caller, is_hop).map(GetReader::Filtered),
+    }
 }
 
 /// What is found out about a get before its ticket is redeemed.
@@ -138,6 +201,7 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize)
 /// # Errors
 /// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
 /// [`Access::check_ticket`]. CANCELLED: the ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
+/// UNIMPLEMENTED: the ticket has a filter or a query.
 async fn redeem_ticket(
     context: &GetContext,
     ticket: &[u8],

@@ -151,17 +151,7 @@ impl TicketReader {
         if let (Some(PartReader::Remote(part)), true) = (&mut self.current, message.is_empty()) {
             return part.schema_header(self.remaining_rows).await;
         }
-        match &self.projection {
-            Some(projection) => {
-                let metadata = match self.ticket.permitted_columns {
-                    0 => SchemaMetadata::Kept,
-                    _ => SchemaMetadata::Removed,
-                };
-                let projected = project::project_schema(message, projection.projector.columns(), metadata);
-                projected.map(|message| schema::flight_header(&message))
-            }
-            None => Ok(schema::flight_header(message)),
-        }
+        schema_header(&self.ticket)
     }
 
     /// The next message after the schema; `None` after the last.
@@ -296,8 +286,22 @@ impl TicketReader {
     }
 }
 
+/// The bare flatbuffer of a ticket's schema, which it must have: what its stream begins with.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it names columns that its schema does not have.
+pub(super) fn schema_header(ticket: &Ticket) -> Result<Bytes> {
+    let Some(columns) = &ticket.columns else { return Ok(schema::flight_header(&ticket.schema)) };
+    let metadata = match ticket.permitted_columns {
+        0 => SchemaMetadata::Kept,
+        _ => SchemaMetadata::Removed,
+    };
+    let columns: Vec<usize> = columns.index.iter().map(|&at| at as usize).collect();
+    project::project_schema(&ticket.schema, &columns, metadata).map(|message| schema::flight_header(&message))
+}
+
 /// Maps a part; `None` if it is not on this node.
-async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
+pub(super) async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
     if let Some(cached) = store.cached(id) {
         return Ok(Some(cached));
     }

@@ -30,7 +30,7 @@ async fn info(client: &Client, command: &str, header: &'static str) -> Result<Fl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filter_that_a_node_has_checked_is_in_every_ticket() {
-    let mut cluster = with_table().await;
+    let cluster = with_table().await;
     let client = cluster.coordinators[0].client().await;
     let plain = info(&client, r#"{"table": "t"}"#, FILTER_CHECKED_HEADER).await.unwrap();
     assert_eq!((plain.endpoint.len(), plain.total_records), (4, 20_000));
@@ -55,7 +55,7 @@ async fn filter_that_a_node_has_checked_is_in_every_ticket() {
 /// As a node of an earlier version gives it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn call_with_sql_that_comes_back_is_refused() {
-    let mut cluster = with_table().await;
+    let cluster = with_table().await;
     let client = cluster.coordinators[0].client().await;
     for command in [r#"{"table": "t", "where": "id < 10"}"#, r#"{"sql": "SELECT 1"}"#] {
         let error = info(&client, command, SQL_FORWARDED_HEADER).await.unwrap_err();

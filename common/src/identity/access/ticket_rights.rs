@@ -1,6 +1,8 @@
 //! Tickets and principals: a ticket says for whom it was planned and by which epoch of the grants, and is checked again when it
 //! is redeemed.
 
+use std::collections::BTreeSet;
+
 use super::rights::{PrincipalRights, columns_hash, columns_of, permit};
 use super::{Access, AccessKind, missing_table};
 use crate::wire::catalog::{Grant, Role};
@@ -58,6 +60,37 @@ impl Access {
             ))),
             TicketRight::None => Err(missing_table(&ticket.table)),
         }
+    }
+
+    /// The names of the columns that a verified ticket may be about, which [`Access::check_ticket`] has permitted: those that its
+    /// planner may see. `None`: all.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED: the caller is nobody. UNAVAILABLE: this member does not yet have the grants by which the ticket was
+    /// planned. PERMISSION_DENIED: they have changed since.
+    pub fn ticket_columns(&self, ticket: &Ticket) -> Result<Option<BTreeSet<String>>> {
+        let Some(rights) = self.checked_rights()? else { return Ok(None) };
+        if ticket.permitted_columns == 0 {
+            return Ok(None);
+        }
+        let directory = rights.directory();
+        // Whoever may see all columns learns nothing by the ticket.
+        let Some(own) = columns_of(rights.grants_on(&ticket.table), &ticket.table) else { return Ok(None) };
+        let planner: Vec<usize> = directory.positions_of(&ticket.principal, &[]).collect();
+        let planner = columns_of(planner.iter().map(|at| directory.grant(*at)), &ticket.table);
+        let mut known = [Some(own), planner].into_iter().flatten();
+        if let Some(columns) = known.find(|columns| columns_hash(Some(columns)) == ticket.permitted_columns) {
+            return Ok(Some(columns.into_iter().map(String::from).collect()));
+        }
+        let table = ticket.table.join("/");
+        Err(match ticket.grant_epoch > directory.epoch() {
+            true => Error::unavailable(format!(
+                "this member does not have the grants yet by which the ticket for table {table:?} was planned: try again"
+            )),
+            false => Error::denied(format!(
+                "the columns of table {table:?} that the ticket was planned for have changed since: call get_flight_info again"
+            )),
+        })
     }
 }
 

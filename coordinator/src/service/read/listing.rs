@@ -6,7 +6,7 @@ use volley_common::wire::catalog::DescriptorKind;
 use volley_common::wire::cluster::TableSummary;
 use volley_common::{Error, Result, TableName};
 
-use super::{ListedTable, ReadService};
+use super::{ReadService, TableListing};
 use crate::service::columns::visible_schema;
 
 impl ReadService {
@@ -14,7 +14,7 @@ impl ReadService {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there are too many. UNAVAILABLE: no leader.
-    pub async fn list(&self, access: &Access, prefix: &str) -> Result<Vec<ListedTable>> {
+    pub async fn list(&self, access: &Access, prefix: &str) -> Result<Vec<TableListing>> {
         self.list_or(access, prefix, "give the beginning of their names as criteria").await
     }
 
@@ -33,7 +33,7 @@ impl ReadService {
                 MAX_PEER_MESSAGE / 2
             )));
         }
-        let summary = |listed: ListedTable| TableSummary {
+        let summary = |listed: TableListing| TableSummary {
             table: listed.table.name,
             schema: listed.table.schema,
             rows: listed.table.rows,
@@ -44,7 +44,7 @@ impl ReadService {
     }
 
     /// `narrower`: what to do if there are too many.
-    async fn list_or(&self, access: &Access, prefix: &str, narrower: &str) -> Result<Vec<ListedTable>> {
+    async fn list_or(&self, access: &Access, prefix: &str, narrower: &str) -> Result<Vec<TableListing>> {
         let mut listed = Vec::new();
         {
             let catalog = self.raft.read().await?;
@@ -52,7 +52,7 @@ impl ReadService {
                 let name = TableName::from_components(&table.name)?;
                 if name.to_string().starts_with(prefix) {
                     let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
-                    listed.push(ListedTable { bytes: Some(table.bytes), table: table.clone(), name, kind });
+                    listed.push(TableListing { bytes: Some(table.bytes), table: table.clone(), name, kind });
                 }
             }
         }
@@ -68,8 +68,8 @@ impl ReadService {
 }
 
 /// Leaves out the columns that a principal may not see, and the size of tables with such columns.
-fn with_visible_schemas(mut listed: Vec<ListedTable>, access: &Access) -> Result<Vec<ListedTable>> {
-    for ListedTable { table, bytes, .. } in &mut listed {
+fn with_visible_schemas(mut listed: Vec<TableListing>, access: &Access) -> Result<Vec<TableListing>> {
+    for TableListing { table, bytes, .. } in &mut listed {
         if let Some(permitted) = access.permitted_columns(&table.name) {
             table.schema = visible_schema(&table.schema, &permitted)?;
             *bytes = None;

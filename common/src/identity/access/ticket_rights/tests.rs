@@ -35,6 +35,31 @@ fn ticket_carries_its_planner_and_what_it_may_read() {
 }
 
 #[test]
+fn columns_of_a_ticket_are_those_that_its_planner_may_see() {
+    let directory = directory(7, &[column_grant("user:ann", "a", &["x", "y"]), column_grant("user:bob", "a", &["z"])]);
+    let (ann, bob) = (access(&directory, "ann"), access(&directory, "bob"));
+    let ticket = planned(&ann, "a/t", true);
+    let of_ann = Some(BTreeSet::from(["x".to_string(), "y".to_string()]));
+    assert_eq!(ann.ticket_columns(&ticket).unwrap(), of_ann);
+    assert_eq!(bob.ticket_columns(&ticket).unwrap(), of_ann, "it is shareable");
+    assert_eq!(access(&directory, "eve").ticket_columns(&ticket).unwrap(), of_ann);
+    assert_eq!(Access::open().ticket_columns(&ticket).unwrap(), None);
+    assert_eq!(Access::anonymous().ticket_columns(&ticket).unwrap_err().code, Code::Unauthenticated);
+    let of_all = planned(&access(&reader(7, &["ann"]), "ann"), "a/t", false);
+    assert_eq!(ann.ticket_columns(&of_all).unwrap(), None);
+    assert_eq!(access(&reader(8, &["ann"]), "ann").ticket_columns(&ticket).unwrap(), None, "by now it may see all");
+}
+
+#[test]
+fn columns_of_a_ticket_that_have_changed_are_refused() {
+    let of = |epoch, columns: &[&str]| access(&directory(epoch, &[column_grant("user:ann", "a", columns)]), "ann");
+    let ticket = planned(&of(7, &["x"]), "a/t", false);
+    assert_eq!(of(8, &["y"]).ticket_columns(&ticket).unwrap_err().code, Code::PermissionDenied);
+    // This member lags.
+    assert_eq!(of(6, &["y"]).ticket_columns(&ticket).unwrap_err().code, Code::Unavailable);
+}
+
+#[test]
 fn own_ticket_is_redeemed() {
     let ann = access(&reader(3, &["ann"]), "ann");
     ann.check_ticket(&planned(&ann, "a/t", false)).unwrap();

@@ -1,0 +1,86 @@
+//! A get with a filter: the rows of a ticket's parts for which it is true, encoded anew. Without a filter a get sends what is stored
+//! ([`super::reader`]).
+//!
+//! The stream begins with the same schema as that of an unfiltered get. Bodies are not compressed, and batches have no
+//! `app_metadata`: they are not those that were put.
+
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use volley_common::fairness::CallerKey;
+use volley_common::identity::Access;
+use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::wire::cluster::Ticket;
+use volley_common::{Error, Result};
+
+use super::message::EncodedMessage;
+use super::part_scan::scan_reader::ScanReader;
+use crate::assertion::AssertedCaller;
+use crate::context::GetContext;
+use crate::get_resources::ScanSlot;
+
+/// A verified ticket with a filter, and the position in its parts.
+pub struct FilteredReader {
+    reader: ScanReader<EncodedMessage>,
+    schema_sent: bool,
+    sent_bytes: metrics::Counter,
+    _slot: ScanSlot,
+}
+
+impl FilteredReader {
+    /// `access`: that of the get's caller, who was permitted to redeem the ticket. `hop`: the get comes from another node, which
+    /// does not have the part.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the ticket has neither a schema nor a part, or names columns that its schema does not have, or record
+    /// batches to skip; the filter is wrong, or has a column that the caller may not see. RESOURCE_EXHAUSTED: the node filters for
+    /// too many gets, in all or of this caller. Those of [`Access::ticket_columns`].
+    pub fn new(
+        context: Arc<GetContext>,
+        ticket: Ticket,
+        access: &Access,
+        caller: AssertedCaller,
+        hop: bool,
+    ) -> Result<Self> {
+        if ticket.schema.is_empty() && ticket.parts.is_empty() {
+            return Err(Error::invalid("the ticket names neither a schema nor a part: call get_flight_info again"));
+        }
+        if ticket.parts.iter().any(|part| part.skip_batches > 0) {
+            return Err(Error::invalid("a ticket with a filter skips no record batches: call get_flight_info again"));
+        }
+        let visible = access.ticket_columns(&ticket)?;
+        let slot = context.scans.admit(&CallerKey::of(access))?;
+        Ok(FilteredReader {
+            reader: ScanReader::of_filter(context, caller, ticket, visible, hop)?,
+            schema_sent: false,
+            sent_bytes: metrics::counter!("volley_get_bytes_total"),
+            _slot: slot,
+        })
+    }
+
+    /// The schema, then all messages. A frame has one message, or several that are ready and together have at most
+    /// `max_bytes`. Nothing is read before the stream is polled.
+    pub fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        stream::try_unfold(self, move |mut reader| async move {
+            let frame = reader.next_frame(max_bytes).await?;
+            Ok(frame.map(|frame| {
+                reader.sent_bytes.increment(frame.len() as u64);
+                (frame, reader)
+            }))
+        })
+    }
+
+    async fn next_frame(&mut self, max_bytes: usize) -> Result<Option<FlightFrame>> {
+        if !self.schema_sent {
+            let header = self.reader.schema_header().await?;
+            self.schema_sent = true;
+            return Ok(Some(encode_flight_data(&header, None, std::iter::empty())));
+        }
+        let messages = self.reader.next_outputs(max_bytes).await?;
+        let frame = messages.into_iter().map(EncodedMessage::into_frame).reduce(|mut frame, next| {
+            frame.append(next);
+            frame
+        });
+        Ok(frame.map(|frame| self.reader.count_unsent(frame)))
+    }
+}
