@@ -7,13 +7,16 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ScalarUDF, Volatility};
+use datafusion::prelude::SessionConfig;
 use volley_common::options::fields::cut;
 use volley_common::{Error, Result};
 
 /// The functions, operators and defaults of the expression language. The engine's sessions must have the same settings of
 /// `sql_parser` and the same time zone, or a filter would mean something else in a part scan than above it.
-pub(super) static SESSION: LazyLock<SessionState> =
-    LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
+pub(super) static SESSION: LazyLock<SessionState> = LazyLock::new(|| {
+    let config = SessionConfig::new().set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+    SessionStateBuilder::new().with_config(config).with_default_features().build()
+});
 
 /// Functions whose result can be many times larger than their arguments. Filters run outside of the engine's memory limit.
 const EXPANDING: [&str; 10] = [

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, LimitClause, ObjectNamePart,
     Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
@@ -89,13 +90,24 @@ fn of_select(select: &Select, limit: Option<u64>) -> Result<Option<PlainRead>> {
     };
     let filter = match selection {
         Some(filter) if !is_plain_filter(filter) => return Ok(None),
-        Some(filter) => Some(filter.to_string()).filter(|text| text.len() <= MAX_PREDICATE_BYTES),
+        Some(filter) => match text_of(filter) {
+            Some(text) => Some(text),
+            None => return Ok(None),
+        },
         None => None,
     };
-    if selection.is_some() && filter.is_none() {
-        return Ok(None);
-    }
     Ok(Some(PlainRead { table: table.name, version: table.version, columns, filter, limit }))
+}
+
+/// The text of a filter, if it is short enough and the parser makes the same filter of it: of `- -1`, for example, it would
+/// not.
+fn text_of(filter: &Expr) -> Option<String> {
+    let text = filter.to_string();
+    if text.len() > MAX_PREDICATE_BYTES {
+        return None;
+    }
+    let again = DFParserBuilder::new(text.as_str()).build().and_then(|mut parser| parser.parse_into_expr()).ok()?;
+    (again.alias.is_none() && again.expr == *filter).then_some(text)
 }
 
 /// The limit, if it is a number: none for a query without one.

@@ -123,6 +123,7 @@ fn everything_else_is_for_the_engine() {
         "SELECT a FROM t WHERE CURRENT_DATE > b",
         "SELECT a FROM t WHERE sum(a) > 1",
         "SELECT a FROM t WHERE a > $1",
+        "SELECT a FROM t WHERE a > - -1",
         "SELECT a FROM t WHERE repeat(s, 9) = 'x'",
         "SELECT a FROM t WHERE nothing(s) = 'x'",
         "WITH x AS (SELECT * FROM t) SELECT * FROM x",
