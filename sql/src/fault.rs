@@ -53,7 +53,7 @@ fn own_error(error: &DataFusionError) -> Option<&Error> {
     }
 }
 
-fn own_of_dyn(error: &(dyn StdError + 'static)) -> Option<&Error> {
+fn own_of_dyn<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     if let Some(own) = error.downcast_ref::<Error>() {
         return Some(own);
     }
