@@ -18,11 +18,14 @@ pub(super) static SESSION: LazyLock<SessionState> = LazyLock::new(|| {
     SessionStateBuilder::new().with_config(config).with_default_features().build()
 });
 
-/// Functions whose result can be many times larger than their arguments. Filters run outside of the engine's memory limit.
-const EXPANDING: [&str; 10] = [
+/// Functions whose result can be many times larger than their arguments, or is when they are nested. Filters run outside of the
+/// engine's memory limit.
+const EXPANDING: [&str; 12] = [
     "array_repeat",
     "array_resize",
     "array_to_string",
+    "concat_ws",
+    "encode",
     "generate_series",
     "lpad",
     "range",
@@ -31,6 +34,9 @@ const EXPANDING: [&str; 10] = [
     "replace",
     "rpad",
 ];
+
+/// Functions that take a time that grows with the product of their arguments' lengths. A step of a scan cannot be interrupted.
+const SLOW: [&str; 1] = ["levenshtein"];
 
 /// Most elements of one value of a type of fixed size.
 const MAX_WIDTH: u64 = 65_536;
@@ -43,12 +49,15 @@ pub(crate) fn is_usable(name: &str) -> bool {
 /// Checks that filters can call a function.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: its result is not the same everywhere and always, or can be large.
+/// INVALID_ARGUMENT: its result is not the same everywhere and always, can be large, or takes long.
 pub(super) fn check(function: &ScalarUDF) -> Result<()> {
     let name = function.name();
     match function.signature().volatility {
         Volatility::Immutable if EXPANDING.contains(&name) => Err(Error::invalid(format!(
             "a filter cannot call {name}, whose result can be large: use it in a SELECT statement"
+        ))),
+        Volatility::Immutable if SLOW.contains(&name) => Err(Error::invalid(format!(
+            "a filter cannot call {name}, which takes too long for long texts: use it in a SELECT statement"
         ))),
         Volatility::Immutable => Ok(()),
         Volatility::Stable | Volatility::Volatile => Err(Error::invalid(format!(
@@ -111,14 +120,26 @@ mod tests {
         for name in ["abs", "lower", "date_part", "regexp_like", "substr", "array_has", "arrow_cast"] {
             assert!(is_usable(name), "{name}");
         }
-        for name in ["now", "random", "uuid", "repeat", "replace", "sum", "nothing", "LOWER"] {
+        for name in [
+            "now",
+            "random",
+            "uuid",
+            "repeat",
+            "replace",
+            "encode",
+            "concat_ws",
+            "levenshtein",
+            "sum",
+            "nothing",
+            "LOWER",
+        ] {
             assert!(!is_usable(name), "{name}");
         }
     }
 
     #[test]
-    fn every_expanding_function_exists() {
-        for name in EXPANDING {
+    fn every_function_that_is_refused_exists() {
+        for name in EXPANDING.into_iter().chain(SLOW) {
             assert!(SESSION.scalar_functions().contains_key(name), "{name}");
         }
     }
