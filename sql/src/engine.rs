@@ -10,10 +10,13 @@
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query` | a query that is planned, its parameters |
 //! | `query_stream`, `relabel` | a running query, and its rows with the promised schema |
+//! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `admission` | how many queries run |
 
 mod admission;
 mod binding;
+mod bounded_functions;
+mod growth;
 mod part_scan;
 mod part_table;
 mod planned_query;
@@ -40,6 +43,7 @@ use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
+use self::bounded_functions::ConcatPlanner;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
@@ -101,12 +105,17 @@ impl SqlEngine {
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;
-        let template = SessionStateBuilder::new()
+        let bounded = bounded_functions::functions();
+        let mut builder = SessionStateBuilder::new()
             .with_config(session_config(&config, memory))
             .with_runtime_env(runtime)
+            // Before those of the engine.
+            .with_expr_planners(vec![Arc::new(ConcatPlanner::new(&bounded))])
             .with_default_features()
-            .with_catalog_list(Arc::new(StatementCatalog::default()))
-            .build();
+            .with_catalog_list(Arc::new(StatementCatalog::default()));
+        // After those of the same names.
+        builder.scalar_functions().get_or_insert_default().extend(bounded);
+        let template = builder.build();
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
         Ok(SqlEngine { config, template, admission })
     }
