@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
@@ -50,6 +50,7 @@ use self::relabel::Relabel;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
+use crate::predicate::functions::check_width;
 use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
@@ -173,6 +174,7 @@ impl SqlEngine {
         let plan = checked(state.statement_to_plan(parsed).await)?;
         refuse_changes(&plan)?;
         refuse_settings(&plan)?;
+        refuse_wide_values(&plan)?;
         let parameter_types = planned_query::parameter_types(&plan)?;
         let is_bound = parameters.is_some() || parameter_types.is_empty();
         let plan = match parameters {
@@ -273,6 +275,21 @@ fn refuse_settings(plan: &LogicalPlan) -> Result<()> {
         true => Err(Error::unimplemented("the settings of the SQL engine are those of the node: ask its operator")),
         false => Ok(()),
     }
+}
+
+/// A null of a type of fixed size takes that size: with a large one, a batch of nulls would take more memory than there is.
+fn refuse_wide_values(plan: &LogicalPlan) -> Result<()> {
+    let mut refused = Ok(());
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                refused = check_width(part);
+                Ok(if refused.is_ok() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+            })
+        })
+    });
+    checked(visited)?;
+    refused
 }
 
 #[cfg(test)]

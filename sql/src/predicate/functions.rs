@@ -3,9 +3,7 @@
 use std::sync::LazyLock;
 
 use arrow::datatypes::DataType;
-use datafusion::common::ScalarValue;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ScalarUDF, Volatility};
 use datafusion::prelude::SessionConfig;
 use volley_common::options::fields::cut;
@@ -66,32 +64,36 @@ pub(super) fn check(function: &ScalarUDF) -> Result<()> {
     }
 }
 
-/// Checks that filters can call a function with these arguments.
+/// Checks that no value of an expression's own type is too large. Its children are not looked at.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: as [`check`], or a cast to a type whose values can be large.
-pub(super) fn check_call(call: &ScalarFunction) -> Result<()> {
-    check(&call.func)?;
-    match (call.func.name(), call.args.get(1)) {
-        ("arrow_cast" | "arrow_try_cast", Some(Expr::Literal(ScalarValue::Utf8(Some(to)), _))) => {
-            match to.parse::<DataType>() {
-                Ok(data_type) => check_type(&data_type),
-                // The planner's error says more.
-                Err(_) => Ok(()),
+/// INVALID_ARGUMENT: it casts to a type whose values are too large.
+pub(crate) fn check_width(expr: &Expr) -> Result<()> {
+    match expr {
+        Expr::Cast(cast) => check_type(cast.field.data_type()),
+        Expr::TryCast(cast) => check_type(cast.field.data_type()),
+        Expr::ScalarFunction(call) => match (call.func.name(), call.args.get(1)) {
+            ("arrow_cast" | "arrow_try_cast", Some(Expr::Literal(to, _))) => {
+                match to.try_as_str().flatten().map(str::parse::<DataType>) {
+                    Some(Ok(data_type)) => check_type(&data_type),
+                    // The planner's error says more.
+                    Some(Err(_)) | None => Ok(()),
+                }
             }
-        }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
 
-/// Checks that filters can have values of a type. Even a null of a type of fixed size takes that size.
+/// Checks that there can be values of a type. Even a null of a type of fixed size takes that size, in each row.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: one value takes too much.
-pub(super) fn check_type(data_type: &DataType) -> Result<()> {
+pub fn check_type(data_type: &DataType) -> Result<()> {
     match width(data_type) > MAX_WIDTH {
         true => Err(Error::invalid(format!(
-            "a filter cannot have values of the type {}, with more than {MAX_WIDTH} elements each",
+            "values of the type {} cannot be made: they have more than {MAX_WIDTH} elements each",
             cut(&data_type.to_string())
         ))),
         false => Ok(()),

@@ -77,3 +77,16 @@ async fn joined_texts_are_still_filtered_by_the_holders() {
     assert_eq!(rig.rows("SELECT id FROM orders WHERE customer || 'x' = 'cx'", &["orders"]).await, ["5"]);
     assert!(rig.scans().iter().all(|scan| scan.filter.is_some()));
 }
+
+#[tokio::test]
+async fn types_whose_nulls_are_large_are_refused() {
+    let rig = EngineRig::new();
+    for sql in [
+        "SELECT arrow_cast(NULL, 'FixedSizeBinary(2000000000)') FROM orders",
+        "SELECT id FROM orders WHERE EXISTS (SELECT CAST(NULL AS INT[2000000000]) FROM orders)",
+    ] {
+        let error = rig.prepare(sql, &["orders"]).await.unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{sql}: {error}");
+        assert!(error.message.contains("elements each"), "{sql}: {error}");
+    }
+}
