@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, looks_versioned, refuse};
+use super::{TableAt, ignored, looks_versioned, refuse};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
 
@@ -137,6 +137,7 @@ impl RelationVisitor {
         if self.queries > MAX_QUERIES {
             return Err(Error::invalid("the statement has too many queries within queries: split it"));
         }
+        ignored::check_query(query)?;
         if !query.locks.is_empty() {
             return Err(Error::unimplemented(
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
@@ -212,7 +213,7 @@ impl Visitor for RelationVisitor {
             Some(_) => ControlFlow::Break(Error::unimplemented(
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
-            None => flow(self.count_wildcards(select)),
+            None => flow(ignored::check_select(select).and_then(|()| self.count_wildcards(select))),
         }
     }
 
@@ -221,7 +222,7 @@ impl Visitor for RelationVisitor {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
-        flow(self.relation(factor))
+        flow(ignored::check_factor(factor).and_then(|()| self.relation(factor)))
     }
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Error> {

@@ -37,6 +37,19 @@ fn groups_by_too_many_sets_are_refused() {
 }
 
 #[test]
+fn clauses_that_would_have_no_effect_are_refused() {
+    for (sql, clause) in [
+        ("SELECT a, count(*) FROM t GROUP BY a WITH CUBE", "GROUP BY"),
+        ("SELECT a FROM t TABLESAMPLE BERNOULLI (10)", "TABLESAMPLE"),
+        ("SELECT count(*) FROM t PREWHERE a > 1", "PREWHERE"),
+        ("SELECT (SELECT max(a) FROM t PREWHERE a > 1)", "PREWHERE"),
+        ("SELECT a FROM t WHERE a > 0 CONNECT BY PRIOR a = b", "CONNECT BY"),
+    ] {
+        assert!(error(sql, Code::Unimplemented).starts_with(clause), "{sql}");
+    }
+}
+
+#[test]
 fn star_can_be_repeated_only_so_often() {
     let sql = |count: usize| format!("SELECT {} FROM t", vec!["t.*"; count].join(", "));
     assert!(error(&sql(1001), Code::InvalidArgument).contains("name the columns"));
