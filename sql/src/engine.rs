@@ -43,7 +43,7 @@ use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
-use self::bounded_functions::ConcatPlanner;
+use self::bounded_functions::BoundedPlanner;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
@@ -111,7 +111,7 @@ impl SqlEngine {
             .with_config(session_config(&config, memory))
             .with_runtime_env(runtime)
             // Before those of the engine.
-            .with_expr_planners(vec![Arc::new(ConcatPlanner::new(&bounded))])
+            .with_expr_planners(vec![Arc::new(BoundedPlanner::new(&bounded))])
             .with_default_features()
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.

@@ -2,7 +2,7 @@
 //! bound, `repeat('x', 2000000000)` for each row of a batch would take more memory than there is, which ends the process.
 //!
 //! A call that could become large is computed in several steps, of as many rows each as certainly fit, and refused once the result is
-//! too large. What `||` joins is bounded in the same way, so it is a function here.
+//! too large. What `||` and the literals of lists and structs join is bounded in the same way, so these are functions here.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use datafusion::common::{DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawDictionaryExpr};
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility, binary_expr,
+    ScalarUDFImpl, Signature, StructFieldMapping, Volatility, binary_expr,
 };
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
@@ -38,6 +38,9 @@ const MAX_RESULT_BYTES: u64 = 128 << 20;
 const MAX_CONSTANT_BYTES: u64 = 1 << 20;
 /// The most steps for one batch of what takes long: some seconds, in which the query cannot be cancelled.
 const MAX_STEPS: u64 = 2_000_000_000;
+
+/// The most structs, lists and other types that one type has.
+const MAX_TYPE_PARTS: usize = 5000;
 
 /// The functions that replace those of the engine with the same names.
 pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -97,11 +100,19 @@ impl ScalarUDFImpl for BoundedFunction {
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        self.inner.inner().return_type(arg_types)
+        let data_type = self.inner.inner().return_type(arg_types)?;
+        check_parts(&data_type)?;
+        Ok(data_type)
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        self.inner.inner().return_field_from_args(args)
+        let field = self.inner.inner().return_field_from_args(args)?;
+        check_parts(field.data_type())?;
+        Ok(field)
+    }
+
+    fn struct_field_mapping(&self, literal_args: &[Option<ScalarValue>]) -> Option<StructFieldMapping> {
+        self.inner.inner().struct_field_mapping(literal_args)
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
@@ -183,37 +194,84 @@ fn two(types: &[DataType]) -> Result<(&DataType, &DataType)> {
     }
 }
 
-/// Plans `||` by functions with a bound.
+/// Plans operators and literals by functions with a bound.
 #[derive(Debug)]
-pub(super) struct ConcatPlanner {
+pub(super) struct BoundedPlanner {
     text: Arc<ScalarUDF>,
-    lists: Option<Arc<ScalarUDF>>,
+    functions: Vec<Arc<ScalarUDF>>,
 }
 
-impl ConcatPlanner {
+impl BoundedPlanner {
     pub(super) fn new(functions: &[Arc<ScalarUDF>]) -> Self {
         let text = TextConcat { signature: Signature::user_defined(Volatility::Immutable) };
-        let lists = functions.iter().find(|function| function.name() == "array_concat").cloned();
-        ConcatPlanner { text: Arc::new(ScalarUDF::new_from_impl(text)), lists }
+        BoundedPlanner { text: Arc::new(ScalarUDF::new_from_impl(text)), functions: functions.to_vec() }
+    }
+
+    /// A call of the function of this name, or the arguments if there is none.
+    fn call(&self, name: &str, args: Vec<Expr>) -> PlannerResult<Vec<Expr>> {
+        match self.functions.iter().find(|function| function.name() == name) {
+            Some(function) => PlannerResult::Planned(function.call(args)),
+            None => PlannerResult::Original(args),
+        }
     }
 }
 
-impl ExprPlanner for ConcatPlanner {
+impl ExprPlanner for BoundedPlanner {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
         // The type of a parameter is that of the other side, which the engine finds for an operator only.
         let is_parameter = |side: &Expr| matches!(side, Expr::Placeholder(_));
         if expr.op != BinaryOperator::StringConcat || is_parameter(&expr.left) || is_parameter(&expr.right) {
             return Ok(PlannerResult::Original(expr));
         }
-        let depths = (list_depth(&expr.left.get_type(schema)?), list_depth(&expr.right.get_type(schema)?));
-        let function = match (depths, &self.lists) {
-            ((0, 0), _) => &self.text,
-            ((left, right), Some(lists)) if left == right => lists,
+        let RawBinaryExpr { op, left, right } = expr;
+        let (left_depth, right_depth) = (list_depth(&left.get_type(schema)?), list_depth(&right.get_type(schema)?));
+        if left_depth + right_depth == 0 {
+            return Ok(PlannerResult::Planned(self.text.call(vec![left, right])));
+        }
+        if left_depth != right_depth {
             // One element more.
-            _ => return Ok(PlannerResult::Original(expr)),
-        };
-        let call = ScalarFunction::new_udf(function.clone(), vec![expr.left, expr.right]);
-        Ok(PlannerResult::Planned(Expr::ScalarFunction(call)))
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        }
+        match self.call("array_concat", vec![left, right]) {
+            PlannerResult::Planned(call) => Ok(PlannerResult::Planned(call)),
+            PlannerResult::Original(_) => plan_err!("there is no function array_concat"),
+        }
+    }
+
+    fn plan_array_literal(&self, exprs: Vec<Expr>, _schema: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(self.call("make_array", exprs))
+    }
+
+    fn plan_dictionary_literal(
+        &self,
+        expr: RawDictionaryExpr,
+        _schema: &DFSchema,
+    ) -> Result<PlannerResult<RawDictionaryExpr>> {
+        let fields = expr.keys.into_iter().zip(expr.values).flat_map(|(key, value)| [key, value]).collect();
+        match self.call("named_struct", fields) {
+            PlannerResult::Planned(call) => Ok(PlannerResult::Planned(call)),
+            PlannerResult::Original(_) => plan_err!("there is no function named_struct"),
+        }
+    }
+
+    fn plan_make_map(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        if !args.len().is_multiple_of(2) {
+            return Ok(PlannerResult::Original(args));
+        }
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut args = args.into_iter();
+        while let (Some(key), Some(value)) = (args.next(), args.next()) {
+            keys.push(key);
+            values.push(value);
+        }
+        match (self.call("make_array", keys), self.call("make_array", values)) {
+            (PlannerResult::Planned(keys), PlannerResult::Planned(values)) => Ok(self.call("map", vec![keys, values])),
+            _ => plan_err!("there is no function make_array"),
+        }
+    }
+
+    fn plan_struct_literal(&self, args: Vec<Expr>, is_named_struct: bool) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(self.call(if is_named_struct { "named_struct" } else { "struct" }, args))
     }
 }
 
@@ -224,6 +282,26 @@ fn list_depth(data_type: &DataType) -> usize {
         }
         _ => 0,
     }
+}
+
+/// A type that doubles in each of a few dozen queries of WITH would have more parts than can be visited.
+fn check_parts(data_type: &DataType) -> Result<()> {
+    let (mut pending, mut parts) = (vec![data_type], 0);
+    while let Some(next) = pending.pop() {
+        parts += 1;
+        if parts > MAX_TYPE_PARTS {
+            return Err(refusal(format!("a type has more than {MAX_TYPE_PARTS} parts: nest fewer structs and lists")));
+        }
+        match next {
+            DataType::Struct(fields) => pending.extend(fields.iter().map(|field| field.data_type())),
+            DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+                pending.push(field.data_type());
+            }
+            DataType::Map(field, _) => pending.push(field.data_type()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Calls a function, in steps whose results fit into memory.

@@ -53,7 +53,7 @@ impl Growth {
             "lpad" | "rpad" => Growth::Pad,
             "replace" => Growth::Replace,
             "regexp_replace" => Growth::RegexpReplace,
-            "concat" | "array_concat" => Growth::Concat,
+            "concat" | "array_concat" | "make_array" | "map" | "named_struct" | "struct" => Growth::Concat,
             "concat_ws" => Growth::ConcatWithSeparator,
             "encode" => Growth::Encode,
             "array_to_string" => Growth::ListToText,

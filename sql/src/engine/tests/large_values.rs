@@ -38,6 +38,9 @@ async fn texts_and_lists_that_double_are_refused() {
         ("customer", "concat(s, s)", "concat"),
         ("customer", "encode(s, 'hex')", "encode"),
         ("make_array(id)", "s || s", "array_concat"),
+        ("make_array(id)", "[s, s]", "make_array"),
+        ("id", "struct(s, s)", "parts"),
+        ("id", "{'a': s, 'b': s}", "parts"),
     ] {
         let steps: Vec<String> = (1..45).map(|i| format!("w{i} AS (SELECT {next} AS s FROM w{})", i - 1)).collect();
         let with = format!("WITH w0 AS (SELECT {first} AS s FROM orders), {}", steps.join(", "));
@@ -60,6 +63,8 @@ async fn results_within_the_bounds_are_those_of_the_engine() {
         ("array_to_string(make_array(1, 2), ',')", "1,2"),
         ("array_to_string(make_array(1) || make_array(2), ',')", "1,2"),
         ("array_to_string(range(3), ',')", "0,1,2"),
+        ("array_to_string([1, 2], ',')", "1,2"),
+        ("struct(1, 'a')['c1']", "a"),
         ("levenshtein('kitten', 'sitting')", "3"),
     ] {
         assert_eq!(rig.rows(&format!("SELECT {expression}"), &[]).await, [expected], "{expression}");
