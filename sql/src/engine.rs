@@ -10,10 +10,13 @@
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query` | a query that is planned, its parameters |
 //! | `query_stream`, `relabel` | a running query, and its rows with the promised schema |
+//! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `admission` | how many queries run |
 
 mod admission;
 mod binding;
+mod bounded_functions;
+mod growth;
 mod part_scan;
 mod part_table;
 mod planned_query;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
@@ -40,12 +43,14 @@ use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
+use self::bounded_functions::BoundedPlanner;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
+use crate::predicate::functions::check_width;
 use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
@@ -101,12 +106,17 @@ impl SqlEngine {
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;
-        let template = SessionStateBuilder::new()
+        let bounded = bounded_functions::functions();
+        let mut builder = SessionStateBuilder::new()
             .with_config(session_config(&config, memory))
             .with_runtime_env(runtime)
+            // Before those of the engine.
+            .with_expr_planners(vec![Arc::new(BoundedPlanner::new(&bounded))])
             .with_default_features()
-            .with_catalog_list(Arc::new(StatementCatalog::default()))
-            .build();
+            .with_catalog_list(Arc::new(StatementCatalog::default()));
+        // After those of the same names.
+        builder.scalar_functions().get_or_insert_default().extend(bounded);
+        let template = builder.build();
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
         Ok(SqlEngine { config, template, admission })
     }
@@ -164,6 +174,7 @@ impl SqlEngine {
         let plan = checked(state.statement_to_plan(parsed).await)?;
         refuse_changes(&plan)?;
         refuse_settings(&plan)?;
+        refuse_wide_values(&plan)?;
         let parameter_types = planned_query::parameter_types(&plan)?;
         let is_bound = parameters.is_some() || parameter_types.is_empty();
         let plan = match parameters {
@@ -264,6 +275,21 @@ fn refuse_settings(plan: &LogicalPlan) -> Result<()> {
         true => Err(Error::unimplemented("the settings of the SQL engine are those of the node: ask its operator")),
         false => Ok(()),
     }
+}
+
+/// A null of a type of fixed size takes that size: with a large one, a batch of nulls would take more memory than there is.
+fn refuse_wide_values(plan: &LogicalPlan) -> Result<()> {
+    let mut refused = Ok(());
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                refused = check_width(part);
+                Ok(if refused.is_ok() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+            })
+        })
+    });
+    checked(visited)?;
+    refused
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(crate) mod limits;
 mod row_filter;
 mod unparse;
 
+pub use functions::check_type;
 pub use row_filter::RowFilter;
 
 /// Most bytes of a filter's text.

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `rewrite` | versions and parameters in the text for the engine |
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
+//! | `ignored` | clauses that would have no effect |
 //! | `plain_read` | which SELECT needs no engine |
 //! | `classify` | what kind of statement it is |
 //! | `refuse` | what to do instead of a statement that is not supported |
@@ -29,6 +30,7 @@ use crate::predicate::limits;
 
 mod classify;
 mod create;
+mod ignored;
 mod plain_read;
 mod refuse;
 mod rewrite;

@@ -132,7 +132,8 @@ impl ReadService {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
                 let of_table = spec.map(|spec| spec.max_endpoints).filter(|most| *most > 0);
-                options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
+                let most = options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints);
+                most.min(filter_copies(options.filter.as_deref())).max(1)
             }
         };
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
@@ -321,6 +322,13 @@ impl ResolvedRead {
     }
 }
 
+/// How many tickets of a plan may have this filter: each has a copy of it.
+fn filter_copies(filter: Option<&str>) -> u32 {
+    /// The most bytes of all copies, unless one alone has more.
+    const MAX_COPIED: usize = 8 << 20;
+    filter.map_or(u32::MAX, |filter| u32::try_from(MAX_COPIED / filter.len().max(1)).unwrap_or(u32::MAX))
+}
+
 /// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
 fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 {
     let newest = now_ms.saturating_add(ticket_ms(table.spec.as_ref(), default_ms));
@@ -336,6 +344,13 @@ mod tests {
     use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
 
     use super::*;
+
+    #[test]
+    fn long_filter_is_copied_into_few_tickets() {
+        assert_eq!(filter_copies(None), u32::MAX);
+        assert_eq!(filter_copies(Some("a > 1")), 1_677_721);
+        assert_eq!(filter_copies(Some(&"x".repeat(64 << 10))), 128);
+    }
 
     fn table() -> Table {
         Table {

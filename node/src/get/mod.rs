@@ -151,7 +151,13 @@ async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> R
             let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
             Ok(GetReader::Stored(reader))
         }
-        (ticket, None) => FilteredReader::new(context, ticket, &access, caller, is_hop).map(GetReader::Filtered),
+        (ticket, None) => {
+            // A long filter takes a while to be parsed.
+            let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
+            let opened = tokio::task::spawn_blocking(open).await;
+            let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
+            reader.map(GetReader::Filtered)
+        }
     }
 }
 

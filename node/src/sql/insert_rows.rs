@@ -22,6 +22,7 @@ use arrow::util::display::array_value_to_string;
 use volley_common::ipc::conform::conform;
 use volley_common::{Error, Result};
 use volley_sql::names::suggest;
+use volley_sql::predicate::check_type;
 
 /// How the columns of a query become those of a table.
 pub struct InsertPlan {
@@ -48,8 +49,12 @@ impl InsertPlan {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a column that the table does not have, or that is named twice; another number of values than columns;
-    /// no value for a column that cannot be null.
+    /// no value for a column that cannot be null; a column whose values, and nulls, are too large.
     pub fn new(schema: SchemaRef, columns: Option<&[String]>, given: usize) -> Result<Self> {
+        // A null takes as much as a value.
+        for field in schema.fields() {
+            check_type(field.data_type()).map_err(|e| e.at(format_args!("column {:?}", field.name())))?;
+        }
         let wanted = columns.map_or(schema.fields().len(), <[String]>::len);
         if wanted != given {
             return Err(Error::invalid(format!(

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
 
+use super::bounded_functions;
 use super::part_scan::PartScanExec;
 use crate::predicate::Predicate;
 use crate::source::{PlannedTable, TableSource};
@@ -39,7 +40,9 @@ impl PartTable {
 
     /// The filter for the holders of the parts, if these evaluate it exactly as the engine does.
     fn predicate(&self, filter: &Expr) -> Option<Predicate> {
-        Predicate::from_expr(&unnormalize_col(filter.clone()), &self.table.schema)
+        // Filters have functions whose results are bounded anyway.
+        let filter = bounded_functions::unbounded(unnormalize_col(filter.clone())).ok()?;
+        Predicate::from_expr(&filter, &self.table.schema)
     }
 
     /// The filters for the holders as one, and those that the engine has to evaluate. Each filter alone was accepted before,

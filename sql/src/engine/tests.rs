@@ -10,6 +10,7 @@ use super::*;
 use crate::source::PartScan;
 use crate::statement::QueryKind;
 
+mod large_values;
 mod limits;
 mod memory_source;
 mod metadata;

@@ -172,9 +172,8 @@ impl VisibleColumns {
 /// Checks that an expression has only what filters can have.
 fn check_nodes(expr: &Expr) -> Result<()> {
     for_each_node(expr, |node, _| match node {
-        Expr::ScalarFunction(call) => functions::check_call(call),
-        Expr::Cast(cast) => functions::check_type(cast.field.data_type()),
-        Expr::TryCast(cast) => functions::check_type(cast.field.data_type()),
+        Expr::ScalarFunction(call) => functions::check(&call.func).and_then(|()| functions::check_width(node)),
+        Expr::Cast(_) | Expr::TryCast(_) => functions::check_width(node),
         Expr::Column(_)
         | Expr::Literal(..)
         | Expr::BinaryExpr(_)

@@ -19,6 +19,7 @@ use volley_common::{Error, Result};
 use super::rewrite::normalized;
 use super::{CreateTable, UpdateStatement, query_statement, tables};
 use crate::fault::from_datafusion;
+use crate::predicate::check_type;
 
 /// The options that belong to a table, by their names in descriptors.
 const OPTIONS: [&str; 8] = [
@@ -140,7 +141,10 @@ fn data_type(sql: &ast::DataType) -> Result<DataType> {
     let cast = Expr::Cast { kind: CastKind::Cast, expr: null, data_type: sql.clone(), array: false, format: None };
     let parsed = ExprWithAlias { expr: cast, alias: None };
     match TYPES.create_logical_expr_from_sql_expr(parsed, &DFSchema::empty()).map_err(from_datafusion)? {
-        LogicalExpr::Cast(cast) => Ok(cast.field.data_type().clone()),
+        LogicalExpr::Cast(cast) => {
+            check_type(cast.field.data_type())?;
+            Ok(cast.field.data_type().clone())
+        }
         _ => Err(Error::unimplemented(format!("the type {sql} is not supported"))),
     }
 }

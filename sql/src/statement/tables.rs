@@ -5,11 +5,13 @@ use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
 use datafusion::sql::planner::object_name_to_table_reference;
-use datafusion::sql::sqlparser::ast::{ObjectName, Query, Select, Statement, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, ObjectName, Query, Select, SelectItem, Statement, TableFactor, Visit, Visitor,
+};
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, looks_versioned, refuse};
+use super::{TableAt, ignored, looks_versioned, refuse};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
 
@@ -17,6 +19,12 @@ use crate::names::{INFORMATION_SCHEMA, SqlName};
 const MAX_RELATIONS: u64 = 512;
 /// Most queries that are visited. WITH queries are visited again at each level above them.
 const MAX_QUERIES: u64 = 10_000;
+/// Most columns of CUBE: it groups by each subset of them.
+const MAX_CUBE: usize = 10;
+/// Most columns of ROLLUP, and most columns of all sets of GROUPING SETS together.
+const MAX_GROUPING_COLUMNS: usize = 500;
+/// Most `*` and `t.*` that are visited. Each becomes as many columns as its tables have.
+const MAX_WILDCARDS: u64 = 1000;
 
 /// The tables of a query, each once.
 ///
@@ -83,6 +91,7 @@ struct RelationVisitor {
     scope: Vec<(String, u64)>,
     relations: u64,
     queries: u64,
+    wildcards: u64,
 }
 
 impl RelationVisitor {
@@ -111,11 +120,24 @@ impl RelationVisitor {
         }
     }
 
+    fn count_wildcards(&mut self, select: &Select) -> Result<()> {
+        let is_wildcard =
+            |item: &&SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+        self.wildcards += select.projection.iter().filter(is_wildcard).count() as u64;
+        match self.wildcards > MAX_WILDCARDS {
+            true => Err(Error::invalid(format!(
+                "the statement has * more than {MAX_WILDCARDS} times: name the columns once"
+            ))),
+            false => Ok(()),
+        }
+    }
+
     fn query(&mut self, query: &Query) -> Result<()> {
         self.queries += 1;
         if self.queries > MAX_QUERIES {
             return Err(Error::invalid("the statement has too many queries within queries: split it"));
         }
+        ignored::check_query(query)?;
         if !query.locks.is_empty() {
             return Err(Error::unimplemented(
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
@@ -129,17 +151,40 @@ impl RelationVisitor {
                     "the WITH query {name:?} is named like a version of a table: rename it"
                 )));
             }
-            // A query sees those before it, and itself only if it is recursive. It is visited again with all in scope, which
-            // finds no more tables.
+            // A query sees those before it. A recursive one sees itself, too, as one relation that planning does not replace. It is
+            // visited again with all in scope, which finds no more tables.
             let before = self.relations;
-            if !with.recursive
-                && let ControlFlow::Break(error) = cte.query.visit(self)
-            {
+            if with.recursive {
+                self.scope.push((name.clone(), 1));
+            }
+            if let ControlFlow::Break(error) = cte.query.visit(self) {
                 return Err(error);
+            }
+            if with.recursive {
+                self.scope.pop();
             }
             self.scope.push((name, self.relations - before));
         }
         Ok(())
+    }
+}
+
+/// Bounds what each group of a query is computed for.
+fn check_grouping(expr: &Expr) -> Result<()> {
+    let (name, given, most) = match expr {
+        Expr::Cube(columns) => ("CUBE", columns.len(), MAX_CUBE),
+        Expr::Rollup(columns) => ("ROLLUP", columns.len(), MAX_GROUPING_COLUMNS),
+        // An empty set is one, too.
+        Expr::GroupingSets(sets) => {
+            ("GROUPING SETS", sets.iter().map(|set| set.len().max(1)).sum::<usize>(), MAX_GROUPING_COLUMNS)
+        }
+        _ => return Ok(()),
+    };
+    match given > most {
+        true => Err(Error::invalid(format!(
+            "{name} has {given} columns, more than the limit of {most}: group by fewer, or in several statements"
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -168,12 +213,16 @@ impl Visitor for RelationVisitor {
             Some(_) => ControlFlow::Break(Error::unimplemented(
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
-            None => ControlFlow::Continue(()),
+            None => flow(ignored::check_select(select).and_then(|()| self.count_wildcards(select))),
         }
     }
 
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        flow(check_grouping(expr))
+    }
+
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
-        flow(self.relation(factor))
+        flow(ignored::check_factor(factor).and_then(|()| self.relation(factor)))
     }
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Error> {

@@ -5,6 +5,8 @@ use volley_common::Code;
 
 use super::*;
 
+mod limits;
+
 fn name(text: &str) -> TableName {
     text.parse().unwrap()
 }
@@ -380,19 +382,4 @@ fn exactly_one_statement_is_parsed() {
     }
     assert_eq!(query("SELECT 1;").kind, QueryKind::Select);
     assert!(error("SELECT 1; DROP TABLE t", Code::InvalidArgument).contains("2 statements"));
-}
-
-#[test]
-fn statements_that_grow_without_bounds_are_refused() {
-    let doubling: Vec<String> =
-        (1..40).map(|i| format!("w{i} AS (SELECT * FROM w{} x, w{} y)", i - 1, i - 1)).collect();
-    let sql = format!("WITH w0 AS (SELECT 1), {} SELECT * FROM w39", doubling.join(", "));
-    assert!(error(&sql, Code::InvalidArgument).contains("tables"));
-    let nested = (0..40).fold("SELECT 1".to_string(), |inner, i| format!("WITH w{i} AS ({inner}) SELECT * FROM w{i}"));
-    error(&nested, Code::InvalidArgument);
-    let crossed = vec!["t"; 600].join(", ");
-    assert!(error(&format!("SELECT 1 FROM {crossed}"), Code::InvalidArgument).contains("tables"));
-    let sum = vec!["1"; 5000].join(" + ");
-    assert!(error(&format!("SELECT {sum}"), Code::InvalidArgument).contains("nested too deeply"));
-    assert!(error(&format!("SELECT '{}'", "x".repeat(MAX_STATEMENT_BYTES)), Code::InvalidArgument).contains("limit"));
 }

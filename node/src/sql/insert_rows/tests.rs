@@ -106,3 +106,13 @@ fn null_for_a_column_that_has_none_is_refused_by_name() {
     let error = plan.conform(&RecordBatch::try_from_iter([("n", given)]).unwrap()).unwrap_err();
     assert!(error.message.contains("\"x\" cannot be null"), "{error}");
 }
+
+#[test]
+fn column_whose_nulls_are_large_has_no_rows_inserted() {
+    let schema = table(vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("b", DataType::FixedSizeBinary(2_000_000_000), true),
+    ]);
+    let error = InsertPlan::new(schema, Some(&["a".to_string()]), 1).err().unwrap();
+    assert!(error.code == Code::InvalidArgument && error.message.contains("\"b\""), "{error}");
+}
