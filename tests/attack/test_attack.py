@@ -17,6 +17,8 @@ from bystander import Bystander  # noqa: E402
 from suite import chosen, run_attack, undisturbed  # noqa: E402
 
 IS_OPEN = os.environ.get("VOLLEY_ATTACK") == "open"
+# It measures memory and latencies.
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")

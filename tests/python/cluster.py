@@ -1,7 +1,8 @@
 """A cluster of real processes on loopback addresses of its own.
 
 Every member listens on an address 127.A.B.N that no other cluster uses, with the default ports. So a
-peer list can be written before its members run, and no port is guessed.
+peer list can be written before its members run, and no port is guessed. Clusters of other processes
+on this machine, also those of `tests/src/loopback.rs`, have other addresses.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import queue
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -95,13 +97,24 @@ def environment():
     return {k: v for k, v in os.environ.items() if not k.startswith("VOLLEY_")} | {"RUST_LOG": "info"}
 
 
+def reserve():
+    """A network as "127.A.B" that no other cluster uses, and the socket that reserves it; no member listens there."""
+    for _ in range(1000):
+        net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        try:
+            return net, socket.create_server((f"{net}.254", 8800))
+        except OSError:
+            continue
+    raise AssertionError("no free address among 127.0.0.0/8: does this system have only 127.0.0.1?")
+
+
 class Cluster:
     # Variables of all members.
     variables = {}
 
     def __init__(self, coordinators=3, nodes=4, zones=2, node_options=(), coordinator_options=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="volley-test-"))
-        self.net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        self.net, self.guard = reserve()
         peers = ",".join(f"{i}={self.net}.{i}:8825" for i in range(1, coordinators + 1))
         self.coordinators = [
             self._coordinator(i, peers, coordinator_options) for i in range(1, coordinators + 1)
@@ -188,6 +201,7 @@ class Cluster:
             if member.alive():
                 member.signal(signal.SIGCONT)
                 member.kill()
+        self.guard.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

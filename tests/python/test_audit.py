@@ -14,6 +14,7 @@ from cluster import action, descriptor, put, wait_until
 from identity_cluster import (
     ADMIN, LOGIN, TutorialHandler, basic, get_schema, handshake, headers, put_schema, refusal_of, token_id,
 )
+from matrix import PAIRS, for_release, matrix
 from test_protocol import field
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
@@ -55,11 +56,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("operation", REFUSED)
-def test_refused_call_is_recorded_wherever_it_comes_in(cluster, name, operation):
+@pytest.mark.parametrize("operation, places", matrix(REFUSED, PAIRS))
+def test_refused_call_is_recorded_wherever_it_comes_in(cluster, name, operation, places):
     put(cluster.client(), name, TABLE)
     stranger = cluster.add_user()
-    for member in cluster.members():
+    for member in (cluster.members()[at] for at in places):
         for user, result in ((stranger, {"NOT_FOUND", "PERMISSION_DENIED"}), (None, {"UNAUTHENTICATED"})):
             call_id = f"{name}-{operation}-{member.name}-{user}"
             with cluster.client(member, user=user) as client, pytest.raises((flight.FlightError, KeyError)):
@@ -238,7 +239,10 @@ def use_every_secret(cluster):
     cluster.admin("remove_user", {"user": ana})
 
 
-@pytest.mark.parametrize("level", ["info", "debug,volley_common=trace,volley_coordinator=trace,volley_node=trace"])
+# The second one has all lines of the first.
+@pytest.mark.parametrize(
+    "level", [for_release("info"), "debug,volley_common=trace,volley_coordinator=trace,volley_node=trace"]
+)
 def test_no_file_of_a_run_has_a_password_or_token(own_secured, monkeypatch, level):
     monkeypatch.setattr("cluster.Cluster.variables", {"VOLLEY_LOG": level})
     cluster = own_secured(coordinators=1, nodes=1, audit=("--audit-data", "all"))

@@ -63,6 +63,7 @@ def test_metadata_that_is_not_utf8_is_named(shared, name, table):
             finish(writer, reader)
 
 
+@pytest.mark.alone
 def test_wide_type_is_refused_at_once(shared, name):
     wide = pa.struct([(f"a_rather_long_name_{at}", pa.string()) for at in range(500)])
     for member in shared.members():

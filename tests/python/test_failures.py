@@ -11,6 +11,7 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, environment, get, put, read_endpoint, wait_until
+from matrix import for_release
 
 TABLE = pa.table({"i": pa.array(range(1_000_000), pa.int64()), "s": ["some text %d" % (i % 1000) for i in range(1_000_000)]})
 KEYED = dict(shards=4, shard_by=["i"])
@@ -171,7 +172,7 @@ def test_calls_without_majority_are_unavailable(own):
     assert get(left, "t").num_rows == 10
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, for_release(signal.SIGTERM)])
 def test_cluster_keeps_everything_over_a_restart(own, number):
     cluster = own()
     put(cluster.client(), "ordered", TABLE)

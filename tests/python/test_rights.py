@@ -10,6 +10,7 @@ import pytest
 
 from cluster import action, descriptor, put
 from identity_cluster import ADMIN, FLIGHT, put_schema, refusal_of
+from matrix import PAIRS, matrix
 from test_protocol import field
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"], "c": [1.5, 2.5, 3.5]})
@@ -73,12 +74,12 @@ def path_bytes(table):
     return b"\x08\x01" + b"".join(field(3, part.encode()) for part in table.split("/"))
 
 
-@pytest.mark.parametrize("call", NAMING)
-def test_hidden_table_cannot_be_told_from_a_missing_one(secured, name, call):
+@pytest.mark.parametrize("call, places", matrix(NAMING, PAIRS))
+def test_hidden_table_cannot_be_told_from_a_missing_one(secured, name, call, places):
     put(secured.client(), f"{name}/hidden", TABLE)
     ana = secured.add_user(("reader", f"{name}/other"))
     metadata = [("authorization", f"Bearer {secured.session(ana)}")]
-    for member in secured.members():
+    for member in (secured.members()[at] for at in places):
         answers = []
         for table in (f"{name}/hidden", f"{name}/absent"):
             with secured.channel(member) as channel, pytest.raises(grpc.RpcError) as error:

@@ -12,6 +12,7 @@ import pytest
 
 from cluster import action, descriptor, put
 from identity_cluster import ADMIN, FLIGHT, get_schema, put_schema
+from matrix import PAIRS, matrix
 from test_protocol import field
 from test_rights import path_bytes
 
@@ -128,11 +129,11 @@ def test_every_action_has_a_row(secured):
         assert {offered.type for offered in secured.client(member).list_actions()} == set(ACTIONS)
 
 
-@pytest.mark.parametrize("name", ACTIONS)
-def test_action_is_for_its_roles_only(secured, callers, name):
+@pytest.mark.parametrize("name, places", matrix(ACTIONS, PAIRS[:2]))
+def test_action_is_for_its_roles_only(secured, callers, name, places):
     prefix, users = callers
     permitted, body = ACTIONS[name]
-    for member in (secured.coordinators[0], secured.coordinators[1], secured.nodes[0]):
+    for member in (secured.members()[at] for at in places):
         for caller in CALLERS:
             user = users[caller]
             write = None
@@ -197,12 +198,12 @@ def exchange(client):
         reader.read_all()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_method_is_for_its_roles_only(secured, callers, method):
+@pytest.mark.parametrize("method, places", matrix(METHODS, PAIRS))
+def test_method_is_for_its_roles_only(secured, callers, method, places):
     prefix, users = callers
     permitted, call = METHODS[method]
     [endpoint] = secured.client(user=users["admin"]).get_flight_info(descriptor(f"{prefix}/t")).endpoints
-    for member in secured.members():
+    for member in (secured.members()[at] for at in places):
         for caller in CALLERS:
             with secured.client(member, user=users[caller]) as client:
                 found = outcome(lambda: call(client, prefix, endpoint.ticket))

@@ -99,6 +99,7 @@ def test_client_that_leaves_after_its_handshake_is_no_fault(cluster):
             assert len(lines) == 1 and "requires" in lines[0], lines
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["flight", "peer", "http"])
 def test_client_without_tls_gets_the_reason(cluster, kind):
     for member in (cluster.coordinators[0], cluster.nodes[0]):
@@ -118,6 +119,7 @@ def test_http1_client_without_tls_gets_the_reason(cluster):
             assert words in cause
 
 
+@pytest.mark.alone
 def test_client_with_tls_at_a_port_without_is_refused(named):
     for member in named.members():
         begin = time.monotonic()
@@ -129,6 +131,7 @@ def test_client_with_tls_at_a_port_without_is_refused(named):
             assert list(client.list_actions(options=PROMPT))
 
 
+@pytest.mark.alone
 def test_client_with_tls_of_a_cluster_without_is_refused(shared, stranger):
     for member in (shared.coordinators[0], shared.nodes[0]):
         address = shared.address(member).replace("grpc+tcp", "grpc+tls")

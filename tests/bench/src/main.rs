@@ -83,7 +83,10 @@ async fn all(flags: BenchFlags) -> Result<(), String> {
     let python = if flags.no_build {
         project.root.join(".venv/bin/python")
     } else {
-        run(&mut project.cargo(&["build", "--release", "--workspace", "--bins", "--locked"]))?;
+        // Not of the whole workspace, whose tests add features to dependencies.
+        let mut build = project.cargo(&["build", "--release", "--bins", "--locked"]);
+        let packages = ["volley", "volley-bench", "volley-coordinator", "volley-node"];
+        run(build.args(packages.into_iter().flat_map(|name| ["-p", name])))?;
         project.python()?
     };
     let out = flags.out.clone().unwrap_or_else(|| default_out(&project));

@@ -2,8 +2,9 @@
 //!
 //! | module | rule |
 //! |---|---|
-//! | this file | dependencies between crates, where file I/O and clocks may be used, versions |
+//! | this file | dependencies between crates, where file I/O and clocks may be used, versions, profiles |
 //! | [`lengths`] | how long a file may be |
+//! | [`features`] | tests compile no dependency a second time |
 //! | [`cycles`] | no cycle between the modules of a crate |
 //! | [`type_names`] | a type name means one thing in the workspace |
 //! | [`vocabulary`] | banned names do not come back |
@@ -15,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod cycles;
+mod features;
 mod lengths;
 mod paths;
 mod source;
@@ -66,6 +68,18 @@ fn versions_stand_in_the_workspace_manifest_only() {
         let manifest = fs::read_to_string(root().join(&member).join("Cargo.toml")).unwrap();
         let versioned = manifest.lines().find(|line| line.contains("version = \"") || line.ends_with("= \"*\""));
         assert_eq!(versioned, None, "{member}/Cargo.toml names a version: put it into [workspace.dependencies]");
+    }
+}
+
+#[test]
+fn members_have_the_profile_of_members() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let profiles = manifest.split("[profile.dev.package]").nth(1).unwrap().split("\n[").next().unwrap();
+    for member in members() {
+        let manifest = fs::read_to_string(root().join(&member).join("Cargo.toml")).unwrap();
+        let name = manifest.lines().find_map(|line| line.strip_prefix("name = \"")).unwrap().trim_end_matches('"');
+        let expected = format!("{name} = {{ opt-level = 1, debug = \"line-tables-only\" }}");
+        assert!(profiles.lines().any(|line| line == expected), "[profile.dev.package] lacks {expected}");
     }
 }
 

