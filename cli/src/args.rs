@@ -7,7 +7,7 @@ use volley_common::TableName;
 
 use self::certs::CertsCommand;
 use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
-use self::values::{prefix, whole};
+use self::values::{grantee, prefix, whole};
 use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
 
@@ -134,6 +134,9 @@ pub enum CliCommand {
         /// Only those that apply to tables of this prefix.
         #[arg(value_parser = prefix)]
         prefix: Option<String>,
+        /// Only those that give a user or group rights: of a user also those to its groups. Of others for administrators.
+        #[arg(long, value_name = "user:NAME|group:NAME", value_parser = grantee)]
+        of: Option<String>,
     },
     /// Show who you are for the cluster, and which rights you have.
     Whoami,

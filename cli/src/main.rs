@@ -138,7 +138,9 @@ async fn interruptible(
         CliCommand::Token(command) => token::run(&connected().await?, &command, json).await?,
         CliCommand::Grant(grant) => grants::grant(&grant, connected, json).await?,
         CliCommand::Revoke(revoke) => grants::revoke(&connected().await?, &revoke, json).await?,
-        CliCommand::Grants { prefix } => grants::list(&connected().await?, prefix.as_deref(), json).await?,
+        CliCommand::Grants { prefix, of } => {
+            grants::list(&connected().await?, prefix.as_deref(), of.as_deref(), json).await?
+        }
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
         CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,

@@ -169,9 +169,8 @@ pub fn host_port(uri: &str) -> &str {
 /// # Errors
 /// INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: not loopback.
 pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
-    let (host, _) = split_host_port(addr).map_err(|e| e.at(flag))?;
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || is_open {
+    split_host_port(addr).map_err(|e| e.at(flag))?;
+    if is_loopback(addr) || is_open {
         return Ok(());
     }
     let (what, remedy) = match flag {
@@ -187,6 +186,12 @@ pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
     Err(Error::precondition(format!(
         "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted"
     )))
+}
+
+/// Whether only programs on this machine can connect to a listener at HOST:PORT.
+pub fn is_loopback(addr: &str) -> bool {
+    let is_local = |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    split_host_port(addr).is_ok_and(|(host, _)| is_local(host))
 }
 
 /// Checks an advertised address, `[grpc[+tcp|+tls]://]HOST:PORT`, and returns its HOST:PORT.

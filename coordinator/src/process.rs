@@ -7,6 +7,7 @@ use volley_common::Result;
 use volley_common::server::process::{self, ServerRole};
 use volley_common::tls::MemberRole;
 
+use crate::administrator_file::check_administrator_files;
 use crate::config::{CoordinatorArgs, CoordinatorCommand, CoordinatorConfig};
 use crate::{RunningCoordinator, recover_command};
 
@@ -30,7 +31,8 @@ impl ServerRole for CoordinatorRole {
     }
 
     fn check_files(config: &CoordinatorConfig) -> Result<()> {
-        config.server.load_tls(MemberRole::Coordinator, Some(config.id))?;
+        config.server.load_tls(MemberRole::Coordinator, Some(config.id))?.check_validity()?;
+        check_administrator_files(config.bootstrap_admin_file.as_deref(), config.reset_admin_file.as_deref())?;
         config.server.identity_rules().map(drop)
     }
 

@@ -14,6 +14,7 @@ use volley_common::tls::MemberRole;
 use volley_common::{Error, Result};
 
 use crate::admin_reset;
+use crate::administrator_file;
 use crate::client_listener::ClientListener;
 use crate::config::CoordinatorConfig;
 use crate::directory_updates;
@@ -71,6 +72,10 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let raft_threads = RaftThreads::start()?;
     let raft = raft_threads.run(Handle::start_dialling(raft_config(&config, &addresses)?, connector.clone())).await?;
+    if let Err(error) = check_administrator_files(&config, &raft).await {
+        raft.shutdown().await;
+        return Err(error);
+    }
     let entry = |(listener, locations): (&BoundListener, _)| ClientListener {
         name: listener.name.as_str().into(),
         uri: listener.uri.clone(),
@@ -146,6 +151,16 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         return Err(error);
     }
     Ok(running)
+}
+
+/// Checks the files that name an administrator, if this coordinator's catalog still needs them.
+async fn check_administrator_files(config: &CoordinatorConfig, raft: &Handle) -> Result<()> {
+    let (has_administrators, was_reset) = {
+        let catalog = raft.view();
+        (catalog.has_identities(), !catalog.administrator_resets().is_empty())
+    };
+    let (bootstrap, reset) = (config.bootstrap_admin_file.as_deref(), config.reset_admin_file.as_deref());
+    administrator_file::check_at_start(bootstrap, reset, has_administrators, was_reset).await
 }
 
 fn raft_config(config: &CoordinatorConfig, addresses: &ServerAddresses) -> Result<RaftConfig> {

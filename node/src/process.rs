@@ -23,7 +23,7 @@ impl ServerRole for NodeRole {
     }
 
     fn check_files(config: &NodeConfig) -> Result<()> {
-        config.server.load_tls(MemberRole::Node, None)?;
+        config.server.load_tls(MemberRole::Node, None)?.check_validity()?;
         config.server.identity_rules().map(drop)
     }
 

@@ -105,9 +105,10 @@ def test_administration_is_recorded_with_its_credential(cluster, name):
     for operation in ("grant", "revoke"):
         lines = cluster.wait_audited(operation=operation, table=name)
         assert [(line["principal"], line["method"], line["credential"], line["result"]) for line in lines] == [
-            (ADMIN, "service_token", token_id(token), "OK")
+            (ADMIN, "service_token", f"token:{token_id(token)}", "OK")
         ]
-    assert cluster.wait_audited(operation="set_groups", credential=token_id(token))
+    assert cluster.wait_audited(operation="set_groups", credential=f"token:{token_id(token)}")
+    assert cluster.wait_audited(operation="create_user", credential="password"), "by a session that began with the password"
 
 
 def test_reads_and_writes_are_recorded_if_asked(cluster, name):

@@ -186,7 +186,7 @@ def test_service_token_is_a_bearer_at_every_member(secured, name):
     for member in secured.members():
         with secured.client(member, token=token) as client:
             who = action(client, "whoami")
-            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", token_id(token))
+            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", f"token:{token_id(token)}")
             table = f"{name}/{member.name}"
             put(client, table, TABLE, **KEYED)
         assert secured.rows(table, token=token, member=member).sort_by("i").equals(TABLE)

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from cluster import put
+from cluster import put, wait_until
 from identity_cluster import ADMIN, token_id
 from tls_cluster import volley
 
@@ -23,7 +23,8 @@ def test_user_is_added_changed_and_removed(secured, name):
     secured.settle()
     who = json.loads(done(secured.cli("--json", "whoami", user=ana)))
     assert (who["principal"], who["method"], who["groups"], who["grants"]) == (ana, "password", ["g"], [])
-    assert f"{ana}, by password" in done(secured.cli("whoami", user=ana))
+    assert who["credential"] == "password"
+    assert f"{ana}, by password, in the groups g\n" in done(secured.cli("whoami", user=ana))
     assert "exists already" in done(secured.cli("user", "add", ana, "--password-stdin", stdin=password), code=1)
     # One's own password, without a name.
     before, changed = secured.passwords[ana], secured.keep_password(ana)
@@ -36,7 +37,7 @@ def test_user_is_added_changed_and_removed(secured, name):
     assert listed[ana]["groups"] == ["h", "i"] and listed[ana]["has_password"] and listed[ADMIN]["has_password"]
     assert ana in done(secured.cli("user", "ls"))
     assert "removed" in done(secured.cli("user", "rm", ana, "--yes"))
-    assert "there is no user" in done(secured.cli("user", "rm", ana, "--yes"), code=1)
+    assert "`volley user ls` lists the users" in done(secured.cli("user", "rm", ana, "--yes"), code=1)
 
 
 @pytest.mark.parametrize("stdin, words", [("short\n", "8"), ("\n", "empty"), ("", "empty")])
@@ -74,7 +75,7 @@ def test_token_is_created_used_and_revoked(secured, name, tmp_path):
                 return secured.cli(*flags, *words, user=None, member=member, env=env)
 
             who = json.loads(done(run("--json", "whoami")))
-            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", token_id(token))
+            assert (who["principal"], who["method"], who["credential"]) == (ana, "service_token", f"token:{token_id(token)}")
             assert name in done(run("ls")) and "text 1" in done(run("get", name))
             assert "lacks the role owner" in done(run("drop", name, "--yes"), code=1)
     [listed] = json.loads(done(secured.cli("--json", "token", "ls", "--user", ana)))
@@ -83,6 +84,7 @@ def test_token_is_created_used_and_revoked(secured, name, tmp_path):
     done(secured.cli("token", "revoke", token_id(token)))
     secured.refused_everywhere(token)
     assert "revoked" in done(secured.cli("--token-file", file, "ls", user=None), code=1)
+    assert "`volley token ls` lists" in done(secured.cli("token", "revoke", token_id(token)), code=1)
 
 
 def test_each_way_to_log_in_reads_and_writes(secured, name, tmp_path):
@@ -144,10 +146,24 @@ def test_grants_are_made_listed_and_revoked(secured, name):
         ("reader", name, ("i",)), ("writer", f"{name}/own", ())
     }
     assert ana in done(secured.cli("grants", name)) and name in done(secured.cli("whoami", user=ana))
+    granted = secured.cli("grant", "reader", f"{name}/t", "--to", f"user:{ana}", "--column", "i,strnig")
+    assert "granted" in done(granted) and 'has a column "strnig"' in granted.stderr and '"i"' not in granted.stderr
+    done(secured.cli("revoke", "reader", f"{name}/t", "--to", f"user:{ana}"))
+    # What somebody else may do, with what its groups may do.
+    done(secured.cli("user", "groups", ana, "--group", f"g-{name[2:]}"))
+    done(secured.cli("grant", "reader", "/", "--to", f"group:g-{name[2:]}"))
+    of_ana = json.loads(done(secured.cli("--json", "grants", "--of", f"user:{ana}")))
+    assert {(grant["role"], grant["prefix"]) for grant in of_ana} == {("reader", name), ("writer", f"{name}/own"), ("reader", "/")}
+    done(secured.cli("revoke", "reader", "/", "--to", f"group:g-{name[2:]}"))
+    secured.settle()
+    assert f"user:{ana}" in done(secured.cli("grants", "--of", f"user:{ana}", user=ana))
+    assert "only an administrator" in done(secured.cli("grants", "--of", f"user:{ADMIN}", user=ana), code=1)
     error = done(secured.cli("grant", "reader", name, "--to", f"user:{ana}", user=ana), code=1)
     assert "lacks the role owner" in error
     assert "revoked" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"))
     assert "there is no grant" in done(secured.cli("revoke", "reader", name, "--to", f"user:{ana}"), code=1)
+    lines = secured.wait_audited(operation="revoke", table=name, result="NOT_FOUND")
+    assert any(line["target"] == f"reader {name} user:{ana}" and "there is no grant" in line["reason"] for line in lines)
     secured.settle()
     assert "there is no table" in done(secured.cli("get", f"{name}/t", user=ana), code=1)
 
@@ -159,6 +175,7 @@ def test_quotas_are_set_listed_and_removed(secured, name):
     assert (quota["bytes"], quota["tables"], quota["tables_used"]) == (1 << 20, 1, 1) and quota["bytes_used"] > 0
     assert name in done(secured.cli("quota", "ls"))
     done(secured.cli("quota", "rm", name))
+    assert f"there is no quota of {name}: `volley quota ls`" in done(secured.cli("quota", "rm", name), code=1)
     assert json.loads(done(secured.cli("--json", "quota", "ls", name))) == []
 
 
@@ -167,3 +184,21 @@ def test_operators_commands_work_for_operators_only(secured):
     for member in (secured.coordinators[2], secured.nodes[0]):
         assert len(json.loads(done(secured.cli("--json", "cluster", "status", user=ola, member=member)))["nodes"]) == 2
         assert "lacks the role operator" in done(secured.cli("cluster", "status", user=ana, member=member), code=1)
+
+
+def test_doctor_and_status_report_what_is_open(own_secured):
+    options = ("--public-metrics", "--shareable-tickets")
+    cluster = own_secured(coordinators=1, nodes=1, coordinator_options=options, node_options=("--public-reflection",))
+    nobody, ola = cluster.add_user(), cluster.add_user(("operator", "/"))
+    expected = ("everybody reads /metrics of coordinator 1:", "may use gRPC reflection of node ", "every ticket at coordinator 1:")
+    for member in cluster.members():
+        # The node's settings come with its next heartbeat.
+        report = wait_until(lambda: (text := done(cluster.cli("doctor", member=member))) and "reflection" in text and text, 30, "the node reports")
+        status = done(cluster.cli("cluster", "status", member=member))
+        for text in (report, status):
+            assert all(words in text for words in expected) and f"nothing is granted to 1 user ({nobody})" in text, text
+        assert "--insecure" not in report and "without TLS" not in report, "it listens on loopback"
+    found = json.loads(done(cluster.cli("--json", "doctor")))
+    assert found["well"] and len([one for one in found["found"] if one["warning"]]) == 4
+    of_operator = done(cluster.cli("cluster", "status", user=ola))
+    assert "nothing is granted to 1 user, who" in of_operator and nobody not in of_operator

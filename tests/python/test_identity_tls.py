@@ -1,5 +1,6 @@
 """Identity with TLS: logins and bearers by TLS, client certificates as principals, and clients that trust no server."""
 
+import hashlib
 import json
 
 import pyarrow as pa
@@ -90,6 +91,7 @@ def test_certificate_is_a_principal(cluster, name):
     for member in cluster.members():
         who = whoami(certified(cluster, member, issued))
         assert (who["principal"], who["method"], who["open"], who["grants"]) == (person, "certificate", False, []), who
+        assert who["credential"] == f"certificate:{hashlib.sha256(issued.der()).hexdigest()}"
         with certified(cluster, member, issued) as client:
             assert list(client.list_flights()) == []
             with pytest.raises(KeyError, match=f'there is no table "{name}"'):

@@ -161,6 +161,13 @@ def test_group_has_its_rights_while_one_is_in_it(secured, name):
     hidden(secured, name, user=ana)
 
 
+def sizes(reply):
+    """All values of `bytes` in a reply."""
+    items = reply.values() if isinstance(reply, dict) else reply if isinstance(reply, list) else ()
+    own = {reply["bytes"]} if isinstance(reply, dict) and "bytes" in reply else set()
+    return own.union(*map(sizes, items))
+
+
 def test_columns_that_are_not_granted_do_not_exist(secured, name):
     put(secured.client(), name, TABLE, **KEYED)
     ana, one = secured.add_user(("reader", name, ["c", "a"])), secured.add_user(("reader", name, ["nowhere", "a"]))
@@ -180,9 +187,12 @@ def test_columns_that_are_not_granted_do_not_exist(secured, name):
         assert client.get_schema(descriptor(name, columns=["c"])).schema.names == ["c"]
         [found] = client.list_flights(name.encode())
         assert found.schema.equals(visible.schema)
+        assert (info.total_bytes, found.total_bytes, info.total_records) == (-1, -1, 3), "the size is that of all columns"
         for reply in ("list_tables", "get_stats", "explain", "list_versions"):
             body = None if reply == "list_tables" else {"table": name}
-            assert '"b"' not in json.dumps(action(client, reply, body)), reply
+            known, visible_to_all = action(client, reply, body), action(secured.client(member), reply, body)
+            assert '"b"' not in json.dumps(known), reply
+            assert sizes(known) == {None} and sizes(visible_to_all) - {None, 0}, reply
         assert secured.client(member, user=one).get_schema(descriptor(name)).schema.names == ["a"]
 
 

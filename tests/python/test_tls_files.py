@@ -1,6 +1,7 @@
 """Certificates that change while members run, and `volley` with its settings of TLS."""
 
 import json
+import subprocess
 
 import pyarrow as pa
 import pytest
@@ -85,6 +86,8 @@ def test_expired_certificate_is_named_on_both_sides(own):
     assert served(own, member, "flight") == before != expired.der(), "the valid one stays in use"
     # At a start there is no other.
     member.stop()
+    checked = subprocess.run([*member.command, "--check-config"], capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 1 and f"--tls-cert {issued.cert}: the certificate has expired" in checked.stderr, checked
     member.start()
     wait_until(lambda: member.alive() and answers(own, member), 30, "the node is up")
     assert served(own, member, "flight") == expired.der()
@@ -139,6 +142,23 @@ def test_volley_presents_its_certificate(named, stranger):
         assert done.returncode == 1 and "clients use it without TLS" in done.stderr, done.stderr
     environment = {"VOLLEY_TLS_CA": str(ca), "VOLLEY_TLS_CLIENT_CERT": str(user.cert), "VOLLEY_TLS_CLIENT_KEY": str(user.key)}
     assert named.volley("ls", listener="mutual", env=environment).returncode == 0
+
+
+def test_volley_names_a_client_certificate_that_is_refused(named, stranger):
+    user = named.authority.issue("--user", "eva", "--force")
+    expired, server = named.authority.issue_expired_user("eva", user), named.server_files["node1"]
+    foreign = stranger.issue("--user", "eva", "--force")
+    for member in named.members():
+        for issued, said in (
+            (expired, f"--tls-cert {expired.cert}: the certificate has expired"),
+            (server, f"--tls-cert {server.cert}: the certificate is not for clients"),
+        ):
+            done = named.volley("--tls-ca", named.authority.ca, "--tls-cert", issued.cert, "--tls-key", issued.key, "ls", member=member, listener="mutual")
+            assert done.returncode == 1 and said in done.stderr, done.stderr
+        done = named.volley("--tls-ca", named.authority.ca, "--tls-cert", foreign.cert, "--tls-key", foreign.key, "ls", member=member, listener="mutual")
+        # The server's reason, or, if the connection is gone before it arrives, the likely one.
+        said = ("does not trust the CA of this side's certificate", f"may refuse the certificate of --tls-cert {foreign.cert}")
+        assert done.returncode == 1 and any(words in done.stderr for words in said), done.stderr
 
 
 def test_volley_without_tls_gets_the_reason(named):

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use volley_common::Result;
 use volley_common::client::Client;
 
-use super::doctor::exposure::exposure_warning;
+use super::doctor::exposure::exposure_warnings;
 use super::{coordinators, nodes};
 use crate::args::RotateKeysArgs;
 use crate::output::{self, cell, count, plural};
@@ -61,7 +61,7 @@ fn show(status: &Value) -> Result<()> {
     output::health_line(&health, &summary(status))?;
     let unreachable = status["unreachable"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let lines = unreachable.map(|member| format!("  {member}")).chain(unreadable(status)).chain(tls_failures(status));
-    let lines = lines.chain(exposure_warning(status).map(|warning| format!("  warning: {warning}")));
+    let lines = lines.chain(exposure_warnings(status).into_iter().map(|warning| format!("  warning: {warning}")));
     lines.into_iter().try_for_each(output::line)?;
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     output::line(format!("\n{}", coordinators::table(&list("coordinators"))))?;

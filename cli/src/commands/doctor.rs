@@ -13,7 +13,7 @@ use volley_common::grpc::NOW_HEADER;
 use volley_common::{Code, Error, Result, clock};
 
 use self::clock_offset::ClockOffset;
-use self::exposure::exposure_warning;
+use self::exposure::exposure_warnings;
 use crate::output;
 
 /// Timeout of a connection and its calls.
@@ -189,8 +189,8 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
-    let exposure = exposure_warning(status)
-        .map(|warning| Finding { warning: Some(warning.into()), ..Finding::new("identity", "-", None) });
+    let exposure = exposure_warnings(status).into_iter();
+    let exposure = exposure.map(|warning| Finding { warning: Some(warning), ..Finding::new("exposure", "-", None) });
     let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| Finding::problem("TLS files", "-", failure));
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()

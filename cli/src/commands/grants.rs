@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use volley_common::client::Client;
+use volley_common::escape::escape_invisible;
 use volley_common::{Error, Result};
 
 use crate::args::identity::{GrantArgs, RevokeArgs};
@@ -20,6 +21,9 @@ pub async fn grant(args: &GrantArgs, connect: impl AsyncFnOnce() -> Result<Clien
         body["columns"] = json!(columns);
     }
     let answer = connect().await?.action("grant", &body).await?;
+    for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("{}", escape_invisible(&format!("volley: warning: {warning}")));
+    }
     if json { output::json(&answer) } else { output::line(granted_text(&args.grant, columns.as_deref())) }
 }
 
@@ -40,6 +44,7 @@ fn check_no_wildcard(prefix: &str) -> Result<()> {
 pub async fn revoke(client: &Client, args: &RevokeArgs, json: bool) -> Result<()> {
     let answer = client.action("revoke", &body(args)).await?;
     let text = text(args);
+    // Of a coordinator of an earlier version; others report the error.
     if answer["revoked"] == false {
         return Err(Error::not_found(format!(
             "there is no grant of {text}: `volley grants` lists them; a role that comes from a wider prefix or a group is revoked there"
@@ -48,11 +53,17 @@ pub async fn revoke(client: &Client, args: &RevokeArgs, json: bool) -> Result<()
     if json { output::json(&answer) } else { output::line(format!("revoked {text}")) }
 }
 
-/// Lists the grants that apply to tables of a prefix; all without one.
-pub async fn list(client: &Client, prefix: Option<&str>, json: bool) -> Result<()> {
-    let body = prefix.map_or_else(|| json!({}), |prefix| json!({ "prefix": prefix }));
-    let grants = client.action("list_grants", &body).await?;
+/// Lists the grants that apply to tables of a prefix; all without one. `of`: only those of this user, with those to its groups, or
+/// of this group.
+pub async fn list(client: &Client, prefix: Option<&str>, of: Option<&str>, json: bool) -> Result<()> {
+    let grants = client.action("list_grants", &list_body(prefix, of)).await?;
     if json { output::json(&grants) } else { output::line(table(&grants)) }
+}
+
+/// Coordinators of earlier versions refuse a key that they do not know.
+fn list_body(prefix: Option<&str>, of: Option<&str>) -> Value {
+    let given = [("prefix", prefix), ("of", of)].into_iter().filter_map(|(key, value)| Some((key, value?)));
+    given.map(|(key, value)| (key.to_string(), Value::from(value))).collect()
 }
 
 fn body(args: &RevokeArgs) -> Value {
@@ -107,6 +118,13 @@ mod tests {
         let columns = ["x".to_string(), "y".to_string()];
         let granted = granted_text(&args("a/b"), Some(&columns));
         assert_eq!(granted, "granted reader on a/b to user:ana, only the columns x, y");
+    }
+
+    #[test]
+    fn only_what_is_given_restricts_the_list() {
+        assert_eq!(list_body(None, None), json!({}));
+        assert_eq!(list_body(Some("sales"), None), json!({ "prefix": "sales" }));
+        assert_eq!(list_body(None, Some("user:ana")), json!({ "of": "user:ana" }));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub fn describe(info: &FlightInfo) -> Value {
         "table": name(info),
         "version": version(info),
         "rows": info.total_records,
-        "bytes": info.total_bytes,
+        "bytes": Some(info.total_bytes).filter(|bytes| *bytes >= 0),
         "ordered": info.ordered,
     })
 }

@@ -19,10 +19,10 @@ fn text(answer: &Value) -> String {
         "" => "nobody is logged in".to_string(),
         name => {
             let of = |key: &str| Some(cell(key, &answer[key])).filter(|value| !value.is_empty());
-            let method = of("method").map_or_else(String::new, |method| format!(", by {method}"));
-            let credential = of("credential").map_or_else(String::new, |credential| format!(" {credential}"));
+            let proof = of("credential").or_else(|| of("method"));
+            let proof = proof.map_or_else(String::new, |proof| format!(", by {proof}"));
             let groups = of("groups").map_or_else(String::new, |groups| format!(", in the groups {groups}"));
-            format!("{name}{method}{credential}{groups}")
+            format!("{name}{proof}{groups}")
         }
     };
     match answer["open"] == true {
@@ -39,7 +39,7 @@ mod tests {
     fn principal_is_shown_with_its_proof_and_rights() {
         let grant = json!({ "to": "group:g", "role": "writer", "prefix": "sales" });
         let answer = json!({
-            "principal": "ana", "method": "password", "groups": ["g", "h"], "credential": "", "open": false, "grants": [grant],
+            "principal": "ana", "method": "password", "groups": ["g", "h"], "credential": "password", "open": false, "grants": [grant],
         });
         let shown = text(&answer);
         assert!(shown.starts_with("ana, by password, in the groups g, h\n"), "{shown}");

@@ -28,7 +28,7 @@ use super::principal::{LoginMethod, Principal};
 use super::secret::Secret;
 use crate::grpc::HANDSHAKE;
 use crate::ticket::TicketKey;
-use crate::tls::Caller;
+use crate::tls::{Caller, ClientIdentity};
 use crate::{Error, Result, clock};
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -176,7 +176,7 @@ impl Authenticator {
             (Credentials::Basic { user, password }, _) => return Ok(Identified::Login { user, password }),
             (Credentials::Bearer(token), _) => Access::with_rights(self.rights_of_token(&directory, &token, now_ms)?),
             (Credentials::None, Caller::Client(client)) => {
-                Access::of_principal(certified_principal(&directory, &client.name), directory)
+                Access::of_principal(certified_principal(&directory, client), directory)
             }
             (Credentials::None, Caller::Plaintext | Caller::Anonymous | Caller::Member(_)) => Access::anonymous(),
         };
@@ -250,12 +250,12 @@ fn groups_in_catalog(directory: &Directory, user: &str) -> Vec<String> {
     directory.user(user).map(|user| user.groups.clone()).unwrap_or_default()
 }
 
-fn certified_principal(directory: &Directory, name: &str) -> Principal {
+fn certified_principal(directory: &Directory, client: &ClientIdentity) -> Principal {
     Principal {
-        name: name.to_string(),
-        groups: groups_in_catalog(directory, name),
+        name: client.name.clone(),
+        groups: groups_in_catalog(directory, &client.name),
         method: LoginMethod::Certificate,
-        credential: String::new(),
+        credential: client.fingerprint.clone(),
     }
 }
 

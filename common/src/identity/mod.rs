@@ -42,7 +42,7 @@ pub use credentials::{AUTH_TOKEN_HEADER, Credentials, certificate_needs_no_token
 pub use directory::{Directory, DirectoryHandle};
 pub use login_throttle::LoginThrottle;
 pub use oidc::{OidcSettings, OidcVerifier};
-pub use password::{hash_password, verify_password};
+pub use password::{check_password, hash_password, verify_password};
 pub use principal::{
     LoginMethod, MAX_RECEIVER_NAME, Principal, check_principal_name, check_receiver, is_receiver_name,
 };

@@ -122,7 +122,7 @@ impl OidcVerifier {
     }
 
     /// Verifies a token: its signature by a key of the issuer, issuer, audience and times, with a leeway of 60 s for clocks that
-    /// differ. Returns whom it names; the credential is the id of the key. A key id that is not known asks
+    /// differ. Returns whom it names; the credential is the issuer. A key id that is not known asks
     /// [`OidcVerifier::refresh_loop`] for new keys.
     ///
     /// # Errors
@@ -148,8 +148,8 @@ impl OidcVerifier {
             KeyLookup::Ambiguous => return Err(self.refused("it names none of the several keys of its issuer")),
         };
         let claims = self.verified_claims(token, key, algorithm).map_err(|why| self.refused(&why))?;
-        let principal = claims::check_times(&claims, now_ms)
-            .and_then(|()| claims::principal_of(&claims, &self.settings, key.id().unwrap_or_default()));
+        let principal =
+            claims::check_times(&claims, now_ms).and_then(|()| claims::principal_of(&claims, &self.settings));
         principal.map_err(|why| self.refused(&why))
     }
 

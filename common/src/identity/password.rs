@@ -37,12 +37,7 @@ static VERIFYING: HashingLimits = HashingLimits::new(MAX_CONCURRENT, MAX_VERIFYI
 /// # Errors
 /// INVALID_ARGUMENT: shorter than 8 bytes or longer than 1,024. RESOURCE_EXHAUSTED: too many others are computed.
 pub async fn hash_password(password: Secret) -> Result<String> {
-    let length = password.expose().len();
-    if !(MIN_BYTES..=MAX_BYTES).contains(&length) {
-        return Err(Error::invalid(format!(
-            "the password has {length} bytes: choose one of {MIN_BYTES} to {MAX_BYTES} bytes"
-        )));
-    }
+    check_password(&password)?;
     HASHING
         .compute(move || {
             let unusable = |e: password_hash::Error| Error::internal(format!("the password cannot be hashed: {e}"));
@@ -51,6 +46,20 @@ pub async fn hash_password(password: Secret) -> Result<String> {
             Ok(hash.to_string())
         })
         .await
+}
+
+/// Checks that a password may be chosen.
+///
+/// # Errors
+/// INVALID_ARGUMENT: shorter than 8 bytes or longer than 1,024.
+pub fn check_password(password: &Secret) -> Result<()> {
+    let length = password.expose().len();
+    if !(MIN_BYTES..=MAX_BYTES).contains(&length) {
+        return Err(Error::invalid(format!(
+            "the password has {length} bytes: choose one of {MIN_BYTES} to {MAX_BYTES} bytes"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a password is that of a hash. No password is that of an empty hash, which an account without a password has; it

@@ -48,9 +48,28 @@ pub struct Principal {
     pub groups: Vec<String>,
     /// How it proved its name.
     pub method: LoginMethod,
-    /// What it proved its name by: the id of the service token, or of the key that signed its session token. Never secret; may
-    /// be empty.
+    /// What it proved its name by: the id of the service token, or of the key that signed the session token of a password; the
+    /// fingerprint of the certificate; the issuer of the OIDC token. Never secret; may be empty.
     pub credential: String,
+}
+
+impl Principal {
+    /// How it came in, for audit logs and replies: `password`, `token:ID`, `certificate:FINGERPRINT`, `oidc:ISSUER`. A session
+    /// that a token was exchanged for is that token's.
+    pub fn proof(&self) -> String {
+        let kind = match self.method {
+            // Which key signed the session says nothing about the caller.
+            LoginMethod::Password => return "password".into(),
+            LoginMethod::ServiceToken => "token",
+            LoginMethod::Certificate => "certificate",
+            LoginMethod::Oidc => "oidc",
+        };
+        match self.credential.as_str() {
+            // A member of an earlier version does not say it.
+            "" => kind.into(),
+            credential => format!("{kind}:{credential}"),
+        }
+    }
 }
 
 /// Checks the name of a user, a group or a token: 1 to 128 bytes, without control characters, without `:`, which separates a
@@ -114,6 +133,19 @@ mod tests {
             assert_eq!((method as u32, method.as_str()), (number, name));
         }
         assert_eq!((LoginMethod::from_number(0), LoginMethod::from_number(5)), (None, None));
+    }
+
+    #[test]
+    fn proof_says_how_the_principal_came_in() {
+        let proof = |method, credential: &str| {
+            let credential = credential.to_string();
+            Principal { name: "ann".into(), groups: Vec::new(), method, credential }.proof()
+        };
+        assert_eq!(proof(LoginMethod::Password, "id of the signing key"), "password");
+        assert_eq!(proof(LoginMethod::ServiceToken, "0123456789abcdef"), "token:0123456789abcdef");
+        assert_eq!(proof(LoginMethod::Certificate, "ab12"), "certificate:ab12");
+        assert_eq!(proof(LoginMethod::Certificate, ""), "certificate");
+        assert_eq!(proof(LoginMethod::Oidc, "https://id.example"), "oidc:https://id.example");
     }
 
     #[test]

@@ -156,7 +156,10 @@ impl Connector {
                     .check(&MemberIdentity::of_certificate(certificate).map_err(|e| io::Error::other(e.message))?)?;
                 MaybeTls::tls(stream)
             }
-            Connector::Client(client) => MaybeTls::tls(client.connect(stream, addr).await?),
+            Connector::Client(client) => {
+                let stream = client.connect(stream, addr).await?;
+                MaybeTls::tls(stream).with_end_hint(client.refusal_hint())
+            }
         })
     }
 

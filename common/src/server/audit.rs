@@ -188,10 +188,7 @@ impl AuditLog {
             time_ms,
             principal: principal.map(|principal| line::bounded(&principal.name)),
             method: principal.map(|principal| principal.method.as_str()),
-            credential: principal
-                .map(|principal| principal.credential.as_str())
-                .filter(|credential| !credential.is_empty())
-                .map(line::bounded),
+            credential: principal.map(|principal| line::bounded(&principal.proof())),
             claimed: None,
             address: event.access.client_address().map(line::bounded),
             operation: line::bounded(event.operation),

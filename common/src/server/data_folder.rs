@@ -1,9 +1,10 @@
-//! Whose a data folder is: it carries its role and its format, and one process at a time uses it.
+//! Whose a data folder is: it carries its role and its format, one process at a time uses it, and only its owner reads it.
 //!
 //! Which cluster it belongs to is part of what is in it: a node's control file, a coordinator's catalog.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,6 +17,14 @@ const MARKER: &str = "FOLDER";
 const LOCK: &str = "LOCK";
 /// The newest format of the folder's layout that this program knows.
 const FORMAT: u32 = 1;
+/// The rights of a data folder: its owner's alone, because it has keys, hashes of passwords and tables.
+const FOLDER_MODE: u32 = 0o700;
+/// The rights of this module's files.
+const FILE_MODE: u32 = 0o600;
+/// The permission bits of everybody but the owner.
+const FOREIGN_BITS: u32 = 0o077;
+/// Those of who is not in the group either.
+const WORLD_BITS: u32 = 0o007;
 
 /// The kind of server that a data folder belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +58,15 @@ impl FolderRole {
             FolderRole::Node => &["tmp", "parts", "control.new"],
         }
     }
+
+    /// The subfolders, "" for the folder itself, whose files only the owner may read, too: they stay protected if somebody
+    /// opens the folder, or copies it. A node's parts are protected by the folder.
+    fn secret_folders(self) -> &'static [&'static str] {
+        match self {
+            FolderRole::Coordinator => &["", "snapshots"],
+            FolderRole::Node => &[],
+        }
+    }
 }
 
 /// What a folder is.
@@ -66,13 +84,13 @@ enum FolderState {
 pub struct FolderLock(#[allow(dead_code, reason = "closing the file ends the lock")] File);
 
 /// Locks the data folder for this process, until the lock is dropped. Creates it if it does not exist; an empty one gets
-/// the role. Blocks.
+/// the role. What others may read of it is taken from them, if this process owns it; a warning is logged if not. Blocks.
 ///
 /// # Errors
 /// FAILED_PRECONDITION: another process uses it, it belongs to the other role or has a newer format, or it is neither
 /// empty nor a data folder; nothing in it is changed. UNAVAILABLE: it cannot be read or written.
 pub fn claim(dir: &Path, role: FolderRole) -> Result<FolderLock> {
-    fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
+    create(dir).map_err(|e| unusable(dir, &e))?;
     check(dir, role)?;
     let lock = lock(dir)?;
     // Another process may have claimed it in the meantime.
@@ -86,7 +104,57 @@ pub fn claim(dir: &Path, role: FolderRole) -> Result<FolderLock> {
             }
         }
     }
+    restrict(dir, role);
     Ok(FolderLock(lock))
+}
+
+/// Creates the folder for its owner alone. Folders above it that are missing get the usual rights: others may share them.
+fn create(dir: &Path) -> io::Result<()> {
+    dir.parent().map_or(Ok(()), fs::create_dir_all)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        created => created,
+    }
+}
+
+/// Takes the rights of others from a folder and its files, as an earlier version or an operator created them. A failure is
+/// logged and does not stop the server: the folder may be a volume that belongs to root and is used by its group.
+fn restrict(dir: &Path, role: FolderRole) {
+    restrict_path(dir);
+    for folder in role.secret_folders() {
+        // The folder may not exist yet.
+        for entry in fs::read_dir(dir.join(folder)).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                restrict_path(&entry.path());
+            }
+        }
+    }
+}
+
+fn restrict_path(path: &Path) {
+    let found = match fs::metadata(path) {
+        Ok(found) if found.mode() & FOREIGN_BITS != 0 => found,
+        // A file that was removed meanwhile needs nothing.
+        Ok(_) | Err(_) => return,
+    };
+    let (mode, shown) = (found.mode(), path.display());
+    match fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 & !FOREIGN_BITS)) {
+        Ok(()) => tracing::info!("{shown} had the mode {:04o}: only its owner may use it from now on", mode & 0o7777),
+        Err(error) if mode & WORLD_BITS != 0 => {
+            let remedy = remedy(&found);
+            tracing::warn!(%error, "every user of this machine may use {shown}, which has secrets (mode {:04o}), and this process cannot change that: {remedy}", mode & 0o7777);
+        }
+        // As a volume of Kubernetes with `fsGroup`.
+        Err(error) => tracing::debug!(%error, "the group of {shown} keeps its rights"),
+    }
+}
+
+/// What an operator can do about a path that this process may not restrict.
+fn remedy(found: &Metadata) -> &'static str {
+    match found.uid() == rustix::process::geteuid().as_raw() {
+        true => "its file system has no such permissions: restrict those of the mount",
+        false => "run `chmod o-rwx` on it as its owner, or give it to the user of this process",
+    }
 }
 
 fn check(dir: &Path, role: FolderRole) -> Result<FolderState> {
@@ -157,7 +225,7 @@ fn parse(text: &str) -> Option<(&str, u32)> {
 
 fn mark(dir: &Path, role: FolderRole) -> io::Result<()> {
     let temp = dir.join(format!("{MARKER}.new"));
-    let mut file = File::create(&temp)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(&temp)?;
     writeln!(file, "{} data folder, format {FORMAT}", role.program())?;
     file.sync_all()?;
     fs::rename(&temp, dir.join(MARKER))?;
@@ -166,7 +234,7 @@ fn mark(dir: &Path, role: FolderRole) -> io::Result<()> {
 
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&path);
     let file = file.map_err(|e| unusable(&path, &e))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -212,6 +280,40 @@ mod tests {
             drop(lock);
             claim(&folder, role).unwrap();
         }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn new_folder_is_its_owners_alone() {
+        for role in [FolderRole::Node, FolderRole::Coordinator] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+            let folder = dir.path().join("above/data");
+            let _lock = claim(&folder, role).unwrap();
+            assert_eq!(mode(&folder), 0o700);
+            assert_eq!(mode(dir.path()), 0o755, "a folder above it belongs to others, too");
+        }
+    }
+
+    #[test]
+    fn folder_of_an_earlier_version_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("data");
+        fs::create_dir_all(folder.join("snapshots")).unwrap();
+        let files = ["catalog.redb", "snapshots/7"].map(|name| folder.join(name));
+        for file in &files {
+            fs::write(file, b"x").unwrap();
+            fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(&folder, Permissions::from_mode(0o2755)).unwrap();
+        assert!(refusal(&folder, FolderRole::Node).contains("belongs to"));
+        assert_eq!(mode(&folder) & 0o777, 0o755, "a refused folder is left as it is");
+        let _lock = claim(&folder, FolderRole::Coordinator).unwrap();
+        assert_eq!(mode(&folder) & 0o777, 0o700);
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600, 0o600]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`identity_config`] | their settings of identity, rights and the audit log |
 //! | [`audit`] | the audit log |
 //! | [`config`] | loads any configuration: defaults < TOML file < environment < flags |
+//! | [`exposure`] | what the settings leave open, for reports |
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
 //! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
@@ -20,6 +21,7 @@
 pub mod audit;
 pub mod config;
 pub mod data_folder;
+pub mod exposure;
 pub mod health;
 pub mod http;
 pub mod identity_config;
@@ -33,6 +35,7 @@ pub mod server_config;
 pub mod sockets;
 pub mod tls_config;
 
+pub use exposure::ExposureKind;
 pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
 pub use limits_config::LimitsConfig;

@@ -38,10 +38,11 @@ pub trait ServerRole {
     /// One sentence that names the wrong value or combination.
     fn check(config: &Self::Config) -> Result<()>;
 
-    /// Reads the files that the configuration names, as `start` does.
+    /// Reads the files that the configuration names, as `start` does. Stricter in one point: a certificate must be valid now, with
+    /// which a server starts all the same, since a member that stays down helps nobody.
     ///
     /// # Errors
-    /// One sentence that names the file that cannot be used.
+    /// One sentence that names the file that cannot be used, and the remedy.
     fn check_files(config: &Self::Config) -> Result<()>;
 
     /// Starts the server; returns when it can answer clients.

@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn client() -> Caller {
-        Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }))
+        Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }))
     }
 
     fn denial(result: Result<()>) -> String {

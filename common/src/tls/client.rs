@@ -4,13 +4,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::ServerName;
-use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client};
 
+use super::certificate_verifier::IdentifiedClients;
 use super::failure::explained_connect;
+use super::identity::is_not_for_clients;
 use super::pem::{CertificateValidity, TlsFile, certified_key, trust_anchors};
 use super::provider::{ALPN_HTTP1, ALPN_HTTP2, VERSIONS, provider};
 use super::server::HttpVersions;
@@ -53,6 +55,8 @@ struct ConnectorState {
 struct LoadedClientTls {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    /// What to say if a server ends a connection before it sends anything; none without a client certificate.
+    refusal_hint: Option<Arc<str>>,
 }
 
 impl ClientConnector {
@@ -64,7 +68,8 @@ impl ClientConnector {
     /// Reads the files, unless that was done.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: a file cannot be used, a certificate without its key or the reverse, the system has no CAs.
+    /// INVALID_ARGUMENT: a file cannot be used, a certificate without its key or the reverse, a certificate that every server would
+    /// refuse, the system has no CAs.
     pub fn load(&self) -> Result<()> {
         self.loaded().map(drop)
     }
@@ -75,6 +80,12 @@ impl ClientConnector {
         }
         let loaded = load(&self.0.settings, self.0.versions)?;
         Ok(self.0.loaded.get_or_init(|| loaded).clone())
+    }
+
+    /// What to say if a server ends a connection before it sends anything. In TLS 1.3 it refuses a client's certificate after the
+    /// client's part of the handshake, and its reason may not arrive.
+    pub(crate) fn refusal_hint(&self) -> Option<Arc<str>> {
+        self.0.loaded.get().and_then(|loaded| loaded.refusal_hint.clone())
     }
 
     /// The handshake with the server at `addr`, HOST:PORT.
@@ -110,14 +121,14 @@ fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls>
     };
     let unusable = |e: rustls::Error| Error::internal(format!("TLS: {e}"));
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(unusable)?;
-    let builder = builder.with_root_certificates(roots);
+    let builder = builder.with_root_certificates(roots.clone());
+    let mut refusal_hint = None;
     let mut config = match (&settings.cert, &settings.key) {
         (Some(cert), Some(key)) => {
             let cert = TlsFile::new("tls_cert", cert);
             let own = certified_key(&cert, &TlsFile::new("tls_key", key))?;
-            if let Some(problem) = CertificateValidity::of(&cert, &own).and_then(|validity| validity.problem()) {
-                tracing::warn!(%problem, "a certificate is not valid now");
-            }
+            check_acceptable(&cert, &own)?;
+            refusal_hint = Some(refusal_text(settings, &cert, &roots, &own).into());
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
         }
         (None, None) => builder.with_no_client_auth(),
@@ -129,7 +140,40 @@ fn load(settings: &ClientTls, versions: HttpVersions) -> Result<LoadedClientTls>
         HttpVersions::Any => vec![ALPN_HTTP1.to_vec()],
     };
     let server_name = settings.server_name.as_deref().map(server_name).transpose();
-    Ok(LoadedClientTls { config: Arc::new(config), server_name: server_name.map_err(|e| e.at("--tls-server-name"))? })
+    let server_name = server_name.map_err(|e| e.at("--tls-server-name"))?;
+    Ok(LoadedClientTls { config: Arc::new(config), server_name, refusal_hint })
+}
+
+/// Refuses a certificate that every server would: some of them end the connection without a reason that arrives.
+fn check_acceptable(cert: &TlsFile, own: &CertifiedKey) -> Result<()> {
+    if let Some(problem) = CertificateValidity::of(cert, own).and_then(|validity| validity.problem()) {
+        return Err(problem.into());
+    }
+    match own.cert.first() {
+        Some(certificate) if is_not_for_clients(certificate) => Err(Error::invalid(format!(
+            "{cert}: the certificate is not for clients, because its extended key usage lacks clientAuth: give one of `volley certs issue DIR --user NAME`, or one with that usage"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn refusal_text(settings: &ClientTls, cert: &TlsFile, roots: &Arc<RootCertStore>, own: &CertifiedKey) -> String {
+    let unknown = match &settings.ca {
+        Some(ca) if !is_signed_by(roots, own) => {
+            format!(" (it is not signed by a CA of --tls-ca {}, which is often the same)", ca.display())
+        }
+        _ => String::new(),
+    };
+    format!(
+        "it ended right after the TLS handshake; the server may refuse the certificate of {cert}, which must be signed by a CA of its --tls-client-ca{unknown}: its log says why"
+    )
+}
+
+fn is_signed_by(roots: &Arc<RootCertStore>, own: &CertifiedKey) -> bool {
+    let [certificate, intermediates @ ..] = &own.cert[..] else { return false };
+    let Ok(verifier) = IdentifiedClients::new(roots.clone(), false, |_| Ok(())) else { return false };
+    let verified = verifier.verify(certificate, intermediates, UnixTime::now());
+    !matches!(verified, Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
 }
 
 /// The TLS of a client of another service, for HTTP/1.1. It trusts the CAs of the system; without `trusts_system` nobody, for a
@@ -165,8 +209,46 @@ fn system_roots() -> Result<Arc<RootCertStore>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing::TestCa;
+    use rcgen::ExtendedKeyUsagePurpose;
+
+    use super::super::testing::{TestCa, TestCertificate};
     use super::*;
+
+    fn settings(dir: &std::path::Path, ca: &TestCa, own: &TestCertificate) -> ClientTls {
+        let (cert, key) = own.write(dir, "own");
+        ClientTls { ca: Some(ca.write(dir, "trusted")), cert: Some(cert), key: Some(key), server_name: None }
+    }
+
+    #[test]
+    fn certificate_that_every_server_refuses_is_not_used() {
+        let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+        let load = |own: &TestCertificate| {
+            ClientConnector::new(settings(dir.path(), &ca, own), HttpVersions::Http2).load().map_err(|e| e.message)
+        };
+        assert_eq!(load(&ca.issue_named("ann", &[])), Ok(()));
+        assert_eq!(load(&ca.issue_member_for("node/a", ExtendedKeyUsagePurpose::ClientAuth)), Ok(()));
+        let text = load(&ca.issue_expired(&["ann"])).unwrap_err();
+        assert!(text.starts_with("--tls-cert") && text.contains("has expired"), "{text}");
+        let text = load(&ca.issue_member_for("node/a", ExtendedKeyUsagePurpose::ServerAuth)).unwrap_err();
+        assert!(text.starts_with("--tls-cert") && text.contains("lacks clientAuth"), "{text}");
+    }
+
+    #[test]
+    fn hint_says_whether_the_trusted_ca_signed_the_certificate() {
+        let (dir, ca, other) = (tempfile::tempdir().unwrap(), TestCa::new("ca"), TestCa::new("other"));
+        let hint = |own: &TestCertificate| {
+            let client = ClientConnector::new(settings(dir.path(), &ca, own), HttpVersions::Http2);
+            client.load().unwrap();
+            client.refusal_hint().unwrap()
+        };
+        let (own, foreign) = (hint(&ca.issue_named("ann", &[])), hint(&other.issue_named("ann", &[])));
+        assert!(own.contains("--tls-client-ca: its log says why"), "{own}");
+        assert!(foreign.contains("not signed by a CA of --tls-ca"), "{foreign}");
+        let without = ClientTls { ca: Some(ca.write(dir.path(), "trusted")), ..ClientTls::default() };
+        let without = ClientConnector::new(without, HttpVersions::Http2);
+        without.load().unwrap();
+        assert_eq!(without.refusal_hint(), None);
+    }
 
     #[test]
     fn files_that_could_not_be_read_are_read_again() {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -147,10 +148,12 @@ fn is_node_name(name: &str) -> bool {
 }
 
 /// The client that a certificate names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientIdentity {
     /// The user of a URI `volley://user/NAME`; else the first email address, URI or DNS name; else the common name.
     pub name: String,
+    /// The SHA-256 of the certificate, 64 hexadecimal digits.
+    pub fingerprint: String,
 }
 
 impl ClientIdentity {
@@ -172,13 +175,25 @@ impl ClientIdentity {
             || names.iter().find_map(|name| if let GeneralName::DNSName(text) = name { Some(*text) } else { None });
         let name = user.or_else(email).or_else(uri).or_else(dns).or_else(|| common_name(&parsed));
         match name.filter(|name| !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)) {
-            Some(name) => Ok(ClientIdentity { name: name.into() }),
+            Some(name) => Ok(ClientIdentity { name: name.into(), fingerprint: fingerprint_of(certificate) }),
             None => Err(Error::invalid(format!(
                 "the certificate of {} names no client: it needs a common name, or an email address, URI or DNS name of 1 to {MAX_NAME} bytes",
                 subject_of(certificate)
             ))),
         }
     }
+}
+
+/// Whether a certificate says what it is for, and a client is not among that.
+pub(super) fn is_not_for_clients(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(parsed) = parse(certificate) else { return false };
+    // What cannot be read is left to the server.
+    let usage = parsed.extended_key_usage().ok().flatten();
+    usage.is_some_and(|usage| !usage.value.client_auth && !usage.value.any)
+}
+
+fn fingerprint_of(certificate: &CertificateDer<'_>) -> String {
+    Sha256::digest(certificate.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>> {
@@ -284,5 +299,7 @@ mod tests {
         assert_eq!(name("cn", &[]).unwrap(), "cn");
         assert!(name("", &[]).is_err());
         assert_eq!(ClientIdentity::of_certificate(ca.issue_server(&["host"]).der()).unwrap().name, "host");
+        let fingerprint = |cn: &str| ClientIdentity::of_certificate(ca.issue_named(cn, &[]).der()).unwrap().fingerprint;
+        assert!(fingerprint("a").len() == 64 && fingerprint("a") != fingerprint("a"), "each certificate has its own");
     }
 }

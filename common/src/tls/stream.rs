@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -26,12 +27,23 @@ pub struct TlsPart<S> {
     first: Bytes,
     // Boxed: the state of TLS is a thousand bytes.
     stream: Box<TlsStream<S>>,
+    /// Until the other side has sent something: what to say if it ends the connection before.
+    end_hint: Option<Arc<str>>,
 }
 
 impl<S> MaybeTls<S> {
     /// A TLS stream.
     pub fn tls(stream: impl Into<TlsStream<S>>) -> Self {
-        MaybeTls::Tls(TlsPart { first: Bytes::new(), stream: Box::new(stream.into()) })
+        MaybeTls::Tls(TlsPart { first: Bytes::new(), stream: Box::new(stream.into()), end_hint: None })
+    }
+
+    /// The same stream, with what to say if the other side ends it before it has sent anything.
+    #[must_use]
+    pub fn with_end_hint(self, hint: Option<Arc<str>>) -> Self {
+        match self {
+            MaybeTls::Tls(tls) => MaybeTls::Tls(TlsPart { end_hint: hint, ..tls }),
+            MaybeTls::Plain(stream) => MaybeTls::Plain(stream),
+        }
     }
 
     /// Whether it is TLS.
@@ -43,12 +55,39 @@ impl<S> MaybeTls<S> {
 impl<S> TlsPart<S> {
     /// A TLS stream that yields `first` before what it reads.
     pub fn with_first(stream: impl Into<TlsStream<S>>, first: Vec<u8>) -> Self {
-        TlsPart { first: first.into(), stream: Box::new(stream.into()) }
+        TlsPart { first: first.into(), stream: Box::new(stream.into()), end_hint: None }
+    }
+
+    /// The outcome in words for a user; with the hint, if this is how the connection ends.
+    fn in_words<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        polled.map_err(|error| match &self.end_hint {
+            Some(hint) if is_end(&error) => ended(hint),
+            _ => explained(error),
+        })
     }
 }
 
-fn in_words<T>(polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-    polled.map_err(explained)
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsPart<S> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        let polled = Pin::new(&mut *self.stream).poll_read(cx, buffer);
+        if room == 0 || !matches!(polled, Poll::Ready(Ok(()))) {
+            return self.in_words(polled);
+        }
+        match self.end_hint.take() {
+            Some(hint) if buffer.filled().len() == before => Poll::Ready(Err(ended(&hint))),
+            _ => polled,
+        }
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn ended(hint: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, hint)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<S> {
@@ -60,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<S> {
                 buffer.put_slice(&tls.first.split_to(length));
                 Poll::Ready(Ok(()))
             }
-            MaybeTls::Tls(tls) => in_words(Pin::new(&mut *tls.stream).poll_read(cx, buffer)),
+            MaybeTls::Tls(tls) => tls.poll_next(cx, buffer),
         }
     }
 }
@@ -69,7 +108,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             MaybeTls::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            MaybeTls::Tls(tls) => in_words(Pin::new(&mut *tls.stream).poll_write(cx, bytes)),
+            MaybeTls::Tls(tls) => {
+                let polled = Pin::new(&mut *tls.stream).poll_write(cx, bytes);
+                tls.in_words(polled)
+            }
         }
     }
 
@@ -80,7 +122,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             MaybeTls::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            MaybeTls::Tls(tls) => in_words(Pin::new(&mut *tls.stream).poll_write_vectored(cx, slices)),
+            MaybeTls::Tls(tls) => {
+                let polled = Pin::new(&mut *tls.stream).poll_write_vectored(cx, slices);
+                tls.in_words(polled)
+            }
         }
     }
 
@@ -94,14 +139,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             MaybeTls::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            MaybeTls::Tls(tls) => in_words(Pin::new(&mut *tls.stream).poll_flush(cx)),
+            MaybeTls::Tls(tls) => {
+                let polled = Pin::new(&mut *tls.stream).poll_flush(cx);
+                tls.in_words(polled)
+            }
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             MaybeTls::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            MaybeTls::Tls(tls) => in_words(Pin::new(&mut *tls.stream).poll_shutdown(cx)),
+            MaybeTls::Tls(tls) => {
+                let polled = Pin::new(&mut *tls.stream).poll_shutdown(cx);
+                tls.in_words(polled)
+            }
         }
     }
 }

@@ -100,7 +100,15 @@ impl TestCa {
 
     /// A server's certificate that has expired.
     pub fn issue_expired(&self, hosts: &[&str]) -> TestCertificate {
-        let mut params = TestCa::params(hosts, "server", &[]);
+        self.issue_in_2001(TestCa::params(hosts, "server", &[]))
+    }
+
+    /// A member's certificate that has expired.
+    pub fn issue_expired_member(&self, member: &str) -> TestCertificate {
+        self.issue_in_2001(TestCa::params(&[], member, &[&format!("volley://{member}")]))
+    }
+
+    fn issue_in_2001(&self, mut params: CertificateParams) -> TestCertificate {
         (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
         self.issue(params)
     }

@@ -143,7 +143,7 @@ async fn client_certificate_becomes_the_caller() {
         let server = folder.listener(&ca, Some(&users), auth);
         let client = folder.client(&ca, Some(&ann));
         let (caller, done) = shake(&server, async |stream| client.connect(stream, "localhost:1").await).await;
-        assert_eq!(caller, Ok(Caller::Client(Arc::new(ClientIdentity { name: "ann".into() }))));
+        assert_eq!(caller, Ok(Caller::Client(Arc::new(ClientIdentity::of_certificate(ann.der()).unwrap()))));
         assert_eq!(done, Ok(()));
         let client = folder.client(&ca, None);
         let (caller, done) = shake(&server, async |stream| client.connect(stream, "localhost:1").await).await;
@@ -271,4 +271,32 @@ fn unusable_peer_certificate_is_refused_at_the_start() {
         let text = load(&ca, &cert).unwrap_err().message;
         assert!(text.contains("--peer-cert") && text.contains(why), "{text}");
     }
+}
+
+/// How reading ends for a client whose server goes away after the handshake, and has sent `sent` before.
+async fn end_of_client(sent: &[u8]) -> Option<io::Error> {
+    let (folder, ca) = (Folder::new(), TestCa::new("ca"));
+    let listener = folder.listener(&ca, Some(&ca), ClientAuth::Required);
+    let client = folder.client(&ca, Some(&ca.issue_named("ann", &[])));
+    let (near, far) = duplex(64 << 10);
+    let server = async {
+        let (mut stream, _) = listener.accept(far, Duration::from_secs(10)).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        stream.flush().await.unwrap();
+    };
+    let (stream, ()) = tokio::join!(client.connect(near, "localhost:1"), server);
+    let mut stream = MaybeTls::tls(stream.unwrap()).with_end_hint(client.refusal_hint());
+    loop {
+        match stream.read_u8().await {
+            Ok(_) => {}
+            Err(error) => return Some(error).filter(|error| error.kind() == io::ErrorKind::ConnectionAborted),
+        }
+    }
+}
+
+#[tokio::test]
+async fn end_right_after_the_handshake_names_the_client_certificate() {
+    let text = end_of_client(b"").await.unwrap().to_string();
+    assert!(text.contains("may refuse the certificate of --tls-cert") && text.contains("--tls-client-ca"), "{text}");
+    assert!(end_of_client(b"settings").await.is_none(), "the server has accepted the certificate");
 }

@@ -176,5 +176,5 @@ pub fn removed_node(id: NodeId) -> Error {
 }
 
 fn no_node(id: u64) -> Error {
-    Error::not_found(format!("there is no node {}: cluster_status lists the nodes", NodeId(id)))
+    Error::not_found(format!("there is no node {}: `volley nodes` lists the nodes", NodeId(id)))
 }

@@ -164,7 +164,7 @@ impl Catalog {
     pub(super) fn revoke_token(&mut self, op: &RevokeToken) -> Result<reply::Reply> {
         if self.token(&op.id).is_none() {
             return Err(Error::not_found(format!(
-                "there is no service token {:?}: it was revoked, has expired, or never was one",
+                "there is no service token {:?}: it was revoked, has expired, or never was one; `volley token ls` lists those that there are",
                 op.id
             )));
         }
@@ -174,7 +174,8 @@ impl Catalog {
     }
 
     fn require_user(&self, name: &str) -> Result<&User> {
-        self.user(name).ok_or_else(|| Error::not_found(format!("there is no user {name:?}: create it first")))
+        self.user(name)
+            .ok_or_else(|| Error::not_found(format!("there is no user {name:?}: `volley user ls` lists the users")))
     }
 
     fn upsert_user(&mut self, user: User) {

@@ -83,8 +83,8 @@ pub async fn run(
     }
     let admin = &services.admin;
     let value = match (name, &table) {
-        ("explain", Some(table)) => admin.explain(table).await?,
-        (_, Some(table)) => admin.list_versions(table).await?,
+        ("explain", Some(table)) => admin.explain(call.access(), table).await?,
+        (_, Some(table)) => admin.list_versions(call.access(), table).await?,
         ("cluster_status", None) => {
             let EmptyBody {} = parse(name, body)?;
             services.status.cluster_status(call.access()).await?

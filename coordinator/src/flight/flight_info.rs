@@ -129,7 +129,7 @@ fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 /// The FlightInfo of a table in ListFlights: with the kind of descriptor that it was created with, and a single endpoint
 /// whose ticket is the table's name, so that listing needs no read plan.
 pub fn listed(listed: ListedTable) -> FlightInfo {
-    let ListedTable { table, name, kind } = listed;
+    let ListedTable { table, name, kind, bytes } = listed;
     let by_name =
         FlightEndpoint { ticket: Some(Ticket { ticket: command(&name).into() }), ..FlightEndpoint::default() };
     FlightInfo {
@@ -140,7 +140,7 @@ pub fn listed(listed: ListedTable) -> FlightInfo {
         }),
         endpoint: vec![by_name],
         total_records: saturating_i64(table.rows),
-        total_bytes: saturating_i64(table.bytes),
+        total_bytes: bytes.map_or(-1, saturating_i64),
         ordered: table.spec.is_none_or(|spec| spec.shard_by.is_empty()),
         app_metadata: json!({ "table": name.to_string(), "version": table.version }).to_string().into(),
     }
@@ -184,8 +184,11 @@ mod tests {
 
     #[test]
     fn listed_table_keeps_its_kind_of_descriptor() {
-        let list = |name: &str, kind| listed(ListedTable { table: table(name), name: name.parse().unwrap(), kind });
+        let list = |name: &str, kind| {
+            listed(ListedTable { table: table(name), name: name.parse().unwrap(), kind, bytes: None })
+        };
         let by_path = list("t", DescriptorKind::Path);
+        assert_eq!(by_path.total_bytes, -1);
         assert_eq!(by_path.flight_descriptor.unwrap().path, ["t"]);
         let by_command = list("t", DescriptorKind::Command);
         assert_eq!(&by_command.flight_descriptor.unwrap().cmd[..], b"t");

@@ -7,8 +7,8 @@ use volley_common::identity::split_service_token;
 use super::action_bodies::{ActionReply, EmptyBody, parse};
 use super::call_context::CallContext;
 use super::identity_bodies::{
-    CreateTokenBody, CreateUserBody, GrantBody, ListTokensBody, PrefixBody, RemoveUserBody, RevokeTokenBody,
-    SetGroupsBody, SetPasswordBody, SetQuotaBody, parse_with_password,
+    CreateTokenBody, CreateUserBody, GrantBody, ListGrantsBody, ListTokensBody, PrefixBody, RemoveUserBody,
+    RevokeTokenBody, SetGroupsBody, SetPasswordBody, SetQuotaBody, parse_with_password,
 };
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::service::identity::{GrantRequest, IdentityService, prefix_text};
@@ -31,10 +31,13 @@ pub const ACTIONS: [(&str, &str); 14] = [
     ("revoke_token", r#"Revoke a service token: {"id"}"#),
     (
         "grant",
-        r#"Grant a role on the tables of a prefix: {"role": reader, writer, owner, operator or admin, "prefix", "to": user:NAME or group:NAME, "columns": only for a reader}"#,
+        r#"Grant a role on the tables of a prefix: {"role": reader, writer, owner, operator or admin, "prefix", "to": user:NAME or group:NAME, "columns": only for a reader} -> {"warnings", ...}"#,
     ),
-    ("revoke", r#"Revoke a role: {"role", "prefix", "to"} -> {"revoked"}"#),
-    ("list_grants", r#"The grants that one may see, all or those that concern a prefix: {"prefix"}"#),
+    ("revoke", r#"Revoke a role: {"role", "prefix", "to"}"#),
+    (
+        "list_grants",
+        r#"The grants that one may see, all or those that concern a prefix: {"prefix"}, or that a user or group has: {"of": user:NAME or group:NAME}"#,
+    ),
     ("whoami", "Who calls, and what it may do, as JSON"),
     (
         "set_quota",
@@ -104,7 +107,10 @@ pub async fn run(
             note_grant(call, &request);
             service.revoke(access, request).await?
         }
-        "list_grants" => service.list_grants(access, &parse::<PrefixBody>(name, body)?.prefix()?).await?,
+        "list_grants" => {
+            let list: ListGrantsBody = parse(name, body)?;
+            service.list_grants(access, &list.prefix()?, list.of.as_deref()).await?
+        }
         "whoami" => {
             let EmptyBody {} = parse(name, body)?;
             service.whoami(access)

@@ -200,7 +200,28 @@ impl GrantBody {
     }
 }
 
-/// `list_grants`, `list_quotas`.
+/// `list_grants`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListGrantsBody {
+    #[serde(default)]
+    prefix: Option<String>,
+    /// `user:NAME` or `group:NAME`: whose grants.
+    #[serde(default)]
+    pub of: Option<String>,
+}
+
+impl ListGrantsBody {
+    /// The components of the prefix; none: the whole cluster.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: not a prefix.
+    pub fn prefix(&self) -> Result<Vec<String>> {
+        self.prefix.as_deref().map_or(Ok(Vec::new()), parse_prefix)
+    }
+}
+
+/// `list_quotas`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixBody {

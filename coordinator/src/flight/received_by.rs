@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn client_has_tls_at_this_listener_or_at_a_node() {
         let member = MemberIdentity { role: MemberRole::Node, name: "n1".into() };
-        let client = ClientIdentity { name: "alice".into() };
+        let client = ClientIdentity { name: "alice".into(), ..ClientIdentity::default() };
         for (caller, is_tls) in [
             (Caller::Plaintext, false),
             (Caller::Member(Arc::new(member)), false),

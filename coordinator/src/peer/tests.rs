@@ -113,7 +113,7 @@ fn coordinator(id: &str) -> Caller {
 }
 
 fn client() -> Caller {
-    Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }))
+    Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }))
 }
 
 fn code<T>(result: Result<T, Status>) -> Code {

@@ -57,6 +57,8 @@ pub struct RaftContext {
     fault: Mutex<Option<String>>,
     /// Set once the process knows its TLS files.
     pub tls_failures: OnceLock<TlsFailures>,
+    /// What the settings of this process leave open, once it is known.
+    pub exposures: OnceLock<Vec<String>>,
     /// The `features` of the other coordinators that have answered, by id.
     pub features: Mutex<BTreeMap<u64, u32>>,
     channels: AddressMap<PeerChannel>,
@@ -104,6 +106,7 @@ impl RaftContext {
             diverged: Mutex::default(),
             fault: Mutex::default(),
             tls_failures: OnceLock::new(),
+            exposures: OnceLock::new(),
             features: Mutex::default(),
             channels: AddressMap::bounded(MAX_CHANNELS),
             stop: CancellationToken::new(),
@@ -150,6 +153,7 @@ impl RaftContext {
             status: wire::MembershipStatus::Unspecified as i32,
             features: IDENTITY_FEATURES,
             tls_failures: self.tls_failures.get().map(|failures| failures()).unwrap_or_default(),
+            exposures: self.exposures.get().cloned().unwrap_or_default(),
         })
     }
 

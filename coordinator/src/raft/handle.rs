@@ -247,6 +247,11 @@ impl Handle {
         let _ = self.0.tls_failures.set(failures);
     }
 
+    /// Sets what this coordinator reports that its settings leave open. Only the first call has an effect.
+    pub fn report_exposures(&self, exposures: Vec<String>) {
+        let _ = self.0.exposures.set(exposures);
+    }
+
     /// The members whose logs differ from this leader's: a text for operators for each.
     pub fn diverged(&self) -> BTreeMap<u64, String> {
         self.0.diverged.lock().iter().map(|(id, (_, text))| (*id, text.clone())).collect()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use volley_common::identity::Access;
 use volley_common::listen::{self, host_port};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{DrainNode, Node, RemoveNode};
@@ -17,6 +18,7 @@ use crate::diagnostics::table_layout::layout_json;
 use crate::diagnostics::versions::versions_json;
 use crate::membership::node_reports::NodeReports;
 use crate::raft::Handle;
+use crate::service::columns::withhold_bytes;
 
 /// The fewest digits that identify a node by a prefix of its id.
 const MIN_ID_PREFIX: usize = 4;
@@ -78,33 +80,36 @@ impl AdminService {
         find_node(&*self.raft.read().await?, text).map(|node| NodeId(node.id))
     }
 
-    /// Where every shard of a table's newest version is, where it should be, and why copies are missing.
+    /// Where every shard of a table's newest version is, where it should be, and why copies are missing. A reader of some columns
+    /// gets no sizes in bytes.
     ///
     /// # Errors
     /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
-    pub async fn explain(&self, name: &TableName) -> Result<Value> {
+    pub async fn explain(&self, access: &Access, name: &TableName) -> Result<Value> {
         drop(self.raft.read().await?);
-        let name = name.clone();
+        let (is_restricted, name) = (access.permitted_columns(name.components()).is_some(), name.clone());
         let layout = move |snapshot: &ClusterSnapshot<'_>| {
             let table = snapshot.catalog.require_table(&name)?;
             Ok(layout_json(snapshot, table))
         };
-        self.scan_snapshot(layout).await?
+        let explained: Result<Value> = self.scan_snapshot(layout).await?;
+        Ok(visible_sizes(explained?, is_restricted))
     }
 
-    /// The readable versions of a table, newest first.
+    /// The readable versions of a table, newest first. A reader of some columns gets no sizes in bytes.
     ///
     /// # Errors
     /// NOT_FOUND: no such table. UNAVAILABLE: no leader.
-    pub async fn list_versions(&self, name: &TableName) -> Result<Value> {
+    pub async fn list_versions(&self, access: &Access, name: &TableName) -> Result<Value> {
         drop(self.raft.read().await?);
-        let name = name.clone();
+        let (is_restricted, name) = (access.permitted_columns(name.components()).is_some(), name.clone());
         let now_ms = self.raft.now_ms();
         let versions = move |catalog: &Catalog| {
             let table = catalog.require_table(&name)?;
             Ok(versions_json(catalog, table, now_ms))
         };
-        scan_catalog(&self.raft, versions).await?
+        let listed: Result<Value> = scan_catalog(&self.raft, versions).await?;
+        Ok(visible_sizes(listed?, is_restricted))
     }
 
     /// Runs `work` on the local catalog and, on the leader, the copies in progress.
@@ -151,6 +156,13 @@ impl AdminService {
         let list: Vec<Value> = self.raft.peers().iter().map(|(id, peer)| json!({ "id": id, "peer": peer })).collect();
         json!({ "coordinators": list })
     }
+}
+
+fn visible_sizes(mut report: Value, is_restricted: bool) -> Value {
+    if is_restricted {
+        withhold_bytes(&mut report);
+    }
+    report
 }
 
 /// Finds a node by its id, by a prefix of it, or by an address.

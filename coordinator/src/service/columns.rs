@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::Field;
 use bytes::Bytes;
+use serde_json::Value;
 use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
@@ -73,6 +74,19 @@ pub fn visible_schema(message: &Bytes, permitted: &BTreeSet<String>) -> Result<B
 /// Of these names of columns, those that a reader sees.
 pub fn visible_names(names: &[String], permitted: &BTreeSet<String>) -> Vec<String> {
     names.iter().filter(|name| permitted.contains(*name)).cloned().collect()
+}
+
+/// Takes the sizes in bytes out of a report about a table, for a reader of some columns: they are those of all columns, and
+/// would tell something about the others.
+pub fn withhold_bytes(report: &mut Value) {
+    match report {
+        Value::Object(fields) => fields.iter_mut().for_each(|(key, value)| match key.as_str() {
+            "bytes" => *value = Value::Null,
+            _ => withhold_bytes(value),
+        }),
+        Value::Array(items) => items.iter_mut().for_each(withhold_bytes),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn select(

@@ -2,22 +2,23 @@
 //!
 //! What each call requires is in the table of `coordinator/src/flight/rights.rs`. Here is what depends on whose user or token it is, and on the prefix.
 
+mod grants;
 mod passwords;
 #[cfg(test)]
 mod tests;
 
 use serde_json::{Value, json};
 use volley_common::identity::{
-    Access, Authenticator, LoginMethod, Principal, Secret, check_principal_name, hash_password, new_service_token,
+    Access, Authenticator, LoginMethod, Secret, check_principal_name, hash_password, new_service_token,
     split_service_token,
 };
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    CreateToken, Grant, PutGrant, PutUser, PutUserMode, Quota, RemoveGrant, RemoveUser, RevokeToken, Role,
-    ServiceToken, SetQuota, User,
+    CreateToken, PutUser, PutUserMode, Quota, RemoveUser, RevokeToken, Role, ServiceToken, SetQuota, User,
 };
-use volley_common::{Code, Error, Result};
+use volley_common::{Error, Result};
 
+pub use self::grants::GrantRequest;
 pub use self::passwords::PasswordChange;
 use super::login::LoginService;
 use crate::raft::Handle;
@@ -31,18 +32,6 @@ pub struct IdentityService {
     raft: Handle,
     authenticator: Authenticator,
     login: LoginService,
-}
-
-/// A grant to make or to revoke.
-pub struct GrantRequest {
-    /// The role.
-    pub role: Role,
-    /// The components of the prefix; none: the whole cluster.
-    pub prefix: Vec<String>,
-    /// `user:NAME` or `group:NAME`.
-    pub to: String,
-    /// The columns that a reader sees; empty: all.
-    pub columns: Vec<String>,
 }
 
 impl IdentityService {
@@ -192,14 +181,14 @@ impl IdentityService {
         let id = split_service_token(id).map_or(id, |(id, _)| id);
         if id.len() != 16 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Error::invalid(
-                "the \"id\" of a service token has 16 hexadecimal digits: list_tokens lists them",
+                "the \"id\" of a service token has 16 hexadecimal digits: `volley token ls` lists them",
             ));
         }
         if access.require_cluster(Role::Admin).is_err() {
             let user = self.raft.read().await?.token(id).map(|token| token.user.clone());
             if user.is_none_or(|user| user != access.name()) {
                 return Err(Error::not_found(format!(
-                    "{:?} has no service token {id:?}: list_tokens lists them",
+                    "{:?} has no service token {id:?}: `volley token ls` lists them",
                     access.name()
                 )));
             }
@@ -209,94 +198,22 @@ impl IdentityService {
         Ok(json!({ "id": id, "revoked": true }))
     }
 
-    /// Grants a role on a prefix: `{"role", "prefix", "to", "columns"}`.
-    ///
-    /// # Errors
-    /// PERMISSION_DENIED: the caller does not own the prefix. INVALID_ARGUMENT: what such a grant cannot have. FAILED_PRECONDITION:
-    /// the cluster has no administrator yet.
-    pub async fn grant(&self, access: &Access, request: GrantRequest) -> Result<Value> {
-        let GrantRequest { role, prefix, to, columns } = request;
-        access.require_grant(&prefix, role)?;
-        let reply = json!({ "role": role.name(), "prefix": prefix_text(&prefix), "to": to, "columns": columns });
-        let (created_ms, granted_by) = (self.raft.now_ms(), access.name().to_string());
-        let grant = Grant { to, role: role as i32, prefix, columns, created_ms, granted_by };
-        tracing::info!(grant = %reply, by = grant.granted_by, "a role was granted");
-        self.raft.propose(Op::PutGrant(PutGrant { grant: Some(grant) })).await?;
-        Ok(reply)
-    }
-
-    /// Revokes a role on a prefix; `{"revoked": false}` if it was not granted.
-    ///
-    /// # Errors
-    /// PERMISSION_DENIED: the caller does not own the prefix. FAILED_PRECONDITION: it is the last administrator's.
-    pub async fn revoke(&self, access: &Access, request: GrantRequest) -> Result<Value> {
-        let GrantRequest { role, prefix, to, .. } = request;
-        access.require_grant(&prefix, role)?;
-        tracing::info!(role = role.name(), prefix = prefix_text(&prefix), to, "a role is revoked");
-        match self.raft.propose(Op::RemoveGrant(RemoveGrant { to, role: role as i32, prefix })).await {
-            Ok(_) => Ok(json!({ "revoked": true })),
-            Err(error) if error.code == Code::NotFound => Ok(json!({ "revoked": false })),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The grants that apply to tables of a prefix, or all: `[{"to", "role", "prefix", "columns", "granted_by", "created_ms"}]`.
-    /// A principal sees those to itself, and those on prefixes that it owns.
-    ///
-    /// # Errors
-    /// UNAVAILABLE: no leader.
-    pub async fn list_grants(&self, access: &Access, prefix: &[String]) -> Result<Value> {
-        let groups = self.groups_of(access.principal().map(|principal| &**principal));
-        let is_own = |grant: &Grant| match grant.to.split_once(':') {
-            Some(("user", name)) => access.principal().is_some_and(|principal| principal.name == name),
-            Some(("group", name)) => groups.iter().any(|group| group == name),
-            _ => false,
-        };
-        let is_visible = |grant: &&Grant| is_own(grant) || access.require_grant(&grant.prefix, Role::Reader).is_ok();
-        let applies = |grant: &&Grant| grant.prefix.starts_with(prefix) || prefix.starts_with(&grant.prefix);
-        let grants: Vec<Grant> = self.raft.read().await?.grants().filter(applies).cloned().collect();
-        Ok(grants.iter().filter(is_visible).map(grant_json).collect())
-    }
-
-    /// Who calls, and what it may do: `{"principal", "method", "groups", "credential", "open", "grants"}`.
-    pub fn whoami(&self, access: &Access) -> Value {
-        let principal = access.principal().map(|principal| &**principal);
-        let directory = self.authenticator.directory();
-        let grants: Value = match (principal, &directory) {
-            (Some(principal), Some(directory)) => directory.grants_of(principal).map(grant_json).collect(),
-            _ => Value::Array(Vec::new()),
-        };
-        json!({
-            "principal": principal.map(|principal| &principal.name),
-            "method": principal.map(|principal| principal.method.as_str()),
-            "groups": self.groups_of(principal),
-            "credential": principal.map(|principal| &principal.credential).filter(|credential| !credential.is_empty()),
-            "open": access.is_open(),
-            "grants": grants,
-        })
-    }
-
-    /// The groups of a principal: those that its token claims, and those of its user.
-    fn groups_of(&self, principal: Option<&Principal>) -> Vec<String> {
-        let Some(principal) = principal else { return Vec::new() };
-        let directory = self.authenticator.directory();
-        let user = directory.as_ref().and_then(|directory| directory.user(&principal.name));
-        let mut groups = principal.groups.clone();
-        groups.extend(user.into_iter().flat_map(|user| user.groups.clone()));
-        groups.sort_unstable();
-        groups.dedup();
-        groups
-    }
-
     /// Limits the tables of a prefix together; without both limits the quota is removed: `{"prefix", "bytes", "tables"}`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: a limit of 0. RESOURCE_EXHAUSTED: too many quotas.
+    /// INVALID_ARGUMENT: a limit of 0. NOT_FOUND: there is no quota to remove. RESOURCE_EXHAUSTED: too many quotas.
     pub async fn set_quota(&self, prefix: Vec<String>, bytes: Option<u64>, tables: Option<u32>) -> Result<Value> {
         if bytes == Some(0) || tables == Some(0) {
             return Err(Error::invalid(
                 "a quota is at least 1: leave a limit out if there is none, and both to remove the quota",
             ));
+        }
+        let is_removal = bytes.is_none() && tables.is_none();
+        if is_removal && !self.raft.read().await?.quotas().any(|usage| usage.quota.prefix == prefix) {
+            return Err(Error::not_found(format!(
+                "there is no quota of {}: `volley quota ls` lists the quotas",
+                prefix_text(&prefix)
+            )));
         }
         let reply = json!({ "prefix": prefix_text(&prefix), "bytes": bytes, "tables": tables });
         let quota = Quota { prefix, bytes: bytes.unwrap_or_default(), tables: tables.unwrap_or_default() };
@@ -352,17 +269,6 @@ fn require_self(access: &Access, user: &str) -> Result<()> {
         "{:?} may do this for itself only, and {user:?} is another user: an administrator can do it",
         access.name()
     )))
-}
-
-fn grant_json(grant: &Grant) -> Value {
-    json!({
-        "to": grant.to,
-        "role": grant.role().name(),
-        "prefix": prefix_text(&grant.prefix),
-        "columns": grant.columns,
-        "granted_by": grant.granted_by,
-        "created_ms": grant.created_ms,
-    })
 }
 
 /// A prefix as text: `/` for the whole cluster, else its components.

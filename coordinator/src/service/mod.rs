@@ -8,7 +8,7 @@
 //! | [`plan_cache`], [`planning_queue`] | cached plans of large tables; waiting for a place in turn |
 //! | [`mod@write`] | writes: begin, stage, renew, commit, abort |
 //! | [`tables`], [`restore`] | tables without a write: create, drop, clear, list, statistics; restoring versions |
-//! | [`status`] | cluster status and health checks |
+//! | [`status`], `exposure_report` | cluster status and health checks; what members leave open |
 //! | [`admin`] | operators' actions: nodes and coordinators, layout and versions of tables |
 //! | [`login`] | passwords and tokens to session tokens |
 //! | [`identity`] | users, service tokens, grants, quotas |
@@ -20,6 +20,7 @@
 
 pub mod admin;
 pub mod columns;
+mod exposure_report;
 pub mod identity;
 pub mod key_rotation;
 pub mod live_nodes;
@@ -42,7 +43,7 @@ use volley_common::Result;
 use volley_common::identity::{Authenticator, DirectoryHandle, IdentityRules};
 use volley_common::net::ConnectionPool;
 use volley_common::server::audit::AuditLog;
-use volley_common::server::{ServerConfig, ServerTls};
+use volley_common::server::{ExposureKind, ServerConfig, ServerTls};
 
 use crate::client_listener::{ClientListener, ListenerTable};
 use crate::config::CoordinatorConfig;
@@ -135,6 +136,7 @@ impl Services {
     ) -> Self {
         let (listeners, node_reports) = (Arc::new(ListenerTable::new(listeners)), Arc::<NodeReports>::default());
         raft.report_tls_failures(Arc::new(move || tls.reload_failures()));
+        raft.report_exposures(ExposureKind::names_of(&config.server));
         let (directory, CallerPolicy { rules, audit }) = (DirectoryHandle::new(), callers);
         let status = StatusService::new(raft.clone(), node_reports.clone(), pool.clone());
         let of_catalog = raft.clone();

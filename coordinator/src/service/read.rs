@@ -45,7 +45,7 @@ pub struct ReadPlan {
     /// Selects which of equally good locations comes first.
     pub rotation: usize,
     /// Bytes of the parts of all endpoints; `None` if the client requested only some columns or rows, or uncompressed ones of
-    /// a compressed table.
+    /// a compressed table, or may read only some columns.
     pub bytes: Option<u64>,
     /// Whether the endpoints, concatenated, contain the rows in order.
     pub ordered: bool,
@@ -61,6 +61,8 @@ pub struct ListedTable {
     pub name: TableName,
     /// How the client named the table that it created: by path or by command.
     pub kind: DescriptorKind,
+    /// Its size; `None`: the reader may read only some columns, and must not learn something of the others.
+    pub bytes: Option<u64>,
 }
 
 /// What a request reads: a version, before its columns are selected.
@@ -130,7 +132,10 @@ impl ReadService {
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
         let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
-        let whole_table = options.limit.is_none() && columns.indexes.is_none() && !target.is_decompressed(options);
+        let whole_table = options.limit.is_none()
+            && columns.indexes.is_none()
+            && !target.is_decompressed(options)
+            && access.permitted_columns(&target.table).is_none();
         Ok(ReadPlan {
             version: target.version,
             doubted: target.version_plan.uris_of(&doubted),
@@ -186,7 +191,7 @@ impl ReadService {
                 let name = TableName::from_components(&table.name)?;
                 if name.to_string().starts_with(prefix) {
                     let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
-                    listed.push(ListedTable { table: table.clone(), name, kind });
+                    listed.push(ListedTable { bytes: Some(table.bytes), table: table.clone(), name, kind });
                 }
             }
         }
@@ -304,11 +309,12 @@ impl ResolvedRead {
     }
 }
 
-/// Leaves out the columns that a principal may not see.
+/// Leaves out the columns that a principal may not see, and the size of tables with such columns.
 fn with_visible_schemas(mut listed: Vec<ListedTable>, access: &Access) -> Result<Vec<ListedTable>> {
-    for ListedTable { table, .. } in &mut listed {
+    for ListedTable { table, bytes, .. } in &mut listed {
         if let Some(permitted) = access.permitted_columns(&table.name) {
             table.schema = visible_schema(&table.schema, &permitted)?;
+            *bytes = None;
         }
     }
     Ok(listed)

@@ -23,6 +23,7 @@ use crate::membership::clock_skew::ClockOwner;
 use crate::membership::node_reports::NodeReports;
 use crate::node_probes::nodes_of_rank;
 use crate::raft::Handle;
+use crate::service::exposure_report::{exposures, users_without_grants};
 
 /// Counting parts takes at most one in this many units of time, independent of the rate of status requests.
 const IDLE_FACTOR: u32 = 20;
@@ -75,6 +76,9 @@ impl StatusService {
     ///
     /// `open`: the cluster has no users, so that everybody whom a listener serves may do everything; null while this coordinator
     /// does not know. `insecure`: its listeners serve other machines without TLS.
+    ///
+    /// `exposures`: what the settings of members leave open, `[{"kind", "members"}]`. `users_without_grants`: `{"count", "names"}`,
+    /// the names for administrators only.
     ///
     /// Without a leader the health is red, the rest is this coordinator's last known state, and `stale` says why. While a
     /// coordinator or node does not answer it is yellow at best, and `unreachable` names each of them.
@@ -132,6 +136,8 @@ impl StatusService {
             },
             "unreachable": unreachable,
             "tls_failures": tls_failures(&identities, &heartbeats),
+            "exposures": exposures(&identities, &heartbeats),
+            "users_without_grants": users_without_grants(&catalog, access),
             "unreadable": replication.listed.iter().map(|part| unreadable_json(part, access)).collect::<Vec<_>>(),
             "coordinators": self.coordinators_json(&unanswered, &diverged),
             "nodes": catalog.nodes().map(node).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@ use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
-use crate::service::columns::visible_names;
+use crate::service::columns::{visible_names, withhold_bytes};
 use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Tables without a write.
@@ -141,10 +141,12 @@ impl TableService {
     }
 }
 
-/// A table as actions report it, without the names of columns that a principal may not see.
+/// A table as actions report it, without the names of columns that a principal may not see, and without the size of all columns.
 fn visible_json(table: &Table, access: &Access) -> Value {
     let mut json = table_json(table);
-    if let (Some(permitted), Some(spec)) = (access.permitted_columns(&table.name), &table.spec) {
+    let Some(permitted) = access.permitted_columns(&table.name) else { return json };
+    withhold_bytes(&mut json);
+    if let Some(spec) = &table.spec {
         json["shard_by"] = visible_names(&spec.shard_by, &permitted).into();
     }
     json
@@ -152,4 +154,37 @@ fn visible_json(table: &Table, access: &Access) -> Value {
 
 fn already_exists(name: &TableName) -> Error {
     Error::exists(format!("table {name:?} exists already: drop it first, or add \"if_not_exists\": true"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::wire::catalog::Role;
+
+    use super::super::testing::ServicesFixture;
+    use super::*;
+
+    /// What the actions on one table report.
+    async fn reports(fixture: &ServicesFixture, access: &Access) -> Vec<Value> {
+        let (services, name) = (&fixture.services, "sales/t".parse().unwrap());
+        vec![
+            services.tables.list_tables(access, &[]).await.unwrap()["tables"][0].clone(),
+            services.tables.stats(access, Some(&name)).await.unwrap(),
+            services.admin.list_versions(access, &name).await.unwrap()["versions"][0].clone(),
+            services.admin.explain(access, &name).await.unwrap()["shards"][0].clone(),
+        ]
+    }
+
+    #[tokio::test]
+    async fn reader_of_some_columns_gets_no_sizes() {
+        let fixture = ServicesFixture::closed().await;
+        fixture.create_table("sales/t").await;
+        fixture.grant("user:ana", Role::Reader, "sales", &["a"]).await;
+        for report in reports(&fixture, &fixture.access("root")).await {
+            assert!(report["bytes"].is_u64() || report["bytes"].is_i64(), "{report}");
+        }
+        for report in reports(&fixture, &fixture.access("ana")).await {
+            assert!(report["bytes"].is_null() && report["rows"].is_number(), "{report}");
+        }
+    }
 }

@@ -240,7 +240,7 @@ async fn handshake_payload_is_answered_before_the_stream_ends() {
 async fn client_with_a_certificate_needs_no_handshake() {
     let node = TestUsers::new().node().await;
     let (callers, headers, mut extensions) = (&node.context.callers, HeaderMap::new(), Extensions::new());
-    extensions.insert(Caller::Client(Arc::new(ClientIdentity { name: "alice".into() })));
+    extensions.insert(Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() })));
     let Ok(HandshakeAnswer::ByMessage(access)) = callers.answer_to_headers(&headers, &extensions).await else {
         panic!("its headers have no credentials")
     };

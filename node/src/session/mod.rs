@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Streaming;
 use volley_common::http2::SilenceWatch;
+use volley_common::server::ExposureKind;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::{DeleteParts, InventoryReconciled, NodeOrder, QuarantineParts, Welcome};
@@ -79,7 +80,8 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     state.coordinators.prefer(&leader);
     tracing::info!(leader, "in session with the leading coordinator");
     ready.send_replace(true);
-    let reporter = ReportSender::new(state.store.clone(), state.tls.clone(), reports);
+    let reporter = ReportSender::new(state.store.clone(), state.tls.clone(), reports)
+        .with_exposures(ExposureKind::names_of(&state.config.server));
     let silence = state.pool.silence(&leader);
     LeaderSession { state: state.clone(), reporter, orphans_left: Arc::default() }
         .serve(orders, heartbeat, silence)

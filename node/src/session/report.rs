@@ -24,13 +24,20 @@ const PAGE: usize = 10_000;
 pub struct ReportSender {
     store: PartStore,
     tls: Option<Arc<ServerTls>>,
+    /// What the settings of this node leave open.
+    exposures: Vec<String>,
     reports: mpsc::Sender<NodeReport>,
 }
 
 impl ReportSender {
     /// Reports on this store, and on files of TLS.
     pub fn new(store: PartStore, tls: Option<Arc<ServerTls>>, reports: mpsc::Sender<NodeReport>) -> Self {
-        ReportSender { store, tls, reports }
+        ReportSender { store, tls, exposures: Vec::new(), reports }
+    }
+
+    /// Reports what the settings of this node leave open, too.
+    pub fn with_exposures(self, exposures: Vec<String>) -> Self {
+        ReportSender { exposures, ..self }
     }
 
     async fn send(&self, report: Report) -> Result<()> {
@@ -67,6 +74,7 @@ impl ReportSender {
             orphaned: status.orphans.files,
             orphaned_bytes: status.orphans.bytes,
             tls_failures: self.tls.as_ref().map(|tls| tls.reload_failures()).unwrap_or_default(),
+            exposures: self.exposures.clone(),
         };
         self.send(Report::Heartbeat(heartbeat)).await
     }

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use volley_common::options::Options;
+use volley_tests::cluster::files_below;
 use volley_tests::process::run;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
@@ -112,6 +115,39 @@ async fn folders_of_a_newer_format_or_damaged_are_refused() {
     }
     fs::write(&control, intact).unwrap();
     node.restart().await;
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+/// The folders of the members, and the files of the catalog, that others than their owner may use.
+fn open_to_others(cluster: &TestCluster) -> Vec<String> {
+    let folders = cluster.coordinators.iter().chain(&cluster.nodes).map(|member| member.folder.clone());
+    let files = cluster.coordinators.iter().flat_map(|coordinator| files_below(&coordinator.folder));
+    let paths = folders.chain(files).filter(|path| path.exists() && mode(path) & 0o077 != 0);
+    paths.map(|path| format!("{:o} {}", mode(&path), path.display())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_folders_are_their_owners_alone() {
+    let mut cluster = TestCluster::start_with(small()).await;
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..100).await.unwrap();
+    assert_eq!(open_to_others(&cluster), Vec::<String>::new());
+    let catalog = cluster.coordinators[0].folder.join("catalog.redb");
+    assert_eq!(mode(&catalog), 0o600);
+    // As earlier versions made them.
+    for member in cluster.members() {
+        assert!(member.stop().await.success());
+        fs::set_permissions(&member.folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(&catalog, fs::Permissions::from_mode(0o644)).unwrap();
+    for member in cluster.members() {
+        member.start();
+    }
+    cluster.settle().await;
+    assert_eq!(open_to_others(&cluster), Vec::<String>::new());
+    assert_eq!(rows::get(&cluster.client().await, "t").await.unwrap(), Vec::from_iter(0..100));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,7 +117,7 @@ fn unauthenticated(result: Result<Access>) -> String {
 }
 
 fn client(name: &str) -> Caller {
-    Caller::Client(Arc::new(ClientIdentity { name: name.into() }))
+    Caller::Client(Arc::new(ClientIdentity { name: name.into(), ..ClientIdentity::default() }))
 }
 
 fn member() -> Caller {

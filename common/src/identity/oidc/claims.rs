@@ -30,11 +30,7 @@ fn time_ms(value: &Value) -> Option<u64> {
 }
 
 /// Whom a token names. Groups whose names no grant can have are left out.
-pub(super) fn principal_of(
-    claims: &Map<String, Value>,
-    settings: &OidcSettings,
-    key_id: &str,
-) -> Result<Principal, String> {
+pub(super) fn principal_of(claims: &Map<String, Value>, settings: &OidcSettings) -> Result<Principal, String> {
     let claim = &settings.principal_claim;
     // An issuer that lets people enter their address must not let them enter that of another one; one that says nothing about
     // it may be such an issuer.
@@ -56,7 +52,7 @@ pub(super) fn principal_of(
     groups.retain(|group| is_receiver_name(group));
     groups.sort();
     groups.dedup();
-    Ok(Principal { name: name.to_string(), groups, method: LoginMethod::Oidc, credential: key_id.to_string() })
+    Ok(Principal { name: name.to_string(), groups, method: LoginMethod::Oidc, credential: settings.issuer.clone() })
 }
 
 /// The claim with a name, or, if there is none, the value that its parts between the dots lead to. Claims of some issuers are URLs,
@@ -94,11 +90,11 @@ mod tests {
     }
 
     fn named(value: Value, principal_claim: &str) -> Result<String, String> {
-        principal_of(&claims(value), &settings(principal_claim, None), "").map(|principal| principal.name)
+        principal_of(&claims(value), &settings(principal_claim, None)).map(|principal| principal.name)
     }
 
     fn groups(value: Value, claim: &str) -> Vec<String> {
-        principal_of(&claims(value), &settings("sub", Some(claim)), "").unwrap().groups
+        principal_of(&claims(value), &settings("sub", Some(claim))).unwrap().groups
     }
 
     #[test]

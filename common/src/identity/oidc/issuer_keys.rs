@@ -110,6 +110,7 @@ impl IssuerKey {
     }
 
     /// Its id, if it has one.
+    #[cfg(test)]
     pub(super) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }

@@ -159,7 +159,7 @@ fn token_of_every_kind_of_key_is_accepted() {
             name: "ann".into(),
             groups: vec!["ops".into()],
             method: LoginMethod::Oidc,
-            credential: id.into(),
+            credential: ISSUER.into(),
         };
         assert_eq!(issuer.verifier.verify(&token, NOW), Ok(expected), "{algorithm}");
         assert!(issuer.verifier.is_issuer_of(&token));

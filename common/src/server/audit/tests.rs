@@ -56,7 +56,7 @@ fn authenticator() -> Authenticator {
 
 /// A client by its certificate.
 fn alice() -> Access {
-    let caller = Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }));
+    let caller = Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }));
     let peer = "10.0.0.7:5000".parse().unwrap();
     match authenticator().identify(&HeaderMap::new(), &caller, Some(peer), "/x/DoGet").unwrap() {
         Identified::Access(access) => access,
@@ -94,7 +94,7 @@ fn line_has_every_field() {
         assert_eq!(line[key], wanted, "{key} of {line}");
     }
     assert_eq!(line["address"], "10.0.0.7", "{line}");
-    assert!(line.get("credential").is_some() && line.get("dropped").is_none() && line.get("claimed").is_none());
+    assert!(line["credential"] == "certificate" && line.get("dropped").is_none() && line.get("claimed").is_none());
     let time = line["time"].as_str().unwrap();
     assert!(time.len() == 24 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
 }

@@ -55,7 +55,7 @@ impl HttpLogin for OnePassword {
             if password.expose() != "right" {
                 return Err(Error::unauthenticated("user or password is wrong"));
             }
-            let caller = Caller::Client(Arc::new(ClientIdentity { name: user.into() }));
+            let caller = Caller::Client(Arc::new(ClientIdentity { name: user.into(), ..ClientIdentity::default() }));
             match self.0.identify(&HeaderMap::new(), &caller, address, "/metrics")? {
                 Identified::Access(access) => Ok(access),
                 Identified::Login { .. } => Err(Error::internal("a login without credentials")),

@@ -140,7 +140,7 @@ async fn presented_token_is_renewed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_with_a_certificate_needs_no_handshake() {
     let fixture = ServicesFixture::closed().await;
-    let client = || Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }));
+    let client = || Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }));
     let result = shake(&fixture, None, client(), LOOPBACK, iter([])).await.unwrap();
     assert_eq!(result.code(), Code::FailedPrecondition);
     assert!(result.replies[0].as_ref().unwrap_err().message().contains("\"alice\""));

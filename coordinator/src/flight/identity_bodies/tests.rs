@@ -78,7 +78,9 @@ fn prefix_is_a_slash_or_whole_components() {
         let error = grant(&format!(r#"{{"role": "writer", "prefix": "{text}", "to": "user:ann"}}"#)).err().unwrap();
         assert!(error.code == Code::InvalidArgument && error.message.contains("prefix"), "{text:?}: {error}");
     }
-    let all: PrefixBody = parse("list_grants", b"").unwrap();
+    let of: ListGrantsBody = parse("list_grants", br#"{"of": "user:ann", "prefix": "sales"}"#).unwrap();
+    assert_eq!((of.of.as_deref(), of.prefix().unwrap()), (Some("user:ann"), vec!["sales".to_string()]));
+    let all: ListGrantsBody = parse("list_grants", b"").unwrap();
     assert_eq!(all.prefix().unwrap(), Vec::<String>::new());
 }
 

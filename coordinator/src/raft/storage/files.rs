@@ -1,9 +1,9 @@
 //! The data folder: a folder of this machine, or a simulated one.
 
 use std::fmt::Debug;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ use volley_common::{Error, Result};
 pub const TMP: &str = "tmp";
 /// The subfolder for snapshots.
 pub const SNAPSHOTS: &str = "snapshots";
+/// The mode of every file: the catalog has keys and hashes of passwords.
+const FILE_MODE: u32 = 0o600;
 
 /// A data folder. Every method blocks. Paths are absolute and within the folder.
 pub trait DataDir: Debug + Send + Sync {
@@ -105,13 +107,19 @@ impl DataDir for LocalDataDir {
     }
 
     fn database(&self, builder: &Builder) -> Result<Database, DatabaseError> {
-        let database = builder.create(self.0.join("catalog.redb"))?;
+        let path = self.0.join("catalog.redb");
+        // An empty file becomes a database. Created here, since the library would let every user of the machine read it.
+        let created = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&path);
+        created.map_err(|e| DatabaseError::Storage(e.into()))?;
+        let database = builder.create(path)?;
         self.sync_dir(&self.0).map_err(|e| DatabaseError::Storage(e.into()))?;
         Ok(database)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
-        Ok(Box::new(File::create(path)?))
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true).mode(FILE_MODE);
+        Ok(Box::new(options.open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {

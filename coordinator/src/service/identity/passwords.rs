@@ -46,7 +46,7 @@ impl IdentityService {
         }
         // Hashing is expensive: not for a typing error.
         if self.raft.read().await?.user(&user).is_none() {
-            return Err(Error::not_found(format!("there is no user {user:?}: create it first")));
+            return Err(Error::not_found(format!("there is no user {user:?}: `volley user ls` lists the users")));
         }
         let password_hash = hash_password(password).await?;
         self.put_user(self.user_row(&user, password_hash), PutUserMode::Password).await?;

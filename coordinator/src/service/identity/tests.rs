@@ -1,6 +1,11 @@
 //! Who may change which users, tokens and grants, and who sees them.
 #![allow(clippy::unwrap_used)]
 
+use arrow::datatypes::{DataType, Field, Schema};
+use volley_common::Code;
+use volley_common::ipc::schema::schema_message;
+use volley_common::wire::catalog::{CreateTable, TableSpec};
+
 use super::*;
 use crate::service::testing::ServicesFixture;
 
@@ -142,8 +147,9 @@ async fn owner_grants_on_its_prefix_only() {
         let revoked = service.revoke(&ann, request(role, prefix, "user:bob")).await;
         assert_eq!(code(revoked), expected, "{role:?} {prefix:?}");
     }
-    let none = service.revoke(&ann, request(Role::Reader, &["sales"], "user:bob")).await.unwrap();
-    assert_eq!(none, json!({ "revoked": false }));
+    let none = service.revoke(&ann, request(Role::Reader, &["sales"], "user:bob")).await.unwrap_err();
+    assert_eq!(none.code, Code::NotFound);
+    assert!(none.message.contains("no grant of reader on sales to user:bob: `volley grants`"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +162,7 @@ async fn grants_of_others_are_hidden_except_to_owners() {
     let service = &fixture.services.identity;
     let listed = |access: Access, prefix: &'static [&'static str]| async move {
         let prefix: Vec<String> = prefix.iter().map(|part| part.to_string()).collect();
-        let listed = service.list_grants(&access, &prefix).await.unwrap();
+        let listed = service.list_grants(&access, &prefix, None).await.unwrap();
         let text = |grant: &Value| format!("{} {}", grant["role"].as_str().unwrap(), grant["prefix"].as_str().unwrap());
         let mut texts: Vec<String> = listed.as_array().unwrap().iter().map(text).collect();
         texts.sort_unstable();
@@ -188,4 +194,59 @@ async fn quota_is_listed_with_what_is_used_until_it_is_removed() {
     assert_eq!(code(service.set_quota(sales(), Some(0), None).await), Code::InvalidArgument);
     service.set_quota(sales(), None, None).await.unwrap();
     assert_eq!(service.list_quotas(&[]).await.unwrap(), json!([]));
+    let none = service.set_quota(sales(), None, None).await.unwrap_err();
+    assert!(none.code == Code::NotFound && none.message.contains("no quota of sales: `volley quota ls`"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_of_a_user_are_those_to_its_groups_too() {
+    let fixture = fixture().await;
+    fixture.grant("user:ann", Role::Owner, "sales", &[]).await;
+    fixture.grant("group:staff", Role::Reader, "public", &[]).await;
+    fixture.grant("user:bob", Role::Writer, "other", &[]).await;
+    let service = &fixture.services.identity;
+    let listed = |access: Access, of: &'static str| async move {
+        let listed = service.list_grants(&access, &[], Some(of)).await?;
+        let to = |grant: &Value| format!("{} {}", grant["to"].as_str().unwrap(), grant["prefix"].as_str().unwrap());
+        let mut texts: Vec<String> = listed.as_array().unwrap().iter().map(to).collect();
+        texts.sort_unstable();
+        Ok::<_, Error>(texts)
+    };
+    let root = fixture.access("root");
+    assert_eq!(listed(root.clone(), "user:bob").await.unwrap(), ["group:staff public", "user:bob other"]);
+    assert_eq!(listed(root.clone(), "group:staff").await.unwrap(), ["group:staff public"]);
+    assert_eq!(listed(root.clone(), "user:nobody").await.unwrap(), Vec::<String>::new());
+    assert_eq!(code(listed(root, "bob").await), Code::InvalidArgument);
+    let ann = fixture.access("ann");
+    assert_eq!(listed(ann.clone(), "user:ann").await.unwrap(), ["group:staff public", "user:ann sales"]);
+    assert_eq!(listed(ann.clone(), "group:staff").await.unwrap(), ["group:staff public"]);
+    for other in ["user:bob", "group:others", "user:nobody"] {
+        assert_eq!(code(listed(ann.clone(), other).await), Code::PermissionDenied, "{other}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_no_table_has_are_granted_with_a_warning() {
+    let fixture = fixture().await;
+    let (service, root) = (&fixture.services.identity, fixture.access("root"));
+    let grant = |prefix: &'static str, columns: &'static [&'static str]| {
+        let columns = columns.iter().map(|column| column.to_string()).collect();
+        let request = GrantRequest { columns, ..request(Role::Reader, &[prefix], "user:ann") };
+        let root = root.clone();
+        async move { service.grant(&root, request).await.unwrap()["warnings"].clone() }
+    };
+    assert_eq!(grant("sales", &["amuont"]).await, json!([]), "the grant precedes the table");
+    for (name, columns) in [("a", ["day", "amount"]), ("b", ["day", "price"])] {
+        let fields: Vec<Field> = columns.iter().map(|column| Field::new(*column, DataType::Int64, true)).collect();
+        let (table, schema) = (vec!["sales".to_string(), name.into()], schema_message(&Schema::new(fields)).unwrap());
+        let spec = Some(TableSpec { shards: 1, replicas: 1, ..TableSpec::default() });
+        fixture.apply(Op::CreateTable(CreateTable { table, spec, schema, ..CreateTable::default() })).await;
+    }
+    assert_eq!(grant("sales", &["day", "amount", "price"]).await, json!([]));
+    let warnings = grant("sales", &["amuont", "day", "x"]).await;
+    let text = warnings[0].as_str().unwrap();
+    assert!(text.starts_with("no table below sales has a column \"amuont\", \"x\":"), "{text}");
+    assert_eq!(grant("other", &["amuont"]).await, json!([]), "no table is below it");
+    let listed = service.list_grants(&root, &["sales".to_string()], Some("user:ann")).await.unwrap();
+    assert_eq!(listed[0]["columns"], json!(["amuont", "day", "x"]), "it is granted all the same");
 }

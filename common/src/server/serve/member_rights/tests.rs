@@ -28,7 +28,7 @@ fn node() -> Caller {
 }
 
 fn client() -> Caller {
-    Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }))
+    Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }))
 }
 
 /// The gRPC paths of all methods that a protobuf file defines.

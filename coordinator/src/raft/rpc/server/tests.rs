@@ -32,7 +32,7 @@ fn member(role: MemberRole, name: &str) -> Caller {
 }
 
 fn strangers() -> [Caller; 3] {
-    let alice = Caller::Client(Arc::new(ClientIdentity { name: "alice".into() }));
+    let alice = Caller::Client(Arc::new(ClientIdentity { name: "alice".into(), ..ClientIdentity::default() }));
     [member(MemberRole::Node, "2"), alice, Caller::Anonymous]
 }
 
