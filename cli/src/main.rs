@@ -10,6 +10,7 @@
 //! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
 //! | [`secret_arguments`] | secrets in arguments, which are refused and not repeated |
+#![forbid(unsafe_code)]
 
 mod args;
 mod certificates;

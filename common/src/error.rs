@@ -20,13 +20,21 @@ pub struct Error {
     pub code: Code,
     /// What is wrong, with which table, part, node or field, and what to do.
     pub message: String,
+    /// If waiting helps: after how many milliseconds the client should repeat the call.
+    pub retry_after_ms: Option<u64>,
 }
+
+/// The metadata key by which a server that is busy tells a client when to repeat a call, in milliseconds (gRPC A6,
+/// "pushback").
+pub(crate) const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// The same for clients and proxies that do not know gRPC's key.
+pub(crate) const RETRY_AFTER: &str = "retry-after-ms";
 
 macro_rules! constructors {
     ($($(#[$doc:meta])* $name:ident => $code:ident,)*) => {
         $($(#[$doc])*
         pub fn $name(message: impl Into<String>) -> Self {
-            Error { code: Code::$code, message: message.into() }
+            Error { code: Code::$code, message: message.into(), retry_after_ms: None }
         })*
     };
 }
@@ -68,6 +76,12 @@ impl Error {
         self.message = format!("{place}: {}", self.message);
         self
     }
+
+    /// The same error, which passes: the client should repeat the call after this many milliseconds.
+    pub fn retry_after(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
 }
 
 impl fmt::Display for Error {
@@ -80,7 +94,13 @@ impl std::error::Error for Error {}
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status::new(error.code, error.message)
+        let mut status = Status::new(error.code, error.message);
+        if let Some(ms) = error.retry_after_ms {
+            for key in [RETRY_PUSHBACK, RETRY_AFTER] {
+                status.metadata_mut().insert(key, ms.into());
+            }
+        }
+        status
     }
 }
 
@@ -100,7 +120,8 @@ impl From<Status> for Error {
             (None, "") => format!("the call failed with {code:?}, and no reason was given"),
             (None, text) => text.to_string(),
         };
-        Error { code, message }
+        let retry_after = status.metadata().get(RETRY_PUSHBACK).and_then(|value| value.to_str().ok());
+        Error { code, message, retry_after_ms: retry_after.and_then(|value| value.parse().ok()) }
     }
 }
 

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use prost::Message;
 use tonic::Status;
 
+use crate::error::RETRY_PUSHBACK;
 use crate::{Code, Error, Result};
 
 /// Bytes of the prefix of every message: a compression flag, then the length as four bytes, big-endian.
@@ -64,19 +65,9 @@ pub fn message_length(prefix: &[u8; PREFIX], max: usize) -> Result<usize> {
     Ok(length)
 }
 
-/// The metadata key by which a server that is busy tells a client when to repeat a call, in milliseconds (gRPC A6,
-/// "pushback").
-const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// The same for clients and proxies that do not know gRPC's key.
-const RETRY_AFTER: &str = "retry-after-ms";
-
 /// The status of an error that passes: the client should repeat the call after this time.
 pub fn retry_later(error: Error, after_ms: u64) -> Status {
-    let mut status = Status::from(error);
-    for key in [RETRY_PUSHBACK, RETRY_AFTER] {
-        status.metadata_mut().insert(key, after_ms.into());
-    }
-    status
+    error.retry_after(after_ms).into()
 }
 
 /// How long the server asks to wait before the call is repeated.

@@ -23,6 +23,7 @@
 //! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
 //! | [`fairness`] | shares between clients: limits of calls, and waiting in turn |
+//! | [`fair_budget`] | budgets of which one owner has a part at most |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
@@ -33,6 +34,7 @@ pub mod cluster_id;
 pub mod error;
 pub mod escape;
 pub mod expectation;
+pub mod fair_budget;
 pub mod fairness;
 pub mod grpc;
 pub mod http2;

@@ -1,4 +1,5 @@
 //! Settings of the allocator: a put allocates and frees messages of many megabytes.
+#![allow(unsafe_code, reason = "settings of the allocator")]
 
 /// `M_MMAP_THRESHOLD`: allocations of this size or more are mappings of their own, which return to the system when they are
 /// freed.
@@ -17,7 +18,8 @@ const TRIM_THRESHOLD: libc::c_int = 4 << 20;
 /// Makes the allocator return large blocks to the system. Call it first in `main`, before other threads start.
 pub fn return_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt takes two numbers, and no other thread runs yet. A refusal changes nothing.
+    // SAFETY: mallopt takes two numbers and locks the allocator's state. Other threads that allocate meanwhile, of which there
+    // are none at the begin of `main`, would use the former settings or the new ones. A refusal changes nothing.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);

@@ -31,6 +31,20 @@ pub const DECOMPRESS_HEADER: &str = "x-volley-decompress";
 /// Headers with the prefix that are not options, without it.
 const NON_OPTION_HEADERS: [&str; 3] = ["listener", "leader", "relayed"];
 
+/// A header that is given once, or several times with the same value.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it has two values, or is not ASCII.
+pub fn header_text<'a>(headers: &'a http::HeaderMap, name: &str) -> Result<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.any(|other| Some(other) != first) {
+        return Err(Error::invalid(format!("the header {name} has two values: leave one out")));
+    }
+    let text = first.map(|value| value.to_str());
+    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
+}
+
 /// All options of a request for a table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {

@@ -16,6 +16,7 @@
 //! | [`http`] | health and metrics |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
 //! | [`recover_command`] | lets one coordinator continue alone after a majority was lost |
+#![forbid(unsafe_code)]
 
 pub mod admin_reset;
 pub mod administrator_file;

@@ -1,4 +1,5 @@
 //! The `volley-coordinator` process.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

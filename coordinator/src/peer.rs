@@ -30,6 +30,7 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Code, Error, NodeId, TableName, clock};
 
+use crate::client_listener::ListenerTable;
 use crate::membership::NodeMembership;
 use crate::membership::node_reports::NodeReports;
 use crate::node_claims::{check_node, check_writer, is_bound, is_writer_bound};
@@ -55,6 +56,7 @@ pub struct CoordinatorPeerService {
     login: LoginService,
     audit: AuditLog,
     planning: Arc<PlanningQueue>,
+    listeners: Arc<ListenerTable>,
 }
 
 impl CoordinatorPeerService {
@@ -70,6 +72,7 @@ impl CoordinatorPeerService {
             login: services.login.clone(),
             audit: services.audit.clone(),
             planning: services.planning.clone(),
+            listeners: services.listeners.clone(),
         };
         CoordinatorServer::new(service)
             .max_decoding_message_size(MAX_PEER_MESSAGE)
@@ -140,6 +143,10 @@ impl CoordinatorPeerService {
         request: BeginWriteRequest,
     ) -> Result<WritePlan, Status> {
         access.require(Role::Writer, table.components())?;
+        // The put gets no addresses: only a misspelt name must not pass unnoticed.
+        if !request.listener.is_empty() {
+            self.listeners.resolve("", Some(&request.listener))?;
+        }
         let _place = self.planning.enter(access).await?;
         Ok(self.write.begin_write(access, request).await?)
     }

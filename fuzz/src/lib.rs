@@ -24,6 +24,7 @@
 //! | [`batches`] | Arrow data for seeds |
 //! | [`process`] | what the targets of a process share: a runtime, folders |
 //! | [`entry`] | the entry points for libFuzzer |
+#![forbid(unsafe_code)]
 
 pub mod actions;
 pub mod batches;

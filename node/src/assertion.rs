@@ -79,6 +79,14 @@ impl AssertedCaller {
         }
     }
 
+    /// The client's access; `None` for the cluster's own work.
+    pub fn access(&self) -> Option<&Access> {
+        match &self.caller {
+            CallOrigin::Client(access) => Some(access),
+            CallOrigin::Cluster => None,
+        }
+    }
+
     /// The request of a call of `path`, with the assertion as metadata.
     pub fn request<T>(&self, path: &str, message: T) -> tonic::Request<T> {
         let mut headers = HeaderMap::new();

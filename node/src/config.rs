@@ -15,6 +15,7 @@ use volley_common::server::config::finite_number;
 use volley_common::server::{ServerArgs, ServerConfig};
 use volley_common::{Error, Result};
 
+use crate::get_resources::{GET_MEMORY, MIN_GET_MEMORY};
 use crate::storage::Watermarks;
 
 /// The least number of bytes of each column in a message, if they fit: every column of every message has a cost for
@@ -58,6 +59,8 @@ pub struct NodeConfig {
     pub max_concurrent_puts_per_principal: usize,
     /// The largest number of gets at once for which the node decompresses; a further one is refused. Each takes about 4 MiB.
     pub max_decompressing_gets: usize,
+    /// Memory for what all gets copy, bytes: tickets, headers, batches that are cut. Half of it for one principal.
+    pub get_memory_bytes: u64,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
@@ -94,6 +97,7 @@ impl Default for NodeConfig {
             max_concurrent_puts: 4096,
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
+            get_memory_bytes: GET_MEMORY,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
@@ -146,6 +150,9 @@ pub struct NodeArgs {
     /// The largest number of gets with `decompress` at once, of compressed tables.
     #[arg(long)]
     pub max_decompressing_gets: Option<usize>,
+    /// Memory for what all gets copy, bytes, half of it for one principal.
+    #[arg(long)]
+    pub get_memory_bytes: Option<u64>,
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
@@ -238,6 +245,7 @@ impl NodeConfig {
             ("max_concurrent_puts", self.max_concurrent_puts as u64, 1),
             ("max_decompressing_gets", self.max_decompressing_gets as u64, 1),
             ("put_memory_bytes", self.put_memory_bytes, MIN_PUT_MEMORY),
+            ("get_memory_bytes", self.get_memory_bytes, MIN_GET_MEMORY),
             ("message_timeout_ms", self.message_timeout_ms, 100),
         ] {
             if value < least {

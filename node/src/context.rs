@@ -17,7 +17,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
-use crate::get_resources::DecompressionSlots;
+use crate::get_resources::{DecompressionSlots, GetMemory};
 use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::storage::PartStore;
@@ -87,6 +87,8 @@ pub struct GetContext {
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
     pub decompressions: DecompressionSlots,
+    /// The memory for what gets copy.
+    pub memory: GetMemory,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -179,6 +181,7 @@ impl NodeContext {
         Arc::new(NodeContext {
             get: Arc::new(GetContext {
                 decompressions: DecompressionSlots::new(config.max_decompressing_gets),
+                memory: GetMemory::new(config.get_memory_bytes),
                 store: store.clone(),
                 cluster: cluster.clone(),
                 coordinators: coordinators.clone(),

@@ -1,43 +1,254 @@
-//! What all gets of a node share, and its limit: how many of them decompress at once. All other gets send slices of mapped
-//! files, and need no memory of their own.
+//! What all gets of a node share, and its limits: memory for what they copy, and how many of them decompress at once.
+//!
+//! A get sends slices of mapped files, which take no memory of the process: they are page cache, and HTTP/2 holds the slices,
+//! not copies, until they are sent. What a get does hold while its client does not read are its ticket, the headers of its
+//! messages, the last page of each (docs/adr/0006-sigbus.md) and the batch in which a limit ends. Most gets hold some ten KiB of
+//! those; one of a table with many tiny batches holds as much as it may.
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use volley_common::fair_budget::{BudgetLimits, BudgetScope, BudgetShare, FairBudget};
+use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
+
+/// The memory of all gets if none is configured, bytes.
+pub const GET_MEMORY: u64 = 512 << 20;
+/// The least memory.
+pub const MIN_GET_MEMORY: u64 = 64 << 20;
+/// The most bytes of a window of messages that are copied.
+pub const COPIED_BYTES: u64 = 512 << 10;
+/// The last message of a window may have this many bytes more, of which the header and a last page are copied.
+const LAST_MESSAGE: u64 = 16 << 10;
+/// Windows of which a get holds the copies: one that is being sent, one whose messages follow, and the next.
+const WINDOWS: u64 = 3;
+/// What a ticket takes, decoded, for each of its bytes.
+const TICKET_EXPANSION: u64 = 3;
+/// What a projection takes for each byte of its table's schema.
+const SCHEMA_EXPANSION: u64 = 4;
+/// The limits of [`GET_CLASSES`] are in this many parts of the memory.
+const SHARES: u64 = 16;
+/// How long a client should wait before it repeats a get that was refused, milliseconds.
+const RETRY_MS: u64 = 500;
+
+/// How much a get may copy at once.
+struct GetClass {
+    /// Gets have this class until this share of the memory is taken,
+    share: u64,
+    /// and those of one caller until it has taken this share.
+    caller_share: u64,
+    /// What a get takes for its copies, bytes.
+    charge: u64,
+    /// A window of messages ends when this many bytes of it are copied; 1: with its first message.
+    copied_bytes: u64,
+}
+
+const fn charge_for(copied_bytes: u64) -> u64 {
+    WINDOWS * (copied_bytes + LAST_MESSAGE)
+}
+
+/// Widest first. The last one takes what three messages of a usual table copy. With the default memory it has space for about as
+/// many gets as `max_calls` and `max_calls_per_principal` permit.
+const GET_CLASSES: [GetClass; 3] = [
+    GetClass { share: 4, caller_share: 3, charge: charge_for(COPIED_BYTES), copied_bytes: COPIED_BYTES },
+    GetClass { share: 8, caller_share: 4, charge: charge_for(64 << 10), copied_bytes: 64 << 10 },
+    GetClass { share: SHARES, caller_share: SHARES / 2, charge: 16 << 10, copied_bytes: 1 },
+];
+
+/// The memory of all gets of a node; clones share it.
+#[derive(Clone)]
+pub struct GetMemory {
+    bytes: u64,
+    budget: FairBudget,
+}
+
+/// What one get takes of the memory, until it is dropped.
+pub struct GetShare {
+    memory: GetMemory,
+    caller: Option<Arc<str>>,
+    taken: BudgetShare,
+    /// For what is held from the beginning to the end.
+    fixed: u64,
+    copied_bytes: u64,
+}
+
+impl GetMemory {
+    /// This many bytes.
+    pub fn new(bytes: u64) -> Self {
+        GetMemory { bytes, budget: FairBudget::default() }
+    }
+
+    /// Takes the share of a further get, of the widest class that has space. `ticket`, `projected_schema`: bytes of the ticket, and of
+    /// the schema if columns are selected.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: the memory is used up, or the caller's half is.
+    pub fn admit(&self, caller: &CallerKey, ticket: usize, projected_schema: usize) -> Result<Arc<GetShare>> {
+        let caller = caller.budget_owner();
+        let fixed = ticket as u64 * TICKET_EXPANSION + projected_schema as u64 * SCHEMA_EXPANSION;
+        let mut reached = BudgetScope::All;
+        for class in &GET_CLASSES {
+            let limits = BudgetLimits {
+                all: self.bytes / SHARES * class.share,
+                of_owner: self.bytes / SHARES * class.caller_share,
+            };
+            match self.budget.take(caller.as_ref(), fixed + class.charge, limits) {
+                Ok(taken) => {
+                    let (memory, copied_bytes) = (self.clone(), class.copied_bytes);
+                    return Ok(Arc::new(GetShare { memory, caller, taken, fixed, copied_bytes }));
+                }
+                Err(scope) => reached = scope,
+            }
+        }
+        Err(self.refusal(reached, caller.as_deref()))
+    }
+
+    fn refusal(&self, reached: BudgetScope, caller: Option<&str>) -> Error {
+        let (mib, caller) = (self.bytes >> 20, caller.unwrap_or("the caller"));
+        let (scope, taken) = match reached {
+            BudgetScope::All => ("all", format!("the gets of this node hold all of their {mib} MiB of memory")),
+            BudgetScope::Owner => (
+                "principal",
+                format!(
+                    "the gets of {caller} hold half of the {mib} MiB that a node has for gets, the most that one may have"
+                ),
+            ),
+        };
+        metrics::counter!("volley_gets_refused_total", "scope" => scope).increment(1);
+        Error::exhausted(format!(
+            "{taken} (`get_memory_bytes`): open fewer streams at a time, read those that are open to their end, or read at another node"
+        ))
+        .retry_after(RETRY_MS)
+    }
+}
+
+impl GetShare {
+    /// A window of messages ends when this many bytes of it are copied; 1: with its first message.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
+    }
+
+    /// Makes sure that a window with so many copied bytes is covered: one with a long header, or a batch that is cut.
+    ///
+    /// # Errors
+    /// As [`GetMemory::admit`].
+    pub fn cover(&self, copied: u64) -> Result<()> {
+        if copied <= self.copied_bytes + LAST_MESSAGE {
+            return Ok(());
+        }
+        let needed = self.fixed.saturating_add(copied.saturating_mul(WINDOWS));
+        let raised = self.taken.raise_to(needed, BudgetLimits::halved(self.memory.bytes));
+        raised.map_err(|scope| self.memory.refusal(scope, self.caller.as_deref()))
+    }
+}
 
 /// The places of gets that decompress. A get that decompresses holds up to three windows of about 1 MiB while its
 /// client does not read: one that waits to be sent, and two that follow.
 #[derive(Clone)]
 pub struct DecompressionSlots {
-    slots: Arc<Semaphore>,
+    slots: FairBudget,
     max_gets: usize,
 }
 
 /// The place of one get.
 pub struct DecompressionSlot {
-    _permit: OwnedSemaphorePermit,
+    _slot: BudgetShare,
 }
 
 impl DecompressionSlots {
     /// Places for this many gets.
     pub fn new(max_gets: usize) -> Self {
-        DecompressionSlots { slots: Arc::new(Semaphore::new(max_gets)), max_gets }
+        DecompressionSlots { slots: FairBudget::default(), max_gets }
     }
 
     /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: all places are taken.
-    pub fn admit(&self) -> Result<DecompressionSlot> {
-        let Ok(permit) = self.slots.clone().try_acquire_owned() else {
-            metrics::counter!("volley_decompressing_gets_refused_total").increment(1);
-            return Err(Error::exhausted(format!(
-                "this node decompresses for {} gets already (`max_decompressing_gets`): open fewer streams at a time, read at \
-                 another node, or leave out the option \"decompress\"",
-                self.max_gets
-            )));
-        };
-        Ok(DecompressionSlot { _permit: permit })
+    /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: all places are taken, or the caller has half of
+    /// them.
+    pub fn admit(&self, caller: &CallerKey) -> Result<DecompressionSlot> {
+        let (owner, limits) = (caller.budget_owner(), BudgetLimits::halved(self.max_gets as u64));
+        match self.slots.take(owner.as_ref(), 1, limits) {
+            Ok(slot) => Ok(DecompressionSlot { _slot: slot }),
+            Err(scope) => {
+                metrics::counter!("volley_decompressing_gets_refused_total").increment(1);
+                let taken = match scope {
+                    BudgetScope::All => format!("for {} gets already", self.max_gets),
+                    BudgetScope::Owner => {
+                        format!("for {} gets of {caller} already, half of what it can", limits.of_owner)
+                    }
+                };
+                Err(Error::exhausted(format!(
+                    "this node decompresses {taken} (`max_decompressing_gets`): open fewer streams at a time, read at another \
+                     node, or leave out the option \"decompress\""
+                ))
+                .retry_after(RETRY_MS))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use volley_common::Code;
+
+    use super::*;
+
+    fn caller(name: &str) -> CallerKey {
+        CallerKey::Principal(name.into())
+    }
+
+    fn fill(memory: &GetMemory, caller: &CallerKey, ticket: usize) -> Vec<Arc<GetShare>> {
+        std::iter::from_fn(|| memory.admit(caller, ticket, 0).ok()).collect()
+    }
+
+    #[test]
+    fn default_memory_has_space_for_all_calls() {
+        let memory = GetMemory::new(GET_MEMORY);
+        // The defaults of max_calls_per_principal and max_calls, without the gets with wider shares.
+        let own = fill(&memory, &caller("a"), 200);
+        assert!(own.len() > 7_500 && own.is_sorted_by_key(|get| COPIED_BYTES - get.copied_bytes()), "{}", own.len());
+        assert!(own.iter().filter(|get| get.copied_bytes() == COPIED_BYTES).count() >= 32);
+        let others = fill(&memory, &CallerKey::Cluster, 200);
+        assert!(own.len() + others.len() > 15_000, "{}", others.len());
+    }
+
+    #[test]
+    fn one_caller_has_half_and_learns_when_to_repeat() {
+        let memory = GetMemory::new(MIN_GET_MEMORY);
+        let own = fill(&memory, &caller("a"), 0);
+        let error = memory.admit(&caller("a"), 0, 0).err().unwrap();
+        assert_eq!((error.code, error.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
+        assert!(error.message.contains("\"a\" hold half of the 64 MiB"), "{error}");
+        let others = fill(&memory, &caller("b"), 0);
+        assert!(others.len() > own.len() / 2);
+        let error = memory.admit(&caller("c"), 0, 0).err().unwrap();
+        assert!(error.message.contains("hold all of their 64 MiB"), "{error}");
+        drop((own, others));
+        assert_eq!(memory.admit(&caller("c"), 0, 0).unwrap().copied_bytes(), COPIED_BYTES);
+    }
+
+    #[test]
+    fn large_tickets_and_cut_batches_take_their_size() {
+        let memory = GetMemory::new(MIN_GET_MEMORY);
+        assert_eq!(fill(&memory, &caller("a"), 2 << 20).len(), 5, "three times the ticket, of 32 MiB");
+        let get = memory.admit(&caller("a"), 0, 0).unwrap();
+        get.cover(COPIED_BYTES).unwrap();
+        get.cover(10 << 20).unwrap();
+        assert!(memory.admit(&caller("a"), 1 << 20, 0).is_err(), "30 of 32 MiB are taken");
+        let error = get.cover(11 << 20).unwrap_err();
+        assert!(error.code == Code::ResourceExhausted && error.message.contains("get_memory_bytes"), "{error}");
+    }
+
+    #[test]
+    fn one_caller_has_half_of_the_places_to_decompress() {
+        let slots = DecompressionSlots::new(3);
+        let own: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("a")).ok()).collect();
+        let others: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("b")).ok()).collect();
+        assert_eq!((own.len(), others.len()), (2, 1));
+        let error = slots.admit(&caller("a")).err().unwrap();
+        assert!(error.message.contains("2 gets of \"a\"") && error.retry_after_ms.is_some(), "{error}");
+        let error = slots.admit(&caller("b")).err().unwrap();
+        assert!(error.message.contains("3 gets already"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
 //! The `volley-node` process.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

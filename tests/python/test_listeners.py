@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from cluster import put
+from cluster import finish, put
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
 
@@ -46,3 +46,19 @@ def test_unknown_listener_is_named(shared, name):
     put(shared.client(), name, TABLE)
     with pytest.raises(pa.ArrowInvalid, match='no listener "nowhere".*proxy'):
         info(shared.client(), name, "nowhere")
+
+
+def put_with_listener(client, name, listener):
+    return finish(*client.do_put(flight.FlightDescriptor.for_path(*name.split("/")), TABLE.schema, asking(listener)))
+
+
+def test_unknown_listener_of_a_put_is_named_by_every_member(shared, name):
+    for member in shared.members():
+        with shared.client(member) as client:
+            with pytest.raises(pa.ArrowInvalid, match='no listener "nowhere".*proxy'):
+                put_with_listener(client, name, "nowhere")
+            with pytest.raises(KeyError):
+                info(client, name, "proxy")
+    for member in shared.members():
+        with shared.client(member) as client:
+            assert put_with_listener(client, name, "proxy")["rows"] == 0

@@ -1,4 +1,5 @@
 //! One server process with its log: started, killed, stopped, paused and started again.
+#![allow(unsafe_code, reason = "children that end with their parent")]
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

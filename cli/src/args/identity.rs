@@ -158,7 +158,7 @@ pub enum QuotaCommand {
         /// Whole components of the tables' names; / is the whole cluster.
         #[arg(value_parser = prefix)]
         prefix: String,
-        /// Bytes of all tables below the prefix: a number, or one with a unit as in 10GiB.
+        /// Bytes of the newest versions of all tables below the prefix, one copy each: a number, or one with a unit as in 10GiB.
         #[arg(long, value_name = "SIZE", value_parser = byte_size, required_unless_present = "tables")]
         bytes: Option<u64>,
         /// Number of tables below the prefix.
@@ -171,7 +171,8 @@ pub enum QuotaCommand {
         #[arg(value_parser = prefix)]
         prefix: String,
     },
-    /// List the quotas, and how much of them is used.
+    /// List the quotas, and how much of them is used by the newest versions of the tables. Copies, old versions and writes that are
+    /// not committed do not count.
     Ls {
         /// Only those of this prefix and below it.
         #[arg(value_parser = prefix)]

@@ -7,6 +7,9 @@ use volley_common::client::Client;
 use crate::args::identity::QuotaCommand;
 use crate::output::{self, cell};
 
+/// What the sizes are.
+const COUNTED: &str = "Sizes are those of the newest versions, one copy each; old versions and writes that are not committed do not count.";
+
 /// Runs the command.
 pub async fn run(client: &Client, command: &QuotaCommand, json: bool) -> Result<()> {
     let (answer, text) = match command {
@@ -59,7 +62,7 @@ fn table(quotas: &Value) -> String {
         table.add_row([of("prefix"), of("bytes_used"), limit("bytes"), of("tables_used"), limit("tables")]);
     }
     output::align_right(&mut table, &[1, 2, 3, 4]);
-    table.to_string()
+    format!("{table}\n\n{COUNTED}")
 }
 
 #[cfg(test)]
@@ -81,6 +84,7 @@ mod tests {
         let line = text.lines().nth(2).unwrap_or_default();
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, ["sales", "1.50", "MB", "10.00", "MB", "7", "-"], "{text}");
+        assert!(text.ends_with("do not count."), "{text}");
         assert_eq!(table(&json!([])), "no quotas");
     }
 }

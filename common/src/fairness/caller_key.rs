@@ -27,6 +27,11 @@ impl CallerKey {
             (None, None) => CallerKey::Cluster,
         }
     }
+
+    /// Whose share of a [`FairBudget`](crate::fair_budget::FairBudget) it takes; `None`: nobody's in particular.
+    pub fn budget_owner(&self) -> Option<Arc<str>> {
+        (*self != CallerKey::Cluster).then(|| self.to_string().into())
+    }
 }
 
 impl fmt::Display for CallerKey {
@@ -57,7 +62,9 @@ mod tests {
         let key = |credential| CallerKey::of(&Access::of_principal(principal(credential), Arc::new(Directory::open())));
         assert_eq!(key("one token"), key("another"));
         assert_eq!(key("").to_string(), "\"alice\"");
+        assert_eq!(key("").budget_owner().as_deref(), Some("\"alice\""));
         assert_eq!(CallerKey::of(&Access::open()), CallerKey::Cluster);
+        assert_eq!(CallerKey::Cluster.budget_owner(), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! BBR, the default of many systems, paces packets by the bandwidth that it measured before. Between processes of one
 //! machine the measured bandwidth only reflects how little there was to send, and BBR delays a response of some 300 KiB
 //! by milliseconds.
+#![allow(unsafe_code, reason = "a socket option that no library has")]
 
 use tokio::net::TcpStream;
 

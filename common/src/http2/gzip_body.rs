@@ -8,6 +8,8 @@
 //!
 //! A compressed message must advance while it arrives, see [`StallTimer`]: its reader cannot see that it has begun.
 
+mod effort;
+
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +22,7 @@ use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+use self::effort::GunzipEffort;
 use crate::grpc::PREFIX;
 use crate::ipc::stall_timer::StallTimer;
 use crate::{Error, Result};
@@ -142,6 +145,7 @@ struct Gunzip {
     received: Bytes,
     state: GunzipState,
     stall: StallTimer,
+    effort: GunzipEffort,
 }
 
 #[derive(Debug)]
@@ -169,7 +173,8 @@ enum GunzipStep {
 impl Gunzip {
     fn new(max_message: usize) -> Self {
         let stall = StallTimer::new(STALL_TIMEOUT);
-        Gunzip { max_message, received: Bytes::new(), state: GunzipState::between_messages(), stall }
+        let (state, effort) = (GunzipState::between_messages(), GunzipEffort::default());
+        Gunzip { max_message, received: Bytes::new(), state, stall, effort }
     }
 
     fn receive(&mut self, data: Bytes) {
@@ -235,11 +240,15 @@ impl Gunzip {
                 }
                 GunzipState::Compressed { message, .. } => {
                     self.stall.stop();
+                    self.effort.add_sent(message.bytes.len());
                     let decoder = GzDecoder::new(std::mem::take(message));
                     self.state = GunzipState::Counting { decoder, start: BytesMut::new(), count: 0 };
                 }
                 GunzipState::Counting { decoder, start, count } => {
-                    if !count_pieces(decoder, start, count, self.max_message)? {
+                    let before = *count;
+                    let is_complete = count_pieces(decoder, start, count, self.max_message)?;
+                    self.effort.add_decompressed(*count - before)?;
+                    if !is_complete {
                         return Ok(GunzipStep::Working);
                     }
                     let prefix = prefix_of(*count);

@@ -1,12 +1,13 @@
 //! One budget of memory for all replies of members that this process passes on.
 //!
 //! A reply that its client does not read takes the window of its stream, and what was passed on but not sent yet. Both are
-//! smaller the more of the budget is taken; when it is used up, further calls are refused.
+//! smaller the more of the budget is taken; when it is used up, further calls are refused. One caller's streams get narrower
+//! sooner, and take half of the budget at most.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::settings::{FRAME_SIZE, STREAM_WINDOW, StreamWindow};
+use crate::fair_budget::{BudgetLimits, BudgetScope, BudgetShare, FairBudget};
 use crate::{Error, Result};
 
 /// The budget if none is configured, bytes.
@@ -15,12 +16,18 @@ pub const RELAY_MEMORY: u64 = 512 << 20;
 pub const MIN_RELAY_MEMORY: u64 = 64 << 20;
 /// [`RelayClass::share`] is in this many parts of the budget.
 const SHARES: u64 = 8;
+/// [`RelayClass::caller_share`] is in this many parts of the budget.
+const CALLER_SHARES: u64 = 16;
+/// How long a client should wait before it repeats a call that was refused, milliseconds.
+const RETRY_MS: u64 = 500;
 
 /// How much of a reply may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RelayClass {
     /// Streams get this class until this share of the budget is taken.
     share: u64,
+    /// Those of one caller, until it has taken this share of the budget.
+    caller_share: u64,
     /// What one stream takes of the budget, bytes: all of the following, and its tasks and headers.
     charge: u64,
     pub window: StreamWindow,
@@ -36,6 +43,7 @@ pub(crate) struct RelayClass {
 pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     RelayClass {
         share: 2,
+        caller_share: 3,
         charge: 7 << 20,
         window: StreamWindow { window: STREAM_WINDOW, max_frame_size: FRAME_SIZE },
         max_unsent: 2 << 20,
@@ -43,6 +51,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     },
     RelayClass {
         share: 3,
+        caller_share: 4,
         charge: 2 << 20,
         window: StreamWindow { window: 64 << 10, max_frame_size: 16 << 10 },
         max_unsent: 64 << 10,
@@ -50,6 +59,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     },
     RelayClass {
         share: 4,
+        caller_share: 5,
         charge: 128 << 10,
         window: StreamWindow { window: 64 << 10, max_frame_size: 16 << 10 },
         max_unsent: 32 << 10,
@@ -57,6 +67,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     },
     RelayClass {
         share: SHARES,
+        caller_share: CALLER_SHARES / 2,
         charge: 24 << 10,
         window: StreamWindow { window: 8000, max_frame_size: 16 << 10 },
         max_unsent: 1,
@@ -68,39 +79,54 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
 #[derive(Clone, Debug)]
 pub(crate) struct RelayBudget {
     bytes: u64,
-    taken: Arc<AtomicU64>,
+    budget: FairBudget,
 }
 
 /// What one stream takes of the budget, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RelayShare {
-    budget: RelayBudget,
     class: usize,
+    _taken: BudgetShare,
 }
 
 impl RelayBudget {
     /// A budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        RelayBudget { bytes, taken: Arc::default() }
+        RelayBudget { bytes, budget: FairBudget::default() }
     }
 
-    /// Takes the share of a further stream, of the widest class that has space.
+    /// Takes the share of a further stream, of the widest class that has space. `caller`: whose stream it is; `None`: nobody's in
+    /// particular.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: the budget is used up.
-    pub fn take(&self) -> Result<RelayShare> {
-        let fits = |class: &RelayClass| {
-            let limit = self.bytes / SHARES * class.share;
-            let take = |taken| Some(taken + class.charge).filter(|taken| *taken <= limit);
-            self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-        };
-        match RELAY_CLASSES.iter().position(fits) {
-            Some(class) => Ok(RelayShare { budget: self.clone(), class }),
-            None => Err(Error::exhausted(format!(
-                "the streams that this process passes on take all of its {} MiB (`relay_memory_bytes`): read at the locations of the endpoints, or try again when other streams have ended",
-                self.bytes >> 20
-            ))),
+    /// RESOURCE_EXHAUSTED: the budget is used up, or the caller's part of it is.
+    pub fn take(&self, caller: Option<&Arc<str>>) -> Result<RelayShare> {
+        let mut reached = BudgetScope::All;
+        for (class, settings) in RELAY_CLASSES.iter().enumerate() {
+            let limits = BudgetLimits {
+                all: self.bytes / SHARES * settings.share,
+                of_owner: self.bytes / CALLER_SHARES * settings.caller_share,
+            };
+            match self.budget.take(caller, settings.charge, limits) {
+                Ok(taken) => return Ok(RelayShare { class, _taken: taken }),
+                Err(scope) => reached = scope,
+            }
         }
+        Err(self.refusal(reached, caller.map_or("the caller", |caller| &**caller)))
+    }
+
+    fn refusal(&self, reached: BudgetScope, caller: &str) -> Error {
+        let mib = self.bytes >> 20;
+        let taken = match reached {
+            BudgetScope::All => format!("the streams that this process passes on take all of its {mib} MiB"),
+            BudgetScope::Owner => format!(
+                "the streams that this process passes on to {caller} take half of its {mib} MiB, the most that one may have"
+            ),
+        };
+        Error::exhausted(format!(
+            "{taken} (`relay_memory_bytes`): read at the locations of the endpoints, or try again when other streams have ended"
+        ))
+        .retry_after(RETRY_MS)
     }
 }
 
@@ -119,12 +145,6 @@ impl RelayShare {
     }
 }
 
-impl Drop for RelayShare {
-    fn drop(&mut self) {
-        self.budget.taken.fetch_sub(RELAY_CLASSES[self.class].charge, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -133,7 +153,7 @@ mod tests {
 
     /// Streams until the budget is used up.
     fn fill(budget: &RelayBudget) -> Vec<RelayShare> {
-        std::iter::from_fn(|| budget.take().ok()).collect()
+        std::iter::from_fn(|| budget.take(None).ok()).collect()
     }
 
     #[test]
@@ -143,11 +163,26 @@ mod tests {
         assert!(streams.len() > 10_000 && streams.is_sorted_by_key(RelayShare::class), "{}", streams.len());
         let of_class = |class| streams.iter().filter(|stream| stream.class() == class).count();
         assert!((0..RELAY_CLASSES.len()).all(|class| of_class(class) >= 16), "every class is used");
-        let error = budget.take().unwrap_err();
-        assert_eq!(error.code, Code::ResourceExhausted);
+        let error = budget.take(None).unwrap_err();
+        assert_eq!((error.code, error.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
         assert!(error.message.contains("relay_memory_bytes"), "{error}");
         drop(streams);
-        assert_eq!(budget.take().unwrap().class(), 0, "what is dropped is free again");
+        assert_eq!(budget.take(None).unwrap().class(), 0, "what is dropped is free again");
+    }
+
+    #[test]
+    fn one_caller_leaves_memory_for_the_others() {
+        let budget = RelayBudget::new(RELAY_MEMORY);
+        let (greedy, other): (Arc<str>, Arc<str>) = ("greedy".into(), "other".into());
+        let streams: Vec<_> = std::iter::from_fn(|| budget.take(Some(&greedy)).ok()).collect();
+        assert!(streams.len() > 4_000 && streams.is_sorted_by_key(RelayShare::class), "{}", streams.len());
+        let wide = streams.iter().filter(|stream| stream.class() == 0).count();
+        assert!(wide >= 12, "{wide} wide streams are enough for a client that reads in parallel");
+        let error = budget.take(Some(&greedy)).unwrap_err();
+        assert_eq!((error.code, error.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
+        assert!(error.message.contains("greedy take half of its 512 MiB"), "{error}");
+        let others: Vec<_> = std::iter::from_fn(|| budget.take(Some(&other)).ok()).take(1_000).collect();
+        assert_eq!(others.len(), 1_000, "another caller gets streams");
     }
 
     #[test]
@@ -161,6 +196,7 @@ mod tests {
 
     #[test]
     fn smallest_budget_has_a_wide_stream() {
-        assert_eq!(RelayBudget::new(MIN_RELAY_MEMORY).take().unwrap().class(), 0);
+        let caller: Arc<str> = "a".into();
+        assert_eq!(RelayBudget::new(MIN_RELAY_MEMORY).take(Some(&caller)).unwrap().class(), 0);
     }
 }

@@ -3,6 +3,7 @@
 //! Fresh memory costs a page fault for every 4 KiB: for a body of megabytes that can cost more than all copying of its
 //! bytes. So a stream reuses the blocks of dropped bodies for later ones, and requests huge pages. A body begins at a
 //! page or at arrow's alignment, so that arrow reads it in place.
+#![allow(unsafe_code, reason = "bodies share mapped blocks")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -239,8 +240,9 @@ impl BlockRange {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let Some(map) = &self.block.map else { return };
         assert!(self.start + offset + bytes.len() <= map.len(), "a body is within its block");
-        // SAFETY: the bytes are mapped and belong to this range alone until the body is finished: nothing else reads or
-        // writes them meanwhile.
+        // SAFETY: the target was just checked to be mapped. `fill` writes no more than the body's length, and those bytes
+        // belong to this range alone until the body is finished: nothing else reads or writes them meanwhile, also not through
+        // `bytes`, which is received data outside of this range.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(self.start + offset), bytes.len()) }
     }
 }
@@ -248,7 +250,8 @@ impl BlockRange {
 impl AsRef<[u8]> for PooledBody {
     fn as_ref(&self) -> &[u8] {
         let Some(map) = &self.range.block.map else { return &[] };
-        // SAFETY: the bytes are mapped as long as the block lives, have been written, and are not written again.
+        // SAFETY: `write` checked that the bytes lie within the mapping, which lives as long as the block. They have been
+        // written, and are not written again before the block has no range and returns to the pool.
         unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.range.start), self.length) }
     }
 }

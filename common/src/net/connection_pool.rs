@@ -14,9 +14,11 @@ use super::connector::Connector;
 use super::failover::Failover;
 use super::member_connections::{MemberConnections, SendError};
 use super::member_health::{HealthRank, MemberHealth};
+use crate::fairness::CallerKey;
 use crate::http2::relay_budget::{RELAY_CLASSES, RELAY_MEMORY, RelayBudget};
 use crate::http2::settings::{ClientSettings, MEMBER};
 use crate::http2::{ProxyRequestBody, SilenceWatch, StreamPermit};
+use crate::identity::Access;
 use crate::tls::MemberRole;
 use crate::{Error, Result};
 
@@ -125,10 +127,11 @@ impl ConnectionPool {
     }
 
     /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped. The more
-    /// of the process's relay memory is taken, the less of the response may wait for its reader.
+    /// of the process's relay memory is taken, the less of the response may wait for its reader. The [`Access`] in the request's
+    /// extensions says whose share it is; without one it is nobody's in particular.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: the relay memory is used up.
+    /// RESOURCE_EXHAUSTED: the relay memory, or the caller's part of it, is used up.
     /// UNAVAILABLE naming `addr`: it is unreachable, or the connection broke before a response began. INVALID_ARGUMENT:
     /// `addr` is not `HOST:PORT`.
     pub async fn send<B: Into<ProxyRequestBody>>(
@@ -136,7 +139,8 @@ impl ConnectionPool {
         addr: &str,
         request: http::Request<B>,
     ) -> Result<(http::Response<Incoming>, StreamPermit), SendError> {
-        let share = Arc::new(self.budget.take().map_err(SendError::Refused)?);
+        let caller = CallerKey::of(&Access::of(request.extensions())).budget_owner();
+        let share = Arc::new(self.budget.take(caller.as_ref()).map_err(SendError::Refused)?);
         let class = share.class();
         let make = || {
             let (connector, window) = (self.connector.clone(), RELAY_CLASSES[class].window);

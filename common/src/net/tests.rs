@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::member_health::HealthRank;
 use super::*;
 use crate::http2::grpc_error;
+use crate::identity::{Access, Directory, LoginMethod, Principal};
 use crate::server::serve::testing::{TestServer, soon};
 use crate::server::serve::{ServerLimits, bind, serve, serve_tls};
 use crate::tls::client::ClientConnector;
@@ -94,6 +95,40 @@ async fn slow_call_is_waited_for_while_connections_are_refused() {
         assert_eq!(pool.while_answering(&addr, slow).await, Ok(7));
         assert_eq!(pool.health(&addr).rank(), HealthRank::Deprioritized);
     }
+}
+
+#[tokio::test]
+async fn replies_to_one_principal_leave_memory_for_others() {
+    let server = answering().await;
+    // Eight of the smallest shares.
+    let pool = ConnectionPool::new().limit_relay_memory(192 << 10);
+    let send = async |name: &str| {
+        let principal = Principal {
+            name: name.into(),
+            groups: Vec::new(),
+            method: LoginMethod::Password,
+            credential: String::new(),
+        };
+        let mut request = grpc::do_get_request("t");
+        request.extensions_mut().insert(Access::of_principal(principal, Arc::new(Directory::open())));
+        soon(pool.send(&server.addr, request)).await
+    };
+    let mut held = Vec::new();
+    for name in ["a", "a", "a", "a", "b"] {
+        held.push(send(name).await.unwrap());
+    }
+    match send("a").await.map(drop) {
+        Err(SendError::Refused(error)) => {
+            assert!(error.message.contains("\"a\" take half") && error.retry_after_ms.is_some(), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for name in ["b", "b", "b"] {
+        held.push(send(name).await.unwrap());
+    }
+    assert!(matches!(send("c").await.map(drop), Err(SendError::Refused(_))), "all is taken");
+    drop(held);
+    assert!(send("a").await.is_ok());
 }
 
 /// In TLS 1.3 the request may have been sent before the refusal arrives.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::TableRequest;
 use volley_common::options::fields::cut;
-use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode};
+use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, clock};
 
@@ -23,6 +23,7 @@ use super::identity_bodies::PrefixBody;
 use super::rights::{self, CallRights, Requirement};
 use super::session_options::{COOKIE, FlightSessions, session_id};
 use super::{admin_actions, identity_actions};
+use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, node_address};
 use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
@@ -41,7 +42,10 @@ pub(super) const ACTIONS: [(&str, &str); 17] = [
     ("list_tables", r#"The tables that one may read, with their statistics, as JSON: {"prefix"}"#),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
     ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
-    ("commit_write", r#"Make a begun write visible: {"write_id"}"#),
+    (
+        "commit_write",
+        r#"Make a begun write visible: {"write_id"}; the outcome of one that was committed before has "repeated": true"#,
+    ),
     ("abort_write", r#"Abort a begun write: {"write_id", "reason"}"#),
     ("healthcheck", "The health of the coordinator that answers, as JSON; replies immediately"),
     ("addresses", "Where a FlightInfo would send clients of the caller's listener, as JSON"),
@@ -234,8 +238,13 @@ impl ActionRunner {
     async fn commit_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
         let write: WriteBody = parse("commit_write", body)?;
         self.require_writer(&write.write_id, call).await?;
+        let is_repeated = self.is_committed(&write.write_id).await?;
         let request = CommitWriteRequest { write: write.write_id, ..CommitWriteRequest::default() };
-        Ok(ActionReply::json(&self.services.write.commit_write(request).await?.to_json()))
+        let mut outcome = self.services.write.commit_write(request).await?.to_json();
+        if is_repeated {
+            outcome["repeated"] = true.into();
+        }
+        Ok(ActionReply::json(&outcome))
     }
 
     async fn abort_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {
@@ -244,6 +253,17 @@ impl ActionRunner {
         let reason = write.reason.map_or_else(|| "aborted by the client".into(), |reason| cut(&reason));
         self.services.write.abort_write(write.write_id.clone(), reason, 0).await?;
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
+    }
+
+    /// Whether a write is committed already, and not forgotten.
+    async fn is_committed(&self, write: &str) -> Result<bool> {
+        let is_committed_in = |catalog: &Catalog| {
+            let known = catalog.write(write);
+            known.is_some_and(|known| known.state() == WriteState::Committed)
+        };
+        // The local catalog may lag.
+        let is_known = is_committed_in(&self.services.raft.view());
+        Ok(is_known || is_committed_in(&*self.services.raft.read().await?))
     }
 
     /// Checks the rights to a write by its id, which names no table.

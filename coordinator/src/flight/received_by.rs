@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap};
-use volley_common::options::{CLIENT_TLS_HEADER, LISTENER_HEADER};
+use volley_common::Result;
+use volley_common::options::{CLIENT_TLS_HEADER, LISTENER_HEADER, header_text};
 use volley_common::tls::Caller;
-use volley_common::{Error, Result};
 
 use crate::client_listener::{ClientListener, ListenerTable};
 
@@ -41,20 +41,6 @@ pub fn is_client_tls(extensions: &Extensions, headers: &HeaderMap) -> bool {
         Caller::Plaintext | Caller::Member(_) => false,
     };
     is_client || headers.contains_key(CLIENT_TLS_HEADER)
-}
-
-/// A header that is given once, or several times with the same value.
-///
-/// # Errors
-/// INVALID_ARGUMENT: it has two values, or is not ASCII.
-pub fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.any(|other| Some(other) != first) {
-        return Err(Error::invalid(format!("the header {name} has two values: leave one out")));
-    }
-    let text = first.map(|value| value.to_str());
-    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
 }
 
 #[cfg(test)]

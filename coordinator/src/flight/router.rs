@@ -27,9 +27,9 @@ use volley_common::identity::{ASSERTION_HEADER, assert_principal, is_public};
 use volley_common::listen::check_name;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::options::fields::cut;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
+    fields::cut, header_text,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
 use volley_common::refusal_log::RefusalLog;
@@ -41,7 +41,7 @@ use volley_common::{Code, Error, Result, clock};
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
 use super::limits::{MAX_REPLY, MAX_REQUEST};
-use super::received_by::{ReceivedBy, client_listener, header_text, is_client_tls};
+use super::received_by::{ReceivedBy, client_listener, is_client_tls};
 use super::{flight_info, rights};
 use crate::client_listener::ListenerTable;
 use crate::raft::Handle;
@@ -337,9 +337,9 @@ impl CoordinatorRouter {
         assert_principal(&mut head.headers, call.access(), key.as_ref(), head.uri.path());
         let request = || {
             let mut request = Request::new(body()?);
-            *request.method_mut() = head.method.clone();
-            *request.uri_mut() = head.uri.clone();
+            (*request.method_mut(), *request.uri_mut()) = (head.method.clone(), head.uri.clone());
             *request.headers_mut() = head.headers.clone();
+            request.extensions_mut().insert(call.access().clone());
             Some(request)
         };
         forward_to_any(&self.pool, nodes, repeatable, request).await.map_err(|error| match error {

@@ -15,6 +15,7 @@ use volley_common::ipc::encode::{IpcMessage, first_rows};
 use volley_common::{Error, PartId, Result};
 
 use super::message::{EncodedMessage, Projection, count_batches, decompress_front};
+use crate::get_resources::{COPIED_BYTES, GetShare};
 use crate::storage::{Part, PartMessage, copy_last_page};
 
 /// Maximum bytes that the messages of a window read from the disk, estimated from the previous window. Only the last
@@ -24,8 +25,6 @@ const WINDOW_BYTES: u64 = 8 << 20;
 const DECOMPRESSED_BYTES: usize = 1 << 20;
 /// If the reader pauses for this long, a window may have been evicted from memory.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// Maximum bytes of a window's messages that are copied. This bounds the memory that a stream uses.
-const COPIED_BYTES: u64 = 512 << 10;
 /// Maximum bytes of a message's body that are copied ([`copy_last_page`]).
 const COPIED_BODY_BYTES: u64 = 8 << 10;
 
@@ -49,6 +48,8 @@ pub struct LocalPartReader {
     sent_share: f64,
     /// The next window.
     pending: Option<PendingWindow>,
+    /// The memory for what is copied; `None`: as much as [`COPIED_BYTES`] permits, uncounted.
+    memory: Option<Arc<GetShare>>,
 }
 
 /// Consecutive messages of a part.
@@ -93,7 +94,14 @@ impl LocalPartReader {
             resident_at: Instant::now(),
             sent_share: 1.0,
             pending: None,
+            memory: None,
         }
+    }
+
+    /// The same, with what it copies counted in this memory.
+    pub fn within(mut self, memory: Option<Arc<GetShare>>) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// The same messages without `app_metadata`: it may be about columns that the reader may not see.
@@ -128,7 +136,8 @@ impl LocalPartReader {
     /// last. On return the messages are in memory, and the file is as it was verified.
     ///
     /// # Errors
-    /// DATA_LOSS: the file was changed or cannot be read. The messages returned before are correct.
+    /// DATA_LOSS: the file was changed or cannot be read. The messages returned before are correct. RESOURCE_EXHAUSTED: there is
+    /// no memory for what must be copied.
     pub async fn next_messages(&mut self, max_bytes: usize) -> Result<Vec<EncodedMessage>> {
         while self.window.is_empty() {
             let Some(pending) = self.pending.take().or_else(|| self.start_window()) else { return Ok(Vec::new()) };
@@ -160,9 +169,12 @@ impl LocalPartReader {
 
     /// Starts to build the next window; `None` after the last.
     fn start_window(&mut self) -> Option<PendingWindow> {
-        let plan = self.plan_window();
+        let (plan, copied) = self.plan_window();
         if plan.is_empty() {
             return None;
+        }
+        if let Some(Err(error)) = self.memory.as_ref().map(|memory| memory.cover(copied)) {
+            return Some(PendingWindow::Ready(Err(error)));
         }
         if let Some(window) = self.builder.build_resident(&plan).transpose() {
             return Some(PendingWindow::Ready(window));
@@ -171,18 +183,26 @@ impl LocalPartReader {
         Some(PendingWindow::Loading(tokio::task::spawn_blocking(move || builder.build_blocking(&plan))))
     }
 
-    fn plan_window(&mut self) -> Vec<PlannedMessage> {
+    /// The messages of the next window, and how many bytes of them are copied at most.
+    fn plan_window(&mut self) -> (Vec<PlannedMessage>, u64) {
         let max_bytes = if self.builder.decompress { DECOMPRESSED_BYTES as u64 } else { WINDOW_BYTES };
+        let max_copied = self.memory.as_ref().map_or(COPIED_BYTES, |memory| memory.copied_bytes());
         let (mut plan, mut read, mut copied) = (Vec::new(), 0, 0);
-        while read < max_bytes && copied < COPIED_BYTES {
+        while read < max_bytes && copied < max_copied {
             let Some(next) = self.unbuilt.pop_front().or_else(|| self.plan_message()) else { break };
             let header = next.message.header.end - next.message.header.start;
-            let body = ((next.message.body.end - next.message.body.start) as f64 * self.sent_share) as u64;
+            let stored = next.message.body.end - next.message.body.start;
+            let body = (stored as f64 * self.sent_share) as u64;
             read += header + body;
-            copied += header + body.min(COPIED_BODY_BYTES);
+            copied += header;
+            copied += match next.first_rows {
+                // Encoded again.
+                Some(rows) => stored.saturating_mul(rows) / next.message.rows.max(1),
+                None => body.min(COPIED_BODY_BYTES),
+            };
             plan.push(next);
         }
-        plan
+        (plan, copied)
     }
 
     fn plan_message(&mut self) -> Option<PlannedMessage> {

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
+use volley_common::fairness::CallerKey;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
@@ -65,6 +66,11 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
     let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
+    let admitted = ticket.and_then(|ticket| {
+        let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
+        let memory = context.memory.admit(&CallerKey::of(&access), ticket.encoded_len(), projected_schema)?;
+        Ok((ticket, memory))
+    });
     let is_hop = is_hop(&head.headers, &access);
     let event = AuditEvent {
         access: &access,
@@ -72,17 +78,18 @@ async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Res
         operation: "DoGet",
         table: (!subject.table.is_empty()).then_some(&subject.table[..]),
         request_id: request_id(&head.headers),
-        result: ticket.as_ref().map(|_| ()),
+        result: admitted.as_ref().map(|_| ()),
     };
     // The node that sends a hop has recorded the get, and a coordinator what it refused.
-    let is_recorded = match &ticket {
+    let is_recorded = match &admitted {
         Ok(_) => is_hop,
         Err(_) => subject.is_planning && is_refused_by_coordinator(&event),
     };
     if !is_recorded {
         context.audit.record(event);
     }
-    Ok(TicketReader::new(context, ticket?, is_hop)?.on_behalf_of(caller))
+    let (ticket, memory) = admitted?;
+    Ok(TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory))
 }
 
 /// What is found out about a get before its ticket is redeemed.

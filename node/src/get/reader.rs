@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
+use volley_common::fairness::CallerKey;
 use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::project::SchemaMetadata;
@@ -16,7 +17,7 @@ use super::message::{EncodedMessage, Projection};
 use super::remote::RemotePartReader;
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
-use crate::get_resources::DecompressionSlot;
+use crate::get_resources::{DecompressionSlot, GetShare};
 use crate::storage::{Part, PartStore};
 
 /// A verified ticket and the position in its parts.
@@ -38,6 +39,8 @@ pub struct TicketReader {
     current: Option<PartReader>,
     /// Held from the first part on that is decompressed.
     decompression: Option<DecompressionSlot>,
+    /// The memory for what local parts copy.
+    memory: Option<Arc<GetShare>>,
     sent_bytes: metrics::Counter,
 }
 
@@ -68,6 +71,7 @@ impl TicketReader {
             next_part: 0,
             current: None,
             decompression: None,
+            memory: None,
             sent_bytes: metrics::counter!("volley_get_bytes_total"),
         };
         if !reader.ticket.schema.is_empty() {
@@ -79,6 +83,12 @@ impl TicketReader {
     /// The same for this caller, who was permitted to redeem the ticket.
     pub fn on_behalf_of(mut self, caller: AssertedCaller) -> Self {
         self.caller = caller;
+        self
+    }
+
+    /// The same with a share of the node's memory; without one what it copies is not counted.
+    pub fn within(mut self, memory: Arc<GetShare>) -> Self {
+        self.memory = Some(memory);
         self
     }
 
@@ -232,7 +242,8 @@ impl TicketReader {
             self.ticket.schema = part.schema_message();
         }
         self.init_projection()?;
-        let mut local = LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows);
+        let local = LocalPartReader::new(part, self.projection.clone(), skip_batches, self.remaining_rows);
+        let mut local = local.within(self.memory.clone());
         if self.ticket.permitted_columns != 0 {
             local = local.without_app_metadata();
         }
@@ -254,7 +265,8 @@ impl TicketReader {
     /// Takes one of the node's places for gets that decompress, unless this get has one.
     fn admit_decompression(&mut self) -> Result<()> {
         if self.decompression.is_none() {
-            self.decompression = Some(self.context.decompressions.admit()?);
+            let caller = self.caller.access().map_or(CallerKey::Cluster, CallerKey::of);
+            self.decompression = Some(self.context.decompressions.admit(&caller)?);
         }
         Ok(())
     }

@@ -243,6 +243,10 @@ impl RemotePartReader {
         let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
         request.headers_mut().insert(HOP_HEADER, HeaderValue::from_static("1"));
         self.caller.assert_in(request.headers_mut(), grpc::DO_GET);
+        if let Some(access) = self.caller.access() {
+            // Whose share of the memory for replies it takes.
+            request.extensions_mut().insert(access.clone());
+        }
         let pool = &self.context.pool;
         let (response, permit) = pool.while_answering(addr, pool.send(addr, request)).await?;
         PeerStream::open(response, permit, pool.silence(addr)).await

@@ -5,7 +5,7 @@ use arrow_flight::FlightData;
 use futures::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
-use volley_common::options::TableRequest;
+use volley_common::options::{LISTENER_HEADER, TableRequest, header_text};
 use volley_common::{Code, Error, Result};
 
 use super::ack_stream::AckSender;
@@ -18,6 +18,8 @@ impl<T: Stream<Item = Result<FlightData>> + Send + Unpin> PutMessages for T {}
 pub struct PutHandshake {
     /// The table and the options.
     pub request: TableRequest,
+    /// The listener that the client requests; empty: none. Coordinators know which there are.
+    pub listener: String,
     /// The schema as the client sent it.
     pub schema: SchemaRef,
     /// Has read the schema; decodes the messages that follow.
@@ -39,12 +41,13 @@ pub async fn read(
         Error::invalid("the put's first message has no descriptor: name the table by FlightDescriptor.for_path")
     })?;
     let request = TableRequest::from_descriptor(descriptor, headers)?.for_put()?;
+    let listener = header_text(headers.as_ref(), LISTENER_HEADER)?.unwrap_or_default().to_string();
     let mut decoder = BatchDecoder::new(max_message);
     let mut message = first;
     loop {
         let metadata = message.app_metadata.clone();
         match decoder.push(message)? {
-            DecodedMessage::Schema(schema) => return Ok(PutHandshake { request, schema, decoder }),
+            DecodedMessage::Schema(schema) => return Ok(PutHandshake { request, listener, schema, decoder }),
             DecodedMessage::Metadata if metadata.is_empty() => {}
             DecodedMessage::Metadata => acks.acknowledge(metadata)?,
             DecodedMessage::Batch(_) | DecodedMessage::Dictionary(_) => {

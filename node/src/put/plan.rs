@@ -90,6 +90,7 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
         shareable_tickets: options.shareable_tickets,
+        listener: handshake.listener.clone(),
     })
 }
 

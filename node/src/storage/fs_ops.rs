@@ -3,6 +3,7 @@
 //! No other code in [`super`] creates, renames, removes or syncs files. A test can therefore record every step, and
 //! check for each what a power loss at that moment would leave: contents that were synced, and names whose folder was
 //! synced after them.
+#![allow(unsafe_code, reason = "a system call that no library has")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -1,4 +1,5 @@
 //! A part's file, mapped into memory; which of its pages are resident (docs/adr/0006-sigbus.md).
+#![allow(unsafe_code, reason = "parts are served as slices of their mapped files")]
 
 use std::fs::File;
 use std::io;
@@ -32,7 +33,9 @@ impl FileMapping {
     /// Maps a part's file.
     pub fn new(file: &File, id: PartId) -> io::Result<FileMapping> {
         // SAFETY: a part's file never changes after its rename (ARCHITECTURE.md, Invariants): it is only unlinked, which
-        // leaves mappings as they are. docs/adr/0006-sigbus.md covers changes by other programs.
+        // leaves mappings as they are. Slices keep the mapping alive. What other programs do to the file is no promise that
+        // this can make: docs/adr/0006-sigbus.md says what happens if one truncates it (SIGBUS ends the process before a
+        // wrong byte is sent) or overwrites it in place.
         let mapping = unsafe { Mmap::map(file) }?;
         let registered = sigbus::register(&mapping, id);
         Ok(FileMapping(Arc::new((mapping, registered))))
@@ -59,7 +62,9 @@ impl FileMapping {
         // mincore(2) fills one byte for each page, whose size is not known here.
         pages.resize(bytes.len().div_ceil(SMALLEST_PAGE), 1);
         pages.fill(1);
-        // SAFETY: the bytes are mapped, they start at a page boundary, and `pages` has a byte for each of their pages.
+        // SAFETY: the bytes are mapped as long as `self` lives, and mincore(2) does not access them. They start at a page
+        // boundary, because the mapping does and PAGE is a multiple of every page size, and `pages`, to which it writes, has a
+        // byte for each of their pages.
         let result = unsafe { libc::mincore(bytes.as_ptr() as *mut libc::c_void, bytes.len(), pages.as_mut_ptr()) };
         result == 0 && pages.iter().all(|page| page & 1 == 1)
     }

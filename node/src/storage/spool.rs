@@ -1,5 +1,6 @@
 //! Files without a name for what is too large for memory: a large message, or what a message decompresses to. Their
 //! bytes are page cache, which the system can write out and drop, instead of the process's own memory.
+#![allow(unsafe_code, reason = "large messages are mapped")]
 
 use std::fs::File;
 use std::io::Write;
@@ -58,7 +59,8 @@ impl SpoolFile {
         if self.bytes == 0 {
             return Ok(Bytes::new());
         }
-        // SAFETY: the file has no name and this is its only descriptor, which is not written to any more.
+        // SAFETY: the file has no name, so no other program can open it by one, and this is its only descriptor, which ends
+        // here: nobody writes to the file or truncates it while it is mapped.
         let map = unsafe { Mmap::map(self.file.get()) };
         let map = map.map_err(|e| Error::exhausted(format!("a message cannot be mapped ({e}): try again")))?;
         Ok(Bytes::from_owner(SpooledBytes(BlockingDrop::new(map))))

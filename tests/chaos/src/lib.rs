@@ -14,6 +14,7 @@
 //! | [`run`], [`report`] | a whole run, and its report |
 //! | [`quantile`] | quantiles of measured times |
 //! | [`figures`] | how long recovery takes |
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::missing_panics_doc,

@@ -1,4 +1,5 @@
 //! `cargo chaos`: a cluster of real processes under faults, its history checked. See docs/chaos.md.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it prints its report, and is a test")]
 
 use std::path::{Path, PathBuf};

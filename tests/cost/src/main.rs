@@ -11,6 +11,7 @@
 //! | [`callgrind`], [`dhat`] | its output → [`profile`] |
 //! | [`bounds`] | the recorded figures, and the bounds that follow |
 //! | [`report`] | tables and failures |
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "this program talks to a person, and is a test")]
 
 mod bounds;

@@ -7,6 +7,7 @@
 //! if no remaining operation returned before it was invoked, and no pair of (operations done, state) is visited twice.
 //! The names are those of the checker Porcupine. stateright's checker has no state cache and needs time that is
 //! exponential in the number of concurrent operations.
+#![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
 use std::collections::HashSet;

@@ -10,6 +10,7 @@
 //! | [`vocabulary`] | banned names do not come back |
 //! | [`test_style`] | where unit tests are, and how long names of tests are |
 //! | [`paths`] | paths that the documentation names exist |
+//! | [`unsafe_code`] | which modules may have `unsafe`, and that each block has its proof |
 //! | [`source`], [`tokens`] | Rust source as the rules read it |
 //!
 //! Every rule has a test that a bad sample fails. An exception says why it is one, and fails when it is no longer needed.
@@ -23,6 +24,7 @@ mod source;
 mod test_style;
 mod tokens;
 mod type_names;
+mod unsafe_code;
 mod vocabulary;
 
 use std::fs;

@@ -1,4 +1,5 @@
 //! The project's folders, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

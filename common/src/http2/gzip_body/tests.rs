@@ -5,6 +5,7 @@ use flate2::write::GzEncoder;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 
+use super::effort::{FREE_CALL_BYTES, MAX_CALL_RATIO};
 use super::*;
 use crate::Code;
 
@@ -15,7 +16,11 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
 }
 
 fn gzip(message: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip_at(Compression::fast(), message)
+}
+
+fn gzip_at(level: Compression, message: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
     encoder.write_all(message).unwrap();
     framed(1, &encoder.finish().unwrap())
 }
@@ -59,6 +64,26 @@ async fn message_over_the_limit_ends_the_stream() {
     let mut long = framed(1, b"");
     long[1..].copy_from_slice(&u32::MAX.to_be_bytes());
     assert_eq!(read(Some("gzip"), &long, 9).await.unwrap_err().code, Code::ResourceExhausted);
+}
+
+#[test]
+fn many_small_bombs_are_refused_by_their_ratio() {
+    let bomb = gzip_at(Compression::best(), &vec![0; MAX]);
+    assert!(bomb.len() * MAX_CALL_RATIO < MAX, "{} bytes", bomb.len());
+    // The prefix does not count.
+    let count = FREE_CALL_BYTES / (MAX - (bomb.len() - PREFIX) * MAX_CALL_RATIO);
+    let mut gunzip = Gunzip::new(MAX);
+    let mut drain = |sent: &[u8]| -> Result<()> {
+        gunzip.receive(Bytes::copy_from_slice(sent));
+        while !matches!(gunzip.next()?, GunzipStep::NeedsInput) {}
+        Ok(())
+    };
+    for at in 0..count {
+        drain(&bomb).unwrap_or_else(|error| panic!("bomb {at} of {count}: {error}"));
+    }
+    let error = drain(&bomb).unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted);
+    assert!(error.message.contains("250 times"), "{error}");
 }
 
 #[tokio::test]

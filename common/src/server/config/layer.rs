@@ -71,6 +71,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "capacity",
             "coordinators",
             "copy_bytes_per_second",
+            "get_memory_bytes",
             "high_water",
             "low_water",
             "max_concurrent_copies",

@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use tower::Service;
 use volley_common::http2::{ReplyBody, grpc_frames};
 use volley_common::identity::Access;
@@ -33,6 +33,7 @@ use crate::cluster_view::ClusterMembers;
 use crate::config::NodeConfig;
 use crate::context::{GetContext, NodeAddresses, NodeContext, NodeSecurity};
 use crate::get::{open, serve_get};
+use crate::get_resources::GetMemory;
 use crate::router::NodeRouter;
 use crate::storage::{BatchWrite, PartSpec, PartStore};
 
@@ -88,6 +89,16 @@ impl TestNode {
         TestNode::serving(move |node, request| async move {
             let pool = node.pool.clone().limit_relay_memory(bytes);
             serve_get(Arc::new(GetContext { pool, ..(*node.get).clone() }), request).await
+        })
+        .await
+    }
+
+    /// A node with this memory for what all its gets copy.
+    pub async fn with_get_memory(bytes: u64) -> Self {
+        let memory = GetMemory::new(bytes);
+        TestNode::serving(move |node, request| {
+            let get = GetContext { memory: memory.clone(), ..(*node.get).clone() };
+            async move { serve_get(Arc::new(get), request).await }
         })
         .await
     }
@@ -181,9 +192,14 @@ impl TestNode {
 
     /// The messages of a get by a signed ticket, not decoded.
     pub async fn stream(&self, ticket: &Ticket) -> Result<Vec<FlightData>, Status> {
+        self.open(ticket).await?.try_collect().await
+    }
+
+    /// The same, not read yet.
+    pub async fn open(&self, ticket: &Ticket) -> Result<Streaming<FlightData>, Status> {
         let request = Request::new(arrow_flight::Ticket { ticket: key().sign(ticket).into() });
         let channel = ConnectionPool::new().channel(&self.addr).unwrap();
-        FlightServiceClient::new(channel).do_get(request).await?.into_inner().try_collect().await
+        Ok(FlightServiceClient::new(channel).do_get(request).await?.into_inner())
     }
 
     pub async fn call(&self, request: Request<arrow_flight::Ticket>) -> Result<Vec<RecordBatch>, Status> {

@@ -6,7 +6,10 @@ use std::time::Duration;
 use arrow::array::{AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
+use futures::TryStreamExt;
+use tonic::Code;
 use volley_common::PartId;
+use volley_common::grpc::retry_after;
 use volley_common::wire::cluster::{Columns, Ticket};
 
 use super::cluster::{TestNode, introduce, ticket};
@@ -193,4 +196,30 @@ async fn aborted_get_evicts_its_part() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), evicted).await.expect("the part is evicted");
+}
+
+#[tokio::test]
+async fn gets_beyond_the_memory_are_refused_until_others_end() {
+    // Gets of the narrowest class only.
+    let node = TestNode::with_get_memory(128 << 10).await;
+    let ticket = ticket(&[(node.write(&large(16)), &[])]);
+    let mut unread = Vec::new();
+    let status = loop {
+        match node.open(&ticket).await {
+            Ok(stream) => unread.push(stream),
+            Err(status) => break status,
+        }
+    };
+    assert!((4..=8).contains(&unread.len()), "{} gets", unread.len());
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("get_memory_bytes") && retry_after(&status).is_some(), "{status:?}");
+    let read: Vec<_> = unread.pop().unwrap().try_collect().await.unwrap();
+    assert_eq!(read.len(), 17, "a get with the least memory sends the schema and all messages");
+    drop(unread);
+    let admitted = async {
+        while node.open(&ticket).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), admitted).await.expect("what has ended gives its memory back");
 }
