@@ -1,3 +1,4 @@
+//! Which files are for which listener, what is refused, and when certificates are valid.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tonic::{Code, Request};
 use volley_common::PartId;
+use volley_common::fairness::CallerKey;
 use volley_common::wire::catalog::Compression;
 use volley_common::wire::cluster::{Columns, Ticket};
 
@@ -61,7 +62,7 @@ async fn decompress_gives_the_same_rows_uncompressed() {
 async fn decompress_of_an_uncompressed_part_changes_nothing() {
     let node = TestNode::decompressing(1).await;
     let full = ticket(&[(node.write(&first()), &[])]);
-    let _taken = node.context.get.decompressions.admit().unwrap();
+    let _taken = node.context.get.decompressions.admit(&CallerKey::Cluster).unwrap();
     assert_eq!(node.stream(&plain(&full)).await.unwrap(), node.stream(&full).await.unwrap(), "it needs no place");
 }
 
