@@ -72,7 +72,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn users_with_grants_of_any_kind_are_left_out() {
         let fixture = ServicesFixture::closed().await;
         for (name, group, generation) in [("ana", "analysts", 2), ("bob", "others", 3)] {

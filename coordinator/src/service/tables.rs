@@ -175,7 +175,7 @@ mod tests {
         ]
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn reader_of_some_columns_gets_no_sizes() {
         let fixture = ServicesFixture::closed().await;
         fixture.create_table("sales/t").await;
