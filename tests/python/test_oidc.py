@@ -97,7 +97,7 @@ def test_token_of_the_issuer_serves_every_call(shared_issuer, name):
         table = f"{name}/{member.name}"
         with shared_issuer.client(member, token=token) as client:
             who = action(client, "whoami")
-            assert (who["principal"], who["method"], who["credential"]) == ("eve", "oidc", "first"), who
+            assert (who["principal"], who["method"], who["credential"]) == ("eve", "oidc", f"oidc:{ISSUER}"), who
             assert who["groups"] == ["analysts", "others"] and len(who["grants"]) == 1, who
             put(client, table, TABLE, **KEYED)
             info = client.get_flight_info(descriptor(table))
