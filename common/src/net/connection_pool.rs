@@ -147,7 +147,9 @@ impl ConnectionPool {
             Ok(Arc::new(MemberConnections::new(addr, self.settings, connector, window)))
         };
         let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
-        connections.send(request.map(Into::into), share).await
+        let replied = connections.send(request.map(Into::into), share).await?;
+        self.health(addr).record_reply();
+        Ok(replied)
     }
 
     /// The health of the member at `addr`. When it hangs, its connections are abandoned: later calls open new ones.
@@ -180,7 +182,12 @@ impl ConnectionPool {
     ) -> Result<T, E> {
         tokio::select! {
             biased;
-            outcome = call => outcome,
+            outcome = call => {
+                if outcome.is_ok() {
+                    self.health(addr).record_reply();
+                }
+                outcome
+            }
             error = self.silence(addr) => Err(error.into()),
         }
     }

@@ -1,7 +1,7 @@
 //! Whether a member answers, by probes: a member that hangs keeps its connections open and accepts new ones.
 //!
-//! A probe is a call of the gRPC health service over a connection of its own; any response is an answer. Probes are sent
-//! only while a call waits for the member, and until a member that failed one answers again.
+//! A probe is a call of the gRPC health service over a connection of its own; any response is an answer, and so is a reply to any
+//! other call. Probes are sent only while a call waits for the member, and until a member that failed one answers again.
 //!
 //! A refused or closed connection is not a hang. A member that drains accepts no connection and still finishes its streams;
 //! one that is at its connection limit does the same; and the streams of one that died are reset.
@@ -135,6 +135,18 @@ impl MemberHealth {
         }
     }
 
+    /// Records a reply to a call: it is an answer, too, also of a member that is too busy to answer a probe in time. Whether
+    /// others are faster is not known from it.
+    pub(super) fn record_reply(&self) {
+        {
+            let mut state = self.state.lock();
+            (state.last_answer, state.last_failure) = (Some(Instant::now()), None);
+        }
+        if self.set_verdict(Verdict::Answers) == Verdict::Silent {
+            tracing::info!(member = self.addr, "a member answers again");
+        }
+    }
+
     /// Tries the member after others for a while.
     pub fn deprioritize(&self) {
         self.state.lock().deprioritized_until = Some(Instant::now() + DEPRIORITIZED_FOR);
@@ -229,7 +241,12 @@ impl MemberHealth {
             // A connection that lost packets would be slow long after the network is well again.
             Err(failure) => {
                 *channel = None;
-                self.state.lock().last_failure = Some((Instant::now(), failure));
+                let mut state = self.state.lock();
+                if state.last_answer.is_some_and(|at| at > asked) {
+                    // A call was replied to meanwhile.
+                    return Ok(());
+                }
+                state.last_failure = Some((Instant::now(), failure));
                 Err(failure)
             }
         }

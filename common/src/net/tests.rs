@@ -69,6 +69,31 @@ async fn slow_call_is_waited_for_while_the_member_answers() {
     assert_eq!(pool.health(&server.addr).rank(), HealthRank::Answers);
 }
 
+#[tokio::test]
+async fn replies_to_other_calls_are_answers_too() {
+    // No probe is answered, as by a member that is too busy.
+    let (_listener, addr) = hung().await;
+    let pool = ConnectionPool::new();
+    let slow = async {
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        Ok::<_, Error>(7)
+    };
+    let replies = async {
+        loop {
+            pool.while_answering(&addr, async { Ok::<_, Error>(()) }).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        outcome = pool.while_answering(&addr, slow) => assert_eq!(outcome, Ok(7)),
+        () = replies => {}
+    }
+    assert_eq!(pool.health(&addr).rank(), HealthRank::Answers);
+    // Without them it is silent.
+    let call = std::future::pending::<Result<()>>();
+    assert_eq!(soon(pool.while_answering(&addr, call)).await.unwrap_err().code, Code::Unavailable);
+}
+
 /// A listener that closes each connection, as one at its limit does.
 async fn closing() -> String {
     let (listener, addr) = hung().await;

@@ -50,18 +50,19 @@ impl ProcessNemesis {
         let ended: Vec<(usize, Result<()>)> = writers.collect::<FuturesUnordered<_>>().collect().await;
         let acknowledged: BTreeSet<String> =
             ended.iter().filter(|(_, result)| result.is_ok()).map(|(number, _)| write_id(&table, *number)).collect();
-        let hung = ended.iter().filter(|(_, result)| result.as_ref().is_err_and(|e| e.code == Code::DeadlineExceeded));
-        let hung = hung.count();
+        let hung = ended.iter().filter_map(|(_, result)| result.as_ref().err());
+        let hung: Vec<&Error> = hung.filter(|error| error.code == Code::DeadlineExceeded).collect();
         let is_refusal = |error: &&Error| error.code != Code::DeadlineExceeded;
         let mut refusals = ended.iter().filter_map(|(_, result)| result.as_ref().err().filter(is_refusal));
         if let Some(refusal) = refusals.next() {
             let more = refusals.count();
             self.violate(ViolationKind::Unexpected, format!("{name}: a put was refused, and {more} others: {refusal}"));
         }
-        if hung > 0 {
+        if let Some(first) = hung.first() {
+            let count = hung.len();
             self.violate(
                 ViolationKind::Unexpected,
-                format!("{hung} of {WRITERS} puts had no answer within {PUT_LIMIT:?}"),
+                format!("{name}: {count} of {WRITERS} puts did not succeed within {PUT_LIMIT:?}: {first}"),
             );
         }
         let found = read(&address, &name, &table).await.map_err(|e| e.message)?;
@@ -94,22 +95,29 @@ async fn connect(address: &str) -> Result<Client> {
 async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize, Result<()>) {
     let (begin, write) = (Instant::now(), write_id(table, number));
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
-    let mut attempts = number..;
-    loop {
-        let client = &clients[attempts.next().unwrap_or(number) % clients.len()];
+    let mut last = None;
+    for attempt in 0.. {
+        let client = &clients[(number + attempt) % clients.len()];
         let rows = rows::stream(&table.to_string(), &write, ROWS);
-        let attempt = client.put(table, &options, rows::schema(), rows);
+        let putting = client.put(table, &options, rows::schema(), rows);
         let left = PUT_LIMIT.saturating_sub(begin.elapsed());
-        match tokio::time::timeout(left, attempt).await {
+        match tokio::time::timeout(left, putting).await {
             Ok(Ok(_)) => return (number, Ok(())),
             // Faults that are in effect, or too many puts at once.
             Ok(Err(error)) if !matches!(error.code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted) => {
                 return (number, Err(error));
             }
-            Ok(Err(_)) => tokio::time::sleep(RETRY_PAUSE).await,
-            Err(_) => return (number, Err(Error::deadline("the put did not end in time"))),
+            Ok(Err(error)) => {
+                last = Some(error);
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(_) => {
+                let last = last.map_or("had no answer".into(), |error| format!("followed this error: {error}"));
+                return (number, Err(Error::deadline(format!("attempt {attempt} {last}"))));
+            }
         }
     }
+    unreachable!("attempts have no end")
 }
 
 /// Reads the table through any member that answers.
