@@ -27,8 +27,11 @@ use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 /// One client may have as many calls as all together: here memory is tested, not that limit.
 const MANY_CALLS: &str = "max_calls_per_principal = 16384";
 
+/// The same of memory: at a node of an open cluster, all clients of a coordinator are one, which has half.
+const MUCH_MEMORY: &str = "get_memory_bytes = 1073741824";
+
 fn of_nodes(nodes: usize) -> ClusterOptions {
-    let (coordinator_config, node_config) = (MANY_CALLS.into(), MANY_CALLS.into());
+    let (coordinator_config, node_config) = (MANY_CALLS.into(), format!("{MANY_CALLS}\n{MUCH_MEMORY}"));
     ClusterOptions { coordinators: 1, nodes, coordinator_config, node_config, ..ClusterOptions::default() }
 }
 
