@@ -5,7 +5,7 @@
 //!
 //! | share | for |
 //! |---|---|
-//! | 7/16 | [`PutMemory::reserve`]: bodies that are received, queued or still in use, and rows that wait to fill a message |
+//! | 7/16 | [`PutMemory::reserve_for`]: bodies that are received, queued or still in use, and rows that wait to fill a message |
 //! | 1/16 | [`PutMemory::try_reserve_lasting`]: what a put keeps while its client pauses, see below |
 //! | 1/8 | idle blocks for the next bodies |
 //! | 1/4 | sorting: each writer thread sorts a window of rows at a time and needs twice its size |

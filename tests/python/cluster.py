@@ -194,7 +194,9 @@ class Cluster:
         return next(node for node in self.nodes if self.address(node) == uri)
 
     def parts_on_disk(self):
-        return sorted(p.name for node in self.nodes for p in node.folder.glob("parts/**/*.arrow"))
+        # os.walk passes over folders that are removed meanwhile.
+        files = (file for node in self.nodes for _, _, found in os.walk(node.folder / "parts") for file in found)
+        return sorted(file for file in files if file.endswith(".arrow"))
 
     def close(self):
         for member in self.members():

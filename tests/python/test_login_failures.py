@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from cluster import action, wait_until
+from cluster import action, environment, wait_until
 from identity_cluster import ADMIN, LOGIN, TutorialHandler, basic, handshake, headers
 from matrix import for_release
 from test_protocol import field
@@ -160,7 +160,7 @@ def test_unusable_bootstrap_file_stops_who_needs_it(own_secured, tmp_path):
         last = coordinator.log.read_text().splitlines()[-1]
         assert f"bootstrap_admin_file {file}: {why}" in last and "remove the setting" in last, last
         for flag in ("--bootstrap-admin-file", "--reset-admin-file"):
-            checked = subprocess.run([coordinator.command[0], flag, file, "--check-config"], capture_output=True, text=True, timeout=30)
+            checked = subprocess.run([coordinator.command[0], flag, file, "--check-config"], capture_output=True, text=True, timeout=30, env=environment())
             setting = flag.strip("-").replace("-", "_")
             assert checked.returncode == 1 and f"{setting} {file}: {why}" in checked.stderr, checked
     assert "hunter2" not in coordinator.log.read_text()

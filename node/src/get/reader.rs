@@ -45,6 +45,8 @@ pub struct TicketReader {
 }
 
 /// The part that is being read.
+// There is one for each get.
+#[allow(clippy::large_enum_variant)]
 enum PartReader {
     Local(LocalPartReader),
     Remote(Box<RemotePartReader>),

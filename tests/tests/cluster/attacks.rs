@@ -1,5 +1,6 @@
 //! Clients that take what they can: memory and connections stay bounded, and others are served meanwhile.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use futures::future::join_all;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use volley_common::client::Client;
@@ -26,8 +27,11 @@ use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 /// One client may have as many calls as all together: here memory is tested, not that limit.
 const MANY_CALLS: &str = "max_calls_per_principal = 16384";
 
+/// The same of memory: at a node of an open cluster, all clients of a coordinator are one, which has half.
+const MUCH_MEMORY: &str = "get_memory_bytes = 1073741824";
+
 fn of_nodes(nodes: usize) -> ClusterOptions {
-    let (coordinator_config, node_config) = (MANY_CALLS.into(), MANY_CALLS.into());
+    let (coordinator_config, node_config) = (MANY_CALLS.into(), format!("{MANY_CALLS}\n{MUCH_MEMORY}"));
     ClusterOptions { coordinators: 1, nodes, coordinator_config, node_config, ..ClusterOptions::default() }
 }
 
@@ -50,15 +54,27 @@ async fn ticket(member: &ServerProcess) -> Ticket {
     info.endpoint[0].ticket.clone().unwrap()
 }
 
-/// Opens `count` DoGets of the whole table on three connections and reads nothing but the start of each. The client's own
-/// windows are small, and end within a frame.
-async fn unread_gets(member: &ServerProcess, count: usize) -> Vec<tonic::Streaming<arrow_flight::FlightData>> {
-    let ticket = ticket(member).await;
+/// A connection from an address of this machine. The client's own windows are small, and end within a frame.
+async fn connect_from(source: [u8; 4], member: &ServerProcess) -> Channel {
+    let address: SocketAddr = member.address.parse().unwrap();
+    let connector = tower::service_fn(move |_: Uri| async move {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        io::Result::Ok(TokioIo::new(socket.connect(address).await?))
+    });
     let endpoint = Endpoint::from_shared(format!("http://{}", member.address)).unwrap();
     let endpoint = endpoint.initial_stream_window_size(12_345).initial_connection_window_size(1 << 30);
+    endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+/// Opens `count` DoGets of the whole table on three connections and reads nothing but the start of each. Each connection is of
+/// another client, because one client has half of the memory at most.
+async fn unread_gets(member: &ServerProcess, count: usize) -> Vec<tonic::Streaming<arrow_flight::FlightData>> {
+    let ticket = ticket(member).await;
     let mut streams = Vec::new();
-    for _ in 0..3 {
-        let client = FlightServiceClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(1 << 30);
+    for source in 1..=3 {
+        let channel = connect_from([127, 0, 0, source], member).await;
+        let client = FlightServiceClient::new(channel).max_decoding_message_size(1 << 30);
         let opened = join_all((0..count / 3).map(|_| {
             let (mut client, ticket) = (client.clone(), ticket.clone());
             async move { client.do_get(ticket).await.unwrap().into_inner() }

@@ -19,7 +19,7 @@
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
-mod release_tests;
+mod release_suites;
 mod steps;
 
 use std::process::ExitCode;
@@ -34,9 +34,9 @@ const ALL: &str = "--all";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, more @ ..] = &arguments[..]
-        && let Some(script) = release_tests::script(first)
+        && let Some(script) = release_suites::script(first)
     {
-        return exit_code(Project::find().and_then(|project| release_tests::run_script(&project, script, more)));
+        return exit_code(Project::find().and_then(|project| release_suites::run_script(&project, script, more)));
     }
     if let [first, more @ ..] = &arguments[..]
         && first == "fuzz"

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, run};
 
-use crate::{fuzz, release_tests};
+use crate::{fuzz, release_suites};
 
 /// What the steps are run for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -203,8 +203,8 @@ fn dependency_checker(project: &Project) -> Result<PathBuf, String> {
 }
 
 fn attack(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    let script = release_tests::script("attack").ok_or("there is no program of attacks")?;
-    release_tests::run_script(project, script, &[])
+    let script = release_suites::script("attack").ok_or("there is no program of attacks")?;
+    release_suites::run_script(project, script, &[])
 }
 
 fn fuzz_targets(project: &Project, _: VerifyPurpose) -> VerifyResult {

@@ -23,8 +23,10 @@ const SHARDS: u32 = 4;
 const PUT_LIMIT: Duration = Duration::from_secs(60);
 /// How long the table may be unreadable afterwards.
 const READ_LIMIT: Duration = Duration::from_secs(30);
-/// Pause before an attempt is repeated.
+/// Pause before the first attempt is repeated; it doubles with each attempt, up to [`MAX_DOUBLINGS`] times, as clients do. A
+/// thousand that come back at once would be the next burst.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const MAX_DOUBLINGS: u32 = 4;
 
 impl ProcessNemesis {
     /// A thousand clients append to a table of their own at once. Each append must end, and those that were acknowledged must
@@ -90,14 +92,15 @@ async fn connect(address: &str) -> Result<Client> {
     Client::connect(address).await
 }
 
-/// Appends the rows of one writer, and repeats that under its id, at the next member, while the cluster asks for it;
-/// DEADLINE_EXCEEDED if no attempt succeeds in time.
+/// Appends the rows of one writer, and repeats that under its id, at another member, while the cluster asks for it;
+/// DEADLINE_EXCEEDED if no attempt succeeds in time. The writers that fail at one member go on to different ones.
 async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize, Result<()>) {
     let (begin, write) = (Instant::now(), write_id(table, number));
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
+    let stride = 1 + number / clients.len() % clients.len().saturating_sub(1).max(1);
     let mut last = None;
     for attempt in 0.. {
-        let client = &clients[(number + attempt) % clients.len()];
+        let client = &clients[(number + attempt * stride) % clients.len()];
         let rows = rows::stream(&table.to_string(), &write, ROWS);
         let putting = client.put(table, &options, rows::schema(), rows);
         let left = PUT_LIMIT.saturating_sub(begin.elapsed());
@@ -109,7 +112,7 @@ async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize,
             }
             Ok(Err(error)) => {
                 last = Some(error);
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE * (1 << MAX_DOUBLINGS.min(attempt as u32))).await;
             }
             Err(_) => {
                 let last = last.map_or("had no answer".into(), |error| format!("followed this error: {error}"));
