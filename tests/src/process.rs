@@ -59,9 +59,7 @@ impl ServerProcess {
         let mut words = self.runner.iter().map(OsStr::new).chain([self.program.as_os_str()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.open_log());
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("VOLLEY_")) {
-            command.env_remove(key);
-        }
+        remove_variables(&mut command);
         let mut child = spawn(command).unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.program.display()));
         let (first_line, ready) = oneshot::channel();
         let stdout = child.stdout.take().unwrap();
@@ -272,7 +270,16 @@ fn read_output(stdout: ChildStdout, first_line: oneshot::Sender<String>) {
 
 /// Runs a binary of this workspace to its end.
 pub fn run(program: &str, arguments: &[&str]) -> std::process::Output {
-    Command::new(binary(program)).args(arguments).stdin(Stdio::null()).output().unwrap()
+    let mut command = Command::new(binary(program));
+    remove_variables(&mut command);
+    command.args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Removes the variables of tests and of the user's shell, which a server would take as settings or refuse as unknown ones.
+fn remove_variables(command: &mut Command) {
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("VOLLEY_")) {
+        command.env_remove(key);
+    }
 }
 
 /// The path of a binary: in the folder that `VOLLEY_BIN_DIR` names, else beside this executable (for a test, one folder up). An
