@@ -224,7 +224,7 @@ mod tests {
         let (message, columns) = selected.within(&visible);
         assert_eq!((&message, columns.unwrap().index), (&visible.schema, vec![2, 0]));
         let all = columns_of_all(&schema).await;
-        let selected = columns(&schema, vec!["c8".into()]).await.unwrap();
+        let selected = self::columns(&schema, vec!["c8".into()]).await.unwrap();
         assert_eq!(selected.within(&all), (schema.clone(), Some(Columns { index: vec![8] })));
         assert_eq!(all.within(&all), (schema, None));
     }
