@@ -87,21 +87,18 @@ impl GetMemory {
     pub fn admit(&self, caller: &CallerKey, ticket: usize, projected_schema: usize) -> Result<Arc<GetShare>> {
         let caller = caller.budget_owner();
         let fixed = ticket as u64 * TICKET_EXPANSION + projected_schema as u64 * SCHEMA_EXPANSION;
-        let mut reached = BudgetScope::All;
-        for class in &GET_CLASSES {
-            let limits = BudgetLimits {
-                all: self.bytes / SHARES * class.share,
-                of_owner: self.bytes / SHARES * class.caller_share,
-            };
-            match self.budget.take(caller.as_ref(), fixed + class.charge, limits) {
-                Ok(taken) => {
-                    let (memory, copied_bytes) = (self.clone(), class.copied_bytes);
-                    return Ok(Arc::new(GetShare { memory, caller, taken, fixed, copied_bytes }));
-                }
-                Err(scope) => reached = scope,
+        let limits = |class: &GetClass| BudgetLimits {
+            all: self.bytes / SHARES * class.share,
+            of_owner: self.bytes / SHARES * class.caller_share,
+        };
+        let classes = GET_CLASSES.iter().map(|class| (fixed + class.charge, limits(class)));
+        match self.budget.take_widest(caller.as_ref(), classes) {
+            Ok((class, taken)) => {
+                let (memory, copied_bytes) = (self.clone(), GET_CLASSES[class].copied_bytes);
+                Ok(Arc::new(GetShare { memory, caller, taken, fixed, copied_bytes }))
             }
+            Err(reached) => Err(self.refusal(reached, caller.as_deref())),
         }
-        Err(self.refusal(reached, caller.as_deref()))
     }
 
     fn refusal(&self, reached: BudgetScope, caller: Option<&str>) -> Error {
