@@ -266,7 +266,8 @@ fn refuse_settings(plan: &LogicalPlan) -> Result<()> {
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             let (schema, table) = (scan.table_name.schema(), scan.table_name.table());
-            has_settings |= schema == Some(INFORMATION_SCHEMA) && table == SETTINGS;
+            // The engine finds these tables in any case of their names.
+            has_settings |= schema == Some(INFORMATION_SCHEMA) && table.eq_ignore_ascii_case(SETTINGS);
         }
         Ok(TreeNodeRecursion::Continue)
     });

@@ -47,7 +47,9 @@ pub(super) struct Deadline {
 impl Deadline {
     /// `None` if there is no limit.
     pub(super) fn after(limit: Duration) -> Option<Self> {
-        (!limit.is_zero()).then(|| Deadline { at: Instant::now() + limit, limit })
+        // One that is too far off for the clock is none.
+        let at = Instant::now().checked_add(limit)?;
+        (!limit.is_zero()).then_some(Deadline { at, limit })
     }
 
     /// The result of `work`.

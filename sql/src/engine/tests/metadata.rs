@@ -67,7 +67,12 @@ async fn describe_has_the_columns_of_a_table() {
 #[tokio::test]
 async fn settings_of_the_node_are_not_shown() {
     let rig = EngineRig::new();
-    for sql in ["SELECT * FROM information_schema.df_settings", "SHOW ALL"] {
+    for sql in [
+        "SELECT * FROM information_schema.df_settings",
+        r#"SELECT * FROM information_schema."DF_Settings""#,
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM other.information_schema.df_settings)",
+        "SHOW ALL",
+    ] {
         assert_eq!(rig.error(sql, &[]).await.code, Code::Unimplemented, "{sql}");
     }
 }

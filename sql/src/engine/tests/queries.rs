@@ -194,7 +194,7 @@ async fn wrong_statements_are_refused_with_reasons() {
     for (sql, code, text) in [
         ("SELECT idd FROM orders", Code::InvalidArgument, "idd"),
         ("SELECT city FROM customers", Code::InvalidArgument, "did you mean customers.\"City\"?"),
-        ("SELECT FROM WHERE", Code::InvalidArgument, "SQL"),
+        ("SELECT id FROM orders WHERE", Code::InvalidArgument, "SQL"),
         ("SELECT nosuch(id) FROM orders", Code::InvalidArgument, "nosuch"),
         ("SELECT 1 / (id - id) FROM orders", Code::InvalidArgument, "division by zero"),
         ("SELECT CAST(customer AS BIGINT) FROM orders", Code::InvalidArgument, "a"),
