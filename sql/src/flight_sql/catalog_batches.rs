@@ -11,7 +11,6 @@ use arrow_flight::sql::metadata::{GetCatalogsBuilder, GetDbSchemasBuilder};
 use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables};
 use bytes::Bytes;
 use volley_common::ipc::schema::schema_message;
-
 use volley_common::{Error, Result, name};
 
 use super::reply::MAX_MESSAGE_BYTES;

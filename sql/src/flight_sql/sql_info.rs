@@ -1,4 +1,4 @@
-//! What GetSqlInfo tells: JDBC asks for everything at once, and reads what is missing as no or 0.
+//! The reply to GetSqlInfo. JDBC requests all of it at once, and reads what is missing as no or 0.
 //!
 //! A value has the type that JDBC's driver reads: numbers of limits are 64-bit, values of enums are 32-bit, and sets of them are
 //! bits of a 32-bit number.

@@ -1,4 +1,4 @@
-//! What GetXdbcTypeInfo tells: the types that a column can be created with, or a value cast to.
+//! The reply to GetXdbcTypeInfo: the types that a column can be created with, or a value cast to.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

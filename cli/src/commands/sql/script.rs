@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn statements_end_at_semicolons_outside_of_quotes() {
-        for (text, statements, is_complete) in [
-            ("", &[][..], true),
+        let cases: [(&str, &[&str], bool); 12] = [
+            ("", &[], true),
             (" -- nothing;\n /* ; /* ; */ ; */ ;", &[], true),
             ("SELECT 1", &["SELECT 1"], false),
             ("SELECT 1; -- the end", &["SELECT 1"], true),
@@ -163,7 +163,8 @@ mod tests {
             ("SELECT 'ä;", &["SELECT 'ä;"], false),
             ("SELECT 1; /* open ;", &["SELECT 1", "/* open ;"], false),
             ("/*/ ; */ SELECT 1;", &["/*/ ; */ SELECT 1"], true),
-        ] {
+        ];
+        for (text, statements, is_complete) in cases {
             let expected = SqlScript { statements: statements.to_vec(), is_complete };
             assert_eq!(SqlScript::new(text), expected, "{text}");
         }

@@ -1,4 +1,4 @@
-//! Which schemas and tables a command selects, and what is told of them.
+//! Which schemas and tables a command selects, and what the reply says about them.
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema};
