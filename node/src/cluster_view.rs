@@ -93,8 +93,8 @@ impl ClusterView {
         if !self.cancelled.contains(ticket.flight) {
             return Ok(());
         }
-        let table = ticket.table.join("/");
-        Err(Error::cancelled(format!("this FlightInfo of table {table:?} was cancelled: call get_flight_info again")))
+        let subject = ticket.subject();
+        Err(Error::cancelled(format!("this FlightInfo of {subject} was cancelled: call get_flight_info again")))
     }
 }
 

@@ -87,6 +87,7 @@ fn preferred_coordinator_stays_first_when_the_list_changes() {
     client.prefer("nobody:1");
     assert_eq!(client.addrs(), named(&["b", "c", "d", "a"]));
 }
+
 #[tokio::test]
 async fn call_without_coordinators_fails_at_once() {
     let client = CoordinatorClient::new(ConnectionPool::new(), Vec::new(), Duration::from_secs(3600));

@@ -24,7 +24,7 @@ use volley_sql::flight_sql::{self, IngestCommand, IngestMode, PreparedHandle, Sq
 use super::caller::SqlCaller;
 use super::parameters::read_rows;
 use super::read_forward::visible_schema;
-use super::request::{check_no_transaction, prepared, statement_text};
+use super::request::{check_no_transaction, check_query_headers, prepared, statement_text};
 use super::update::{UpdateCall, descriptor_of, update_statement};
 use crate::context::SqlContext;
 use crate::coordinator_proxy::CoordinatorProxy;
@@ -104,6 +104,7 @@ async fn answer(call: UpdateCall, first: FlightData, mut input: PutInput) -> Res
 }
 
 async fn execute(call: UpdateCall, sql: &str, parameters: Vec<Bytes>) -> Result<Bytes> {
+    check_query_headers(&call.head.headers)?;
     let rows = call.execute(update_statement(sql)?, parameters).await?;
     Ok(flight_sql::update_result(rows))
 }

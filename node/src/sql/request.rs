@@ -9,7 +9,7 @@ use volley_common::options::sql::{SQL_HEADER, is_flight_sql};
 use volley_common::{Error, Result};
 use volley_sql::flight_sql::{MetadataCommand, PreparedHandle, SqlCommand, decode};
 
-/// Options of headers, without their prefix, that mean something for a query, or that concern the connection.
+/// Options of headers, without their prefix, that mean something for a statement, or that concern the connection.
 const QUERY_HEADERS: [&str; 7] = ["sql", "decompress", "max-endpoints", "listener", "leader", "relayed", "hop"];
 /// What to do instead of a transaction.
 const NO_TRANSACTIONS: &str = "transactions are not supported: each statement takes effect as a whole or not at all; several puts become visible at once by the actions begin_write and commit_write";
@@ -133,7 +133,7 @@ fn header_statement(headers: &HeaderMap) -> Result<Option<String>> {
     }
 }
 
-/// Checks that no header has an option that a query ignores.
+/// Checks that no header has an option that a statement ignores.
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming the header.
@@ -146,7 +146,7 @@ pub fn check_query_headers(headers: &HeaderMap) -> Result<()> {
     match ignored {
         None => Ok(()),
         Some(name) => {
-            Err(Error::invalid(format!("the header {name} has no effect on a query: write it into the statement")))
+            Err(Error::invalid(format!("the header {name} has no effect on a statement: write it into the text")))
         }
     }
 }
