@@ -11,12 +11,13 @@ use tonic::metadata::MetadataMap;
 
 use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use crate::{Error, Result, TableName, ticket};
-use sources::{UnambiguousMap, options_from};
+use sources::options_from;
 
 pub mod fields;
 mod sources;
 pub mod sql;
 
+pub use sources::UnambiguousMap;
 pub use sql::is_flight_sql;
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.

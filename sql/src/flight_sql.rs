@@ -27,7 +27,7 @@ mod reply;
 mod sql_info;
 mod type_info;
 
-pub use self::action::{SqlAction, decode_action};
+pub use self::action::{NO_TRANSACTIONS, SqlAction, decode_action};
 pub use self::command::{SqlCommand, decode};
 pub use self::ingest::{IngestCommand, IngestMode};
 pub use self::metadata::MetadataCommand;

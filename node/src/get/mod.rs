@@ -207,7 +207,6 @@ async fn read_ticket(body: DecompressedBody<CompleteBody<Incoming>>, max: usize)
 /// # Errors
 /// Those of [`TicketRequest::from_ticket`], of planning, of [`volley_common::ticket::TicketKey::verify`] and of
 /// [`Access::check_ticket`]. CANCELLED: the ticket's FlightInfo was cancelled. UNAVAILABLE: this node has no key yet.
-/// UNIMPLEMENTED: the ticket has a filter or a query.
 async fn redeem_ticket(
     context: &GetContext,
     ticket: &[u8],

@@ -5,13 +5,11 @@ use arrow_flight::FlightData;
 use bytes::Bytes;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::{Error, Result};
-use volley_sql::flight_sql::encode_parameters;
+use volley_sql::flight_sql::{MAX_PARAMETER_BYTES, encode_parameters};
 
 use crate::put::PutInput;
 use crate::put::handshake::next_message;
 
-/// The largest message of parameters, and all rows of parameters of a call together, bytes.
-const MAX_BYTES: usize = 16 << 20;
 /// The most rows of parameters of one call: a statement runs once for each.
 const MAX_ROWS: usize = 10_000;
 
@@ -21,7 +19,7 @@ const MAX_ROWS: usize = 10_000;
 /// INVALID_ARGUMENT: messages that cannot be read. RESOURCE_EXHAUSTED: too many rows, or too large ones. Those of
 /// [`next_message`].
 pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<Bytes>> {
-    let (mut decoder, mut rows, mut bytes) = (BatchDecoder::new(MAX_BYTES).with_cost_limit(), Vec::new(), 0);
+    let (mut decoder, mut rows, mut bytes) = (BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit(), Vec::new(), 0);
     let mut message = Some(first);
     while let Some(data) = message {
         // The first one has only the descriptor, if the client binds nothing.
@@ -34,9 +32,9 @@ pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<By
                 let row = encode_parameters(&[batch.slice(row, 1)])?;
                 bytes += row.len();
                 rows.push(row);
-                if rows.len() > MAX_ROWS || bytes > MAX_BYTES {
+                if rows.len() > MAX_ROWS || bytes > MAX_PARAMETER_BYTES {
                     return Err(Error::exhausted(format!(
-                        "more than {MAX_ROWS} rows or {MAX_BYTES} bytes of parameters are bound: insert them by an ingest or a put"
+                        "more than {MAX_ROWS} rows or {MAX_PARAMETER_BYTES} bytes of parameters are bound: insert them by an ingest or a put"
                     )));
                 }
             }

@@ -2,17 +2,15 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::{Map, Value};
-use volley_common::options::HEADER_PREFIX;
+use serde_json::Value;
 use volley_common::options::fields::cut;
 use volley_common::options::sql::{SQL_HEADER, is_flight_sql};
+use volley_common::options::{HEADER_PREFIX, UnambiguousMap};
 use volley_common::{Error, Result};
-use volley_sql::flight_sql::{MetadataCommand, PreparedHandle, SqlCommand, decode};
+use volley_sql::flight_sql::{MetadataCommand, NO_TRANSACTIONS, PreparedHandle, SqlCommand, decode};
 
 /// Options of headers, without their prefix, that mean something for a statement, or that concern the connection.
 const QUERY_HEADERS: [&str; 7] = ["sql", "decompress", "max-endpoints", "listener", "leader", "relayed", "hop"];
-/// What to do instead of a transaction.
-const NO_TRANSACTIONS: &str = "transactions are not supported: each statement takes effect as a whole or not at all; several puts become visible at once by the actions begin_write and commit_write";
 
 /// A statement, with values of its parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,7 +101,7 @@ fn json_statement(command: &[u8]) -> Result<Option<String>> {
     if !command.trim_ascii_start().starts_with(b"{") {
         return Ok(None);
     }
-    let map: Map<String, Value> = serde_json::from_slice(command)
+    let UnambiguousMap(map) = serde_json::from_slice(command)
         .map_err(|e| Error::invalid(format!("the command is not a valid JSON object: {}", cut(&e.to_string()))))?;
     let mut sql = None;
     for (key, value) in map.into_iter().filter(|(_, value)| !value.is_null()) {

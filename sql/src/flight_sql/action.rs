@@ -10,8 +10,7 @@ use volley_common::{Error, Result};
 use super::message::{message_name, unpack};
 
 /// Why there is no transaction, and what there is instead.
-const NO_TRANSACTIONS: &str =
-    "transactions are not supported, each statement takes effect as a whole or not at all: switch autocommit on";
+pub const NO_TRANSACTIONS: &str = "transactions are not supported: switch autocommit on, each statement takes effect as a whole or not at all; several puts become visible at once by the actions begin_write and commit_write";
 
 /// An action that is supported.
 #[derive(Clone, Debug, PartialEq)]
