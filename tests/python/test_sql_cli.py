@@ -163,6 +163,10 @@ class Prompt:
     def wait(self, *words):
         wait_until(lambda: all(word in self.text for word in words), 30, f"the terminal shows {words}: {self.text!r}")
 
+    def wait_prompt(self, after):
+        """Waits until it asks again after a word. What is typed before is no key: it would lose Ctrl-D."""
+        wait_until(lambda: "volley> " in self.text.partition(after)[2], 30, f"the prompt follows {after!r}: {self.text!r}")
+
     def close(self):
         self.process.kill()
         self.process.wait()
@@ -223,5 +227,6 @@ def test_interrupt_cancels_the_statement_and_not_the_prompt(prompt):
     wait_until(cancelled, 30, "the statement is cancelled")
     opened.type("SELECT 6 * 7;\r")
     opened.wait("42")
+    opened.wait_prompt("1 row")
     opened.type("\x04")
     assert opened.process.wait(timeout=20) == 0
