@@ -50,7 +50,7 @@ use self::relabel::Relabel;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
-use crate::predicate::functions::check_width;
+use crate::predicate::functions::{check_width, type_settings};
 use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
@@ -216,7 +216,7 @@ impl SqlEngine {
 
 fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
     let partitions = config.partitions.max(1);
-    SessionConfig::new()
+    type_settings()
         .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true)
@@ -224,8 +224,6 @@ fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
         .with_batch_size(config.batch_rows.max(1))
         // Each partition of a sort takes that much in advance.
         .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 8 / partitions))
-        // Not all clients can read views.
-        .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
 }
 
 /// The tables of a statement, in its order.

@@ -12,9 +12,17 @@ use volley_common::{Error, Result};
 /// The functions, operators and defaults of the expression language. The engine's sessions must have the same settings of
 /// `sql_parser` and the same time zone, or a filter would mean something else in a part scan than above it.
 pub(super) static SESSION: LazyLock<SessionState> = LazyLock::new(|| {
-    let config = SessionConfig::new().set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-    SessionStateBuilder::new().with_config(config).with_default_features().build()
+    SessionStateBuilder::new().with_config(type_settings()).with_default_features().build()
 });
+
+/// What the types of SQL mean, in filters and in queries alike.
+pub(crate) fn type_settings() -> SessionConfig {
+    SessionConfig::new()
+        // TIMESTAMP WITH TIME ZONE is of UTC. Unset, it would have no zone.
+        .set_str("datafusion.execution.time_zone", "UTC")
+        // Not all clients can read views.
+        .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
+}
 
 /// Functions whose result can be many times larger than their arguments, or is when they are nested. Filters run outside of the
 /// engine's memory limit.

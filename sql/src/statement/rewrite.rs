@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as DFStatement;
-use datafusion::sql::planner::IdentNormalizer;
+use datafusion::sql::planner::{IdentNormalizer, object_name_to_table_reference};
 use datafusion::sql::sqlparser::ast::{
     Ident, ObjectName, ObjectNamePart, Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Whitespa
 use volley_common::{Error, Result};
 
 use super::{looks_versioned, versioned};
+use crate::names::{CATALOG, INFORMATION_SCHEMA, SqlName};
 
 /// Between a table's name and its version, until the statement is parsed. No table's name has it.
 const MARK: char = '\u{1}';
@@ -163,11 +164,32 @@ impl VisitorMut for TableRenamer {
     }
 
     fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<Self::Break> {
-        if let Statement::ExplainTable { table_name, .. } = statement {
-            self.rename(table_name);
+        match statement {
+            Statement::ExplainTable { table_name, .. } => {
+                self.rename(table_name);
+            }
+            Statement::ShowColumns { show_options, .. } => {
+                if let Some(name) = show_options.show_in.as_mut().and_then(|shown| shown.parent_name.as_mut())
+                    && let Some(whole) = whole_name(name)
+                {
+                    *name = whole;
+                    self.renamed = true;
+                }
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Catalog, schema and table of a name: the engine shows the columns of all tables that have the given parts. `None`: no table can
+/// have the name.
+fn whole_name(name: &ObjectName) -> Option<ObjectName> {
+    let reference = object_name_to_table_reference(name.clone(), true).ok()?;
+    let given = SqlName::from_reference(&reference).ok().filter(|given| given.schema != INFORMATION_SCHEMA)?;
+    let SqlName { schema, table } = SqlName::of(&given.table_name().ok()?);
+    let parts = [CATALOG, &schema, &table];
+    Some(parts.map(|part| Ident::with_quote('"', part)).to_vec().into())
 }
 
 /// A name in lower case unless it is quoted.

@@ -249,6 +249,18 @@ fn explain_show_and_describe_are_queries() {
 }
 
 #[test]
+fn columns_are_shown_of_one_table() {
+    for (given, whole) in [
+        ("t", r#""volley"."default"."t""#),
+        ("A.T", r#""volley"."a"."t""#),
+        (r#""a/b/C""#, r#""volley"."a/b"."C""#),
+        ("information_schema.tables", "information_schema.tables"),
+    ] {
+        assert_eq!(query(&format!("SHOW COLUMNS FROM {given}")).sql, format!("SHOW COLUMNS FROM {whole}"));
+    }
+}
+
+#[test]
 fn created_table_has_types_and_options() {
     let sql = "CREATE TABLE a.t (id BIGINT NOT NULL, \"Name\" VARCHAR, price DECIMAL(10, 2), seen TIMESTAMP(6) WITH TIME ZONE,
         born DATE, tags VARCHAR[], ok BOOLEAN NULL) WITH (shards = 8, shard_by = 'id, Name', compression = lz4, preserve_batches = true)";
