@@ -11,9 +11,8 @@ use volley_common::{Error, Result};
 
 /// The functions, operators and defaults of the expression language. The engine's sessions must have the same settings of
 /// `sql_parser` and the same time zone, or a filter would mean something else in a part scan than above it.
-pub(super) static SESSION: LazyLock<SessionState> = LazyLock::new(|| {
-    SessionStateBuilder::new().with_config(type_settings()).with_default_features().build()
-});
+pub(super) static SESSION: LazyLock<SessionState> =
+    LazyLock::new(|| SessionStateBuilder::new().with_config(type_settings()).with_default_features().build());
 
 /// What the types of SQL mean, in filters and in queries alike.
 pub(crate) fn type_settings() -> SessionConfig {
