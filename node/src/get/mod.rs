@@ -5,6 +5,8 @@
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
 //! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
 //! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
+//! | [`ticket_parts`] | the parts of a ticket in order, and what happens to one that is damaged |
+//! | [`frames`] | the schema and the messages as frames |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
@@ -16,6 +18,7 @@
 //! get's caller, and the other one checks the ticket like any.
 
 pub mod filtered;
+pub mod frames;
 pub mod local;
 pub mod message;
 pub mod part_scan;
@@ -23,6 +26,7 @@ pub mod peer_stream;
 pub mod reader;
 pub mod remote;
 pub mod row_skip;
+pub mod ticket_parts;
 
 #[cfg(test)]
 pub(crate) mod tests;
