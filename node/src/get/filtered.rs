@@ -19,12 +19,12 @@ use super::message::EncodedMessage;
 use super::part_scan::scan_reader::ScanReader;
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
-use crate::get_resources::ScanSlot;
+use crate::get_resources::GetSlot;
 
 /// A verified ticket with a filter, and the position in its parts.
 pub struct FilteredReader {
     reader: ScanReader<EncodedMessage>,
-    _slot: ScanSlot,
+    _slot: GetSlot,
 }
 
 impl FilteredReader {
@@ -46,7 +46,7 @@ impl FilteredReader {
             return Err(Error::invalid("a ticket with a filter skips no record batches: call get_flight_info again"));
         }
         let visible = access.ticket_columns(&ticket)?;
-        let slot = context.scans.admit(&CallerKey::of(access))?;
+        let slot = context.filters.admit(&CallerKey::of(access))?;
         Ok(FilteredReader { reader: ScanReader::of_filter(context, caller, ticket, visible, hop)?, _slot: slot })
     }
 

@@ -12,7 +12,7 @@
 //! | `row_collector` | small batches joined, large ones split |
 //! | `scan_output` | batches, or messages without their compression |
 //!
-//! How many steps run at once is bounded for the whole node ([`crate::get_resources::ScanSlots`]); none holds a thread while its
+//! How many steps run at once is bounded for the whole node ([`crate::get_resources::ScanThreads`]); none holds a thread while its
 //! reader pauses.
 
 mod column_reader;

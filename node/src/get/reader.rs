@@ -17,7 +17,7 @@ use super::remote::RemotePartReader;
 use super::ticket_parts::TicketParts;
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
-use crate::get_resources::{DecompressionSlot, GetShare};
+use crate::get_resources::{GetShare, GetSlot};
 
 /// A verified ticket and the position in its parts.
 pub struct TicketReader {
@@ -30,7 +30,7 @@ pub struct TicketReader {
     remaining_rows: Option<u64>,
     current: Option<PartReader>,
     /// Held from the first part on that is decompressed.
-    decompression: Option<DecompressionSlot>,
+    decompression: Option<GetSlot>,
     /// The memory for what local parts copy.
     memory: Option<Arc<GetShare>>,
 }

@@ -184,7 +184,7 @@ impl<T: ScanOutput> ScanReader<T> {
     async fn open_local(&mut self, part: &TicketPart) -> Result<Option<LocalScan<T>>> {
         let Some(mapped) = self.parts.map(part).await? else { return Ok(None) };
         let plan = self.plan()?;
-        Ok(Some(LocalScan::new(mapped, plan, self.parts.context.scans.clone(), self.remaining_rows)))
+        Ok(Some(LocalScan::new(mapped, plan, self.parts.context.scan_threads.clone(), self.remaining_rows)))
     }
 
     fn open_remote(&self, part: &TicketPart) -> ScannedPart<T> {
@@ -225,10 +225,10 @@ impl<T: ScanOutput> RemoteScan<T> {
         if !T::DECODES {
             return T::of_messages(&mut decoder, &schema_header, messages);
         }
-        let slot = context.scans.job().await;
+        let permit = context.scan_threads.acquire().await;
         let decode = move || {
             let outputs = T::of_messages(&mut decoder, &schema_header, messages);
-            drop(slot);
+            drop(permit);
             (decoder, outputs)
         };
         let decoded = tokio::task::spawn_blocking(decode).await;
