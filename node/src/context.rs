@@ -17,7 +17,7 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
-use crate::get_resources::{DecompressionSlots, GetMemory, ScanSlots, max_scan_jobs};
+use crate::get_resources::{GetMemory, GetSlots, ScanThreads, max_scan_threads};
 use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::sql_resources::SqlResources;
@@ -87,11 +87,13 @@ pub struct GetContext {
     /// Members, ticket key and cancelled flights.
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
-    pub decompressions: DecompressionSlots,
+    pub decompressions: GetSlots,
     /// The memory for what gets copy.
     pub memory: GetMemory,
-    /// The places of gets that filter, and of threads that scan.
-    pub scans: ScanSlots,
+    /// The places of gets that filter.
+    pub filters: GetSlots,
+    /// The threads that scan parts.
+    pub scan_threads: ScanThreads,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -194,9 +196,10 @@ impl NodeContext {
         );
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         let get = Arc::new(GetContext {
-            decompressions: DecompressionSlots::new(config.max_decompressing_gets),
+            decompressions: GetSlots::for_decompressing(config.max_decompressing_gets),
             memory: GetMemory::new(config.get_memory_bytes),
-            scans: ScanSlots::new(config.max_filtered_gets, max_scan_jobs()),
+            filters: GetSlots::for_filtering(config.max_filtered_gets),
+            scan_threads: ScanThreads::new(max_scan_threads()),
             store: store.clone(),
             cluster: cluster.clone(),
             coordinators: coordinators.clone(),

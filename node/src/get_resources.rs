@@ -140,23 +140,36 @@ impl GetShare {
     }
 }
 
-/// The places of gets that decompress. A get that decompresses holds up to three windows of about 1 MiB while its
-/// client does not read: one that waits to be sent, and two that follow.
+/// Places of gets that decompress, or of those that filter. Such a get holds up to three windows or batches of about 1 MiB while
+/// its client does not read: one that waits to be sent, and two that follow.
 #[derive(Clone)]
-pub struct DecompressionSlots {
+pub struct GetSlots {
     slots: FairBudget,
     max_gets: usize,
+    purpose: SlotPurpose,
 }
 
 /// The place of one get.
-pub struct DecompressionSlot {
+pub struct GetSlot {
     _slot: BudgetShare,
 }
 
-impl DecompressionSlots {
-    /// Places for this many gets.
-    pub fn new(max_gets: usize) -> Self {
-        DecompressionSlots { slots: FairBudget::default(), max_gets }
+/// What the gets have places for.
+#[derive(Clone, Copy)]
+enum SlotPurpose {
+    Decompress,
+    Filter,
+}
+
+impl GetSlots {
+    /// Places for this many gets that decompress.
+    pub fn for_decompressing(max_gets: usize) -> Self {
+        GetSlots { slots: FairBudget::default(), max_gets, purpose: SlotPurpose::Decompress }
+    }
+
+    /// Places for this many gets with a filter.
+    pub fn for_filtering(max_gets: usize) -> Self {
+        GetSlots { slots: FairBudget::default(), max_gets, purpose: SlotPurpose::Filter }
     }
 
     /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
@@ -164,81 +177,59 @@ impl DecompressionSlots {
     /// # Errors
     /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: all places are taken, or the caller has half of
     /// them.
-    pub fn admit(&self, caller: &CallerKey) -> Result<DecompressionSlot> {
+    pub fn admit(&self, caller: &CallerKey) -> Result<GetSlot> {
         let (owner, limits) = (caller.budget_owner(), BudgetLimits::halved(self.max_gets as u64));
-        match self.slots.take(owner.as_ref(), 1, limits) {
-            Ok(slot) => Ok(DecompressionSlot { _slot: slot }),
-            Err(scope) => {
+        let taken = match self.slots.take(owner.as_ref(), 1, limits) {
+            Ok(slot) => return Ok(GetSlot { _slot: slot }),
+            Err(BudgetScope::All) => format!("for {} gets already", self.max_gets),
+            Err(BudgetScope::Owner) => format!("for {} gets of {caller} already, half of what it can", limits.of_owner),
+        };
+        let message = match self.purpose {
+            SlotPurpose::Decompress => {
                 metrics::counter!("volley_decompressing_gets_refused_total").increment(1);
-                let taken = match scope {
-                    BudgetScope::All => format!("for {} gets already", self.max_gets),
-                    BudgetScope::Owner => {
-                        format!("for {} gets of {caller} already, half of what it can", limits.of_owner)
-                    }
-                };
-                Err(Error::exhausted(format!(
+                format!(
                     "this node decompresses {taken} (`max_decompressing_gets`): open fewer streams at a time, read at another \
                      node, or leave out the option \"decompress\""
-                ))
-                .retry_after(RETRY_MS))
+                )
             }
-        }
-    }
-}
-
-/// The places of gets with a filter, and of threads that scan parts. A get with a filter holds up to three batches of about 1 MiB
-/// while its client does not read: one that waits to be sent, and two that follow.
-#[derive(Clone)]
-pub struct ScanSlots {
-    gets: FairBudget,
-    max_gets: usize,
-    jobs: Arc<Semaphore>,
-}
-
-/// The place of one get with a filter.
-pub struct ScanSlot {
-    _slot: BudgetShare,
-}
-
-impl ScanSlots {
-    /// Places for this many gets, of whose scans this many use a thread at the same time.
-    pub fn new(max_gets: usize, max_jobs: usize) -> Self {
-        ScanSlots { gets: FairBudget::default(), max_gets, jobs: Arc::new(Semaphore::new(max_jobs.max(1))) }
-    }
-
-    /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
-    ///
-    /// # Errors
-    /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: all places are taken, or the caller has half of
-    /// them.
-    pub fn admit(&self, caller: &CallerKey) -> Result<ScanSlot> {
-        let limits = BudgetLimits::halved(self.max_gets as u64);
-        let taken = match self.gets.take(caller.budget_owner().as_ref(), 1, limits) {
-            Ok(slot) => return Ok(ScanSlot { _slot: slot }),
-            Err(BudgetScope::All) => format!("{} gets already", self.max_gets),
-            Err(BudgetScope::Owner) => format!("{} gets of {caller} already, half of what it can", limits.of_owner),
+            SlotPurpose::Filter => {
+                metrics::counter!("volley_filtered_gets_refused_total").increment(1);
+                format!(
+                    "this node filters {taken} (`max_filtered_gets`): open fewer streams at a time, or read at another node"
+                )
+            }
         };
-        Err(Error::exhausted(format!(
-            "this node filters for {taken} (`max_filtered_gets`): open fewer streams at a time, or read at another node"
-        ))
-        .retry_after(RETRY_MS))
+        Err(Error::exhausted(message).retry_after(RETRY_MS))
+    }
+}
+
+/// The threads that scan parts; clones share them.
+#[derive(Clone)]
+pub struct ScanThreads {
+    threads: Arc<Semaphore>,
+}
+
+impl ScanThreads {
+    /// This many at the same time.
+    pub fn new(max_threads: usize) -> Self {
+        ScanThreads { threads: Arc::new(Semaphore::new(max_threads.max(1))) }
     }
 
-    /// Waits for the place of a thread, in turn. It is held while a step of a scan runs, never while a client is waited for.
-    pub async fn job(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits for a thread, in turn. It is held while a step of a scan runs, never while a client is waited for.
+    pub async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
-        self.jobs.clone().acquire_owned().await.ok()
+        self.threads.clone().acquire_owned().await.ok()
     }
 
     /// Waits until no step of a scan runs; none begins before the result is dropped.
     #[cfg(test)]
     pub async fn pause(&self) -> OwnedSemaphorePermit {
-        self.jobs.clone().acquire_many_owned(max_scan_jobs() as u32).await.expect("the semaphore is never closed")
+        self.threads.clone().acquire_many_owned(max_scan_threads() as u32).await.expect("the semaphore is never closed")
     }
 }
 
 /// How many threads scan at once: twice the cores, because some of them wait for the disk.
-pub fn max_scan_jobs() -> usize {
+pub fn max_scan_threads() -> usize {
     2 * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
@@ -296,14 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_has_half_of_the_places_to_decompress() {
-        let slots = DecompressionSlots::new(3);
-        let own: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("a")).ok()).collect();
-        let others: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("b")).ok()).collect();
-        assert_eq!((own.len(), others.len()), (2, 1));
-        let error = slots.admit(&caller("a")).err().unwrap();
-        assert!(error.message.contains("2 gets of \"a\"") && error.retry_after_ms.is_some(), "{error}");
-        let error = slots.admit(&caller("b")).err().unwrap();
-        assert!(error.message.contains("3 gets already"), "{error}");
+    fn one_caller_has_half_of_the_places() {
+        for (slots, setting) in [
+            (GetSlots::for_decompressing(3), "`max_decompressing_gets`"),
+            (GetSlots::for_filtering(3), "`max_filtered_gets`"),
+        ] {
+            let own: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("a")).ok()).collect();
+            let others: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("b")).ok()).collect();
+            assert_eq!((own.len(), others.len()), (2, 1));
+            let error = slots.admit(&caller("a")).err().unwrap();
+            assert!(error.message.contains("2 gets of \"a\"") && error.retry_after_ms.is_some(), "{error}");
+            assert!(error.message.contains(setting), "{error}");
+            let error = slots.admit(&caller("b")).err().unwrap();
+            assert!(error.message.contains("3 gets already"), "{error}");
+        }
     }
 }

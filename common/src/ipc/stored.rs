@@ -84,6 +84,7 @@ mod tests {
     use super::*;
     use crate::Code;
     use crate::ipc::schema::{parse_schema, schema_message};
+    use crate::ipc::shrink::shrink_to_fit;
     use crate::ipc::test_data;
 
     /// A decoder with the dictionaries of an encoded batch, and the batch.
@@ -92,7 +93,8 @@ mod tests {
         let (generator, mut tracker) = (IpcDataGenerator {}, DictionaryTracker::new(false));
         generator.schema_to_bytes_with_dictionary_tracker(batch.schema_ref(), &mut tracker, &options);
         let mut context = IpcWriteContext::default();
-        let (dictionaries, rows) = generator.encode(batch, &mut tracker, &options, &mut context).unwrap();
+        let (dictionaries, rows) =
+            generator.encode(&shrink_to_fit(batch), &mut tracker, &options, &mut context).unwrap();
         let schema = parse_schema(&schema_message(batch.schema_ref()).unwrap()).unwrap();
         let mut decoder = StoredDecoder::new(schema);
         for dictionary in dictionaries {

@@ -6,25 +6,25 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, stream};
+use bytes::Bytes;
+use futures::Stream;
 use volley_common::fairness::CallerKey;
 use volley_common::identity::Access;
-use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Error, Result};
 
+use super::frames::{FrameReader, frames, join_frames};
 use super::message::EncodedMessage;
 use super::part_scan::scan_reader::ScanReader;
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
-use crate::get_resources::ScanSlot;
+use crate::get_resources::GetSlot;
 
 /// A verified ticket with a filter, and the position in its parts.
 pub struct FilteredReader {
     reader: ScanReader<EncodedMessage>,
-    schema_sent: bool,
-    sent_bytes: metrics::Counter,
-    _slot: ScanSlot,
+    _slot: GetSlot,
 }
 
 impl FilteredReader {
@@ -42,45 +42,28 @@ impl FilteredReader {
         caller: AssertedCaller,
         hop: bool,
     ) -> Result<Self> {
-        if ticket.schema.is_empty() && ticket.parts.is_empty() {
-            return Err(Error::invalid("the ticket names neither a schema nor a part: call get_flight_info again"));
-        }
         if ticket.parts.iter().any(|part| part.skip_batches > 0) {
             return Err(Error::invalid("a ticket with a filter skips no record batches: call get_flight_info again"));
         }
         let visible = access.ticket_columns(&ticket)?;
-        let slot = context.scans.admit(&CallerKey::of(access))?;
-        Ok(FilteredReader {
-            reader: ScanReader::of_filter(context, caller, ticket, visible, hop)?,
-            schema_sent: false,
-            sent_bytes: metrics::counter!("volley_get_bytes_total"),
-            _slot: slot,
-        })
+        let slot = context.filters.admit(&CallerKey::of(access))?;
+        Ok(FilteredReader { reader: ScanReader::of_filter(context, caller, ticket, visible, hop)?, _slot: slot })
     }
 
     /// The schema, then all messages. A frame has one message, or several that are ready and together have at most
     /// `max_bytes`. Nothing is read before the stream is polled.
     pub fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
-        stream::try_unfold(self, move |mut reader| async move {
-            let frame = reader.next_frame(max_bytes).await?;
-            Ok(frame.map(|frame| {
-                reader.sent_bytes.increment(frame.len() as u64);
-                (frame, reader)
-            }))
-        })
+        frames(self, max_bytes)
+    }
+}
+
+impl FrameReader for FilteredReader {
+    async fn schema_header(&mut self) -> Result<Bytes> {
+        self.reader.schema_header().await
     }
 
     async fn next_frame(&mut self, max_bytes: usize) -> Result<Option<FlightFrame>> {
-        if !self.schema_sent {
-            let header = self.reader.schema_header().await?;
-            self.schema_sent = true;
-            return Ok(Some(encode_flight_data(&header, None, std::iter::empty())));
-        }
-        let messages = self.reader.next_outputs(max_bytes).await?;
-        let frame = messages.into_iter().map(EncodedMessage::into_frame).reduce(|mut frame, next| {
-            frame.append(next);
-            frame
-        });
+        let frame = join_frames(self.reader.next_outputs(max_bytes).await?);
         Ok(frame.map(|frame| self.reader.count_unsent(frame)))
     }
 }

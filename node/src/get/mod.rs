@@ -5,6 +5,8 @@
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
 //! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
 //! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
+//! | [`ticket_parts`] | the parts of a ticket in order, and what happens to one that is damaged |
+//! | [`frames`] | the schema and the messages as frames |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
@@ -16,6 +18,7 @@
 //! get's caller, and the other one checks the ticket like any.
 
 pub mod filtered;
+pub mod frames;
 pub mod local;
 pub mod message;
 pub mod part_scan;
@@ -23,6 +26,7 @@ pub mod peer_stream;
 pub mod reader;
 pub mod remote;
 pub mod row_skip;
+pub mod ticket_parts;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -119,46 +123,54 @@ async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> R
     let access = Access::of(&head.extensions);
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
-    let ticket = redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await;
-    let admitted = ticket.and_then(|ticket| {
-        if !ticket.filter.is_empty() {
-            // It has a place of its own.
-            return Ok((ticket, None));
-        }
-        let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
-        let memory = context.memory.admit(&CallerKey::of(&access), ticket.encoded_len(), projected_schema)?;
-        Ok((ticket, Some(memory)))
-    });
     let is_hop = is_hop(&head.headers, &access);
+    let opened = match redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await {
+        Ok(ticket) => open_reader(&context, ticket, &access, caller, is_hop).await,
+        Err(error) => Err(error),
+    };
     let event = AuditEvent {
         access: &access,
         kind: AuditKind::Read,
         operation: "DoGet",
         table: (!subject.table.is_empty()).then_some(&subject.table[..]),
         request_id: request_id(&head.headers),
-        result: admitted.as_ref().map(|_| ()),
+        result: opened.as_ref().map(|_| ()),
     };
     // The node that sends a hop has recorded the get, and a coordinator what it refused.
-    let is_recorded = match &admitted {
+    let is_recorded = match &opened {
         Ok(_) => is_hop,
         Err(_) => subject.is_planning && is_refused_by_coordinator(&event),
     };
     if !is_recorded {
         context.audit.record(event);
     }
-    match admitted? {
-        (ticket, Some(memory)) => {
-            let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
-            Ok(GetReader::Stored(reader))
-        }
-        (ticket, None) => {
-            // A long filter takes a while to be parsed.
-            let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
-            let opened = tokio::task::spawn_blocking(open).await;
-            let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
-            reader.map(GetReader::Filtered)
-        }
+    opened
+}
+
+/// Opens the reader of a verified ticket, which takes its share of what all gets have: of the memory, or a place if it filters.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: there is none. Those of [`TicketReader::new`] and [`FilteredReader::new`].
+async fn open_reader(
+    context: &Arc<GetContext>,
+    ticket: Ticket,
+    access: &Access,
+    caller: AssertedCaller,
+    is_hop: bool,
+) -> Result<GetReader> {
+    let context = context.clone();
+    if ticket.filter.is_empty() {
+        let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
+        let memory = context.memory.admit(&CallerKey::of(access), ticket.encoded_len(), projected_schema)?;
+        let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
+        return Ok(GetReader::Stored(reader));
     }
+    let access = access.clone();
+    // A long filter takes a while to be parsed.
+    let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
+    let opened = tokio::task::spawn_blocking(open).await;
+    let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
+    reader.map(GetReader::Filtered)
 }
 
 /// What is found out about a get before its ticket is redeemed.

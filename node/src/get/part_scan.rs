@@ -12,7 +12,7 @@
 //! | `row_collector` | small batches joined, large ones split |
 //! | `scan_output` | batches, or messages without their compression |
 //!
-//! How many steps run at once is bounded for the whole node ([`crate::get_resources::ScanSlots`]); none holds a thread while its
+//! How many steps run at once is bounded for the whole node ([`crate::get_resources::ScanThreads`]); none holds a thread while its
 //! reader pauses.
 
 mod column_reader;
@@ -38,6 +38,7 @@ use volley_sql::predicate::Predicate;
 
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
+use crate::get::ticket_parts::with_parts;
 use scan_plan::ScanPlan;
 use scan_reader::ScanReader;
 
@@ -102,24 +103,12 @@ impl PartScanner {
         let filter = filter.map(|filter| (filter, visible.as_slice()));
         let plan = ScanPlan::new(table_schema, &output, output_schema.clone(), filter)?;
         let ticket = Ticket {
-            flight: ticket.flight,
-            expires_ms: ticket.expires_ms,
-            table: ticket.table.clone(),
-            table_id: ticket.table_id,
-            version: ticket.version,
-            parts: parts.to_vec(),
             columns: Some(Columns { index: output.iter().map(|&column| column as u32).collect() }),
             limit,
-            schema: ticket.schema.clone(),
-            decompress: false,
-            principal: ticket.principal.clone(),
-            grant_epoch: ticket.grant_epoch,
-            shareable: ticket.shareable,
-            permitted_columns: ticket.permitted_columns,
             filter: filter_text,
-            query: None,
+            ..with_parts(ticket, parts.to_vec())
         };
-        Ok((ScanReader::new(self.context.clone(), self.caller.clone(), ticket, plan), output_schema))
+        Ok((ScanReader::new(self.context.clone(), self.caller.clone(), ticket, plan)?, output_schema))
     }
 }
 

@@ -17,6 +17,7 @@ use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 use super::message::{EncodedMessage, count_batches, decompress_front};
 use super::peer_stream::PeerStream;
 use super::row_skip::RowSkipper;
+use super::ticket_parts::{id_of, with_parts};
 use crate::assertion::AssertedCaller;
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
@@ -65,23 +66,11 @@ impl RemotePartReader {
         let decompress = ticket.decompress;
         let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
-            flight: ticket.flight,
-            expires_ms: ticket.expires_ms,
-            table: ticket.table.clone(),
-            table_id: ticket.table_id,
-            version: ticket.version,
-            parts: Vec::new(),
-            columns: ticket.columns.clone(),
             limit: None,
             // A node that has the part has the schema.
             schema: Bytes::new(),
             decompress: false,
-            principal: ticket.principal.clone(),
-            grant_epoch: ticket.grant_epoch,
-            shareable: ticket.shareable,
-            permitted_columns: ticket.permitted_columns,
-            filter: ticket.filter.clone(),
-            query: None,
+            ..with_parts(ticket, Vec::new())
         };
         let failure = "the coordinators named no other node".into();
         RemotePartReader {
@@ -279,7 +268,7 @@ impl RemotePartReader {
     }
 
     fn id(&self) -> PartId {
-        self.part.id.as_ref().map_or(PartId(0), PartId::from)
+        id_of(&self.part)
     }
 
     fn unavailable(&self) -> Error {

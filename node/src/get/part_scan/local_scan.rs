@@ -11,13 +11,13 @@ use volley_common::{Error, PartId, Result};
 use super::scan_output::ScanOutput;
 use super::scan_plan::ScanPlan;
 use super::scan_worker::ScanWorker;
-use crate::get_resources::ScanSlots;
+use crate::get_resources::ScanThreads;
 use crate::storage::Part;
 
 /// A part, and the position of its scan.
 pub struct LocalScan<T> {
     id: PartId,
-    slots: ScanSlots,
+    threads: ScanThreads,
     /// `None` while a step runs, and after the last.
     worker: Option<ScanWorker<T>>,
     step: Option<JoinHandle<Result<StepResult<T>, JoinError>>>,
@@ -31,11 +31,11 @@ type StepResult<T> = (ScanWorker<T>, Result<Vec<T>>);
 
 impl<T: ScanOutput> LocalScan<T> {
     /// Selects `remaining_rows` rows at most. Nothing is read before the first output is requested.
-    pub fn new(part: Arc<Part>, plan: Arc<ScanPlan>, slots: ScanSlots, remaining_rows: Option<u64>) -> Self {
+    pub fn new(part: Arc<Part>, plan: Arc<ScanPlan>, threads: ScanThreads, remaining_rows: Option<u64>) -> Self {
         let is_stopped = Arc::<AtomicBool>::default();
         let (id, stop) = (part.id(), is_stopped.clone());
         let worker = Some(ScanWorker::new(part, plan, remaining_rows, stop));
-        LocalScan { id, slots, worker, step: None, ready: VecDeque::new(), is_stopped }
+        LocalScan { id, threads, worker, step: None, ready: VecDeque::new(), is_stopped }
     }
 
     /// The part's id.
@@ -69,12 +69,12 @@ impl<T: ScanOutput> LocalScan<T> {
     /// Starts the next step, once a thread is free; `None` after the last.
     fn start_step(&mut self) -> Option<JoinHandle<Result<StepResult<T>, JoinError>>> {
         let mut worker = self.worker.take().filter(|worker| !worker.is_done())?;
-        let slots = self.slots.clone();
+        let threads = self.threads.clone();
         Some(tokio::spawn(async move {
-            let slot = slots.job().await;
+            let permit = threads.acquire().await;
             let run = move || {
                 let outputs = worker.run();
-                drop(slot);
+                drop(permit);
                 (worker, outputs)
             };
             tokio::task::spawn_blocking(run).await

@@ -67,7 +67,7 @@ impl ScanPlan {
     ) -> Result<Self> {
         let filter = filter.map(|(predicate, visible)| ScanFilter::new(&schema, predicate, visible)).transpose()?;
         let filtered = filter.as_ref().map_or(&[][..], |filter| filter.columns.projector.columns());
-        let mut rest = Vec::new();
+        let mut rest: Vec<usize> = Vec::new();
         let source = |column: &usize| {
             if let Some(at) = filtered.iter().position(|known| known == column) {
                 return ColumnSource::Filter(at);
@@ -100,7 +100,7 @@ impl ScanPlan {
             None => (0..schema.fields().len()).collect(),
         };
         let output_schema = Arc::new(project(&schema, &output)?);
-        ScanPlan::new(schema, &output, output_schema, Some((&predicate, &columns)))
+        ScanPlan::new(schema, &output, output_schema, Some((&predicate, columns.as_slice())))
     }
 
     /// The table's schema.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::wire::cluster::{Ticket, TicketPart};
-use volley_common::{Code, Error, PartId, Result};
+use volley_common::{Code, Error, Result};
 
 use super::local_scan::LocalScan;
 use super::scan_output::ScanOutput;
@@ -15,25 +15,20 @@ use super::scan_plan::ScanPlan;
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
 use crate::get::message::EncodedMessage;
-use crate::get::reader::{map_part, schema_header};
 use crate::get::remote::RemotePartReader;
+use crate::get::ticket_parts::TicketParts;
 
 /// A verified ticket and the position in its parts.
 pub struct ScanReader<T: ScanOutput> {
-    context: Arc<GetContext>,
+    parts: TicketParts,
     /// Asserted to the nodes that parts are read from.
     caller: AssertedCaller,
-    /// A ticket without a schema gets the schema of the first part on this node.
-    ticket: Ticket,
     /// `None` until the schema is known: other nodes make their own.
     plan: Option<Arc<ScanPlan>>,
     /// The names of the columns that the filter may have; `None`: all.
     visible: Option<BTreeSet<String>>,
-    /// The get comes from another node: only parts on this node are read.
-    hop: bool,
     /// Rows that may still be sent, if there is a limit.
     remaining_rows: Option<u64>,
-    next_part: usize,
     current: Option<ScannedPart<T>>,
     /// Rows that were returned of the current part.
     delivered_rows: u64,
@@ -53,17 +48,21 @@ struct RemoteScan<T: ScanOutput> {
 
 impl<T: ScanOutput> ScanReader<T> {
     /// By a plan, which must be that of the ticket's columns and filter.
-    pub fn new(context: Arc<GetContext>, caller: AssertedCaller, ticket: Ticket, plan: ScanPlan) -> Self {
-        let mut reader = ScanReader::unplanned(context, caller, ticket);
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the ticket has neither a schema nor a part.
+    pub fn new(context: Arc<GetContext>, caller: AssertedCaller, ticket: Ticket, plan: ScanPlan) -> Result<Self> {
+        let mut reader = Self::unplanned(context, caller, ticket, false)?;
         reader.plan = Some(Arc::new(plan));
-        reader
+        Ok(reader)
     }
 
     /// By the ticket's columns and its filter, which has columns that are `visible` (names; `None`: all). `hop`: the get comes from
     /// another node, which does not have the part.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the filter or a column is wrong, if the ticket has a schema; else they come later.
+    /// INVALID_ARGUMENT: the ticket has neither a schema nor a part; the filter or a column is wrong, if it has a schema: else that
+    /// error comes later.
     pub fn of_filter(
         context: Arc<GetContext>,
         caller: AssertedCaller,
@@ -71,28 +70,25 @@ impl<T: ScanOutput> ScanReader<T> {
         visible: Option<BTreeSet<String>>,
         hop: bool,
     ) -> Result<Self> {
-        let mut reader = ScanReader::unplanned(context, caller, ticket);
-        (reader.visible, reader.hop) = (visible, hop);
-        if !reader.ticket.schema.is_empty() {
+        let mut reader = Self::unplanned(context, caller, ticket, hop)?;
+        reader.visible = visible;
+        if !reader.parts.ticket.schema.is_empty() {
             reader.plan()?;
         }
         Ok(reader)
     }
 
-    fn unplanned(context: Arc<GetContext>, caller: AssertedCaller, ticket: Ticket) -> Self {
-        ScanReader {
-            context,
+    fn unplanned(context: Arc<GetContext>, caller: AssertedCaller, ticket: Ticket, hop: bool) -> Result<Self> {
+        Ok(ScanReader {
             caller,
             remaining_rows: ticket.limit,
             // Holders filter and do not send what they store; what they send of a part without a filter is decoded here.
-            ticket: Ticket { decompress: false, ..ticket },
+            parts: TicketParts::new(context, Ticket { decompress: false, ..ticket }, hop)?,
             plan: None,
             visible: None,
-            hop: false,
-            next_part: 0,
             current: None,
             delivered_rows: 0,
-        }
+        })
     }
 
     /// The bare flatbuffer of the schema: what an unfiltered get of the same columns begins with.
@@ -100,13 +96,13 @@ impl<T: ScanOutput> ScanReader<T> {
     /// # Errors
     /// Those of [`ScanReader::next_outputs`].
     pub async fn schema_header(&mut self) -> Result<Bytes> {
-        if self.ticket.schema.is_empty() {
+        if self.parts.ticket.schema.is_empty() {
             self.current = self.open_next_part().await?;
         }
-        if let (Some(ScannedPart::Remote(remote)), true) = (&mut self.current, self.ticket.schema.is_empty()) {
+        if let (Some(ScannedPart::Remote(remote)), true) = (&mut self.current, self.parts.ticket.schema.is_empty()) {
             return remote.part.schema_header(self.remaining_rows).await;
         }
-        schema_header(&self.ticket)
+        self.parts.schema_header()
     }
 
     /// The next output, and those after it that are ready and with it have at most `max_bytes`; empty after the last.
@@ -169,44 +165,31 @@ impl<T: ScanOutput> ScanReader<T> {
                     return Ok(None);
                 }
                 let schema_header = remote.part.schema_header(self.remaining_rows).await?;
-                remote.convert(&self.context, schema_header, messages).await.map(Some)
+                remote.convert(&self.parts.context, schema_header, messages).await.map(Some)
             }
         }
     }
 
     /// Opens the next part: on this node, or else at another holder. `None` after the last.
     async fn open_next_part(&mut self) -> Result<Option<ScannedPart<T>>> {
-        let Some(part) = self.ticket.parts.get(self.next_part).cloned() else { return Ok(None) };
-        self.context.cluster.check_not_cancelled(&self.ticket)?;
-        self.next_part += 1;
+        let Some(part) = self.parts.take_next()? else { return Ok(None) };
         self.delivered_rows = 0;
-        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
-        match self.open_local(id).await {
-            Ok(Some(local)) => Ok(Some(ScannedPart::Local(Box::new(local)))),
-            Ok(None) if self.hop => {
-                let (table, node) = (self.ticket.table.join("/"), self.context.store.node());
-                Err(Error::not_found(format!("part {id} of table {table:?} is not on node {node}")))
-            }
-            Ok(None) => Ok(Some(self.open_remote(&part))),
-            Err(error) if self.hop || error.code == Code::InvalidArgument => Err(error),
-            Err(error) => {
-                tracing::error!(part = %id, %error, "a local part cannot be read: reading it from another holder");
-                Ok(Some(self.open_remote(&part)))
-            }
-        }
+        let opened = self.open_local(&part).await;
+        Ok(Some(match self.parts.or_remote(&part, opened)? {
+            Some(local) => ScannedPart::Local(Box::new(local)),
+            None => self.open_remote(&part),
+        }))
     }
 
-    async fn open_local(&mut self, id: PartId) -> Result<Option<LocalScan<T>>> {
-        let Some(part) = map_part(&self.context.store, id).await? else { return Ok(None) };
-        if self.ticket.schema.is_empty() {
-            self.ticket.schema = part.schema_message();
-        }
+    async fn open_local(&mut self, part: &TicketPart) -> Result<Option<LocalScan<T>>> {
+        let Some(mapped) = self.parts.map(part).await? else { return Ok(None) };
         let plan = self.plan()?;
-        Ok(Some(LocalScan::new(part, plan, self.context.scans.clone(), self.remaining_rows)))
+        Ok(Some(LocalScan::new(mapped, plan, self.parts.context.scan_threads.clone(), self.remaining_rows)))
     }
 
     fn open_remote(&self, part: &TicketPart) -> ScannedPart<T> {
-        let part = RemotePartReader::new(self.context.clone(), self.caller.clone(), &self.ticket, part);
+        let TicketParts { context, ticket, .. } = &self.parts;
+        let part = RemotePartReader::new(context.clone(), self.caller.clone(), ticket, part);
         let part = part.after_rows(self.delivered_rows);
         ScannedPart::Remote(Box::new(RemoteScan { part, decoder: T::Decoder::default() }))
     }
@@ -216,7 +199,7 @@ impl<T: ScanOutput> ScanReader<T> {
         if let Some(plan) = &self.plan {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(ScanPlan::of_ticket(&self.ticket, self.visible.as_ref())?);
+        let plan = Arc::new(ScanPlan::of_ticket(&self.parts.ticket, self.visible.as_ref())?);
         self.plan = Some(plan.clone());
         Ok(plan)
     }
@@ -224,17 +207,8 @@ impl<T: ScanOutput> ScanReader<T> {
     /// Reads the rest of the current part from another holder: its file was damaged.
     fn fail_over(&mut self, error: Error) -> Result<()> {
         let Some(ScannedPart::Local(_)) = &self.current else { return Err(error) };
-        let part = self.ticket.parts.get(self.next_part.saturating_sub(1));
-        let part = part.ok_or_else(|| Error::internal("a part was damaged before any was opened"))?;
-        let id = part.id.as_ref().map_or(PartId(0), PartId::from);
-        tracing::error!(part = %id, %error, "a part could not be scanned to its end");
-        let store = self.context.store.clone();
-        // Quarantines the part if it is damaged.
-        tokio::task::spawn_blocking(move || store.verify(id));
-        if self.hop {
-            return Err(Error::unavailable(error.message));
-        }
-        self.current = Some(self.open_remote(part));
+        let part = self.parts.report_damage(error)?;
+        self.current = Some(self.open_remote(&part));
         Ok(())
     }
 }
@@ -251,10 +225,10 @@ impl<T: ScanOutput> RemoteScan<T> {
         if !T::DECODES {
             return T::of_messages(&mut decoder, &schema_header, messages);
         }
-        let slot = context.scans.job().await;
+        let permit = context.scan_threads.acquire().await;
         let decode = move || {
             let outputs = T::of_messages(&mut decoder, &schema_header, messages);
-            drop(slot);
+            drop(permit);
             (decoder, outputs)
         };
         let decoded = tokio::task::spawn_blocking(decode).await;
@@ -266,20 +240,10 @@ impl<T: ScanOutput> RemoteScan<T> {
 }
 
 impl<T: ScanOutput> Drop for ScanReader<T> {
-    /// Evicts a part that was not read to its end: one of its pages may be unreadable, and the next reader must map the
-    /// file again.
+    /// Evicts a part that was not read to its end.
     fn drop(&mut self) {
-        let Some(ScannedPart::Local(part)) = self.current.take() else { return };
-        let store = self.context.store.clone();
-        let evict = move || {
-            let id = part.id();
-            drop(part);
-            store.evict(id);
-        };
-        // Unmapping takes time.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(evict)),
-            Err(_) => evict(),
+        if let Some(ScannedPart::Local(part)) = self.current.take() {
+            self.parts.evict(part.id(), part);
         }
     }
 }

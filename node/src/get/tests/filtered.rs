@@ -188,7 +188,7 @@ async fn file_changed_while_filtered_fails_over_at_the_next_row() {
             frames += 1;
             if frames == 3 {
                 // A step that reads a file in the moment in which it is truncated ends the process.
-                let _paused = serving.context.get.scans.pause().await;
+                let _paused = serving.context.get.scan_threads.pause().await;
                 damage(&std::fs::OpenOptions::new().write(true).open(serving.file()).unwrap());
             }
         }
@@ -286,7 +286,7 @@ async fn filtered_gets_beyond_the_limit_are_refused() {
     introduce(&[&serving, &full]);
     let wanted = &ticket(&[(full.write(&first()), &[&full])]);
     for node in [&serving, &full] {
-        let taken = full.context.get.scans.admit(&CallerKey::Cluster).unwrap();
+        let taken = full.context.get.filters.admit(&CallerKey::Cluster).unwrap();
         let status = node.get(&filtered(wanted, "id > 3")).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert!(status.message().contains("max_filtered_gets"), "{status}");
