@@ -156,7 +156,9 @@ impl RemotePartReader {
                 }
                 Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {}", holder.node))),
                 // A filter fails for a row: it does so at every holder.
-                Err(error) if error.code == Code::InvalidArgument && !self.ticket.filter.is_empty() => return Err(error),
+                Err(error) if error.code == Code::InvalidArgument && !self.ticket.filter.is_empty() => {
+                    return Err(error);
+                }
                 Err(error) => self.drop_holder(error),
             }
         }
