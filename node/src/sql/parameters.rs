@@ -1,6 +1,6 @@
 //! The values of parameters, as clients bind them: rows in a stream of a DoPut.
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
@@ -44,6 +44,24 @@ pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<By
     Ok(rows)
 }
 
+/// The type that clients are told for a parameter of this type. Some make their values by it; a value of it is cast where it is used.
+///
+/// JDBC's driver writes milliseconds for a time and days for a date, whatever the unit. It binds neither views nor half floats, and
+/// takes a dictionary for its keys.
+pub fn declared_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Millisecond, zone.clone()),
+        DataType::Time32(_) | DataType::Time64(_) => DataType::Time32(TimeUnit::Millisecond),
+        DataType::Date64 => DataType::Date32,
+        DataType::Float16 => DataType::Float32,
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => declared_type(values),
+        DataType::RunEndEncoded(_, values) => declared_type(values.data_type()),
+        other => other.clone(),
+    }
+}
+
 /// The types of parameters of an INSERT of which the text says none: those that stand alone in the rows of VALUES have the types of
 /// the columns that they are for. `schema`: the parameters, by their names. `targets`: the columns, in the order of the values.
 pub fn typed_by_columns(schema: &Schema, query: &str, targets: &[Field]) -> Schema {
@@ -52,7 +70,7 @@ pub fn typed_by_columns(schema: &Schema, query: &str, targets: &[Field]) -> Sche
         let target = columns.iter().find(|(name, _)| name == field.name()).and_then(|(_, at)| targets.get(*at));
         match target {
             Some(target) if *field.data_type() == DataType::Null => {
-                Field::new(field.name(), target.data_type().clone(), true)
+                Field::new(field.name(), declared_type(target.data_type()), true)
             }
             _ => field.as_ref().clone(),
         }
@@ -136,6 +154,23 @@ mod tests {
     async fn too_many_rows_of_parameters_are_refused() {
         let error = rows_of(vec![batch(vec![0; MAX_ROWS + 1])]).await.unwrap_err();
         assert_eq!(error.code, volley_common::Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn declared_types_are_those_that_every_client_can_bind() {
+        let zone = || Some("UTC".into());
+        let dictionary = |values| DataType::Dictionary(Box::new(DataType::Int32), Box::new(values));
+        for (wanted, declared) in [
+            (DataType::Int64, DataType::Int64),
+            (DataType::Decimal128(10, 2), DataType::Decimal128(10, 2)),
+            (DataType::Timestamp(TimeUnit::Nanosecond, None), DataType::Timestamp(TimeUnit::Millisecond, None)),
+            (DataType::Timestamp(TimeUnit::Second, zone()), DataType::Timestamp(TimeUnit::Millisecond, zone())),
+            (DataType::Time64(TimeUnit::Nanosecond), DataType::Time32(TimeUnit::Millisecond)),
+            (DataType::Date64, DataType::Date32),
+            (dictionary(DataType::Utf8View), DataType::Utf8),
+        ] {
+            assert_eq!(declared_type(&wanted), declared, "{wanted}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use volley_sql::source::TableSource;
 use volley_sql::statement::QueryStatement;
 
 use super::caller::SqlCaller;
+use super::parameters::declared_type;
 use super::source::NodeSource;
 
 /// Messages that wait for the reader of a query: each has about 1 MiB.
@@ -72,10 +73,10 @@ pub struct QueryPlan {
 }
 
 impl QueryPlan {
-    /// The schema of its parameters, by their names.
+    /// The schema of its parameters, by their names, as clients are told.
     pub fn parameter_schema(&self) -> Schema {
         let field = |(name, data_type): &(String, Option<DataType>)| {
-            Field::new(name, data_type.clone().unwrap_or(DataType::Null), true)
+            Field::new(name, data_type.as_ref().map_or(DataType::Null, declared_type), true)
         };
         Schema::new(self.parameters.iter().map(field).collect::<Vec<_>>())
     }

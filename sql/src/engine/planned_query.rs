@@ -1,11 +1,13 @@
 //! A query that is planned and not yet run.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ParamValues;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Cast, Expr, LogicalPlan, TryCast};
 use volley_common::{Error, Result};
 
 use crate::fault::checked;
@@ -53,8 +55,35 @@ impl fmt::Debug for PlannedQuery {
 
 /// The parameters of a plan, `$2` before `$10`.
 pub(super) fn parameter_types(plan: &LogicalPlan) -> Result<Vec<(String, Option<DataType>)>> {
-    let mut types: Vec<_> = checked(plan.get_parameter_types())?.into_iter().collect();
+    let mut cast = cast_types(plan)?;
+    let types = checked(plan.get_parameter_types())?.into_iter();
+    let mut types: Vec<_> = types
+        .map(|(name, found)| {
+            let found = found.or_else(|| cast.remove(&name));
+            (name, found)
+        })
+        .collect();
     types.sort_by_key(|(name, _)| (parameter_number(name).unwrap_or(usize::MAX), name.clone()));
+    Ok(types)
+}
+
+/// The types that parameters are cast to. The engine takes none of these for the type of the parameter, and JDBC's driver binds
+/// nothing without a type.
+fn cast_types(plan: &LogicalPlan) -> Result<HashMap<String, DataType>> {
+    let mut types = HashMap::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) = part
+                    && let Expr::Placeholder(placeholder) = expr.as_ref()
+                {
+                    types.entry(placeholder.id.clone()).or_insert_with(|| field.data_type().clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    checked(visited)?;
     Ok(types)
 }
 

@@ -3,7 +3,7 @@
 use arrow::datatypes::Schema;
 use arrow_flight::CancelStatus;
 use arrow_flight::sql::{
-    ActionCancelQueryResult, ActionCreatePreparedStatementResult, DoPutPreparedStatementResult, DoPutUpdateResult,
+    ActionCancelQueryResult, ActionCreatePreparedStatementResult, Any, DoPutPreparedStatementResult, DoPutUpdateResult,
     ProstMessageExt,
 };
 use bytes::Bytes;
@@ -13,6 +13,19 @@ use volley_common::{Error, Result};
 
 /// Most bytes of what a message carries: clients receive 4 MiB, and the message has more around it.
 pub(super) const MAX_MESSAGE_BYTES: usize = (4 << 20) - (64 << 10);
+
+/// `ActionCreatePreparedStatementResult` with a field that arrow-flight does not have yet.
+#[derive(Clone, PartialEq, Message)]
+struct CreatedStatement {
+    #[prost(bytes = "bytes", tag = "1")]
+    prepared_statement_handle: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    dataset_schema: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    parameter_schema: Bytes,
+    #[prost(bool, optional, tag = "4")]
+    is_update: Option<bool>,
+}
 
 /// The app_metadata of the PutResult of an update: how many rows it has changed, -1 if that is not known.
 pub fn update_result(rows: i64) -> Bytes {
@@ -25,17 +38,19 @@ pub fn prepared_result(handle: Bytes) -> Bytes {
 }
 
 /// The body of the result of CreatePreparedStatement. `dataset`: the columns of a query; none for a statement that changes tables,
-/// by which JDBC tells them apart. `parameters`: the parameters in their order.
+/// by which JDBC tells them apart; later clients read `is_update`. `parameters`: the parameters in their order.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a type that IPC cannot encode. RESOURCE_EXHAUSTED: the schemas do not fit into a message.
 pub fn created_result(handle: Bytes, dataset: Option<&Schema>, parameters: &Schema) -> Result<Bytes> {
-    let result = ActionCreatePreparedStatementResult {
+    let result = CreatedStatement {
         prepared_statement_handle: handle,
         dataset_schema: dataset.map(schema_message).transpose()?.unwrap_or_default(),
         parameter_schema: schema_message(parameters)?,
+        is_update: Some(dataset.is_none()),
     };
-    let bytes: Bytes = result.as_any().encode_to_vec().into();
+    let type_url = ActionCreatePreparedStatementResult::type_url().to_string();
+    let bytes: Bytes = Any { type_url, value: result.encode_to_vec().into() }.encode_to_vec().into();
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(Error::exhausted(format!(
             "the prepared statement and its schemas have {} bytes, and a message at most {MAX_MESSAGE_BYTES}: run it without preparing it, or select fewer columns",
@@ -56,7 +71,6 @@ pub fn cancel_result(status: CancelStatus) -> Bytes {
 mod tests {
     use arrow::datatypes::{DataType, Field};
     use arrow_flight::IpcMessage;
-    use arrow_flight::sql::Any;
     use volley_common::Code;
 
     use super::*;
@@ -90,6 +104,16 @@ mod tests {
         let result = created(None, &Schema::empty());
         assert!(result.dataset_schema.is_empty());
         assert_eq!(Schema::try_from(IpcMessage(result.parameter_schema)).unwrap(), Schema::empty());
+    }
+
+    #[test]
+    fn created_statement_says_whether_it_changes_tables() {
+        let query = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+        for (dataset, is_update) in [(Some(&query), false), (None, true)] {
+            let body = created_result(Bytes::from_static(b"handle"), dataset, &Schema::empty()).unwrap();
+            let result = CreatedStatement::decode(Any::decode(body).unwrap().value).unwrap();
+            assert_eq!(result.is_update, Some(is_update));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Results of queries.
 
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use volley_common::Code;
 
@@ -169,7 +170,7 @@ async fn parameters_are_typed_and_bound() {
     let types = query.parameter_types();
     let names: Vec<&str> = types.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["$1", "$2"]);
-    assert_eq!(types[0].1, Some(arrow::datatypes::DataType::Int64));
+    assert_eq!(types[0].1, Some(DataType::Int64));
     assert!(!query.is_bound());
     let unbound = rig.engine.run(query, CallerKey::Cluster).await.unwrap_err();
     assert_eq!(unbound.code, Code::InvalidArgument);
@@ -185,6 +186,15 @@ async fn parameters_are_typed_and_bound() {
     for values in [vec![ScalarValue::from(5_i64)], vec![ScalarValue::from(5_i64); 3]] {
         assert_eq!(prepare(values).await.unwrap_err().code, Code::InvalidArgument);
     }
+}
+
+#[tokio::test]
+async fn parameter_that_is_cast_has_the_type_of_the_cast() {
+    let rig = EngineRig::new();
+    let sql = "SELECT id, CAST($1 AS DATE), try_cast($2 AS DOUBLE), $3 FROM orders WHERE id = CAST($4 AS BIGINT)";
+    let query = rig.prepare(sql, &["orders"]).await.unwrap();
+    let types: Vec<_> = query.parameter_types().iter().map(|(_, data_type)| data_type.clone()).collect();
+    assert_eq!(types, [Some(DataType::Date32), Some(DataType::Float64), None, Some(DataType::Int64)]);
 }
 
 #[tokio::test]
