@@ -26,10 +26,10 @@ def plan(client, statement):
     return client.get_flight_info(flight.FlightDescriptor.for_command(command(statement)))
 
 
-def query(client, statement):
+def query(client, statement, read=read_endpoint):
     """The rows of a query, its endpoints one after the other. Their schema must be the FlightInfo's."""
     info = plan(client, statement)
-    parts = [read_endpoint(client, endpoint) for endpoint in info.endpoints]
+    parts = [read(client, endpoint) for endpoint in info.endpoints]
     for part in parts:
         assert part.schema.equals(info.schema, check_metadata=True), (part.schema, info.schema)
     return pa.concat_tables(parts)

@@ -161,11 +161,17 @@ class Prompt:
         os.write(self.master, text.encode())
 
     def wait(self, *words):
-        wait_until(lambda: all(word in self.text for word in words), 30, f"the terminal shows {words}: {self.text!r}")
+        self._wait(lambda: all(word in self.text for word in words), f"the terminal shows {words}")
 
     def wait_prompt(self, after):
         """Waits until it asks again after a word. What is typed before is no key: it would lose Ctrl-D."""
-        wait_until(lambda: "volley> " in self.text.partition(after)[2], 30, f"the prompt follows {after!r}: {self.text!r}")
+        self._wait(lambda: "volley> " in self.text.partition(after)[2], f"the prompt follows {after!r}")
+
+    def _wait(self, condition, what):
+        try:
+            wait_until(condition, 30, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {self.text!r}") from None
 
     def close(self):
         self.process.kill()
@@ -189,18 +195,17 @@ def prompt(shared, tmp_path):
 
 def test_prompt_runs_statements_and_commands(prompt, name, table, tmp_path):
     first = prompt()
-    first.type(f"SELECT count(*) * 2\rFROM {table};\r")
-    first.wait("1000", "1 row")
-    first.type("\\timing\r")
-    first.wait("times are shown")
-    first.type("SELECT 6 * 7;\r")
-    first.wait("42", "time: ")
-    first.type(f"\\d {name}\r")
-    first.wait("kind", "Utf8")
-    first.type("\\d\r")
-    first.wait(name.rpartition("/")[2])
-    first.type("SELECT nothing_here;\r")
-    first.wait("error: ", "volley> ")
+    for typed, shown in (
+        (f"SELECT count(*) * 2\rFROM {table};\r", ("1000", "1 row")),
+        ("\\timing\r", ("times are shown",)),
+        ("SELECT 6 * 7;\r", ("42", "time: ")),
+        (f"\\d {name}\r", ("kind", "Utf8")),
+        ("\\d\r", (name.rpartition("/")[2],)),
+        ("SELECT nothing_here;\r", ("error: ",)),
+    ):
+        first.type(typed)
+        first.wait(*shown)
+        first.wait_prompt(shown[-1])
     first.type("\\q\r")
     assert first.process.wait(timeout=20) == 0
     history = tmp_path / "volley" / "sql_history"
