@@ -318,11 +318,14 @@ def test_results_of_several_statements(suite):
 
 # ConnectionTest.
 
-def test_autocommit_is_on_and_nothing_is_current(connection):
+def test_autocommit_is_on_and_a_namespace_is_current(connection):
     """AutocommitDefault, MetadataCurrentCatalog, MetadataCurrentDbSchema."""
     assert refused(connection.commit) == refused(connection.rollback) == AdbcStatusCode.INVALID_STATE
-    for option in ("adbc.connection.catalog", "adbc.connection.db_schema"):
-        assert refused(connection.get_option, option) == AdbcStatusCode.NOT_FOUND
+    for option, current in (("adbc.connection.catalog", "volley"), ("adbc.connection.db_schema", "default")):
+        assert connection.get_option(option) == current
+        connection.set_options(**{option: current})
+        assert refused(connection.set_options, **{option: "other"}) == AdbcStatusCode.INVALID_ARGUMENT
+        assert connection.get_option(option) == current
 
 
 def test_information_about_the_server(connection):
