@@ -122,6 +122,11 @@ impl SqlEngine {
         Ok(SqlEngine { config, template, admission })
     }
 
+    /// How long a query may run; zero: as long as it likes.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
     /// Plans a query against the versions that `statement.tables` names, or the newest ones. No row is read. Without
     /// `parameters` a statement that has some is planned too, but cannot be run.
     ///

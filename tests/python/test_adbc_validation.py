@@ -48,7 +48,6 @@ NOT_APPLICABLE = {
 # Cases that fail: the test shows with what error.
 FAILING = {
     "StatementTest.TestSqlIngestStreamZeroArrays": "the driver sends nothing at all for a stream without batches",
-    "StatementTest.SqlPrepareSelectParams": "a query runs with one row of parameters, and the case binds three",
 }
 
 
@@ -248,7 +247,8 @@ def test_partitions_are_read_by_another_connection(suite, database):
 # StatementTest.SqlPrepare...
 
 def test_prepared_queries(suite):
-    """SqlPrepareGetParameterSchema, SqlPrepareSelectNoParams, SqlPrepareErrorNoQuery, SqlPrepareErrorParamCountMismatch."""
+    """SqlPrepareGetParameterSchema, SqlPrepareSelectNoParams, SqlPrepareSelectParams, SqlPrepareErrorNoQuery,
+    SqlPrepareErrorParamCountMismatch."""
     with adbc.AdbcStatement(suite.connection) as statement:
         assert refused(statement.prepare) == AdbcStatusCode.INVALID_STATE
         statement.set_sql_query("SELECT ?, ?")
@@ -261,6 +261,9 @@ def test_prepared_queries(suite):
     refused(suite.query, "SELECT ?, ?", bound=ints(42))
     one = pa.table({"int64s": pa.array([42]), "strings": ["bar"]})
     assert rows(suite.query("SELECT ? AS a, ? AS b", bound=one)) == [(42, "bar")]
+    several = pa.table({"int64s": pa.array([42, -42, None]), "strings": ["", None, "bar"]})
+    found = suite.query("SELECT ? AS int64s, ? AS strings", bound=several)
+    assert found.equals(several), "one result after the other"
 
 
 def test_prepared_inserts(suite):
@@ -382,5 +385,3 @@ def test_failing_cases_fail_with_an_error(suite):
     """Those of FAILING."""
     empty = pa.RecordBatchReader.from_batches(ints().schema, [])
     refused(suite.ingest, empty, name="nothing")
-    several = pa.table({"int64s": pa.array([42, -42, None]), "strings": ["", None, "bar"]})
-    refused(suite.query, "SELECT ?, ?", bound=several)
