@@ -9,7 +9,7 @@
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query` | a query that is planned, its parameters |
-//! | `query_stream`, `relabel` | a running query, and its rows with the promised schema |
+//! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `admission` | how many queries run |
 
@@ -23,6 +23,7 @@ mod planned_query;
 mod query_stream;
 mod relabel;
 mod statement_catalog;
+mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,6 +122,11 @@ impl SqlEngine {
         Ok(SqlEngine { config, template, admission })
     }
 
+    /// How long a query may run; zero: as long as it likes.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
     /// Plans a query against the versions that `statement.tables` names, or the newest ones. No row is read. Without
     /// `parameters` a statement that has some is planned too, but cannot be run.
     ///
@@ -151,7 +157,7 @@ impl SqlEngine {
         let deadline = Deadline::after(self.config.timeout);
         let plan = catch_panic(query.state.create_physical_plan(&query.plan));
         let plan = checked(Deadline::limit(deadline, plan).await??)?;
-        let relabel = Relabel::new(&plan.schema(), &query.schema)?;
+        let relabel = Relabel::new(&plan.schema(), &query.engine_schema)?;
         let rows = catch_panic(async { execute_stream(plan, query.state.task_ctx()) }).await?;
         Ok(QueryStream::start(checked(rows)?, query.schema, relabel, deadline, permit))
     }
@@ -181,10 +187,11 @@ impl SqlEngine {
             Some(values) => planned_query::bind_parameters(plan, &parameter_types, values)?,
             None => plan,
         };
-        let schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
+        let engine_schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
+        let schema = views::without_views(&engine_schema);
         let pin = |table: &Arc<PlannedTable>| TableAt { name: table.name.clone(), version: Some(table.version) };
         let tables = tables.iter().map(pin).collect();
-        Ok(PlannedQuery { state, plan, schema, tables, parameter_types, is_bound })
+        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, parameter_types, is_bound })
     }
 
     /// The catalog with the tables that the references mean, and with all others only if the statement asks for them.

@@ -26,6 +26,7 @@ pub(crate) mod limits;
 mod row_filter;
 mod unparse;
 
+pub(crate) use expression::MAX_DEPTH;
 pub use functions::check_type;
 pub use row_filter::RowFilter;
 

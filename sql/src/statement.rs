@@ -11,7 +11,7 @@
 //! | `rewrite` | versions and parameters in the text for the engine |
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
 //! | `ignored` | clauses that would have no effect |
-//! | `plain_read` | which SELECT needs no engine |
+//! | `plain_read`, `filter_levels` | which SELECT needs no engine |
 //! | `classify` | what kind of statement it is |
 //! | `refuse` | what to do instead of a statement that is not supported |
 //! | `create` | CREATE TABLE: types and options |
@@ -30,6 +30,7 @@ use crate::predicate::limits;
 
 mod classify;
 mod create;
+mod filter_levels;
 mod ignored;
 mod plain_read;
 mod refuse;

@@ -6,8 +6,8 @@ use crate::formats::Format;
 
 #[derive(Debug, clap::Args)]
 pub struct SqlArgs {
-    /// The statement; several are separated by semicolons. - reads it from the standard input. Without it, on a terminal,
-    /// statements are asked for.
+    /// The statement; several are separated by semicolons. - reads it from the standard input. One that begins with a comment
+    /// comes after --, as the last argument. Without it, on a terminal, statements are asked for.
     #[arg(value_name = "TEXT")]
     pub text: Option<String>,
     /// Read the statement from this file; - is the standard input.
@@ -30,4 +30,30 @@ pub struct SqlArgs {
     /// Endpoints fetched at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub streams: u16,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use crate::args::{Args, CliCommand};
+
+    fn parsed(arguments: &[&str]) -> Result<super::SqlArgs, String> {
+        let line = ["volley", "sql"].iter().chain(arguments).copied();
+        match Args::try_parse_from(line).map_err(|e| e.to_string())?.command {
+            CliCommand::Sql(sql) => Ok(sql),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// If hyphens were allowed in the statement, so would be a misspelled option, and `-oFILE` would be the statement.
+    #[test]
+    fn statement_that_begins_with_a_comment_comes_after_dashes() {
+        let commented = "-- all\nSELECT 1";
+        let sql = parsed(&["-ofar.csv", "--", commented]).unwrap();
+        assert_eq!((sql.text.as_deref(), sql.output), (Some(commented), Some("far.csv".into())));
+        assert!(parsed(&[commented]).unwrap_err().contains("unexpected argument"));
+        assert!(parsed(&["--fromat", "csv", "SELECT 1"]).unwrap_err().contains("--format"));
+    }
 }

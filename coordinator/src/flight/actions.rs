@@ -127,7 +127,7 @@ impl ActionRunner {
             "RenewFlightEndpoint" => self.renew_endpoint(body, call).await,
             "SetSessionOptions" => self.set_session(body, metadata, call),
             "GetSessionOptions" => {
-                let options = self.sessions.get(call.access().name(), session_id(metadata).as_deref());
+                let options = self.sessions.current(call.access().name(), session_id(metadata).as_deref());
                 Ok(ActionReply::bytes(options.encode_to_vec()))
             }
             "CloseSession" => self.close_session(metadata, call),

@@ -1,4 +1,7 @@
 //! Session options: a client sets them, and this member keeps them in memory under a cookie.
+//!
+//! Statements run at nodes, which keep no sessions: options that they would have to follow are refused, except for the values that
+//! always hold.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -97,6 +100,11 @@ const CLOSED: i32 = 1;
 /// A name and a value that no server accepts, by which Flight's integration tests check that errors are reported.
 const ALWAYS_INVALID: &str = "lol_invalid";
 
+/// The options of every session, and their only values: the catalog and the schema of names without one.
+const FIXED: [(&str, &str); 2] = [("catalog", "volley"), ("schema", "default")];
+/// Options that would limit the time of statements.
+const TIME_LIMITS: [&str; 2] = ["statement_timeout", "statement_timeout_s"];
+
 /// All sessions of this member.
 #[derive(Default)]
 pub struct FlightSessions(Mutex<SessionTable>);
@@ -123,9 +131,11 @@ impl FlightSessions {
     /// Sets options for a principal. A client without a session gets a new one, whose id is returned.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the body is not a valid message.
+    /// INVALID_ARGUMENT: the body is not a valid message, or names another catalog or schema than that of all sessions.
+    /// UNIMPLEMENTED: a limit of time. None of the options is set then.
     pub fn set(&self, owner: &str, id: Option<String>, body: &[u8]) -> Result<(SetSessionResult, Option<String>)> {
         let request = SessionOptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
+        request.options.iter().try_for_each(|(name, option)| check_supported(name, option))?;
         let mut table = self.0.lock();
         let known = id.map(|id| (owner.to_string(), id)).filter(|key| table.sessions.contains_key(key));
         let is_new = known.is_none();
@@ -141,7 +151,19 @@ impl FlightSessions {
         Ok((SetSessionResult { errors }, is_new.then_some(key.1)))
     }
 
-    /// The options of a principal's session; empty without a session.
+    /// What clients are told: what a principal's session has set, and the catalog and the schema that apply. The latter not to
+    /// one that has set only other options: Flight's integration tests want these back and no more.
+    pub fn current(&self, owner: &str, id: Option<&str>) -> SessionOptionMap {
+        let mut current = self.get(owner, id);
+        let options = &mut current.options;
+        if options.is_empty() || FIXED.iter().any(|(name, _)| options.contains_key(*name)) {
+            let fixed = FIXED.map(|(name, value)| (name.to_string(), SessionOptionValue::String(value.into())));
+            options.extend(fixed.map(|(name, value)| (name, SessionOption { value: Some(value) })));
+        }
+        current
+    }
+
+    /// What a principal's session has set; empty without a session.
     pub fn get(&self, owner: &str, id: Option<&str>) -> SessionOptionMap {
         let table = self.0.lock();
         let session = id.and_then(|id| table.sessions.get(&(owner.to_string(), id.to_string())));
@@ -215,6 +237,26 @@ impl SessionOptions {
     }
 }
 
+/// Checks that an option is not one that statements would have to follow. Without a value it is removed, which changes nothing.
+fn check_supported(name: &str, option: &SessionOption) -> Result<()> {
+    let Some(value) = &option.value else { return Ok(()) };
+    if TIME_LIMITS.contains(&name) {
+        return Err(Error::unimplemented(format!(
+            "{name} cannot be set for a session, because statements run at nodes, which keep no sessions: give the calls a deadline, as setQueryTimeout of JDBC and adbc.flight.sql.rpc.timeout_seconds.fetch of ADBC do; for all clients the setting statement_timeout_s of the nodes is the limit"
+        )));
+    }
+    let Some((_, fixed)) = FIXED.iter().find(|(fixed, _)| *fixed == name) else { return Ok(()) };
+    if matches!(value, SessionOptionValue::String(text) if text == fixed) {
+        return Ok(());
+    }
+    Err(Error::invalid(match name {
+        "catalog" => format!("there is only the catalog {fixed:?}: leave the option {name:?} out"),
+        _ => format!(
+            "the current schema is always {fixed:?}: leave the option {name:?} out, and write the schema before a table's name, as in sales.orders"
+        ),
+    }))
+}
+
 /// The approximate memory use of an option.
 fn option_bytes(name: &str, option: &SessionOption) -> usize {
     let strings = match &option.value {
@@ -233,91 +275,4 @@ pub fn session_id(metadata: &MetadataMap) -> Option<String> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn request(name: &str, value: Option<SessionOptionValue>) -> Vec<u8> {
-        SessionOptionMap { options: BTreeMap::from([(name.to_string(), SessionOption { value })]) }.encode_to_vec()
-    }
-
-    #[test]
-    fn options_can_be_set_removed_and_closed() {
-        let sessions = FlightSessions::default();
-        let (result, id) = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Int64(7)))).unwrap();
-        assert!(result.errors.is_empty());
-        let id = id.unwrap();
-        assert_eq!(sessions.get("ann", Some(&id)).options["a"].value, Some(SessionOptionValue::Int64(7)));
-        assert_eq!(sessions.set("ann", Some(id.clone()), &request("a", None)).unwrap().1, None);
-        assert!(sessions.get("ann", Some(&id)).options.is_empty());
-        assert_eq!(sessions.close("ann", Some(&id)).status, CLOSED);
-        assert_eq!(sessions.close("ann", None).status, CLOSED);
-    }
-
-    #[test]
-    fn invalid_names_and_values_are_distinguished() {
-        let sessions = FlightSessions::default();
-        let error = |body: Vec<u8>, name: &str| sessions.set("ann", None, &body).unwrap().0.errors[name].value;
-        assert_eq!(error(request("", Some(SessionOptionValue::Bool(true))), ""), INVALID_NAME);
-        assert_eq!(error(request("big", Some(SessionOptionValue::String("x".repeat(5000)))), "big"), INVALID_VALUE);
-        let invalid = SessionOptionValue::String(ALWAYS_INVALID.into());
-        assert_eq!(error(request("key_with_invalid_value", Some(invalid)), "key_with_invalid_value"), INVALID_VALUE);
-        assert_eq!(error(request(ALWAYS_INVALID, Some(SessionOptionValue::Bool(true))), ALWAYS_INVALID), INVALID_NAME);
-        assert!(sessions.set("ann", None, b"\xff\xff").is_err());
-    }
-
-    #[test]
-    fn number_of_sessions_is_limited() {
-        let sessions = FlightSessions::default();
-        let first = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
-        for _ in 0..MAX_SESSIONS {
-            sessions.set("ann", None, &[]).unwrap();
-        }
-        assert_eq!(sessions.0.lock().sessions.len(), MAX_SESSIONS);
-        assert!(sessions.get("ann", Some(&first)).options.is_empty());
-    }
-
-    #[test]
-    fn sessions_are_those_of_their_principal() {
-        let sessions = FlightSessions::default();
-        let id = sessions.set("ann", None, &request("a", Some(SessionOptionValue::Bool(true)))).unwrap().1.unwrap();
-        assert!(sessions.get("bob", Some(&id)).options.is_empty() && sessions.get("", Some(&id)).options.is_empty());
-        let other = sessions.set("bob", Some(id.clone()), &request("a", None)).unwrap().1;
-        assert!(other.is_some_and(|other| other != id), "a session of its own");
-        sessions.close("bob", Some(&id));
-        assert_eq!(sessions.get("ann", Some(&id)).options.len(), 1);
-    }
-
-    #[test]
-    fn memory_of_all_sessions_is_limited() {
-        let sessions = FlightSessions::default();
-        let strings = || StringList { values: vec![String::new(); MAX_OPTION_BYTES / 2 - 8] };
-        let option = || SessionOption { value: Some(SessionOptionValue::Strings(strings())) };
-        let options = (0..MAX_OPTIONS).map(|at| (format!("a{at}"), option())).collect();
-        let body = SessionOptionMap { options }.encode_to_vec();
-        let set = |id: Option<&String>| sessions.set("ann", id.cloned(), &body).unwrap();
-        let first = set(None).1.unwrap();
-        let mut newest = first.clone();
-        for _ in 0..9 {
-            newest = set(None).1.unwrap();
-            let table = sessions.0.lock();
-            assert_eq!(table.bytes, table.sessions.values().map(|session| session.bytes).sum::<usize>());
-            assert!(table.bytes <= MAX_BYTES && table.bytes >= table.sessions.len() * MAX_OPTIONS * 60_000);
-        }
-        assert!(sessions.get("ann", Some(&first)).options.is_empty(), "the oldest was dropped");
-        assert_eq!(set(Some(&newest)).1, None);
-        assert_eq!(sessions.get("ann", Some(&newest)).options.len(), MAX_OPTIONS);
-        let all = sessions.0.lock().order.clone();
-        for (owner, id) in &all {
-            sessions.close(owner, Some(id));
-        }
-        assert_eq!(sessions.0.lock().bytes, 0);
-    }
-
-    #[test]
-    fn session_cookie_is_found_among_others() {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("cookie", "a=b; arrow_flight_session_id=17".parse().unwrap());
-        assert_eq!(session_id(&metadata).as_deref(), Some("17"));
-        assert_eq!(session_id(&MetadataMap::new()), None);
-    }
-}
+mod tests;

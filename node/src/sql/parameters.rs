@@ -1,17 +1,15 @@
 //! The values of parameters, as clients bind them: rows in a stream of a DoPut.
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::{Error, Result};
-use volley_sql::flight_sql::{MAX_PARAMETER_BYTES, encode_parameters};
+use volley_sql::flight_sql::{MAX_PARAMETER_BYTES, MAX_PARAMETER_ROWS, ParameterEncoder, encode_parameters};
 
 use crate::put::PutInput;
 use crate::put::handshake::next_message;
-
-/// The most rows of parameters of one call: a statement runs once for each.
-const MAX_ROWS: usize = 10_000;
 
 /// Reads all rows of parameters of a DoPut whose first message was read already. Each row is an IPC stream.
 ///
@@ -19,29 +17,65 @@ const MAX_ROWS: usize = 10_000;
 /// INVALID_ARGUMENT: messages that cannot be read. RESOURCE_EXHAUSTED: too many rows, or too large ones. Those of
 /// [`next_message`].
 pub async fn read_rows(first: FlightData, input: &mut PutInput) -> Result<Vec<Bytes>> {
-    let (mut decoder, mut rows, mut bytes) = (BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit(), Vec::new(), 0);
-    let mut message = Some(first);
-    while let Some(data) = message {
-        // The first one has only the descriptor, if the client binds nothing.
-        if !data.data_header.is_empty()
-            && let DecodedMessage::Batch(batch) = decoder.push(data)?
-        {
-            for row in 0..batch.num_rows() {
-                // Many rows take a while.
-                tokio::task::coop::consume_budget().await;
-                let row = encode_parameters(&[batch.slice(row, 1)])?;
-                bytes += row.len();
-                rows.push(row);
-                if rows.len() > MAX_ROWS || bytes > MAX_PARAMETER_BYTES {
-                    return Err(Error::exhausted(format!(
-                        "more than {MAX_ROWS} rows or {MAX_PARAMETER_BYTES} bytes of parameters are bound: insert them by an ingest or a put"
-                    )));
-                }
+    let (mut batches, mut rows, mut bytes) = (ParameterBatches::new(first, input), Vec::new(), 0);
+    while let Some(batch) = batches.next().await? {
+        for row in 0..batch.num_rows() {
+            // Many rows take a while.
+            tokio::task::coop::consume_budget().await;
+            let row = encode_parameters(&[batch.slice(row, 1)])?;
+            bytes += row.len();
+            rows.push(row);
+            if rows.len() > MAX_PARAMETER_ROWS || bytes > MAX_PARAMETER_BYTES {
+                return Err(Error::exhausted(format!(
+                    "more than {MAX_PARAMETER_ROWS} rows or {MAX_PARAMETER_BYTES} bytes of parameters are bound: insert them by an ingest or a put"
+                )));
             }
         }
-        message = next_message(input).await?;
     }
     Ok(rows)
+}
+
+/// As [`read_rows`], with all rows in one IPC stream; `None`: there is no row.
+///
+/// # Errors
+/// Those of [`read_rows`].
+pub async fn read_stream(first: FlightData, input: &mut PutInput) -> Result<Option<Bytes>> {
+    let (mut batches, mut encoder) = (ParameterBatches::new(first, input), ParameterEncoder::default());
+    while let Some(batch) = batches.next().await? {
+        encoder.push(&batch)?;
+    }
+    encoder.finish()
+}
+
+/// The batches of a DoPut of parameters.
+struct ParameterBatches<'a> {
+    decoder: BatchDecoder,
+    first: Option<FlightData>,
+    /// The messages after the first.
+    rest: &'a mut PutInput,
+}
+
+impl<'a> ParameterBatches<'a> {
+    fn new(first: FlightData, rest: &'a mut PutInput) -> Self {
+        let decoder = BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit();
+        ParameterBatches { decoder, first: Some(first), rest }
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let message = match self.first.take() {
+                Some(first) => Some(first),
+                None => next_message(self.rest).await?,
+            };
+            let Some(message) = message else { return Ok(None) };
+            // The first one has only the descriptor, if the client binds nothing.
+            if !message.data_header.is_empty()
+                && let DecodedMessage::Batch(batch) = self.decoder.push(message)?
+            {
+                return Ok(Some(batch));
+            }
+        }
+    }
 }
 
 /// The type that clients are told for a parameter of this type. Some make their values by it; a value of it is cast where it is used.
@@ -119,11 +153,13 @@ fn placeholder_columns(query: &str) -> Vec<(String, usize)> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::array::{ArrayRef, Int64Array};
     use arrow_flight::FlightDescriptor;
     use arrow_flight::utils::batches_to_flight_data;
     use arrow_ipc::reader::StreamReader;
     use futures::stream;
+    use volley_common::Code;
+    use volley_sql::flight_sql::ParameterRows;
 
     use super::*;
 
@@ -132,11 +168,15 @@ mod tests {
         RecordBatch::try_from_iter([("1", column)]).unwrap()
     }
 
-    async fn rows_of(batches: Vec<RecordBatch>) -> Result<Vec<Bytes>> {
+    fn messages(batches: Vec<RecordBatch>) -> (FlightData, PutInput) {
         let schema = batch(Vec::new()).schema();
         let mut messages = batches_to_flight_data(&schema, batches).unwrap().into_iter();
         let first = messages.next().unwrap().with_descriptor(FlightDescriptor::new_cmd("prepared"));
-        let mut rest: PutInput = Box::pin(stream::iter(messages.map(Ok::<_, Error>)));
+        (first, Box::pin(stream::iter(messages.map(Ok::<_, Error>))))
+    }
+
+    async fn rows_of(batches: Vec<RecordBatch>) -> Result<Vec<Bytes>> {
+        let (first, mut rest) = messages(batches);
         read_rows(first, &mut rest).await
     }
 
@@ -151,9 +191,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn all_rows_of_parameters_are_in_one_stream() {
+        let (first, mut rest) = messages(vec![batch(vec![1, 2]), batch(vec![]), batch(vec![3])]);
+        let bound = read_stream(first, &mut rest).await.unwrap().unwrap();
+        assert_eq!(ParameterRows::decode(&bound).unwrap().count(), 3);
+        let mut nothing: PutInput = Box::pin(stream::empty::<Result<FlightData>>());
+        assert_eq!(read_stream(FlightData::default(), &mut nothing).await, Ok(None));
+    }
+
+    #[tokio::test]
     async fn too_many_rows_of_parameters_are_refused() {
-        let error = rows_of(vec![batch(vec![0; MAX_ROWS + 1])]).await.unwrap_err();
-        assert_eq!(error.code, volley_common::Code::ResourceExhausted);
+        let too_many = || vec![batch(vec![0; MAX_PARAMETER_ROWS + 1])];
+        assert_eq!(rows_of(too_many()).await.unwrap_err().code, Code::ResourceExhausted);
+        let (first, mut rest) = messages(too_many());
+        assert_eq!(read_stream(first, &mut rest).await.unwrap_err().code, Code::ResourceExhausted);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use volley_common::{Code, Error, Result};
 use volley_sql::flight_sql::{self, IngestCommand, IngestMode, PreparedHandle, SqlCommand};
 
 use super::caller::SqlCaller;
-use super::parameters::read_rows;
+use super::parameters::{read_rows, read_stream};
 use super::read_forward::visible_schema;
 use super::request::{check_no_transaction, check_query_headers, prepared, statement_text};
 use super::update::{UpdateCall, descriptor_of, update_statement};
@@ -95,7 +95,7 @@ async fn answer(call: UpdateCall, first: FlightData, mut input: PutInput) -> Res
             }
             execute(call, &text.sql, parameters).await
         }
-        SqlCommand::PreparedQuery { handle } => bind(&handle, read_rows(first, &mut input).await?),
+        SqlCommand::PreparedQuery { handle } => bind(&handle, read_stream(first, &mut input).await?),
         SqlCommand::Ingest(command) => ingest(call, command, first, input).await,
         SqlCommand::Statement { .. } | SqlCommand::Metadata(_) | SqlCommand::StatementTicket { .. } => {
             Err(Error::invalid("this command of Flight SQL only reads: send it by get_flight_info"))
@@ -109,16 +109,10 @@ async fn execute(call: UpdateCall, sql: &str, parameters: Vec<Bytes>) -> Result<
     Ok(flight_sql::update_result(rows))
 }
 
-/// The handle of a prepared statement with the values of its parameters.
-fn bind(handle: &[u8], mut parameters: Vec<Bytes>) -> Result<Bytes> {
+/// The handle of a prepared statement with the values of its parameters; with those that it has if none are given.
+fn bind(handle: &[u8], parameters: Option<Bytes>) -> Result<Bytes> {
     let PreparedHandle { sql, parameters: bound } = PreparedHandle::decode(handle)?;
-    if parameters.len() > 1 {
-        return Err(Error::invalid(format!(
-            "a query runs with one row of parameters, and {} were bound: run it once for each",
-            parameters.len()
-        )));
-    }
-    let parameters = parameters.pop().or(bound);
+    let parameters = parameters.or(bound);
     Ok(flight_sql::prepared_result(PreparedHandle { sql, parameters }.encode()?))
 }
 

@@ -2,10 +2,14 @@
 //!
 //! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue. A
 //! query ends when its reader goes, and when its FlightInfo is cancelled.
+//!
+//! A query runs once for each row of its parameters, one run after the other, against the same versions of its tables. The rows of
+//! all runs have one schema, whose columns can be null: whether one can depends on the values.
 
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -22,7 +26,7 @@ use volley_common::ipc::split::split;
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result, TableName};
 use volley_sql::engine::SqlEngine;
-use volley_sql::flight_sql;
+use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
 use volley_sql::statement::QueryStatement;
 
@@ -38,7 +42,7 @@ const QUEUED_MESSAGES: usize = 4;
 pub struct BoundQuery {
     /// The query.
     pub statement: Arc<QueryStatement>,
-    /// An IPC stream of one row; `None`: there are no parameters, or they are not known yet.
+    /// An IPC stream of rows; `None`: there are no parameters, or they are not known yet.
     pub parameters: Option<Bytes>,
 }
 
@@ -46,6 +50,11 @@ impl BoundQuery {
     /// A query with these parameters.
     pub fn new(statement: QueryStatement, parameters: Option<Bytes>) -> Self {
         BoundQuery { statement: Arc::new(statement), parameters }
+    }
+
+    /// The rows of its parameters.
+    fn parameter_rows(&self) -> Result<Option<ParameterRows>> {
+        self.parameters.as_deref().map(ParameterRows::decode).transpose()
     }
 
     /// The names of its tables.
@@ -92,9 +101,11 @@ pub async fn plan(caller: &SqlCaller, query: &BoundQuery) -> Result<QueryPlan> {
     let planning = {
         let (runtime, source, query) = (runtime.clone(), source.clone(), query.clone());
         async move {
-            let parameters = query.parameters.as_deref().map(flight_sql::parameters).transpose()?;
-            let planned = runtime.engine.prepare(source, &query.statement, parameters).await?;
-            Ok::<_, Error>((planned.schema(), planned.parameter_types().to_vec()))
+            let bound = query.parameter_rows()?;
+            let first = ParameterRows::runs(bound.as_ref()).next().transpose()?.flatten();
+            let planned = runtime.engine.prepare(source, &query.statement, first).await?;
+            let schema = schema_of_runs(planned.schema(), bound.as_ref());
+            Ok::<_, Error>((schema, planned.parameter_types().to_vec()))
         }
     };
     let (schema, parameters) = runtime.spawn(planning).await?;
@@ -170,7 +181,7 @@ pub async fn run<E: ResultEncoder>(
     Ok(stream::once(async move { Ok(first) }).chain(rest).boxed())
 }
 
-/// Runs a query to its end, or until nobody receives its messages.
+/// Runs a query to its end, once for each row of its parameters, or until nobody receives its messages.
 async fn produce<E: ResultEncoder>(
     engine: &SqlEngine,
     source: Arc<dyn TableSource>,
@@ -179,21 +190,76 @@ async fn produce<E: ResultEncoder>(
     mut encoder: E,
     send: &mpsc::Sender<E::Item>,
 ) -> Result<()> {
-    let parameters = query.parameters.as_deref().map(flight_sql::parameters).transpose()?;
-    let planned = engine.prepare(source, &query.statement, parameters).await?;
-    let rows = engine.run(planned, caller.key()).await?;
-    let first = encoder.begin(&rows.schema())?;
-    let mut rows = pin!(rows);
-    let mut messages = first;
-    loop {
-        for message in messages {
-            if send.send(message).await.is_err() {
+    let started = Instant::now();
+    let bound = query.parameter_rows()?;
+    let mut statement = query.statement.as_ref().clone();
+    let mut promised: Option<SchemaRef> = None;
+    for (at, parameters) in ParameterRows::runs(bound.as_ref()).enumerate() {
+        if at > 0 {
+            check_time(started.elapsed(), engine.timeout())?;
+        }
+        let planned = engine.prepare(source.clone(), &statement, parameters?).await?;
+        // What all runs read.
+        statement.tables = planned.tables();
+        let mut rows = pin!(engine.run(planned, caller.key()).await?);
+        let schema = schema_of_runs(rows.schema(), bound.as_ref());
+        match &promised {
+            None => {
+                if !send_all(send, encoder.begin(&schema)?).await {
+                    return Ok(());
+                }
+                promised = Some(schema.clone());
+            }
+            Some(promised) if *promised == schema => {}
+            Some(_) => return Err(other_schema(at)),
+        }
+        while let Some(batch) = rows.next().await {
+            let batch = batch?.with_schema(schema.clone());
+            let batch =
+                batch.map_err(|e| Error::internal(format!("the rows have another schema than planned: {e}")))?;
+            if !send_all(send, encoder.encode(batch)?).await {
                 return Ok(());
             }
         }
-        let Some(batch) = rows.next().await else { return Ok(()) };
-        messages = encoder.encode(batch?)?;
     }
+    Ok(())
+}
+
+/// The schema of all runs of a query, of which one has this schema.
+fn schema_of_runs(schema: SchemaRef, bound: Option<&ParameterRows>) -> SchemaRef {
+    if bound.is_none_or(|rows| rows.count() == 1) {
+        return schema;
+    }
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+/// Whether one more run may begin. The last one has as much time as if it were alone.
+fn check_time(elapsed: Duration, limit: Duration) -> Result<()> {
+    match !limit.is_zero() && elapsed > limit {
+        true => Err(Error::deadline(format!(
+            "the query took longer than {} s for its rows of parameters, which is the limit (`statement_timeout_s`): bind fewer rows, or put the values into a table and join it",
+            limit.as_secs_f64()
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn other_schema(at: usize) -> Error {
+    Error::invalid(format!(
+        "row {} of the parameters gives a result of other types than the first one: run the statement with one row at a time",
+        at + 1
+    ))
+}
+
+/// False: nobody receives the messages.
+async fn send_all<T>(send: &mpsc::Sender<T>, messages: Vec<T>) -> bool {
+    for message in messages {
+        if send.send(message).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Batches as messages of at most about `message_bytes`: the dictionaries of each, then its rows.
@@ -243,6 +309,7 @@ impl ResultEncoder for FrameEncoder {
 mod tests {
     use arrow::array::{ArrayRef, Int64Array};
     use volley_common::Code;
+    use volley_sql::flight_sql::encode_parameters;
 
     use super::*;
 
@@ -257,6 +324,23 @@ mod tests {
         let messages = encode_messages(&large, MESSAGE_BYTES).unwrap();
         assert!(messages.len() >= 8 && messages.iter().all(|message| message.body.len() <= 2 * MESSAGE_BYTES));
         assert!(encode_messages(&batch(0), MESSAGE_BYTES).unwrap().is_empty());
+    }
+
+    #[test]
+    fn columns_of_several_runs_can_be_null() {
+        let not_null: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let bound = |rows| ParameterRows::decode(&encode_parameters(&[batch(rows)]).unwrap()).unwrap();
+        assert_eq!(schema_of_runs(not_null.clone(), None), not_null);
+        assert_eq!(schema_of_runs(not_null.clone(), Some(&bound(1))), not_null);
+        assert!(schema_of_runs(not_null, Some(&bound(2))).field(0).is_nullable());
+    }
+
+    #[test]
+    fn no_run_begins_after_the_time_of_the_query() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        assert_eq!(check_time(minute, hour), Ok(()));
+        assert_eq!(check_time(hour, Duration::ZERO), Ok(()));
+        assert_eq!(check_time(hour, minute).unwrap_err().code, Code::DeadlineExceeded);
     }
 
     #[test]

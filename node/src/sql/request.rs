@@ -17,7 +17,7 @@ const QUERY_HEADERS: [&str; 7] = ["sql", "decompress", "max-endpoints", "listene
 pub struct StatementText {
     /// The statement.
     pub sql: String,
-    /// An IPC stream of one row; `None`: there are no parameters, or they are not known yet.
+    /// An IPC stream of rows; `None`: there are no parameters, or they are not known yet.
     pub parameters: Option<Bytes>,
 }
 

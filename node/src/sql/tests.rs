@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightInfo, Ticket};
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::service::Routes;
@@ -18,6 +19,7 @@ use volley_common::identity::Access;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::net::ConnectionPool;
 use volley_common::wire::catalog::{Cancelled, WriteState};
+use volley_sql::flight_sql::PreparedHandle;
 
 use super::update::{UpdateCall, update_statement};
 use super::*;
@@ -55,7 +57,7 @@ async fn numbers(client: &mut FlightServiceClient<Channel>, ticket: Ticket) -> R
         FlightError::Tonic(status) => *status,
         other => Status::internal(other.to_string()),
     })?;
-    let column = |batch: &arrow::array::RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let column = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
     Ok(batches.iter().flat_map(column).collect())
 }
 
@@ -126,6 +128,39 @@ async fn changing_statements_are_refused_where_only_reads_are() {
     let mut results = client.do_put(stream::iter([first])).await.unwrap().into_inner();
     let refused = results.next().await.unwrap().unwrap_err();
     assert!(refused.message().contains("get_flight_info"), "{refused}");
+}
+
+/// The command of a prepared statement that reads.
+fn prepared_query(handle: &[u8]) -> FlightDescriptor {
+    let field = |tag: u32, value: &[u8]| {
+        let mut message = Vec::new();
+        prost::encoding::bytes::encode(tag, &value.to_vec(), &mut message);
+        message
+    };
+    let name = b"type.googleapis.com/arrow.flight.protocol.sql.CommandPreparedStatementQuery";
+    FlightDescriptor::new_cmd([field(1, name), field(2, &field(1, handle))].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn query_runs_once_for_each_row_of_its_parameters() {
+    let (_node, mut client) = node().await;
+    let sql = "SELECT CAST($1 AS BIGINT) + value AS n FROM generate_series(1, 2)".to_string();
+    let handle = PreparedHandle { sql, parameters: None }.encode().unwrap();
+    let rows =
+        |values: Vec<i64>| RecordBatch::try_from_iter([("1", Arc::new(Int64Array::from(values)) as ArrayRef)]).unwrap();
+    let batches = vec![rows(vec![10, 20]), rows(vec![30])];
+    let mut messages = batches_to_flight_data(&batches[0].schema(), batches.clone()).unwrap();
+    messages[0].flight_descriptor = Some(prepared_query(&handle));
+    let result = client.do_put(stream::iter(messages)).await.unwrap().into_inner().next().await.unwrap().unwrap();
+    // The handle is the last field of the result.
+    let at = result.app_metadata.windows(5).position(|bytes| bytes == b"VLYS1").unwrap();
+    let bound = client.get_flight_info(prepared_query(&result.app_metadata[at..])).await.unwrap().into_inner();
+    assert!(parse_schema(&bound.schema).unwrap().field(0).is_nullable());
+    let ticket = bound.endpoint[0].ticket.clone().unwrap();
+    assert_eq!(numbers(&mut client, ticket).await.unwrap(), [11, 12, 21, 22, 31, 32]);
+    let unbound = client.get_flight_info(prepared_query(&handle)).await.unwrap().into_inner();
+    let refused = numbers(&mut client, unbound.endpoint[0].ticket.clone().unwrap()).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("bind them"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

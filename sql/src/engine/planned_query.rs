@@ -17,6 +17,9 @@ use crate::statement::TableAt;
 pub struct PlannedQuery {
     pub(super) state: SessionState,
     pub(super) plan: LogicalPlan,
+    /// Of the rows as the engine gives them.
+    pub(super) engine_schema: SchemaRef,
+    /// The same without views.
     pub(super) schema: SchemaRef,
     pub(super) tables: Vec<TableAt>,
     pub(super) parameter_types: Vec<(String, Option<DataType>)>,
@@ -25,8 +28,8 @@ pub struct PlannedQuery {
 }
 
 impl PlannedQuery {
-    /// The schema of the result, names, nullability and metadata included. Without the values of its parameters a query may have
-    /// another one than with them.
+    /// The schema of the result, names, nullability and metadata included. It has text and binary where the engine has views of
+    /// them. Without the values of its parameters a query may have another one than with them.
     pub fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }

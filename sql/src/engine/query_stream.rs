@@ -20,6 +20,7 @@ use volley_common::{Error, Result};
 
 use super::admission::QueryPermit;
 use super::relabel::Relabel;
+use super::views;
 use crate::fault::from_datafusion;
 
 /// Batches that wait for the receiver of the rows.
@@ -79,7 +80,8 @@ pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T> {
 }
 
 impl QueryStream {
-    /// Starts to deliver `rows`, as `relabel` says, with `schema`. `permit` is kept until the query ends.
+    /// Starts to deliver `rows` with `schema`, which is the one of `relabel` without its views. `permit` is kept until the query
+    /// ends.
     pub(super) fn start(
         rows: SendableRecordBatchStream,
         schema: SchemaRef,
@@ -88,8 +90,9 @@ impl QueryStream {
         permit: QueryPermit,
     ) -> Self {
         let (sender, deliveries) = mpsc::channel(QUEUED_BATCHES);
+        let promised = schema.clone();
         let driver = tokio::spawn(async move {
-            let work = deliver(rows, relabel, sender.clone(), permit);
+            let work = deliver(rows, relabel, promised, sender.clone(), permit);
             if let Err(exceeded) = Deadline::limit(deadline, work).await {
                 // The rows and the permit are dropped already; nobody has to take the error.
                 let _ = sender.send(Err(exceeded)).await;
@@ -108,6 +111,7 @@ impl QueryStream {
 async fn deliver(
     mut rows: SendableRecordBatchStream,
     relabel: Relabel,
+    promised: SchemaRef,
     sender: mpsc::Sender<Delivery>,
     permit: QueryPermit,
 ) {
@@ -121,12 +125,13 @@ async fn deliver(
         if batch.num_rows() == 0 {
             continue;
         }
-        match relabel.apply(&batch) {
-            Ok(batch) => {
-                if sender.send(Ok(Some(batch))).await.is_err() {
-                    return;
-                }
-            }
+        let sent = match relabel.apply(&batch) {
+            Ok(batch) => send_rows(batch, &promised, &sender).await,
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(true) => {}
+            Ok(false) => return,
             Err(error) => break Err(error),
         }
     };
@@ -135,6 +140,22 @@ async fn deliver(
     drop(permit);
     // Nobody has to take the end.
     let _ = sender.send(last).await;
+}
+
+/// Sends the rows of a batch under the promised schema. False: nobody takes them.
+async fn send_rows(batch: RecordBatch, promised: &SchemaRef, sender: &mpsc::Sender<Delivery>) -> Result<bool> {
+    if batch.schema_ref() == promised {
+        return Ok(sender.send(Ok(Some(batch))).await.is_ok());
+    }
+    for piece in views::pieces(&batch) {
+        let piece = piece?;
+        for rows in views::relaid(&piece, promised) {
+            if sender.send(Ok(Some(rows?))).await.is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 impl Stream for QueryStream {

@@ -1,6 +1,7 @@
-//! The values of a statement's parameters: one row, as a client binds it, kept as an IPC stream in handles and tickets.
+//! The values of a statement's parameters: rows, as a client binds them, kept as an IPC stream in handles and tickets.
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use arrow_flight::FlightData;
 use arrow_ipc::root_as_message;
 use arrow_ipc::writer::StreamWriter;
@@ -14,63 +15,174 @@ use crate::fault::from_datafusion;
 
 /// Longest stream of parameters, bytes. In a handle there is less space: this is for those of an INSERT, which need no handle.
 pub const MAX_PARAMETER_BYTES: usize = 16 << 20;
+/// Most rows of parameters: a statement runs once for each.
+pub const MAX_PARAMETER_ROWS: usize = 10_000;
 /// What messages of a stream begin with, apart from those of before 2019.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
-/// The stream for a handle, of the batches that a client has bound: exactly one row in all of them.
-///
-/// # Errors
-/// INVALID_ARGUMENT: no row. UNIMPLEMENTED: several rows. INTERNAL: a type that IPC cannot encode, which no client can have sent.
-pub fn encode_parameters(batches: &[RecordBatch]) -> Result<Bytes> {
-    check_rows(batches.iter().map(RecordBatch::num_rows).sum())?;
-    let failed = |e: arrow::error::ArrowError| Error::internal(format!("the parameters cannot be encoded: {e}"));
-    let mut stream = Vec::new();
-    for batch in batches.iter().filter(|batch| batch.num_rows() == 1) {
-        let row = shrink_to_fit(batch);
-        let mut writer = StreamWriter::try_new(&mut stream, row.schema_ref()).map_err(failed)?;
-        writer.write(&row).map_err(failed)?;
-        writer.finish().map_err(failed)?;
-    }
-    Ok(stream.into())
+/// Makes the stream for a handle of the batches that a client binds.
+#[derive(Default)]
+pub struct ParameterEncoder {
+    /// From the first row on.
+    writer: Option<StreamWriter<Vec<u8>>>,
+    rows: usize,
 }
 
-/// The values in such a stream, the first column for `$1`. A dictionary's or run's value is the value itself. The names and
-/// metadata of the columns mean nothing.
-///
-/// # Errors
-/// INVALID_ARGUMENT: malformed, too large, or no row. UNIMPLEMENTED: several rows, or a type of which the engine has no values.
-pub fn parameters(stream: &[u8]) -> Result<ParamValues> {
-    if stream.len() > MAX_PARAMETER_BYTES {
-        return Err(Error::invalid(format!(
-            "the parameters have {} bytes, more than the limit of {MAX_PARAMETER_BYTES}: put the values into a table and join it",
-            stream.len()
-        )));
-    }
-    let mut rest = Bytes::copy_from_slice(stream);
-    let mut decoder = BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit();
-    let (mut rows, mut row) = (0, None);
-    while let Some(message) = next_message(&mut rest)? {
-        let decoded = decoder.push(message).map_err(|error| error.at("the parameters"))?;
-        if let DecodedMessage::Batch(batch) = decoded {
-            rows += batch.num_rows();
-            row = (batch.num_rows() > 0).then_some(batch).or(row);
+impl ParameterEncoder {
+    /// Adds the rows of a batch. All batches have one schema.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: too many rows, or too many bytes. INTERNAL: a type that IPC cannot encode, which no client can have sent.
+    pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.rows = self.rows.saturating_add(batch.num_rows());
+        check_rows(self.rows)?;
+        let rows = shrink_to_fit(batch);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(StreamWriter::try_new(Vec::new(), rows.schema_ref()).map_err(not_encoded)?),
+        };
+        writer.write(&rows).map_err(not_encoded)?;
+        match writer.get_ref().len() > MAX_PARAMETER_BYTES {
+            true => Err(too_many()),
+            false => Ok(()),
         }
     }
-    check_rows(rows)?;
-    let columns = row.as_ref().map(RecordBatch::columns).unwrap_or_default();
-    let values = columns.iter().map(|column| ScalarValue::try_from_array(column, 0).map(plain));
+
+    /// The stream; `None` without a row.
+    ///
+    /// # Errors
+    /// INTERNAL: it cannot be encoded.
+    pub fn finish(self) -> Result<Option<Bytes>> {
+        self.writer.map(|writer| writer.into_inner().map(Bytes::from).map_err(not_encoded)).transpose()
+    }
+}
+
+/// The stream of these batches, which have a row at least.
+///
+/// # Errors
+/// INVALID_ARGUMENT: no row. Those of [`ParameterEncoder::push`].
+pub fn encode_parameters(batches: &[RecordBatch]) -> Result<Bytes> {
+    let mut encoder = ParameterEncoder::default();
+    batches.iter().try_for_each(|batch| encoder.push(batch))?;
+    encoder.finish()?.ok_or_else(no_row)
+}
+
+/// The rows in such a stream: at least one. They are decoded one batch at a time, whenever they are needed: together they may have
+/// far more bytes than the stream.
+pub struct ParameterRows {
+    stream: Bytes,
+    count: usize,
+}
+
+impl ParameterRows {
+    /// Reads a stream. The names and metadata of the columns mean nothing.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: malformed, too large, or no row. RESOURCE_EXHAUSTED: too many rows.
+    pub fn decode(stream: &[u8]) -> Result<Self> {
+        if stream.len() > MAX_PARAMETER_BYTES {
+            return Err(Error::invalid(format!(
+                "the parameters have {} bytes, more than the limit of {MAX_PARAMETER_BYTES}: put the values into a table and join it",
+                stream.len()
+            )));
+        }
+        let stream = Bytes::copy_from_slice(stream);
+        let (mut reader, mut count) = (RowReader::new(stream.clone()), 0usize);
+        while let Some(batch) = reader.next_batch()? {
+            count = count.saturating_add(batch.num_rows());
+            check_rows(count)?;
+        }
+        match count {
+            0 => Err(no_row()),
+            count => Ok(ParameterRows { stream, count }),
+        }
+    }
+
+    /// How many rows there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The values for each run of a statement, the first column for `$1`: those of each row; one run without values if none are
+    /// bound. A dictionary's or run-end encoded value is the value itself. An item is UNIMPLEMENTED if it has a type of which the
+    /// engine has no values.
+    pub fn runs(bound: Option<&Self>) -> impl Iterator<Item = Result<Option<ParamValues>>> + Send + use<> {
+        let unbound = bound.is_none().then_some(Ok(None));
+        let rows = bound.map(|rows| RowReader::new(rows.stream.clone()));
+        unbound.into_iter().chain(rows.into_iter().flatten())
+    }
+}
+
+/// Decodes the rows of a stream. After an error it must not be used again.
+struct RowReader {
+    rest: Bytes,
+    decoder: BatchDecoder,
+    /// The batch of the next row, and its place.
+    batch: Option<RecordBatch>,
+    row: usize,
+}
+
+impl RowReader {
+    fn new(stream: Bytes) -> Self {
+        let decoder = BatchDecoder::new(MAX_PARAMETER_BYTES).with_cost_limit();
+        RowReader { rest: stream, decoder, batch: None, row: 0 }
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some(message) = next_message(&mut self.rest)? {
+            let decoded = self.decoder.push(message).map_err(|error| error.at("the parameters"))?;
+            if let DecodedMessage::Batch(batch) = decoded {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for RowReader {
+    type Item = Result<Option<ParamValues>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(batch) = &self.batch
+                && self.row < batch.num_rows()
+            {
+                self.row += 1;
+                return Some(values_at(batch, self.row - 1).map(Some));
+            }
+            match self.next_batch().transpose()? {
+                Ok(batch) => (self.batch, self.row) = (Some(batch), 0),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn values_at(batch: &RecordBatch, row: usize) -> Result<ParamValues> {
+    let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, row).map(plain));
     let values = values.collect::<Result<Vec<ScalarValue>, _>>().map_err(from_datafusion)?;
     Ok(values.into())
 }
 
 fn check_rows(rows: usize) -> Result<()> {
-    match rows {
-        1 => Ok(()),
-        0 => Err(Error::invalid("no values of parameters were bound: bind one row, with a column for each parameter")),
-        _ => Err(Error::unimplemented(format!(
-            "{rows} rows of parameters were bound, and a query runs with one: bind one row at a time; to add many rows to a table ingest them (adbc_ingest), or put them with mode append"
-        ))),
-    }
+    if rows > MAX_PARAMETER_ROWS { Err(too_many()) } else { Ok(()) }
+}
+
+fn no_row() -> Error {
+    Error::invalid("no values of parameters were bound: bind a row, with a column for each parameter")
+}
+
+fn too_many() -> Error {
+    Error::exhausted(format!(
+        "more than {MAX_PARAMETER_ROWS} rows or {MAX_PARAMETER_BYTES} bytes of parameters are bound: for an INSERT ingest the rows (adbc_ingest) or put them with mode append; for a query put them into a table and join it"
+    ))
+}
+
+fn not_encoded(error: ArrowError) -> Error {
+    Error::internal(format!("the parameters cannot be encoded: {error}"))
 }
 
 /// The value of a dictionary or a run.

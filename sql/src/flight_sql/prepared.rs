@@ -15,7 +15,7 @@ const MAGIC: &[u8] = b"VLYS1";
 pub struct PreparedHandle {
     /// Its text.
     pub sql: String,
-    /// An IPC stream of one row, as [`super::encode_parameters`] makes it; none: no values are bound yet.
+    /// An IPC stream of rows, as [`super::ParameterEncoder`] makes it; none: no values are bound yet.
     pub parameters: Option<Bytes>,
 }
 

@@ -20,7 +20,7 @@ use crate::fault::from_datafusion;
 use crate::names::{quote, suggest};
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
-const MAX_DEPTH: usize = 200;
+pub(crate) const MAX_DEPTH: usize = 200;
 
 /// Passes over an expression until it is in its simplest form. A few suffice.
 const MAX_CYCLES: u32 = 16;

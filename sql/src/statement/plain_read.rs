@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use volley_common::Result;
 
 use super::rewrite::normalized;
-use super::{PlainRead, TableAt, tables};
+use super::{PlainRead, TableAt, filter_levels, tables};
 use crate::predicate::{MAX_PREDICATE_BYTES, functions};
 
 /// The read that a query is, if it needs no engine.
@@ -175,13 +175,14 @@ fn table_of(from: &TableWithJoins) -> Result<Option<TableAt>> {
     }
 }
 
-/// Whether a filter has only what can be evaluated row by row, with the same result everywhere.
+/// Whether a filter has only what can be evaluated row by row, with the same result everywhere, and is not nested too deeply for a
+/// filter.
 fn is_plain_filter(filter: &Expr) -> bool {
     let flow = visit_expressions(filter, |node| match is_plain_node(node) {
         true => ControlFlow::Continue(()),
         false => ControlFlow::Break(()),
     });
-    flow.is_continue()
+    flow.is_continue() && filter_levels::is_shallow(filter)
 }
 
 fn is_plain_node(node: &Expr) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::StreamExt;
 use volley_common::Code;
@@ -125,6 +125,30 @@ async fn text_is_cast_to_utf8() {
     let rig = EngineRig::new();
     let schema = rig.prepare("SELECT CAST(id AS VARCHAR) FROM orders", &["orders"]).await.unwrap().schema();
     assert_eq!(schema.field(0).data_type(), &DataType::Utf8);
+}
+
+#[tokio::test]
+async fn results_have_text_and_binary_in_place_of_views() {
+    let texts: StringViewArray = [Some("a"), None, Some("longer than twelve bytes")].into_iter().collect();
+    let bytes: BinaryViewArray = [Some(&b"\x00"[..]), Some(&b"\xff"[..]), None].into_iter().collect();
+    let columns: [(&str, ArrayRef); 2] = [("t", Arc::new(texts)), ("b", Arc::new(bytes))];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
+    let rig = EngineRig::with(config(), vec![MemoryTable::new("v", 1, batch.schema(), vec![vec![batch]])]);
+    let list = |item: DataType| DataType::List(Arc::new(Field::new_list_field(item, true)));
+    let hash = "0cc175b9c0f1b6a831c399e269772661";
+    for (sql, types, first) in [
+        ("SELECT * FROM v ORDER BY t", vec![DataType::Utf8, DataType::Binary], "a|00".to_string()),
+        ("SELECT md5(t) FROM v ORDER BY t", vec![DataType::Utf8], hash.to_string()),
+        ("SELECT make_array(b), [t] FROM v", vec![list(DataType::Binary), list(DataType::Utf8)], "[00]|[a]".into()),
+        ("SELECT arrow_cast('x', 'Utf8View')", vec![DataType::Utf8], "x".into()),
+    ] {
+        let query = rig.prepare(sql, &["v"]).await.unwrap();
+        let promised = query.schema();
+        assert_eq!(promised.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>(), types, "{sql}");
+        let batches: Vec<_> = rig.engine.run(query, CallerKey::Cluster).await.unwrap().try_collect().await.unwrap();
+        assert!(batches.iter().all(|batch| batch.schema() == promised), "{sql}");
+        assert_eq!(text(&batches)[0], first, "{sql}");
+    }
 }
 
 #[tokio::test]

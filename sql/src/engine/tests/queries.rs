@@ -163,6 +163,19 @@ async fn filters_that_are_too_long_together_are_split() {
 }
 
 #[tokio::test]
+async fn filter_that_is_too_deep_for_holders_is_evaluated() {
+    let rig = EngineRig::new();
+    let sql = format!("SELECT * FROM orders WHERE amount {} > 60", "+ id ".repeat(300));
+    let SqlStatement::Query(query) = parse(&sql).unwrap() else { panic!("{sql}") };
+    let planned = rig.engine.prepare(rig.source.clone(), &query, None).await.unwrap();
+    let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
+    let mut rows = text(&stream.try_collect::<Vec<_>>().await.unwrap());
+    rows.sort();
+    assert_eq!(rows, ["1|a|10", "2|b|20", "3|a|30", "5|c|50"]);
+    assert!(rig.scans().iter().all(|scan| scan.filter.is_none()));
+}
+
+#[tokio::test]
 async fn parameters_are_typed_and_bound() {
     let rig = EngineRig::new();
     let sql = "SELECT id FROM orders WHERE amount > $1 AND customer = $2 ORDER BY id";

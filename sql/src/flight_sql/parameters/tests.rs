@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RunArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, NullArray, RunArray, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type};
 use proptest::prelude::*;
 use volley_common::Code;
@@ -18,11 +18,26 @@ fn integers(rows: i64) -> RecordBatch {
     batch(vec![Arc::new(Int64Array::from_iter_values(0..rows))])
 }
 
+/// The values of each row.
+fn rows_of(stream: &[u8]) -> Result<Vec<Vec<ScalarValue>>> {
+    let row = |values: Option<ParamValues>| -> Vec<ScalarValue> {
+        match values {
+            Some(ParamValues::List(values)) => values.into_iter().map(|value| value.value).collect(),
+            other => panic!("values without names are bound, not {other:?}"),
+        }
+    };
+    let rows = ParameterRows::decode(stream)?;
+    let runs = ParameterRows::runs(Some(&rows));
+    let found = runs.map(|values| values.map(row)).collect::<Result<Vec<Vec<ScalarValue>>>>()?;
+    assert_eq!(found.len(), rows.count());
+    Ok(found)
+}
+
+/// The values of the only row.
 fn values_of(stream: &[u8]) -> Result<Vec<ScalarValue>> {
-    match parameters(stream)? {
-        ParamValues::List(values) => Ok(values.into_iter().map(|value| value.value).collect()),
-        ParamValues::Map(_) => panic!("values have names"),
-    }
+    let mut rows = rows_of(stream)?;
+    assert_eq!(rows.len(), 1);
+    Ok(rows.remove(0))
 }
 
 /// What comes out of a stream that these values were put into.
@@ -104,17 +119,41 @@ fn dictionaries_and_runs_are_their_values() {
     assert_eq!(values_of(&stream).unwrap(), [ScalarValue::Int64(Some(7))]);
 }
 
+/// Rows of one integer.
+fn column(values: impl IntoIterator<Item = i64>) -> Vec<Vec<ScalarValue>> {
+    values.into_iter().map(|value| vec![ScalarValue::Int64(Some(value))]).collect()
+}
+
 #[test]
-fn exactly_one_row_can_be_bound() {
+fn rows_of_all_batches_come_out_in_their_order() {
+    let bound = |batches: &[RecordBatch]| rows_of(&encode_parameters(batches)?);
+    assert_eq!(bound(&[integers(1)]).unwrap(), column([0]));
+    assert_eq!(bound(&[integers(0), integers(1), integers(0)]).unwrap(), column([0]));
+    assert_eq!(bound(&[integers(2), integers(0), integers(3).slice(1, 2)]).unwrap(), column([0, 1, 1, 2]));
+    let words = |values: Vec<&str>| -> ArrayRef { Arc::new(DictionaryArray::<Int32Type>::from_iter(values)) };
+    let replaced = bound(&[batch(vec![words(vec!["a", "b"])]), batch(vec![words(vec!["c"])])]).unwrap();
+    assert_eq!(replaced, ["a", "b", "c"].map(|word| vec![ScalarValue::from(word)]));
+}
+
+#[test]
+fn statement_without_values_runs_once() {
+    let mut runs = ParameterRows::runs(None);
+    assert!(runs.next().unwrap().unwrap().is_none() && runs.next().is_none());
+}
+
+#[test]
+fn no_row_and_too_many_rows_are_refused() {
     let code = |batches: &[RecordBatch]| encode_parameters(batches).map(|_| ()).map_err(|error| error.code);
-    assert_eq!(code(&[integers(1)]), Ok(()));
-    assert_eq!(code(&[integers(0), integers(1), integers(0)]), Ok(()));
     assert_eq!(code(&[]), Err(Code::InvalidArgument));
     assert_eq!(code(&[integers(0)]), Err(Code::InvalidArgument));
-    assert_eq!(code(&[integers(2)]), Err(Code::Unimplemented));
-    assert_eq!(code(&[integers(1), integers(1)]), Err(Code::Unimplemented));
-    let error = encode_parameters(&[integers(2)]).unwrap_err();
-    assert!(error.message.contains("2 rows") && error.message.contains("ingest"), "{error}");
+    assert_eq!(code(&[integers(MAX_PARAMETER_ROWS as i64)]), Ok(()));
+    assert_eq!(code(&[integers(MAX_PARAMETER_ROWS as i64), integers(1)]), Err(Code::ResourceExhausted));
+    let large = batch(vec![Arc::new(StringArray::from(vec!["x".repeat(9 << 20)]))]);
+    assert_eq!(code(std::slice::from_ref(&large)), Ok(()));
+    assert_eq!(code(&[large.clone(), large]), Err(Code::ResourceExhausted));
+    // Rows without data have no bytes.
+    let nulls = batch(vec![Arc::new(NullArray::new(1 << 30))]);
+    assert_eq!(code(&[nulls]), Err(Code::ResourceExhausted));
 }
 
 /// A stream as a client could make it.
@@ -127,13 +166,13 @@ fn stream_of(batches: &[RecordBatch]) -> Vec<u8> {
 }
 
 #[test]
-fn stream_of_none_or_several_rows_is_refused() {
-    let code = |batches: &[RecordBatch]| values_of(&stream_of(batches)).map_err(|error| error.code);
-    assert_eq!(code(&[integers(0), integers(1), integers(0)]), Ok(vec![ScalarValue::Int64(Some(0))]));
-    assert_eq!(code(&[]), Err(Code::InvalidArgument));
-    assert_eq!(code(&[integers(0)]), Err(Code::InvalidArgument));
-    assert_eq!(code(&[integers(3)]), Err(Code::Unimplemented));
-    assert_eq!(code(&[integers(1), integers(1)]), Err(Code::Unimplemented));
+fn stream_of_no_or_too_many_rows_is_refused() {
+    let rows = |batches: &[RecordBatch]| rows_of(&stream_of(batches)).map_err(|error| error.code);
+    assert_eq!(rows(&[integers(0), integers(1), integers(0)]), Ok(column([0])));
+    assert_eq!(rows(&[integers(3), integers(1)]), Ok(column([0, 1, 2, 0])));
+    assert_eq!(rows(&[]), Err(Code::InvalidArgument));
+    assert_eq!(rows(&[integers(0)]), Err(Code::InvalidArgument));
+    assert_eq!(rows(&[integers(MAX_PARAMETER_ROWS as i64 + 1)]), Err(Code::ResourceExhausted));
 }
 
 #[test]
@@ -161,7 +200,7 @@ fn row_of_a_large_batch_makes_a_small_stream() {
 
 #[test]
 fn too_large_stream_is_refused() {
-    let error = parameters(&vec![0; MAX_PARAMETER_BYTES + 1]).unwrap_err();
+    let error = rows_of(&vec![0; MAX_PARAMETER_BYTES + 1]).unwrap_err();
     assert!(error.code == Code::InvalidArgument && error.message.contains("limit"), "{error}");
 }
 
@@ -193,11 +232,11 @@ proptest! {
         let mut stream = encode_parameters(&[row]).unwrap().to_vec();
         let at = at.index(stream.len());
         stream[at] = byte;
-        let _ = parameters(&stream);
+        let _ = rows_of(&stream);
     }
 
     #[test]
     fn random_streams_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = parameters(&bytes);
+        let _ = rows_of(&bytes);
     }
 }

@@ -1,6 +1,9 @@
 //! How large a statement may become.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::predicate::Predicate;
 
 #[test]
 fn statements_that_grow_without_bounds_are_refused() {
@@ -54,4 +57,48 @@ fn star_can_be_repeated_only_so_often() {
     let sql = |count: usize| format!("SELECT {} FROM t", vec!["t.*"; count].join(", "));
     assert!(error(&sql(1001), Code::InvalidArgument).contains("name the columns"));
     query(&sql(2));
+}
+
+#[test]
+fn deep_filter_is_for_the_engine() {
+    let sum = |count: usize| format!("SELECT * FROM t WHERE i {} > 0", "+ i ".repeat(count));
+    read(&sum(30));
+    query(&sum(400));
+    // Chains of AND and OR are balanced, and brackets are no levels.
+    let chain: Vec<String> = (0..300).map(|i| format!("i = {i} AND b")).collect();
+    read(&format!("SELECT * FROM t WHERE {}", chain.join(" OR ")));
+    read(&format!("SELECT * FROM t WHERE {}i > 0{}", "(".repeat(30), ")".repeat(30)));
+    query(&format!("SELECT * FROM t WHERE {}b{}", "CASE WHEN b THEN ".repeat(33), " ELSE b END".repeat(33)));
+}
+
+/// However deep a filter may be, one of a read is never refused for its depth.
+#[test]
+fn filter_of_a_read_is_not_too_deep() {
+    let types = [("i", DataType::Int64), ("b", DataType::Boolean), ("c", DataType::Boolean), ("s", DataType::Utf8)];
+    let fields = types.map(|(name, data_type)| Field::new(name, data_type, true));
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    for (leaf, template, whole) in [
+        ("i", "{} + 1", "{} > 0"),
+        ("i", "0.5 + {}", "{} > 0"),
+        ("i", "abs({})", "{} > 0"),
+        ("i", "CAST({} AS INT)", "{} > 0"),
+        ("s", "{} || i", "{} = 'x'"),
+        ("b", "NOT {}", "{}"),
+        ("b", "({} AND b OR c)", "{}"),
+        ("b", "({} = c)", "{}"),
+        ("b", "({} IS TRUE)", "{}"),
+        ("b", "CASE WHEN b THEN {} ELSE c END", "{}"),
+    ] {
+        let (mut nested, mut levels) = (leaf.to_string(), 0);
+        let mut deepest = String::new();
+        while let Ok(SqlStatement::Read(read)) =
+            parse(&format!("SELECT * FROM t WHERE {}", whole.replace("{}", &nested)))
+        {
+            deepest = read.filter.unwrap();
+            nested = template.replace("{}", &nested);
+            levels += 1;
+        }
+        assert!((10..400).contains(&levels), "{template}: {levels}");
+        Predicate::parse(&deepest, &schema).unwrap_or_else(|e| panic!("{template}, {levels} levels: {e}"));
+    }
 }
