@@ -9,6 +9,7 @@
 //! | [`loopback`] | loopback addresses that one cluster has to itself |
 //! | [`recorded`] | members on data folders that earlier versions wrote |
 //! | [`rows`] | numbered rows, and checks that they came back |
+//! | [`text_rows`] | rows as text, to compare results of queries |
 //! | [`raw`] | hand-made Flight messages that no client library would send |
 //!
 //! The servers' binaries are those beside the test's own executable, or in the folder that `VOLLEY_BIN_DIR` names: run
@@ -23,6 +24,7 @@ pub mod process;
 pub mod raw;
 pub mod recorded;
 pub mod rows;
+pub mod text_rows;
 
 use std::time::{Duration, Instant};
 

@@ -31,8 +31,8 @@ enum ClientHandle<'a> {
     Alone(Box<ClientPipe>),
 }
 
-/// A process with which this one exchanges lines.
-struct ClientPipe {
+/// A process with which this one exchanges lines. It ends when this is dropped.
+pub struct ClientPipe {
     _child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
@@ -101,7 +101,11 @@ impl ClientHandle<'_> {
 }
 
 impl ClientPipe {
-    fn start(mut command: Command) -> Result<ClientPipe, String> {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(mut command: Command) -> Result<ClientPipe, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let shown = format!("{:?}", command.as_std().get_program());
         let mut child = command.spawn().map_err(|e| format!("the client {shown} cannot be started: {e}"))?;
@@ -112,7 +116,10 @@ impl ClientPipe {
     }
 
     /// Sends a line and receives one.
-    async fn ask(&mut self, line: &str) -> Result<Value, String> {
+    ///
+    /// # Errors
+    /// The error in the answer, or the process has exited.
+    pub async fn ask(&mut self, line: &str) -> Result<Value, String> {
         let gone = |e: std::io::Error| format!("the client has exited: {e}");
         self.input.write_all(format!("{line}\n").as_bytes()).await.map_err(gone)?;
         let answer = self.output.next_line().await.map_err(gone)?.ok_or("the client ended in the middle of a job")?;

@@ -1,5 +1,6 @@
 //! The machine: its description, the rate of its disk, and touching its memory.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -46,6 +47,17 @@ impl MachineInfo {
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_string(),
             commit: commit(root),
         }
+    }
+}
+
+impl fmt::Display for MachineInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MachineInfo { processor, processors, memory, kernel, congestion_control, commit } = self;
+        let memory = *memory as f64 / (1u64 << 30) as f64;
+        write!(
+            f,
+            "{processors} × {processor}, {memory:.0} GiB, Linux {kernel}, TCP {congestion_control}, commit {commit}"
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! `cargo bench-flight`: compares Volley with other Flight servers in one run. See docs/performance.md.
+//! `cargo bench-flight` compares Volley with other Flight servers in one run, `cargo bench-sql` with other engines of SQL. See
+//! docs/performance.md.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -9,6 +10,9 @@
 //! | [`cases`] | the cases |
 //! | [`measure`], [`machine`] | CPU and memory of processes, medians and ratios; the machine |
 //! | [`report`] | figures and goals, as tables and JSON |
+//! | [`programs`] | builds what is measured |
+//! | [`tpch`] | the tables of TPC-H |
+//! | [`sql`] | `cargo bench-sql`: queries beside other engines |
 #![allow(clippy::print_stdout, reason = "this program talks to a person")]
 
 mod args;
@@ -20,23 +24,27 @@ mod jobs;
 mod machine;
 mod measure;
 mod naive;
+mod programs;
 mod raw;
 mod report;
+mod sql;
 mod systems;
+mod tpch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use volley_common::clock;
-use volley_verify::{Project, run};
+use volley_verify::Project;
 
 use args::BenchFlags;
 use bench::Bench;
 use cases::{BenchCase, CASES};
 use machine::MachineInfo;
-use report::BenchReport;
+use report::{BenchReport, write_json};
+use sql::SqlFlags;
 
 /// Memory to touch before the measurements, for each byte of the reference table: the table in the client, the rows that it
 /// reads, and as much in each of the servers.
@@ -48,13 +56,11 @@ async fn main() -> ExitCode {
     let ended = match words.get(1).map(String::as_str) {
         Some(systems::SERVE_NAIVE) => naive::serve(words.get(2).map_or("", String::as_str)).await,
         Some(clients::CLIENT) => client::run().await,
-        _ => {
-            let flags = BenchFlags::parse();
-            tokio::select! {
-                ended = all(flags) => ended,
-                () = interrupted() => Err("interrupted".to_string()),
-            }
+        Some(sql::SQL) => {
+            let flags = ["cargo bench-sql"].into_iter().chain(words.iter().skip(2).map(String::as_str));
+            unless_interrupted(sql::run(SqlFlags::parse_from(flags))).await
         }
+        _ => unless_interrupted(all(BenchFlags::parse())).await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +68,14 @@ async fn main() -> ExitCode {
             println!("{why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ends with an error on SIGINT and SIGTERM, so that processes end and folders are removed.
+async fn unless_interrupted(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    tokio::select! {
+        ended = work => ended,
+        () = interrupted() => Err("interrupted".to_string()),
     }
 }
 
@@ -80,21 +94,13 @@ async fn all(flags: BenchFlags) -> Result<(), String> {
     }
     let chosen = chosen(&flags.cases)?;
     let project = Project::find()?;
-    let python = if flags.no_build {
-        project.root.join(".venv/bin/python")
-    } else {
-        // Not of the whole workspace, whose tests add features to dependencies.
-        let mut build = project.cargo(&["build", "--release", "--bins", "--locked"]);
-        let packages = ["volley", "volley-bench", "volley-coordinator", "volley-node"];
-        run(build.args(packages.into_iter().flat_map(|name| ["-p", name])))?;
-        project.python()?
-    };
+    let python = programs::build(&project, flags.no_build)?;
     let out = flags.out.clone().unwrap_or_else(|| default_out(&project));
     let report = prepare(&flags, &project)?;
     let mut bench = Bench::new(flags, project, python, report)?;
     for case in chosen {
         let ended = (case.run)(&mut bench).await;
-        write(&bench.report, &out)?;
+        write_json(&bench.report, &out)?;
         ended.map_err(|e| format!("{}: {e}", case.name))?;
     }
     println!("\nall figures: {}", out.display());
@@ -111,15 +117,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static BenchCase>, String> {
 /// Describes the machine, touches its memory, and measures its disk.
 fn prepare(flags: &BenchFlags, project: &Project) -> Result<BenchReport, String> {
     let machine = MachineInfo::describe(&project.root);
-    println!(
-        "{} × {}, {:.0} GiB, Linux {}, TCP {}, commit {}",
-        machine.processors,
-        machine.processor,
-        machine.memory as f64 / (1u64 << 30) as f64,
-        machine.kernel,
-        machine.congestion_control,
-        machine.commit
-    );
+    println!("{machine}");
     if machine.congestion_control.starts_with("bbr") {
         println!(
             "TCP of the C++ server is paced by {}: `sysctl net.ipv4.tcp_congestion_control=reno` for a fair run",
@@ -139,13 +137,4 @@ fn prepare(flags: &BenchFlags, project: &Project) -> Result<BenchReport, String>
 
 fn default_out(project: &Project) -> PathBuf {
     project.target.join(format!("bench/flight-{}.json", clock::now_ms() / 1000))
-}
-
-fn write(report: &BenchReport, path: &Path) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let text = serde_json::to_string_pretty(report).map_err(|e| format!("the figures as JSON: {e}"))?;
-    std::fs::write(path, text).map_err(failed)
 }

@@ -1,5 +1,7 @@
 //! Results: samples, the figures of a case, its goals; as tables and as JSON.
 
+use std::path::Path;
+
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -204,24 +206,46 @@ impl CaseReport {
 
     /// The case as a table and a list of goals.
     pub fn text(&self, markdown: bool) -> String {
-        let mut table = Table::new();
-        table.load_preset(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
-        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+        let mut table = new_table(markdown);
         let counts_bytes = self.series.iter().flat_map(|series| &series.samples).any(|sample| sample.outcome.bytes > 0);
         if counts_bytes {
             self.rates(&mut table)
         } else {
             self.calls(&mut table)
         }
-        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        let head = if markdown {
-            format!("### {}\n\n{}\n", self.name, self.about)
-        } else {
-            format!("{}: {}", self.name, self.about)
-        };
         let goals: String = self.goals.iter().map(|goal| goal_line(goal, markdown)).collect();
-        format!("{head}\n{table}\n{goals}")
+        format!("{}\n{goals}", titled(&self.name, &self.about, table, markdown))
     }
+}
+
+/// A table without rows.
+pub fn new_table(markdown: bool) -> Table {
+    let mut table = Table::new();
+    table.load_preset(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
+    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table
+}
+
+/// A table of figures below its name.
+pub fn titled(name: &str, about: &str, mut table: Table, markdown: bool) -> String {
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    match markdown {
+        true => format!("### {name}\n\n{about}\n\n{table}"),
+        false => format!("{name}: {about}\n{table}"),
+    }
+}
+
+/// Writes figures as JSON.
+///
+/// # Errors
+/// The file or its folder cannot be written.
+pub fn write_json(figures: &impl Serialize, path: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let text = serde_json::to_string_pretty(figures).map_err(|e| format!("the figures as JSON: {e}"))?;
+    std::fs::write(path, text).map_err(failed)
 }
 
 fn goal_line(goal: &Goal, markdown: bool) -> String {
@@ -235,11 +259,13 @@ fn goal_line(goal: &Goal, markdown: bool) -> String {
     format!("{mark}{} {sign} {}: {}, {word}\n", goal.what, goal.bound, figure(goal.measured, 2))
 }
 
-fn figure(value: Option<f64>, digits: usize) -> String {
+/// A figure with this many digits after the point, or `-`.
+pub fn figure(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
 }
 
-fn spread(values: &[f64], digits: usize) -> String {
+/// The lowest and the highest value.
+pub fn spread(values: &[f64], digits: usize) -> String {
     let (low, high) =
         values.iter().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(*value), high.max(*value)));
     if values.is_empty() { "-".into() } else { format!("{low:.digits$}–{high:.digits$}") }

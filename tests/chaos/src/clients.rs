@@ -1,23 +1,25 @@
-//! The workload of a run: puts, drops and reads on a few tables, all recorded.
+//! The workload of a run: puts, drops, reads and queries on a few tables, all recorded. `clients/reads.rs` has the reads and queries.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arrow_flight::{FlightInfo, Ticket};
-use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
-use volley_common::client::{Client, FetchOptions, PutOutcome};
+use volley_common::client::{Client, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Error, Result, TableName};
 use volley_tests::cluster::{MemberId, TestCluster};
 
 use crate::history::{ClientOperation, HistoryLine, HistoryRecorder, MemberCall, OpOutcome, OpRequest, PutMode};
-use crate::outcomes::{failed, put_outcome, read_outcome};
-use crate::rows::{self, TableContent};
+use crate::outcomes::{failed, put_outcome};
+use crate::rows;
+
+mod reads;
+
+use reads::PinnedInfo;
 
 /// The timeout of a client's call: less than the retention, so that nothing expires while it is read.
 const CALL_LIMIT: Duration = Duration::from_secs(9);
@@ -96,14 +98,6 @@ impl ClientWorkload {
     }
 }
 
-/// A FlightInfo that is read again later.
-struct PinnedInfo {
-    table: String,
-    info: FlightInfo,
-    content: TableContent,
-    since: Instant,
-}
-
 /// One client. It calls a random member each time, on a new connection after each failure.
 pub struct ChaosClient {
     load: Arc<ClientWorkload>,
@@ -146,6 +140,7 @@ impl ChaosClient {
             50..60 => self.read_pinned().await,
             60..66 => self.read_version(table).await,
             66..74 => self.read(table, false).await,
+            74..84 => self.query(kind, table).await,
             _ => self.read(table, true).await,
         }
     }
@@ -204,86 +199,6 @@ impl ChaosClient {
         self.note(id, table, OpRequest::Drop, begin, outcome);
     }
 
-    async fn read(&mut self, table: &str, endpoints: bool) {
-        let (id, begin, since) = (self.load.recorder.id(), self.load.recorder.now(), Instant::now());
-        let (result, kept) = match endpoints {
-            true => self.read_info(table, Options::default()).await,
-            false => (self.read_stream(table).await, None),
-        };
-        let outcome = read_outcome(result);
-        if let (Some(info), OpOutcome::Content { content, .. }) = (kept, &outcome)
-            && self.kept.len() < 8
-            && self.rng.random_bool(0.3)
-        {
-            self.kept.push(PinnedInfo { table: table.to_string(), info, content: content.clone(), since });
-        }
-        self.note(id, table, OpRequest::Read { endpoints }, begin, outcome);
-    }
-
-    /// Reads by FlightInfo: all endpoints in parallel.
-    async fn read_info(&mut self, table: &str, options: Options) -> (Result<OpOutcome>, Option<FlightInfo>) {
-        let (table, name) = (table.to_string(), name(table));
-        let (member, result) = self
-            .call(async move |client| {
-                let info = client.info(&name, &options).await?;
-                Ok((fetch(client, &table, info.clone()).await?, info))
-            })
-            .await;
-        match result {
-            Ok((outcome, info)) => (Ok(outcome), Some(info)),
-            Err(error) => {
-                self.connections.remove(&member);
-                (Err(error), None)
-            }
-        }
-    }
-
-    /// Reads at one member, with the table's name as the ticket.
-    async fn read_stream(&mut self, table: &str) -> Result<OpOutcome> {
-        let (owned, ordered) = (table.to_string(), !is_keyed(table));
-        let (member, result) =
-            self.call(async move |client| client.do_get(Ticket { ticket: owned.into_bytes().into() }).await).await;
-        match result {
-            Ok((_, batches)) => {
-                Ok(OpOutcome::Content { version: None, ordered, content: rows::content(table, &batches, ordered) })
-            }
-            Err(error) => {
-                self.connections.remove(&member);
-                Err(error)
-            }
-        }
-    }
-
-    /// Reads a FlightInfo from a while ago again, if there is one that has not expired.
-    async fn read_pinned(&mut self) {
-        let limit = self.load.retention;
-        self.kept.retain(|kept| kept.since.elapsed() < limit * 3 / 4);
-        if self.kept.is_empty() {
-            return;
-        }
-        let at = self.rng.random_range(0..self.kept.len());
-        let (table, info, was, since) = {
-            let kept = &self.kept[at];
-            (kept.table.clone(), kept.info.clone(), kept.content.clone(), kept.since)
-        };
-        let (id, begin, owned) = (self.load.recorder.id(), self.load.recorder.now(), table.clone());
-        let (_, result) = self.call(async move |client| fetch(client, &owned, info).await).await;
-        // After the retention it may have expired during the read.
-        if since.elapsed() < limit {
-            self.note(id, &table, OpRequest::ReadPinned { was }, begin, read_outcome(result));
-        }
-    }
-
-    /// Reads some version before the newest one.
-    async fn read_version(&mut self, table: &str) {
-        let (id, begin) = (self.load.recorder.id(), self.load.recorder.now());
-        let kept = self.kept.iter().find(|kept| kept.table == table).and_then(|kept| version_of(&kept.info));
-        let Some(version) = kept else { return self.read(table, true).await };
-        let options = Options { version: Some(version), ..Options::default() };
-        let (result, _) = self.read_info(table, options).await;
-        self.note(id, table, OpRequest::ReadVersion { version }, begin, read_outcome(result));
-    }
-
     /// Calls a member with a time limit; connects first if necessary.
     async fn call<T>(&mut self, call: impl AsyncFnOnce(&Client) -> Result<T>) -> MemberAnswer<T> {
         let member = self.rng.random_range(0..self.load.addresses.len());
@@ -332,21 +247,6 @@ impl ChaosClient {
         let outcome = put_outcome(result, false);
         self.note(operation.id, &operation.table, operation.request.clone(), operation.begin, outcome);
     }
-
-    /// Reads a table at one member, for the final check; whether there was an answer.
-    pub async fn final_read(&mut self, table: &str) -> bool {
-        let (id, begin) = (self.load.recorder.id(), self.load.recorder.now());
-        let (result, _) = self.read_info(table, Options::default()).await;
-        let outcome = self.note(id, table, OpRequest::Read { endpoints: true }, begin, read_outcome(result));
-        matches!(outcome, OpOutcome::Content { .. } | OpOutcome::Absent)
-    }
-}
-
-async fn fetch(client: &Client, table: &str, info: FlightInfo) -> Result<OpOutcome> {
-    let (version, ordered) = (version_of(&info), info.ordered);
-    let batches: Vec<_> =
-        client.fetch(info, FetchOptions::default())?.map_ok(|fetched| fetched.batch).try_collect().await?;
-    Ok(OpOutcome::Content { version, ordered, content: rows::content(table, &batches, ordered) })
 }
 
 fn name(table: &str) -> TableName {
@@ -372,9 +272,4 @@ fn write_options(kind: &TableKind, mode: PutMode, write: &str) -> Options {
         replicas: made.then_some(kind.replicas),
         ..Options::default()
     }
-}
-
-/// The version of a FlightInfo.
-fn version_of(info: &FlightInfo) -> Option<u64> {
-    serde_json::from_slice::<serde_json::Value>(&info.app_metadata).ok()?["version"].as_u64()
 }

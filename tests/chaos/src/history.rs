@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::rows::TableContent;
+use crate::table_query::TableQuery;
 
 /// How a put changes its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,10 +45,17 @@ pub enum OpRequest {
         /// Whether by FlightInfo.
         endpoints: bool,
     },
+    /// Reads the newest version by SQL.
+    Query {
+        /// What was asked.
+        query: TableQuery,
+    },
     /// Reads the version that an earlier FlightInfo pinned.
     ReadPinned {
         /// Its content when it was new.
         was: TableContent,
+        /// Whether it finds nothing after the table was dropped.
+        planned_again: bool,
     },
     /// Reads a version by its number.
     ReadVersion {

@@ -5,6 +5,7 @@
 //! | [`cluster`] | the cluster: processes behind proxies, one node on a small disk |
 //! | [`links`], [`proxy`], [`owner`] | faults on links between chosen members, without privileges |
 //! | [`rows`] | rows that can be checked without other data |
+//! | [`table_query`] | queries by SQL, and what their rows say about the writes |
 //! | [`clients`], [`outcomes`] | the workload: puts, drops and reads while the faults last; what their answers mean |
 //! | [`faults`], [`nemesis`] | choosing faults (pure, seeded), and injecting them |
 //! | [`copies`] | which copies of which parts are on the nodes' disks |
@@ -38,3 +39,4 @@ pub mod quantile;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod table_query;

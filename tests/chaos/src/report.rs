@@ -8,6 +8,7 @@ use crate::check;
 use crate::history::{ClientHistory, ClientOperation, FaultEvent, OpOutcome, OpRequest, PutMode};
 use crate::quantile::quantile;
 use crate::run::ChaosOutcome;
+use crate::table_query::TableQuery;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -112,6 +113,8 @@ fn request_name(request: &OpRequest) -> &'static str {
         OpRequest::Drop => "drop",
         OpRequest::Read { endpoints: true } => "read all endpoints",
         OpRequest::Read { endpoints: false } => "read one stream",
+        OpRequest::Query { query: TableQuery::Rows(_) } => "read with a filter",
+        OpRequest::Query { query: TableQuery::Sums { .. } } => "sums by SQL",
         OpRequest::ReadPinned { .. } => "read a kept FlightInfo",
         OpRequest::ReadVersion { .. } => "read a version",
     }

@@ -38,7 +38,8 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-fn checksum(table: &str, write: &str, seq: i64, total: i64) -> i64 {
+/// The checksum of a row.
+pub fn checksum(table: &str, write: &str, seq: i64, total: i64) -> i64 {
     crc32c::crc32c(format!("{table}/{write}/{seq}/{total}").as_bytes()).into()
 }
 
@@ -81,6 +82,11 @@ struct WriteProgress {
 
 /// Checks the rows of a table. `ordered`: they must be in the order of the puts, write after write.
 pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> TableContent {
+    content_of(table, batches, ordered, &|_| true)
+}
+
+/// As [`content`], of a read that returns only the rows whose numbers are `selected`. Row 0 must be among them.
+pub fn content_of(table: &str, batches: &[RecordBatch], ordered: bool, selected: &dyn Fn(i64) -> bool) -> TableContent {
     let mut content = TableContent::default();
     let mut progress: BTreeMap<String, WriteProgress> = BTreeMap::new();
     for batch in batches {
@@ -88,10 +94,11 @@ pub fn content(table: &str, batches: &[RecordBatch], ordered: bool) -> TableCont
             content.flaw(format!("a batch has another schema: {:?}", batch.schema()));
             continue;
         }
-        take(table, batch, ordered, &mut progress, &mut content);
+        take(table, batch, ordered, selected, &mut progress, &mut content);
     }
     for (write, rows) in &progress {
-        let missing = rows.seen.iter().filter(|seen| !**seen).count();
+        let numbered = rows.seen.iter().zip(0..).filter(|(_, seq)| selected(*seq));
+        let missing = numbered.filter(|(seen, _)| !**seen).count();
         if missing > 0 {
             content.flaw(format!("torn: {missing} of {} rows of write {write} are missing", rows.total));
         }
@@ -103,6 +110,7 @@ fn take(
     table: &str,
     batch: &RecordBatch,
     ordered: bool,
+    selected: &dyn Fn(i64) -> bool,
     progress: &mut BTreeMap<String, WriteProgress>,
     content: &mut TableContent,
 ) {
@@ -120,6 +128,10 @@ fn take(
             content.flaw(format!("foreign: a row of table {of}, write {write}"));
             continue;
         }
+        if !selected(seq) {
+            content.flaw(format!("corrupt: row {seq} of write {write} is not one that was requested"));
+            continue;
+        }
         let rows = progress.entry(write.to_string()).or_insert_with(|| {
             content.writes.push(write.to_string());
             WriteProgress { total, seen: vec![false; total as usize], next: 0 }
@@ -130,13 +142,13 @@ fn take(
         if ordered && (seq != rows.next || content.writes.last().is_none_or(|last| last != write)) {
             content.flaw(format!("disorder: row {seq} of write {write} is out of order"));
         }
-        rows.next = seq + 1;
+        rows.next = (seq + 1..total).find(|next| selected(*next)).unwrap_or(total);
     }
 }
 
 impl TableContent {
     /// Adds a flaw, up to a limit.
-    fn flaw(&mut self, text: String) {
+    pub fn flaw(&mut self, text: String) {
         if self.flaws.len() < 20 {
             self.flaws.push(text);
         }
@@ -176,6 +188,17 @@ mod tests {
         columns[4] = Arc::new(Int64Array::from(vec![1]));
         let bad = RecordBatch::try_new(schema(), columns).unwrap();
         assert!(only_flaw(&[bad], true).starts_with("corrupt"));
+    }
+
+    #[test]
+    fn rows_of_a_filter_are_complete_and_no_others() {
+        let even = |seq: i64| seq % 2 == 0;
+        let rows = |seqs: &[usize]| seqs.iter().map(|seq| whole("a", 5).slice(*seq, 1)).collect::<Vec<_>>();
+        let flaws = |seqs: &[usize]| content_of("t", &rows(seqs), true, &even).flaws;
+        assert_eq!(flaws(&[0, 2, 4]), Vec::<String>::new());
+        assert!(flaws(&[0, 2])[0].starts_with("torn: 1 of 5"));
+        assert!(flaws(&[0, 1, 2, 4])[0].starts_with("corrupt: row 1"));
+        assert!(flaws(&[0, 4, 2])[0].starts_with("disorder: row 4"));
     }
 
     #[test]

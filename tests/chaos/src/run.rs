@@ -18,6 +18,7 @@ use crate::faults::FaultGenerator;
 use crate::history::{ClientHistory, ClientOperation, HistoryRecorder, OpOutcome, OpRequest};
 use crate::memory::MemoryWatch;
 use crate::nemesis::{ProcessNemesis, answers};
+use crate::table_query::TableQuery;
 
 /// Clients at once.
 const CLIENTS: u64 = 6;
@@ -254,7 +255,7 @@ async fn tables(cluster: &TestCluster) -> Option<BTreeMap<String, usize>> {
     None
 }
 
-/// Reads every table that was used once more, at two members each.
+/// Reads every table that was used once more, twice and by SQL, each time at some member.
 async fn final_reads(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) {
     let history = recorder.history();
     let mut tables: Vec<&String> = history.operations.values().map(|operation| &operation.table).collect();
@@ -262,11 +263,11 @@ async fn final_reads(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) {
     tables.dedup();
     let mut worker = ChaosClient::new(load.clone(), 1);
     for table in tables {
-        let mut answered = 0;
-        for _ in 0..10 {
-            answered += usize::from(worker.final_read(table).await);
-            if answered == 2 {
-                break;
+        for query in [None, None, Some(TableQuery::Sums { factor: 1 })] {
+            for _ in 0..10 {
+                if worker.final_read(table, query.clone()).await {
+                    break;
+                }
             }
         }
     }

@@ -142,9 +142,20 @@ fn state_machine_reads_no_clock_and_no_randomness() {
 fn lock_file_has_one_version_of_each_wire_crate() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
     let names: Vec<&str> = lock.lines().filter_map(|line| line.strip_prefix("name = ")).collect();
-    for one in
-        ["arrow", "arrow-flight", "arrow-ipc", "parquet", "tonic", "prost", "hyper", "h2", "tokio", "openraft", "redb"]
-    {
+    for one in [
+        "arrow",
+        "arrow-flight",
+        "arrow-ipc",
+        "datafusion",
+        "parquet",
+        "tonic",
+        "prost",
+        "hyper",
+        "h2",
+        "tokio",
+        "openraft",
+        "redb",
+    ] {
         let count = names.iter().filter(|name| name.trim_matches('"') == one).count();
         assert_eq!(count, 1, "Cargo.lock has {count} versions of {one}");
     }

@@ -3,14 +3,9 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::writer::FileWriter;
 use serde_json::json;
-use tpchgen::generators::LineItemGenerator;
 use tpchgen_arrow::LineItemArrow;
 
 use super::gets::{ROWS_64K, getters};
@@ -19,6 +14,7 @@ use crate::bench::{Bench, BenchTable, CHUNK};
 use crate::jobs::RowSource;
 use crate::report::CaseReport;
 use crate::systems::SystemKind;
+use crate::tpch::{self, plain, plain_schema, value_bytes};
 
 /// The scale of TPC-H that makes about this many GB of lineitem.
 const SCALE_PER_GIB: f64 = 0.5;
@@ -88,33 +84,15 @@ pub(super) fn generated(bench: &mut Bench) -> Result<RowSource, String> {
 }
 
 fn generate(path: &Path, scale: f64) -> Result<RowSource, Box<dyn std::error::Error>> {
-    let generator = LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)).with_batch_size(ROWS_64K as usize);
     let schema = plain_schema(&LineItemArrow::schema_ref());
     let mut writer = FileWriter::try_new(BufWriter::new(File::create(path)?), &schema)?;
     let (mut rows, mut bytes) = (0, 0);
-    for batch in generator {
+    for batch in tpch::lineitem(scale) {
         let batch = plain(&batch?, &schema)?;
         rows += batch.num_rows() as u64;
-        for column in batch.columns() {
-            bytes += column.to_data().get_slice_memory_size()? as u64;
-        }
+        bytes += value_bytes(&batch)?;
         writer.write(&batch)?;
     }
     writer.finish()?;
     Ok(RowSource::File { path: path.display().to_string(), rows, bytes })
-}
-
-/// The schema with strings that have offsets instead of views, as most programs write them.
-fn plain_schema(schema: &SchemaRef) -> SchemaRef {
-    let field = |field: &Arc<Field>| match field.data_type() {
-        DataType::Utf8View => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
-        _ => field.clone(),
-    };
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
-}
-
-fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let pairs = batch.columns().iter().zip(schema.fields());
-    let columns = pairs.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
-    RecordBatch::try_new(schema.clone(), columns)
 }

@@ -37,7 +37,8 @@ pub fn find(operations: &[&ClientOperation]) -> Vec<ChaosViolation> {
     let puts: Vec<ObservedPut> = operations.iter().filter_map(|operation| put(operation)).collect();
     let reads: Vec<ObservedRead> = operations.iter().filter_map(|operation| read(operation)).collect();
     let drops: Vec<(u64, u64)> = operations.iter().filter_map(|operation| drop_time(operation)).collect();
-    let mut found: Vec<ChaosViolation> = operations.iter().filter_map(|operation| unexpected(operation)).collect();
+    let mut found: Vec<ChaosViolation> =
+        operations.iter().filter_map(|operation| unexpected(operation, &drops)).collect();
     for read in &reads {
         found.extend(flaws(read));
         found.extend(phantoms(read, &puts));
@@ -63,7 +64,7 @@ fn put(operation: &ClientOperation) -> Option<ObservedPut<'_>> {
 
 fn read(operation: &ClientOperation) -> Option<ObservedRead<'_>> {
     let OpOutcome::Content { version, ordered, content } = &operation.outcome else { return None };
-    let newest = matches!(operation.request, OpRequest::Read { .. });
+    let newest = matches!(operation.request, OpRequest::Read { .. } | OpRequest::Query { .. });
     Some(ObservedRead { operation, content, version: *version, ordered: *ordered, newest })
 }
 
@@ -86,19 +87,25 @@ fn violation(
     ChaosViolation { kind, what: format!("table {}: {what}", operation.table), operations }
 }
 
-fn unexpected(operation: &ClientOperation) -> Option<ChaosViolation> {
+fn unexpected(operation: &ClientOperation, drops: &[(u64, u64)]) -> Option<ChaosViolation> {
     let odd = match &operation.outcome {
         OpOutcome::Refused { code, message } | OpOutcome::Unknown { code, message }
             if !EXPECTED_CODES.contains(&&**code) =>
         {
             format!("{code}: {message}")
         }
-        OpOutcome::Absent if matches!(operation.request, OpRequest::ReadPinned { .. }) => {
-            "a FlightInfo expired too early".into()
-        }
+        OpOutcome::Absent if is_kept(operation, drops) => "a FlightInfo expired too early".into(),
         _ => return None,
     };
     Some(violation(ViolationKind::Unexpected, operation, &[], &odd))
+}
+
+/// Whether it reads a FlightInfo that is still valid.
+fn is_kept(operation: &ClientOperation, drops: &[(u64, u64)]) -> bool {
+    match operation.request {
+        OpRequest::ReadPinned { planned_again, .. } => !planned_again || !dropped(drops, 0, operation.end),
+        _ => false,
+    }
 }
 
 fn flaws<'a>(read: &'a ObservedRead) -> impl Iterator<Item = ChaosViolation> + 'a {
@@ -121,7 +128,7 @@ fn phantoms<'a>(read: &'a ObservedRead, puts: &'a [ObservedPut]) -> impl Iterato
 }
 
 fn pinned(read: &ObservedRead) -> Option<ChaosViolation> {
-    let OpRequest::ReadPinned { was } = &read.operation.request else { return None };
+    let OpRequest::ReadPinned { was, .. } = &read.operation.request else { return None };
     (!alike(was, read.content, read.ordered)).then(|| {
         let what = format!("a FlightInfo returned {:?}, and later {:?}", was.writes, read.content.writes);
         violation(ViolationKind::Mixed, read.operation, &[], &what)
@@ -191,10 +198,14 @@ fn mixed(reads: &[ObservedRead]) -> Vec<ChaosViolation> {
     for read in reads {
         let Some(version) = read.version else { continue };
         let before = first.entry(version).or_insert(read);
-        if !alike(before.content, read.content, read.ordered) {
+        if !alike(before.content, read.content, before.ordered && read.ordered) {
             let what =
                 format!("version {version} had the rows {:?} and {:?}", before.content.writes, read.content.writes);
             found.push(violation(ViolationKind::Mixed, read.operation, &[before.operation], &what));
+        }
+        // The order of later ones can be compared, too.
+        if read.ordered && !before.ordered {
+            *before = read;
         }
     }
     found

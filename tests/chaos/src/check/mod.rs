@@ -138,11 +138,14 @@ fn timed_effect<'a>(
         }
         (OpRequest::Drop, OpOutcome::Done { .. }) => ObservedEffect::Drop,
         (OpRequest::Drop, OpOutcome::Unknown { .. }) => return Some((begin, None, ObservedEffect::Drop)),
-        (OpRequest::Read { .. }, OpOutcome::Content { version, ordered, content }) => {
+        (OpRequest::Read { .. } | OpRequest::Query { .. }, OpOutcome::Content { version, ordered, content }) => {
             let writes = content.writes.iter().map(|write| numbers.of(write)).collect();
             ObservedEffect::Read { version: *version, writes, ordered: *ordered }
         }
-        (OpRequest::Put { .. } | OpRequest::Drop | OpRequest::Read { .. }, OpOutcome::Absent) => ObservedEffect::Absent,
+        (
+            OpRequest::Put { .. } | OpRequest::Drop | OpRequest::Read { .. } | OpRequest::Query { .. },
+            OpOutcome::Absent,
+        ) => ObservedEffect::Absent,
         (OpRequest::Put { .. }, OpOutcome::Present) => ObservedEffect::Present,
         _ => return None,
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::rows::TableContent;
+use crate::table_query::TableQuery;
 
 /// Builds the history of one table, operation by operation.
 #[derive(Default)]
@@ -160,10 +161,11 @@ fn torn_and_corrupt_rows_are_found() {
 #[test]
 fn changed_rows_of_one_flight_info_are_found() {
     let was = TableContent { writes: vec!["a".into()], flaws: Vec::new() };
+    let pinned = OpRequest::ReadPinned { was, planned_again: false };
     let history = || start().replace((2, 3), "b", 2);
-    history().add((4, 5), OpRequest::ReadPinned { was: was.clone() }, content(1, &["a"])).has_no_violation();
-    history().add((4, 5), OpRequest::ReadPinned { was: was.clone() }, content(1, &["b"])).finds(ViolationKind::Mixed);
-    history().add((4, 5), OpRequest::ReadPinned { was }, OpOutcome::Absent).finds(ViolationKind::Unexpected);
+    history().add((4, 5), pinned.clone(), content(1, &["a"])).has_no_violation();
+    history().add((4, 5), pinned.clone(), content(1, &["b"])).finds(ViolationKind::Mixed);
+    history().add((4, 5), pinned, OpOutcome::Absent).finds(ViolationKind::Unexpected);
     history()
         .add((4, 5), OpRequest::ReadVersion { version: 1 }, content(1, &["a"]))
         .read((6, 7), 2, &["b"])
@@ -208,6 +210,42 @@ fn read_pinned_before_a_drop_does_not_concern_the_next_table() {
         .append((2, 3), "b", 2)
         .add((4, 5), OpRequest::Drop, OpOutcome::Done { version: 0 })
         .replace((6, 7), "c", 1)
-        .add((8, 9), OpRequest::ReadPinned { was }, content(2, &["a", "b"]))
+        .add((8, 9), OpRequest::ReadPinned { was, planned_again: false }, content(2, &["a", "b"]))
         .has_no_violation();
+}
+
+/// The answer of a query whose groups are in any order.
+fn groups(version: u64, writes: &[&str]) -> OpOutcome {
+    match content(version, writes) {
+        OpOutcome::Content { version, content, .. } => OpOutcome::Content { version, ordered: false, content },
+        other => other,
+    }
+}
+
+#[test]
+fn query_shows_what_a_read_must_show() {
+    let sums = || OpRequest::Query { query: TableQuery::Sums { factor: 1 } };
+    let history = || start().append((2, 3), "b", 2).read((4, 5), 2, &["a", "b"]);
+    history().add((6, 7), sums(), groups(2, &["b", "a"])).read((8, 9), 2, &["a", "b"]).has_no_violation();
+    history().add((6, 7), sums(), groups(2, &["b"])).finds(ViolationKind::Lost);
+    history().add((6, 7), sums(), groups(1, &["a"])).finds(ViolationKind::Stale);
+    history().add((6, 7), sums(), groups(2, &["a", "b", "c"])).finds(ViolationKind::Phantom);
+    history().add((6, 7), sums(), OpOutcome::Absent).finds(ViolationKind::NotLinearizable);
+    history().add((6, 7), sums(), refused("Unavailable")).has_no_violation();
+    history().add((6, 7), sums(), refused("Internal")).finds(ViolationKind::Unexpected);
+    // The order of groups means nothing, that of reads after it does.
+    let read = start().append((2, 3), "b", 2).add((4, 5), sums(), groups(2, &["b", "a"])).read((6, 7), 2, &["a", "b"]);
+    read.has_no_violation();
+    let again = OpRequest::ReadVersion { version: 2 };
+    read.add((8, 9), again, content(2, &["b", "a"])).finds(ViolationKind::Mixed);
+}
+
+#[test]
+fn pinned_query_finds_nothing_only_after_a_drop() {
+    let was = TableContent { writes: vec!["a".into()], flaws: Vec::new() };
+    let pinned = OpRequest::ReadPinned { was, planned_again: true };
+    start().add((2, 3), pinned.clone(), OpOutcome::Absent).finds(ViolationKind::Unexpected);
+    start().add((2, 3), pinned.clone(), groups(1, &["b"])).finds(ViolationKind::Mixed);
+    let dropped = start().add((2, 3), OpRequest::Drop, OpOutcome::Done { version: 0 });
+    dropped.add((4, 5), pinned, OpOutcome::Absent).has_no_violation();
 }
