@@ -94,11 +94,6 @@ impl StatisticsBuilder {
         }
     }
 
-    /// Memory that grows with the batches, bytes, about.
-    pub fn memory(&self) -> usize {
-        self.encoded_bytes()
-    }
-
     /// Bytes of the message, about.
     fn encoded_bytes(&self) -> usize {
         let of_entries = 2 * NUMBER_BYTES * self.messages.len();

@@ -79,7 +79,7 @@ fn neighbours_share_entries_when_there_are_many() {
         let mut builder = StatisticsBuilder::new(batch.schema_ref());
         for at in 0..count {
             builder.add(&wide(columns, at));
-            assert!(builder.memory() <= MAX_MESSAGE_BYTES);
+            assert!(builder.encoded_bytes() <= MAX_MESSAGE_BYTES);
         }
         let text = builder.finish().unwrap();
         assert!(text.len() <= MAX_STATISTICS_BYTES && text.len() > MAX_STATISTICS_BYTES / 4, "{} bytes", text.len());
