@@ -7,6 +7,7 @@
 //! | [`scan_reader`] | scans parts in order; fails over from a damaged part, or from one holder to another, at the next row |
 //! | `local_scan` | a part on this node's disk, step by step |
 //! | `scan_worker` | one step, on a thread: groups of messages, faulted in and evaluated |
+//! | `scanned_messages` | the messages that the part's statistics do not exclude |
 //! | `column_reader` | columns of a part's messages, in the mapped file's memory |
 //! | `large_batch` | a large message, in pieces |
 //! | `row_collector` | small batches joined, large ones split |
@@ -23,6 +24,7 @@ mod scan_output;
 mod scan_plan;
 pub mod scan_reader;
 mod scan_worker;
+mod scanned_messages;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use volley_common::ipc::project::{Projector, dictionary_ids};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Error, Result};
-use volley_sql::predicate::{Predicate, RowFilter};
+use volley_sql::predicate::{Predicate, Pruning, RowFilter};
 
 use crate::get::message::Projection;
 use crate::storage::PartMessage;
@@ -30,6 +30,8 @@ pub struct ScanPlan {
 /// Selects rows by some columns.
 pub struct ScanFilter {
     rows: RowFilter,
+    /// `None`: statistics say nothing about it.
+    pruning: Option<Pruning>,
     /// The columns, in the order in which the filter takes them.
     pub columns: Projection,
 }
@@ -161,7 +163,12 @@ impl ScanFilter {
         let rows = predicate.compile(predicate.columns())?;
         let columns: Option<Vec<usize>> = predicate.columns().iter().map(|&at| visible.get(at).copied()).collect();
         let columns = columns.ok_or_else(|| Error::internal("a filter has columns that its table does not have"))?;
-        Ok(ScanFilter { rows, columns: projection(schema, columns)? })
+        Ok(ScanFilter { rows, pruning: predicate.pruning(), columns: projection(schema, columns)? })
+    }
+
+    /// What selects messages by statistics of the filter's columns; `None` if nothing does.
+    pub fn pruning(&self) -> Option<&Pruning> {
+        self.pruning.as_ref()
     }
 
     /// Selects rows of a batch of the filter's columns.
