@@ -37,6 +37,7 @@ use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Error, Result};
 use volley_sql::predicate::Predicate;
+use volley_sql::source::ScanCounts;
 
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
@@ -51,12 +52,18 @@ const READY_BYTES: usize = 1 << 20;
 pub struct PartScanner {
     context: Arc<GetContext>,
     caller: AssertedCaller,
+    counts: ScanCounts,
 }
 
 impl PartScanner {
     /// For a caller, who is asserted to the nodes that parts are read from.
     pub fn new(context: Arc<GetContext>, caller: AssertedCaller) -> Self {
-        PartScanner { context, caller }
+        PartScanner { context, caller, counts: ScanCounts::default() }
+    }
+
+    /// The same, which adds the record batches of parts on this node to `counts`.
+    pub fn counting(self, counts: ScanCounts) -> Self {
+        PartScanner { counts, ..self }
     }
 
     /// The rows of some parts of a verified ticket, in order, for which the filter is true: `columns` of `schema`, which has those
@@ -102,7 +109,7 @@ impl PartScanner {
         let output_schema = Arc::new(schema.project(columns).map_err(|_| missing())?);
         let filter_text = filter.map(|filter| filter.text().to_string()).unwrap_or_default();
         let filter = filter.map(|filter| (filter, visible.as_slice()));
-        let plan = ScanPlan::new(table_schema, &output, output_schema.clone(), filter)?;
+        let plan = ScanPlan::new(table_schema, &output, output_schema.clone(), filter)?.counting(self.counts.clone());
         let ticket = Ticket {
             flight: ticket.flight,
             expires_ms: ticket.expires_ms,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use volley_common::Result;
 use volley_common::ipc::statistics::StatisticsEntry;
 
-use super::scan_plan::ScanPlan;
+use super::scan_plan::{ScanFilter, ScanPlan};
 use crate::storage::{Part, PartMessage};
 
 /// The messages of a part that a scan reads, in order.
@@ -30,24 +30,10 @@ impl ScannedMessages {
     /// DATA_LOSS: the file cannot be read.
     pub fn selected(part: Arc<Part>, plan: &ScanPlan) -> Result<Self> {
         let Some(filter) = plan.filter() else { return Ok(ScannedMessages::all(part)) };
-        let all = part.batches().len() as u64;
-        metrics::counter!("volley_scan_messages_total").increment(all);
-        let Some(pruning) = filter.pruning() else { return Ok(ScannedMessages::all(part)) };
-        let Some(statistics) = part.statistics()? else { return Ok(ScannedMessages::all(part)) };
-        let columns = filter.columns.projector.columns().iter();
-        let columns: Vec<_> =
-            columns.map(|&column| statistics.column(column, plan.schema().field(column).data_type())).collect();
-        let entries: Vec<StatisticsEntry> = statistics.entries().collect();
-        let (mut kept, mut next) = (Vec::new(), 0);
-        for (entry, may_select) in entries.iter().zip(pruning.may_select(&entries, &columns)) {
-            let end = next + entry.messages;
-            if may_select {
-                kept.extend(next..end);
-            }
-            next = end;
-        }
-        metrics::counter!("volley_scan_messages_pruned_total").increment(all - kept.len() as u64);
-        Ok(ScannedMessages { part, kept: Some(kept) })
+        let kept = kept_by(filter, plan, &part)?;
+        let all = part.batches().len();
+        plan.count_messages(all, kept.as_ref().map_or(0, |kept| all - kept.len()));
+        Ok(ScannedMessages { part, kept })
     }
 
     /// How many there are.
@@ -63,4 +49,23 @@ impl ScannedMessages {
         };
         self.part.batches().get(index)
     }
+}
+
+/// The indexes of the messages that statistics do not exclude; `None`: there are none, or they cannot tell.
+fn kept_by(filter: &ScanFilter, plan: &ScanPlan, part: &Part) -> Result<Option<Vec<u32>>> {
+    let Some(pruning) = filter.pruning() else { return Ok(None) };
+    let Some(statistics) = part.statistics()? else { return Ok(None) };
+    let columns = filter.columns.projector.columns().iter();
+    let columns: Vec<_> =
+        columns.map(|&column| statistics.column(column, plan.schema().field(column).data_type())).collect();
+    let entries: Vec<StatisticsEntry> = statistics.entries().collect();
+    let (mut kept, mut next) = (Vec::new(), 0);
+    for (entry, may_select) in entries.iter().zip(pruning.may_select(&entries, &columns)) {
+        let end = next + entry.messages;
+        if may_select {
+            kept.extend(next..end);
+        }
+        next = end;
+    }
+    Ok(Some(kept))
 }

@@ -1,20 +1,27 @@
 //! Gets with a filter that leave messages out by the statistics of their part.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow_ipc::reader::FileReader;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use volley_common::PartId;
+use volley_common::identity::Access;
 use volley_common::ipc::statistics::STATISTICS_KEY;
 use volley_common::wire::catalog::{self, Compression};
 use volley_common::wire::cluster::{Columns, Ticket};
+use volley_sql::predicate::Predicate;
+use volley_sql::source::ScanCounts;
 
-use super::cluster::{TestNode, batch, introduce, large, ticket};
+use super::cluster::{TestNode, batch, introduce, large, schema, ticket};
 use super::filtered::filtered;
 use super::local::copy_over;
 use super::{ids, rows};
+use crate::assertion::AssertedCaller;
+use crate::get::part_scan::PartScanner;
 use crate::storage::{BatchWrite, Part, PartSpec};
 
 /// Gives `to` the part with other bytes in its file, which has the checksum of those.
@@ -86,6 +93,29 @@ async fn only_messages_that_can_match_are_read() {
     assert!(ids(&pruning.get(&none).await.unwrap(), 0).is_empty());
     let limited = Ticket { limit: Some(3), ..wanted };
     assert_eq!(ids(&pruning.get(&limited).await.unwrap(), 0), [70, 71, 72]);
+}
+
+#[tokio::test]
+async fn scan_counts_the_messages_that_it_leaves_out() {
+    let node = TestNode::start().await;
+    let whole = Arc::new(ticket(&[(node.write(&ascending()), &[])]));
+    let get = node.context.get.clone();
+    let caller = AssertedCaller::client(Access::open(), get.cluster.clone());
+    for (filter, rows, expected) in [
+        ("id = 42", 1, (10, 9)),
+        ("id >= 25 AND id < 35 AND id % 2 = 0", 5, (10, 8)),
+        ("id < 0", 0, (10, 10)),
+        ("id % 2 = 0", 50, (10, 0)),
+        ("", 100, (0, 0)),
+    ] {
+        let predicate = (!filter.is_empty()).then(|| Predicate::parse(filter, &schema()).unwrap());
+        let counts = ScanCounts::default();
+        let scanner = PartScanner::new(get.clone(), caller.clone()).counting(counts.clone());
+        let scan = scanner.scan(whole.clone(), schema(), 0..1, vec![0], predicate, None);
+        let found: Vec<RecordBatch> = scan.try_collect().await.unwrap();
+        assert_eq!(ids(&found, 0).len(), rows, "{filter}");
+        assert_eq!((counts.messages(), counts.pruned()), expected, "{filter}");
+    }
 }
 
 #[tokio::test]
