@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, StringArray};
 use arrow::datatypes::{Field, Int64Type};
+use bytes::Bytes;
 
 use super::*;
 use crate::Code;
@@ -122,17 +123,18 @@ fn malformed_columns_say_nothing() {
         let decoded = PartStatistics { messages: vec![1], rows: vec![2], columns: vec![column] };
         MessageStatistics { decoded }.column(0, &DataType::Int8)
     };
+    let bytes = Bytes::from_static;
     let sound = ColumnStatistics {
         column: 0,
         nulls: vec![0],
-        minimum_lengths: vec![1].into(),
-        minimums: vec![7].into(),
-        maximum_lengths: vec![255].into(),
-        maximums: vec![].into(),
+        minimum_lengths: bytes(&[1]),
+        minimums: bytes(&[7]),
+        maximum_lengths: bytes(&[255]),
+        maximums: bytes(&[]),
     };
     assert!(decode(sound.clone()).is_some_and(|column| column.maximums.is_null(0)));
     assert!(decode(ColumnStatistics { nulls: vec![], ..sound.clone() }).is_none());
-    assert!(decode(ColumnStatistics { minimum_lengths: vec![2].into(), ..sound.clone() }).is_none());
-    assert!(decode(ColumnStatistics { minimums: vec![7, 7].into(), ..sound.clone() }).is_none());
-    assert!(decode(ColumnStatistics { maximum_lengths: vec![255, 255].into(), ..sound }).is_none());
+    assert!(decode(ColumnStatistics { minimum_lengths: bytes(&[2]), ..sound.clone() }).is_none());
+    assert!(decode(ColumnStatistics { minimums: bytes(&[7, 7]), ..sound.clone() }).is_none());
+    assert!(decode(ColumnStatistics { maximum_lengths: bytes(&[255, 255]), ..sound }).is_none());
 }
