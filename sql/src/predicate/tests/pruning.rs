@@ -162,10 +162,10 @@ fn column_test(kind: usize, [column, a, b, c]: [usize; 4]) -> Expr {
     let value = |n: usize| lit(scalar(n));
     match kind {
         0 => comparison(value(a), b, column),
-        1 => column.in_list((0..1 + b % 7).map(|n| value(a + n)).collect(), c % 3 == 0),
-        2 if c % 3 == 0 => column.not_between(value(a), value(a + b % 3)),
+        1 => column.in_list((0..1 + b % 7).map(|n| value(a + n)).collect(), c.is_multiple_of(3)),
+        2 if c.is_multiple_of(3) => column.not_between(value(a), value(a + b % 3)),
         2 => column.between(value(a), value(a + b % 3)),
-        3 if c % 2 == 0 => column.is_null(),
+        3 if c.is_multiple_of(2) => column.is_null(),
         3 => column.is_not_null(),
         4 if pool.values.data_type().is_string() => like(column, a, c),
         5 | 6 if pool.computes => {
