@@ -8,10 +8,12 @@
 //! | module | what it has |
 //! |---|---|
 //! | `column_values` | bounds of arrays, and arrays of bounds |
+//! | `extremes` | the least and the greatest value of an array |
 //! | `bound` | bounds as bytes that have their order, and lists of them |
 
 mod bound;
 mod column_values;
+mod extremes;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Schema};

@@ -115,8 +115,10 @@ impl BoundList {
             None | Some(NO_VALUES) => Bound::NoValues,
             Some(length) if usize::from(length) > MAX_BOUND_BYTES => Bound::Unknown,
             Some(length) => {
-                let value = self.bounds.split_off(self.bounds.len().saturating_sub(usize::from(length)));
-                BoundBytes::new(&value).map_or(Bound::Unknown, Bound::Value)
+                let start = self.bounds.len().saturating_sub(usize::from(length));
+                let value = BoundBytes::new(&self.bounds[start..]);
+                self.bounds.truncate(start);
+                value.map_or(Bound::Unknown, Bound::Value)
             }
         };
         self.push(last.join(bound, side));
@@ -133,7 +135,7 @@ impl BoundList {
 }
 
 /// A value with a bound of its own.
-pub(super) trait OrderedValue: Copy {
+pub(super) trait OrderedValue: Copy + PartialOrd {
     /// The bytes whose order is that of the values.
     fn to_ordered(self) -> Bound;
 
@@ -148,6 +150,16 @@ pub(super) trait OrderedValue: Copy {
     /// The value, or a greater one that is a bound also after casts and by SQL's comparison.
     fn upper(self) -> Self {
         self
+    }
+
+    /// Of floats the sum: a NaN if either one is, or if they are both infinities. Of others any value.
+    fn plus(self, _other: Self) -> Self {
+        self
+    }
+
+    /// Whether it is a NaN, which `<` and `>` do not order.
+    fn is_unordered(self) -> bool {
+        false
     }
 }
 
@@ -218,6 +230,14 @@ macro_rules! ordered_floats {
                     (false, _) if self.to_bits() == SIGN => <$float>::from_bits(0),
                     (false, _) => self,
                 }
+            }
+
+            fn plus(self, other: Self) -> Self {
+                self + other
+            }
+
+            fn is_unordered(self) -> bool {
+                self.is_nan()
             }
         }
     )*};

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, LargeBinaryArray, LargeStringArray,
-    PrimitiveArray, StringArray, StringViewArray,
+    Array, ArrayAccessor, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, LargeBinaryArray,
+    LargeStringArray, PrimitiveArray, StringArray, StringViewArray,
 };
-use arrow::compute::{
-    max, max_binary, max_binary_view, max_boolean, max_string, max_string_view, min, min_binary, min_binary_view,
-    min_boolean, min_string, min_string_view,
-};
+use arrow::compute::{max_boolean, min_boolean};
 use arrow::datatypes::*;
 
 use super::bound::{Bound, BoundBytes, MAX_BOUND_BYTES, OrderedValue};
+use super::extremes::{extreme_positions, value_extremes};
 
 /// The result of a function for the primitive type of a data type; `$other` for types that are not primitive or have no order.
 macro_rules! for_primitive_type {
@@ -76,18 +74,12 @@ pub(super) fn value_bounds(array: &dyn Array) -> (Bound, Bound) {
             let array = array.as_boolean();
             (ordered(min_boolean(array)), ordered(max_boolean(array)))
         }
-        DataType::Utf8 => text_bounds(min_string(array.as_string::<i32>()), max_string(array.as_string::<i32>())),
-        DataType::LargeUtf8 => text_bounds(min_string(array.as_string::<i64>()), max_string(array.as_string::<i64>())),
-        DataType::Utf8View => {
-            text_bounds(min_string_view(array.as_string_view()), max_string_view(array.as_string_view()))
-        }
-        DataType::Binary => binary_bounds(min_binary(array.as_binary::<i32>()), max_binary(array.as_binary::<i32>())),
-        DataType::LargeBinary => {
-            binary_bounds(min_binary(array.as_binary::<i64>()), max_binary(array.as_binary::<i64>()))
-        }
-        DataType::BinaryView => {
-            binary_bounds(min_binary_view(array.as_binary_view()), max_binary_view(array.as_binary_view()))
-        }
+        DataType::Utf8 => text_bounds(array.as_string::<i32>()),
+        DataType::LargeUtf8 => text_bounds(array.as_string::<i64>()),
+        DataType::Utf8View => text_bounds(array.as_string_view()),
+        DataType::Binary => binary_bounds(array.as_binary::<i32>()),
+        DataType::LargeBinary => binary_bounds(array.as_binary::<i64>()),
+        DataType::BinaryView => binary_bounds(array.as_binary_view()),
         other => for_primitive_type!(other, primitive_bounds(array), (Bound::Unknown, Bound::Unknown)),
     }
 }
@@ -96,21 +88,22 @@ fn primitive_bounds<T: ArrowNumericType>(array: &dyn Array) -> (Bound, Bound)
 where
     T::Native: OrderedValue,
 {
-    let array = array.as_primitive::<T>();
-    (ordered(min(array).map(OrderedValue::lower)), ordered(max(array).map(OrderedValue::upper)))
+    let (least, greatest) = value_extremes(array.as_primitive::<T>()).unzip();
+    (ordered(least.map(OrderedValue::lower)), ordered(greatest.map(OrderedValue::upper)))
 }
 
 fn ordered<T: OrderedValue>(value: Option<T>) -> Bound {
     value.map_or(Bound::NoValues, OrderedValue::to_ordered)
 }
 
-fn text_bounds(least: Option<&str>, greatest: Option<&str>) -> (Bound, Bound) {
-    (least.map_or(Bound::NoValues, lower_text), greatest.map_or(Bound::NoValues, upper_text))
+fn text_bounds<'a>(array: impl ArrayAccessor<Item = &'a str>) -> (Bound, Bound) {
+    let found = extreme_positions(&array).map(|(least, greatest)| (array.value(least), array.value(greatest)));
+    found.map_or((Bound::NoValues, Bound::NoValues), |(least, greatest)| (lower_text(least), upper_text(greatest)))
 }
 
-fn binary_bounds(least: Option<&[u8]>, greatest: Option<&[u8]>) -> (Bound, Bound) {
-    let lower = |value: &[u8]| bound(&value[..value.len().min(MAX_BOUND_BYTES)]);
-    (least.map_or(Bound::NoValues, lower), greatest.map_or(Bound::NoValues, upper_binary))
+fn binary_bounds<'a>(array: impl ArrayAccessor<Item = &'a [u8]>) -> (Bound, Bound) {
+    let found = extreme_positions(&array).map(|(least, greatest)| (array.value(least), array.value(greatest)));
+    found.map_or((Bound::NoValues, Bound::NoValues), |(least, greatest)| (lower_binary(least), upper_binary(greatest)))
 }
 
 fn bound(bytes: &[u8]) -> Bound {
@@ -139,6 +132,10 @@ fn upper_text(text: &str) -> Bound {
         }
     }
     Bound::Unknown
+}
+
+fn lower_binary(value: &[u8]) -> Bound {
+    bound(&value[..value.len().min(MAX_BOUND_BYTES)])
 }
 
 /// The value, or the least one that is greater than all values with its beginning; unknown if there is none.
@@ -238,9 +235,8 @@ mod tests {
     #[test]
     fn long_binary_values_are_cut_and_the_greatest_is_increased() {
         let value = [7; 40];
-        let (lower, upper) = binary_bounds(Some(&value), Some(&value));
-        assert_eq!(bytes(lower).unwrap(), [7; 32]);
-        assert_eq!(bytes(upper).unwrap(), [&[7; 31][..], &[8]].concat());
+        assert_eq!(bytes(lower_binary(&value)).unwrap(), [7; 32]);
+        assert_eq!(bytes(upper_binary(&value)).unwrap(), [&[7; 31][..], &[8]].concat());
         assert_eq!(bytes(upper_binary(&[&[1][..], &[255; 40]].concat())).unwrap(), [2]);
         assert_eq!(upper_binary(&[255; 33]), Bound::Unknown);
         assert_eq!(bytes(upper_binary(&[255; 32])).unwrap(), [255; 32]);
