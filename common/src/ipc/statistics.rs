@@ -53,6 +53,8 @@ pub struct StatisticsBuilder {
     rows: Vec<u64>,
     /// Batches that share an entry.
     span: u32,
+    /// Maximum bytes of the message, unless a single entry takes more.
+    max_bytes: usize,
 }
 
 /// The entries of one column.
@@ -70,7 +72,12 @@ impl StatisticsBuilder {
         let fields = schema.fields().iter().enumerate();
         let orderable = fields.filter(|(_, field)| is_orderable(field.data_type())).map(|(column, _)| column);
         let columns = orderable.take(MAX_STATISTICS_COLUMNS).map(ColumnEntries::new).collect();
-        StatisticsBuilder { columns, messages: Vec::new(), rows: Vec::new(), span: 1 }
+        StatisticsBuilder { columns, messages: Vec::new(), rows: Vec::new(), span: 1, max_bytes: MAX_MESSAGE_BYTES }
+    }
+
+    /// Keeps statistics of about this many bytes, and at least one entry.
+    pub fn limit(&mut self, bytes: usize) {
+        self.max_bytes = bytes.min(MAX_MESSAGE_BYTES);
     }
 
     /// Adds a batch of the schema.
@@ -91,7 +98,7 @@ impl StatisticsBuilder {
         for entries in &mut self.columns {
             entries.add(batch.column(entries.column), shares);
         }
-        if self.encoded_bytes() > MAX_MESSAGE_BYTES {
+        if self.messages.len() > 1 && self.encoded_bytes() > self.max_bytes {
             self.join_pairs();
         }
     }

@@ -186,6 +186,11 @@ impl PartWriter {
         self.dictionaries.memory()
     }
 
+    /// Keeps statistics of about this many bytes: neighbouring batches share them if there are more.
+    pub fn limit_statistics(&mut self, bytes: usize) {
+        self.statistics.limit(bytes);
+    }
+
     /// Record batches written so far.
     pub fn batches(&self) -> u32 {
         self.batches

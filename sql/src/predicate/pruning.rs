@@ -13,9 +13,9 @@ use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, Like, Operator, lit};
+use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, lit};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
-use volley_common::ipc::statistics::{ColumnBounds, StatisticsEntry, is_orderable};
+use volley_common::ipc::statistics::{ColumnBounds, MAX_STATISTICS_COLUMNS, StatisticsEntry, is_orderable};
 
 use super::functions::SESSION;
 
@@ -28,8 +28,12 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    /// Of a filter that reads the columns `used` of `schema`. None if statistics cannot tell anything about it.
+    /// Of a filter that reads the columns `used` of `schema`. None if statistics cannot tell anything about it, or if it reads more
+    /// columns than a part has statistics of: the rewriting takes a time that grows with the columns times the comparisons.
     pub(super) fn new(expr: &Expr, schema: &SchemaRef, used: &[usize]) -> Option<Self> {
+        if used.len() > MAX_STATISTICS_COLUMNS {
+            return None;
+        }
         let fields: Option<Fields> = used.iter().map(|column| schema.fields().get(*column).cloned()).collect();
         let schema = Arc::new(Schema::new(fields?));
         let ordered = ordered_part(expr, &schema)?;
@@ -98,7 +102,8 @@ impl PruningStatistics for EntryStatistics<'_> {
 }
 
 /// An expression that is true wherever this one is, and has only what bounds can be put into; `None` if there is none but
-/// `true`. Below NOT nothing is looked at: the filter is in its simplest form, which has it before columns and the like only.
+/// `true`. Below NOT nothing is looked at: the filter is in its simplest form, which has it before columns and the like only, and
+/// comparisons in place of BETWEEN.
 fn ordered_part(expr: &Expr, schema: &Schema) -> Option<Expr> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
@@ -136,9 +141,6 @@ fn is_ordered_test(expr: &Expr, schema: &Schema) -> bool {
             );
             let sides = |value: &Expr, literal: &Expr| is_ordered_value(value, schema) && is_literal(literal);
             is_comparison && (sides(left, right) || sides(right, left))
-        }
-        Expr::Between(Between { expr, negated: false, low, high }) => {
-            is_ordered_value(expr, schema) && is_literal(low) && is_literal(high)
         }
         Expr::InList(InList { expr, list, negated: false }) => {
             is_ordered_value(expr, schema) && list.iter().all(is_literal)

@@ -99,6 +99,25 @@ fn neighbours_share_entries_when_there_are_many() {
 }
 
 #[test]
+fn limited_statistics_keep_at_least_one_entry() {
+    for limit in [0, 1000, 10_000] {
+        let mut builder = StatisticsBuilder::new(wide(3, 0).schema_ref());
+        builder.limit(limit);
+        for at in 0..777 {
+            builder.add(&wide(3, at));
+            assert!(builder.encoded_bytes() <= limit || builder.messages.len() == 1);
+        }
+        let statistics = MessageStatistics::decode(&builder.finish().unwrap()).unwrap();
+        let entries: Vec<StatisticsEntry> = statistics.entries().collect();
+        assert_eq!(entries.iter().map(|entry| entry.messages).sum::<u32>(), 777);
+        assert!((limit == 0) == (entries.len() == 1), "{limit}: {} entries", entries.len());
+        let column = statistics.column(2, &DataType::Utf8).unwrap();
+        let (minimums, maximums) = (column.minimums.as_string::<i32>(), column.maximums.as_string::<i32>());
+        assert_eq!((&minimums.value(0)[..6], &maximums.value(entries.len() - 1)[..6]), ("000000", "000776"));
+    }
+}
+
+#[test]
 fn damaged_or_unknown_values_are_refused() {
     let text = encoded(&[numbers(vec![Some(1), Some(1000)])]);
     for value in ["", "1", "2:AAAA", &text[1..]] {
