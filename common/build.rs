@@ -22,7 +22,7 @@ const MESSAGES_WITH_SECRETS: [&str; 13] = [
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["catalog.proto", "cluster.proto", "raft.proto"];
+    let files = ["catalog.proto", "cluster.proto", "raft.proto", "statistics.proto"];
     println!("cargo:rerun-if-changed=proto");
     // Not compiled: arrow-flight has the types.
     let flight = protox::compile(["flight.proto"], ["proto"])?;

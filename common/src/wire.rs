@@ -1,11 +1,12 @@
 //! The generated protobuf messages and gRPC services.
 //!
 //! [`catalog`] outlives a version (log, snapshot, rows on disk); [`cluster`] holds the calls between members, and the
-//! content of tickets; [`raft`] is Raft between coordinators.
+//! content of tickets; [`raft`] is Raft between coordinators; [`statistics`] is in the footers of parts.
 
 pub use volley::catalog::v1 as catalog;
 pub use volley::cluster::v1 as cluster;
 pub use volley::raft::v1 as raft;
+pub use volley::statistics::v1 as statistics;
 
 /// The definitions of the Raft log's entries: members with others may encode the same entry in another way.
 pub const ENTRY_DEFINITIONS: [&str; 2] = [include_str!("../proto/catalog.proto"), include_str!("../proto/raft.proto")];
@@ -25,6 +26,11 @@ mod volley {
     pub mod raft {
         pub mod v1 {
             tonic::include_proto!("volley.raft.v1");
+        }
+    }
+    pub mod statistics {
+        pub mod v1 {
+            tonic::include_proto!("volley.statistics.v1");
         }
     }
 }

@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
+use arrow::array::Array;
 use arrow_flight::FlightData;
 use volley_common::ipc::batch_header::split_app_metadata;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::schema::parse_schema;
+use volley_common::ipc::statistics::StatisticsEntry;
 use volley_common::wire::cluster::Columns;
 use volley_common::{Code, Error, PartId, TableName};
 use volley_node::get::local::LocalPartReader;
@@ -67,6 +70,7 @@ fn read(part: &Arc<Part>, flags: u8) {
     let input = part.len() as usize;
     let mut messages = part.dictionaries().iter().chain(part.batches());
     assert!(messages.all(|message| message.body.end <= part.len() && message.header.end <= part.len()));
+    check_statistics(part);
     let decoded = decode(part);
     // Only what was valid when it was put is decompressed and cut without a limit.
     let flags = if decoded.is_ok() { flags } else { flags & !(DECOMPRESS | LIMIT) };
@@ -74,6 +78,22 @@ fn read(part: &Arc<Part>, flags: u8) {
         check_damage(&error, input);
     }
     assert!(part.check_unchanged().is_ok());
+}
+
+/// Statistics that are used are of all record batches, and of the columns' types.
+fn check_statistics(part: &Part) {
+    let Some(statistics) = part.statistics().expect("the footer is readable") else { return };
+    let entries: Vec<StatisticsEntry> = statistics.entries().collect();
+    assert_eq!(entries.iter().map(|entry| entry.messages as usize).sum::<usize>(), part.batches().len());
+    let Ok(schema) = parse_schema(&part.schema_message()) else { return };
+    for (at, field) in schema.fields().iter().enumerate() {
+        let Some(column) = statistics.column(at, field.data_type()) else { continue };
+        assert_eq!((column.minimums.data_type(), column.maximums.data_type()), (field.data_type(), field.data_type()));
+        assert_eq!(
+            (column.nulls.len(), column.minimums.len(), column.maximums.len()),
+            (entries.len(), entries.len(), entries.len())
+        );
+    }
 }
 
 /// As a client decodes the part.

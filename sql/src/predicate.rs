@@ -10,6 +10,7 @@
 //! | `functions` | what filters can call |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
+//! | `pruning` | evaluation on statistics: which batches can have rows that are selected |
 //! | `unparse` | predicates of the engine's expressions |
 
 use std::sync::Arc;
@@ -23,11 +24,13 @@ use expression::VisibleColumns;
 mod expression;
 pub(crate) mod functions;
 pub(crate) mod limits;
+mod pruning;
 mod row_filter;
 mod unparse;
 
 pub(crate) use expression::MAX_DEPTH;
 pub use functions::check_type;
+pub use pruning::Pruning;
 pub use row_filter::RowFilter;
 
 /// Most bytes of a filter's text.
@@ -112,6 +115,11 @@ impl Predicate {
             return Err(Error::internal(format!("column {missing} of the filter is not among those that are read")));
         }
         RowFilter::compile(&self.text, &self.expr, &self.schema, &self.columns, columns)
+    }
+
+    /// Compiles it for statistics of its columns. None if they can never show that it selects no row.
+    pub fn pruning(&self) -> Option<Pruning> {
+        Pruning::new(&self.expr, &self.schema, &self.columns)
     }
 }
 

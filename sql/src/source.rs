@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use datafusion::physical_plan::metrics::Count;
 use futures::stream::BoxStream;
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Result, TableName};
@@ -92,4 +93,37 @@ pub struct PartScan {
     pub filter: Option<Predicate>,
     /// How many rows are enough.
     pub limit: Option<usize>,
+    /// What the scan reports of its work.
+    pub counts: ScanCounts,
+}
+
+/// How many record batches a scan with a filter finds in the parts that its node has, and how many of these it leaves out by
+/// their statistics. Clones share the numbers.
+#[derive(Clone, Debug, Default)]
+pub struct ScanCounts {
+    messages: Count,
+    pruned: Count,
+}
+
+impl ScanCounts {
+    /// Counts with these.
+    pub(crate) fn new(messages: Count, pruned: Count) -> Self {
+        ScanCounts { messages, pruned }
+    }
+
+    /// Adds the record batches of a part, and those of them that are left out.
+    pub fn add(&self, messages: usize, pruned: usize) {
+        self.messages.add(messages);
+        self.pruned.add(pruned);
+    }
+
+    /// Record batches so far.
+    pub fn messages(&self) -> usize {
+        self.messages.value()
+    }
+
+    /// Those of them that were left out.
+    pub fn pruned(&self) -> usize {
+        self.pruned.value()
+    }
 }

@@ -19,6 +19,7 @@
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`stored`] | some columns of stored messages, in the messages' own memory |
+//! | [`statistics`] | nulls and bounds of the columns of a part's record batches, in the footer of its file |
 //! | [`copy_shared`] | copies of rows whose memory is not their own |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
@@ -62,6 +63,7 @@ pub mod size;
 pub mod split;
 pub mod spool;
 pub mod stall_timer;
+pub mod statistics;
 pub mod stored;
 mod stream_budget;
 mod streamed_decompression;

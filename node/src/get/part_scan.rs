@@ -7,6 +7,7 @@
 //! | [`scan_reader`] | scans parts in order; fails over from a damaged part, or from one holder to another, at the next row |
 //! | `local_scan` | a part on this node's disk, step by step |
 //! | `scan_worker` | one step, on a thread: groups of messages, faulted in and evaluated |
+//! | `scanned_messages` | the messages that the part's statistics do not exclude |
 //! | `column_reader` | columns of a part's messages, in the mapped file's memory |
 //! | `large_batch` | a large message, in pieces |
 //! | `row_collector` | small batches joined, large ones split |
@@ -23,6 +24,7 @@ mod scan_output;
 mod scan_plan;
 pub mod scan_reader;
 mod scan_worker;
+mod scanned_messages;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Error, Result};
 use volley_sql::predicate::Predicate;
+use volley_sql::source::ScanCounts;
 
 use crate::assertion::AssertedCaller;
 use crate::context::GetContext;
@@ -50,12 +53,18 @@ const READY_BYTES: usize = 1 << 20;
 pub struct PartScanner {
     context: Arc<GetContext>,
     caller: AssertedCaller,
+    counts: ScanCounts,
 }
 
 impl PartScanner {
     /// For a caller, who is asserted to the nodes that parts are read from.
     pub fn new(context: Arc<GetContext>, caller: AssertedCaller) -> Self {
-        PartScanner { context, caller }
+        PartScanner { context, caller, counts: ScanCounts::default() }
+    }
+
+    /// The same, which adds the record batches of parts on this node to `counts`.
+    pub fn counting(self, counts: ScanCounts) -> Self {
+        PartScanner { counts, ..self }
     }
 
     /// The rows of some parts of a verified ticket, in order, for which the filter is true: `columns` of `schema`, which has those
@@ -101,7 +110,7 @@ impl PartScanner {
         let output_schema = Arc::new(schema.project(columns).map_err(|_| missing())?);
         let filter_text = filter.map(|filter| filter.text().to_string()).unwrap_or_default();
         let filter = filter.map(|filter| (filter, visible.as_slice()));
-        let plan = ScanPlan::new(table_schema, &output, output_schema.clone(), filter)?;
+        let plan = ScanPlan::new(table_schema, &output, output_schema.clone(), filter)?.counting(self.counts.clone());
         let ticket = Ticket {
             columns: Some(Columns { index: output.iter().map(|&column| column as u32).collect() }),
             limit,

@@ -23,6 +23,8 @@ use crate::storage::{BatchWrite, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, Par
 const MAX_SEALS: usize = 2;
 /// Maximum memory for the dictionaries of all open parts of a put, bytes.
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
+/// Maximum bytes of the statistics of all open parts of a put, about; the vectors that hold them take up to twice as much.
+const MAX_STATISTICS_MEMORY: usize = 32 << 20;
 /// Maximum number of record batches of a part: readers keep the positions of all of them in memory.
 const MAX_PART_BATCHES: u32 = 1 << 16;
 
@@ -91,7 +93,7 @@ impl PartSink {
     fn create(&mut self, shard: u32) -> Result<(PartWriter, u64)> {
         let seq = self.next_seq;
         self.next_seq += 1;
-        let writer = self.config.store.create(PartSpec {
+        let mut writer = self.config.store.create(PartSpec {
             table: self.config.table.clone(),
             shard,
             write: self.config.write_id.clone(),
@@ -99,7 +101,14 @@ impl PartSink {
             schema: self.config.schema.clone(),
             compression: self.compression,
         })?;
+        writer.limit_statistics(MAX_STATISTICS_MEMORY / self.max_open());
         Ok((writer, seq))
+    }
+
+    /// How many parts can be open at the same time: without keys, one shard's part ends before the next one's begins.
+    fn max_open(&self) -> usize {
+        let spec = &self.config.spec;
+        if spec.shard_by.is_empty() { 1 } else { spec.shards.max(1) as usize }
     }
 
     /// The writer of the shard's open part, or of a new one.

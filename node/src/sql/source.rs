@@ -125,8 +125,8 @@ impl TableSource for NodeSource {
     }
 
     fn scan(&self, scan: PartScan) -> BoxStream<'static, Result<RecordBatch>> {
-        let scanner = PartScanner::new(self.caller.context.get.clone(), self.caller.asserted.clone());
-        let PartScan { table, parts, columns, filter, limit } = scan;
+        let PartScan { table, parts, columns, filter, limit, counts } = scan;
+        let scanner = PartScanner::new(self.caller.context.get.clone(), self.caller.asserted.clone()).counting(counts);
         let (ticket, schema) = (table.ticket.clone(), table.schema.clone());
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
         read_on(self.io.clone(), rows)

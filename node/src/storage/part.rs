@@ -5,10 +5,11 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use arrow_ipc::{Block, Message as IpcMessage, MessageHeader};
+use arrow_ipc::{Block, Footer, Message as IpcMessage, MessageHeader};
 use bytes::Bytes;
 use volley_common::ipc::batch_header::has_app_metadata;
 use volley_common::ipc::schema::PREFIX_BYTES;
+use volley_common::ipc::statistics::{MessageStatistics, STATISTICS_KEY};
 use volley_common::{Error, PartId, Result};
 
 use super::checksum::checksum;
@@ -53,6 +54,8 @@ pub struct Part {
     schema: Bytes,
     dictionaries: Vec<PartMessage>,
     batches: Vec<PartMessage>,
+    /// Where the footer has the statistics of the batches.
+    statistics: Option<Range<u64>>,
     rows: u64,
 }
 
@@ -102,6 +105,7 @@ impl Part {
             schema: Bytes::new(),
             dictionaries: vec![],
             batches: vec![],
+            statistics: None,
             rows: 0,
         };
         parse(parsed).map_err(damaged)
@@ -168,6 +172,41 @@ impl Part {
         &self.batches
     }
 
+    /// The statistics of the record batches, whose entries cover all of them; `None` if the part has none that can be used. Blocks.
+    ///
+    /// # Errors
+    /// DATA_LOSS: the disk cannot read them, or the file was truncated.
+    pub fn statistics(&self) -> Result<Option<MessageStatistics>> {
+        let Some(range) = self.statistics.clone() else { return Ok(None) };
+        self.prefault([range.clone()])?;
+        let text = self.slice(range);
+        let decoded = str::from_utf8(&text)
+            .map_err(|_| Error::data_loss("the statistics are no text"))
+            .and_then(MessageStatistics::decode)
+            .and_then(|statistics| self.check_statistics(statistics));
+        match decoded {
+            Ok(statistics) => Ok(Some(statistics)),
+            Err(error) => {
+                tracing::debug!(part = %self.id, %error, "the statistics of a part are not used");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Checks that the entries are of the part's batches, with as many rows.
+    fn check_statistics(&self, statistics: MessageStatistics) -> Result<MessageStatistics> {
+        let other = || Error::data_loss("the statistics are of other record batches");
+        let mut rest = self.batches.as_slice();
+        for entry in statistics.entries() {
+            let (batches, after) = rest.split_at_checked(entry.messages as usize).ok_or_else(other)?;
+            if batches.iter().map(|batch| batch.rows).sum::<u64>() != entry.rows {
+                return Err(other());
+            }
+            rest = after;
+        }
+        if rest.is_empty() { Ok(statistics) } else { Err(other()) }
+    }
+
     /// Bytes of the file, without a copy. `range` must be within [`Part::len`], as every [`PartMessage`]'s is.
     pub fn slice(&self, range: Range<u64>) -> Bytes {
         self.bytes.slice(range.start as usize..range.end as usize)
@@ -217,7 +256,12 @@ fn parse(part: Part) -> ParseResult<Part> {
     }
     let rows = batches.iter().try_fold(0_u64, |rows, batch| rows.checked_add(batch.rows));
     let rows = rows.ok_or("batches with more rows than can be counted")?;
-    Ok(Part { schema: schema(&file[..blocks_end])?, dictionaries, batches, rows, ..part })
+    let statistics = statistics_text(&footer).and_then(|text| part.range_of(text.as_bytes()));
+    Ok(Part { schema: schema(&file[..blocks_end])?, dictionaries, batches, statistics, rows, ..part })
+}
+
+fn statistics_text<'a>(footer: &Footer<'a>) -> Option<&'a str> {
+    footer.custom_metadata()?.iter().find(|pair| pair.key() == Some(STATISTICS_KEY))?.value()
 }
 
 /// The position of the footer.

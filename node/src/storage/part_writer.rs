@@ -10,6 +10,7 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
 use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
+use volley_common::ipc::statistics::{STATISTICS_KEY, StatisticsBuilder};
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, PartId, Result, TableName};
 
@@ -72,6 +73,7 @@ pub struct PartWriter {
     id: PartId,
     encoder: FileEncoder<ChecksummingFile>,
     dictionaries: PartDictionaries,
+    statistics: StatisticsBuilder,
     rows: u64,
     batches: u32,
 }
@@ -127,7 +129,8 @@ impl PartWriter {
         let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
         let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
         let dictionaries = PartDictionaries::new(spec.schema.clone());
-        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, rows: 0, batches: 0 })
+        let statistics = StatisticsBuilder::new(&spec.schema);
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, statistics, rows: 0, batches: 0 })
     }
 
     /// The part's id.
@@ -160,6 +163,7 @@ impl PartWriter {
         let (before, volume) = (self.encoder.output().bytes, &self.committer.volume);
         self.encoder.write(&keys, app_metadata).map_err(|e| write_error(volume, e))?;
         volume.check_growth(before, self.encoder.output().bytes)?;
+        self.statistics.add(batch);
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
         Ok(BatchWrite::Written)
@@ -180,6 +184,11 @@ impl PartWriter {
     /// Memory that grows with the values of dictionaries, bytes.
     pub fn dictionary_memory(&self) -> usize {
         self.dictionaries.memory()
+    }
+
+    /// Keeps statistics of about this many bytes: neighbouring batches share them if there are more.
+    pub fn limit_statistics(&mut self, bytes: usize) {
+        self.statistics.limit(bytes);
     }
 
     /// Record batches written so far.
@@ -207,7 +216,9 @@ impl PartWriter {
             ("volley.part", self.id.to_string()),
             ("volley.seq", spec.seq.to_string()),
         ];
-        let metadata = metadata.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        let statistics = self.statistics.finish().map(|value| (STATISTICS_KEY, value));
+        let metadata = metadata.into_iter().chain(statistics);
+        let metadata = metadata.map(|(key, value)| (key.to_string(), value)).collect();
         let file = self.encoder.finish(&metadata).map_err(|e| write_error(volume, e))?;
         let (rows, batches) = (self.rows, self.batches);
         let sealed = SealedPart { id: self.id, rows, batches, bytes: file.bytes, crc32c: file.crc32c };

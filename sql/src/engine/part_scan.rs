@@ -18,7 +18,9 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, Partitioning,
@@ -31,7 +33,7 @@ use volley_common::Error;
 use super::relabel::Relabel;
 use crate::fault::into_datafusion;
 use crate::predicate::Predicate;
-use crate::source::{PartScan, PlannedPart, PlannedTable, TableSource};
+use crate::source::{PartScan, PlannedPart, PlannedTable, ScanCounts, TableSource};
 
 /// Reads parts of a table: each of its partitions is a run of parts.
 pub(super) struct PartScanExec {
@@ -191,6 +193,7 @@ impl ExecutionPlan for PartScanExec {
             columns: self.columns.clone(),
             filter: self.filter.clone(),
             limit: self.limit,
+            counts: self.counts(partition),
         });
         let batches = batches.map(move |batch| -> Result<RecordBatch> {
             let batch = batch.and_then(|batch| with_schema(&batch, &schema, &table)).map_err(into_datafusion)?;
@@ -219,6 +222,15 @@ impl ExecutionPlan for PartScanExec {
 }
 
 impl PartScanExec {
+    /// Metrics of the record batches that a filter need not see; without one all are read.
+    fn counts(&self, partition: usize) -> ScanCounts {
+        if self.filter.is_none() {
+            return ScanCounts::default();
+        }
+        let counter = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
+        ScanCounts::new(counter("messages"), counter("messages_pruned"))
+    }
+
     /// An error after the rows of these parts if all their rows should have been sent and were not: rows are never lost silently.
     fn row_count_check(
         &self,

@@ -13,6 +13,7 @@ use super::*;
 use sample::{columns, sample, schema};
 
 mod property;
+mod pruning;
 mod sample;
 
 fn parse(text: &str) -> Result<Predicate> {

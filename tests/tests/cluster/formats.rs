@@ -27,6 +27,12 @@ async fn data_folders_of_earlier_versions_open() {
             let (mode, write_id) = (Some(Mode::Append), Some(format!("later-{start}")));
             let append = Options { mode, write_id, ..Options::default() };
             rows::put(&client, "in order", &append, last..last + 100).await.unwrap();
+            // The old parts have no statistics, the new ones have.
+            let filter = Some(format!("id BETWEEN 990 AND 1009 OR id >= {last}"));
+            let selective = Options { filter, ..Options::default() };
+            let (_, found) = client.get_all(&rows::name("in order"), &selective).await.unwrap();
+            let expected: Vec<i64> = (990..1010).chain(last..last + 100).collect();
+            assert_eq!(rows::ids(&found), expected, "{record}, start {start}");
             assert!(cluster.node.stop().await.success() && cluster.coordinator.stop().await.success());
         }
     }

@@ -51,15 +51,19 @@ impl ColumnReader {
     }
 
     /// Copies of the messages' headers.
-    pub fn headers(&self, messages: &[PartMessage]) -> Result<Vec<Bytes>> {
+    pub fn headers(&self, messages: &[&PartMessage]) -> Result<Vec<Bytes>> {
         self.part.prefault(messages.iter().map(|message| message.header.clone()))?;
         Ok(messages.iter().map(|message| Bytes::copy_from_slice(&self.part.slice(message.header.clone()))).collect())
     }
 
     /// Evaluates the filter for each message.
-    pub fn select<'a>(&mut self, messages: &'a [PartMessage], headers: Vec<Bytes>) -> Result<Vec<SelectedMessage<'a>>> {
+    pub fn select<'a>(
+        &mut self,
+        messages: Vec<&'a PartMessage>,
+        headers: Vec<Bytes>,
+    ) -> Result<Vec<SelectedMessage<'a>>> {
         let plan = self.plan.clone();
-        let messages = messages.iter().zip(headers);
+        let messages = messages.into_iter().zip(headers);
         let Some(filter) = plan.filter() else {
             let all =
                 |(message, header)| SelectedMessage { message, header, filtered: None, selection: Selection::All };

@@ -12,7 +12,8 @@ use volley_common::ipc::project::{Projector, dictionary_ids};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Error, Result};
-use volley_sql::predicate::{Predicate, RowFilter};
+use volley_sql::predicate::{Predicate, Pruning, RowFilter};
+use volley_sql::source::ScanCounts;
 
 use crate::get::message::Projection;
 use crate::storage::PartMessage;
@@ -25,11 +26,14 @@ pub struct ScanPlan {
     sources: Vec<ColumnSource>,
     output_schema: SchemaRef,
     output_dictionaries: HashSet<i64>,
+    counts: ScanCounts,
 }
 
 /// Selects rows by some columns.
 pub struct ScanFilter {
     rows: RowFilter,
+    /// `None`: statistics say nothing about it.
+    pruning: Option<Pruning>,
     /// The columns, in the order in which the filter takes them.
     pub columns: Projection,
 }
@@ -81,7 +85,20 @@ impl ScanPlan {
         let sources = output.iter().map(source).collect();
         let rest = projection(&schema, rest)?;
         let output_dictionaries = dictionary_ids(&schema, output).into_iter().collect();
-        Ok(ScanPlan { schema, filter, rest, sources, output_schema, output_dictionaries })
+        let counts = ScanCounts::default();
+        Ok(ScanPlan { schema, filter, rest, sources, output_schema, output_dictionaries, counts })
+    }
+
+    /// The same, whose scans add to `counts`.
+    pub fn counting(self, counts: ScanCounts) -> Self {
+        ScanPlan { counts, ..self }
+    }
+
+    /// Counts the messages of a part, and those of them that are not read.
+    pub fn count_messages(&self, messages: usize, pruned: usize) {
+        metrics::counter!("volley_scan_messages_total").increment(messages as u64);
+        metrics::counter!("volley_scan_messages_pruned_total").increment(pruned as u64);
+        self.counts.add(messages, pruned);
     }
 
     /// That of a verified ticket with a filter, whose schema is set: its columns, and its filter of the `visible` columns (names;
@@ -161,7 +178,12 @@ impl ScanFilter {
         let rows = predicate.compile(predicate.columns())?;
         let columns: Option<Vec<usize>> = predicate.columns().iter().map(|&at| visible.get(at).copied()).collect();
         let columns = columns.ok_or_else(|| Error::internal("a filter has columns that its table does not have"))?;
-        Ok(ScanFilter { rows, columns: projection(schema, columns)? })
+        Ok(ScanFilter { rows, pruning: predicate.pruning(), columns: projection(schema, columns)? })
+    }
+
+    /// What selects messages by statistics of the filter's columns; `None` if nothing does.
+    pub fn pruning(&self) -> Option<&Pruning> {
+        self.pruning.as_ref()
     }
 
     /// Selects rows of a batch of the filter's columns.

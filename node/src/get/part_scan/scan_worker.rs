@@ -1,8 +1,9 @@
 //! One step of the scan of a local part, on a thread that may wait for the disk.
 //!
-//! A step reads groups of messages. Of each group it faults in the columns of the filter, evaluates it, and then faults in the
-//! other columns of those messages of which rows are selected. Arrays use the memory of the mapped file while the step lasts; what
-//! it returns has memory of its own, and is correct if the file is unchanged afterwards.
+//! The first step leaves out what the part's statistics exclude. A step reads groups of messages. Of each group it faults in the
+//! columns of the filter, evaluates it, and then faults in the other columns of those messages of which rows are selected. Arrays
+//! use the memory of the mapped file while the step lasts; what it returns has memory of its own, and is correct if the file is
+//! unchanged afterwards.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -18,7 +19,8 @@ use super::large_batch::{LargeBatch, is_large};
 use super::row_collector::RowCollector;
 use super::scan_output::ScanOutput;
 use super::scan_plan::ScanPlan;
-use crate::storage::Part;
+use super::scanned_messages::ScannedMessages;
+use crate::storage::{Part, PartMessage};
 
 /// A step ends when it has this many bytes of rows ...
 const OUTPUT_BYTES: usize = MESSAGE_BYTES;
@@ -37,6 +39,10 @@ const COMPRESSED_GROUP: usize = 8;
 pub struct ScanWorker<T> {
     reader: ColumnReader,
     output: PhantomData<fn() -> T>,
+    messages: Arc<ScannedMessages>,
+    /// `messages` are those that the statistics do not exclude.
+    is_pruned: bool,
+    /// The position among `messages`.
     next_batch: usize,
     /// Of a batch before `next_batch` some rows were read.
     large: Option<LargeBatch>,
@@ -53,6 +59,8 @@ impl<T: ScanOutput> ScanWorker<T> {
     /// Begins with the first row. Ends soon after `is_stopped` is set.
     pub fn new(part: Arc<Part>, plan: Arc<ScanPlan>, remaining_rows: Option<u64>, is_stopped: Arc<AtomicBool>) -> Self {
         ScanWorker {
+            messages: Arc::new(ScannedMessages::all(part.clone())),
+            is_pruned: false,
             reader: ColumnReader::new(part, plan),
             output: PhantomData,
             next_batch: 0,
@@ -66,7 +74,7 @@ impl<T: ScanOutput> ScanWorker<T> {
 
     /// Whether all rows were read, or as many as the limit permits.
     pub fn is_done(&self) -> bool {
-        let is_read = self.large.is_none() && self.next_batch >= self.reader.part.batches().len();
+        let is_read = self.large.is_none() && self.next_batch >= self.messages.count();
         is_read || self.is_limit_reached()
     }
 
@@ -93,6 +101,10 @@ impl<T: ScanOutput> ScanWorker<T> {
     }
 
     fn read(&mut self) -> Result<Vec<T>> {
+        if !self.is_pruned {
+            self.messages = Arc::new(ScannedMessages::selected(self.reader.part.clone(), &self.reader.plan)?);
+            self.is_pruned = true;
+        }
         let mut output = RowCollector::new(self.reader.part.clone());
         let mut read = 0;
         while output.bytes() < OUTPUT_BYTES && read < STEP_BYTES && !self.is_done() && !self.is_stopped() {
@@ -106,15 +118,15 @@ impl<T: ScanOutput> ScanWorker<T> {
 
     /// Reads the next messages; returns their bytes.
     fn read_group(&mut self, output: &mut RowCollector<T>) -> Result<u64> {
-        let part = self.reader.part.clone();
+        let scanned = self.messages.clone();
         let group = self.next_group(OUTPUT_BYTES.saturating_sub(output.bytes()));
-        let messages = &part.batches()[group.clone()];
-        let headers = self.reader.headers(messages)?;
-        if let ([message], [header]) = (messages, headers.as_slice())
+        let messages: Vec<&PartMessage> = group.clone().filter_map(|at| scanned.get(at)).collect();
+        let headers = self.reader.headers(&messages)?;
+        if let ([message], [header]) = (messages.as_slice(), headers.as_slice())
             && is_large(message)
         {
             self.next_batch = group.end;
-            return self.read_large(LargeBatch::new(message.clone(), header.clone()), output);
+            return self.read_large(LargeBatch::new((*message).clone(), header.clone()), output);
         }
         let before = output.bytes();
         let selected = self.reader.select(messages, headers)?;
@@ -140,15 +152,14 @@ impl<T: ScanOutput> ScanWorker<T> {
     /// The messages of the next group, one at least: so many that it selects about `output_bytes`, if it is like the last one. A
     /// large message is a group of its own.
     fn next_group(&mut self, output_bytes: usize) -> Range<usize> {
-        let batches = self.reader.part.batches();
-        let is_compressed = batches.get(self.next_batch).is_some_and(|message| message.compressed);
+        let is_compressed = self.messages.get(self.next_batch).is_some_and(|message| message.compressed);
         let (most, most_messages) =
             if is_compressed { (COMPRESSED_GROUP_BYTES, COMPRESSED_GROUP) } else { (GROUP_BYTES, usize::MAX) };
         let wanted = (output_bytes as f64 / self.selected_share) as u64;
         let limit = wanted.min(2 * self.group_bytes).clamp(FIRST_GROUP_BYTES, most);
         self.group_bytes = self.group_bytes.max(limit);
         let (mut end, mut bytes) = (self.next_batch, 0);
-        while let Some(message) = batches.get(end) {
+        while let Some(message) = self.messages.get(end) {
             let is_full = bytes >= limit || end - self.next_batch >= most_messages;
             if end > self.next_batch && (is_full || is_large(message)) {
                 break;

@@ -7,6 +7,7 @@ mod filtered_types;
 mod local;
 mod part_scan;
 mod preserved;
+mod pruned;
 mod relayed;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod orphans;
 mod parts;
 mod power_loss;
 mod simulated_disk;
+mod statistics;
 mod verification;
 
 use std::fs::{self, OpenOptions};

@@ -1,0 +1,189 @@
+//! The least and the greatest value of an array, in one pass of few instructions for each value.
+//!
+//! Arrow's kernels take one pass for each of the two. They compare floats by the bits that give totalOrder, which takes about 12
+//! instructions a value, and call `memcmp` for every text. Here floats are compared as such, and texts by their first bytes.
+
+use std::ops::Range;
+
+use arrow::array::{Array, ArrayAccessor, PrimitiveArray};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{max, min};
+use arrow::datatypes::{ArrowNumericType, DataType};
+
+use super::bound::OrderedValue;
+
+/// The least and the greatest value of an array; `None`: there are no values. Of zeros either one may be given.
+pub(super) fn value_extremes<T: ArrowNumericType>(array: &PrimitiveArray<T>) -> Option<(T::Native, T::Native)>
+where
+    T::Native: OrderedValue,
+{
+    // Such floats are compared and added by software.
+    if T::DATA_TYPE != DataType::Float16 {
+        let first = *array.values().get(valid_runs(array).next()?.start)?;
+        let mut lanes = [Extremes::of(first); 4];
+        for run in valid_runs(array) {
+            lanes = with_values(lanes, array.values().get(run)?);
+        }
+        let all = lanes.into_iter().reduce(Extremes::join)?;
+        if !all.sum.is_unordered() {
+            return Some((all.least, all.greatest));
+        }
+    }
+    min(array).zip(max(array))
+}
+
+/// Those of some values.
+#[derive(Clone, Copy)]
+struct Extremes<V> {
+    least: V,
+    greatest: V,
+    /// NaN if a value is, see [`OrderedValue::plus`]: then the others mean nothing.
+    sum: V,
+}
+
+impl<V: OrderedValue> Extremes<V> {
+    fn of(value: V) -> Self {
+        Extremes { least: value, greatest: value, sum: value }
+    }
+
+    fn join(self, other: Self) -> Self {
+        Extremes {
+            least: if other.least < self.least { other.least } else { self.least },
+            greatest: if other.greatest > self.greatest { other.greatest } else { self.greatest },
+            sum: self.sum.plus(other.sum),
+        }
+    }
+}
+
+/// Values take turns in four lanes: none waits for the one before it, and the compiler can use vectors.
+fn with_values<V: OrderedValue>(lanes: [Extremes<V>; 4], values: &[V]) -> [Extremes<V>; 4] {
+    let [mut first, mut second, mut third, mut fourth] = lanes;
+    let (chunks, rest) = values.as_chunks::<4>();
+    for &[a, b, c, d] in chunks {
+        first = first.join(Extremes::of(a));
+        second = second.join(Extremes::of(b));
+        third = third.join(Extremes::of(c));
+        fourth = fourth.join(Extremes::of(d));
+    }
+    first = rest.iter().fold(first, |extremes, value| extremes.join(Extremes::of(*value)));
+    [first, second, third, fourth]
+}
+
+/// The positions of the least and of the greatest of texts or binary values; `None`: there are no values.
+pub(super) fn extreme_positions<A: ArrayAccessor>(array: &A) -> Option<(usize, usize)>
+where
+    A::Item: AsRef<[u8]>,
+{
+    let first = valid_runs(array).next()?.start;
+    let (mut least, mut greatest) = (first, first);
+    let mut least_key = sort_key(array.value(first).as_ref());
+    let mut greatest_key = least_key;
+    for run in valid_runs(array) {
+        for at in run {
+            let value = array.value(at);
+            let value = value.as_ref();
+            let key = sort_key(value);
+            // Values of equal keys are rarely compared: there are few such, or they are short.
+            let may_be_longer = key & LENGTH_MASK == KEY_BYTES as u64;
+            if key < least_key || (key == least_key && may_be_longer && value < array.value(least).as_ref()) {
+                (least, least_key) = (at, key);
+            }
+            if key > greatest_key || (key == greatest_key && may_be_longer && value > array.value(greatest).as_ref()) {
+                (greatest, greatest_key) = (at, key);
+            }
+        }
+    }
+    Some((least, greatest))
+}
+
+/// Bytes of a [`sort_key`].
+const KEY_BYTES: usize = 8;
+/// Those of a key that are no bytes of the value.
+const LENGTH_MASK: u64 = 0xff;
+
+/// Of two values the one with the lesser key is the lesser one. The key has the value's first seven bytes, then its length, at
+/// most 8: so of shorter values the keys are equal only if the values are.
+fn sort_key(value: &[u8]) -> u64 {
+    match value.first_chunk::<KEY_BYTES>() {
+        Some(first) => (u64::from_be_bytes(*first) & !LENGTH_MASK) | KEY_BYTES as u64,
+        None => {
+            let bytes = value.iter().fold(0_u64, |bytes, byte| (bytes << 8) | u64::from(*byte));
+            bytes.unbounded_shl(8 * (KEY_BYTES - value.len()) as u32) | value.len() as u64
+        }
+    }
+}
+
+/// The positions of the values, which are not null: from each first one to the next null.
+fn valid_runs(array: &dyn Array) -> impl Iterator<Item = Range<usize>> {
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+    let all = (nulls.is_none() && !array.is_empty()).then_some((0, array.len()));
+    let runs = all.into_iter().chain(nulls.into_iter().flat_map(NullBuffer::valid_slices));
+    runs.map(|(start, end)| start..end)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::array::{BinaryArray, BinaryViewArray, Float32Array, Float64Array, Int16Array};
+    use arrow::compute::{max_binary, min_binary};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check_floats(values: Vec<Option<f64>>) {
+        let array = Float64Array::from(values);
+        let bits = |least: f64, greatest: f64| (least.lower().to_bits(), greatest.upper().to_bits());
+        let found = value_extremes(&array).map(|(least, greatest)| bits(least, greatest));
+        let expected = min(&array).zip(max(&array)).map(|(least, greatest)| bits(least, greatest));
+        assert_eq!(found, expected, "{array:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn extremes_of_numbers_are_those_of_arrow(values: Vec<Option<i16>>, bits: Vec<Option<u64>>) {
+            let array = Int16Array::from(values);
+            prop_assert_eq!(value_extremes(&array), min(&array).zip(max(&array)));
+            check_floats(bits.iter().map(|bits| bits.map(f64::from_bits)).collect());
+        }
+
+        #[test]
+        fn extremes_of_bytes_are_those_of_arrow(
+            values in prop::collection::vec(prop::option::of(prop::collection::vec(0..3_u8, 0..12)), 0..20),
+        ) {
+            let (array, view) = (BinaryArray::from_iter(values.clone()), BinaryViewArray::from_iter(values));
+            let expected = min_binary(&array).zip(max_binary(&array));
+            let found = extreme_positions(&&array).map(|(least, greatest)| (array.value(least), array.value(greatest)));
+            prop_assert_eq!(found, expected);
+            let found = extreme_positions(&&view).map(|(least, greatest)| (view.value(least), view.value(greatest)));
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn keys_have_the_order_of_the_values(
+            one in prop::collection::vec(0..3_u8, 0..10),
+            two in prop::collection::vec(0..3_u8, 0..10),
+        ) {
+            let order = sort_key(&one).cmp(&sort_key(&two));
+            prop_assert!(order == one.cmp(&two) || (order.is_eq() && one.len().min(two.len()) >= KEY_BYTES));
+        }
+    }
+
+    #[test]
+    fn special_floats_are_ordered_as_by_arrow() {
+        let special = [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, f64::MAX, f64::MIN, 1.5];
+        for one in special {
+            for two in special {
+                for at in 0..6 {
+                    let mut values = vec![Some(1.0); 6];
+                    values[at] = None;
+                    values[(at + 1) % 6] = Some(one);
+                    values[(at + 4) % 6] = Some(two);
+                    check_floats(values);
+                }
+                check_floats(vec![Some(one), Some(two)]);
+            }
+        }
+        let sums = Float32Array::from(vec![f32::MAX, f32::MAX, f32::MIN, 1.0, f32::MAX, f32::MAX, f32::MIN, 1.0]);
+        assert_eq!(value_extremes(&sums), Some((f32::MIN, f32::MAX)));
+    }
+}
