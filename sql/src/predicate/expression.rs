@@ -174,7 +174,9 @@ fn check_nodes(expr: &Expr) -> Result<()> {
     for_each_node(expr, |node, _| match node {
         Expr::ScalarFunction(call) => functions::check(&call.func).and_then(|()| functions::check_width(node)),
         Expr::Cast(_) | Expr::TryCast(_) => functions::check_width(node),
-        Expr::Column(_)
+        // The planner gives what it rewrites its former name by an alias.
+        Expr::Alias(_)
+        | Expr::Column(_)
         | Expr::Literal(..)
         | Expr::BinaryExpr(_)
         | Expr::Like(_)
