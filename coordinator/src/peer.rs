@@ -176,9 +176,9 @@ impl CoordinatorPeerService {
     /// Checks that a client's query may read its tables. A refusal is recorded as one of its get: nodes plan the tables of a query
     /// whichever call of the client it belongs to.
     fn require_tables(&self, access: &Access, tables: &[QueriedTable], metadata: &MetadataMap) -> Result<(), Status> {
-        for (table, _) in tables {
-            let permitted = access.require(Role::Reader, table.components()).map_err(Status::from);
-            self.record_refusal(access, (AuditKind::Read, "DoGet"), table, metadata, &permitted);
+        for QueriedTable { name, .. } in tables {
+            let permitted = access.require(Role::Reader, name.components()).map_err(Status::from);
+            self.record_refusal(access, (AuditKind::Read, "DoGet"), name, metadata, &permitted);
             permitted?;
         }
         Ok(())

@@ -120,6 +120,23 @@ def test_pinned_version_outlives_a_replace(shared, client, name, put_table):
         assert rows(engine) == sums(TABLE) and plain.equals(TABLE)
 
 
+def test_ticket_of_a_dropped_table_never_reads_the_next_one(shared, client, name):
+    put(client, name, TABLE)
+    table = sql_name(name)
+    planned = plan(client, SUMS.format(table)), plan(client, f"SELECT id FROM {table} WHERE id > 5")
+    of_version = plan(client, SUMS.format(f"{table} FOR VERSION AS OF 1"))
+    update(client, f"DROP TABLE {table}")
+    put(client, name, TABLE.slice(0, 10))
+    for member in shared.members():
+        there = shared.client(member)
+        engine, plain, old = (
+            pa.concat_tables([there.do_get(e.ticket).read_all() for e in info.endpoints])
+            for info in (*planned, of_version)
+        )
+        assert rows(engine) == rows(old) == sums(TABLE) and plain.num_rows == TABLE.num_rows - 6
+        assert rows(query(there, SUMS.format(f"{table} FOR VERSION AS OF 1"))) == sums(TABLE.slice(0, 10))
+
+
 def test_two_versions_of_a_table_are_joined(client, name, put_table):
     put(client, name, TABLE.slice(0, 10))
     found = query(client, f"""

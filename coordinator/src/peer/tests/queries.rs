@@ -5,7 +5,8 @@ use volley_common::wire::cluster::TableVersion;
 use super::*;
 
 fn tables(names: &[&str]) -> PlanTablesRequest {
-    let table = |name: &&str| TableVersion { table: name.split('/').map(String::from).collect(), version: None };
+    let table =
+        |name: &&str| TableVersion { table: name.split('/').map(String::from).collect(), ..TableVersion::default() };
     PlanTablesRequest { tables: names.iter().map(table).collect() }
 }
 
