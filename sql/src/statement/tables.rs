@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, ignored, looks_versioned, refuse};
+use super::{TableAt, ignored, looks_versioned, refuse, unsound};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
 
@@ -30,7 +30,7 @@ const MAX_WILDCARDS: u64 = 1000;
 ///
 /// # Errors
 /// INVALID_ARGUMENT: invalid names, or a query that is too large once planned. NOT_FOUND: another catalog. UNIMPLEMENTED: a
-/// query that changes tables, or locks rows.
+/// query that changes tables, locks rows, or would be answered wrongly.
 pub(super) fn of_query(query: &Query) -> Result<Vec<TableAt>> {
     let mut visitor = RelationVisitor::default();
     match query.visit(&mut visitor) {
@@ -138,6 +138,7 @@ impl RelationVisitor {
             return Err(Error::invalid("the statement has too many queries within queries: split it"));
         }
         ignored::check_query(query)?;
+        unsound::check_query(query)?;
         if !query.locks.is_empty() {
             return Err(Error::unimplemented(
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
