@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,6 +109,23 @@ def test_table_is_found_by_each_spelling(client, name):
         assert query(client, f"SELECT count(*) AS n FROM {spelling}")["n"].to_pylist() == [3], spelling
     with pytest.raises(KeyError):
         query(client, f'SELECT count(*) FROM "{name}".Upper')
+
+
+def test_table_that_exists_in_another_case_is_named(client, name):
+    put(client, f"{name}/Upper", TABLE.slice(0, 3))
+    folded = f'"{name}".Upper'
+    expected = f'there is no table "{name}/upper": did you mean "{name}/Upper"'
+    for statement in ("SELECT * FROM {}", "SELECT id FROM {} WHERE id > 1", "SELECT count(*) FROM {}", "DESCRIBE {}"):
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            query(client, statement.format(folded))
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            client.do_get(flight.Ticket(command(statement.format(folded)))).read_all()
+    for statement in ("INSERT INTO {} SELECT * FROM {}", "INSERT INTO {} (id) VALUES (1)", "DROP TABLE {}"):
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            update(client, statement.replace("{}", folded))
+    with pytest.raises(KeyError, match=re.escape(expected)):
+        client.get_schema(flight.FlightDescriptor.for_path(name, "upper"))
+    assert query(client, f'SELECT count(*) AS n FROM "{name}"."Upper"')["n"].to_pylist() == [3]
 
 
 def test_pinned_version_outlives_a_replace(shared, client, name, put_table):

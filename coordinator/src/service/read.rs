@@ -5,6 +5,7 @@
 
 mod listing;
 pub mod queries;
+mod similar_tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, Tab
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{PartId, Result, TableName, clock};
 
+use self::similar_tables::require_table;
 use super::columns::{SelectedColumns, select_columns};
 use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
@@ -137,7 +139,7 @@ impl ReadService {
             }
         };
         let plan = |catalog: CatalogView| {
-            let table = catalog.require_table(&request.name)?;
+            let table = require_table(&catalog, access, &request.name)?;
             self.resolve_read(&catalog, table, options, most, &listener.name)
         };
         wait_for_live_nodes(&self.raft).await;
@@ -175,7 +177,7 @@ impl ReadService {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
         let plan = |catalog: CatalogView| {
-            self.resolve_read(&catalog, catalog.require_table(name)?, options, |_| 1, &listener)
+            self.resolve_read(&catalog, require_table(&catalog, access, name)?, options, |_| 1, &listener)
         };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
@@ -192,7 +194,7 @@ impl ReadService {
     pub async fn schema(&self, access: &Access, request: &TableRequest) -> Result<Bytes> {
         let schema = {
             let catalog = self.raft.read().await?;
-            let table = catalog.require_table(&request.name)?;
+            let table = require_table(&catalog, access, &request.name)?;
             let version =
                 catalog.readable_version(table, request.options.version, clock::now_ms().max(catalog.clock_ms()))?;
             catalog.layout_at(table, version).schema

@@ -20,8 +20,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use volley_common::ipc::conform::conform;
+use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
-use volley_sql::names::suggest;
 use volley_sql::predicate::check_type;
 
 /// How the columns of a query become those of a table.

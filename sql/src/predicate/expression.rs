@@ -13,11 +13,12 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::ast::{ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
 use super::{MAX_PREDICATE_BYTES, functions, limits};
 use crate::fault::from_datafusion;
-use crate::names::{quote, suggest};
+use crate::names::quote;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 const MAX_DEPTH: usize = 200;

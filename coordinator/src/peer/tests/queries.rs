@@ -25,6 +25,12 @@ async fn tables_are_planned_for_readers_of_all_of_them() {
         let expected = missing_table(&["other".into(), table.into()]).message;
         assert_eq!((status.code(), status.message()), (Code::NotFound, expected.as_str()));
     }
+    for (name, expected) in [
+        ("reader", r#"there is no table "Sales/A": did you mean "sales/a"?"#),
+        ("stranger", r#"there is no table "Sales/A""#),
+    ] {
+        assert_eq!(plan(name, &["Sales/A"]).await.message(), expected);
+    }
     assert_eq!(plan("reader", &["sales/a", ""]).await.code(), Code::InvalidArgument);
     assert_eq!(code(client.plan_tables(tables(&["sales/a"])).await), Code::Unauthenticated);
     let of_another_call = asserted(&fixture, "reader", PLAN_READ, tables(&["sales/a"]));

@@ -8,6 +8,7 @@ use volley_common::wire::catalog::Table;
 use volley_common::wire::cluster::{PlannedTable, TableVersion};
 use volley_common::{Error, Result, TableName};
 
+use super::similar_tables::require_table;
 use super::{ReadService, ResolvedRead};
 use crate::catalog::Catalog;
 use crate::raft::CatalogView;
@@ -38,8 +39,8 @@ impl QueriedTable {
     ///
     /// # Errors
     /// NOT_FOUND: there is none of this name or id.
-    fn find<'c>(&self, catalog: &'c Catalog) -> Result<&'c Table> {
-        let Some(id) = self.id else { return catalog.require_table(&self.name) };
+    fn find<'c>(&self, catalog: &'c Catalog, access: &Access) -> Result<&'c Table> {
+        let Some(id) = self.id else { return require_table(catalog, access, &self.name) };
         let kept = catalog.table(id).filter(|table| table.name == self.name.components());
         // As a ticket that expired.
         kept.ok_or_else(|| {
@@ -74,7 +75,7 @@ impl ReadService {
         let plan = |catalog: CatalogView| {
             let resolve = |table: &QueriedTable| {
                 let options = Options { version: table.version, ..Options::default() };
-                self.resolve_read(&catalog, table.find(&catalog)?, &options, |_| 1, &listener)
+                self.resolve_read(&catalog, table.find(&catalog, access)?, &options, |_| 1, &listener)
             };
             tables.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
         };
