@@ -128,6 +128,16 @@ def test_table_that_exists_in_another_case_is_named(client, name):
     assert query(client, f'SELECT count(*) AS n FROM "{name}"."Upper"')["n"].to_pylist() == [3]
 
 
+def test_column_that_exists_in_another_case_is_named(client, name):
+    put(client, name, pa.table({"Price": [1.5], "id": [7]}))
+    table = sql_name(name)
+    for statement in ("SELECT Price FROM {}", "SELECT id FROM {} WHERE Price > 1", "SELECT sum(Price) FROM {}"):
+        with pytest.raises(pa.ArrowInvalid, match='did you mean .*"Price"'):
+            query(client, statement.format(table))
+    with pytest.raises(pa.ArrowInvalid, match='did you mean "Price"'):
+        update(client, f"INSERT INTO {table} (Price) VALUES (2)")
+
+
 def test_pinned_version_outlives_a_replace(shared, client, name, put_table):
     planned = [plan(client, SUMS.format(put_table)), plan(client, f"SELECT * FROM {put_table} WHERE id >= 0")]
     put(client, name, TABLE.slice(0, 10))

@@ -10,8 +10,6 @@ use crate::catalog::Catalog;
 
 /// Most tables of one folder whose names are compared letter by letter.
 const MAX_COMPARED: usize = 1000;
-/// Least characters of a name that is compared so: all shorter ones are similar.
-const MIN_COMPARED: usize = 3;
 
 impl ReadService {
     /// An error of a call about a table. If there is no such table for the caller, it names a similar one that the caller may read.
@@ -46,9 +44,6 @@ fn similar_table(catalog: &Catalog, access: &Access, name: &[String]) -> Option<
         return Some(known.join("/"));
     }
     let (last, folder) = name.split_last()?;
-    if last.chars().count() < MIN_COMPARED {
-        return None;
-    }
     let in_folder = catalog.names_from(folder).take_while(|known| known.starts_with(folder)).take(MAX_COMPARED);
     let visible = in_folder.filter(|known| known.len() == name.len() && *known != name && access.can_read(known));
     let similar = suggest(last, visible.filter_map(|known| known.last()).map(String::as_str))?;
