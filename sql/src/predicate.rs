@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `limits` | how long and how deep SQL text can be |
 //! | `functions` | what filters can call |
+//! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
 //! | `unparse` | predicates of the engine's expressions |
@@ -24,6 +25,7 @@ mod expression;
 pub(crate) mod functions;
 pub(crate) mod limits;
 mod row_filter;
+pub(crate) mod syntax;
 mod unparse;
 
 pub use functions::check_type;

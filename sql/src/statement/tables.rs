@@ -14,6 +14,7 @@ use super::rewrite::normalized;
 use super::{TableAt, ignored, looks_versioned, refuse, unsound};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
+use crate::predicate::syntax;
 
 /// Most tables and subqueries in FROM after every use of a WITH query is replaced by the query, as planning does.
 const MAX_RELATIONS: u64 = 512;
@@ -146,6 +147,7 @@ impl RelationVisitor {
         }
         let Some(with) = &query.with else { return Ok(()) };
         for cte in &with.cte_tables {
+            ignored::check_cte(cte, with.recursive)?;
             let name = normalized(&cte.alias.name);
             if looks_versioned(&name) {
                 return Err(Error::invalid(format!(
@@ -168,6 +170,11 @@ impl RelationVisitor {
         }
         Ok(())
     }
+}
+
+fn check_select(select: &Select) -> Result<()> {
+    ignored::check_select(select)?;
+    unsound::check_select(select)
 }
 
 /// Bounds what each group of a query is computed for.
@@ -214,12 +221,12 @@ impl Visitor for RelationVisitor {
             Some(_) => ControlFlow::Break(Error::unimplemented(
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
-            None => flow(ignored::check_select(select).and_then(|()| self.count_wildcards(select))),
+            None => flow(check_select(select).and_then(|()| self.count_wildcards(select))),
         }
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-        flow(check_grouping(expr))
+        flow(check_grouping(expr).and_then(|()| syntax::check(expr)))
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {

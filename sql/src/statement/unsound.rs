@@ -1,6 +1,9 @@
 //! What the engine would answer with wrong rows. It is refused, with what to write instead.
 
-use datafusion::sql::sqlparser::ast::{Query, SetExpr, SetOperator, SetQuantifier};
+use datafusion::sql::sqlparser::ast::{
+    JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor,
+    TableWithJoins,
+};
 use volley_common::{Error, Result};
 
 /// Checks a query, without the queries in it.
@@ -28,4 +31,49 @@ fn check_duplicates(op: &SetOperator, quantifier: &SetQuantifier) -> Result<()> 
         }
         _ => Ok(()),
     }
+}
+
+/// Checks a SELECT, without the queries in it.
+///
+/// # Errors
+/// UNIMPLEMENTED: the engine would answer it wrongly.
+pub(super) fn check_select(select: &Select) -> Result<()> {
+    let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
+    let mut tables: Vec<&TableWithJoins> = select.from.iter().collect();
+    while let Some(table) = tables.pop() {
+        table.joins.iter().try_for_each(|join| check_join(&join.join_operator, has_star))?;
+        let factors = std::iter::once(&table.relation).chain(table.joins.iter().map(|join| &join.relation));
+        tables.extend(factors.filter_map(nested_join));
+    }
+    Ok(())
+}
+
+fn nested_join(factor: &TableFactor) -> Option<&TableWithJoins> {
+    match factor {
+        TableFactor::NestedJoin { table_with_joins, .. } => Some(table_with_joins.as_ref()),
+        _ => None,
+    }
+}
+
+/// The engine takes a common column from one table, also where only the other one has a row: by its bare name from the first,
+/// and for `*` from the one whose name is less.
+fn check_join(join: &JoinOperator, has_star: bool) -> Result<()> {
+    let (is_wrong, what) = match join {
+        JoinOperator::Left(by) | JoinOperator::LeftOuter(by) => {
+            (has_common_columns(by) && has_star, "SELECT * over a LEFT JOIN")
+        }
+        JoinOperator::Right(by) | JoinOperator::RightOuter(by) => (has_common_columns(by), "RIGHT JOIN"),
+        JoinOperator::FullOuter(by) => (has_common_columns(by), "FULL JOIN"),
+        _ => return Ok(()),
+    };
+    match is_wrong {
+        true => Err(Error::unimplemented(format!(
+            "{what} with USING or NATURAL is not supported, since the common columns would be those of one table: write ON a.id = b.id, and name the columns, as in coalesce(a.id, b.id)"
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn has_common_columns(constraint: &JoinConstraint) -> bool {
+    matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural)
 }
