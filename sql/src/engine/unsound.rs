@@ -5,12 +5,14 @@
 //! | `NOT IN` with nulls, but for the plainest form | a null that makes the result unknown makes it false |
 //! | windows and aggregates over the rows that a correlated subquery selects | they would be computed over the rows of all |
 //! | `DISTINCT` and `FILTER` of functions that do not know them | nothing |
+//! | `RANGE` frames beside the current row, over unsigned integers | below zero they begin at zero |
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ExprSchema};
 use datafusion::logical_expr::expr::{InSubquery, WindowFunction};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Subquery, WindowFunctionDefinition,
+    BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, SortExpr, Subquery, WindowFrameBound, WindowFrameUnits,
+    WindowFunctionDefinition,
 };
 use volley_common::{Error, Result};
 
@@ -114,17 +116,18 @@ fn check_node(node: &LogicalPlan) -> Result<()> {
     };
     let mut refused = Ok(());
     let visited = node.apply_expressions(|expr| {
-        refused = check_memberships(expr, schema, used).and_then(|()| check_each(expr, check_part));
+        refused =
+            check_memberships(expr, schema, used).and_then(|()| check_each(expr, |part| check_part(part, schema)));
         Ok(unless_refused(&refused))
     });
     checked(visited)?;
     refused
 }
 
-fn check_part(expr: &Expr) -> Result<()> {
+fn check_part(expr: &Expr, schema: &DFSchema) -> Result<()> {
     match expr {
         Expr::AggregateFunction(call) if call.params.distinct => check_distinct(call.func.name()),
-        Expr::WindowFunction(call) => check_window(call),
+        Expr::WindowFunction(call) => check_window(call).and_then(|()| check_frame(call, schema)),
         Expr::Exists(test) => check_correlated(&test.subquery, SubqueryUse::Existence),
         Expr::InSubquery(test) => check_correlated(&test.subquery, SubqueryUse::Membership),
         Expr::SetComparison(test) => check_correlated(&test.subquery, SubqueryUse::Comparison),
@@ -152,6 +155,19 @@ fn check_window(call: &WindowFunction) -> Result<()> {
             )))
         }
         _ => Ok(()),
+    }
+}
+
+fn check_frame(call: &WindowFunction, schema: &DFSchema) -> Result<()> {
+    let frame = &call.params.window_frame;
+    let is_beside = matches!(&frame.end_bound, WindowFrameBound::Preceding(offset) if !offset.is_null())
+        || matches!(&frame.start_bound, WindowFrameBound::Following(offset) if !offset.is_null());
+    let is_unsigned = |key: &SortExpr| key.expr.get_type(schema).is_ok_and(|data_type| data_type.is_unsigned_integer());
+    match frame.units == WindowFrameUnits::Range && is_beside && call.params.order_by.iter().any(is_unsigned) {
+        true => Err(Error::unimplemented(
+            "a RANGE frame beside the current row is not supported over unsigned integers, since it would have rows of 0 that are not within it: write ORDER BY CAST(x AS BIGINT)",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -86,6 +86,10 @@ async fn clauses_that_functions_ignore_are_refused() {
         ("SELECT customer, regr_slope(DISTINCT id, amount) FROM orders GROUP BY customer", "regr_slope"),
         ("SELECT row_number() FILTER (WHERE id > 1) OVER (ORDER BY id) FROM orders", "row_number"),
         ("SELECT lag(DISTINCT id) OVER (ORDER BY id) FROM orders", "lag"),
+        (
+            "SELECT sum(id) OVER (ORDER BY CAST(id AS BIGINT UNSIGNED) RANGE BETWEEN 5 PRECEDING AND 3 PRECEDING) FROM orders",
+            "RANGE",
+        ),
     ] {
         let error = EngineRig::new().prepare(sql, &TABLES).await.err().unwrap_or_else(|| panic!("{sql}"));
         assert!(error.code == Code::Unimplemented && error.message.contains(why), "{sql}: {error}");
@@ -93,6 +97,9 @@ async fn clauses_that_functions_ignore_are_refused() {
     let distinct =
         "SELECT count(DISTINCT customer), sum(DISTINCT amount), avg(amount) FILTER (WHERE id > 2) FROM orders";
     assert_eq!(rows(distinct).await, ["3|110|40.0"]);
+    let frame =
+        "SELECT id, sum(id) OVER (ORDER BY id RANGE BETWEEN 3 PRECEDING AND 2 PRECEDING) FROM orders ORDER BY id";
+    assert_eq!(rows(frame).await, ["1|null", "2|null", "3|1", "4|3", "5|5"]);
     let window = "SELECT id, sum(amount) FILTER (WHERE id > 2) OVER (ORDER BY id) FROM orders ORDER BY id";
     assert_eq!(rows(window).await, ["1|null", "2|null", "3|30", "4|30", "5|80"]);
 }
