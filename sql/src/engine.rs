@@ -11,6 +11,7 @@
 //! | `planned_query` | a query that is planned, its parameters |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
+//! | `unsound` | queries that the engine would answer wrongly |
 //! | `admission` | how many queries run |
 
 mod admission;
@@ -23,6 +24,7 @@ mod planned_query;
 mod query_stream;
 mod relabel;
 mod statement_catalog;
+mod unsound;
 mod views;
 
 use std::path::PathBuf;
@@ -132,7 +134,7 @@ impl SqlEngine {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the statement is wrong, or its parameters do not fit. NOT_FOUND: a table does not exist. UNIMPLEMENTED:
-    /// it is no query. DEADLINE_EXCEEDED: planning took too long. Errors of the source.
+    /// it is no query, or would be answered wrongly. DEADLINE_EXCEEDED: planning took too long. Errors of the source.
     pub async fn prepare(
         &self,
         source: Arc<dyn TableSource>,
@@ -181,6 +183,7 @@ impl SqlEngine {
         refuse_changes(&plan)?;
         refuse_settings(&plan)?;
         refuse_wide_values(&plan)?;
+        unsound::check(&plan)?;
         let parameter_types = planned_query::parameter_types(&plan)?;
         let is_bound = parameters.is_some() || parameter_types.is_empty();
         let plan = match parameters {

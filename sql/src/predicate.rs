@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `limits` | how long and how deep SQL text can be |
 //! | `functions` | what filters can call |
+//! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
 //! | `pruning` | evaluation on statistics: which batches can have rows that are selected |
@@ -26,6 +27,7 @@ pub(crate) mod functions;
 pub(crate) mod limits;
 mod pruning;
 mod row_filter;
+pub(crate) mod syntax;
 mod unparse;
 
 pub(crate) use expression::MAX_DEPTH;

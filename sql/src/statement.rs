@@ -11,6 +11,7 @@
 //! | `rewrite` | versions and parameters in the text for the engine |
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
 //! | `ignored` | clauses that would have no effect |
+//! | `unsound` | what the engine would answer wrongly |
 //! | `plain_read`, `filter_levels` | which SELECT needs no engine |
 //! | `classify` | what kind of statement it is |
 //! | `refuse` | what to do instead of a statement that is not supported |
@@ -36,6 +37,7 @@ mod plain_read;
 mod refuse;
 mod rewrite;
 mod tables;
+mod unsound;
 
 /// Most bytes of a statement's text.
 pub const MAX_STATEMENT_BYTES: usize = 256 * 1024;

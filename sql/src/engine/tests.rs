@@ -15,6 +15,7 @@ mod limits;
 mod memory_source;
 mod metadata;
 mod queries;
+mod unsound;
 
 /// An engine, and the tables of one caller.
 struct EngineRig {

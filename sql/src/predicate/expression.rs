@@ -12,12 +12,13 @@ use datafusion::logical_expr::utils::split_binary_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::ast::{ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
-use super::{MAX_PREDICATE_BYTES, functions, limits};
+use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
 use crate::fault::from_datafusion;
-use crate::names::{quote, suggest};
+use crate::names::quote;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -28,7 +29,7 @@ const MAX_CYCLES: u32 = 16;
 /// Parses a filter's text.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: it is not one expression, or has a subquery or a parameter.
+/// INVALID_ARGUMENT: it is not one expression, has a subquery or a parameter, or would mean something else than it says.
 pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
     let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, "the filter")?;
     if limits::is_blank(&tokens) {
@@ -57,6 +58,13 @@ impl Visitor for SyntaxCheck {
         ControlFlow::Break(Error::invalid(
             "a filter cannot have a subquery: it reads the columns of one table; use a SELECT statement",
         ))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Error> {
+        match syntax::check(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(Error::invalid(error.message).at("the filter")),
+        }
     }
 
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Error> {
@@ -180,7 +188,6 @@ fn check_nodes(expr: &Expr) -> Result<()> {
         | Expr::Literal(..)
         | Expr::BinaryExpr(_)
         | Expr::Like(_)
-        | Expr::SimilarTo(_)
         | Expr::Not(_)
         | Expr::IsNotNull(_)
         | Expr::IsNull(_)
