@@ -276,10 +276,10 @@ fn resume_write(old: &Write, op: &BeginWrite, has_streams: bool, now: u64) -> Re
     let mut write = old.clone();
     match (old.state(), old.staged) {
         (WriteState::Open, true) if !op.transaction.is_empty() && op.attempt != old.attempt => {
-            // What was staged by the old plan stays.
-            return match has_streams {
+            // What was staged by the old plan stays, and so does a plan that this one does not know.
+            return match has_streams || op.replaces_attempt != old.attempt {
                 true => Err(Error::aborted(format!(
-                    "rows were put into table {:?} in the same transaction while this put was planned: put the rows again",
+                    "another put into table {:?} began in the same transaction while this one was planned: put the rows again",
                     old.table.join("/")
                 ))),
                 false => Ok(None),

@@ -149,12 +149,16 @@ fn write_without_rows_is_planned_anew_by_a_put_of_another_kind() {
     let begin = |attempt, mode| BeginWrite { attempt, ..begin_in(&id(1), "t", mode) };
     let stage = |attempt, stream, part| StageParts { attempt, ..stage_in(&id(1), "t", stream, &[part]) };
     fixture.begin(begin(1, WriteMode::Replace));
-    assert_eq!(fixture.begin(begin(2, WriteMode::Append)).mode(), WriteMode::Append);
+    let unaware = Op::BeginWrite(begin(2, WriteMode::Append));
+    assert!(fixture.must_reject(unaware, Code::Aborted).contains("while this one was planned"));
+    let anew = |attempt, mode| BeginWrite { replaces_attempt: 1, ..begin(attempt, mode) };
+    assert_eq!(fixture.begin(anew(2, WriteMode::Append)).mode(), WriteMode::Append);
     let late = StageParts { only_first: true, ..stage(1, 5, 2) };
     assert!(fixture.must_reject(Op::StageParts(late), Code::Aborted).contains("put the rows again"));
     fixture.must_apply(Op::StageParts(stage(2, 6, 3)));
     // What was staged keeps its plan.
-    fixture.must_reject(Op::BeginWrite(begin(3, WriteMode::Replace)), Code::Aborted);
+    let later = BeginWrite { replaces_attempt: 2, ..begin(3, WriteMode::Replace) };
+    fixture.must_reject(Op::BeginWrite(later), Code::Aborted);
     assert_eq!(fixture.begin(begin(2, WriteMode::Append)).attempt, 2);
     fixture.end(&id(1), true);
     assert_eq!(fixture.parts(1, 2), [1, 3]);

@@ -19,6 +19,8 @@ use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Maximum number of transactions of a principal that have written and are open.
 const MAX_OPEN_TRANSACTIONS: usize = 1_000;
+/// How often the write of a put is planned: again, if the catalog has changed meanwhile.
+const MAX_PLANS: u32 = 4;
 
 impl WriteService {
     /// Begins the write of a put that belongs to a transaction, or joins the one that its transaction has to the table. Whether the
@@ -37,11 +39,27 @@ impl WriteService {
         request.write_id = transaction.write_id(name.components());
         request.staged = true;
         wait_for_live_nodes(&self.raft).await;
+        let mut plans = 1;
+        loop {
+            match self.try_begin_in_transaction(access, &name, &request).await {
+                // Another put of the transaction, or a change of the table, came first.
+                Err(error) if error.code == Code::Aborted && plans < MAX_PLANS => plans += 1,
+                begun => return begun,
+            }
+        }
+    }
+
+    async fn try_begin_in_transaction(
+        &self,
+        access: &Access,
+        name: &TableName,
+        request: &BeginWriteRequest,
+    ) -> Result<WritePlan> {
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
             catalog.check_open_transaction(&request.transaction, access.name())?;
             check_open_transactions(&catalog, &request.transaction, access.name())?;
-            let planned = self.plan_in_transaction(&catalog, &name, &request)?;
+            let planned = self.plan_in_transaction(&catalog, name, request)?;
             let command = BeginWrite { principal: access.name().into(), ..planned };
             let nodes = match &command.spec {
                 Some(spec) => write_targets(&catalog, spec)?,
@@ -79,7 +97,7 @@ impl WriteService {
         let planned = self.plan_write(catalog, name, request)?;
         let is_same = (planned.mode, &planned.spec, planned.table_id) == (known.mode, &known.spec, known.table_id)
             && check_schema(name, &known.schema, &planned.schema).is_ok();
-        if is_same { joined() } else { Ok(planned) }
+        if is_same { joined() } else { Ok(BeginWrite { replaces_attempt: known.attempt, ..planned }) }
     }
 
     /// Commits a transaction or rolls it back, for its principal. A commit is refused if the principal may no longer write to one of

@@ -120,6 +120,18 @@ async fn later_puts_append_or_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn puts_that_begin_at_once_join_one_write() {
+    let fixture = fixture().await;
+    let id = new_id();
+    let puts = (0..8).map(|_| put(&fixture, BeginWriteRequest { create_append: true, ..request(&id, "t", Create) }));
+    for result in futures::future::join_all(puts).await {
+        result.unwrap();
+    }
+    end(&fixture, "ann", &id, true).await.unwrap();
+    assert_eq!(table(&fixture, "t"), Some((1, 80)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn put_that_failed_decides_nothing() {
     let fixture = fixture().await;
     let id = new_id();
