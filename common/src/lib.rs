@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
+//! | [`transaction_id`] | ids of transactions, and of their writes |
 //! | [`cluster_id`] | cluster ids, and which of two is the later one after a recovery |
 //! | [`error`] | the error type of all crates, and its mapping to and from gRPC |
 //! | [`escape`] | text without characters that show nothing or reverse it, for logs and tables |
@@ -56,6 +57,7 @@ pub mod server;
 pub mod suggestion;
 pub mod ticket;
 pub mod tls;
+pub mod transaction_id;
 pub mod transport_cause;
 pub mod unsent_bytes;
 pub mod wire;
@@ -63,3 +65,4 @@ pub mod wire;
 pub use error::{Code, Error, Result};
 pub use ids::{NodeId, PartId};
 pub use name::TableName;
+pub use transaction_id::TransactionId;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tonic::metadata::MetadataMap;
 
 use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
-use crate::{Error, Result, TableName, ticket};
+use crate::{Error, Result, TableName, TransactionId, ticket};
 use sources::options_from;
 
 pub mod fields;
@@ -46,7 +46,7 @@ pub fn header_text<'a>(headers: &'a http::HeaderMap, name: &str) -> Result<Optio
         return Err(Error::invalid(format!("the header {name} has two values: leave one out")));
     }
     let text = first.map(|value| value.to_str());
-    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII: give a listener's name")))
+    text.transpose().map_err(|_| Error::invalid(format!("the header {name} is not ASCII")))
 }
 
 /// All options of a request for a table.
@@ -67,7 +67,7 @@ pub struct Options {
     pub max_endpoints: Option<u32>,
     /// Reading: message bodies are sent uncompressed, whatever the table's compression.
     pub decompress: Option<bool>,
-    /// Writing: replace (the default), create or append.
+    /// Writing: replace (the default), create, append or create_append.
     pub mode: Option<Mode>,
     /// Writing: partitions of a new table.
     pub shards: Option<u32>,
@@ -79,6 +79,8 @@ pub struct Options {
     pub compression: Option<Codec>,
     /// Writing: an id for this write; a write repeated with it takes effect once.
     pub write_id: Option<String>,
+    /// Writing: the transaction that the put belongs to: its rows become visible with the transaction.
+    pub transaction: Option<String>,
     /// Writing: seconds for which replaced rows remain readable.
     pub retention_s: Option<u64>,
     /// Writing: whether batches are kept as they are put, each with its `app_metadata`.
@@ -98,13 +100,17 @@ pub enum Mode {
     Create,
     /// The put's rows are added after the present ones. The table must exist.
     Append,
+    /// The put's rows are added after the present ones. The table is created if it does not exist.
+    #[serde(rename = "create_append")]
+    CreateAppend,
 }
 
 impl From<Mode> for WriteMode {
+    /// That of [`Mode::CreateAppend`] is the one for a table that does not exist.
     fn from(mode: Mode) -> Self {
         match mode {
             Mode::Replace => WriteMode::Replace,
-            Mode::Create => WriteMode::Create,
+            Mode::Create | Mode::CreateAppend => WriteMode::Create,
             Mode::Append => WriteMode::Append,
         }
     }
@@ -277,6 +283,14 @@ impl Options {
         }
         if let Some(id) = &self.write_id {
             check_write_id(id)?;
+        }
+        if let Some(id) = &self.transaction {
+            id.parse::<TransactionId>()?;
+            if self.write_id.is_some() {
+                return Err(Error::invalid(
+                    "the options \"transaction\" and \"write_id\" exclude each other: the write of a transaction has an id of its own",
+                ));
+            }
         }
         if let Some(filter) = &self.filter {
             check_filter(filter)?;

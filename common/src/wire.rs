@@ -146,5 +146,7 @@ pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 pub const PROTOCOL: u32 = 1;
 
 /// The least [`raft::Identity::features`] of a coordinator that knows the catalog's commands of users, service tokens, grants,
-/// signing keys and quotas. It is also what this version says.
+/// signing keys and quotas.
 pub const IDENTITY_FEATURES: u32 = 1;
+/// The same for the commands of transactions. It is also what this version says.
+pub const TRANSACTION_FEATURES: u32 = 2;

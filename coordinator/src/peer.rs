@@ -151,7 +151,10 @@ impl CoordinatorPeerService {
             self.listeners.resolve("", Some(&request.listener))?;
         }
         let _place = self.planning.enter(access).await?;
-        Ok(self.write.begin_write(access, request).await?)
+        Ok(match request.transaction.is_empty() {
+            true => self.write.begin_write(access, request).await?,
+            false => self.write.begin_in_transaction(access, request).await?,
+        })
     }
 
     /// Plans the read of a client's get by name.

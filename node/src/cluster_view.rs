@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub struct ClusterView {
     pub cancelled: CancelledFlights,
     /// Users, grants and signing keys; unknown until the node's first session. It stays when a session ends.
     pub directory: DirectoryHandle,
+    /// How long a transaction without activity is kept open, milliseconds; 0: unknown.
+    pub lease_ms: AtomicU64,
     /// That a leader sent no users and grants to a node that knows some is logged.
     was_identity_missing: AtomicBool,
 }
@@ -36,6 +38,7 @@ impl Default for ClusterView {
             members: ArcSwap::default(),
             cancelled: CancelledFlights::default(),
             directory: DirectoryHandle::new(),
+            lease_ms: AtomicU64::new(0),
             was_identity_missing: AtomicBool::new(false),
         }
     }

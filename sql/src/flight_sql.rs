@@ -27,7 +27,7 @@ mod reply;
 mod sql_info;
 mod type_info;
 
-pub use self::action::{NO_TRANSACTIONS, SqlAction, decode_action};
+pub use self::action::{SqlAction, decode_action};
 pub use self::command::{SqlCommand, decode};
 pub use self::ingest::{IngestCommand, IngestMode};
 pub use self::metadata::MetadataCommand;
@@ -35,4 +35,4 @@ pub use self::parameters::{
     MAX_PARAMETER_BYTES, MAX_PARAMETER_ROWS, ParameterEncoder, ParameterRows, encode_parameters,
 };
 pub use self::prepared::{MAX_HANDLE_BYTES, PreparedHandle};
-pub use self::reply::{cancel_result, created_result, prepared_result, update_result};
+pub use self::reply::{cancel_result, created_result, prepared_result, transaction_result, update_result};

@@ -36,6 +36,8 @@ class Bodies:
         self.create = {"table": f"{prefix}/made", "fields": [{"name": "a", "type": "int64"}], "if_not_exists": True}
         self.write = {"write_id": write, "reason": "a test"}
         self.commit = {"write_id": write}
+        # Malformed: a caller without rights to the tables of a transaction has none.
+        self.transaction = {"transaction": "none"}
         self.grant = {"role": "reader", "prefix": prefix, "to": "user:somebody"}
         # Too short: whoever may set it learns that.
         self.password = {"user": user, "password": "short"}
@@ -51,6 +53,9 @@ ACTIONS = {
     "begin_write": (WRITERS, lambda b: b.table | {"mode": "append"}),
     "commit_write": (WRITERS, lambda b: b.commit),
     "abort_write": (WRITERS, lambda b: b.write),
+    "begin_transaction": (ANYBODY, None),
+    "commit_transaction": (ANYBODY, lambda b: b.transaction),
+    "abort_transaction": (ANYBODY, lambda b: b.transaction),
     "healthcheck": (EVERYBODY, None),
     "addresses": (ANYBODY, None),
     "clear": (ADMINS, lambda b: MALFORMED),
@@ -62,6 +67,8 @@ ACTIONS = {
     "CloseSession": (ANYBODY, None),
     "CreatePreparedStatement": (ANYBODY, None),
     "ClosePreparedStatement": (ANYBODY, None),
+    "BeginTransaction": (ANYBODY, None),
+    "EndTransaction": (ANYBODY, None),
     "cluster_status": (OPERATORS, None),
     "explain": (READERS, lambda b: b.table),
     "list_versions": (READERS, lambda b: b.table),

@@ -216,12 +216,6 @@ def test_ingest_keeps_names_as_they_are(cursor, client, name):
     assert get(client, f"{name}/Upper Case").sort_by("id").equals(TABLE)
 
 
-def test_transaction_is_refused(shared):
-    with pytest.warns(dbapi.Warning, match="autocommit"):
-        connection = dbapi.connect(shared.address(shared.coordinators[0]))
-    connection.close()
-
-
 ERRORS = {
     "several statements": ("SELECT 1; SELECT 2", "one at a time"),
     "missing table": ("SELECT count(*) FROM nothing_here", "nothing_here"),

@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{
-    CommandGetTables, CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption,
+    CommandGetTables, CommandStatementIngest, EndTransaction, TableDefinitionOptions, TableExistsOption,
+    TableNotExistOption,
 };
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -220,6 +221,38 @@ async fn ingest_creates_appends_and_replaces_as_its_mode_says() {
     let temporary = CommandStatementIngest { temporary: true, ..ingest("u", Create, Fail) };
     let refused = run(temporary).await.unwrap_err();
     assert!(refused.code == Code::Unimplemented && refused.message.contains("drop it"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingests_and_statements_of_a_transaction_end_with_it() {
+    let mut cluster = small_cluster().await;
+    let (one, other) = (cluster.client().await, cluster.nodes[0].client().await);
+    for end in [EndTransaction::Rollback, EndTransaction::Commit] {
+        let id = sql_of(&one).begin_transaction().await.unwrap();
+        for client in [&one, &other] {
+            let command = CommandStatementIngest {
+                transaction_id: Some(id.clone()),
+                ..ingest("t", TableNotExistOption::Create, TableExistsOption::Append)
+            };
+            let batches = stream::iter(rows::batches(0..20_000).into_iter().map(Ok));
+            assert_eq!(sql_of(client).execute_ingest(command, batches).await.unwrap(), 20_000);
+        }
+        for (statement, written) in
+            [("INSERT INTO t (id) VALUES (-1), (-2)", 2), ("CREATE TABLE u AS SELECT 7 AS x", 1)]
+        {
+            assert_eq!(sql_of(&other).execute_update(statement.into(), Some(id.clone())).await.unwrap(), written);
+        }
+        for table in ["t", "u"] {
+            let counted = sql_of(&one).execute(format!("SELECT count(*) FROM {table}"), Some(id.clone())).await;
+            assert_eq!(server_error(counted.unwrap_err()).code, Code::NotFound, "not even its own rows");
+        }
+        sql_of(&other).end_transaction(id.clone(), end).await.unwrap();
+        let late = sql_of(&one).execute_update("INSERT INTO t (id) VALUES (1)".into(), Some(id)).await;
+        let code = server_error(late.unwrap_err()).code;
+        assert_eq!(code, if end == EndTransaction::Commit { Code::FailedPrecondition } else { Code::Aborted });
+    }
+    assert_eq!(query_numbers(&one, "SELECT count(*) FROM t").await, [40_002]);
+    assert_eq!(query_numbers(&one, "SELECT count(*) FROM u").await, [1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

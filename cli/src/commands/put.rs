@@ -110,6 +110,12 @@ fn repeated_text(outcome: &PutOutcome) -> String {
     )
 }
 
+/// What a put says that belongs to a write of several puts.
+fn staged_text(outcome: &PutOutcome) -> String {
+    let rows = output::plural(outcome.rows as i64, "row");
+    format!("{}: {rows} staged; they become visible when write {} is committed", outcome.table, outcome.write_id)
+}
+
 /// Prints the outcome and the version that it replaced.
 fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
     if json {
@@ -121,6 +127,9 @@ fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bo
     }
     if outcome.repeated {
         return output::line(repeated_text(outcome));
+    }
+    if outcome.staged {
+        return output::line(staged_text(outcome));
     }
     if let Some(replaced) = replaced {
         output::line(versions::replaced_text(&outcome.table, replaced, clock::now_ms()))?;
@@ -159,6 +168,13 @@ mod tests {
         let outcome: PutOutcome = serde_json::from_value(json).unwrap_or_else(|e| panic!("{e}"));
         let text = repeated_text(&outcome);
         assert_eq!(text, "t: already committed: write w1 created version 1 with 1 row; nothing was stored now");
+    }
+
+    #[test]
+    fn staged_put_says_when_its_rows_become_visible() {
+        let json = json!({ "table": "t", "rows": 1, "bytes": 9, "parts": 1, "write_id": "w1", "staged": true });
+        let outcome: PutOutcome = serde_json::from_value(json).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(staged_text(&outcome), "t: 1 row staged; they become visible when write w1 is committed");
     }
 
     #[test]

@@ -43,7 +43,8 @@ const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 pub struct PutOutcome {
     /// The table's name.
     pub table: String,
-    /// The version that the write created.
+    /// The version that the write created; 0 if the rows are staged.
+    #[serde(default)]
     pub version: u64,
     /// Rows written.
     pub rows: u64,
@@ -56,6 +57,9 @@ pub struct PutOutcome {
     /// The write was committed by an earlier put with this id: this put stored nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeated: bool,
+    /// The rows become visible when their write is committed: by `commit_write`, or with its transaction.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
 }
 
 /// A message for the call, or `None` at the normal end of the source.

@@ -76,6 +76,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         replicas,
         compression,
         write_id,
+        transaction,
         retention_s,
         preserve_batches,
         shareable_tickets,
@@ -93,6 +94,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         "replicas": replicas,
         "compression": compression.map(codec_name),
         "write_id": write_id,
+        "transaction": transaction,
         "retention_s": retention_s,
         "preserve_batches": preserve_batches,
         "shareable_tickets": shareable_tickets,
@@ -106,6 +108,7 @@ fn mode_name(mode: Mode) -> &'static str {
         Mode::Replace => "replace",
         Mode::Create => "create",
         Mode::Append => "append",
+        Mode::CreateAppend => "create_append",
     }
 }
 
@@ -120,6 +123,7 @@ fn codec_name(codec: Codec) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TransactionId;
     use crate::options::TableRequest;
     use crate::wire::catalog::DescriptorKind;
 
@@ -142,6 +146,7 @@ mod tests {
             replicas: Some(2),
             compression: Some(Codec::Zstd),
             write_id: Some("w-1".into()),
+            transaction: None,
             retention_s: Some(19),
             preserve_batches: Some(true),
             shareable_tickets: Some(true),
@@ -150,7 +155,12 @@ mod tests {
 
     #[test]
     fn encoded_options_are_read_back_by_a_member() {
-        let options = every_option();
+        let transaction = Some(TransactionId::new(7).to_string());
+        check(every_option());
+        check(Options { write_id: None, transaction, mode: Some(Mode::CreateAppend), ..every_option() });
+    }
+
+    fn check(options: Options) {
         let read = TableRequest::from_descriptor(&read_descriptor(&name(), &options), &MetadataMap::new()).unwrap();
         assert_eq!((read.name, read.options), (name(), options.clone()));
 

@@ -81,6 +81,7 @@ impl Options {
             replicas,
             compression,
             write_id,
+            transaction,
             retention_s,
             preserve_batches,
             shareable_tickets,
@@ -94,6 +95,7 @@ impl Options {
             ("decompress", decompress.is_some(), OptionUse::Read),
             ("mode", mode.is_some(), OptionUse::Put),
             ("write_id", write_id.is_some(), OptionUse::Put),
+            ("transaction", transaction.is_some(), OptionUse::Put),
             ("shards", shards.is_some(), OptionUse::Table),
             ("shard_by", shard_by.is_some(), OptionUse::Table),
             ("replicas", replicas.is_some(), OptionUse::Table),
@@ -142,11 +144,12 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "replicas" => options.replicas = read(name, value)?,
         "compression" => options.compression = read(name, value)?,
         "write_id" => options.write_id = read(name, value)?,
+        "transaction" => options.transaction = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches, shareable_tickets";
+            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -157,8 +160,8 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
 fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
     Option::<T>::deserialize(&value).map_err(|_| {
         let expected = match name {
-            "table" | "write_id" | "where" => "a text",
-            "mode" => "replace, create or append",
+            "table" | "write_id" | "transaction" | "where" => "a text",
+            "mode" => "replace, create, append or create_append",
             "compression" => "none, lz4 or zstd",
             "preserve_batches" => "true or false",
             "version" | "limit" | "retention_s" => "a whole number that is not negative",
@@ -224,7 +227,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 pub(super) fn header_value(option: &str, text: &str) -> Value {
     match option {
         "columns" | "shard_by" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
-        "table" | "mode" | "compression" | "write_id" | "where" => Value::String(text.into()),
+        "table" | "mode" | "compression" | "write_id" | "transaction" | "where" => Value::String(text.into()),
         _ => match (text, text.parse::<u64>()) {
             ("true" | "false", _) => Value::Bool(text == "true"),
             (_, Ok(number)) => Value::from(number),

@@ -77,9 +77,12 @@ fn invalid_command_is_rejected_by_name() {
         (r#"{"limit": 1}"#, "names no table"),
         (
             r#"{"table": "t", "mode": "upsert"}"#,
-            "option \"mode\": replace, create or append is expected, not \"upsert\"",
+            "option \"mode\": replace, create, append or create_append is expected, not \"upsert\"",
         ),
-        (r#"{"table": "t", "mode": 7}"#, "option \"mode\": replace, create or append is expected, not 7"),
+        (
+            r#"{"table": "t", "mode": 7}"#,
+            "option \"mode\": replace, create, append or create_append is expected, not 7",
+        ),
         (r#"{"table": "t", "shards": 0}"#, "shards"),
         (
             r#"{"table": "t", "shards": "many"}"#,
@@ -94,6 +97,8 @@ fn invalid_command_is_rejected_by_name() {
         (r#"{"table": "t", "where": 7}"#, "option \"where\": a text is expected, not 7"),
         (r#"{"table": "t", "where": " "}"#, "option \"where\" is empty"),
         (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
+        (r#"{"table": "t", "transaction": "w"}"#, "transaction id"),
+        (r#"{"table": "t", "transaction": 7}"#, "option \"transaction\": a text is expected"),
         (r#"{"table": "t""#, "JSON"),
         ("", "empty"),
     ] {
@@ -111,6 +116,16 @@ fn error_of_an_option_in_a_ticket_is_no_error_of_the_ticket() {
     let error = |ticket: &[u8]| TicketRequest::from_ticket(ticket, &MetadataMap::new()).unwrap_err().message;
     assert!(error(br#"{"table": "t", "limit": "x"}"#).starts_with("option \"limit\""));
     assert!(error(b"a//b").starts_with("the ticket is neither signed nor a table's name"));
+}
+
+#[test]
+fn transaction_and_write_id_exclude_each_other() {
+    let id = TransactionId::new(7).to_string();
+    let object = format!(r#"{{"table": "t", "mode": "create_append", "transaction": "{id}"}}"#);
+    let options = command(&object).unwrap().options;
+    assert_eq!((options.transaction, options.mode), (Some(id.clone()), Some(Mode::CreateAppend)));
+    let error = command(&format!(r#"{{"table": "t", "write_id": "w", "transaction": "{id}"}}"#)).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.message.contains("exclude"), "{error}");
 }
 
 #[test]
@@ -166,6 +181,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""decompress": true"#, &[Read]),
         (r#""mode": "append""#, &[Put]),
         (r#""write_id": "w""#, &[Put]),
+        (r#""transaction": "tx00000000000700000000000000000000000000000009""#, &[Put]),
         (r#""shards": 3"#, &[Put, Create]),
         (r#""shard_by": ["k"]"#, &[Put, Create]),
         (r#""replicas": 2"#, &[Put, Create]),
@@ -196,6 +212,7 @@ fn long_values_are_cut_in_errors_and_bounded() {
         format!(r#"{{"table": "t", "shards": "{long}"}}"#),
         format!(r#"{{"table": "t", "mode": "{long}"}}"#),
         format!(r#"{{"table": "t", "write_id": "{long}"}}"#),
+        format!(r#"{{"table": "t", "transaction": "{long}"}}"#),
         format!(r#"{{"table": "t", "where": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": "{long}"}}"#),
         format!(r#"{{"table": "t", "columns": ["{long}"]}}"#),

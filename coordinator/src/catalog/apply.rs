@@ -56,6 +56,7 @@ impl Catalog {
             Some(Op::SetQuota(op)) => self.set_quota(op),
             Some(Op::ResetAdministrator(op)) => self.reset_administrator(op, now),
             Some(Op::RotateTicketKey(op)) => self.rotate_ticket_key(op, now),
+            Some(Op::EndTransaction(op)) => self.end_transaction(op, now),
             None => Err(Error::unimplemented("the command comes from a newer version: upgrade this coordinator")),
         };
         if result.is_ok() && now > self.clock_ms {
@@ -82,9 +83,12 @@ impl Catalog {
     fn begin_write(&mut self, op: &BeginWrite, now: u64) -> Result<reply::Reply> {
         TableName::from_components(&op.table)?;
         volley_common::options::check_write_id(&op.id)?;
+        if !op.transaction.is_empty() {
+            self.check_in_transaction(op, now)?;
+        }
         if let Some(old) = self.write(&op.id)
             && old.state != WriteState::Aborted as i32
-            && let Some(resumed) = resume_write(&old, op, now)?
+            && let Some(resumed) = resume_write(&old, op, self.has_streams(&op.id), now)?
         {
             if resumed.state() == WriteState::Open {
                 self.upsert_write(resumed.clone());
@@ -95,6 +99,9 @@ impl Catalog {
         // A new write has no streams, whatever an earlier write of this id left.
         self.remove_staged(&op.id);
         self.upsert_write(write.clone());
+        if !op.transaction.is_empty() {
+            self.join_transaction(op);
+        }
         Ok(reply::Reply::Write(write))
     }
 
@@ -112,6 +119,7 @@ impl Catalog {
             writer_boot: op.writer_boot,
             attempt: op.attempt,
             lease_until_ms: now.saturating_add(op.lease_ms),
+            transaction: op.transaction.clone(),
             ..Write::default()
         };
         match (self.find(&op.table), op.mode()) {
@@ -249,8 +257,8 @@ impl Catalog {
 }
 
 /// The reply to a `BeginWrite` whose id is known and not aborted: the recorded write, with its plan. `None` if the command is
-/// a new attempt that replaces it.
-fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>> {
+/// a new attempt that replaces it. `has_streams`: something was staged into it.
+fn resume_write(old: &Write, op: &BeginWrite, has_streams: bool, now: u64) -> Result<Option<Write>> {
     if old.table != op.table {
         return Err(Error::invalid(format!(
             "write id {:?} was used for table {:?}, not {:?}: choose another",
@@ -259,8 +267,24 @@ fn resume_write(old: &Write, op: &BeginWrite, now: u64) -> Result<Option<Write>>
             op.table.join("/")
         )));
     }
+    if old.state() == WriteState::Open && old.transaction != op.transaction {
+        return Err(Error::invalid(format!(
+            "the write id {:?} is in use by a write of a transaction, or by a put of none: choose another",
+            op.id
+        )));
+    }
     let mut write = old.clone();
     match (old.state(), old.staged) {
+        (WriteState::Open, true) if !op.transaction.is_empty() && op.attempt != old.attempt => {
+            // What was staged by the old plan stays, and so does a plan that this one does not know.
+            return match has_streams || op.replaces_attempt != old.attempt {
+                true => Err(Error::aborted(format!(
+                    "another put into table {:?} began in the same transaction while this one was planned: put the rows again",
+                    old.table.join("/")
+                ))),
+                false => Ok(None),
+            };
+        }
         (WriteState::Open, true) => renew(&mut write, op.lease_ms, now),
         (WriteState::Open, false) if op.staged => {
             return Err(Error::precondition(format!(

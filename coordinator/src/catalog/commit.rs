@@ -9,6 +9,7 @@ use volley_common::{Error, NodeId, PartId, Result, TableName};
 use super::apply::{already_there, done};
 use super::layouts::may_have_layout;
 use super::query::no_table;
+use super::transactions::in_transaction;
 use super::{Catalog, PartRow, RowKey};
 
 /// A table's retention is divided into this many steps. Compactions, and the replaces of a table that is replaced very
@@ -21,31 +22,40 @@ impl Catalog {
             return Ok(reply::Reply::Outcome(outcome));
         }
         let write = self.open_write(&op.write)?.clone();
+        if !write.transaction.is_empty() {
+            return Err(in_transaction(&write));
+        }
         if !write.staged && write.attempt != op.attempt {
             return Err(Error::aborted(format!(
                 "this attempt of write {:?} was superseded by a later attempt",
                 op.write
             )));
         }
-        if write.schema.is_empty() {
-            return Err(Error::precondition(format!(
-                "write {:?} has no schema: put at least one stream into it before commit_write, or abort it",
-                op.write
-            )));
-        }
-        let mut parts: Vec<Part> =
-            if write.staged { self.staged_parts(&write).cloned().collect() } else { op.parts.clone() };
-        self.check_parts(&write, &parts)?;
-        // Copies on nodes that were removed during the write do not count.
-        parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
-        // Sequence numbers of one version become unique, however the writer numbered its parts.
-        parts.sort_by_key(|part| (part.seq, part.part_id()));
+        let parts = self.parts_to_commit(&write, &op.parts)?;
         if write.mode() == WriteMode::Compact {
             return Ok(reply::Reply::Outcome(self.commit_compaction(write, &parts, now)?));
         }
         let table = self.table_to_commit(&write, now)?;
         self.check_quota_to_commit(&table, &parts)?;
         Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
+    }
+
+    /// The parts that become visible, in their order: those that were staged, or else those that the commit lists.
+    pub(super) fn parts_to_commit(&self, write: &Write, listed: &[Part]) -> Result<Vec<Part>> {
+        if write.schema.is_empty() {
+            return Err(Error::precondition(format!(
+                "write {:?} has no schema: put at least one stream into it before commit_write, or abort it",
+                write.id
+            )));
+        }
+        let mut parts: Vec<Part> =
+            if write.staged { self.staged_parts(write).cloned().collect() } else { listed.to_vec() };
+        self.check_parts(write, &parts)?;
+        // Copies on nodes that were removed during the write do not count.
+        parts.iter_mut().for_each(|part| part.holders.retain(|node| !self.was_removed(NodeId(*node))));
+        // Sequence numbers of one version become unique, however the writer numbered its parts.
+        parts.sort_by_key(|part| (part.seq, part.part_id()));
+        Ok(parts)
     }
 
     /// The outcome of a write that is already committed: a repeated commit gets the same reply.
@@ -55,7 +65,7 @@ impl Catalog {
     }
 
     /// The table as it is after the write: with the new version, but without the new parts in its totals.
-    fn table_to_commit(&self, write: &Write, now: u64) -> Result<Table> {
+    pub(super) fn table_to_commit(&self, write: &Write, now: u64) -> Result<Table> {
         let mut table = match (self.find(&write.table), write.mode()) {
             (Some(_), WriteMode::Create) => return Err(already_there(&write.table)),
             (None, WriteMode::Create | WriteMode::Replace) => self.new_table(&write.table, now)?,
@@ -100,7 +110,7 @@ impl Catalog {
         })
     }
 
-    fn make_visible(&mut self, write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
+    pub(super) fn make_visible(&mut self, write: Write, mut table: Table, parts: &[Part], now: u64) -> WriteOutcome {
         if write.mode() != WriteMode::Append {
             self.keep_layout(&mut table);
             merge_ends(&mut table);
@@ -171,6 +181,7 @@ impl Catalog {
                     op.write
                 )));
             }
+            WriteState::Open if !write.transaction.is_empty() => return Err(in_transaction(&write)),
             WriteState::Open if this_attempt => {
                 let reason = if op.reason.is_empty() { "its client asked for it" } else { &op.reason };
                 self.record_aborted(&op.write, reason, now);
@@ -225,6 +236,7 @@ impl Catalog {
             self.remove_staged(id);
             self.remove_write(id);
         }
+        self.drop_transactions();
         Ok(done())
     }
 }

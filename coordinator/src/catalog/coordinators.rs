@@ -135,6 +135,7 @@ impl Catalog {
             self.remove_staged(&id);
             self.remove_write(&id);
         }
+        self.drop_open_transactions();
         Ok(done())
     }
 }

@@ -1,6 +1,6 @@
-//! Expiry of leases, replaced versions, pins, finished writes, cancellations, service tokens, signing keys and ticket keys.
+//! Expiry of leases, replaced versions, pins, finished writes and transactions, cancellations, service tokens, signing keys and ticket keys.
 
-use volley_common::wire::catalog::{Expire, Replaced, Table, reply};
+use volley_common::wire::catalog::{Expire, Replaced, Table, Write, reply};
 use volley_common::{PartId, Result};
 
 use super::apply::done;
@@ -15,6 +15,7 @@ impl Catalog {
     pub fn needs_expiry(&self, now_ms: u64, limits: &Expire) -> bool {
         self.lapsed_writes(now_ms).next().is_some()
             || self.finished.expired(limits, now_ms).next().is_some()
+            || self.need_transactions_expiry(limits, now_ms)
             || self.cancelled.values().any(|c| c.until_ms < now_ms)
             || self.identity.needs_expiry(now_ms)
             || self.needs_ticket_key_step(now_ms)
@@ -38,6 +39,7 @@ impl Catalog {
         for id in self.finished.expired(limits, now).map(str::to_string).collect::<Vec<_>>() {
             self.remove_write(&id);
         }
+        self.expire_transactions(limits, now);
         let expired = self.cancelled.values().filter(|c| c.until_ms < now).map(|c| c.flight);
         for flight in expired.collect::<Vec<_>>() {
             self.touched.insert(RowKey::Cancelled(flight));
@@ -50,8 +52,10 @@ impl Catalog {
         Ok(done())
     }
 
+    /// Open writes whose lease has run out. Those of transactions end with these.
     fn lapsed_writes(&self, now: u64) -> impl Iterator<Item = &str> {
-        self.open.values().filter(move |write| write.lease_until_ms < now).map(|write| write.id.as_str())
+        let has_lapsed = move |write: &&Write| write.transaction.is_empty() && write.lease_until_ms < now;
+        self.open.values().filter(has_lapsed).map(|write| write.id.as_str())
     }
 
     fn table_needs_expiry(&self, table: &Table, now: u64) -> bool {

@@ -15,6 +15,7 @@
 //! | `expire` | leases, retention and other deadlines |
 //! | `identity`, `users`, `grants` | the rows of users, service tokens, grants and signing keys; the commands that change them |
 //! | `ticket_keys` | the keys that sign tickets, and their replacement |
+//! | `transactions`, `ended_transactions` | transactions: writes that one command makes visible; what is kept of those that ended |
 //! | `quotas` | the largest size of the tables of a prefix |
 //! | [`nodes`] | commands about nodes, holders and placement |
 //! | [`parts`] | the in-memory index of parts: about 270 bytes each, 270 MB for a million |
@@ -25,7 +26,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use volley_common::wire::catalog::{
-    Cancelled, CatalogClock, Cluster, IdentityState, Node, Row, Table, TableLayout, Write, WriteState, row,
+    Cancelled, CatalogClock, Cluster, IdentityState, Node, Row, Table, TableLayout, Transaction, Write, WriteState, row,
 };
 use volley_common::{NodeId, PartId};
 
@@ -33,6 +34,7 @@ mod apply;
 mod commit;
 mod compaction;
 mod coordinators;
+mod ended_transactions;
 mod expire;
 mod finished;
 mod grants;
@@ -49,9 +51,11 @@ mod staged;
 #[cfg(test)]
 mod tests;
 mod ticket_keys;
+mod transactions;
 mod usage;
 mod users;
 
+use ended_transactions::EndedTransactions;
 use finished::FinishedWrites;
 use identity::IdentityRows;
 use parts::PartIndex;
@@ -59,6 +63,7 @@ pub use parts::{PartRow, Revision};
 pub use quotas::QuotaUsage;
 pub use rows::{Change, RowKey, SortKey};
 use staged::StagedStreams;
+pub use transactions::written_already;
 pub use usage::TableUsage;
 
 /// The whole catalog, in memory.
@@ -78,6 +83,9 @@ pub struct Catalog {
     finished: FinishedWrites,
     /// By write id.
     staged: BTreeMap<String, StagedStreams>,
+    /// Open transactions, by id.
+    transactions: BTreeMap<String, Transaction>,
+    ended_transactions: EndedTransactions,
     cancelled: BTreeMap<u64, Cancelled>,
     usage: TableUsage,
     identity: IdentityRows,
@@ -114,6 +122,7 @@ impl Catalog {
             Some(row::Row::SigningKey(key)) => self.identity.insert_key(key),
             Some(row::Row::Quota(quota)) => self.index_quota(quota),
             Some(row::Row::Identity(state)) => self.identity.set_state(state),
+            Some(row::Row::Transaction(transaction)) => self.index_transaction(transaction),
             None => {}
         }
     }
@@ -139,6 +148,7 @@ impl Catalog {
             RowKey::SigningKey(id) => self.identity.remove_key(id),
             RowKey::Quota(prefix) => self.unindex_quota(prefix),
             RowKey::Identity => self.identity.set_state(IdentityState::default()),
+            RowKey::Transaction(id) => self.unindex_transaction(id),
         }
     }
 
@@ -156,7 +166,9 @@ impl Catalog {
         let all = cluster.chain(nodes).chain(tables).chain(parts).chain(writes).chain(cancelled);
         let identity = self.identity.rows();
         let quotas = self.quotas.values().map(|usage| row::Row::Quota(usage.quota.clone()));
-        all.chain(staged).chain(layouts).chain(clock).chain(identity).chain(quotas).map(|row| Row { row: Some(row) })
+        let transactions = self.transactions.values().chain(self.ended_transactions.iter()).cloned();
+        let all = all.chain(staged).chain(layouts).chain(clock).chain(identity).chain(quotas);
+        all.chain(transactions.map(row::Row::Transaction)).map(|row| Row { row: Some(row) })
     }
 
     /// The current row of a key.
@@ -177,6 +189,7 @@ impl Catalog {
             RowKey::User(_) | RowKey::Token(_) | RowKey::Grant { .. } | RowKey::SigningKey(_) | RowKey::Identity => {
                 self.identity.row(key)
             }
+            RowKey::Transaction(id) => self.transaction(id).cloned().map(row::Row::Transaction),
         };
         row.map(|row| Row { row: Some(row) })
     }

@@ -3,6 +3,7 @@
 //! Usage is counted as tables change. A change that does not add bytes is never refused, so that a table over its quota can
 //! still shrink.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use volley_common::wire::catalog::{Part, Quota, SetQuota, Table, WriteMode, reply};
@@ -27,10 +28,10 @@ pub struct QuotaUsage {
 }
 
 impl QuotaUsage {
-    fn check(&self, bytes: u64, is_new: bool) -> Result<()> {
+    fn check(&self, bytes: u64, new_tables: u64) -> Result<()> {
         let prefix = prefix_text(&self.quota.prefix);
         let (most_bytes, most_tables) = (self.quota.bytes, u64::from(self.quota.tables));
-        if is_new && most_tables != 0 && self.tables >= most_tables {
+        if new_tables != 0 && most_tables != 0 && self.tables + new_tables > most_tables {
             return Err(Error::exhausted(format!(
                 "{prefix} has {} tables, and its quota is {most_tables}: drop one, or raise the quota",
                 self.tables
@@ -63,7 +64,7 @@ impl Catalog {
         let prefixes = (0..=table.len()).map(|length| &table[..length]);
         let mut quotas = prefixes.filter_map(|prefix| self.quotas.get(prefix));
         quotas
-            .try_for_each(|usage| usage.check(bytes, is_new))
+            .try_for_each(|usage| usage.check(bytes, u64::from(is_new)))
             .map_err(|e| e.at(format_args!("table {:?}", table.join("/"))))
     }
 
@@ -84,6 +85,33 @@ impl Catalog {
         let before = self.find(&table.name).map(|old| old.bytes);
         let after = parts.iter().fold(table.bytes, |sum, part| sum.saturating_add(part.bytes));
         self.check_quota(&table.name, after.saturating_sub(before.unwrap_or_default()), before.is_none())
+    }
+
+    /// Checks that several tables can be committed at once, each as [`Catalog::check_quota_to_commit`] has it. Where one becomes
+    /// smaller, another may grow.
+    pub(super) fn check_quotas_to_commit<'a>(
+        &self,
+        commits: impl Iterator<Item = (&'a Table, &'a [Part])>,
+    ) -> Result<()> {
+        if self.quotas.is_empty() {
+            return Ok(());
+        }
+        let mut growth = BTreeMap::<&[String], (i128, u64)>::new();
+        for (table, parts) in commits {
+            let before = self.find(&table.name).map(|old| old.bytes);
+            let after = parts.iter().fold(table.bytes, |sum, part| sum.saturating_add(part.bytes));
+            for length in 0..=table.name.len() {
+                let (bytes, tables) = growth.entry(&table.name[..length]).or_default();
+                *bytes += i128::from(after) - i128::from(before.unwrap_or_default());
+                *tables += u64::from(before.is_none());
+            }
+        }
+        for (prefix, (bytes, tables)) in growth {
+            if let Some(usage) = self.quotas.get(prefix) {
+                usage.check(u64::try_from(bytes.max(0)).unwrap_or(u64::MAX), tables)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that an old version of a table, which may be dropped, can be its newest one.

@@ -12,6 +12,7 @@ pub fn unexpected_reply(command: &str, reply: &Reply) -> Error {
         Reply::Outcome(_) => "an outcome",
         Reply::Table(_) => "a table",
         Reply::Restored(_) => "a restored version",
+        Reply::Transaction(_) => "a transaction",
     };
     Error::internal(format!("the reply to {command} was {kind}"))
 }

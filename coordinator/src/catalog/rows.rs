@@ -85,6 +85,8 @@ pub enum RowKey {
     Quota(Vec<String>),
     /// The single row with the epoch of users, tokens, grants and signing keys.
     Identity,
+    /// A transaction, by id.
+    Transaction(String),
 }
 
 /// A row that a command changed or deleted.
@@ -130,6 +132,7 @@ impl RowKey {
             RowKey::SigningKey(id) => [&[12], id.as_bytes()].concat(),
             RowKey::Quota(prefix) => [vec![13], prefix_bytes(prefix)].concat(),
             RowKey::Identity => vec![14],
+            RowKey::Transaction(id) => [&[15], id.as_bytes()].concat(),
         }
     }
 
@@ -170,6 +173,7 @@ impl RowKey {
             (12, 1..) => RowKey::SigningKey(String::from_utf8(rest.to_vec()).ok()?),
             (13, _) => RowKey::Quota(prefix_of(rest)?),
             (14, 0) => RowKey::Identity,
+            (15, 1..) => RowKey::Transaction(String::from_utf8(rest.to_vec()).ok()?),
             _ => return None,
         })
     }

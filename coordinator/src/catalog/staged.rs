@@ -52,6 +52,9 @@ impl Catalog {
                 op.write
             )));
         }
+        if !write.transaction.is_empty() {
+            self.check_stream_in_transaction(&write, op)?;
+        }
         self.check_parts(&write, &op.parts)?;
         if write.schema.is_empty() {
             write.schema.clone_from(&op.schema);
@@ -75,8 +78,21 @@ impl Catalog {
     }
 
     /// How many parts were staged into an open write.
-    pub fn staged_part_count(&self, write: &Write) -> u64 {
+    fn staged_part_count(&self, write: &Write) -> u64 {
         write.parts.len() as u64 + self.staged.get(&write.id).map_or(0, |staged| staged.parts)
+    }
+
+    /// How many parts were staged into an open write, and into the others of its transaction.
+    pub fn staged_with(&self, write: &Write) -> u64 {
+        match self.transaction(&write.transaction) {
+            Some(transaction) => self.writes_of(transaction).map(|write| self.staged_part_count(write)).sum(),
+            None => self.staged_part_count(write),
+        }
+    }
+
+    /// Whether a stream was staged into an open write, perhaps without rows.
+    pub fn has_streams(&self, write: &str) -> bool {
+        self.staged.contains_key(write)
     }
 
     /// How many writes are open.

@@ -12,6 +12,7 @@ mod replay;
 mod restore;
 mod tables;
 mod ticket_keys;
+mod transactions;
 mod users;
 mod versions;
 mod writes;

@@ -73,6 +73,14 @@ pub struct WriteBody {
     pub reason: Option<String>,
 }
 
+/// `commit_transaction` and `abort_transaction`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransactionBody {
+    /// The transaction's id.
+    pub transaction: String,
+}
+
 /// `explain`, `list_versions`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

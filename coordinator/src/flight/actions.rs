@@ -7,16 +7,16 @@ use arrow_flight::{
 use prost::Message;
 use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use volley_common::options::TableRequest;
 use volley_common::options::fields::cut;
 use volley_common::options::sql::is_sql_action;
+use volley_common::options::{Mode, TableRequest};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
-use volley_common::{Error, NodeId, Result, clock};
+use volley_common::{Error, NodeId, Result, TransactionId, clock};
 
 use super::action_bodies::{
-    ActionReply, CreateTableBody, DropTableBody, EmptyBody, RestoreVersionBody, StatsBody, WriteBody, parse,
-    table_options,
+    ActionReply, CreateTableBody, DropTableBody, EmptyBody, RestoreVersionBody, StatsBody, TransactionBody, WriteBody,
+    parse, table_options,
 };
 use super::call_context::CallContext;
 use super::flight_info::timestamp;
@@ -30,7 +30,7 @@ use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
 
 /// Names and descriptions of the actions, without those of [`admin_actions`] and [`identity_actions`].
-pub(super) const ACTIONS: [(&str, &str); 19] = [
+pub(super) const ACTIONS: [(&str, &str); 24] = [
     (
         "create_table",
         r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -48,6 +48,9 @@ pub(super) const ACTIONS: [(&str, &str); 19] = [
         r#"Make a begun write visible: {"write_id"}; the outcome of one that was committed before has "repeated": true"#,
     ),
     ("abort_write", r#"Abort a begun write: {"write_id", "reason"}"#),
+    ("begin_transaction", r#"Begin a transaction of puts into several tables -> {"transaction", "lease_ms"}"#),
+    ("commit_transaction", r#"Make all puts of a transaction visible at once, or none: {"transaction"}"#),
+    ("abort_transaction", r#"Roll a transaction back: {"transaction"}"#),
     ("healthcheck", "The health of the coordinator that answers, as JSON; replies immediately"),
     ("addresses", "Where a FlightInfo would send clients of the caller's listener, as JSON"),
     ("clear", "Drop every table; on a development cluster only"),
@@ -59,6 +62,8 @@ pub(super) const ACTIONS: [(&str, &str); 19] = [
     ("CloseSession", "Close the client's session"),
     ("CreatePreparedStatement", "Prepare a statement of Flight SQL"),
     ("ClosePreparedStatement", "Close a prepared statement of Flight SQL"),
+    ("BeginTransaction", "Begin a transaction of Flight SQL"),
+    ("EndTransaction", "Commit a transaction of Flight SQL, or roll it back"),
 ];
 
 /// The reply to ListActions.
@@ -123,6 +128,8 @@ impl ActionRunner {
             "begin_write" => self.begin_write(body, metadata, &listener?, call, requirement).await,
             "commit_write" => self.commit_write(body, call).await,
             "abort_write" => self.abort_write(body, call).await,
+            "begin_transaction" => self.begin_transaction(body),
+            "commit_transaction" | "abort_transaction" => self.end_transaction(name, body, call).await,
             "CancelFlightInfo" => self.cancel_flight_info(body, call).await,
             "RenewFlightEndpoint" => self.renew_endpoint(body, call).await,
             "SetSessionOptions" => self.set_session(body, metadata, call),
@@ -215,11 +222,17 @@ impl ActionRunner {
     ) -> Result<ActionReply> {
         let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?.for_put()?;
         call.require(requirement, &name)?;
+        if options.transaction.is_some() {
+            return Err(Error::invalid(
+                "a transaction begins its writes itself: put with the option \"transaction\", without begin_write",
+            ));
+        }
         let table_options = table_options(&options);
         let request = BeginWriteRequest {
             table: name.components().to_vec(),
             kind: kind as i32,
             mode: options.mode.map_or(WriteMode::Replace, WriteMode::from) as i32,
+            create_append: options.mode == Some(Mode::CreateAppend),
             shards: table_options.shards,
             shard_by: table_options.shard_by,
             replicas: table_options.replicas,
@@ -258,6 +271,23 @@ impl ActionRunner {
         let reason = write.reason.map_or_else(|| "aborted by the client".into(), |reason| cut(&reason));
         self.services.write.abort_write(write.write_id.clone(), reason, 0).await?;
         Ok(ActionReply::json(&json!({ "write_id": write.write_id, "aborted": true })))
+    }
+
+    /// The id is all that there is of a transaction that has not written.
+    fn begin_transaction(&self, body: &[u8]) -> Result<ActionReply> {
+        let EmptyBody {} = parse("begin_transaction", body)?;
+        let id = TransactionId::new(clock::now_ms()).to_string();
+        Ok(ActionReply::json(&json!({ "transaction": id, "lease_ms": self.services.config.lease_ms })))
+    }
+
+    async fn end_transaction(&self, name: &str, body: &[u8], call: &CallContext) -> Result<ActionReply> {
+        let TransactionBody { transaction } = parse(name, body)?;
+        let commit = name == "commit_transaction";
+        let (tables, ended) = self.services.write.end_transaction(call.access(), &transaction, commit).await;
+        tables.iter().for_each(|table| call.note_table(table));
+        ended?;
+        let tables: Vec<String> = tables.iter().map(|table| table.join("/")).collect();
+        Ok(ActionReply::json(&json!({ "transaction": transaction, "committed": commit, "tables": tables })))
     }
 
     /// Whether a write is committed already, and not forgotten.

@@ -63,7 +63,7 @@ const METHODS: [(&str, Requirement, AuditKind); 10] = [
 ];
 
 /// Every action, and what it requires.
-const ACTIONS: [(&str, Requirement, AuditKind); 42] = [
+const ACTIONS: [(&str, Requirement, AuditKind); 47] = [
     ("create_table", Table(Role::Writer), Write),
     ("drop_table", Table(Role::Owner), Admin),
     ("restore_version", Table(Role::Owner), Admin),
@@ -72,6 +72,10 @@ const ACTIONS: [(&str, Requirement, AuditKind); 42] = [
     ("begin_write", Table(Role::Writer), Write),
     ("commit_write", Table(Role::Writer), Write),
     ("abort_write", Table(Role::Writer), Write),
+    // Each put of a transaction needs the role on its table, and so does the commit.
+    ("begin_transaction", Identity, Write),
+    ("commit_transaction", Own, Write),
+    ("abort_transaction", Own, Write),
     ("healthcheck", Public, Read),
     ("addresses", Identity, Read),
     ("clear", Cluster(Role::Admin), Admin),
@@ -84,6 +88,9 @@ const ACTIONS: [(&str, Requirement, AuditKind); 42] = [
     // A node runs it, and checks the rights to the tables when the statement is executed.
     ("CreatePreparedStatement", Identity, Read),
     ("ClosePreparedStatement", Identity, Read),
+    // A node runs them: the first makes an id, the second is commit_transaction or abort_transaction.
+    ("BeginTransaction", Identity, Write),
+    ("EndTransaction", Own, Write),
     // Monitoring repeats it all the time: it counts as a read.
     ("cluster_status", Cluster(Role::Operator), Read),
     ("explain", Table(Role::Reader), Read),

@@ -213,6 +213,7 @@ impl NodeMembership {
                 cancelled: catalog.cancelled().copied().collect(),
                 recovered: history == CatalogHistory::Recovered,
                 identity: Some(identity),
+                lease_ms: self.config.lease_ms,
             }
         };
         let welcome = self.new_order(What::Welcome(welcome));

@@ -73,12 +73,12 @@ impl CatalogLimits {
         if catalog.is_write_open(write) { Ok(()) } else { self.check_open_writes(catalog.open_write_count()) }
     }
 
-    /// Checks that this many parts may be staged into an open write.
+    /// Checks that this many parts may be staged into an open write. The writes of a transaction count as one.
     ///
     /// # Errors
     /// Those of [`CatalogLimits::check_parts`].
     pub fn check_staged(&self, catalog: &Catalog, write: &Write, parts: usize) -> Result<()> {
-        self.check_parts(&write.id, catalog.staged_part_count(write) + parts as u64)
+        self.check_parts(&write.id, catalog.staged_with(write) + parts as u64)
     }
 }
 

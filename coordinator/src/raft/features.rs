@@ -3,12 +3,67 @@
 
 use std::collections::BTreeMap;
 
-use volley_common::wire::IDENTITY_FEATURES;
 use volley_common::wire::catalog::command::Op;
+use volley_common::wire::{IDENTITY_FEATURES, TRANSACTION_FEATURES};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
 use super::membership::peer_identity::query_all;
+use crate::catalog::Catalog;
+
+/// What only later versions know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogFeature {
+    /// Users, service tokens, grants, signing keys and quotas.
+    Identities,
+    /// Transactions.
+    Transactions,
+}
+
+impl CatalogFeature {
+    /// All of them.
+    pub const ALL: [CatalogFeature; 2] = [CatalogFeature::Identities, CatalogFeature::Transactions];
+
+    /// What a command needs. Those that remove such rows change nothing where there are none.
+    fn needed_by(op: &Op) -> Option<Self> {
+        match op {
+            Op::PutUser(_)
+            | Op::CreateToken(_)
+            | Op::PutGrant(_)
+            | Op::AddSigningKey(_)
+            | Op::SetQuota(_)
+            | Op::ResetAdministrator(_)
+            | Op::RotateTicketKey(_) => Some(CatalogFeature::Identities),
+            Op::BeginWrite(begin) if !begin.transaction.is_empty() => Some(CatalogFeature::Transactions),
+            Op::EndTransaction(_) => Some(CatalogFeature::Transactions),
+            _ => None,
+        }
+    }
+
+    /// Whether a catalog has had such commands: then every coordinator knows them, and every new one must.
+    pub fn is_in(self, catalog: &Catalog) -> bool {
+        match self {
+            CatalogFeature::Identities => catalog.identity_epoch() != 0,
+            CatalogFeature::Transactions => catalog.has_had_transactions(),
+        }
+    }
+
+    /// The least number of features that a coordinator says if it knows this one.
+    pub fn least(self) -> u32 {
+        match self {
+            CatalogFeature::Identities => IDENTITY_FEATURES,
+            CatalogFeature::Transactions => TRANSACTION_FEATURES,
+        }
+    }
+
+    /// Its name, for errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            CatalogFeature::Identities => "users, grants and quotas",
+            CatalogFeature::Transactions => "transactions",
+        }
+    }
+}
 
 impl RaftContext {
     /// Checks that every coordinator knows a command. Asks those that have not said it yet.
@@ -28,36 +83,27 @@ impl RaftContext {
     /// # Errors
     /// FAILED_PRECONDITION, naming the coordinator to upgrade, or to start.
     pub fn check_known_features(&self, op: &Op) -> Result<()> {
-        // A catalog with an epoch has had such commands: every coordinator knows them.
-        if !is_of_identities(op) || self.view().identity_epoch() != 0 {
+        let Some(feature) = CatalogFeature::needed_by(op).filter(|feature| !feature.is_in(&self.view())) else {
             return Ok(());
-        }
+        };
         let peers = self.peers();
-        check(&peers, self.config.id, &self.features.lock())
+        check(feature, &peers, self.config.id, &self.features.lock())
     }
 }
 
-/// Whether a command needs [`IDENTITY_FEATURES`]. The commands that remove such rows change nothing where there are none.
-fn is_of_identities(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::PutUser(_)
-            | Op::CreateToken(_)
-            | Op::PutGrant(_)
-            | Op::AddSigningKey(_)
-            | Op::SetQuota(_)
-            | Op::ResetAdministrator(_)
-            | Op::RotateTicketKey(_)
-    )
-}
-
 /// `peers`: the addresses of all coordinators, by id. `own`: the id of this one. `features`: what the others said.
-fn check(peers: &BTreeMap<u64, String>, own: u64, features: &BTreeMap<u64, u32>) -> Result<()> {
+fn check(
+    feature: CatalogFeature,
+    peers: &BTreeMap<u64, String>,
+    own: u64,
+    features: &BTreeMap<u64, u32>,
+) -> Result<()> {
+    let name = feature.name();
     for (id, addr) in peers.iter().filter(|(id, _)| **id != own) {
         let why = match features.get(id) {
-            Some(known) if *known >= IDENTITY_FEATURES => continue,
-            Some(_) => "is of a version that does not know users, grants and quotas: upgrade it first",
-            None => "has not yet said whether it knows users, grants and quotas: start it if it is down, or remove it",
+            Some(known) if *known >= feature.least() => continue,
+            Some(_) => format!("is of a version that does not know {name}: upgrade it first"),
+            None => format!("has not yet said whether it knows {name}: start it if it is down, or remove it"),
         };
         return Err(Error::precondition(format!("coordinator {id} at {addr} {why}")));
     }
@@ -68,24 +114,34 @@ fn check(peers: &BTreeMap<u64, String>, own: u64, features: &BTreeMap<u64, u32>)
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{Clear, PutUser};
+    use volley_common::wire::catalog::{BeginWrite, Clear, EndTransaction, PutUser};
 
     use super::*;
 
     #[test]
-    fn coordinator_without_users_and_grants_is_named() {
+    fn coordinator_without_a_feature_is_named() {
         let peers: BTreeMap<u64, String> = (1..=3).map(|id| (id, format!("c{id}:1"))).collect();
-        let refused = |features: &[(u64, u32)]| check(&peers, 1, &features.iter().copied().collect()).unwrap_err();
-        let error = refused(&[(2, IDENTITY_FEATURES), (3, IDENTITY_FEATURES - 1)]);
-        assert_eq!(error.code, Code::FailedPrecondition);
-        assert!(error.message.contains("coordinator 3 at c3:1") && error.message.contains("upgrade it"), "{error}");
-        let error = refused(&[(3, IDENTITY_FEATURES)]);
-        assert!(error.message.contains("coordinator 2 at c2:1") && error.message.contains("start it"), "{error}");
-        check(&peers, 1, &BTreeMap::from([(2, IDENTITY_FEATURES), (3, IDENTITY_FEATURES + 1)])).unwrap();
+        for feature in CatalogFeature::ALL {
+            let check = |features: &[(u64, u32)]| super::check(feature, &peers, 1, &features.iter().copied().collect());
+            let least = feature.least();
+            let error = check(&[(2, least), (3, least - 1)]).unwrap_err();
+            assert_eq!(error.code, Code::FailedPrecondition);
+            assert!(error.message.contains("coordinator 3 at c3:1") && error.message.contains("upgrade it"), "{error}");
+            assert!(error.message.contains(feature.name()), "{error}");
+            let error = check(&[(3, least)]).unwrap_err();
+            assert!(error.message.contains("coordinator 2 at c2:1") && error.message.contains("start it"), "{error}");
+            check(&[(2, least), (3, least + 1)]).unwrap();
+        }
     }
 
     #[test]
     fn commands_of_earlier_versions_need_no_features() {
-        assert!(is_of_identities(&Op::PutUser(PutUser::default())) && !is_of_identities(&Op::Clear(Clear {})));
+        let needed = |op: Op| CatalogFeature::needed_by(&op);
+        assert_eq!(needed(Op::PutUser(PutUser::default())), Some(CatalogFeature::Identities));
+        assert_eq!(needed(Op::EndTransaction(EndTransaction::default())), Some(CatalogFeature::Transactions));
+        let begin =
+            |transaction: &str| Op::BeginWrite(BeginWrite { transaction: transaction.into(), ..Default::default() });
+        assert_eq!((needed(begin("tx")), needed(begin(""))), (Some(CatalogFeature::Transactions), None));
+        assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }

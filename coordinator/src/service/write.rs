@@ -1,4 +1,8 @@
-//! Writes: begin, stage, renew, commit, abort.
+//! Writes: begin, stage, renew, commit, abort; `transactions` has those that belong to a transaction.
+
+#[cfg(test)]
+mod tests;
+mod transactions;
 
 use bytes::Bytes;
 use volley_common::identity::Access;
@@ -7,7 +11,7 @@ use volley_common::options::{check_retention, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, RenewWrite, Role, StageParts, Table, Write,
+    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Node, RenewWrite, Role, StageParts, Table, Write,
     WriteMode, WriteOutcome, WriteState,
 };
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
@@ -73,6 +77,10 @@ impl WriteService {
             };
             (command, nodes)
         };
+        self.propose_begin(command, nodes).await
+    }
+
+    async fn propose_begin(&self, command: BeginWrite, nodes: Vec<Node>) -> Result<WritePlan> {
         match self.raft.propose(Op::BeginWrite(command)).await? {
             Reply::Write(write) => {
                 let write = Some(retarget(write, &nodes));
@@ -87,8 +95,8 @@ impl WriteService {
         let nodes = NodeCounts::of(catalog)?;
         let options = table_options(request)?;
         let table = catalog.table_named(name);
-        let mode = WriteMode::try_from(request.mode).unwrap_or_default();
-        let begin = begin_command(request, self.lease_ms);
+        let mode = mode_of(request, table);
+        let begin = BeginWrite { mode: mode as i32, ..begin_command(request, self.lease_ms) };
         match (mode, table) {
             (WriteMode::Append, None) => Err(Error::not_found(format!(
                 "there is no table {name:?} to append to: put it with mode \"create\" or \"replace\""
@@ -147,9 +155,10 @@ impl WriteService {
                 }
             }
         }
-        let StagePartsRequest { write, stream, parts, schema } = request;
+        let StagePartsRequest { write, stream, parts, schema, attempt, only_first } = request;
         let lease_ms = self.lease_ms;
-        self.raft.propose(Op::StageParts(StageParts { write, stream, parts, lease_ms, schema })).await?;
+        let command = StageParts { write, stream, parts, lease_ms, schema, attempt, only_first };
+        self.raft.propose(Op::StageParts(command)).await?;
         Ok(())
     }
 
@@ -178,6 +187,14 @@ impl WriteService {
     pub async fn abort_write(&self, write: String, reason: String, attempt: u64) -> Result<()> {
         self.raft.propose(Op::AbortWrite(AbortWrite { write, reason, attempt })).await?;
         Ok(())
+    }
+}
+
+/// What the write does: one that creates the table or appends to it depends on `table`.
+fn mode_of(request: &BeginWriteRequest, table: Option<&Table>) -> WriteMode {
+    match WriteMode::try_from(request.mode).unwrap_or_default() {
+        WriteMode::Create if request.create_append && table.is_some() => WriteMode::Append,
+        mode => mode,
     }
 }
 
@@ -218,6 +235,7 @@ fn begin_command(request: &BeginWriteRequest, lease_ms: u64) -> BeginWrite {
         writer_boot: request.writer_boot,
         attempt: request.attempt,
         lease_ms,
+        transaction: request.transaction.clone(),
         ..BeginWrite::default()
     }
 }
@@ -281,7 +299,7 @@ fn check_repeated(catalog: &Catalog, name: &TableName, known: &Write, request: &
         WriteMode::Append if version == 1 || table.is_some_and(replaced) => {
             return differs("that was no append".into());
         }
-        WriteMode::Create if version != 1 => return differs("that created no table".into()),
+        WriteMode::Create if version != 1 && !request.create_append => return differs("that created no table".into()),
         _ => {}
     }
     let Some(table) = table else { return Ok(()) };
@@ -345,56 +363,4 @@ fn check_schema(name: &TableName, expected: &Bytes, stream: &Bytes) -> Result<()
 
 fn no_write(id: &str) -> Error {
     Error::not_found(format!("there is no write {id:?}: it was never begun, or it ended long ago"))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use volley_common::Code;
-    use volley_common::ipc::schema::schema_message;
-    use volley_common::wire::catalog::{Replaced, Row, row};
-
-    use super::*;
-
-    fn schema(columns: &[&str]) -> Bytes {
-        use arrow::datatypes::{DataType, Field, Schema};
-        let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
-        schema_message(&Schema::new(fields)).unwrap()
-    }
-
-    /// Version 1 created the table, version 2 appended to it, version 3 replaced its rows.
-    fn catalog() -> Catalog {
-        let mut catalog = Catalog::default();
-        let replaced = vec![Replaced { version: 3, until_ms: u64::MAX, ..Replaced::default() }];
-        let (name, schema) = (vec!["t".into()], schema(&["a"]));
-        let table = Table { id: 1, name, schema, version: 3, oldest: 1, created_ms: 50, replaced, ..Table::default() };
-        catalog.insert_row(Row { row: Some(row::Row::Table(table)) });
-        catalog
-    }
-
-    fn check(version: u64, mode: WriteMode, columns: &[&str], ended_ms: u64) -> Result<()> {
-        let outcome = Some(WriteOutcome { version, ..WriteOutcome::default() });
-        let known = Write { id: "w".into(), outcome, ended_ms, ..Write::default() };
-        let request = BeginWriteRequest { mode: mode.into(), schema: schema(columns), ..BeginWriteRequest::default() };
-        check_repeated(&catalog(), &"t".parse().unwrap(), &known, &request)
-    }
-
-    #[test]
-    fn other_write_with_a_committed_id_is_refused() {
-        check(1, WriteMode::Create, &["a"], 99).unwrap();
-        check(1, WriteMode::Replace, &["a"], 99).unwrap();
-        check(2, WriteMode::Append, &["a"], 99).unwrap();
-        check(3, WriteMode::Replace, &["a"], 99).unwrap();
-        for (version, mode, columns, word) in [
-            (1, WriteMode::Append, &["a"][..], "no append"),
-            (3, WriteMode::Append, &["a"], "no append"),
-            (2, WriteMode::Create, &["a"], "created no table"),
-            (3, WriteMode::Replace, &["a", "b", "c"], "another schema"),
-        ] {
-            let error = check(version, mode, columns, 99).unwrap_err();
-            assert_eq!(error.code, Code::FailedPrecondition);
-            assert!(error.message.contains(word) && error.message.contains("\"w\""), "{error}");
-        }
-        check(3, WriteMode::Append, &["b"], 9).expect("of a table that was dropped before this one was created");
-    }
 }

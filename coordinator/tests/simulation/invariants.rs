@@ -36,7 +36,8 @@ impl CatalogInvariants {
         }
         self.clock_ms = catalog.clock_ms();
         catalog.all_parts().try_for_each(|part| check_part(catalog, part))?;
-        check_writes(catalog)
+        check_writes(catalog)?;
+        check_transactions(catalog)
     }
 }
 
@@ -78,6 +79,19 @@ fn check_part(catalog: &Catalog, part: &PartRow) -> Result<(), SimViolation> {
         Some(write) if write.state() != WriteState::Committed => bad("belongs to a write that is not committed"),
         _ => Ok(()),
     }
+}
+
+/// All writes of a transaction are open, or committed, or aborted. Their ids begin with that of the transaction.
+fn check_transactions(catalog: &Catalog) -> Result<(), SimViolation> {
+    let mut states = BTreeMap::<String, WriteState>::new();
+    for write in catalog.writes() {
+        let Some((transaction, _)) = write.id.split_once('.') else { continue };
+        let state = *states.entry(transaction.into()).or_insert(write.state());
+        if state != write.state() {
+            return Err(format!("the writes of transaction {transaction} are {state:?} and {:?}", write.state()));
+        }
+    }
+    Ok(())
 }
 
 fn check_writes(catalog: &Catalog) -> Result<(), SimViolation> {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cluster` | coordinators, each the real `Handle` on a simulated disk, network and clock |
 //! | `disk`, `network` | a disk that loses what was not synced; a network that delays, loses and duplicates messages |
-//! | `nemesis`, `workload`, `identity_commands` | the faults; the clients, and some of their commands |
+//! | `nemesis`, `workload`, `identity_commands` | the faults; the clients and their transactions, and some of their commands |
 //! | `checks` | what is checked: `oracle` (the log and what follows from it), `invariants`, `table_history` |
 //! | `seed_run` | one run of one seed |
 //!

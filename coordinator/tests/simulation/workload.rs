@@ -1,5 +1,8 @@
 //! Clients that create, write, drop and read tables through any coordinator, and the commands of nodes and of the leader.
 
+mod holders;
+mod transactions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +10,12 @@ use rand::Rng;
 use tokio::time::{Instant, sleep};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CancelFlight, CommitWrite, CreateTable, DrainNode, DropTable, Expire, HolderChange, Node,
-    NodeState, Part, PartId, PinVersion, Refusal, RegisterNode, RenewWrite, Reply, SetNodeState, ShardPlacement,
-    StageParts, TableSpec, UpdateHolders, Write, WriteMode, reply,
+    AbortWrite, BeginWrite, CancelFlight, CommitWrite, CreateTable, DrainNode, DropTable, Expire, Node, NodeState,
+    Part, PartId, Refusal, RegisterNode, RenewWrite, Reply, SetNodeState, ShardPlacement, StageParts, TableSpec, Write,
+    WriteMode, reply,
 };
 use volley_common::{Code, TableName};
-use volley_coordinator::catalog::{Catalog, PartRow};
+use volley_coordinator::catalog::Catalog;
 use volley_coordinator::raft::CatalogView;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -68,6 +71,20 @@ fn state_of(catalog: &Catalog, name: &[String]) -> TableState {
     Some((table.version, writes.into_iter().fold(0, |sum, write| sum ^ write_hash(write))))
 }
 
+/// The effect of a committed write.
+fn effect_of(mode: WriteMode, write: u64) -> TableEffect {
+    match mode {
+        WriteMode::Create => TableEffect::Create { write },
+        WriteMode::Replace => TableEffect::Replace { write },
+        WriteMode::Append | WriteMode::Compact => TableEffect::Append { write },
+    }
+}
+
+fn stage_command(write: &Write, stream: u64, parts: Vec<Part>) -> StageParts {
+    let (write, lease_ms, schema, attempt) = (write.id.clone(), 3000, SCHEMA.into(), write.attempt);
+    StageParts { write, stream, parts, lease_ms, schema, attempt, only_first: false }
+}
+
 /// Registers a node.
 pub fn register(id: u64, boot: u64) -> Op {
     Op::RegisterNode(RegisterNode {
@@ -92,7 +109,8 @@ impl SimClient {
     pub async fn run(mut self, end: Instant) {
         while Instant::now() < end {
             match self.rng.random_range(0..100) {
-                0..45 => self.put().await,
+                0..40 => self.put().await,
+                40..45 => self.transact().await,
                 45..55 => self.drop_table().await,
                 55..60 => self.create().await,
                 60..80 => self.read_random().await,
@@ -135,7 +153,7 @@ impl SimClient {
             Err(error) if error.code == Code::Unavailable && error.message.contains("may or may not") => {
                 return ProposalOutcome::Unknown;
             }
-            Err(error) if error.code == Code::Unavailable => {
+            Err(error) if error.code == Code::Unavailable || error.message.contains("has not yet said") => {
                 checks.oracle.lock().not_proposed(&op, &error.message);
                 return ProposalOutcome::NotProposed;
             }
@@ -239,8 +257,7 @@ impl SimClient {
     async fn stage(&mut self, write: &Write) -> bool {
         for _ in 0..self.rng.random_range(1..3) {
             let (stream, parts) = (self.new_id(), self.parts(&write.id));
-            let stage = StageParts { write: write.id.clone(), stream, parts, lease_ms: 3000, schema: SCHEMA.into() };
-            match self.propose_with_retries(Op::StageParts(stage)).await {
+            match self.propose_with_retries(Op::StageParts(stage_command(write, stream, parts))).await {
                 (ProposalOutcome::Replied(reply::Reply::Done(_)), _) => {}
                 _ => return false,
             }
@@ -253,12 +270,7 @@ impl SimClient {
     }
 
     async fn commit(&mut self, name: &[String], mode: WriteMode, commit: CommitWrite) {
-        let write = write_hash(&commit.write);
-        let effect = match mode {
-            WriteMode::Create => TableEffect::Create { write },
-            WriteMode::Replace => TableEffect::Replace { write },
-            WriteMode::Append | WriteMode::Compact => TableEffect::Append { write },
-        };
+        let effect = effect_of(mode, write_hash(&commit.write));
         let checks = self.cluster.checks.clone();
         let invoked = checks.tick();
         let (answer, unknown) = self.propose_with_retries(Op::CommitWrite(commit)).await;
@@ -361,40 +373,5 @@ impl SimClient {
             _ => identity_command(&mut self.rng, self.number << 32 | self.ids_used, now_ms),
         };
         self.propose(op).await;
-    }
-
-    fn pin(&mut self) -> Op {
-        let until_ms = self.cluster.now_ms() + self.rng.random_range(0..3000);
-        let (table, version) = (self.rng.random_range(1..8), self.rng.random_range(1..6));
-        Op::PinVersion(PinVersion { table, version, until_ms })
-    }
-
-    fn random_part(&mut self, wanted: impl Fn(&PartRow) -> bool) -> Option<PartRow> {
-        let process = self.cluster.any_running(&mut self.rng)?;
-        let view = process.handle.view();
-        let parts: Vec<&PartRow> = view.all_parts().filter(|part| wanted(part)).collect();
-        let at = self.rng.random_range(0..parts.len().max(1));
-        parts.get(at).map(|part| (*part).clone())
-    }
-
-    fn update_holder(&self, part: Option<volley_common::PartId>, node: u64, held: bool) -> Op {
-        let changes = part.map(|part| HolderChange { part: Some(part.into()), node, held });
-        Op::UpdateHolders(UpdateHolders { changes: changes.into_iter().collect() })
-    }
-
-    fn add_holder(&mut self, node: u64) -> Op {
-        let part = self.random_part(|_| true);
-        self.update_holder(part.map(|part| part.part_id()), node, true)
-    }
-
-    /// Removes one holder of a part. Only client 0 does this, and once for each part, so that a holder is left.
-    fn remove_holder(&mut self) -> Op {
-        let parts_reduced = std::mem::take(&mut self.parts_reduced);
-        let part = self.random_part(|part| part.holders.len() > 1 && !parts_reduced.contains(&part.part_id()));
-        self.parts_reduced = parts_reduced;
-        let part = part.filter(|_| self.number == 0);
-        self.parts_reduced.extend(part.as_ref().map(PartRow::part_id));
-        let node = part.as_ref().map_or(0, |part| part.holders[0]);
-        self.update_holder(part.map(|part| part.part_id()), node, false)
     }
 }

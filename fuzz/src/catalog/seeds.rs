@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 use prost::Message;
-use volley_common::PartId;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
     AbortWrite, AddCoordinator, AddSigningKey, BeginWrite, CancelFlight, Command, CommitWrite, CoordinatorPeer,
-    CreateTable, CreateToken, DrainNode, DropTable, Expire, FormCluster, Grant, HolderChange, NameCoordinators, Node,
-    Part, PinVersion, PlaceTables, PutGrant, PutUser, PutUserMode, Quota, RegisterNode, RemoveCoordinator, RemoveGrant,
-    RemoveNode, RemoveUser, RenewWrite, ResetAdministrator, RestoreVersion, RetireStore, RevokeToken, Role,
-    RotateTicketKey, Row, ServiceToken, SetNodeHealth, SetNodeState, SetQuota, ShardPlacement, SigningKey, StageParts,
-    TablePlacement, TableSpec, UpdateHolders, User, WriteMode, row,
+    CreateTable, CreateToken, DrainNode, DropTable, EndTransaction, Expire, FormCluster, Grant, HolderChange,
+    NameCoordinators, Node, Part, PinVersion, PlaceTables, PutGrant, PutUser, PutUserMode, Quota, RegisterNode,
+    RemoveCoordinator, RemoveGrant, RemoveNode, RemoveUser, RenewWrite, ResetAdministrator, RestoreVersion,
+    RetireStore, RevokeToken, Role, RotateTicketKey, Row, ServiceToken, SetNodeHealth, SetNodeState, SetQuota,
+    ShardPlacement, SigningKey, StageParts, TablePlacement, TableSpec, UpdateHolders, User, WriteMode, row,
 };
+use volley_common::{PartId, TransactionId};
 use volley_coordinator::catalog::Catalog;
 
 use crate::input::chunk;
@@ -104,12 +104,40 @@ fn writes() -> Vec<Op> {
             parts: vec![part(20), part(21)],
             lease_ms: 500,
             schema: Bytes::from_static(b"schema"),
+            ..StageParts::default()
         }),
         Op::RenewWrite(RenewWrite { write: "s1".into(), lease_ms: 900 }),
         Op::CommitWrite(CommitWrite { write: "s1".into(), ..CommitWrite::default() }),
         Op::BeginWrite(begin("w9", "e", WriteMode::Replace)),
         Op::AbortWrite(AbortWrite { write: "w9".into(), reason: "no".into(), attempt: 1 }),
     ]);
+    ops
+}
+
+fn transactions() -> Vec<Op> {
+    let mut ops = tables();
+    for (number, commit) in [(1, true), (2, false), (3, true)] {
+        let id = format!("tx{:012x}{number:032x}", 1_000_000);
+        for (at, (table, mode)) in [("a", WriteMode::Append), ("d", WriteMode::Create)].into_iter().enumerate() {
+            let write = id.parse::<TransactionId>().expect("an id").write_id(&name(table));
+            let (stream, parts) = (at as u64, vec![part(40 + 2 * number + at as u128)]);
+            let schema = Bytes::from_static(b"schema");
+            ops.extend([
+                Op::BeginWrite(BeginWrite { staged: true, transaction: id.clone(), ..begin(&write, table, mode) }),
+                Op::StageParts(StageParts {
+                    write,
+                    stream,
+                    parts,
+                    lease_ms: 500,
+                    schema,
+                    attempt: 1,
+                    only_first: at == 1,
+                }),
+            ]);
+        }
+        ops.push(Op::EndTransaction(EndTransaction { id, commit, ..EndTransaction::default() }));
+    }
+    ops.push(Op::Expire(Expire { write_id_retention_ms: 1, ..Expire::default() }));
     ops
 }
 
@@ -222,7 +250,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             .map(|(at, op)| chunk(&Command { now_ms: 1_000_000 + at as u64, op: Some(op) }.encode_to_vec()));
         [vec![0]].into_iter().chain(chunks).collect::<Vec<_>>().concat()
     };
-    let all = [formed(), tables(), writes(), versions(), nodes(), coordinators(), identities()];
+    let all = [formed(), tables(), writes(), transactions(), versions(), nodes(), coordinators(), identities()];
     // The rows of a catalog, as in a snapshot.
     let mut catalog = Catalog::default();
     for (at, op) in identities().into_iter().enumerate() {

@@ -120,7 +120,7 @@ impl WriteExecution {
     }
 
     async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {
-        let PlannedWrite { context, table, write_id, schema, .. } = &self.write;
+        let PlannedWrite { context, table, write_id, schema, attempt, only_first, .. } = &self.write;
         let outcome = json!({
             "table": table.to_string(),
             "write_id": write_id,
@@ -130,7 +130,8 @@ impl WriteExecution {
             "parts": parts.len(),
         });
         let schema = schema_message(schema)?;
-        context.coordinators.stage(StagePartsRequest { write: write_id.clone(), stream, parts, schema }).await?;
+        let (write, attempt, only_first) = (write_id.clone(), *attempt, *only_first);
+        context.coordinators.stage(StagePartsRequest { write, stream, parts, schema, attempt, only_first }).await?;
         Ok(outcome)
     }
 

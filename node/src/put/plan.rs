@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
-use volley_common::options::TableRequest;
-use volley_common::wire::catalog::{Compression, WriteMode, WriteState};
+use volley_common::options::{Mode, TableRequest};
+use volley_common::wire::catalog::{Compression, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
 
@@ -32,6 +32,8 @@ pub struct PlannedWrite {
     pub(super) attempt: u64,
     /// Only for a staged write: this stream's id.
     pub(super) stream: Option<u64>,
+    /// In a transaction: the put creates or replaces the table, so that no rows may be there before.
+    pub(super) only_first: bool,
     /// The table's schema, which is stored. That of the put may differ in metadata, and have narrower types.
     pub(super) schema: SchemaRef,
     /// The client named a number of shards: a small table is distributed over all of them, too.
@@ -48,9 +50,14 @@ const FIRST_BLOCK_BYTES: u64 = 512 << 10;
 /// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators, such as PERMISSION_DENIED.
 pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake, caller: &AssertedCaller) -> Result<PutPlan> {
     let request = begin_request(&context, handshake)?;
-    let attempt = request.attempt;
+    let (mut attempt, transaction) = (request.attempt, request.transaction.clone());
     let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
+    check_transaction(write, &transaction)?;
+    if !transaction.is_empty() {
+        // A put that joined a write of its transaction writes by the plan of that one.
+        attempt = write.attempt;
+    }
     if write.state() == WriteState::Committed {
         let outcome = write.outcome.as_ref().ok_or_else(|| Error::internal("a committed write has no outcome"))?;
         let mut json = outcome.to_json();
@@ -65,8 +72,25 @@ pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake, caller: &
     let schema = if schema == handshake.schema { handshake.schema.clone() } else { schema };
     let stream = write.staged.then(rand::random::<u64>);
     let name = handshake.request.name.clone();
-    let spreads = handshake.request.options.shards.is_some();
-    Ok(PutPlan::Write(PlannedWrite { spreads, ..PlannedWrite::new(context, plan, name, schema, attempt, stream) }))
+    let options = &handshake.request.options;
+    let spreads = options.shards.is_some();
+    let only_first =
+        !transaction.is_empty() && matches!(options.mode.unwrap_or_default(), Mode::Create | Mode::Replace);
+    let planned = PlannedWrite::new(context, plan, name, schema, attempt, stream);
+    Ok(PutPlan::Write(PlannedWrite { spreads, only_first, ..planned }))
+}
+
+/// Checks that a write that was planned belongs to the transaction that was requested, if any.
+///
+/// # Errors
+/// FAILED_PRECONDITION: the coordinator is of a version that does not know transactions.
+pub fn check_transaction(write: &Write, transaction: &str) -> Result<()> {
+    match write.state() == WriteState::Open && write.transaction != transaction {
+        true => Err(Error::precondition(
+            "a coordinator of an earlier version planned this put and does not know transactions: upgrade all coordinators, or put without one",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
@@ -80,9 +104,11 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         replicas: options.replicas,
         compression: options.compression.map(|c| Compression::from(c).into()),
         schema: schema_message(&handshake.schema)?,
-        // Chosen here if the client did not, so that a repeated call is the same write.
+        // Chosen here if the client did not, so that a repeated call is the same write. In a transaction its coordinator
+        // chooses.
         write_id: options.write_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
-        staged: false,
+        // A coordinator that does not know transactions must not commit the write.
+        staged: options.transaction.is_some(),
         writer: context.store.node().0,
         writer_boot: context.store.boot(),
         attempt: rand::random(),
@@ -91,6 +117,8 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         preserve_batches: options.preserve_batches,
         shareable_tickets: options.shareable_tickets,
         listener: handshake.listener.clone(),
+        transaction: options.transaction.clone().unwrap_or_default(),
+        create_append: options.mode == Some(Mode::CreateAppend),
     })
 }
 
@@ -105,7 +133,8 @@ impl PlannedWrite {
         stream: Option<u64>,
     ) -> Self {
         let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
-        PlannedWrite { context, plan: Arc::new(plan), table, write_id, attempt, stream, schema, spreads: false }
+        let plan = Arc::new(plan);
+        PlannedWrite { context, plan, table, write_id, attempt, stream, schema, only_first: false, spreads: false }
     }
 
     /// How its parts are written.

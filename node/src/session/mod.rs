@@ -99,6 +99,7 @@ async fn apply_welcome(state: &Arc<NodeContext>, welcome: Welcome) -> Result<()>
         state.cluster.set_ticket_keys(std::slice::from_ref(&welcome.ticket_key));
     }
     state.cluster.cancelled.add(&welcome.cancelled);
+    state.cluster.lease_ms.store(welcome.lease_ms, Ordering::Relaxed);
     state.cluster.set_identity(welcome.identity).await?;
     if let Some(members) = welcome.members {
         apply_members(state, members);

@@ -4,7 +4,7 @@ use arrow::datatypes::{Field, Schema};
 use arrow_flight::{Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo};
 use bytes::Bytes;
 use prost::Message;
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, TransactionId, clock};
 use volley_sql::flight_sql::{self, PreparedHandle, SqlAction};
 use volley_sql::statement::{PlainRead, SqlStatement, UpdateStatement, parse};
 
@@ -14,7 +14,7 @@ use super::insert_rows::missing_column;
 use super::parameters::typed_by_columns;
 use super::query::{BoundQuery, QueryPlan, plan};
 use super::read_forward::{check_filter, visible_schema};
-use super::request::check_no_transaction;
+use super::transaction::{end, insert_schema};
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 
 /// The schemas of a prepared statement.
@@ -28,7 +28,8 @@ struct PreparedSchemas {
 /// Runs an action. Returns the bodies of its results.
 ///
 /// # Errors
-/// UNAUTHENTICATED: the caller is nobody. UNIMPLEMENTED: transactions, Substrait. Those of the statement.
+/// UNAUTHENTICATED: the caller is nobody. UNIMPLEMENTED: savepoints, Substrait. Those of the statement, and of the end of a
+/// transaction.
 pub async fn run(
     caller: &SqlCaller,
     proxy: &CoordinatorProxy,
@@ -38,18 +39,22 @@ pub async fn run(
     caller.access.require_identity()?;
     match flight_sql::decode_action(&action.r#type, &action.body)? {
         SqlAction::CreatePreparedStatement { sql, transaction } => {
-            check_no_transaction(transaction.as_deref())?;
-            let PreparedSchemas { dataset, parameters } = schemas_of(caller, &sql).await?;
-            let handle = PreparedHandle { sql, parameters: None }.encode()?;
+            let PreparedSchemas { dataset, parameters } = schemas_of(caller, &sql, transaction).await?;
+            let handle = PreparedHandle { sql, parameters: None, transaction }.encode()?;
             Ok(vec![flight_sql::created_result(handle, dataset.as_ref(), &parameters)?])
         }
         // A handle is all that there is of a prepared statement.
         SqlAction::ClosePreparedStatement { .. } => Ok(Vec::new()),
         SqlAction::CancelQuery { info } => cancel(proxy, call, &info).await,
+        // The id is all that there is of a transaction that has not written.
+        SqlAction::BeginTransaction => Ok(vec![flight_sql::transaction_result(TransactionId::new(clock::now_ms()))]),
+        SqlAction::EndTransaction { transaction, commit } => {
+            end(caller, proxy, call, transaction, commit).await.map(|()| Vec::new())
+        }
     }
 }
 
-async fn schemas_of(caller: &SqlCaller, sql: &str) -> Result<PreparedSchemas> {
+async fn schemas_of(caller: &SqlCaller, sql: &str, transaction: Option<TransactionId>) -> Result<PreparedSchemas> {
     match parse(sql)? {
         SqlStatement::Read(read) => {
             let dataset = Some(schema_of_read(caller, &read).await?);
@@ -66,7 +71,7 @@ async fn schemas_of(caller: &SqlCaller, sql: &str) -> Result<PreparedSchemas> {
             })
         }
         SqlStatement::Update(update) => {
-            Ok(PreparedSchemas { dataset: None, parameters: parameters_of_update(caller, update).await? })
+            Ok(PreparedSchemas { dataset: None, parameters: parameters_of_update(caller, update, transaction).await? })
         }
     }
 }
@@ -82,14 +87,18 @@ async fn schema_of_read(caller: &SqlCaller, read: &PlainRead) -> Result<Schema> 
 }
 
 /// The parameters of a statement that changes tables: those of an INSERT.
-async fn parameters_of_update(caller: &SqlCaller, update: UpdateStatement) -> Result<Schema> {
+async fn parameters_of_update(
+    caller: &SqlCaller,
+    update: UpdateStatement,
+    transaction: Option<TransactionId>,
+) -> Result<Schema> {
     let UpdateStatement::Insert { table, columns, query } = update else { return Ok(Schema::empty()) };
     let query = BoundQuery::new(query, None);
     let planned: QueryPlan = plan(caller, &query).await?;
     if planned.parameters.is_empty() {
         return Ok(Schema::empty());
     }
-    let schema = visible_schema(caller, &table, None).await?;
+    let schema = insert_schema(caller, &table, transaction).await?;
     let targets: Vec<Field> = match columns {
         None => schema.fields().iter().map(|field| field.as_ref().clone()).collect(),
         Some(names) => names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned()).collect(),

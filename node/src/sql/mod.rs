@@ -6,7 +6,8 @@
 //! | [`info`] | GetFlightInfo, GetSchema and PollFlightInfo |
 //! | [`redeem`] | DoGet |
 //! | [`mod@put`] | DoPut: statements that change tables, parameters, ingests |
-//! | [`actions`] | prepared statements, the cancellation of queries |
+//! | [`actions`] | prepared statements, the cancellation of queries, begin and end of transactions |
+//! | [`transaction`] | the end of a transaction; the columns of a table within one |
 //! | [`query`] | plans and runs queries |
 //! | [`source`] | the tables of a caller, as the engine reads them |
 //! | [`update`] | carries out what changes tables |
@@ -35,6 +36,7 @@ pub mod read_forward;
 pub mod redeem;
 pub mod request;
 pub mod source;
+pub mod transaction;
 pub mod update;
 
 use std::sync::Arc;

@@ -18,13 +18,12 @@ use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::options::HEADER_PREFIX;
 use volley_common::options::fields::cut;
 use volley_common::options::sql::{SqlContent, is_flight_sql, sql_of_descriptor};
-use volley_common::{Code, Error, Result};
+use volley_common::{Error, Result};
 use volley_sql::flight_sql::{self, IngestCommand, IngestMode, PreparedHandle, SqlCommand};
 
 use super::caller::SqlCaller;
 use super::parameters::{read_rows, read_stream};
-use super::read_forward::visible_schema;
-use super::request::{check_no_transaction, check_query_headers, prepared, statement_text};
+use super::request::{StatementText, prepared, statement_text, update_transaction};
 use super::update::{UpdateCall, descriptor_of, update_statement};
 use crate::context::SqlContext;
 use crate::coordinator_proxy::CoordinatorProxy;
@@ -58,7 +57,7 @@ async fn begin(context: Arc<SqlContext>, proxy: CoordinatorProxy, admitted: Admi
     match first {
         Some(first) if is_sql(&first) => {
             let caller = SqlCaller::of(context, &head);
-            let call = UpdateCall { caller, proxy, head, slot };
+            let call = UpdateCall { caller, proxy, head, slot, transaction: None };
             let reply = answer(call, first, input).await;
             if let Err(error) = &reply {
                 tracing::info!(code = ?error.code, %error, "a put of SQL failed");
@@ -79,21 +78,20 @@ async fn answer(call: UpdateCall, first: FlightData, mut input: PutInput) -> Res
     let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone()).unwrap_or_default();
     if !is_flight_sql(&command) {
         let text = statement_text(&command, &call.head.headers)?;
-        return execute(call, &text.sql, Vec::new()).await;
+        return execute(call, text, Vec::new()).await;
     }
     match flight_sql::decode(&command)? {
         // Without waiting for the end of the stream: some clients end it after the result.
         SqlCommand::Update { sql, transaction } => {
-            check_no_transaction(transaction.as_deref())?;
-            execute(call, &sql, Vec::new()).await
+            execute(call, StatementText { sql, parameters: None, transaction }, Vec::new()).await
         }
         SqlCommand::PreparedUpdate { handle } => {
-            let text = prepared(&handle)?;
+            let mut text = prepared(&handle)?;
             let mut parameters = read_rows(first, &mut input).await?;
             if parameters.is_empty() {
-                parameters.extend(text.parameters);
+                parameters.extend(text.parameters.take());
             }
-            execute(call, &text.sql, parameters).await
+            execute(call, text, parameters).await
         }
         SqlCommand::PreparedQuery { handle } => bind(&handle, read_stream(first, &mut input).await?),
         SqlCommand::Ingest(command) => ingest(call, command, first, input).await,
@@ -103,22 +101,23 @@ async fn answer(call: UpdateCall, first: FlightData, mut input: PutInput) -> Res
     }
 }
 
-async fn execute(call: UpdateCall, sql: &str, parameters: Vec<Bytes>) -> Result<Bytes> {
-    check_query_headers(&call.head.headers)?;
-    let rows = call.execute(update_statement(sql)?, parameters).await?;
+async fn execute(call: UpdateCall, text: StatementText, parameters: Vec<Bytes>) -> Result<Bytes> {
+    let transaction = update_transaction(&call.head.headers, text.transaction)?;
+    let call = UpdateCall { transaction, ..call };
+    let rows = call.execute(update_statement(&text.sql)?, parameters).await?;
     Ok(flight_sql::update_result(rows))
 }
 
 /// The handle of a prepared statement with the values of its parameters; with those that it has if none are given.
 fn bind(handle: &[u8], parameters: Option<Bytes>) -> Result<Bytes> {
-    let PreparedHandle { sql, parameters: bound } = PreparedHandle::decode(handle)?;
+    let PreparedHandle { sql, parameters: bound, transaction } = PreparedHandle::decode(handle)?;
     let parameters = parameters.or(bound);
-    Ok(flight_sql::prepared_result(PreparedHandle { sql, parameters }.encode()?))
+    Ok(flight_sql::prepared_result(PreparedHandle { sql, parameters, transaction }.encode()?))
 }
 
 /// Puts the rows of an ingest, as they come.
 async fn ingest(call: UpdateCall, command: IngestCommand, mut first: FlightData, input: PutInput) -> Result<Bytes> {
-    let IngestCommand { table, mode, temporary, options } = command;
+    let IngestCommand { table, mode, temporary, transaction, options } = command;
     if temporary {
         return Err(Error::unimplemented(
             "temporary tables are not supported: ingest into an ordinary table, and drop it when it is not needed any more",
@@ -128,13 +127,9 @@ async fn ingest(call: UpdateCall, command: IngestCommand, mut first: FlightData,
         IngestMode::Create => "create",
         IngestMode::Append => "append",
         IngestMode::Replace => "replace",
-        IngestMode::CreateAppend => match visible_schema(&call.caller, &table, None).await {
-            Ok(_) => "append",
-            Err(error) if error.code == Code::NotFound => "create",
-            Err(error) => return Err(error),
-        },
+        IngestMode::CreateAppend => "create_append",
     };
-    first.flight_descriptor = Some(descriptor_of(&table, mode, Map::new()));
+    first.flight_descriptor = Some(descriptor_of(&table, mode, transaction, Map::new()));
     let headers = with_options(call.head.headers.clone(), &options)?;
     let rows = call
         .put(MetadataMap::from_headers(headers), Box::pin(stream::iter([Ok::<_, Error>(first)]).chain(input)))
@@ -158,6 +153,7 @@ fn with_options(mut headers: HeaderMap, options: &BTreeMap<String, String>) -> R
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::options::{Mode, TableRequest};
+    use volley_common::{Code, TransactionId};
 
     use super::*;
 
@@ -166,10 +162,12 @@ mod tests {
         let option = |name: &str, value: &str| (name.to_string(), value.to_string());
         let options = BTreeMap::from([option("shards", "8"), option("shard_by", "a,b")]);
         let headers = with_options(HeaderMap::new(), &options).unwrap();
-        let descriptor = descriptor_of(&"s/t".parse().unwrap(), "create", Map::new());
+        let transaction = Some(TransactionId::new(7));
+        let descriptor = descriptor_of(&"s/t".parse().unwrap(), "create_append", transaction, Map::new());
         let put = TableRequest::from_descriptor(&descriptor, &MetadataMap::from_headers(headers)).unwrap();
         let options = put.for_put().unwrap().options;
-        assert_eq!((options.mode, options.shards), (Some(Mode::Create), Some(8)));
+        assert_eq!((options.mode, options.shards), (Some(Mode::CreateAppend), Some(8)));
+        assert_eq!(options.transaction, transaction.map(|id| id.to_string()));
         assert_eq!(options.shard_by, Some(vec!["a".into(), "b".into()]));
         let bad = BTreeMap::from([option("shards", "8\n")]);
         assert_eq!(with_options(HeaderMap::new(), &bad).unwrap_err().code, Code::InvalidArgument);

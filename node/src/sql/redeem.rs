@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -121,7 +122,8 @@ fn of_signed(caller: &SqlCaller, signed: &Bytes) -> Result<Redeemable> {
 fn of_query(ticket: Ticket) -> Result<RedeemedQuery> {
     let Query { sql, tables, parameters, schema } = ticket.query.unwrap_or_default();
     let parameters = (!parameters.is_empty()).then_some(parameters);
-    let ReadStatement::Query(query) = read_statement(&StatementText { sql, parameters })? else {
+    let text = StatementText { sql, parameters, transaction: None };
+    let ReadStatement::Query(query) = read_statement(&text)? else {
         return Err(other_version());
     };
     let pinned = query.pinned(tables).ok_or_else(other_version)?;
@@ -150,7 +152,8 @@ async fn metadata_rows(
         false => Ok(Vec::new()),
     };
     caller.record_read(OPERATION, &[], &tables);
-    let rows = command.batch(&tables?)?;
+    let lease_ms = caller.context.get.cluster.lease_ms.load(Ordering::Relaxed);
+    let rows = command.batch(&tables?, lease_ms)?;
     let mut encoder = FrameEncoder { promised: Bytes::new() };
     let mut frames = encoder.begin(&rows.schema())?;
     frames.extend(encoder.encode(rows)?);

@@ -5,10 +5,12 @@ use http::HeaderMap;
 use serde_json::Value;
 use volley_common::options::fields::cut;
 use volley_common::options::sql::{SQL_HEADER, is_flight_sql};
-use volley_common::options::{HEADER_PREFIX, UnambiguousMap};
-use volley_common::{Error, Result};
-use volley_sql::flight_sql::{MetadataCommand, NO_TRANSACTIONS, PreparedHandle, SqlCommand, decode};
+use volley_common::options::{HEADER_PREFIX, UnambiguousMap, header_text};
+use volley_common::{Error, Result, TransactionId};
+use volley_sql::flight_sql::{MetadataCommand, PreparedHandle, SqlCommand, decode};
 
+/// The option `transaction` of puts as a header.
+const TRANSACTION_HEADER: &str = "x-volley-transaction";
 /// Options of headers, without their prefix, that mean something for a statement, or that concern the connection.
 const QUERY_HEADERS: [&str; 7] = ["sql", "decompress", "max-endpoints", "listener", "leader", "relayed", "hop"];
 
@@ -19,6 +21,8 @@ pub struct StatementText {
     pub sql: String,
     /// An IPC stream of rows; `None`: there are no parameters, or they are not known yet.
     pub parameters: Option<Bytes>,
+    /// The transaction that it belongs to. A statement that only reads is the same within one.
+    pub transaction: Option<TransactionId>,
 }
 
 /// What a read asks for.
@@ -32,17 +36,13 @@ pub enum SqlRead {
 /// What the bytes of a command or ticket and the headers of its call ask for.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: no statement, two different ones, or a command that changes tables. UNIMPLEMENTED: a transaction. Those of
-/// [`decode`].
+/// INVALID_ARGUMENT: no statement, two different ones, or a command that changes tables. Those of [`decode`].
 pub fn sql_read(command: &[u8], headers: &HeaderMap) -> Result<SqlRead> {
     if !is_flight_sql(command) {
         return statement_text(command, headers).map(SqlRead::Statement);
     }
     let text = match decode(command)? {
-        SqlCommand::Statement { sql, transaction } => {
-            check_no_transaction(transaction.as_deref())?;
-            StatementText { sql, parameters: None }
-        }
+        SqlCommand::Statement { sql, transaction } => StatementText { sql, parameters: None, transaction },
         SqlCommand::PreparedQuery { handle } => prepared(&handle)?,
         SqlCommand::Metadata(command) => return Ok(SqlRead::Metadata(command)),
         SqlCommand::Update { .. } | SqlCommand::PreparedUpdate { .. } | SqlCommand::Ingest(_) => {
@@ -64,19 +64,8 @@ pub fn sql_read(command: &[u8], headers: &HeaderMap) -> Result<SqlRead> {
 /// # Errors
 /// INVALID_ARGUMENT: it is no handle.
 pub fn prepared(handle: &[u8]) -> Result<StatementText> {
-    let PreparedHandle { sql, parameters } = PreparedHandle::decode(handle)?;
-    Ok(StatementText { sql, parameters })
-}
-
-/// Checks that a statement belongs to no transaction.
-///
-/// # Errors
-/// UNIMPLEMENTED.
-pub fn check_no_transaction(transaction: Option<&[u8]>) -> Result<()> {
-    match transaction {
-        None | Some([]) => Ok(()),
-        Some(_) => Err(Error::unimplemented(NO_TRANSACTIONS)),
-    }
+    let PreparedHandle { sql, parameters, transaction } = PreparedHandle::decode(handle)?;
+    Ok(StatementText { sql, parameters, transaction })
 }
 
 /// The statement of a JSON command, or of the header `x-volley-sql`. With the header the command may be anything: such clients can
@@ -94,7 +83,7 @@ pub fn statement_text(command: &[u8], headers: &HeaderMap) -> Result<StatementTe
         (Some(text), _) | (None, Some(text)) => text,
         (None, None) => return Err(Error::invalid("the command has no statement: give {\"sql\": \"SELECT ...\"}")),
     };
-    Ok(StatementText { sql, parameters: None })
+    Ok(StatementText { sql, parameters: None, transaction: None })
 }
 
 fn json_statement(command: &[u8]) -> Result<Option<String>> {
@@ -136,10 +125,30 @@ fn header_statement(headers: &HeaderMap) -> Result<Option<String>> {
 /// # Errors
 /// INVALID_ARGUMENT, naming the header.
 pub fn check_query_headers(headers: &HeaderMap) -> Result<()> {
-    let option = |name: &str| name.strip_prefix(HEADER_PREFIX).map(str::to_string);
+    check_headers(headers, |option| QUERY_HEADERS.contains(&option))
+}
+
+/// The transaction of a statement that changes tables: by its command, or by the header of puts, for clients that cannot put it
+/// into the command.
+///
+/// # Errors
+/// INVALID_ARGUMENT: two different ones, or a header that [`check_query_headers`] refuses but this one.
+pub fn update_transaction(headers: &HeaderMap, command: Option<TransactionId>) -> Result<Option<TransactionId>> {
+    check_headers(headers, |option| option == "transaction" || QUERY_HEADERS.contains(&option))?;
+    let header = header_text(headers, TRANSACTION_HEADER)?.map(str::parse::<TransactionId>).transpose()?;
+    match (command, header) {
+        (Some(command), Some(header)) if command != header => Err(Error::invalid(format!(
+            "the header {TRANSACTION_HEADER} and the command have two different transactions: leave one out"
+        ))),
+        (command, header) => Ok(command.or(header)),
+    }
+}
+
+fn check_headers(headers: &HeaderMap, has_effect: impl Fn(&str) -> bool) -> Result<()> {
     let ignored = headers.keys().find(|name| {
         // Binary headers are those of members.
-        option(name.as_str()).is_some_and(|o| !QUERY_HEADERS.contains(&o.as_str()) && !o.ends_with("-bin"))
+        let option = name.as_str().strip_prefix(HEADER_PREFIX).filter(|option| !option.ends_with("-bin"));
+        option.is_some_and(|option| !has_effect(option))
     });
     match ignored {
         None => Ok(()),
@@ -198,9 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn transaction_is_refused_and_an_empty_one_is_none() {
-        check_no_transaction(None).unwrap();
-        check_no_transaction(Some(b"")).unwrap();
-        assert_eq!(check_no_transaction(Some(b"1")).unwrap_err().code, Code::Unimplemented);
+    fn transaction_of_a_change_is_in_its_command_or_header() {
+        let (one, other) = (TransactionId::new(7), TransactionId::new(8));
+        let of = |values: &[(&'static str, &str)], command| update_transaction(&headers(values), command);
+        let text = one.to_string();
+        let header = text.as_str();
+        assert_eq!(of(&[], None).unwrap(), None);
+        assert_eq!(of(&[], Some(one)).unwrap(), Some(one));
+        assert_eq!(of(&[(TRANSACTION_HEADER, header)], None).unwrap(), Some(one));
+        assert_eq!(of(&[(TRANSACTION_HEADER, header)], Some(one)).unwrap(), Some(one));
+        for refused in [
+            of(&[(TRANSACTION_HEADER, header)], Some(other)),
+            of(&[(TRANSACTION_HEADER, "t")], None),
+            of(&[("x-volley-limit", "1")], Some(one)),
+        ] {
+            assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+        }
+        assert!(check_query_headers(&headers(&[(TRANSACTION_HEADER, header)])).is_err(), "it has no effect on a query");
     }
 }

@@ -7,6 +7,9 @@ use arrow::datatypes::Int64Type;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, Any, CommandStatementQuery, ProstMessageExt,
+};
 use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightInfo, Ticket};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -145,7 +148,7 @@ fn prepared_query(handle: &[u8]) -> FlightDescriptor {
 async fn query_runs_once_for_each_row_of_its_parameters() {
     let (_node, mut client) = node().await;
     let sql = "SELECT CAST($1 AS BIGINT) + value AS n FROM generate_series(1, 2)".to_string();
-    let handle = PreparedHandle { sql, parameters: None }.encode().unwrap();
+    let handle = PreparedHandle { sql, parameters: None, transaction: None }.encode().unwrap();
     let rows =
         |values: Vec<i64>| RecordBatch::try_from_iter([("1", Arc::new(Int64Array::from(values)) as ArrayRef)]).unwrap();
     let batches = vec![rows(vec![10, 20]), rows(vec![30])];
@@ -164,12 +167,34 @@ async fn query_runs_once_for_each_row_of_its_parameters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transactions_are_refused_with_the_remedy() {
+async fn savepoints_are_refused_with_the_remedy() {
     let (_node, mut client) = node().await;
-    for name in ["BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint"] {
+    for name in ["BeginSavepoint", "EndSavepoint"] {
         let refused = client.do_action(Action { r#type: name.into(), body: Bytes::new() }).await.unwrap_err();
-        assert!(refused.code() == Code::Unimplemented && refused.message().contains("autocommit"), "{name}: {refused}");
+        assert!(
+            refused.code() == Code::Unimplemented && refused.message().contains("transaction"),
+            "{name}: {refused}"
+        );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transaction_begins_without_a_coordinator_and_its_query_runs() {
+    let (_node, mut client) = node().await;
+    let body = ActionBeginTransactionRequest {}.as_any().encode_to_vec().into();
+    let begun = client.do_action(Action { r#type: "BeginTransaction".into(), body }).await.unwrap().into_inner();
+    let results: Vec<arrow_flight::Result> = begun.try_collect().await.unwrap();
+    let result = Any::decode(results[0].body.clone()).unwrap().unpack::<ActionBeginTransactionResult>().unwrap();
+    let transaction_id = Some(result.unwrap().transaction_id);
+    let query =
+        CommandStatementQuery { query: "SELECT 7 AS seven UNION ALL SELECT 8 ORDER BY seven".into(), transaction_id };
+    let descriptor = FlightDescriptor::new_cmd(query.as_any().encode_to_vec());
+    let info = client.get_flight_info(descriptor).await.unwrap().into_inner();
+    assert_eq!(numbers(&mut client, info.endpoint[0].ticket.clone().unwrap()).await.unwrap(), [7, 8]);
+    let foreign = CommandStatementQuery { transaction_id: Some("mine".into()), ..query };
+    let refused =
+        client.get_flight_info(FlightDescriptor::new_cmd(foreign.as_any().encode_to_vec())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -194,7 +219,8 @@ async fn create(cluster: &InProcessCluster, sql: &str) -> Result<i64> {
     let proxy = CoordinatorProxy::new(context.cluster.clone(), &context.pool, "");
     let caller = SqlCaller::of(context.sql.clone(), &head);
     let slot = context.put.resources.admit().unwrap();
-    UpdateCall { caller, proxy, head, slot }.execute(update_statement(sql).unwrap(), Vec::new()).await
+    let call = UpdateCall { caller, proxy, head, slot, transaction: None };
+    call.execute(update_statement(sql).unwrap(), Vec::new()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

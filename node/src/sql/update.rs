@@ -15,14 +15,14 @@ use serde_json::{Map, Value, json};
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::server::audit::REQUEST_ID_HEADER;
-use volley_common::{Code, Error, Result, TableName};
+use volley_common::{Code, Error, Result, TableName, TransactionId};
 use volley_sql::statement::{CreateTable, QueryStatement, SqlStatement, UpdateStatement, parse};
 
 use super::caller::SqlCaller;
 use super::coordinator_call::run_action;
 use super::insert_rows::InsertPlan;
 use super::query::{self, BoundQuery, ResultEncoder, encode_messages};
-use super::read_forward::visible_schema;
+use super::transaction::insert_schema;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 use crate::put::{self, PutInput};
 use crate::put_resources::PutSlot;
@@ -37,6 +37,8 @@ pub struct UpdateCall {
     pub head: Parts,
     /// Its place among the puts of this node.
     pub slot: PutSlot,
+    /// The transaction that its statement belongs to.
+    pub transaction: Option<TransactionId>,
 }
 
 /// The statement of a text that changes tables.
@@ -76,13 +78,14 @@ impl UpdateCall {
         query: QueryStatement,
         parameters: Vec<Bytes>,
     ) -> Result<i64> {
-        let target = RowTarget::Existing { schema: visible_schema(&self.caller, &table, None).await?, columns };
-        let descriptor = descriptor_of(&table, "append", Map::new());
+        let schema = insert_schema(&self.caller, &table, self.transaction).await?;
+        let target = RowTarget::Existing { schema, columns };
+        let descriptor = descriptor_of(&table, "append", self.transaction, Map::new());
         self.put_query(query, parameters, descriptor, target).await
     }
 
     async fn create(self, table: CreateTable) -> Result<i64> {
-        let first = schema_data(&table.schema, Some(create_descriptor(&table)))?;
+        let first = schema_data(&table.schema, Some(create_descriptor(&table, self.transaction)))?;
         let if_not_exists = table.if_not_exists;
         let headers = request_id(&self.caller);
         let created = self.put(headers, Box::pin(stream::iter([Ok::<_, Error>(first)]))).await;
@@ -90,11 +93,17 @@ impl UpdateCall {
     }
 
     async fn create_as(self, table: CreateTable, query: QueryStatement) -> Result<i64> {
-        let created = self.put_query(query, Vec::new(), create_descriptor(&table), RowTarget::New).await;
+        let descriptor = create_descriptor(&table, self.transaction);
+        let created = self.put_query(query, Vec::new(), descriptor, RowTarget::New).await;
         unless_exists(created, table.if_not_exists)
     }
 
     async fn drop_table(self, table: &TableName, if_exists: bool) -> Result<i64> {
+        if self.transaction.is_some() {
+            return Err(Error::unimplemented(format!(
+                "DROP TABLE {table} is not supported in a transaction: commit or roll it back, and drop the table with autocommit on; CREATE OR REPLACE TABLE replaces one in a transaction"
+            )));
+        }
         let body = json!({ "table": table.to_string(), "if_exists": if_exists }).to_string();
         let (proxy, call) = (self.proxy, MetadataRequest { head: self.head, body: Bytes::new() });
         // It runs to its end also if the client goes.
@@ -212,15 +221,23 @@ fn schema_data(schema: &Schema, descriptor: Option<FlightDescriptor>) -> Result<
 }
 
 /// The descriptor of a put.
-pub fn descriptor_of(table: &TableName, mode: &str, mut options: Map<String, Value>) -> FlightDescriptor {
+pub fn descriptor_of(
+    table: &TableName,
+    mode: &str,
+    transaction: Option<TransactionId>,
+    mut options: Map<String, Value>,
+) -> FlightDescriptor {
     options.insert("table".into(), table.to_string().into());
     options.insert("mode".into(), mode.into());
+    if let Some(id) = transaction {
+        options.insert("transaction".into(), id.to_string().into());
+    }
     FlightDescriptor::new_cmd(Value::Object(options).to_string())
 }
 
-fn create_descriptor(table: &CreateTable) -> FlightDescriptor {
+fn create_descriptor(table: &CreateTable, transaction: Option<TransactionId>) -> FlightDescriptor {
     let mode = if table.or_replace { "replace" } else { "create" };
-    descriptor_of(&table.name, mode, table.options.clone())
+    descriptor_of(&table.name, mode, transaction, table.options.clone())
 }
 
 /// With IF NOT EXISTS a table that exists is no error.
@@ -251,13 +268,16 @@ mod tests {
     fn created_table_has_the_options_of_its_statement() {
         let sql = "CREATE TABLE IF NOT EXISTS sales.orders (id BIGINT) WITH (shard_by = 'id', shards = 8)";
         let UpdateStatement::CreateTable(table) = update_statement(sql).unwrap() else { panic!("{sql}") };
-        let request = TableRequest::from_descriptor(&create_descriptor(&table), &MetadataMap::new()).unwrap();
+        let request = TableRequest::from_descriptor(&create_descriptor(&table, None), &MetadataMap::new()).unwrap();
         let request = request.for_put().unwrap();
         assert_eq!((request.name.to_string().as_str(), request.options.mode), ("sales/orders", Some(Mode::Create)));
         assert_eq!((request.options.shards, request.options.shard_by), (Some(8), Some(vec!["id".into()])));
         let replaced = CreateTable { or_replace: true, ..table };
-        let request = TableRequest::from_descriptor(&create_descriptor(&replaced), &MetadataMap::new()).unwrap();
+        let transaction = Some(TransactionId::new(7));
+        let descriptor = create_descriptor(&replaced, transaction);
+        let request = TableRequest::from_descriptor(&descriptor, &MetadataMap::new()).unwrap();
         assert_eq!(request.options.mode, Some(Mode::Replace));
+        assert_eq!(request.options.transaction, transaction.map(|id| id.to_string()));
     }
 
     #[test]
@@ -279,7 +299,7 @@ mod tests {
         let field = |data_type| Field::new("x", data_type, true);
         let schema: SchemaRef = Arc::new(Schema::new(vec![field(DataType::Int32)]));
         let target = RowTarget::Existing { schema: schema.clone(), columns: None };
-        let descriptor = descriptor_of(&"t".parse().unwrap(), "append", Map::new());
+        let descriptor = descriptor_of(&"t".parse().unwrap(), "append", None, Map::new());
         let mut encoder = PutRowsEncoder { descriptor, target, plan: None, message_bytes: 1 << 20 };
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         let batch = RecordBatch::try_from_iter([("anything", column)]).unwrap();

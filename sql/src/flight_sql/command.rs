@@ -2,10 +2,10 @@
 
 use arrow_flight::sql::Command;
 use bytes::Bytes;
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, TransactionId};
 
 use super::ingest::IngestCommand;
-use super::message::{message_name, unpack};
+use super::message::{message_name, transaction_of, unpack};
 use super::metadata::MetadataCommand;
 
 /// A command of Flight SQL.
@@ -15,8 +15,8 @@ pub enum SqlCommand {
     Statement {
         /// Its text.
         sql: String,
-        /// The transaction that it belongs to; some clients send an empty one for none.
-        transaction: Option<Bytes>,
+        /// The transaction that it belongs to.
+        transaction: Option<TransactionId>,
     },
     /// A prepared query: get_flight_info plans it, do_put binds its parameters.
     PreparedQuery {
@@ -32,8 +32,8 @@ pub enum SqlCommand {
     Update {
         /// Its text.
         sql: String,
-        /// The transaction that it belongs to; some clients send an empty one for none.
-        transaction: Option<Bytes>,
+        /// The transaction that it belongs to.
+        transaction: Option<TransactionId>,
     },
     /// Rows for a table, for do_put.
     Ingest(IngestCommand),
@@ -60,15 +60,15 @@ pub enum SqlCommand {
 /// ```
 ///
 /// # Errors
-/// INVALID_ARGUMENT: malformed, or a message that is no command. UNIMPLEMENTED: a command that is not supported. Those of an
+/// INVALID_ARGUMENT: malformed, a message that is no command, or no id of a transaction. UNIMPLEMENTED: a command that is not supported. Those of an
 /// ingest: INVALID_ARGUMENT, NOT_FOUND of a catalog, UNIMPLEMENTED.
 pub fn decode(bytes: &[u8]) -> Result<SqlCommand> {
     Ok(match unpack(bytes)? {
         Command::CommandStatementQuery(command) => {
-            SqlCommand::Statement { sql: command.query, transaction: command.transaction_id }
+            SqlCommand::Statement { sql: command.query, transaction: transaction_of(command.transaction_id)? }
         }
         Command::CommandStatementUpdate(command) => {
-            SqlCommand::Update { sql: command.query, transaction: command.transaction_id }
+            SqlCommand::Update { sql: command.query, transaction: transaction_of(command.transaction_id)? }
         }
         Command::CommandPreparedStatementQuery(command) => {
             SqlCommand::PreparedQuery { handle: command.prepared_statement_handle }
@@ -112,14 +112,17 @@ mod tests {
 
     #[test]
     fn statements_are_decoded_with_their_transaction() {
-        let (sql, transaction) = ("SELECT 1".to_string(), Some(Bytes::from_static(b"t")));
-        let query = CommandStatementQuery { query: sql.clone(), transaction_id: transaction.clone() };
-        let expected = SqlCommand::Statement { sql: sql.clone(), transaction: transaction.clone() };
+        let (sql, id) = ("SELECT 1".to_string(), TransactionId::new(7));
+        let transaction_id = Some(Bytes::from(id.to_string()));
+        let query = CommandStatementQuery { query: sql.clone(), transaction_id: transaction_id.clone() };
+        let expected = SqlCommand::Statement { sql: sql.clone(), transaction: Some(id) };
         assert_eq!(decoded(&query).unwrap(), expected);
+        let foreign = CommandStatementQuery { query: sql.clone(), transaction_id: Some(Bytes::from_static(b"t")) };
+        assert_eq!(decoded(&foreign).unwrap_err().code, Code::InvalidArgument);
         let without = CommandStatementQuery { query: sql.clone(), transaction_id: None };
         assert_eq!(decoded(&without).unwrap(), SqlCommand::Statement { sql: sql.clone(), transaction: None });
-        let update = CommandStatementUpdate { query: sql.clone(), transaction_id: transaction.clone() };
-        assert_eq!(decoded(&update).unwrap(), SqlCommand::Update { sql, transaction });
+        let update = CommandStatementUpdate { query: sql.clone(), transaction_id };
+        assert_eq!(decoded(&update).unwrap(), SqlCommand::Update { sql, transaction: Some(id) });
     }
 
     #[test]

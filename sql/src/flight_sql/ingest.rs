@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption};
 use datafusion::common::TableReference;
-use volley_common::{Error, Result, TableName};
+use volley_common::{Error, Result, TableName, TransactionId};
 
+use super::message::transaction_of;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, SqlName};
 
 /// Where the rows of an ingest go.
@@ -17,6 +18,8 @@ pub struct IngestCommand {
     pub mode: IngestMode,
     /// Whether the client wants the table to end with its session.
     pub temporary: bool,
+    /// The transaction that it belongs to.
+    pub transaction: Option<TransactionId>,
     /// Options for this server by their names; the values are texts, as those of headers.
     pub options: BTreeMap<String, String>,
 }
@@ -38,8 +41,8 @@ impl IngestCommand {
     /// Checks the command.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the table's name, or what to do if it exists. NOT_FOUND: another catalog. UNIMPLEMENTED: a transaction,
-    /// or a mode that is not supported.
+    /// INVALID_ARGUMENT: the table's name, what to do if it exists, or the transaction. NOT_FOUND: another catalog. UNIMPLEMENTED: a
+    /// mode that is not supported.
     pub(super) fn new(command: CommandStatementIngest) -> Result<Self> {
         let CommandStatementIngest {
             table_definition_options,
@@ -50,11 +53,7 @@ impl IngestCommand {
             transaction_id,
             options,
         } = command;
-        if transaction_id.is_some_and(|id| !id.is_empty()) {
-            return Err(Error::unimplemented(
-                "an ingest in a transaction is not supported: leave the transaction out, an ingest takes effect as a whole or not at all",
-            ));
-        }
+        let transaction = transaction_of(transaction_id)?;
         // An empty name is none for clients that cannot leave it out.
         let or_default = |name: Option<String>, default: &str| match name {
             Some(name) if !name.is_empty() => name,
@@ -63,7 +62,8 @@ impl IngestCommand {
         let (catalog, schema) = (or_default(catalog, CATALOG), or_default(schema, DEFAULT_SCHEMA));
         let name = SqlName::from_reference(&TableReference::full(catalog, schema, table))?;
         let mode = IngestMode::new(table_definition_options)?;
-        Ok(IngestCommand { table: name.table_name()?, mode, temporary, options: options.into_iter().collect() })
+        let options = options.into_iter().collect();
+        Ok(IngestCommand { table: name.table_name()?, mode, temporary, transaction, options })
     }
 }
 
@@ -170,11 +170,15 @@ mod tests {
             (CommandStatementIngest { catalog: Some("main".into()), ..command(1, 1) }, Code::NotFound),
             (
                 CommandStatementIngest { transaction_id: Some(Bytes::from_static(b"t")), ..command(1, 1) },
-                Code::Unimplemented,
+                Code::InvalidArgument,
             ),
         ] {
             assert_eq!(decoded(&wrong).unwrap_err().code, code, "{wrong:?}");
         }
-        decoded(&CommandStatementIngest { transaction_id: Some(Bytes::new()), ..command(1, 1) }).unwrap();
+        let id = TransactionId::new(7);
+        for (sent, expected) in [(Bytes::new(), None), (id.to_string().into(), Some(id))] {
+            let ingest = decoded(&CommandStatementIngest { transaction_id: Some(sent), ..command(1, 1) }).unwrap();
+            assert_eq!(ingest.transaction, expected);
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use arrow::error::ArrowError;
 use arrow_flight::sql::{Any, Command};
+use bytes::Bytes;
 use prost::Message;
 use volley_common::options::fields::cut;
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, TransactionId};
 
 /// What the type URLs of Flight SQL begin with.
 const TYPE_PREFIX: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
@@ -32,6 +33,18 @@ pub(super) fn unpack(bytes: &[u8]) -> Result<Command> {
     }
 }
 
+/// The transaction that a message names; some clients send an empty id for none.
+///
+/// # Errors
+/// INVALID_ARGUMENT: no id of a transaction.
+pub(super) fn transaction_of(id: Option<Bytes>) -> Result<Option<TransactionId>> {
+    match id.as_deref() {
+        None | Some([]) => Ok(None),
+        // What is no text is no id either.
+        Some(bytes) => std::str::from_utf8(bytes).unwrap_or_default().parse().map(Some),
+    }
+}
+
 /// The name of a message's type, for errors.
 pub(super) fn message_name(type_url: &str) -> String {
     cut(type_url.strip_prefix(TYPE_PREFIX).unwrap_or(type_url))
@@ -41,7 +54,6 @@ pub(super) fn message_name(type_url: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use arrow_flight::sql::{CommandGetCatalogs, CommandStatementQuery, ProstMessageExt};
-    use bytes::Bytes;
     use proptest::prelude::*;
     use volley_common::Code;
 

@@ -74,17 +74,18 @@ impl MetadataCommand {
         }
     }
 
-    /// The reply. `tables`: all that the caller may see, in any order. A row has less than 4 MiB; all rows may have more.
+    /// The reply. `tables`: all that the caller may see, in any order. `lease_ms`: how long a transaction lives without activity;
+    /// 0: unknown. A row has less than 4 MiB; all rows may have more.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a pattern is too long. RESOURCE_EXHAUSTED: the schemas of tables are too large.
-    pub fn batch(&self, tables: &[ListedTable]) -> Result<RecordBatch> {
+    pub fn batch(&self, tables: &[ListedTable], lease_ms: u64) -> Result<RecordBatch> {
         let batch = match self {
             MetadataCommand::Catalogs => catalog_batches::catalogs()?,
             MetadataCommand::DbSchemas(command) => catalog_batches::db_schemas(command, tables)?,
             MetadataCommand::Tables(command) => catalog_batches::tables(command, tables)?,
             MetadataCommand::TableTypes => catalog_batches::table_types()?,
-            MetadataCommand::SqlInfo(numbers) => sql_info::batch(numbers)?,
+            MetadataCommand::SqlInfo(numbers) => sql_info::batch(numbers, lease_ms)?,
             MetadataCommand::XdbcTypeInfo(data_type) => type_info::batch(*data_type)?,
             MetadataCommand::PrimaryKeys
             | MetadataCommand::ExportedKeys
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn rows_of_every_command_have_the_promised_schema_as_sent() {
         for command in all() {
-            let batch = command.batch(&tables()).unwrap();
+            let batch = command.batch(&tables(), 1).unwrap();
             assert_eq!(batch.schema(), command.schema(), "{command:?}");
             let mut decoder = BatchDecoder::new(4 << 20);
             let header = flight_header(&schema_message(&command.schema()).unwrap());
@@ -175,7 +176,7 @@ mod tests {
     #[test]
     fn tables_are_needed_only_where_they_change_the_reply() {
         for command in all() {
-            let is_same = command.batch(&tables()).unwrap() == command.batch(&[]).unwrap();
+            let is_same = command.batch(&tables(), 1).unwrap() == command.batch(&[], 1).unwrap();
             assert_ne!(is_same, command.needs_tables(), "{command:?}");
         }
     }
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn there_are_no_keys() {
         for command in all().split_off(7) {
-            assert_eq!(command.batch(&tables()).unwrap().num_rows(), 0, "{command:?}");
+            assert_eq!(command.batch(&tables(), 1).unwrap().num_rows(), 0, "{command:?}");
         }
     }
 }

@@ -3,13 +3,13 @@
 use arrow::datatypes::Schema;
 use arrow_flight::CancelStatus;
 use arrow_flight::sql::{
-    ActionCancelQueryResult, ActionCreatePreparedStatementResult, Any, DoPutPreparedStatementResult, DoPutUpdateResult,
-    ProstMessageExt,
+    ActionBeginTransactionResult, ActionCancelQueryResult, ActionCreatePreparedStatementResult, Any,
+    DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt,
 };
 use bytes::Bytes;
 use prost::Message;
 use volley_common::ipc::schema::schema_message;
-use volley_common::{Error, Result};
+use volley_common::{Error, Result, TransactionId};
 
 /// Most bytes of what a message carries: clients receive 4 MiB, and the message has more around it.
 pub(super) const MAX_MESSAGE_BYTES: usize = (4 << 20) - (64 << 10);
@@ -58,6 +58,11 @@ pub fn created_result(handle: Bytes, dataset: Option<&Schema>, parameters: &Sche
         )));
     }
     Ok(bytes)
+}
+
+/// The body of the result of BeginTransaction.
+pub fn transaction_result(transaction: TransactionId) -> Bytes {
+    ActionBeginTransactionResult { transaction_id: transaction.to_string().into() }.as_any().encode_to_vec().into()
 }
 
 /// The body of the result of CancelQuery.
@@ -123,6 +128,14 @@ mod tests {
         let wide = Schema::new(fields.collect::<Vec<_>>());
         let error = created_result(Bytes::new(), Some(&wide), &Schema::empty()).unwrap_err();
         assert_eq!(error.code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn transaction_result_has_the_id_that_clients_send_back() {
+        let id = TransactionId::new(7);
+        let result: ActionBeginTransactionResult =
+            Any::decode(transaction_result(id)).unwrap().unpack().unwrap().unwrap();
+        assert_eq!(result.transaction_id, id.to_string().as_bytes());
     }
 
     #[test]

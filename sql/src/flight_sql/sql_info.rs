@@ -30,10 +30,11 @@ pub(super) fn schema() -> SchemaRef {
     Arc::new(SqlInfoDataBuilder::schema().clone())
 }
 
-/// The values of these numbers, in their order; of no number: all. Numbers without a value are left out.
-pub(super) fn batch(numbers: &[u32]) -> Result<RecordBatch> {
+/// The values of these numbers, in their order; of no number: all. Numbers without a value are left out. `lease_ms`: how long a
+/// transaction lives without activity; 0: unknown.
+pub(super) fn batch(numbers: &[u32], lease_ms: u64) -> Result<RecordBatch> {
     let failed = |e: &dyn std::fmt::Display| Error::internal(format!("the reply of GetSqlInfo cannot be built: {e}"));
-    let all = values().build().and_then(|data| data.record_batch([])).map_err(|e| failed(&e))?;
+    let all = values(lease_ms).build().and_then(|data| data.record_batch([])).map_err(|e| failed(&e))?;
     if numbers.is_empty() {
         return Ok(all);
     }
@@ -43,14 +44,14 @@ pub(super) fn batch(numbers: &[u32]) -> Result<RecordBatch> {
     filter_record_batch(&all, &is_wanted).map_err(|e| failed(&e))
 }
 
-fn values() -> SqlInfoDataBuilder {
+fn values(lease_ms: u64) -> SqlInfoDataBuilder {
     let mut values = SqlInfoDataBuilder::new();
     server(&mut values);
     names(&mut values);
     words(&mut values);
     queries(&mut values);
     limits(&mut values);
-    transactions(&mut values);
+    transactions(&mut values, lease_ms);
     results(&mut values);
     values
 }
@@ -67,13 +68,12 @@ fn server(values: &mut SqlInfoDataBuilder) {
     values.append(SqlInfo::FlightSqlServerReadOnly, false);
     values.append(SqlInfo::FlightSqlServerSql, true);
     values.append(SqlInfo::FlightSqlServerSubstrait, false);
-    values.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
+    values.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::Transaction as i32);
     values.append(SqlInfo::FlightSqlServerCancel, true);
     values.append(SqlInfo::FlightSqlServerBulkIngestion, true);
-    values.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
+    values.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, true);
     // Handles of prepared statements never expire.
     values.append(SqlInfo::FlightSqlServerStatementTimeout, 0_i32);
-    values.append(SqlInfo::FlightSqlServerTransactionTimeout, 0_i32);
     values.append(SqlInfo::SqlDdlCatalog, false);
     values.append(SqlInfo::SqlDdlSchema, false);
     values.append(SqlInfo::SqlDdlTable, true);
@@ -176,7 +176,13 @@ fn limits(values: &mut SqlInfoDataBuilder) {
     values.append(SqlInfo::SqlMaxRowSizeIncludesBlobs, false);
 }
 
-fn transactions(values: &mut SqlInfoDataBuilder) {
+fn transactions(values: &mut SqlInfoDataBuilder, lease_ms: u64) {
+    // 0 would say that a transaction without activity never ends.
+    if lease_ms != 0 {
+        values.append(SqlInfo::FlightSqlServerTransactionTimeout, i32::try_from(lease_ms).unwrap_or(i32::MAX));
+    }
+    // What follows is for JDBC, whose driver begins no transaction: its commit and its rollback do nothing, and tools must not
+    // offer them. Clients that have transactions read FlightSqlServerTransaction.
     let none = SqlTransactionIsolationLevel::SqlTransactionNone as i32;
     values.append(SqlInfo::SqlDefaultTransactionIsolation, i64::from(none));
     values.append(SqlInfo::SqlTransactionsSupported, false);
@@ -214,7 +220,7 @@ mod tests {
     }
 
     fn value(info: SqlInfo) -> ArrayRef {
-        let batch = batch(&[info as u32]).unwrap();
+        let batch = batch(&[info as u32], 600_000).unwrap();
         assert_eq!(numbers(&batch), [info as u32]);
         batch.column(1).as_union().value(0)
     }
@@ -230,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_number_from_ddl_to_call_syntax_has_a_value() {
-        let all = numbers(&batch(&[]).unwrap());
+        let all = numbers(&batch(&[], 600_000).unwrap());
         for number in (0..=5).chain(8..=11).chain(100..=101).chain(500..=576) {
             assert!(all.contains(&number), "{number}");
         }
@@ -245,8 +251,9 @@ mod tests {
         );
         assert_eq!(text(SqlInfo::FlightSqlServerName), "Volley");
         assert!(!value(SqlInfo::FlightSqlServerReadOnly).as_boolean().value(0));
-        assert!(!value(SqlInfo::SqlTransactionsSupported).as_boolean().value(0));
-        assert_eq!(value(SqlInfo::FlightSqlServerTransaction).as_primitive::<Int32Type>().value(0), 0);
+        assert!(!value(SqlInfo::SqlTransactionsSupported).as_boolean().value(0), "the driver has none");
+        assert_eq!(value(SqlInfo::FlightSqlServerTransaction).as_primitive::<Int32Type>().value(0), 1);
+        assert_eq!(value(SqlInfo::FlightSqlServerTransactionTimeout).as_primitive::<Int32Type>().value(0), 600_000);
         assert_eq!(value(SqlInfo::SqlSupportedGroupBy).as_primitive::<Int32Type>().value(0), 3);
         assert_eq!(value(SqlInfo::SqlOuterJoinsSupportLevel).as_primitive::<Int32Type>().value(0), 6);
         assert_eq!(value(SqlInfo::SqlDefaultTransactionIsolation).as_primitive::<Int64Type>().value(0), 0);
@@ -265,8 +272,10 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_numbers_give_no_rows() {
-        assert_eq!(numbers(&batch(&[504, 4, 504, 9999, u32::MAX]).unwrap()), [4, 504]);
-        assert_eq!(batch(&[9999]).unwrap().num_rows(), 0);
-        assert_eq!(batch(&vec![504; 100_000]).unwrap().num_rows(), 1);
+        assert_eq!(numbers(&batch(&[504, 4, 504, 9999, u32::MAX], 0).unwrap()), [4, 504]);
+        assert_eq!(batch(&[9999], 0).unwrap().num_rows(), 0);
+        assert_eq!(batch(&vec![504; 100_000], 0).unwrap().num_rows(), 1);
+        let timeout = SqlInfo::FlightSqlServerTransactionTimeout as u32;
+        assert_eq!(batch(&[timeout], 0).unwrap().num_rows(), 0, "as long as the node does not know it");
     }
 }

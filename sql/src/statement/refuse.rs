@@ -25,12 +25,11 @@ pub(super) fn unsupported(statement: &Statement) -> Error {
         Statement::CreateUser(_) | Statement::AlterUser(_) | Statement::CreateRole(_) | Statement::AlterRole { .. } => {
             "use volley user"
         }
-        Statement::StartTransaction { .. }
-        | Statement::Commit { .. }
-        | Statement::Rollback { .. }
-        | Statement::Savepoint { .. }
-        | Statement::ReleaseSavepoint { .. } => {
-            "each statement takes effect by itself, in whole or not at all: leave it out, or turn on autocommit"
+        Statement::StartTransaction { .. } | Statement::Commit { .. } | Statement::Rollback { savepoint: None, .. } => {
+            "begin and end a transaction by the client's driver, which does it with autocommit off; with autocommit on each statement takes effect by itself, in whole or not at all"
+        }
+        Statement::Rollback { .. } | Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
+            "leave it out, and roll back the whole transaction by the client's driver if it fails"
         }
         Statement::Set(_) | Statement::Reset(_) => return settings(),
         Statement::Use(_) => "name the schema with the table, as in \"a/b\".t",

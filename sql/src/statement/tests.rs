@@ -376,6 +376,8 @@ fn unsupported_statements_say_what_to_do() {
         ("GRANT SELECT ON t TO u", "volley grant"),
         ("BEGIN", "autocommit"),
         ("COMMIT", "autocommit"),
+        ("SAVEPOINT a", "whole transaction"),
+        ("ROLLBACK TO SAVEPOINT a", "whole transaction"),
         ("SET x = 1", "leave it out"),
         ("CREATE VIEW v AS SELECT 1", "CREATE TABLE"),
         ("CREATE SCHEMA a", "create the table"),

@@ -26,3 +26,4 @@ mod startup;
 mod tables;
 mod tickets;
 mod tls;
+mod transactions;

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
-    BeginWrite, Command, CommitWrite, DropTable, Expire, FormCluster, Node, Part, RegisterNode, ShardPlacement,
-    StageParts, Table, TableSpec, Write, WriteMode, WriteOutcome,
+    BeginWrite, Command, CommitWrite, DropTable, EndTransaction, Expire, FormCluster, Node, Part, RegisterNode,
+    ShardPlacement, StageParts, Table, TableSpec, Transaction, Write, WriteMode, WriteOutcome,
 };
-use volley_common::{Code, PartId};
+use volley_common::{Code, PartId, TransactionId};
 
 use crate::catalog::Catalog;
 
@@ -77,7 +77,36 @@ pub fn stage(id: &str, stream: u64, parts: &[u128]) -> StageParts {
         parts: parts.iter().map(|id| part(*id)).collect(),
         lease_ms: LEASE,
         schema: schema(),
+        ..StageParts::default()
     }
+}
+
+/// The id of the transaction of this number, which began at this time.
+pub fn transaction(number: u32, began_ms: u64) -> String {
+    format!("tx{began_ms:012x}{number:032x}")
+}
+
+/// The command that begins a transaction's write to a table.
+pub fn begin_in(transaction: &str, table: &str, mode: WriteMode) -> BeginWrite {
+    let id = transaction.parse::<TransactionId>().unwrap().write_id(&name(table));
+    let (transaction, principal) = (transaction.into(), "ann".into());
+    BeginWrite { transaction, principal, mode: mode as i32, schema: schema(), ..staged(&id, table) }
+}
+
+/// The command that stages a stream into a transaction's write to a table.
+pub fn stage_in(transaction: &str, table: &str, stream: u64, parts: &[u128]) -> StageParts {
+    let id = transaction.parse::<TransactionId>().unwrap().write_id(&name(table));
+    stage(&id, stream, parts)
+}
+
+/// The command that ends the transaction of `ann`.
+pub fn end(transaction: &str, commit: bool) -> Op {
+    Op::EndTransaction(EndTransaction {
+        id: transaction.into(),
+        principal: "ann".into(),
+        commit,
+        ..EndTransaction::default()
+    })
 }
 
 /// The command that begins a compaction of these parts on node 1.
@@ -167,6 +196,21 @@ impl CatalogFixture {
             Answer::Outcome(outcome) => outcome,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A transaction as it has ended.
+    pub fn end(&mut self, transaction: &str, commit: bool) -> Transaction {
+        match self.apply(end(transaction, commit)) {
+            Answer::Transaction(ended) => ended,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A put in a transaction, which stages these parts.
+    pub fn put_in(&mut self, transaction: &str, table: &str, mode: WriteMode, parts: &[u128]) {
+        self.begin(begin_in(transaction, table, mode));
+        let stream = parts.iter().sum::<u128>() as u64;
+        self.must_apply(Op::StageParts(stage_in(transaction, table, stream, parts)));
     }
 
     /// A put from begin to commit.

@@ -8,7 +8,7 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
     AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, FormCluster,
-    HolderChange, PinVersion, RenewWrite, RestoreVersion, Row, UpdateHolders, Write, WriteMode, row,
+    HolderChange, PinVersion, RenewWrite, RestoreVersion, Row, StageParts, UpdateHolders, Write, WriteMode, row,
 };
 use volley_common::{NodeId, PartId, TableName};
 
@@ -47,6 +47,23 @@ fn random_op(random: &mut StdRng) -> Op {
         22 if random.random_bool(0.1) => Op::Clear(Clear {}),
         22 => Op::CancelFlight(CancelFlight { flight: random.random_range(0..5), until_ms: 1_005_000 }),
         _ => Op::FormCluster(FormCluster { id: "c".into(), ..FormCluster::default() }),
+    }
+}
+
+/// A command of one of a few transactions.
+fn random_transaction_op(catalog: &Catalog, random: &mut StdRng, now_ms: u64) -> Op {
+    let id = transaction(random.random_range(0..6), now_ms / 1000 * 1000);
+    let table = ["a", "b", "c/d"][random.random_range(0..3)];
+    let mode = [WriteMode::Replace, WriteMode::Create, WriteMode::Append][random.random_range(0..3)];
+    match random.random_range(0..8) {
+        0..3 => Op::BeginWrite(BeginWrite { attempt: random.random_range(0..2), ..begin_in(&id, table, mode) }),
+        3..6 => {
+            let parts: Vec<u128> = (0..random.random_range(0..3)).map(|_| random.random_range(1..1 << 40)).collect();
+            let stage = stage_in(&id, table, random.random_range(0..9), &parts);
+            let attempt = catalog.write(&stage.write).map_or(0, |write| write.attempt);
+            Op::StageParts(StageParts { attempt, only_first: random.random_bool(0.3), ..stage })
+        }
+        _ => end(&id, random.random_bool(0.8)),
     }
 }
 
@@ -135,6 +152,13 @@ fn check(catalog: &Catalog, now: u64) {
         assert!(catalog.table(part.table).is_some(), "part {} of no table", part.part_id());
         assert!(catalog.part(part.part_id()) == Some(part));
     }
+    for write in catalog.open_writes().filter(|write| !write.transaction.is_empty()) {
+        let open = catalog.transactions.get(&write.transaction).unwrap();
+        assert!(open.writes.contains(&write.id), "{open:?}");
+    }
+    for open in catalog.transactions.values() {
+        assert_eq!(catalog.writes_of(open).count(), open.writes.len(), "{open:?}");
+    }
     for table in catalog.all_tables() {
         for version in (1..=table.version).filter(|v| catalog.readable_version(table, Some(*v), now).is_ok()) {
             assert!(catalog.parts_at(table.id, version).iter().all(|part| part.removed == 0 || part.removed > version));
@@ -147,9 +171,11 @@ fn check(catalog: &Catalog, now: u64) {
 #[test]
 fn replayed_commands_and_changes_give_the_same_rows() {
     let (mut answers, mut refusals, mut compactions, mut restorations, mut epochs) = (0, 0, 0, 0, 0);
+    let mut transactions = 0;
     for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut of_identities = StdRng::seed_from_u64(1000 + seed);
+        let mut of_transactions = StdRng::seed_from_u64(2000 + seed);
         let (mut first, mut again, mut follower) = (Catalog::default(), Catalog::default(), Catalog::default());
         let mut now_ms = 1_000_000;
         for step in 0..250 {
@@ -188,6 +214,13 @@ fn replayed_commands_and_changes_give_the_same_rows() {
                 assert!((epoch..=epoch + 1).contains(&first.identity_epoch()), "one step for each change");
                 epochs += first.identity_epoch() - epoch;
             }
+            if step > 0 && step % 3 == 0 {
+                let op = random_transaction_op(&first, &mut of_transactions, now_ms);
+                let command = Command { now_ms, op: Some(op) };
+                let reply = first.apply(&command);
+                assert_eq!(reply, again.apply(&command));
+                transactions += usize::from(matches!(reply.reply, Some(Answer::Transaction(_))));
+            }
             follow(&mut follower, first.take_changes());
             check(&first, now_ms);
         }
@@ -211,6 +244,7 @@ fn replayed_commands_and_changes_give_the_same_rows() {
         "{answers} commits, {refusals} refusals, {compactions} compactions, {restorations} restorations"
     );
     assert!(epochs > 1000, "{epochs} changes of identities");
+    assert!(transactions > 200, "{transactions} ends of transactions");
 }
 
 #[test]
@@ -261,6 +295,8 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         quota(&["a b"]),
         quota(&["ab"]),
         RowKey::Identity,
+        RowKey::Transaction("tx1".into()),
+        RowKey::Transaction("tx12".into()),
     ];
     assert!(keys.is_sorted());
     assert!(keys.iter().map(RowKey::to_bytes).collect::<Vec<_>>().is_sorted());
@@ -288,6 +324,8 @@ fn row_keys_sort_as_their_bytes_and_reject_garbage() {
         b"\x0d\xff\0",
         b"\x0ex",
         b"\x0f",
+        b"\x0f\xff",
+        b"\x10",
     ] {
         assert_eq!(RowKey::from_bytes(garbage), None);
     }

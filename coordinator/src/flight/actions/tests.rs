@@ -148,6 +148,22 @@ async fn write_is_ended_by_writers_of_its_table_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn transaction_that_wrote_nothing_begins_and_ends() {
+    let fixture = ActionsFixture::closed().await;
+    let begun = fixture.run_as("writer", "begin_transaction", "").await.unwrap();
+    assert_eq!(begun["lease_ms"], 600_000);
+    let body = json!({ "transaction": begun["transaction"] }).to_string();
+    for (action, committed) in [("commit_transaction", true), ("abort_transaction", false)] {
+        let ended = fixture.run_as("writer", action, &body).await.unwrap();
+        let expected = json!({ "transaction": begun["transaction"], "committed": committed, "tables": [] });
+        assert_eq!(ended, expected);
+        for wrong in ["{}", r#"{"transaction": "w"}"#, r#"{"transaction": 7}"#] {
+            assert_eq!(fixture.refusal("writer", action, wrong).await.code, Code::InvalidArgument, "{wrong}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ticket_is_renewed_and_cancelled_by_its_principal() {
     let fixture = ActionsFixture::closed().await;
     let ticket = |user: &str, is_shareable| {

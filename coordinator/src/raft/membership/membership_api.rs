@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
-use volley_common::wire::IDENTITY_FEATURES;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{AddCoordinator, RemoveCoordinator};
 use volley_common::{Code, Error, Result};
@@ -13,6 +12,7 @@ use volley_common::{Code, Error, Result};
 use super::membership_plan::quorum_loss_without;
 use super::peer_identity::{peer_status, peer_statuses, query, query_all};
 use crate::raft::context::RaftContext;
+use crate::raft::features::CatalogFeature;
 use crate::raft::storage::state_machine::CatalogView;
 use crate::raft::types::RaftMembership;
 
@@ -87,9 +87,11 @@ impl RaftContext {
 /// Checks that the coordinator at an address can join under this id.
 async fn check_joinable(ctx: &RaftContext, id: u64, addr: &str) -> Result<()> {
     let theirs = query(ctx, id, addr).await?;
-    if theirs.features < IDENTITY_FEATURES && ctx.view().identity_epoch() != 0 {
+    let unknown = |feature: &CatalogFeature| theirs.features < feature.least() && feature.is_in(&ctx.view());
+    if let Some(feature) = CatalogFeature::ALL.into_iter().find(unknown) {
         return Err(Error::precondition(format!(
-            "coordinator {id} at {addr} is of a version that does not know this cluster's users and grants: upgrade it first"
+            "coordinator {id} at {addr} is of a version that does not know {}, which this cluster has had: upgrade it first",
+            feature.name()
         )));
     }
     peer_status(ctx, &theirs).rejection.map_or(Ok(()), |why| Err(Error::precondition(why)))

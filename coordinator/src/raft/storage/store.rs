@@ -339,5 +339,6 @@ fn key_of(row: &Row) -> Option<RowKey> {
         row::Row::SigningKey(key) => RowKey::SigningKey(key.id.clone()),
         row::Row::Quota(quota) => RowKey::Quota(quota.prefix.clone()),
         row::Row::Identity(_) => RowKey::Identity,
+        row::Row::Transaction(transaction) => RowKey::Transaction(transaction.id.clone()),
     })
 }

@@ -38,6 +38,8 @@ pub struct FakeCoordinatorState {
     pub placement: Vec<Vec<u64>>,
     pub spec: TableSpec,
     pub staged: bool,
+    /// Whether it is of a version that knows transactions.
+    pub knows_transactions: bool,
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_begin: Option<Error>,
@@ -125,8 +127,9 @@ impl Coordinator for FakeCoordinator {
             spec: Some(state.spec.clone()),
             schema: request.schema,
             placement,
-            staged: state.staged,
+            staged: state.staged || request.staged,
             attempt: request.attempt,
+            transaction: if state.knows_transactions { request.transaction } else { String::new() },
             ..Write::default()
         };
         let write = state.writes.entry(request.write_id).or_insert(new).clone();

@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
-use volley_common::Error;
 use volley_common::identity::Access;
 use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
+use volley_common::{Error, TransactionId};
 
 use crate::router::NodeRouter;
 use cluster::{InProcessCluster, batch, megabytes, messages};
@@ -159,6 +159,31 @@ async fn stream_of_a_staged_write_is_staged() {
     assert_eq!(staged.len(), 1);
     assert_eq!(staged[0].parts.iter().map(|p| p.rows).sum::<u64>(), 262_144);
     assert_eq!(cluster.write().state(), WriteState::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_in_a_transaction_is_staged_by_the_plan_of_its_write() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    let put = async |mode: &str| {
+        let transaction = TransactionId::new(7);
+        let command = format!(r#"{{"table": "t", "mode": "{mode}", "transaction": "{transaction}"}}"#);
+        cluster.put(stream::iter(messages(&command, vec![batch(0, 5)]).await)).await
+    };
+    let refused = put("append").await.unwrap_err();
+    assert!(refused.code == Code::FailedPrecondition && refused.message.contains("earlier version"), "{refused}");
+    assert!(cluster.coordinator.state.lock().writes.values().all(|write| write.staged), "no put is committed");
+    cluster.coordinator.state.lock().knows_transactions = true;
+    for (at, (mode, only_first)) in
+        [("append", false), ("create_append", false), ("create", true), ("replace", true)].into_iter().enumerate()
+    {
+        let acks = put(mode).await.unwrap();
+        let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
+        assert_eq!((&outcome["staged"], &outcome["rows"]), (&true.into(), &5.into()));
+        let state = cluster.coordinator.state.lock();
+        let staged = &state.staged_parts[at];
+        assert_eq!(staged.only_first, only_first, "{mode}");
+        assert_eq!(staged.attempt, state.writes[&staged.write].attempt);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
