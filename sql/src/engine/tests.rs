@@ -14,6 +14,7 @@ mod large_values;
 mod limits;
 mod memory_source;
 mod metadata;
+mod plan_size;
 mod queries;
 
 /// An engine, and the tables of one caller.

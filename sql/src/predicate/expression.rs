@@ -12,15 +12,20 @@ use datafusion::logical_expr::utils::split_binary_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::ast::{ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
 use volley_common::{Error, Result};
 
+use super::planned_size::{MeasuredExpr, TableColumns};
+use super::type_inference::InferenceCounter;
 use super::{MAX_PREDICATE_BYTES, functions, limits};
 use crate::fault::from_datafusion;
 use crate::names::{quote, suggest};
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 pub(crate) const MAX_DEPTH: usize = 200;
+
+/// The beginning of errors' sentences.
+const WHAT: &str = "the filter";
 
 /// Passes over an expression until it is in its simplest form. A few suffice.
 const MAX_CYCLES: u32 = 16;
@@ -30,7 +35,7 @@ const MAX_CYCLES: u32 = 16;
 /// # Errors
 /// INVALID_ARGUMENT: it is not one expression, or has a subquery or a parameter.
 pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
-    let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, "the filter")?;
+    let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, WHAT)?;
     if limits::is_blank(&tokens) {
         return Err(Error::invalid("the filter is empty: give an expression such as price > 10, or leave it out"));
     }
@@ -41,14 +46,17 @@ pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
     if let Some(alias) = &parsed.alias {
         return Err(Error::invalid(format!("the filter has a name, {alias}: leave out AS and the name")));
     }
-    match parsed.expr.visit(&mut SyntaxCheck) {
+    match parsed.expr.visit(&mut SyntaxCheck::default()) {
         ControlFlow::Continue(()) => Ok(parsed),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 /// Finds what filters cannot have, before it is planned.
-struct SyntaxCheck;
+#[derive(Default)]
+struct SyntaxCheck {
+    steps: InferenceCounter,
+}
 
 impl Visitor for SyntaxCheck {
     type Break = Error;
@@ -57,6 +65,18 @@ impl Visitor for SyntaxCheck {
         ControlFlow::Break(Error::invalid(
             "a filter cannot have a subquery: it reads the columns of one table; use a SELECT statement",
         ))
+    }
+
+    fn pre_visit_expr(&mut self, _: &SqlExpr) -> ControlFlow<Error> {
+        self.steps.enter();
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<Error> {
+        match self.steps.leave(expr, WHAT) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
     }
 
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Error> {
@@ -121,6 +141,8 @@ impl VisibleColumns {
     /// INVALID_ARGUMENT: as [`super::Predicate::parse`].
     pub(super) fn normalize(&self, expr: Expr) -> Result<Expr> {
         check_nodes(&expr)?;
+        let measured = MeasuredExpr::of(&expr, &mut TableColumns(&self.schema))?;
+        measured.check(measured.written, WHAT)?;
         let context = SimplifyContext::builder()
             .with_schema(Arc::clone(&self.schema))
             .with_config_options(Arc::clone(functions::SESSION.config_options()))

@@ -14,6 +14,7 @@ use super::rewrite::normalized;
 use super::{TableAt, ignored, looks_versioned, refuse};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
+use crate::predicate::type_inference::InferenceCounter;
 
 /// Most tables and subqueries in FROM after every use of a WITH query is replaced by the query, as planning does.
 const MAX_RELATIONS: u64 = 512;
@@ -92,6 +93,7 @@ struct RelationVisitor {
     relations: u64,
     queries: u64,
     wildcards: u64,
+    steps: InferenceCounter,
 }
 
 impl RelationVisitor {
@@ -218,7 +220,12 @@ impl Visitor for RelationVisitor {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        self.steps.enter();
         flow(check_grouping(expr))
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        flow(self.steps.leave(expr, "the statement"))
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
