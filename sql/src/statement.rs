@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `rewrite` | versions and parameters in the text for the engine |
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
+//! | `substitution` | what planning copies to where a SELECT names it |
 //! | `ignored` | clauses that would have no effect |
 //! | `plain_read`, `filter_levels` | which SELECT needs no engine |
 //! | `classify` | what kind of statement it is |
@@ -35,6 +36,7 @@ mod ignored;
 mod plain_read;
 mod refuse;
 mod rewrite;
+mod substitution;
 mod tables;
 
 /// Most bytes of a statement's text.

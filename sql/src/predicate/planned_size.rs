@@ -199,7 +199,7 @@ impl MeasuredExpr {
 /// The error for what becomes too large.
 pub(crate) fn too_large(what: &str, most: u64) -> Error {
     Error::invalid(format!(
-        "{what} would grow by more than {most} operators when it is planned, because a condition on a computed column repeats what computes it, and CASE of booleans, coalesce, nvl, BETWEEN, short IN lists and ALL repeat their arguments: nest fewer of them, or store the result of an inner query by CREATE TABLE AS and read that"
+        "{what} would grow by more than {most} operators when it is planned, because a condition on a computed column repeats what computes it, each use of a query of WITH repeats the query, and CASE of booleans, coalesce, nvl, BETWEEN, short IN lists and ALL repeat their arguments: use or nest fewer of them, or store the result of an inner query by CREATE TABLE AS and read that"
     ))
 }
 

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use datafusion::common::TableReference;
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast::{
-    Expr, ObjectName, Query, Select, SelectItem, Statement, TableFactor, Visit, Visitor,
+    Expr, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, ignored, looks_versioned, refuse};
+use super::{TableAt, ignored, looks_versioned, refuse, substitution};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
 use crate::predicate::type_inference::InferenceCounter;
@@ -145,6 +145,9 @@ impl RelationVisitor {
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
             ));
         }
+        if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &query.order_by) {
+            substitution::check(select, Some(order_by))?;
+        }
         let Some(with) = &query.with else { return Ok(()) };
         for cte in &with.cte_tables {
             let name = normalized(&cte.alias.name);
@@ -215,7 +218,11 @@ impl Visitor for RelationVisitor {
             Some(_) => ControlFlow::Break(Error::unimplemented(
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
-            None => flow(ignored::check_select(select).and_then(|()| self.count_wildcards(select))),
+            None => flow(
+                ignored::check_select(select)
+                    .and_then(|()| substitution::check(select, None))
+                    .and_then(|()| self.count_wildcards(select)),
+            ),
         }
     }
 
