@@ -1,16 +1,25 @@
-//! How many steps it takes to find the type of an expression, and whether it can be null.
+//! How many steps it takes to make an expression of its syntax, and to find its type and whether it can be null.
 //!
 //! DataFusion finds the field of a CASE by two visits of its branches, one for the type and one for nulls, and for nulls it visits
 //! each operator of a condition anew, with all below it. A function needs the fields of its arguments for its type and for its nulls
 //! alike. So the steps double with each CASE in a function in a CASE, and with each CASE in the condition of another, already
 //! when a statement is planned: that is bounded here, by its syntax. What planning makes of expressions afterwards is for
 //! [`super::planned_size`], which counts the same steps.
+//!
+//! Some syntax doubles before that: ANY and ALL of a list become a CASE with the list up to five times, the arguments of `map` are
+//! planned twice, and so is a lambda.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Function, UnaryOperator};
 use volley_common::{Error, Result};
 
 /// Most steps beyond those that grow with the text alone. A million take some 30 ms, which planning spends several times.
 const MAX_STEPS: u64 = 1_000_000;
+/// Most nodes that the planner makes beyond those that are written.
+const MAX_COPIES: u64 = 10_000;
+/// How often ANY and ALL repeat their list, and what they compare it with.
+const COPIES_OF_LIST: u64 = 5;
+/// How often the arguments of `map`, and lambdas, are planned.
+const COPIES_OF_ARGUMENTS: u64 = 2;
 /// Steps for each node of an expression in which nothing doubles.
 const STEPS_OF_NODE: u64 = 16;
 
@@ -113,6 +122,8 @@ impl InferenceSteps {
 pub(crate) struct InferenceCounter {
     /// For each expression that is being visited the steps of those directly in it.
     open: Vec<Vec<InferenceSteps>>,
+    /// The expressions that were visited.
+    written: u64,
 }
 
 impl InferenceCounter {
@@ -124,10 +135,16 @@ impl InferenceCounter {
     /// After it.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: its types cannot be found in a short time.
+    /// INVALID_ARGUMENT: it cannot be planned, or its types be found, in a short time.
     pub(crate) fn leave(&mut self, expr: &Expr, what: &str) -> Result<()> {
         let steps = steps(expr, &self.open.pop().unwrap_or_default());
         steps.check(what)?;
+        self.written += 1;
+        if steps.nodes.saturating_sub(self.written) > MAX_COPIES {
+            return Err(Error::invalid(format!(
+                "{what} nests ANY or ALL of lists, map or lambdas too deeply: each level is planned several times; use fewer levels, or store the result of an inner query by CREATE TABLE AS and read that"
+            )));
+        }
         if let Some(outer) = self.open.last_mut() {
             outer.push(steps);
         }
@@ -151,6 +168,12 @@ fn steps(expr: &Expr, inner: &[InferenceSteps]) -> InferenceSteps {
             let results = branches.iter().skip(1).step_by(2);
             InferenceSteps::case(sum(branches.iter().step_by(2)), sum(before.iter().chain(results).chain(after)))
         }
+        Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } if !matches!(**right, Expr::Subquery(_)) => {
+            let copies = InferenceSteps::function(sum(inner).times(COPIES_OF_LIST));
+            InferenceSteps::case(copies, InferenceSteps::default())
+        }
+        Expr::Lambda(_) => InferenceSteps::case(InferenceSteps::default(), sum(inner).times(COPIES_OF_ARGUMENTS)),
+        Expr::Function(call) if is_map(call) => InferenceSteps::function(sum(inner).times(COPIES_OF_ARGUMENTS)),
         Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. }
         | Expr::UnaryOp { op: UnaryOperator::Not, .. } => InferenceSteps::connective(sum(inner)),
         Expr::BinaryOp { op, .. } if is_operator(op) => InferenceSteps::operator(sum(inner)),
@@ -176,6 +199,11 @@ fn steps(expr: &Expr, inner: &[InferenceSteps]) -> InferenceSteps {
         // Planning makes functions of all others, among them EXTRACT, `||`, subscripts and literals of lists.
         _ => InferenceSteps::function(sum(inner)),
     }
+}
+
+fn is_map(call: &Function) -> bool {
+    let name = call.name.0.last().and_then(|part| part.as_ident());
+    name.is_some_and(|name| name.value.eq_ignore_ascii_case("map"))
 }
 
 /// Whether an operator stays one.
@@ -249,6 +277,17 @@ mod tests {
             let error = refusal(&nested(20, template)).unwrap_or_else(|| panic!("{template}"));
             assert!(error.message.starts_with("the text nests CASE too deeply"), "{error}");
             assert_eq!(refusal(&nested(5, template)), None, "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_planned_several_times_is_bounded() {
+        for template in
+            ["[CAST(a > ALL ({}) AS INT)]", "[CAST(a <> ANY ({}) AS INT)]", "map(1, {})", "array_transform(a, b -> {})"]
+        {
+            let error = refusal(&nested(16, template)).unwrap_or_else(|| panic!("{template}"));
+            assert!(error.message.contains("too deeply"), "{error}");
+            assert_eq!(refusal(&nested(3, template)), None, "{template}");
         }
     }
 

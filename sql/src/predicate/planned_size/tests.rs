@@ -72,9 +72,7 @@ fn columns_simplified(expr: Expr) -> u64 {
         .build();
     let simplifier = ExprSimplifier::new(context).with_max_cycles(16);
     let expr = simplifier.simplify(simplifier.coerce(expr, &schema()).unwrap()).unwrap();
-    let mut counts = std::collections::HashMap::new();
-    expr.add_column_ref_counts(&mut counts);
-    counts.values().map(|count| *count as u64).sum()
+    expr.column_refs_counts().values().map(|count| *count as u64).sum()
 }
 
 #[test]
