@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn expired_ticket_of_a_query_names_its_tables() {
-        let table = |name: &str| TableVersion { table: vec![name.into()], version: Some(1) };
+        let table = |name: &str| TableVersion { table: vec![name.into()], version: Some(1), table_id: 7 };
         let tables = vec![table("a"), table("b")];
         let ticket = Ticket { query: Some(Query { tables, ..Query::default() }), expires_ms: 1, ..Ticket::default() };
         let key = TicketKey::new(&[7; 32]);

@@ -161,7 +161,7 @@ impl CoordinatorPeerService {
         table: &TableName,
         request: PlanReadRequest,
     ) -> Result<PlanReadReply, Status> {
-        access.require(Role::Reader, table.components())?;
+        self.require_reader(access, table)?;
         let PlanReadRequest { table: _, columns, version, limit, decompress, filter } = request;
         let filter = (!filter.is_empty()).then_some(filter);
         filter.as_deref().map_or(Ok(()), check_filter)?;
@@ -173,12 +173,18 @@ impl CoordinatorPeerService {
         Ok(PlanReadReply { ticket: ticket.into() })
     }
 
+    /// Checks that a client may read a table.
+    fn require_reader(&self, access: &Access, table: &TableName) -> Result<(), Status> {
+        let permitted = access.require(Role::Reader, table.components());
+        permitted.map_err(|error| self.read.with_similar_table(access, table, error).into())
+    }
+
     /// Checks that a client's query may read its tables. A refusal is recorded as one of its get: nodes plan the tables of a query
     /// whichever call of the client it belongs to.
     fn require_tables(&self, access: &Access, tables: &[QueriedTable], metadata: &MetadataMap) -> Result<(), Status> {
-        for (table, _) in tables {
-            let permitted = access.require(Role::Reader, table.components()).map_err(Status::from);
-            self.record_refusal(access, (AuditKind::Read, "DoGet"), table, metadata, &permitted);
+        for QueriedTable { name, .. } in tables {
+            let permitted = self.require_reader(access, name);
+            self.record_refusal(access, (AuditKind::Read, "DoGet"), name, metadata, &permitted);
             permitted?;
         }
         Ok(())

@@ -147,7 +147,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ..Ticket::default()
     };
     let filtered = Ticket { filter: "a > 1".into(), ..ticket.clone() };
-    let table = TableVersion { table: ticket.table.clone(), version: Some(3) };
+    let table = TableVersion { table: ticket.table.clone(), version: Some(3), table_id: 7 };
     let query = Query { sql: "SELECT 1".into(), tables: vec![table], ..Query::default() };
     let query = Ticket { principal: "ann".into(), expires_ms: 1000, query: Some(query), ..Ticket::default() };
     let assertion = Assertion { principal: "ann".into(), path: "/x".into(), expires_ms: 1000, ..Assertion::default() };

@@ -12,6 +12,7 @@
 //! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
+//! | `unsound` | queries that the engine would answer wrongly |
 //! | `admission` | how many queries run |
 
 mod admission;
@@ -25,6 +26,7 @@ mod planned_query;
 mod query_stream;
 mod relabel;
 mod statement_catalog;
+mod unsound;
 mod views;
 
 use std::path::PathBuf;
@@ -134,7 +136,8 @@ impl SqlEngine {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the statement is wrong or too large once planned, or its parameters do not fit. NOT_FOUND: a table does
-    /// not exist. UNIMPLEMENTED: it is no query. DEADLINE_EXCEEDED: planning took too long. Errors of the source.
+    /// not exist. UNIMPLEMENTED: it is no query, or would be answered wrongly. DEADLINE_EXCEEDED: planning took too long. Errors
+    /// of the source.
     pub async fn prepare(
         &self,
         source: Arc<dyn TableSource>,
@@ -184,6 +187,7 @@ impl SqlEngine {
         plan_size::check(&plan)?;
         refuse_settings(&plan)?;
         refuse_wide_values(&plan)?;
+        unsound::check(&plan)?;
         let parameter_types = planned_query::parameter_types(&plan)?;
         let is_bound = parameters.is_some() || parameter_types.is_empty();
         let plan = match parameters {

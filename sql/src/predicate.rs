@@ -9,6 +9,7 @@
 //! | `limits` | how long and how deep SQL text can be |
 //! | `functions` | what filters can call |
 //! | `type_inference`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
+//! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
 //! | `pruning` | evaluation on statistics: which batches can have rows that are selected |
@@ -28,6 +29,7 @@ pub(crate) mod limits;
 pub(crate) mod planned_size;
 mod pruning;
 mod row_filter;
+pub(crate) mod syntax;
 pub(crate) mod type_inference;
 mod unparse;
 

@@ -12,6 +12,7 @@
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
 //! | `substitution` | what planning copies to where a SELECT names it |
 //! | `ignored` | clauses that would have no effect |
+//! | `unsound` | what the engine would answer wrongly |
 //! | `plain_read`, `filter_levels` | which SELECT needs no engine |
 //! | `classify` | what kind of statement it is |
 //! | `refuse` | what to do instead of a statement that is not supported |
@@ -38,6 +39,7 @@ mod refuse;
 mod rewrite;
 mod substitution;
 mod tables;
+mod unsound;
 
 /// Most bytes of a statement's text.
 pub const MAX_STATEMENT_BYTES: usize = 256 * 1024;

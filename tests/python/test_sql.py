@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,6 +111,33 @@ def test_table_is_found_by_each_spelling(client, name):
         query(client, f'SELECT count(*) FROM "{name}".Upper')
 
 
+def test_table_that_exists_in_another_case_is_named(client, name):
+    put(client, f"{name}/Upper", TABLE.slice(0, 3))
+    folded = f'"{name}".Upper'
+    expected = f'there is no table "{name}/upper": did you mean "{name}/Upper"'
+    for statement in ("SELECT * FROM {}", "SELECT id FROM {} WHERE id > 1", "SELECT count(*) FROM {}", "DESCRIBE {}"):
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            query(client, statement.format(folded))
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            client.do_get(flight.Ticket(command(statement.format(folded)))).read_all()
+    for statement in ("INSERT INTO {} SELECT * FROM {}", "INSERT INTO {} (id) VALUES (1)", "DROP TABLE {}"):
+        with pytest.raises(KeyError, match=re.escape(expected)):
+            update(client, statement.replace("{}", folded))
+    with pytest.raises(KeyError, match=re.escape(expected)):
+        client.get_schema(flight.FlightDescriptor.for_path(name, "upper"))
+    assert query(client, f'SELECT count(*) AS n FROM "{name}"."Upper"')["n"].to_pylist() == [3]
+
+
+def test_column_that_exists_in_another_case_is_named(client, name):
+    put(client, name, pa.table({"Price": [1.5], "id": [7]}))
+    table = sql_name(name)
+    for statement in ("SELECT Price FROM {}", "SELECT id FROM {} WHERE Price > 1", "SELECT sum(Price) FROM {}"):
+        with pytest.raises(pa.ArrowInvalid, match='did you mean .*"Price"'):
+            query(client, statement.format(table))
+    with pytest.raises(pa.ArrowInvalid, match='did you mean "Price"'):
+        update(client, f"INSERT INTO {table} (Price) VALUES (2)")
+
+
 def test_pinned_version_outlives_a_replace(shared, client, name, put_table):
     planned = [plan(client, SUMS.format(put_table)), plan(client, f"SELECT * FROM {put_table} WHERE id >= 0")]
     put(client, name, TABLE.slice(0, 10))
@@ -118,6 +146,23 @@ def test_pinned_version_outlives_a_replace(shared, client, name, put_table):
         there = shared.client(member)
         engine, plain = (pa.concat_tables([there.do_get(e.ticket).read_all() for e in info.endpoints]) for info in planned)
         assert rows(engine) == sums(TABLE) and plain.equals(TABLE)
+
+
+def test_ticket_of_a_dropped_table_never_reads_the_next_one(shared, client, name):
+    put(client, name, TABLE)
+    table = sql_name(name)
+    planned = plan(client, SUMS.format(table)), plan(client, f"SELECT id FROM {table} WHERE id > 5")
+    of_version = plan(client, SUMS.format(f"{table} FOR VERSION AS OF 1"))
+    update(client, f"DROP TABLE {table}")
+    put(client, name, TABLE.slice(0, 10))
+    for member in shared.members():
+        there = shared.client(member)
+        engine, plain, old = (
+            pa.concat_tables([there.do_get(e.ticket).read_all() for e in info.endpoints])
+            for info in (*planned, of_version)
+        )
+        assert rows(engine) == rows(old) == sums(TABLE) and plain.num_rows == TABLE.num_rows - 6
+        assert rows(query(there, SUMS.format(f"{table} FOR VERSION AS OF 1"))) == sums(TABLE.slice(0, 10))
 
 
 def test_two_versions_of_a_table_are_joined(client, name, put_table):

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
+use volley_common::identity::missing_table;
 use volley_common::wire::catalog::{Cancelled, Cluster, Node, NodeState, Part, Pin, Table, Write};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
@@ -102,6 +104,12 @@ impl Catalog {
     /// Existing tables in name order.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
         self.names.values().filter_map(|id| self.tables.get(id))
+    }
+
+    /// Names of existing tables in their order, from this one on.
+    pub fn names_from<'c>(&'c self, first: &[String]) -> impl Iterator<Item = &'c [String]> + use<'c> {
+        let from_first = self.names.range::<[String], _>((Bound::Included(first), Bound::Unbounded));
+        from_first.map(|(name, _)| &name[..])
     }
 
     /// Every table by id, including dropped tables whose parts are kept.
@@ -253,7 +261,7 @@ pub(super) fn readable_text(table: &Table, now_ms: u64) -> String {
 }
 
 pub(super) fn no_table(name: &[String]) -> Error {
-    Error::not_found(format!("there is no table {:?}", name.join("/")))
+    missing_table(name)
 }
 
 pub(super) fn not_formed() -> Error {

@@ -178,8 +178,9 @@ impl ActionRunner {
     async fn drop_table(&self, body: &[u8], call: &CallContext, requirement: Requirement) -> Result<ActionReply> {
         let drop = DropTableBody::parse(body)?;
         let name = drop.table.parse()?;
-        call.require(requirement, &name)?;
-        let dropped = self.services.tables.drop_table(&name, drop.if_exists).await?;
+        let with_similar = |error| self.services.read.with_similar_table(call.access(), &name, error);
+        call.require(requirement, &name).map_err(with_similar)?;
+        let dropped = self.services.tables.drop_table(&name, drop.if_exists).await.map_err(with_similar)?;
         let mut reply = json!({ "table": drop.table, "dropped": dropped });
         if dropped && let Some(until_ms) = self.services.restore.restorable_until_ms(&name).await {
             reply["restorable_until_ms"] = until_ms.into();

@@ -89,6 +89,19 @@ impl CoordinatorFlight {
         }
     }
 
+    /// The table that a read names, and the call, which may read it.
+    fn readable_table(
+        &self,
+        request: &Request<FlightDescriptor>,
+        method: &str,
+    ) -> volley_common::Result<(TableRequest, CallContext)> {
+        let call = CallContext::of(request.extensions());
+        let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
+        let permitted = call.require(rights::require_method(method)?, &table.name);
+        permitted.map_err(|error| self.read.with_similar_table(call.access(), &table.name, error))?;
+        Ok((table, call))
+    }
+
     /// The tonic server, with its message limits.
     pub fn server(self) -> FlightServiceServer<CoordinatorFlight> {
         FlightServiceServer::new(self).max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_REPLY)
@@ -97,17 +110,6 @@ impl CoordinatorFlight {
 
 fn reply_stream<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
     stream::iter(items).map(Ok).boxed()
-}
-
-/// The table that a read names, and the call, which may read it.
-fn readable_table(
-    request: &Request<FlightDescriptor>,
-    method: &str,
-) -> volley_common::Result<(TableRequest, CallContext)> {
-    let call = CallContext::of(request.extensions());
-    let table = TableRequest::from_descriptor(request.get_ref(), request.metadata())?.for_read()?;
-    call.require(rights::require_method(method)?, &table.name)?;
-    Ok((table, call))
 }
 
 /// The error for a call that the [`router`] should have handled.
@@ -146,7 +148,7 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let (table, call) = readable_table(&request, "PollFlightInfo")?;
+        let (table, call) = self.readable_table(&request, "PollFlightInfo")?;
         let listener =
             received_by::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
         let _place = self.planning.enter(call.access()).await?;
@@ -159,7 +161,7 @@ impl FlightService for CoordinatorFlight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let (table, call) = readable_table(&request, "GetSchema")?;
+        let (table, call) = self.readable_table(&request, "GetSchema")?;
         let _place = self.planning.enter(call.access()).await?;
         let schema = self.read.schema(call.access(), &table).await?;
         Ok(Response::new(SchemaResult { schema }))

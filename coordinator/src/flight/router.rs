@@ -33,7 +33,7 @@ use volley_common::refusal_log::RefusalLog;
 use volley_common::server::serve::TonicService;
 use volley_common::ticket::MAX_TICKET;
 use volley_common::wire::cluster;
-use volley_common::{Code, Error, Result, clock};
+use volley_common::{Code, Error, Result, TableName, clock};
 
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
@@ -278,7 +278,7 @@ impl CoordinatorRouter {
         }
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
-        call.require(rights::require_method("GetFlightInfo")?, &table.name)?;
+        self.require_readable("GetFlightInfo", call, &table.name)?;
         let _place = match self.planning.enter(call.access()).await {
             Ok(place) => place,
             Err(status) => return Ok(grpc_error(status)),
@@ -312,7 +312,7 @@ impl CoordinatorRouter {
             TicketRequest::Signed(bytes) => (bytes, decompress_header(&metadata)?),
             TicketRequest::Table(table) => {
                 let table = table.for_read()?;
-                call.require(rights::require_method("DoGet")?, &table.name)?;
+                self.require_readable("DoGet", call, &table.name)?;
                 let _place = match self.planning.enter(call.access()).await {
                     Ok(place) => place,
                     Err(status) => return Ok(grpc_error(status)),
@@ -330,6 +330,12 @@ impl CoordinatorRouter {
         // It may be long until the first row of a query: another node must not run it, too.
         let repeatable = if ticket.query.is_some() { Repeatable::No } else { Repeatable::Yes };
         self.nodes.forward(nodes, head, call, repeatable, || Some(ProxyRequestBody::from(message.clone()))).await
+    }
+
+    /// Checks that the caller may read the table that it names.
+    fn require_readable(&self, method: &str, call: &CallContext, table: &TableName) -> Result<()> {
+        let permitted = call.require(rights::require_method(method)?, table);
+        permitted.map_err(|error| self.read.with_similar_table(call.access(), table, error))
     }
 
     fn redeem(&self, signed: &[u8], call: &CallContext) -> Result<cluster::Ticket> {

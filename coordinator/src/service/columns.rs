@@ -10,6 +10,7 @@ use volley_common::ipc::project::{SchemaMetadata, project_schema};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::options::fields::cut;
+use volley_common::suggestion::did_you_mean;
 use volley_common::wire::cluster::Columns;
 use volley_common::{Error, Result};
 
@@ -143,7 +144,8 @@ fn select(
             let known: Vec<String> = fields.iter().take(MAX_LISTED).map(|(_, field)| cut(field.name())).collect();
             let more = if fields.len() > MAX_LISTED { ", …" } else { "" };
             let known = known.join(", ");
-            Err(Error::invalid(format!("table {table:?} has no column {:?}; it has {known}{more}", cut(name))))
+            let hint = did_you_mean(name, fields.iter().map(|(_, field)| field.name().as_str()));
+            Err(Error::invalid(format!("table {table:?} has no column {:?}; it has {known}{more}{hint}", cut(name))))
         }
     };
     let indexes = wanted.iter().map(find).collect::<Result<Vec<usize>>>()?;
@@ -290,6 +292,16 @@ mod tests {
         assert_eq!(hidden, missing, "the text of a column that is missing");
         let too_many = restricted(&wide(3), Some(&["c0", "c1", "c2"]), &["c0", "c2"]).await.err().unwrap();
         assert!(too_many.message.contains("it has 2"), "{too_many}");
+    }
+
+    #[tokio::test]
+    async fn visible_column_in_another_case_is_suggested() {
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let schema = schema_message(&Schema::new(["Price", "PRICE", "id"].map(field).to_vec())).unwrap();
+        let error = restricted(&schema, Some(&["price"]), &["PRICE", "id"]).await.err().unwrap();
+        assert!(error.message.ends_with("no column \"price\"; it has PRICE, id: did you mean \"PRICE\"?"), "{error}");
+        let hidden = restricted(&schema, Some(&["price"]), &["id"]).await.err().unwrap();
+        assert!(hidden.message.ends_with("no column \"price\"; it has id"), "{hidden}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod listing;
 pub mod queries;
+mod similar_tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, Tab
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{PartId, Result, TableName, clock};
 
+use self::similar_tables::require_table;
 use super::columns::{SelectedColumns, select_columns};
 use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
@@ -136,7 +138,10 @@ impl ReadService {
                 most.min(filter_copies(options.filter.as_deref())).max(1)
             }
         };
-        let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
+        let plan = |catalog: CatalogView| {
+            let table = require_table(&catalog, access, &request.name)?;
+            self.resolve_read(&catalog, table, options, most, &listener.name)
+        };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
@@ -171,7 +176,9 @@ impl ReadService {
     pub async fn plan_ticket(&self, access: &Access, name: &TableName, options: &Options) -> Result<Vec<u8>> {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
-        let plan = |catalog: CatalogView| self.resolve_read(&catalog, name, options, |_| 1, &listener);
+        let plan = |catalog: CatalogView| {
+            self.resolve_read(&catalog, require_table(&catalog, access, name)?, options, |_| 1, &listener)
+        };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
@@ -187,7 +194,7 @@ impl ReadService {
     pub async fn schema(&self, access: &Access, request: &TableRequest) -> Result<Bytes> {
         let schema = {
             let catalog = self.raft.read().await?;
-            let table = catalog.require_table(&request.name)?;
+            let table = require_table(&catalog, access, &request.name)?;
             let version =
                 catalog.readable_version(table, request.options.version, clock::now_ms().max(catalog.clock_ms()))?;
             catalog.layout_at(table, version).schema
@@ -199,13 +206,13 @@ impl ReadService {
     fn resolve_read(
         &self,
         catalog: &Catalog,
-        name: &TableName,
+        table: &Table,
         options: &Options,
         max_endpoints: impl Fn(Option<&TableSpec>) -> u32,
         listener: &Arc<str>,
     ) -> Result<ResolvedRead> {
         // Expiry runs by the catalog's time, even if this coordinator's clock is behind.
-        let (table, now_ms) = (catalog.require_table(name)?, clock::now_ms().max(catalog.clock_ms()));
+        let now_ms = clock::now_ms().max(catalog.clock_ms());
         let version = catalog.readable_version(table, options.version, now_ms)?;
         let layout = catalog.layout_at(table, version);
         catalog.require_live_nodes()?;

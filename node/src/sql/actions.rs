@@ -10,6 +10,7 @@ use volley_sql::statement::{PlainRead, SqlStatement, UpdateStatement, parse};
 
 use super::caller::SqlCaller;
 use super::coordinator_call::run_action;
+use super::insert_rows::missing_column;
 use super::parameters::typed_by_columns;
 use super::query::{BoundQuery, QueryPlan, plan};
 use super::read_forward::{check_filter, visible_schema};
@@ -75,9 +76,7 @@ async fn schema_of_read(caller: &SqlCaller, read: &PlainRead) -> Result<Schema> 
     check_filter(caller, read).await?;
     let schema = visible_schema(caller, &read.table, read.version).await?;
     let Some(columns) = &read.columns else { return Ok(schema.as_ref().clone()) };
-    let index = |name: &String| {
-        schema.index_of(name).map_err(|_| Error::invalid(format!("table {} has no column {name:?}", read.table)))
-    };
+    let index = |name: &String| schema.index_of(name).map_err(|_| missing_column(&schema, name));
     let indexes = columns.iter().map(index).collect::<Result<Vec<_>>>()?;
     schema.project(&indexes).map_err(|e| Error::internal(format!("selecting columns: {e}")))
 }

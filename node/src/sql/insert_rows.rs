@@ -20,8 +20,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use volley_common::ipc::conform::conform;
+use volley_common::suggestion::did_you_mean;
 use volley_common::{Error, Result};
-use volley_sql::names::suggest;
 use volley_sql::predicate::check_type;
 
 /// How the columns of a query become those of a table.
@@ -108,9 +108,9 @@ impl InsertPlan {
     }
 }
 
-fn missing_column(schema: &Schema, name: &str) -> Error {
-    let known = schema.fields().iter().map(|field| field.name().as_str());
-    let hint = suggest(name, known).map_or_else(String::new, |near| format!(": did you mean {near:?}?"));
+/// The error for a column that a table does not have.
+pub fn missing_column(schema: &Schema, name: &str) -> Error {
+    let hint = did_you_mean(name, schema.fields().iter().map(|field| field.name().as_str()));
     Error::invalid(format!("the table has no column {name:?}{hint}"))
 }
 

@@ -18,7 +18,7 @@
 //!
 //! A coordinator forwards calls like these to a node, and a node answers them itself: none is sent back. A statement that is no
 //! more than a read of one table becomes such a read: coordinators plan it, and its tickets are ordinary ones with a filter. The
-//! ticket of a query has the statement and the versions of its tables; any node runs it.
+//! ticket of a query has the statement, its tables and their versions; any node runs it.
 //!
 //! The parts of a query are read by [`crate::get`], and its rows are written by [`crate::put`]: rights, fail-over and atomicity are
 //! those of gets and puts.

@@ -1,4 +1,4 @@
-//! Queries: planned for a FlightInfo, whose ticket pins the versions of their tables, and run for a DoGet or an INSERT.
+//! Queries: planned for a FlightInfo, whose ticket pins their tables and the versions of these, and run for a DoGet or an INSERT.
 //!
 //! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue. A
 //! query ends when its reader goes, and when its FlightInfo is cancelled.
@@ -24,15 +24,15 @@ use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::split::split;
 use volley_common::wire::cluster::TableVersion;
-use volley_common::{Error, Result, TableName};
+use volley_common::{Error, Result};
 use volley_sql::engine::SqlEngine;
 use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
-use volley_sql::statement::QueryStatement;
+use volley_sql::statement::{QueryStatement, TableAt};
 
 use super::caller::SqlCaller;
 use super::parameters::declared_type;
-use super::source::NodeSource;
+use super::source::{NodeSource, PinnedTables};
 
 /// Messages that wait for the reader of a query: each has about 1 MiB.
 const QUEUED_MESSAGES: usize = 4;
@@ -62,10 +62,14 @@ impl BoundQuery {
         self.statement.tables.iter().map(|table| table.name.components().to_vec()).collect()
     }
 
-    /// The versions of a ticket, for [`NodeSource::new`]: of the tables that the statement names without one.
-    pub fn pinned(&self, versions: &[TableVersion]) -> HashMap<TableName, u64> {
-        let tables = self.statement.tables.iter().zip(versions).filter(|(table, _)| table.version.is_none());
-        tables.filter_map(|(table, pinned)| Some((table.name.clone(), pinned.version?))).collect()
+    /// The tables of a ticket, for [`NodeSource::new`]; `None`: they are not those of the query.
+    pub fn pinned(&self, versions: Vec<TableVersion>) -> Option<PinnedTables> {
+        let tables = &self.statement.tables;
+        let is_of = |(table, pinned): (&TableAt, &TableVersion)| {
+            table.name.components() == pinned.table && table.version.is_none_or(|named| pinned.version == Some(named))
+        };
+        let fits = tables.len() == versions.len() && tables.iter().zip(&versions).all(is_of);
+        fits.then(|| tables.iter().cloned().zip(versions).collect())
     }
 }
 
@@ -75,7 +79,7 @@ pub struct QueryPlan {
     pub schema: SchemaRef,
     /// The types of its parameters by name, in their order; `None` if the statement does not tell one.
     pub parameters: Vec<(String, Option<DataType>)>,
-    /// Its tables, with the versions that it reads.
+    /// Its tables, with their ids and the versions that it reads.
     pub tables: Vec<TableVersion>,
     /// Until when these versions are kept, milliseconds since 1970; `None`: it reads no table.
     pub expires_ms: Option<u64>,
@@ -139,7 +143,7 @@ pub trait ResultEncoder: Send + 'static {
 pub async fn run<E: ResultEncoder>(
     caller: &SqlCaller,
     query: BoundQuery,
-    pinned: HashMap<TableName, u64>,
+    pinned: PinnedTables,
     flight: Option<u64>,
     encoder: E,
 ) -> Result<BoxStream<'static, Result<E::Item>>> {
@@ -192,15 +196,13 @@ async fn produce<E: ResultEncoder>(
 ) -> Result<()> {
     let started = Instant::now();
     let bound = query.parameter_rows()?;
-    let mut statement = query.statement.as_ref().clone();
     let mut promised: Option<SchemaRef> = None;
     for (at, parameters) in ParameterRows::runs(bound.as_ref()).enumerate() {
         if at > 0 {
             check_time(started.elapsed(), engine.timeout())?;
         }
-        let planned = engine.prepare(source.clone(), &statement, parameters?).await?;
-        // What all runs read.
-        statement.tables = planned.tables();
+        // The source plans the tables and versions of the first run again.
+        let planned = engine.prepare(source.clone(), &query.statement, parameters?).await?;
         let mut rows = pin!(engine.run(planned, caller.key()).await?);
         let schema = schema_of_runs(rows.schema(), bound.as_ref());
         match &promised {

@@ -45,7 +45,8 @@ pub fn command(read: &PlainRead) -> String {
 /// # Errors
 /// NOT_FOUND: there is no such table or version, or the caller may not read it.
 pub async fn visible_schema(caller: &SqlCaller, table: &TableName, version: Option<u64>) -> Result<SchemaRef> {
-    let request = PlanTablesRequest { tables: vec![TableVersion { table: table.components().to_vec(), version }] };
+    let table = TableVersion { table: table.components().to_vec(), version, ..TableVersion::default() };
+    let request = PlanTablesRequest { tables: vec![table] };
     let reply = caller.context.get.coordinators.plan_tables(request, &caller.asserted).await?;
     match reply.tables.as_slice() {
         [planned] => parse_schema(&planned.visible_schema),

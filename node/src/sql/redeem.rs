@@ -15,7 +15,7 @@ use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::sql::{SQL_HEADER, SqlContent, sql_of_ticket};
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::cluster::{Query, Ticket};
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Error, Result, clock};
 use volley_sql::flight_sql::MetadataCommand;
 use volley_sql::source::TableSource;
 
@@ -24,7 +24,7 @@ use super::info::{ReadStatement, read_statement};
 use super::query::{BoundQuery, FrameEncoder, ResultEncoder, run};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
-use super::source::NodeSource;
+use super::source::{NodeSource, PinnedTables};
 use crate::context::SqlContext;
 use crate::get;
 
@@ -73,8 +73,8 @@ enum Redeemable {
 /// A query that may run.
 struct RedeemedQuery {
     query: BoundQuery,
-    /// The versions that its ticket pins.
-    pinned: HashMap<TableName, u64>,
+    /// The tables that its ticket pins.
+    pinned: PinnedTables,
     /// The id of its FlightInfo.
     flight: Option<u64>,
     /// The schema message of its FlightInfo; empty if there was none.
@@ -122,12 +122,16 @@ fn of_query(ticket: Ticket) -> Result<RedeemedQuery> {
     let Query { sql, tables, parameters, schema } = ticket.query.unwrap_or_default();
     let parameters = (!parameters.is_empty()).then_some(parameters);
     let ReadStatement::Query(query) = read_statement(&StatementText { sql, parameters })? else {
-        return Err(Error::precondition(
-            "the ticket is from a node of another version, which runs this statement in another way: call get_flight_info again",
-        ));
+        return Err(other_version());
     };
-    let pinned = query.pinned(&tables);
+    let pinned = query.pinned(tables).ok_or_else(other_version)?;
     Ok(RedeemedQuery { query, pinned, flight: Some(ticket.flight), promised: schema })
+}
+
+fn other_version() -> Error {
+    Error::precondition(
+        "the ticket is from a node of another version, which runs this statement in another way: call get_flight_info again",
+    )
 }
 
 /// The call of a read that is planned by its ticket, and not by its header.
@@ -156,22 +160,38 @@ async fn metadata_rows(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::Code;
     use volley_common::wire::cluster::TableVersion;
+    use volley_sql::statement::TableAt;
 
     use super::*;
 
+    fn version(table: &str, version: u64, table_id: u64) -> TableVersion {
+        TableVersion { table: vec![table.into()], version: Some(version), table_id }
+    }
+
+    fn redeemed(tables: Vec<TableVersion>) -> Result<RedeemedQuery> {
+        let sql = "SELECT count(*) FROM a JOIN b FOR VERSION AS OF 3 ON a.x = b.x".into();
+        let query = Query { sql, tables, schema: Bytes::from_static(b"schema"), ..Query::default() };
+        of_query(Ticket { flight: 5, query: Some(query), ..Ticket::default() })
+    }
+
+    /// Also if the statement names a version: another table of the name has one of the same number.
     #[test]
-    fn ticket_of_a_query_pins_the_tables_that_name_no_version() {
-        let version = |table: &str, version| TableVersion { table: vec![table.into()], version: Some(version) };
-        let query = Query {
-            sql: "SELECT count(*) FROM a JOIN b FOR VERSION AS OF 3 ON a.x = b.x".into(),
-            tables: vec![version("a", 9), version("b", 3)],
-            schema: Bytes::from_static(b"schema"),
-            ..Query::default()
-        };
-        let ticket = Ticket { flight: 5, query: Some(query), ..Ticket::default() };
-        let redeemed = of_query(ticket).unwrap();
-        assert_eq!(redeemed.pinned, HashMap::from([("a".parse().unwrap(), 9)]));
+    fn ticket_of_a_query_pins_its_tables_and_their_versions() {
+        let at = |name: &str, version| TableAt { name: name.parse().unwrap(), version };
+        let (a, b) = (version("a", 9, 70), version("b", 3, 71));
+        let redeemed = redeemed(vec![a.clone(), b.clone()]).unwrap();
+        assert_eq!(redeemed.pinned, HashMap::from([(at("a", None), a), (at("b", Some(3)), b)]));
         assert_eq!((redeemed.flight, &redeemed.promised[..]), (Some(5), &b"schema"[..]));
+    }
+
+    #[test]
+    fn ticket_with_other_tables_than_its_statement_is_refused() {
+        let (a, b) = (version("a", 9, 70), version("b", 3, 71));
+        for tables in [vec![], vec![a.clone()], vec![b, a.clone()], vec![a, version("b", 4, 71)]] {
+            let error = redeemed(tables).err().unwrap();
+            assert_eq!(error.code, Code::FailedPrecondition);
+        }
     }
 }

@@ -23,39 +23,36 @@ use crate::get::part_scan::PartScanner;
 /// Batches of a scan that are read ahead of the engine.
 const READ_AHEAD: usize = 2;
 
+/// Tables of a statement that were planned before: their ids and versions. Another table can have the name of one since.
+pub type PinnedTables = HashMap<TableAt, TableVersion>;
+
 /// The tables of one caller, for one statement.
 pub struct NodeSource {
     caller: SqlCaller,
     /// Where connections and disks are waited for: the threads of the node, not those of the engine.
     io: Handle,
-    /// The versions at which tables are read that the statement names without one.
-    pinned: HashMap<TableName, u64>,
     planned: Mutex<PlannedVersions>,
 }
 
-/// What was planned.
-#[derive(Default)]
+/// What was planned, here or before.
 struct PlannedVersions {
-    /// The versions of the tables that the statement names without one.
-    newest: HashMap<TableName, u64>,
+    tables: PinnedTables,
     /// When the first of the tickets expires, milliseconds since 1970.
     expires_ms: Option<u64>,
 }
 
 impl NodeSource {
-    /// The tables that `caller` may see. Tables of `pinned` are read at these versions if the statement names none. Call it on a
-    /// thread of the node.
-    pub fn new(caller: SqlCaller, pinned: HashMap<TableName, u64>) -> Arc<Self> {
-        Arc::new(NodeSource { caller, io: Handle::current(), pinned, planned: Mutex::default() })
+    /// The tables that `caller` may see; of those in `pinned` these ones. A table that is planned twice is the same both times, at
+    /// the same version. Call it on a thread of the node.
+    pub fn new(caller: SqlCaller, pinned: PinnedTables) -> Arc<Self> {
+        let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None });
+        Arc::new(NodeSource { caller, io: Handle::current(), planned })
     }
 
-    /// The versions of these tables, all of which were planned.
+    /// The ids and versions of those of these tables that were planned. The others as the statement names them.
     pub fn versions(&self, tables: &[TableAt]) -> Vec<TableVersion> {
         let planned = self.planned.lock();
-        let version = |table: &TableAt| table.version.or_else(|| planned.newest.get(&table.name).copied());
-        let pinned =
-            |table: &TableAt| TableVersion { table: table.name.components().to_vec(), version: version(table) };
-        tables.iter().map(pinned).collect()
+        tables.iter().map(|table| planned_or_newest(&planned.tables, table)).collect()
     }
 
     /// When the first of the planned tickets expires, milliseconds since 1970; `None`: no table was planned.
@@ -64,11 +61,11 @@ impl NodeSource {
     }
 
     fn note(&self, table: &TableAt, planned: &PlannedTable) {
+        let (table_id, expires_ms) = (planned.ticket.table_id, planned.ticket.expires_ms);
+        let version =
+            TableVersion { table: table.name.components().to_vec(), version: Some(planned.version), table_id };
         let mut versions = self.planned.lock();
-        if table.version.is_none() {
-            versions.newest.insert(table.name.clone(), planned.version);
-        }
-        let expires_ms = planned.ticket.expires_ms;
+        versions.tables.insert(table.clone(), version);
         versions.expires_ms = Some(versions.expires_ms.map_or(expires_ms, |first| first.min(expires_ms)));
     }
 
@@ -104,11 +101,7 @@ impl fmt::Debug for NodeSource {
 #[tonic::async_trait]
 impl TableSource for NodeSource {
     async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>> {
-        let version = |table: &TableAt| TableVersion {
-            table: table.name.components().to_vec(),
-            version: table.version.or_else(|| self.pinned.get(&table.name).copied()),
-        };
-        let request = PlanTablesRequest { tables: tables.iter().map(version).collect() };
+        let request = PlanTablesRequest { tables: self.versions(tables) };
         let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
         let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
         if reply.tables.len() != tables.len() {
@@ -131,6 +124,13 @@ impl TableSource for NodeSource {
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
         read_on(self.io.clone(), rows)
     }
+}
+
+/// The table that was planned before, if it was, else the one that has the name now.
+fn planned_or_newest(planned: &PinnedTables, table: &TableAt) -> TableVersion {
+    let newest =
+        || TableVersion { table: table.name.components().to_vec(), version: table.version, ..TableVersion::default() };
+    planned.get(table).cloned().unwrap_or_else(newest)
 }
 
 fn listed(table: cluster::TableSummary) -> Result<ListedTable> {

@@ -32,6 +32,7 @@ mod tests {
     #[test]
     fn spilled_files_are_removed_at_the_next_start() {
         let dir = TempDir::new().unwrap();
+        drop(PartStore::open(dir.path()).unwrap());
         let spill = dir.path().join("spill");
         fs::create_dir_all(spill.join("of-a-query")).unwrap();
         fs::write(spill.join("of-a-query/rows"), b"rows").unwrap();

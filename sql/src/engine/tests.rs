@@ -16,6 +16,7 @@ mod memory_source;
 mod metadata;
 mod plan_size;
 mod queries;
+mod unsound;
 
 /// An engine, and the tables of one caller.
 struct EngineRig {

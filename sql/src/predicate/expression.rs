@@ -12,14 +12,15 @@ use datafusion::logical_expr::utils::split_binary_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
+use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
 use super::planned_size::{MeasuredExpr, TableColumns};
 use super::type_inference::InferenceCounter;
-use super::{MAX_PREDICATE_BYTES, functions, limits};
+use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
 use crate::fault::from_datafusion;
-use crate::names::{quote, suggest};
+use crate::names::quote;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -33,7 +34,7 @@ const MAX_CYCLES: u32 = 16;
 /// Parses a filter's text.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: it is not one expression, or has a subquery or a parameter.
+/// INVALID_ARGUMENT: it is not one expression, has a subquery or a parameter, or would mean something else than it says.
 pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
     let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, WHAT)?;
     if limits::is_blank(&tokens) {
@@ -67,12 +68,15 @@ impl Visitor for SyntaxCheck {
         ))
     }
 
-    fn pre_visit_expr(&mut self, _: &SqlExpr) -> ControlFlow<Error> {
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Error> {
         self.steps.enter();
-        ControlFlow::Continue(())
+        match syntax::check(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(Error::invalid(error.message).at(WHAT)),
+        }
     }
 
-    fn post_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<Error> {
+    fn post_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Error> {
         match self.steps.leave(expr, WHAT) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
@@ -196,11 +200,12 @@ fn check_nodes(expr: &Expr) -> Result<()> {
     for_each_node(expr, |node, _| match node {
         Expr::ScalarFunction(call) => functions::check(&call.func).and_then(|()| functions::check_width(node)),
         Expr::Cast(_) | Expr::TryCast(_) => functions::check_width(node),
-        Expr::Column(_)
+        // The planner gives what it rewrites its former name by an alias.
+        Expr::Alias(_)
+        | Expr::Column(_)
         | Expr::Literal(..)
         | Expr::BinaryExpr(_)
         | Expr::Like(_)
-        | Expr::SimilarTo(_)
         | Expr::Not(_)
         | Expr::IsNotNull(_)
         | Expr::IsNull(_)

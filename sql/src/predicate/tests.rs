@@ -315,3 +315,19 @@ proptest! {
         let _ = parse(&text);
     }
 }
+
+#[test]
+fn expressions_that_mean_something_else_are_refused() {
+    for (text, why) in [
+        ("s SIMILAR TO 'a%'", "regexp_like"),
+        ("NOT (i = 1 AND s NOT SIMILAR TO 'a%')", "SIMILAR TO"),
+        ("trim(s, 'a', 'b') = ''", "one text"),
+        ("lower(DISTINCT s) = 'a'", "leave out DISTINCT"),
+        ("abs(i) FILTER (WHERE i > 0) = 1", "FILTER"),
+        ("abs(i) OVER () = 1", "OVER"),
+        ("abs(1)(i) = 1", "arguments"),
+    ] {
+        assert!(message(text).contains(why), "{text}: {}", message(text));
+    }
+    parse("trim(BOTH 'ab' FROM s) = '' AND lower(ALL s) = 'a'").unwrap();
+}

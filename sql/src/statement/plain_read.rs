@@ -205,7 +205,6 @@ fn is_plain_node(node: &Expr) -> bool {
         | Expr::InList { .. }
         | Expr::Between { .. }
         | Expr::BinaryOp { .. }
-        | Expr::SimilarTo { .. }
         | Expr::UnaryOp { .. }
         | Expr::Extract { .. }
         | Expr::Ceil { .. }

@@ -11,9 +11,10 @@ use datafusion::sql::sqlparser::ast::{
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, ignored, looks_versioned, refuse, substitution};
+use super::{TableAt, ignored, looks_versioned, refuse, substitution, unsound};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
+use crate::predicate::syntax;
 use crate::predicate::type_inference::InferenceCounter;
 
 /// Most tables and subqueries in FROM after every use of a WITH query is replaced by the query, as planning does.
@@ -31,7 +32,7 @@ const MAX_WILDCARDS: u64 = 1000;
 ///
 /// # Errors
 /// INVALID_ARGUMENT: invalid names, or a query that is too large once planned. NOT_FOUND: another catalog. UNIMPLEMENTED: a
-/// query that changes tables, or locks rows.
+/// query that changes tables, locks rows, or would be answered wrongly.
 pub(super) fn of_query(query: &Query) -> Result<Vec<TableAt>> {
     let mut visitor = RelationVisitor::default();
     match query.visit(&mut visitor) {
@@ -140,6 +141,7 @@ impl RelationVisitor {
             return Err(Error::invalid("the statement has too many queries within queries: split it"));
         }
         ignored::check_query(query)?;
+        unsound::check_query(query)?;
         if !query.locks.is_empty() {
             return Err(Error::unimplemented(
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
@@ -150,6 +152,7 @@ impl RelationVisitor {
         }
         let Some(with) = &query.with else { return Ok(()) };
         for cte in &with.cte_tables {
+            ignored::check_cte(cte, with.recursive)?;
             let name = normalized(&cte.alias.name);
             if looks_versioned(&name) {
                 return Err(Error::invalid(format!(
@@ -172,6 +175,11 @@ impl RelationVisitor {
         }
         Ok(())
     }
+}
+
+fn check_select(select: &Select) -> Result<()> {
+    ignored::check_select(select)?;
+    unsound::check_select(select)
 }
 
 /// Bounds what each group of a query is computed for.
@@ -219,7 +227,7 @@ impl Visitor for RelationVisitor {
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
             None => flow(
-                ignored::check_select(select)
+                check_select(select)
                     .and_then(|()| substitution::check(select, None))
                     .and_then(|()| self.count_wildcards(select)),
             ),
@@ -228,7 +236,7 @@ impl Visitor for RelationVisitor {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
         self.steps.enter();
-        flow(check_grouping(expr))
+        flow(check_grouping(expr).and_then(|()| syntax::check(expr)))
     }
 
     fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {

@@ -6,6 +6,7 @@ use volley_common::Code;
 use super::*;
 
 mod limits;
+mod refused;
 
 fn name(text: &str) -> TableName {
     text.parse().unwrap()

@@ -140,7 +140,7 @@ impl ChaosClient {
             50..60 => self.read_pinned().await,
             60..66 => self.read_version(table).await,
             66..74 => self.read(table, false).await,
-            74..84 => self.query(kind, table).await,
+            74..84 => self.query(table).await,
             _ => self.read(table, true).await,
         }
     }

@@ -54,8 +54,6 @@ pub enum OpRequest {
     ReadPinned {
         /// Its content when it was new.
         was: TableContent,
-        /// Whether it finds nothing after the table was dropped.
-        planned_again: bool,
     },
     /// Reads a version by its number.
     ReadVersion {

@@ -79,11 +79,6 @@ impl TableQuery {
         matches!(self, TableQuery::Rows(_))
     }
 
-    /// Whether its ticket has the table's name and version, and not its parts: after a drop it finds nothing.
-    pub fn is_planned_again(&self) -> bool {
-        matches!(self, TableQuery::Sums { .. })
-    }
-
     /// Checks the rows of the query. `ordered`: they must be in the order of the puts, write after write.
     pub fn content(&self, table: &str, batches: &[RecordBatch], ordered: bool) -> TableContent {
         match self {

@@ -116,6 +116,17 @@ async fn hidden_table_looks_like_a_missing_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn drop_of_a_table_in_another_case_names_the_table() {
+    let fixture = ActionsFixture::closed().await;
+    let error = fixture.refusal("root", "drop_table", r#"{"table": "Other/B"}"#).await;
+    assert!(error.code == Code::NotFound && error.message.ends_with(r#": did you mean "other/b"?"#), "{error}");
+    let error = fixture.refusal("reader", "drop_table", r#"{"table": "Sales/A"}"#).await;
+    assert!(error.message.ends_with(r#": did you mean "sales/a"?"#), "{error}");
+    let kept = fixture.run_as("root", "drop_table", r#"{"table": "Other/B", "if_exists": true}"#).await.unwrap();
+    assert_eq!(kept["dropped"], json!(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn write_is_ended_by_writers_of_its_table_only() {
     let fixture = ActionsFixture::closed().await;
     let begin = BeginWrite {

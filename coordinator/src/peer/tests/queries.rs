@@ -5,7 +5,8 @@ use volley_common::wire::cluster::TableVersion;
 use super::*;
 
 fn tables(names: &[&str]) -> PlanTablesRequest {
-    let table = |name: &&str| TableVersion { table: name.split('/').map(String::from).collect(), version: None };
+    let table =
+        |name: &&str| TableVersion { table: name.split('/').map(String::from).collect(), ..TableVersion::default() };
     PlanTablesRequest { tables: names.iter().map(table).collect() }
 }
 
@@ -23,6 +24,12 @@ async fn tables_are_planned_for_readers_of_all_of_them() {
     for (status, table) in [(hidden, "b"), (missing, "c")] {
         let expected = missing_table(&["other".into(), table.into()]).message;
         assert_eq!((status.code(), status.message()), (Code::NotFound, expected.as_str()));
+    }
+    for (name, expected) in [
+        ("reader", r#"there is no table "Sales/A": did you mean "sales/a"?"#),
+        ("stranger", r#"there is no table "Sales/A""#),
+    ] {
+        assert_eq!(plan(name, &["Sales/A"]).await.message(), expected);
     }
     assert_eq!(plan("reader", &["sales/a", ""]).await.code(), Code::InvalidArgument);
     assert_eq!(code(client.plan_tables(tables(&["sales/a"])).await), Code::Unauthenticated);

@@ -4,18 +4,50 @@ use prost::Message;
 use volley_common::identity::Access;
 use volley_common::options::Options;
 use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::catalog::Table;
 use volley_common::wire::cluster::{PlannedTable, TableVersion};
 use volley_common::{Error, Result, TableName};
 
+use super::similar_tables::require_table;
 use super::{ReadService, ResolvedRead};
+use crate::catalog::Catalog;
 use crate::raft::CatalogView;
 use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Maximum number of tables of a query: all are planned while the catalog is locked.
 const MAX_TABLES: usize = 128;
 
-/// A table that a query reads, and the version; `None`: the newest.
-pub type QueriedTable = (TableName, Option<u64>);
+/// A table that a query reads.
+#[derive(Clone, Debug)]
+pub struct QueriedTable {
+    /// Its name.
+    pub name: TableName,
+    /// The version; `None`: the newest.
+    pub version: Option<u64>,
+    /// Its id, if the query was planned before; `None`: the table that has the name.
+    pub id: Option<u64>,
+}
+
+impl QueriedTable {
+    fn of(table: &TableVersion) -> Result<Self> {
+        let TableVersion { table: name, version, table_id } = table;
+        let id = Some(*table_id).filter(|id| *id != 0);
+        Ok(QueriedTable { name: TableName::from_components(name)?, version: *version, id })
+    }
+
+    /// The table. One that was dropped is readable as long as its tickets are.
+    ///
+    /// # Errors
+    /// NOT_FOUND: there is none of this name or id.
+    fn find<'c>(&self, catalog: &'c Catalog, access: &Access) -> Result<&'c Table> {
+        let Some(id) = self.id else { return require_table(catalog, access, &self.name) };
+        let kept = catalog.table(id).filter(|table| table.name == self.name.components());
+        // As a ticket that expired.
+        kept.ok_or_else(|| {
+            Error::not_found(format!("the ticket for table {:?} has expired: call get_flight_info again", self.name))
+        })
+    }
+}
 
 /// The tables of a request.
 ///
@@ -28,8 +60,7 @@ pub fn queried_tables(tables: &[TableVersion]) -> Result<Vec<QueriedTable>> {
             tables.len()
         )));
     }
-    let table = |table: &TableVersion| Ok((TableName::from_components(&table.table)?, table.version));
-    tables.iter().map(table).collect()
+    tables.iter().map(QueriedTable::of).collect()
 }
 
 impl ReadService {
@@ -41,12 +72,12 @@ impl ReadService {
     /// do not fit into a message.
     pub async fn plan_tables(&self, access: &Access, tables: &[QueriedTable]) -> Result<Vec<PlannedTable>> {
         let listener = self.listeners.default_name();
-        let options = |(_, version): &QueriedTable| Options { version: *version, ..Options::default() };
-        let requests: Vec<(&TableName, Options)> = tables.iter().map(|table| (&table.0, options(table))).collect();
         let plan = |catalog: CatalogView| {
-            let resolve =
-                |(name, options): &(&TableName, Options)| self.resolve_read(&catalog, name, options, |_| 1, &listener);
-            requests.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
+            let resolve = |table: &QueriedTable| {
+                let options = Options { version: table.version, ..Options::default() };
+                self.resolve_read(&catalog, table.find(&catalog, access)?, &options, |_| 1, &listener)
+            };
+            tables.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
         };
         wait_for_live_nodes(&self.raft).await;
         let targets = self.raft.read_with(plan).await??;

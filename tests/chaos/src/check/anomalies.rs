@@ -37,8 +37,7 @@ pub fn find(operations: &[&ClientOperation]) -> Vec<ChaosViolation> {
     let puts: Vec<ObservedPut> = operations.iter().filter_map(|operation| put(operation)).collect();
     let reads: Vec<ObservedRead> = operations.iter().filter_map(|operation| read(operation)).collect();
     let drops: Vec<(u64, u64)> = operations.iter().filter_map(|operation| drop_time(operation)).collect();
-    let mut found: Vec<ChaosViolation> =
-        operations.iter().filter_map(|operation| unexpected(operation, &drops)).collect();
+    let mut found: Vec<ChaosViolation> = operations.iter().filter_map(|operation| unexpected(operation)).collect();
     for read in &reads {
         found.extend(flaws(read));
         found.extend(phantoms(read, &puts));
@@ -87,25 +86,19 @@ fn violation(
     ChaosViolation { kind, what: format!("table {}: {what}", operation.table), operations }
 }
 
-fn unexpected(operation: &ClientOperation, drops: &[(u64, u64)]) -> Option<ChaosViolation> {
+fn unexpected(operation: &ClientOperation) -> Option<ChaosViolation> {
     let odd = match &operation.outcome {
         OpOutcome::Refused { code, message } | OpOutcome::Unknown { code, message }
             if !EXPECTED_CODES.contains(&&**code) =>
         {
             format!("{code}: {message}")
         }
-        OpOutcome::Absent if is_kept(operation, drops) => "a FlightInfo expired too early".into(),
+        OpOutcome::Absent if matches!(operation.request, OpRequest::ReadPinned { .. }) => {
+            "a FlightInfo expired too early".into()
+        }
         _ => return None,
     };
     Some(violation(ViolationKind::Unexpected, operation, &[], &odd))
-}
-
-/// Whether it reads a FlightInfo that is still valid.
-fn is_kept(operation: &ClientOperation, drops: &[(u64, u64)]) -> bool {
-    match operation.request {
-        OpRequest::ReadPinned { planned_again, .. } => !planned_again || !dropped(drops, 0, operation.end),
-        _ => false,
-    }
 }
 
 fn flaws<'a>(read: &'a ObservedRead) -> impl Iterator<Item = ChaosViolation> + 'a {
@@ -128,7 +121,7 @@ fn phantoms<'a>(read: &'a ObservedRead, puts: &'a [ObservedPut]) -> impl Iterato
 }
 
 fn pinned(read: &ObservedRead) -> Option<ChaosViolation> {
-    let OpRequest::ReadPinned { was, .. } = &read.operation.request else { return None };
+    let OpRequest::ReadPinned { was } = &read.operation.request else { return None };
     (!alike(was, read.content, read.ordered)).then(|| {
         let what = format!("a FlightInfo returned {:?}, and later {:?}", was.writes, read.content.writes);
         violation(ViolationKind::Mixed, read.operation, &[], &what)

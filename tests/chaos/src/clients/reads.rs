@@ -9,7 +9,7 @@ use volley_common::Result;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
 
-use super::{ChaosClient, MOST_ROWS, TableKind, is_keyed, name};
+use super::{ChaosClient, MOST_ROWS, is_keyed, name};
 use crate::history::{OpOutcome, OpRequest};
 use crate::outcomes::read_outcome;
 use crate::rows::{self, TableContent};
@@ -39,15 +39,12 @@ impl ChaosClient {
     }
 
     /// Reads the newest version by SQL.
-    pub(super) async fn query(&mut self, kind: &TableKind, table: &str) {
+    pub(super) async fn query(&mut self, table: &str) {
         let query = TableQuery::random(&mut self.rng, MOST_ROWS);
         let (id, begin, since) = (self.load.recorder.id(), self.load.recorder.now(), Instant::now());
         let (result, info) = self.read_info(table, Options::default(), Some(query.clone())).await;
         let outcome = read_outcome(result);
-        // Such a ticket has the table's name and version: of a table that is dropped and made again it would read the new one.
-        if !(query.is_planned_again() && kind.volatile) {
-            self.keep(table, info, Some(query.clone()), &outcome, since);
-        }
+        self.keep(table, info, Some(query.clone()), &outcome, since);
         self.note(id, table, OpRequest::Query { query }, begin, outcome);
     }
 
@@ -122,12 +119,11 @@ impl ChaosClient {
             let kept = &self.kept[at];
             (kept.table.clone(), kept.info.clone(), kept.query.clone(), kept.content.clone(), kept.since)
         };
-        let planned_again = query.as_ref().is_some_and(TableQuery::is_planned_again);
         let (id, begin, owned) = (self.load.recorder.id(), self.load.recorder.now(), table.clone());
         let (_, result) = self.call(async move |client| fetch(client, &owned, query.as_ref(), info).await).await;
         // After the retention it may have expired during the read.
         if since.elapsed() < limit {
-            self.note(id, &table, OpRequest::ReadPinned { was, planned_again }, begin, read_outcome(result));
+            self.note(id, &table, OpRequest::ReadPinned { was }, begin, read_outcome(result));
         }
     }
 

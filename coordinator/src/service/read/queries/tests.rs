@@ -10,8 +10,8 @@ use volley_common::options::TableRequest;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    BeginWrite, CommitWrite, CreateTable, DescriptorKind, Node, Part, RegisterNode, Role, ShardPlacement, TableSpec,
-    WriteMode,
+    BeginWrite, CommitWrite, CreateTable, DescriptorKind, DropTable, Node, Part, RegisterNode, Role, ShardPlacement,
+    TableSpec, WriteMode,
 };
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Code, PartId};
@@ -81,6 +81,16 @@ fn name(text: &str) -> TableName {
     text.parse().unwrap()
 }
 
+fn newest(table: &str) -> QueriedTable {
+    QueriedTable { name: name(table), version: None, id: None }
+}
+
+/// The table of a ticket, as a query reads it that was planned before.
+fn pinned(ticket: &Ticket) -> QueriedTable {
+    let (version, id) = (Some(ticket.version), Some(ticket.table_id));
+    QueriedTable { name: TableName::from_components(&ticket.table).unwrap(), version, id }
+}
+
 fn columns(message: &Bytes) -> Vec<String> {
     parse_schema(message).unwrap().fields().iter().map(|field| field.name().clone()).collect()
 }
@@ -94,7 +104,7 @@ async fn plan(fixture: &ServicesFixture, user: &str, tables: &[QueriedTable]) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_planned_whole_with_their_visible_columns() {
     let fixture = fixture().await;
-    let tables = [(name("sales/a"), None), (name("sales/empty"), None)];
+    let tables = [newest("sales/a"), newest("sales/empty")];
     let planned = plan(&fixture, "reader", &tables).await.unwrap();
     let [(rows, of_rows), (empty, of_empty)] = &planned[..] else { panic!("{} tables", planned.len()) };
     assert_eq!((rows.rows, rows.shards, of_rows.parts.len()), (20, 1, 2));
@@ -116,22 +126,63 @@ async fn tables_are_planned_whole_with_their_visible_columns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_of_a_table_are_planned_together() {
     let fixture = fixture().await;
-    let first = plan(&fixture, "reader", &[(name("sales/a"), None)]).await.unwrap()[0].1.version;
+    let first = plan(&fixture, "reader", &[newest("sales/a")]).await.unwrap()[0].1.version;
     put(&fixture, "second", 5..8).await;
-    let tables = [(name("sales/a"), None), (name("sales/a"), Some(first))];
+    let tables = [newest("sales/a"), QueriedTable { version: Some(first), ..newest("sales/a") }];
     let planned = plan(&fixture, "reader", &tables).await.unwrap();
     assert_eq!(planned.iter().map(|(planned, _)| planned.rows).collect::<Vec<_>>(), [30, 20]);
     assert!(planned[0].1.version > first && planned[1].1.version == first);
-    let missing = plan(&fixture, "root", &[(name("sales/a"), None), (name("sales/none"), None)]).await.unwrap_err();
+    let missing = plan(&fixture, "root", &[newest("sales/a"), newest("sales/none")]).await.unwrap_err();
     assert_eq!(missing.code, Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_table_is_planned_for_tickets_of_it_alone() {
+    let fixture = fixture().await;
+    let plan = async |table| plan(&fixture, "reader", &[table]).await.map(|planned| planned[0].clone());
+    let (_, old) = plan(newest("sales/a")).await.unwrap();
+    fixture.apply(Op::DropTable(DropTable { table: old.table.clone() })).await;
+    let (table, again) = plan(pinned(&old)).await.unwrap();
+    assert_eq!((table.rows, again.table_id, &again.parts), (20, old.table_id, &old.parts), "as with its other tickets");
+    assert_eq!(plan(newest("sales/a")).await.unwrap_err().code, Code::NotFound);
+    // The next table of the name has a version of the same number.
+    put(&fixture, "second", 5..8).await;
+    let (table, new) = plan(newest("sales/a")).await.unwrap();
+    assert_eq!((table.rows, new.version), (30, old.version));
+    assert!(new.table_id != old.table_id);
+    assert_eq!(plan(pinned(&old)).await.unwrap().1.parts, old.parts);
+    assert_eq!(plan(pinned(&new)).await.unwrap().1.parts, new.parts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticket_of_a_table_that_is_not_kept_has_expired() {
+    let fixture = fixture().await;
+    let (_, ticket) = plan(&fixture, "root", &[newest("sales/a")]).await.unwrap().remove(0);
+    let other = QueriedTable { name: name("other/b"), ..pinned(&ticket) };
+    let gone = QueriedTable { id: Some(u64::MAX), ..pinned(&ticket) };
+    for (table, shown) in [(other, "other/b"), (gone, "sales/a")] {
+        let error = plan(&fixture, "root", &[table]).await.unwrap_err();
+        let expected = format!("the ticket for table {shown:?} has expired: call get_flight_info again");
+        assert_eq!((error.code, error.message), (Code::NotFound, expected));
+    }
 }
 
 #[test]
 fn number_of_tables_of_a_query_is_limited() {
-    let table = TableVersion { table: vec!["t".into()], version: None };
+    let table = TableVersion { table: vec!["t".into()], ..TableVersion::default() };
     assert_eq!(queried_tables(&vec![table.clone(); MAX_TABLES]).unwrap().len(), MAX_TABLES);
     assert_eq!(queried_tables(&vec![table; MAX_TABLES + 1]).unwrap_err().code, Code::InvalidArgument);
     assert_eq!(queried_tables(&[TableVersion::default()]).unwrap_err().code, Code::InvalidArgument);
+}
+
+#[test]
+fn request_without_an_id_is_for_the_table_of_the_name() {
+    let request = |table_id| TableVersion { table: vec!["t".into()], version: Some(3), table_id };
+    let tables = queried_tables(&[request(0), request(7)]).unwrap();
+    assert_eq!(
+        tables.iter().map(|table| (table.version, table.id)).collect::<Vec<_>>(),
+        [(Some(3), None), (Some(3), Some(7))]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
