@@ -9,6 +9,7 @@
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query` | a query that is planned, its parameters |
+//! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
@@ -20,6 +21,7 @@ mod bounded_functions;
 mod growth;
 mod part_scan;
 mod part_table;
+mod plan_size;
 mod planned_query;
 mod query_stream;
 mod relabel;
@@ -133,8 +135,9 @@ impl SqlEngine {
     /// `parameters` a statement that has some is planned too, but cannot be run.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the statement is wrong, or its parameters do not fit. NOT_FOUND: a table does not exist. UNIMPLEMENTED:
-    /// it is no query, or would be answered wrongly. DEADLINE_EXCEEDED: planning took too long. Errors of the source.
+    /// INVALID_ARGUMENT: the statement is wrong or too large once planned, or its parameters do not fit. NOT_FOUND: a table does
+    /// not exist. UNIMPLEMENTED: it is no query, or would be answered wrongly. DEADLINE_EXCEEDED: planning took too long. Errors
+    /// of the source.
     pub async fn prepare(
         &self,
         source: Arc<dyn TableSource>,
@@ -181,6 +184,7 @@ impl SqlEngine {
 
         let plan = checked(state.statement_to_plan(parsed).await)?;
         refuse_changes(&plan)?;
+        plan_size::check(&plan)?;
         refuse_settings(&plan)?;
         refuse_wide_values(&plan)?;
         unsound::check(&plan)?;

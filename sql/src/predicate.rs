@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `limits` | how long and how deep SQL text can be |
 //! | `functions` | what filters can call |
+//! | `type_inference`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
 //! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
@@ -25,9 +26,11 @@ use expression::VisibleColumns;
 mod expression;
 pub(crate) mod functions;
 pub(crate) mod limits;
+pub(crate) mod planned_size;
 mod pruning;
 mod row_filter;
 pub(crate) mod syntax;
+pub(crate) mod type_inference;
 mod unparse;
 
 pub(crate) use expression::MAX_DEPTH;
@@ -67,7 +70,7 @@ impl Predicate {
     /// ```
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: too long or nested too deeply; not an expression, or not of type boolean; no such column; a
+    /// INVALID_ARGUMENT: too long, nested too deeply, or too large once planned; not an expression, or not of type boolean; no such column; a
     /// subquery, an aggregate or window function, a parameter, or a function that filters cannot call.
     pub fn parse(text: &str, schema: &SchemaRef) -> Result<Predicate> {
         let columns = VisibleColumns::new(schema)?;

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `rewrite` | versions and parameters in the text for the engine |
 //! | `tables` | the tables that a statement reads, and how much it can grow when it is planned |
+//! | `substitution` | what planning copies to where a SELECT names it |
 //! | `ignored` | clauses that would have no effect |
 //! | `unsound` | what the engine would answer wrongly |
 //! | `plain_read`, `filter_levels` | which SELECT needs no engine |
@@ -36,6 +37,7 @@ mod ignored;
 mod plain_read;
 mod refuse;
 mod rewrite;
+mod substitution;
 mod tables;
 mod unsound;
 

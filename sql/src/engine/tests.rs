@@ -14,6 +14,7 @@ mod large_values;
 mod limits;
 mod memory_source;
 mod metadata;
+mod plan_size;
 mod queries;
 mod unsound;
 

@@ -16,12 +16,17 @@ use datafusion::sql::sqlparser::ast::{self, ExprWithAlias, Query, Value, ValueWi
 use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
+use super::planned_size::{MeasuredExpr, TableColumns};
+use super::type_inference::InferenceCounter;
 use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
 use crate::fault::from_datafusion;
 use crate::names::quote;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 pub(crate) const MAX_DEPTH: usize = 200;
+
+/// The beginning of errors' sentences.
+const WHAT: &str = "the filter";
 
 /// Passes over an expression until it is in its simplest form. A few suffice.
 const MAX_CYCLES: u32 = 16;
@@ -31,7 +36,7 @@ const MAX_CYCLES: u32 = 16;
 /// # Errors
 /// INVALID_ARGUMENT: it is not one expression, has a subquery or a parameter, or would mean something else than it says.
 pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
-    let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, "the filter")?;
+    let tokens = limits::tokenize(text, MAX_PREDICATE_BYTES, WHAT)?;
     if limits::is_blank(&tokens) {
         return Err(Error::invalid("the filter is empty: give an expression such as price > 10, or leave it out"));
     }
@@ -42,14 +47,17 @@ pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
     if let Some(alias) = &parsed.alias {
         return Err(Error::invalid(format!("the filter has a name, {alias}: leave out AS and the name")));
     }
-    match parsed.expr.visit(&mut SyntaxCheck) {
+    match parsed.expr.visit(&mut SyntaxCheck::default()) {
         ControlFlow::Continue(()) => Ok(parsed),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 /// Finds what filters cannot have, before it is planned.
-struct SyntaxCheck;
+#[derive(Default)]
+struct SyntaxCheck {
+    steps: InferenceCounter,
+}
 
 impl Visitor for SyntaxCheck {
     type Break = Error;
@@ -61,9 +69,17 @@ impl Visitor for SyntaxCheck {
     }
 
     fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Error> {
+        self.steps.enter();
         match syntax::check(expr) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(Error::invalid(error.message).at("the filter")),
+            Err(error) => ControlFlow::Break(Error::invalid(error.message).at(WHAT)),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Error> {
+        match self.steps.leave(expr, WHAT) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
         }
     }
 
@@ -129,6 +145,8 @@ impl VisibleColumns {
     /// INVALID_ARGUMENT: as [`super::Predicate::parse`].
     pub(super) fn normalize(&self, expr: Expr) -> Result<Expr> {
         check_nodes(&expr)?;
+        let measured = MeasuredExpr::of(&expr, &mut TableColumns(&self.schema))?;
+        measured.check(measured.written, WHAT)?;
         let context = SimplifyContext::builder()
             .with_schema(Arc::clone(&self.schema))
             .with_config_options(Arc::clone(functions::SESSION.config_options()))

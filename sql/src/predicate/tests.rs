@@ -176,6 +176,26 @@ fn long_and_deep_filters_are_refused_and_long_lists_are_not() {
 }
 
 #[test]
+fn filters_that_planning_would_make_too_large_are_refused() {
+    let nested = |leaf: &str, template: &str| (0..18).fold(leaf.to_string(), |inner, _| template.replace("{}", &inner));
+    for (filter, why) in [
+        (format!("{} > 1", nested("i", "coalesce({}, 1)")), "would grow"),
+        (nested("b", "coalesce({}, b)"), "would grow"),
+        (nested("b", "({} BETWEEN b AND b)"), "would grow"),
+        (nested("i > 1", "CASE WHEN {} THEN i > 1 ELSE b END"), "the filter "),
+        (format!("{} > 1", nested("i", "CASE WHEN b THEN abs({}) END")), "nests CASE too deeply"),
+    ] {
+        let error = message(&filter);
+        assert!(error.contains(why), "{filter}: {error}");
+    }
+    for filter in [format!("{} > 1", nested("i", "coalesce(i, {})")), nested("b", "CASE WHEN b THEN {} ELSE b END")] {
+        parse(&filter).unwrap();
+    }
+    let twice = format!("coalesce(i IN ({}), b)", vec!["1"; 5000].join(", "));
+    parse(&twice).unwrap();
+}
+
+#[test]
 fn value_that_cannot_be_computed_is_the_filters_fault() {
     let batch = sample();
     for text in ["10 / (i - i) = 1", "CAST(s AS INT) = 1"] {

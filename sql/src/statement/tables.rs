@@ -6,15 +6,16 @@ use std::ops::ControlFlow;
 use datafusion::common::TableReference;
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast::{
-    Expr, ObjectName, Query, Select, SelectItem, Statement, TableFactor, Visit, Visitor,
+    Expr, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 use volley_common::{Error, Result, TableName};
 
 use super::rewrite::normalized;
-use super::{TableAt, ignored, looks_versioned, refuse, unsound};
+use super::{TableAt, ignored, looks_versioned, refuse, substitution, unsound};
 use crate::fault::from_datafusion;
 use crate::names::{INFORMATION_SCHEMA, SqlName};
 use crate::predicate::syntax;
+use crate::predicate::type_inference::InferenceCounter;
 
 /// Most tables and subqueries in FROM after every use of a WITH query is replaced by the query, as planning does.
 const MAX_RELATIONS: u64 = 512;
@@ -93,6 +94,7 @@ struct RelationVisitor {
     relations: u64,
     queries: u64,
     wildcards: u64,
+    steps: InferenceCounter,
 }
 
 impl RelationVisitor {
@@ -144,6 +146,9 @@ impl RelationVisitor {
             return Err(Error::unimplemented(
                 "FOR UPDATE and FOR SHARE are not supported: a query locks nothing, leave it out",
             ));
+        }
+        if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &query.order_by) {
+            substitution::check(select, Some(order_by))?;
         }
         let Some(with) = &query.with else { return Ok(()) };
         for cte in &with.cte_tables {
@@ -221,12 +226,21 @@ impl Visitor for RelationVisitor {
             Some(_) => ControlFlow::Break(Error::unimplemented(
                 "SELECT INTO is not supported: write CREATE TABLE name AS SELECT",
             )),
-            None => flow(check_select(select).and_then(|()| self.count_wildcards(select))),
+            None => flow(
+                check_select(select)
+                    .and_then(|()| substitution::check(select, None))
+                    .and_then(|()| self.count_wildcards(select)),
+            ),
         }
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        self.steps.enter();
         flow(check_grouping(expr).and_then(|()| syntax::check(expr)))
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        flow(self.steps.leave(expr, "the statement"))
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {

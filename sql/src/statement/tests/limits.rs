@@ -71,6 +71,44 @@ fn deep_filter_is_for_the_engine() {
     query(&format!("SELECT * FROM t WHERE {}b{}", "CASE WHEN b THEN ".repeat(33), " ELSE b END".repeat(33)));
 }
 
+#[test]
+fn columns_and_windows_named_too_often_are_refused() {
+    let long = format!("a IN ({})", vec!["1"; 2000].join(", "));
+    let many = |name: &str| vec![name; 200].join(", ");
+    for sql in [
+        format!("SELECT a, {long} AS c FROM t GROUP BY a HAVING c IN ({})", many("C")),
+        format!("SELECT {long} AS c, row_number() OVER () AS n FROM t QUALIFY n IN (1) AND c IN ({})", many("c")),
+        format!("SELECT a, {long} AS c FROM t GROUP BY {}", many("2")),
+        format!("SELECT {long} AS c FROM t ORDER BY {}", many("1")),
+        format!("SELECT {long} AS c FROM t ORDER BY {}", many("c")),
+        format!("SELECT {} FROM t WINDOW w AS (PARTITION BY {long})", many("sum(a) OVER w")),
+    ] {
+        let refused = error(&sql, Code::InvalidArgument);
+        assert!(refused.starts_with("a SELECT names its columns or windows so often"), "{refused}");
+        assert!(error(&format!("SELECT * FROM ({sql}) AS x"), Code::InvalidArgument).starts_with("a SELECT names"));
+    }
+    query(&format!("SELECT {long} AS c, count(*) FROM t GROUP BY c HAVING count(*) > 1 ORDER BY c, 1"));
+    query(&format!("SELECT {} FROM t WINDOW w AS (PARTITION BY a ORDER BY b)", many("sum(a) OVER w")));
+}
+
+#[test]
+fn cases_whose_types_take_too_long_to_find_are_refused() {
+    let nested = |template: &str| (0..18).fold("a".to_string(), |inner, _| template.replace("{}", &inner));
+    for template in ["CASE WHEN b THEN abs({}) END", "CASE WHEN {} > 1 THEN a END"] {
+        let expr = nested(template);
+        for sql in [
+            format!("SELECT {expr} FROM t"),
+            format!("SELECT count(*) FROM t WHERE {expr} > 1"),
+            format!("SELECT count(*) FROM t WHERE a IN (SELECT {expr} FROM t)"),
+            format!("INSERT INTO u SELECT {expr} FROM t"),
+            format!("CREATE TABLE u AS SELECT {expr} FROM t"),
+            format!("EXPLAIN SELECT {expr} FROM t"),
+        ] {
+            assert!(error(&sql, Code::InvalidArgument).contains("nests CASE too deeply"), "{sql}");
+        }
+    }
+}
+
 /// However deep a filter may be, one of a read is never refused for its depth.
 #[test]
 fn filter_of_a_read_is_not_too_deep() {
