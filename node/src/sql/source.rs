@@ -168,10 +168,38 @@ fn read_on<T: Send + 'static>(io: Handle, rows: BoxStream<'static, Result<T>>) -
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use arrow::datatypes::Schema;
     use futures::TryStreamExt;
     use tokio::runtime::Runtime;
+    use volley_common::identity::Access;
 
     use super::*;
+    use crate::get::tests::cluster::TestNode;
+
+    #[tokio::test]
+    async fn table_is_planned_again_by_its_id_and_version() {
+        let node = TestNode::start().await;
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(Access::open());
+        let caller = SqlCaller::of(node.context.sql.clone(), &request.into_parts().0);
+        let source = NodeSource::new(caller, HashMap::new());
+        let table = TableAt { name: "a/b".parse().unwrap(), version: None };
+        let newest = TableVersion { table: vec!["a".into(), "b".into()], ..TableVersion::default() };
+        assert_eq!(source.versions(std::slice::from_ref(&table)), [newest.clone()]);
+        let ticket = cluster::Ticket { table_id: 7, expires_ms: 5, ..cluster::Ticket::default() };
+        let planned = PlannedTable {
+            name: table.name.clone(),
+            version: 3,
+            schema: Arc::new(Schema::empty()),
+            parts: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            ticket: Arc::new(ticket),
+        };
+        source.note(&table, &planned);
+        assert_eq!(source.versions(&[table]), [TableVersion { version: Some(3), table_id: 7, ..newest }]);
+        assert_eq!(source.expires_ms(), Some(5));
+    }
 
     #[test]
     fn rows_are_read_by_the_other_runtime_and_a_panic_is_an_error() {
