@@ -7,6 +7,7 @@ use volley_common::TableName;
 
 use self::certs::CertsCommand;
 use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
+use self::sql::SqlArgs;
 use self::values::{grantee, prefix, whole};
 use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
@@ -15,6 +16,7 @@ pub use self::tables::{GetArgs, ModeArg, PutArgs};
 
 pub mod certs;
 pub mod identity;
+pub mod sql;
 pub mod tables;
 mod values;
 
@@ -47,6 +49,8 @@ pub enum CliCommand {
     Put(PutArgs),
     /// Fetch a table into a file, or show its first rows.
     Get(GetArgs),
+    /// Run a statement of SQL and show or write its rows; without one, on a terminal, ask for statements.
+    Sql(SqlArgs),
     /// List the tables.
     Ls {
         /// Only tables whose names begin with this.
@@ -279,6 +283,8 @@ mod tests {
         assert!(error("volley put a.csv --table t --type zip").contains("COLUMN=TYPE"));
         assert!(error("volley put a.csv --table t --type zip=zip").contains("\"zip\" is no type"));
         assert!(error("volley get").contains("<NAME>"));
+        assert!(error("volley sql SHOW -f a.sql").contains("--file"));
+        assert!(error("volley sql SHOW --rows 9 -o a.csv").contains("--rows"));
         assert!(error("volley dev --coordinators 2").contains("1, 3 or 5"));
         assert!(error("volley dev --nodes 0").contains("--nodes"));
         assert!(error("volley demo --scale 0").contains("--scale"));

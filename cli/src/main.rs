@@ -101,10 +101,15 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run(args: Args) -> Result<ExitCode> {
     let (cluster, tls, login, json) = (&args.cluster, args.tls.settings(), &args.login, args.json);
     match args.command {
-        // These two commands handle interrupts themselves: the cluster shuts down, the drain continues.
+        // These commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
         CliCommand::Drain(drain) => {
             commands::drain::run(&drain, cluster, &tls, login, json).await.map(|()| ExitCode::SUCCESS)
+        }
+        // At its prompt an interrupt ends the statement, not the command.
+        CliCommand::Sql(sql) if commands::sql::is_interactive(&sql) => {
+            let connected = || commands::connect(cluster, &tls, login);
+            commands::sql::shell::run(&sql, connected, json).await.map(|()| ExitCode::SUCCESS)
         }
         command => until_interrupted(interruptible(command, cluster, &tls, login, json)).await,
     }
@@ -119,13 +124,14 @@ async fn interruptible(
 ) -> Result<ExitCode> {
     use commands::{
         certs, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, nodes, put, quota, remove,
-        restore, stats, token, user, versions, whoami,
+        restore, sql, stats, token, user, versions, whoami,
     };
     let connected = || commands::connect(cluster, tls, login);
     match command {
         CliCommand::Demo(demo) => demo::run(&demo).await?,
         CliCommand::Put(put) => put::run(&put, connected, json).await?,
         CliCommand::Get(get) => get::run(&get, connected, json).await?,
+        CliCommand::Sql(statement) => sql::run(&statement, connected, json).await?,
         CliCommand::Ls { prefix } => ls::run(&connected().await?, &prefix, json).await?,
         CliCommand::Info { name, versions: true } => versions::run(&connected().await?, &name, json).await?,
         CliCommand::Info { name, versions: false } => info::run(&connected().await?, &name, json).await?,

@@ -38,7 +38,11 @@ pub fn exact_line(text: impl std::fmt::Display) -> Result<()> {
 /// An empty table with these headings.
 pub fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING);
+    // A terminal of zero columns does not know its size.
+    if table.width() != Some(0) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table.set_style(TableComponent::HeaderLines, '─').set_style(TableComponent::MiddleHeaderIntersections, '─');
     if !headings.is_empty() {
         table.set_header(headings.to_vec());

@@ -68,6 +68,26 @@ impl FairBudget {
         self.0.lock().add(owner, amount, limits)?;
         Ok(BudgetShare { budget: self.clone(), owner: owner.cloned(), amount: AtomicU64::new(amount) })
     }
+
+    /// Takes the first of these amounts that fits its limits. They are the classes of a share, widest first. Returns the index of
+    /// the class, too.
+    ///
+    /// # Errors
+    /// The limit that the last class reaches.
+    pub fn take_widest(
+        &self,
+        owner: Option<&Arc<str>>,
+        classes: impl IntoIterator<Item = (u64, BudgetLimits)>,
+    ) -> Result<(usize, BudgetShare), BudgetScope> {
+        let mut reached = BudgetScope::All;
+        for (class, (amount, limits)) in classes.into_iter().enumerate() {
+            match self.take(owner, amount, limits) {
+                Ok(taken) => return Ok((class, taken)),
+                Err(scope) => reached = scope,
+            }
+        }
+        Err(reached)
+    }
 }
 
 impl TakenBudget {
@@ -160,6 +180,20 @@ mod tests {
         assert_eq!(budget.take(owner("a").as_ref(), 1, LIMITS).err(), Some(BudgetScope::All));
         drop(share);
         assert!(budget.take(owner("a").as_ref(), 6, LIMITS).is_ok());
+    }
+
+    #[test]
+    fn widest_class_that_fits_is_taken() {
+        let budget = FairBudget::default();
+        let classes = [(6, BudgetLimits { all: 6, of_owner: 6 }), (2, LIMITS)];
+        let take = |name: &str| budget.take_widest(owner(name).as_ref(), classes);
+        let (wide, _wide) = take("a").unwrap();
+        assert_eq!(wide, 0);
+        assert_eq!(take("a").err(), Some(BudgetScope::Owner));
+        let narrow = [take("b").unwrap(), take("c").unwrap()];
+        assert!(narrow.iter().all(|(class, _)| *class == 1));
+        assert_eq!(take("d").err(), Some(BudgetScope::All));
+        assert_eq!(budget.0.lock().all, 10, "a class that does not fit takes nothing");
     }
 
     #[test]

@@ -87,6 +87,15 @@ pub fn encode_message(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// An encoded message with its prefix. It must be smaller than 4 GiB.
+pub fn frame_message(message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(PREFIX + message.len());
+    out.put_u8(0);
+    out.put_u32(message.len() as u32);
+    out.extend_from_slice(message);
+    out.freeze()
+}
+
 /// Reads the one message of a call, of at most `max` bytes.
 ///
 /// # Errors
@@ -186,6 +195,7 @@ mod tests {
             assert_eq!(Ticket::decode(read_in(&encode_message(&ticket), step).await.unwrap()).unwrap(), ticket);
         }
         assert_eq!(read_in(&[0; PREFIX], 9).await.unwrap(), Bytes::new());
+        assert_eq!(frame_message(&ticket.encode_to_vec()), encode_message(&ticket));
     }
 
     #[test]

@@ -11,10 +11,14 @@ use tonic::metadata::MetadataMap;
 
 use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use crate::{Error, Result, TableName, ticket};
-use sources::{UnambiguousMap, options_from};
+use sources::options_from;
 
 pub mod fields;
 mod sources;
+pub mod sql;
+
+pub use sources::UnambiguousMap;
+pub use sql::is_flight_sql;
 
 /// The prefix of headers that carry options: `x-volley-shard-by: a,b`.
 pub const HEADER_PREFIX: &str = "x-volley-";
@@ -54,6 +58,8 @@ pub struct Options {
     pub columns: Option<Vec<String>>,
     /// Reading: this version instead of the newest.
     pub version: Option<u64>,
+    /// Reading: a condition in SQL, the option `where`: only rows for which it is true are sent.
+    pub filter: Option<String>,
     /// Reading: the most rows to send.
     pub limit: Option<u64>,
     /// Reading: the most endpoints; 1 gives the whole table as one stream. Writing: the same for readers that request no
@@ -139,6 +145,7 @@ pub struct TableRequest {
 
 /// What a DoGet requests.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one for each call, for a moment")]
 pub enum TicketRequest {
     /// A signed ticket, not yet verified.
     Signed(Vec<u8>),
@@ -172,7 +179,7 @@ impl TableRequest {
     pub fn from_command(bytes: &[u8], headers: &MetadataMap) -> Result<Self> {
         if is_flight_sql(bytes) {
             return Err(Error::unimplemented(
-                "Flight SQL is not supported: name a table, as in FlightDescriptor.for_path(\"my_table\")",
+                "this call takes no command of Flight SQL: name a table, as in FlightDescriptor.for_path(\"my_table\")",
             ));
         }
         let mut map = Map::new();
@@ -272,6 +279,9 @@ impl Options {
         if let Some(id) = &self.write_id {
             check_write_id(id)?;
         }
+        if let Some(filter) = &self.filter {
+            check_filter(filter)?;
+        }
         self.retention_s.map_or(Ok(()), check_retention)
     }
 }
@@ -300,6 +310,28 @@ pub fn check_retention(seconds: u64) -> Result<()> {
             "option \"retention_s\" is {seconds}, and must be at most {MAX_RETENTION_S}, a hundred years"
         ))),
     }
+}
+
+/// Most bytes of a filter.
+pub const MAX_FILTER: usize = 64 << 10;
+
+/// Checks the length of a filter, not what it says.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is empty or too long.
+pub fn check_filter(filter: &str) -> Result<()> {
+    if filter.trim().is_empty() {
+        return Err(Error::invalid(
+            "option \"where\" is empty: give a condition, such as \"price > 10\", or leave it out",
+        ));
+    }
+    if filter.len() > MAX_FILTER {
+        return Err(Error::invalid(format!(
+            "option \"where\" has {} bytes, more than the limit of {MAX_FILTER}: put the values into a table and join it in a query",
+            filter.len()
+        )));
+    }
+    Ok(())
 }
 
 /// Checks a write id, which is used in file names: 1 to 64 letters, digits, `_`, `.` and `-`, not beginning with a dot.
@@ -332,14 +364,6 @@ pub fn decompress_header(headers: &MetadataMap) -> Result<bool> {
     let Some(value) = headers.get(DECOMPRESS_HEADER) else { return Ok(false) };
     let text = value.to_str().map_err(|_| Error::invalid(format!("the header {DECOMPRESS_HEADER} is not text")))?;
     Ok(fields::read_flag("decompress", fields::header_value("decompress", text))?.unwrap_or(false))
-}
-
-/// A Flight SQL command is a protobuf `Any`: field 1 is its type URL.
-fn is_flight_sql(bytes: &[u8]) -> bool {
-    const URL: &[u8] = b"type.googleapis.com/arrow.flight.protocol.sql.";
-    // The URL's length has one byte or two.
-    let url_at = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(URL));
-    bytes.first() == Some(&0x0a) && (url_at(2) || url_at(3))
 }
 
 #[cfg(test)]

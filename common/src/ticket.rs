@@ -4,6 +4,9 @@
 //! While the cluster changes its key, members accept the next one or former ones too. A ticket does not say which key signed it:
 //! there are few, and each is tried.
 //!
+//! Tickets with a filter or a query have a magic of their own. Earlier versions, which know neither field, would send all rows of the
+//! table; so they find no ticket in such bytes, and refuse them. The HMAC covers the magic: one kind is never taken for the other.
+//!
 //! The assertions by which members say on whose behalf they call each other have the same layout, with another magic, which
 //! the HMAC covers: no ticket, which clients hold, is ever an assertion.
 
@@ -16,6 +19,8 @@ use crate::{Error, Result, clock};
 
 /// The first bytes of a signed ticket. No table name begins with them: they contain a control character.
 pub const MAGIC: &[u8; 8] = b"\x01VOLLEY1";
+/// The first bytes of a signed ticket with a filter or a query.
+pub const SQL_MAGIC: &[u8; 8] = b"\x01VOLLEY2";
 /// The first bytes of a signed assertion.
 const ASSERTION_MAGIC: &[u8; 8] = b"\x01VOLLEYA";
 const MAC_BYTES: usize = 32;
@@ -33,6 +38,7 @@ pub struct TicketKey {
 #[derive(Clone)]
 struct KeyedStates {
     tickets: Hmac<Sha256>,
+    sql_tickets: Hmac<Sha256>,
     assertions: Hmac<Sha256>,
 }
 
@@ -43,11 +49,14 @@ impl KeyedStates {
             mac.update(magic);
             mac
         };
-        KeyedStates { tickets: after(MAGIC), assertions: after(ASSERTION_MAGIC) }
+        KeyedStates { tickets: after(MAGIC), sql_tickets: after(SQL_MAGIC), assertions: after(ASSERTION_MAGIC) }
     }
 
-    fn ticket_mac(&self, body: &[u8]) -> Hmac<Sha256> {
-        let mut mac = self.tickets.clone();
+    fn ticket_mac(&self, kind: TicketKind, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = match kind {
+            TicketKind::Plain => self.tickets.clone(),
+            TicketKind::Sql => self.sql_tickets.clone(),
+        };
         mac.update(body);
         mac
     }
@@ -56,6 +65,34 @@ impl KeyedStates {
         let mut mac = self.assertions.clone();
         mac.update(body);
         mac
+    }
+}
+
+/// What a ticket needs of the members that redeem it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TicketKind {
+    /// Nothing that is not in every version.
+    Plain,
+    /// That they know filters and queries.
+    Sql,
+}
+
+impl TicketKind {
+    fn of(ticket: &Ticket) -> Self {
+        if ticket.filter.is_empty() && ticket.query.is_none() { TicketKind::Plain } else { TicketKind::Sql }
+    }
+
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            TicketKind::Plain => MAGIC,
+            TicketKind::Sql => SQL_MAGIC,
+        }
+    }
+
+    /// The kind of signed bytes, and what follows the magic.
+    fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let kinds = [TicketKind::Plain, TicketKind::Sql];
+        kinds.into_iter().find_map(|kind| Some((kind, bytes.strip_prefix(kind.magic().as_slice())?)))
     }
 }
 
@@ -82,34 +119,33 @@ impl TicketKey {
         self.signer(ticket).ticket(&[])
     }
 
-    /// A signer for tickets that have all fields of `common` and differ in others.
+    /// A signer for tickets that have all fields of `common` and differ in others, but neither in the filter nor in the query.
     pub fn signer(&self, common: &Ticket) -> TicketSigner {
-        let head = common.encode_to_vec();
-        TicketSigner { mac: self.signing.ticket_mac(&head), head }
+        let (kind, head) = (TicketKind::of(common), common.encode_to_vec());
+        TicketSigner { kind, mac: self.signing.ticket_mac(kind, &head), head }
     }
 
-    /// Verifies the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`]; returns the ticket.
+    /// Verifies the signature and the expiry (against `now_ms`) of bytes that begin with [`MAGIC`] or [`SQL_MAGIC`]; returns the
+    /// ticket.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not a ticket, or damaged. PERMISSION_DENIED: signed by a key that is not accepted.
     /// NOT_FOUND: expired.
     pub fn verify(&self, bytes: &[u8], now_ms: u64) -> Result<Ticket> {
-        let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| Error::invalid("this is not a Volley ticket"))?;
+        let (kind, rest) = TicketKind::split(bytes).ok_or_else(|| Error::invalid("this is not a Volley ticket"))?;
         if rest.len() < MAC_BYTES {
             return Err(Error::invalid("the ticket is truncated"));
         }
         let (mac, body) = rest.split_at(MAC_BYTES);
-        if !self.is_signed(mac, |key| key.ticket_mac(body)) {
+        if !self.is_signed(mac, |key| key.ticket_mac(kind, body)) {
             return Err(Error::denied(
                 "the ticket's signature is not this cluster's: it was altered, another cluster signed it, or this one has changed its keys since; call get_flight_info again",
             ));
         }
         let ticket = Ticket::decode(body).map_err(|e| Error::invalid(format!("the ticket cannot be read: {e}")))?;
         if ticket.expires_ms <= now_ms {
-            return Err(Error::not_found(format!(
-                "the ticket for table {:?} has expired: call get_flight_info again",
-                ticket.table.join("/")
-            )));
+            let subject = ticket.subject();
+            return Err(Error::not_found(format!("the ticket for {subject} has expired: call get_flight_info again")));
         }
         Ok(ticket)
     }
@@ -150,6 +186,7 @@ impl TicketKey {
 
 /// Signs the tickets of one response: their common fields are encoded and hashed once.
 pub struct TicketSigner {
+    kind: TicketKind,
     /// The state after the magic and the head.
     mac: Hmac<Sha256>,
     /// The common fields, encoded.
@@ -166,14 +203,14 @@ impl TicketSigner {
 
     /// The number of bytes that [`TicketSigner::write`] appends.
     pub fn ticket_len(&self, tail: &[u8]) -> usize {
-        MAGIC.len() + MAC_BYTES + self.head.len() + tail.len()
+        self.kind.magic().len() + MAC_BYTES + self.head.len() + tail.len()
     }
 
     /// Appends the bytes of [`TicketSigner::ticket`] to `out`.
     pub fn write(&self, tail: &[u8], out: &mut Vec<u8>) {
         let mut mac = self.mac.clone();
         mac.update(tail);
-        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(self.kind.magic());
         out.extend_from_slice(&mac.finalize().into_bytes());
         out.extend_from_slice(&self.head);
         out.extend_from_slice(tail);
@@ -182,14 +219,14 @@ impl TicketSigner {
 
 /// Whether the bytes begin as a signed ticket; otherwise they are a table's name or JSON.
 pub fn is_signed(bytes: &[u8]) -> bool {
-    bytes.starts_with(MAGIC)
+    bytes.starts_with(MAGIC) || bytes.starts_with(SQL_MAGIC)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Code;
-    use crate::wire::cluster::TicketPart;
+    use crate::wire::cluster::{Query, TableVersion, TicketPart};
 
     fn ticket() -> Ticket {
         Ticket { table: vec!["a".into()], version: 3, expires_ms: 1000, ..Ticket::default() }
@@ -234,6 +271,47 @@ mod tests {
         for garbage in [&b"x"[..], b"", b"\x01VOLLEY1short"] {
             assert_eq!(key.verify(garbage, 0).unwrap_err().code, Code::InvalidArgument);
         }
+    }
+
+    fn sql_tickets() -> [Ticket; 2] {
+        let filtered = Ticket { filter: "a > 1".into(), ..ticket() };
+        [filtered, Ticket { table: Vec::new(), query: Some(Query::default()), ..ticket() }]
+    }
+
+    /// An earlier version would send all rows.
+    #[test]
+    fn filter_or_query_is_no_ticket_of_an_earlier_version() {
+        let key = TicketKey::new(&[7; 32]);
+        assert!(key.sign(&ticket()).starts_with(MAGIC), "without either, every version redeems it");
+        for ticket in sql_tickets() {
+            let mut bytes = key.sign(&ticket);
+            assert!(is_signed(&bytes) && bytes.starts_with(SQL_MAGIC) && !bytes.starts_with(MAGIC));
+            assert_eq!(key.verify(&bytes, 0).unwrap(), ticket);
+            bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+            assert_eq!(key.verify(&bytes, 0).unwrap_err().code, Code::PermissionDenied, "the magic is signed");
+        }
+    }
+
+    #[test]
+    fn signer_of_filtered_tickets_signs_their_parts() {
+        let key = TicketKey::new(&[7; 32]);
+        let [common, _] = sql_tickets();
+        let tail = Ticket { parts: vec![TicketPart { rows: 9, ..TicketPart::default() }], ..Ticket::default() };
+        let (signer, encoded) = (key.signer(&common), tail.encode_to_vec());
+        let bytes = signer.ticket(&encoded);
+        assert_eq!(bytes.len(), signer.ticket_len(&encoded));
+        assert!(bytes.starts_with(SQL_MAGIC));
+        assert_eq!(key.verify(&bytes, 0).unwrap(), Ticket { parts: tail.parts, ..common });
+    }
+
+    #[test]
+    fn expired_ticket_of_a_query_names_its_tables() {
+        let table = |name: &str| TableVersion { table: vec![name.into()], version: Some(1) };
+        let tables = vec![table("a"), table("b")];
+        let ticket = Ticket { query: Some(Query { tables, ..Query::default() }), expires_ms: 1, ..Ticket::default() };
+        let key = TicketKey::new(&[7; 32]);
+        let error = key.verify(&key.sign(&ticket), 1).unwrap_err();
+        assert!(error.code == Code::NotFound && error.message.contains("a query of \"a\", \"b\""), "{error}");
     }
 
     fn assertion() -> Assertion {

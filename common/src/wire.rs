@@ -112,6 +112,25 @@ impl catalog::Node {
     }
 }
 
+impl cluster::Ticket {
+    /// What the ticket is for, as errors name it: its table, or the tables of its query.
+    pub fn subject(&self) -> String {
+        let tables = self.query.as_ref().map(|query| &query.tables[..]);
+        match tables {
+            None => format!("table {:?}", self.table.join("/")),
+            Some([]) => "a query".into(),
+            Some(tables) => {
+                let named = tables.iter().take(MAX_NAMED).map(|table| format!("{:?}", table.table.join("/")));
+                let more = if tables.len() > MAX_NAMED { ", …" } else { "" };
+                format!("a query of {}{more}", named.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+/// Maximum number of a query's tables that an error names.
+const MAX_NAMED: usize = 3;
+
 /// The largest message between members: a commit of some 500,000 parts.
 pub const MAX_PEER_MESSAGE: usize = 64 << 20;
 

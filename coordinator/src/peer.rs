@@ -15,7 +15,7 @@ use futures::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::identity::{Access, Authenticator, Identified, Secret};
-use volley_common::options::Options;
+use volley_common::options::{Options, check_filter};
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall, request_id};
 use volley_common::server::serve::PeerAddress;
 use volley_common::tls::{Caller, MemberRole};
@@ -24,9 +24,9 @@ use volley_common::wire::catalog::{Role, WriteOutcome};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::{
     AbortWriteReply, AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsReply,
-    DeletablePartsRequest, LoginReply, LoginRequest, NodeOrder, NodeReport, PlanReadReply, PlanReadRequest,
-    ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, RenewWriteReply, RenewWriteRequest,
-    StagePartsReply, StagePartsRequest, WritePlan,
+    DeletablePartsRequest, ListTablesReply, ListTablesRequest, LoginReply, LoginRequest, NodeOrder, NodeReport,
+    PlanReadReply, PlanReadRequest, PlanTablesReply, PlanTablesRequest, ProposeReply, ProposeRequest, ReadIndexReply,
+    ReadIndexRequest, RenewWriteReply, RenewWriteRequest, StagePartsReply, StagePartsRequest, WritePlan,
 };
 use volley_common::{Code, Error, NodeId, TableName, clock};
 
@@ -40,10 +40,13 @@ use crate::service::Services;
 use crate::service::login::{IssuedToken, LoginService};
 use crate::service::planning_queue::PlanningQueue;
 use crate::service::read::ReadService;
+use crate::service::read::queries::{QueriedTable, queried_tables};
 use crate::service::write::WriteService;
 
 const BEGIN_WRITE: &str = "/volley.cluster.v1.Coordinator/BeginWrite";
 const PLAN_READ: &str = "/volley.cluster.v1.Coordinator/PlanRead";
+const PLAN_TABLES: &str = "/volley.cluster.v1.Coordinator/PlanTables";
+const LIST_TABLES: &str = "/volley.cluster.v1.Coordinator/ListTables";
 
 /// The tonic service for members.
 pub struct CoordinatorPeerService {
@@ -159,13 +162,26 @@ impl CoordinatorPeerService {
         request: PlanReadRequest,
     ) -> Result<PlanReadReply, Status> {
         access.require(Role::Reader, table.components())?;
-        let PlanReadRequest { table: _, columns, version, limit, decompress } = request;
+        let PlanReadRequest { table: _, columns, version, limit, decompress, filter } = request;
+        let filter = (!filter.is_empty()).then_some(filter);
+        filter.as_deref().map_or(Ok(()), check_filter)?;
         let columns = (!columns.is_empty()).then_some(columns);
         let decompress = decompress.then_some(true);
-        let options = Options { columns, version, limit, decompress, ..Options::default() };
+        let options = Options { columns, version, filter, limit, decompress, ..Options::default() };
         let _place = self.planning.enter(access).await?;
         let ticket = self.read.plan_ticket(access, table, &options).await?;
         Ok(PlanReadReply { ticket: ticket.into() })
+    }
+
+    /// Checks that a client's query may read its tables. A refusal is recorded as one of its get: nodes plan the tables of a query
+    /// whichever call of the client it belongs to.
+    fn require_tables(&self, access: &Access, tables: &[QueriedTable], metadata: &MetadataMap) -> Result<(), Status> {
+        for (table, _) in tables {
+            let permitted = access.require(Role::Reader, table.components()).map_err(Status::from);
+            self.record_refusal(access, (AuditKind::Read, "DoGet"), table, metadata, &permitted);
+            permitted?;
+        }
+        Ok(())
     }
 
     /// Records in the audit log that a call for a client was refused. The node leaves these lines to the coordinator, which knows
@@ -304,6 +320,23 @@ impl Coordinator for CoordinatorPeerService {
         let plan = self.plan_for(&access, &table, request).await;
         self.record_refusal(&access, (AuditKind::Read, "DoGet"), &table, &metadata, &plan);
         plan.map(Response::new)
+    }
+
+    async fn plan_tables(&self, request: Request<PlanTablesRequest>) -> Result<Response<PlanTablesReply>, Status> {
+        Caller::of(request.extensions()).speaks_as(MemberRole::Node)?;
+        let access = self.asserted(&request, PLAN_TABLES)?;
+        let tables = queried_tables(&request.get_ref().tables)?;
+        self.require_tables(&access, &tables, request.metadata())?;
+        let _place = self.planning.enter(&access).await?;
+        let tables = self.read.plan_tables(&access, &tables).await?;
+        Ok(Response::new(PlanTablesReply { tables }))
+    }
+
+    async fn list_tables(&self, request: Request<ListTablesRequest>) -> Result<Response<ListTablesReply>, Status> {
+        Caller::of(request.extensions()).speaks_as(MemberRole::Node)?;
+        let access = self.asserted(&request, LIST_TABLES)?;
+        let _place = self.planning.enter(&access).await?;
+        Ok(Response::new(ListTablesReply { tables: self.read.list_for_queries(&access).await? }))
     }
 
     async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginReply>, Status> {

@@ -6,8 +6,9 @@
 use arrow_flight::FlightDescriptor;
 use prost::Message;
 use tonic::metadata::MetadataMap;
+use volley_common::options::sql::{sql_of_descriptor, sql_of_ticket};
 use volley_common::options::{
-    MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_retention, check_write_id,
+    MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_filter, check_retention, check_write_id,
     decompress_header,
 };
 use volley_common::{Code, Result, TableName, name};
@@ -25,6 +26,12 @@ pub fn run(data: &[u8]) {
     if let Err(error) = decompress_header(&headers) {
         check_error(&error, rest.len());
     }
+    // A read with a filter is never one without SQL: a coordinator would plan it unchecked.
+    let sql = match kind % 3 {
+        0 => sql_of_descriptor(&FlightDescriptor::new_cmd(body.to_vec()), headers.as_ref()),
+        1 => sql_of_ticket(body, headers.as_ref()),
+        _ => FlightDescriptor::decode(body).ok().and_then(|found| sql_of_descriptor(&found, headers.as_ref())),
+    };
     let request = match kind % 3 {
         0 => TableRequest::from_command(body, &headers),
         1 => match TicketRequest::from_ticket(body, &headers) {
@@ -37,6 +44,9 @@ pub fn run(data: &[u8]) {
             Err(_) => return,
         },
     };
+    if let Ok(request) = &request {
+        assert!(request.options.filter.is_none() || sql.is_some(), "a filter without SQL");
+    }
     check_request(request, rest.len());
 }
 
@@ -53,6 +63,7 @@ fn check_request(request: Result<TableRequest>, input: usize) {
     assert!(options.shards.is_none_or(|shards| (1..=MAX_SHARDS).contains(&shards)));
     assert!(options.replicas.is_none_or(|replicas| (1..=MAX_REPLICAS).contains(&replicas)));
     assert!(options.max_endpoints != Some(0));
+    assert!(options.filter.as_deref().is_none_or(|filter| check_filter(filter).is_ok()));
     assert!(options.write_id.as_deref().is_none_or(|id| check_write_id(id).is_ok()));
     assert!(options.retention_s.is_none_or(|seconds| check_retention(seconds).is_ok()));
     for access in [TableAccess::Read, TableAccess::Put, TableAccess::Create] {
@@ -80,7 +91,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let command = FlightDescriptor::new_cmd(b"{\"table\": \"sales\"}".to_vec());
     let sql = b"\x0a\x37type.googleapis.com/arrow.flight.protocol.sql.CommandX";
     let all = r#"{"table": "sales/eu", "columns": ["a", "b"], "version": 3, "limit": 10, "max_endpoints": 4,
-        "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
+        "where": "a > 1", "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
         "write_id": "w-1", "retention_s": 60, "preserve_batches": false}"#;
     vec![
         b"\0sales/eu".to_vec(),
@@ -89,6 +100,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         b"\0x-volley-shards: 4\nx-volley-shard-by: a,b\nx-volley-compression: lz4\n\nsales".to_vec(),
         b"\0x-volley-limit: 5\nx-volley-decompress: true\n\n{\"table\": \"sales\", \"limit\": 5}".to_vec(),
         b"\0../../etc/passwd".to_vec(),
+        b"\0x-volley-where: a > 1\n\nsales".to_vec(),
+        b"\0{\"sql\": \"SELECT 1\"}".to_vec(),
+        b"\x01{\"table\": \"sales\", \"\\u0077here\": \"a > 1\"}".to_vec(),
         [&b"\0"[..], sql].concat(),
         b"\x01{\"table\": \"sales\", \"limit\": 1}".to_vec(),
         b"\x01\x01VOLLEY1".to_vec(),

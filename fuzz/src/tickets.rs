@@ -11,9 +11,9 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::identity::{Access, Directory, LoginMethod, Principal};
 use volley_common::options::TicketRequest;
-use volley_common::ticket::{MAGIC, TicketKey, is_signed};
+use volley_common::ticket::{MAGIC, SQL_MAGIC, TicketKey, is_signed};
 use volley_common::wire::catalog::{Grant, Role, User};
-use volley_common::wire::cluster::{Assertion, Columns, IdentitySnapshot, Ticket, TicketPart};
+use volley_common::wire::cluster::{Assertion, Columns, IdentitySnapshot, Query, TableVersion, Ticket, TicketPart};
 
 use crate::input::{FuzzInput, check_error, chunk};
 
@@ -146,6 +146,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         limit: Some(7),
         ..Ticket::default()
     };
+    let filtered = Ticket { filter: "a > 1".into(), ..ticket.clone() };
+    let table = TableVersion { table: ticket.table.clone(), version: Some(3) };
+    let query = Query { sql: "SELECT 1".into(), tables: vec![table], ..Query::default() };
+    let query = Ticket { principal: "ann".into(), expires_ms: 1000, query: Some(query), ..Ticket::default() };
     let assertion = Assertion { principal: "ann".into(), path: "/x".into(), expires_ms: 1000, ..Assertion::default() };
     let grant = |to: &str, role: Role, prefix: &[&str]| Grant {
         to: to.into(),
@@ -160,19 +164,25 @@ pub fn seeds() -> Vec<Vec<u8>> {
         grants: vec![columns, grant("user:ann", Role::Owner, &["sales", "eu"]), grant("group:a", Role::Admin, &[])],
         ..IdentitySnapshot::default()
     };
-    let redeemed = |name: &str, group: &str| {
+    let redeemed_as = |ticket: &Ticket, name: &str, group: &str| {
         let parts = [chunk(&snapshot.encode_to_vec()), chunk(&ticket.encode_to_vec())];
         [vec![3], parts.concat(), chunk(name.as_bytes()), chunk(group.as_bytes())].concat()
     };
+    let redeemed = |name: &str, group: &str| redeemed_as(&ticket, name, group);
     vec![
         b"\0sales/eu".to_vec(),
         b"\0{\"table\": \"sales\", \"limit\": 3}".to_vec(),
         [&b"\0"[..], MAGIC, &[7; 32], &ticket.encode_to_vec()].concat(),
+        [&b"\0"[..], SQL_MAGIC, &[7; 32], &filtered.encode_to_vec()].concat(),
         [&[1, 9, 0, 1][..], &ticket.encode_to_vec()].concat(),
+        [&[1, 9, 0, 1][..], &filtered.encode_to_vec()].concat(),
+        [&[1, 7, 0, 3][..], &query.encode_to_vec()].concat(),
         [&[1, 9, 0, 0][..], &ticket.encode_to_vec()].concat(),
         [&[2, 60, 0, 1][..], &assertion.encode_to_vec()].concat(),
         redeemed("ann", ""),
         redeemed("bob", "a"),
         redeemed("bob", "b"),
+        redeemed_as(&query, "ann", ""),
+        redeemed_as(&query, "bob", "b"),
     ]
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use volley_common::identity::{Directory, DirectoryHandle};
 use volley_common::listen::host_port;
 use volley_common::ticket::TicketKey;
@@ -92,8 +93,8 @@ impl ClusterView {
         if !self.cancelled.contains(ticket.flight) {
             return Ok(());
         }
-        let table = ticket.table.join("/");
-        Err(Error::cancelled(format!("this FlightInfo of table {table:?} was cancelled: call get_flight_info again")))
+        let subject = ticket.subject();
+        Err(Error::cancelled(format!("this FlightInfo of {subject} was cancelled: call get_flight_info again")))
     }
 }
 
@@ -132,20 +133,37 @@ impl From<cluster::Members> for ClusterMembers {
 
 /// Cancelled flights (FlightInfos) and when their tickets expire, in milliseconds since 1970.
 #[derive(Default)]
-pub struct CancelledFlights(Mutex<HashMap<u64, u64>>);
+pub struct CancelledFlights {
+    until_ms: Mutex<HashMap<u64, u64>>,
+    /// Notified when flights are added.
+    added: watch::Sender<()>,
+}
 
 impl CancelledFlights {
     /// Whether tickets of this flight are refused.
     pub fn contains(&self, flight: u64) -> bool {
-        self.0.lock().contains_key(&flight)
+        self.until_ms.lock().contains_key(&flight)
+    }
+
+    /// Waits until tickets of this flight are refused.
+    pub async fn cancelled(&self, flight: u64) {
+        let mut added = self.added.subscribe();
+        while !self.contains(flight) {
+            if added.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Adds cancelled flights and removes those whose tickets have expired.
     pub fn add(&self, flights: &[catalog::Cancelled]) {
         let now = clock::now_ms();
-        let mut map = self.0.lock();
-        map.retain(|_, until| *until > now);
-        map.extend(flights.iter().map(|c| (c.flight, c.until_ms)));
+        {
+            let mut map = self.until_ms.lock();
+            map.retain(|_, until| *until > now);
+            map.extend(flights.iter().map(|c| (c.flight, c.until_ms)));
+        }
+        self.added.send_replace(());
     }
 }
 
@@ -219,5 +237,21 @@ mod tests {
         assert!(cancelled.contains(1));
         cancelled.add(&[]);
         assert!(cancelled.contains(1) && !cancelled.contains(2));
+    }
+
+    #[tokio::test]
+    async fn cancellation_of_a_flight_is_waited_for() {
+        let cancelled = Arc::new(CancelledFlights::default());
+        let waiting = tokio::spawn({
+            let cancelled = cancelled.clone();
+            async move { cancelled.cancelled(1).await }
+        });
+        let until_ms = clock::now_ms() + 60_000;
+        cancelled.add(&[catalog::Cancelled { flight: 2, until_ms }]);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        cancelled.add(&[catalog::Cancelled { flight: 1, until_ms }]);
+        waiting.await.unwrap();
+        cancelled.cancelled(1).await;
     }
 }

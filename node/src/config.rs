@@ -23,6 +23,8 @@ use crate::storage::Watermarks;
 const MIN_COLUMN_BYTES: usize = 4 << 10;
 /// The least value of `put_memory_bytes`.
 const MIN_PUT_MEMORY: u64 = 32 << 20;
+/// The least value of `sql_memory_bytes`.
+const MIN_SQL_MEMORY: u64 = 16 << 20;
 /// The largest value of `max_message`: what gRPC libraries can send.
 const MAX_GRPC_MESSAGE: usize = i32::MAX as usize;
 /// Valid values of `message_bytes`: gRPC clients accept messages of 4 MiB by default, and the header needs some of that.
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub max_decompressing_gets: usize,
     /// Memory for what all gets copy, bytes: tickets, headers, batches that are cut. Half of it for one principal.
     pub get_memory_bytes: u64,
+    /// The largest number of gets with a filter at once; a further one is refused. Each takes about 4 MiB.
+    pub max_filtered_gets: usize,
     /// Approximate bytes of rows in one message of a part; readers get the messages as they are stored. More in wide tables.
     pub message_bytes: usize,
     /// Bytes of consecutive rows that go to one shard of a table without keys.
@@ -81,6 +85,18 @@ pub struct NodeConfig {
     pub scrub_bytes_per_second: u64,
     /// Days for which parts that the catalog does not know after a recovery are kept in `orphaned/`.
     pub orphan_retention_days: f64,
+    /// Memory for all queries together, bytes; 0: a quarter of what the process may use.
+    pub sql_memory_bytes: u64,
+    /// Bytes of the data folder that queries may use for what does not fit into their memory; 0: none.
+    pub sql_spill_bytes: u64,
+    /// How many partitions a query is run in; 0: as many as there are processors.
+    pub sql_partitions: usize,
+    /// The largest number of queries at once; a further one is refused.
+    pub max_concurrent_queries: usize,
+    /// The largest number of queries of one principal at once; 0: half of `max_concurrent_queries`.
+    pub max_queries_per_principal: usize,
+    /// A query that runs longer is ended, seconds.
+    pub statement_timeout_s: u64,
 }
 
 impl Default for NodeConfig {
@@ -98,6 +114,7 @@ impl Default for NodeConfig {
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
             get_memory_bytes: GET_MEMORY,
+            max_filtered_gets: 256,
             message_bytes: MESSAGE_BYTES,
             block_bytes: 64 << 20,
             part_bytes: 256 << 20,
@@ -108,6 +125,12 @@ impl Default for NodeConfig {
             scrub_days: 7.0,
             scrub_bytes_per_second: 50 << 20,
             orphan_retention_days: 7.0,
+            sql_memory_bytes: 0,
+            sql_spill_bytes: 10 << 30,
+            sql_partitions: 0,
+            max_concurrent_queries: 32,
+            max_queries_per_principal: 0,
+            statement_timeout_s: 3600,
         }
     }
 }
@@ -153,6 +176,9 @@ pub struct NodeArgs {
     /// Memory for what all gets copy, bytes, half of it for one principal.
     #[arg(long)]
     pub get_memory_bytes: Option<u64>,
+    /// The largest number of gets with a filter (`where`) at once.
+    #[arg(long)]
+    pub max_filtered_gets: Option<usize>,
     /// Bytes of rows in one message of a part, 65536 to 4128768.
     #[arg(long)]
     pub message_bytes: Option<usize>,
@@ -183,6 +209,24 @@ pub struct NodeArgs {
     /// Days for which parts that the catalog does not know after a recovery are kept.
     #[arg(long, value_parser = finite_number)]
     pub orphan_retention_days: Option<f64>,
+    /// Memory for all queries together, bytes [default: a quarter of what the process may use].
+    #[arg(long)]
+    pub sql_memory_bytes: Option<u64>,
+    /// Bytes of the data folder for what does not fit into the memory of queries; 0: none.
+    #[arg(long)]
+    pub sql_spill_bytes: Option<u64>,
+    /// How many partitions a query is run in [default: as many as there are processors].
+    #[arg(long)]
+    pub sql_partitions: Option<usize>,
+    /// The largest number of queries at once.
+    #[arg(long)]
+    pub max_concurrent_queries: Option<usize>,
+    /// The largest number of queries of one principal at once [default: half of max_concurrent_queries].
+    #[arg(long)]
+    pub max_queries_per_principal: Option<usize>,
+    /// Seconds after which a query is ended.
+    #[arg(long)]
+    pub statement_timeout_s: Option<u64>,
     /// Old names of flags.
     #[command(flatten)]
     #[serde(flatten)]
@@ -244,9 +288,12 @@ impl NodeConfig {
             ("max_concurrent_copies", self.max_concurrent_copies as u64, 1),
             ("max_concurrent_puts", self.max_concurrent_puts as u64, 1),
             ("max_decompressing_gets", self.max_decompressing_gets as u64, 1),
+            ("max_filtered_gets", self.max_filtered_gets as u64, 1),
             ("put_memory_bytes", self.put_memory_bytes, MIN_PUT_MEMORY),
             ("get_memory_bytes", self.get_memory_bytes, MIN_GET_MEMORY),
             ("message_timeout_ms", self.message_timeout_ms, 100),
+            ("max_concurrent_queries", self.max_concurrent_queries as u64, 1),
+            ("statement_timeout_s", self.statement_timeout_s, 1),
         ] {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
@@ -255,6 +302,11 @@ impl NodeConfig {
         if self.max_message > MAX_GRPC_MESSAGE {
             return Err(Error::invalid(format!(
                 "max_message must be at most {MAX_GRPC_MESSAGE}, which gRPC can carry"
+            )));
+        }
+        if self.sql_memory_bytes != 0 && self.sql_memory_bytes < MIN_SQL_MEMORY {
+            return Err(Error::invalid(format!(
+                "sql_memory_bytes must be at least {MIN_SQL_MEMORY}, or 0 for a quarter of what the process may use"
             )));
         }
         if !MESSAGE_BYTES_RANGE.contains(&self.message_bytes) {
@@ -283,6 +335,12 @@ impl NodeConfig {
     pub fn max_puts_of_principal(&self) -> usize {
         let half = self.max_concurrent_puts.div_ceil(2);
         if self.max_concurrent_puts_per_principal == 0 { half } else { self.max_concurrent_puts_per_principal }
+    }
+
+    /// The largest number of queries of one principal at once.
+    pub fn max_queries_of_principal(&self) -> usize {
+        let half = self.max_concurrent_queries.div_ceil(2);
+        if self.max_queries_per_principal == 0 { half } else { self.max_queries_per_principal }
     }
 
     /// How long a message that has begun may take to advance.

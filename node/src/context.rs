@@ -17,9 +17,10 @@ use crate::cluster_view::ClusterView;
 use crate::config::NodeConfig;
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
-use crate::get_resources::{DecompressionSlots, GetMemory};
+use crate::get_resources::{GetMemory, GetSlots, ScanThreads, max_scan_threads};
 use crate::login::LoginClient;
 use crate::put_resources::PutResources;
+use crate::sql_resources::SqlResources;
 use crate::storage::PartStore;
 
 /// The addresses at which others reach this node.
@@ -86,9 +87,13 @@ pub struct GetContext {
     /// Members, ticket key and cancelled flights.
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
-    pub decompressions: DecompressionSlots,
+    pub decompressions: GetSlots,
     /// The memory for what gets copy.
     pub memory: GetMemory,
+    /// The places of gets that filter.
+    pub filters: GetSlots,
+    /// The threads that scan parts.
+    pub scan_threads: ScanThreads,
     /// Plans reads of tables by name.
     pub coordinators: Arc<CoordinatorClient>,
     /// Connections to other members.
@@ -119,6 +124,16 @@ pub struct PutContext {
     pub audit: AuditLog,
 }
 
+/// What SQL uses: it reads by gets, and writes by puts.
+pub struct SqlContext {
+    /// What gets use.
+    pub get: Arc<GetContext>,
+    /// What puts use.
+    pub put: Arc<PutContext>,
+    /// The engine and its threads.
+    pub resources: SqlResources,
+}
+
 /// All pieces of a node. Only the wiring and the session with the leader take all of them; other code takes the pieces
 /// that it uses.
 pub struct NodeContext {
@@ -138,6 +153,8 @@ pub struct NodeContext {
     pub get: Arc<GetContext>,
     /// What puts use.
     pub put: Arc<PutContext>,
+    /// What SQL uses.
+    pub sql: Arc<SqlContext>,
     /// Where others reach this node.
     pub addresses: NodeAddresses,
     /// The TLS of its listeners and towards other members.
@@ -178,27 +195,33 @@ impl NodeContext {
             audit.clone(),
         );
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
+        let get = Arc::new(GetContext {
+            decompressions: GetSlots::for_decompressing(config.max_decompressing_gets),
+            memory: GetMemory::new(config.get_memory_bytes),
+            filters: GetSlots::for_filtering(config.max_filtered_gets),
+            scan_threads: ScanThreads::new(max_scan_threads()),
+            store: store.clone(),
+            cluster: cluster.clone(),
+            coordinators: coordinators.clone(),
+            pool: pool.clone(),
+            audit: audit.clone(),
+        });
+        let put = Arc::new(PutContext {
+            config: config.clone(),
+            store: store.clone(),
+            cluster: cluster.clone(),
+            coordinators: coordinators.clone(),
+            pool: pool.clone(),
+            resources: Arc::new(PutResources::new(&config)),
+            peer_addr,
+            tasks: TaskTracker::new(),
+            audit: audit.clone(),
+        });
+        let resources = SqlResources::new(config.clone(), store.clone());
         Arc::new(NodeContext {
-            get: Arc::new(GetContext {
-                decompressions: DecompressionSlots::new(config.max_decompressing_gets),
-                memory: GetMemory::new(config.get_memory_bytes),
-                store: store.clone(),
-                cluster: cluster.clone(),
-                coordinators: coordinators.clone(),
-                pool: pool.clone(),
-                audit: audit.clone(),
-            }),
-            put: Arc::new(PutContext {
-                config: config.clone(),
-                store: store.clone(),
-                cluster: cluster.clone(),
-                coordinators: coordinators.clone(),
-                pool: pool.clone(),
-                resources: Arc::new(PutResources::new(&config)),
-                peer_addr,
-                tasks: TaskTracker::new(),
-                audit: audit.clone(),
-            }),
+            sql: Arc::new(SqlContext { get: get.clone(), put: put.clone(), resources }),
+            get,
+            put,
             copier: Arc::new(copier),
             calls: config.server.limits.call_limit(),
             config,

@@ -11,10 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
 use volley_common::net::{Attempt, ConnectionPool, Failover, was_not_handled};
+use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
-    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, LoginReply, LoginRequest,
-    PlanReadReply, PlanReadRequest, RenewWriteRequest, StagePartsRequest, WritePlan,
+    AbortWriteRequest, BeginWriteRequest, CommitWriteRequest, DeletablePartsRequest, ListTablesReply,
+    ListTablesRequest, LoginReply, LoginRequest, PlanReadReply, PlanReadRequest, PlanTablesReply, PlanTablesRequest,
+    RenewWriteRequest, StagePartsRequest, WritePlan,
 };
 use volley_common::wire::{MAX_PEER_MESSAGE, catalog};
 use volley_common::{Code, Error, Result};
@@ -23,6 +25,8 @@ use crate::assertion::AssertedCaller;
 
 const BEGIN_WRITE: &str = "/volley.cluster.v1.Coordinator/BeginWrite";
 const PLAN_READ: &str = "/volley.cluster.v1.Coordinator/PlanRead";
+const PLAN_TABLES: &str = "/volley.cluster.v1.Coordinator/PlanTables";
+const LIST_TABLES: &str = "/volley.cluster.v1.Coordinator/ListTables";
 /// How long a commit is retried: longer than an election, as repeating a commit is safe.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
 /// A call that takes longer is sent to a second coordinator too: longer than most commits take on a busy machine.
@@ -195,10 +199,42 @@ impl CoordinatorClient {
     }
 
     /// Resolves a table's name to a ticket for the whole table, for `caller`, who needs the right to read it.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: the request has a filter, and the coordinator is of a version that ignores it.
     pub async fn plan_read(&self, request: PlanReadRequest, caller: &AssertedCaller) -> Result<PlanReadReply> {
-        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| {
+        let is_filtered = !request.filter.is_empty();
+        let call = self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| {
             let request = caller.request(PLAN_READ, request);
             async move { stub.plan_read(request).await }
+        });
+        let reply = call.await?;
+        check_filtered(is_filtered, &reply)?;
+        Ok(reply)
+    }
+
+    /// Plans reads of whole tables for a query of `caller`, who needs the right to read each, by one linearizable read. The tickets
+    /// are not for clients.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table or version, or one that the caller may not know of. INVALID_ARGUMENT: too many tables.
+    /// RESOURCE_EXHAUSTED: the plans are too large. UNIMPLEMENTED: the coordinator is of an earlier version. UNAVAILABLE.
+    pub async fn plan_tables(&self, request: PlanTablesRequest, caller: &AssertedCaller) -> Result<PlanTablesReply> {
+        self.call(BrokenCall::Fail, self.deadline, request, |mut stub, request| {
+            let request = caller.request(PLAN_TABLES, request);
+            async move { stub.plan_tables(request).await }
+        })
+        .await
+    }
+
+    /// The tables that `caller` may read, with the columns that it may see.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there are too many. UNIMPLEMENTED: the coordinator is of an earlier version. UNAVAILABLE.
+    pub async fn list_tables(&self, caller: &AssertedCaller) -> Result<ListTablesReply> {
+        self.call(BrokenCall::Fail, self.deadline, ListTablesRequest {}, |mut stub, request| {
+            let request = caller.request(LIST_TABLES, request);
+            async move { stub.list_tables(request).await }
         })
         .await
     }
@@ -276,6 +312,20 @@ impl CoordinatorClient {
     }
 }
 
+/// Checks that a filter that was requested is in the planned ticket: coordinators of earlier versions ignore it, and by their ticket
+/// all rows would be sent.
+///
+/// # Errors
+/// FAILED_PRECONDITION.
+fn check_filtered(is_filtered: bool, reply: &PlanReadReply) -> Result<()> {
+    if !is_filtered || reply.ticket.starts_with(SQL_MAGIC) {
+        return Ok(());
+    }
+    Err(Error::precondition(
+        "a coordinator of an earlier version planned this read and does not know filters: upgrade all coordinators, or read without \"where\"",
+    ))
+}
+
 fn attempt_of<T>(addr: &str, if_broken: BrokenCall, answer: Result<T, AttemptFailure>) -> Attempt<T> {
     let at = |error: Error| match error.code {
         Code::Unavailable => error.at(format_args!("coordinator {addr}")),
@@ -302,81 +352,4 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// Whether these bytes of a client have an HTTP/2 DATA frame.
-    fn has_data_frame(received: &[u8]) -> bool {
-        const PREFACE: usize = 24;
-        let mut frames = received.get(PREFACE..).unwrap_or_default();
-        while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
-            if *kind == 0 {
-                return true;
-            }
-            frames = rest.get(u32::from_be_bytes([0, *a, *b, *c]) as usize..).unwrap_or_default();
-        }
-        false
-    }
-
-    /// A coordinator that every call ends, after it was counted.
-    async fn ended_by_each_call(calls: Arc<AtomicUsize>) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async move {
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let calls = calls.clone();
-                tokio::spawn(async move {
-                    let mut received = Vec::new();
-                    while !has_data_frame(&received) {
-                        if connection.read_buf(&mut received).await.unwrap_or(0) == 0 {
-                            return;
-                        }
-                    }
-                    calls.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        });
-        addr
-    }
-
-    #[tokio::test]
-    async fn call_with_client_content_ends_one_coordinator_at_most() {
-        let calls = Arc::new(AtomicUsize::new(0));
-        let addrs = vec![ended_by_each_call(calls.clone()).await, ended_by_each_call(calls.clone()).await];
-        let client = CoordinatorClient::new(ConnectionPool::new(), addrs.clone(), Duration::from_millis(500));
-        let caller = AssertedCaller::cluster(Arc::default());
-        let began = client.begin_write(BeginWriteRequest::default(), &caller).await.unwrap_err();
-        let planned = client.plan_read(PlanReadRequest::default(), &caller).await.unwrap_err();
-        let logged_in = client.login(LoginRequest::default()).await.unwrap_err();
-        for error in [began, planned, logged_in] {
-            assert_eq!(error.code, Code::Unavailable, "{error}");
-            let names_one = addrs.iter().any(|addr| error.message.contains(addr));
-            assert!(names_one && error.message.contains("can be repeated"), "{error}");
-        }
-        assert_eq!(calls.load(Ordering::Relaxed), 3, "each call was sent once");
-        client.renew("w").await.unwrap_err();
-        assert!(calls.load(Ordering::Relaxed) >= 5, "a call with ids goes to the next one");
-    }
-
-    #[test]
-    fn preferred_coordinator_stays_first_when_the_list_changes() {
-        let named = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<Vec<_>>();
-        let client = CoordinatorClient::new(ConnectionPool::new(), named(&["a", "b", "c"]), Duration::from_secs(1));
-        client.prefer("c:1");
-        assert_eq!(client.addrs(), named(&["c", "a", "b"]));
-        client.refresh(&named(&["b", "c", "d"]));
-        assert_eq!(client.addrs(), named(&["c", "d", "a", "b"]));
-        client.prefer("nobody:1");
-        assert_eq!(client.addrs(), named(&["b", "c", "d", "a"]));
-    }
-    #[tokio::test]
-    async fn call_without_coordinators_fails_at_once() {
-        let client = CoordinatorClient::new(ConnectionPool::new(), Vec::new(), Duration::from_secs(3600));
-        let error = client.renew("w").await.unwrap_err();
-        assert_eq!(error.message, "no coordinator is configured");
-    }
-}
+mod tests;

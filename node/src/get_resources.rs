@@ -1,4 +1,5 @@
-//! What all gets of a node share, and its limits: memory for what they copy, and how many of them decompress at once.
+//! What all gets of a node share, and its limits: memory for what they copy, how many of them decompress or filter at once, and
+//! how many threads scan.
 //!
 //! A get sends slices of mapped files, which take no memory of the process: they are page cache, and HTTP/2 holds the slices,
 //! not copies, until they are sent. What a get does hold while its client does not read are its ticket, the headers of its
@@ -7,6 +8,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use volley_common::fair_budget::{BudgetLimits, BudgetScope, BudgetShare, FairBudget};
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
@@ -85,21 +87,18 @@ impl GetMemory {
     pub fn admit(&self, caller: &CallerKey, ticket: usize, projected_schema: usize) -> Result<Arc<GetShare>> {
         let caller = caller.budget_owner();
         let fixed = ticket as u64 * TICKET_EXPANSION + projected_schema as u64 * SCHEMA_EXPANSION;
-        let mut reached = BudgetScope::All;
-        for class in &GET_CLASSES {
-            let limits = BudgetLimits {
-                all: self.bytes / SHARES * class.share,
-                of_owner: self.bytes / SHARES * class.caller_share,
-            };
-            match self.budget.take(caller.as_ref(), fixed + class.charge, limits) {
-                Ok(taken) => {
-                    let (memory, copied_bytes) = (self.clone(), class.copied_bytes);
-                    return Ok(Arc::new(GetShare { memory, caller, taken, fixed, copied_bytes }));
-                }
-                Err(scope) => reached = scope,
+        let limits = |class: &GetClass| BudgetLimits {
+            all: self.bytes / SHARES * class.share,
+            of_owner: self.bytes / SHARES * class.caller_share,
+        };
+        let classes = GET_CLASSES.iter().map(|class| (fixed + class.charge, limits(class)));
+        match self.budget.take_widest(caller.as_ref(), classes) {
+            Ok((class, taken)) => {
+                let (memory, copied_bytes) = (self.clone(), GET_CLASSES[class].copied_bytes);
+                Ok(Arc::new(GetShare { memory, caller, taken, fixed, copied_bytes }))
             }
+            Err(reached) => Err(self.refusal(reached, caller.as_deref())),
         }
-        Err(self.refusal(reached, caller.as_deref()))
     }
 
     fn refusal(&self, reached: BudgetScope, caller: Option<&str>) -> Error {
@@ -141,23 +140,36 @@ impl GetShare {
     }
 }
 
-/// The places of gets that decompress. A get that decompresses holds up to three windows of about 1 MiB while its
-/// client does not read: one that waits to be sent, and two that follow.
+/// Places of gets that decompress, or of those that filter. Such a get holds up to three windows or batches of about 1 MiB while
+/// its client does not read: one that waits to be sent, and two that follow.
 #[derive(Clone)]
-pub struct DecompressionSlots {
+pub struct GetSlots {
     slots: FairBudget,
     max_gets: usize,
+    purpose: SlotPurpose,
 }
 
 /// The place of one get.
-pub struct DecompressionSlot {
+pub struct GetSlot {
     _slot: BudgetShare,
 }
 
-impl DecompressionSlots {
-    /// Places for this many gets.
-    pub fn new(max_gets: usize) -> Self {
-        DecompressionSlots { slots: FairBudget::default(), max_gets }
+/// What the gets have places for.
+#[derive(Clone, Copy)]
+enum SlotPurpose {
+    Decompress,
+    Filter,
+}
+
+impl GetSlots {
+    /// Places for this many gets that decompress.
+    pub fn for_decompressing(max_gets: usize) -> Self {
+        GetSlots { slots: FairBudget::default(), max_gets, purpose: SlotPurpose::Decompress }
+    }
+
+    /// Places for this many gets with a filter.
+    pub fn for_filtering(max_gets: usize) -> Self {
+        GetSlots { slots: FairBudget::default(), max_gets, purpose: SlotPurpose::Filter }
     }
 
     /// Admits one more get. None ever waits for another, because a client may read its streams one after the other.
@@ -165,26 +177,60 @@ impl DecompressionSlots {
     /// # Errors
     /// RESOURCE_EXHAUSTED, with the time after which the get may be repeated: all places are taken, or the caller has half of
     /// them.
-    pub fn admit(&self, caller: &CallerKey) -> Result<DecompressionSlot> {
+    pub fn admit(&self, caller: &CallerKey) -> Result<GetSlot> {
         let (owner, limits) = (caller.budget_owner(), BudgetLimits::halved(self.max_gets as u64));
-        match self.slots.take(owner.as_ref(), 1, limits) {
-            Ok(slot) => Ok(DecompressionSlot { _slot: slot }),
-            Err(scope) => {
+        let taken = match self.slots.take(owner.as_ref(), 1, limits) {
+            Ok(slot) => return Ok(GetSlot { _slot: slot }),
+            Err(BudgetScope::All) => format!("for {} gets already", self.max_gets),
+            Err(BudgetScope::Owner) => format!("for {} gets of {caller} already, half of what it can", limits.of_owner),
+        };
+        let message = match self.purpose {
+            SlotPurpose::Decompress => {
                 metrics::counter!("volley_decompressing_gets_refused_total").increment(1);
-                let taken = match scope {
-                    BudgetScope::All => format!("for {} gets already", self.max_gets),
-                    BudgetScope::Owner => {
-                        format!("for {} gets of {caller} already, half of what it can", limits.of_owner)
-                    }
-                };
-                Err(Error::exhausted(format!(
+                format!(
                     "this node decompresses {taken} (`max_decompressing_gets`): open fewer streams at a time, read at another \
                      node, or leave out the option \"decompress\""
-                ))
-                .retry_after(RETRY_MS))
+                )
             }
-        }
+            SlotPurpose::Filter => {
+                metrics::counter!("volley_filtered_gets_refused_total").increment(1);
+                format!(
+                    "this node filters {taken} (`max_filtered_gets`): open fewer streams at a time, or read at another node"
+                )
+            }
+        };
+        Err(Error::exhausted(message).retry_after(RETRY_MS))
     }
+}
+
+/// The threads that scan parts; clones share them.
+#[derive(Clone)]
+pub struct ScanThreads {
+    threads: Arc<Semaphore>,
+}
+
+impl ScanThreads {
+    /// This many at the same time.
+    pub fn new(max_threads: usize) -> Self {
+        ScanThreads { threads: Arc::new(Semaphore::new(max_threads.max(1))) }
+    }
+
+    /// Waits for a thread, in turn. It is held while a step of a scan runs, never while a client is waited for.
+    pub async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.threads.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits until no step of a scan runs; none begins before the result is dropped.
+    #[cfg(test)]
+    pub async fn pause(&self) -> OwnedSemaphorePermit {
+        self.threads.clone().acquire_many_owned(max_scan_threads() as u32).await.expect("the semaphore is never closed")
+    }
+}
+
+/// How many threads scan at once: twice the cores, because some of them wait for the disk.
+pub fn max_scan_threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 #[cfg(test)]
@@ -241,14 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_has_half_of_the_places_to_decompress() {
-        let slots = DecompressionSlots::new(3);
-        let own: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("a")).ok()).collect();
-        let others: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("b")).ok()).collect();
-        assert_eq!((own.len(), others.len()), (2, 1));
-        let error = slots.admit(&caller("a")).err().unwrap();
-        assert!(error.message.contains("2 gets of \"a\"") && error.retry_after_ms.is_some(), "{error}");
-        let error = slots.admit(&caller("b")).err().unwrap();
-        assert!(error.message.contains("3 gets already"), "{error}");
+    fn one_caller_has_half_of_the_places() {
+        for (slots, setting) in [
+            (GetSlots::for_decompressing(3), "`max_decompressing_gets`"),
+            (GetSlots::for_filtering(3), "`max_filtered_gets`"),
+        ] {
+            let own: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("a")).ok()).collect();
+            let others: Vec<_> = std::iter::from_fn(|| slots.admit(&caller("b")).ok()).collect();
+            assert_eq!((own.len(), others.len()), (2, 1));
+            let error = slots.admit(&caller("a")).err().unwrap();
+            assert!(error.message.contains("2 gets of \"a\"") && error.retry_after_ms.is_some(), "{error}");
+            assert!(error.message.contains(setting), "{error}");
+            let error = slots.admit(&caller("b")).err().unwrap();
+            assert!(error.message.contains("3 gets already"), "{error}");
+        }
     }
 }

@@ -10,6 +10,9 @@
 //! | [`put_resources`], [`put_memory`] | what all puts share: memory, threads, how many run |
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
 //! | [`get_resources`] | how many gets decompress at once |
+//! | [`sql`] | queries, Flight SQL, and reads with a filter that is checked here |
+//! | [`sql_resources`] | what all queries share: the engine and its threads |
+//! | [`coordinator_proxy`] | metadata calls, forwarded to a coordinator |
 //! | [`flight`] | the Flight calls that tonic serves |
 //! | [`peer`] | the gRPC service for other members |
 //! | [`storage`] | parts on disk: writing, sealing, mapping, the inventory |
@@ -32,6 +35,7 @@ pub mod compaction;
 pub mod config;
 pub mod context;
 pub mod coordinator_client;
+pub mod coordinator_proxy;
 pub mod copy;
 pub mod flight;
 pub mod get;
@@ -48,6 +52,8 @@ pub mod router;
 pub mod scrub;
 pub mod server;
 pub mod session;
+pub mod sql;
+pub mod sql_resources;
 pub mod storage;
 #[cfg(test)]
 #[allow(dead_code)]

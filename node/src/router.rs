@@ -9,47 +9,34 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body::Body;
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use rand::seq::SliceRandom;
 use tokio::sync::Semaphore;
-use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use volley_common::fairness::CallLimit;
 use volley_common::grpc::FLIGHT_SERVICE;
 use volley_common::http2::{
-    AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UNIDENTIFIED_TIMEOUT, UnidentifiedBody,
-    decompressed, grpc_error,
+    AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ReplyBody, UnidentifiedBody, decompressed, grpc_error,
 };
-use volley_common::identity::{Access, assert_principal, is_public};
+use volley_common::identity::{Access, is_public};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
-use volley_common::net::failover::is_unavailable;
-use volley_common::options::{CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER};
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
-use volley_common::tls::Caller;
 use volley_common::{Error, NodeId, Result};
 
 use crate::callers::CallerIdentifier;
 use crate::cluster_view::{ClusterMembers, ClusterView};
-use crate::context::{GetContext, NodeContext, PutContext};
+use crate::context::{GetContext, NodeContext, PutContext, SqlContext};
+use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest, asserted};
+use crate::sql;
 use crate::storage::PartStore;
-use crate::{get, put};
 
 /// Flight calls that coordinators answer.
 const METADATA_CALLS: [&str; 6] =
     ["ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoAction", "ListActions"];
-/// The largest metadata request, bytes. It is kept in memory until a coordinator has answered.
-const MAX_METADATA_REQUEST: usize = 16 << 20;
-/// A metadata request must have arrived within this time; its end follows its one message.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 /// The header of a put that a node forwards because it accepts no writes. A put with it is not forwarded again.
 const FORWARDED: &str = "x-volley-relayed"; // The name that earlier versions know.
 /// A header that is returned unchanged.
@@ -61,23 +48,22 @@ pub struct NodeRouter {
     callers: Arc<CallerIdentifier>,
     get: Arc<GetContext>,
     put: Arc<PutContext>,
-    /// Connections for calls that coordinators answer.
-    coordinators: ConnectionPool,
+    /// What queries use, and all calls that may be SQL.
+    sql: Arc<SqlContext>,
+    /// Forwards calls that coordinators answer.
+    coordinators: CoordinatorProxy,
     /// Counts the calls of clients.
     calls: Arc<CallLimit>,
     tonic: Routes,
-    /// The listener's name, by which coordinators know its clients; `None` for an unnamed listener.
-    listener: Option<HeaderValue>,
 }
 
 impl NodeRouter {
     /// `tonic` serves the calls that are not answered here. `listener`: the listener's name, or "".
     pub fn new(context: &NodeContext, tonic: Routes, listener: &str) -> Self {
-        let listener = HeaderValue::from_str(listener).ok().filter(|name| !name.is_empty());
-        let coordinators = context.get.pool.to_coordinators();
-        let callers = context.callers.clone();
+        let coordinators = CoordinatorProxy::new(context.cluster.clone(), &context.pool, listener);
+        let (callers, sql) = (context.callers.clone(), context.sql.clone());
         let (get, put, calls) = (context.get.clone(), context.put.clone(), context.calls.clone());
-        NodeRouter { callers, get, put, coordinators, calls, tonic, listener }
+        NodeRouter { callers, get, put, sql, coordinators, calls, tonic }
     }
 
     async fn respond(self, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -102,19 +88,18 @@ impl NodeRouter {
 
     /// Dispatches a call whose extensions have the caller's [`Access`].
     async fn route(self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let NodeRouter { get, put, coordinators, mut tonic, listener, .. } = self;
+        let NodeRouter { get, put, sql, coordinators, mut tonic, .. } = self;
         match request.uri().path().strip_prefix(FLIGHT_SERVICE) {
-            Some("DoGet") => get::serve_get(get, request).await,
+            Some("DoGet") => sql::serve_get(sql, request).await,
             Some("DoPut") => match check_writable(&put.store).await {
-                Ok(()) => put::serve_put(put, request),
+                Ok(()) => sql::serve_put(sql, coordinators, request),
                 Err(error) => {
                     let reply = forward_put(&put.store, &get.cluster, &put.pool, request, error).await;
                     reply.unwrap_or_else(grpc_error)
                 }
             },
             Some(call) if METADATA_CALLS.contains(&call) => {
-                let reply = proxy_to_coordinator(&get.cluster, &coordinators, request, listener).await;
-                reply.unwrap_or_else(grpc_error)
+                serve_metadata(sql, coordinators, request).await.unwrap_or_else(grpc_error)
             }
             _ => {
                 let request = match for_tonic(request, put.config.max_message) {
@@ -127,6 +112,19 @@ impl NodeRouter {
                 }
             }
         }
+    }
+}
+
+/// Answers a metadata call if it is SQL; any other is forwarded to a coordinator.
+async fn serve_metadata(
+    sql: Arc<SqlContext>,
+    coordinators: CoordinatorProxy,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>> {
+    let request = MetadataRequest::read(request).await?;
+    match sql::recognize(&request).await {
+        Some(call) => Ok(sql::serve_metadata(sql, coordinators, request, call).await),
+        None => coordinators.forward(request).await,
     }
 }
 
@@ -161,81 +159,6 @@ impl Service<Request<Incoming>> for NodeRouter {
             Ok(response)
         })
     }
-}
-
-/// Proxies a metadata call to a coordinator; a call that only reads is repeated at another one that answers sooner. Instead
-/// of the client's credentials the coordinator gets an assertion of its principal.
-async fn proxy_to_coordinator(
-    cluster: &ClusterView,
-    pool: &ConnectionPool,
-    request: Request<Incoming>,
-    listener: Option<HeaderValue>,
-) -> Result<Response<ReplyBody>> {
-    let (mut head, body) = request.into_parts();
-    let is_tls = *Caller::of(&head.extensions) != Caller::Plaintext;
-    describe_client(&mut head.headers, listener, is_tls);
-    let (max_bytes, timeout) = metadata_limits(&Access::of(&head.extensions));
-    let body = read_metadata_request(body, max_bytes, timeout).await?;
-    let addrs: Vec<String> = {
-        let members = cluster.members.load();
-        let known = members.coordinator_flight.iter().map(|addr| host_port(addr).to_string());
-        known.filter(|addr| !addr.is_empty()).collect()
-    };
-    // An action may change the catalog.
-    let repeatable = if head.uri.path().ends_with("/DoAction") { Repeatable::No } else { Repeatable::Yes };
-    let request = || Some(Request::from_parts(asserted(&head, cluster), ProxyRequestBody::from(body.clone())));
-    forward_to_any(pool, addrs, repeatable, request).await.map_err(|error| match error {
-        Some(error) if !is_unavailable(&error) => error,
-        Some(error) => error.at("no coordinator can be reached"),
-        None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
-    })
-}
-
-/// The largest metadata request of this caller, bytes, and the time within which it must have arrived.
-fn metadata_limits(access: &Access) -> (usize, Duration) {
-    match access.require_identity() {
-        Ok(()) => (MAX_METADATA_REQUEST, METADATA_TIMEOUT),
-        Err(_) => (MAX_UNIDENTIFIED, UNIDENTIFIED_TIMEOUT),
-    }
-}
-
-/// The head of a call for another member: without the client's credentials, with an assertion of its principal. It is made
-/// for each attempt, because it expires.
-fn asserted(head: &Parts, cluster: &ClusterView) -> Parts {
-    let mut head = head.clone();
-    let key = cluster.ticket_key.load_full();
-    assert_principal(&mut head.headers, &Access::of(&head.extensions), key.as_deref(), head.uri.path());
-    head
-}
-
-/// Sets the headers by which a coordinator knows the client's connection: its listener, and whether it has TLS. What the
-/// client says about them is removed.
-fn describe_client(headers: &mut HeaderMap, listener: Option<HeaderValue>, is_tls: bool) {
-    headers.remove(CLIENT_LISTENER_HEADER);
-    headers.remove(CLIENT_TLS_HEADER);
-    headers.extend(listener.map(|name| (HeaderName::from_static(CLIENT_LISTENER_HEADER), name)));
-    if is_tls {
-        headers.insert(CLIENT_TLS_HEADER, HeaderValue::from_static("true"));
-    }
-}
-
-/// The whole body of a metadata call, of at most `max_bytes`, which must arrive within `timeout`.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED: it is too large. DEADLINE_EXCEEDED: it does not arrive. Those of [`CompleteBody`].
-async fn read_metadata_request<B>(body: B, max_bytes: usize, timeout: Duration) -> Result<Bytes>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let body = Limited::new(AdvancingBody::new(CompleteBody(body)), max_bytes);
-    let read = tokio::time::timeout(timeout, body.collect()).await;
-    let read = read.map_err(|_| Error::deadline(format!("the request did not arrive within {timeout:?}")))?;
-    let body = read.map_err(|error| match error.downcast::<Status>() {
-        Ok(status) => Error::from(*status),
-        Err(_) => Error::exhausted(format!("the request is over the limit of {max_bytes} bytes")),
-    })?;
-    Ok(body.to_bytes())
 }
 
 /// Whether this node accepts new parts.

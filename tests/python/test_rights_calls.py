@@ -60,6 +60,8 @@ ACTIONS = {
     "SetSessionOptions": (ANYBODY, None),
     "GetSessionOptions": (ANYBODY, None),
     "CloseSession": (ANYBODY, None),
+    "CreatePreparedStatement": (ANYBODY, None),
+    "ClosePreparedStatement": (ANYBODY, None),
     "cluster_status": (OPERATORS, None),
     "explain": (READERS, lambda b: b.table),
     "list_versions": (READERS, lambda b: b.table),

@@ -75,6 +75,9 @@ pub struct GetArgs {
     /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
     #[arg(long, value_name = "COLUMN,...")]
     pub columns: Vec<ColumnList>,
+    /// Only rows for which this expression of SQL is true, as in "price > 10 AND kind = 'x'".
+    #[arg(long = "where", value_name = "EXPRESSION", allow_hyphen_values = true)]
+    pub filter: Option<String>,
     /// Maximum number of rows to fetch [default: all into a file, 20 on the screen].
     #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
     pub limit: Option<u64>,

@@ -50,7 +50,13 @@ fn check_file_options(get: &GetArgs) -> Result<()> {
 }
 
 fn options(get: &GetArgs, limit: Option<u64>) -> Options {
-    Options { columns: column_names(&get.columns), version: get.version, limit, ..Options::default() }
+    Options {
+        columns: column_names(&get.columns),
+        version: get.version,
+        filter: get.filter.clone(),
+        limit,
+        ..Options::default()
+    }
 }
 
 fn fetch_options(get: &GetArgs) -> FetchOptions {
@@ -61,7 +67,7 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
     let started = Instant::now();
     let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
-    let written = write_all(fetch, get, path, format, &bar).await;
+    let written = write_all(fetch, path, format, get.null.as_deref(), &bar).await;
     bar.finish_and_clear();
     let ((rows, bytes), seconds) = (written?, started.elapsed().as_secs_f64());
     let report = if json {
@@ -80,14 +86,14 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
 }
 
 /// Writes all batches to the file; returns the numbers of rows and bytes. The file is kept only if the fetch succeeds.
-async fn write_all(
+pub async fn write_all(
     mut fetch: FetchStream,
-    get: &GetArgs,
     path: &Path,
     format: Format,
+    null: Option<&str>,
     bar: &ProgressBar,
 ) -> Result<(u64, u64)> {
-    let (target, schema, null) = (path.to_path_buf(), fetch.schema.clone(), get.null.clone());
+    let (target, schema, null) = (path.to_path_buf(), fetch.schema.clone(), null.map(str::to_string));
     let writer = WriterThread::start(move || formats::create(&target, format, &schema, null.as_deref()));
     let mut rows = 0;
     while let Some(fetched) = fetch.next().await {
@@ -117,7 +123,11 @@ async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+/// Shows rows as a table.
+///
+/// # Errors
+/// UNIMPLEMENTED: a value has no text.
+pub fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     let text = pretty_format_batches_with_schema(schema.clone(), batches)
         .map_err(|e| Error::unimplemented(format!("the rows cannot be shown ({e}): use -o FILE")))?;
     output::line(text)

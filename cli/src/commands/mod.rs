@@ -26,6 +26,7 @@ pub mod put;
 pub mod quota;
 pub mod remove;
 pub mod restore;
+pub mod sql;
 pub mod stats;
 pub mod token;
 pub mod user;

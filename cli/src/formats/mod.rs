@@ -55,6 +55,7 @@ pub enum Format {
     /// Arrow IPC stream.
     Arrows,
     /// One JSON object a line.
+    #[value(alias = "json")]
     Jsonl,
 }
 

@@ -22,7 +22,7 @@ use super::address::{EndpointLocation, parse_location};
 use super::stream::BatchStream;
 use crate::ipc::schema::parse_schema;
 use crate::net::Failover;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 
 /// Parallelism and buffering of a fetch.
 #[derive(Clone, Debug)]
@@ -73,6 +73,9 @@ struct FetchEndpoint {
     index: usize,
     ticket: Ticket,
     locations: Vec<EndpointLocation>,
+    /// Whether a stream that broke after some rows is continued. That of a query, which has no location, is not: a query that
+    /// runs again may give its rows in another order.
+    resumes: bool,
 }
 
 impl FetchEndpoint {
@@ -81,7 +84,7 @@ impl FetchEndpoint {
         let ticket = endpoint.ticket.clone();
         let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
         let locations = locations(endpoint, index, |location| client.permits(location), skipped)?;
-        Ok(FetchEndpoint { index, ticket, locations })
+        Ok(FetchEndpoint { index, ticket, locations, resumes: !endpoint.location.is_empty() })
     }
 }
 
@@ -304,6 +307,9 @@ async fn read_endpoint(
             Err(ReadStopped::Failed(error)) => error,
             outcome => return outcome,
         };
+        if delivered > 0 && !endpoint.resumes && error.code == Code::Unavailable {
+            return Err(error.at("the query broke after some of its rows: run it again").into());
+        }
         if delivered > delivered_before {
             failover.set_attempts_left(locations);
         }
@@ -361,7 +367,6 @@ mod tests {
     use arrow_flight::Location;
 
     use super::*;
-    use crate::Code;
 
     fn endpoint(uris: &[&str]) -> FlightEndpoint {
         let location = uris.iter().map(|uri| Location { uri: uri.to_string() }).collect();

@@ -6,6 +6,7 @@
 //! | [`put`] | a put: encodes batches, applies backpressure, reads the outcome |
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
+//! | `sql` | statements of SQL |
 //! | [`request`] | encodes options as descriptors and headers |
 //! | [`login`] | who the client's user is, how it proves that, and over which connections |
 //! | `session` | the credential that all calls carry, and its renewal |
@@ -49,6 +50,7 @@ pub mod login;
 pub mod put;
 pub mod request;
 mod session;
+mod sql;
 pub mod stream;
 mod token_file;
 

@@ -66,6 +66,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         table: _,
         columns,
         version,
+        filter,
         limit,
         max_endpoints,
         decompress,
@@ -82,6 +83,7 @@ fn fields(options: &Options) -> Map<String, Value> {
     let all = json!({
         "columns": columns,
         "version": version,
+        "where": filter,
         "limit": limit,
         "max_endpoints": max_endpoints,
         "decompress": decompress,
@@ -130,6 +132,7 @@ mod tests {
             table: Some("a/b".into()),
             columns: Some(vec!["x".into(), "y z".into()]),
             version: Some(3),
+            filter: Some("x > 3 AND \"y z\" = 'a,b'".into()),
             limit: Some(0),
             max_endpoints: Some(1),
             decompress: Some(true),

@@ -62,6 +62,15 @@ async fn broken_stream_resumes_without_lost_or_repeated_rows() {
 }
 
 #[tokio::test]
+async fn broken_query_is_not_continued() {
+    let breaking = start_fake(|fake| (fake.rows, fake.fail_after) = (7, Some(3))).await;
+    let client = Client::connect(&breaking.address).await.unwrap();
+    let error = values(&client, info(&[(0, 95)], &[], true), 1).await.unwrap_err();
+    assert!(error.code == Code::Unavailable && error.message.contains("run it again"), "{error}");
+    assert_eq!(breaking.gets.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn failing_locations_end_in_an_error_after_bounded_attempts() {
     let failing = start_fake(|fake| fake.fail_after = Some(0)).await;
     let client = Client::connect(&failing.address).await.unwrap();

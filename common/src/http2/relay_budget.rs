@@ -101,18 +101,15 @@ impl RelayBudget {
     /// # Errors
     /// RESOURCE_EXHAUSTED: the budget is used up, or the caller's part of it is.
     pub fn take(&self, caller: Option<&Arc<str>>) -> Result<RelayShare> {
-        let mut reached = BudgetScope::All;
-        for (class, settings) in RELAY_CLASSES.iter().enumerate() {
-            let limits = BudgetLimits {
-                all: self.bytes / SHARES * settings.share,
-                of_owner: self.bytes / CALLER_SHARES * settings.caller_share,
-            };
-            match self.budget.take(caller, settings.charge, limits) {
-                Ok(taken) => return Ok(RelayShare { class, _taken: taken }),
-                Err(scope) => reached = scope,
-            }
+        let limits = |class: &RelayClass| BudgetLimits {
+            all: self.bytes / SHARES * class.share,
+            of_owner: self.bytes / CALLER_SHARES * class.caller_share,
+        };
+        let classes = RELAY_CLASSES.iter().map(|class| (class.charge, limits(class)));
+        match self.budget.take_widest(caller, classes) {
+            Ok((class, taken)) => Ok(RelayShare { class, _taken: taken }),
+            Err(reached) => Err(self.refusal(reached, caller.map_or("the caller", |caller| &**caller))),
         }
-        Err(self.refusal(reached, caller.map_or("the caller", |caller| &**caller)))
     }
 
     fn refusal(&self, reached: BudgetScope, caller: &str) -> Error {

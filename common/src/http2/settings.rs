@@ -31,9 +31,6 @@ const SEND_BUFFER: usize = 2 << 20;
 /// Requests with larger header lists are refused, unless configured, bytes.
 pub(crate) const HEADER_LIST: u32 = 64 << 10;
 
-/// A connection ends with ENHANCE_YOUR_CALM when this many streams wait to be accepted that their client has reset already:
-/// "rapid reset". A server accepts whatever it has read at once, so only a flood reaches it.
-const MAX_RESET_UNACCEPTED: usize = 20;
 /// A connection ends when its client has broken the rules of HTTP/2 on this many streams. Each is answered with a reset.
 const MAX_STREAM_ERRORS: usize = 1024;
 
@@ -67,6 +64,10 @@ fn client_stream_window(other_connections: usize) -> u32 {
 /// PING and SETTINGS frames need no limit: h2 reads no further frame until it has sent the answer, so a client that reads none
 /// is not read, and takes no memory. CONTINUATION frames are limited by `max_header_bytes`: a header list of more than four
 /// times this ends the connection, and so do more frames than it can need.
+///
+/// As many streams as may be open may also wait to be accepted after their client has reset them; with more ("rapid reset") the
+/// connection ends with ENHANCE_YOUR_CALM. A server that was stopped for a moment, or had no processor, reads all calls that were
+/// given up meanwhile at once: a lower limit would end the connection, and with it the calls that still run on it.
 pub(crate) fn server(
     max_concurrent_streams: u32,
     max_header_bytes: u32,
@@ -81,7 +82,7 @@ pub(crate) fn server(
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(max_concurrent_streams)
         .max_header_list_size(max_header_bytes)
-        .max_pending_accept_reset_streams(MAX_RESET_UNACCEPTED)
+        .max_pending_accept_reset_streams(max_concurrent_streams as usize)
         .max_local_error_reset_streams(MAX_STREAM_ERRORS)
         .keep_alive_interval(SERVER_PING_INTERVAL)
         .keep_alive_timeout(SERVER_PING_TIMEOUT);

@@ -291,12 +291,12 @@ impl BatchDecoder {
     }
 }
 
-fn empty_header() -> Error {
+pub(super) fn empty_header() -> Error {
     Error::invalid("the IPC message's header is empty")
 }
 
 /// The body up to the length in the header (the rest is padding).
-fn body_of(message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Bytes> {
+pub(super) fn body_of(message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Bytes> {
     let length = message.bodyLength();
     match usize::try_from(length) {
         Ok(length) if length <= body.len() => Ok(body.slice(..length)),
@@ -307,12 +307,12 @@ fn body_of(message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<Bytes> {
 /// The body at an address where arrow can read it in place. With gRPC a body can begin at any address. Arrow copies
 /// most buffers that are not aligned and panics on the others (unions, list views). One copy of the whole body costs no
 /// more.
-fn aligned(body: Bytes) -> Buffer {
+pub(super) fn aligned(body: Bytes) -> Buffer {
     if body.as_ptr().align_offset(BODY_ALIGNMENT) == 0 { Buffer::from(body) } else { Buffer::from_slice_ref(&body) }
 }
 
 /// The field of the values of the first dictionary with this id.
-fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Field> {
+pub(super) fn values_of<'a>(fields: impl Iterator<Item = &'a Field>, id: i64) -> Option<Field> {
     for field in fields {
         if let DataType::Dictionary(_, values) = field.data_type() {
             #[allow(deprecated)]

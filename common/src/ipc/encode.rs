@@ -52,6 +52,18 @@ fn encode(batch: &RecordBatch) -> Result<(Vec<EncodedData>, EncodedData), ArrowE
     generator.encode(batch, &mut tracker, &options, &mut IpcWriteContext::default())
 }
 
+/// Encodes a batch that has keys in place of its dictionaries, see [`super::dictionary_keys`]. It must own no more than its rows,
+/// see [`super::shrink`]. Uncompressed.
+///
+/// # Errors
+/// INTERNAL: it has a dictionary, or cannot be encoded.
+pub fn encode_keys(keys: &RecordBatch) -> Result<IpcMessage> {
+    let (mut tracker, mut context) = (DictionaryTracker::new(false), IpcWriteContext::default());
+    let encoded = IpcDataGenerator {}.encode(keys, &mut tracker, &IpcWriteOptions::default(), &mut context);
+    let (_, rows) = encoded.map_err(|e| Error::internal(format!("a record batch cannot be encoded: {e}")))?;
+    Ok(rows.into())
+}
+
 /// The first `rows` rows of an encoded batch, as a message of the same schema (all columns: project it afterwards).
 ///
 /// `schema` is the encapsulated schema message; `dictionaries` are all of the part's.
@@ -59,15 +71,37 @@ fn encode(batch: &RecordBatch) -> Result<(Vec<EncodedData>, EncodedData), ArrowE
 /// # Errors
 /// DATA_LOSS: the stored messages cannot be decoded.
 pub fn first_rows(schema: &[u8], dictionaries: &[IpcMessage], batch: &IpcMessage, rows: usize) -> Result<IpcMessage> {
+    let batch = decode_stored(flight_header(schema), dictionaries, batch)?;
+    Ok(encode_batch(&batch.slice(0, rows.min(batch.num_rows())))?.1)
+}
+
+/// The rows of an encoded batch from row `from` on, as a message of the same schema.
+///
+/// `schema_header` is the bare flatbuffer of the schema; `dictionaries` are all that come before the batch in its stream.
+///
+/// # Errors
+/// DATA_LOSS: the messages cannot be decoded.
+pub fn rows_from(
+    schema_header: Bytes,
+    dictionaries: &[IpcMessage],
+    batch: &IpcMessage,
+    from: usize,
+) -> Result<IpcMessage> {
+    let batch = decode_stored(schema_header, dictionaries, batch)?;
+    let from = from.min(batch.num_rows());
+    Ok(encode_batch(&batch.slice(from, batch.num_rows() - from))?.1)
+}
+
+fn decode_stored(schema_header: Bytes, dictionaries: &[IpcMessage], batch: &IpcMessage) -> Result<RecordBatch> {
     let lost = |e: Error| Error::data_loss(format!("a stored message cannot be decoded: {e}"));
     // No limit: stored messages were checked when they were put, and a large row makes a large message.
     let mut decoder = BatchDecoder::new(usize::MAX / 16);
-    decoder.push(FlightData::new().with_data_header(flight_header(schema))).map_err(lost)?;
+    decoder.push(FlightData::new().with_data_header(schema_header)).map_err(lost)?;
     for dictionary in dictionaries {
         decoder.push(dictionary.into()).map_err(lost)?;
     }
     match decoder.push(batch.into()).map_err(lost)? {
-        DecodedMessage::Batch(batch) => Ok(encode_batch(&batch.slice(0, rows.min(batch.num_rows())))?.1),
+        DecodedMessage::Batch(batch) => Ok(batch),
         _ => Err(lost(Error::invalid("it is not a record batch"))),
     }
 }

@@ -18,6 +18,8 @@
 //! | [`row_bytes`] | the bytes of each row, with the values that it shares |
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
+//! | [`stored`] | some columns of stored messages, in the messages' own memory |
+//! | [`copy_shared`] | copies of rows whose memory is not their own |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
 //! | [`decompress`] | messages without their compression |
@@ -36,6 +38,7 @@ mod batch_validation;
 pub mod body_builder;
 pub mod buffer_pool;
 pub mod conform;
+pub mod copy_shared;
 pub mod decode;
 pub mod decompress;
 pub mod dictionary_keys;
@@ -59,6 +62,7 @@ pub mod size;
 pub mod split;
 pub mod spool;
 pub mod stall_timer;
+pub mod stored;
 mod stream_budget;
 mod streamed_decompression;
 pub mod take;

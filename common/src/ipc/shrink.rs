@@ -64,7 +64,8 @@ fn largest_buffer(data: &ArrayData) -> usize {
     own.chain(children.map(largest_buffer)).max().unwrap_or(0)
 }
 
-fn copy_array(data: &ArrayData) -> ArrowResult<ArrayRef> {
+/// A copy of the rows; views continue to share their buffers, and keys their dictionary.
+pub(super) fn copy_array(data: &ArrayData) -> ArrowResult<ArrayRef> {
     let mut copy = MutableArrayData::new(vec![data], false, data.len());
     copy.try_extend(0, 0, data.len())?;
     Ok(make_array(copy.freeze()))

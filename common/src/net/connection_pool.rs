@@ -147,9 +147,7 @@ impl ConnectionPool {
             Ok(Arc::new(MemberConnections::new(addr, self.settings, connector, window)))
         };
         let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
-        let replied = connections.send(request.map(Into::into), share).await?;
-        self.health(addr).record_reply();
-        Ok(replied)
+        connections.send(request.map(Into::into), share).await
     }
 
     /// The health of the member at `addr`. When it hangs, its connections are abandoned: later calls open new ones.
@@ -180,15 +178,16 @@ impl ConnectionPool {
         addr: &str,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
+        let health = self.health(addr);
         tokio::select! {
             biased;
             outcome = call => {
                 if outcome.is_ok() {
-                    self.health(addr).record_reply();
+                    health.record_reply();
                 }
                 outcome
             }
-            error = self.silence(addr) => Err(error.into()),
+            error = health.clone().silence() => Err(error.into()),
         }
     }
 

@@ -127,16 +127,14 @@ impl MemberHealth {
         }
     }
 
-    /// Records an answer: closes the breaker.
+    /// Records an answer to a probe, or one that came first: closes the breaker, and the member is tried with the others again.
     pub fn record_answer(&self) {
-        *self.state.lock() = HealthState { last_answer: Some(Instant::now()), ..HealthState::default() };
-        if self.set_verdict(Verdict::Answers) == Verdict::Silent {
-            tracing::info!(member = self.addr, "a member answers again");
-        }
+        self.state.lock().deprioritized_until = None;
+        self.record_reply();
     }
 
-    /// Records a reply to a call: it is an answer, too, also of a member that is too busy to answer a probe in time. Whether
-    /// others are faster is not known from it.
+    /// Records a reply to a call: closes the breaker, also of a member that is too busy to answer a probe in time. Whether others
+    /// are faster is not known from it.
     pub(super) fn record_reply(&self) {
         {
             let mut state = self.state.lock();

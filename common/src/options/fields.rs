@@ -71,6 +71,7 @@ impl Options {
             table: _,
             columns,
             version,
+            filter,
             limit,
             max_endpoints,
             decompress,
@@ -87,6 +88,7 @@ impl Options {
         let all = [
             ("columns", columns.is_some(), OptionUse::Read),
             ("version", version.is_some(), OptionUse::Read),
+            ("where", filter.is_some(), OptionUse::Read),
             ("limit", limit.is_some(), OptionUse::Read),
             ("max_endpoints", max_endpoints.is_some(), OptionUse::TableAndRead),
             ("decompress", decompress.is_some(), OptionUse::Read),
@@ -130,6 +132,7 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "table" => options.table = read(name, value)?,
         "columns" => options.columns = read_columns(name, value, MAX_COLUMNS)?,
         "version" => options.version = read(name, value)?,
+        "where" => options.filter = read(name, value)?,
         "limit" => options.limit = read(name, value)?,
         "max_endpoints" => options.max_endpoints = read(name, value)?,
         "decompress" => options.decompress = read_flag(name, value)?,
@@ -143,7 +146,7 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches, shareable_tickets";
+            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, retention_s, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -154,7 +157,7 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
 fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
     Option::<T>::deserialize(&value).map_err(|_| {
         let expected = match name {
-            "table" | "write_id" => "a text",
+            "table" | "write_id" | "where" => "a text",
             "mode" => "replace, create or append",
             "compression" => "none, lz4 or zstd",
             "preserve_batches" => "true or false",
@@ -221,7 +224,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 pub(super) fn header_value(option: &str, text: &str) -> Value {
     match option {
         "columns" | "shard_by" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
-        "table" | "mode" | "compression" | "write_id" => Value::String(text.into()),
+        "table" | "mode" | "compression" | "write_id" | "where" => Value::String(text.into()),
         _ => match (text, text.parse::<u64>()) {
             ("true" | "false", _) => Value::Bool(text == "true"),
             (_, Ok(number)) => Value::from(number),

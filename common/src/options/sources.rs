@@ -12,7 +12,7 @@ use super::{HEADER_PREFIX, NON_OPTION_HEADERS, Options, fields};
 use crate::{Error, Result};
 
 /// A JSON object none of whose keys has two values.
-pub(super) struct UnambiguousMap(pub(super) Map<String, Value>);
+pub struct UnambiguousMap(pub Map<String, Value>);
 
 impl<'de> Deserialize<'de> for UnambiguousMap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

@@ -91,6 +91,8 @@ fn invalid_command_is_rejected_by_name() {
         (r#"{"table": "t", "decompress": 1}"#, "option \"decompress\": true or false is expected, not 1"),
         (r#"{"table": "t", "shareable_tickets": 1}"#, "option \"shareable_tickets\": true or false is expected, not 1"),
         (r#"{"table": 7}"#, "option \"table\""),
+        (r#"{"table": "t", "where": 7}"#, "option \"where\": a text is expected, not 7"),
+        (r#"{"table": "t", "where": " "}"#, "option \"where\" is empty"),
         (r#"{"table": "t", "write_id": "../x"}"#, "../x"),
         (r#"{"table": "t""#, "JSON"),
         ("", "empty"),
@@ -122,8 +124,10 @@ fn header_texts_keep_the_type_of_their_option() {
     let mut headers = MetadataMap::new();
     headers.insert("x-volley-write-id", "123".parse().unwrap());
     headers.insert("x-volley-replicas", "2".parse().unwrap());
+    headers.insert("x-volley-where", "true".parse().unwrap());
     let options = TableRequest::from_command(b"t", &headers).unwrap().options;
     assert_eq!((options.write_id.as_deref(), options.replicas), (Some("123"), Some(2)));
+    assert_eq!(options.filter.as_deref(), Some("true"), "a condition, and no flag");
 }
 
 #[test]
@@ -155,6 +159,7 @@ fn option_of_another_request_is_refused_by_name() {
     use TableAccess::{Create, Put, Read};
     for (option, accesses) in [
         (r#""limit": 3"#, &[Read][..]),
+        (r#""where": "a > 1""#, &[Read]),
         (r#""columns": ["a"]"#, &[Read]),
         (r#""version": 1"#, &[Read]),
         (r#""max_endpoints": 1"#, &[Read, Put, Create]),
@@ -191,6 +196,7 @@ fn long_values_are_cut_in_errors_and_bounded() {
         format!(r#"{{"table": "t", "shards": "{long}"}}"#),
         format!(r#"{{"table": "t", "mode": "{long}"}}"#),
         format!(r#"{{"table": "t", "write_id": "{long}"}}"#),
+        format!(r#"{{"table": "t", "where": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": "{long}"}}"#),
         format!(r#"{{"table": "t", "columns": ["{long}"]}}"#),
         format!(r#"{{"table": "{long}"}}"#),

@@ -25,7 +25,8 @@ pub enum ExposureKind {
 }
 
 impl ExposureKind {
-    const ALL: [ExposureKind; 8] = [
+    /// Every kind.
+    pub const ALL: [ExposureKind; 8] = [
         ExposureKind::Insecure,
         ExposureKind::RemoteClients,
         ExposureKind::PlaintextClients,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::TableRequest;
 use volley_common::options::fields::cut;
+use volley_common::options::sql::is_sql_action;
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, clock};
@@ -29,7 +30,7 @@ use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
 
 /// Names and descriptions of the actions, without those of [`admin_actions`] and [`identity_actions`].
-pub(super) const ACTIONS: [(&str, &str); 17] = [
+pub(super) const ACTIONS: [(&str, &str); 19] = [
     (
         "create_table",
         r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -56,6 +57,8 @@ pub(super) const ACTIONS: [(&str, &str); 17] = [
     ("SetSessionOptions", "Set options of the client's session"),
     ("GetSessionOptions", "The options of the client's session"),
     ("CloseSession", "Close the client's session"),
+    ("CreatePreparedStatement", "Prepare a statement of Flight SQL"),
+    ("ClosePreparedStatement", "Close a prepared statement of Flight SQL"),
 ];
 
 /// The reply to ListActions.
@@ -150,6 +153,7 @@ impl ActionRunner {
                 self.services.stop.cancel();
                 Ok(ActionReply::json(&json!({ "stopping": true })))
             }
+            _ if is_sql_action(name) => Err(Error::internal(format!("{name} bypassed the coordinator's router"))),
             _ if identity_actions::ACTIONS.iter().any(|(known, _)| *known == name) => {
                 identity_actions::run(&self.services.identity, &self.services.config.limits, action, call).await
             }

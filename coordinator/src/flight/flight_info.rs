@@ -11,7 +11,7 @@ use volley_common::wire::catalog::DescriptorKind;
 
 use crate::client_listener::Locations;
 use crate::planner::endpoints::EndpointPlan;
-use crate::service::read::{ListedTable, ReadPlan};
+use crate::service::read::{ReadPlan, TableListing};
 
 /// Encodes the reply to GetFlightInfo: the descriptor as it was received, and an endpoint for every stream. Leaves
 /// `prefix_len` bytes free at the front.
@@ -28,7 +28,7 @@ pub fn encode(descriptor: &[u8], plan: &ReadPlan, prefix_len: usize) -> Vec<u8> 
     put_bytes(&mut out, 2, descriptor);
     endpoints.write(&mut out);
     let totals = FlightInfo {
-        total_records: saturating_i64(plan.version_plan.rows),
+        total_records: plan.rows.map_or(-1, saturating_i64),
         total_bytes: plan.bytes.map_or(-1, saturating_i64),
         ordered: plan.ordered,
         app_metadata: app_metadata.into(),
@@ -81,8 +81,10 @@ impl<'a> EndpointEncoder<'a> {
         let mut app_metadata = Vec::new();
         for (at, endpoint) in version_plan.endpoints.iter().enumerate() {
             app_metadata.clear();
-            // Writing to a Vec cannot fail.
-            let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
+            if self.plan.rows.is_some() {
+                // Writing to a Vec cannot fail.
+                let _ = write!(app_metadata, "{{\"rows\":{}}}", endpoint.rows);
+            }
             let is_own = self.is_proxy || endpoint.location_count() == 0;
             let nodes = || {
                 let by_health = version_plan.locations_by_health(at, self.plan.rotation, &self.plan.doubted);
@@ -94,7 +96,7 @@ impl<'a> EndpointEncoder<'a> {
             let endpoint_len = field_len(field_len(ticket_len))
                 + locations().map(Vec::len).sum::<usize>()
                 + self.common_fields.len()
-                + field_len(app_metadata.len());
+                + bytes_len(&app_metadata);
             put_header(out, 3, endpoint_len);
             put_header(out, 1, field_len(ticket_len));
             put_header(out, 1, ticket_len);
@@ -109,6 +111,11 @@ impl<'a> EndpointEncoder<'a> {
 /// The encoded length of a length-delimited field whose number is below 16.
 fn field_len(bytes: usize) -> usize {
     1 + length_delimiter_len(bytes) + bytes
+}
+
+/// The number of bytes that [`put_bytes`] writes.
+fn bytes_len(bytes: &[u8]) -> usize {
+    if bytes.is_empty() { 0 } else { field_len(bytes.len()) }
 }
 
 /// Writes the tag and length of a length-delimited field.
@@ -128,8 +135,8 @@ fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 
 /// The FlightInfo of a table in ListFlights: with the kind of descriptor that it was created with, and a single endpoint
 /// whose ticket is the table's name, so that listing needs no read plan.
-pub fn listed(listed: ListedTable) -> FlightInfo {
-    let ListedTable { table, name, kind, bytes } = listed;
+pub fn listed(listed: TableListing) -> FlightInfo {
+    let TableListing { table, name, kind, bytes } = listed;
     let by_name =
         FlightEndpoint { ticket: Some(Ticket { ticket: command(&name).into() }), ..FlightEndpoint::default() };
     FlightInfo {
@@ -185,7 +192,7 @@ mod tests {
     #[test]
     fn listed_table_keeps_its_kind_of_descriptor() {
         let list = |name: &str, kind| {
-            listed(ListedTable { table: table(name), name: name.parse().unwrap(), kind, bytes: None })
+            listed(TableListing { table: table(name), name: name.parse().unwrap(), kind, bytes: None })
         };
         let by_path = list("t", DescriptorKind::Path);
         assert_eq!(by_path.total_bytes, -1);
@@ -212,6 +219,7 @@ mod tests {
         let table = Table { id: 1, ..table("t") };
         let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, &catalog.live_node_ids(), "").unwrap();
         ReadPlan {
+            rows: Some(version_plan.rows),
             name: vec!["a".into(), "t".into()],
             version: 3,
             schema: Bytes::from_static(b"schema"),
@@ -292,6 +300,15 @@ mod tests {
                 plan_endpoints(&Catalog::default(), &table, 3, 99, None, &BTreeSet::new(), "").unwrap().into();
         });
         assert_eq!(nobody, [["grpc+tcp://c:1"]]);
+    }
+
+    #[test]
+    fn filtered_read_has_no_numbers_of_rows() {
+        let bytes = encode(b"", &ReadPlan { rows: None, ..read_plan(2) }, 0);
+        let info = FlightInfo::decode(&bytes[..]).unwrap();
+        assert_eq!(info.encode_to_vec(), bytes, "the encoding of the structs");
+        assert_eq!((info.total_records, info.total_bytes, info.endpoint.len()), (-1, -1, 2));
+        assert!(info.endpoint.iter().all(|endpoint| endpoint.app_metadata.is_empty()));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | GetFlightInfo | plans the read and replies with hand-encoded bytes ([`flight_info`]) |
 //! | DoGet | verifies or plans the ticket, and forwards the call to a node |
 //! | DoPut, DoExchange | forwards the stream to a node, byte for byte |
+//! | calls with SQL | forwards them whole to a node ([`sql_calls`]) |
 //!
 //! All other calls are served here.
 //!
@@ -16,6 +17,7 @@
 //! | [`router`], [`received_by`] | the routing of calls below tonic; which listener a call arrived by |
 //! | [`rights`] | what each call and each action requires of its caller |
 //! | [`call_context`], [`call_authenticator`] | who makes a call, for rights and the audit log; how that is found out |
+//! | [`forwarding`], [`sql_calls`] | forwarding calls to nodes; which calls have SQL, and are forwarded because of it |
 //! | [`flight_info`] | FlightInfo messages of read plans and listed tables |
 //! | [`actions`], [`admin_actions`], [`identity_actions`] | DoAction |
 //! | [`action_bodies`], [`identity_bodies`] | the JSON bodies of actions |
@@ -28,6 +30,7 @@ pub mod admin_actions;
 pub mod call_authenticator;
 pub mod call_context;
 pub mod flight_info;
+pub mod forwarding;
 pub mod handshake;
 pub mod identity_actions;
 pub mod identity_bodies;
@@ -36,6 +39,7 @@ pub mod received_by;
 pub mod rights;
 pub mod router;
 pub mod session_options;
+pub mod sql_calls;
 
 use std::sync::Arc;
 

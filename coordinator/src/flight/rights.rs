@@ -63,7 +63,7 @@ const METHODS: [(&str, Requirement, AuditKind); 10] = [
 ];
 
 /// Every action, and what it requires.
-const ACTIONS: [(&str, Requirement, AuditKind); 40] = [
+const ACTIONS: [(&str, Requirement, AuditKind); 42] = [
     ("create_table", Table(Role::Writer), Write),
     ("drop_table", Table(Role::Owner), Admin),
     ("restore_version", Table(Role::Owner), Admin),
@@ -81,6 +81,9 @@ const ACTIONS: [(&str, Requirement, AuditKind); 40] = [
     ("SetSessionOptions", Identity, Read),
     ("GetSessionOptions", Identity, Read),
     ("CloseSession", Identity, Read),
+    // A node runs it, and checks the rights to the tables when the statement is executed.
+    ("CreatePreparedStatement", Identity, Read),
+    ("ClosePreparedStatement", Identity, Read),
     // Monitoring repeats it all the time: it counts as a read.
     ("cluster_status", Cluster(Role::Operator), Read),
     ("explain", Table(Role::Reader), Read),

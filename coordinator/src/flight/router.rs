@@ -1,6 +1,6 @@
 //! The routing of calls below tonic. The caller of every call is identified first. DoPut and DoExchange are forwarded to a node
-//! byte for byte, DoGet with its ticket verified or planned from a name; what is forwarded says for whom. GetFlightInfo gets a
-//! hand-encoded reply. All other calls go to the tonic services.
+//! byte for byte, DoGet with its ticket verified or planned from a name, calls with SQL whole; what is forwarded says for whom.
+//! GetFlightInfo gets a hand-encoded reply. All other calls go to the tonic services.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow_flight::{FlightDescriptor, Ticket};
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
@@ -23,15 +22,13 @@ use volley_common::http2::{
     AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UnidentifiedBody, decompressed,
     grpc_error, grpc_message,
 };
-use volley_common::identity::{ASSERTION_HEADER, assert_principal, is_public};
+use volley_common::identity::{ASSERTION_HEADER, is_public};
 use volley_common::listen::check_name;
-use volley_common::net::ConnectionPool;
-use volley_common::net::failover::is_unavailable;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
     fields::cut, header_text,
 };
-use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::proxy::{Repeatable, ReplayableBody};
 use volley_common::refusal_log::RefusalLog;
 use volley_common::server::serve::TonicService;
 use volley_common::ticket::MAX_TICKET;
@@ -40,15 +37,16 @@ use volley_common::{Code, Error, Result, clock};
 
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
+use super::forwarding::NodeForwarder;
 use super::limits::{MAX_REPLY, MAX_REQUEST};
 use super::received_by::{ReceivedBy, client_listener, is_client_tls};
+use super::sql_calls::{ServedByNode, forward_sql, forwarding_of};
 use super::{flight_info, rights};
 use crate::client_listener::ListenerTable;
-use crate::raft::Handle;
 use crate::service::Services;
 use crate::service::planning_queue::PlanningQueue;
 use crate::service::read::ReadService;
-use crate::service::tickets::{TicketService, ticket_key};
+use crate::service::tickets::TicketService;
 
 /// A client's header that every reply returns, in success and failure.
 const ECHOED: &str = "x-middleware";
@@ -57,11 +55,10 @@ const ECHOED: &str = "x-middleware";
 #[derive(Clone)]
 pub struct CoordinatorRouter {
     callers: CallAuthenticator,
-    raft: Handle,
+    nodes: NodeForwarder,
     read: Arc<ReadService>,
     tickets: TicketService,
     listeners: Arc<ListenerTable>,
-    pool: ConnectionPool,
     routes: TonicService<Routes>,
     /// Counts the calls of clients.
     calls: Arc<CallLimit>,
@@ -87,11 +84,10 @@ impl CoordinatorRouter {
     fn new(services: &Services, routes: Routes, listener: Arc<str>, from_members: bool) -> Self {
         CoordinatorRouter {
             callers: CallAuthenticator::new(services, from_members),
-            raft: services.raft.clone(),
+            nodes: NodeForwarder::new(services),
             read: services.read.clone(),
             tickets: services.tickets.clone(),
             listeners: services.listeners.clone(),
-            pool: services.pool.clone(),
             routes: TonicService(routes.prepare()),
             calls: services.calls.clone(),
             planning: services.planning.clone(),
@@ -194,6 +190,7 @@ impl CoordinatorRouter {
             "DoGet" => self.do_get(request, call).await,
             "DoPut" | "DoExchange" => self.forward_stream(request, call).await,
             _ if call.access().require_identity().is_err() => self.serve_unidentified(request).await,
+            "GetSchema" | "PollFlightInfo" | "DoAction" => self.serve_message(method, request, call).await,
             _ => Ok(self.serve_by_tonic(request).await),
         };
         let error = match &reply {
@@ -218,7 +215,7 @@ impl CoordinatorRouter {
         let is_elsewhere = match method {
             "DoAction" | "Handshake" => true,
             "DoGet" | "DoPut" | "DoExchange" => reply.is_ok(),
-            _ => false,
+            _ => reply.as_ref().is_ok_and(|reply| reply.extensions().get::<ServedByNode>().is_some()),
         };
         if let Some(rights) = rights::of_method(method).filter(|_| !is_elsewhere) {
             call.record(rights.kind, method, error.map_or(Ok(()), Err));
@@ -251,12 +248,34 @@ impl CoordinatorRouter {
         }
     }
 
+    /// Serves a call of one message: a node does if it has SQL, else tonic.
+    async fn serve_message(
+        &mut self,
+        method: &str,
+        request: Request<Incoming>,
+        call: &CallContext,
+    ) -> Result<RouterReply> {
+        let (head, body) = decompressed(request.map(CompleteBody), MAX_REQUEST)?.into_parts();
+        let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the request"))?;
+        if let Some(repeatable) = forwarding_of(method, &head.headers, &message) {
+            return forward_sql(&self.nodes, head, &message, call, repeatable).await;
+        }
+        let body = ProxyRequestBody::from(grpc::frame_message(&message));
+        match self.routes.0.call(Request::from_parts(head, tonic::body::Body::new(body))).await {
+            Ok(reply) => Ok(reply.map(ReplyBody::Tonic)),
+            Err(never) => match never {},
+        }
+    }
+
     /// Plans a read, and replies with one message that is encoded without copies.
     async fn get_flight_info(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (head, body) = decompressed(request.map(CompleteBody), MAX_REQUEST)?.into_parts();
         let message = grpc::read_message(body, MAX_REQUEST).await.map_err(|e| e.at("the descriptor"))?;
         let descriptor = FlightDescriptor::decode(message.clone())
             .map_err(|e| Error::invalid(format!("the message of GetFlightInfo is no FlightDescriptor: {e}")))?;
+        if let Some(repeatable) = forwarding_of("GetFlightInfo", &head.headers, &message) {
+            return forward_sql(&self.nodes, head, &message, call, repeatable).await;
+        }
         let headers = MetadataMap::from_headers(head.headers);
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
         call.require(rights::require_method("GetFlightInfo")?, &table.name)?;
@@ -282,6 +301,9 @@ impl CoordinatorRouter {
     async fn do_get(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (mut head, body) = decompressed(request.map(CompleteBody), MAX_TICKET)?.into_parts();
         let message = grpc::read_message(body, MAX_TICKET).await.map_err(|e| e.at("the ticket"))?;
+        if let Some(repeatable) = forwarding_of("DoGet", &head.headers, &message) {
+            return forward_sql(&self.nodes, head, &message, call, repeatable).await;
+        }
         let ticket =
             Ticket::decode(message).map_err(|e| Error::invalid(format!("DoGet's message is not a ticket: {e}")))?;
         let ticket = ticket.ticket;
@@ -305,12 +327,15 @@ impl CoordinatorRouter {
             head.headers.insert(DECOMPRESS_HEADER, HeaderValue::from_static("true"));
         }
         let message = grpc::encode_message(&Ticket { ticket: signed.into() });
-        self.forward(nodes, head, call, Repeatable::Yes, || Some(ProxyRequestBody::from(message.clone()))).await
+        // It may be long until the first row of a query: another node must not run it, too.
+        let repeatable = if ticket.query.is_some() { Repeatable::No } else { Repeatable::Yes };
+        self.nodes.forward(nodes, head, call, repeatable, || Some(ProxyRequestBody::from(message.clone()))).await
     }
 
     fn redeem(&self, signed: &[u8], call: &CallContext) -> Result<cluster::Ticket> {
         let ticket = self.tickets.verify(signed)?;
-        call.note_table(&ticket.table);
+        let of_query = ticket.query.as_ref().and_then(|query| query.tables.first());
+        call.note_table(of_query.map_or(&ticket.table, |first| &first.table));
         call.access().check_ticket(&ticket)?;
         Ok(ticket)
     }
@@ -318,35 +343,8 @@ impl CoordinatorRouter {
     /// Forwards a client's stream to a node. Another node is tried only while nothing of the stream has been read.
     async fn forward_stream(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (head, body) = request.into_parts();
-        let nodes = self.read.put_nodes().await?;
         let body = ReplayableBody::new(body);
-        self.forward(nodes, head, call, Repeatable::No, || body.unread()).await
-    }
-
-    /// Forwards a call, for its principal, to the first of the nodes that can be reached. `body` returns the body for each
-    /// attempt, or `None` if it has been consumed.
-    async fn forward(
-        &self,
-        nodes: Vec<String>,
-        mut head: Parts,
-        call: &CallContext,
-        repeatable: Repeatable,
-        body: impl Fn() -> Option<ProxyRequestBody>,
-    ) -> Result<RouterReply> {
-        let key = ticket_key(&self.raft.view()).ok();
-        assert_principal(&mut head.headers, call.access(), key.as_ref(), head.uri.path());
-        let request = || {
-            let mut request = Request::new(body()?);
-            (*request.method_mut(), *request.uri_mut()) = (head.method.clone(), head.uri.clone());
-            *request.headers_mut() = head.headers.clone();
-            request.extensions_mut().insert(call.access().clone());
-            Some(request)
-        };
-        forward_to_any(&self.pool, nodes, repeatable, request).await.map_err(|error| match error {
-            Some(error) if is_unavailable(&error) => error.at("none of the live nodes accepted the call"),
-            Some(error) => error,
-            None => Error::unavailable("no node is alive"),
-        })
+        self.nodes.forward_to_any_node(head, call, Repeatable::No, || body.unread()).await
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod audited;
+mod queries;
 
 use std::time::Duration;
 

@@ -36,6 +36,18 @@ impl SelectedColumns {
             false => (self.schema.clone(), None),
         }
     }
+
+    /// What a ticket says of the columns if its schema message is that of `visible`, all columns that the reader may see: the
+    /// message, and their indexes in it.
+    pub fn within(&self, visible: &SelectedColumns) -> (Bytes, Option<Columns>) {
+        let position = |at: &usize| match &visible.indexes {
+            // Ascending, and the reader may see every selected one.
+            Some(all) => all.partition_point(|known| known < at) as u32,
+            None => *at as u32,
+        };
+        let columns = self.indexes.as_ref().map(|indexes| Columns { index: indexes.iter().map(position).collect() });
+        (visible.schema.clone(), columns)
+    }
 }
 
 /// The columns that `options` requests, of a table with this schema message. `permitted`: the names of the columns that the
@@ -202,6 +214,23 @@ mod tests {
         }
         let all = SelectedColumns { indexes: None, schema: schema.clone() };
         assert_eq!((all.in_ticket(true), all.in_ticket(false)), ((Bytes::new(), None), (schema, None)));
+    }
+
+    #[tokio::test]
+    async fn columns_within_the_visible_ones_keep_their_order() {
+        let schema = wide(9);
+        let visible = restricted(&schema, None, &["c2", "c5", "c7"]).await.unwrap();
+        let selected = restricted(&schema, Some(&["c7", "c2"]), &["c2", "c5", "c7"]).await.unwrap();
+        let (message, columns) = selected.within(&visible);
+        assert_eq!((&message, columns.unwrap().index), (&visible.schema, vec![2, 0]));
+        let all = columns_of_all(&schema).await;
+        let selected = self::columns(&schema, vec!["c8".into()]).await.unwrap();
+        assert_eq!(selected.within(&all), (schema.clone(), Some(Columns { index: vec![8] })));
+        assert_eq!(all.within(&all), (schema, None));
+    }
+
+    async fn columns_of_all(schema: &Bytes) -> SelectedColumns {
+        select_columns(&["t".to_string()], schema, &Options::default(), None).await.unwrap()
     }
 
     #[tokio::test]

@@ -1,4 +1,10 @@
 //! Reads: plans, schemas, listing; each as far as the reader's rights go.
+//!
+//! A filter is not evaluated here, and decides which rows are sent: a plan with one has no numbers of rows, is not cut at a limit,
+//! and is one endpoint if there is a limit. The tickets carry both.
+
+mod listing;
+pub mod queries;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +17,10 @@ use volley_common::net::member_health::HealthRank;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
-use volley_common::wire::cluster::Ticket;
-use volley_common::{Error, PartId, Result, TableName, clock};
+use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::{PartId, Result, TableName, clock};
 
-use super::columns::{SelectedColumns, select_columns, visible_schema};
+use super::columns::{SelectedColumns, select_columns};
 use super::live_nodes::wait_for_live_nodes;
 use super::plan_cache::PlanCache;
 use super::tickets::{ticket_key, ticket_ms};
@@ -44,6 +50,8 @@ pub struct ReadPlan {
     pub listener: ClientListener,
     /// Selects which of equally good locations comes first.
     pub rotation: usize,
+    /// Rows of all endpoints; `None` if there is a filter.
+    pub rows: Option<u64>,
     /// Bytes of the parts of all endpoints; `None` if the client requested only some columns or rows, or uncompressed ones of
     /// a compressed table, or may read only some columns.
     pub bytes: Option<u64>,
@@ -54,7 +62,7 @@ pub struct ReadPlan {
 }
 
 /// A table as ListFlights reports it.
-pub struct ListedTable {
+pub struct TableListing {
     /// The table's row, with the schema that the reader sees.
     pub table: Table,
     /// The table's name.
@@ -124,7 +132,8 @@ impl ReadService {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
                 let of_table = spec.map(|spec| spec.max_endpoints).filter(|most| *most > 0);
-                options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints).max(1)
+                let most = options.max_endpoints.or(of_table).unwrap_or(u32::MAX).min(self.max_endpoints);
+                most.min(filter_copies(options.filter.as_deref())).max(1)
             }
         };
         let plan = |catalog: CatalogView| self.resolve_read(&catalog, &request.name, options, most, &listener.name);
@@ -132,16 +141,20 @@ impl ReadService {
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
         let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
-        let whole_table = options.limit.is_none()
+        let is_filtered = options.filter.is_some();
+        let whole_table = !is_filtered
+            && options.limit.is_none()
             && columns.indexes.is_none()
             && !target.is_decompressed(options)
             && access.permitted_columns(&target.table).is_none();
+        let in_ticket = target.columns_in_ticket(access, &columns, options).await?;
         Ok(ReadPlan {
             version: target.version,
             doubted: target.version_plan.uris_of(&doubted),
-            signer: self.signer(access, &target, &columns, options),
+            signer: self.signer(access, &target, in_ticket, options),
             listener: listener.clone(),
             rotation: self.next_rotation(),
+            rows: (!is_filtered).then_some(target.version_plan.rows),
             bytes: whole_table.then_some(target.version_plan.bytes),
             ordered: target.layout.spec.is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
@@ -163,7 +176,8 @@ impl ReadService {
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
         let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
-        Ok(self.signer(access, &target, &columns, options).ticket(suffix))
+        let in_ticket = target.columns_in_ticket(access, &columns, options).await?;
+        Ok(self.signer(access, &target, in_ticket, options).ticket(suffix))
     }
 
     /// The schema message of a table, of the requested version and columns.
@@ -182,29 +196,6 @@ impl ReadService {
         Ok(select_columns(name, &schema, &request.options, access.permitted_columns(name)).await?.schema)
     }
 
-    /// The tables that a principal may read and whose names start with `prefix`.
-    pub async fn list(&self, access: &Access, prefix: &str) -> Result<Vec<ListedTable>> {
-        let mut listed = Vec::new();
-        {
-            let catalog = self.raft.read().await?;
-            for table in catalog.tables().filter(|table| access.can_read(&table.name)) {
-                let name = TableName::from_components(&table.name)?;
-                if name.to_string().starts_with(prefix) {
-                    let kind = DescriptorKind::try_from(table.kind).unwrap_or_default();
-                    listed.push(ListedTable { bytes: Some(table.bytes), table: table.clone(), name, kind });
-                }
-            }
-        }
-        self.limits.check_rows("tables", listed.len(), "give the beginning of their names as criteria")?;
-        if access.is_open() {
-            return Ok(listed);
-        }
-        // Schemas may be large, and many.
-        let access = access.clone();
-        let visible = tokio::task::spawn_blocking(move || with_visible_schemas(listed, &access)).await;
-        visible.map_err(|e| Error::internal(format!("the schemas of the listed tables: {e}")))?
-    }
-
     fn resolve_read(
         &self,
         catalog: &Catalog,
@@ -218,7 +209,11 @@ impl ReadService {
         let version = catalog.readable_version(table, options.version, now_ms)?;
         let layout = catalog.layout_at(table, version);
         catalog.require_live_nodes()?;
-        let most = max_endpoints(layout.spec.as_ref()) as usize;
+        let (most, limit) = match (&options.filter, options.limit) {
+            // One node counts the rows for which the filter is true.
+            (Some(_), Some(_)) => (1, None),
+            (_, limit) => (max_endpoints(layout.spec.as_ref()) as usize, limit),
+        };
         Ok(ResolvedRead {
             table: table.name.clone(),
             table_id: table.id,
@@ -226,7 +221,7 @@ impl ReadService {
             expires_ms: expires_ms(table, version, now_ms, self.retention_ms)
                 .min(now_ms.saturating_add(self.limits.ticket_ms(u64::MAX))),
             key: ticket_key(catalog)?,
-            version_plan: self.plan_cache.plan(catalog, table, version, most, options.limit, listener)?,
+            version_plan: self.plan_cache.plan(catalog, table, version, most, limit, listener)?,
             layout,
         })
     }
@@ -269,15 +264,15 @@ impl ReadService {
         self.serving_nodes(&Ticket::default()).await
     }
 
-    /// The signer of the tickets of one read, which belong to the reader.
+    /// The signer of the tickets of one read, which belong to the reader. `schema` and `columns`: what they say of the columns.
     fn signer(
         &self,
         access: &Access,
         target: &ResolvedRead,
-        columns: &SelectedColumns,
+        (schema, columns): (Bytes, Option<Columns>),
         options: &Options,
     ) -> TicketSigner {
-        let (schema, columns) = columns.in_ticket(target.version_plan.has_parts());
+        let filter = options.filter.clone();
         let mut ticket = Ticket {
             flight: rand::random(),
             expires_ms: target.expires_ms,
@@ -287,6 +282,9 @@ impl ReadService {
             columns,
             schema,
             decompress: options.decompress == Some(true),
+            // Without a filter the last endpoint has a limit of its own.
+            limit: options.limit.filter(|_| filter.is_some()),
+            filter: filter.unwrap_or_default(),
             ..Ticket::default()
         };
         let is_shareable = target.layout.spec.as_ref().is_some_and(|spec| spec.shareable_tickets);
@@ -307,17 +305,28 @@ impl ResolvedRead {
         let permitted = access.permitted_columns(&self.table);
         select_columns(&self.table, &self.layout.schema, options, permitted).await
     }
+
+    /// What the tickets say of the columns.
+    async fn columns_in_ticket(
+        &self,
+        access: &Access,
+        selected: &SelectedColumns,
+        options: &Options,
+    ) -> Result<(Bytes, Option<Columns>)> {
+        let has_parts = self.version_plan.has_parts();
+        if has_parts || options.filter.is_none() {
+            return Ok(selected.in_ticket(has_parts));
+        }
+        // No part has the schema, in which a node finds the columns of the filter.
+        Ok(selected.within(&self.select_columns(access, &Options::default()).await?))
+    }
 }
 
-/// Leaves out the columns that a principal may not see, and the size of tables with such columns.
-fn with_visible_schemas(mut listed: Vec<ListedTable>, access: &Access) -> Result<Vec<ListedTable>> {
-    for ListedTable { table, bytes, .. } in &mut listed {
-        if let Some(permitted) = access.permitted_columns(&table.name) {
-            table.schema = visible_schema(&table.schema, &permitted)?;
-            *bytes = None;
-        }
-    }
-    Ok(listed)
+/// How many tickets of a plan may have this filter: each has a copy of it.
+fn filter_copies(filter: Option<&str>) -> u32 {
+    /// The most bytes of all copies, unless one alone has more.
+    const MAX_COPIED: usize = 8 << 20;
+    filter.map_or(u32::MAX, |filter| u32::try_from(MAX_COPIED / filter.len().max(1)).unwrap_or(u32::MAX))
 }
 
 /// When a ticket for this version expires: after the retention, but for a replaced version not after its parts are purged.
@@ -335,6 +344,13 @@ mod tests {
     use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
 
     use super::*;
+
+    #[test]
+    fn long_filter_is_copied_into_few_tickets() {
+        assert_eq!(filter_copies(None), u32::MAX);
+        assert_eq!(filter_copies(Some("a > 1")), 1_677_721);
+        assert_eq!(filter_copies(Some(&"x".repeat(64 << 10))), 128);
+    }
 
     fn table() -> Table {
         Table {

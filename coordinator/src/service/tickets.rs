@@ -43,9 +43,9 @@ impl TicketService {
         let catalog = self.raft.view();
         let ticket = ticket_key(&catalog)?.verify(bytes, clock::now_ms())?;
         if catalog.is_cancelled(ticket.flight) {
+            let subject = ticket.subject();
             return Err(Error::cancelled(format!(
-                "the FlightInfo of this ticket for table {:?} was cancelled: call get_flight_info again",
-                ticket.table.join("/")
+                "the FlightInfo of this ticket for {subject} was cancelled: call get_flight_info again"
             )));
         }
         Ok(ticket)
@@ -87,10 +87,14 @@ impl TicketService {
     /// its version is kept.
     ///
     /// # Errors
-    /// As `TicketService::redeem`. NOT_FOUND: the version is not kept any more.
+    /// As `TicketService::redeem`. NOT_FOUND: the version is not kept any more. INVALID_ARGUMENT: it is the ticket of a query, which
+    /// has several versions.
     pub async fn renew_ticket(&self, access: &Access, bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
         let mut ticket = self.redeem(access, bytes)?;
         require_own(access, &ticket, "renew")?;
+        if ticket.query.is_some() {
+            return Err(Error::invalid("the ticket of a query cannot be renewed: call get_flight_info again"));
+        }
         let retention_ms = {
             let catalog = self.raft.read().await?;
             let spec = catalog.table(ticket.table_id).and_then(|table| table.spec.as_ref());
@@ -138,9 +142,9 @@ fn require_own(access: &Access, ticket: &Ticket, verb: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::denied(format!(
-        "{:?} may not {verb} a ticket for table {:?} that another principal planned: call get_flight_info for one of your own",
+        "{:?} may not {verb} a ticket for {} that another principal planned: call get_flight_info for one of your own",
         access.name(),
-        ticket.table.join("/")
+        ticket.subject()
     )))
 }
 
@@ -161,8 +165,26 @@ pub fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::wire::cluster::Query;
+
     use super::*;
+    use crate::service::testing::ServicesFixture;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ticket_of_a_query_is_cancelled_but_not_renewed() {
+        let fixture = ServicesFixture::open().await;
+        let (tickets, access) = (&fixture.services.tickets, Access::open());
+        let expires_ms = clock::now_ms() + 600_000;
+        let ticket = Ticket { flight: 7, expires_ms, query: Some(Query::default()), ..Ticket::default() };
+        let signed = ticket_key(&fixture.services.raft.view()).unwrap().sign(&ticket);
+        assert_eq!(tickets.verify(&signed).unwrap(), ticket);
+        let refused = tickets.renew_ticket(&access, &signed).await.unwrap_err();
+        assert!(refused.code == Code::InvalidArgument && refused.message.contains("get_flight_info"), "{refused}");
+        tickets.cancel_flight(&access, &signed).await.unwrap();
+        assert_eq!(tickets.verify(&signed).unwrap_err().code, Code::Cancelled);
+    }
 
     #[test]
     fn number_of_cancelled_flights_is_limited() {

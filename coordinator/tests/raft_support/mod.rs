@@ -60,6 +60,8 @@ impl Coordinator for LeaderService {
         abort_write(wire::AbortWriteRequest) -> wire::AbortWriteReply;
         deletable_parts(wire::DeletablePartsRequest) -> wire::DeletablePartsReply;
         plan_read(wire::PlanReadRequest) -> wire::PlanReadReply;
+        plan_tables(wire::PlanTablesRequest) -> wire::PlanTablesReply;
+        list_tables(wire::ListTablesRequest) -> wire::ListTablesReply;
         login(wire::LoginRequest) -> wire::LoginReply;
     }
 }

@@ -3,20 +3,30 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`reader`] | reads a ticket's parts in order; fails over from a damaged part to other holders |
+//! | [`filtered`] | the same for a ticket with a filter, whose rows are selected by |
+//! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
+//! | [`ticket_parts`] | the parts of a ticket in order, and what happens to one that is damaged |
+//! | [`frames`] | the schema and the messages as frames |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
+//! | [`row_skip`] | where another holder's reply continues one that failed, by rows |
 //! | [`message`] | the types that they share |
 //!
 //! A get is answered below tonic, whose codec would copy every message. The router has identified the caller: its [`Access`]
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod filtered;
+pub mod frames;
 pub mod local;
 pub mod message;
+pub mod part_scan;
 pub mod peer_stream;
 pub mod reader;
 pub mod remote;
+pub mod row_skip;
+pub mod ticket_parts;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,12 +34,15 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::request::Parts;
 use hyper::body::Incoming;
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use volley_common::fairness::CallerKey;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
+use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::ticket::MAX_TICKET;
@@ -40,6 +53,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
 
@@ -48,48 +62,115 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// Answers a DoGet. An error before the first message is the whole reply; a later one becomes its trailers.
 pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
+    match read_request(request).await {
+        Ok((head, ticket)) => serve_ticket(context, head, &ticket).await,
+        Err(error) => refused(error),
+    }
+}
+
+/// The same, of a call that was read already: its head, and the ticket's bytes.
+pub async fn serve_ticket(context: Arc<GetContext>, head: Parts, ticket: &[u8]) -> http::Response<ReplyBody> {
     metrics::counter!("volley_get_streams_total").increment(1);
-    match open(context, request).await {
+    match open_ticket(context, &head, ticket).await {
         Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
-        Err(error) => {
-            tracing::info!(code = ?error.code, %error, "a get was refused");
-            grpc_error(error)
+        Err(error) => refused(error),
+    }
+}
+
+/// The reply to a get that is refused.
+pub fn refused(error: Error) -> http::Response<ReplyBody> {
+    tracing::info!(code = ?error.code, %error, "a get was refused");
+    grpc_error(error)
+}
+
+/// The messages of a get.
+// There is one for each get, and it is moved once.
+#[allow(clippy::large_enum_variant)]
+enum GetReader {
+    /// As they are stored.
+    Stored(TicketReader),
+    /// Of the rows that the ticket's filter selects.
+    Filtered(FilteredReader),
+}
+
+impl GetReader {
+    fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        match self {
+            GetReader::Stored(reader) => reader.frames(max_bytes).left_stream(),
+            GetReader::Filtered(reader) => reader.frames(max_bytes).right_stream(),
         }
     }
 }
 
-async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<TicketReader> {
+/// Reads a DoGet. Returns its head and the ticket's bytes.
+///
+/// # Errors
+/// INVALID_ARGUMENT: not a Flight ticket. Those of [`grpc::read_message`] and of [`decompressed`].
+pub async fn read_request(request: http::Request<Incoming>) -> Result<(Parts, Bytes)> {
     let access = Access::of(request.extensions());
     let max_ticket = max_ticket(request.headers(), Caller::of(request.extensions()), &access);
     let (head, body) = decompressed(request.map(CompleteBody), max_ticket)?.into_parts();
-    let ticket = read_ticket(body, max_ticket).await?;
+    Ok((head, read_ticket(body, max_ticket).await?))
+}
+
+#[cfg(test)]
+async fn open(context: Arc<GetContext>, request: http::Request<Incoming>) -> Result<GetReader> {
+    let (head, ticket) = read_request(request).await?;
+    open_ticket(context, &head, &ticket).await
+}
+
+async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> Result<GetReader> {
+    let access = Access::of(&head.extensions);
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(&head.headers);
     let mut subject = GetSubject::default();
-    let ticket = redeem_ticket(&context, &ticket, &head.headers, &access, &caller, &mut subject).await;
-    let admitted = ticket.and_then(|ticket| {
-        let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
-        let memory = context.memory.admit(&CallerKey::of(&access), ticket.encoded_len(), projected_schema)?;
-        Ok((ticket, memory))
-    });
     let is_hop = is_hop(&head.headers, &access);
+    let opened = match redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await {
+        Ok(ticket) => open_reader(&context, ticket, &access, caller, is_hop).await,
+        Err(error) => Err(error),
+    };
     let event = AuditEvent {
         access: &access,
         kind: AuditKind::Read,
         operation: "DoGet",
         table: (!subject.table.is_empty()).then_some(&subject.table[..]),
         request_id: request_id(&head.headers),
-        result: admitted.as_ref().map(|_| ()),
+        result: opened.as_ref().map(|_| ()),
     };
     // The node that sends a hop has recorded the get, and a coordinator what it refused.
-    let is_recorded = match &admitted {
+    let is_recorded = match &opened {
         Ok(_) => is_hop,
         Err(_) => subject.is_planning && is_refused_by_coordinator(&event),
     };
     if !is_recorded {
         context.audit.record(event);
     }
-    let (ticket, memory) = admitted?;
-    Ok(TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory))
+    opened
+}
+
+/// Opens the reader of a verified ticket, which takes its share of what all gets have: of the memory, or a place if it filters.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: there is none. Those of [`TicketReader::new`] and [`FilteredReader::new`].
+async fn open_reader(
+    context: &Arc<GetContext>,
+    ticket: Ticket,
+    access: &Access,
+    caller: AssertedCaller,
+    is_hop: bool,
+) -> Result<GetReader> {
+    let context = context.clone();
+    if ticket.filter.is_empty() {
+        let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
+        let memory = context.memory.admit(&CallerKey::of(access), ticket.encoded_len(), projected_schema)?;
+        let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
+        return Ok(GetReader::Stored(reader));
+    }
+    let access = access.clone();
+    // A long filter takes a while to be parsed.
+    let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
+    let opened = tokio::task::spawn_blocking(open).await;
+    let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
+    reader.map(GetReader::Filtered)
 }
 
 /// What is found out about a get before its ticket is redeemed.
@@ -173,6 +254,7 @@ async fn plan_read(context: &GetContext, request: TableRequest, caller: &Asserte
         version: request.options.version,
         limit: request.options.limit,
         decompress: request.options.decompress.unwrap_or_default(),
+        filter: request.options.filter.unwrap_or_default(),
     };
     Ok(context.coordinators.plan_read(request, caller).await?.ticket)
 }

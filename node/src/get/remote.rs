@@ -16,6 +16,8 @@ use volley_common::{Code, Error, NodeId, PartId, Result, clock, grpc};
 
 use super::message::{EncodedMessage, count_batches, decompress_front};
 use super::peer_stream::PeerStream;
+use super::row_skip::RowSkipper;
+use super::ticket_parts::{id_of, with_parts};
 use crate::assertion::AssertedCaller;
 use crate::cluster_view::ClusterMembers;
 use crate::context::GetContext;
@@ -36,8 +38,11 @@ pub struct RemotePartReader {
     decompress: bool,
     /// Messages that were received and are still to be decompressed.
     compressed: VecDeque<EncodedMessage>,
-    /// `skip_batches` counts the batches that were read.
+    /// `skip_batches` counts the batches that were read, unless rows are counted.
     part: TicketPart,
+    /// Rows that were read, if a holder that continues must send all rows again: the batches of a filter are no holder's
+    /// messages.
+    delivered_rows: Option<u64>,
     /// Nodes to try, best first.
     candidates: VecDeque<NodeId>,
     holder: Option<HolderStream>,
@@ -49,6 +54,8 @@ pub struct RemotePartReader {
 struct HolderStream {
     node: NodeId,
     messages: PeerStream,
+    /// Removes what was read from holders before.
+    skipper: RowSkipper,
     /// The holder has sent a batch: if it fails later, it is tried again.
     made_progress: bool,
 }
@@ -59,21 +66,11 @@ impl RemotePartReader {
         let decompress = ticket.decompress;
         let candidates = candidates(&context.cluster.members.load(), context.store.node(), &part.holders);
         let ticket = Ticket {
-            flight: ticket.flight,
-            expires_ms: ticket.expires_ms,
-            table: ticket.table.clone(),
-            table_id: ticket.table_id,
-            version: ticket.version,
-            parts: Vec::new(),
-            columns: ticket.columns.clone(),
             limit: None,
             // A node that has the part has the schema.
             schema: Bytes::new(),
             decompress: false,
-            principal: ticket.principal.clone(),
-            grant_epoch: ticket.grant_epoch,
-            shareable: ticket.shareable,
-            permitted_columns: ticket.permitted_columns,
+            ..with_parts(ticket, Vec::new())
         };
         let failure = "the coordinators named no other node".into();
         RemotePartReader {
@@ -83,10 +80,17 @@ impl RemotePartReader {
             decompress,
             compressed: VecDeque::new(),
             part: part.clone(),
+            delivered_rows: None,
             candidates,
             holder: None,
             failure,
         }
+    }
+
+    /// The same without the first `delivered_rows` rows that the ticket selects of the part. Rows are counted, not batches, to find
+    /// where the next holder continues.
+    pub fn after_rows(self, delivered_rows: u64) -> Self {
+        RemotePartReader { delivered_rows: Some(delivered_rows), ..self }
     }
 
     /// The bare flatbuffer of the schema, projected to the ticket's columns. `remaining_rows`: the get's limit.
@@ -137,14 +141,24 @@ impl RemotePartReader {
                 self.open_next_holder(remaining_rows).await?;
                 continue;
             };
-            match holder.messages.next_messages(max_bytes).await {
-                Ok(messages) => {
+            let received = holder.messages.next_messages(max_bytes).await;
+            match received.and_then(|messages| holder.without_delivered(messages)) {
+                // All that came was read before.
+                Ok(None) => {}
+                Ok(Some(messages)) => {
                     let batches = count_batches(&messages);
                     holder.made_progress |= batches > 0;
-                    self.part.skip_batches += batches;
+                    match &mut self.delivered_rows {
+                        Some(rows) => *rows += messages.iter().filter_map(|message| message.rows).sum::<u64>(),
+                        None => self.part.skip_batches += batches,
+                    }
                     return Ok(messages);
                 }
                 Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {}", holder.node))),
+                // A filter fails for a row: it does so at every holder.
+                Err(error) if error.code == Code::InvalidArgument && !self.ticket.filter.is_empty() => {
+                    return Err(error);
+                }
                 Err(error) => self.drop_holder(error),
             }
         }
@@ -213,7 +227,10 @@ impl RemotePartReader {
     async fn open_next_holder(&mut self, remaining_rows: Option<u64>) -> Result<()> {
         let Some((node, addr)) = self.next_candidate() else { return Err(self.unavailable()) };
         match self.get_from(&addr, remaining_rows).await {
-            Ok(messages) => self.holder = Some(HolderStream { node, messages, made_progress: false }),
+            Ok(messages) => {
+                let skipper = RowSkipper::new(messages.schema_header(), self.delivered_rows.unwrap_or(0));
+                self.holder = Some(HolderStream { node, messages, skipper, made_progress: false });
+            }
             Err(error) if is_refusal(&error) => return Err(error.at(format_args!("node {node}"))),
             // The ticket is wrong, or this node's memory is used up: other nodes would answer the same.
             Err(error) if matches!(error.code, Code::InvalidArgument | Code::ResourceExhausted) => return Err(error),
@@ -237,7 +254,7 @@ impl RemotePartReader {
 
     async fn get_from(&self, addr: &str, remaining_rows: Option<u64>) -> Result<PeerStream> {
         let mut ticket = self.ticket.clone();
-        ticket.limit = remaining_rows;
+        ticket.limit = remaining_rows.map(|rows| rows.saturating_add(self.delivered_rows.unwrap_or(0)));
         ticket.expires_ms = ticket.expires_ms.max(clock::now_ms() + TICKET_MS);
         ticket.parts = vec![TicketPart { holders: Vec::new(), ..self.part.clone() }];
         let mut request = grpc::do_get_request(self.context.cluster.ticket_key()?.sign(&ticket));
@@ -253,7 +270,7 @@ impl RemotePartReader {
     }
 
     fn id(&self) -> PartId {
-        self.part.id.as_ref().map_or(PartId(0), PartId::from)
+        id_of(&self.part)
     }
 
     fn unavailable(&self) -> Error {
@@ -263,6 +280,20 @@ impl RemotePartReader {
             self.ticket.table.join("/"),
             self.failure
         ))
+    }
+}
+
+impl HolderStream {
+    /// Received messages without what was read from holders before; `None` if that was all of them. None at all mean the end.
+    fn without_delivered(&mut self, messages: Vec<EncodedMessage>) -> Result<Option<Vec<EncodedMessage>>> {
+        if self.skipper.rows() == 0 {
+            return Ok(Some(messages));
+        }
+        if messages.is_empty() {
+            return Err(Error::internal("it has fewer rows of the part than another holder"));
+        }
+        let rest = self.skipper.remove_rows(messages)?;
+        Ok((!rest.is_empty()).then_some(rest))
     }
 }
 

@@ -32,22 +32,25 @@ pub mod shards;
 pub mod write;
 pub mod writers;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use arrow_flight::FlightData;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::Stream;
 use http::Request;
+use http::request::Parts;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 use volley_common::Result;
 use volley_common::fairness::CallerKey;
 use volley_common::grpc::retry_later;
-use volley_common::http2::{CompleteBody, ReplyBody, decompressed, grpc_error, grpc_frames};
+use volley_common::http2::{CompleteBody, decompressed};
 use volley_common::identity::Access;
-use volley_common::ipc::flight_encoder::encode_put_result;
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 
@@ -63,27 +66,34 @@ use write::MessageWriter;
 /// How long a client should wait before it repeats a put that was refused because too many run, milliseconds.
 const RETRY_MS: u64 = 500;
 
-/// Answers a DoPut. The router has put the caller's [`Access`] into the request's extensions; a coordinator checks whether it
+/// The client's messages, as they arrive.
+pub type PutInput = Pin<Box<dyn Stream<Item = Result<FlightData>> + Send>>;
+
+/// A DoPut that has a place among those of this node. Nothing of its messages has been read.
+pub struct AdmittedPut {
+    /// Its headers, and its extensions, which have the caller's [`Access`].
+    pub head: Parts,
+    /// Its messages.
+    pub input: PutInput,
+    /// Its place.
+    pub slot: PutSlot,
+}
+
+/// Admits a DoPut. The router has put the caller's [`Access`] into the request's extensions; a coordinator checks whether it
 /// suffices, when the write begins.
-pub fn serve_put(context: Arc<PutContext>, request: Request<Incoming>) -> http::Response<ReplyBody> {
-    let request = match decompressed(request.map(CompleteBody), context.config.max_message) {
-        Ok(request) => request,
-        Err(error) => return grpc_error(error),
-    };
-    let (head, body) = request.into_parts();
-    let access = Access::of(&head.extensions);
-    let (resources, caller) = (&context.resources, CallerKey::of(&access));
-    let slot = match resources.admit_for(&caller) {
-        Ok(slot) => slot,
-        Err(error) => return grpc_error(retry_later(error, RETRY_MS)),
-    };
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED, with the time after which to try again: too many puts run. UNIMPLEMENTED: an unknown compression.
+pub fn admit(context: &PutContext, request: Request<Incoming>) -> Result<AdmittedPut, Status> {
+    let (head, body) = decompressed(request.map(CompleteBody), context.config.max_message)?.into_parts();
+    let (resources, caller) = (&context.resources, CallerKey::of(&Access::of(&head.extensions)));
+    let slot = resources.admit_for(&caller).map_err(|error| retry_later(error, RETRY_MS))?;
     let body = body.with_stall_timeout(context.config.message_timeout());
     let bodies = PutBodies::new(resources.memory.clone(), resources.buffers.for_stream(), context.store.clone());
     let bodies = bodies.for_caller(caller);
     let input = FlightDataStream::with_bodies(body, bodies, context.config.max_message)
         .with_stall_timeout(context.config.message_timeout());
-    let acks = put(context, MetadataMap::from_headers(head.headers), access, input, slot);
-    grpc_frames(acks.map(|ack| Ok(encode_put_result(&ack?.app_metadata))))
+    Ok(AdmittedPut { head, input: Box::pin(input), slot })
 }
 
 /// Runs a put as a task of its own. If the client disconnects before its stream ends, the put is rolled back. After the

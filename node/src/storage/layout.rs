@@ -5,6 +5,7 @@
 //! control                                     the node's id and cluster
 //! checked                                     the verification log
 //! tmp/                                        unfinished parts
+//! spill/                                      what running queries have no memory for
 //! damaged/                                    quarantined parts; only an operator removes them
 //! orphaned/SECONDS/TABLE/SHARD/FILE           parts that the catalog did not know at that time
 //! parts/TABLE/SHARD/WRITE-SEQ-PART-CRC.arrow
@@ -48,6 +49,11 @@ impl Layout {
     /// Unfinished parts; emptied at start.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    /// What running queries have no memory for; emptied at start.
+    pub fn spill(&self) -> PathBuf {
+        self.root.join("spill")
     }
 
     /// Quarantined parts.

@@ -20,6 +20,8 @@
 //! | `control_file` | the node's id and cluster |
 //! | `checksummed_file` | the format of small durable files |
 //! | `fingerprint` | what shows that a file was changed |
+//! | `query_folder` | the folder of what queries have no memory for |
+//! | `machine_memory` | how much memory the process may use |
 //! | `spool` | files without a name, for what is too large for memory |
 //! | `dictionaries` | whether a batch fits into a part |
 //! | `fs_ops` | the operations by which the folder changes |
@@ -42,6 +44,7 @@ mod fs_ops;
 mod inventory;
 mod io_failure;
 mod layout;
+mod machine_memory;
 mod mapping;
 mod orphans;
 mod part;
@@ -50,6 +53,7 @@ mod part_receiver;
 pub mod part_store;
 mod part_writer;
 mod quarantine;
+mod query_folder;
 mod reconciliation;
 mod removal;
 mod scan;
@@ -63,6 +67,7 @@ mod volume;
 pub use dictionaries::{MAX_WHOLE_BATCH_BYTES, MAX_WHOLE_BYTES};
 pub use disk_space::{DiskSpace, Watermarks};
 pub use fingerprint::FileFingerprint;
+pub use machine_memory::available_memory;
 pub use mapping::copy_last_page;
 pub use orphans::OrphanCount;
 pub use part::{Part, PartMessage};

@@ -94,6 +94,7 @@ impl PartStore {
         }
         fs_ops::sync_dir(layout.root()).map_err(|e| unusable(layout.root(), &e))?;
         scan::clear_tmp(&layout.tmp()).map_err(|e| unusable(&layout.tmp(), &e))?;
+        scan::clear_spill(&layout.spill()).map_err(|e| unusable(&layout.spill(), &e))?;
         let log = VerificationLog::load(&layout)?;
         let parts = scan::parts(&layout, &log).map_err(|e| unusable(&layout.parts(), &e))?;
         let store = OpenStore {

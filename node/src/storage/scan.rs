@@ -22,6 +22,14 @@ pub fn clear_tmp(tmp: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the folder with what the queries of an earlier process left in it.
+pub fn clear_spill(spill: &Path) -> io::Result<()> {
+    match fs_ops::remove_tree(spill) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Every part below `parts/`, by its file name, with its last verification. Other files stay and are logged.
 pub fn parts(layout: &Layout, log: &VerificationLog) -> io::Result<HashMap<PartId, PartEntry>> {
     let mut parts = HashMap::new();

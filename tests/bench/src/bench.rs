@@ -9,7 +9,7 @@ use volley_verify::Project;
 
 use crate::args::BenchFlags;
 use crate::clients::ClientProcesses;
-use crate::jobs::{ActionCall, ClientJob, GetJob, PutJob, PutStream, TableSource, TicketFetch};
+use crate::jobs::{ActionCall, ClientJob, GetJob, PutJob, PutStream, RowSource, TicketFetch};
 use crate::machine;
 use crate::measure::ResourceWatch;
 use crate::report::{BenchReport, Sample, Series};
@@ -43,11 +43,11 @@ pub enum JobPlan {
     /// The same job each time.
     Job(ClientJob),
     /// Streams of tickets that must return the rows of `source`.
-    Get { streams: Vec<Vec<TicketFetch>>, source: TableSource },
+    Get { streams: Vec<Vec<TicketFetch>>, source: RowSource },
     /// All endpoints of a table's FlightInfo in this many streams, with new tickets each time. The client keeps the rows or not.
-    Endpoints { table: String, source: TableSource, streams: usize, keep: bool },
+    Endpoints { table: String, source: RowSource, streams: usize, keep: bool },
     /// A put whose table is dropped afterwards.
-    Put { table: String, source: TableSource, batch_rows: u64, streams: usize, options: Value },
+    Put { table: String, source: RowSource, batch_rows: u64, streams: usize, options: Value },
 }
 
 impl JobPlan {
@@ -71,7 +71,7 @@ pub struct BenchTable<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its rows.
-    pub source: TableSource,
+    pub source: RowSource,
     /// Rows of a batch.
     pub batch_rows: u64,
     /// The options of its put.
@@ -85,7 +85,7 @@ pub struct Bench {
     /// The results so far.
     pub report: BenchReport,
     /// TPC-H lineitem, once it has been generated.
-    pub lineitem: Option<TableSource>,
+    pub lineitem: Option<RowSource>,
     project: Project,
     python: PathBuf,
     clients: ClientProcesses,
@@ -109,9 +109,9 @@ impl Bench {
     }
 
     /// The reference table, or this share of it.
-    pub fn reference(&self, share: f64) -> TableSource {
+    pub fn reference(&self, share: f64) -> RowSource {
         let bytes = (self.flags.gib * share * (1u64 << 30) as f64) as u64;
-        TableSource::Floats { columns: 64, bytes: bytes / 4096 * 4096 }
+        RowSource::Floats { columns: 64, bytes: bytes / 4096 * 4096 }
     }
 
     /// The systems among these that the command line selects.
@@ -379,7 +379,7 @@ mod tests {
         let put = |tables: &[&str]| {
             let streams = tables.iter().map(|table| stream(table)).collect();
             tables_put_by(&ClientJob::Put(PutJob {
-                source: TableSource::Floats { columns: 1, bytes: 8 },
+                source: RowSource::Floats { columns: 1, bytes: 8 },
                 batch_rows: 1,
                 streams,
                 commit: None,

@@ -20,9 +20,7 @@ use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{MIN_RETENTION_S, Mode, Options};
 use volley_tests::rows;
 
-use crate::jobs::{
-    ClientJob, FlightInfoJob, JobOutcome, RustGetJob, RustPutJob, SmallCall, SmallCallsJob, TableSource,
-};
+use crate::jobs::{ClientJob, FlightInfoJob, JobOutcome, RowSource, RustGetJob, RustPutJob, SmallCall, SmallCallsJob};
 use crate::measure::{cpu_seconds, quantile};
 use crate::raw;
 
@@ -103,14 +101,14 @@ async fn put(put: RustPutJob) -> Result<JobOutcome> {
 }
 
 /// The rows of a source in batches of this many; those of a file in its own batches.
-fn batches(source: &TableSource, rows: usize) -> Result<Vec<RecordBatch>> {
+fn batches(source: &RowSource, rows: usize) -> Result<Vec<RecordBatch>> {
     match source {
-        TableSource::Floats { columns, .. } => {
+        RowSource::Floats { columns, .. } => {
             let schema = floats(*columns);
             let (all, mut random) = (source.rows() as usize, SmallRng::seed_from_u64(1));
             (0..all).step_by(rows).map(|from| batch_of(&schema, rows.min(all - from), &mut random)).collect()
         }
-        TableSource::File { path, .. } => {
+        RowSource::File { path, .. } => {
             let file = std::fs::File::open(path).map_err(|e| format!("{path}: {e}"))?;
             let reader = FileReader::try_new(file, None).map_err(|e| format!("{path}: {e}"))?;
             reader.collect::<std::result::Result<_, _>>().map_err(|e| format!("{path}: {e}"))

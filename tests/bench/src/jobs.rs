@@ -28,7 +28,7 @@ pub enum ClientJob {
 /// The rows of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TableSource {
+pub enum RowSource {
     /// Columns `c0`, `c1`, … of random float64 without nulls, of this many bytes together.
     Floats {
         /// Columns.
@@ -47,19 +47,19 @@ pub enum TableSource {
     },
 }
 
-impl TableSource {
+impl RowSource {
     /// Bytes of Arrow data in it.
     pub fn bytes(&self) -> u64 {
         match self {
-            TableSource::Floats { bytes, .. } | TableSource::File { bytes, .. } => *bytes,
+            RowSource::Floats { bytes, .. } | RowSource::File { bytes, .. } => *bytes,
         }
     }
 
     /// Rows in it.
     pub fn rows(&self) -> u64 {
         match self {
-            TableSource::Floats { columns, bytes } => bytes / (8 * *columns as u64),
-            TableSource::File { rows, .. } => *rows,
+            RowSource::Floats { columns, bytes } => bytes / (8 * *columns as u64),
+            RowSource::File { rows, .. } => *rows,
         }
     }
 }
@@ -68,7 +68,7 @@ impl TableSource {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PutJob {
     /// The rows, cut into as many ranges as there are streams.
-    pub source: TableSource,
+    pub source: RowSource,
     /// Rows of a batch: the `max_chunksize` of `write_table`.
     pub batch_rows: u64,
     /// Where each stream goes.
@@ -101,7 +101,7 @@ pub struct GetJob {
     /// The tickets of each stream.
     pub streams: Vec<Vec<TicketFetch>>,
     /// The rows to compare with; none if they are not compared or not kept.
-    pub expect: Option<TableSource>,
+    pub expect: Option<RowSource>,
 }
 
 /// One DoGet.
@@ -135,7 +135,7 @@ pub struct RustPutJob {
     /// The table's name.
     pub table: String,
     /// The rows.
-    pub source: TableSource,
+    pub source: RowSource,
     /// Rows of a batch.
     pub batch_rows: u64,
 }
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn source_knows_its_rows() {
-        assert_eq!(TableSource::Floats { columns: 64, bytes: 64 * 8 * 1000 }.rows(), 1000);
-        assert_eq!(TableSource::File { path: String::new(), rows: 7, bytes: 1 }.rows(), 7);
+        assert_eq!(RowSource::Floats { columns: 64, bytes: 64 * 8 * 1000 }.rows(), 1000);
+        assert_eq!(RowSource::File { path: String::new(), rows: 7, bytes: 1 }.rows(), 7);
     }
 
     #[test]

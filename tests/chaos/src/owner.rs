@@ -1,17 +1,24 @@
 //! Which process made a connection, found by its socket in `/proc` as `ss -p` does.
 //!
 //! Members connect from 127.0.0.1 and any port, so their address does not identify them. Reading all sockets takes a while
-//! when there are thousands: lookups that wait at the same time share one reading.
+//! when there are thousands: lookups that wait at the same time share one reading, and there are pauses between readings, so
+//! that they do not take the processors from the cluster.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use volley_tests::cluster::MemberId;
 
 use crate::links::LinkEnd;
+
+/// A reading follows the one before after this many times as long as that took, at most [`LONGEST_PAUSE`].
+const PAUSES: u32 = 9;
+/// A new connection is carried after this time at the latest.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The processes of the cluster, by their process ids.
 #[derive(Default)]
@@ -24,6 +31,8 @@ pub struct SocketOwners {
 /// The established connections of the machine, and the processes of the run that have their sockets.
 struct SocketTable {
     read_after: Instant,
+    /// When the next one may be read.
+    next_after: Instant,
     /// Inodes by local and remote address.
     inodes: HashMap<(SocketAddrV4, SocketAddrV4), u64>,
     owners: HashMap<u64, LinkEnd>,
@@ -42,9 +51,15 @@ impl SocketOwners {
         let (SocketAddr::V4(source), SocketAddr::V4(target)) = (source, target) else { return None };
         let asked = Instant::now();
         let mut table = self.table.lock();
-        let found = match table.take().filter(|table| table.read_after >= asked) {
-            Some(table) => table,
-            None => self.read()?,
+        let found = match table.take() {
+            Some(table) if table.read_after >= asked => table,
+            last => {
+                if let Some(last) = last {
+                    #[expect(clippy::disallowed_methods, reason = "bounds how often a thread of its own reads")]
+                    thread::sleep(last.next_after.saturating_duration_since(Instant::now()));
+                }
+                self.read()?
+            }
         };
         let found = table.insert(found);
         found.owners.get(found.inodes.get(&(source, target))?).copied()
@@ -58,7 +73,9 @@ impl SocketOwners {
         let mut processes = vec![(std::process::id(), LinkEnd::Clients)];
         processes.extend(self.members.lock().iter().map(|(pid, member)| (*pid, LinkEnd::Member(*member))));
         let sockets = processes.into_iter().flat_map(|(pid, end)| sockets_of(pid).into_iter().map(move |at| (at, end)));
-        Some(SocketTable { read_after, inodes, owners: sockets.collect() })
+        let owners = sockets.collect();
+        let pause = LONGEST_PAUSE.min(read_after.elapsed() * PAUSES);
+        Some(SocketTable { read_after, next_after: Instant::now() + pause, inodes, owners })
     }
 }
 

@@ -21,6 +21,7 @@ mod part_safety;
 mod preserved_batches;
 mod put_memory;
 mod shutdown;
+mod sql_plans;
 mod startup;
 mod tables;
 mod tickets;

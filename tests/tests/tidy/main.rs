@@ -55,7 +55,8 @@ fn crates_depend_only_on_allowed_crates() {
     for (member, allowed) in [
         ("common", &[][..]),
         ("coordinator", &["volley-common", "volley-linearizability"][..]),
-        ("node", &["volley-common"][..]),
+        ("sql", &["volley-common"][..]),
+        ("node", &["volley-common", "volley-sql"][..]),
         ("cli", &["volley-common", "volley-coordinator", "volley-node"][..]),
     ] {
         for dependency in depends_on(member) {

@@ -56,7 +56,7 @@ impl Project {
         let python = folder.join("bin/python");
         if !python.exists() {
             run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).map_err(|e| {
-                format!("the client tests need Python 3.9 or later with its venv module (Debian: python3-venv): {e}")
+                format!("the client tests need Python 3.11 or later with its venv module (Debian: python3-venv): {e}")
             })?;
         }
         let wanted = ["tests/python", "tests/deploy"].map(|folder| self.root.join(folder).join("requirements.txt"));

@@ -14,17 +14,7 @@ pub fn exposure_warnings(status: &Value) -> Vec<String> {
         return earlier_warning(status["insecure"] == true, is_open).map(String::from).into_iter().collect();
     };
     let exposures = Exposures { reported, is_open };
-    let kinds = [
-        ExposureKind::RemoteClients,
-        ExposureKind::Insecure,
-        ExposureKind::PlaintextClients,
-        ExposureKind::PlaintextHttp,
-        ExposureKind::PlaintextMembers,
-        ExposureKind::PublicMetrics,
-        ExposureKind::PublicReflection,
-        ExposureKind::ShareableTickets,
-    ];
-    let of_members = kinds.into_iter().filter_map(|kind| exposures.warning(kind));
+    let of_members = ExposureKind::ALL.into_iter().filter_map(|kind| exposures.warning(kind));
     of_members.chain(users_without_grants(&status["users_without_grants"])).collect()
 }
 

@@ -81,7 +81,7 @@ impl MethodCallers {
 use MethodCallers::{Coordinators, Members, Nodes};
 
 /// Every method of the peer ports, and who may call it. A method that is missing here is refused.
-const METHODS: [(&str, MethodCallers); 32] = [
+const METHODS: [(&str, MethodCallers); 34] = [
     ("/volley.raft.v1.Raft/Vote", Coordinators),
     ("/volley.raft.v1.Raft/Append", Coordinators),
     ("/volley.raft.v1.Raft/Snapshot", Coordinators),
@@ -98,6 +98,8 @@ const METHODS: [(&str, MethodCallers); 32] = [
     ("/volley.cluster.v1.Coordinator/AbortWrite", Nodes),
     ("/volley.cluster.v1.Coordinator/DeletableParts", Nodes),
     ("/volley.cluster.v1.Coordinator/PlanRead", Nodes),
+    ("/volley.cluster.v1.Coordinator/PlanTables", Nodes),
+    ("/volley.cluster.v1.Coordinator/ListTables", Nodes),
     ("/volley.cluster.v1.Coordinator/Login", Nodes),
     ("/volley.cluster.v1.Node/FetchPart", Nodes),
     ("/volley.cluster.v1.Node/CopyPart", Nodes),

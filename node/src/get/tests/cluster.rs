@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
@@ -69,6 +69,13 @@ impl TestNode {
     /// A node that decompresses for so many gets at once.
     pub async fn decompressing(max_gets: usize) -> Self {
         let config = NodeConfig { max_decompressing_gets: max_gets, ..without_coordinator() };
+        let serve = |node: Arc<NodeContext>, request| async move { serve_get(node.get.clone(), request).await };
+        TestNode::configured(config, NodeSecurity::open(), serve).await
+    }
+
+    /// A node that filters for so many gets at once.
+    pub async fn filtering(max_gets: usize) -> Self {
+        let config = NodeConfig { max_filtered_gets: max_gets, ..without_coordinator() };
         let serve = |node: Arc<NodeContext>, request| async move { serve_get(node.get.clone(), request).await };
         TestNode::configured(config, NodeSecurity::open(), serve).await
     }
@@ -266,6 +273,21 @@ pub fn batch(from: i64, rows: i64, words: &[&str]) -> RecordBatch {
         Arc::new(StringArray::from_iter(texts)),
     ];
     RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+/// Batches of 128 rows of 8 KiB each, numbered: they fill windows.
+pub fn large(batches: i64) -> Vec<RecordBatch> {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("filler", DataType::FixedSizeBinary(8192), false),
+    ]));
+    let batch = |at: i64| {
+        let ids: Vec<i64> = (at * 128..(at + 1) * 128).collect();
+        let filler = ids.iter().map(|id| vec![*id as u8; 8192]);
+        let filler = FixedSizeBinaryArray::try_from_iter(filler).unwrap();
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(ids)), Arc::new(filler)]).unwrap()
+    };
+    (0..batches).map(batch).collect()
 }
 
 /// A ticket for parts, each with its holders.

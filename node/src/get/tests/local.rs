@@ -1,10 +1,8 @@
 //! Parts on this node's disk: windows, files that are damaged while they are read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::AsArray;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use tonic::Code;
@@ -12,7 +10,7 @@ use volley_common::PartId;
 use volley_common::grpc::retry_after;
 use volley_common::wire::cluster::{Columns, Ticket};
 
-use super::cluster::{TestNode, introduce, ticket};
+use super::cluster::{TestNode, introduce, large, ticket};
 use super::{all_alike, ids, rows};
 use crate::get::local::{LocalPartReader, PAUSE};
 use crate::get::reader::TicketReader;
@@ -51,11 +49,11 @@ pub(super) fn copy_over(id: PartId, from: &TestNode, to: &TestNode) {
 }
 
 /// Damages a file while it is read.
-fn cut(file: &std::fs::File) {
+pub(super) fn cut(file: &std::fs::File) {
     file.set_len(0).unwrap();
 }
 
-fn flip(file: &std::fs::File) {
+pub(super) fn flip(file: &std::fs::File) {
     std::os::unix::fs::FileExt::write_all_at(file, &[0xee; 64], 700).unwrap();
 }
 
@@ -92,21 +90,6 @@ async fn file_changed_while_read_fails_over_to_another_holder() {
         assert!(!serving.context.store.holds(id) && serving.context.store.status().quarantined == 1);
         assert_eq!(rows(&serving.get(&ticket).await.unwrap()), rows(&all_alike()));
     }
-}
-
-/// Rows of 8 KiB each: batches that fill windows.
-fn large(batches: i64) -> Vec<RecordBatch> {
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("filler", DataType::FixedSizeBinary(8192), false),
-    ]));
-    let batch = |at: i64| {
-        let ids: Vec<i64> = (at * 128..(at + 1) * 128).collect();
-        let filler = ids.iter().map(|id| vec![*id as u8; 8192]);
-        let filler = FixedSizeBinaryArray::try_from_iter(filler).unwrap();
-        RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(ids)), Arc::new(filler)]).unwrap()
-    };
-    (0..batches).map(batch).collect()
 }
 
 /// Evicts a part from the page cache, if the file system allows that.

@@ -2,7 +2,10 @@
 
 pub mod cluster;
 mod decompress;
+mod filtered;
+mod filtered_types;
 mod local;
+mod part_scan;
 mod preserved;
 mod relayed;
 

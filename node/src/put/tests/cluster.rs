@@ -88,6 +88,12 @@ impl Coordinator for FakeCoordinator {
         state.assertions.push(assertion(request.metadata()));
         Ok(Response::new(PlanReadReply { ticket: state.planned_ticket.clone() }))
     }
+    async fn plan_tables(&self, _: Request<PlanTablesRequest>) -> Result<Response<PlanTablesReply>, Status> {
+        unimplemented()
+    }
+    async fn list_tables(&self, _: Request<ListTablesRequest>) -> Result<Response<ListTablesReply>, Status> {
+        unimplemented()
+    }
     async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginReply>, Status> {
         let (request, mut state) = (request.into_inner(), self.state.lock());
         state.logins.push(request.clone());

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::bench::{Bench, BenchTable, Contender, JobPlan};
-use crate::jobs::{ClientJob, FlightInfoJob, SmallCall, SmallCallsJob, TableSource};
+use crate::jobs::{ClientJob, FlightInfoJob, RowSource, SmallCall, SmallCallsJob};
 use crate::measure::median;
 use crate::report::{CaseReport, Goal};
 use crate::systems::SystemKind;
@@ -68,7 +68,7 @@ async fn callers(bench: &mut Bench, kinds: &[SystemKind], call: SmallCall, calls
 /// The parts are shards of a keyed table, one each, so that none is compacted with another.
 pub(super) async fn info(bench: &mut Bench) -> Result<(), String> {
     bench.keep_only(&[]).await?;
-    let source = TableSource::Floats { columns: 2, bytes: 16 * 400 * PARTS as u64 };
+    let source = RowSource::Floats { columns: 2, bytes: 16 * 400 * PARTS as u64 };
     let options = json!({"shard_by": ["c0"], "shards": PARTS});
     let new = BenchTable { name: "parts", source, batch_rows: 65_536, options };
     let mut contenders = Vec::new();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, BenchTable, CHUNK, Contender, JobPlan};
-use crate::jobs::{TableSource, TicketFetch};
+use crate::jobs::{RowSource, TicketFetch};
 use crate::report::{CaseReport, Goal};
 use crate::systems::SystemKind;
 
@@ -148,6 +148,6 @@ pub(super) async fn getters(
     Ok(contenders)
 }
 
-pub(super) fn about(source: &TableSource, how: &str) -> String {
+pub(super) fn about(source: &RowSource, how: &str) -> String {
     format!("64 float64 columns, {:.2} GB, {how}", source.bytes() as f64 / 1e9)
 }

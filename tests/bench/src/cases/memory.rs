@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::gets::{CHUNK_ROWS, about};
 use crate::bench::{Bench, BenchTable, Contender, JobPlan};
-use crate::jobs::TableSource;
+use crate::jobs::RowSource;
 use crate::report::{CaseReport, Goal};
 use crate::systems::SystemKind;
 
@@ -22,7 +22,7 @@ pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
     }
     let system = bench.system(SystemKind::Volley1).await;
     let each = (bench.flags.memory_gb * 1e9) as u64 / PUTS / 512 * 512;
-    let source = TableSource::Floats { columns: 64, bytes: each };
+    let source = RowSource::Floats { columns: 64, bytes: each };
     for put in 0..PUTS {
         let options = json!({"mode": if put == 0 { "create" } else { "append" }, "retention_s": RETENTION_S});
         let new = BenchTable { name: "large", source: source.clone(), batch_rows: CHUNK_ROWS, options };
@@ -34,7 +34,7 @@ pub(super) async fn memory(bench: &mut Bench) -> Result<(), String> {
             "the table has {endpoints} endpoints, too few for {STREAMS} streams: give a larger --memory-gb"
         ));
     }
-    let whole = TableSource::Floats { columns: 64, bytes: each * PUTS };
+    let whole = RowSource::Floats { columns: 64, bytes: each * PUTS };
     let plan = JobPlan::Endpoints { table: "large".into(), source: whole.clone(), streams: STREAMS, keep: false };
     let series = bench.rounds_of(&[Contender { label: "volley1".into(), system, plan }], 1).await?;
     let mut case = CaseReport::new("memory", about(&whole, "32 streams at once from one node, one run"), series);

@@ -5,14 +5,14 @@ use volley_common::options::MIN_RETENTION_S;
 
 use super::gets::{CHUNK_ROWS, ROWS_64K, about};
 use crate::bench::{Bench, Contender, JobPlan, with};
-use crate::jobs::TableSource;
+use crate::jobs::RowSource;
 use crate::report::{CaseReport, Goal};
 use crate::systems::SystemKind;
 
 /// The rows and options of a put.
 #[derive(Clone)]
 pub(super) struct PutCaseOptions {
-    pub(super) source: TableSource,
+    pub(super) source: RowSource,
     pub(super) batch_rows: u64,
     pub(super) streams: usize,
     pub(super) options: Value,

@@ -16,7 +16,7 @@ use tpchgen_arrow::LineItemArrow;
 use super::gets::{ROWS_64K, getters};
 use super::puts::{PutCaseOptions, putters};
 use crate::bench::{Bench, BenchTable, CHUNK};
-use crate::jobs::TableSource;
+use crate::jobs::RowSource;
 use crate::report::CaseReport;
 use crate::systems::SystemKind;
 
@@ -58,7 +58,7 @@ pub(super) async fn lz4(bench: &mut Bench) -> Result<(), String> {
 
 pub(super) async fn wide(bench: &mut Bench) -> Result<(), String> {
     let bytes = bench.reference(0.25).bytes() / (8 * COLUMNS as u64) * (8 * COLUMNS as u64);
-    let source = TableSource::Floats { columns: COLUMNS, bytes };
+    let source = RowSource::Floats { columns: COLUMNS, bytes };
     let batch_rows = CHUNK / (8 * COLUMNS as u64);
     let put_options = PutCaseOptions { source: source.clone(), batch_rows, streams: 1, options: json!({}) };
     let contenders = putters(bench, &put_options, &[SystemKind::Cpp, SystemKind::Naive, SystemKind::Volley1]).await?;
@@ -72,12 +72,12 @@ pub(super) async fn wide(bench: &mut Bench) -> Result<(), String> {
     Ok(())
 }
 
-fn about(how: &str, source: &TableSource) -> String {
+fn about(how: &str, source: &RowSource) -> String {
     format!("TPC-H lineitem, {} rows, {:.2} GB, {how}", source.rows(), source.bytes() as f64 / 1e9)
 }
 
 /// TPC-H lineitem of about half the size of the reference table, as a file; made once in a run.
-pub(super) fn generated(bench: &mut Bench) -> Result<TableSource, String> {
+pub(super) fn generated(bench: &mut Bench) -> Result<RowSource, String> {
     if let Some(made) = &bench.lineitem {
         return Ok(made.clone());
     }
@@ -87,7 +87,7 @@ pub(super) fn generated(bench: &mut Bench) -> Result<TableSource, String> {
     Ok(made)
 }
 
-fn generate(path: &Path, scale: f64) -> Result<TableSource, Box<dyn std::error::Error>> {
+fn generate(path: &Path, scale: f64) -> Result<RowSource, Box<dyn std::error::Error>> {
     let generator = LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)).with_batch_size(ROWS_64K as usize);
     let schema = plain_schema(&LineItemArrow::schema_ref());
     let mut writer = FileWriter::try_new(BufWriter::new(File::create(path)?), &schema)?;
@@ -101,7 +101,7 @@ fn generate(path: &Path, scale: f64) -> Result<TableSource, Box<dyn std::error::
         writer.write(&batch)?;
     }
     writer.finish()?;
-    Ok(TableSource::File { path: path.display().to_string(), rows, bytes })
+    Ok(RowSource::File { path: path.display().to_string(), rows, bytes })
 }
 
 /// The schema with strings that have offsets instead of views, as most programs write them.

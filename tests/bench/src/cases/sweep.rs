@@ -7,7 +7,7 @@ use super::gets::CHUNK_ROWS;
 use super::gets::ROWS_64K;
 use super::shapes::generated;
 use crate::bench::{Bench, BenchTable, Contender, JobPlan};
-use crate::jobs::{TableSource, TicketFetch};
+use crate::jobs::{RowSource, TicketFetch};
 use crate::report::CaseReport;
 use crate::systems::SystemKind;
 
@@ -23,7 +23,7 @@ pub(super) async fn sweep(bench: &mut Bench) -> Result<(), String> {
     bench.stop_all().await
 }
 
-async fn sweep_of(bench: &mut Bench, table: &str, source: TableSource, batch_rows: u64) -> Result<(), String> {
+async fn sweep_of(bench: &mut Bench, table: &str, source: RowSource, batch_rows: u64) -> Result<(), String> {
     bench.keep_only(&[]).await?;
     let places = bench.places(source.bytes() * SIZES.len() as u64 / 2)?;
     let Some((within, mark)) = places.last() else { return Ok(()) };

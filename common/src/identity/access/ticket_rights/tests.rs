@@ -4,7 +4,7 @@ use super::super::testing::{access, column_grant, directory, grant, name, princi
 use super::*;
 use crate::Code;
 use crate::identity::directory::Directory;
-use crate::wire::cluster::IdentitySnapshot;
+use crate::wire::cluster::{IdentitySnapshot, Query};
 
 /// A ticket that `access` has planned.
 fn planned(access: &Access, table: &str, shareable: bool) -> Ticket {
@@ -32,6 +32,31 @@ fn ticket_carries_its_planner_and_what_it_may_read() {
     assert_ne!(ticket.permitted_columns, 0);
     assert!(planned(&ann, "a/t", true).shareable);
     assert!(planned(&ann.for_client(None, true), "a/t", false).shareable);
+}
+
+#[test]
+fn columns_of_a_ticket_are_those_that_its_planner_may_see() {
+    let directory = directory(7, &[column_grant("user:ann", "a", &["x", "y"]), column_grant("user:bob", "a", &["z"])]);
+    let (ann, bob) = (access(&directory, "ann"), access(&directory, "bob"));
+    let ticket = planned(&ann, "a/t", true);
+    let of_ann = Some(BTreeSet::from(["x".to_string(), "y".to_string()]));
+    assert_eq!(ann.ticket_columns(&ticket).unwrap(), of_ann);
+    assert_eq!(bob.ticket_columns(&ticket).unwrap(), of_ann, "it is shareable");
+    assert_eq!(access(&directory, "eve").ticket_columns(&ticket).unwrap(), of_ann);
+    assert_eq!(Access::open().ticket_columns(&ticket).unwrap(), None);
+    assert_eq!(Access::anonymous().ticket_columns(&ticket).unwrap_err().code, Code::Unauthenticated);
+    let of_all = planned(&access(&reader(7, &["ann"]), "ann"), "a/t", false);
+    assert_eq!(ann.ticket_columns(&of_all).unwrap(), None);
+    assert_eq!(access(&reader(8, &["ann"]), "ann").ticket_columns(&ticket).unwrap(), None, "by now it may see all");
+}
+
+#[test]
+fn columns_of_a_ticket_that_have_changed_are_refused() {
+    let of = |epoch, columns: &[&str]| access(&directory(epoch, &[column_grant("user:ann", "a", columns)]), "ann");
+    let ticket = planned(&of(7, &["x"]), "a/t", false);
+    assert_eq!(of(8, &["y"]).ticket_columns(&ticket).unwrap_err().code, Code::PermissionDenied);
+    // This member lags.
+    assert_eq!(of(6, &["y"]).ticket_columns(&ticket).unwrap_err().code, Code::Unavailable);
 }
 
 #[test]
@@ -138,4 +163,24 @@ fn nobody_can_bind_a_ticket_that_others_redeem() {
     let ticket = planned(&Access::anonymous().for_client(None, true), "a/t", true);
     assert!(!ticket.shareable && ticket.permitted_columns != 0);
     assert_eq!(refusal(&access(&reader(3, &["ann"]), "ann"), &ticket).0, Code::PermissionDenied);
+}
+
+#[test]
+fn ticket_of_a_query_is_for_its_principal_alone() {
+    let directory = reader(3, &["ann", "bob"]);
+    let (ann, bob) = (access(&directory, "ann"), access(&directory, "bob"));
+    let mut ticket = Ticket { query: Some(Query::default()), ..Ticket::default() };
+    ann.clone().for_client(None, true).bind_ticket(&mut ticket, true);
+    assert_eq!((ticket.principal.as_str(), ticket.shareable, ticket.permitted_columns), ("ann", false, 0));
+    ann.check_ticket(&ticket).unwrap();
+    // The grants on its tables are checked when they are planned.
+    access(&reader(4, &["bob"]), "ann").check_ticket(&ticket).unwrap();
+    for other in [bob.clone(), bob.for_client(None, true)] {
+        let (code, message) = refusal(&other, &ticket);
+        assert_eq!(code, Code::PermissionDenied);
+        assert!(message.contains("a query") && !message.contains("shareable_tickets"), "{message}");
+    }
+    let shared = Ticket { shareable: true, ..ticket };
+    assert_eq!(refusal(&access(&directory, "bob"), &shared).0, Code::PermissionDenied);
+    assert_eq!(refusal(&Access::anonymous(), &shared).0, Code::Unauthenticated);
 }

@@ -130,7 +130,7 @@ fn every_coordinator_method_is_a_members_or_a_clients() {
     let methods = service.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
     let for_clients: Vec<&str> =
         methods.filter(|method| !is_member_method(&format!("/volley.cluster.v1.Coordinator/{method}"))).collect();
-    assert_eq!(for_clients, ["BeginWrite", "PlanRead"]);
+    assert_eq!(for_clients, ["BeginWrite", "PlanRead", "PlanTables", "ListTables"]);
     assert!(is_member_method("/volley.cluster.v1.Node/FetchPart") && !is_member_method(GET));
     assert!(!is_member_method("/volley.cluster.v1.Coordinator/LoginX") && !is_member_method("/volley.raft.v1.RaftX/A"));
 }

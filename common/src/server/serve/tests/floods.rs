@@ -115,7 +115,10 @@ async fn assert_serves(server: &TestServer) {
 
 /// Floods a server while another client calls it.
 async fn flooded(frames: Vec<u8>) -> FloodEnd {
-    let server = refusing().await;
+    flooded_at(refusing().await, frames).await
+}
+
+async fn flooded_at(server: TestServer, frames: Vec<u8>) -> FloodEnd {
     let flooding = tokio::spawn(flood(server.addr.clone(), frames));
     while !flooding.is_finished() {
         assert_serves(&server).await;
@@ -129,10 +132,23 @@ fn assert_calmed(end: FloodEnd) {
     assert!(matches!(end, FloodEnd::Closed(None | Some(ENHANCE_YOUR_CALM))), "{end:?}");
 }
 
+/// Calls of which each is reset at once.
+fn given_up_calls(count: u32) -> Vec<u8> {
+    let call = |at: u32| [frame(HEADERS, END_HEADERS | END_STREAM, 2 * at + 1, &do_get()), reset(2 * at + 1)].concat();
+    (0..count).flat_map(call).collect()
+}
+
 #[tokio::test]
 async fn rapid_reset_ends_the_connection() {
-    let call = |at: u32| [frame(HEADERS, END_HEADERS | END_STREAM, 2 * at + 1, &do_get()), reset(2 * at + 1)].concat();
-    assert_calmed(flooded((0..10_000).flat_map(call).collect()).await);
+    let limits = ServerLimits { streams: 20, ..ServerLimits::default() };
+    let server = TestServer::with_limits(limits, |_| async { grpc_error(Error::not_found("x")) }).await;
+    assert_calmed(flooded_at(server, given_up_calls(10_000)).await);
+}
+
+/// As after a pause of the server, which reads them at once.
+#[tokio::test]
+async fn many_calls_that_were_given_up_do_not_end_the_connection() {
+    assert_eq!(flooded(given_up_calls(1_000)).await, FloodEnd::Answered);
 }
 
 #[tokio::test]

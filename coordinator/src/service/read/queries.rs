@@ -1,0 +1,95 @@
+//! Plans of whole tables for a node that runs a query over them.
+
+use prost::Message;
+use volley_common::identity::Access;
+use volley_common::options::Options;
+use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::cluster::{PlannedTable, TableVersion};
+use volley_common::{Error, Result, TableName};
+
+use super::{ReadService, ResolvedRead};
+use crate::raft::CatalogView;
+use crate::service::live_nodes::wait_for_live_nodes;
+
+/// Maximum number of tables of a query: all are planned while the catalog is locked.
+const MAX_TABLES: usize = 128;
+
+/// A table that a query reads, and the version; `None`: the newest.
+pub type QueriedTable = (TableName, Option<u64>);
+
+/// The tables of a request.
+///
+/// # Errors
+/// INVALID_ARGUMENT: an invalid name, or too many tables.
+pub fn queried_tables(tables: &[TableVersion]) -> Result<Vec<QueriedTable>> {
+    if tables.len() > MAX_TABLES {
+        return Err(Error::invalid(format!(
+            "the query has {} tables, more than the limit of {MAX_TABLES}: split it into several",
+            tables.len()
+        )));
+    }
+    let table = |table: &TableVersion| Ok((TableName::from_components(&table.table)?, table.version));
+    tables.iter().map(table).collect()
+}
+
+impl ReadService {
+    /// Plans reads of whole tables by one linearizable read, in this order: of all columns that the principal may see. Whether it
+    /// may read the tables is checked before. The plans are for members: their tickets have the whole schema of the table.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no such table or version. UNAVAILABLE: a shard without a live holder, or no leader. RESOURCE_EXHAUSTED: the plans
+    /// do not fit into a message.
+    pub async fn plan_tables(&self, access: &Access, tables: &[QueriedTable]) -> Result<Vec<PlannedTable>> {
+        let listener = self.listeners.default_name();
+        let options = |(_, version): &QueriedTable| Options { version: *version, ..Options::default() };
+        let requests: Vec<(&TableName, Options)> = tables.iter().map(|table| (&table.0, options(table))).collect();
+        let plan = |catalog: CatalogView| {
+            let resolve =
+                |(name, options): &(&TableName, Options)| self.resolve_read(&catalog, name, options, |_| 1, &listener);
+            requests.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
+        };
+        wait_for_live_nodes(&self.raft).await;
+        let targets = self.raft.read_with(plan).await??;
+        let mut planned = Vec::with_capacity(targets.len());
+        for target in targets {
+            planned.push(self.plan_table(access, target).await?);
+        }
+        let bytes: usize = planned.iter().map(Message::encoded_len).sum();
+        // Each has a tag and a length in the reply.
+        if bytes + 16 * planned.len() > MAX_PEER_MESSAGE {
+            return Err(Error::exhausted(format!(
+                "the plans of the query's {} tables have {bytes} bytes, more than the limit of {MAX_PEER_MESSAGE}: they have too many parts; put the tables again in larger batches",
+                planned.len()
+            )));
+        }
+        Ok(planned)
+    }
+
+    async fn plan_table(&self, access: &Access, target: ResolvedRead) -> Result<PlannedTable> {
+        let visible = target.select_columns(access, &Options::default()).await?;
+        let in_ticket = match visible.in_ticket(target.version_plan.has_parts()) {
+            // The columns are indexes in it.
+            (schema, columns) if schema.is_empty() => (target.layout.schema.clone(), columns),
+            with_schema => with_schema,
+        };
+        let suffix = target.version_plan.endpoints.first().map_or(&[][..], |endpoint| &endpoint.ticket_suffix);
+        let ticket = self.signer(access, &target, in_ticket, &Options::default()).ticket(suffix);
+        let spec = target.layout.spec.unwrap_or_default();
+        let permitted = access.permitted_columns(&target.table);
+        let is_whole = permitted.is_none();
+        // By some of its key columns a table is not partitioned.
+        let shows_keys = permitted.is_none_or(|permitted| spec.shard_by.iter().all(|key| permitted.contains(key)));
+        Ok(PlannedTable {
+            ticket: ticket.into(),
+            rows: target.version_plan.rows,
+            // Hidden columns have a size, too.
+            bytes: if is_whole { target.version_plan.bytes } else { 0 },
+            shard_by: if shows_keys { spec.shard_by } else { Vec::new() },
+            shards: spec.shards,
+            visible_schema: visible.schema,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The tables of one caller, as the query engine reads them: planned by coordinators, read by [`PartScanner`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use volley_common::ipc::schema::parse_schema;
+use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
+use volley_common::{Error, Result, TableName, clock};
+use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
+use volley_sql::statement::TableAt;
+
+use super::caller::SqlCaller;
+use crate::get::part_scan::PartScanner;
+
+/// Batches of a scan that are read ahead of the engine.
+const READ_AHEAD: usize = 2;
+
+/// The tables of one caller, for one statement.
+pub struct NodeSource {
+    caller: SqlCaller,
+    /// Where connections and disks are waited for: the threads of the node, not those of the engine.
+    io: Handle,
+    /// The versions at which tables are read that the statement names without one.
+    pinned: HashMap<TableName, u64>,
+    planned: Mutex<PlannedVersions>,
+}
+
+/// What was planned.
+#[derive(Default)]
+struct PlannedVersions {
+    /// The versions of the tables that the statement names without one.
+    newest: HashMap<TableName, u64>,
+    /// When the first of the tickets expires, milliseconds since 1970.
+    expires_ms: Option<u64>,
+}
+
+impl NodeSource {
+    /// The tables that `caller` may see. Tables of `pinned` are read at these versions if the statement names none. Call it on a
+    /// thread of the node.
+    pub fn new(caller: SqlCaller, pinned: HashMap<TableName, u64>) -> Arc<Self> {
+        Arc::new(NodeSource { caller, io: Handle::current(), pinned, planned: Mutex::default() })
+    }
+
+    /// The versions of these tables, all of which were planned.
+    pub fn versions(&self, tables: &[TableAt]) -> Vec<TableVersion> {
+        let planned = self.planned.lock();
+        let version = |table: &TableAt| table.version.or_else(|| planned.newest.get(&table.name).copied());
+        let pinned =
+            |table: &TableAt| TableVersion { table: table.name.components().to_vec(), version: version(table) };
+        tables.iter().map(pinned).collect()
+    }
+
+    /// When the first of the planned tickets expires, milliseconds since 1970; `None`: no table was planned.
+    pub fn expires_ms(&self) -> Option<u64> {
+        self.planned.lock().expires_ms
+    }
+
+    fn note(&self, table: &TableAt, planned: &PlannedTable) {
+        let mut versions = self.planned.lock();
+        if table.version.is_none() {
+            versions.newest.insert(table.name.clone(), planned.version);
+        }
+        let expires_ms = planned.ticket.expires_ms;
+        versions.expires_ms = Some(versions.expires_ms.map_or(expires_ms, |first| first.min(expires_ms)));
+    }
+
+    fn read_plan(&self, table: &TableAt, planned: &cluster::PlannedTable) -> Result<PlannedTable> {
+        let key = self.caller.context.get.cluster.ticket_key()?;
+        let ticket = key.verify(&planned.ticket, clock::now_ms())?;
+        let planned = PlannedTable {
+            name: table.name.clone(),
+            version: ticket.version,
+            schema: parse_schema(&planned.visible_schema)?,
+            parts: ticket.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
+            rows: planned.rows,
+            bytes: planned.bytes,
+            ticket: Arc::new(ticket),
+        };
+        self.note(table, &planned);
+        Ok(planned)
+    }
+
+    /// Runs `call` on the threads of the node.
+    async fn on_node<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let ended = AbortOnDropHandle::new(self.io.spawn(call)).await;
+        ended.unwrap_or_else(|e| Err(Error::internal(format!("a call to a coordinator failed: {e}"))))
+    }
+}
+
+impl fmt::Debug for NodeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeSource").field("caller", &self.caller.access).finish_non_exhaustive()
+    }
+}
+
+#[tonic::async_trait]
+impl TableSource for NodeSource {
+    async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>> {
+        let version = |table: &TableAt| TableVersion {
+            table: table.name.components().to_vec(),
+            version: table.version.or_else(|| self.pinned.get(&table.name).copied()),
+        };
+        let request = PlanTablesRequest { tables: tables.iter().map(version).collect() };
+        let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
+        let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
+        if reply.tables.len() != tables.len() {
+            let (planned, wanted) = (reply.tables.len(), tables.len());
+            return Err(Error::internal(format!("a coordinator planned {planned} of {wanted} tables")));
+        }
+        tables.iter().zip(&reply.tables).map(|(table, planned)| self.read_plan(table, planned)).collect()
+    }
+
+    async fn list(&self) -> Result<Vec<ListedTable>> {
+        let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
+        let reply = self.on_node(async move { coordinators.list_tables(&caller).await }).await?;
+        reply.tables.into_iter().map(listed).collect()
+    }
+
+    fn scan(&self, scan: PartScan) -> BoxStream<'static, Result<RecordBatch>> {
+        let scanner = PartScanner::new(self.caller.context.get.clone(), self.caller.asserted.clone());
+        let PartScan { table, parts, columns, filter, limit } = scan;
+        let (ticket, schema) = (table.ticket.clone(), table.schema.clone());
+        let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
+        read_on(self.io.clone(), rows)
+    }
+}
+
+fn listed(table: cluster::TableSummary) -> Result<ListedTable> {
+    let cluster::TableSummary { table, schema, rows, bytes, version } = table;
+    let name = TableName::from_components(&table)?;
+    Ok(ListedTable { name, schema: parse_schema(&schema)?, rows, bytes, version })
+}
+
+/// The same items, read by a task of `io`. The task starts with the first poll, and ends when the stream is dropped.
+fn read_on<T: Send + 'static>(io: Handle, rows: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
+    let start = async move {
+        let (send, receive) = mpsc::channel(READ_AHEAD);
+        let task = AbortOnDropHandle::new(io.spawn(async move {
+            let mut rows = rows;
+            while let Some(item) = rows.next().await {
+                if send.send(item).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
+            if let Some(item) = receive.recv().await {
+                return Some((item, (receive, task)));
+            }
+            // Rows that are missing because the task panicked must not look like the end.
+            match task.take()?.await {
+                Ok(()) => None,
+                Err(e) => Some((Err(Error::internal(format!("reading a table failed: {e}"))), (receive, None))),
+            }
+        })
+    };
+    stream::once(start).flatten().boxed()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures::TryStreamExt;
+    use tokio::runtime::Runtime;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_read_by_the_other_runtime_and_a_panic_is_an_error() {
+        let node = Runtime::new().unwrap();
+        let engine = Runtime::new().unwrap();
+        let thread = || std::thread::current().id();
+        let sound = stream::iter(0..100).map(move |_| Ok(thread())).boxed();
+        let read = engine.block_on(read_on(node.handle().clone(), sound).try_collect::<Vec<_>>()).unwrap();
+        assert!(read.len() == 100 && !read.contains(&thread()));
+        let broken = stream::iter(0..100).map(|n| if n < 3 { Ok(n) } else { panic!("a fault") }).boxed();
+        let mut read = read_on(node.handle().clone(), broken);
+        let items = engine.block_on(async {
+            let mut items = Vec::new();
+            while let Some(item) = read.next().await {
+                items.push(item);
+            }
+            items
+        });
+        assert!(items.len() == 4 && items[3].is_err(), "{items:?}");
+    }
+}

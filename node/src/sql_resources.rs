@@ -1,0 +1,122 @@
+//! What all queries of a node share: the engine with its memory and its places, and the threads that run it.
+//!
+//! Operators of queries occupy a thread for long. They have threads of their own, with a lower priority than those of gets and puts,
+//! so that neither waits for them. Nothing of this exists before the node's first query.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::OnceCell;
+use tokio_util::task::AbortOnDropHandle;
+use volley_common::{Error, Result};
+use volley_sql::engine::{EngineConfig, SqlEngine};
+
+use crate::config::NodeConfig;
+use crate::storage::{PartStore, available_memory};
+
+/// By how much the threads of queries give way to others, see nice(2).
+const NICENESS: i32 = 5;
+/// Rows of a batch between operators.
+const BATCH_ROWS: usize = 8192;
+/// Which part of the memory that the process may use is for queries, unless the configuration says how much.
+const MEMORY_SHARE: u64 = 4;
+
+/// The engine of a node, which starts with its first query.
+pub struct SqlResources {
+    config: Arc<NodeConfig>,
+    store: PartStore,
+    runtime: OnceCell<Arc<QueryRuntime>>,
+}
+
+/// The engine and its threads.
+pub struct QueryRuntime {
+    /// The engine. Its futures and streams must be polled by these threads only: [`QueryRuntime::spawn`].
+    pub engine: SqlEngine,
+    /// `None` once it is being dropped.
+    threads: Option<Runtime>,
+}
+
+impl SqlResources {
+    /// As configured; nothing is started.
+    pub fn new(config: Arc<NodeConfig>, store: PartStore) -> Self {
+        SqlResources { config, store, runtime: OnceCell::new() }
+    }
+
+    /// The engine, which is started if it does not run yet.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: the system refuses threads or the folder for what does not fit into memory. Those of [`SqlEngine::new`]. The
+    /// next call tries again.
+    pub async fn runtime(&self) -> Result<Arc<QueryRuntime>> {
+        let start = || async {
+            let (config, store) = (self.config.clone(), self.store.clone());
+            let started = tokio::task::spawn_blocking(move || QueryRuntime::start(&config, &store)).await;
+            started.unwrap_or_else(|e| Err(Error::internal(format!("starting the query engine: {e}")))).map(Arc::new)
+        };
+        self.runtime.get_or_try_init(start).await.cloned()
+    }
+}
+
+impl QueryRuntime {
+    fn start(config: &NodeConfig, store: &PartStore) -> Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let engine = SqlEngine::new(engine_config(config, store, processors)?)?;
+        let threads = Builder::new_multi_thread()
+            .worker_threads(processors)
+            .thread_name("sql")
+            .enable_all()
+            // A priority that stays as it was is no fault.
+            .on_thread_start(|| {
+                let _ = rustix::process::nice(NICENESS);
+            })
+            .build()
+            .map_err(|e| Error::unavailable(format!("the system refuses threads for queries ({e}): try again")))?;
+        Ok(QueryRuntime { engine, threads: Some(threads) })
+    }
+
+    /// Runs `task` on the threads of queries. Dropping what is returned ends it at its next pause.
+    ///
+    /// # Errors
+    /// INTERNAL: it panicked, or the node stops.
+    pub fn spawn<T, F>(&self, task: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let handle = self.threads.as_ref().map(|threads| AbortOnDropHandle::new(threads.spawn(task)));
+        async move {
+            match handle {
+                Some(handle) => handle.await.unwrap_or_else(|e| Err(Error::internal(format!("the query failed: {e}")))),
+                None => Err(Error::unavailable("this node stops: try another one")),
+            }
+        }
+    }
+}
+
+impl Drop for QueryRuntime {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            // Without waiting: the last user may be a task.
+            threads.shutdown_background();
+        }
+    }
+}
+
+fn engine_config(config: &NodeConfig, store: &PartStore, processors: usize) -> Result<EngineConfig> {
+    let memory_bytes = match config.sql_memory_bytes {
+        0 => available_memory() / MEMORY_SHARE,
+        bytes => bytes,
+    };
+    Ok(EngineConfig {
+        memory_bytes,
+        spill_dir: store.create_spill_folder()?,
+        spill_bytes: config.sql_spill_bytes,
+        max_queries: config.max_concurrent_queries,
+        max_queries_per_principal: config.max_queries_of_principal(),
+        partitions: if config.sql_partitions == 0 { processors } else { config.sql_partitions },
+        timeout: Duration::from_secs(config.statement_timeout_s),
+        batch_rows: BATCH_ROWS,
+    })
+}

@@ -1,0 +1,143 @@
+//! One version of a table as DataFusion sees it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, internal_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr_rewriter::unnormalize_col;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExecBuilder;
+
+use super::bounded_functions;
+use super::part_scan::PartScanExec;
+use crate::predicate::Predicate;
+use crate::source::{PlannedTable, TableSource};
+
+/// One version of a table.
+#[derive(Debug)]
+pub(super) struct PartTable {
+    source: Arc<dyn TableSource>,
+    table: Arc<PlannedTable>,
+    partitions: usize,
+}
+
+/// A table that no name of the statement means: only its columns are known, for `information_schema`.
+#[derive(Debug)]
+pub(super) struct UnreadTable {
+    pub(super) schema: SchemaRef,
+}
+
+impl PartTable {
+    /// Reads in at most `partitions` groups of parts at once.
+    pub(super) fn new(source: Arc<dyn TableSource>, table: Arc<PlannedTable>, partitions: usize) -> Self {
+        PartTable { source, table, partitions }
+    }
+
+    /// The filter for the holders of the parts, if these evaluate it exactly as the engine does.
+    fn predicate(&self, filter: &Expr) -> Option<Predicate> {
+        // Filters have functions whose results are bounded anyway.
+        let filter = bounded_functions::unbounded(unnormalize_col(filter.clone())).ok()?;
+        Predicate::from_expr(&filter, &self.table.schema)
+    }
+
+    /// The filters for the holders as one, and those that the engine has to evaluate. Each filter alone was accepted before,
+    /// but all of them together may exceed what a predicate may have.
+    fn split<'a>(&self, filters: &'a [Expr]) -> (Option<Predicate>, Vec<&'a Expr>) {
+        let whole = conjunction(filters.iter().cloned());
+        let Some(whole) = whole else { return (None, Vec::new()) };
+        if let Some(predicate) = self.predicate(&whole) {
+            return (Some(predicate), Vec::new());
+        }
+        let (mut pushed, mut rest) = (None, Vec::new());
+        let mut accepted: Option<Expr> = None;
+        for filter in filters {
+            let longer = conjunction(accepted.iter().chain([filter]).cloned());
+            match longer.as_ref().and_then(|longer| self.predicate(longer)) {
+                Some(predicate) => (pushed, accepted) = (Some(predicate), longer),
+                None => rest.push(filter),
+            }
+        }
+        (pushed, rest)
+    }
+
+    fn exec(
+        &self,
+        columns: Vec<usize>,
+        filter: Option<Predicate>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (source, table) = (self.source.clone(), self.table.clone());
+        Ok(Arc::new(PartScanExec::try_new(source, table, self.partitions, columns, filter, limit)?))
+    }
+}
+
+#[async_trait]
+impl TableProvider for PartTable {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match self.predicate(filter) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = projection.cloned().unwrap_or_else(|| (0..self.table.schema.fields().len()).collect());
+        let (pushed, rest) = self.split(filters);
+        let Some(rest) = conjunction(rest.into_iter().cloned()) else { return self.exec(columns, pushed, limit) };
+        let rest = unnormalize_col(rest);
+        // The limit counts rows that all filters select, and the rest of the filters may read columns that are not sent.
+        let wanted = columns.len();
+        let mut read = columns;
+        for column in rest.column_refs() {
+            let at = self.table.schema.index_of(&column.name)?;
+            if !read.contains(&at) {
+                read.push(at);
+            }
+        }
+        let scan = self.exec(read, pushed, None)?;
+        let filter = state.create_physical_expr(rest, &DFSchema::try_from(scan.schema())?)?;
+        let filtered = FilterExecBuilder::new(filter, scan).apply_projection(Some((0..wanted).collect()))?.build()?;
+        Ok(Arc::new(filtered))
+    }
+}
+
+#[async_trait]
+impl TableProvider for UnreadTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        internal_err!("a table is read that was not planned")
+    }
+}

@@ -1,0 +1,163 @@
+//! The rows of a running query.
+//!
+//! A task of its own drives the query, so that its time limit frees its memory even when nobody takes the rows. The stream says
+//! that the query ended only when the task has said so: rows are never cut off silently.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+use volley_common::{Error, Result};
+
+use super::admission::QueryPermit;
+use super::relabel::Relabel;
+use crate::fault::from_datafusion;
+
+/// Batches that wait for the receiver of the rows.
+const QUEUED_BATCHES: usize = 2;
+
+/// A batch; none is the end of the rows.
+type Delivery = Result<Option<RecordBatch>>;
+
+/// The rows of a running query. Dropping it cancels the query. It can be polled anywhere; the query runs on the runtime where it
+/// was started.
+pub struct QueryStream {
+    schema: SchemaRef,
+    deliveries: mpsc::Receiver<Delivery>,
+    has_ended: bool,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// When a query has to have ended, and the limit that says so.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    pub(super) limit: Duration,
+}
+
+impl Deadline {
+    /// `None` if there is no limit.
+    pub(super) fn after(limit: Duration) -> Option<Self> {
+        // One that is too far off for the clock is none.
+        let at = Instant::now().checked_add(limit)?;
+        (!limit.is_zero()).then_some(Deadline { at, limit })
+    }
+
+    /// The result of `work`.
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED: `work` did not end in time, and is dropped.
+    pub(super) async fn limit<T>(deadline: Option<Self>, work: impl Future<Output = T>) -> Result<T> {
+        match deadline {
+            None => Ok(work.await),
+            Some(deadline) => timeout_at(deadline.at, work).await.map_err(|_| deadline.exceeded()),
+        }
+    }
+
+    fn exceeded(&self) -> Error {
+        Error::deadline(format!(
+            "the query took longer than {} s, which is the limit (`statement_timeout_s`): select fewer rows, or ask the operator for a higher limit",
+            self.limit.as_secs_f64()
+        ))
+    }
+}
+
+/// The result of `work`, or INTERNAL if it panics.
+pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T> {
+    FutureExt::catch_unwind(AssertUnwindSafe(work)).await.map_err(|_| {
+        Error::internal("the SQL engine failed for this statement: the log of the node says where, please report it")
+    })
+}
+
+impl QueryStream {
+    /// Starts to deliver `rows`, as `relabel` says, with `schema`. `permit` is kept until the query ends.
+    pub(super) fn start(
+        rows: SendableRecordBatchStream,
+        schema: SchemaRef,
+        relabel: Relabel,
+        deadline: Option<Deadline>,
+        permit: QueryPermit,
+    ) -> Self {
+        let (sender, deliveries) = mpsc::channel(QUEUED_BATCHES);
+        let driver = tokio::spawn(async move {
+            let work = deliver(rows, relabel, sender.clone(), permit);
+            if let Err(exceeded) = Deadline::limit(deadline, work).await {
+                // The rows and the permit are dropped already; nobody has to take the error.
+                let _ = sender.send(Err(exceeded)).await;
+            }
+        });
+        QueryStream { schema, deliveries, has_ended: false, _driver: AbortOnDropHandle::new(driver) }
+    }
+
+    /// The schema of all batches.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
+/// Delivers all rows and then the end, or an error.
+async fn deliver(
+    mut rows: SendableRecordBatchStream,
+    relabel: Relabel,
+    sender: mpsc::Sender<Delivery>,
+    permit: QueryPermit,
+) {
+    let last = loop {
+        let batch = match catch_panic(rows.next()).await {
+            Ok(Some(Ok(batch))) => batch,
+            Ok(Some(Err(error))) => break Err(from_datafusion(error)),
+            Ok(None) => break Ok(None),
+            Err(panic) => break Err(panic),
+        };
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        match relabel.apply(&batch) {
+            Ok(batch) => {
+                if sender.send(Ok(Some(batch))).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    // Memory and place are free before somebody takes the last rows.
+    drop(rows);
+    drop(permit);
+    // Nobody has to take the end.
+    let _ = sender.send(last).await;
+}
+
+impl Stream for QueryStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let delivery = ready!(self.deliveries.poll_recv(context));
+        let item = match delivery {
+            Some(Ok(Some(batch))) => return Poll::Ready(Some(Ok(batch))),
+            Some(Ok(None)) => None,
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Err(Error::unavailable("the node stops and ended the query: ask another node"))),
+        };
+        self.has_ended = true;
+        Poll::Ready(item)
+    }
+}
+
+impl fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}

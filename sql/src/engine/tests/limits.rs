@@ -1,0 +1,142 @@
+//! Memory, number of queries, time, and queries that nobody reads any more.
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use futures::StreamExt;
+use volley_common::Code;
+
+use super::memory_source::{ScanEnd, order_schema, orders};
+use super::*;
+
+/// Rows of the table `big`: about 16 MiB.
+const BIG_ROWS: usize = 200_000;
+
+/// A table with the columns `key` and `text`, both unique and in no order.
+fn big() -> MemoryTable {
+    let fields = vec![Field::new("key", DataType::Int64, false), Field::new("text", DataType::Utf8, false)];
+    let schema = Arc::new(Schema::new(fields));
+    let batch = |part: usize| {
+        let keys = (part..BIG_ROWS).step_by(100).map(|row| (row * 7919 % BIG_ROWS) as i64);
+        let texts: StringArray = keys.clone().map(|key| Some(format!("{key:064}"))).collect();
+        let columns: Vec<ArrayRef> = vec![Arc::new(keys.collect::<Int64Array>()), Arc::new(texts)];
+        RecordBatch::try_new(schema.clone(), columns).unwrap()
+    };
+    let parts = (0..4).map(|part| (0..25).map(|at| batch(part * 25 + at)).collect()).collect();
+    MemoryTable::new("big", 1, schema.clone(), parts)
+}
+
+fn with_memory(memory_bytes: u64) -> EngineRig {
+    EngineRig::with(EngineConfig { memory_bytes, ..config() }, vec![big()])
+}
+
+/// Ends when no operator holds memory; those of tasks that were aborted drop it a little later.
+async fn all_memory_freed(rig: &EngineRig) {
+    while rig.engine.template.runtime_env().memory_pool.reserved() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn endless(end: ScanEnd, config: EngineConfig) -> EngineRig {
+    let parts = vec![vec![orders(&[(1, Some("a"), Some(1))])]; 4];
+    let mut tables = order_tables();
+    tables.push(MemoryTable::new("endless", 1, order_schema(), parts).ending(end));
+    EngineRig::with(config, tables)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sort_beyond_memory_gives_all_rows_in_order() {
+    // Sorting takes twice the bytes of the rows, without spilling.
+    let rig = with_memory(20 << 20);
+    let result = rig.batches("SELECT key, text FROM big ORDER BY text", &["big"]).await;
+    let batches = result.unwrap_or_else(|error| panic!("{error}"));
+    let keys: Vec<i64> =
+        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    assert_eq!(keys, (0..BIG_ROWS as i64).collect::<Vec<_>>());
+    all_memory_freed(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_without_memory_end_right_or_with_an_error() {
+    for memory in [1 << 10, 1 << 20, 4 << 20] {
+        let rig = with_memory(memory);
+        let groups = "SELECT count(*) FROM (SELECT text, sum(key) FROM big GROUP BY text)";
+        let sort = "SELECT count(*) FROM (SELECT text FROM big ORDER BY text LIMIT 150000)";
+        for (sql, rows) in [(groups, BIG_ROWS), (sort, 150_000)] {
+            match rig.batches(sql, &["big"]).await {
+                Ok(batches) => assert_eq!(text(&batches), [rows.to_string()], "{sql} with {memory}"),
+                Err(error) => assert_eq!(error.code, Code::ResourceExhausted, "{sql} with {memory}: {error}"),
+            }
+        }
+        all_memory_freed(&rig).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn join_that_cannot_spill_is_refused() {
+    let rig = with_memory(64 << 10);
+    let error = rig.error("SELECT count(*) FROM big a JOIN big b ON a.text = b.text", &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+    assert_eq!(rig.rows("SELECT key FROM big WHERE key = 5", &["big"]).await, ["5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_query_drops_its_scans() {
+    let rig = endless(ScanEnd::Repeats, config());
+    for sql in ["SELECT * FROM endless", "SELECT customer, count(*) FROM endless GROUP BY customer"] {
+        let mut stream = rig.start(sql, &["endless"]).await.unwrap();
+        let mut open = rig.source.open.subscribe();
+        if !sql.contains("GROUP") {
+            stream.next().await.unwrap().unwrap();
+        }
+        open.wait_for(|open| *open > 0).await.unwrap();
+        drop(stream);
+        rig.source.all_dropped().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_query_drops_its_other_scans() {
+    let failing = Error::unavailable("the holder is gone");
+    let rig = endless(ScanEnd::Fails(failing.clone()), config());
+    let error = rig.error("SELECT * FROM endless", &["endless"]).await;
+    assert_eq!(error, failing);
+    rig.source.all_dropped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn query_ends_at_its_time_limit() {
+    let rig = endless(ScanEnd::Hangs, EngineConfig { timeout: Duration::from_millis(300), ..config() });
+    let error = rig.error("SELECT sum(amount) FROM endless", &["endless"]).await;
+    assert_eq!(error.code, Code::DeadlineExceeded);
+    assert!(error.message.contains("statement_timeout_s"), "{error}");
+    rig.source.all_dropped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_limit_ends_a_query_that_nobody_reads() {
+    let rig = endless(ScanEnd::Repeats, EngineConfig { timeout: Duration::from_secs(2), ..config() });
+    let stream = rig.start("SELECT * FROM endless", &["endless"]).await.unwrap();
+    while rig.engine.admission.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    rig.source.all_dropped().await;
+    let error = stream.try_collect::<Vec<_>>().await.unwrap_err();
+    assert_eq!(error.code, Code::DeadlineExceeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_beyond_the_limit_are_refused_until_one_ends() {
+    let rig = endless(ScanEnd::Hangs, EngineConfig { max_queries_per_principal: 1, ..config() });
+    let stream = rig.start("SELECT * FROM endless", &["endless"]).await.unwrap();
+    let refused = rig.start("SELECT * FROM orders", &["orders"]).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    let query = rig.prepare("SELECT count(id) FROM orders", &["orders"]).await.unwrap();
+    let other = rig.engine.run(query, CallerKey::Principal("bob".into())).await.unwrap();
+    assert_eq!(text(&other.try_collect::<Vec<_>>().await.unwrap()), ["5"]);
+    drop(stream);
+    while rig.engine.admission.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.rows("SELECT count(id) FROM orders", &["orders"]).await, ["5"]);
+}

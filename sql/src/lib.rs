@@ -1,0 +1,22 @@
+//! SQL over Volley's tables: statements, the filter language of reads, the engine that runs queries, and the messages of Flight SQL.
+//!
+//! Nothing here knows how a node reads or writes: [`source::TableSource`] is what the engine needs of one.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`names`] | tables as SQL names them: catalog, schema, table |
+//! | [`statement`] | the text of a statement, parsed and classified: what becomes an ordinary read, what the engine runs, what is refused |
+//! | [`predicate`] | the filter of a read: parsed, checked, evaluated on batches |
+//! | [`source`] | what the engine needs of a node |
+//! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
+//! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
+//! | [`fault`] | errors of DataFusion as errors of Volley |
+#![forbid(unsafe_code)]
+
+pub mod engine;
+pub mod fault;
+pub mod flight_sql;
+pub mod names;
+pub mod predicate;
+pub mod source;
+pub mod statement;

@@ -1,0 +1,118 @@
+//! The filter of a read: an expression in SQL that is true, false or null for each row. Rows for which it is true are kept.
+//!
+//! A [`Predicate`] is parsed and checked against the columns that the caller may see, so a hidden column does not exist for
+//! it. It calls only functions whose result depends on their arguments alone: every node finds the same rows. A [`RowFilter`]
+//! is a predicate compiled for batches of certain columns.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `limits` | how long and how deep SQL text can be |
+//! | `functions` | what filters can call |
+//! | `expression` | from text to an expression with types, in its simplest form |
+//! | `row_filter` | evaluation on batches |
+//! | `unparse` | predicates of the engine's expressions |
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::Expr;
+use volley_common::{Error, Result};
+
+use expression::VisibleColumns;
+
+mod expression;
+pub(crate) mod functions;
+pub(crate) mod limits;
+mod row_filter;
+mod unparse;
+
+pub use functions::check_type;
+pub use row_filter::RowFilter;
+
+/// Most bytes of a filter's text.
+pub const MAX_PREDICATE_BYTES: usize = 64 * 1024;
+
+/// A filter over the columns of one schema.
+#[derive(Clone, Debug)]
+pub struct Predicate {
+    text: Arc<str>,
+    schema: SchemaRef,
+    /// With types, simplified. Its columns have no qualifier.
+    expr: Expr,
+    columns: Vec<usize>,
+}
+
+impl Predicate {
+    /// Parses a filter. Unquoted names are folded to lower case, as in statements. `schema` has all columns that the caller
+    /// may see; of columns with the same name none can be used.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use arrow::datatypes::{DataType, Field, Schema};
+    /// use volley_sql::predicate::Predicate;
+    ///
+    /// let schema = Arc::new(Schema::new(vec![
+    ///     Field::new("name", DataType::Utf8, true),
+    ///     Field::new("price", DataType::Float64, true),
+    /// ]));
+    /// let predicate = Predicate::parse("price > 10 AND price < 20", &schema)?;
+    /// assert_eq!(predicate.columns(), [1]);
+    /// # Ok::<(), volley_common::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: too long or nested too deeply; not an expression, or not of type boolean; no such column; a
+    /// subquery, an aggregate or window function, a parameter, or a function that filters cannot call.
+    pub fn parse(text: &str, schema: &SchemaRef) -> Result<Predicate> {
+        let columns = VisibleColumns::new(schema)?;
+        let parsed = expression::parse(text)?;
+        let expr = columns.plan(parsed)?;
+        Self::new(text, schema, &columns, expr)
+    }
+
+    /// The predicate that selects the same rows as an expression of the engine over the table, whose columns may be
+    /// qualified. None if there is no text of which this can be proved: the text is parsed again, and the result must equal
+    /// the expression, both with types and simplified.
+    pub fn from_expr(expr: &Expr, schema: &SchemaRef) -> Option<Predicate> {
+        let columns = VisibleColumns::new(schema).ok()?;
+        let expr = unparse::without_qualifiers(expr)?;
+        let wanted = columns.normalize(expr.clone()).ok()?;
+        unparse::texts(&expr).find_map(|text| {
+            let predicate = Predicate::parse(&text, schema).ok()?;
+            (predicate.expr == wanted).then_some(predicate)
+        })
+    }
+
+    fn new(text: &str, schema: &SchemaRef, known: &VisibleColumns, expr: Expr) -> Result<Self> {
+        let mut columns: Vec<usize> =
+            expr.column_refs().into_iter().map(|column| known.index(&column.name)).collect::<Result<_>>()?;
+        columns.sort_unstable();
+        columns.dedup();
+        Ok(Predicate { text: text.into(), schema: Arc::clone(schema), expr, columns })
+    }
+
+    /// The text that was parsed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Indexes in the schema of the columns that it reads, ascending. A column that cannot change the result is left out.
+    pub fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// Compiles it for batches that have exactly these columns of the schema, in this order: at least those of
+    /// [`Predicate::columns`].
+    ///
+    /// # Errors
+    /// INTERNAL: a column is missing, or not in the schema. INVALID_ARGUMENT: the expression cannot be evaluated.
+    pub fn compile(&self, columns: &[usize]) -> Result<RowFilter> {
+        if let Some(missing) = self.columns.iter().find(|column| !columns.contains(column)) {
+            return Err(Error::internal(format!("column {missing} of the filter is not among those that are read")));
+        }
+        RowFilter::compile(&self.text, &self.expr, &self.schema, &self.columns, columns)
+    }
+}
+
+#[cfg(test)]
+mod tests;

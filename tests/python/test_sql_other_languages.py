@@ -1,0 +1,101 @@
+"""SQL by the clients of other languages, of tests/clients: the JDBC driver of Arrow Flight SQL, and arrow-go's Flight SQL client. Both do
+the same by TLS with a service token: tables, metadata, prepared statements, time limits, cancellation, errors. What they print is
+compared here."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from identity_cluster import UserTlsCluster
+from test_other_languages import CLIENTS, build, require
+
+SECONDS = 120
+SUM = 1 + 2 + sum(range(10, 110))
+# What a client finds, in every language.
+FOUND = {
+    "server": "Volley",
+    "tables": ["orders"],
+    "columns": ["id NOT NULL", "kind", "price", "day", "seen"],
+    "keys": 0,
+    "created": 0,
+    "inserted": 2,
+    "batch": 100,
+    "rows": 102,
+    "sum": SUM,
+    "total": [102, SUM],
+    "prepared": [
+        "12 0.50 2026-01-03 2026-03-01T00:00:02.789",
+        "14 1.00 2026-01-05 2026-03-01T00:00:04.789",
+        "51 10.25 2026-01-14 2026-03-01T00:00:41.789",
+        "53 10.75 2026-01-16 2026-03-01T00:00:43.789",
+    ],
+    # From the minute on; the client binds a timestamp, which is in milliseconds for JDBC.
+    "later": 40,
+    "empty": 0,
+    "timed_out": True,
+    "cancelled": True,
+    "after": 1,
+    "dropped": 0,
+    "remaining": [],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy, so that builds leave nothing in the project's folder."""
+    return shutil.copytree(CLIENTS, tmp_path_factory.mktemp("clients") / "clients")
+
+
+@pytest.fixture(scope="module")
+def go_client(folder):
+    require("go")
+    build(folder / "go", "go", "build", "-o", "sql-client", "./sql")
+    return [str(folder / "go" / "sql-client")]
+
+
+@pytest.fixture(scope="module")
+def jdbc_client(folder):
+    require("java", "javac", "mvn")
+    build(folder / "jdbc", "mvn", "-q", "-B", "package")
+    target = folder / "jdbc" / "target"
+    # JDBC gives times without a zone in that of the process.
+    options = ["--add-opens=java.base/java.nio=ALL-UNNAMED", "-Duser.timezone=UTC"]
+    return ["java", *options, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.SqlClient"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = UserTlsCluster(coordinators=1, nodes=2)
+    yield made
+    for member in made.members():
+        print(f"--- {member.name}\n{member.tail()}")
+    leaks = made.leaks(made.logs())
+    made.close()
+    assert leaks == []
+
+
+def check(command, cluster, language, expected):
+    token = cluster.token(cluster.add_user(("owner", f"sql/{language}")))
+    cluster.settle()
+    for member in (cluster.coordinators[0], cluster.nodes[1]):
+        address, schema = cluster.address(member).removeprefix("grpc+tls://"), f"sql/{language}/{member.name}"
+        done = subprocess.run(
+            [*command, address, str(cluster.authority.ca), schema],
+            env=os.environ | {"VOLLEY_TOKEN": token}, capture_output=True, text=True, timeout=SECONDS,
+        )
+        assert done.returncode == 0, f"{member.name}: {done.stdout}\n{done.stderr}"
+        found = json.loads(done.stdout)
+        assert "nothing_here" in found.pop("missing")
+        assert "CREATE OR REPLACE TABLE" in found.pop("delete")
+        assert found == expected | {"schemas": [schema]}, done.stderr
+
+
+def test_go_client_runs_sql_by_tls_with_a_token(go_client, cluster):
+    check(go_client, cluster, "go", FOUND | {"ingested": 6, "tables": ["ingested", "orders"]})
+
+
+def test_jdbc_driver_runs_sql_by_tls_with_a_token(jdbc_client, cluster):
+    check(jdbc_client, cluster, "jdbc", FOUND)
