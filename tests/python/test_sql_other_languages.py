@@ -94,7 +94,7 @@ def check(command, cluster, language, expected):
 
 
 def test_go_client_runs_sql_by_tls_with_a_token(go_client, cluster):
-    check(go_client, cluster, "go", FOUND | {"ingested": 6})
+    check(go_client, cluster, "go", FOUND | {"ingested": 6, "tables": ["ingested", "orders"]})
 
 
 def test_jdbc_driver_runs_sql_by_tls_with_a_token(jdbc_client, cluster):

@@ -55,6 +55,7 @@ impl SocketOwners {
             Some(table) if table.read_after >= asked => table,
             last => {
                 if let Some(last) = last {
+                    #[expect(clippy::disallowed_methods, reason = "bounds how often a thread of its own reads")]
                     thread::sleep(last.next_after.saturating_duration_since(Instant::now()));
                 }
                 self.read()?

@@ -52,7 +52,8 @@ async fn nested_columns_and_views_are_filtered() {
     introduce(&[&serving, &holder]);
     let stored = [nested(0, 300), nested(300, 5), nested(305, 300)];
     let all = concat_batches(&stored[0].schema(), &stored).unwrap();
-    let is_selected: [(&str, fn(i64) -> bool); 3] = [
+    type RowTest = fn(i64) -> bool;
+    let is_selected: [(&str, RowTest); 3] = [
         ("id % 7 = 1", |id| id % 7 == 1),
         ("view = 'a view of the number 400' OR id < 3", |id| id == 400 || id < 3),
         ("id IS NOT NULL", |_| true),

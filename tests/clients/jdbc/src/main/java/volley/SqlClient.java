@@ -184,8 +184,6 @@ public final class SqlClient {
         found.put("total", List.of(total.getLong(1), total.getLong(2)));
       }
       found.put("empty", count(statement.executeQuery("SELECT * FROM " + table + " WHERE id < 0")));
-      statement.setMaxRows(7);
-      check("setMaxRows", count(statement.executeQuery("SELECT * FROM " + table)), 7L);
     }
   }
 
