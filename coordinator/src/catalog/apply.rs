@@ -45,7 +45,7 @@ impl Catalog {
             Some(Op::AddCoordinator(op)) => self.add_coordinator(op),
             Some(Op::RemoveCoordinator(op)) => self.remove_coordinator(*op),
             Some(Op::RetireStore(op)) => self.retire_store(*op),
-            Some(Op::RecoverCluster(op)) => self.recover_cluster(op),
+            Some(Op::RecoverCluster(op)) => self.recover_cluster(op, now),
             Some(Op::PutUser(op)) => self.put_user(op, now),
             Some(Op::RemoveUser(op)) => self.remove_user(op),
             Some(Op::CreateToken(op)) => self.create_token(op, now),

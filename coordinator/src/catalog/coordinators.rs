@@ -124,7 +124,7 @@ impl Catalog {
         Ok(done())
     }
 
-    pub(super) fn recover_cluster(&mut self, op: &RecoverCluster) -> Result<reply::Reply> {
+    pub(super) fn recover_cluster(&mut self, op: &RecoverCluster, now: u64) -> Result<reply::Reply> {
         let cluster = self.cluster_mut()?;
         cluster.id.clone_from(&op.id);
         cluster.coordinators = op.coordinator.iter().cloned().collect();
@@ -135,7 +135,7 @@ impl Catalog {
             self.remove_staged(&id);
             self.remove_write(&id);
         }
-        self.drop_open_transactions();
+        self.drop_open_transactions(now);
         Ok(done())
     }
 }

@@ -17,8 +17,9 @@ use super::{Catalog, RowKey};
 
 /// Maximum number of tables that one transaction writes to. Its row names all of its writes.
 const MAX_TABLES_PER_TRANSACTION: usize = 256;
-/// By how much the clock of the member that made a transaction's id may be ahead of the catalog's time, milliseconds.
-const MAX_CLOCK_LEAD_MS: u64 = 600_000;
+/// By how much the clock of the member that made a transaction's id may be ahead of the catalog's time, milliseconds. Aborted
+/// ones that are ahead refuse new ones for as long once they are forgotten, and so does a recovery.
+const MAX_CLOCK_LEAD_MS: u64 = 60_000;
 /// Maximum bytes of the reason of an abort that are kept.
 const MAX_REASON: usize = 512;
 
@@ -65,9 +66,7 @@ impl Catalog {
                     "transaction {id} was rolled back, and this statement had no effect: {}; roll back, and begin another transaction",
                     abort.message
                 )),
-                None => Error::precondition(format!(
-                    "transaction {id} is committed already: begin another one; a prepared statement belongs to the transaction in which it was prepared: prepare it again"
-                )),
+                None => committed_already(id),
             }),
             None => self.check_not_forgotten(parsed),
         }
@@ -103,6 +102,10 @@ impl Catalog {
                 op.id,
                 op.table.join("/")
             )));
+        }
+        // Its transaction is forgotten, and this write is not yet: its outcome is no reply to other rows.
+        if self.finished.get(&op.id).is_some_and(|write| write.state() == WriteState::Committed) {
+            return Err(committed_already(&op.transaction));
         }
         let Some(open) = self.transactions.get(&op.transaction) else {
             return match id.began_ms() > now.saturating_add(MAX_CLOCK_LEAD_MS) {
@@ -256,21 +259,26 @@ impl Catalog {
         self.transactions.values().filter(has_lapsed)
     }
 
-    /// Forgets all open transactions, whose writes are forgotten, too: none that has begun by now can be continued.
-    pub(super) fn drop_open_transactions(&mut self) {
+    /// Forgets the open transactions of a catalog that is recovered, whose writes are forgotten, too. None that has begun by now
+    /// can be continued: what it has written may be among the commands that were lost.
+    pub(super) fn drop_open_transactions(&mut self, now: u64) {
         for id in self.transactions.keys().cloned().collect::<Vec<_>>() {
             self.remove_transaction(&id);
         }
         if self.has_had_transactions() {
-            self.forget_transactions_until(self.clock_ms.saturating_add(MAX_CLOCK_LEAD_MS));
+            self.forget_transactions_until(now.saturating_add(MAX_CLOCK_LEAD_MS));
         }
     }
 
-    /// Forgets all transactions.
+    /// Forgets all transactions. Only those that are not committed are refused from now on, and what began before them.
     pub(super) fn drop_transactions(&mut self) {
-        self.drop_open_transactions();
-        for id in self.ended_transactions.iter().map(|ended| ended.id.clone()).collect::<Vec<_>>() {
-            self.remove_transaction(&id);
+        let all = self.transactions.values().chain(self.ended_transactions.iter()).cloned();
+        for known in all.collect::<Vec<_>>() {
+            if let (WriteState::Open | WriteState::Aborted, Ok(id)) = (known.state(), known.id.parse::<TransactionId>())
+            {
+                self.forget_transactions_until(id.began_ms());
+            }
+            self.remove_transaction(&known.id);
         }
     }
 
@@ -328,6 +336,12 @@ pub fn written_already(write: &Write) -> Error {
             "rows were put into table {table:?} already in this transaction: a put that creates or replaces the table would lose them; append, or commit first"
         )),
     }
+}
+
+fn committed_already(id: &str) -> Error {
+    Error::precondition(format!(
+        "transaction {id} is committed already: begin another one; a prepared statement belongs to the transaction in which it was prepared: prepare it again"
+    ))
 }
 
 fn no_transaction(id: &str) -> Error {

@@ -6,7 +6,7 @@ use volley_common::wire::catalog::{
 use volley_common::{Code, TransactionId};
 
 use super::helpers::*;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, RowKey};
 
 fn id(number: u32) -> String {
     transaction(number, 1_000_000)
@@ -324,7 +324,28 @@ fn recovered_or_cleared_catalog_forgets_open_transactions() {
         let lost: TransactionId = id(1).parse().unwrap();
         fixture.catalog.check_not_forgotten(lost).expect_err("its rows are lost");
         fixture.must_reject(Op::BeginWrite(begin_in(&id(1), "u", WriteMode::Create)), Code::FailedPrecondition);
+        fixture.now += 60_001;
+        fixture.put_in(&transaction(2, fixture.now), "v", WriteMode::Create, &[2]);
     }
+}
+
+#[test]
+fn cleared_catalog_refuses_no_later_transaction() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put_in(&id(1), "t", WriteMode::Create, &[1]);
+    fixture.must_apply(Op::Clear(Clear {}));
+    fixture.put_in(&transaction(2, 1_000_001), "t", WriteMode::Create, &[2]);
+    assert_eq!(fixture.end(&transaction(2, 1_000_001), true).state(), WriteState::Committed);
+}
+
+#[test]
+fn write_that_outlives_its_committed_transaction_is_not_begun_again() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put_in(&id(1), "t", WriteMode::Create, &[1]);
+    fixture.end(&id(1), true);
+    fixture.catalog.remove_row(&RowKey::Transaction(id(1)));
+    let again = Op::BeginWrite(begin_in(&id(1), "t", WriteMode::Append));
+    assert!(fixture.must_reject(again, Code::FailedPrecondition).contains("committed already"));
 }
 
 #[test]
