@@ -293,8 +293,10 @@ impl References for ScopeReferences<'_> {
         let Some(size) = self.scope.columns.get(name) else { return PlannedSize::COLUMN };
         match &mut self.used {
             None => size.pushed,
-            Some(used) if used.insert(name.to_string()) => size.merged,
-            Some(_) => PlannedSize::COLUMN,
+            Some(used) => match used.insert(name.to_string()) {
+                true => size.merged,
+                false => PlannedSize::COLUMN,
+            },
         }
     }
 
