@@ -75,9 +75,10 @@ impl VerifyStep {
 pub const STEPS: &[VerifyStep] = &[
     VerifyStep::new("format", "the code is formatted", format),
     VerifyStep::new("lint", "clippy finds nothing", lint),
-    VerifyStep::new("test", "unit tests, and integration tests on real processes", test)
-        .with_binaries()
-        .with_forms("coordinators are simulated for 30 s", "for 10 minutes"),
+    VerifyStep::new("test", "unit tests, and integration tests on real processes", test).with_binaries().with_forms(
+        "coordinators are simulated for 30 s; SQL joins each key type and each sharding once",
+        "for 10 minutes; every pair of them",
+    ),
     VerifyStep::new("clients", "tests with pyarrow as the client, and attacks in their short form", clients)
         .with_binaries()
         .with_forms("of a matrix of cases, each row and each column", "all cases"),
@@ -97,9 +98,13 @@ pub const STEPS: &[VerifyStep] = &[
     VerifyStep::new("fuzz", "a minute of libFuzzer for each target, as `cargo fuzz-all`", fuzz_targets).for_releases(),
 ];
 
-/// Seconds and seeds of the simulation for a commit and for a release; who sets the variables chooses their own.
-const SIMULATION: [(&str, &str, &str); 2] =
-    [("VOLLEY_SIM_SECONDS", "30", "600"), ("VOLLEY_SIM_SEEDS", "1000", "10000")];
+/// Seconds and seeds of the simulation, and the form of the join matrix, for a commit and for a release; who sets the variables
+/// chooses their own.
+const TEST_FORMS: [(&str, &str, &str); 3] = [
+    ("VOLLEY_SIM_SECONDS", "30", "600"),
+    ("VOLLEY_SIM_SEEDS", "1000", "10000"),
+    ("VOLLEY_JOIN_MATRIX", "short", "long"),
+];
 
 /// Cases of `cargo cost` for a commit: each way of a byte once. The others are the same ways with other columns or messages.
 const SHORT_COST: &str = "get,get-columns,get-remote,get-proxied,put,put-strings,put-copy,put-proxied";
@@ -121,7 +126,7 @@ fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
     let mut command = project.cargo(&["test", "--workspace", "--locked"]);
-    for (name, commit, release) in SIMULATION {
+    for (name, commit, release) in TEST_FORMS {
         if std::env::var_os(name).is_none() {
             command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
         }

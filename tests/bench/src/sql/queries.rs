@@ -34,7 +34,7 @@ const FRACTION: &str = "{fraction}";
 /// A number that is none of a query.
 pub fn chosen(numbers: &[usize]) -> Result<Vec<usize>, String> {
     let all = 1..=QUERIES.len();
-    match numbers.iter().find(|number| !all.contains(number)) {
+    match numbers.iter().find(|number| !all.contains(*number)) {
         Some(unknown) => Err(format!("there is no query {unknown}: they are 1 to {}", QUERIES.len())),
         None if numbers.is_empty() => Ok(all.collect()),
         None => Ok(numbers.to_vec()),
