@@ -1,6 +1,7 @@
 //! Bounds of values, as bytes whose order is that of the values, and lists of them.
 
-use arrow::datatypes::{ArrowPrimitiveType, Float16Type, i256};
+use arrow::datatypes::i256;
+use half::f16;
 
 /// Most bytes of a bound. Longer texts and binary values are shortened; every other value fits.
 pub(super) const MAX_BOUND_BYTES: usize = 32;
@@ -244,7 +245,7 @@ macro_rules! ordered_floats {
 }
 
 ordered_floats! {
-    <Float16Type as ArrowPrimitiveType>::Native, u16;
+    f16, u16;
     f32, u32;
     f64, u64;
 }

@@ -52,6 +52,7 @@ macro_rules! for_primitive_type {
 
 /// Whether columns of a type have statistics: its values have an order, which SQL compares by.
 pub fn is_orderable(data_type: &DataType) -> bool {
+    #[expect(clippy::extra_unused_type_parameters, reason = "one list of the types serves all functions")]
     fn primitive<T: ArrowPrimitiveType>() -> bool {
         true
     }
@@ -200,6 +201,8 @@ fn texts_of(bounds: &[Bound]) -> Option<Vec<Option<&str>>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
+
+    use arrow::array::Int64Array;
 
     use super::*;
     use crate::ipc::test_data;
