@@ -185,7 +185,7 @@ mod tests {
         let source = NodeSource::new(caller, HashMap::new());
         let table = TableAt { name: "a/b".parse().unwrap(), version: None };
         let newest = TableVersion { table: vec!["a".into(), "b".into()], ..TableVersion::default() };
-        assert_eq!(source.versions(std::slice::from_ref(&table)), [newest.clone()]);
+        assert_eq!(source.versions(std::slice::from_ref(&table)), std::slice::from_ref(&newest));
         let ticket = cluster::Ticket { table_id: 7, expires_ms: 5, ..cluster::Ticket::default() };
         let planned = PlannedTable {
             name: table.name.clone(),

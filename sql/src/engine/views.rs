@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::shrink::shrink_to_fit;
@@ -82,6 +82,8 @@ mod tests {
     use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringViewArray, StringViewBuilder, StructArray};
     use arrow::buffer::OffsetBuffer;
     use arrow::util::display::array_value_to_string;
+
+    use arrow::datatypes::Field;
 
     use super::*;
 
