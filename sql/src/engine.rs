@@ -13,12 +13,13 @@
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
-//! | `admission` | how many queries run |
+//! | `admission`, `memory_shares` | how many queries run, and their memory |
 
 mod admission;
 mod binding;
 mod bounded_functions;
 mod growth;
+mod memory_shares;
 mod part_scan;
 mod part_table;
 mod plan_size;
@@ -38,7 +39,6 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -49,6 +49,7 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::memory_shares::MemoryShares;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
@@ -107,7 +108,7 @@ impl SqlEngine {
             .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
             .with_max_temp_directory_size(config.spill_bytes);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+            .with_memory_pool(Arc::new(MemoryShares::new(memory)))
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;
@@ -237,7 +238,7 @@ fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
         .with_target_partitions(partitions)
         .with_batch_size(config.batch_rows.max(1))
         // Each partition of a sort takes that much in advance.
-        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 8 / partitions))
+        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions))
 }
 
 /// The tables of a statement, in its order.

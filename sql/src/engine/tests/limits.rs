@@ -46,13 +46,15 @@ fn endless(end: ScanEnd, config: EngineConfig) -> EngineRig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sort_beyond_memory_gives_all_rows_in_order() {
     // Sorting takes twice the bytes of the rows, without spilling.
-    let rig = with_memory(20 << 20);
-    let result = rig.batches("SELECT key, text FROM big ORDER BY text", &["big"]).await;
-    let batches = result.unwrap_or_else(|error| panic!("{error}"));
-    let keys: Vec<i64> =
-        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
-    assert_eq!(keys, (0..BIG_ROWS as i64).collect::<Vec<_>>());
-    all_memory_freed(&rig).await;
+    for memory in [4 << 20, 10 << 20, 20 << 20] {
+        let rig = with_memory(memory);
+        let result = rig.batches("SELECT key, text FROM big ORDER BY text", &["big"]).await;
+        let batches = result.unwrap_or_else(|error| panic!("with {memory}: {error}"));
+        let keys: Vec<i64> =
+            batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+        assert_eq!(keys, (0..BIG_ROWS as i64).collect::<Vec<_>>(), "with {memory}");
+        all_memory_freed(&rig).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
