@@ -161,7 +161,19 @@ fn bound_row(row: &mut Row) {
         Some(row::Row::Staged(staged)) => staged.parts.iter_mut().for_each(bound_part),
         Some(row::Row::Write(write)) => write.parts.iter_mut().for_each(bound_part),
         Some(row::Row::Clock(clock)) => clock.now_ms = clock.now_ms.min(MAX_NUMBER),
+        Some(row::Row::User(user)) => name_if_empty(&mut user.name),
+        Some(row::Row::Token(token)) => name_if_empty(&mut token.id),
+        Some(row::Row::Grant(grant)) => name_if_empty(&mut grant.to),
+        Some(row::Row::SigningKey(key)) => name_if_empty(&mut key.id),
+        Some(row::Row::Transaction(transaction)) => name_if_empty(&mut transaction.id),
         _ => {}
+    }
+}
+
+/// No key of such a row is empty.
+fn name_if_empty(id: &mut String) {
+    if id.is_empty() {
+        id.push('x');
     }
 }
 
