@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn single_extreme_is_found_at_every_position() {
-        for rows in 1..30 {
+        for rows in 1..30_i32 {
             for at in 0..rows {
                 for value in [f64::NAN, -f64::NAN, 1000.0, -1000.0] {
                     check_floats((0..rows).map(|row| Some(if row == at { value } else { f64::from(row) })).collect());
