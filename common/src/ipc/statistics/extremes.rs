@@ -20,53 +20,92 @@ where
     // Such floats are compared and added by software.
     if T::DATA_TYPE != DataType::Float16 {
         let first = *array.values().get(valid_runs(array).next()?.start)?;
-        let mut lanes = [Extremes::of(first); 4];
+        let mut lanes = Lanes::of(first);
         for run in valid_runs(array) {
-            lanes = with_values(lanes, array.values().get(run)?);
+            lanes = lanes.with_values(array.values().get(run)?);
         }
-        let all = lanes.into_iter().reduce(Extremes::join)?;
-        if !all.sum.is_unordered() {
+        if !lanes.sum().is_unordered() {
+            let all = lanes.extremes();
             return Some((all.least, all.greatest));
         }
     }
     min(array).zip(max(array))
 }
 
-/// Those of some values.
+/// Those of some values. They mean nothing if a value is a NaN.
 #[derive(Clone, Copy)]
 struct Extremes<V> {
     least: V,
     greatest: V,
-    /// NaN if a value is, see [`OrderedValue::plus`]: then the others mean nothing.
-    sum: V,
 }
 
 impl<V: OrderedValue> Extremes<V> {
     fn of(value: V) -> Self {
-        Extremes { least: value, greatest: value, sum: value }
+        Extremes { least: value, greatest: value }
     }
 
-    fn join(self, other: Self) -> Self {
-        Extremes {
-            least: if other.least < self.least { other.least } else { self.least },
-            greatest: if other.greatest > self.greatest { other.greatest } else { self.greatest },
-            sum: self.sum.plus(other.sum),
-        }
+    /// Of two equal values the new one is kept: so the processor's least and greatest of two need no copy of the old one.
+    #[inline]
+    fn add(&mut self, value: V) {
+        self.least = if self.least < value { self.least } else { value };
+        self.greatest = if self.greatest > value { self.greatest } else { value };
     }
 }
 
-/// Values take turns in four lanes: none waits for the one before it, and the compiler can use vectors.
-fn with_values<V: OrderedValue>(lanes: [Extremes<V>; 4], values: &[V]) -> [Extremes<V>; 4] {
-    let [mut first, mut second, mut third, mut fourth] = lanes;
-    let (chunks, rest) = values.as_chunks::<4>();
-    for &[a, b, c, d] in chunks {
-        first = first.join(Extremes::of(a));
-        second = second.join(Extremes::of(b));
-        third = third.join(Extremes::of(c));
-        fourth = fourth.join(Extremes::of(d));
+/// Values take turns in four lanes: none waits for the one before it, and the compiler can use vectors. Two more have the sums,
+/// which are NaN if a value is, see [`OrderedValue::plus`]: more would not fit into the registers.
+#[derive(Clone, Copy)]
+struct Lanes<V> {
+    first: Extremes<V>,
+    second: Extremes<V>,
+    third: Extremes<V>,
+    fourth: Extremes<V>,
+    even: V,
+    odd: V,
+}
+
+impl<V: OrderedValue> Lanes<V> {
+    fn of(value: V) -> Self {
+        let one = Extremes::of(value);
+        Lanes { first: one, second: one, third: one, fourth: one, even: value, odd: value }
     }
-    first = rest.iter().fold(first, |extremes, value| extremes.join(Extremes::of(*value)));
-    [first, second, third, fourth]
+
+    #[inline]
+    fn add_four(&mut self, a: V, b: V, c: V, d: V) {
+        self.first.add(a);
+        self.second.add(b);
+        self.third.add(c);
+        self.fourth.add(d);
+        self.even = self.even.plus(a.plus(c));
+        self.odd = self.odd.plus(b.plus(d));
+    }
+
+    fn with_values(self, values: &[V]) -> Self {
+        let mut lanes = self;
+        let (chunks, rest) = values.as_chunks::<8>();
+        for &[a, b, c, d, e, f, g, h] in chunks {
+            lanes.add_four(a, b, c, d);
+            lanes.add_four(e, f, g, h);
+        }
+        for &value in rest {
+            lanes.first.add(value);
+            lanes.even = lanes.even.plus(value);
+        }
+        lanes
+    }
+
+    fn extremes(self) -> Extremes<V> {
+        let mut all = self.first;
+        for lane in [self.second, self.third, self.fourth] {
+            all.add(lane.least);
+            all.add(lane.greatest);
+        }
+        all
+    }
+
+    fn sum(self) -> V {
+        self.even.plus(self.odd)
+    }
 }
 
 /// The positions of the least and of the greatest of texts or binary values; `None`: there are no values.
@@ -124,7 +163,9 @@ fn valid_runs(array: &dyn Array) -> impl Iterator<Item = Range<usize>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use arrow::array::{BinaryArray, BinaryViewArray, Float32Array, Float64Array, Int16Array};
+    use arrow::array::{
+        BinaryArray, BinaryViewArray, Decimal128Array, Float32Array, Float64Array, Int16Array, Int64Array,
+    };
     use arrow::compute::{max_binary, min_binary};
     use proptest::prelude::*;
 
@@ -147,6 +188,15 @@ mod tests {
         }
 
         #[test]
+        fn extremes_of_numbers_without_nulls_are_those_of_arrow(values: Vec<i64>, wide: Vec<i128>) {
+            check_floats(values.iter().map(|value| Some(*value as f64)).collect());
+            let array = Int64Array::from(values);
+            prop_assert_eq!(value_extremes(&array), min(&array).zip(max(&array)));
+            let array = Decimal128Array::from(wide);
+            prop_assert_eq!(value_extremes(&array), min(&array).zip(max(&array)));
+        }
+
+        #[test]
         fn extremes_of_bytes_are_those_of_arrow(
             values in prop::collection::vec(prop::option::of(prop::collection::vec(0..3_u8, 0..12)), 0..20),
         ) {
@@ -165,6 +215,17 @@ mod tests {
         ) {
             let order = sort_key(&one).cmp(&sort_key(&two));
             prop_assert!(order == one.cmp(&two) || (order.is_eq() && one.len().min(two.len()) >= KEY_BYTES));
+        }
+    }
+
+    #[test]
+    fn single_extreme_is_found_at_every_position() {
+        for rows in 1..30_i32 {
+            for at in 0..rows {
+                for value in [f64::NAN, -f64::NAN, 1000.0, -1000.0] {
+                    check_floats((0..rows).map(|row| Some(if row == at { value } else { f64::from(row) })).collect());
+                }
+            }
         }
     }
 
