@@ -49,7 +49,7 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
-use self::memory_shares::MemoryShares;
+use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
@@ -108,7 +108,7 @@ impl SqlEngine {
             .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
             .with_max_temp_directory_size(config.spill_bytes);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(MemoryShares::new(memory)))
+            .with_memory_pool(Arc::new(QueryMemoryPool::new(memory)))
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 /// A pool where each operator that can spill has an equal share of two thirds of the memory, and the others take what is free.
 #[derive(Debug)]
-pub(super) struct MemoryShares {
+pub(super) struct QueryMemoryPool {
     total: usize,
     held: Mutex<Held>,
 }
@@ -36,10 +36,10 @@ impl Held {
     }
 }
 
-impl MemoryShares {
+impl QueryMemoryPool {
     /// A pool of this many bytes.
     pub(super) fn new(total: usize) -> Self {
-        MemoryShares { total, held: Mutex::default() }
+        QueryMemoryPool { total, held: Mutex::default() }
     }
 
     /// How many more bytes the consumer may take.
@@ -55,7 +55,7 @@ impl MemoryShares {
     }
 }
 
-impl MemoryPool for MemoryShares {
+impl MemoryPool for QueryMemoryPool {
     fn name(&self) -> &str {
         "shares"
     }
@@ -106,7 +106,7 @@ impl MemoryPool for MemoryShares {
     }
 }
 
-impl fmt::Display for MemoryShares {
+impl fmt::Display for QueryMemoryPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.total)
     }
@@ -119,8 +119,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_that_spill_share_two_thirds_and_others_take_what_is_free() {
-        let pool: Arc<dyn MemoryPool> = Arc::new(MemoryShares::new(900));
+    fn operators_that_spill_share_two_thirds_and_others_the_rest() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(900));
         let spills = |name: &str| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
         let first = spills("first");
         first.try_grow(600).unwrap();
