@@ -4,6 +4,8 @@ use crate::options::fields::cut;
 
 /// Longest name for which a similar one is searched, bytes.
 const MAX_SUGGESTED: usize = 128;
+/// Most names that are compared letter by letter. A table can have many thousand columns.
+const MAX_COMPARED: usize = 1000;
 
 /// The end of an error's sentence about an unknown name, such as `: did you mean "price"?`; empty if no known name is similar.
 pub fn did_you_mean<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> String {
@@ -16,13 +18,15 @@ pub fn suggest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option
     // A difference for every third character, at most three: all short names are similar.
     let most = (wanted.chars().count() / 3).min(3);
     let mut closest: Option<(usize, &str)> = None;
+    let mut compared = 0;
     for name in known {
         if name.to_lowercase() == lower {
             return Some(name);
         }
-        if name.len() > MAX_SUGGESTED || wanted.len() > MAX_SUGGESTED {
+        if compared == MAX_COMPARED || name.len() > MAX_SUGGESTED || wanted.len() > MAX_SUGGESTED {
             continue;
         }
+        compared += 1;
         let distance = strsim::osa_distance(&lower, &name.to_lowercase());
         if distance <= most && closest.is_none_or(|(least, _)| distance < least) {
             closest = Some((distance, name));
@@ -48,6 +52,15 @@ mod tests {
     fn short_name_is_suggested_in_another_case_only() {
         assert_eq!(suggest("c1", ["c0", "C1"].into_iter()), Some("C1"));
         assert_eq!(suggest("c1", ["c0", "c2"].into_iter()), None);
+    }
+
+    #[test]
+    fn of_very_many_names_only_the_first_are_compared() {
+        let known: Vec<String> = (0..2 * MAX_COMPARED).map(|at| format!("column{at:05}")).collect();
+        let suggested = |wanted: &str| suggest(wanted, known.iter().map(String::as_str));
+        assert_eq!(suggested("colunm00999"), Some("column00999"));
+        assert_eq!(suggested("COLUMN01999"), Some("column01999"));
+        assert!(suggested("colunm01999").is_none_or(|near| near < "column01000"));
     }
 
     #[test]

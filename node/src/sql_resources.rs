@@ -18,6 +18,9 @@ use crate::storage::{PartStore, available_memory};
 
 /// By how much the threads of queries give way to others, see nice(2).
 const NICENESS: i32 = 5;
+/// Stack of each thread of queries, of which only what is used takes memory. The engine recurses for each level of an expression, and
+/// a thousand levels take some 20 MB without optimization.
+const STACK_BYTES: usize = 32 << 20;
 /// Rows of a batch between operators.
 const BATCH_ROWS: usize = 8192;
 /// Which part of the memory that the process may use is for queries, unless the configuration says how much.
@@ -66,6 +69,7 @@ impl QueryRuntime {
         let threads = Builder::new_multi_thread()
             .worker_threads(processors)
             .thread_name("sql")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             // A priority that stays as it was is no fault.
             .on_thread_start(|| {

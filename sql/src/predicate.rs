@@ -7,6 +7,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | `limits` | how long and how deep SQL text can be |
+//! | `large_stack` | the stack for deep expressions |
 //! | `functions` | what filters can call |
 //! | `type_inference`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
 //! | `syntax` | expressions whose text says something else than what would be evaluated |
@@ -22,9 +23,11 @@ use datafusion::logical_expr::Expr;
 use volley_common::{Error, Result};
 
 use expression::VisibleColumns;
+use large_stack::on_large_stack;
 
 mod expression;
 pub(crate) mod functions;
+mod large_stack;
 pub(crate) mod limits;
 pub(crate) mod planned_size;
 mod pruning;
@@ -73,22 +76,26 @@ impl Predicate {
     /// INVALID_ARGUMENT: too long, nested too deeply, or too large once planned; not an expression, or not of type boolean; no such column; a
     /// subquery, an aggregate or window function, a parameter, or a function that filters cannot call.
     pub fn parse(text: &str, schema: &SchemaRef) -> Result<Predicate> {
-        let columns = VisibleColumns::new(schema)?;
-        let parsed = expression::parse(text)?;
-        let expr = columns.plan(parsed)?;
-        Self::new(text, schema, &columns, expr)
+        on_large_stack(|| {
+            let columns = VisibleColumns::new(schema)?;
+            let parsed = expression::parse(text)?;
+            let expr = columns.plan(parsed)?;
+            Self::new(text, schema, &columns, expr)
+        })
     }
 
     /// The predicate that selects the same rows as an expression of the engine over the table, whose columns may be
     /// qualified. None if there is no text of which this can be proved: the text is parsed again, and the result must equal
     /// the expression, both with types and simplified.
     pub fn from_expr(expr: &Expr, schema: &SchemaRef) -> Option<Predicate> {
-        let columns = VisibleColumns::new(schema).ok()?;
-        let expr = unparse::without_qualifiers(expr)?;
-        let wanted = columns.normalize(expr.clone()).ok()?;
-        unparse::texts(&expr).find_map(|text| {
-            let predicate = Predicate::parse(&text, schema).ok()?;
-            (predicate.expr == wanted).then_some(predicate)
+        on_large_stack(|| {
+            let columns = VisibleColumns::new(schema).ok()?;
+            let expr = unparse::without_qualifiers(expr)?;
+            let wanted = columns.normalize(expr.clone()).ok()?;
+            unparse::texts(&expr).find_map(|text| {
+                let predicate = Predicate::parse(&text, schema).ok()?;
+                (predicate.expr == wanted).then_some(predicate)
+            })
         })
     }
 

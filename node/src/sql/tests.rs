@@ -83,6 +83,16 @@ async fn query_is_planned_and_its_ticket_gives_the_rows() {
     assert_eq!(poll.info.unwrap().schema, info.schema);
 }
 
+/// The stack of an ordinary thread does not suffice for the type of the sum.
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_expression_of_a_query_is_computed() {
+    let (_node, mut client) = node().await;
+    let sum = format!("value {}", "+ value ".repeat(320));
+    let sql = format!("SELECT value FROM generate_series(1, 3) WHERE abs({sum}) > 900");
+    let ticket = info(&mut client, &sql).await.unwrap().endpoint[0].ticket.clone().unwrap();
+    assert_eq!(numbers(&mut client, ticket).await.unwrap(), [3]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn statement_as_a_ticket_or_header_gives_the_rows() {
     let (_node, mut client) = node().await;

@@ -185,17 +185,23 @@ fn check_memberships(expr: &Expr, schema: &DFSchema, used: MembershipUse) -> Res
                 pending.extend([(left.as_ref(), used), (right.as_ref(), used)]);
             }
             Expr::Not(inner) => match inner.as_ref() {
-                Expr::InSubquery(test) => check_membership(test, !test.negated, schema, used)?,
+                Expr::InSubquery(test) => {
+                    check_membership(test, !test.negated, schema, used)?;
+                    pending.push((test.expr.as_ref(), MembershipUse::Value));
+                }
                 other => pending.push((other, MembershipUse::Value)),
             },
-            Expr::InSubquery(test) => check_membership(test, test.negated, schema, used)?,
+            Expr::InSubquery(test) => {
+                check_membership(test, test.negated, schema, used)?;
+                pending.push((test.expr.as_ref(), MembershipUse::Value));
+            }
             other => check_values(other, schema)?,
         }
     }
     Ok(())
 }
 
-/// The same within an expression that needs the values of its parts.
+/// The same within an expression that needs the values of its parts. It visits each part once.
 fn check_values(expr: &Expr, schema: &DFSchema) -> Result<()> {
     check_each(expr, |part| match part {
         Expr::InSubquery(test) => check_membership(test, test.negated, schema, MembershipUse::Value),
@@ -203,8 +209,8 @@ fn check_values(expr: &Expr, schema: &DFSchema) -> Result<()> {
     })
 }
 
+/// Checks one `x IN (SELECT ...)`, without what is in `x`.
 fn check_membership(test: &InSubquery, is_negated: bool, schema: &DFSchema, used: MembershipUse) -> Result<()> {
-    check_values(&test.expr, schema)?;
     let has_null = test.subquery.subquery.schema().fields().first().is_none_or(|field| field.is_nullable());
     if !has_null && !test.expr.nullable(schema).unwrap_or(true) {
         return Ok(());

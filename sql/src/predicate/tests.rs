@@ -169,6 +169,8 @@ fn long_and_deep_filters_are_refused_and_long_lists_are_not() {
     assert!(message(&format!("s = '{}'", "x".repeat(MAX_PREDICATE_BYTES))).contains("more than the limit"));
     assert!(message(&vec!["i = 1"; 2000].join(" OR ")).contains("nested too deeply"));
     assert!(message(&format!("i {} > 0", "+ i".repeat(400))).contains("nested too deeply"));
+    // The type of a function is found by a recursion for which the stack of a thread does not suffice.
+    assert!(message(&format!("abs(i {}) > 0", "+ i".repeat(400))).contains("nested too deeply"));
     let list: Vec<String> = (0..8000).map(|i| i.to_string()).collect();
     assert_eq!(selected(&format!("i IN ({})", list.join(","))), selected("i >= 0 AND i < 8000"));
     let chain: Vec<String> = (0..300).map(|i| format!("i = {i} AND b")).collect();

@@ -14,8 +14,9 @@ use volley_common::{Error, Result};
 
 /// Most steps beyond those that grow with the text alone. A million take some 30 ms, which planning spends several times.
 const MAX_STEPS: u64 = 1_000_000;
-/// Most nodes that the planner makes beyond those that are written.
+/// Most nodes that the planner makes beyond those that are written, of one expression and of all of a statement.
 const MAX_COPIES: u64 = 10_000;
+const MAX_ALL_COPIES: u64 = 100_000;
 /// How often ANY and ALL repeat their list, and what they compare it with.
 const COPIES_OF_LIST: u64 = 5;
 /// How often the arguments of `map` are planned.
@@ -120,16 +121,25 @@ impl InferenceSteps {
 /// Counts the steps of the expressions of a syntax tree, for a visitor of it.
 #[derive(Default)]
 pub(crate) struct InferenceCounter {
-    /// For each expression that is being visited the steps of those directly in it.
-    open: Vec<Vec<InferenceSteps>>,
-    /// The expressions that were visited.
+    /// The expressions that are being visited.
+    open: Vec<OpenExpr>,
+    /// The nodes of those that were, beyond the written ones.
+    copied: u64,
+}
+
+/// What was visited of an expression.
+#[derive(Default)]
+struct OpenExpr {
+    /// The steps of the expressions directly in it.
+    inner: Vec<InferenceSteps>,
+    /// The expressions in it, without those of subqueries whose nodes do not count.
     written: u64,
 }
 
 impl InferenceCounter {
     /// Before what is in an expression.
     pub(crate) fn enter(&mut self) {
-        self.open.push(Vec::new());
+        self.open.push(OpenExpr::default());
     }
 
     /// After it.
@@ -137,16 +147,23 @@ impl InferenceCounter {
     /// # Errors
     /// INVALID_ARGUMENT: it cannot be planned, or its types be found, in a short time.
     pub(crate) fn leave(&mut self, expr: &Expr, what: &str) -> Result<()> {
-        let steps = steps(expr, &self.open.pop().unwrap_or_default());
+        let OpenExpr { inner, written } = self.open.pop().unwrap_or_default();
+        let steps = steps(expr, &inner);
         steps.check(what)?;
-        self.written += 1;
-        if steps.nodes.saturating_sub(self.written) > MAX_COPIES {
+        let (own, ended) = match expr {
+            Expr::Subquery(_) | Expr::Exists { .. } => (1, sum(&inner).nodes.saturating_sub(written)),
+            _ if self.open.is_empty() => (written + 1, steps.nodes.saturating_sub(written + 1)),
+            _ => (written + 1, 0),
+        };
+        self.copied = self.copied.saturating_add(ended);
+        if steps.nodes.saturating_sub(own) > MAX_COPIES || self.copied > MAX_ALL_COPIES {
             return Err(Error::invalid(format!(
-                "{what} nests ANY or ALL of lists, or map, too deeply: each level is planned several times; use fewer levels, or store the result of an inner query by CREATE TABLE AS and read that"
+                "{what} has ANY or ALL of lists, or map, too often or nested too deeply: each is planned several times; use fewer of them, or store the result of an inner query by CREATE TABLE AS and read that"
             )));
         }
         if let Some(outer) = self.open.last_mut() {
-            outer.push(steps);
+            outer.inner.push(steps);
+            outer.written += own;
         }
         Ok(())
     }
@@ -285,6 +302,14 @@ mod tests {
             let error = refusal(&nested(16, template)).unwrap_or_else(|| panic!("{template}"));
             assert!(error.message.contains("too deeply"), "{error}");
             assert_eq!(refusal(&nested(3, template)), None, "{template}");
+        }
+        // Whatever else is written beside it.
+        let list = |count: usize| vec!["1"; count].join(", ");
+        let (copied, long) = (format!("a = ANY ([{}])", list(3000)), list(20_000));
+        let beside = [format!("a IN ({long}) AND {copied}"), format!("f((SELECT 1 WHERE a IN ({long})), {copied})")];
+        for text in beside.into_iter().chain([copied]) {
+            let error = refusal(&text).unwrap_or_else(|| panic!("{} bytes", text.len()));
+            assert!(error.message.contains("ANY or ALL"), "{error}");
         }
     }
 

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Cte, Expr, FunctionArg, GroupByExpr, NamedWindowExpr, OrderBy, OrderByKind, Query, Select, SelectFlavor,
-    SelectItem, SetExpr, SetQuantifier, TableAlias, TableFactor, Visit, WindowType, visit_expressions,
+    Cte, Expr, FunctionArg, GroupByExpr, NamedWindowExpr, Query, Select, SelectFlavor, SelectItem, SetExpr,
+    SetQuantifier, TableAlias, TableFactor, Visit, WindowType, visit_expressions,
 };
 use volley_common::{Error, Result};
 
@@ -13,14 +13,11 @@ use volley_common::{Error, Result};
 /// # Errors
 /// UNIMPLEMENTED: one would be ignored.
 pub(super) fn check_query(query: &Query) -> Result<()> {
-    let Query { body, order_by, for_clause, settings, format_clause, pipe_operators, .. } = query;
+    let Query { order_by, for_clause, settings, format_clause, pipe_operators, .. } = query;
     refuse(for_clause.is_some(), "FOR XML, FOR JSON and FOR BROWSE", "rows are Arrow: leave it out")?;
     refuse(settings.is_some(), "SETTINGS", "a statement's settings are those of the server: leave it out")?;
     refuse(format_clause.is_some(), "FORMAT", "rows are Arrow: leave it out")?;
     refuse(!pipe_operators.is_empty(), "a query with |>", "write SELECT ... FROM (SELECT ...)")?;
-    let orders_by_all = matches!(order_by, Some(OrderBy { kind: OrderByKind::All(_), .. }));
-    let is_select = matches!(body.as_ref(), SetExpr::Select(_));
-    refuse(orders_by_all && !is_select, "ORDER BY ALL after a set operator or VALUES", "name the columns")?;
     refuse(names_window(order_by), "OVER with a window's name in ORDER BY", "write the window itself")
 }
 

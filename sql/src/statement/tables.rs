@@ -21,6 +21,8 @@ use crate::predicate::type_inference::InferenceCounter;
 const MAX_RELATIONS: u64 = 512;
 /// Most queries that are visited. WITH queries are visited again at each level above them.
 const MAX_QUERIES: u64 = 10_000;
+/// Most expressions that are visited. A text has at most some 130,000, but WITH queries are visited again at each level above them.
+const MAX_EXPRESSIONS: u64 = 1_000_000;
 /// Most columns of CUBE: it groups by each subset of them.
 const MAX_CUBE: usize = 10;
 /// Most columns of ROLLUP, and most columns of all sets of GROUPING SETS together.
@@ -93,6 +95,7 @@ struct RelationVisitor {
     scope: Vec<(String, u64)>,
     relations: u64,
     queries: u64,
+    expressions: u64,
     wildcards: u64,
     steps: InferenceCounter,
 }
@@ -135,10 +138,15 @@ impl RelationVisitor {
         }
     }
 
+    fn count_expression(&mut self) -> Result<()> {
+        self.expressions += 1;
+        if self.expressions > MAX_EXPRESSIONS { Err(too_many_queries()) } else { Ok(()) }
+    }
+
     fn query(&mut self, query: &Query) -> Result<()> {
         self.queries += 1;
         if self.queries > MAX_QUERIES {
-            return Err(Error::invalid("the statement has too many queries within queries: split it"));
+            return Err(too_many_queries());
         }
         ignored::check_query(query)?;
         unsound::check_query(query)?;
@@ -175,6 +183,10 @@ impl RelationVisitor {
         }
         Ok(())
     }
+}
+
+fn too_many_queries() -> Error {
+    Error::invalid("the statement has too many queries within queries: split it")
 }
 
 fn check_select(select: &Select) -> Result<()> {
@@ -236,7 +248,7 @@ impl Visitor for RelationVisitor {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
         self.steps.enter();
-        flow(check_grouping(expr).and_then(|()| syntax::check(expr)))
+        flow(self.count_expression().and_then(|()| check_grouping(expr)).and_then(|()| syntax::check(expr)))
     }
 
     fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {

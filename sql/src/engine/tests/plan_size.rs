@@ -187,7 +187,9 @@ async fn queries_of_tpch_pass() {
     let tables = TPCH.map(|(name, columns)| tpch_table(name, columns));
     let rig = EngineRig::with(config(), tables.into());
     for sql in TPCH_QUERIES {
-        if let Err(error) = planned(&rig, sql).await {
+        // Of query 11, which the benchmark fills in by the scale.
+        let sql = sql.replace("{fraction}", "0.0001");
+        if let Err(error) = planned(&rig, &sql).await {
             panic!("{sql}: {error}");
         }
     }

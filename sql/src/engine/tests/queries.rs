@@ -165,7 +165,7 @@ async fn filters_that_are_too_long_together_are_split() {
 #[tokio::test]
 async fn filter_that_is_too_deep_for_holders_is_evaluated() {
     let rig = EngineRig::new();
-    let sql = format!("SELECT * FROM orders WHERE amount {} > 60", "+ id ".repeat(300));
+    let sql = format!("SELECT * FROM orders WHERE amount {} > 60", "+ id ".repeat(220));
     let SqlStatement::Query(query) = parse(&sql).unwrap() else { panic!("{sql}") };
     let planned = rig.engine.prepare(rig.source.clone(), &query, None).await.unwrap();
     let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();

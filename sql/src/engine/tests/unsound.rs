@@ -45,6 +45,19 @@ async fn null_of_not_in_is_not_taken_for_false() {
     assert_eq!(rows(exists).await, ["a"]);
 }
 
+/// Looked at again at each level, thirty would take hours.
+#[tokio::test]
+async fn tests_of_tests_are_each_looked_at_once() {
+    let chain = |first: &str| format!("{first} IN (SELECT id FROM orders){}", " IN (SELECT true)".repeat(30));
+    for sql in [
+        format!("SELECT id FROM orders WHERE {}", chain("id")),
+        format!("SELECT id, {} AS known FROM orders", chain("id")),
+    ] {
+        EngineRig::new().prepare(&sql, &TABLES).await.unwrap();
+    }
+    refused(&format!("SELECT id FROM orders WHERE {}", chain("amount")), "NOT EXISTS").await;
+}
+
 #[tokio::test]
 async fn correlated_subqueries_compute_nothing_of_the_rows_of_all() {
     for sql in [

@@ -16,6 +16,11 @@ fn statements_that_grow_without_bounds_are_refused() {
     assert!(error(&recursive, Code::InvalidArgument).contains("tables"));
     let nested = (0..40).fold("SELECT 1".to_string(), |inner, i| format!("WITH w{i} AS ({inner}) SELECT * FROM w{i}"));
     error(&nested, Code::InvalidArgument);
+    // Each level doubles how often the innermost query is visited.
+    let list = vec!["1"; 100_000].join(",");
+    let long = (0..12)
+        .fold(format!("SELECT 1 WHERE 1 IN ({list})"), |inner, _| format!("WITH w AS ({inner}) SELECT * FROM w"));
+    assert!(error(&long, Code::InvalidArgument).contains("queries within queries"));
     let crossed = vec!["t"; 600].join(", ");
     assert!(error(&format!("SELECT 1 FROM {crossed}"), Code::InvalidArgument).contains("tables"));
     let sum = vec!["1"; 5000].join(" + ");
@@ -89,6 +94,22 @@ fn columns_and_windows_named_too_often_are_refused() {
     }
     query(&format!("SELECT {long} AS c, count(*) FROM t GROUP BY c HAVING count(*) > 1 ORDER BY c, 1"));
     query(&format!("SELECT {} FROM t WINDOW w AS (PARTITION BY a ORDER BY b)", many("sum(a) OVER w")));
+}
+
+#[test]
+fn lists_that_are_planned_several_times_are_bounded_together() {
+    let list = vec!["a"; 100].join(", ");
+    let item = format!("a = ANY ([{list}])");
+    for count in [20, 300] {
+        let items = vec![item.as_str(); count].join(", ");
+        let within = vec![format!("EXISTS (SELECT 1 FROM u WHERE {item})"); count].join(", ");
+        for sql in [format!("SELECT {items} FROM t"), format!("SELECT {within} FROM t")] {
+            match count {
+                20 => drop(query(&sql)),
+                _ => assert!(error(&sql, Code::InvalidArgument).contains("too often"), "{count}"),
+            }
+        }
+    }
 }
 
 #[test]
