@@ -1,9 +1,9 @@
 //! The memory of all queries, shared so that a sort always has room to merge what it collected.
 //!
-//! The engine's own pools give operators that spill all memory that others leave. A sort that has to spill needs some more to
-//! do so, for the keys of what it merges: in those pools another partition takes it first, and the sort fails. Here what
-//! operators collect leaves a third free for this. Merging needs at most as much as collecting did, because half of what a
-//! sort reserves for its rows is free again once they are sorted.
+//! A sort that has to spill needs some memory to do so, for the keys of what it merges. In the engine's own pools another
+//! partition, which still collects, takes that memory first, and the sort fails. Here collecting and merging have a part of
+//! the memory each, with an equal share for each operator. Merging needs at most half of what was collected: half of what a
+//! sort reserves for its rows is for their keys, and free again once the rows are sorted.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,25 +13,40 @@ use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 
-/// A pool where each operator that can spill has an equal share of two thirds of the memory, and the others take what is free.
+/// How the engine names what a sort merges with. It is no consumer that can spill.
+const MERGE_NAME: &str = "ExternalSorterMerge";
+
+/// A pool where operators that spill share two thirds of the memory, merges of sorts one third, and others take what is free.
 #[derive(Debug)]
 pub(super) struct QueryMemoryPool {
     total: usize,
-    held: Mutex<Held>,
+    held: Mutex<HeldMemory>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldMemory {
     all: usize,
-    /// Bytes of each operator that can spill, by the consumer's id.
-    spilling: HashMap<usize, usize>,
+    /// Bytes of each consumer that has a share, by its id.
+    collecting: HashMap<usize, usize>,
+    merging: HashMap<usize, usize>,
 }
 
-impl Held {
-    fn add(&mut self, consumer: &MemoryConsumer, bytes: usize) {
-        self.all += bytes;
-        if let Some(held) = self.spilling.get_mut(&consumer.id()) {
-            *held += bytes;
+impl HeldMemory {
+    /// The consumers that share with this one.
+    fn sharing(&mut self, consumer: &MemoryConsumer) -> Option<&mut HashMap<usize, usize>> {
+        if consumer.can_spill() {
+            Some(&mut self.collecting)
+        } else if consumer.name().starts_with(MERGE_NAME) {
+            Some(&mut self.merging)
+        } else {
+            None
+        }
+    }
+
+    fn change(&mut self, consumer: &MemoryConsumer, change: impl Fn(usize) -> usize) {
+        self.all = change(self.all);
+        if let Some(held) = self.sharing(consumer).and_then(|sharing| sharing.get_mut(&consumer.id())) {
+            *held = change(*held);
         }
     }
 }
@@ -43,12 +58,13 @@ impl QueryMemoryPool {
     }
 
     /// How many more bytes the consumer may take.
-    fn free(&self, held: &Held, consumer: &MemoryConsumer) -> usize {
+    fn free(&self, held: &mut HeldMemory, consumer: &MemoryConsumer) -> usize {
         let free = self.total.saturating_sub(held.all);
-        match held.spilling.get(&consumer.id()) {
-            Some(own) => {
-                let share = (self.total - self.total / 3) / held.spilling.len();
-                free.min(share.saturating_sub(*own))
+        let part = if consumer.can_spill() { self.total - self.total / 3 } else { self.total / 3 };
+        match held.sharing(consumer) {
+            Some(sharing) => {
+                let own = sharing.get(&consumer.id()).copied().unwrap_or(0);
+                free.min((part / sharing.len().max(1)).saturating_sub(own))
             }
             None => free,
         }
@@ -61,31 +77,29 @@ impl MemoryPool for QueryMemoryPool {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        if consumer.can_spill() {
-            self.held.lock().spilling.insert(consumer.id(), 0);
+        if let Some(sharing) = self.held.lock().sharing(consumer) {
+            sharing.insert(consumer.id(), 0);
         }
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.held.lock().spilling.remove(&consumer.id());
+        if let Some(sharing) = self.held.lock().sharing(consumer) {
+            sharing.remove(&consumer.id());
+        }
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.held.lock().add(reservation.consumer(), additional);
+        self.held.lock().change(reservation.consumer(), |bytes| bytes + additional);
     }
 
-    fn shrink(&self, reservation: &MemoryReservation, bytes: usize) {
-        let mut held = self.held.lock();
-        held.all = held.all.saturating_sub(bytes);
-        if let Some(own) = held.spilling.get_mut(&reservation.consumer().id()) {
-            *own = own.saturating_sub(bytes);
-        }
+    fn shrink(&self, reservation: &MemoryReservation, less: usize) {
+        self.held.lock().change(reservation.consumer(), |bytes| bytes.saturating_sub(less));
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let consumer = reservation.consumer();
         let mut held = self.held.lock();
-        let free = self.free(&held, consumer);
+        let free = self.free(&mut held, consumer);
         if additional > free {
             let name = consumer.name();
             return Err(resources_datafusion_err!(
@@ -93,7 +107,7 @@ impl MemoryPool for QueryMemoryPool {
                 reservation.size()
             ));
         }
-        held.add(consumer, additional);
+        held.change(consumer, |bytes| bytes + additional);
         Ok(())
     }
 
@@ -141,5 +155,20 @@ mod tests {
         drop((first, second, join));
         assert_eq!(pool.reserved(), 0);
         spills("third").try_grow(600).unwrap();
+    }
+
+    #[test]
+    fn merges_share_a_third() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(900));
+        let merge = |partition: usize| MemoryConsumer::new(format!("{MERGE_NAME}[{partition}]")).register(&pool);
+        let (first, second) = (merge(0), merge(1));
+        first.try_grow(150).unwrap();
+        first.try_grow(1).unwrap_err();
+        drop(second);
+        first.try_grow(150).unwrap();
+        first.try_grow(1).unwrap_err();
+        first.shrink(100);
+        assert_eq!(pool.reserved(), 200);
+        first.try_grow(100).unwrap();
     }
 }

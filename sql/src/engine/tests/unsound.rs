@@ -97,7 +97,6 @@ async fn clauses_that_functions_ignore_are_refused() {
     for (sql, why) in [
         ("SELECT corr(DISTINCT id, amount) FROM orders", "corr with DISTINCT"),
         ("SELECT customer, regr_slope(DISTINCT id, amount) FROM orders GROUP BY customer", "regr_slope"),
-        ("SELECT row_number() FILTER (WHERE id > 1) OVER (ORDER BY id) FROM orders", "row_number"),
         ("SELECT lag(DISTINCT id) OVER (ORDER BY id) FROM orders", "lag"),
         (
             "SELECT sum(id) OVER (ORDER BY CAST(id AS BIGINT UNSIGNED) RANGE BETWEEN 5 PRECEDING AND 3 PRECEDING) FROM orders",
