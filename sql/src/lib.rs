@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`names`] | tables as SQL names them: catalog, schema, table |
 //! | [`statement`] | the text of a statement, parsed and classified: what becomes an ordinary read, what the engine runs, what is refused |
+//! | `parsing` | the parser of SQL, within bounds of time |
 //! | [`predicate`] | the filter of a read: parsed, checked, evaluated on batches |
 //! | [`source`] | what the engine needs of a node |
 //! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod fault;
 pub mod flight_sql;
 pub mod names;
+mod parsing;
 pub mod predicate;
 pub mod source;
 pub mod statement;

@@ -20,14 +20,14 @@
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlParserStatement};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use serde_json::{Map, Value};
 use volley_common::{Error, Result, TableName};
 
-use crate::fault::from_datafusion;
 use crate::names::{CATALOG, SqlName};
+use crate::parsing::{parse_tokens, tokens_of};
 use crate::predicate::limits;
 
 mod classify;
@@ -43,6 +43,9 @@ mod unsound;
 
 /// Most bytes of a statement's text.
 pub const MAX_STATEMENT_BYTES: usize = 256 * 1024;
+
+/// The beginning of errors' sentences.
+const WHAT: &str = "the statement";
 
 /// A statement, by what carries it out.
 #[derive(Clone, Debug, PartialEq)]
@@ -217,7 +220,7 @@ pub struct CreateTable {
 /// INVALID_ARGUMENT: no statement, several, too long, nested too deeply, or wrong. NOT_FOUND: another catalog.
 /// UNIMPLEMENTED: a statement that is not supported; the error says what to do instead.
 pub fn parse(sql: &str) -> Result<SqlStatement> {
-    let mut tokens = limits::tokenize(sql, MAX_STATEMENT_BYTES, "the statement")?;
+    let mut tokens = limits::tokenize(sql, MAX_STATEMENT_BYTES, WHAT)?;
     if limits::is_blank(&tokens) {
         return Err(Error::invalid("there is no statement: give one such as SELECT * FROM my_table LIMIT 10"));
     }
@@ -235,8 +238,7 @@ pub fn parse(sql: &str) -> Result<SqlStatement> {
 
 /// The only statement of a text.
 fn only_statement(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
-    let parsed = DFParserBuilder::new(tokens).build().and_then(|mut parser| parser.parse_statements());
-    let mut statements = parsed.map_err(from_datafusion)?;
+    let mut statements = parse_tokens(tokens, |parser| parser.parse_statements())?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (first, more) => Err(Error::invalid(format!(
@@ -259,7 +261,7 @@ fn query_statement(query: &Query) -> Result<QueryStatement> {
 /// UNIMPLEMENTED: the text would mean something else.
 fn displayed(statement: &Statement) -> Result<String> {
     let text = statement.to_string();
-    let parsed = DFParserBuilder::new(text.as_str()).build().and_then(|mut parser| parser.parse_statements());
+    let parsed = tokens_of(&text, WHAT).and_then(|tokens| parse_tokens(tokens, |parser| parser.parse_statements()));
     match parsed {
         Ok(again) if again.len() == 1 && again.front() == Some(statement) => Ok(text),
         Ok(_) | Err(_) => Err(Error::unimplemented(

@@ -11,7 +11,6 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::split_binary_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::ast::{self, ExprWithAlias, Query, Value, ValueWithSpan, Visit, Visitor};
 use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
@@ -21,6 +20,7 @@ use super::type_inference::InferenceCounter;
 use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
 use crate::fault::from_datafusion;
 use crate::names::quote;
+use crate::parsing::parse_tokens;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -40,10 +40,7 @@ pub(super) fn parse(text: &str) -> Result<ExprWithAlias> {
     if limits::is_blank(&tokens) {
         return Err(Error::invalid("the filter is empty: give an expression such as price > 10, or leave it out"));
     }
-    let parsed = DFParserBuilder::new(tokens)
-        .build()
-        .and_then(|mut parser| parser.parse_into_expr())
-        .map_err(|e| from_datafusion(e).at("the filter"))?;
+    let parsed = parse_tokens(tokens, |parser| parser.parse_into_expr()).map_err(|error| error.at(WHAT))?;
     if let Some(alias) = &parsed.alias {
         return Err(Error::invalid(format!("the filter has a name, {alias}: leave out AS and the name")));
     }

@@ -3,13 +3,11 @@
 //! A chain such as `a OR b OR c` is a tree as deep as it is long, which the parser builds without recursion but everything
 //! after it, even dropping it, walks with recursion. So the depth is bounded from above before anything is parsed.
 
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use volley_common::{Error, Result};
 
-/// The dialect of all SQL, which is the engine's default.
-static DIALECT: GenericDialect = GenericDialect {};
+use crate::parsing::tokens_of;
 
 /// Most operators, keywords and open brackets between the root and a leaf.
 const MAX_NESTING: usize = 1000;
@@ -30,9 +28,7 @@ pub(crate) fn tokenize(text: &str, most_bytes: usize, what: &str) -> Result<Vec<
             text.len()
         )));
     }
-    let tokens = Tokenizer::new(&DIALECT, text)
-        .tokenize_with_location()
-        .map_err(|e| Error::invalid(format!("{what} is not SQL: {e}")))?;
+    let tokens = tokens_of(text, what)?;
     check_nesting(&tokens, what)?;
     check_types(&tokens, what)?;
     Ok(tokens)

@@ -5,7 +5,6 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, LimitClause, ObjectNamePart,
     Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
@@ -15,6 +14,7 @@ use volley_common::Result;
 
 use super::rewrite::normalized;
 use super::{PlainRead, TableAt, filter_levels, tables};
+use crate::parsing::{parse_tokens, tokens_of};
 use crate::predicate::{MAX_PREDICATE_BYTES, functions};
 
 /// The read that a query is, if it needs no engine.
@@ -106,7 +106,8 @@ fn text_of(filter: &Expr) -> Option<String> {
     if text.len() > MAX_PREDICATE_BYTES {
         return None;
     }
-    let again = DFParserBuilder::new(text.as_str()).build().and_then(|mut parser| parser.parse_into_expr()).ok()?;
+    let tokens = tokens_of(&text, "the filter").ok()?;
+    let again = parse_tokens(tokens, |parser| parser.parse_into_expr()).ok()?;
     (again.alias.is_none() && again.expr == *filter).then_some(text)
 }
 
