@@ -47,10 +47,8 @@ pub fn compare(
     comparison: ValueComparison,
     value: &dyn Array,
 ) -> Option<BoundFilter> {
-    let has_same_bounds =
-        column_type == value.data_type() || (column_type.is_string() && value.data_type().is_string());
     let (lower, upper) = value_bounds(value);
-    let cast_to = (!has_same_bounds).then_some(value.data_type());
+    let cast_to = (!has_same_bounds(column_type, value.data_type())).then_some(value.data_type());
     let compared = ComparedColumn { column, column_type, cast_to, lower, upper };
     let condition = |operator| compared.condition(operator);
     match comparison {
@@ -69,6 +67,11 @@ pub fn compare(
     }
 }
 
+/// Whether the bounds of values of both types have the same encoding.
+fn has_same_bounds(one: &DataType, other: &DataType) -> bool {
+    one == other || (one.is_string() && other.is_string())
+}
+
 /// What holds wherever a value of the column equals one of these, as by [`compare`]. Of more than `max_values` it is that there may
 /// be a value between the least and the greatest, and nothing is known if the column is cast. Each array has one element, which is
 /// not null.
@@ -80,7 +83,7 @@ pub fn one_of(column: usize, column_type: &DataType, values: &[ArrayRef], max_va
     let mut range: Option<(BoundBytes, BoundBytes)> = None;
     for value in values {
         let (Bound::Value(lower), Bound::Value(upper)) = value_bounds(value) else { return None };
-        if value.data_type() != column_type {
+        if !has_same_bounds(column_type, value.data_type()) {
             return None;
         }
         range = Some(match range {

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, binary_expr, cast as cast_to, col, lit, not, try_cast};
 use proptest::prelude::*;
-use volley_common::ipc::statistics::{MessageStatistics, StatisticsBuilder};
+use volley_common::ipc::statistics::{BoundFilter, MessageStatistics, StatisticsBuilder, part_may_match};
 
 use super::super::expression::VisibleColumns;
 use super::Predicate;
@@ -257,6 +257,17 @@ fn kept(predicate: &Predicate, batches: &[RecordBatch]) -> Vec<bool> {
     pruning.may_select(&statistics.entries().collect::<Vec<_>>(), &columns)
 }
 
+/// Whether a part of these batches can have a row that the filter selects, by the bounds in its catalog row and the condition that
+/// a node sends to coordinators.
+fn part_kept(predicate: &Predicate, batches: &[RecordBatch]) -> bool {
+    let Some(pruning) = predicate.pruning() else { return true };
+    let mut builder = StatisticsBuilder::new(&predicate.schema);
+    batches.iter().for_each(|batch| builder.add(batch));
+    let bounds = pruning.bounds().map_columns(&|at: usize| predicate.columns().get(at).copied()).unwrap();
+    let sent = bounds.to_wire().and_then(|message| BoundFilter::from_wire(&message));
+    sent.is_none_or(|sent| part_may_match(&sent, &builder.part_bounds(predicate.columns())))
+}
+
 /// How many rows of each batch the filter selects; `None` if it fails for one.
 fn selected_counts(predicate: &Predicate, batches: &[RecordBatch]) -> Option<Vec<usize>> {
     let filter = predicate.compile(predicate.columns()).unwrap();
@@ -278,7 +289,10 @@ proptest! {
         let batches: Vec<RecordBatch> = batches.iter().map(|(base, rows)| batch(*base, rows)).collect();
         let Some(predicate) = predicate_of(filter, &batches[0].schema()) else { return Ok(()) };
         let Some(counts) = selected_counts(&predicate, &batches) else { return Ok(()) };
+        let all: usize = counts.iter().sum();
+        prop_assert!(part_kept(&predicate, &batches) || all == 0, "{}: {all} rows of {batches:?}", predicate.expr);
         for (at, (kept, count)) in kept(&predicate, &batches).into_iter().zip(counts).enumerate() {
+            let kept = kept && part_kept(&predicate, &batches[at..=at]);
             prop_assert!(kept || count == 0, "{}: batch {at}, {count} rows: {:?}", predicate.expr, batches[at]);
         }
     }
@@ -347,6 +361,8 @@ fn selective_filter_of_ordered_columns_keeps_few_batches() {
         let predicate = Predicate::parse(filter, &batches[0].schema()).unwrap();
         let kept = kept(&predicate, &batches);
         assert_eq!(kept.iter().filter(|kept| **kept).count(), count, "{filter}");
+        let parts = batches.iter().filter(|batch| part_kept(&predicate, std::slice::from_ref(*batch)));
+        assert_eq!(parts.count(), count, "parts: {filter}");
     }
     for (filter, count) in [
         (format!("s = '{prefix}042{prefix}'"), 1),
