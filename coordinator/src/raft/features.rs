@@ -1,10 +1,11 @@
 //! What the versions of the coordinators know: a command that one of them does not know is not proposed, because its catalog
-//! would then differ from those of the others.
+//! would then differ from those of the others. What a command can do without is left out of it until all know it.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::{IDENTITY_FEATURES, TRANSACTION_FEATURES};
+use volley_common::wire::{IDENTITY_FEATURES, PART_STATISTICS_FEATURES, TRANSACTION_FEATURES};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
@@ -18,11 +19,14 @@ pub enum CatalogFeature {
     Identities,
     /// Transactions.
     Transactions,
+    /// Statistics of parts.
+    PartStatistics,
 }
 
 impl CatalogFeature {
     /// All of them.
-    pub const ALL: [CatalogFeature; 2] = [CatalogFeature::Identities, CatalogFeature::Transactions];
+    pub const ALL: [CatalogFeature; 3] =
+        [CatalogFeature::Identities, CatalogFeature::Transactions, CatalogFeature::PartStatistics];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
     fn needed_by(op: &Op) -> Option<Self> {
@@ -45,6 +49,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => catalog.identity_epoch() != 0,
             CatalogFeature::Transactions => catalog.has_had_transactions(),
+            CatalogFeature::PartStatistics => catalog.has_part_statistics(),
         }
     }
 
@@ -53,6 +58,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => IDENTITY_FEATURES,
             CatalogFeature::Transactions => TRANSACTION_FEATURES,
+            CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
         }
     }
 
@@ -61,6 +67,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => "users, grants and quotas",
             CatalogFeature::Transactions => "transactions",
+            CatalogFeature::PartStatistics => "statistics of parts",
         }
     }
 }
@@ -83,9 +90,28 @@ impl RaftContext {
     /// # Errors
     /// FAILED_PRECONDITION, naming the coordinator to upgrade, or to start.
     pub fn check_known_features(&self, op: &Op) -> Result<()> {
-        let Some(feature) = CatalogFeature::needed_by(op).filter(|feature| !feature.is_in(&self.view())) else {
-            return Ok(());
+        CatalogFeature::needed_by(op).map_or(Ok(()), |feature| self.check_known(feature))
+    }
+
+    /// Removes the statistics of parts from a command, unless every coordinator is known to know them: as a follower, one that does
+    /// not would store the entry without them. Such parts are never left out of a read.
+    pub fn remove_unknown(&self, op: &mut Op) {
+        let parts = match op {
+            Op::CommitWrite(commit) => &mut commit.parts,
+            Op::StageParts(stage) => &mut stage.parts,
+            _ => return,
         };
+        let has_statistics = parts.iter().any(|part| !part.statistics.is_empty());
+        if has_statistics && self.check_known(CatalogFeature::PartStatistics).is_err() {
+            parts.iter_mut().for_each(|part| part.statistics = Bytes::new());
+        }
+    }
+
+    /// Checks that every coordinator has said that it knows something, or that the catalog has it.
+    fn check_known(&self, feature: CatalogFeature) -> Result<()> {
+        if feature.is_in(&self.view()) {
+            return Ok(());
+        }
         let peers = self.peers();
         check(feature, &peers, self.config.id, &self.features.lock())
     }
