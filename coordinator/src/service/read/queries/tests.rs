@@ -82,13 +82,13 @@ fn name(text: &str) -> TableName {
 }
 
 fn newest(table: &str) -> QueriedTable {
-    QueriedTable { name: name(table), version: None, id: None }
+    QueriedTable { name: name(table), version: None, id: None, part_filter: None }
 }
 
 /// The table of a ticket, as a query reads it that was planned before.
 fn pinned(ticket: &Ticket) -> QueriedTable {
     let (version, id) = (Some(ticket.version), Some(ticket.table_id));
-    QueriedTable { name: TableName::from_components(&ticket.table).unwrap(), version, id }
+    QueriedTable { name: TableName::from_components(&ticket.table).unwrap(), version, id, part_filter: None }
 }
 
 fn columns(message: &Bytes) -> Vec<String> {
@@ -170,19 +170,24 @@ async fn ticket_of_a_table_that_is_not_kept_has_expired() {
 #[test]
 fn number_of_tables_of_a_query_is_limited() {
     let table = TableVersion { table: vec!["t".into()], ..TableVersion::default() };
-    assert_eq!(queried_tables(&vec![table.clone(); MAX_TABLES]).unwrap().len(), MAX_TABLES);
-    assert_eq!(queried_tables(&vec![table; MAX_TABLES + 1]).unwrap_err().code, Code::InvalidArgument);
-    assert_eq!(queried_tables(&[TableVersion::default()]).unwrap_err().code, Code::InvalidArgument);
+    let queried = |tables: Vec<TableVersion>| queried_tables(&PlanTablesRequest { tables, filters: Vec::new() });
+    assert_eq!(queried(vec![table.clone(); MAX_TABLES]).unwrap().len(), MAX_TABLES);
+    assert_eq!(queried(vec![table; MAX_TABLES + 1]).unwrap_err().code, Code::InvalidArgument);
+    assert_eq!(queried(vec![TableVersion::default()]).unwrap_err().code, Code::InvalidArgument);
 }
 
 #[test]
 fn request_without_an_id_is_for_the_table_of_the_name() {
     let request = |table_id| TableVersion { table: vec!["t".into()], version: Some(3), table_id };
-    let tables = queried_tables(&[request(0), request(7)]).unwrap();
+    let filters = vec![PartFilter { schema: 9, condition: None }];
+    let request = PlanTablesRequest { tables: vec![request(0), request(7)], filters };
+    let tables = queried_tables(&request).unwrap();
     assert_eq!(
         tables.iter().map(|table| (table.version, table.id)).collect::<Vec<_>>(),
         [(Some(3), None), (Some(3), Some(7))]
     );
+    assert_eq!(tables[0].part_filter, Some(request.filters[0].clone()));
+    assert_eq!(tables[1].part_filter, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +213,7 @@ async fn planned_read(fixture: &ServicesFixture, options: Options) -> (Vec<Ticke
     };
     let request = TableRequest { name: name("sales/a"), kind: DescriptorKind::Command, options };
     let read = &fixture.services.read;
-    let plan = read.plan_flight_info(&fixture.access("reader"), &request, &listener).await.unwrap();
+    let plan = read.plan_flight_info(&fixture.access("reader"), &request, None, &listener).await.unwrap();
     let signed = plan.version_plan.endpoints.iter().map(|endpoint| plan.signer.ticket(&endpoint.ticket_suffix));
     let tickets = signed.map(|bytes| {
         assert_eq!(bytes.starts_with(SQL_MAGIC), request.options.filter.is_some());
