@@ -13,6 +13,7 @@ use super::*;
 use sample::{columns, sample, schema};
 
 mod property;
+mod part_pruning;
 mod pruning;
 mod sample;
 

@@ -11,10 +11,11 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, binary_expr, cast as cast_to, col, lit, not, try_cast};
 use proptest::prelude::*;
-use volley_common::ipc::statistics::{BoundFilter, MessageStatistics, StatisticsBuilder, part_may_match};
+use volley_common::ipc::statistics::{MessageStatistics, StatisticsBuilder};
 
 use super::super::expression::VisibleColumns;
 use super::Predicate;
+use super::part_pruning::part_kept;
 
 /// Values of one column, ascending, and whether filters may calculate with it.
 struct ValuePool {
@@ -255,17 +256,6 @@ fn kept(predicate: &Predicate, batches: &[RecordBatch]) -> Vec<bool> {
     let columns: Vec<_> =
         columns.map(|&column| statistics.column(column, predicate.schema.field(column).data_type())).collect();
     pruning.may_select(&statistics.entries().collect::<Vec<_>>(), &columns)
-}
-
-/// Whether a part of these batches can have a row that the filter selects, by the bounds in its catalog row and the condition that
-/// a node sends to coordinators.
-fn part_kept(predicate: &Predicate, batches: &[RecordBatch]) -> bool {
-    let Some(pruning) = predicate.pruning() else { return true };
-    let mut builder = StatisticsBuilder::new(&predicate.schema);
-    batches.iter().for_each(|batch| builder.add(batch));
-    let bounds = pruning.bounds().map_columns(&|at: usize| predicate.columns().get(at).copied()).unwrap();
-    let sent = bounds.to_wire().and_then(|message| BoundFilter::from_wire(&message));
-    sent.is_none_or(|sent| part_may_match(&sent, &builder.part_bounds(predicate.columns())))
 }
 
 /// How many rows of each batch the filter selects; `None` if it fails for one.
