@@ -12,8 +12,8 @@ use volley_common::Code;
 use super::*;
 use sample::{columns, sample, schema};
 
-mod property;
 mod part_pruning;
+mod property;
 mod pruning;
 mod sample;
 

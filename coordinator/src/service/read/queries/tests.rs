@@ -6,6 +6,7 @@ use std::ops::Range;
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
+use volley_common::ipc::statistics::{BoundFilter, BoundOperator, schema_checksum};
 use volley_common::options::TableRequest;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::catalog::command::Op;
@@ -14,6 +15,7 @@ use volley_common::wire::catalog::{
     TableSpec, WriteMode,
 };
 use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::wire::statistics::PartBounds;
 use volley_common::{Code, PartId};
 
 use super::*;
@@ -31,7 +33,21 @@ fn spec() -> TableSpec {
     TableSpec { shards: 1, replicas: 2, min_copies: 1, retention_ms: 60_000, shard_by, ..TableSpec::default() }
 }
 
-/// A put with these parts of 10 rows each, which replaces all rows of `sales/a`.
+/// Bounds of all columns, whose values are all this one.
+fn bounds(value: u8) -> Bytes {
+    let (lengths, values) = (vec![1; 3], vec![value; 3]);
+    let bounds = PartBounds {
+        columns: vec![0, 1, 2],
+        nulls: vec![0; 3],
+        minimum_lengths: lengths.clone().into(),
+        minimums: values.clone().into(),
+        maximum_lengths: lengths.into(),
+        maximums: values.into(),
+    };
+    bounds.encode_to_vec().into()
+}
+
+/// A put with these parts of 10 rows each, which replaces all rows of `sales/a`. The values of a part are its number in the put.
 async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
     let begin = BeginWrite {
         id: id.into(),
@@ -54,6 +70,7 @@ async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
         bytes: 100,
         crc32c: 7,
         holders: vec![1, 2],
+        statistics: bounds(seq as u8),
         ..Part::default()
     };
     let parts = (0..).zip(parts).map(part).collect();
@@ -202,8 +219,58 @@ async fn listed_tables_have_only_what_a_query_may_see() {
     assert_eq!(list("root").await.len(), 3);
 }
 
-/// The endpoints' tickets of a read of `sales/a` by `reader`, with what the plan says of rows and bytes.
+/// That a column may have a value that is less than 1.
+fn less_than_one(column: usize) -> PartFilter {
+    let condition = BoundFilter::Compare { column, operator: BoundOperator::Less, value: [1].into() };
+    PartFilter { schema: schema_checksum(&schema()), condition: condition.to_wire() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_a_filter_excludes_are_not_planned() {
+    let fixture = fixture().await;
+    let rows = async |user: &str, part_filter: PartFilter| {
+        let table = QueriedTable { part_filter: Some(part_filter), ..newest("sales/a") };
+        let planned = plan(&fixture, user, &[table]).await.unwrap();
+        assert_eq!(planned[0].0.rows, 10 * planned[0].1.parts.len() as u64);
+        planned[0].0.rows
+    };
+    assert_eq!(rows("reader", less_than_one(1)).await, 10);
+    assert_eq!(rows("reader", less_than_one(0)).await, 20, "a hidden column");
+    assert_eq!(rows("root", less_than_one(0)).await, 10);
+    assert_eq!(rows("root", PartFilter { schema: 7, ..less_than_one(0) }).await, 20, "of another schema");
+    let never = PartFilter { condition: BoundFilter::never().to_wire(), ..less_than_one(0) };
+    assert_eq!(rows("reader", never).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filtered_read_has_endpoints_of_parts_that_can_match() {
+    let fixture = fixture().await;
+    let options = Options { filter: Some(FILTER.into()), ..Options::default() };
+    let (tickets, rows, bytes) = filtered_read(&fixture, options.clone(), Some(less_than_one(1))).await;
+    assert_eq!((tickets.len(), tickets[0].parts.len(), rows, bytes), (1, 1, None, None));
+    let (tickets, ..) = filtered_read(&fixture, options.clone(), Some(less_than_one(0))).await;
+    assert_eq!(tickets.len(), 2, "a hidden column");
+    let never = PartFilter { condition: BoundFilter::never().to_wire(), ..less_than_one(1) };
+    let (tickets, ..) = filtered_read(&fixture, options, Some(never)).await;
+    assert_eq!(
+        (tickets.len(), tickets[0].parts.len(), columns(&tickets[0].schema)),
+        (1, 0, vec!["b".into(), "c".into()])
+    );
+    let (tickets, rows, _) = filtered_read(&fixture, Options::default(), Some(less_than_one(1))).await;
+    assert_eq!((tickets.len(), rows), (2, Some(20)), "a read of all rows has no filter");
+}
+
+/// As [`filtered_read`] without a condition for parts.
 async fn planned_read(fixture: &ServicesFixture, options: Options) -> (Vec<Ticket>, Option<u64>, Option<u64>) {
+    filtered_read(fixture, options, None).await
+}
+
+/// The endpoints' tickets of a read of `sales/a` by `reader`, with what the plan says of rows and bytes.
+async fn filtered_read(
+    fixture: &ServicesFixture,
+    options: Options,
+    part_filter: Option<PartFilter>,
+) -> (Vec<Ticket>, Option<u64>, Option<u64>) {
     let listener = ClientListener {
         name: "".into(),
         uri: "grpc+tcp://c:1".into(),
@@ -213,7 +280,8 @@ async fn planned_read(fixture: &ServicesFixture, options: Options) -> (Vec<Ticke
     };
     let request = TableRequest { name: name("sales/a"), kind: DescriptorKind::Command, options };
     let read = &fixture.services.read;
-    let plan = read.plan_flight_info(&fixture.access("reader"), &request, None, &listener).await.unwrap();
+    let access = fixture.access("reader");
+    let plan = read.plan_flight_info(&access, &request, part_filter.as_ref(), &listener).await.unwrap();
     let signed = plan.version_plan.endpoints.iter().map(|endpoint| plan.signer.ticket(&endpoint.ticket_suffix));
     let tickets = signed.map(|bytes| {
         assert_eq!(bytes.starts_with(SQL_MAGIC), request.options.filter.is_some());
