@@ -78,7 +78,7 @@ impl Bound {
     }
 
     /// A bound of the same values in at most `most` bytes.
-    pub(super) fn cut(self, most: usize, side: BoundSide) -> Bound {
+    pub(super) fn truncated(self, most: usize, side: BoundSide) -> Bound {
         let Bound::Value(value) = &self else { return self };
         let Some(beginning) = value.as_slice().get(..most).filter(|beginning| beginning.len() < value.as_slice().len())
         else {

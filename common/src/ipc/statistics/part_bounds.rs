@@ -27,8 +27,8 @@ pub(super) struct ColumnTotals {
 pub(super) fn encode(columns: impl Iterator<Item = ColumnTotals>) -> Bytes {
     let mut fitting: Vec<ColumnTotals> = Vec::new();
     for column in columns {
-        let minimum = column.minimum.cut(MAX_BYTES_OF_BOUND, BoundSide::Minimum);
-        let maximum = column.maximum.cut(MAX_BYTES_OF_BOUND, BoundSide::Maximum);
+        let minimum = column.minimum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Minimum);
+        let maximum = column.maximum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Maximum);
         fitting.push(ColumnTotals { minimum, maximum, ..column });
         if message(&fitting).encoded_len() > MAX_PART_BOUNDS_BYTES {
             fitting.pop();

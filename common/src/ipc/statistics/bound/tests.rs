@@ -1,4 +1,4 @@
-//! Bounds have the order of their values, and hold after they are joined, cut and listed.
+//! Bounds have the order of their values, and hold after they are joined, truncated and listed.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Debug;
@@ -84,15 +84,15 @@ fn unknown_bound_stays_unknown() {
 }
 
 #[test]
-fn cut_bounds_admit_the_same_values() {
+fn truncated_bounds_admit_the_same_values() {
     let bound = |bytes: &[u8]| Bound::Value(BoundBytes::new(bytes).unwrap());
-    assert_eq!(bound(b"abcd").cut(4, BoundSide::Maximum), bound(b"abcd"));
-    assert_eq!(bound(b"abcde").cut(4, BoundSide::Minimum), bound(b"abcd"));
-    assert_eq!(bound(b"abcde").cut(4, BoundSide::Maximum), bound(b"abce"));
-    assert_eq!(bound(&[1, 255, 255, 0]).cut(3, BoundSide::Maximum), bound(&[2]));
-    assert_eq!(bound(&[255; 5]).cut(4, BoundSide::Maximum), Bound::Unknown);
-    assert_eq!(bound(&[255; 5]).cut(4, BoundSide::Minimum), bound(&[255; 4]));
-    assert_eq!(Bound::NoValues.cut(4, BoundSide::Maximum), Bound::NoValues);
+    assert_eq!(bound(b"abcd").truncated(4, BoundSide::Maximum), bound(b"abcd"));
+    assert_eq!(bound(b"abcde").truncated(4, BoundSide::Minimum), bound(b"abcd"));
+    assert_eq!(bound(b"abcde").truncated(4, BoundSide::Maximum), bound(b"abce"));
+    assert_eq!(bound(&[1, 255, 255, 0]).truncated(3, BoundSide::Maximum), bound(&[2]));
+    assert_eq!(bound(&[255; 5]).truncated(4, BoundSide::Maximum), Bound::Unknown);
+    assert_eq!(bound(&[255; 5]).truncated(4, BoundSide::Minimum), bound(&[255; 4]));
+    assert_eq!(Bound::NoValues.truncated(4, BoundSide::Maximum), Bound::NoValues);
 }
 
 #[test]
