@@ -8,7 +8,7 @@ use volley_sql::predicate::Predicate;
 /// left out.
 pub fn part_filter(filter: &Predicate, ticket: &Ticket) -> Option<PartFilter> {
     let pruning = filter.pruning()?;
-    let column = |position: usize| {
+    let column = |position: usize| -> Option<usize> {
         let visible = *filter.columns().get(position)?;
         match &ticket.columns {
             Some(columns) => columns.index.get(visible).map(|index| *index as usize),

@@ -1,10 +1,11 @@
 //! Bounds of the columns of a whole part, as its row in the catalog has them.
 //!
 //! A catalog has them for every part, in the memory of each coordinator, so they are few bytes: of ten million parts they take
-//! up to 2.6 GB.
+//! up to 2.6 GB. They are read while the catalog is locked, for every part of a table: so the message is not decoded, but its
+//! fields are found in its bytes.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{Message, decode_length_delimiter};
 
 use super::bound::{Bound, BoundList, BoundSide, bound_at};
 use super::bound_filter::{BoundFilter, ColumnRange};
@@ -14,6 +15,9 @@ use crate::wire::statistics::PartBounds;
 pub const MAX_PART_BOUNDS_BYTES: usize = 256;
 /// Maximum bytes of one of them.
 const MAX_BYTES_OF_BOUND: usize = 16;
+/// Fields of [`PartBounds`], whose numbers begin with 1. All are length-delimited, which is this type of protobuf.
+const FIELDS: usize = 6;
+const LENGTH_DELIMITED: usize = 2;
 
 /// What is known of one column of a part.
 pub(super) struct ColumnTotals {
@@ -59,18 +63,46 @@ pub fn part_may_match(filter: &BoundFilter, bounds: &[u8]) -> bool {
     if bounds.is_empty() {
         return true;
     }
-    match PartBounds::decode(bounds) {
-        Ok(bounds) => filter.may_select(&|column| range_of(&bounds, column)),
-        Err(_) => true,
+    match fields(bounds) {
+        Some(fields) => filter.may_select(&|column: usize| range_of(&fields, column)),
+        None => true,
     }
 }
 
-fn range_of(bounds: &PartBounds, column: usize) -> Option<ColumnRange<'_>> {
-    let at = bounds.columns.iter().position(|known| *known as usize == column)?;
-    let nulls = *bounds.nulls.get(at)?;
-    let minimum = bound_at(&bounds.minimum_lengths, &bounds.minimums, at)?;
-    let maximum = bound_at(&bounds.maximum_lengths, &bounds.maximums, at)?;
+/// The contents of the fields; empty for those that the message does not have. `None` if it is no such message.
+fn fields(mut message: &[u8]) -> Option<[&[u8]; FIELDS]> {
+    let mut fields: [&[u8]; FIELDS] = [&[]; FIELDS];
+    while !message.is_empty() {
+        let key = decode_length_delimiter(&mut message).ok()?;
+        if key % 8 != LENGTH_DELIMITED {
+            return None;
+        }
+        let length = decode_length_delimiter(&mut message).ok()?;
+        let (content, rest) = message.split_at_checked(length)?;
+        message = rest;
+        // A later version may have more.
+        if (1..=FIELDS).contains(&(key / 8)) {
+            fields[key / 8 - 1] = content;
+        }
+    }
+    Some(fields)
+}
+
+fn range_of<'a>(fields: &[&'a [u8]; FIELDS], column: usize) -> Option<ColumnRange<'a>> {
+    let [columns, nulls, minimum_lengths, minimums, maximum_lengths, maximums] = *fields;
+    let at = numbers(columns).position(|known| known == column)?;
+    let nulls = numbers(nulls).nth(at)? as u64;
+    let minimum = bound_at(minimum_lengths, minimums, at)?;
+    let maximum = bound_at(maximum_lengths, maximums, at)?;
     Some(ColumnRange::new(nulls, minimum, maximum))
+}
+
+/// The numbers of a packed field.
+fn numbers(mut packed: &[u8]) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || match packed.is_empty() {
+        true => None,
+        false => decode_length_delimiter(&mut packed).ok(),
+    })
 }
 
 #[cfg(test)]
@@ -131,9 +163,11 @@ mod tests {
         let never = compare(0, BoundOperator::Less, b"");
         let bounds = encode([totals(0, b"b", b"c")].into_iter());
         assert!(!part_may_match(&never, &bounds));
-        for damaged in [&b""[..], &[0xff; 9], &bounds[..bounds.len() - 1]] {
+        for damaged in [&b""[..], &[0xff; 9], &[8, 0], &bounds[..bounds.len() - 1]] {
             assert!(part_may_match(&never, damaged), "{damaged:?}");
         }
+        let with_more = [&bounds[..], &[58, 1, 9]].concat();
+        assert!(!part_may_match(&never, &with_more), "a field of a later version");
         let odd = PartBounds { columns: vec![0], nulls: vec![0], ..PartBounds::default() };
         assert!(part_may_match(&never, &odd.encode_to_vec()));
         assert!(encode(std::iter::empty()).is_empty());

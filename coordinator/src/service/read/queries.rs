@@ -73,7 +73,8 @@ pub fn queried_tables(request: &PlanTablesRequest) -> Result<Vec<QueriedTable>> 
 
 impl ReadService {
     /// Plans reads of whole tables by one linearizable read, in this order: of all columns that the principal may see, and of all parts
-    /// that the table's filter does not exclude. Whether it may read the tables is checked before. The plans are for members: their tickets have the whole schema of the table.
+    /// that the table's filter does not exclude. Whether it may read the tables is checked before. The plans are for members: their
+    /// tickets have the whole schema of the table.
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version. UNAVAILABLE: a shard without a live holder, or no leader. RESOURCE_EXHAUSTED: the plans
