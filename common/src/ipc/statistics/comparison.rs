@@ -140,15 +140,15 @@ impl ComparedColumn<'_> {
         let own = own.as_slice();
         let Some(to) = self.cast_to else { return Some(BoundFilter::compare(self.column, operator, own)) };
         match operator {
-            BoundOperator::Greater => self.from_first(to, |_, upper| upper > own),
-            BoundOperator::GreaterOrEqual => self.from_first(to, |_, upper| upper >= own),
+            BoundOperator::Greater => self.at_or_after_first(to, |_, upper| upper > own),
+            BoundOperator::GreaterOrEqual => self.at_or_after_first(to, |_, upper| upper >= own),
             BoundOperator::Less => self.before_first(to, |lower, _| lower >= own),
             BoundOperator::LessOrEqual => self.before_first(to, |lower, _| lower > own),
         }
     }
 
     /// That there may be the first value for which `is_reached`, or a greater one.
-    fn from_first(&self, to: &DataType, is_reached: impl Fn(&[u8], &[u8]) -> bool) -> Option<BoundFilter> {
+    fn at_or_after_first(&self, to: &DataType, is_reached: impl Fn(&[u8], &[u8]) -> bool) -> Option<BoundFilter> {
         Some(match self.first(to, is_reached)? {
             Some(first) => BoundFilter::compare(self.column, BoundOperator::GreaterOrEqual, first.as_slice()),
             None => BoundFilter::never(),
