@@ -96,15 +96,7 @@ impl RaftContext {
     /// Removes the statistics of parts from a command, unless every coordinator is known to know them: as a follower, one that does
     /// not would store the entry without them. Such parts are never left out of a read.
     pub fn remove_unknown(&self, op: &mut Op) {
-        let parts = match op {
-            Op::CommitWrite(commit) => &mut commit.parts,
-            Op::StageParts(stage) => &mut stage.parts,
-            _ => return,
-        };
-        let has_statistics = parts.iter().any(|part| !part.statistics.is_empty());
-        if has_statistics && self.check_known(CatalogFeature::PartStatistics).is_err() {
-            parts.iter_mut().for_each(|part| part.statistics = Bytes::new());
-        }
+        remove_statistics_unless(op, || self.check_known(CatalogFeature::PartStatistics).is_ok());
     }
 
     /// Checks that every coordinator has said that it knows something, or that the catalog has it.
@@ -114,6 +106,19 @@ impl RaftContext {
         }
         let peers = self.peers();
         check(feature, &peers, self.config.id, &self.features.lock())
+    }
+}
+
+/// Removes the statistics of a command's parts, if it has some and they are not known.
+fn remove_statistics_unless(op: &mut Op, are_known: impl FnOnce() -> bool) {
+    let parts = match op {
+        Op::CommitWrite(commit) => &mut commit.parts,
+        Op::StageParts(stage) => &mut stage.parts,
+        _ => return,
+    };
+    let has_statistics = parts.iter().any(|part| !part.statistics.is_empty());
+    if has_statistics && !are_known() {
+        parts.iter_mut().for_each(|part| part.statistics = Bytes::new());
     }
 }
 
@@ -140,7 +145,7 @@ fn check(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{BeginWrite, Clear, EndTransaction, PutUser};
+    use volley_common::wire::catalog::{BeginWrite, Clear, CommitWrite, EndTransaction, Part, PutUser, StageParts};
 
     use super::*;
 
@@ -158,6 +163,24 @@ mod tests {
             assert!(error.message.contains("coordinator 2 at c2:1") && error.message.contains("start it"), "{error}");
             check(&[(2, least), (3, least + 1)]).unwrap();
         }
+    }
+
+    #[test]
+    fn statistics_are_removed_while_a_coordinator_does_not_know_them() {
+        let part = |statistics: &'static [u8]| Part { rows: 7, statistics: statistics.into(), ..Part::default() };
+        let commit = |parts| Op::CommitWrite(CommitWrite { write: "w".into(), parts, attempt: 1 });
+        let stage = |parts| Op::StageParts(StageParts { write: "w".into(), parts, ..StageParts::default() });
+        let without = |mut op: Op, are_known: bool| {
+            remove_statistics_unless(&mut op, || are_known);
+            op
+        };
+        for parts in [vec![part(b"a"), part(b"")], vec![part(b"")], Vec::new()] {
+            let removed: Vec<Part> = parts.iter().map(|_| part(b"")).collect();
+            assert_eq!(without(commit(parts.clone()), false), commit(removed.clone()));
+            assert_eq!(without(stage(parts.clone()), false), stage(removed));
+            assert_eq!(without(commit(parts.clone()), true), commit(parts));
+        }
+        assert_eq!(without(Op::Clear(Clear {}), false), Op::Clear(Clear {}));
     }
 
     #[test]
