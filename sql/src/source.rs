@@ -25,8 +25,8 @@ pub trait TableSource: Send + Sync + Debug + 'static {
     /// NOT_FOUND: a table or version does not exist, or the caller may not read it. Errors of the catalog.
     async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>>;
 
-    /// The table without parts of which it is known that they have no row that the filter selects; the whole table if nothing is
-    /// known. Some of its parts are left out, in the order of the others, and `rows`, `bytes` and `ticket` are those of the rest.
+    /// The table without those parts of which it is known that they have no row that the filter selects; the whole table if nothing
+    /// is known. The others keep their order, and `rows`, `bytes` and `ticket` are theirs.
     async fn prune(&self, table: &Arc<PlannedTable>, _filter: &Predicate) -> Arc<PlannedTable> {
         table.clone()
     }
