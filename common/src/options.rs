@@ -14,6 +14,7 @@ use crate::{Error, Result, TableName, TransactionId, ticket};
 use sources::options_from;
 
 pub mod fields;
+pub mod part_filter;
 mod sources;
 pub mod sql;
 

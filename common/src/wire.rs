@@ -1,7 +1,8 @@
 //! The generated protobuf messages and gRPC services.
 //!
 //! [`catalog`] outlives a version (log, snapshot, rows on disk); [`cluster`] holds the calls between members, and the
-//! content of tickets; [`raft`] is Raft between coordinators; [`statistics`] is in the footers of parts.
+//! content of tickets; [`raft`] is Raft between coordinators; [`statistics`] is in the footers of parts, and in the catalog's rows of
+//! them.
 
 pub use volley::catalog::v1 as catalog;
 pub use volley::cluster::v1 as cluster;
@@ -148,5 +149,7 @@ pub const PROTOCOL: u32 = 1;
 /// The least [`raft::Identity::features`] of a coordinator that knows the catalog's commands of users, service tokens, grants,
 /// signing keys and quotas.
 pub const IDENTITY_FEATURES: u32 = 1;
-/// The same for the commands of transactions. It is also what this version says.
+/// The same for the commands of transactions.
 pub const TRANSACTION_FEATURES: u32 = 2;
+/// The same for the statistics of parts. It is also what this version says.
+pub const PART_STATISTICS_FEATURES: u32 = 3;

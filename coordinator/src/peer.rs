@@ -334,7 +334,7 @@ impl Coordinator for CoordinatorPeerService {
     async fn plan_tables(&self, request: Request<PlanTablesRequest>) -> Result<Response<PlanTablesReply>, Status> {
         Caller::of(request.extensions()).speaks_as(MemberRole::Node)?;
         let access = self.asserted(&request, PLAN_TABLES)?;
-        let tables = queried_tables(&request.get_ref().tables)?;
+        let tables = queried_tables(request.get_ref())?;
         self.require_tables(&access, &tables, request.metadata())?;
         let _place = self.planning.enter(&access).await?;
         let tables = self.read.plan_tables(&access, &tables).await?;

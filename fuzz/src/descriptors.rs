@@ -1,16 +1,21 @@
-//! Descriptors, commands, unsigned tickets, and headers with options.
+//! Descriptors, commands, unsigned tickets, and headers with options, or with what excludes parts.
 //!
 //! The first byte chooses between a command, a ticket and a descriptor in protobuf; header lines may precede it, with an empty
 //! line after them.
 
 use arrow_flight::FlightDescriptor;
+use http::HeaderMap;
 use prost::Message;
 use tonic::metadata::MetadataMap;
+use volley_common::ipc::statistics::{BoundFilter, BoundOperator, part_may_match};
+use volley_common::options::part_filter::{PART_FILTER_HEADER, from_headers, header_value};
 use volley_common::options::sql::{sql_of_descriptor, sql_of_ticket};
 use volley_common::options::{
     MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_filter, check_retention, check_write_id,
     decompress_header,
 };
+use volley_common::wire::cluster::PartFilter;
+use volley_common::wire::statistics::PartBounds;
 use volley_common::{Code, Result, TableName, name};
 
 use crate::input::{check_error, header_map, split_head};
@@ -26,6 +31,7 @@ pub fn run(data: &[u8]) {
     if let Err(error) = decompress_header(&headers) {
         check_error(&error, rest.len());
     }
+    check_part_filter(headers.as_ref(), body);
     // A read with a filter is never one without SQL: a coordinator would plan it unchecked.
     let sql = match kind % 3 {
         0 => sql_of_descriptor(&FlightDescriptor::new_cmd(body.to_vec()), headers.as_ref()),
@@ -48,6 +54,16 @@ pub fn run(data: &[u8]) {
         assert!(request.options.filter.is_none() || sql.is_some(), "a filter without SQL");
     }
     check_request(request, rest.len());
+}
+
+/// What the headers say excludes parts is evaluated for any bounds. What is sent again holds wherever it does.
+fn check_part_filter(headers: &HeaderMap, bounds: &[u8]) {
+    let Some(PartFilter { condition: Some(condition), .. }) = from_headers(headers) else { return };
+    let Some(filter) = BoundFilter::from_wire(&condition) else { return };
+    let sent = filter.to_wire().and_then(|sent| BoundFilter::from_wire(&sent));
+    if part_may_match(&filter, bounds) {
+        assert!(sent.is_none_or(|sent| part_may_match(&sent, bounds)), "{filter:?}");
+    }
 }
 
 fn check_request(request: Result<TableRequest>, input: usize) {
@@ -94,6 +110,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "where": "a > 1", "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
         "write_id": "w-1", "retention_s": 60, "preserve_batches": false}"#;
     vec![
+        part_filter_seed(),
         b"\0sales/eu".to_vec(),
         [&b"\0"[..], all.as_bytes()].concat(),
         b"\0{\"table\": \"a\", \"columns\": \"x,y\", \"columns\": [\"z\"]}".to_vec(),
@@ -110,4 +127,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&b"\x02"[..], &command.encode_to_vec()].concat(),
         [&b"\x02x-volley-mode: create\n\n"[..], &path.encode_to_vec()].concat(),
     ]
+}
+
+/// A header with a condition, and the bounds of a part.
+fn part_filter_seed() -> Vec<u8> {
+    let condition = BoundFilter::any(vec![
+        BoundFilter::Compare { column: 7, operator: BoundOperator::Less, value: b"m".to_vec().into() },
+        BoundFilter::all(vec![BoundFilter::IsNull(0), BoundFilter::IsNotNull(7)]),
+    ]);
+    let value = header_value(&PartFilter { schema: 1, condition: condition.to_wire() }).expect("a short header");
+    let bounds = PartBounds {
+        columns: vec![7, 0],
+        nulls: vec![0, 3],
+        minimum_lengths: vec![1, 254].into(),
+        minimums: b"a".to_vec().into(),
+        maximum_lengths: vec![255, 254].into(),
+        maximums: Vec::new().into(),
+    };
+    let header = format!("{PART_FILTER_HEADER}: ");
+    [&b"\0"[..], header.as_bytes(), value.as_bytes(), b"\n\n", &bounds.encode_to_vec()].concat()
 }

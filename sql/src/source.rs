@@ -25,6 +25,12 @@ pub trait TableSource: Send + Sync + Debug + 'static {
     /// NOT_FOUND: a table or version does not exist, or the caller may not read it. Errors of the catalog.
     async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>>;
 
+    /// The table without those parts of which it is known that they have no row that the filter selects; the whole table if nothing
+    /// is known. The others keep their order, and `rows`, `bytes` and `ticket` are theirs.
+    async fn prune(&self, table: &Arc<PlannedTable>, _filter: &Predicate) -> Arc<PlannedTable> {
+        table.clone()
+    }
+
     /// All tables that the caller may see, at their newest versions.
     ///
     /// # Errors
@@ -47,13 +53,13 @@ pub struct PlannedTable {
     pub version: u64,
     /// The columns that the caller may see.
     pub schema: SchemaRef,
-    /// The parts of the version. A part's index is its position in `ticket.parts`.
+    /// The parts of the version that are read. A part's index is its position in `ticket.parts`.
     pub parts: Vec<PlannedPart>,
     /// Rows of all parts.
     pub rows: u64,
     /// Bytes of all parts, with all columns.
     pub bytes: u64,
-    /// The verified ticket of the whole version, for scans.
+    /// The verified ticket of these parts, for scans.
     pub ticket: Arc<Ticket>,
 }
 

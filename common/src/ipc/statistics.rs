@@ -10,22 +10,31 @@
 //! | `column_values` | bounds of arrays, and arrays of bounds |
 //! | `extremes` | the least and the greatest value of an array |
 //! | `bound` | bounds as bytes that have their order, and lists of them |
+//! | `bound_filter`, [`comparison`] | conditions on bounds, which hold wherever a filter can select a row |
+//! | `part_bounds` | bounds of a whole part, for the catalog |
 
 mod bound;
+mod bound_filter;
 mod column_values;
+pub mod comparison;
 mod extremes;
+mod part_bounds;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Schema};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use prost::Message;
 
 use crate::wire::statistics::{ColumnStatistics, PartStatistics};
 use crate::{Error, Result};
 use bound::{Bound, BoundList, BoundSide, decode_bounds};
+pub use bound_filter::{BoundFilter, BoundOperator, ColumnRange, schema_checksum};
 pub use column_values::is_orderable;
 use column_values::{bounds_array, value_bounds};
+use part_bounds::ColumnTotals;
+pub use part_bounds::{MAX_PART_BOUNDS_BYTES, part_may_match};
 
 /// The key of the statistics in the custom metadata of a part's footer.
 pub const STATISTICS_KEY: &str = "volley.statistics";
@@ -117,6 +126,14 @@ impl StatisticsBuilder {
         self.columns.iter_mut().for_each(ColumnEntries::join_pairs);
     }
 
+    /// Nulls and bounds of all batches, for the part's row in the catalog: of the columns `first`, then of the others, as far as
+    /// they fit into [`MAX_PART_BOUNDS_BYTES`]. Empty: of none.
+    pub fn part_bounds(&self, first: &[usize]) -> Bytes {
+        let (first, others): (Vec<&ColumnEntries>, Vec<&ColumnEntries>) =
+            self.columns.iter().partition(|entries| first.contains(&entries.column));
+        part_bounds::encode(first.into_iter().chain(others).map(ColumnEntries::totals))
+    }
+
     /// The value of [`STATISTICS_KEY`]; `None` if there is nothing to say, and the part has none.
     pub fn finish(mut self) -> Option<String> {
         if self.columns.is_empty() || self.messages.is_empty() {
@@ -169,6 +186,15 @@ impl ColumnEntries {
         self.maximums.join_pairs(BoundSide::Maximum);
     }
 
+    fn totals(&self) -> ColumnTotals {
+        ColumnTotals {
+            column: self.column,
+            nulls: self.nulls.iter().sum(),
+            minimum: self.minimums.joined(BoundSide::Minimum),
+            maximum: self.maximums.joined(BoundSide::Maximum),
+        }
+    }
+
     fn encoded_bytes(&self) -> usize {
         self.minimums.encoded_bytes() + self.maximums.encoded_bytes() + NUMBER_BYTES * self.nulls.len()
     }
@@ -209,6 +235,16 @@ pub struct ColumnBounds {
     pub minimums: ArrayRef,
     /// Values of the column's type that no value is greater than; null: not known, or all are null.
     pub maximums: ArrayRef,
+    least: Vec<Bound>,
+    greatest: Vec<Bound>,
+}
+
+impl ColumnBounds {
+    /// What an entry says, for a [`BoundFilter`]; `None`: there is no such entry.
+    pub fn range(&self, entry: usize) -> Option<ColumnRange<'_>> {
+        let nulls = *self.nulls.values().get(entry)?;
+        Some(ColumnRange::new(nulls, self.least.get(entry)?.listed(), self.greatest.get(entry)?.listed()))
+    }
 }
 
 impl MessageStatistics {
@@ -244,17 +280,14 @@ impl MessageStatistics {
     /// What is known of a column of this type; `None`: nothing.
     pub fn column(&self, column: usize, data_type: &DataType) -> Option<ColumnBounds> {
         let found = self.decoded.columns.iter().find(|found| found.column as usize == column)?;
-        let bounds = |lengths: &[u8], bounds: &[u8]| -> Option<ArrayRef> {
-            let bounds: Vec<Bound> = decode_bounds(lengths, bounds)?;
-            bounds_array(data_type, &bounds)
-        };
-        let minimums = bounds(&found.minimum_lengths, &found.minimums)?;
-        let maximums = bounds(&found.maximum_lengths, &found.maximums)?;
+        let least = decode_bounds(&found.minimum_lengths, &found.minimums)?;
+        let greatest = decode_bounds(&found.maximum_lengths, &found.maximums)?;
+        let (minimums, maximums) = (bounds_array(data_type, &least)?, bounds_array(data_type, &greatest)?);
         let lengths = [found.nulls.len(), minimums.len(), maximums.len()];
         if lengths.iter().any(|length| *length != self.decoded.messages.len()) {
             return None;
         }
-        Some(ColumnBounds { nulls: UInt64Array::from(found.nulls.clone()), minimums, maximums })
+        Some(ColumnBounds { nulls: UInt64Array::from(found.nulls.clone()), minimums, maximums, least, greatest })
     }
 }
 

@@ -18,7 +18,7 @@
 //! | `transactions`, `ended_transactions` | transactions: writes that one command makes visible; what is kept of those that ended |
 //! | `quotas` | the largest size of the tables of a prefix |
 //! | [`nodes`] | commands about nodes, holders and placement |
-//! | [`parts`] | the in-memory index of parts: about 270 bytes each, 270 MB for a million |
+//! | [`parts`] | the in-memory index of parts: 300 to 560 bytes each, up to 560 MB for a million |
 //! | [`rows`], [`replies`] | row keys and their bytes; replies of commands |
 //!
 //! **Invariant**: a catalog is a pure function of the commands applied to it: no clock, no randomness.

@@ -1,12 +1,13 @@
 //! The in-memory index of parts, sized for a million parts.
 //!
-//! A part costs about 128 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the index by id and 62
-//! in the sort order: some 280 bytes. Parts of one write share the string of the write's id.
+//! A part costs about 144 bytes in the slab (which grows by an eighth), 32 for its holders, 44 in the index by id and 62
+//! in the sort order: some 300 bytes, and up to 256 for its statistics. Parts of one write share the string of the write's id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use volley_common::PartId;
 use volley_common::wire::catalog::{Absence, CompactedPosition, Part};
 
@@ -32,6 +33,8 @@ pub struct PartRow {
     pub bytes: u64,
     /// Record batches of the file; 0: unknown.
     pub batches: u32,
+    /// Bounds of its columns, as [`volley_common::ipc::statistics::part_may_match`] reads them; empty: unknown.
+    pub statistics: Box<[u8]>,
     /// Ids of nodes with a verified copy.
     pub holders: Box<[u64]>,
     /// The version that added the part.
@@ -108,6 +111,7 @@ impl PartRow {
             }),
             absences: self.absences().to_vec(),
             batches: self.batches,
+            statistics: Bytes::copy_from_slice(&self.statistics),
         }
     }
 
@@ -123,6 +127,7 @@ impl PartRow {
             rows: part.rows,
             bytes: part.bytes,
             batches: part.batches,
+            statistics: Box::from(&part.statistics[..]),
             holders: part.holders.as_slice().into(),
             added: part.added,
             removed: part.removed,
@@ -151,6 +156,8 @@ pub(super) struct PartIndex {
     removed: BTreeSet<(u64, u64, u32)>,
     /// The current revision of each table's parts.
     revisions: HashMap<u64, Revision>,
+    /// How many parts have statistics.
+    with_statistics: usize,
 }
 
 /// Identifies one state of a part of the catalog within this process: a cached result stays valid while the revision is
@@ -180,6 +187,11 @@ impl PartIndex {
 
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// How many parts have statistics.
+    pub(super) fn with_statistics(&self) -> usize {
+        self.with_statistics
     }
 
     pub(super) fn get(&self, id: PartId) -> Option<&PartRow> {
@@ -238,6 +250,7 @@ impl PartIndex {
             self.removed.insert((part.table, part.removed, slot));
         }
         self.changed(part.table);
+        self.with_statistics += usize::from(!part.statistics.is_empty());
         self.slots[slot as usize] = Some(part);
     }
 
@@ -264,6 +277,7 @@ impl PartIndex {
         self.order.remove(&(part.table, part.sort_key()));
         self.removed.remove(&(part.table, part.removed, slot));
         self.free.push(slot);
+        self.with_statistics -= usize::from(!part.statistics.is_empty());
         self.changed(part.table);
         Some(part)
     }

@@ -157,6 +157,11 @@ impl Catalog {
         self.parts.len()
     }
 
+    /// Whether any part has statistics.
+    pub fn has_part_statistics(&self) -> bool {
+        self.parts.with_statistics() > 0
+    }
+
     /// Every write that is open, or finished and still remembered. Costs a decode for each finished one.
     pub fn writes(&self) -> impl Iterator<Item = Cow<'_, Write>> {
         self.open.values().map(Cow::Borrowed).chain(self.finished.iter().map(Cow::Owned))

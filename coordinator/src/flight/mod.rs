@@ -152,7 +152,7 @@ impl FlightService for CoordinatorFlight {
         let listener =
             received_by::client_listener(&self.listeners, request.extensions(), request.metadata().as_ref())?;
         let _place = self.planning.enter(call.access()).await?;
-        let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
+        let plan = self.read.plan_flight_info(call.access(), &table, None, &listener).await?;
         let info = flight_info::encode(&request.get_ref().encode_to_vec(), &plan, 0);
         let info = FlightInfo::decode(info.as_slice()).map_err(|e| Error::internal(format!("a FlightInfo: {e}")))?;
         let expiration_time = info.endpoint.first().and_then(|endpoint| endpoint.expiration_time);

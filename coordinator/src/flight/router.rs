@@ -26,7 +26,7 @@ use volley_common::identity::{ASSERTION_HEADER, is_public};
 use volley_common::listen::check_name;
 use volley_common::options::{
     CLIENT_LISTENER_HEADER, DECOMPRESS_HEADER, HEADER_PREFIX, TableRequest, TicketRequest, decompress_header,
-    fields::cut, header_text,
+    fields::cut, header_text, part_filter,
 };
 use volley_common::proxy::{Repeatable, ReplayableBody};
 use volley_common::refusal_log::RefusalLog;
@@ -284,7 +284,8 @@ impl CoordinatorRouter {
             Err(status) => return Ok(grpc_error(status)),
         };
         let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
-        let plan = self.read.plan_flight_info(call.access(), &table, &listener).await?;
+        let part_filter = part_filter::from_headers(headers.as_ref());
+        let plan = self.read.plan_flight_info(call.access(), &table, part_filter.as_ref(), &listener).await?;
         let mut reply = flight_info::encode(&message, &plan, PREFIX);
         let length = reply.len() - PREFIX;
         if length > MAX_REPLY {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
+use volley_common::ipc::statistics::{BoundFilter, part_may_match};
 use volley_common::wire::catalog::Table;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, NodeId, Result};
@@ -30,6 +31,8 @@ pub struct VersionPlan {
     pub rows: u64,
     /// Bytes of the parts of all endpoints.
     pub bytes: u64,
+    /// Parts that are left out, because they have no row that the filter selects.
+    pub pruned: u64,
 }
 
 /// One stream that a reader can fetch.
@@ -127,11 +130,48 @@ pub fn plan_endpoints(
     listener: &str,
 ) -> Result<VersionPlan> {
     let parts = parts_within_limit(catalog.part_rows_at(table.id, version), limit);
+    plan_parts(catalog, table, &parts, max_endpoints, limit, alive, listener)
+}
+
+/// As [`plan_endpoints`] without a limit, but only of the parts that can have a row which a filter selects. The others need no
+/// holder.
+///
+/// # Errors
+/// As [`plan_endpoints`].
+pub fn plan_filtered(
+    catalog: &Catalog,
+    table: &Table,
+    version: u64,
+    max_endpoints: usize,
+    filter: &BoundFilter,
+    alive: &BTreeSet<NodeId>,
+    listener: &str,
+) -> Result<VersionPlan> {
+    let (mut parts, mut pruned) = (Vec::new(), 0);
+    for part in catalog.part_rows_at(table.id, version) {
+        match part_may_match(filter, &part.statistics) {
+            true => parts.push(part),
+            false => pruned += 1,
+        }
+    }
+    let plan = plan_parts(catalog, table, &parts, max_endpoints, None, alive, listener)?;
+    Ok(VersionPlan { pruned, ..plan })
+}
+
+fn plan_parts(
+    catalog: &Catalog,
+    table: &Table,
+    parts: &[&PartRow],
+    max_endpoints: usize,
+    limit: Option<u64>,
+    alive: &BTreeSet<NodeId>,
+    listener: &str,
+) -> Result<VersionPlan> {
     let (uris, degraded) = (uris(catalog, alive, listener), degraded(catalog, alive));
     if parts.is_empty() {
         return Ok(plan_without_parts(&uris, limit));
     }
-    let runs = split_into_runs(&parts, max_endpoints);
+    let runs = split_into_runs(parts, max_endpoints);
     let mut holders = Vec::with_capacity(runs.len());
     for run in &runs {
         require_live_holders(catalog, table, run, alive)?;

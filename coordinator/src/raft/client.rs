@@ -38,7 +38,8 @@ enum LeaderAttempt<T> {
 
 impl RaftContext {
     /// See [`Handle::propose`](super::handle::Handle::propose).
-    pub async fn propose(&self, op: command::Op) -> Result<reply::Reply> {
+    pub async fn propose(&self, mut op: command::Op) -> Result<reply::Reply> {
+        self.remove_unknown(&mut op);
         self.check_features(&op).await?;
         let command = Command { now_ms: 0, op: Some(op) };
         let (length, limit) = (command.encoded_len(), MAX_PEER_MESSAGE - ENVELOPE_BYTES);

@@ -1,10 +1,11 @@
 //! What the versions of the coordinators know: a command that one of them does not know is not proposed, because its catalog
-//! would then differ from those of the others.
+//! would then differ from those of the others. What a command can do without is left out of it until all know it.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::{IDENTITY_FEATURES, TRANSACTION_FEATURES};
+use volley_common::wire::{IDENTITY_FEATURES, PART_STATISTICS_FEATURES, TRANSACTION_FEATURES};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
@@ -18,11 +19,14 @@ pub enum CatalogFeature {
     Identities,
     /// Transactions.
     Transactions,
+    /// Statistics of parts.
+    PartStatistics,
 }
 
 impl CatalogFeature {
     /// All of them.
-    pub const ALL: [CatalogFeature; 2] = [CatalogFeature::Identities, CatalogFeature::Transactions];
+    pub const ALL: [CatalogFeature; 3] =
+        [CatalogFeature::Identities, CatalogFeature::Transactions, CatalogFeature::PartStatistics];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
     fn needed_by(op: &Op) -> Option<Self> {
@@ -45,6 +49,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => catalog.identity_epoch() != 0,
             CatalogFeature::Transactions => catalog.has_had_transactions(),
+            CatalogFeature::PartStatistics => catalog.has_part_statistics(),
         }
     }
 
@@ -53,6 +58,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => IDENTITY_FEATURES,
             CatalogFeature::Transactions => TRANSACTION_FEATURES,
+            CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
         }
     }
 
@@ -61,6 +67,7 @@ impl CatalogFeature {
         match self {
             CatalogFeature::Identities => "users, grants and quotas",
             CatalogFeature::Transactions => "transactions",
+            CatalogFeature::PartStatistics => "statistics of parts",
         }
     }
 }
@@ -83,11 +90,35 @@ impl RaftContext {
     /// # Errors
     /// FAILED_PRECONDITION, naming the coordinator to upgrade, or to start.
     pub fn check_known_features(&self, op: &Op) -> Result<()> {
-        let Some(feature) = CatalogFeature::needed_by(op).filter(|feature| !feature.is_in(&self.view())) else {
+        CatalogFeature::needed_by(op).map_or(Ok(()), |feature| self.check_known(feature))
+    }
+
+    /// Removes the statistics of parts from a command, unless every coordinator is known to know them: as a follower, one that does
+    /// not would store the entry without them. Such parts are never left out of a read.
+    pub fn remove_unknown(&self, op: &mut Op) {
+        remove_statistics_unless(op, || self.check_known(CatalogFeature::PartStatistics).is_ok());
+    }
+
+    /// Checks that every coordinator has said that it knows something, or that the catalog has it.
+    fn check_known(&self, feature: CatalogFeature) -> Result<()> {
+        if feature.is_in(&self.view()) {
             return Ok(());
-        };
+        }
         let peers = self.peers();
         check(feature, &peers, self.config.id, &self.features.lock())
+    }
+}
+
+/// Removes the statistics of a command's parts, if it has some and they are not known.
+fn remove_statistics_unless(op: &mut Op, are_known: impl FnOnce() -> bool) {
+    let parts = match op {
+        Op::CommitWrite(commit) => &mut commit.parts,
+        Op::StageParts(stage) => &mut stage.parts,
+        _ => return,
+    };
+    let has_statistics = parts.iter().any(|part| !part.statistics.is_empty());
+    if has_statistics && !are_known() {
+        parts.iter_mut().for_each(|part| part.statistics = Bytes::new());
     }
 }
 
@@ -114,7 +145,7 @@ fn check(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{BeginWrite, Clear, EndTransaction, PutUser};
+    use volley_common::wire::catalog::{BeginWrite, Clear, CommitWrite, EndTransaction, Part, PutUser, StageParts};
 
     use super::*;
 
@@ -132,6 +163,24 @@ mod tests {
             assert!(error.message.contains("coordinator 2 at c2:1") && error.message.contains("start it"), "{error}");
             check(&[(2, least), (3, least + 1)]).unwrap();
         }
+    }
+
+    #[test]
+    fn statistics_are_removed_while_a_coordinator_does_not_know_them() {
+        let part = |statistics: &'static [u8]| Part { rows: 7, statistics: statistics.into(), ..Part::default() };
+        let commit = |parts| Op::CommitWrite(CommitWrite { write: "w".into(), parts, attempt: 1 });
+        let stage = |parts| Op::StageParts(StageParts { write: "w".into(), parts, ..StageParts::default() });
+        let without = |mut op: Op, are_known: bool| {
+            remove_statistics_unless(&mut op, || are_known);
+            op
+        };
+        for parts in [vec![part(b"a"), part(b"")], vec![part(b"")], Vec::new()] {
+            let removed: Vec<Part> = parts.iter().map(|_| part(b"")).collect();
+            assert_eq!(without(commit(parts.clone()), false), commit(removed.clone()));
+            assert_eq!(without(stage(parts.clone()), false), stage(removed));
+            assert_eq!(without(commit(parts.clone()), true), commit(parts));
+        }
+        assert_eq!(without(Op::Clear(Clear {}), false), Op::Clear(Clear {}));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Reads: plans, schemas, listing; each as far as the reader's rights go.
 //!
 //! A filter is not evaluated here, and decides which rows are sent: a plan with one has no numbers of rows, is not cut at a limit,
-//! and is one endpoint if there is a limit. The tickets carry both.
+//! and is one endpoint if there is a limit. The tickets carry both. What a node has made of the filter excludes parts by their
+//! statistics (`part_pruning`).
 
 mod listing;
+mod part_pruning;
 pub mod queries;
 mod similar_tables;
 
@@ -18,9 +20,10 @@ use volley_common::net::member_health::HealthRank;
 use volley_common::options::{Options, TableRequest};
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
-use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::wire::cluster::{Columns, PartFilter, Ticket};
 use volley_common::{PartId, Result, TableName, clock};
 
+use self::part_pruning::PartPruning;
 use self::similar_tables::require_table;
 use super::columns::{SelectedColumns, select_columns};
 use super::live_nodes::wait_for_live_nodes;
@@ -31,7 +34,7 @@ use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
 use crate::node_probes::nodes_of_rank;
 use crate::planner::catalog_limits::CatalogLimits;
-use crate::planner::endpoints::VersionPlan;
+use crate::planner::endpoints::{VersionPlan, plan_filtered};
 use crate::raft::{CatalogView, Handle};
 
 /// A read of one version of a table, split into endpoints: everything that a FlightInfo contains.
@@ -118,7 +121,8 @@ impl ReadService {
         }
     }
 
-    /// Plans the endpoints of a FlightInfo.
+    /// Plans the endpoints of a FlightInfo. `part_filter`: what a node has made of the filter of the options; only with one it
+    /// counts.
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version. INVALID_ARGUMENT: an unknown column. UNAVAILABLE: a shard without a live holder,
@@ -127,9 +131,12 @@ impl ReadService {
         &self,
         access: &Access,
         request: &TableRequest,
+        part_filter: Option<&PartFilter>,
         listener: &ClientListener,
     ) -> Result<ReadPlan> {
         let options = &request.options;
+        let part_filter = part_filter.filter(|_| options.filter.is_some());
+        let pruning = PartPruning::new(part_filter, access.permitted_columns(request.name.components()));
         let most = |spec: Option<&TableSpec>| match listener.locations {
             Locations::Single => 1,
             Locations::Direct | Locations::Proxy => {
@@ -140,7 +147,7 @@ impl ReadService {
         };
         let plan = |catalog: CatalogView| {
             let table = require_table(&catalog, access, &request.name)?;
-            self.resolve_read(&catalog, table, options, most, &listener.name)
+            self.resolve_read(&catalog, table, options, pruning.as_ref(), most, &listener.name)
         };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
@@ -177,7 +184,7 @@ impl ReadService {
         // The ticket does not depend on the listener; the default listener's plan is the likeliest to be cached.
         let listener = self.listeners.default_name();
         let plan = |catalog: CatalogView| {
-            self.resolve_read(&catalog, require_table(&catalog, access, name)?, options, |_| 1, &listener)
+            self.resolve_read(&catalog, require_table(&catalog, access, name)?, options, None, |_| 1, &listener)
         };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
@@ -208,6 +215,7 @@ impl ReadService {
         catalog: &Catalog,
         table: &Table,
         options: &Options,
+        pruning: Option<&PartPruning>,
         max_endpoints: impl Fn(Option<&TableSpec>) -> u32,
         listener: &Arc<str>,
     ) -> Result<ResolvedRead> {
@@ -221,6 +229,15 @@ impl ReadService {
             (Some(_), Some(_)) => (1, None),
             (_, limit) => (max_endpoints(layout.spec.as_ref()) as usize, limit),
         };
+        let version_plan = match pruning.and_then(|pruning| pruning.filter_of(&layout.schema)) {
+            Some(filter) => {
+                let alive = catalog.live_node_ids();
+                let plan = plan_filtered(catalog, table, version, most, filter, &alive, listener)?;
+                metrics::counter!("volley_plan_parts_pruned_total").increment(plan.pruned);
+                Arc::new(plan)
+            }
+            None => self.plan_cache.plan(catalog, table, version, most, limit, listener)?,
+        };
         Ok(ResolvedRead {
             table: table.name.clone(),
             table_id: table.id,
@@ -228,7 +245,7 @@ impl ReadService {
             expires_ms: expires_ms(table, version, now_ms, self.retention_ms)
                 .min(now_ms.saturating_add(self.limits.ticket_ms(u64::MAX))),
             key: ticket_key(catalog)?,
-            version_plan: self.plan_cache.plan(catalog, table, version, most, limit, listener)?,
+            version_plan,
             layout,
         })
     }
@@ -345,51 +362,4 @@ fn expires_ms(table: &Table, version: u64, now_ms: u64, default_ms: u64) -> u64 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use volley_common::options::MAX_RETENTION_S;
-    use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
-
-    use super::*;
-
-    #[test]
-    fn long_filter_is_copied_into_few_tickets() {
-        assert_eq!(filter_copies(None), u32::MAX);
-        assert_eq!(filter_copies(Some("a > 1")), 1_677_721);
-        assert_eq!(filter_copies(Some(&"x".repeat(64 << 10))), 128);
-    }
-
-    fn table() -> Table {
-        Table {
-            version: 5,
-            spec: Some(TableSpec { retention_ms: 1000, ..TableSpec::default() }),
-            replaced: [(3, 700), (5, 900)]
-                .map(|(version, until_ms)| Replaced { version, until_ms, ..Replaced::default() })
-                .into(),
-            ..Table::default()
-        }
-    }
-
-    #[test]
-    fn ticket_of_the_newest_version_lasts_for_the_retention() {
-        assert_eq!(expires_ms(&table(), 5, 100, 7), 1100);
-    }
-
-    #[test]
-    fn ticket_of_a_table_of_an_earlier_version_lasts() {
-        let expires = |retention_ms| {
-            let spec = Some(TableSpec { retention_ms, ..TableSpec::default() });
-            expires_ms(&Table { spec, ..table() }, 5, 100, 7_000)
-        };
-        assert_eq!((expires(0), expires(u64::MAX)), (7_100, MAX_RETENTION_S * 1000 + 100));
-    }
-
-    #[test]
-    fn ticket_of_a_replaced_version_ends_with_its_parts() {
-        assert_eq!(expires_ms(&table(), 4, 100, 7), 900);
-        assert_eq!(expires_ms(&table(), 2, 100, 7), 700);
-        let pinned = Table { pins: vec![Pin { version: 2, until_ms: 800 }], ..table() };
-        assert_eq!(expires_ms(&pinned, 2, 100, 7), 800);
-        assert_eq!(expires_ms(&pinned, 4, 100, 7), 900);
-    }
-}
+mod tests;

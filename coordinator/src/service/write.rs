@@ -11,8 +11,8 @@ use volley_common::options::{check_retention, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Node, RenewWrite, Role, StageParts, Table, Write,
-    WriteMode, WriteOutcome, WriteState,
+    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Node, Part, RenewWrite, Role, StageParts, Table,
+    Write, WriteMode, WriteOutcome, WriteState,
 };
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
@@ -155,7 +155,8 @@ impl WriteService {
                 }
             }
         }
-        let StagePartsRequest { write, stream, parts, schema, attempt, only_first } = request;
+        let StagePartsRequest { write, stream, mut parts, schema, attempt, only_first } = request;
+        limit_statistics(&mut parts);
         let lease_ms = self.lease_ms;
         let command = StageParts { write, stream, parts, lease_ms, schema, attempt, only_first };
         self.raft.propose(Op::StageParts(command)).await?;
@@ -171,8 +172,9 @@ impl WriteService {
 
     /// Publishes a write as the table's next version. A repeated commit returns the same outcome.
     pub async fn commit_write(&self, request: CommitWriteRequest) -> Result<WriteOutcome> {
-        let CommitWriteRequest { write, parts, attempt } = request;
+        let CommitWriteRequest { write, mut parts, attempt } = request;
         self.limits.check_parts(&write, parts.len() as u64)?;
+        limit_statistics(&mut parts);
         let command = CommitWrite { write: write.clone(), parts, attempt };
         match self.raft.propose(Op::CommitWrite(command)).await? {
             Reply::Outcome(outcome) => {
@@ -188,6 +190,13 @@ impl WriteService {
         self.raft.propose(Op::AbortWrite(AbortWrite { write, reason, attempt })).await?;
         Ok(())
     }
+}
+
+/// Removes statistics that take too much memory of the coordinators: nodes send less.
+fn limit_statistics(parts: &mut [Part]) {
+    /// More than [`MAX_PART_BOUNDS_BYTES`](volley_common::ipc::statistics::MAX_PART_BOUNDS_BYTES): nodes may be of a later version.
+    const MAX_BYTES: usize = 1024;
+    parts.iter_mut().filter(|part| part.statistics.len() > MAX_BYTES).for_each(|part| part.statistics = Bytes::new());
 }
 
 /// What the write does: one that creates the table or appends to it depends on `table`.

@@ -8,6 +8,8 @@ use volley_common::ipc::batch_header::split_app_metadata;
 use volley_common::ipc::decode::DecodedMessage;
 use volley_common::ipc::schema::schema_message;
 use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::statistics::comparison::{ValueComparison, compare};
+use volley_common::ipc::statistics::part_may_match;
 use volley_common::wire::catalog::{WriteMode, WriteState};
 use volley_common::wire::cluster::BeginWriteRequest;
 
@@ -151,6 +153,11 @@ async fn thousand_small_parts_become_one_with_full_messages() {
     assert_eq!(parts.len(), 1);
     assert!(parts[0].len() <= 5, "{} messages for 4 MB", parts[0].len());
     assert_same_rows(&parts[0], &batches, "numbers");
+    let bounds = cluster.coordinator.state.lock().writes["m"].parts[0].statistics.clone();
+    for (number, may_match) in [(0, true), (499_999, true), (500_000, false)] {
+        let equal = compare(0, &DataType::Int64, ValueComparison::Equal, &Int64Array::from(vec![number])).unwrap();
+        assert_eq!(part_may_match(&equal, &bounds), may_match, "{number}");
+    }
     cluster.settles(&[1001, 1]).await;
 }
 

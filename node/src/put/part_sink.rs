@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use volley_common::ipc::batch_header::MAX_APP_METADATA;
@@ -25,6 +26,9 @@ const MAX_SEALS: usize = 2;
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 /// Maximum bytes of the statistics of all open parts of a put, about; the vectors that hold them take up to twice as much.
 const MAX_STATISTICS_MEMORY: usize = 32 << 20;
+/// Maximum bytes of the bounds of all parts of a stream in the catalog: further parts have none. A commit of the most parts that a
+/// write may have still fits into a message.
+const MAX_BOUNDS_BYTES: usize = 16 << 20;
 /// Maximum number of record batches of a part: readers keep the positions of all of them in memory.
 const MAX_PART_BATCHES: u32 = 1 << 16;
 
@@ -68,6 +72,10 @@ pub struct PartSink {
     /// The bytes that were received and written.
     pub growth: GrowthLimit,
     dictionary_keys: DictionaryKeys,
+    /// The columns that the table is sharded by.
+    key_columns: Vec<usize>,
+    /// What is left of [`MAX_BOUNDS_BYTES`].
+    bounds_left: usize,
     seals: Arc<Semaphore>,
     sealed: SealedPartSender,
     runtime: Handle,
@@ -77,7 +85,10 @@ impl PartSink {
     /// Without any part yet. Each part is sent to `sealed` when it is durable. The keys of dictionaries are reserved from
     /// `memory`.
     pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle, memory: Arc<PutMemory>) -> Self {
+        let keys = config.spec.shard_by.iter();
         PartSink {
+            key_columns: keys.filter_map(|key| config.schema.index_of(key).ok()).collect(),
+            bounds_left: MAX_BOUNDS_BYTES,
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
             open: HashMap::new(),
@@ -160,14 +171,33 @@ impl PartSink {
             permit.map_err(|_| Error::internal("the permits of seals are never closed"))
         };
         let (permit, node_permit) = (acquire(&self.seals)?, acquire(&self.config.seals)?);
-        let (sealed, write_id) = (self.sealed.clone(), self.config.write_id.clone());
+        let row = catalog::Part {
+            shard,
+            write: self.config.write_id.clone(),
+            seq,
+            statistics: self.bounds_of(&writer),
+            ..catalog::Part::default()
+        };
+        let sealed = self.sealed.clone();
         self.runtime.spawn_blocking(move || {
-            let part = writer.seal().map(|part| catalog_part(&part, shard, seq, write_id));
+            let part = writer.seal().map(|part| catalog_part(&part, row));
             drop(node_permit);
             let _ = sealed.blocking_send(part);
             drop(permit);
         });
         Ok(())
+    }
+
+    /// The bounds of a part that has ended; empty if the parts before took all that there may be.
+    fn bounds_of(&mut self, writer: &PartWriter) -> Bytes {
+        let bounds = writer.part_bounds(&self.key_columns);
+        match self.bounds_left.checked_sub(bounds.len()) {
+            Some(left) => {
+                self.bounds_left = left;
+                bounds
+            }
+            None => Bytes::new(),
+        }
     }
 
     /// Bytes of the keys of all open parts' dictionaries, and the shard of the part with the most.
@@ -260,17 +290,14 @@ impl ShardSink for PartSink {
     }
 }
 
-/// The catalog's row for a sealed part; replication fills in its holders.
-fn catalog_part(part: &SealedPart, shard: u32, seq: u64, write: String) -> catalog::Part {
+/// The catalog's row for a sealed part, of which `row` has what was known before; replication fills in its holders.
+fn catalog_part(part: &SealedPart, row: catalog::Part) -> catalog::Part {
     catalog::Part {
         id: Some(part.id.into()),
-        shard,
-        write,
-        seq,
         rows: part.rows,
         bytes: part.bytes,
         batches: part.batches,
         crc32c: part.crc32c,
-        ..Default::default()
+        ..row
     }
 }

@@ -14,6 +14,7 @@
 //! | [`insert_rows`] | the rows of an INSERT in the columns of its table (pure) |
 //! | [`parameters`] | the values of parameters, and their types |
 //! | [`read_forward`] | reads that coordinators plan, once their filter is checked |
+//! | [`mod@part_filter`] | what coordinators need of a filter to leave out parts |
 //! | [`coordinator_call`] | calls to coordinators whose replies are read here |
 //! | [`caller`] | who calls, and the audit log |
 //!
@@ -30,6 +31,7 @@ pub mod coordinator_call;
 pub mod info;
 pub mod insert_rows;
 pub mod parameters;
+pub mod part_filter;
 pub mod put;
 pub mod query;
 pub mod read_forward;

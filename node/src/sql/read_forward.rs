@@ -1,20 +1,22 @@
 //! Reads that coordinators plan: those by a table's name with a filter, and statements that are no more than that. The filter is checked
-//! here, because coordinators know no SQL.
+//! here, because coordinators know no SQL; they get of it what excludes parts.
 
 use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightDescriptor, FlightInfo, SchemaResult};
 use http::HeaderValue;
 use serde_json::{Map, Value, json};
 use volley_common::ipc::schema::parse_schema;
+use volley_common::options::part_filter::{PART_FILTER_HEADER, header_value};
 use volley_common::options::sql::{FILTER_CHECKED_HEADER, WHERE_HEADER};
 use volley_common::options::{Options, TableRequest};
-use volley_common::wire::cluster::{PlanTablesRequest, TableVersion};
-use volley_common::{Error, Result, TableName};
+use volley_common::wire::cluster::{PartFilter, PlanTablesRequest, PlannedTable, TableVersion};
+use volley_common::{Error, Result, TableName, clock};
 use volley_sql::predicate::Predicate;
 use volley_sql::statement::PlainRead;
 
 use super::caller::SqlCaller;
 use super::coordinator_call;
+use super::part_filter::part_filter;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 
 /// The read of a request, whose options are those of its descriptor and its headers.
@@ -45,26 +47,37 @@ pub fn command(read: &PlainRead) -> String {
 /// # Errors
 /// NOT_FOUND: there is no such table or version, or the caller may not read it.
 pub async fn visible_schema(caller: &SqlCaller, table: &TableName, version: Option<u64>) -> Result<SchemaRef> {
+    parse_schema(&planned_table(caller, table, version).await?.visible_schema)
+}
+
+/// A table as a coordinator plans it for a query.
+async fn planned_table(caller: &SqlCaller, table: &TableName, version: Option<u64>) -> Result<PlannedTable> {
     let table = TableVersion { table: table.components().to_vec(), version, ..TableVersion::default() };
-    let request = PlanTablesRequest { tables: vec![table] };
+    let request = PlanTablesRequest { tables: vec![table], filters: Vec::new() };
     let reply = caller.context.get.coordinators.plan_tables(request, &caller.asserted).await?;
-    match reply.tables.as_slice() {
-        [planned] => parse_schema(&planned.visible_schema),
-        _ => Err(Error::internal("a coordinator planned another number of tables than was asked for")),
+    match <[PlannedTable; 1]>::try_from(reply.tables) {
+        Ok([planned]) => Ok(planned),
+        Err(_) => Err(Error::internal("a coordinator planned another number of tables than was asked for")),
     }
 }
 
-/// Checks the filter of a read, if it has one.
+/// Checks the filter of a read, if it has one; returns what excludes parts, if anything does.
 ///
 /// # Errors
 /// Those of [`visible_schema`] and of [`Predicate::parse`].
-pub async fn check_filter(caller: &SqlCaller, read: &PlainRead) -> Result<()> {
-    let Some(filter) = &read.filter else { return Ok(()) };
-    let schema = visible_schema(caller, &read.table, read.version).await?;
+pub async fn check_filter(caller: &SqlCaller, read: &PlainRead) -> Result<Option<PartFilter>> {
+    let Some(filter) = read.filter.clone() else { return Ok(None) };
+    let planned = planned_table(caller, &read.table, read.version).await?;
+    // The plan's ticket has the columns of the whole table. Without it every part is planned.
+    let key = caller.context.get.cluster.ticket_key().ok();
     // A long one takes a while.
-    let filter = filter.clone();
-    let parsed = tokio::task::spawn_blocking(move || Predicate::parse(&filter, &schema).map(|_| ())).await;
-    parsed.unwrap_or_else(|e| Err(Error::internal(format!("checking a filter failed: {e}"))))
+    let check = move || -> Result<Option<PartFilter>> {
+        let predicate = Predicate::parse(&filter, &parse_schema(&planned.visible_schema)?)?;
+        let ticket = key.and_then(|key| key.verify(&planned.ticket, clock::now_ms()).ok());
+        Ok(ticket.and_then(|ticket| part_filter(&predicate, &ticket)))
+    };
+    let checked = tokio::task::spawn_blocking(check).await;
+    checked.unwrap_or_else(|e| Err(Error::internal(format!("checking a filter failed: {e}"))))
 }
 
 /// The FlightInfo of a read, as a coordinator plans it for the descriptor `planned`, with the client's own descriptor.
@@ -78,9 +91,14 @@ pub async fn flight_info(
     read: &PlainRead,
     (planned, own): (&FlightDescriptor, &FlightDescriptor),
 ) -> Result<FlightInfo> {
-    check_filter(caller, read).await?;
+    let part_filter = check_filter(caller, read).await?;
     let mut request = call.with_message("GetFlightInfo", planned)?;
-    request.head.headers.insert(FILTER_CHECKED_HEADER, HeaderValue::from_static("1"));
+    let headers = &mut request.head.headers;
+    headers.insert(FILTER_CHECKED_HEADER, HeaderValue::from_static("1"));
+    headers.remove(PART_FILTER_HEADER);
+    if let Some(value) = part_filter.as_ref().and_then(header_value) {
+        headers.insert(PART_FILTER_HEADER, value);
+    }
     let info: FlightInfo = coordinator_call::call(proxy, request).await?;
     Ok(FlightInfo { flight_descriptor: Some(own.clone()), ..info })
 }

@@ -14,12 +14,17 @@ use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
 use volley_common::{Error, Result, TableName, clock};
+use volley_sql::predicate::Predicate;
 use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
 use volley_sql::statement::TableAt;
 
 use super::caller::SqlCaller;
+use super::part_filter::part_filter;
 use crate::get::part_scan::PartScanner;
+use crate::get::ticket_parts::with_parts;
 
+/// A table of fewer parts is read without asking which of them a filter excludes: that takes a call to a coordinator.
+const MIN_PARTS_TO_PRUNE: usize = 4;
 /// Batches of a scan that are read ahead of the engine.
 const READ_AHEAD: usize = 2;
 
@@ -85,6 +90,34 @@ impl NodeSource {
         Ok(planned)
     }
 
+    /// The table with only those parts that a coordinator does not exclude.
+    async fn plan_filtered(&self, table: &PlannedTable, filter: cluster::PartFilter) -> Result<PlannedTable> {
+        let version = TableVersion {
+            table: table.name.components().to_vec(),
+            version: Some(table.version),
+            table_id: table.ticket.table_id,
+        };
+        let request = PlanTablesRequest { tables: vec![version], filters: vec![filter] };
+        let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
+        let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
+        let Some(planned) = reply.tables.first() else {
+            return Err(Error::internal("a coordinator planned no table"));
+        };
+        let ticket = self.caller.context.get.cluster.ticket_key()?.verify(&planned.ticket, clock::now_ms())?;
+        if (ticket.table_id, ticket.version) != (table.ticket.table_id, table.ticket.version) {
+            return Err(Error::internal(format!("another version of table {} was planned", table.name)));
+        }
+        // The columns stay those of the first plan, whatever the caller may see by now.
+        let kept = with_parts(&table.ticket, ticket.parts);
+        Ok(PlannedTable {
+            parts: kept.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
+            rows: planned.rows,
+            bytes: planned.bytes,
+            ticket: Arc::new(kept),
+            ..table.clone()
+        })
+    }
+
     /// Runs `call` on the threads of the node.
     async fn on_node<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let ended = AbortOnDropHandle::new(self.io.spawn(call)).await;
@@ -101,7 +134,7 @@ impl fmt::Debug for NodeSource {
 #[tonic::async_trait]
 impl TableSource for NodeSource {
     async fn plan(&self, tables: &[TableAt]) -> Result<Vec<PlannedTable>> {
-        let request = PlanTablesRequest { tables: self.versions(tables) };
+        let request = PlanTablesRequest { tables: self.versions(tables), filters: Vec::new() };
         let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
         let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
         if reply.tables.len() != tables.len() {
@@ -109,6 +142,20 @@ impl TableSource for NodeSource {
             return Err(Error::internal(format!("a coordinator planned {planned} of {wanted} tables")));
         }
         tables.iter().zip(&reply.tables).map(|(table, planned)| self.read_plan(table, planned)).collect()
+    }
+
+    async fn prune(&self, table: &Arc<PlannedTable>, filter: &Predicate) -> Arc<PlannedTable> {
+        if table.parts.len() < MIN_PARTS_TO_PRUNE {
+            return table.clone();
+        }
+        let Some(filter) = part_filter(filter, &table.ticket) else { return table.clone() };
+        match self.plan_filtered(table, filter).await {
+            Ok(planned) => Arc::new(planned),
+            Err(error) => {
+                tracing::debug!(table = %table.name, %error, "no part is left out of a scan");
+                table.clone()
+            }
+        }
     }
 
     async fn list(&self) -> Result<Vec<ListedTable>> {

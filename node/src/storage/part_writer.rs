@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
+use bytes::Bytes;
 use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
 use volley_common::ipc::statistics::{STATISTICS_KEY, StatisticsBuilder};
@@ -189,6 +190,11 @@ impl PartWriter {
     /// Keeps statistics of about this many bytes: neighbouring batches share them if there are more.
     pub fn limit_statistics(&mut self, bytes: usize) {
         self.statistics.limit(bytes);
+    }
+
+    /// Bounds of what is written so far, for the part's row in the catalog: of the columns `first`, then of others.
+    pub fn part_bounds(&self, first: &[usize]) -> Bytes {
+        self.statistics.part_bounds(first)
     }
 
     /// Record batches written so far.

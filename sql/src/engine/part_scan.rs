@@ -39,6 +39,8 @@ use crate::source::{PartScan, PlannedPart, PlannedTable, ScanCounts, TableSource
 pub(super) struct PartScanExec {
     source: Arc<dyn TableSource>,
     table: Arc<PlannedTable>,
+    /// Parts of the version; more than those of `table` if statistics exclude some.
+    all_parts: usize,
     groups: Vec<Range<usize>>,
     columns: Vec<usize>,
     filter: Option<Predicate>,
@@ -69,7 +71,13 @@ impl PartScanExec {
         );
         let properties = Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative));
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(PartScanExec { source, table, groups, columns, filter, limit, schema, properties, metrics })
+        let all_parts = table.parts.len();
+        Ok(PartScanExec { source, table, all_parts, groups, columns, filter, limit, schema, properties, metrics })
+    }
+
+    /// The same, of a version that has this many parts, of which those that it does not read were left out by their statistics.
+    pub(super) fn of_parts(self, all_parts: usize) -> Self {
+        PartScanExec { all_parts, ..self }
     }
 
     fn group(&self, partition: usize) -> Result<Range<usize>> {
@@ -93,6 +101,8 @@ impl PartScanExec {
             ("columns", format!("[{}]", names.join(", "))),
         ];
         details.extend(self.filter.as_ref().map(|filter| ("filter", filter.text().to_string())));
+        let pruned = self.all_parts.saturating_sub(self.table.parts.len());
+        details.extend((pruned > 0).then(|| ("parts_pruned", format!("{pruned} of {}", self.all_parts))));
         details.extend(self.limit.map(|limit| ("limit", limit.to_string())));
         details
     }

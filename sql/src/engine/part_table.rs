@@ -65,14 +65,19 @@ impl PartTable {
         (pushed, rest)
     }
 
-    fn exec(
+    async fn exec(
         &self,
         columns: Vec<usize>,
         filter: Option<Predicate>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (source, table) = (self.source.clone(), self.table.clone());
-        Ok(Arc::new(PartScanExec::try_new(source, table, self.partitions, columns, filter, limit)?))
+        let table = match &filter {
+            Some(filter) => self.source.prune(&self.table, filter).await,
+            None => self.table.clone(),
+        };
+        let all_parts = self.table.parts.len();
+        let scan = PartScanExec::try_new(self.source.clone(), table, self.partitions, columns, filter, limit)?;
+        Ok(Arc::new(scan.of_parts(all_parts)))
     }
 }
 
@@ -103,7 +108,9 @@ impl TableProvider for PartTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = projection.cloned().unwrap_or_else(|| (0..self.table.schema.fields().len()).collect());
         let (pushed, rest) = self.split(filters);
-        let Some(rest) = conjunction(rest.into_iter().cloned()) else { return self.exec(columns, pushed, limit) };
+        let Some(rest) = conjunction(rest.into_iter().cloned()) else {
+            return self.exec(columns, pushed, limit).await;
+        };
         let rest = unnormalize_col(rest);
         // The limit counts rows that all filters select, and the rest of the filters may read columns that are not sent.
         let wanted = columns.len();
@@ -114,7 +121,7 @@ impl TableProvider for PartTable {
                 read.push(at);
             }
         }
-        let scan = self.exec(read, pushed, None)?;
+        let scan = self.exec(read, pushed, None).await?;
         let filter = state.create_physical_expr(rest, &DFSchema::try_from(scan.schema())?)?;
         let filtered = FilterExecBuilder::new(filter, scan).apply_projection(Some((0..wanted).collect()))?.build()?;
         Ok(Arc::new(filtered))

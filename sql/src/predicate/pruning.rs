@@ -1,177 +1,209 @@
-//! Which record batches can have a row that a filter selects, by their statistics.
+//! Which record batches and parts can have a row that a filter selects, by their statistics.
 //!
-//! DataFusion's [`PruningPredicate`] rewrites a filter to one of bounds and numbers of nulls. It trusts casts and operators for
-//! which the bounds of the values are not the bounds of the results: a time of day is not ordered as the timestamps that it is
-//! cast from, and `NOT IN` tells zeros of different signs apart. So it gets only those parts of a filter that are known to be
-//! ordered as the values; the others may be true for every row.
+//! The filter is rewritten to a [`BoundFilter`]: a condition on bounds and numbers of nulls, which no longer is SQL, so that
+//! coordinators evaluate it too. It has only those parts of the filter for which the bounds of the values say enough: a time of day,
+//! for example, is not ordered as the timestamps that it is cast from. The others may be true for every row.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
-use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, lit};
-use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
-use volley_common::ipc::statistics::{ColumnBounds, MAX_STATISTICS_COLUMNS, StatisticsEntry, is_orderable};
+use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator};
+use volley_common::ipc::statistics::comparison::{ValueComparison, begins_otherwise, begins_with, compare, one_of};
+use volley_common::ipc::statistics::{BoundFilter, ColumnBounds, StatisticsEntry, is_orderable};
 
-use super::functions::SESSION;
+/// Values of IN that are compared one by one; of more only their range is.
+const MAX_LISTED_VALUES: usize = 20;
+/// Maximum number of comparisons after a cast in a filter: for each a value of the column is searched.
+const MAX_CAST_COMPARISONS: usize = 64;
 
-/// Leaves out record batches of which a filter selects no row. Clones share it; it has no state.
+/// Leaves out what has no row that a filter selects. Clones share it; it has no state.
 #[derive(Clone, Debug)]
 pub struct Pruning {
-    predicate: Arc<PruningPredicate>,
-    /// The columns that the filter reads, ascending.
-    names: Arc<[String]>,
+    /// Of the columns that the filter reads, by their positions among them.
+    bounds: Arc<BoundFilter>,
 }
 
 impl Pruning {
-    /// Of a filter that reads the columns `used` of `schema`. None if statistics cannot tell anything about it, or if it reads more
-    /// columns than a part has statistics of: the rewriting takes a time that grows with the columns times the comparisons.
+    /// Of a filter that reads the columns `used` of `schema`. None if statistics cannot tell anything about it.
     pub(super) fn new(expr: &Expr, schema: &SchemaRef, used: &[usize]) -> Option<Self> {
-        if used.len() > MAX_STATISTICS_COLUMNS {
-            return None;
-        }
         let fields: Option<Fields> = used.iter().map(|column| schema.fields().get(*column).cloned()).collect();
-        let schema = Arc::new(Schema::new(fields?));
-        let ordered = ordered_part(expr, &schema)?;
-        let names = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let of_batch = DFSchema::from_unqualified_fields(schema.fields().clone(), HashMap::new()).ok()?;
-        let physical = SESSION.create_physical_expr(ordered, &of_batch).ok()?;
-        let predicate = PruningPredicateBuilder::new().with_file_schema(schema).try_build(physical).ok()?;
-        (!predicate.always_true()).then(|| Pruning { predicate: Arc::new(predicate), names })
+        let mut rewriter = BoundRewriter { schema: Schema::new(fields?), cast_comparisons: MAX_CAST_COMPARISONS };
+        let bounds = rewriter.rewrite(expr)?;
+        Some(Pruning { bounds: Arc::new(bounds) })
     }
 
     /// For each entry of statistics whether its batches can have a row that the filter selects. `columns`: what the entries say
     /// of the columns of [`super::Predicate::columns`], in their order; `None`: nothing.
     pub fn may_select(&self, entries: &[StatisticsEntry], columns: &[Option<ColumnBounds>]) -> Vec<bool> {
-        let columns = self.names.iter().zip(columns);
-        let known = columns.filter_map(|(name, column)| Some((name.as_str(), column.as_ref()?))).collect();
-        let rows = entries.iter().map(|entry| entry.rows).collect::<Vec<_>>();
-        let statistics = EntryStatistics { rows: Arc::new(UInt64Array::from(rows)), columns: known };
-        match self.predicate.prune(&statistics) {
-            Ok(may_select) if may_select.len() == entries.len() => may_select,
-            Ok(_) => vec![true; entries.len()],
-            Err(error) => {
-                // A cast of a bound can fail. Then so may that of a row, which is for the filter to find.
-                tracing::debug!(%error, "a filter cannot be evaluated for statistics");
-                vec![true; entries.len()]
-            }
-        }
+        let may_select =
+            |entry: usize| self.bounds.may_select(&|column: usize| columns.get(column)?.as_ref()?.range(entry));
+        (0..entries.len()).map(may_select).collect()
+    }
+
+    /// The condition that bounds meet wherever there can be such a row, on positions in [`super::Predicate::columns`].
+    pub fn bounds(&self) -> &BoundFilter {
+        &self.bounds
     }
 }
 
-/// Statistics as DataFusion takes them.
-struct EntryStatistics<'a> {
-    rows: ArrayRef,
-    columns: HashMap<&'a str, &'a ColumnBounds>,
+/// Rewrites a filter.
+struct BoundRewriter {
+    /// The columns that it reads.
+    schema: Schema,
+    /// How many more comparisons may have a cast.
+    cast_comparisons: usize,
 }
 
-impl EntryStatistics<'_> {
-    fn column(&self, column: &Column) -> Option<&ColumnBounds> {
-        self.columns.get(column.name.as_str()).copied()
-    }
+/// A column, or one that is cast.
+struct OrderedColumn {
+    column: usize,
+    column_type: DataType,
+    is_cast: bool,
 }
 
-impl PruningStatistics for EntryStatistics<'_> {
-    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.column(column).map(|bounds| bounds.minimums.clone())
-    }
-
-    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.column(column).map(|bounds| bounds.maximums.clone())
-    }
-
-    fn num_containers(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        self.column(column).map(|bounds| Arc::new(bounds.nulls.clone()) as ArrayRef)
-    }
-
-    fn row_counts(&self) -> Option<ArrayRef> {
-        Some(self.rows.clone())
-    }
-
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
-    }
-}
-
-/// An expression that is true wherever this one is, and has only what bounds can be put into; `None` if there is none but
-/// `true`. Below NOT nothing is looked at: the filter is in its simplest form, which has it before columns and the like only, and
-/// comparisons in place of BETWEEN.
-fn ordered_part(expr: &Expr, schema: &Schema) -> Option<Expr> {
-    match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
-            match (op, ordered_part(left, schema), ordered_part(right, schema)) {
-                (_, Some(left), Some(right)) => {
-                    Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))))
+impl BoundRewriter {
+    /// What holds wherever an expression is true; `None` if nothing is known. Below NOT nothing is looked at: the filter is in its
+    /// simplest form, which has it before columns and the like only, and comparisons in place of BETWEEN.
+    fn rewrite(&mut self, expr: &Expr) -> Option<BoundFilter> {
+        match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+                match (self.rewrite(left), self.rewrite(right)) {
+                    (Some(left), Some(right)) => Some(BoundFilter::all(vec![left, right])),
+                    (one, other) => one.or(other),
                 }
-                (Operator::And, one, other) => one.or(other),
-                _ => None,
             }
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+                let (left, right) = (self.rewrite(left)?, self.rewrite(right)?);
+                Some(BoundFilter::any(vec![left, right]))
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (&**left, &**right) {
+                (value, Expr::Literal(literal, _)) => self.compared(value, *op, literal),
+                (Expr::Literal(literal, _), value) => self.compared(value, op.swap()?, literal),
+                _ => None,
+            },
+            // Never true.
+            Expr::Literal(value, _) if value.is_null() || *value == ScalarValue::Boolean(Some(false)) => {
+                Some(BoundFilter::never())
+            }
+            Expr::Column(_) => self.boolean(expr, true),
+            Expr::Not(column) => self.boolean(column, false),
+            Expr::IsNull(column) => Some(BoundFilter::IsNull(self.position(column)?)),
+            Expr::IsNotNull(column) => Some(BoundFilter::IsNotNull(self.position(column)?)),
+            Expr::InList(InList { expr, list, negated: false }) => self.listed(expr, list),
+            Expr::Like(Like { negated, expr, pattern, escape_char: None, case_insensitive: false }) => {
+                self.like(expr, pattern, *negated)
+            }
+            _ => None,
         }
-        // Never true.
-        Expr::Literal(value, _) if value.is_null() || *value == ScalarValue::Boolean(Some(false)) => Some(lit(false)),
-        other => is_ordered_test(other, schema).then(|| other.clone()),
     }
-}
 
-/// Whether an expression is a test of one column whose result follows from bounds and from numbers of nulls.
-fn is_ordered_test(expr: &Expr, schema: &Schema) -> bool {
-    let is_boolean = |column: &Expr| column_type(column, schema) == Some(&DataType::Boolean);
-    match expr {
-        Expr::Column(_) => is_boolean(expr),
-        Expr::Not(column) => is_boolean(column),
-        Expr::IsNull(column) | Expr::IsNotNull(column) => matches!(**column, Expr::Column(_)),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let is_comparison = matches!(
-                op,
-                Operator::Eq
-                    | Operator::NotEq
-                    | Operator::Lt
-                    | Operator::LtEq
-                    | Operator::Gt
-                    | Operator::GtEq
-                    | Operator::IsNotDistinctFrom
-            );
-            let sides = |value: &Expr, literal: &Expr| is_ordered_value(value, schema) && is_literal(literal);
-            is_comparison && (sides(left, right) || sides(right, left))
-        }
-        Expr::InList(InList { expr, list, negated: false }) => {
-            is_ordered_value(expr, schema) && list.iter().all(is_literal)
-        }
-        Expr::Like(Like { expr, pattern, escape_char: None, case_insensitive: false, .. }) => {
-            column_type(expr, schema).is_some_and(DataType::is_string) && is_literal(pattern)
-        }
-        _ => false,
+    /// The position of a column among those that are read.
+    fn position(&self, column: &Expr) -> Option<usize> {
+        let Expr::Column(column) = column else { return None };
+        self.schema.index_of(&column.name).ok()
     }
-}
 
-fn is_literal(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(..))
-}
+    fn column_type(&self, column: usize) -> &DataType {
+        self.schema.field(column).data_type()
+    }
 
-fn column_type<'a>(expr: &Expr, schema: &'a Schema) -> Option<&'a DataType> {
-    let Expr::Column(column) = expr else { return None };
-    schema.field_with_name(&column.name).ok().map(|field| field.data_type())
-}
+    /// A boolean column that has this value.
+    fn boolean(&self, column: &Expr, value: bool) -> Option<BoundFilter> {
+        let column = self.position(column)?;
+        if *self.column_type(column) != DataType::Boolean {
+            return None;
+        }
+        let literal = ScalarValue::Boolean(Some(value)).to_array().ok()?;
+        compare(column, &DataType::Boolean, ValueComparison::Equal, &literal)
+    }
 
-/// Whether an expression is an orderable column, or one that is cast to a type that keeps the order of all its values.
-fn is_ordered_value(expr: &Expr, schema: &Schema) -> bool {
-    let (column, to) = match expr {
-        Expr::Cast(cast) => (&*cast.expr, Some(cast.field.data_type())),
-        Expr::TryCast(cast) => (&*cast.expr, Some(cast.field.data_type())),
-        column => (column, None),
-    };
-    match (column_type(column, schema), to) {
-        (Some(from), None) => is_orderable(from),
-        (Some(from), Some(to)) => keeps_order(from, to),
-        (None, _) => false,
+    fn compared(&mut self, value: &Expr, operator: Operator, literal: &ScalarValue) -> Option<BoundFilter> {
+        let comparison = match operator {
+            Operator::Eq | Operator::IsNotDistinctFrom => ValueComparison::Equal,
+            Operator::NotEq => ValueComparison::NotEqual,
+            Operator::Lt => ValueComparison::Less,
+            Operator::LtEq => ValueComparison::LessOrEqual,
+            Operator::Gt => ValueComparison::Greater,
+            Operator::GtEq => ValueComparison::GreaterOrEqual,
+            _ => return None,
+        };
+        let value = self.ordered(value, &literal.data_type())?;
+        if literal.is_null() {
+            // The casts of ordered columns make no nulls of values.
+            return Some(match operator {
+                Operator::IsNotDistinctFrom => BoundFilter::IsNull(value.column),
+                _ => BoundFilter::never(),
+            });
+        }
+        self.count_casts(&value, 1)?;
+        compare(value.column, &value.column_type, comparison, &literal.to_array().ok()?)
+    }
+
+    fn listed(&mut self, value: &Expr, list: &[Expr]) -> Option<BoundFilter> {
+        let literals = list.iter().map(|expr| match expr {
+            Expr::Literal(literal, _) => Some(literal),
+            _ => None,
+        });
+        let literals = literals.collect::<Option<Vec<&ScalarValue>>>()?;
+        let data_type = literals.first()?.data_type();
+        if literals.iter().any(|literal| literal.data_type() != data_type) {
+            return None;
+        }
+        let value = self.ordered(value, &data_type)?;
+        // What is compared with null is not true.
+        let values = literals.into_iter().filter(|literal| !literal.is_null());
+        let values: Vec<ArrayRef> = values.map(|literal| literal.to_array().ok()).collect::<Option<_>>()?;
+        self.count_casts(&value, values.len())?;
+        one_of(value.column, &value.column_type, &values, MAX_LISTED_VALUES)
+    }
+
+    fn like(&self, text: &Expr, pattern: &Expr, is_negated: bool) -> Option<BoundFilter> {
+        let column = self.position(text)?;
+        let column_type = self.column_type(column);
+        let Expr::Literal(literal, _) = pattern else { return None };
+        if !column_type.is_string() {
+            return None;
+        }
+        let Some(pattern) = literal.try_as_str()? else { return Some(BoundFilter::never()) };
+        // A backslash takes its meaning from the character after it.
+        let beginning = &pattern[..pattern.find(['%', '_', '\\']).unwrap_or(pattern.len())];
+        let rest = &pattern[beginning.len()..];
+        let has_any_end = !rest.is_empty() && rest.bytes().all(|byte| byte == b'%');
+        match (is_negated, rest.is_empty()) {
+            (false, true) => compare(column, column_type, ValueComparison::Equal, &literal.to_array().ok()?),
+            (true, true) => compare(column, column_type, ValueComparison::NotEqual, &literal.to_array().ok()?),
+            (false, false) => begins_with(column, beginning),
+            (true, false) if has_any_end => begins_otherwise(column, beginning),
+            (true, false) => None,
+        }
+    }
+
+    /// The column of an expression that is an orderable column, or one that is cast to a type that keeps the order of all its
+    /// values, and that is compared with values of this type.
+    fn ordered(&self, value: &Expr, compared_with: &DataType) -> Option<OrderedColumn> {
+        let (column, to) = match value {
+            Expr::Cast(cast) => (&*cast.expr, Some(cast.field.data_type())),
+            Expr::TryCast(cast) => (&*cast.expr, Some(cast.field.data_type())),
+            column => (column, None),
+        };
+        let column = self.position(column)?;
+        let column_type = self.column_type(column).clone();
+        let is_ordered = to.map_or_else(|| is_orderable(&column_type), |to| keeps_order(&column_type, to));
+        let is_same = |one: &DataType| one == compared_with || (one.is_string() && compared_with.is_string());
+        let known = is_ordered && is_same(to.unwrap_or(&column_type));
+        let is_cast = !is_same(&column_type);
+        known.then_some(OrderedColumn { column, column_type, is_cast })
+    }
+
+    /// Counts comparisons of a column that is cast; `None` if there are too many.
+    fn count_casts(&mut self, value: &OrderedColumn, comparisons: usize) -> Option<()> {
+        if value.is_cast {
+            self.cast_comparisons = self.cast_comparisons.checked_sub(comparisons)?;
+        }
+        Some(())
     }
 }
 

@@ -18,6 +18,7 @@ mod listeners;
 mod messages;
 mod node_lifecycle;
 mod part_safety;
+mod part_statistics;
 mod preserved_batches;
 mod put_memory;
 mod shutdown;

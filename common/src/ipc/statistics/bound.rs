@@ -44,6 +44,17 @@ impl BoundBytes {
     }
 }
 
+/// A bound as it is in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ListedBound<'a> {
+    /// As [`Bound::NoValues`].
+    NoValues,
+    /// As [`Bound::Unknown`].
+    Unknown,
+    /// As [`Bound::Value`].
+    Value(&'a [u8]),
+}
+
 /// Which of two bounds holds for the values of both.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum BoundSide {
@@ -65,6 +76,40 @@ impl Bound {
             }),
         }
     }
+
+    /// A bound of the same values in at most `most` bytes.
+    pub(super) fn truncated(self, most: usize, side: BoundSide) -> Bound {
+        let Bound::Value(value) = &self else { return self };
+        let Some(beginning) = value.as_slice().get(..most).filter(|beginning| beginning.len() < value.as_slice().len())
+        else {
+            return self;
+        };
+        match side {
+            BoundSide::Minimum => BoundBytes::new(beginning).map_or(Bound::Unknown, Bound::Value),
+            BoundSide::Maximum => after_all_with(beginning),
+        }
+    }
+
+    /// The bound as a list has it.
+    pub(super) fn listed(&self) -> ListedBound<'_> {
+        match self {
+            Bound::NoValues => ListedBound::NoValues,
+            Bound::Unknown => ListedBound::Unknown,
+            Bound::Value(value) => ListedBound::Value(value.as_slice()),
+        }
+    }
+}
+
+/// The least bytes that are greater than all that begin with these, which are at most [`MAX_BOUND_BYTES`]; unknown if there are
+/// none.
+pub(super) fn after_all_with(beginning: &[u8]) -> Bound {
+    let last = beginning.iter().rposition(|byte| *byte < u8::MAX);
+    let after = last.and_then(|last| {
+        let mut after = BoundBytes::new(&beginning[..=last])?;
+        after.bytes[last] += 1;
+        Some(after)
+    });
+    after.map_or(Bound::Unknown, Bound::Value)
 }
 
 /// Bounds, one after the other.
@@ -73,6 +118,23 @@ pub(super) struct BoundList {
     /// Bytes of each, or [`NO_VALUES`] or [`UNKNOWN`].
     pub(super) lengths: Vec<u8>,
     pub(super) bounds: Vec<u8>,
+}
+
+/// Bytes of the bound that has this length in a list.
+fn listed_bytes(length: u8) -> usize {
+    if usize::from(length) <= MAX_BOUND_BYTES { length.into() } else { 0 }
+}
+
+/// The bound at a position of a list; `None` if it is malformed, or has no such position.
+pub(super) fn bound_at<'a>(lengths: &[u8], bounds: &'a [u8], at: usize) -> Option<ListedBound<'a>> {
+    match *lengths.get(at)? {
+        NO_VALUES => Some(ListedBound::NoValues),
+        length if usize::from(length) > MAX_BOUND_BYTES => Some(ListedBound::Unknown),
+        length => {
+            let start: usize = lengths[..at].iter().copied().map(listed_bytes).sum();
+            bounds.get(start..start + listed_bytes(length)).map(ListedBound::Value)
+        }
+    }
 }
 
 /// The bounds of a list; `None` if it is malformed.
@@ -123,6 +185,12 @@ impl BoundList {
             }
         };
         self.push(last.join(bound, side));
+    }
+
+    /// The bound of the values of all of them.
+    pub(super) fn joined(&self, side: BoundSide) -> Bound {
+        let Some(bounds) = decode_bounds(&self.lengths, &self.bounds) else { return Bound::Unknown };
+        bounds.into_iter().fold(Bound::NoValues, |bound, next| bound.join(next, side))
     }
 
     /// Joins each two neighbours.
@@ -265,95 +333,4 @@ impl OrderedValue for bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::fmt::Debug;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn bytes<T: OrderedValue + Debug>(value: T) -> Vec<u8> {
-        let Bound::Value(bytes) = value.to_ordered() else { panic!("{value:?} has no bound") };
-        bytes.as_slice().to_vec()
-    }
-
-    fn decoded(list: &BoundList) -> Vec<Bound> {
-        decode_bounds(&list.lengths, &list.bounds).unwrap()
-    }
-
-    fn check<T: OrderedValue + Debug>(one: T, two: T, order: std::cmp::Ordering) {
-        assert_eq!(bytes(one).cmp(&bytes(two)), order, "{one:?} and {two:?}");
-        let back = T::from_ordered(&bytes(one)).unwrap();
-        assert_eq!(bytes(back), bytes(one), "{one:?}");
-        assert!(T::from_ordered(&[7; 33]).is_none());
-        for value in [one, two] {
-            assert!(bytes(value.lower()) <= bytes(value) && bytes(value) <= bytes(value.upper()), "{value:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn bytes_have_the_order_of_the_values(a: i64, b: i64, c: u128, d: u128) {
-            check(a, b, a.cmp(&b));
-            check(a as i8, b as i8, (a as i8).cmp(&(b as i8)));
-            check(a as u16, b as u16, (a as u16).cmp(&(b as u16)));
-            check(c as i128, d as i128, (c as i128).cmp(&(d as i128)));
-            let wide = |low, high| i256::from_parts(low, high);
-            check(wide(c, a.into()), wide(d, b.into()), wide(c, a.into()).cmp(&wide(d, b.into())));
-            let (x, y) = (f64::from_bits(a as u64), f64::from_bits(b as u64));
-            check(x, y, x.total_cmp(&y));
-            let (x, y) = (f32::from_bits(a as u32), f32::from_bits(b as u32));
-            check(x, y, x.total_cmp(&y));
-        }
-
-        #[test]
-        fn joined_bounds_hold_for_all(values: Vec<Option<i16>>) {
-            let bound = |value: &Option<i16>| value.map_or(Bound::NoValues, OrderedValue::to_ordered);
-            let mut list = BoundList::default();
-            values.iter().for_each(|value| list.push(bound(value)));
-            prop_assert_eq!(decoded(&list), values.iter().map(bound).collect::<Vec<_>>());
-            while list.lengths.len() > 1 {
-                list.join_pairs(BoundSide::Maximum);
-            }
-            if !values.is_empty() {
-                prop_assert_eq!(decoded(&list), [bound(&values.iter().copied().max().unwrap())]);
-            }
-        }
-    }
-
-    #[test]
-    fn extreme_floats_have_bounds_of_their_kind() {
-        let extremes = [-f64::NAN, f64::NEG_INFINITY, f64::MIN, -0.0, 0.0, f64::MAX, f64::INFINITY, f64::NAN];
-        for pair in extremes.windows(2) {
-            check(pair[0], pair[1], std::cmp::Ordering::Less);
-        }
-        assert_eq!(0.0_f64.lower().to_bits(), (-0.0_f64).to_bits());
-        assert_eq!((-0.0_f64).upper().to_bits(), 0);
-        assert_eq!(f32::NAN.upper().to_bits(), 0x7fff_ffff);
-        assert_eq!((-f32::NAN).lower().to_bits(), 0xffff_ffff);
-        assert_eq!((f32::NAN.lower(), (-f32::NAN).upper()), (f32::INFINITY, f32::NEG_INFINITY));
-    }
-
-    #[test]
-    fn unknown_bound_stays_unknown() {
-        let one = 1_i32.to_ordered();
-        for side in [BoundSide::Minimum, BoundSide::Maximum] {
-            assert_eq!(one.join(Bound::Unknown, side), Bound::Unknown);
-            assert_eq!(Bound::NoValues.join(Bound::Unknown, side), Bound::Unknown);
-            assert_eq!(Bound::NoValues.join(one, side), one);
-        }
-        let mut list = BoundList::default();
-        [one, Bound::Unknown, Bound::NoValues].into_iter().for_each(|bound| list.push(bound));
-        list.join_last(one, BoundSide::Minimum);
-        assert_eq!(decoded(&list), [one, Bound::Unknown, one]);
-    }
-
-    #[test]
-    fn malformed_list_is_refused() {
-        assert!(decode_bounds(&[2], b"ab").is_some());
-        assert!(decode_bounds(&[3], b"ab").is_none());
-        assert!(decode_bounds(&[1], b"ab").is_none());
-        assert!(decode_bounds(&[33], &[0; 33]).is_none());
-    }
-}
+mod tests;

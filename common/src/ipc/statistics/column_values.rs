@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::compute::{max_boolean, min_boolean};
 use arrow::datatypes::*;
 
-use super::bound::{Bound, BoundBytes, MAX_BOUND_BYTES, OrderedValue};
+use super::bound::{Bound, BoundBytes, MAX_BOUND_BYTES, OrderedValue, after_all_with};
 use super::extremes::{extreme_positions, value_extremes};
 
 /// The result of a function for the primitive type of a data type; `$other` for types that are not primitive or have no order.
@@ -144,11 +144,7 @@ fn upper_binary(value: &[u8]) -> Bound {
     let Some(beginning) = value.get(..MAX_BOUND_BYTES).filter(|_| value.len() > MAX_BOUND_BYTES) else {
         return bound(value);
     };
-    let Some(at) = beginning.iter().rposition(|byte| *byte < u8::MAX) else { return Bound::Unknown };
-    let mut upper = [0; MAX_BOUND_BYTES];
-    upper[..=at].copy_from_slice(&beginning[..=at]);
-    upper[at] += 1;
-    bound(&upper[..=at])
+    after_all_with(beginning)
 }
 
 /// The bounds as an array of the column's type, with null where there is none; `None` if one is no value of the type.

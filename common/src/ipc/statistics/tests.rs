@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, StringArray};
 use arrow::datatypes::{Field, Int64Type};
-use bytes::Bytes;
 
 use super::*;
 use crate::Code;

@@ -51,7 +51,9 @@ fn compaction_keeps_rows_and_order_in_a_new_version() {
     fixture.commit(compacted("n", &[(200, 4), (201, 2)], 2));
     assert_eq!(fixture.parts(id, 11), [1, 200, 201, 8, 9]);
     assert_eq!(fixture.parts(id, 10), [1, 100, 6, 7, 8, 9]);
-    assert_eq!(fixture.catalog.part(PartId(201)).unwrap().sort_key().generation, 2);
+    let part = fixture.catalog.part(PartId(200)).unwrap();
+    assert_eq!((part.sort_key().generation, &*part.statistics), (2, &b"bounds of 200"[..]));
+    assert!(fixture.catalog.part(PartId(201)).unwrap().statistics.is_empty() && fixture.catalog.has_part_statistics());
 }
 
 #[test]

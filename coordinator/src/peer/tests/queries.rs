@@ -7,7 +7,7 @@ use super::*;
 fn tables(names: &[&str]) -> PlanTablesRequest {
     let table =
         |name: &&str| TableVersion { table: name.split('/').map(String::from).collect(), ..TableVersion::default() };
-    PlanTablesRequest { tables: names.iter().map(table).collect() }
+    PlanTablesRequest { tables: names.iter().map(table).collect(), filters: Vec::new() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

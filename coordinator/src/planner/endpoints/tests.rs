@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use volley_common::ipc::statistics::BoundOperator;
 use volley_common::wire::catalog::{Node, Part, Row, row};
+use volley_common::wire::statistics::PartBounds;
 use volley_common::{Code, PartId};
 
 use super::*;
@@ -207,6 +209,49 @@ fn limit_leaves_out_the_parts_beyond_it() {
     let plans = limited(9, 0).unwrap();
     assert_eq!((plans.len(), plans[0].parts.len(), plans[0].limit), (1, 0, Some(0)));
     assert_eq!(limited(9, 31).err().unwrap().code, Code::Unavailable);
+}
+
+/// Gives the part of this id values of its first column, all of which are this one.
+fn set_value(catalog: &mut Catalog, id: u128, value: u8) {
+    let bounds = PartBounds {
+        columns: vec![0],
+        nulls: vec![0],
+        minimum_lengths: vec![1].into(),
+        minimums: vec![value].into(),
+        maximum_lengths: vec![1].into(),
+        maximums: vec![value].into(),
+    };
+    let part = catalog.part(PartId(id)).unwrap().to_part();
+    let part = Part { statistics: bounds.encode_to_vec().into(), ..part };
+    catalog.insert_row(Row { row: Some(row::Row::Part(part)) });
+}
+
+#[test]
+fn filtered_plan_has_only_parts_that_can_match() {
+    // Part 4 is of an earlier version. No live node has part 2.
+    let (mut catalog, table) = catalog(2, &[&[1], &[9], &[2], &[1]]);
+    (1..=3).for_each(|id| set_value(&mut catalog, id.into(), id));
+    let at_least =
+        |value: u8| BoundFilter::Compare { column: 0, operator: BoundOperator::GreaterOrEqual, value: [value].into() };
+    let plan = |filter: &BoundFilter, most| plan_filtered(&catalog, &table, 1, most, filter, &alive([1, 2]), "");
+    let of_three = plan(&at_least(3), 9).unwrap();
+    assert_eq!((of_three.rows, of_three.bytes, of_three.pruned), (20, 200, 2));
+    assert_eq!(decode(&of_three, 0).iter().map(ids).collect::<Vec<_>>(), [vec![3], vec![4]]);
+    assert_eq!(decode(&plan(&at_least(3), 1).unwrap(), 0).iter().map(ids).collect::<Vec<_>>(), [vec![3, 4]]);
+    assert_eq!(plan(&at_least(2), 9).unwrap_err().code, Code::Unavailable, "part 2 may have a row");
+    let other_column = BoundFilter::Compare { column: 1, operator: BoundOperator::Less, value: [].into() };
+    assert_eq!(plan(&other_column, 9).unwrap_err().code, Code::Unavailable, "nothing is known of the column");
+}
+
+#[test]
+fn filter_that_no_part_matches_gives_one_empty_stream() {
+    let (mut catalog, table) = catalog(2, &[&[1], &[2]]);
+    (1..=2).for_each(|id| set_value(&mut catalog, id.into(), id));
+    let plan = plan_filtered(&catalog, &table, 1, 9, &BoundFilter::never(), &alive([1, 2]), "").unwrap();
+    assert!(!plan.has_parts());
+    assert_eq!((plan.rows, plan.pruned), (0, 2));
+    let endpoints = decode(&plan, 0);
+    assert_eq!((endpoints.len(), endpoints[0].parts.len(), endpoints[0].locations.len()), (1, 0, 2));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use volley_common::identity::Access;
 use volley_common::options::Options;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::Table;
-use volley_common::wire::cluster::{PlannedTable, TableVersion};
+use volley_common::wire::cluster::{PartFilter, PlanTablesRequest, PlannedTable, TableVersion};
 use volley_common::{Error, Result, TableName};
 
+use super::part_pruning::PartPruning;
 use super::similar_tables::require_table;
 use super::{ReadService, ResolvedRead};
 use crate::catalog::Catalog;
@@ -26,13 +27,15 @@ pub struct QueriedTable {
     pub version: Option<u64>,
     /// Its id, if the query was planned before; `None`: the table that has the name.
     pub id: Option<u64>,
+    /// Which of its parts are left out; `None`: none.
+    pub part_filter: Option<PartFilter>,
 }
 
 impl QueriedTable {
     fn of(table: &TableVersion) -> Result<Self> {
         let TableVersion { table: name, version, table_id } = table;
         let id = Some(*table_id).filter(|id| *id != 0);
-        Ok(QueriedTable { name: TableName::from_components(name)?, version: *version, id })
+        Ok(QueriedTable { name: TableName::from_components(name)?, version: *version, id, part_filter: None })
     }
 
     /// The table. One that was dropped is readable as long as its tickets are.
@@ -53,19 +56,25 @@ impl QueriedTable {
 ///
 /// # Errors
 /// INVALID_ARGUMENT: an invalid name, or too many tables.
-pub fn queried_tables(tables: &[TableVersion]) -> Result<Vec<QueriedTable>> {
+pub fn queried_tables(request: &PlanTablesRequest) -> Result<Vec<QueriedTable>> {
+    let PlanTablesRequest { tables, filters } = request;
     if tables.len() > MAX_TABLES {
         return Err(Error::invalid(format!(
             "the query has {} tables, more than the limit of {MAX_TABLES}: split it into several",
             tables.len()
         )));
     }
-    tables.iter().map(QueriedTable::of).collect()
+    let mut filters = filters.iter();
+    let table = |table: &TableVersion| -> Result<QueriedTable> {
+        Ok(QueriedTable { part_filter: filters.next().cloned(), ..QueriedTable::of(table)? })
+    };
+    tables.iter().map(table).collect()
 }
 
 impl ReadService {
-    /// Plans reads of whole tables by one linearizable read, in this order: of all columns that the principal may see. Whether it
-    /// may read the tables is checked before. The plans are for members: their tickets have the whole schema of the table.
+    /// Plans reads of whole tables by one linearizable read, in this order: of all columns that the principal may see, and of all parts
+    /// that the table's filter does not exclude. Whether it may read the tables is checked before. The plans are for members: their
+    /// tickets have the whole schema of the table.
     ///
     /// # Errors
     /// NOT_FOUND: no such table or version. UNAVAILABLE: a shard without a live holder, or no leader. RESOURCE_EXHAUSTED: the plans
@@ -75,7 +84,10 @@ impl ReadService {
         let plan = |catalog: CatalogView| {
             let resolve = |table: &QueriedTable| {
                 let options = Options { version: table.version, ..Options::default() };
-                self.resolve_read(&catalog, table.find(&catalog, access)?, &options, |_| 1, &listener)
+                let permitted = access.permitted_columns(table.name.components());
+                let pruning = PartPruning::new(table.part_filter.as_ref(), permitted);
+                let found = table.find(&catalog, access)?;
+                self.resolve_read(&catalog, found, &options, pruning.as_ref(), |_| 1, &listener)
             };
             tables.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
         };

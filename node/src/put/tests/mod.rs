@@ -8,6 +8,8 @@ mod safety;
 
 use std::time::Duration;
 
+use arrow::array::Int64Array;
+use arrow::datatypes::DataType;
 use arrow_flight::FlightData;
 use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
@@ -18,6 +20,8 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use volley_common::identity::Access;
+use volley_common::ipc::statistics::comparison::{ValueComparison, compare};
+use volley_common::ipc::statistics::part_may_match;
 use volley_common::net::ConnectionPool;
 use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
@@ -46,6 +50,19 @@ async fn put_is_committed_with_the_holders_of_each_part() {
     }
     let of_shard = |shard| write.parts.iter().filter(|p| p.shard == shard).count();
     cluster.settles(&[of_shard(0), of_shard(0) + of_shard(1), of_shard(1)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_committed_with_their_bounds() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    cluster.put(stream::iter(messages("t", megabytes(4)).await)).await.unwrap();
+    let parts = cluster.write().parts;
+    assert!(parts.len() > 1, "{} parts", parts.len());
+    let parts_with = |number: i64| {
+        let equal = compare(0, &DataType::Int64, ValueComparison::Equal, &Int64Array::from(vec![number])).unwrap();
+        parts.iter().filter(|part| part_may_match(&equal, &part.statistics)).count()
+    };
+    assert_eq!([-1, 0, 300_000, 524_287, 524_288].map(parts_with), [0, 1, 1, 1, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use volley_common::ipc::statistics::{MessageStatistics, StatisticsBuilder};
 
 use super::super::expression::VisibleColumns;
 use super::Predicate;
+use super::part_pruning::part_kept;
 
 /// Values of one column, ascending, and whether filters may calculate with it.
 struct ValuePool {
@@ -281,7 +282,10 @@ proptest! {
         let batches: Vec<RecordBatch> = batches.iter().map(|(base, rows)| batch(*base, rows)).collect();
         let Some(predicate) = predicate_of(filter, &batches[0].schema()) else { return Ok(()) };
         let Some(counts) = selected_counts(&predicate, &batches) else { return Ok(()) };
+        let all: usize = counts.iter().sum();
+        prop_assert!(part_kept(&predicate, &batches) || all == 0, "{}: {all} rows of {batches:?}", predicate.expr);
         for (at, (kept, count)) in kept(&predicate, &batches).into_iter().zip(counts).enumerate() {
+            let kept = kept && part_kept(&predicate, &batches[at..=at]);
             prop_assert!(kept || count == 0, "{}: batch {at}, {count} rows: {:?}", predicate.expr, batches[at]);
         }
     }
@@ -350,6 +354,8 @@ fn selective_filter_of_ordered_columns_keeps_few_batches() {
         let predicate = Predicate::parse(filter, &batches[0].schema()).unwrap();
         let kept = kept(&predicate, &batches);
         assert_eq!(kept.iter().filter(|kept| **kept).count(), count, "{filter}");
+        let parts = batches.iter().filter(|batch| part_kept(&predicate, std::slice::from_ref(*batch)));
+        assert_eq!(parts.count(), count, "parts: {filter}");
     }
     for (filter, count) in [
         (format!("s = '{prefix}042{prefix}'"), 1),

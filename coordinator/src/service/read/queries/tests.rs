@@ -6,6 +6,7 @@ use std::ops::Range;
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
+use volley_common::ipc::statistics::{BoundFilter, BoundOperator, schema_checksum};
 use volley_common::options::TableRequest;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::catalog::command::Op;
@@ -14,6 +15,7 @@ use volley_common::wire::catalog::{
     TableSpec, WriteMode,
 };
 use volley_common::wire::cluster::{Columns, Ticket};
+use volley_common::wire::statistics::PartBounds;
 use volley_common::{Code, PartId};
 
 use super::*;
@@ -31,7 +33,21 @@ fn spec() -> TableSpec {
     TableSpec { shards: 1, replicas: 2, min_copies: 1, retention_ms: 60_000, shard_by, ..TableSpec::default() }
 }
 
-/// A put with these parts of 10 rows each, which replaces all rows of `sales/a`.
+/// Bounds of all columns, whose values are all this one.
+fn bounds(value: u8) -> Bytes {
+    let (lengths, values) = (vec![1; 3], vec![value; 3]);
+    let bounds = PartBounds {
+        columns: vec![0, 1, 2],
+        nulls: vec![0; 3],
+        minimum_lengths: lengths.clone().into(),
+        minimums: values.clone().into(),
+        maximum_lengths: lengths.into(),
+        maximums: values.into(),
+    };
+    bounds.encode_to_vec().into()
+}
+
+/// A put with these parts of 10 rows each, which replaces all rows of `sales/a`. The values of a part are its number in the put.
 async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
     let begin = BeginWrite {
         id: id.into(),
@@ -54,6 +70,7 @@ async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
         bytes: 100,
         crc32c: 7,
         holders: vec![1, 2],
+        statistics: bounds(seq as u8),
         ..Part::default()
     };
     let parts = (0..).zip(parts).map(part).collect();
@@ -82,13 +99,13 @@ fn name(text: &str) -> TableName {
 }
 
 fn newest(table: &str) -> QueriedTable {
-    QueriedTable { name: name(table), version: None, id: None }
+    QueriedTable { name: name(table), version: None, id: None, part_filter: None }
 }
 
 /// The table of a ticket, as a query reads it that was planned before.
 fn pinned(ticket: &Ticket) -> QueriedTable {
     let (version, id) = (Some(ticket.version), Some(ticket.table_id));
-    QueriedTable { name: TableName::from_components(&ticket.table).unwrap(), version, id }
+    QueriedTable { name: TableName::from_components(&ticket.table).unwrap(), version, id, part_filter: None }
 }
 
 fn columns(message: &Bytes) -> Vec<String> {
@@ -170,19 +187,24 @@ async fn ticket_of_a_table_that_is_not_kept_has_expired() {
 #[test]
 fn number_of_tables_of_a_query_is_limited() {
     let table = TableVersion { table: vec!["t".into()], ..TableVersion::default() };
-    assert_eq!(queried_tables(&vec![table.clone(); MAX_TABLES]).unwrap().len(), MAX_TABLES);
-    assert_eq!(queried_tables(&vec![table; MAX_TABLES + 1]).unwrap_err().code, Code::InvalidArgument);
-    assert_eq!(queried_tables(&[TableVersion::default()]).unwrap_err().code, Code::InvalidArgument);
+    let queried = |tables: Vec<TableVersion>| queried_tables(&PlanTablesRequest { tables, filters: Vec::new() });
+    assert_eq!(queried(vec![table.clone(); MAX_TABLES]).unwrap().len(), MAX_TABLES);
+    assert_eq!(queried(vec![table; MAX_TABLES + 1]).unwrap_err().code, Code::InvalidArgument);
+    assert_eq!(queried(vec![TableVersion::default()]).unwrap_err().code, Code::InvalidArgument);
 }
 
 #[test]
 fn request_without_an_id_is_for_the_table_of_the_name() {
     let request = |table_id| TableVersion { table: vec!["t".into()], version: Some(3), table_id };
-    let tables = queried_tables(&[request(0), request(7)]).unwrap();
+    let filters = vec![PartFilter { schema: 9, condition: None }];
+    let request = PlanTablesRequest { tables: vec![request(0), request(7)], filters };
+    let tables = queried_tables(&request).unwrap();
     assert_eq!(
         tables.iter().map(|table| (table.version, table.id)).collect::<Vec<_>>(),
         [(Some(3), None), (Some(3), Some(7))]
     );
+    assert_eq!(tables[0].part_filter, Some(request.filters[0].clone()));
+    assert_eq!(tables[1].part_filter, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,8 +219,58 @@ async fn listed_tables_have_only_what_a_query_may_see() {
     assert_eq!(list("root").await.len(), 3);
 }
 
-/// The endpoints' tickets of a read of `sales/a` by `reader`, with what the plan says of rows and bytes.
+/// That a column may have a value that is less than 1.
+fn less_than_one(column: usize) -> PartFilter {
+    let condition = BoundFilter::Compare { column, operator: BoundOperator::Less, value: [1].into() };
+    PartFilter { schema: schema_checksum(&schema()), condition: condition.to_wire() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_a_filter_excludes_are_not_planned() {
+    let fixture = fixture().await;
+    let rows = async |user: &str, part_filter: PartFilter| {
+        let table = QueriedTable { part_filter: Some(part_filter), ..newest("sales/a") };
+        let planned = plan(&fixture, user, &[table]).await.unwrap();
+        assert_eq!(planned[0].0.rows, 10 * planned[0].1.parts.len() as u64);
+        planned[0].0.rows
+    };
+    assert_eq!(rows("reader", less_than_one(1)).await, 10);
+    assert_eq!(rows("reader", less_than_one(0)).await, 20, "a hidden column");
+    assert_eq!(rows("root", less_than_one(0)).await, 10);
+    assert_eq!(rows("root", PartFilter { schema: 7, ..less_than_one(0) }).await, 20, "of another schema");
+    let never = PartFilter { condition: BoundFilter::never().to_wire(), ..less_than_one(0) };
+    assert_eq!(rows("reader", never).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filtered_read_has_endpoints_of_parts_that_can_match() {
+    let fixture = fixture().await;
+    let options = Options { filter: Some(FILTER.into()), ..Options::default() };
+    let (tickets, rows, bytes) = filtered_read(&fixture, options.clone(), Some(less_than_one(1))).await;
+    assert_eq!((tickets.len(), tickets[0].parts.len(), rows, bytes), (1, 1, None, None));
+    let (tickets, ..) = filtered_read(&fixture, options.clone(), Some(less_than_one(0))).await;
+    assert_eq!(tickets.len(), 2, "a hidden column");
+    let never = PartFilter { condition: BoundFilter::never().to_wire(), ..less_than_one(1) };
+    let (tickets, ..) = filtered_read(&fixture, options, Some(never)).await;
+    assert_eq!(
+        (tickets.len(), tickets[0].parts.len(), columns(&tickets[0].schema)),
+        (1, 0, vec!["b".into(), "c".into()])
+    );
+    let (tickets, rows, _) = filtered_read(&fixture, Options::default(), Some(less_than_one(1))).await;
+    assert_eq!((tickets.len(), rows), (2, Some(20)), "a read of all rows has no filter");
+}
+
+/// As [`filtered_read`] without a condition for parts.
 async fn planned_read(fixture: &ServicesFixture, options: Options) -> (Vec<Ticket>, Option<u64>, Option<u64>) {
+    filtered_read(fixture, options, None).await
+}
+
+/// The endpoints' tickets of a read of `sales/a` by `reader`, with what the plan says of rows and bytes.
+async fn filtered_read(
+    fixture: &ServicesFixture,
+    options: Options,
+    part_filter: Option<PartFilter>,
+) -> (Vec<Ticket>, Option<u64>, Option<u64>) {
     let listener = ClientListener {
         name: "".into(),
         uri: "grpc+tcp://c:1".into(),
@@ -208,7 +280,8 @@ async fn planned_read(fixture: &ServicesFixture, options: Options) -> (Vec<Ticke
     };
     let request = TableRequest { name: name("sales/a"), kind: DescriptorKind::Command, options };
     let read = &fixture.services.read;
-    let plan = read.plan_flight_info(&fixture.access("reader"), &request, &listener).await.unwrap();
+    let access = fixture.access("reader");
+    let plan = read.plan_flight_info(&access, &request, part_filter.as_ref(), &listener).await.unwrap();
     let signed = plan.version_plan.endpoints.iter().map(|endpoint| plan.signer.ticket(&endpoint.ticket_suffix));
     let tickets = signed.map(|bytes| {
         assert_eq!(bytes.starts_with(SQL_MAGIC), request.options.filter.is_some());

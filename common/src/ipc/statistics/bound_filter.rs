@@ -1,0 +1,368 @@
+//! Conditions on the bounds of columns, which hold wherever a filter can select a row.
+//!
+//! A filter is SQL, which only nodes know. They make a [`BoundFilter`] of it, and leave out what has bounds that do not meet it:
+//! record batches by the statistics of their part, and parts, for which a coordinator evaluates it by those of the catalog. It
+//! says nothing of types: values are bytes whose order is that of the values.
+
+use std::collections::BTreeSet;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::bound::ListedBound;
+use crate::wire::cluster::{BoundCondition, BoundTest};
+
+/// Bytes that a condition takes in a message, about, without its value.
+const CONDITION_BYTES: usize = 16;
+/// Maximum bytes of a condition that is sent, about. In base64 it fits into the least header list that a member can be set to
+/// accept, beside the call's other headers.
+const MAX_SENT_BYTES: usize = 1536;
+/// Maximum number of conditions that a coordinator evaluates for each part, and of their levels.
+const MAX_CONDITIONS: usize = 128;
+const MAX_LEVELS: usize = 16;
+
+/// A condition on the bounds of columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BoundFilter {
+    /// All of these hold.
+    All(Vec<BoundFilter>),
+    /// One of these holds. Without any it never does.
+    Any(Vec<BoundFilter>),
+    /// The column may have a null.
+    IsNull(usize),
+    /// The column may have a value that is not null.
+    IsNotNull(usize),
+    /// The column may have a value that compares so with this one.
+    Compare {
+        /// The column's index, in what its user says.
+        column: usize,
+        /// How the column's value compares with `value`.
+        operator: BoundOperator,
+        /// Bytes in the encoding of bounds.
+        value: Box<[u8]>,
+    },
+}
+
+/// How a value of a column compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundOperator {
+    /// It is less.
+    Less,
+    /// It is less or equal.
+    LessOrEqual,
+    /// It is greater.
+    Greater,
+    /// It is greater or equal.
+    GreaterOrEqual,
+}
+
+/// What is known of the values of one column in some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnRange<'a> {
+    nulls: u64,
+    has_values: bool,
+    /// `None`: not known.
+    minimum: Option<&'a [u8]>,
+    maximum: Option<&'a [u8]>,
+}
+
+impl<'a> ColumnRange<'a> {
+    pub(super) fn new(nulls: u64, minimum: ListedBound<'a>, maximum: ListedBound<'a>) -> Self {
+        let value = |bound: ListedBound<'a>| match bound {
+            ListedBound::Value(value) => Some(value),
+            ListedBound::NoValues | ListedBound::Unknown => None,
+        };
+        let has_values = (minimum, maximum) != (ListedBound::NoValues, ListedBound::NoValues);
+        ColumnRange { nulls, has_values, minimum: value(minimum), maximum: value(maximum) }
+    }
+
+    fn may_compare(&self, operator: BoundOperator, value: &[u8]) -> bool {
+        let is_possible = match operator {
+            BoundOperator::Less => self.minimum.is_none_or(|minimum| minimum < value),
+            BoundOperator::LessOrEqual => self.minimum.is_none_or(|minimum| minimum <= value),
+            BoundOperator::Greater => self.maximum.is_none_or(|maximum| maximum > value),
+            BoundOperator::GreaterOrEqual => self.maximum.is_none_or(|maximum| maximum >= value),
+        };
+        self.has_values && is_possible
+    }
+}
+
+impl BoundFilter {
+    /// A condition that never holds.
+    pub fn never() -> Self {
+        BoundFilter::Any(Vec::new())
+    }
+
+    /// All of these conditions.
+    pub fn all(conditions: Vec<BoundFilter>) -> Self {
+        let inner = |condition| match condition {
+            BoundFilter::All(inner) => inner,
+            other => vec![other],
+        };
+        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
+        match (flat.len(), flat.pop()) {
+            (1, Some(only)) => only,
+            (_, last) => {
+                flat.extend(last);
+                BoundFilter::All(flat)
+            }
+        }
+    }
+
+    /// One of these conditions.
+    pub fn any(conditions: Vec<BoundFilter>) -> Self {
+        let inner = |condition| match condition {
+            BoundFilter::Any(inner) => inner,
+            other => vec![other],
+        };
+        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
+        match (flat.len(), flat.pop()) {
+            (1, Some(only)) => only,
+            (_, last) => {
+                flat.extend(last);
+                BoundFilter::Any(flat)
+            }
+        }
+    }
+
+    pub(super) fn compare(column: usize, operator: BoundOperator, value: &[u8]) -> Self {
+        BoundFilter::Compare { column, operator, value: value.into() }
+    }
+
+    /// Whether it holds for rows of which this is known of their columns; `None`: nothing.
+    pub fn may_select<'a>(&self, range: &impl Fn(usize) -> Option<ColumnRange<'a>>) -> bool {
+        match self {
+            BoundFilter::All(conditions) => conditions.iter().all(|condition| condition.may_select(range)),
+            BoundFilter::Any(conditions) => conditions.iter().any(|condition| condition.may_select(range)),
+            BoundFilter::IsNull(column) => range(*column).is_none_or(|range| range.nulls > 0),
+            BoundFilter::IsNotNull(column) => range(*column).is_none_or(|range| range.has_values),
+            BoundFilter::Compare { column, operator, value } => {
+                range(*column).is_none_or(|range| range.may_compare(*operator, value))
+            }
+        }
+    }
+
+    /// The columns that it reads.
+    pub fn columns(&self) -> BTreeSet<usize> {
+        match self {
+            BoundFilter::All(conditions) | BoundFilter::Any(conditions) => {
+                conditions.iter().flat_map(BoundFilter::columns).collect()
+            }
+            BoundFilter::IsNull(column) | BoundFilter::IsNotNull(column) | BoundFilter::Compare { column, .. } => {
+                BTreeSet::from([*column])
+            }
+        }
+    }
+
+    /// The same condition on other columns; `None` if one of them has no other.
+    pub fn map_columns(&self, map: &impl Fn(usize) -> Option<usize>) -> Option<BoundFilter> {
+        let all = |conditions: &[BoundFilter]| -> Option<Vec<BoundFilter>> {
+            conditions.iter().map(|condition| condition.map_columns(map)).collect()
+        };
+        Some(match self {
+            BoundFilter::All(conditions) => BoundFilter::All(all(conditions)?),
+            BoundFilter::Any(conditions) => BoundFilter::Any(all(conditions)?),
+            BoundFilter::IsNull(column) => BoundFilter::IsNull(map(*column)?),
+            BoundFilter::IsNotNull(column) => BoundFilter::IsNotNull(map(*column)?),
+            BoundFilter::Compare { column, operator, value } => {
+                BoundFilter::Compare { column: map(*column)?, operator: *operator, value: value.clone() }
+            }
+        })
+    }
+
+    /// The message that says the same, or, of a condition that is too large, what follows from it; `None`: nothing does. It has at
+    /// most about 1.5 KiB.
+    pub fn to_wire(&self) -> Option<BoundCondition> {
+        let mut bytes = MAX_SENT_BYTES;
+        self.limited(&mut bytes, MAX_LEVELS).map(|limited| limited.condition())
+    }
+
+    /// A condition that follows from this one, and takes at most `bytes`, which are reduced by what it takes.
+    fn limited(&self, bytes: &mut usize, levels: usize) -> Option<BoundFilter> {
+        let own = match self {
+            BoundFilter::Compare { value, .. } => CONDITION_BYTES + value.len(),
+            _ => CONDITION_BYTES,
+        };
+        let before = *bytes;
+        let levels = levels.checked_sub(1)?;
+        *bytes = before.checked_sub(own)?;
+        let limited = match self {
+            // Those that fit.
+            BoundFilter::All(conditions) => {
+                let fitting: Vec<_> =
+                    conditions.iter().filter_map(|condition| condition.limited(bytes, levels)).collect();
+                (!fitting.is_empty()).then_some(BoundFilter::All(fitting))
+            }
+            // Without one of them nothing would follow.
+            BoundFilter::Any(conditions) => {
+                let all: Option<Vec<_>> = conditions.iter().map(|condition| condition.limited(bytes, levels)).collect();
+                all.map(BoundFilter::Any)
+            }
+            other => Some(other.clone()),
+        };
+        if limited.is_none() {
+            *bytes = before;
+        }
+        limited
+    }
+
+    fn condition(&self) -> BoundCondition {
+        let all = |conditions: &[BoundFilter]| conditions.iter().map(BoundFilter::condition).collect();
+        let of = |test: BoundTest| BoundCondition { test: test as i32, ..BoundCondition::default() };
+        let on = |test, column: usize| BoundCondition { column: u32::try_from(column).unwrap_or(u32::MAX), ..of(test) };
+        match self {
+            BoundFilter::All(conditions) => BoundCondition { conditions: all(conditions), ..of(BoundTest::All) },
+            BoundFilter::Any(conditions) => BoundCondition { conditions: all(conditions), ..of(BoundTest::Any) },
+            BoundFilter::IsNull(column) => on(BoundTest::IsNull, *column),
+            BoundFilter::IsNotNull(column) => on(BoundTest::IsNotNull, *column),
+            BoundFilter::Compare { column, operator, value } => {
+                BoundCondition { value: value.to_vec().into(), ..on(operator.test(), *column) }
+            }
+        }
+    }
+
+    /// The condition that a message says, or what follows from it if it is too large or has parts that only later versions know;
+    /// `None`: nothing does.
+    pub fn from_wire(condition: &BoundCondition) -> Option<Self> {
+        let mut left = MAX_CONDITIONS;
+        BoundFilter::read(condition, &mut left, MAX_LEVELS)
+    }
+
+    fn read(condition: &BoundCondition, left: &mut usize, levels: usize) -> Option<Self> {
+        *left = left.checked_sub(1)?;
+        let levels = levels.checked_sub(1)?;
+        let column = condition.column as usize;
+        let compare = |operator| Some(BoundFilter::compare(column, operator, &condition.value));
+        match condition.test() {
+            BoundTest::Unspecified => None,
+            BoundTest::All => {
+                let known = condition.conditions.iter().filter_map(|inner| BoundFilter::read(inner, left, levels));
+                Some(BoundFilter::All(known.collect()))
+            }
+            BoundTest::Any => {
+                let all = condition.conditions.iter().map(|inner| BoundFilter::read(inner, left, levels));
+                all.collect::<Option<Vec<_>>>().map(BoundFilter::Any)
+            }
+            BoundTest::IsNull => Some(BoundFilter::IsNull(column)),
+            BoundTest::IsNotNull => Some(BoundFilter::IsNotNull(column)),
+            BoundTest::Less => compare(BoundOperator::Less),
+            BoundTest::LessOrEqual => compare(BoundOperator::LessOrEqual),
+            BoundTest::Greater => compare(BoundOperator::Greater),
+            BoundTest::GreaterOrEqual => compare(BoundOperator::GreaterOrEqual),
+        }
+    }
+}
+
+impl BoundOperator {
+    fn test(self) -> BoundTest {
+        match self {
+            BoundOperator::Less => BoundTest::Less,
+            BoundOperator::LessOrEqual => BoundTest::LessOrEqual,
+            BoundOperator::Greater => BoundTest::Greater,
+            BoundOperator::GreaterOrEqual => BoundTest::GreaterOrEqual,
+        }
+    }
+}
+
+/// What identifies a table's schema message to a [`PartFilter`](crate::wire::cluster::PartFilter).
+pub fn schema_checksum(message: &[u8]) -> u64 {
+    xxh3_64(message)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn less(column: usize, value: &[u8]) -> BoundFilter {
+        BoundFilter::compare(column, BoundOperator::Less, value)
+    }
+
+    fn range<'a>(nulls: u64, minimum: &'a [u8], maximum: &'a [u8]) -> ColumnRange<'a> {
+        ColumnRange::new(nulls, ListedBound::Value(minimum), ListedBound::Value(maximum))
+    }
+
+    fn may_select(filter: &BoundFilter, column: ColumnRange<'_>) -> bool {
+        filter.may_select(&|at| (at == 0).then_some(column))
+    }
+
+    #[test]
+    fn comparisons_hold_where_a_value_may_compare_so() {
+        use BoundOperator::{Greater, GreaterOrEqual, Less, LessOrEqual};
+        let column = range(0, b"b", b"d");
+        for (operator, holds) in [
+            (Less, [false, false, true, true, true]),
+            (LessOrEqual, [false, true, true, true, true]),
+            (Greater, [true, true, true, false, false]),
+            (GreaterOrEqual, [true, true, true, true, false]),
+        ] {
+            for (value, holds) in [b"a", b"b", b"c", b"d", b"e"].into_iter().zip(holds) {
+                let filter = BoundFilter::compare(0, operator, value);
+                assert_eq!(may_select(&filter, column), holds, "{filter:?}");
+                let unknown = ColumnRange::new(0, ListedBound::Unknown, ListedBound::Unknown);
+                assert!(may_select(&filter, unknown) && filter.may_select(&|_| None));
+                let none = ColumnRange::new(3, ListedBound::NoValues, ListedBound::NoValues);
+                assert!(!may_select(&filter, none), "only nulls");
+            }
+        }
+    }
+
+    #[test]
+    fn nulls_and_values_are_told_apart() {
+        let (mixed, full) = (range(1, b"a", b"b"), range(0, b"a", b"b"));
+        let nulls = ColumnRange::new(2, ListedBound::NoValues, ListedBound::NoValues);
+        let held = |filter: BoundFilter| [mixed, full, nulls].map(|column| may_select(&filter, column));
+        assert_eq!(held(BoundFilter::IsNull(0)), [true, false, true]);
+        assert_eq!(held(BoundFilter::IsNotNull(0)), [true, true, false]);
+        assert_eq!(held(BoundFilter::never()), [false; 3]);
+        assert_eq!(held(BoundFilter::all(Vec::new())), [true; 3]);
+        let either = BoundFilter::any(vec![less(0, b"a"), BoundFilter::IsNull(0)]);
+        assert_eq!(held(either.clone()), [true, false, true]);
+        assert_eq!(held(BoundFilter::all(vec![either, less(0, b"b")])), [true, false, false]);
+    }
+
+    #[test]
+    fn conditions_come_back_from_their_message() {
+        let filter = BoundFilter::all(vec![
+            BoundFilter::any(vec![less(7, b"x"), BoundFilter::IsNull(7)]),
+            BoundFilter::compare(1, BoundOperator::GreaterOrEqual, b""),
+            BoundFilter::IsNotNull(2),
+        ]);
+        assert_eq!(BoundFilter::from_wire(&filter.to_wire().unwrap()).unwrap(), filter);
+        assert_eq!(filter.columns(), BTreeSet::from([1, 2, 7]));
+        let moved = filter.map_columns(&|column| (column < 9).then_some(column + 10)).unwrap();
+        assert_eq!(moved.columns(), BTreeSet::from([11, 12, 17]));
+        assert_eq!(filter.map_columns(&|column| (column < 7).then_some(column)), None);
+        let never = BoundFilter::never();
+        assert_eq!(BoundFilter::from_wire(&never.to_wire().unwrap()), Some(never));
+    }
+
+    #[test]
+    fn large_condition_is_sent_as_what_follows_from_it() {
+        let many = |count: usize| (0..count).map(|column| less(column, &[7; 32])).collect::<Vec<_>>();
+        let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
+        let BoundFilter::All(some) = sent(BoundFilter::All(many(100))).unwrap() else { panic!("another condition") };
+        assert!(some.len() > 20 && some == many(100)[..some.len()]);
+        assert_eq!(sent(BoundFilter::Any(many(100))), None);
+        let both = BoundFilter::All(vec![BoundFilter::Any(many(100)), less(1, b"a")]);
+        assert_eq!(sent(both), Some(BoundFilter::All(vec![less(1, b"a")])));
+        let deep = (0..40).fold(less(1, b"a"), |inner, _| BoundFilter::Any(vec![BoundFilter::All(vec![inner])]));
+        assert_eq!(sent(deep), None);
+    }
+
+    #[test]
+    fn conditions_of_later_versions_may_hold() {
+        let known = less(0, b"a").to_wire().unwrap();
+        let later = BoundCondition { test: 99, ..known.clone() };
+        let of = |test: BoundTest| BoundCondition {
+            test: test as i32,
+            conditions: vec![later.clone(), known.clone()],
+            ..BoundCondition::default()
+        };
+        assert_eq!(BoundFilter::from_wire(&later), None);
+        assert_eq!(BoundFilter::from_wire(&of(BoundTest::Any)), None);
+        assert_eq!(BoundFilter::from_wire(&of(BoundTest::All)), Some(BoundFilter::All(vec![less(0, b"a")])));
+        let many = BoundCondition { conditions: vec![known.clone(); 1000], ..of(BoundTest::All) };
+        let BoundFilter::All(read) = BoundFilter::from_wire(&many).unwrap() else { panic!("another condition") };
+        assert!(read.len() < MAX_CONDITIONS);
+    }
+}
