@@ -21,6 +21,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use volley_common::{Error, Result};
 
+use crate::exact_casts;
 use expression::VisibleColumns;
 
 mod expression;
@@ -84,7 +85,7 @@ impl Predicate {
     /// the expression, both with types and simplified.
     pub fn from_expr(expr: &Expr, schema: &SchemaRef) -> Option<Predicate> {
         let columns = VisibleColumns::new(schema).ok()?;
-        let expr = unparse::without_qualifiers(expr)?;
+        let expr = exact_casts::without_fences(unparse::without_qualifiers(expr)?).ok()?;
         let wanted = columns.normalize(expr.clone()).ok()?;
         unparse::texts(&expr).find_map(|text| {
             let predicate = Predicate::parse(&text, schema).ok()?;
