@@ -13,7 +13,7 @@
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
-//! | `exact_cast_rule` | optimizer rules, without those results of casts that would be wrong |
+//! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
 //! | `admission`, `memory_shares` | how many queries run, and their memory |
 
 mod admission;
@@ -51,6 +51,7 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::MemoryShares;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
@@ -122,7 +123,8 @@ impl SqlEngine {
             // Before those of the engine.
             .with_expr_planners(vec![Arc::new(BoundedPlanner::new(&bounded))])
             .with_default_features()
-            .with_optimizer_rules(exact_cast_rule::rules())
+            .with_analyzer_rule(Arc::new(ExactCastAnalysis))
+            .with_optimizer_rules(exact_cast_rule::optimizer_rules())
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
         let functions = builder.scalar_functions().get_or_insert_default();

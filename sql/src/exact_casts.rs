@@ -47,15 +47,22 @@ pub(crate) fn exact(expr: Expr, context: &SimplifyContext) -> Result<Transformed
     expr.transform_down(|node| exact_node(node, context))
 }
 
-/// The expression with fences, simplified. `simplifier` has the same context.
+/// The expression with fences, simplified. `simplifier` has the same context; `check` sees each expression that has new fences.
 ///
 /// # Errors
-/// Those of the simplification.
-pub(crate) fn simplified(expr: Expr, simplifier: &ExprSimplifier, context: &SimplifyContext) -> Result<Expr> {
-    let mut simple = simplifier.simplify(exact(expr, context)?.data)?;
-    for _ in 1..MAX_ROUNDS {
+/// Those of the simplification, and of `check`.
+pub(crate) fn simplified(
+    expr: Expr,
+    simplifier: &ExprSimplifier,
+    context: &SimplifyContext,
+    check: impl Fn(&Expr) -> Result<()>,
+) -> Result<Expr> {
+    let mut simple = expr;
+    for round in 0..MAX_ROUNDS {
         let next = exact(simple, context)?;
-        if !next.transformed {
+        if next.transformed {
+            check(&next.data)?;
+        } else if round > 0 {
             return Ok(next.data);
         }
         simple = simplifier.simplify(next.data)?;

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `limits` | how long and how deep SQL text can be |
 //! | `functions` | what filters can call |
-//! | `type_inference`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
+//! | `type_inference`, `planned_steps`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
 //! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
@@ -28,6 +28,7 @@ mod expression;
 pub(crate) mod functions;
 pub(crate) mod limits;
 pub(crate) mod planned_size;
+pub(crate) mod planned_steps;
 mod pruning;
 mod row_filter;
 pub(crate) mod syntax;

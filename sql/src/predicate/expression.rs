@@ -17,10 +17,11 @@ use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
 use super::planned_size::{MeasuredExpr, TableColumns};
+use super::planned_steps::check_planned;
 use super::type_inference::InferenceCounter;
 use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
 use crate::exact_casts;
-use crate::fault::from_datafusion;
+use crate::fault::{from_datafusion, into_datafusion};
 use crate::names::quote;
 
 /// Most levels of an expression after chains of AND and OR are balanced. Evaluation recurses once for each.
@@ -165,7 +166,8 @@ impl VisibleColumns {
                 )));
             }
         }
-        let simple = exact_casts::simplified(typed, &simplifier, &context).and_then(balanced);
+        let check = |fenced: &Expr| check_planned(fenced, WHAT).map_err(into_datafusion);
+        let simple = exact_casts::simplified(typed, &simplifier, &context, check).and_then(balanced);
         let simple = simple.map_err(|e| self.planning_error(e))?;
         check_depth(&simple)?;
         Ok(simple)
