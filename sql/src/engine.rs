@@ -13,11 +13,13 @@
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
+//! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
 //! | `admission`, `memory_shares` | how many queries run, and their memory |
 
 mod admission;
 mod binding;
 mod bounded_functions;
+mod exact_cast_rule;
 mod growth;
 mod memory_shares;
 mod part_scan;
@@ -49,11 +51,13 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
 use self::statement_catalog::StatementCatalog;
+use crate::exact_casts;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
 use crate::predicate::functions::{check_width, type_settings};
@@ -119,9 +123,13 @@ impl SqlEngine {
             // Before those of the engine.
             .with_expr_planners(vec![Arc::new(BoundedPlanner::new(&bounded))])
             .with_default_features()
+            .with_analyzer_rule(Arc::new(ExactCastAnalysis))
+            .with_optimizer_rules(exact_cast_rule::optimizer_rules())
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
-        builder.scalar_functions().get_or_insert_default().extend(bounded);
+        let functions = builder.scalar_functions().get_or_insert_default();
+        functions.extend(bounded);
+        functions.push(exact_casts::fence());
         let template = builder.build();
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
         Ok(SqlEngine { config, template, admission })

@@ -11,10 +11,12 @@
 //! | [`source`] | what the engine needs of a node |
 //! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
 //! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
+//! | `exact_casts` | casts that DataFusion would move in comparisons, with other results |
 //! | [`fault`] | errors of DataFusion as errors of Volley |
 #![forbid(unsafe_code)]
 
 pub mod engine;
+mod exact_casts;
 pub mod fault;
 pub mod flight_sql;
 pub mod names;

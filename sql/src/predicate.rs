@@ -9,7 +9,7 @@
 //! | `limits` | how long and how deep SQL text can be |
 //! | `large_stack` | the stack for deep expressions |
 //! | `functions` | what filters can call |
-//! | `type_inference`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
+//! | `type_inference`, `planned_steps`, `planned_size` | how long planning of an expression takes, and what it becomes, in filters and in statements |
 //! | `syntax` | expressions whose text says something else than what would be evaluated |
 //! | `expression` | from text to an expression with types, in its simplest form |
 //! | `row_filter` | evaluation on batches |
@@ -22,6 +22,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use volley_common::{Error, Result};
 
+use crate::exact_casts;
 use expression::VisibleColumns;
 use large_stack::on_large_stack;
 
@@ -30,6 +31,7 @@ pub(crate) mod functions;
 mod large_stack;
 pub(crate) mod limits;
 pub(crate) mod planned_size;
+pub(crate) mod planned_steps;
 mod pruning;
 mod row_filter;
 pub(crate) mod syntax;
@@ -90,7 +92,7 @@ impl Predicate {
     pub fn from_expr(expr: &Expr, schema: &SchemaRef) -> Option<Predicate> {
         on_large_stack(|| {
             let columns = VisibleColumns::new(schema).ok()?;
-            let expr = unparse::without_qualifiers(expr)?;
+            let expr = exact_casts::without_fences(unparse::without_qualifiers(expr)?).ok()?;
             let wanted = columns.normalize(expr.clone()).ok()?;
             unparse::texts(&expr).find_map(|text| {
                 let predicate = Predicate::parse(&text, schema).ok()?;

@@ -58,15 +58,18 @@ impl Client {
             let (mut flight, first) = (self.flight(), first.clone());
             async move {
                 let mut results = flight.do_put(futures::stream::iter([first])).await?.into_inner();
-                let mut last = Bytes::new();
+                let mut last = None;
                 // Read to the end: an error may follow the result.
                 while let Some(result) = results.message().await? {
-                    last = result.app_metadata;
+                    last = Some(result.app_metadata);
                 }
                 Ok::<_, Status>(last)
             }
         };
-        rows_of(&self.call(call).await?)
+        let reply: Option<Bytes> = self.call(call).await?;
+        rows_of(&reply.ok_or_else(|| {
+            Error::internal("the member sent no result of the statement: it is unknown whether it took effect")
+        })?)
     }
 }
 

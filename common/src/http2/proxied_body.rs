@@ -86,6 +86,9 @@ impl ProxiedBody {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         ready!(self.unsent.poll_below(self.permit.max_unsent(), cx));
         let (code, why) = match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if !self.has_status && is_without_status(&frame) => {
+                (Code::Unavailable, "its trailers have no status".into())
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.has_status = true;
@@ -116,4 +119,8 @@ impl ProxiedBody {
             None => true,
         }
     }
+}
+
+fn is_without_status(frame: &Frame<Bytes>) -> bool {
+    frame.trailers_ref().is_some_and(|trailers| !trailers.contains_key("grpc-status"))
 }

@@ -108,6 +108,34 @@ async fn member_that_dies_during_a_response_is_named() {
 }
 
 #[tokio::test]
+async fn reply_without_a_status_is_an_error() {
+    let upstream = TestServer::start(|request: http::Request<Incoming>| async move {
+        let name = http::HeaderName::from_static("x-other");
+        let other = http::HeaderMap::from_iter([(name, http::HeaderValue::from_static("1"))]);
+        let end = request.uri().path().ends_with("DoGet").then_some(Ok(other));
+        let body = http_body_util::Full::new(bytes::Bytes::new()).with_trailers(std::future::ready(end));
+        let mut reply = http::Response::new(ReplyBody::Tonic(tonic::body::Body::new(body)));
+        reply.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        reply
+    })
+    .await;
+    let member = proxy_to(&upstream.addr).await;
+    let mut client = member.client().await;
+    let with_trailers = match soon(client.do_get(Ticket::default())).await {
+        Ok(reply) => soon(reply.into_inner().message()).await.unwrap_err(),
+        Err(status) => status,
+    };
+    let without = match soon(client.do_action(arrow_flight::Action::default())).await {
+        Ok(reply) => soon(reply.into_inner().message()).await.unwrap_err(),
+        Err(status) => status,
+    };
+    for status in [with_trailers, without] {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains(&upstream.addr), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn unreachable_member_is_named() {
     let addr = bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let member = proxy_to(&addr).await;

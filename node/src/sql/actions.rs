@@ -111,11 +111,9 @@ async fn cancel(proxy: &CoordinatorProxy, call: &MetadataRequest, info: &[u8]) -
     let info = FlightInfo::decode(info)
         .map_err(|e| Error::invalid(format!("the body of CancelQuery has no FlightInfo that can be read: {e}")))?;
     let request = CancelFlightInfoRequest { info: Some(info) };
-    let results = run_action(proxy, call, "CancelFlightInfo", request.encode_to_vec().into()).await?;
+    let result = run_action(proxy, call, "CancelFlightInfo", request.encode_to_vec().into()).await?;
     // The coordinator refuses what it cannot cancel.
-    let status = match results.first().map(|body| CancelFlightInfoResult::decode(body.clone())) {
-        Some(Ok(result)) => CancelStatus::try_from(result.status).unwrap_or_default(),
-        _ => CancelStatus::Unspecified,
-    };
-    Ok(vec![flight_sql::cancel_result(status)])
+    let result = CancelFlightInfoResult::decode(result)
+        .map_err(|e| Error::internal(format!("the result of CancelFlightInfo cannot be read: {e}")))?;
+    Ok(vec![flight_sql::cancel_result(CancelStatus::try_from(result.status).unwrap_or_default())])
 }

@@ -27,25 +27,36 @@ pub async fn call<M: Message + Default>(proxy: &CoordinatorProxy, request: Metad
     }
 }
 
-/// Runs an action at a coordinator for the client that makes `call`. Returns the bodies of its results.
+/// Runs an action that has one result at a coordinator, for the client that makes `call`. Returns the body of the result.
 ///
 /// # Errors
-/// Those of [`CoordinatorProxy::forward`] and of the action.
-pub async fn run_action(
-    proxy: &CoordinatorProxy,
-    call: &MetadataRequest,
-    name: &str,
-    body: Bytes,
-) -> Result<Vec<Bytes>> {
+/// Those of [`CoordinatorProxy::forward`] and of the action. UNAVAILABLE: the reply broke off. INTERNAL: it is none of this kind.
+/// After both it is unknown whether the action was run.
+pub async fn run_action(proxy: &CoordinatorProxy, call: &MetadataRequest, name: &str, body: Bytes) -> Result<Bytes> {
     let request = call.with_message("DoAction", &Action { r#type: name.into(), body })?;
-    let results = messages(proxy.forward(request).await?).await?;
-    let body = |result: Bytes| arrow_flight::Result::decode(result).map(|result| result.body);
-    let bodies: Result<Vec<Bytes>, prost::DecodeError> = results.into_iter().map(body).collect();
-    bodies.map_err(|e| Error::internal(format!("the reply of a coordinator cannot be read: {e}")))
+    only_result(name, messages(proxy.forward(request).await?).await?)
+}
+
+fn only_result(name: &str, results: Vec<Bytes>) -> Result<Bytes> {
+    let count = results.len();
+    let Ok([result]) = <[Bytes; 1]>::try_from(results) else {
+        return Err(Error::internal(format!(
+            "a coordinator sent {count} results of {name}, which has one: it is unknown whether it was run"
+        )));
+    };
+    let result = arrow_flight::Result::decode(result).map_err(|e| {
+        Error::internal(format!("the result of {name} cannot be read, so that it is unknown whether it was run: {e}"))
+    })?;
+    Ok(result.body)
 }
 
 /// All messages of a reply.
+///
+/// # Errors
+/// The error of the reply. UNAVAILABLE: it ended without a status, and may not be all of the reply.
 async fn messages(response: Response<ReplyBody>) -> Result<Vec<Bytes>> {
+    // A reply without a body has its status there.
+    let mut has_status = Status::from_header_map(response.headers()).is_some();
     let mut body = grpc::response_body(response)?;
     let mut received = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -62,9 +73,16 @@ async fn messages(response: Response<ReplyBody>) -> Result<Vec<Bytes>> {
             Err(frame) => frame,
         };
         let status = frame.into_trailers().ok().and_then(|trailers| Status::from_header_map(&trailers));
-        if let Some(status) = status.filter(|status| status.code() != Code::Ok) {
-            return Err(status.into());
+        match status {
+            Some(status) if status.code() != Code::Ok => return Err(status.into()),
+            Some(_) => has_status = true,
+            None => {}
         }
+    }
+    if !has_status {
+        return Err(Error::unavailable(
+            "the reply of a coordinator ended without a status: it is unknown what became of the call",
+        ));
     }
     split_messages(received.freeze())
 }
@@ -88,7 +106,53 @@ fn split_messages(mut received: Bytes) -> Result<Vec<Bytes>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use http_body_util::Full;
+    use volley_common::http2::{grpc_error, grpc_message};
+
     use super::*;
+
+    fn framed(body: &'static [u8]) -> Bytes {
+        grpc::encode_message(&arrow_flight::Result { body: Bytes::from_static(body) })
+    }
+
+    /// A reply with these messages and these trailers.
+    fn reply(messages: Bytes, trailers: Option<HeaderMap>) -> Response<ReplyBody> {
+        let body = Full::new(messages).with_trailers(std::future::ready(trailers.map(Ok)));
+        Response::new(ReplyBody::Tonic(tonic::body::Body::new(body)))
+    }
+
+    #[tokio::test]
+    async fn reply_without_a_status_is_no_success() {
+        let other = HeaderMap::from_iter([(http::HeaderName::from_static("x-other"), HeaderValue::from_static("1"))]);
+        for cut in [
+            reply(Bytes::new(), None),
+            reply(framed(b"{}"), None),
+            reply(framed(b"{}"), Some(other)),
+            Response::new(ReplyBody::default()),
+        ] {
+            let error = messages(cut).await.unwrap_err();
+            assert_eq!(error.code, Code::Unavailable);
+            assert!(error.message.contains("unknown"), "{error}");
+        }
+        let error = messages(grpc_error(Error::not_found("no table"))).await.unwrap_err();
+        assert_eq!(error.code, Code::NotFound);
+        let whole = messages(grpc_message(framed(b"{}"))).await.unwrap();
+        assert_eq!(only_result("drop_table", whole).unwrap(), "{}");
+        let empty = messages(grpc_error(Status::ok(""))).await.unwrap();
+        assert!(empty.is_empty());
+    }
+
+    #[test]
+    fn action_has_exactly_one_result() {
+        let result = || framed(b"{}").slice(PREFIX..);
+        for results in [vec![], vec![result(), result()], vec![Bytes::from_static(b"\xff")]] {
+            let error = only_result("commit_transaction", results).unwrap_err();
+            assert_eq!(error.code, Code::Internal);
+            assert!(error.message.contains("unknown whether it was run"), "{error}");
+        }
+        assert_eq!(only_result("commit_transaction", vec![result()]).unwrap(), "{}");
+    }
 
     #[test]
     fn messages_of_a_reply_are_split_and_a_part_of_one_is_an_error() {

@@ -10,6 +10,7 @@ use super::*;
 use crate::source::PartScan;
 use crate::statement::QueryKind;
 
+mod casts;
 mod large_values;
 mod limits;
 mod memory_source;

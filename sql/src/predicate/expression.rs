@@ -16,9 +16,11 @@ use volley_common::suggestion::suggest;
 use volley_common::{Error, Result};
 
 use super::planned_size::{MeasuredExpr, TableColumns};
+use super::planned_steps::check_planned;
 use super::type_inference::InferenceCounter;
 use super::{MAX_PREDICATE_BYTES, functions, limits, syntax};
-use crate::fault::from_datafusion;
+use crate::exact_casts;
+use crate::fault::{from_datafusion, into_datafusion};
 use crate::names::quote;
 use crate::parsing::parse_tokens;
 
@@ -148,7 +150,7 @@ impl VisibleColumns {
             .with_schema(Arc::clone(&self.schema))
             .with_config_options(Arc::clone(functions::SESSION.config_options()))
             .build();
-        let simplifier = ExprSimplifier::new(context).with_max_cycles(MAX_CYCLES);
+        let simplifier = ExprSimplifier::new(context.clone()).with_max_cycles(MAX_CYCLES);
         let typed = balanced(expr)
             .and_then(|expr| simplifier.coerce(expr, &self.schema))
             .map_err(|e| self.planning_error(e))?;
@@ -161,7 +163,9 @@ impl VisibleColumns {
                 )));
             }
         }
-        let simple = simplifier.simplify(typed).and_then(balanced).map_err(|e| self.planning_error(e))?;
+        let check = |fenced: &Expr| check_planned(fenced, WHAT).map_err(into_datafusion);
+        let simple = exact_casts::simplified(typed, &simplifier, &context, check).and_then(balanced);
+        let simple = simple.map_err(|e| self.planning_error(e))?;
         check_depth(&simple)?;
         Ok(simple)
     }

@@ -12,6 +12,7 @@ use volley_common::Code;
 use super::*;
 use sample::{columns, sample, schema};
 
+mod casts;
 mod part_pruning;
 mod property;
 mod pruning;

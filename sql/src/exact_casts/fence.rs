@@ -1,0 +1,76 @@
+//! A function that gives its argument. Rules that look for casts do not look into functions.
+
+use std::any::Any;
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::plan_err;
+use datafusion::error::Result;
+use datafusion::logical_expr::sort_properties::ExprProperties;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+static FENCE: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+    let signature = Signature::any(1, Volatility::Immutable);
+    Arc::new(ScalarUDF::new_from_impl(OptimizationFence { signature }))
+});
+
+/// The function. Sessions that receive plans of others must have it.
+pub(crate) fn fence() -> Arc<ScalarUDF> {
+    Arc::clone(&FENCE)
+}
+
+pub(super) fn is_fence(function: &ScalarUDF) -> bool {
+    let implementation: &dyn Any = &**function.inner();
+    implementation.is::<OptimizationFence>()
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct OptimizationFence {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for OptimizationFence {
+    fn name(&self) -> &str {
+        "optimization_fence"
+    }
+
+    /// Columns keep the names that they have without it.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        Ok(args.iter().map(|arg| arg.schema_name().to_string()).collect::<Vec<_>>().join(", "))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        match arg_types {
+            [only] => Ok(only.clone()),
+            _ => plan_err!("{} has one argument", self.name()),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        match args.arg_fields {
+            [only] => Ok(Arc::clone(only)),
+            _ => plan_err!("{} has one argument", self.name()),
+        }
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.pop() {
+            Some(value) => Ok(value),
+            None => plan_err!("{} has one argument", self.name()),
+        }
+    }
+
+    fn preserves_lex_ordering(&self, _inputs: &[ExprProperties]) -> Result<bool> {
+        Ok(true)
+    }
+}
