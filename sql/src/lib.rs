@@ -8,6 +8,7 @@
 //! | [`statement`] | the text of a statement, parsed and classified: what becomes an ordinary read, what the engine runs, what is refused |
 //! | [`predicate`] | the filter of a read: parsed, checked, evaluated on batches |
 //! | [`source`] | what the engine needs of a node |
+//! | [`query_network`] | the same, to run a query on several nodes |
 //! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
 //! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
 //! | [`fault`] | errors of DataFusion as errors of Volley |
@@ -18,5 +19,6 @@ pub mod fault;
 pub mod flight_sql;
 pub mod names;
 pub mod predicate;
+pub mod query_network;
 pub mod source;
 pub mod statement;

@@ -1,7 +1,9 @@
 //! The leaves of a plan: the parts of one version of a table, in groups that are read in parallel.
 //!
 //! Nothing is declared that the parts do not guarantee: no ordering, no partitioning by value, and exact numbers of rows only
-//! for scans of all rows.
+//! for scans of all rows. `leaf` splits a scan between the tasks of a query on several nodes.
+
+mod leaf;
 
 use std::fmt;
 use std::ops::Range;
@@ -28,7 +30,7 @@ use datafusion::physical_plan::{
 };
 use futures::future::ready;
 use futures::{Stream, StreamExt, stream};
-use volley_common::Error;
+use volley_common::{Error, NodeId};
 
 use super::relabel::Relabel;
 use crate::fault::into_datafusion;
@@ -43,6 +45,8 @@ pub(super) struct PartScanExec {
     columns: Vec<usize>,
     filter: Option<Predicate>,
     limit: Option<usize>,
+    /// The node for which the parts were chosen, if it is a leaf of a task.
+    node: Option<NodeId>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -59,8 +63,20 @@ impl PartScanExec {
         filter: Option<Predicate>,
         limit: Option<usize>,
     ) -> Result<Self> {
-        let schema = Arc::new(table.schema.project(&columns)?);
         let groups = groups(&table.parts, partitions);
+        Self::with_groups(source, table, groups, columns, filter, limit)
+    }
+
+    /// The same with these runs of parts as its partitions.
+    fn with_groups(
+        source: Arc<dyn TableSource>,
+        table: Arc<PlannedTable>,
+        groups: Vec<Range<usize>>,
+        columns: Vec<usize>,
+        filter: Option<Predicate>,
+        limit: Option<usize>,
+    ) -> Result<Self> {
+        let schema = Arc::new(table.schema.project(&columns)?);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema.clone()),
             Partitioning::UnknownPartitioning(groups.len()),
@@ -69,7 +85,7 @@ impl PartScanExec {
         );
         let properties = Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative));
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(PartScanExec { source, table, groups, columns, filter, limit, schema, properties, metrics })
+        Ok(PartScanExec { source, table, groups, columns, filter, limit, node: None, schema, properties, metrics })
     }
 
     fn group(&self, partition: usize) -> Result<Range<usize>> {
@@ -94,6 +110,7 @@ impl PartScanExec {
         ];
         details.extend(self.filter.as_ref().map(|filter| ("filter", filter.text().to_string())));
         details.extend(self.limit.map(|limit| ("limit", limit.to_string())));
+        details.extend(self.node.map(|node| ("node", node.to_string())));
         details
     }
 }
