@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use metrics::Gauge;
 use tonic::{Status, Streaming};
 use volley_common::wire::cluster::{
     DescribeWorkerReply, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
@@ -16,6 +17,23 @@ use crate::sql_resources::QueryRuntime;
 
 /// What a call replies, one after the other.
 pub type Replies<T> = BoxStream<'static, Result<T, Status>>;
+
+/// Counts one task of another node's query until it is dropped.
+struct CountedTask(Gauge);
+
+impl CountedTask {
+    fn new() -> Self {
+        let running = metrics::gauge!("volley_query_tasks");
+        running.increment(1.0);
+        CountedTask(running)
+    }
+}
+
+impl Drop for CountedTask {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
 
 /// What this node says of itself to the head of a query.
 ///
@@ -36,7 +54,13 @@ pub async fn run_task(context: &SqlContext, mut orders: Streaming<QueryTaskOrder
     let ended = Box::pin(async move { while let Ok(Some(_)) = orders.message().await {} });
     let (runtime, worker) = worker(context).await?;
     let reports = runtime.spawn(async move { worker.run_task(start, ended).await }).await?;
-    Ok(reports.map(|report| report.map_err(Status::from)).boxed())
+    let counted = CountedTask::new();
+    // The stream ends with the task.
+    let counting = move |report: Result<QueryTaskReport>| {
+        let _ = &counted;
+        report.map_err(Status::from)
+    };
+    Ok(reports.map(counting).boxed())
 }
 
 /// The rows of a task that runs here.

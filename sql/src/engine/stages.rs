@@ -170,23 +170,19 @@ impl QueryStages {
 
     /// Those of the nodes that accept tasks of one more query, in their order.
     async fn ready(&self, nodes: Vec<NodeId>, own: NodeId) -> Vec<NodeId> {
-        let version = engine_version();
-        let asked = nodes.into_iter().map(|node| {
-            let version = version.as_str();
-            async move {
-                if node == own {
-                    return Some(node);
+        let asked = nodes.into_iter().map(|node| async move {
+            if node == own {
+                return Some(node);
+            }
+            match self.network.describe(node).await {
+                Ok(described) if described.engine == engine_version() && described.has_room => Some(node),
+                Ok(described) => {
+                    tracing::debug!(%node, engine = described.engine, "a node takes no part in a query");
+                    None
                 }
-                match self.network.describe(node).await {
-                    Ok(described) if described.engine == version && described.has_room => Some(node),
-                    Ok(described) => {
-                        tracing::debug!(%node, engine = described.engine, "a node takes no part in a query");
-                        None
-                    }
-                    Err(error) => {
-                        tracing::debug!(%node, %error, "a node takes no part in a query");
-                        None
-                    }
+                Err(error) => {
+                    tracing::debug!(%node, %error, "a node takes no part in a query");
+                    None
                 }
             }
         });

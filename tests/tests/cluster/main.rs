@@ -20,6 +20,7 @@ mod node_lifecycle;
 mod part_safety;
 mod preserved_batches;
 mod put_memory;
+mod query_stages;
 mod shutdown;
 mod sql_plans;
 mod startup;

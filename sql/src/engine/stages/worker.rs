@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 
 use async_trait::async_trait;
 use datafusion::common::DataFusionError;
+use datafusion::common::hash_utils::create_hashes;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
+use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, LocalWorkerContext, MaybeEncoded,
@@ -43,9 +47,26 @@ pub struct QueryWorker {
     registry: Arc<TaskRegistry>,
 }
 
-/// The version of this node's engine, as nodes compare it.
-pub(super) fn engine_version() -> String {
-    format!("datafusion {}, messages {MESSAGES_VERSION}", datafusion::DATAFUSION_VERSION)
+/// The version of this node's engine, as nodes compare it. Nodes that distribute rows by another hash would join wrongly, so it
+/// has a sample of that, too: the hash may depend on the processor and on how the program was compiled.
+pub(super) fn engine_version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let (engine, processor) = (datafusion::DATAFUSION_VERSION, std::env::consts::ARCH);
+        let hashes = sample_hashes().unwrap_or_default();
+        format!("datafusion {engine}, messages {MESSAGES_VERSION}, {processor}, hashes {hashes:x?}")
+    });
+    &VERSION
+}
+
+fn sample_hashes() -> datafusion::error::Result<Vec<u64>> {
+    let columns: [ArrayRef; 3] = [
+        Arc::new(Int64Array::from(vec![1, -7])),
+        Arc::new(StringArray::from(vec!["", "a text of more than sixteen bytes"])),
+        Arc::new(Float64Array::from(vec![0.5, -3.0])),
+    ];
+    let mut hashes = vec![0; 2];
+    create_hashes(&columns, REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
+    Ok(hashes)
 }
 
 impl QueryWorker {
@@ -59,7 +80,7 @@ impl QueryWorker {
 
     /// What other nodes have to know before they send tasks.
     pub fn describe(&self) -> DescribeWorkerReply {
-        DescribeWorkerReply { engine: engine_version(), has_room: self.registry.has_room() }
+        DescribeWorkerReply { engine: engine_version().into(), has_room: self.registry.has_room() }
     }
 
     /// Runs a task until `ended` completes, its time is over, or the stream is dropped before that. The stream ends with the task.
