@@ -22,7 +22,7 @@ use crate::fault::from_datafusion;
 /// Messages of about 1 MiB that wait for the connection.
 const QUEUED_MESSAGES: usize = 4;
 
-type Delivery = Result<QueryTaskRows>;
+type SentMessage = Result<QueryTaskRows>;
 
 /// The rows of consecutive partitions, of which the first has this number. They are computed on the current runtime, until
 /// `ended` is cancelled or the stream is dropped. An error is the stream's last item, and each partition that is complete has
@@ -34,7 +34,7 @@ pub(super) fn send(
     partitions: Vec<SendableRecordBatchStream>,
     first: usize,
     ended: &CancellationToken,
-) -> Result<BoxStream<'static, Delivery>> {
+) -> Result<BoxStream<'static, SentMessage>> {
     let schema = partitions.first().map_or_else(|| Arc::new(Schema::empty()), |rows| rows.schema());
     let header = flight_header(&schema_message(&schema)?);
     let (sender, mut deliveries) = mpsc::channel(QUEUED_MESSAGES);
@@ -67,7 +67,7 @@ pub(super) fn send(
 /// Sends the rows of one partition.
 struct PartitionSender {
     partition: u64,
-    sender: mpsc::Sender<Delivery>,
+    sender: mpsc::Sender<SentMessage>,
 }
 
 impl PartitionSender {
