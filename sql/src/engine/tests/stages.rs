@@ -91,6 +91,9 @@ const QUERIES: &[&str] = &[
     "SELECT k FROM big EXCEPT SELECT CAST(k AS BIGINT) FROM other WHERE v < 50",
     "SELECT v, row_number() OVER (PARTITION BY k ORDER BY v) FROM big",
     "SELECT v, sum(v) OVER (ORDER BY v ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) FROM big",
+    "SELECT v, lag(t) IGNORE NULLS OVER (PARTITION BY k ORDER BY v) FROM big",
+    "SELECT v, count(*) FILTER (WHERE v % 3 = 0) OVER (PARTITION BY k ORDER BY v) FROM big",
+    "SELECT k, count(*) FILTER (WHERE v % 3 = 0), array_agg(v ORDER BY v DESC) FROM big GROUP BY k",
     "SELECT t || '-' || t FROM big WHERE repeat(t, 2) LIKE '%3%'",
     "SELECT v FROM big WHERE v > (SELECT avg(v) FROM other)",
     "WITH x AS (SELECT k, sum(v) AS s FROM big GROUP BY k) SELECT a.s, b.s FROM x a JOIN x b ON a.k = b.k",
@@ -152,6 +155,8 @@ async fn query_stays_on_one_node_with_a_reason() {
     let all = rig();
     let of_subquery = reason(&all, "SELECT v FROM big WHERE v > (SELECT avg(v) FROM other)").await;
     assert!(of_subquery.contains("this node alone: it has a scalar subquery"), "{of_subquery}");
+    let of_window = reason(&all, "SELECT lag(t) IGNORE NULLS OVER (ORDER BY v) FROM big").await;
+    assert!(of_window.contains("this node alone: it has a window function"), "{of_window}");
     let of_values = reason(&all, "SELECT 1").await;
     assert!(of_values.contains("this node alone: it reads no table"), "{of_values}");
     let of_part = reason(&all, "SELECT sum(v) FROM small").await;
