@@ -21,7 +21,7 @@ use volley_common::ipc::schema::schema_message;
 use crate::fault::from_datafusion;
 
 /// The operators that leave this node.
-const OPERATORS: [&str; 20] = [
+const OPERATORS: [&str; 21] = [
     "AggregateExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
@@ -39,6 +39,7 @@ const OPERATORS: [&str; 20] = [
     "ProjectionExec",
     "RepartitionExec",
     "SortExec",
+    "SortExec(TopK)",
     "SortPreservingMergeExec",
     "UnionExec",
     "UnnestExec",

@@ -39,6 +39,8 @@ use crate::query_network::QueryNetwork;
 /// The version of what nodes send each other for queries, beside that of DataFusion: raised by each change that other versions
 /// do not understand, or understand in another way.
 const MESSAGES_VERSION: u32 = 1;
+/// How much longer than its query a task may run: the head says why a query ends, not its tasks.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs tasks for other nodes. Its futures and streams belong on the threads of queries; what they give can be read anywhere.
 pub struct QueryWorker {
@@ -163,7 +165,7 @@ impl fmt::Debug for QueryWorker {
 fn time_limit(time_left_ms: u64) -> BoxFuture<'static, ()> {
     match time_left_ms {
         0 => Box::pin(future::pending()),
-        ms => Box::pin(tokio::time::sleep(Duration::from_millis(ms))),
+        ms => Box::pin(tokio::time::sleep(Duration::from_millis(ms).saturating_add(GRACE))),
     }
 }
 
