@@ -87,7 +87,7 @@ impl QueryNetwork for NodeNetwork {
             let described = described.await.map_err(|_| {
                 Error::unavailable(format!("the member at {addr} did not answer within {DESCRIBE_TIMEOUT:?}"))
             })?;
-            Ok(described?.into_inner())
+            Ok::<_, Error>(described?.into_inner())
         };
         self.on_node(call).await
     }
@@ -118,7 +118,7 @@ impl QueryNetwork for NodeNetwork {
             let orders = first.chain(stream::once(ended).filter_map(|()| ready(None)));
             let started = async { Ok::<_, Error>(client.run_query_task(orders).await?.into_inner()) };
             let reports = pool.while_answering(&addr, started).await?;
-            Ok(while_answering(reports, pool.silence(&addr)).boxed())
+            Ok::<_, Error>(while_answering(reports, pool.silence(&addr)).boxed())
         };
         Ok(read_on(self.io.clone(), self.on_node(call).await?))
     }
@@ -133,7 +133,7 @@ impl QueryNetwork for NodeNetwork {
             let mut client = worker_client(&pool, &addr)?;
             let started = async { Ok::<_, Error>(client.read_query_task(request).await?.into_inner()) };
             let rows = pool.while_answering(&addr, started).await?;
-            Ok(while_answering(rows, pool.silence(&addr)).boxed())
+            Ok::<_, Error>(while_answering(rows, pool.silence(&addr)).boxed())
         };
         Ok(read_on(self.io.clone(), self.on_node(call).await?))
     }

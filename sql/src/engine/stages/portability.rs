@@ -16,9 +16,10 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion_distributed::{DistributedCodec, MaybeEncoded};
 use datafusion_proto::bytes::physical_plan_from_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
+use volley_common::Error;
 use volley_common::ipc::schema::schema_message;
 
-use crate::fault::from_datafusion;
+use crate::fault::{from_datafusion, into_datafusion};
 
 /// The operators that leave this node.
 const OPERATORS: [&str; 21] = [
@@ -52,6 +53,9 @@ const NAMED: [(&str, &str); 4] = [
     ("RecursiveQueryExec", "a recursive query"),
 ];
 
+/// What the library adds between stages.
+const EXCHANGES: [&str; 4] = ["BroadcastExec", "NetworkBroadcastExec", "NetworkCoalesceExec", "NetworkShuffleExec"];
+
 /// Why the plan must stay on this node; `None`: it is the same on every node of this version.
 ///
 /// `context` decodes as the workers do.
@@ -63,6 +67,22 @@ pub(super) fn reason_to_stay(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskCo
             Some(format!("its plan cannot be sent to other nodes ({error})"))
         }
     }
+}
+
+/// Checks the plan of a task, which may come from anybody where members have no TLS: the library decodes operators that read
+/// files, too.
+///
+/// # Errors
+/// PERMISSION_DENIED: it has an operator that no head sends.
+pub(super) fn check_received(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    plan.apply(|node| {
+        let name = node.name();
+        match OPERATORS.contains(&name) || EXCHANGES.contains(&name) {
+            true => Ok(TreeNodeRecursion::Continue),
+            false => Err(into_datafusion(Error::denied(format!("a task may not have the operator {name}")))),
+        }
+    })?;
+    Ok(())
 }
 
 fn obstacle(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Option<String>> {
@@ -106,4 +126,30 @@ fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<(usize, Vec<(String, Dat
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::explain::ExplainExec;
+    use datafusion::prelude::SessionContext;
+    use volley_common::Code;
+
+    use super::*;
+
+    #[test]
+    fn plan_with_an_unknown_operator_is_neither_sent_nor_accepted() {
+        let context = SessionContext::new().task_ctx();
+        let empty = || Arc::new(EmptyExec::new(Arc::new(Schema::empty()))) as Arc<dyn ExecutionPlan>;
+        let known: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(empty()));
+        check_received(&known).unwrap();
+        assert_eq!(reason_to_stay(&known, &context), None);
+        let other = Arc::new(ExplainExec::new(Arc::new(Schema::empty()), Vec::new(), false));
+        let unknown: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(other));
+        assert_eq!(from_datafusion(check_received(&unknown).unwrap_err()).code, Code::PermissionDenied);
+        assert_eq!(reason_to_stay(&unknown, &context).unwrap(), "it has ExplainExec");
+    }
 }

@@ -16,7 +16,8 @@ use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, LocalWorkerContext, MaybeEncoded,
-    SetPlanRequest, Worker, WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
+    SetPlanRequest, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
+    WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -30,6 +31,7 @@ use volley_common::{Error, Result};
 use super::channel::NodeChannels;
 use super::leaf_codec::LeafCodec;
 use super::messages::{decode_key, decode_number, decode_output, decode_settings, url_of};
+use super::portability::check_received;
 use super::task_registry::TaskRegistry;
 use super::{sent_rows, task_metrics};
 use crate::engine::query_stream::catch_panic;
@@ -194,10 +196,24 @@ impl WorkerSessionBuilder for TaskSessions {
         let distributed = DistributedConfig::from_session_config(&config)?.clone();
         *config.options_mut() = ConfigOptions::clone(self.template.config_options());
         config.options_mut().extensions.insert(distributed);
+        config.set_distributed_worker_plan_rewrite_handler(OperatorCheck);
         prepare(&mut config, &self.network);
         let mut state = self.template.clone();
         *state.config_mut() = config;
         Ok(state)
+    }
+}
+
+/// Refuses plans that no head sends.
+struct OperatorCheck;
+
+impl WorkerPlanRewriteHandler for OperatorCheck {
+    fn rewrite_worker_plan(
+        &self,
+        ev: WorkerPlanRewriteEvent<'_>,
+    ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
+        check_received(&ev.plan)?;
+        Ok(WorkerPlanRewriteEventResponse::new(ev.plan))
     }
 }
 
