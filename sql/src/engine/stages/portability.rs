@@ -12,6 +12,8 @@ use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion_distributed::{DistributedCodec, MaybeEncoded};
 use datafusion_proto::bytes::physical_plan_from_bytes_with_proto_converter;
@@ -108,8 +110,21 @@ fn obstacle_of(node: &dyn ExecutionPlan) -> Option<String> {
         let known = NAMED.iter().find(|(operator, _)| *operator == name).map(|(_, known)| *known);
         return Some(format!("it has {}", known.unwrap_or(name)));
     }
+    if joins_limited_rows(node) {
+        return Some("it joins the first rows of a query with LIMIT".into());
+    }
     let error = schema_message(&node.schema()).err()?;
     Some(format!("its rows cannot be sent to other nodes ({error})"))
+}
+
+/// Whether a side of a join is whatever rows come first. The library would have each task collect its own first rows, so that
+/// tasks would join different ones.
+fn joins_limited_rows(node: &dyn ExecutionPlan) -> bool {
+    let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
+    let is_limited = |side: &&Arc<dyn ExecutionPlan>| {
+        side.downcast_ref::<CoalescePartitionsExec>().is_some_and(|collected| collected.fetch().is_some())
+    };
+    is_join && node.children().iter().any(is_limited)
 }
 
 fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
@@ -132,7 +147,6 @@ fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<(usize, Vec<(String, Dat
 #[allow(clippy::unwrap_used)]
 mod tests {
     use arrow::datatypes::Schema;
-    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
     use datafusion::physical_plan::empty::EmptyExec;
     use datafusion::physical_plan::explain::ExplainExec;
     use datafusion::prelude::SessionContext;
