@@ -90,7 +90,7 @@ pub(super) fn check_received(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
 fn obstacle(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Option<String>> {
     let mut found = None;
     plan.apply(|node| {
-        found = obstacle_of(node.as_ref());
+        found = obstacle_of(node);
         Ok(if found.is_none() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;
     if found.is_some() {
@@ -104,7 +104,7 @@ fn obstacle(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result
     Ok((!is_same).then(|| "its plan would be another one on other nodes".into()))
 }
 
-fn obstacle_of(node: &dyn ExecutionPlan) -> Option<String> {
+fn obstacle_of(node: &Arc<dyn ExecutionPlan>) -> Option<String> {
     let name = node.name();
     if !OPERATORS.contains(&name) {
         let known = NAMED.iter().find(|(operator, _)| *operator == name).map(|(_, known)| *known);
@@ -119,7 +119,7 @@ fn obstacle_of(node: &dyn ExecutionPlan) -> Option<String> {
 
 /// Whether a side of a join is whatever rows come first. The library would have each task collect its own first rows, so that
 /// tasks would join different ones.
-fn joins_limited_rows(node: &dyn ExecutionPlan) -> bool {
+fn joins_limited_rows(node: &Arc<dyn ExecutionPlan>) -> bool {
     let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
     let is_limited = |side: &&Arc<dyn ExecutionPlan>| {
         side.downcast_ref::<CoalescePartitionsExec>().is_some_and(|collected| collected.fetch().is_some())
