@@ -6,7 +6,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
-
 use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use datafusion::common::hash_utils::create_hashes;
