@@ -1,11 +1,12 @@
 //! The tasks that a worker runs for other nodes: how many queries they are of, and how they end.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use datafusion_distributed::TaskKey;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
@@ -15,10 +16,17 @@ use crate::engine::admission::{QueryAdmission, QueryPermit};
 /// The id of a query.
 type QueryId = [u8; 16];
 
+/// How many tasks that could not begin are remembered, for those who read their rows.
+const MAX_FAILED: usize = 256;
+
 /// The tasks that run here for other nodes.
 pub(super) struct TaskRegistry {
     admission: Arc<QueryAdmission>,
     running: Mutex<RunningTasks>,
+    /// Tasks that could not begin, and why.
+    failed: Mutex<VecDeque<(TaskKey, Error)>>,
+    /// Notified when one is added.
+    added: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -39,7 +47,8 @@ impl TaskRegistry {
     /// Of at most `max_queries` queries at once.
     pub(super) fn new(max_queries: usize) -> Arc<Self> {
         let admission = QueryAdmission::new(max_queries, max_queries);
-        Arc::new(TaskRegistry { admission, running: Mutex::default() })
+        let (failed, added) = (Mutex::default(), watch::Sender::new(()));
+        Arc::new(TaskRegistry { admission, running: Mutex::default(), failed, added })
     }
 
     /// Whether tasks of one more query are accepted.
@@ -67,6 +76,31 @@ impl TaskRegistry {
         tasks.insert(key, ended.clone());
         drop(running);
         Ok(TaskGuard { registry: self.clone(), key, ended })
+    }
+
+    /// Records that a task could not begin. Other nodes may wait for it.
+    pub(super) fn fail(&self, key: TaskKey, error: Error) {
+        let mut failed = self.failed.lock();
+        if failed.len() >= MAX_FAILED {
+            failed.pop_front();
+        }
+        failed.push_back((key, error));
+        drop(failed);
+        self.added.send_replace(());
+    }
+
+    /// Completes when the task could not begin, with the reason.
+    pub(super) async fn failure(&self, key: &TaskKey) -> Error {
+        let mut added = self.added.subscribe();
+        loop {
+            let failed = self.failed.lock().iter().find(|(failed, _)| failed == key).map(|(_, error)| error.clone());
+            if let Some(error) = failed {
+                return error;
+            }
+            if added.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Cancelled when the task has ended; `None`: it does not run here.
@@ -128,6 +162,22 @@ mod tests {
         guards.clear();
         assert_eq!(registry.running(), 0);
         assert!(registry.running.lock().queries.is_empty());
+    }
+
+    #[tokio::test]
+    async fn failure_to_begin_is_known_to_those_who_wait() {
+        let registry = TaskRegistry::new(2);
+        let waiting = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.failure(&key(1, 0)).await }
+        });
+        registry.fail(key(1, 1), Error::internal("another"));
+        registry.fail(key(1, 0), Error::exhausted("no room"));
+        assert_eq!(waiting.await.unwrap(), Error::exhausted("no room"));
+        for task in 0..=MAX_FAILED {
+            registry.fail(key(2, task), Error::internal("a later one"));
+        }
+        assert_eq!(registry.failed.lock().len(), MAX_FAILED);
     }
 
     #[test]

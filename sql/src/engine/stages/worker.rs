@@ -15,7 +15,7 @@ use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, LocalWorkerContext, MaybeEncoded,
-    SetPlanRequest, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
+    SetPlanRequest, TaskKey, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
     WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
 };
 use futures::future::BoxFuture;
@@ -96,6 +96,17 @@ impl QueryWorker {
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let key = decode_key(start.key.as_ref())?;
+        let begun = self.begin(key, start, ended).await;
+        // Nodes that read its rows may know of it before the head does.
+        begun.inspect_err(|error| self.registry.fail(key, error.clone()))
+    }
+
+    async fn begin(
+        &self,
+        key: TaskKey,
+        start: StartQueryTask,
+        ended: BoxFuture<'static, ()>,
+    ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let headers = decode_settings(&start.settings)?;
         let request = SetPlanRequest {
             task_key: key,
@@ -134,7 +145,11 @@ impl QueryWorker {
             producer_head: decode_output(request.output)?,
         };
         // It waits for a task that has not begun yet.
-        let partitions = catch_panic(self.worker.execute_task(request)).await?;
+        let partitions = tokio::select! {
+            biased;
+            error = self.registry.failure(&key) => return Err(error),
+            partitions = catch_panic(self.worker.execute_task(request)) => partitions?,
+        };
         let Some(ended) = self.registry.end_of(&key) else {
             return Err(Error::unavailable(
                 "no such task of a query runs here: it has ended, or the node was restarted",
