@@ -89,6 +89,8 @@ pub struct NodeConfig {
     pub sql_memory_bytes: u64,
     /// Bytes of the data folder that queries may use for what does not fit into their memory; 0: none.
     pub sql_spill_bytes: u64,
+    /// Queries that read fewer bytes of parts run on the node that gets them; others run on several nodes, if there are. 0: all.
+    pub sql_distribute_bytes: u64,
     /// How many partitions a query is run in; 0: as many as there are processors.
     pub sql_partitions: usize,
     /// The largest number of queries at once; a further one is refused.
@@ -127,6 +129,7 @@ impl Default for NodeConfig {
             orphan_retention_days: 7.0,
             sql_memory_bytes: 0,
             sql_spill_bytes: 10 << 30,
+            sql_distribute_bytes: 256 << 20,
             sql_partitions: 0,
             max_concurrent_queries: 32,
             max_queries_per_principal: 0,
@@ -215,6 +218,9 @@ pub struct NodeArgs {
     /// Bytes of the data folder for what does not fit into the memory of queries; 0: none.
     #[arg(long)]
     pub sql_spill_bytes: Option<u64>,
+    /// Bytes of parts from which on a query runs on several nodes; 0: always.
+    #[arg(long)]
+    pub sql_distribute_bytes: Option<u64>,
     /// How many partitions a query is run in [default: as many as there are processors].
     #[arg(long)]
     pub sql_partitions: Option<usize>,

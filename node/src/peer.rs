@@ -1,20 +1,22 @@
-//! The gRPC service that other members call: they fetch parts, order copies and discard parts of failed writes.
+//! The gRPC service that other members call: they fetch parts, order copies, discard parts of failed writes, and run tasks of queries.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, stream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::node_server::{Node, NodeServer};
 use volley_common::wire::cluster::{
-    CopyPart, CopyPartReply, DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk,
+    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
+    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
 };
 use volley_common::{Error, PartId, Result};
 
-use crate::context::NodeContext;
+use crate::context::{NodeContext, SqlContext};
 use crate::coordinator_client::CoordinatorClient;
 use crate::copy::PartCopier;
+use crate::sql::stage_service::{self, Replies};
 use crate::storage::PartStore;
 use crate::unneeded_parts::remove_unneeded;
 
@@ -26,12 +28,18 @@ pub struct NodePeerService {
     store: PartStore,
     copier: Arc<PartCopier>,
     coordinators: Arc<CoordinatorClient>,
+    sql: Arc<SqlContext>,
 }
 
 /// The service, with the message limits of all members.
 pub fn service(context: &NodeContext) -> NodeServer<NodePeerService> {
     let (store, copier, coordinators) = (&context.store, &context.copier, &context.coordinators);
-    let service = NodePeerService { store: store.clone(), copier: copier.clone(), coordinators: coordinators.clone() };
+    let service = NodePeerService {
+        store: store.clone(),
+        copier: copier.clone(),
+        coordinators: coordinators.clone(),
+        sql: context.sql.clone(),
+    };
     NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
 
@@ -57,6 +65,30 @@ impl Node for NodePeerService {
     ) -> Result<Response<DiscardPartsReply>, Status> {
         discard(self, request.into_inner()).await?;
         Ok(Response::new(DiscardPartsReply {}))
+    }
+
+    type RunQueryTaskStream = Replies<QueryTaskReport>;
+    type ReadQueryTaskStream = Replies<QueryTaskRows>;
+
+    async fn describe_worker(
+        &self,
+        _request: Request<DescribeWorkerRequest>,
+    ) -> Result<Response<DescribeWorkerReply>, Status> {
+        Ok(Response::new(stage_service::describe(&self.sql).await?))
+    }
+
+    async fn run_query_task(
+        &self,
+        request: Request<Streaming<QueryTaskOrder>>,
+    ) -> Result<Response<Self::RunQueryTaskStream>, Status> {
+        Ok(Response::new(stage_service::run_task(&self.sql, request.into_inner()).await?))
+    }
+
+    async fn read_query_task(
+        &self,
+        request: Request<ReadQueryTaskRequest>,
+    ) -> Result<Response<Self::ReadQueryTaskStream>, Status> {
+        Ok(Response::new(stage_service::read_task(&self.sql, request.into_inner()).await?))
     }
 }
 

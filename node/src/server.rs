@@ -18,6 +18,7 @@ use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
 use crate::http::NodeHttpStatus;
 use crate::router::NodeRouter;
 use crate::scrub::Scrubber;
+use crate::sql::stage_network::NodeNetwork;
 use crate::storage::{PartStore, sigbus};
 use crate::{flight, orphan_expiry, peer, session};
 
@@ -55,6 +56,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
     let state = build_context(config, store, &addresses, &flight, &lifecycle, security)?;
+    state.sql.resources.connect(Arc::new(NodeNetwork::new(state.get.clone())));
     http_status.set(state.clone());
 
     let (reporter, health) = health::service().await;

@@ -4,7 +4,7 @@
 //! so that neither waits for them. Nothing of this exists before the node's first query.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::{Error, Result};
 use volley_sql::engine::{EngineConfig, SqlEngine};
+use volley_sql::query_network::QueryNetwork;
 
 use crate::config::NodeConfig;
 use crate::storage::{PartStore, available_memory};
@@ -30,6 +31,8 @@ const MEMORY_SHARE: u64 = 4;
 pub struct SqlResources {
     config: Arc<NodeConfig>,
     store: PartStore,
+    /// The other nodes; not set: queries run on this one alone.
+    network: OnceLock<Arc<dyn QueryNetwork>>,
     runtime: OnceCell<Arc<QueryRuntime>>,
 }
 
@@ -44,7 +47,13 @@ pub struct QueryRuntime {
 impl SqlResources {
     /// As configured; nothing is started.
     pub fn new(config: Arc<NodeConfig>, store: PartStore) -> Self {
-        SqlResources { config, store, runtime: OnceCell::new() }
+        SqlResources { config, store, network: OnceLock::new(), runtime: OnceCell::new() }
+    }
+
+    /// Connects the engine with other nodes, before its first query.
+    pub fn connect(&self, network: Arc<dyn QueryNetwork>) {
+        // A second one changes nothing.
+        let _ = self.network.set(network);
     }
 
     /// The engine, which is started if it does not run yet.
@@ -54,8 +63,9 @@ impl SqlResources {
     /// next call tries again.
     pub async fn runtime(&self) -> Result<Arc<QueryRuntime>> {
         let start = || async {
-            let (config, store) = (self.config.clone(), self.store.clone());
-            let started = tokio::task::spawn_blocking(move || QueryRuntime::start(&config, &store)).await;
+            let (config, store, network) = (self.config.clone(), self.store.clone(), self.network.get().cloned());
+            let start = move || QueryRuntime::start(&config, &store, network);
+            let started = tokio::task::spawn_blocking(start).await;
             started.unwrap_or_else(|e| Err(Error::internal(format!("starting the query engine: {e}")))).map(Arc::new)
         };
         self.runtime.get_or_try_init(start).await.cloned()
@@ -63,9 +73,13 @@ impl SqlResources {
 }
 
 impl QueryRuntime {
-    fn start(config: &NodeConfig, store: &PartStore) -> Result<Self> {
+    fn start(config: &NodeConfig, store: &PartStore, network: Option<Arc<dyn QueryNetwork>>) -> Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let engine = SqlEngine::new(engine_config(config, store, processors)?)?;
+        let engine = match network {
+            Some(network) => engine.with_network(network, config.sql_distribute_bytes)?,
+            None => engine,
+        };
         let threads = Builder::new_multi_thread()
             .worker_threads(processors)
             .thread_name("sql")

@@ -8,7 +8,8 @@
 //! | `binding` | which of a statement's tables a name in its text means |
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
-//! | `planned_query` | a query that is planned, its parameters |
+//! | `planned_query`, `query_run` | a query that is planned, its parameters; its start |
+//! | `stages` | queries on several nodes |
 //! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
@@ -26,8 +27,10 @@ mod part_scan;
 mod part_table;
 mod plan_size;
 mod planned_query;
+mod query_run;
 mod query_stream;
 mod relabel;
+mod stages;
 mod statement_catalog;
 mod unsound;
 mod views;
@@ -44,8 +47,8 @@ use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
+use futures::FutureExt;
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
@@ -54,23 +57,28 @@ use self::bounded_functions::BoundedPlanner;
 use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
+use self::query_run::QueryRun;
 use self::query_stream::{Deadline, catch_panic};
 use self::relabel::Relabel;
+use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
-use crate::exact_casts;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
 use crate::predicate::functions::{check_width, type_settings};
+use crate::query_network::QueryNetwork;
 use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
 pub use self::planned_query::PlannedQuery;
 pub use self::query_stream::QueryStream;
+pub use self::stages::QueryWorker;
 
 /// The table of settings in `information_schema`. They name folders of the node.
 const SETTINGS: &str = "df_settings";
 /// The most that a sort keeps free to merge what it has spilled, bytes.
 const SORT_MERGE_BYTES: usize = 10 << 20;
+/// The least number of partitions of queries that may run on several nodes: what has one partition cannot be divided.
+const MIN_PARTITIONS_OF_STAGES: usize = 2;
 
 /// The limits of an engine.
 #[derive(Clone, Debug)]
@@ -99,6 +107,8 @@ pub struct SqlEngine {
     /// What all sessions have in common; without tables.
     template: SessionState,
     admission: Arc<QueryAdmission>,
+    /// `None`: queries run on this node alone.
+    stages: Option<Arc<QueryStages>>,
 }
 
 impl SqlEngine {
@@ -127,12 +137,33 @@ impl SqlEngine {
             .with_optimizer_rules(exact_cast_rule::optimizer_rules())
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
-        let functions = builder.scalar_functions().get_or_insert_default();
-        functions.extend(bounded);
-        functions.push(exact_casts::fence());
+        builder.scalar_functions().get_or_insert_default().extend(bounded);
         let template = builder.build();
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
-        Ok(SqlEngine { config, template, admission })
+        Ok(SqlEngine { config, template, admission, stages: None })
+    }
+
+    /// The same, which runs queries that read at least `distribute_bytes` on several nodes, and tasks of other nodes' queries.
+    ///
+    /// # Errors
+    /// INTERNAL: the sessions of tasks cannot be made.
+    pub fn with_network(mut self, network: Arc<dyn QueryNetwork>, distribute_bytes: u64) -> Result<Self> {
+        self.config.partitions = self.config.partitions.max(MIN_PARTITIONS_OF_STAGES);
+        let options = self.template.config_mut().options_mut();
+        options.execution.target_partitions = self.config.partitions;
+        // Filters that are found out while the query runs would be known to one node only. No leaf uses them.
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+        let stages = QueryStages::new(network, distribute_bytes, &self.template, self.config.max_queries)?;
+        self.stages = Some(Arc::new(stages));
+        Ok(self)
+    }
+
+    /// Runs tasks of other nodes' queries, if the engine knows other nodes.
+    pub fn worker(&self) -> Option<Arc<QueryWorker>> {
+        self.stages.as_ref().map(|stages| stages.worker().clone())
     }
 
     /// How long a query may run; zero: as long as it likes.
@@ -169,11 +200,13 @@ impl SqlEngine {
         }
         let permit = self.admission.admit(caller)?;
         let deadline = Deadline::after(self.config.timeout);
-        let plan = catch_panic(query.state.create_physical_plan(&query.plan));
-        let plan = checked(Deadline::limit(deadline, plan).await??)?;
-        let relabel = Relabel::new(&plan.schema(), &query.engine_schema)?;
-        let rows = catch_panic(async { execute_stream(plan, query.state.task_ctx()) }).await?;
-        Ok(QueryStream::start(checked(rows)?, query.schema, relabel, deadline, permit))
+        let PlannedQuery { state, plan, engine_schema, schema, .. } = query;
+        let run = QueryRun { state, plan, stages: self.stages.clone(), deadline };
+        let started = Deadline::limit(deadline, catch_panic(run.start())).await???;
+        let relabel = Relabel::new(&started.schema, &engine_schema)?;
+        let restart = async move { run.start().await.map(|again| again.rows) };
+        let restart = started.has_stages.then(|| restart.boxed());
+        Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit))
     }
 
     async fn plan(

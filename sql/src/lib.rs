@@ -9,6 +9,7 @@
 //! | `parsing` | the parser of SQL, within bounds of time |
 //! | [`predicate`] | the filter of a read: parsed, checked, evaluated on batches |
 //! | [`source`] | what the engine needs of a node |
+//! | [`query_network`] | the same, to run a query on several nodes |
 //! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
 //! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
 //! | `exact_casts` | casts that DataFusion would move in comparisons, with other results |
@@ -22,5 +23,6 @@ pub mod flight_sql;
 pub mod names;
 mod parsing;
 pub mod predicate;
+pub mod query_network;
 pub mod source;
 pub mod statement;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::decode::{BatchDecoder, DecodedMessage};
 use super::schema::{flight_header, schema_message};
 use super::shrink::shrink_to_fit;
+use super::split::split;
 use crate::{Error, Result};
 
 /// One IPC message: a bare flatbuffer and its body.
@@ -50,6 +51,23 @@ fn encode(batch: &RecordBatch) -> Result<(Vec<EncodedData>, EncodedData), ArrowE
     // Registers the dictionaries' ids with the tracker.
     generator.schema_to_bytes_with_dictionary_tracker(batch.schema_ref(), &mut tracker, &options);
     generator.encode(batch, &mut tracker, &options, &mut IpcWriteContext::default())
+}
+
+/// Batches as messages of at most about `message_bytes`: the dictionaries of each, then its rows.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: rows share values that would have to be repeated far too often. INTERNAL: the batch cannot be encoded.
+pub fn encode_messages(batch: &RecordBatch, message_bytes: usize) -> Result<Vec<IpcMessage>> {
+    if batch.num_rows() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut messages = Vec::new();
+    for piece in split(&shrink_to_fit(batch), message_bytes) {
+        let (dictionaries, rows) = encode_batch(&piece?)?;
+        messages.extend(dictionaries);
+        messages.push(rows);
+    }
+    Ok(messages)
 }
 
 /// Encodes a batch that has keys in place of its dictionaries, see [`super::dictionary_keys`]. It must own no more than its rows,
@@ -103,5 +121,28 @@ fn decode_stored(schema_header: Bytes, dictionaries: &[IpcMessage], batch: &IpcM
     match decoder.push(batch.into()).map_err(lost)? {
         DecodedMessage::Batch(batch) => Ok(batch),
         _ => Err(lost(Error::invalid("it is not a record batch"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+    use crate::ipc::MESSAGE_BYTES;
+
+    fn batch(rows: i64) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        RecordBatch::try_from_iter([("n", column)]).unwrap()
+    }
+
+    #[test]
+    fn large_batch_is_sent_in_messages_of_a_mebibyte() {
+        let messages = encode_messages(&batch(1 << 20), MESSAGE_BYTES).unwrap();
+        assert!(messages.len() >= 8 && messages.iter().all(|message| message.body.len() <= 2 * MESSAGE_BYTES));
+        assert!(encode_messages(&batch(0), MESSAGE_BYTES).unwrap().is_empty());
     }
 }

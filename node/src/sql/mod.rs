@@ -10,6 +10,7 @@
 //! | [`transaction`] | the end of a transaction; the columns of a table within one |
 //! | [`query`] | plans and runs queries |
 //! | [`source`] | the tables of a caller, as the engine reads them |
+//! | [`stage_network`], [`stage_service`] | queries on several nodes: calls to other nodes, and theirs to this one |
 //! | [`update`] | carries out what changes tables |
 //! | [`insert_rows`] | the rows of an INSERT in the columns of its table (pure) |
 //! | [`parameters`] | the values of parameters, and their types |
@@ -38,6 +39,8 @@ pub mod read_forward;
 pub mod redeem;
 pub mod request;
 pub mod source;
+pub mod stage_network;
+pub mod stage_service;
 pub mod transaction;
 pub mod update;
 

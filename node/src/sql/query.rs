@@ -18,11 +18,9 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use volley_common::ipc::MESSAGE_BYTES;
-use volley_common::ipc::encode::{IpcMessage, encode_batch};
+use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::schema::{flight_header, schema_message};
-use volley_common::ipc::shrink::shrink_to_fit;
-use volley_common::ipc::split::split;
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result};
 use volley_sql::engine::SqlEngine;
@@ -264,23 +262,6 @@ async fn send_all<T>(send: &mpsc::Sender<T>, messages: Vec<T>) -> bool {
     true
 }
 
-/// Batches as messages of at most about `message_bytes`: the dictionaries of each, then its rows.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED: rows share values that would have to be repeated far too often. INTERNAL: the batch cannot be encoded.
-pub fn encode_messages(batch: &RecordBatch, message_bytes: usize) -> Result<Vec<IpcMessage>> {
-    if batch.num_rows() == 0 {
-        return Ok(Vec::new());
-    }
-    let mut messages = Vec::new();
-    for piece in split(&shrink_to_fit(batch), message_bytes) {
-        let (dictionaries, rows) = encode_batch(&piece?)?;
-        messages.extend(dictionaries);
-        messages.push(rows);
-    }
-    Ok(messages)
-}
-
 /// The frames of a DoGet.
 pub struct FrameEncoder {
     /// The schema message that was promised; empty: none was.
@@ -318,14 +299,6 @@ mod tests {
     fn batch(rows: i64) -> RecordBatch {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
         RecordBatch::try_from_iter([("n", column)]).unwrap()
-    }
-
-    #[test]
-    fn large_batch_is_sent_in_messages_of_a_mebibyte() {
-        let large = batch(1 << 20);
-        let messages = encode_messages(&large, MESSAGE_BYTES).unwrap();
-        assert!(messages.len() >= 8 && messages.iter().all(|message| message.body.len() <= 2 * MESSAGE_BYTES));
-        assert!(encode_messages(&batch(0), MESSAGE_BYTES).unwrap().is_empty());
     }
 
     #[test]

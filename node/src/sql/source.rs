@@ -187,7 +187,10 @@ fn listed(table: cluster::TableSummary) -> Result<ListedTable> {
 }
 
 /// The same items, read by a task of `io`. The task starts with the first poll, and ends when the stream is dropped.
-fn read_on<T: Send + 'static>(io: Handle, rows: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
+pub(super) fn read_on<T: Send + 'static>(
+    io: Handle,
+    rows: BoxStream<'static, Result<T>>,
+) -> BoxStream<'static, Result<T>> {
     let start = async move {
         let (send, receive) = mpsc::channel(READ_AHEAD);
         let task = AbortOnDropHandle::new(io.spawn(async move {

@@ -13,6 +13,7 @@ use http::request::Parts;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tonic::metadata::MetadataMap;
+use volley_common::ipc::encode::encode_messages;
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::{Code, Error, Result, TableName, TransactionId};
@@ -21,7 +22,7 @@ use volley_sql::statement::{CreateTable, QueryStatement, SqlStatement, UpdateSta
 use super::caller::SqlCaller;
 use super::coordinator_call::run_action;
 use super::insert_rows::InsertPlan;
-use super::query::{self, BoundQuery, ResultEncoder, encode_messages};
+use super::query::{self, BoundQuery, ResultEncoder};
 use super::transaction::insert_schema;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 use crate::put::{self, PutInput};

@@ -59,6 +59,11 @@ impl QueryAdmission {
         Ok(QueryPermit { admission: self.clone(), caller })
     }
 
+    /// Whether one more query would be admitted, of a caller that has none.
+    pub(super) fn has_room(&self) -> bool {
+        self.running.lock().all < self.most
+    }
+
     /// How many queries run.
     #[cfg(test)]
     pub(super) fn running(&self) -> usize {

@@ -51,6 +51,12 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
     SessionStateDefaults::default_scalar_functions().into_iter().filter_map(bounded).collect()
 }
 
+/// The operator `||` of texts, which plans have as a function.
+pub(super) fn text_concat() -> Arc<ScalarUDF> {
+    let text = TextConcat { signature: Signature::user_defined(Volatility::Immutable) };
+    Arc::new(ScalarUDF::new_from_impl(text))
+}
+
 /// The expression with the engine's own functions and operators. They give the same values.
 pub(super) fn unbounded(expr: Expr) -> Result<Expr> {
     let rewritten = expr.transform_up(|node| {
@@ -203,8 +209,7 @@ pub(super) struct BoundedPlanner {
 
 impl BoundedPlanner {
     pub(super) fn new(functions: &[Arc<ScalarUDF>]) -> Self {
-        let text = TextConcat { signature: Signature::user_defined(Volatility::Immutable) };
-        BoundedPlanner { text: Arc::new(ScalarUDF::new_from_impl(text)), functions: functions.to_vec() }
+        BoundedPlanner { text: text_concat(), functions: functions.to_vec() }
     }
 
     /// A call of the function of this name, or the arguments if there is none.

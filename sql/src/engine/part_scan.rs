@@ -1,7 +1,9 @@
 //! The leaves of a plan: the parts of one version of a table, in groups that are read in parallel.
 //!
 //! Nothing is declared that the parts do not guarantee: no ordering, no partitioning by value, and exact numbers of rows only
-//! for scans of all rows.
+//! for scans of all rows. `leaf` splits a scan between the tasks of a query on several nodes.
+
+mod leaf;
 
 use std::fmt;
 use std::ops::Range;
@@ -28,7 +30,7 @@ use datafusion::physical_plan::{
 };
 use futures::future::ready;
 use futures::{Stream, StreamExt, stream};
-use volley_common::Error;
+use volley_common::{Error, NodeId};
 
 use super::relabel::Relabel;
 use crate::fault::into_datafusion;
@@ -39,12 +41,15 @@ use crate::source::{PartScan, PlannedPart, PlannedTable, ScanCounts, TableSource
 pub(super) struct PartScanExec {
     source: Arc<dyn TableSource>,
     table: Arc<PlannedTable>,
-    /// Parts of the version; more than those of `table` if statistics exclude some.
+    /// Parts of the version, and how many of them statistics exclude: `table` has the others, or what a task reads of these.
     all_parts: usize,
+    pruned_parts: usize,
     groups: Vec<Range<usize>>,
     columns: Vec<usize>,
     filter: Option<Predicate>,
     limit: Option<usize>,
+    /// The node for which the parts were chosen, if it is a leaf of a task.
+    node: Option<NodeId>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -61,8 +66,20 @@ impl PartScanExec {
         filter: Option<Predicate>,
         limit: Option<usize>,
     ) -> Result<Self> {
-        let schema = Arc::new(table.schema.project(&columns)?);
         let groups = groups(&table.parts, partitions);
+        Self::with_groups(source, table, groups, columns, filter, limit)
+    }
+
+    /// The same with these runs of parts as its partitions.
+    fn with_groups(
+        source: Arc<dyn TableSource>,
+        table: Arc<PlannedTable>,
+        groups: Vec<Range<usize>>,
+        columns: Vec<usize>,
+        filter: Option<Predicate>,
+        limit: Option<usize>,
+    ) -> Result<Self> {
+        let schema = Arc::new(table.schema.project(&columns)?);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema.clone()),
             Partitioning::UnknownPartitioning(groups.len()),
@@ -72,12 +89,26 @@ impl PartScanExec {
         let properties = Arc::new(properties.with_scheduling_type(SchedulingType::Cooperative));
         let metrics = ExecutionPlanMetricsSet::new();
         let all_parts = table.parts.len();
-        Ok(PartScanExec { source, table, all_parts, groups, columns, filter, limit, schema, properties, metrics })
+        Ok(PartScanExec {
+            source,
+            table,
+            all_parts,
+            pruned_parts: 0,
+            groups,
+            columns,
+            filter,
+            limit,
+            node: None,
+            schema,
+            properties,
+            metrics,
+        })
     }
 
     /// The same, of a version that has this many parts, of which those that it does not read were left out by their statistics.
     pub(super) fn of_parts(self, all_parts: usize) -> Self {
-        PartScanExec { all_parts, ..self }
+        let pruned_parts = all_parts.saturating_sub(self.table.parts.len());
+        PartScanExec { all_parts, pruned_parts, ..self }
     }
 
     fn group(&self, partition: usize) -> Result<Range<usize>> {
@@ -101,9 +132,10 @@ impl PartScanExec {
             ("columns", format!("[{}]", names.join(", "))),
         ];
         details.extend(self.filter.as_ref().map(|filter| ("filter", filter.text().to_string())));
-        let pruned = self.all_parts.saturating_sub(self.table.parts.len());
-        details.extend((pruned > 0).then(|| ("parts_pruned", format!("{pruned} of {}", self.all_parts))));
+        let pruned = || ("parts_pruned", format!("{} of {}", self.pruned_parts, self.all_parts));
+        details.extend((self.pruned_parts > 0).then(pruned));
         details.extend(self.limit.map(|limit| ("limit", limit.to_string())));
+        details.extend(self.node.map(|node| ("node", node.to_string())));
         details
     }
 }

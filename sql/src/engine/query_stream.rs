@@ -12,11 +12,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::EmptyRecordBatchStream;
+use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use volley_common::{Error, Result};
+use volley_common::{Code, Error, Result};
 
 use super::admission::QueryPermit;
 use super::relabel::Relabel;
@@ -28,6 +30,9 @@ const QUEUED_BATCHES: usize = 2;
 
 /// A batch; none is the end of the rows.
 type Delivery = Result<Option<RecordBatch>>;
+
+/// The rows of a query that is planned and started again, because a node was lost.
+pub(super) type Restart = BoxFuture<'static, Result<SendableRecordBatchStream>>;
 
 /// The rows of a running query. Dropping it cancels the query. It can be polled anywhere; the query runs on the runtime where it
 /// was started.
@@ -81,9 +86,10 @@ pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T> {
 
 impl QueryStream {
     /// Starts to deliver `rows` with `schema`, which is the one of `relabel` without its views. `permit` is kept until the query
-    /// ends.
+    /// ends. `restart`: if other nodes run tasks of the query.
     pub(super) fn start(
         rows: SendableRecordBatchStream,
+        restart: Option<Restart>,
         schema: SchemaRef,
         relabel: Relabel,
         deadline: Option<Deadline>,
@@ -92,7 +98,7 @@ impl QueryStream {
         let (sender, deliveries) = mpsc::channel(QUEUED_BATCHES);
         let promised = schema.clone();
         let driver = tokio::spawn(async move {
-            let work = deliver(rows, relabel, promised, sender.clone(), permit);
+            let work = deliver(rows, restart, relabel, promised, sender.clone(), permit);
             if let Err(exceeded) = Deadline::limit(deadline, work).await {
                 // The rows and the permit are dropped already; nobody has to take the error.
                 let _ = sender.send(Err(exceeded)).await;
@@ -110,21 +116,34 @@ impl QueryStream {
 /// Delivers all rows and then the end, or an error.
 async fn deliver(
     mut rows: SendableRecordBatchStream,
+    mut restart: Option<Restart>,
     relabel: Relabel,
     promised: SchemaRef,
     sender: mpsc::Sender<Delivery>,
     permit: QueryPermit,
 ) {
+    let mut has_sent = false;
     let last = loop {
         let batch = match catch_panic(rows.next()).await {
             Ok(Some(Ok(batch))) => batch,
-            Ok(Some(Err(error))) => break Err(from_datafusion(error)),
+            Ok(Some(Err(error))) => {
+                // Memory and tasks of what failed are free before it starts again.
+                rows = Box::pin(EmptyRecordBatchStream::new(rows.schema()));
+                match after_failure(from_datafusion(error), has_sent, &mut restart).await {
+                    Ok(again) => {
+                        rows = again;
+                        continue;
+                    }
+                    Err(error) => break Err(error),
+                }
+            }
             Ok(None) => break Ok(None),
             Err(panic) => break Err(panic),
         };
         if batch.num_rows() == 0 {
             continue;
         }
+        has_sent = true;
         let sent = match relabel.apply(&batch) {
             Ok(batch) => send_rows(batch, &promised, &sender).await,
             Err(error) => Err(error),
@@ -140,6 +159,30 @@ async fn deliver(
     drop(permit);
     // Nobody has to take the end.
     let _ = sender.send(last).await;
+}
+
+/// The rows from the beginning, if a query with tasks on other nodes lost one of these before its first row.
+///
+/// # Errors
+/// The failure, if the query is not started again.
+async fn after_failure(
+    error: Error,
+    has_sent: bool,
+    restart: &mut Option<Restart>,
+) -> Result<SendableRecordBatchStream> {
+    if error.code != Code::Unavailable {
+        return Err(error);
+    }
+    match restart.take() {
+        Some(_) if has_sent => Err(Error::unavailable(format!(
+            "{error}; rows of the result were sent already, so the query was not started again: run it again"
+        ))),
+        Some(restart) => {
+            tracing::warn!(%error, "a node of a query was lost: the query is planned again");
+            catch_panic(restart).await?
+        }
+        None => Err(error),
+    }
 }
 
 /// Sends the rows of a batch under the promised schema. False: nobody takes them.

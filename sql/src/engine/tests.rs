@@ -13,10 +13,12 @@ use crate::statement::QueryKind;
 mod casts;
 mod large_values;
 mod limits;
+mod memory_network;
 mod memory_source;
 mod metadata;
 mod plan_size;
 mod queries;
+mod stages;
 mod unsound;
 
 /// An engine, and the tables of one caller.

@@ -21,6 +21,7 @@ mod part_safety;
 mod part_statistics;
 mod preserved_batches;
 mod put_memory;
+mod query_stages;
 mod shutdown;
 mod sql_plans;
 mod startup;

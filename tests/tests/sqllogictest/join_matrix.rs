@@ -1,8 +1,8 @@
 //! Queries over two tables of each key type and kind of sharding: the cluster must have the rows that one process has.
 //!
-//! Today one node runs a whole query, whatever the sharding of its tables. The matrix is for each way in which that can become
-//! wrong: rows that a part's holder filters by another rule than the engine, parts that are read twice or not at all, and joins
-//! that rely on equal keys being in equal shards.
+//! One node runs a whole query, or all nodes run stages of it. The matrix is for each way in which that can become wrong: rows
+//! that a part's holder filters by another rule than the engine, parts that are read twice or not at all, rows that are lost or
+//! repeated between nodes, and joins that rely on equal keys being in equal shards.
 //!
 //! Its short form has each key type once and each kind of sharding on either side; `VOLLEY_JOIN_MATRIX=long` runs all pairs.
 
@@ -18,6 +18,7 @@ use volley_common::{Code, Result};
 use volley_tests::rows::name;
 use volley_tests::text_rows::{difference, text_rows};
 
+use crate::QueryNodes;
 use crate::key_types::{EQUAL_KEYS, KeyType, key_column, key_types};
 use crate::session;
 use crate::single_process::SingleProcess;
@@ -136,7 +137,16 @@ async fn put(client: &Client, table: &str, layout: &TableLayout, is_first: bool,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_on_sharded_tables_have_the_rows_of_one_process() {
-    let cluster = crate::sql_cluster().await;
+    compare_all(QueryNodes::One).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_on_all_nodes_have_the_rows_of_one_process() {
+    compare_all(QueryNodes::All).await;
+}
+
+async fn compare_all(nodes: QueryNodes) {
+    let cluster = crate::sql_cluster(nodes).await;
     let mut clients = Vec::new();
     for address in cluster.addresses() {
         clients.push(Client::connect(&address).await.unwrap());

@@ -22,17 +22,40 @@ use volley_tests::{ClusterOptions, TestCluster};
 /// Beside the manifest of this crate.
 const FOLDER: &str = "sqllogictest";
 
+/// Which nodes run a query.
+#[derive(Clone, Copy)]
+enum QueryNodes {
+    /// The one that gets it.
+    One,
+    /// All, in stages.
+    All,
+}
+
 /// Four nodes that run each query in several partitions, however few processors there are.
-async fn sql_cluster() -> TestCluster {
-    let node_flags = ["--sql-partitions", "3"].map(String::from).to_vec();
+async fn sql_cluster(nodes: QueryNodes) -> TestCluster {
+    let distribute_bytes = match nodes {
+        QueryNodes::One => u64::MAX,
+        QueryNodes::All => 0,
+    };
+    let distribute_bytes = distribute_bytes.to_string();
+    let node_flags = ["--sql-partitions", "3", "--sql-distribute-bytes", &distribute_bytes].map(String::from).to_vec();
     TestCluster::start_with(ClusterOptions { node_flags, ..ClusterOptions::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_statements_have_the_expected_results() {
+    run_files(QueryNodes::One).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_statements_have_the_same_results_on_all_nodes() {
+    run_files(QueryNodes::All).await;
+}
+
+async fn run_files(nodes: QueryNodes) {
     let files = files();
     assert!(!files.is_empty(), "there are files in tests/{FOLDER}");
-    let cluster = sql_cluster().await;
+    let cluster = sql_cluster(nodes).await;
     let mut failures = Vec::new();
     for file in &files {
         failures.extend(run_file(file, &cluster.addresses()).await);

@@ -90,6 +90,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "put_memory_bytes",
             "scrub_bytes_per_second",
             "scrub_days",
+            "sql_distribute_bytes",
             "sql_memory_bytes",
             "sql_partitions",
             "sql_spill_bytes",

@@ -81,7 +81,7 @@ impl MethodCallers {
 use MethodCallers::{Coordinators, Members, Nodes};
 
 /// Every method of the peer ports, and who may call it. A method that is missing here is refused.
-const METHODS: [(&str, MethodCallers); 34] = [
+const METHODS: [(&str, MethodCallers); 37] = [
     ("/volley.raft.v1.Raft/Vote", Coordinators),
     ("/volley.raft.v1.Raft/Append", Coordinators),
     ("/volley.raft.v1.Raft/Snapshot", Coordinators),
@@ -104,6 +104,9 @@ const METHODS: [(&str, MethodCallers); 34] = [
     ("/volley.cluster.v1.Node/FetchPart", Nodes),
     ("/volley.cluster.v1.Node/CopyPart", Nodes),
     ("/volley.cluster.v1.Node/DiscardParts", Nodes),
+    ("/volley.cluster.v1.Node/DescribeWorker", Nodes),
+    ("/volley.cluster.v1.Node/RunQueryTask", Nodes),
+    ("/volley.cluster.v1.Node/ReadQueryTask", Nodes),
     // Nodes forward calls of clients to coordinators, and followers forward actions to the leader.
     ("/arrow.flight.protocol.FlightService/Handshake", Members),
     ("/arrow.flight.protocol.FlightService/ListFlights", Members),

@@ -11,10 +11,14 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use volley_common::{Error, Result, TableName};
+use volley_common::wire::cluster::{Ticket, TicketPart};
+use volley_common::{Error, PartId, Result, TableName};
 
 use crate::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
 use crate::statement::TableAt;
+
+/// The nodes that hold parts: each part is held by one.
+pub(super) const HOLDERS: u64 = 3;
 
 /// All tables of a test.
 #[derive(Debug)]
@@ -104,6 +108,22 @@ impl MemoryTable {
     fn rows(&self) -> u64 {
         self.parts.iter().map(|part| rows_of(part)).sum()
     }
+
+    /// Names the parts by their numbers.
+    fn ticket(&self) -> Ticket {
+        let part = |(at, part): (usize, &Vec<RecordBatch>)| TicketPart {
+            id: Some(PartId(at as u128).into()),
+            holders: vec![at as u64 % HOLDERS + 1],
+            rows: rows_of(part),
+            ..TicketPart::default()
+        };
+        Ticket {
+            table: self.name.components().to_vec(),
+            version: self.version,
+            parts: self.parts.iter().enumerate().map(part).collect(),
+            ..Ticket::default()
+        }
+    }
 }
 
 fn rows_of(part: &[RecordBatch]) -> u64 {
@@ -122,7 +142,7 @@ impl TableSource for MemorySource {
                 parts: table.parts.iter().map(|part| PlannedPart { rows: rows_of(part) }).collect(),
                 rows: table.rows(),
                 bytes: 1000 * table.rows(),
-                ticket: Arc::default(),
+                ticket: Arc::new(table.ticket()),
             })
         };
         tables.iter().map(plan).collect()
@@ -143,7 +163,9 @@ impl TableSource for MemorySource {
     fn scan(&self, scan: PartScan) -> BoxStream<'static, Result<RecordBatch>> {
         self.scans.lock().push(scan.clone());
         let table = self.find(&scan.table.name, Some(scan.table.version)).unwrap();
-        let mut batches: Vec<RecordBatch> = table.parts[scan.parts.clone()].concat();
+        let parts = scan.table.ticket.parts[scan.parts.clone()].iter();
+        let number = |part: &TicketPart| PartId::from(part.id.as_ref().unwrap()).0 as usize;
+        let mut batches: Vec<RecordBatch> = parts.flat_map(|part| table.parts[number(part)].clone()).collect();
         if matches!(table.end, ScanEnd::Short) {
             batches.pop();
         }

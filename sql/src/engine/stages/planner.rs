@@ -1,0 +1,133 @@
+//! What the library asks when it makes stages of a plan: how many tasks, which leaf in each, and where they run.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion_distributed::{
+    DesiredTaskCountEvent, DesiredTaskCountEventResponse, DesiredTaskCountHandler, DistributedExt, DistributedLeafExec,
+    RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
+    ScaleUpLeafNodeHandler, SessionStateBuilderExt, WorkerResolver,
+};
+use url::Url;
+use volley_common::{Error, NodeId};
+
+use super::messages::url_of;
+use super::routing::TaskRouting;
+use super::worker::QueryWorker;
+use crate::engine::part_scan::PartScanExec;
+use crate::fault::into_datafusion;
+
+/// Makes the stages of one query.
+pub(super) struct StagePlanner<'a> {
+    pub(super) routing: Arc<dyn TaskRouting>,
+    pub(super) worker: &'a QueryWorker,
+    pub(super) own: NodeId,
+    /// Whether tasks report the metrics of their operators.
+    pub(super) collects_metrics: bool,
+}
+
+impl StagePlanner<'_> {
+    /// The plan with stages, or as it was if it has no place for them; and the configuration of the session to execute it in,
+    /// which is `config` with what the library needs.
+    pub(super) async fn plan(
+        &self,
+        state: &SessionState,
+        logical: &LogicalPlan,
+        plan: Arc<dyn ExecutionPlan>,
+        config: SessionConfig,
+    ) -> Result<(Arc<dyn ExecutionPlan>, SessionConfig)> {
+        let config = self.config(config)?;
+        let mut builder = SessionStateBuilder::new()
+            .with_config(config)
+            .with_query_planner(Arc::new(KnownPlan(plan)))
+            .with_distributed_planner();
+        let missing = || into_datafusion(Error::internal("the planner of stages is missing"));
+        let planner = builder.query_planner().take().ok_or_else(missing)?;
+        let config = builder.config().take().ok_or_else(missing)?;
+        let mut state = state.clone();
+        *state.config_mut() = config.clone();
+        Ok((planner.create_physical_plan(logical, &state).await?, config))
+    }
+
+    fn config(&self, mut config: SessionConfig) -> Result<SessionConfig> {
+        let workers = self.routing.nodes(self.routing.max_tasks());
+        let urls = workers.into_iter().map(url_of).collect::<Result<Vec<_>>>()?;
+        config.set_distributed_worker_resolver(Workers(urls));
+        config.set_distributed_local_worker_context(self.worker.local_context(url_of(self.own)?));
+        config.set_distributed_metrics_collection(self.collects_metrics)?;
+        // All inputs of a union are read in all tasks, so that each part is read where it is.
+        config.set_distributed_children_isolator_unions(false)?;
+        let decisions = || StageDecisions(self.routing.clone());
+        config.set_distributed_desired_task_count_handler(decisions());
+        config.set_distributed_scale_up_leaf_node_handler(decisions());
+        config.set_distributed_route_tasks_handler(decisions());
+        Ok(config)
+    }
+}
+
+/// The planner that the library asks first: the plan is known already.
+#[derive(Debug)]
+struct KnownPlan(Arc<dyn ExecutionPlan>);
+
+#[async_trait]
+impl QueryPlanner for KnownPlan {
+    async fn create_physical_plan(
+        &self,
+        _logical_plan: &LogicalPlan,
+        _session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// The nodes of the query.
+struct Workers(Vec<Url>);
+
+impl WorkerResolver for Workers {
+    fn get_urls(&self) -> Result<Vec<Url>, DataFusionError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Answers by the routing of the query.
+struct StageDecisions(Arc<dyn TaskRouting>);
+
+#[async_trait]
+impl DesiredTaskCountHandler for StageDecisions {
+    /// A leaf of one partition stays whole: an operator that needs all rows in one partition may be above it.
+    async fn handle(&self, ev: DesiredTaskCountEvent<'_>) -> Option<Result<DesiredTaskCountEventResponse>> {
+        let scan = ev.plan.downcast_ref::<PartScanExec>()?;
+        Some(Ok(match scan.partition_count() {
+            1 => DesiredTaskCountEventResponse::maximum(1),
+            _ => DesiredTaskCountEventResponse::desired(self.0.max_tasks()),
+        }))
+    }
+}
+
+impl ScaleUpLeafNodeHandler for StageDecisions {
+    fn handle(&self, ev: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
+        let scan = ev.plan.downcast_ref::<PartScanExec>()?;
+        if ev.task_count < 2 {
+            return None;
+        }
+        let assigned = self.0.assign_parts(scan.ticket_parts(), ev.task_count);
+        let leaf = scan
+            .split(&assigned, &self.0.nodes(ev.task_count))
+            .and_then(|variants| DistributedLeafExec::try_new(ev.plan.clone(), variants));
+        Some(leaf.map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf))))
+    }
+}
+
+impl RouteTasksHandler for StageDecisions {
+    fn handle(&self, ev: RouteTasksEvent<'_>) -> Option<Result<RouteTasksEventResponse>> {
+        let urls = self.0.nodes(ev.task_count).into_iter().map(url_of).collect::<Result<Vec<_>>>();
+        Some(urls.map(RouteTasksEventResponse::new))
+    }
+}
