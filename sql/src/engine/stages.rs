@@ -149,7 +149,7 @@ impl QueryStages {
         let routing: Arc<dyn TaskRouting> = Arc::new(HolderRouting::new(own, workers));
         let nodes = routing.nodes(routing.max_tasks());
         config.set_extension(Arc::new(QueryEnd(deadline.map(|deadline| deadline.at))));
-        let planner = StagePlanner { routing, worker: &self.worker, own, collects_metrics: analyzed.is_some() };
+        let planner = StagePlanner { routing, worker: &self.worker, collects_metrics: analyzed.is_some() };
         let (plan, config) = checked(planner.plan(state, logical, plan.clone(), config).await)?;
         if !checked(plan.exists(|node| Ok(node.is::<DistributedExec>())))? {
             return Ok(QueryPlacement::Head(

@@ -1,4 +1,4 @@
-//! How the library reaches the other nodes of a query: by the node's own calls.
+//! How the library reaches the nodes of a query: others by the node's own calls, its own tasks without any.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
-    SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
+    SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -31,18 +31,68 @@ pub(super) struct QueryEnd(pub(super) Option<Instant>);
 /// Finds the channels to nodes.
 pub(super) struct NodeChannels {
     network: Arc<dyn QueryNetwork>,
+    /// Runs the tasks on this node.
+    own: Option<Worker>,
 }
 
 impl NodeChannels {
+    /// For a task: the library finds those on the same node by itself.
     pub(super) fn new(network: Arc<dyn QueryNetwork>) -> Self {
-        NodeChannels { network }
+        NodeChannels { network, own: None }
+    }
+
+    /// For the head of a query. The library's way to tasks on the same node would not report the metrics of all.
+    pub(super) fn of_head(network: Arc<dyn QueryNetwork>, worker: Worker) -> Self {
+        NodeChannels { network, own: Some(worker) }
     }
 }
 
 #[async_trait]
 impl ChannelResolver for NodeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
-        Ok(Box::new(NodeChannel { network: self.network.clone(), node: node_of(url)? }))
+        let node = node_of(url)?;
+        let channel: Box<dyn WorkerChannel> = match &self.own {
+            Some(worker) if node == self.network.own_node() => Box::new(OwnChannel { worker: worker.clone() }),
+            _ => Box::new(NodeChannel { network: self.network.clone(), node }),
+        };
+        Ok(channel)
+    }
+}
+
+/// Calls of this node's worker, in this process.
+struct OwnChannel {
+    worker: Worker,
+}
+
+#[async_trait]
+impl WorkerChannel for OwnChannel {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        set_plan_request: SetPlanRequest,
+        c2w_stream: BoxStream<'static, CoordinatorToWorkerMsg>,
+        _metrics: ExecutionPlanMetricsSet,
+        _task_ctx: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        let operators = task_metrics::operators_of(&set_plan_request.plan);
+        let orders = c2w_stream.map(Ok).boxed();
+        let messages = self.worker.coordinator_channel(headers, set_plan_request, orders).await?;
+        Ok(task_metrics::complete(messages, operators))
+    }
+
+    async fn execute_task(
+        &mut self,
+        _headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        _metrics: ExecutionPlanMetricsSet,
+        _task_ctx: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let (partitions, _) = self.worker.execute_task(request).await?;
+        Ok(partitions.into_iter().map(|rows| rows.boxed()).collect())
+    }
+
+    async fn get_worker_info(&mut self, _request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
+        Ok(GetWorkerInfoResponse { version: self.worker.version().to_string() })
     }
 }
 
@@ -68,6 +118,7 @@ impl WorkerChannel for NodeChannel {
         _metrics: ExecutionPlanMetricsSet,
         task_ctx: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        let operators = task_metrics::operators_of(&set_plan_request.plan);
         let start = StartQueryTask {
             key: Some(encode_key(&set_plan_request.task_key)),
             tasks: set_plan_request.task_count as u64,
@@ -87,7 +138,7 @@ impl WorkerChannel for NodeChannel {
             };
             Some(Ok(WorkerToCoordinatorMsg::TaskMetrics(task_metrics::decode(&metrics))))
         };
-        Ok(reports.filter_map(move |report| ready(message(report))).boxed())
+        Ok(task_metrics::complete(reports.filter_map(move |report| ready(message(report))).boxed(), operators))
     }
 
     /// The task computes from now on, as far as its rows have room, whether they are read or not.

@@ -16,7 +16,7 @@ use datafusion_distributed::{
     ScaleUpLeafNodeHandler, SessionStateBuilderExt, WorkerResolver,
 };
 use url::Url;
-use volley_common::{Error, NodeId};
+use volley_common::Error;
 
 use super::messages::url_of;
 use super::routing::TaskRouting;
@@ -28,7 +28,6 @@ use crate::fault::into_datafusion;
 pub(super) struct StagePlanner<'a> {
     pub(super) routing: Arc<dyn TaskRouting>,
     pub(super) worker: &'a QueryWorker,
-    pub(super) own: NodeId,
     /// Whether tasks report the metrics of their operators.
     pub(super) collects_metrics: bool,
 }
@@ -60,7 +59,7 @@ impl StagePlanner<'_> {
         let workers = self.routing.nodes(self.routing.max_tasks());
         let urls = workers.into_iter().map(url_of).collect::<Result<Vec<_>>>()?;
         config.set_distributed_worker_resolver(Workers(urls));
-        config.set_distributed_local_worker_context(self.worker.local_context(url_of(self.own)?));
+        config.set_distributed_channel_resolver(self.worker.head_channels());
         config.set_distributed_metrics_collection(self.collects_metrics)?;
         // All inputs of a union are read in all tasks, so that each part is read where it is.
         config.set_distributed_children_isolator_unions(false)?;

@@ -14,14 +14,13 @@ use datafusion::execution::SessionState;
 use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
-    CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, LocalWorkerContext, MaybeEncoded,
-    SetPlanRequest, TaskKey, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
+    CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, MaybeEncoded, SetPlanRequest,
+    TaskKey, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
     WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, future, stream};
-use url::Url;
 use volley_common::wire::cluster::{
     DescribeWorkerReply, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest, StartQueryTask,
 };
@@ -166,8 +165,8 @@ impl QueryWorker {
     }
 
     /// For the sessions of queries of which this node is the head: it runs its own tasks without sending them.
-    pub(super) fn local_context(&self, own_url: Url) -> LocalWorkerContext {
-        self.worker.to_local_worker_context(own_url)
+    pub(super) fn head_channels(&self) -> NodeChannels {
+        NodeChannels::of_head(self.network.clone(), self.worker.clone())
     }
 }
 

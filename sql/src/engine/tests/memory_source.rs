@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName};
 
+use crate::predicate::Predicate;
 use crate::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
 use crate::statement::TableAt;
 
@@ -30,6 +31,8 @@ pub(super) struct MemorySource {
     pub(super) scans: Mutex<Vec<PartScan>>,
     /// How many scans are not dropped.
     pub(super) open: Arc<watch::Sender<usize>>,
+    /// Filters leave out the last part of a table, as if its statistics excluded it.
+    pub(super) prunes_last: AtomicBool,
 }
 
 /// One version of a table: a part for each list of batches.
@@ -78,7 +81,13 @@ impl Drop for OpenScan {
 impl MemorySource {
     pub(super) fn new(tables: Vec<MemoryTable>) -> Self {
         let open = Arc::new(watch::Sender::new(0));
-        MemorySource { tables, lists: AtomicUsize::new(0), scans: Mutex::default(), open }
+        MemorySource {
+            tables,
+            lists: AtomicUsize::new(0),
+            scans: Mutex::default(),
+            open,
+            prunes_last: AtomicBool::new(false),
+        }
     }
 
     /// Ends when all scans are dropped.
@@ -146,6 +155,18 @@ impl TableSource for MemorySource {
             })
         };
         tables.iter().map(plan).collect()
+    }
+
+    async fn prune(&self, table: &Arc<PlannedTable>, _filter: &Predicate) -> Arc<PlannedTable> {
+        if !self.prunes_last.load(Ordering::Relaxed) {
+            return table.clone();
+        }
+        let mut pruned = table.as_ref().clone();
+        let mut ticket = pruned.ticket.as_ref().clone();
+        ticket.parts.pop();
+        pruned.ticket = Arc::new(ticket);
+        pruned.rows -= pruned.parts.pop().map_or(0, |part| part.rows);
+        Arc::new(pruned)
     }
 
     async fn list(&self) -> Result<Vec<ListedTable>> {

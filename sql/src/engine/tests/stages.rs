@@ -1,5 +1,7 @@
 //! Queries on three nodes in one process: the same rows as on one node, what stays on one node, cancellation, lost nodes.
 
+use std::sync::atomic::Ordering;
+
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::StreamExt;
@@ -99,6 +101,9 @@ const QUERIES: &[&str] = &[
     "WITH x AS (SELECT k, sum(v) AS s FROM big GROUP BY k) SELECT a.s, b.s FROM x a JOIN x b ON a.k = b.k",
     "SELECT count(*) FROM big a JOIN other b ON a.k = b.k JOIN small c ON c.t = a.t JOIN big d ON d.v = b.v",
     "SELECT approx_distinct(k) > 90, stddev(v) > 1, array_length(array_agg(v)) FROM big",
+    "SELECT TRY_CAST(v AS INT) % 7, count(*) FROM big GROUP BY 1",
+    "SELECT a.v, b.v FROM big a JOIN other b ON TRY_CAST(a.v AS INT) = TRY_CAST(b.v AS INT)",
+    "SELECT date_part('year', arrow_cast(v * 1000000000000000, 'Timestamp(ns)')), count(*) FROM big GROUP BY 1",
     "SELECT CASE WHEN k IN (1, 2, 3, 4, 5) THEN 'few' WHEN k IS NULL THEN 'none' ELSE t END, count(*) FROM big GROUP BY 1",
 ];
 
@@ -147,6 +152,48 @@ async fn explain_shows_stages_and_nodes() {
         rig.rows("EXPLAIN ANALYZE SELECT k, count(*) FROM big GROUP BY k", &["big"]).await.unwrap().join("\n");
     assert!(analyzed.contains("PartScanExec") && analyzed.contains("output_rows"), "{analyzed}");
     rig.all_tasks_ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn analyzed_query_ends_although_tasks_are_not_read() {
+    let rig = rig();
+    for sql in [
+        "SELECT v FROM big UNION ALL SELECT v FROM other LIMIT 1",
+        "SELECT a.v FROM vacant a JOIN big b ON a.k = b.k JOIN other c ON c.k = b.k",
+        "SELECT k, count(*) FROM big GROUP BY k LIMIT 1",
+    ] {
+        for _ in 0..5 {
+            rig.rows(&format!("EXPLAIN ANALYZE {sql}"), &tables_of(sql)).await.unwrap();
+        }
+    }
+    rig.all_tasks_ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_casts_run_on_several_nodes() {
+    let rig = rig();
+    for sql in [
+        "SELECT TRY_CAST(v AS INT) % 7, count(*) FROM big GROUP BY 1",
+        "SELECT date_part('year', arrow_cast(v * 1000000000000000, 'Timestamp(ns)')), count(*) FROM big GROUP BY 1",
+    ] {
+        let plan = explained(&rig, sql).await;
+        assert!(plan.contains("DistributedExec"), "{plan}");
+    }
+    let plan = explained(&rig, "SELECT TRY_CAST(v AS INT) % 7, count(*) FROM big GROUP BY 1").await;
+    assert!(plan.contains("optimization_fence"), "{plan}");
+    let error = rig.rows("SELECT optimization_fence(v) FROM big", &["big"]).await.unwrap_err();
+    assert!(error.message.contains("optimization_fence"), "no statement can call it: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruned_parts_are_read_on_no_node() {
+    let rig = rig();
+    rig.source.prunes_last.store(true, Ordering::Relaxed);
+    let plan = explained(&rig, "SELECT k, count(*) FROM big WHERE v >= 0 GROUP BY k").await;
+    assert!(plan.contains("DistributedExec") && plan.contains("parts_pruned=1 of 7"), "{plan}");
+    // The last of the seven parts has 142 rows.
+    let rows = rig.rows("SELECT count(*) FROM big WHERE v >= 0", &["big"]).await.unwrap();
+    assert_eq!(rows, ["858"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
