@@ -168,7 +168,7 @@ impl QueryStages {
         }
         let (bytes, least) = (leaves.bytes, self.min_bytes);
         (bytes < least)
-            .then(|| format!("its tables have about {bytes} bytes, fewer than {least} (`sql_distribute_bytes`)"))
+            .then(|| format!("its parts have about {bytes} bytes, fewer than {least} (`sql_distribute_bytes`)"))
     }
 
     /// Those of the nodes that accept tasks of one more query, in their order.
