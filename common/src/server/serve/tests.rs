@@ -8,7 +8,7 @@ use arrow_flight::Ticket;
 use futures::{StreamExt, stream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::testing::{TestServer, endless, message, soon};
 use super::*;
@@ -16,7 +16,8 @@ use crate::http2::{grpc_error, grpc_frames};
 use crate::wire::cluster::node_client::NodeClient;
 use crate::wire::cluster::node_server::{Node, NodeServer};
 use crate::wire::cluster::{
-    CopyPart, CopyPartReply, DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk,
+    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
+    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
 };
 
 #[tokio::test]
@@ -232,6 +233,30 @@ impl Node for FakeNodeService {
 
     async fn discard_parts(&self, _: Request<DiscardPartsRequest>) -> Result<Response<DiscardPartsReply>, Status> {
         Ok(Response::new(DiscardPartsReply {}))
+    }
+
+    type RunQueryTaskStream = stream::Empty<Result<QueryTaskReport, Status>>;
+    type ReadQueryTaskStream = stream::Empty<Result<QueryTaskRows, Status>>;
+
+    async fn describe_worker(
+        &self,
+        _: Request<DescribeWorkerRequest>,
+    ) -> Result<Response<DescribeWorkerReply>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn run_query_task(
+        &self,
+        _: Request<Streaming<QueryTaskOrder>>,
+    ) -> Result<Response<Self::RunQueryTaskStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn read_query_task(
+        &self,
+        _: Request<ReadQueryTaskRequest>,
+    ) -> Result<Response<Self::ReadQueryTaskStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
     }
 }
 

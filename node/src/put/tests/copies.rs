@@ -9,7 +9,8 @@ use tonic::Code;
 use volley_common::server::serve::TonicService;
 use volley_common::wire::cluster::node_server::{Node, NodeServer};
 use volley_common::wire::cluster::{
-    CopyPart, CopyPartReply, DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk,
+    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
+    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
 };
 
 use super::*;
@@ -97,6 +98,30 @@ impl Node for BrokenSource {
         &self,
         _: tonic::Request<DiscardPartsRequest>,
     ) -> Result<tonic::Response<DiscardPartsReply>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    type RunQueryTaskStream = stream::Empty<Result<QueryTaskReport, Status>>;
+    type ReadQueryTaskStream = stream::Empty<Result<QueryTaskRows, Status>>;
+
+    async fn describe_worker(
+        &self,
+        _: tonic::Request<DescribeWorkerRequest>,
+    ) -> Result<tonic::Response<DescribeWorkerReply>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn run_query_task(
+        &self,
+        _: tonic::Request<tonic::Streaming<QueryTaskOrder>>,
+    ) -> Result<tonic::Response<Self::RunQueryTaskStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn read_query_task(
+        &self,
+        _: tonic::Request<ReadQueryTaskRequest>,
+    ) -> Result<tonic::Response<Self::ReadQueryTaskStream>, Status> {
         Err(Status::unimplemented("not in these tests"))
     }
 }
