@@ -81,8 +81,7 @@ fn members_have_the_profile_of_members() {
     for member in members() {
         let manifest = fs::read_to_string(root().join(&member).join("Cargo.toml")).unwrap();
         let name = manifest.lines().find_map(|line| line.strip_prefix("name = \"")).unwrap().trim_end_matches('"');
-        let level = if ["volley-common", "volley-node"].contains(&name) { 2 } else { 1 };
-        let expected = format!("{name} = {{ opt-level = {level}, debug = \"line-tables-only\" }}");
+        let expected = format!("{name} = {{ opt-level = 1, debug = \"line-tables-only\" }}");
         assert!(profiles.lines().any(|line| line == expected), "[profile.dev.package] lacks {expected}");
     }
 }
