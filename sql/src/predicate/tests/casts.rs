@@ -253,6 +253,23 @@ fn years_beyond_nanoseconds_select_all_rows_or_none() {
 }
 
 #[test]
+fn year_whose_first_moment_a_zone_skips_is_compared() {
+    // Half past four, which is half past midnight: the offset changed from -04:30 to -04:00.
+    let first = -157_750_200;
+    let times = TimestampSecondArray::from(vec![Some(first - 1), Some(first), None]).with_timezone("America/Caracas");
+    let schema = Arc::new(Schema::new(vec![Field::new("t", times.data_type().clone(), true)]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(times)]).unwrap();
+    for (text, expected) in [
+        ("EXTRACT(year FROM t) = 1965", vec![1]),
+        ("EXTRACT(year FROM t) = 1964", vec![0]),
+        ("EXTRACT(year FROM t) >= 1965", vec![1]),
+        ("EXTRACT(year FROM t) < 1965", vec![0]),
+    ] {
+        assert_eq!(rows(&Predicate::parse(text, &schema).unwrap(), &batch), expected, "{text}");
+    }
+}
+
+#[test]
 fn texts_of_filters_have_no_fences() {
     let decimal = Field::new("d", DataType::Decimal128(10, 2), true);
     let schema = Arc::new(Schema::new(vec![decimal]));
