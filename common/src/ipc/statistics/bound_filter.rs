@@ -16,8 +16,10 @@ const CONDITION_BYTES: usize = 16;
 /// Maximum bytes of a condition that is sent, about. In base64 it fits into the least header list that a member can be set to
 /// accept, beside the call's other headers.
 const MAX_SENT_BYTES: usize = 1536;
-/// Maximum number of conditions that a coordinator evaluates for each part, and of their levels.
+/// Maximum number of conditions that a coordinator evaluates for each part, of the columns that they read, and of their levels:
+/// the catalog is locked meanwhile.
 const MAX_CONDITIONS: usize = 128;
+pub(super) const MAX_COLUMNS: usize = 16;
 const MAX_LEVELS: usize = 16;
 
 /// A condition on the bounds of columns.
@@ -223,23 +225,23 @@ impl BoundFilter {
     /// The condition that a message says, or what follows from it if it is too large or has parts that only later versions know;
     /// `None`: nothing does.
     pub fn from_wire(condition: &BoundCondition) -> Option<Self> {
-        let mut left = MAX_CONDITIONS;
-        BoundFilter::read(condition, &mut left, MAX_LEVELS)
+        let mut limits = ReadLimits { conditions: MAX_CONDITIONS, columns: BTreeSet::new() };
+        BoundFilter::read(condition, &mut limits, MAX_LEVELS)
     }
 
-    fn read(condition: &BoundCondition, left: &mut usize, levels: usize) -> Option<Self> {
-        *left = left.checked_sub(1)?;
+    fn read(condition: &BoundCondition, limits: &mut ReadLimits, levels: usize) -> Option<Self> {
+        limits.conditions = limits.conditions.checked_sub(1)?;
         let levels = levels.checked_sub(1)?;
         let column = condition.column as usize;
         let compare = |operator| Some(BoundFilter::compare(column, operator, &condition.value));
-        match condition.test() {
+        let read = match condition.test() {
             BoundTest::Unspecified => None,
             BoundTest::All => {
-                let known = condition.conditions.iter().filter_map(|inner| BoundFilter::read(inner, left, levels));
+                let known = condition.conditions.iter().filter_map(|inner| BoundFilter::read(inner, limits, levels));
                 Some(BoundFilter::All(known.collect()))
             }
             BoundTest::Any => {
-                let all = condition.conditions.iter().map(|inner| BoundFilter::read(inner, left, levels));
+                let all = condition.conditions.iter().map(|inner| BoundFilter::read(inner, limits, levels));
                 all.collect::<Option<Vec<_>>>().map(BoundFilter::Any)
             }
             BoundTest::IsNull => Some(BoundFilter::IsNull(column)),
@@ -248,6 +250,25 @@ impl BoundFilter {
             BoundTest::LessOrEqual => compare(BoundOperator::LessOrEqual),
             BoundTest::Greater => compare(BoundOperator::Greater),
             BoundTest::GreaterOrEqual => compare(BoundOperator::GreaterOrEqual),
+        };
+        read.filter(|read| limits.admits(read))
+    }
+}
+
+/// How many more conditions a received one may have, and the columns that it has.
+struct ReadLimits {
+    conditions: usize,
+    columns: BTreeSet<usize>,
+}
+
+impl ReadLimits {
+    /// Whether the column of a condition is not one too many.
+    fn admits(&mut self, condition: &BoundFilter) -> bool {
+        match condition {
+            BoundFilter::All(_) | BoundFilter::Any(_) => true,
+            BoundFilter::IsNull(column) | BoundFilter::IsNotNull(column) | BoundFilter::Compare { column, .. } => {
+                self.columns.contains(column) || (self.columns.len() < MAX_COLUMNS && self.columns.insert(*column))
+            }
         }
     }
 }
@@ -338,7 +359,7 @@ mod tests {
 
     #[test]
     fn large_condition_is_sent_as_what_follows_from_it() {
-        let many = |count: usize| (0..count).map(|column| less(column, &[7; 32])).collect::<Vec<_>>();
+        let many = |count: usize| (0..count).map(|at| less(at % 3, &[7; 32])).collect::<Vec<_>>();
         let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
         let BoundFilter::All(some) = sent(BoundFilter::All(many(100))).unwrap() else { panic!("another condition") };
         assert!(some.len() > 20 && some == many(100)[..some.len()]);
@@ -347,6 +368,17 @@ mod tests {
         assert_eq!(sent(both), Some(BoundFilter::All(vec![less(1, b"a")])));
         let deep = (0..40).fold(less(1, b"a"), |inner, _| BoundFilter::Any(vec![BoundFilter::All(vec![inner])]));
         assert_eq!(sent(deep), None);
+    }
+
+    #[test]
+    fn conditions_on_too_many_columns_are_not_read() {
+        let columns = |count: usize| (0..count).map(|column| less(column, b"a")).collect::<Vec<_>>();
+        let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
+        let more = [columns(MAX_COLUMNS + 3), vec![BoundFilter::IsNull(0)]].concat();
+        let fewer = [columns(MAX_COLUMNS), vec![BoundFilter::IsNull(0)]].concat();
+        assert_eq!(sent(BoundFilter::All(more)), Some(BoundFilter::All(fewer)));
+        assert_eq!(sent(BoundFilter::Any(columns(MAX_COLUMNS + 1))), None);
+        assert!(sent(BoundFilter::Any(columns(MAX_COLUMNS))).is_some());
     }
 
     #[test]
