@@ -46,7 +46,7 @@ async fn plan_shows_the_nodes_of_its_tasks() {
     let client = cluster.nodes[1].client().await;
     let plan = query(&client, "EXPLAIN SELECT count(*) FROM t a JOIN t b ON a.id = b.id").await.unwrap();
     let text = volley_tests::text_rows::text_rows(&plan).concat().join("\n");
-    for part in ["t3 on node", "Stage 1", "NetworkShuffleExec", "PartScanExec"] {
+    for part in ["t3 on node", "[Stage 1] => Network", "PartScanExec"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(joined(&client).await.unwrap(), EXPECTED);

@@ -158,7 +158,7 @@ impl QueryWorker {
         sent_rows::send(partitions, first, &ended)
     }
 
-    /// How many tasks of other nodes' queries run here.
+    /// How many tasks run here.
     #[cfg(test)]
     pub(in crate::engine) fn running(&self) -> usize {
         self.registry.running()
@@ -166,7 +166,7 @@ impl QueryWorker {
 
     /// For the sessions of queries of which this node is the head: it runs its own tasks without sending them.
     pub(super) fn head_channels(&self) -> NodeChannels {
-        NodeChannels::of_head(self.network.clone(), self.worker.clone())
+        NodeChannels::of_head(self.network.clone(), self.worker.clone(), self.registry.clone())
     }
 }
 

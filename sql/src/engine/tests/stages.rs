@@ -204,7 +204,7 @@ async fn query_stays_on_one_node_with_a_reason() {
     assert!(of_subquery.contains("this node alone: it has a scalar subquery"), "{of_subquery}");
     let of_window = reason(&all, "SELECT lag(t) IGNORE NULLS OVER (ORDER BY v) FROM big").await;
     assert!(of_window.contains("this node alone: it has a window function"), "{of_window}");
-    let limited = "SELECT count(*) FROM big a JOIN (SELECT k FROM other LIMIT 100) b ON a.k = b.k";
+    let limited = "SELECT count(*) FROM big a JOIN (SELECT k FROM big LIMIT 100) b ON a.k = b.k";
     let of_limit = reason(&all, limited).await;
     assert!(of_limit.contains("this node alone: it joins the first rows"), "{of_limit}");
     let of_values = reason(&all, "SELECT 1").await;
