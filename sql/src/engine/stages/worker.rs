@@ -39,6 +39,8 @@ use crate::query_network::QueryNetwork;
 /// The version of what nodes send each other for queries, beside that of DataFusion: messages, and plans with the functions and
 /// filters of the engine. Raised by each change that other versions do not understand, or understand in another way.
 const MESSAGES_VERSION: u32 = 1;
+/// The most partitions of a task that are read in one call: memory is taken for all of them before it is known whether they exist.
+const MAX_READ_PARTITIONS: usize = 1 << 16;
 /// How much longer than its query a task may run: the head says why a query ends, not its tasks.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -137,10 +139,14 @@ impl QueryWorker {
     pub async fn read_task(&self, request: ReadQueryTaskRequest) -> Result<BoxStream<'static, Result<QueryTaskRows>>> {
         let key = decode_key(request.key.as_ref())?;
         let first = decode_number(request.first_partition)?;
+        let end = decode_number(request.end_partition)?.max(first);
+        if end - first > MAX_READ_PARTITIONS {
+            return Err(Error::invalid(format!("a task does not have {} partitions", end - first)));
+        }
         let request = ExecuteTaskRequest {
             task_key: key,
             target_partition_start: first,
-            target_partition_end: decode_number(request.end_partition)?.max(first),
+            target_partition_end: end,
             producer_head: decode_output(request.output)?,
         };
         // It waits for a task that has not begun yet.
