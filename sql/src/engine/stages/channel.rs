@@ -80,9 +80,10 @@ impl WorkerChannel for OwnChannel {
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
         let operators = task_metrics::operators_of(&set_plan_request.plan);
         let key = set_plan_request.task_key;
-        let guard = self.registry.begin_own(key).map_err(into_datafusion)?;
-        // The task ends with the query.
-        let end = stream::once(async move { drop(guard) }).filter_map(|()| ready(None));
+        let guard = Arc::new(self.registry.begin_own(key).map_err(into_datafusion)?);
+        // The task ends with the query. If it cannot begin, its readers find it until the reason is known.
+        let running = guard.clone();
+        let end = stream::once(async move { drop(running) }).filter_map(|()| ready(None));
         let orders = c2w_stream.chain(end).map(Ok).boxed();
         match self.worker.coordinator_channel(headers, set_plan_request, orders).await {
             Ok(messages) => Ok(task_metrics::complete(messages, operators)),

@@ -30,7 +30,7 @@ use super::channel::NodeChannels;
 use super::leaf_codec::LeafCodec;
 use super::messages::{decode_key, decode_number, decode_output, decode_settings, url_of};
 use super::portability::check_received;
-use super::task_registry::TaskRegistry;
+use super::task_registry::{TaskGuard, TaskRegistry};
 use super::{sent_rows, task_metrics};
 use crate::engine::query_stream::catch_panic;
 use crate::fault::{checked, from_datafusion};
@@ -87,7 +87,8 @@ impl QueryWorker {
         DescribeWorkerReply { engine: engine_version().into(), has_room: self.registry.has_room() }
     }
 
-    /// Runs a task until `ended` completes, its time is over, or the stream is dropped before that. The stream ends with the task.
+    /// Runs a task until `ended` completes or its time is over. The stream ends with the task. A caller that drops the stream has to
+    /// complete `ended`, too: the service of nodes does, by the end of the call.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the task cannot be read. RESOURCE_EXHAUSTED: too many queries have tasks here. Those of its plan.
@@ -97,14 +98,19 @@ impl QueryWorker {
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let key = decode_key(start.key.as_ref())?;
-        let begun = self.begin(key, start, ended).await;
-        // Nodes that read its rows may know of it before the head does.
+        let guard = self.registry.begin(key).map(Arc::new);
+        let begun = match &guard {
+            Ok(guard) => self.begin(key, guard.clone(), start, ended).await,
+            Err(error) => Err(error.clone()),
+        };
+        // Nodes that read its rows may know of it before the head does. They find it until the reason is known.
         begun.inspect_err(|error| self.registry.fail(key, error.clone()))
     }
 
     async fn begin(
         &self,
         key: TaskKey,
+        guard: Arc<TaskGuard>,
         start: StartQueryTask,
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
@@ -117,7 +123,6 @@ impl QueryWorker {
             target_worker_url: checked(url_of(self.network.own_node()))?,
             query_start_time_ns: decode_number(start.query_started_ns)?,
         };
-        let guard = self.registry.begin(key)?;
         let task_ended = guard.ended();
         let limit = time_limit(start.time_left_ms);
         let orders = stream::once(async move {
