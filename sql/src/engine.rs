@@ -122,7 +122,7 @@ impl SqlEngine {
             .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
             .with_max_temp_directory_size(config.spill_bytes);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(QueryMemoryPool::new(memory)))
+            .with_memory_pool(Arc::new(QueryMemoryPool::new(memory, config.partitions.max(1))))
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;

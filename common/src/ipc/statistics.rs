@@ -3,7 +3,7 @@
 //! They are computed while the part is written: for each batch and each of its orderable top-level columns the number of nulls,
 //! and a lower and an upper bound of the values. The part keeps them in the custom metadata of its footer, as
 //! [`STATISTICS_KEY`]: a version, a colon, and base64 of a CRC-32C (little-endian) and the message
-//! [`PartStatistics`](crate::wire::statistics::PartStatistics). A value that is damaged, or of another version, is not used.
+//! [`PartStatistics`]. A value that is damaged, or of another version, is not used.
 //!
 //! | module | what it has |
 //! |---|---|

@@ -1,10 +1,10 @@
 //! The memory of all queries, shared so that a sort always has room to merge what it collected.
 //!
-//! A sort that has to spill needs some memory to do so, for the keys of what it merges. In the engine's own pools another
-//! partition, which still collects, takes that memory first, and the sort fails. Here merges have a third of the memory to
-//! themselves, and all else has two thirds. Merging needs at most half of what was collected: half of what a sort reserves for
-//! its rows is for their keys, and free again once the rows are sorted. Operators that collect, and merges, have an equal share
-//! each of what is theirs, and one share stays free for the next one.
+//! A sort that has to spill needs some memory to do so, for the keys and batches of what it merges. In the engine's own pools
+//! another partition, which still collects, takes that memory first, and the sort fails. Here, while there are sorts, merges have
+//! three fifths of the memory to themselves: with batches of the engine's size a merge needs at most as much as was collected, and
+//! its share becomes smaller when more sorts begin. Operators that collect, and merges, have an equal share each of what is
+//! theirs, and one share stays free for the next one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,10 +17,13 @@ use parking_lot::Mutex;
 /// How the engine names what a sort merges with. It is no consumer that can spill.
 const MERGE_NAME: &str = "ExternalSorterMerge";
 
-/// A pool with a third of the memory for merges of sorts. Operators that spill share the rest, and others take what is free.
+/// A pool with three fifths of the memory for merges of sorts, if there are any. Operators that spill share the rest, and others take what
+/// is free.
 #[derive(Debug)]
 pub(super) struct QueryMemoryPool {
     total: usize,
+    /// Partitions of each step: operators begin one after another, but not alone.
+    partitions: usize,
     held: Mutex<HeldMemory>,
 }
 
@@ -53,13 +56,9 @@ impl ConsumerMemory {
     }
 
     /// How many more of these bytes the consumer may take.
-    fn free(&self, bytes: usize, consumer: &MemoryConsumer) -> usize {
+    fn free(&self, bytes: usize, share: usize, consumer: &MemoryConsumer) -> usize {
         let free = bytes.saturating_sub(self.all);
-        match self.shares.get(&consumer.id()) {
-            // One share is left for the next consumer, which begins when the others hold theirs already.
-            Some(own) => free.min((bytes / (self.shares.len() + 1)).saturating_sub(*own)),
-            None => free,
-        }
+        self.shares.get(&consumer.id()).map_or(free, |own| free.min(share.saturating_sub(*own)))
     }
 }
 
@@ -68,9 +67,9 @@ fn is_merge(consumer: &MemoryConsumer) -> bool {
 }
 
 impl QueryMemoryPool {
-    /// A pool of this many bytes.
-    pub(super) fn new(total: usize) -> Self {
-        QueryMemoryPool { total, held: Mutex::default() }
+    /// A pool of this many bytes for queries whose steps have this many partitions.
+    pub(super) fn new(total: usize, partitions: usize) -> Self {
+        QueryMemoryPool { total, partitions, held: Mutex::default() }
     }
 }
 
@@ -101,10 +100,19 @@ impl MemoryPool for QueryMemoryPool {
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let consumer = reservation.consumer();
-        let bytes = if is_merge(consumer) { self.total / 3 } else { self.total - self.total / 3 };
         let mut held = self.held.lock();
+        let for_merges = if held.merging.shares.is_empty() { 0 } else { self.total / 5 * 3 };
+        let bytes = match is_merge(consumer) {
+            // What collects may hold more since before the first merge.
+            true => for_merges.min(self.total.saturating_sub(held.collecting.all)),
+            false => self.total - for_merges,
+        };
+        // A sort that has ended still merges: no other one may collect more than it can merge. One share is left for the next
+        // consumer, which begins when the others hold theirs already.
+        let sharing = held.collecting.shares.len().max(held.merging.shares.len()).max(self.partitions);
+        let share = bytes / (sharing + 1);
         let held = held.of(consumer);
-        let free = held.free(bytes, consumer);
+        let free = held.free(bytes, share, consumer);
         if additional > free {
             let name = consumer.name();
             return Err(resources_datafusion_err!(
@@ -138,9 +146,13 @@ mod tests {
 
     use super::*;
 
+    fn merge(pool: &Arc<dyn MemoryPool>, partition: usize) -> MemoryReservation {
+        MemoryConsumer::new(format!("{MERGE_NAME}[{partition}]")).register(pool)
+    }
+
     #[test]
-    fn operators_that_spill_share_two_thirds_and_others_the_rest() {
-        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(900));
+    fn operators_that_spill_have_a_share_and_others_what_is_free() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(600, 1));
         let spills = |name: &str| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
         let first = spills("first");
         first.try_grow(300).unwrap();
@@ -159,24 +171,27 @@ mod tests {
         drop(part);
         join.try_grow(100).unwrap();
         assert_eq!(pool.reserved(), 600);
+        merge(&pool, 0).try_grow(1).unwrap_err();
         drop((first, second, join));
         assert_eq!(pool.reserved(), 0);
         spills("third").try_grow(300).unwrap();
     }
 
     #[test]
-    fn merges_share_a_third() {
-        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(900));
-        let merge = |partition: usize| MemoryConsumer::new(format!("{MERGE_NAME}[{partition}]")).register(&pool);
+    fn merges_have_three_fifths_of_the_memory_while_there_are_any() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(QueryMemoryPool::new(1000, 1));
+        let (first, second) = (merge(&pool, 0), merge(&pool, 1));
         let join = MemoryConsumer::new("join").register(&pool);
-        join.try_grow(600).unwrap();
-        let (first, second) = (merge(0), merge(1));
-        first.try_grow(100).unwrap();
+        join.try_grow(400).unwrap();
+        join.try_grow(1).unwrap_err();
+        first.try_grow(200).unwrap();
         first.try_grow(1).unwrap_err();
         drop(second);
-        first.try_grow(50).unwrap();
+        first.try_grow(100).unwrap();
         first.try_grow(1).unwrap_err();
         first.shrink(50);
-        assert_eq!(pool.reserved(), 700);
+        assert_eq!(pool.reserved(), 650);
+        drop(first);
+        join.try_grow(600).unwrap();
     }
 }
