@@ -182,9 +182,15 @@ def test_first_administrator_closes_an_open_cluster(own, tmp_path):
                         found.append(error)
         return len(found) == 4
 
+    def logged_in():
+        try:
+            return client.authenticate_basic_token("root", "a long password", flight.FlightCallOptions(timeout=30))
+        except flight.FlightUnavailableError as early:
+            assert "no user yet" in str(early), early
+
     wait_until(refused, 30, "both members refuse whoever has no identity")
     with cluster.client() as client:
-        pair = client.authenticate_basic_token("root", "a long password", flight.FlightCallOptions(timeout=30))
+        pair = wait_until(logged_in, 30, "the first administrator can log in")
         options = flight.FlightCallOptions(headers=[pair])
         [endpoint] = client.get_flight_info(descriptor("t"), options).endpoints
         assert client.do_get(endpoint.ticket, options).read_all().equals(TABLE)

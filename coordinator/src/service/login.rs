@@ -88,8 +88,8 @@ impl LoginService {
     ///
     /// # Errors
     /// UNAUTHENTICATED: the user does not exist, has no password, or has another one. RESOURCE_EXHAUSTED: too many failed
-    /// logins of late, or too many at the moment. UNAVAILABLE: the password is not the one that this coordinator knows, and there
-    /// is no leader with the newest one.
+    /// logins of late, or too many at the moment. UNAVAILABLE: there is no user yet, or the password is not the one that this
+    /// coordinator knows, and there is no leader with the newest one.
     pub async fn login(&self, user: &str, password: &Secret, address: &str) -> Result<IssuedToken> {
         Ok(self.log_in(user, password, address).await?.issued)
     }
@@ -162,6 +162,7 @@ impl LoginService {
     /// The user, if the password is right and too many others were not wrong. To be called in turn: of many guesses at once, the
     /// first ones have failed meanwhile.
     async fn verify(&self, user: &str, password: &Secret, address: &str) -> Result<User> {
+        self.check_is_administered().await?;
         let throttle = &self.state.throttle;
         throttle.check(user, address, clock::now_ms())?;
         let verified = self.verified_user(user, password).await;
@@ -171,6 +172,18 @@ impl LoginService {
             Err(_) => throttle.failed(user, address, clock::now_ms()),
         }
         verified
+    }
+
+    /// Refuses while the cluster is closed and there is nobody who could log in: a client that is early must neither take its
+    /// right password for a wrong one nor be slowed down.
+    async fn check_is_administered(&self) -> Result<()> {
+        let is_open = self.authenticator.directory().is_none_or(|directory| directory.is_open());
+        if is_open || self.raft.view().has_identities() || self.raft.read().await?.has_identities() {
+            return Ok(());
+        }
+        Err(Error::unavailable(
+            "the cluster has no user yet: its first administrator is created within seconds of its start; try again in a moment, and if that does not help, look for bootstrap_admin_file in the coordinators' logs",
+        ))
     }
 
     /// Records a login whose caller went away.

@@ -48,13 +48,18 @@ impl ServicesFixture {
     /// Of a cluster with the administrator `root`.
     pub async fn closed() -> Self {
         let fixture = Self::open().await;
+        fixture.create_administrator().await;
+        fixture
+    }
+
+    /// Creates `root`, the first user of the cluster.
+    pub async fn create_administrator(&self) {
         // Once for all tests of a process: few hashes are computed at a time, and few may wait.
         static HASH: OnceCell<String> = OnceCell::const_new();
         let hash = || async { hash_password(Secret::new(ROOT_PASSWORD)).await.unwrap() };
         let password_hash = HASH.get_or_init(hash).await.clone();
         let root = User { name: "root".into(), password_hash, generation: 1, ..User::default() };
-        fixture.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
-        fixture
+        self.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
     }
 
     /// Makes the directory that of the catalog, as the running coordinator does after each change.

@@ -4,6 +4,7 @@
 use futures::FutureExt;
 use volley_common::identity::is_session_token;
 use volley_common::wire::catalog::RevokeToken;
+use volley_common::wire::cluster::IdentitySnapshot;
 
 use super::*;
 use crate::service::identity::PasswordChange;
@@ -47,6 +48,21 @@ async fn every_failed_login_has_the_same_error() {
         errors.push(login(&fixture, user, password, &address).await.unwrap_err());
     }
     assert!(errors.iter().all(|error| *error == errors[0] && error.code == Code::Unauthenticated), "{errors:?}");
+}
+
+/// Clients are often started together with the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn login_before_the_first_administrator_is_to_be_repeated() {
+    let fixture = ServicesFixture::open().await;
+    let closed = IdentitySnapshot { closed: true, ..fixture.services.raft.view().identity_snapshot() };
+    fixture.services.directory.store(Directory::new(&closed));
+    for _ in 0..10 {
+        let early = fixture.services.login.login("root", &secret(ROOT_PASSWORD), "192.0.2.1").await.unwrap_err();
+        assert_eq!(early.code, Code::Unavailable, "{early}");
+        assert!(early.message.contains("no user yet") && early.message.contains("bootstrap_admin_file"), "{early}");
+    }
+    fixture.create_administrator().await;
+    login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
