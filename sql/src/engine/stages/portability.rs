@@ -131,8 +131,11 @@ fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
     displayable(plan.as_ref()).indent(true).to_string()
 }
 
-/// Names and types of the columns of each operator, and how many partitions it has.
-fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<(usize, Vec<(String, DataType)>)>> {
+/// How many partitions an operator has, and names and types of its columns.
+type OperatorShape = (usize, Vec<(String, DataType)>);
+
+/// The shape of each operator.
+fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<OperatorShape>> {
     let mut found = Vec::new();
     plan.apply(|node| {
         let schema = node.schema();
