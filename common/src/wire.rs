@@ -151,5 +151,7 @@ pub const PROTOCOL: u32 = 1;
 pub const IDENTITY_FEATURES: u32 = 1;
 /// The same for the commands of transactions.
 pub const TRANSACTION_FEATURES: u32 = 2;
-/// The same for the statistics of parts. It is also what this version says.
+/// The same for the statistics of parts.
 pub const PART_STATISTICS_FEATURES: u32 = 3;
+/// The same for fenced writes. It is also what this version says.
+pub const FENCED_WRITE_FEATURES: u32 = 4;

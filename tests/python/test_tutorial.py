@@ -185,6 +185,10 @@ def test_aborted_write_leaves_nothing(client, name):
         client.get_flight_info(descriptor(name))
     with pytest.raises(flight.FlightError):
         action(client, "commit_write", {"write_id": begun["write_id"]})
+    with pytest.raises((flight.FlightError, pa.ArrowException), match="begin another write"):
+        put(client, name, TABLE, write_id=begun["write_id"])
+    with pytest.raises(KeyError):
+        client.get_flight_info(descriptor(name))
 
 
 def test_repeated_write_id_takes_effect_once(shared, client, name):

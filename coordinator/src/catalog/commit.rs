@@ -6,7 +6,8 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
-use super::apply::{already_there, done};
+use super::apply::{aborted, already_there, done};
+use super::fencing::is_superseded;
 use super::layouts::may_have_layout;
 use super::query::no_table;
 use super::transactions::in_transaction;
@@ -25,7 +26,7 @@ impl Catalog {
         if !write.transaction.is_empty() {
             return Err(in_transaction(&write));
         }
-        if !write.staged && write.attempt != op.attempt {
+        if is_superseded(&write, op) {
             return Err(Error::aborted(format!(
                 "this attempt of write {:?} was superseded by a later attempt",
                 op.write
@@ -181,6 +182,7 @@ impl Catalog {
                     op.write
                 )));
             }
+            WriteState::Aborted if write.end_unknown => return Err(aborted(&write)),
             WriteState::Open if !write.transaction.is_empty() => return Err(in_transaction(&write)),
             WriteState::Open if this_attempt => {
                 let reason = if op.reason.is_empty() { "its client asked for it" } else { &op.reason };

@@ -6,6 +6,7 @@
 //! | `query` | read-only queries |
 //! | `apply` | the dispatch of commands, and the commands of open writes, pins and cancellations |
 //! | `staged`, `finished` | the streams of staged writes; what is kept of finished writes |
+//! | `fencing` | refuses what was meant for a staged write that has ended |
 //! | `commit` | commands that create and end tables, versions and writes |
 //! | `restore` | the command that brings back old versions and dropped tables |
 //! | `layouts` | the schemas and specs of old versions |
@@ -36,6 +37,7 @@ mod compaction;
 mod coordinators;
 mod ended_transactions;
 mod expire;
+mod fencing;
 mod finished;
 mod grants;
 mod identity;
@@ -56,6 +58,7 @@ mod usage;
 mod users;
 
 use ended_transactions::EndedTransactions;
+pub use fencing::refuses_puts;
 use finished::FinishedWrites;
 use identity::IdentityRows;
 use parts::PartIndex;

@@ -4,6 +4,7 @@
 mod administrator_resets;
 mod compactions;
 mod coordinators;
+mod fencing;
 mod helpers;
 mod identity;
 mod nodes;

@@ -24,6 +24,7 @@ mod put_memory;
 mod query_stages;
 mod shutdown;
 mod sql_plans;
+mod staged_writes;
 mod startup;
 mod tables;
 mod tickets;

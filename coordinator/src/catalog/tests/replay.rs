@@ -25,7 +25,7 @@ fn random_op(random: &mut StdRng) -> Op {
     let attempt = random.random_range(1..3);
     match random.random_range(0..24) {
         0..=4 => Op::BeginWrite(BeginWrite { attempt, ..begin(&write, table, mode) }),
-        5 => Op::BeginWrite(staged(&write, table)),
+        5 => Op::BeginWrite(BeginWrite { fenced: write == "w0", ..staged(&write, table) }),
         6..=9 => Op::StageParts(stage(&write, random.random_range(0..9), &parts)),
         10..=14 => Op::CommitWrite(CommitWrite { attempt, ..commit(&write, &parts) }),
         15 => Op::AbortWrite(AbortWrite { write, attempt: 0, ..AbortWrite::default() }),

@@ -57,7 +57,8 @@ async fn put(fixture: &ServicesFixture, request: BeginWriteRequest) -> Result<()
     let part = Part { id: Some(PartId::random().into()), rows: 10, bytes: 100, holders: vec![1, 2], ..Part::default() };
     let (parts, schema, attempt) = (vec![part], write.schema, write.attempt);
     let stream = rand::random();
-    service.stage_parts(StagePartsRequest { write: write.id, stream, parts, schema, attempt, only_first }).await
+    let request = StagePartsRequest { write: write.id, stream, parts, schema, attempt, only_first, begun: attempt };
+    service.stage_parts(request).await
 }
 
 async fn end(fixture: &ServicesFixture, user: &str, id: &str, commit: bool) -> Result<()> {
