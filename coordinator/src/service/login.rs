@@ -29,6 +29,8 @@ use crate::raft::Handle;
 const TURNS: usize = 2;
 /// How many logins may be verified or wait for it.
 const MAX_PENDING: usize = 256;
+/// When a login beyond these should be tried again, milliseconds.
+const RETRY_MS: u64 = 1_000;
 /// How many successful logins are kept for a minute.
 const MAX_RECENT: usize = 1_000;
 /// How long a call waits until this coordinator knows the user that has just logged in by its catalog.
@@ -152,6 +154,7 @@ impl LoginService {
     fn pending(&self) -> Result<SemaphorePermit<'_>> {
         self.state.pending.try_acquire().map_err(|_| {
             Error::exhausted(format!("{MAX_PENDING} logins are in progress, which is the limit: try again in a second"))
+                .retry_after(RETRY_MS)
         })
     }
 

@@ -7,6 +7,9 @@ use parking_lot::Mutex;
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
+/// When a refused query should be tried again, milliseconds.
+const RETRY_MS: u64 = 500;
+
 /// Counts the queries that run. Memory is bounded: a caller without queries is forgotten.
 pub(super) struct QueryAdmission {
     most: usize,
@@ -43,13 +46,15 @@ impl QueryAdmission {
             let most = self.most_per_caller;
             return Err(Error::exhausted(format!(
                 "{caller} runs {most} queries at this node, the most that one may run at once (`max_queries_per_principal`): let some of them end, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
         if running.all >= self.most {
             let most = self.most;
             return Err(Error::exhausted(format!(
                 "this node runs {most} queries, the most that it runs at once (`max_concurrent_queries`): try again, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
         running.all += 1;
         if caller != CallerKey::Cluster {
@@ -102,9 +107,11 @@ mod tests {
         let refused = admission.admit(caller("a")).err().unwrap();
         assert_eq!(refused.code, Code::ResourceExhausted);
         assert!(refused.message.contains("max_queries_per_principal"), "{refused}");
+        assert_eq!(refused.retry_after_ms, Some(RETRY_MS));
         permits.push(admission.admit(caller("b")).unwrap());
         let refused = admission.admit(caller("c")).err().unwrap();
         assert!(refused.message.contains("max_concurrent_queries"), "{refused}");
+        assert_eq!(refused.retry_after_ms, Some(RETRY_MS));
         permits.clear();
         assert_eq!(admission.running(), 0);
         assert!(admission.running.lock().by_caller.is_empty());

@@ -131,27 +131,29 @@ async fn stranger_is_refused_at_peer_ports() {
 struct PutGetLoad {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
+    repeated: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 impl PutGetLoad {
-    /// A call that finds its member stopped is made again at the next address, as Volley's clients do; any other error ends
-    /// the load.
+    /// A call that finds its member stopped is made again at the next address, as Volley's clients do, and counted; any other
+    /// error ends the load, and so does the refusal of a member that has just started.
     fn start(addresses: Vec<String>) -> PutGetLoad {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, done, repeated) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let task = tokio::spawn({
-            let (stop, done) = (stop.clone(), done.clone());
+            let (stop, done, repeated) = (stop.clone(), done.clone(), repeated.clone());
             async move {
                 let mut round = 0;
                 while !stop.load(Ordering::SeqCst) {
                     round += 1;
-                    retried(&addresses, &format!("load/{}", round % 8), round).await?;
+                    retried(&addresses, &format!("load/{}", round % 8), round, &repeated).await?;
                     done.fetch_add(1, Ordering::SeqCst);
                 }
                 Ok(())
             }
         });
-        PutGetLoad { stop, done, task }
+        PutGetLoad { stop, done, repeated, task }
     }
 
     /// Waits until calls that begin now are complete.
@@ -168,7 +170,7 @@ impl PutGetLoad {
     }
 }
 
-async fn retried(addresses: &[String], table: &str, round: usize) -> Result<(), Error> {
+async fn retried(addresses: &[String], table: &str, round: usize, repeated: &AtomicU64) -> Result<(), Error> {
     let (began, write_id) = (Instant::now(), format!("round-{round}"));
     let mut attempt = round;
     loop {
@@ -181,7 +183,11 @@ async fn retried(addresses: &[String], table: &str, round: usize) -> Result<(), 
             Ok(())
         };
         match call.await {
-            Err(Error { code: Code::Unavailable, .. }) if began.elapsed() < LIMIT => attempt += 1,
+            Err(error) if error.message.contains("does not know the users") => return Err(error),
+            Err(Error { code: Code::Unavailable, .. }) if began.elapsed() < LIMIT => {
+                attempt += 1;
+                repeated.fetch_add(1, Ordering::SeqCst);
+            }
             outcome => return outcome,
         }
     }
@@ -237,6 +243,8 @@ async fn ca_is_rotated_under_load_without_a_restart() {
     reloaded(&mut cluster, 2).await;
     replace(&ca, next.pem());
     reloaded(&mut cluster, 3).await;
+    load.goes_on().await;
+    assert_eq!(load.repeated.load(Ordering::SeqCst), 0, "no member has stopped yet");
     // All connections of these members are new.
     cluster.nodes[0].kill();
     cluster.nodes[0].restart().await;

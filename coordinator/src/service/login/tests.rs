@@ -100,6 +100,16 @@ async fn guesses_of_cancelled_calls_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logins_beyond_the_limit_are_refused_at_once() {
+    let fixture = ServicesFixture::closed().await;
+    let others = fixture.services.login.state.pending.try_acquire_many(MAX_PENDING as u32).unwrap();
+    let refused = login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap_err();
+    assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)), "{refused}");
+    drop(others);
+    login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_guesses_at_once_are_slowed_down_too() {
     let fixture = ServicesFixture::closed().await;
     let guesses = (0..50).map(|at| {
