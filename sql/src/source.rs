@@ -61,6 +61,20 @@ pub struct PlannedTable {
     pub bytes: u64,
     /// The verified ticket of these parts, for scans.
     pub ticket: Arc<Ticket>,
+    /// Which of its rows are in which part; `None`: nothing is known.
+    pub sharding: Option<TableSharding>,
+}
+
+/// How the rows of a version are distributed: a row is in a part of the shard that
+/// [`Partitioner`](volley_common::partition::Partitioner) gives for its keys.
+#[derive(Clone, Debug)]
+pub struct TableSharding {
+    /// The names of the key columns, in their order.
+    pub keys: Vec<String>,
+    /// How many shards the table has.
+    pub shards: u32,
+    /// The shard of each part.
+    pub part_shards: Vec<u32>,
 }
 
 /// One part of a version.

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Error, Result, TableName, clock, partition};
 use volley_sql::predicate::Predicate;
-use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
+use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSharding, TableSource};
 use volley_sql::statement::TableAt;
 
 use super::caller::SqlCaller;
@@ -77,6 +77,7 @@ impl NodeSource {
     fn read_plan(&self, table: &TableAt, planned: &cluster::PlannedTable) -> Result<PlannedTable> {
         let key = self.caller.context.get.cluster.ticket_key()?;
         let ticket = key.verify(&planned.ticket, clock::now_ms())?;
+        let keys = planned.shard_by.clone();
         let planned = PlannedTable {
             name: table.name.clone(),
             version: ticket.version,
@@ -84,6 +85,7 @@ impl NodeSource {
             parts: ticket.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
             rows: planned.rows,
             bytes: planned.bytes,
+            sharding: sharding(keys, planned, ticket.parts.len()),
             ticket: Arc::new(ticket),
         };
         self.note(table, &planned);
@@ -109,7 +111,9 @@ impl NodeSource {
         }
         // The columns stay those of the first plan, whatever the caller may see by now.
         let kept = with_parts(&table.ticket, ticket.parts);
+        let keys = table.sharding.as_ref().map(|sharding| sharding.keys.clone()).unwrap_or_default();
         Ok(PlannedTable {
+            sharding: sharding(keys, planned, kept.parts.len()),
             parts: kept.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
             rows: planned.rows,
             bytes: planned.bytes,
@@ -171,6 +175,16 @@ impl TableSource for NodeSource {
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
         read_on(self.io.clone(), rows)
     }
+}
+
+/// How the rows of so many parts are distributed by these keys, if a coordinator says it, and this node knows the function.
+fn sharding(keys: Vec<String>, planned: &cluster::PlannedTable, parts: usize) -> Option<TableSharding> {
+    let part_shards = planned.part_shards.clone();
+    let is_known = planned.partition_algorithm == partition::ALGORITHM
+        && !keys.is_empty()
+        && part_shards.len() == parts
+        && part_shards.iter().all(|shard| *shard < planned.shards);
+    is_known.then_some(TableSharding { keys, shards: planned.shards, part_shards })
 }
 
 /// The table that was planned before, if it was, else the one that has the name now.
@@ -245,10 +259,34 @@ mod tests {
             rows: 0,
             bytes: 0,
             ticket: Arc::new(ticket),
+            sharding: None,
         };
         source.note(&table, &planned);
         assert_eq!(source.versions(&[table]), [TableVersion { version: Some(3), table_id: 7, ..newest }]);
         assert_eq!(source.expires_ms(), Some(5));
+    }
+
+    #[test]
+    fn sharding_that_is_not_told_exactly_is_not_known() {
+        let planned = cluster::PlannedTable {
+            shards: 4,
+            partition_algorithm: partition::ALGORITHM,
+            part_shards: vec![3, 0, 3],
+            ..cluster::PlannedTable::default()
+        };
+        let keys = || vec!["k".to_string()];
+        let known = sharding(keys(), &planned, 3).unwrap();
+        assert_eq!((known.keys, known.shards, known.part_shards), (keys(), 4, vec![3, 0, 3]));
+        assert!(sharding(keys(), &planned, 2).is_none(), "of other parts");
+        assert!(sharding(Vec::new(), &planned, 3).is_none(), "without keys");
+        let changed = |change: fn(&mut cluster::PlannedTable)| {
+            let mut planned = planned.clone();
+            change(&mut planned);
+            sharding(keys(), &planned, planned.part_shards.len())
+        };
+        assert!(changed(|planned| planned.partition_algorithm = 0).is_none(), "of a coordinator that does not say it");
+        assert!(changed(|planned| planned.partition_algorithm += 1).is_none(), "by another function");
+        assert!(changed(|planned| planned.shards = 3).is_none(), "with a shard that the table does not have");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | `routing` | which parts a task reads, and which node runs it |
+//! | `colocation`, `colocated_join` | joins of tables with equal shards, for which no row is exchanged |
 //! | `planner` | what the library asks when it makes stages |
 //! | `portability` | plans that would not be the same on another node |
 //! | `leaf_codec` | leaves as bytes |
@@ -13,6 +14,8 @@
 //! | `worker`, `task_registry` | tasks that run here for other nodes |
 
 mod channel;
+mod colocated_join;
+mod colocation;
 mod leaf_codec;
 mod messages;
 mod planner;
@@ -38,6 +41,7 @@ use volley_common::wire::cluster::TicketPart;
 use volley_common::{NodeId, Result};
 
 use self::channel::QueryEnd;
+use self::colocation::colocate;
 use self::planner::StagePlanner;
 use self::routing::{HolderRouting, TaskRouting, candidates};
 use self::worker::engine_version;
@@ -150,7 +154,8 @@ impl QueryStages {
         let nodes = routing.nodes(routing.max_tasks());
         config.set_extension(Arc::new(QueryEnd(deadline.map(|deadline| deadline.at))));
         let planner = StagePlanner { routing, worker: &self.worker, collects_metrics: analyzed.is_some() };
-        let (plan, config) = checked(planner.plan(state, logical, plan.clone(), config).await)?;
+        let plan = checked(colocate(plan, planner.routing.max_tasks()))?;
+        let (plan, config) = checked(planner.plan(state, logical, plan, config).await)?;
         if !checked(plan.exists(|node| Ok(node.is::<DistributedExec>())))? {
             return Ok(QueryPlacement::Head(
                 "its tables have too few parts, or its steps need all rows in one place".into(),

@@ -11,6 +11,7 @@ use crate::source::PartScan;
 use crate::statement::QueryKind;
 
 mod casts;
+mod colocation;
 mod large_values;
 mod limits;
 mod memory_network;

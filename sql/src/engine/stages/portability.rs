@@ -55,8 +55,9 @@ const NAMED: [(&str, &str); 4] = [
     ("RecursiveQueryExec", "a recursive query"),
 ];
 
-/// What the library adds between stages.
-const EXCHANGES: [&str; 4] = ["BroadcastExec", "NetworkBroadcastExec", "NetworkCoalesceExec", "NetworkShuffleExec"];
+/// What the library adds between stages, and `colocation` to a plan that was compared: what is within it was, too.
+const ADDED: [&str; 5] =
+    ["BroadcastExec", "ColocatedJoinExec", "NetworkBroadcastExec", "NetworkCoalesceExec", "NetworkShuffleExec"];
 
 /// Why the plan must stay on this node; `None`: it is the same on every node of this version.
 ///
@@ -72,14 +73,14 @@ pub(super) fn reason_to_stay(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskCo
 }
 
 /// Checks the plan of a task, which may come from anybody where members have no TLS: the library decodes operators that read
-/// files, too.
+/// files, too. What is within a leaf is checked when that is decoded.
 ///
 /// # Errors
 /// PERMISSION_DENIED: it has an operator that no head sends.
 pub(super) fn check_received(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     plan.apply(|node| {
         let name = node.name();
-        match OPERATORS.contains(&name) || EXCHANGES.contains(&name) {
+        match OPERATORS.contains(&name) || ADDED.contains(&name) {
             true => Ok(TreeNodeRecursion::Continue),
             false => Err(into_datafusion(Error::denied(format!("a task may not have the operator {name}")))),
         }
