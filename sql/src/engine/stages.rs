@@ -7,11 +7,13 @@
 //! | `routing` | which parts a task reads, and which node runs it |
 //! | `planner` | what the library asks when it makes stages |
 //! | `portability` | plans that would not be the same on another node |
+//! | `broadcasts` | broadcasts of a side of a join, within the memory of queries |
 //! | `leaf_codec` | leaves as bytes |
 //! | `channel`, `messages`, `task_metrics` | calls to other nodes, and what is sent in them |
 //! | `received_rows`, `sent_rows` | rows of tasks on their way between nodes |
 //! | `worker`, `task_registry` | tasks that run here for other nodes |
 
+mod broadcasts;
 mod channel;
 mod leaf_codec;
 mod messages;
