@@ -213,12 +213,12 @@ mod tests {
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool.clone()).build_arc().unwrap();
         let config = SessionConfig::new().with_sort_spill_reservation_bytes(256 << 10);
         let context = Arc::new(TaskContext::default().with_session_config(config).with_runtime(runtime));
-        // As many bytes as the pool has, of which a sort collects a fifth at a time.
+        // More than a sort may collect at a time, which is a fifth of the memory for rows and what is made of them.
         let batch = |part: i64| {
-            let values: Int64Array = (0..8192i64).map(|row| (row * 128 + part) * 7919 % (8192 * 128)).collect();
+            let values: Int64Array = (0..8192i64).map(|row| (row * 64 + part) * 7919 % (8192 * 64)).collect();
             RecordBatch::try_from_iter([("value", Arc::new(values) as ArrayRef)]).unwrap()
         };
-        let batches: Vec<RecordBatch> = (0..128).map(batch).collect();
+        let batches: Vec<RecordBatch> = (0..64).map(batch).collect();
         let schema = batches[0].schema();
         let source = MemorySourceConfig::try_new_exec(&[batches], schema, None).unwrap();
         let order = [PhysicalSortExpr::new_default(Arc::new(Column::new("value", 0)))];
