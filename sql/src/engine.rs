@@ -77,6 +77,8 @@ pub use self::stages::QueryWorker;
 const SETTINGS: &str = "df_settings";
 /// The most that a sort keeps free to merge what it has spilled, bytes.
 const SORT_MERGE_BYTES: usize = 10 << 20;
+/// How many scans of a query are planned at once. A source may wait for others while it plans one; they use one thread.
+const TABLES_AT_ONCE: usize = 16;
 /// The least number of partitions of queries that may run on several nodes: what has one partition cannot be divided.
 const MIN_PARTITIONS_OF_STAGES: usize = 2;
 
@@ -272,14 +274,16 @@ impl SqlEngine {
 
 fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
     let partitions = config.partitions.max(1);
-    type_settings()
+    let mut settings = type_settings()
         .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true)
         .with_target_partitions(partitions)
         .with_batch_size(config.batch_rows.max(1))
         // Each partition of a sort takes that much in advance.
-        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions))
+        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions));
+    settings.options_mut().execution.planning_concurrency = TABLES_AT_ONCE;
+    settings
 }
 
 /// The tables of a statement, in its order.

@@ -1,6 +1,5 @@
 """Invalid requests of clients get the right error, and nothing is stored."""
 
-import json
 import os
 
 import pyarrow as pa

@@ -1,6 +1,5 @@
 """Processes that are killed, clients that disappear, a cluster that is restarted."""
 
-import os
 import signal
 import subprocess
 import sys

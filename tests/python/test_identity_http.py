@@ -11,7 +11,7 @@ import pytest
 
 from cluster import action, descriptor, get, put
 from identity_cluster import ADMIN, Bearer, basic, handshake, headers
-from test_protocol import field, fields
+from protobuf import field, fields
 from tls_cluster import volley
 
 TABLE = pa.table({"i": pa.array(range(1_000), pa.int64())})

@@ -7,7 +7,7 @@ import pytest
 
 from cluster import descriptor, finish, put, wait_until
 from identity_cluster import ADMIN, put_schema, refusal_of
-from test_protocol import field
+from protobuf import field
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"], "c": [1.5, 2.5, 3.5]})
 

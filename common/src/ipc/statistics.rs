@@ -11,6 +11,7 @@
 //! | `extremes` | the least and the greatest value of an array |
 //! | `bound` | bounds as bytes that have their order, and lists of them |
 //! | `bound_filter`, [`comparison`] | conditions on bounds, which hold wherever a filter can select a row |
+//! | `value_range` | ranges of values, to which long lists of them are shortened |
 //! | `part_bounds` | bounds of a whole part, for the catalog |
 
 mod bound;
@@ -19,6 +20,7 @@ mod column_values;
 pub mod comparison;
 mod extremes;
 mod part_bounds;
+mod value_range;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Schema};

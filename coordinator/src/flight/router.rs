@@ -189,6 +189,7 @@ impl CoordinatorRouter {
             "GetFlightInfo" => self.get_flight_info(request, call).await,
             "DoGet" => self.do_get(request, call).await,
             "DoPut" | "DoExchange" => self.forward_stream(request, call).await,
+            "Handshake" => self.serve_unidentified(request).await,
             _ if call.access().require_identity().is_err() => self.serve_unidentified(request).await,
             "GetSchema" | "PollFlightInfo" | "DoAction" => self.serve_message(method, request, call).await,
             _ => Ok(self.serve_by_tonic(request).await),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use futures::stream::BoxStream;
@@ -10,6 +11,7 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
@@ -25,6 +27,8 @@ use crate::get::ticket_parts::with_parts;
 
 /// A table of fewer parts is read without asking which of them a filter excludes: that takes a call to a coordinator.
 const MIN_PARTS_TO_PRUNE: usize = 4;
+/// How long a statement waits for coordinators that do not answer which parts a filter excludes, for all of its tables together.
+const PRUNING_TIME: Duration = Duration::from_secs(3);
 /// Batches of a scan that are read ahead of the engine.
 const READ_AHEAD: usize = 2;
 
@@ -37,6 +41,22 @@ pub struct NodeSource {
     /// Where connections and disks are waited for: the threads of the node, not those of the engine.
     io: Handle,
     planned: Mutex<PlannedVersions>,
+    pruning: PruningDeadline,
+}
+
+/// Until when coordinators are asked which parts can be left out. `None`: none is asked, or the last one answered.
+#[derive(Default)]
+struct PruningDeadline(Mutex<Option<Instant>>);
+
+impl PruningDeadline {
+    /// That of a call which begins now: the same for all calls since the last one that was answered.
+    fn of_call(&self) -> Instant {
+        *self.0.lock().get_or_insert_with(|| Instant::now() + PRUNING_TIME)
+    }
+
+    fn answered(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// What was planned, here or before.
@@ -51,7 +71,7 @@ impl NodeSource {
     /// the same version. Call it on a thread of the node.
     pub fn new(caller: SqlCaller, pinned: PinnedTables) -> Arc<Self> {
         let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None });
-        Arc::new(NodeSource { caller, io: Handle::current(), planned })
+        Arc::new(NodeSource { caller, io: Handle::current(), planned, pruning: PruningDeadline::default() })
     }
 
     /// The ids and versions of those of these tables that were planned. The others as the statement names them.
@@ -93,7 +113,19 @@ impl NodeSource {
     }
 
     /// The table with only those parts that a coordinator does not exclude.
-    async fn plan_filtered(&self, table: &PlannedTable, filter: cluster::PartFilter) -> Result<PlannedTable> {
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED: none answers until then. Those of planning.
+    async fn plan_filtered(
+        &self,
+        table: &PlannedTable,
+        filter: cluster::PartFilter,
+        until: Instant,
+    ) -> Result<PlannedTable> {
+        let too_late = || Error::deadline(format!("no coordinator answered within {PRUNING_TIME:?}"));
+        if until <= Instant::now() {
+            return Err(too_late());
+        }
         let version = TableVersion {
             table: table.name.components().to_vec(),
             version: Some(table.version),
@@ -101,7 +133,9 @@ impl NodeSource {
         };
         let request = PlanTablesRequest { tables: vec![version], filters: vec![filter] };
         let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
-        let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
+        let answer = async move { timeout_at(until, coordinators.plan_tables(request, &caller)).await };
+        let reply = self.on_node(async move { answer.await.unwrap_or_else(|_| Err(too_late())) }).await?;
+        self.pruning.answered();
         let Some(planned) = reply.tables.first() else {
             return Err(Error::internal("a coordinator planned no table"));
         };
@@ -153,7 +187,7 @@ impl TableSource for NodeSource {
             return table.clone();
         }
         let Some(filter) = part_filter(filter, &table.ticket) else { return table.clone() };
-        match self.plan_filtered(table, filter).await {
+        match self.plan_filtered(table, filter, self.pruning.of_call()).await {
             Ok(planned) => Arc::new(planned),
             Err(error) => {
                 tracing::debug!(table = %table.name, %error, "no part is left out of a scan");
@@ -232,7 +266,7 @@ pub(super) fn read_on<T: Send + 'static>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use arrow::datatypes::Schema;
+    use arrow::datatypes::{DataType, Field, Schema};
     use futures::TryStreamExt;
     use tokio::runtime::Runtime;
     use volley_common::identity::Access;
@@ -240,30 +274,57 @@ mod tests {
     use super::*;
     use crate::get::tests::cluster::TestNode;
 
+    /// The tables of a caller of a node whose coordinators cannot be reached.
+    fn source_of(node: &TestNode) -> Arc<NodeSource> {
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(Access::open());
+        NodeSource::new(SqlCaller::of(node.context.sql.clone(), &request.into_parts().0), HashMap::new())
+    }
+
+    fn planned(name: &str, schema: Schema, parts: usize, ticket: cluster::Ticket) -> PlannedTable {
+        PlannedTable {
+            name: name.parse().unwrap(),
+            version: 3,
+            schema: Arc::new(schema),
+            parts: (0..parts).map(|_| PlannedPart { rows: 1 }).collect(),
+            rows: parts as u64,
+            bytes: 0,
+            ticket: Arc::new(ticket),
+            sharding: None,
+        }
+    }
+
     #[tokio::test]
     async fn table_is_planned_again_by_its_id_and_version() {
         let node = TestNode::start().await;
-        let mut request = http::Request::new(());
-        request.extensions_mut().insert(Access::open());
-        let caller = SqlCaller::of(node.context.sql.clone(), &request.into_parts().0);
-        let source = NodeSource::new(caller, HashMap::new());
+        let source = source_of(&node);
         let table = TableAt { name: "a/b".parse().unwrap(), version: None };
         let newest = TableVersion { table: vec!["a".into(), "b".into()], ..TableVersion::default() };
         assert_eq!(source.versions(std::slice::from_ref(&table)), std::slice::from_ref(&newest));
         let ticket = cluster::Ticket { table_id: 7, expires_ms: 5, ..cluster::Ticket::default() };
-        let planned = PlannedTable {
-            name: table.name.clone(),
-            version: 3,
-            schema: Arc::new(Schema::empty()),
-            parts: Vec::new(),
-            rows: 0,
-            bytes: 0,
-            ticket: Arc::new(ticket),
-            sharding: None,
-        };
+        let planned = planned("a/b", Schema::empty(), 0, ticket);
         source.note(&table, &planned);
         assert_eq!(source.versions(&[table]), [TableVersion { version: Some(3), table_id: 7, ..newest }]);
         assert_eq!(source.expires_ms(), Some(5));
+    }
+
+    #[tokio::test]
+    async fn tables_share_one_deadline_to_leave_out_parts() {
+        let node = TestNode::start().await;
+        let source = source_of(&node);
+        let until = Instant::now() + Duration::from_millis(50);
+        *source.pruning.0.lock() = Some(until);
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let filter = Predicate::parse("n > 7", &Arc::new(schema.clone())).unwrap();
+        let ticket = cluster::Ticket { schema: b"message".to_vec().into(), ..cluster::Ticket::default() };
+        let tables = ["a", "b"].map(|name| Arc::new(planned(name, schema.clone(), 9, ticket.clone())));
+        for table in &tables {
+            assert!(Arc::ptr_eq(&source.prune(table, &filter).await, table));
+            assert!(Instant::now() >= until, "a coordinator was asked");
+            assert_eq!(source.pruning.of_call(), until);
+        }
+        source.pruning.answered();
+        assert!(source.pruning.of_call() > until);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 
-/// How the engine names what a sort merges with. It is no consumer that can spill.
+/// How the engine names what a sort merges with. It is no consumer that can spill, and nothing but the name tells it from others
+/// that cannot.
 const MERGE_NAME: &str = "ExternalSorterMerge";
 
 /// A pool with three fifths of the memory for merges of sorts, if there are any. Operators that spill share the rest, and others take what
@@ -144,6 +145,17 @@ impl fmt::Display for QueryMemoryPool {
 mod tests {
     use std::sync::Arc;
 
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::catalog::memory::MemorySourceConfig;
+    use datafusion::execution::TaskContext;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_expr::PhysicalSortExpr;
+    use datafusion::physical_expr::expressions::Column;
+    use datafusion::physical_plan::ExecutionPlan;
+    use datafusion::physical_plan::sorts::sort::SortExec;
+    use datafusion::prelude::SessionConfig;
+    use futures::StreamExt;
+
     use super::*;
 
     fn merge(pool: &Arc<dyn MemoryPool>, partition: usize) -> MemoryReservation {
@@ -193,5 +205,30 @@ mod tests {
         assert_eq!(pool.reserved(), 650);
         drop(first);
         join.try_grow(600).unwrap();
+    }
+
+    #[tokio::test]
+    async fn merge_of_a_sort_that_spilled_is_known_by_its_name() {
+        let pool = Arc::new(QueryMemoryPool::new(8 << 20, 1));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool.clone()).build_arc().unwrap();
+        let config = SessionConfig::new().with_sort_spill_reservation_bytes(256 << 10);
+        let context = Arc::new(TaskContext::default().with_session_config(config).with_runtime(runtime));
+        // More than a sort may collect at a time, which is a fifth of the memory for rows and what is made of them.
+        let batch = |part: i64| {
+            let values: Int64Array = (0..8192i64).map(|row| (row * 64 + part) * 7919 % (8192 * 64)).collect();
+            RecordBatch::try_from_iter([("value", Arc::new(values) as ArrayRef)]).unwrap()
+        };
+        let batches: Vec<RecordBatch> = (0..64).map(batch).collect();
+        let schema = batches[0].schema();
+        let source = MemorySourceConfig::try_new_exec(&[batches], schema, None).unwrap();
+        let order = [PhysicalSortExpr::new_default(Arc::new(Column::new("value", 0)))];
+        let sort = SortExec::new(order.into(), source);
+        let mut rows = sort.execute(0, context).unwrap();
+        rows.next().await.unwrap().unwrap();
+        assert!(sort.metrics().unwrap().spill_count().unwrap() > 1, "it has not spilled");
+        {
+            let held = pool.held.lock();
+            assert!(held.merging.all > 0 && held.merging.shares.len() == 1, "merges have another name: {held:?}");
+        }
     }
 }

@@ -4,15 +4,16 @@
 //! record batches by the statistics of their part, and parts, for which a coordinator evaluates it by those of the catalog. It
 //! says nothing of types: values are bytes whose order is that of the values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bound::ListedBound;
+use super::bound::{Bound, ListedBound, MAX_PART_BOUND_BYTES, after_all_with};
+use super::value_range::ValueRange;
 use crate::wire::cluster::{BoundCondition, BoundTest};
 
-/// Bytes that a condition takes in a message, about, without its value.
-const CONDITION_BYTES: usize = 16;
+/// Bytes that a condition takes in a message, at most, without its value: of a column below two million.
+const CONDITION_BYTES: usize = 12;
 /// Maximum bytes of a condition that is sent, about. In base64 it fits into the least header list that a member can be set to
 /// accept, beside the call's other headers.
 const MAX_SENT_BYTES: usize = 1536;
@@ -100,14 +101,7 @@ impl BoundFilter {
             BoundFilter::All(inner) => inner,
             other => vec![other],
         };
-        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
-        match (flat.len(), flat.pop()) {
-            (1, Some(only)) => only,
-            (_, last) => {
-                flat.extend(last);
-                BoundFilter::All(flat)
-            }
-        }
+        BoundFilter::joined(conditions.into_iter().flat_map(inner).collect(), BoundFilter::All)
     }
 
     /// One of these conditions.
@@ -116,12 +110,16 @@ impl BoundFilter {
             BoundFilter::Any(inner) => inner,
             other => vec![other],
         };
-        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
-        match (flat.len(), flat.pop()) {
-            (1, Some(only)) => only,
-            (_, last) => {
-                flat.extend(last);
-                BoundFilter::Any(flat)
+        BoundFilter::joined(conditions.into_iter().flat_map(inner).collect(), BoundFilter::Any)
+    }
+
+    /// The only one of these conditions, or else all of them in one.
+    fn joined(mut conditions: Vec<BoundFilter>, join: fn(Vec<BoundFilter>) -> BoundFilter) -> Self {
+        match conditions.pop() {
+            Some(only) if conditions.is_empty() => only,
+            last => {
+                conditions.extend(last);
+                join(conditions)
             }
         }
     }
@@ -171,21 +169,87 @@ impl BoundFilter {
         })
     }
 
-    /// The message that says the same, or, of a condition that is too large, what follows from it; `None`: nothing does. It has at
-    /// most about 1.5 KiB.
+    /// The message that says the same of parts, or, of a condition that is too large, what follows from it; `None`: nothing does.
+    /// It has at most about 1.5 KiB.
     pub fn to_wire(&self) -> Option<BoundCondition> {
         let mut bytes = MAX_SENT_BYTES;
-        self.limited(&mut bytes, MAX_LEVELS).map(|limited| limited.condition())
+        self.shortened().limited(&mut bytes, MAX_LEVELS).map(|limited| limited.condition())
+    }
+
+    /// The condition with the beginnings of long values, from which it follows. Bounds of parts have no more bytes, so that it
+    /// excludes the same parts, but for those whose greatest value is such a beginning.
+    fn shortened(&self) -> BoundFilter {
+        let all = |conditions: &[BoundFilter]| conditions.iter().map(BoundFilter::shortened).collect();
+        match self {
+            BoundFilter::All(conditions) => BoundFilter::All(all(conditions)),
+            BoundFilter::Any(conditions) => BoundFilter::Any(all(conditions)),
+            BoundFilter::Compare { column, operator, value } if value.len() > MAX_PART_BOUND_BYTES => {
+                let beginning = &value[..MAX_PART_BOUND_BYTES];
+                match (operator, after_all_with(beginning)) {
+                    (BoundOperator::Greater | BoundOperator::GreaterOrEqual, _) => {
+                        BoundFilter::compare(*column, BoundOperator::GreaterOrEqual, beginning)
+                    }
+                    (BoundOperator::Less | BoundOperator::LessOrEqual, Bound::Value(after)) => {
+                        BoundFilter::compare(*column, BoundOperator::Less, after.as_slice())
+                    }
+                    (BoundOperator::Less | BoundOperator::LessOrEqual, _) => BoundFilter::IsNotNull(*column),
+                }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// What follows for the values of each column; `None`: the condition never holds.
+    fn ranges(&self) -> Option<BTreeMap<usize, ValueRange<'_>>> {
+        match self {
+            BoundFilter::All(conditions) => {
+                let mut ranges = BTreeMap::<usize, ValueRange<'_>>::new();
+                for condition in conditions {
+                    for (column, range) in condition.ranges()? {
+                        ranges.entry(column).or_default().narrow(range);
+                    }
+                }
+                Some(ranges)
+            }
+            BoundFilter::Any(conditions) => {
+                let mut possible = conditions.iter().filter_map(BoundFilter::ranges);
+                let mut ranges = possible.next()?;
+                for other in possible {
+                    ranges.retain(|column, range| other.get(column).is_some_and(|other| range.widen(*other)));
+                }
+                Some(ranges)
+            }
+            BoundFilter::IsNull(_) | BoundFilter::IsNotNull(_) => Some(BTreeMap::new()),
+            BoundFilter::Compare { column, operator, value } => {
+                let range = match operator {
+                    BoundOperator::Less | BoundOperator::LessOrEqual => ValueRange::at_most(value),
+                    BoundOperator::Greater | BoundOperator::GreaterOrEqual => ValueRange::at_least(value),
+                };
+                Some(BTreeMap::from([(*column, range)]))
+            }
+        }
+    }
+
+    /// That there may be values between the least and the greatest ones with which this condition compares a column; `None`: it
+    /// may hold whatever the values are.
+    fn between(&self) -> Option<BoundFilter> {
+        let bounds = self.ranges()?.into_iter().flat_map(|(column, range)| {
+            let from = range.least().map(|least| BoundFilter::compare(column, BoundOperator::GreaterOrEqual, least));
+            let to = range.greatest().map(|most| BoundFilter::compare(column, BoundOperator::LessOrEqual, most));
+            from.into_iter().chain(to)
+        });
+        let bounds: Vec<BoundFilter> = bounds.collect();
+        (!bounds.is_empty()).then(|| BoundFilter::all(bounds))
     }
 
     /// A condition that follows from this one, and takes at most `bytes`, which are reduced by what it takes.
-    fn limited(&self, bytes: &mut usize, levels: usize) -> Option<BoundFilter> {
+    fn limited(&self, bytes: &mut usize, most_levels: usize) -> Option<BoundFilter> {
         let own = match self {
             BoundFilter::Compare { value, .. } => CONDITION_BYTES + value.len(),
             _ => CONDITION_BYTES,
         };
         let before = *bytes;
-        let levels = levels.checked_sub(1)?;
+        let levels = most_levels.checked_sub(1)?;
         *bytes = before.checked_sub(own)?;
         let limited = match self {
             // Those that fit.
@@ -194,10 +258,13 @@ impl BoundFilter {
                     conditions.iter().filter_map(|condition| condition.limited(bytes, levels)).collect();
                 (!fitting.is_empty()).then_some(BoundFilter::All(fitting))
             }
-            // Without one of them nothing would follow.
+            // Without one of them nothing would follow but a range.
             BoundFilter::Any(conditions) => {
                 let all: Option<Vec<_>> = conditions.iter().map(|condition| condition.limited(bytes, levels)).collect();
-                all.map(BoundFilter::Any)
+                all.map(BoundFilter::Any).or_else(|| {
+                    *bytes = before;
+                    self.between()?.limited(bytes, most_levels)
+                })
             }
             other => Some(other.clone()),
         };

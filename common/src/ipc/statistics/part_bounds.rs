@@ -10,14 +10,12 @@ use std::cell::Cell;
 use bytes::Bytes;
 use prost::{Message, decode_length_delimiter};
 
-use super::bound::{Bound, BoundList, BoundSide, bound_at};
+use super::bound::{Bound, BoundList, BoundSide, MAX_PART_BOUND_BYTES, bound_at};
 use super::bound_filter::{BoundFilter, ColumnRange, MAX_COLUMNS};
 use crate::wire::statistics::PartBounds;
 
 /// Maximum bytes of a part's bounds in the catalog.
 pub const MAX_PART_BOUNDS_BYTES: usize = 256;
-/// Maximum bytes of one of them.
-const MAX_BYTES_OF_BOUND: usize = 16;
 /// Fields of [`PartBounds`], whose numbers begin with 1. All are length-delimited, which is this type of protobuf.
 const FIELDS: usize = 6;
 const LENGTH_DELIMITED: usize = 2;
@@ -34,8 +32,8 @@ pub(super) struct ColumnTotals {
 pub(super) fn encode(columns: impl Iterator<Item = ColumnTotals>) -> Bytes {
     let mut fitting: Vec<ColumnTotals> = Vec::new();
     for column in columns {
-        let minimum = column.minimum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Minimum);
-        let maximum = column.maximum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Maximum);
+        let minimum = column.minimum.truncated(MAX_PART_BOUND_BYTES, BoundSide::Minimum);
+        let maximum = column.maximum.truncated(MAX_PART_BOUND_BYTES, BoundSide::Maximum);
         fitting.push(ColumnTotals { minimum, maximum, ..column });
         if message(&fitting).encoded_len() > MAX_PART_BOUNDS_BYTES {
             fitting.pop();

@@ -18,6 +18,7 @@ use datafusion_distributed::{
 use url::Url;
 use volley_common::Error;
 
+use super::broadcasts::without_local_broadcasts;
 use super::colocated_join::ColocatedJoinExec;
 use super::messages::url_of;
 use super::routing::TaskRouting;
@@ -53,7 +54,8 @@ impl StagePlanner<'_> {
         let config = builder.config().take().ok_or_else(missing)?;
         let mut state = state.clone();
         *state.config_mut() = config.clone();
-        Ok((planner.create_physical_plan(logical, &state).await?, config))
+        let plan = planner.create_physical_plan(logical, &state).await?;
+        Ok((without_local_broadcasts(plan)?, config))
     }
 
     fn config(&self, mut config: SessionConfig) -> Result<SessionConfig> {

@@ -26,6 +26,7 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Error, Result};
 
+use super::broadcasts::bounded;
 use super::channel::NodeChannels;
 use super::leaf_codec::LeafCodec;
 use super::messages::{decode_key, decode_number, decode_output, decode_settings, url_of};
@@ -228,7 +229,7 @@ impl WorkerSessionBuilder for TaskSessions {
     }
 }
 
-/// Refuses plans that no head sends.
+/// Refuses plans that no head sends, and bounds what they keep in memory.
 struct OperatorCheck;
 
 impl WorkerPlanRewriteHandler for OperatorCheck {
@@ -237,7 +238,7 @@ impl WorkerPlanRewriteHandler for OperatorCheck {
         ev: WorkerPlanRewriteEvent<'_>,
     ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
         check_received(&ev.plan)?;
-        Ok(WorkerPlanRewriteEventResponse::new(ev.plan))
+        Ok(WorkerPlanRewriteEventResponse::new(bounded(ev.plan)))
     }
 }
 

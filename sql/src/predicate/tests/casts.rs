@@ -102,7 +102,7 @@ fn number_cases() -> Vec<CastCase> {
     ]
 }
 
-const OPERATORS: [Operator; 8] = [
+pub(super) const OPERATORS: [Operator; 8] = [
     Operator::Eq,
     Operator::NotEq,
     Operator::Lt,

@@ -15,6 +15,11 @@ fn may_select(filter: &BoundFilter, column: ColumnRange<'_>) -> bool {
     filter.may_select(&|at| (at == 0).then_some(column))
 }
 
+/// What a coordinator gets of a condition.
+fn sent(filter: BoundFilter) -> Option<BoundFilter> {
+    filter.to_wire().and_then(|message| BoundFilter::from_wire(&message))
+}
+
 #[test]
 fn comparisons_hold_where_a_value_may_compare_so() {
     use BoundOperator::{Greater, GreaterOrEqual, Less, LessOrEqual};
@@ -68,21 +73,70 @@ fn conditions_come_back_from_their_message() {
 
 #[test]
 fn large_condition_is_sent_as_what_follows_from_it() {
-    let many = |count: usize| (0..count).map(|at| less(at % 3, &[7; 32])).collect::<Vec<_>>();
-    let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
+    let many = |count: usize| (0..count).map(|at| less(at % 3, &[7; 16])).collect::<Vec<_>>();
     let BoundFilter::All(some) = sent(BoundFilter::All(many(100))).unwrap() else { panic!("another condition") };
     assert!(some.len() > 20 && some == many(100)[..some.len()]);
     assert_eq!(sent(BoundFilter::Any(many(100))), None);
     let both = BoundFilter::All(vec![BoundFilter::Any(many(100)), less(1, b"a")]);
     assert_eq!(sent(both), Some(BoundFilter::All(vec![less(1, b"a")])));
-    let deep = (0..40).fold(less(1, b"a"), |inner, _| BoundFilter::Any(vec![BoundFilter::All(vec![inner])]));
-    assert_eq!(sent(deep), None);
+    let deep =
+        |inner: BoundFilter| (0..40).fold(inner, |inner, _| BoundFilter::Any(vec![BoundFilter::All(vec![inner])]));
+    assert_eq!(sent(deep(BoundFilter::IsNull(0))), None);
+    let range_of_deep = sent(deep(less(0, b"c"))).unwrap();
+    assert!(may_select(&range_of_deep, range(0, b"c", b"d")) && !may_select(&range_of_deep, range(0, b"d", b"e")));
+}
+
+#[test]
+fn long_values_are_sent_by_their_beginnings() {
+    use BoundOperator::{Greater, GreaterOrEqual, Less, LessOrEqual};
+    let (beginning, mut after) = ([7; 16], [7; 16]);
+    after[15] = 8;
+    for (operator, expected) in [
+        (Less, less(0, &after)),
+        (LessOrEqual, less(0, &after)),
+        (Greater, BoundFilter::compare(0, GreaterOrEqual, &beginning)),
+        (GreaterOrEqual, BoundFilter::compare(0, GreaterOrEqual, &beginning)),
+    ] {
+        assert_eq!(sent(BoundFilter::compare(0, operator, &[7; 17])), Some(expected), "{operator:?}");
+    }
+    assert_eq!(sent(less(0, &[255; 32])), Some(BoundFilter::IsNotNull(0)));
+}
+
+#[test]
+fn list_of_long_values_excludes_what_is_not_between_them() {
+    let value = |at: usize| format!("{at:04}{}", "x".repeat(40));
+    let equal = |at: usize| {
+        let compare = |operator| BoundFilter::compare(0, operator, value(at).as_bytes());
+        BoundFilter::all(vec![compare(BoundOperator::GreaterOrEqual), compare(BoundOperator::LessOrEqual)])
+    };
+    for (count, has_gaps) in [(3, true), (20, true), (60, false)] {
+        let list = sent(BoundFilter::any((0..count).map(|at| equal(2 * at)).collect())).unwrap();
+        let held = |value: String| may_select(&list, range(0, value.as_bytes(), value.as_bytes()));
+        assert!((0..count).all(|at| held(value(2 * at))), "{count} values");
+        assert_eq!(held(value(1)), !has_gaps, "{count} values");
+        assert!(!held(value(2 * count)) && !held("0".into()), "{count} values");
+    }
+}
+
+#[test]
+fn too_many_alternatives_leave_the_ranges_of_common_columns() {
+    let of = |number: u8| {
+        let equal = BoundFilter::compare(1, BoundOperator::GreaterOrEqual, &[number]);
+        BoundFilter::all(vec![equal, less(usize::from(number) + 2, b"a"), less(0, &[number; 12])])
+    };
+    let mut alternatives: Vec<BoundFilter> = (10..60).map(of).collect();
+    let ranges = BoundFilter::all(vec![
+        BoundFilter::compare(0, BoundOperator::LessOrEqual, &[59; 12]),
+        BoundFilter::compare(1, BoundOperator::GreaterOrEqual, &[10]),
+    ]);
+    assert_eq!(sent(BoundFilter::Any(alternatives.clone())), Some(ranges));
+    alternatives.push(BoundFilter::IsNull(0));
+    assert_eq!(sent(BoundFilter::Any(alternatives)), None);
 }
 
 #[test]
 fn conditions_on_too_many_columns_are_not_read() {
     let columns = |count: usize| (0..count).map(|column| less(column, b"a")).collect::<Vec<_>>();
-    let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
     let more = [columns(MAX_COLUMNS + 3), vec![BoundFilter::IsNull(0)]].concat();
     let fewer = [columns(MAX_COLUMNS), vec![BoundFilter::IsNull(0)]].concat();
     assert_eq!(sent(BoundFilter::All(more)), Some(BoundFilter::All(fewer)));

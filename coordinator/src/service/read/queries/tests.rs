@@ -11,8 +11,7 @@ use volley_common::options::TableRequest;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    BeginWrite, CommitWrite, CreateTable, DescriptorKind, DropTable, Node, Part, RegisterNode, Role, ShardPlacement,
-    TableSpec, WriteMode,
+    BeginWrite, CommitWrite, CreateTable, DescriptorKind, DropTable, Part, Role, ShardPlacement, TableSpec, WriteMode,
 };
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::wire::statistics::PartBounds;
@@ -80,11 +79,7 @@ async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
 /// With two nodes, the tables `sales/a` of two parts and `sales/empty`, and the user `reader`, who may see the columns `b` and `c`.
 async fn fixture() -> ServicesFixture {
     let fixture = ServicesFixture::closed().await;
-    for id in [1, 2] {
-        let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
-        let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
-        fixture.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
-    }
+    fixture.register_nodes(2).await;
     put(&fixture, "first", 1..3).await;
     let table = vec!["sales".into(), "empty".into()];
     let empty = CreateTable { table, schema: schema(), spec: Some(spec()), ..CreateTable::default() };

@@ -4,7 +4,7 @@
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{Node, Part, RegisterNode, RemoveGrant};
+use volley_common::wire::catalog::{Part, RemoveGrant};
 use volley_common::wire::cluster::StagePartsRequest;
 use volley_common::{PartId, clock};
 
@@ -16,11 +16,7 @@ use WriteMode::{Append, Create, Replace};
 /// With two nodes, and the users `ann` and `eve`, who may write below `sales`.
 async fn fixture() -> ServicesFixture {
     let fixture = ServicesFixture::closed().await;
-    for id in [1, 2] {
-        let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
-        let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
-        fixture.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
-    }
+    fixture.register_nodes(2).await;
     for user in ["ann", "eve"] {
         fixture.grant(&format!("user:{user}"), Role::Writer, "sales", &[]).await;
     }
