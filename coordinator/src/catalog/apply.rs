@@ -120,6 +120,7 @@ impl Catalog {
             attempt: op.attempt,
             lease_until_ms: now.saturating_add(op.lease_ms),
             transaction: op.transaction.clone(),
+            query_result: op.query_result,
             ..Write::default()
         };
         match (self.find(&op.table), op.mode()) {
@@ -149,7 +150,9 @@ impl Catalog {
             }
             (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
         }
-        self.check_quota_to_begin(&op.table, op.mode())?;
+        if !op.query_result {
+            self.check_quota_to_begin(&op.table, op.mode())?;
+        }
         Ok(write)
     }
 

@@ -7,6 +7,7 @@ mod coordinators;
 mod helpers;
 mod identity;
 mod nodes;
+mod query_results;
 mod quotas;
 mod replay;
 mod restore;

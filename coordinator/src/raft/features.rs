@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::{IDENTITY_FEATURES, PART_STATISTICS_FEATURES, TRANSACTION_FEATURES};
+use volley_common::wire::{IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, TRANSACTION_FEATURES};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
@@ -21,12 +21,18 @@ pub enum CatalogFeature {
     Transactions,
     /// Statistics of parts.
     PartStatistics,
+    /// Results of queries.
+    QueryResults,
 }
 
 impl CatalogFeature {
     /// All of them.
-    pub const ALL: [CatalogFeature; 3] =
-        [CatalogFeature::Identities, CatalogFeature::Transactions, CatalogFeature::PartStatistics];
+    pub const ALL: [CatalogFeature; 4] = [
+        CatalogFeature::Identities,
+        CatalogFeature::Transactions,
+        CatalogFeature::PartStatistics,
+        CatalogFeature::QueryResults,
+    ];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
     fn needed_by(op: &Op) -> Option<Self> {
@@ -40,6 +46,7 @@ impl CatalogFeature {
             | Op::RotateTicketKey(_) => Some(CatalogFeature::Identities),
             Op::BeginWrite(begin) if !begin.transaction.is_empty() => Some(CatalogFeature::Transactions),
             Op::EndTransaction(_) => Some(CatalogFeature::Transactions),
+            Op::BeginWrite(begin) if begin.query_result => Some(CatalogFeature::QueryResults),
             _ => None,
         }
     }
@@ -50,6 +57,7 @@ impl CatalogFeature {
             CatalogFeature::Identities => catalog.identity_epoch() != 0,
             CatalogFeature::Transactions => catalog.has_had_transactions(),
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
+            CatalogFeature::QueryResults => catalog.has_query_results(),
         }
     }
 
@@ -59,6 +67,7 @@ impl CatalogFeature {
             CatalogFeature::Identities => IDENTITY_FEATURES,
             CatalogFeature::Transactions => TRANSACTION_FEATURES,
             CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
+            CatalogFeature::QueryResults => QUERY_RESULT_FEATURES,
         }
     }
 
@@ -68,6 +77,7 @@ impl CatalogFeature {
             CatalogFeature::Identities => "users, grants and quotas",
             CatalogFeature::Transactions => "transactions",
             CatalogFeature::PartStatistics => "statistics of parts",
+            CatalogFeature::QueryResults => "results of queries",
         }
     }
 }
@@ -191,6 +201,8 @@ mod tests {
         let begin =
             |transaction: &str| Op::BeginWrite(BeginWrite { transaction: transaction.into(), ..Default::default() });
         assert_eq!((needed(begin("tx")), needed(begin(""))), (Some(CatalogFeature::Transactions), None));
+        let result = BeginWrite { query_result: true, ..BeginWrite::default() };
+        assert_eq!(needed(Op::BeginWrite(result)), Some(CatalogFeature::QueryResults));
         assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }
