@@ -25,6 +25,7 @@ mod query_stages;
 mod shutdown;
 mod sql_plans;
 mod startup;
+mod stored_results;
 mod tables;
 mod tickets;
 mod tls;
