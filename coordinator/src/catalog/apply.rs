@@ -95,6 +95,9 @@ impl Catalog {
             }
             return Ok(reply::Reply::Write(resumed));
         }
+        if op.query_result && (op.mode() != WriteMode::Create || op.staged) {
+            return Err(Error::invalid("the result of a query is a new table, which one put creates"));
+        }
         let write = self.new_write(op, now)?;
         // A new write has no streams, whatever an earlier write of this id left.
         self.remove_staged(&op.id);

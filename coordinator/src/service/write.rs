@@ -51,9 +51,6 @@ impl WriteService {
     /// RESOURCE_EXHAUSTED: too few nodes accept writes. From the catalog: ALREADY_EXISTS, NOT_FOUND, ABORTED.
     pub async fn begin_write(&self, access: &Access, mut request: BeginWriteRequest) -> Result<WritePlan> {
         let name = TableName::from_components(&request.table)?;
-        if request.query_result && (request.mode != WriteMode::Create as i32 || request.staged) {
-            return Err(Error::internal("the result of a query is a table that one put creates"));
-        }
         // What is recorded is the name by which the rights were checked: no component contains a slash.
         request.table = name.components().to_vec();
         if request.write_id.is_empty() {

@@ -75,6 +75,18 @@ fn write_of_a_result_without_commit_leaves_nothing() {
 }
 
 #[test]
+fn result_is_a_table_of_its_own() {
+    let mut fixture = CatalogFixture::new();
+    fixture.put("w1", "t", WriteMode::Create, &[9]);
+    let begin = |table, mode| BeginWrite { query_result: true, ..begin("w2", table, mode) };
+    for mode in [WriteMode::Append, WriteMode::Replace] {
+        fixture.must_reject(Op::BeginWrite(begin("t", mode)), Code::InvalidArgument);
+    }
+    fixture.must_reject(Op::BeginWrite(BeginWrite { query_result: true, ..staged("w2", "u") }), Code::InvalidArgument);
+    fixture.must_reject(Op::BeginWrite(begin("t", WriteMode::Create)), Code::AlreadyExists);
+}
+
+#[test]
 fn result_counts_in_no_quota() {
     let mut fixture = CatalogFixture::new();
     let quota = Quota { prefix: Vec::new(), bytes: 100, tables: 1 };
