@@ -15,6 +15,7 @@ use volley_sql::engine::{EngineConfig, SqlEngine};
 use volley_sql::query_network::QueryNetwork;
 
 use crate::config::NodeConfig;
+use crate::result_space::ResultSpace;
 use crate::storage::{PartStore, available_memory};
 
 /// By how much the threads of queries give way to others, see nice(2).
@@ -29,6 +30,8 @@ const MEMORY_SHARE: u64 = 4;
 
 /// The engine of a node, which starts with its first query.
 pub struct SqlResources {
+    /// The disk space of stored results.
+    pub results: ResultSpace,
     config: Arc<NodeConfig>,
     store: PartStore,
     /// The other nodes; not set: queries run on this one alone.
@@ -47,7 +50,8 @@ pub struct QueryRuntime {
 impl SqlResources {
     /// As configured; nothing is started.
     pub fn new(config: Arc<NodeConfig>, store: PartStore) -> Self {
-        SqlResources { config, store, network: OnceLock::new(), runtime: OnceCell::new() }
+        let results = ResultSpace::new(config.sql_result_space_bytes);
+        SqlResources { results, config, store, network: OnceLock::new(), runtime: OnceCell::new() }
     }
 
     /// Connects the engine with other nodes, before its first query.

@@ -9,6 +9,7 @@
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query`, `query_run` | a query that is planned, its parameters; its start |
+//! | `result_size` | about how many bytes its rows will have |
 //! | `stages` | queries on several nodes |
 //! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
@@ -30,6 +31,7 @@ mod planned_query;
 mod query_run;
 mod query_stream;
 mod relabel;
+mod result_size;
 mod stages;
 mod statement_catalog;
 mod unsound;
@@ -190,6 +192,23 @@ impl SqlEngine {
         Deadline::limit(deadline, catch_panic(self.plan(source, statement, parameters))).await??
     }
 
+    /// About how many bytes the rows of a query have, if its tables have at least `least` bytes: a smaller one is not worth the time.
+    /// `None`: it is smaller, it cannot be run, or nothing tells. No row is read.
+    ///
+    /// # Errors
+    /// Those of planning it, as it runs. DEADLINE_EXCEEDED: that took too long.
+    pub async fn result_bytes(&self, query: &PlannedQuery, least: u64) -> Result<Option<u64>> {
+        let has_rows = !is_description(&query.plan);
+        if query.source_bytes < least || !query.is_bound || !has_rows {
+            return Ok(None);
+        }
+        let estimate = async {
+            let plan = checked(query.state.create_physical_plan(&query.plan).await)?;
+            checked(result_size::estimate(&plan))
+        };
+        Deadline::limit(Deadline::after(self.config.timeout), catch_panic(estimate)).await??
+    }
+
     /// Runs a query. It runs on the current runtime, until its last row is taken or the stream is dropped.
     ///
     /// # Errors
@@ -240,9 +259,10 @@ impl SqlEngine {
         };
         let engine_schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
         let schema = views::without_views(&engine_schema);
+        let source_bytes = tables.iter().fold(0, |sum: u64, table| sum.saturating_add(table.about_bytes()));
         let pin = |table: &Arc<PlannedTable>| TableAt { name: table.name.clone(), version: Some(table.version) };
         let tables = tables.iter().map(pin).collect();
-        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, parameter_types, is_bound })
+        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, source_bytes, parameter_types, is_bound })
     }
 
     /// The catalog with the tables that the references mean, and with all others only if the statement asks for them.
@@ -301,10 +321,15 @@ async fn plan_tables(source: &dyn TableSource, wanted: &[TableAt]) -> Result<Vec
     Ok(planned.into_iter().map(Arc::new).collect())
 }
 
+/// Whether a plan tells of another one, or of a table.
+fn is_description(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_))
+}
+
 /// The schema of a plan whose types are settled.
 fn result_schema(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef> {
     // Those have a schema of their own, whatever the plan inside them.
-    if matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_)) {
+    if is_description(plan) {
         return Ok(plan.schema().inner().clone());
     }
     let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});

@@ -77,6 +77,13 @@ pub struct TableSharding {
     pub part_shards: Vec<u32>,
 }
 
+impl PlannedTable {
+    /// Bytes of its parts, about, with all columns. The catalog does not tell them to who may not see all columns.
+    pub(crate) fn about_bytes(&self) -> u64 {
+        self.bytes.max(self.rows.saturating_mul(8))
+    }
+}
+
 /// One part of a version.
 #[derive(Clone, Debug)]
 pub struct PlannedPart {

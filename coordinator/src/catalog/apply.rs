@@ -96,6 +96,9 @@ impl Catalog {
             }
             return Ok(reply::Reply::Write(resumed));
         }
+        if op.query_result && (op.mode() != WriteMode::Create || op.staged) {
+            return Err(Error::invalid("the result of a query is a new table, which one put creates"));
+        }
         let write = self.new_write(op, now)?;
         // A new write has no streams, whatever an earlier write of this id left.
         self.remove_staged(&op.id);
@@ -125,6 +128,7 @@ impl Catalog {
             lease_until_ms: now.saturating_add(op.lease_ms),
             transaction: op.transaction.clone(),
             fenced: op.fenced,
+            query_result: op.query_result,
             ..Write::default()
         };
         match (self.find(&op.table), op.mode()) {
@@ -154,7 +158,9 @@ impl Catalog {
             }
             (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
         }
-        self.check_quota_to_begin(&op.table, op.mode())?;
+        if !op.query_result {
+            self.check_quota_to_begin(&op.table, op.mode())?;
+        }
         Ok(write)
     }
 

@@ -9,6 +9,7 @@
 //! | `fencing` | refuses what was meant for a staged write that has ended |
 //! | `commit` | commands that create and end tables, versions and writes |
 //! | `restore` | the command that brings back old versions and dropped tables |
+//! | `query_results` | tables of queries' results, which are dropped by the commit that makes them |
 //! | `layouts` | the schemas and specs of old versions |
 //! | `usage` | how much the tables hold |
 //! | `compaction` | commands that replace small parts by fewer larger ones |
@@ -45,6 +46,7 @@ mod layouts;
 pub mod nodes;
 pub mod parts;
 mod query;
+mod query_results;
 mod quotas;
 pub mod replies;
 mod restore;

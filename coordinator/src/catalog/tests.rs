@@ -8,6 +8,7 @@ mod fencing;
 mod helpers;
 mod identity;
 mod nodes;
+mod query_results;
 mod quotas;
 mod replay;
 mod restore;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::{FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, TRANSACTION_FEATURES};
+use volley_common::wire::{
+    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, TRANSACTION_FEATURES,
+};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
@@ -28,15 +30,18 @@ pub enum CatalogFeature {
     PartStatistics,
     /// Staged writes into which nothing gets that was meant for an earlier write of their ids.
     FencedWrites,
+    /// Results of queries.
+    QueryResults,
 }
 
 impl CatalogFeature {
     /// All of them.
-    pub const ALL: [CatalogFeature; 4] = [
+    pub const ALL: [CatalogFeature; 5] = [
         CatalogFeature::Identities,
         CatalogFeature::Transactions,
         CatalogFeature::PartStatistics,
         CatalogFeature::FencedWrites,
+        CatalogFeature::QueryResults,
     ];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
@@ -51,6 +56,7 @@ impl CatalogFeature {
             | Op::RotateTicketKey(_) => Some(CatalogFeature::Identities),
             Op::BeginWrite(begin) if !begin.transaction.is_empty() => Some(CatalogFeature::Transactions),
             Op::EndTransaction(_) => Some(CatalogFeature::Transactions),
+            Op::BeginWrite(begin) if begin.query_result => Some(CatalogFeature::QueryResults),
             _ => None,
         }
     }
@@ -62,6 +68,7 @@ impl CatalogFeature {
             CatalogFeature::Transactions => catalog.has_had_transactions(),
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
             CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
+            CatalogFeature::QueryResults => catalog.has_query_results(),
         }
     }
 
@@ -72,6 +79,7 @@ impl CatalogFeature {
             CatalogFeature::Transactions => TRANSACTION_FEATURES,
             CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
             CatalogFeature::FencedWrites => FENCED_WRITE_FEATURES,
+            CatalogFeature::QueryResults => QUERY_RESULT_FEATURES,
         }
     }
 
@@ -82,6 +90,7 @@ impl CatalogFeature {
             CatalogFeature::Transactions => "transactions",
             CatalogFeature::PartStatistics => "statistics of parts",
             CatalogFeature::FencedWrites => "fenced staged writes",
+            CatalogFeature::QueryResults => "results of queries",
         }
     }
 }
@@ -232,6 +241,8 @@ mod tests {
         let begin =
             |transaction: &str| Op::BeginWrite(BeginWrite { transaction: transaction.into(), ..Default::default() });
         assert_eq!((needed(begin("tx")), needed(begin(""))), (Some(CatalogFeature::Transactions), None));
+        let result = BeginWrite { query_result: true, ..BeginWrite::default() };
+        assert_eq!(needed(Op::BeginWrite(result)), Some(CatalogFeature::QueryResults));
         assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }

@@ -252,6 +252,7 @@ fn begin_command(request: &BeginWriteRequest, lease_ms: u64) -> BeginWrite {
         lease_ms,
         transaction: request.transaction.clone(),
         fenced: request.staged && request.transaction.is_empty(),
+        query_result: request.query_result,
         ..BeginWrite::default()
     }
 }

@@ -169,6 +169,7 @@ pub fn with_parts(ticket: &Ticket, parts: Vec<TicketPart>) -> Ticket {
         filter: ticket.filter.clone(),
         // It has no parts.
         query: None,
+        result: ticket.result.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The tables of one caller, as the query engine reads them: planned by coordinators, read by [`PartScanner`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,13 +64,24 @@ struct PlannedVersions {
     tables: PinnedTables,
     /// When the first of the tickets expires, milliseconds since 1970.
     expires_ms: Option<u64>,
+    rights: PlannedRights,
+}
+
+/// By which rights of the caller tables were planned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlannedRights {
+    /// By table's name: a hash of the columns that the caller may read, as tickets have it.
+    pub permitted_columns: BTreeMap<Vec<String>, u64>,
+    /// The oldest epoch of grants by which one was planned; `None`: no table was planned.
+    pub grant_epoch: Option<u64>,
 }
 
 impl NodeSource {
     /// The tables that `caller` may see; of those in `pinned` these ones. A table that is planned twice is the same both times, at
     /// the same version. Call it on a thread of the node.
     pub fn new(caller: SqlCaller, pinned: PinnedTables) -> Arc<Self> {
-        let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None });
+        let rights = PlannedRights::default();
+        let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None, rights });
         Arc::new(NodeSource { caller, io: Handle::current(), planned, pruning: PruningDeadline::default() })
     }
 
@@ -85,13 +96,22 @@ impl NodeSource {
         self.planned.lock().expires_ms
     }
 
+    /// The rights by which the tables were planned.
+    pub fn rights(&self) -> PlannedRights {
+        self.planned.lock().rights.clone()
+    }
+
     fn note(&self, table: &TableAt, planned: &PlannedTable) {
         let (table_id, expires_ms) = (planned.ticket.table_id, planned.ticket.expires_ms);
+        let (permitted_columns, epoch) = (planned.ticket.permitted_columns, planned.ticket.grant_epoch);
         let version =
             TableVersion { table: table.name.components().to_vec(), version: Some(planned.version), table_id };
         let mut versions = self.planned.lock();
         versions.tables.insert(table.clone(), version);
         versions.expires_ms = Some(versions.expires_ms.map_or(expires_ms, |first| first.min(expires_ms)));
+        let rights = &mut versions.rights;
+        rights.permitted_columns.insert(table.name.components().to_vec(), permitted_columns);
+        rights.grant_epoch = Some(rights.grant_epoch.map_or(epoch, |first| first.min(epoch)));
     }
 
     fn read_plan(&self, table: &TableAt, planned: &cluster::PlannedTable) -> Result<PlannedTable> {
@@ -301,11 +321,19 @@ mod tests {
         let table = TableAt { name: "a/b".parse().unwrap(), version: None };
         let newest = TableVersion { table: vec!["a".into(), "b".into()], ..TableVersion::default() };
         assert_eq!(source.versions(std::slice::from_ref(&table)), std::slice::from_ref(&newest));
-        let ticket = cluster::Ticket { table_id: 7, expires_ms: 5, ..cluster::Ticket::default() };
+        let ticket = cluster::Ticket {
+            table_id: 7,
+            expires_ms: 5,
+            permitted_columns: 9,
+            grant_epoch: 4,
+            ..cluster::Ticket::default()
+        };
         let planned = planned("a/b", Schema::empty(), 0, ticket);
         source.note(&table, &planned);
         assert_eq!(source.versions(&[table]), [TableVersion { version: Some(3), table_id: 7, ..newest }]);
         assert_eq!(source.expires_ms(), Some(5));
+        let permitted_columns = BTreeMap::from([(vec!["a".into(), "b".into()], 9)]);
+        assert_eq!(source.rights(), PlannedRights { permitted_columns, grant_epoch: Some(4) });
     }
 
     #[tokio::test]

@@ -111,6 +111,11 @@ impl PartScanExec {
         PartScanExec { all_parts, pruned_parts, ..self }
     }
 
+    /// Whether only some rows of its parts are read, which a filter selects.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.filter.is_some()
+    }
+
     fn group(&self, partition: usize) -> Result<Range<usize>> {
         match self.groups.get(partition) {
             Some(group) => Ok(group.clone()),

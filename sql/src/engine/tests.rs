@@ -19,6 +19,7 @@ mod memory_source;
 mod metadata;
 mod plan_size;
 mod queries;
+mod result_size;
 mod stages;
 mod unsound;
 

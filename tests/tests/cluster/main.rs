@@ -26,6 +26,7 @@ mod shutdown;
 mod sql_plans;
 mod staged_writes;
 mod startup;
+mod stored_results;
 mod tables;
 mod tickets;
 mod tls;

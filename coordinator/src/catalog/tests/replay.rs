@@ -24,7 +24,10 @@ fn random_op(random: &mut StdRng) -> Op {
     let parts: Vec<u128> = (0..random.random_range(0..4)).map(|_| random.random_range(1..1 << 40)).collect();
     let attempt = random.random_range(1..3);
     match random.random_range(0..24) {
-        0..=4 => Op::BeginWrite(BeginWrite { attempt, ..begin(&write, table, mode) }),
+        0..=4 => {
+            let query_result = mode == WriteMode::Create && attempt == 2 && parts.len() == 3;
+            Op::BeginWrite(BeginWrite { attempt, query_result, ..begin(&write, table, mode) })
+        }
         5 => Op::BeginWrite(BeginWrite { fenced: write == "w0", ..staged(&write, table) }),
         6..=9 => Op::StageParts(stage(&write, random.random_range(0..9), &parts)),
         10..=14 => Op::CommitWrite(CommitWrite { attempt, ..commit(&write, &parts) }),

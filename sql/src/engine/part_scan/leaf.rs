@@ -41,9 +41,9 @@ impl PartScanExec {
         self.groups.len()
     }
 
-    /// Bytes of its parts, about, with all columns. The catalog does not tell them to who may not see all columns.
+    /// Bytes of its parts, about, with all columns.
     pub(in crate::engine) fn table_bytes(&self) -> u64 {
-        self.table.bytes.max(self.table.rows.saturating_mul(8))
+        self.table.about_bytes()
     }
 
     /// A scan for each task, of these parts (indexes) and on this node. Each has as many partitions as this one.
