@@ -7,6 +7,9 @@ use parking_lot::Mutex;
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
+/// When a query that was refused may be tried again, milliseconds.
+const RETRY_MS: u64 = 1_000;
+
 /// Counts the queries that run. Memory is bounded: a caller without queries is forgotten.
 pub(super) struct QueryAdmission {
     most: usize,
@@ -35,7 +38,7 @@ impl QueryAdmission {
     /// Admits one more query. It never waits.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: the caller, or all callers together, run as many queries as they may.
+    /// RESOURCE_EXHAUSTED with a hint when to retry: the caller, or all callers together, run as many queries as they may.
     pub(super) fn admit(self: &Arc<Self>, caller: CallerKey) -> Result<QueryPermit> {
         let mut running = self.running.lock();
         let own = running.by_caller.get(&caller).copied().unwrap_or(0);
@@ -43,13 +46,15 @@ impl QueryAdmission {
             let most = self.most_per_caller;
             return Err(Error::exhausted(format!(
                 "{caller} runs {most} queries at this node, the most that one may run at once (`max_queries_per_principal`): let some of them end, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
         if running.all >= self.most {
             let most = self.most;
             return Err(Error::exhausted(format!(
                 "this node runs {most} queries, the most that it runs at once (`max_concurrent_queries`): try again, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
         running.all += 1;
         if caller != CallerKey::Cluster {
@@ -100,11 +105,11 @@ mod tests {
         let admission = QueryAdmission::new(3, 2);
         let mut permits = vec![admission.admit(caller("a")).unwrap(), admission.admit(caller("a")).unwrap()];
         let refused = admission.admit(caller("a")).err().unwrap();
-        assert_eq!(refused.code, Code::ResourceExhausted);
+        assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
         assert!(refused.message.contains("max_queries_per_principal"), "{refused}");
         permits.push(admission.admit(caller("b")).unwrap());
         let refused = admission.admit(caller("c")).err().unwrap();
-        assert!(refused.message.contains("max_concurrent_queries"), "{refused}");
+        assert!(refused.message.contains("max_concurrent_queries") && refused.retry_after_ms.is_some(), "{refused}");
         permits.clear();
         assert_eq!(admission.running(), 0);
         assert!(admission.running.lock().by_caller.is_empty());

@@ -74,6 +74,15 @@ async fn operators_without_memory_end_right_or_with_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sort_beyond_the_spill_space_names_its_setting() {
+    let rig = EngineRig::with(EngineConfig { memory_bytes: 4 << 20, spill_bytes: 1 << 20, ..config() }, vec![big()]);
+    let error = rig.error("SELECT key, text FROM big ORDER BY text", &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_spill_bytes") && !error.message.contains("datafusion"), "{error}");
+    all_memory_freed(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn join_that_cannot_spill_is_refused() {
     let rig = with_memory(64 << 10);
     let error = rig.error("SELECT count(*) FROM big a JOIN big b ON a.text = b.text", &["big"]).await;
