@@ -1,4 +1,4 @@
-//! Leaves of plans as bytes, and back.
+//! The engine's own operators as bytes, and back: leaves, and the probe sides of joins.
 
 use std::sync::Arc;
 
@@ -10,11 +10,12 @@ use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConve
 use prost::Message;
 use volley_common::wire::cluster::PartScanLeaf;
 
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
 use crate::fault::into_datafusion;
 use crate::query_network::QueryNetwork;
 
-/// Encodes scans with signed tickets, and decodes them as scans of this node.
+/// Encodes scans with signed tickets, and decodes them as scans of this node. Of the probe side of a join there is only the input.
 #[derive(Debug)]
 pub(super) struct LeafCodec {
     network: Arc<dyn QueryNetwork>,
@@ -34,8 +35,10 @@ impl PhysicalExtensionCodec for LeafCodec {
         _ctx: &TaskContext,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if !inputs.is_empty() {
-            return internal_err!("a leaf of a task has no inputs, and {} were sent", inputs.len());
+        match inputs {
+            [] => {}
+            [input] if buf.is_empty() => return Ok(Arc::new(CooperativeProbeExec::new(input.clone()))),
+            _ => return internal_err!("a leaf of a task has no inputs, and {} were sent", inputs.len()),
         }
         let leaf =
             PartScanLeaf::decode(buf).map_err(|e| internal_datafusion_err!("a leaf of a task cannot be read: {e}"))?;
@@ -50,6 +53,10 @@ impl PhysicalExtensionCodec for LeafCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if node.is::<CooperativeProbeExec>() {
+            // It is nothing but its input.
+            return Ok(());
+        }
         let Some(scan) = node.downcast_ref::<PartScanExec>() else {
             return not_impl_err!("{} cannot be sent to another node", node.name());
         };

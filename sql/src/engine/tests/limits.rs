@@ -124,6 +124,21 @@ async fn query_ends_at_its_time_limit() {
     rig.source.all_dropped().await;
 }
 
+/// They give no row, or very many, and nothing below them waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_joins_end_at_their_time_limit() {
+    let rig = EngineRig::with(EngineConfig { timeout: Duration::from_secs(2), ..config() }, vec![big()]);
+    let conditions = ["", "WHERE a.key * b.key < 0", "WHERE a.key % 1 = b.key % 1 AND a.key * b.key < 0"];
+    for condition in conditions {
+        let sql = format!("SELECT sum(a.key - b.key) FROM big a CROSS JOIN big b {condition}");
+        let error = rig.error(&sql, &["big"]).await;
+        assert_eq!(error.code, Code::DeadlineExceeded, "{condition}: {error}");
+        // No thread is left in a join.
+        all_memory_freed(&rig).await;
+    }
+    assert_eq!(rig.rows("SELECT key FROM big WHERE key = 5", &["big"]).await, ["5"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_limit_ends_a_query_that_nobody_reads() {
     let rig = endless(ScanEnd::Repeats, EngineConfig { timeout: Duration::from_secs(2), ..config() });
