@@ -92,7 +92,12 @@ fn classify(error: &DataFusionError) -> Error {
         DataFusionError::Plan(text) => classify_plan(text),
         DataFusionError::SQL(inner, _) => {
             let text = inner.to_string();
-            Error::invalid(format!("the SQL is wrong: {}", short(text.trim_start_matches("sql parser error: "))))
+            // So the command line and pyarrow name tables.
+            let hint = match text.contains("end of statement, found: / ") {
+                true => ": a table in a folder is sales.orders or \"sales/orders\"",
+                false => "",
+            };
+            Error::invalid(format!("the SQL is wrong: {}{hint}", short(text.trim_start_matches("sql parser error: "))))
         }
         DataFusionError::SchemaError(inner, _) => classify_schema(inner),
         DataFusionError::Configuration(text) | DataFusionError::Execution(text) => Error::invalid(short(text)),
