@@ -23,6 +23,9 @@ const NICENESS: i32 = 5;
 /// Stack of each thread of queries, of which only what is used takes memory. The engine recurses for each level of an expression, and
 /// a thousand levels take some 20 MB without optimization.
 const STACK_BYTES: usize = 32 << 20;
+/// After how many turns of its tasks a thread of queries looks for timers and events. Turns of operators take milliseconds, so with
+/// the runtime's default of 61 a time limit would be seconds late while all threads are busy.
+const EVENT_INTERVAL: u32 = 2;
 /// Rows of a batch between operators.
 const BATCH_ROWS: usize = 8192;
 /// Which part of the memory that the process may use is for queries, unless the configuration says how much.
@@ -88,6 +91,7 @@ impl QueryRuntime {
             .worker_threads(processors)
             .thread_name("sql")
             .thread_stack_size(STACK_BYTES)
+            .event_interval(EVENT_INTERVAL)
             .enable_all()
             // A priority that stays as it was is no fault.
             .on_thread_start(|| {

@@ -16,11 +16,13 @@
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
 //! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
+//! | `cooperative_joins` | joins that leave their thread to others |
 //! | `admission`, `memory_shares` | how many queries run, and their memory |
 
 mod admission;
 mod binding;
 mod bounded_functions;
+mod cooperative_joins;
 mod exact_cast_rule;
 mod growth;
 mod memory_shares;
@@ -56,6 +58,7 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::cooperative_joins::CooperativeJoins;
 use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
@@ -139,6 +142,7 @@ impl SqlEngine {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ExactCastAnalysis))
             .with_optimizer_rules(exact_cast_rule::optimizer_rules())
+            .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
         builder.scalar_functions().get_or_insert_default().extend(bounded);

@@ -124,24 +124,30 @@ pub struct PartScan {
     pub counts: ScanCounts,
 }
 
-/// How many record batches a scan with a filter finds in the parts that its node has, and how many of these it leaves out by
-/// their statistics. Clones share the numbers.
+/// How many record batches a scan with a filter finds in the parts that its node has, how many of these it leaves out by their
+/// statistics, and how many bytes other nodes send. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub struct ScanCounts {
     messages: Count,
     pruned: Count,
+    received: Count,
 }
 
 impl ScanCounts {
     /// Counts with these.
-    pub(crate) fn new(messages: Count, pruned: Count) -> Self {
-        ScanCounts { messages, pruned }
+    pub(crate) fn new(messages: Count, pruned: Count, received: Count) -> Self {
+        ScanCounts { messages, pruned, received }
     }
 
     /// Adds the record batches of a part, and those of them that are left out.
     pub fn add(&self, messages: usize, pruned: usize) {
         self.messages.add(messages);
         self.pruned.add(pruned);
+    }
+
+    /// Adds the bytes of messages that another node sent.
+    pub fn add_received(&self, bytes: usize) {
+        self.received.add(bytes);
     }
 
     /// Record batches so far.
@@ -152,5 +158,10 @@ impl ScanCounts {
     /// Those of them that were left out.
     pub fn pruned(&self) -> usize {
         self.pruned.value()
+    }
+
+    /// Bytes of other nodes so far.
+    pub fn received(&self) -> usize {
+        self.received.value()
     }
 }

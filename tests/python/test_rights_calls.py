@@ -67,6 +67,7 @@ ACTIONS = {
     "CloseSession": (ANYBODY, None),
     "CreatePreparedStatement": (ANYBODY, None),
     "ClosePreparedStatement": (ANYBODY, None),
+    "CancelQuery": (ANYBODY, None),
     "BeginTransaction": (ANYBODY, None),
     "EndTransaction": (ANYBODY, None),
     "cluster_status": (OPERATORS, None),

@@ -9,7 +9,7 @@
 //! | `planner` | what the library asks when it makes stages |
 //! | `portability` | plans that would not be the same on another node |
 //! | `broadcasts` | broadcasts of a side of a join, within the memory of queries |
-//! | `leaf_codec` | leaves as bytes |
+//! | `leaf_codec` | the engine's own operators as bytes |
 //! | `channel`, `messages`, `task_metrics` | calls to other nodes, and what is sent in them |
 //! | `received_rows`, `sent_rows` | rows of tasks on their way between nodes |
 //! | `worker`, `task_registry` | tasks that run here for other nodes |

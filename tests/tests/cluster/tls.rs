@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
 use tempfile::TempDir;
 use tonic::Request;
-use volley_common::client::Client;
+use volley_common::client::{Client, FetchOptions};
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
 use volley_common::tls::ClientTls;
 use volley_common::wire::raft::raft_client::RaftClient;
 use volley_common::{Code, Error};
 use volley_tests::certificates::{TestAuthority, replace};
+use volley_tests::text_rows::text_rows;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 
 const COORDINATORS: usize = 3;
@@ -99,6 +102,31 @@ async fn tables_are_put_and_fetched_by_tls_at_every_member() {
         let refused = plaintext.await.unwrap_err();
         assert!(refused.message.contains("requires TLS"), "{refused}");
     }
+}
+
+/// All values of a query's rows, as text.
+async fn query(client: &Client, sql: &str) -> Vec<String> {
+    let fetched = client.query(sql, FetchOptions::default()).await.unwrap();
+    let batches: Vec<RecordBatch> = fetched.map_ok(|fetched| fetched.batch).try_collect().await.unwrap();
+    text_rows(&batches).concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn query_runs_on_all_nodes_by_tls() {
+    let certificates = Certificates::new();
+    let mut options = ClusterOptions { client_tls: certificates.client(), ..options(&certificates.all_flags()) };
+    options.node_flags.extend(["--sql-distribute-bytes", "0", "--sql-partitions", "2"].map(String::from));
+    let cluster = TestCluster::start_with(options).await;
+    let client = Client::connect_with(&cluster.nodes[0].uri(), certificates.client()).await.unwrap();
+    rows::put(&client, "t", &keyed(), 0..ROWS).await.unwrap();
+    let join = "SELECT count(*) FROM t a JOIN t b ON a.id = b.id + 1";
+    // A node whose engine still starts takes no part.
+    wait_for(LIMIT, "all nodes take part", async || {
+        let plan = query(&client, &format!("EXPLAIN {join}")).await.join("\n");
+        plan.contains("t2 on node").then_some(())
+    })
+    .await;
+    assert_eq!(query(&client, join).await, [(ROWS - 1).to_string()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,6 +159,9 @@ impl<T: ScanOutput> ScanReader<T> {
                 if messages.is_empty() {
                     return Ok(None);
                 }
+                if let Some(plan) = &self.plan {
+                    plan.count_received(&messages);
+                }
                 let schema_header = remote.part.schema_header(self.parts.remaining_rows).await?;
                 remote.convert(&self.parts.context, schema_header, messages).await.map(Some)
             }

@@ -27,6 +27,7 @@ use datafusion::physical_plan::{
 };
 
 use super::colocated_join::ColocatedJoinExec;
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
 use crate::source::TableSharding;
 
@@ -103,11 +104,16 @@ fn joined_scans(join: &HashJoinExec) -> Option<(&PartScanExec, &PartScanExec)> {
         PartitionMode::Partitioned => {
             let (of_left, of_right): (Vec<_>, Vec<_>) = join.on().iter().cloned().unzip();
             let left = scan_below(input_distributed_by(join.left(), &of_left)?)?;
-            let right = scan_below(input_distributed_by(join.right(), &of_right)?)?;
+            let right = scan_below(input_distributed_by(probe_input(join), &of_right)?)?;
             Some((left, right))
         }
         PartitionMode::Auto => None,
     }
+}
+
+/// The side of a join whose rows are looked up.
+fn probe_input(join: &HashJoinExec) -> &Arc<dyn ExecutionPlan> {
+    join.right().downcast_ref::<CooperativeProbeExec>().map_or(join.right(), CooperativeProbeExec::input)
 }
 
 /// The input of a plan that distributes its rows by all of these columns.
@@ -149,6 +155,7 @@ fn scan_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&PartScanExec> {
                 || plan.is::<ProjectionExec>()
                 || plan.is::<CoalescePartitionsExec>()
                 || plan.is::<CooperativeExec>()
+                || plan.is::<CooperativeProbeExec>()
         }
     };
     if !takes_rows || plan.fetch().is_some() {

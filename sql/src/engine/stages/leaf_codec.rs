@@ -1,4 +1,4 @@
-//! Leaves of plans as bytes, and back.
+//! The engine's own operators as bytes, and back: leaves, and the probe sides of joins.
 
 use std::sync::Arc;
 
@@ -17,11 +17,13 @@ use volley_common::wire::cluster::{ColocatedJoinLeaf, PartScanLeaf, PlanLeaf};
 
 use super::colocated_join::ColocatedJoinExec;
 use super::portability::check_received;
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
 use crate::fault::into_datafusion;
 use crate::query_network::QueryNetwork;
 
-/// Encodes scans with signed tickets, and joins of them, and decodes them as scans of this node.
+/// Encodes scans with signed tickets, and joins of them, and decodes them as scans of this node. Of the probe side of a join there is
+/// only the input.
 #[derive(Debug)]
 pub(super) struct LeafCodec {
     scans: ScanCodec,
@@ -54,6 +56,14 @@ impl ScanCodec {
     }
 }
 
+/// The probe side of a join, which is sent as nothing but its input.
+fn probe_side(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn ExecutionPlan>> {
+    match inputs {
+        [input] if bytes.is_empty() => Some(Arc::new(CooperativeProbeExec::new(input.clone()))),
+        _ => None,
+    }
+}
+
 /// The message, if it is sent for an operator without inputs.
 fn decoded<M: Message + Default>(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<M> {
     if !inputs.is_empty() {
@@ -70,6 +80,9 @@ impl PhysicalExtensionCodec for ScanCodec {
         _ctx: &TaskContext,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(probe) = probe_side(buf, inputs) {
+            return Ok(probe);
+        }
         self.decode(&decoded::<PartScanLeaf>(buf, inputs)?)
     }
 
@@ -79,7 +92,9 @@ impl PhysicalExtensionCodec for ScanCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        buf.extend(self.encode(&node)?.encode_to_vec());
+        if !node.is::<CooperativeProbeExec>() {
+            buf.extend(self.encode(&node)?.encode_to_vec());
+        }
         Ok(())
     }
 }
@@ -92,6 +107,9 @@ impl PhysicalExtensionCodec for LeafCodec {
         ctx: &TaskContext,
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(probe) = probe_side(buf, inputs) {
+            return Ok(probe);
+        }
         match decoded::<PlanLeaf>(buf, inputs)?.leaf {
             Some(Leaf::Scan(scan)) => self.scans.decode(&scan),
             Some(Leaf::Join(leaf)) => {
@@ -111,6 +129,9 @@ impl PhysicalExtensionCodec for LeafCodec {
         buf: &mut Vec<u8>,
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if node.is::<CooperativeProbeExec>() {
+            return Ok(());
+        }
         let leaf = match node.downcast_ref::<ColocatedJoinExec>() {
             Some(colocated) => {
                 let join = colocated.join().clone();

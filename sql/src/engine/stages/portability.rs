@@ -21,14 +21,16 @@ use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use volley_common::Error;
 use volley_common::ipc::schema::schema_message;
 
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::fault::{from_datafusion, into_datafusion};
 
 /// The operators that leave this node.
-const OPERATORS: [&str; 21] = [
+const OPERATORS: [&str; 22] = [
     "AggregateExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
     "CooperativeExec",
+    "CooperativeProbeExec",
     "CrossJoinExec",
     "EmptyExec",
     "FilterExec",
@@ -123,6 +125,7 @@ fn obstacle_of(node: &Arc<dyn ExecutionPlan>) -> Option<String> {
 fn joins_limited_rows(node: &Arc<dyn ExecutionPlan>) -> bool {
     let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
     let is_limited = |side: &&Arc<dyn ExecutionPlan>| {
+        let side = side.downcast_ref::<CooperativeProbeExec>().map_or(*side, CooperativeProbeExec::input);
         side.downcast_ref::<CoalescePartitionsExec>().is_some_and(|collected| collected.fetch().is_some())
     };
     is_join && node.children().iter().any(is_limited)
