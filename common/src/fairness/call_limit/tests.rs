@@ -113,7 +113,7 @@ async fn place_is_kept_until_the_stream_ends() {
     .await;
     while reply.message().await.unwrap().is_some() {}
     soon(async {
-        while limit.identified.calls.lock().all > 0 {
+        while limit.identified.calls.lock().all() > 0 {
             tokio::task::yield_now().await
         }
     })
