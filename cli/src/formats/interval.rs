@@ -32,7 +32,8 @@ impl IntervalParts {
     }
 
     fn unit(&self, path: &str, has_signs: bool) -> Result<Option<IntervalUnit>, ArrowError> {
-        let refused = |why| Err(ArrowError::InvalidArgumentError(format!("the INTERVAL column {path:?} has {why}")));
+        let refused =
+            |why: &str| Err(ArrowError::InvalidArgumentError(format!("the INTERVAL column {path:?} has {why}")));
         match (self.months, self.rest) {
             _ if self.is_large && !has_signs => refused("an interval of 2^31 months, days or milliseconds or more"),
             (true, true) => refused(
