@@ -37,7 +37,7 @@ impl IntervalParts {
         match (self.months, self.rest) {
             _ if self.is_large && !has_signs => refused("an interval of 2^31 months, days or milliseconds or more"),
             (true, true) => refused(
-                "intervals of months and of days or milliseconds, which no type holds as which it can be read: write the months to a column of their own",
+                "intervals of months and of days or milliseconds, and is read as one or the other: write the months to a column of their own",
             ),
             (true, false) => Ok(Some(IntervalUnit::YearMonth)),
             (false, true) => Ok(Some(IntervalUnit::DayTime)),
