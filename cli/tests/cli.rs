@@ -144,7 +144,9 @@ fn operators_see_and_change_the_cluster() {
     assert!(dev.ok(&["coordinators"]).contains("leader"));
     let versions = dev.json(&["info", "a/t", "--versions"]);
     assert_eq!((&versions["newest"], versions["versions"].as_array().unwrap().len()), (&2.into(), 2));
-    assert!(dev.ok(&["info", "a/t", "--versions"]).contains("the newest"));
+    let versions = dev.ok(&["info", "a/t", "--versions"]);
+    assert!(versions.contains("the newest") && versions.contains("`volley restore a/t --version N`"), "{versions}");
+    assert!(dev.ok(&["info", "a/t"]).contains("`volley info a/t --versions`"));
     assert!(dev.ok(&["get", "a/t", "--version", "1"]).contains("three"));
 
     let nodes = dev.json(&["nodes"])["nodes"].as_array().unwrap().clone();

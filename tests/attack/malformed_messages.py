@@ -109,6 +109,13 @@ def many_columns(count):
     return ipc_messages(pa.table([column] * count, names=[f"c{at}" for at in range(count)]))
 
 
+def shared_views(count):
+    """Rows that all have one text of 1 MiB, by views."""
+    text = pa.array(["x" * MIB], pa.string_view())
+    buffers = [None, pa.py_buffer(text.buffers()[1].to_pybytes() * count), text.buffers()[2]]
+    return ipc_messages(pa.table({"s": pa.Array.from_buffers(pa.string_view(), count, buffers)}))
+
+
 # What is sent, and what the refusal says. All are INVALID_ARGUMENT or RESOURCE_EXHAUSTED.
 REFUSED = {
     "an offset beyond the data": (lambda: offset(1, 1_000_000), "offset|length|beyond|exceed"),
@@ -141,6 +148,7 @@ REFUSED = {
     "LZ4 that declares 2^63 - 1 bytes": (lambda: declares("lz4", (1 << 63) - 1), "declare|decompress|limit|bytes"),
     "ZSTD that declares -2 bytes": (lambda: declares("zstd", -2), "declare|decompress|negative|-2|bytes"),
     "ZSTD that declares too little": (lambda: declares("zstd", 8), "decompress|bytes|ZSTD|buffer"),
+    "views of 200 GB of text": (lambda: shared_views(200_000), "share|views|dictionary"),
     "100,000 levels of lists": (lambda: [(flatbuffer.nested_schema(100_000), b"")], "nest|deep|depth|level|flatbuffer"),
     "1,000 levels of lists": (lambda: [(flatbuffer.nested_schema(1_000), b"")], "nest|deep|depth|level|flatbuffer"),
 }

@@ -51,6 +51,11 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) 
     for (name, value) in table_options(stats) {
         summary.add_row([name, &escape_invisible(&value)]);
     }
+    if ls::version(info).is_some_and(|version| version > 1) {
+        let hint =
+            format!("`volley info {name} --versions` lists them, `volley restore {name} --version N` brings one back");
+        summary.add_row(["old versions", &escape_invisible(&hint)]);
+    }
     output::line(summary)?;
 
     let mut columns = output::table(&["column", "type", "null"]);

@@ -23,10 +23,18 @@ pub async fn run(client: &Client, name: &TableName, json: bool) -> Result<()> {
     }
     output::align_right(&mut table, &[0, 2, 3, 4]);
     output::line(table)?;
-    match versions["more"].as_u64() {
-        Some(more) if more > 0 => output::line(format!("and {more} older ones")),
+    if let Some(more) = versions["more"].as_u64().filter(|more| *more > 0) {
+        output::line(format!("and {more} older ones"))?;
+    }
+    match versions["versions"].as_array() {
+        Some(listed) if listed.len() > 1 => output::line(restore_hint(name)),
         _ => Ok(()),
     }
+}
+
+/// How a version comes back.
+fn restore_hint(name: &TableName) -> String {
+    format!("`volley restore {name} --version N` makes an old version the newest one")
 }
 
 /// What ended a version: the version that replaced it, or the drop, and the write.

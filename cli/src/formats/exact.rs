@@ -214,6 +214,17 @@ fn parquet_type(data_type: &DataType) -> Result<DataType, ColumnError> {
     })
 }
 
+/// The same type, but decimals of a negative scale with scale 0, if it has the digits: arrow writes their zeros as `000`.
+fn text_decimal(data_type: &DataType) -> DataType {
+    use DataType::*;
+    match data_type {
+        Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s) if *s < 0 => {
+            whole_decimal(*p, *s).unwrap_or_else(|_| data_type.clone())
+        }
+        other => other.clone(),
+    }
+}
+
 /// Parquet has no negative scales: the same numbers with scale 0.
 fn whole_decimal(precision: u8, scale: i8) -> Result<DataType, ColumnError> {
     match precision.saturating_add(scale.unsigned_abs()) {
@@ -229,7 +240,7 @@ fn csv_type(data_type: &DataType) -> Result<DataType, ColumnError> {
         DataType::Dictionary(_, values) => csv_type(values),
         nested if has_union(nested) => Err(ColumnError::new(format!("has a union, {ONLY_ARROW}"))),
         nested if nested.is_nested() => Err(ColumnError::new("is nested, which CSV does not support")),
-        other => Ok(other.clone()),
+        other => Ok(text_decimal(other)),
     }
 }
 
@@ -242,7 +253,7 @@ fn json_type(data_type: &DataType) -> Result<DataType, ColumnError> {
         other => {
             let held = map_children(other, &mut |field| held_field(Format::Jsonl, field))?;
             check_json_names(&held)?;
-            Ok(held)
+            Ok(text_decimal(&held))
         }
     }
 }

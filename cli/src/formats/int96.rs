@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{Int96, Int96Type};
+use parquet::data_type::Int96;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescPtr;
 
@@ -109,13 +109,17 @@ fn needed(reader: &SerializedFileReader<File>, column: usize) -> Result<NeededUn
     let mut needed = NeededUnit::default();
     for group in 0..reader.num_row_groups() {
         if let ColumnReader::Int96ColumnReader(mut values) = reader.get_row_group(group)?.get_column_reader(column)? {
-            add_values(&mut values, &mut needed)?;
+            visit_values(&mut values, |value| needed.add(value))?;
         }
     }
     Ok(needed)
 }
 
-fn add_values(reader: &mut ColumnReaderImpl<Int96Type>, needed: &mut NeededUnit) -> Result<(), ArrowError> {
+/// Calls `visit` for every value of a column that is not null.
+pub fn visit_values<T: parquet::data_type::DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    mut visit: impl FnMut(&T::T),
+) -> Result<(), ArrowError> {
     let (mut values, mut definitions, mut repetitions) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         values.clear();
@@ -123,7 +127,7 @@ fn add_values(reader: &mut ColumnReaderImpl<Int96Type>, needed: &mut NeededUnit)
         repetitions.clear();
         let (records, _, _) =
             reader.read_records(READ_VALUES, Some(&mut definitions), Some(&mut repetitions), &mut values)?;
-        values.iter().for_each(|value| needed.add(value));
+        values.iter().for_each(&mut visit);
         if records == 0 {
             return Ok(());
         }

@@ -25,6 +25,7 @@ mod delimited;
 mod exact;
 mod input;
 mod int96;
+mod interval;
 mod ipc;
 mod leaves;
 mod parquet;

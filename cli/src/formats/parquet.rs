@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -17,6 +17,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use volley_common::ipc::schema::parse_schema;
 
 use super::int96::Int96Needs;
+use super::interval::interval_units;
 use super::leaves::{map_leaves, with_type};
 use super::{BATCH_ROWS, Batches};
 
@@ -43,8 +44,8 @@ pub fn open(file: File, int96: Option<&Int96Needs>, bar: ProgressBar) -> Result<
     })))
 }
 
-/// The file's metadata, with Arrow types that hold every value: INT96 times in the unit that fits, and timestamps in
-/// the zone that the embedded Arrow schema has, although their units differ.
+/// The file's metadata, with Arrow types that hold every value: INT96 times and intervals in the unit that fits, and timestamps
+/// in the zone that the embedded Arrow schema has, although their units differ.
 fn metadata(file: &File, int96: Option<&Int96Needs>) -> Result<ArrowReaderMetadata, ArrowError> {
     let loaded = ArrowReaderMetadata::load(file, ArrowReaderOptions::new())?;
     let columns = loaded.metadata().file_metadata().schema_descr().columns();
@@ -55,12 +56,14 @@ fn metadata(file: &File, int96: Option<&Int96Needs>) -> Result<ArrowReaderMetada
         None => Int96Needs::of(file)?.units(columns)?,
     };
     let embedded = embedded_schema(&loaded);
+    let intervals = interval_units(file, columns, embedded.is_some())?;
     let fields = loaded.schema().fields();
-    let mut leaf = 0..;
+    let mut leaves = 0_usize..;
     let exact = fields.iter().enumerate().map(|(index, field)| {
         let data_type = map_leaves(field.data_type(), &mut |data_type| {
-            let unit = leaf.next().and_then(|at: usize| units.get(at).copied().flatten());
-            int96_type(data_type, unit)
+            let leaf = leaves.next().unwrap_or(usize::MAX);
+            let interval = intervals.get(leaf).copied().flatten();
+            exact_type(data_type, units.get(leaf).copied().flatten(), interval)
         });
         let original = embedded.as_ref().and_then(|schema| schema.fields().get(index));
         let zoned = original.map(|original| with_zones(&data_type, original.data_type()));
@@ -75,10 +78,12 @@ fn metadata(file: &File, int96: Option<&Int96Needs>) -> Result<ArrowReaderMetada
     Ok(ArrowReaderMetadata::try_new(loaded.metadata().clone(), options)?)
 }
 
-fn int96_type(data_type: &DataType, unit: Option<TimeUnit>) -> DataType {
-    match (data_type, unit) {
-        (DataType::Timestamp(_, zone), Some(unit)) => DataType::Timestamp(unit, zone.clone()),
-        (other, _) => other.clone(),
+/// The type of a leaf in the unit that its values need.
+fn exact_type(data_type: &DataType, time: Option<TimeUnit>, interval: Option<IntervalUnit>) -> DataType {
+    match (data_type, time, interval) {
+        (DataType::Timestamp(_, zone), Some(unit), _) => DataType::Timestamp(unit, zone.clone()),
+        (DataType::Interval(_), _, Some(unit)) => DataType::Interval(unit),
+        (other, _, _) => other.clone(),
     }
 }
 

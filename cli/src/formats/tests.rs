@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit, i256};
 use tempfile::TempDir;
 
 use super::*;
@@ -242,6 +242,20 @@ fn damaged_and_misnamed_files_say_what_they_are() {
     assert!(error.contains("half.parquet") && error.contains("damaged, or not complete"), "{error}");
     std::fs::create_dir(folder.path("folder")).unwrap();
     assert!(read(&folder.path("folder")).unwrap_err().message.contains("is a folder"));
+}
+
+#[test]
+fn zero_of_a_negative_scale_is_a_number_in_text() {
+    let folder = TestFolder::new();
+    let of = |column: ArrayRef| RecordBatch::try_from_iter([("n", column)]).unwrap();
+    let short = of(Arc::new(Decimal128Array::from(vec![0, -12]).with_data_type(DataType::Decimal128(5, -2))));
+    for (name, expected) in [("t.csv", "n\n0\n-1200\n"), ("t.jsonl", "{\"n\":0}\n{\"n\":-1200}\n")] {
+        write(&folder.path(name), std::slice::from_ref(&short)).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path(name)).unwrap(), expected);
+        let long = Decimal256Array::from(vec![i256::ZERO]).with_data_type(DataType::Decimal256(75, -5));
+        let error = write(&folder.path(name), &[of(Arc::new(long))]).unwrap_err();
+        assert!(error.message.contains("\"n\"") && error.message.contains("a zero"), "{error}");
+    }
 }
 
 #[test]

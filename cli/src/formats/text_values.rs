@@ -21,13 +21,18 @@ const LAST_OFFSET_SECONDS: i64 = 63_700_000;
 /// Checks that every value of a leaf has an exact text in the format.
 ///
 /// # Errors
-/// A time that the calendar does not have; in JSON lines also a float that is not finite.
+/// A time that the calendar does not have; a zero that would be written as `000`; in JSON lines also a float that is not finite.
 pub fn check_text(leaf: &ArrayRef, format: Format) -> Result<(), ColumnError> {
     match leaf.data_type() {
         DataType::Float16 if format == Format::Jsonl => finite(leaf.as_primitive::<Float16Type>(), |x| x.is_finite()),
         DataType::Float32 if format == Format::Jsonl => finite(leaf.as_primitive::<Float32Type>(), |x| x.is_finite()),
         DataType::Float64 if format == Format::Jsonl => finite(leaf.as_primitive::<Float64Type>(), |x| x.is_finite()),
         temporal if temporal.is_temporal() && !matches!(temporal, DataType::Interval(_)) => check_range(leaf),
+        DataType::Decimal256(_, ..0)
+            if leaf.as_primitive::<Decimal256Type>().iter().flatten().any(|n| n == i256::ZERO) =>
+        {
+            Err(ColumnError::new("has a zero in a decimal of more than 76 digits, which has no text"))
+        }
         _ => Ok(()),
     }
 }

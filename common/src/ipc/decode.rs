@@ -16,9 +16,10 @@ use super::batch_validation::{buffer_place, validate_batch};
 use super::dictionary_keys::has_dictionary;
 use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
-use super::spool::{MemoryTarget, SpoolStorage, relocate};
+use super::spool::{MemoryTarget, SpoolStorage, SpoolTarget, relocate};
 use super::stream_budget::StreamBudget;
 use super::streamed_decompression::{batch_of, check_decompression, decompress_batch};
+use super::view_lengths::{has_views, view_lengths};
 use crate::{Error, Result};
 
 /// The limit for all dictionaries of a stream together, as a multiple of the largest message.
@@ -91,7 +92,8 @@ impl BatchDecoder {
         self
     }
 
-    /// Refuses a stream that costs far more than it sent, by compression or deltas of dictionaries: for one of a client.
+    /// Refuses a stream that costs far more than it sent, by compression, deltas of dictionaries or views of one value: for one of
+    /// a client.
     pub fn with_cost_limit(mut self) -> Self {
         self.budget.is_limited = true;
         self
@@ -155,7 +157,7 @@ impl BatchDecoder {
 
     /// Reads a batch that was validated, and decompresses to `size` bytes.
     fn read_batch(
-        &self,
+        &mut self,
         what: &str,
         batch: arrow_ipc::RecordBatch<'_>,
         body: Bytes,
@@ -163,15 +165,23 @@ impl BatchDecoder {
         schema: SchemaRef,
         version: MetadataVersion,
     ) -> Result<RecordBatch> {
-        let place = |at| buffer_place(what, &batch, version, schema.fields().iter().map(|f| f.as_ref()), at);
+        let place = |at| buffer_place(what, &batch, version, fields_of(&schema), at);
         let read = |batch: arrow_ipc::RecordBatch<'_>, body: &Buffer| {
             catch_panics(what, || read_record_batch(body, batch, schema.clone(), &self.dictionaries, None, &version))
         };
-        if let Some(spool) = self.spool_for(&batch, size) {
-            let plain = decompress_batch(&batch, &body, spool.storage.create(size as u64)?, &place)?;
-            return read(batch_of(&plain)?, &aligned(plain.body.clone()));
+        let has_views = self.budget.is_limited && fields_of(&schema).any(|field| has_views(field.data_type()));
+        if let Some(target) = self.plain_target(&batch, size, has_views)? {
+            let plain = decompress_batch(&batch, &body, target, &place)?;
+            let (batch, body) = (batch_of(&plain)?, aligned(plain.body.clone()));
+            if has_views {
+                self.budget.view(view_lengths(&batch, version, fields_of(&schema), &body))?;
+            }
+            return read(batch, &body);
         }
         let body = aligned(body);
+        if has_views {
+            self.budget.view(view_lengths(&batch, version, fields_of(&schema), &body))?;
+        }
         let result = read(batch, &body);
         if result.is_err() && batch.compression().is_some() {
             // Arrow says neither which buffer it could not decompress nor in what it differs from its length.
@@ -180,10 +190,27 @@ impl BatchDecoder {
         result
     }
 
-    /// Where a message must be decompressed to; `None`: it may be decoded in memory.
-    fn spool_for(&self, batch: &arrow_ipc::RecordBatch<'_>, size: usize) -> Option<&DecoderSpool> {
-        let spool = self.spool.as_ref()?;
-        (batch.compression().is_some() && size > spool.max_decompressed).then_some(spool)
+    /// Where a message is decompressed to before arrow reads it; `None`: it is not compressed, or arrow decompresses it.
+    /// `has_views`: it has views, whose lengths must be known before.
+    fn plain_target(
+        &self,
+        batch: &arrow_ipc::RecordBatch<'_>,
+        size: usize,
+        has_views: bool,
+    ) -> Result<Option<Box<dyn SpoolTarget>>> {
+        if batch.compression().is_none() {
+            return Ok(None);
+        }
+        let memory: Box<dyn SpoolTarget> = match &self.spool {
+            Some(spool) if size > spool.max_decompressed => return spool.storage.create(size as u64).map(Some),
+            _ if !has_views => return Ok(None),
+            Some(spool) => match spool.storage.reserve(size) {
+                Some(reservation) => Box::new(MemoryTarget::new(reservation)),
+                None => return spool.storage.create(size as u64).map(Some),
+            },
+            None => Box::new(MemoryTarget::new(Box::new(()))),
+        };
+        Ok(Some(memory))
     }
 
     fn decode_dictionary(&mut self, message: &arrow_ipc::Message<'_>, body: Bytes) -> Result<DecodedMessage> {
@@ -289,6 +316,10 @@ impl BatchDecoder {
         }
         Ok(())
     }
+}
+
+fn fields_of(schema: &Schema) -> impl Iterator<Item = &Field> {
+    schema.fields().iter().map(|field| field.as_ref())
 }
 
 pub(super) fn empty_header() -> Error {

@@ -30,6 +30,7 @@
 //! | [`flight_encoder`] | FlightData to gRPC messages, without a copy of the body |
 //! | `used_ranges` | the values that such rows need |
 //! | `expansion` | the limit for values that widening repeats |
+//! | `view_lengths` | how long the values of views are together |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
 //! | `test_data` | random batches of every type, for tests |
@@ -72,6 +73,7 @@ pub mod take;
 mod test_data;
 pub mod unshared;
 mod used_ranges;
+mod view_lengths;
 mod widen;
 
 /// The size that messages are split to, bytes. Measured, see docs: a client's cost is half of that at 32 MiB.

@@ -11,6 +11,11 @@ const MAX_COPIES: u64 = 64;
 /// ... plus this many.
 const MAX_COPIED_BYTES: u64 = 1 << 30;
 
+/// Maximum bytes of the values of a stream's views, counted for each row, as a multiple of what it decompresses to ...
+const MAX_VIEWED: u64 = 64;
+/// ... plus this many.
+const MAX_VIEWED_BYTES: u64 = 1 << 30;
+
 /// What one stream has sent and used.
 #[derive(Default)]
 pub(super) struct StreamBudget {
@@ -19,6 +24,7 @@ pub(super) struct StreamBudget {
     sent: u64,
     decompressed: u64,
     copied: u64,
+    viewed: u64,
 }
 
 impl StreamBudget {
@@ -40,6 +46,23 @@ impl StreamBudget {
             "the stream sent {} bytes, which decompress to {}: the limit is {MAX_RATIO} times as many and {MAX_RATIO_BYTES} \
              more; send it with LZ4 or without compression",
             self.sent, self.decompressed
+        )))
+    }
+
+    /// Counts views of values of so many bytes before these are checked.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: rows share values so long that reading them for each row would take far longer than sending them.
+    pub(super) fn view(&mut self, bytes: u64) -> Result<()> {
+        self.viewed = self.viewed.saturating_add(bytes);
+        let limit = self.decompressed.saturating_mul(MAX_VIEWED).saturating_add(MAX_VIEWED_BYTES);
+        if !self.is_limited || self.viewed <= limit {
+            return Ok(());
+        }
+        Err(Error::exhausted(format!(
+            "rows share values: the views of the stream have {} bytes for {} that were sent, the limit is {MAX_VIEWED} times as \
+             many and {MAX_VIEWED_BYTES} more; send shared values as a dictionary",
+            self.viewed, self.decompressed
         )))
     }
 

@@ -1,5 +1,7 @@
 //! The canonical bytes of values, which are hashed: see the table in [`super`].
 
+use std::collections::HashMap;
+
 use arrow::array::{
     Array, ArrowPrimitiveType, AsArray, DictionaryArray, PrimitiveArray, RunArray, downcast_dictionary_array,
     downcast_integer_array, downcast_run_array, downcast_temporal_array,
@@ -11,7 +13,10 @@ use arrow::datatypes::{
     Float32Type, Float64Type, IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType,
     RunEndIndexType, TimeUnit, i256,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
+/// A value that rows share is hashed once for all of them if it has more bytes than this.
+const MAX_REPEATED: usize = 256;
 /// The byte of a null.
 const NULL: u8 = 0;
 /// The byte before a value.
@@ -24,10 +29,13 @@ pub(super) trait KeyColumn {
     /// Appends the bytes of one row.
     fn append(&self, row: usize, to: &mut Vec<u8>);
 
-    /// Calls `visit` with the bytes of every row in order; `buffer` is scratch space.
+    /// Calls `visit` with the hash of every row's bytes in order; `buffer` is scratch space.
     ///
     /// One virtual call a column, so that the compiler can inline `append` in the loop.
-    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8]));
+    fn for_each_hash(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(u64));
+
+    /// Where the row's value is among those that rows share; `None`: the row is null.
+    fn shared_row(&self, row: usize) -> Option<usize>;
 }
 
 /// A column whose values `append_value(row, to)` turns into bytes.
@@ -48,12 +56,16 @@ impl<F: Fn(usize, &mut Vec<u8>)> KeyColumn for ValueColumn<F> {
         }
     }
 
-    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8])) {
+    fn for_each_hash(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(u64)) {
         for row in 0..self.rows {
             buffer.clear();
             self.append(row, buffer);
-            visit(buffer);
+            visit(xxh3_64(buffer));
         }
+    }
+
+    fn shared_row(&self, row: usize) -> Option<usize> {
+        Some(row)
     }
 }
 
@@ -72,12 +84,28 @@ impl<F: Fn(usize) -> Option<usize>> KeyColumn for IndirectColumn<'_, F> {
         }
     }
 
-    fn for_each(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(&[u8])) {
+    fn for_each_hash(&self, buffer: &mut Vec<u8>, visit: &mut dyn FnMut(u64)) {
+        let mut long: HashMap<usize, u64> = HashMap::new();
         for row in 0..self.rows {
-            buffer.clear();
-            self.append(row, buffer);
-            visit(buffer);
+            let shared = || self.shared_row(row);
+            let known = if long.is_empty() { None } else { shared().and_then(|shared| long.get(&shared).copied()) };
+            let hash = known.unwrap_or_else(|| {
+                buffer.clear();
+                self.append(row, buffer);
+                xxh3_64(buffer)
+            });
+            if known.is_none()
+                && buffer.len() > MAX_REPEATED
+                && let Some(shared) = shared()
+            {
+                long.insert(shared, hash);
+            }
+            visit(hash);
         }
+    }
+
+    fn shared_row(&self, row: usize) -> Option<usize> {
+        (self.index)(row).and_then(|index| self.target.shared_row(index))
     }
 }
 

@@ -31,10 +31,17 @@ use arrow::datatypes::{DataType, Schema};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use self::bytes::{KeyColumn, key_column};
+use crate::ipc::dictionary_keys::dictionary_bytes;
+use crate::ipc::size::data_bytes;
 use crate::{Error, Result};
 
 /// Version of the function above. A different function gets another number.
 pub const ALGORITHM: u32 = 1;
+
+/// Maximum bytes of the keys of a batch's rows, of several columns, as a multiple of the batch's own: rows may share values ...
+const MAX_KEY_RATIO: u64 = 64;
+/// ... plus this many.
+const MAX_KEY_BYTES: u64 = 256 << 20;
 
 /// Computes the shards of a table's rows.
 ///
@@ -81,7 +88,8 @@ impl Partitioner {
     /// The shard of every row, each below the number of shards.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the batch does not have the partitioner's schema.
+    /// INVALID_ARGUMENT: the batch does not have the partitioner's schema. RESOURCE_EXHAUSTED: its rows share values, and their
+    /// keys have far more bytes than the batch.
     pub fn shards_of(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let mut shards = Vec::with_capacity(batch.num_rows());
         // Below `self.shards`, which was a u32.
@@ -101,12 +109,20 @@ impl Partitioner {
         // Reused for every row: it grows to the size of the largest key.
         let mut row_bytes = Vec::with_capacity(64);
         if let [single] = columns.as_slice() {
-            single.for_each(&mut row_bytes, &mut |bytes| visit(xxh3_64(bytes)));
+            single.for_each_hash(&mut row_bytes, &mut visit);
             return Ok(());
         }
+        let (mut key_bytes, mut limit) = (0_u64, None);
         for row in 0..batch.num_rows() {
             row_bytes.clear();
             columns.iter().for_each(|column| column.append(row, &mut row_bytes));
+            key_bytes += row_bytes.len() as u64;
+            if key_bytes > MAX_KEY_BYTES && key_bytes > *limit.get_or_insert_with(|| key_limit(batch)) {
+                return Err(Error::exhausted(format!(
+                    "rows share values of the columns of shard_by, whose keys would have more than {key_bytes} bytes: send \
+                     fewer rows in a batch, or name columns of shorter values"
+                )));
+            }
             visit(xxh3_64(&row_bytes));
         }
         Ok(())
@@ -132,6 +148,12 @@ impl Partitioner {
 /// shards. Only the writing node computes it; the catalog has the shard of every part.
 pub fn first_shard(write: &str, stream: u64, shards: u32) -> u32 {
     (xxh3_64_with_seed(write.as_bytes(), stream) % u64::from(shards.max(1))) as u32
+}
+
+/// Maximum bytes that are hashed for a batch.
+fn key_limit(batch: &RecordBatch) -> u64 {
+    let own = data_bytes(batch) + dictionary_bytes(batch).unwrap_or(0);
+    (own as u64).saturating_mul(MAX_KEY_RATIO).saturating_add(MAX_KEY_BYTES)
 }
 
 /// Finds a key column and checks its type.

@@ -200,6 +200,29 @@ fn several_columns_are_hashed_in_order() {
 }
 
 #[test]
+fn long_values_that_rows_share_are_hashed_once() {
+    let text = "x".repeat(1 << 20);
+    let words: ArrayRef = Arc::new(StringArray::from(vec![text.as_str(), "y"]));
+    let keys = |rows: i32| Int32Array::from_iter_values((0..rows).map(|row| row % 2));
+    let coded = |rows| Arc::new(DictionaryArray::new(keys(rows), words.clone())) as ArrayRef;
+    // Hashed for each row this would be half a terabyte.
+    let found = hashes(vec![coded(1_000_000)]);
+    assert_eq!(&found[..2], hashes(vec![words.clone()]));
+    assert!(found.chunks(2).all(|pair| pair == &found[..2]));
+    let (ends, rows) = (Int32Array::from_iter_values((1..=100_000).map(|at| at * 10)), coded(100_000));
+    let runs = RunArray::<Int32Type>::try_new(&ends, rows.as_ref()).unwrap();
+    assert_eq!(hashes(vec![Arc::new(runs)])[9..11], found[..2]);
+
+    // Together with another column each row has bytes of its own.
+    let wide = batch(vec![coded(1_000), Arc::new(keys(1_000))]);
+    let partitioner = Partitioner::new(&wide.schema(), &["c0".into(), "c1".into()], 4).unwrap();
+    let error = partitioner.shards_of(&wide).unwrap_err();
+    assert!(error.code == Code::ResourceExhausted && error.message.contains("shard_by"), "{error}");
+    let narrow = wide.slice(0, 100);
+    assert_eq!(partitioner.shards_of(&narrow).unwrap().len(), 100);
+}
+
+#[test]
 fn rows_spread_evenly() {
     let batch = batch(vec![Arc::new(Int64Array::from_iter_values(0..100_000))]);
     let mut rows = vec![0u32; 64];

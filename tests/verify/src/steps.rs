@@ -159,9 +159,11 @@ fn deploy(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn chaos(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
-    let (faults, seconds) = if purpose == VerifyPurpose::Commit { ("15", "30") } else { ("200", "600") };
+    let (faults, seconds, pause) =
+        if purpose == VerifyPurpose::Commit { ("15", "30", "15") } else { ("200", "600", "120") };
     let mut command = Command::new(project.binaries("debug").join("volley-chaos"));
-    run(command.args(["--faults", faults, "--seconds", seconds]).env_remove("VOLLEY_BIN_DIR"))
+    let limits = ["--faults", faults, "--seconds", seconds, "--longest-pause", pause];
+    run(command.args(limits).env_remove("VOLLEY_BIN_DIR"))
 }
 
 fn cost(project: &Project, purpose: VerifyPurpose) -> VerifyResult {

@@ -3,7 +3,7 @@ use std::path::Path;
 use arrow::array::*;
 use arrow::datatypes::*;
 use parquet::arrow::ArrowWriter;
-use parquet::data_type::{Int96, Int96Type};
+use parquet::data_type::{FixedLenByteArray, FixedLenByteArrayType, Int96, Int96Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -115,6 +115,40 @@ fn int96_within_a_list_is_read_in_its_unit() {
     assert_eq!(item.data_type(), &DataType::Timestamp(TimeUnit::Microsecond, None));
     let list = batches[0].column(0).as_list::<i32>();
     assert_eq!(list.values().as_primitive::<TimestampMicrosecondType>().value(0), (LAST_DAY / 1000) as i64);
+}
+
+/// A file with an INTERVAL column of these months, days and milliseconds, as DuckDB writes it.
+fn interval_file(path: &Path, intervals: &[[u32; 3]]) -> File {
+    let message = "message m { optional fixed_len_byte_array(12) i (INTERVAL); }";
+    let schema = Arc::new(parse_message_type(message).unwrap());
+    let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Default::default()).unwrap();
+    let bytes = |parts: &[u32; 3]| parts.iter().flat_map(|part| part.to_le_bytes()).collect::<Vec<u8>>();
+    let values: Vec<FixedLenByteArray> = intervals.iter().map(|parts| bytes(parts).into()).collect();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<FixedLenByteArrayType>().write_batch(&values, Some(&vec![1; values.len()]), None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    File::open(path).unwrap()
+}
+
+#[test]
+fn intervals_keep_all_their_parts_or_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |intervals: &[[u32; 3]]| interval_file(&folder.path().join("t"), intervals);
+    let (_, batches) = read(&file(&[[0, 0, 0], [14, 0, 0]])).unwrap();
+    assert_eq!(batches[0].column(0).as_primitive::<IntervalYearMonthType>().values(), &[0, 14]);
+    let (_, batches) = read(&file(&[[0, 2, 3500]])).unwrap();
+    assert_eq!(batches[0].column(0).as_primitive::<IntervalDayTimeType>().value(0), IntervalDayTime::new(2, 3500));
+    for (intervals, reason) in [
+        (&[[1, 2, 3500]][..], "write the months to a column"),
+        (&[[1, 0, 0], [0, 1, 0]], "months"),
+        (&[[0, 0, 1 << 31]], "2^31"),
+    ] {
+        let error = read(&file(intervals)).unwrap_err().to_string();
+        assert!(error.contains("INTERVAL column \"i\"") && error.contains(reason), "{error}");
+    }
 }
 
 fn arrow_file(path: &Path, batch: &RecordBatch, properties: Option<WriterProperties>) -> File {

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use arrow::error::ArrowError;
 
-use super::{MAX_ROW_BYTES, cut};
+use super::{MAX_ROW_BYTES, cut, not_utf8};
 use crate::output::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -150,7 +150,8 @@ impl<R: BufRead> CsvRows<R> {
             let cell = self.cells.iter().take_while(|cell| cell.start <= valid).count().max(1);
             let line = self.cells.get(cell - 1).map_or(first, |cell| cell.line);
             let column = self.header.get(cell - 1).map_or(format!("column {cell}"), |name| format!("column {name:?}"));
-            error(line, format!("{column}: it is not UTF-8"))
+            let text = self.cells.get(cell - 1).and_then(|cell| e.as_bytes().get(cell.start..cell.end));
+            error(line, format!("{column}: {}", not_utf8(text.unwrap_or_default())))
         })?;
         Ok(true)
     }
@@ -256,7 +257,7 @@ mod tests {
             (b"a,b\n1,2,3\n", "line 2: 3 cells"),
             (b"a,b\n1,2\n3,\"x\n\n", "line 3: a quote is not closed: \"\\\"x"),
             (b"a,b\n1,\"x\"y\n", "line 2: text after a closing quote: \"y"),
-            (b"a,b\n1,2\n3,\xff\n", "line 3: column \"b\": it is not UTF-8"),
+            (b"a,b\n1,2\n3,\xff\n", "line 3: column \"b\": it is not UTF-8: \"\\xff\""),
             (b"a,b\n1,\0\n", "line 2: it has a NUL"),
             (b"a,b\r1,2\r", "line 1: a carriage return"),
             (b"a,a\n", "line 1: the columns 1 and 2 are both named \"a\""),

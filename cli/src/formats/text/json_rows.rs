@@ -6,7 +6,7 @@ use arrow::error::ArrowError;
 use serde_json::value::RawValue;
 
 use super::json::JsonFault;
-use super::{MAX_ROW_BYTES, cut};
+use super::{MAX_ROW_BYTES, cut, not_utf8};
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -204,8 +204,10 @@ impl<R: BufRead> JsonRows<R> {
                 break;
             }
         }
-        self.text = String::from_utf8(bytes)
-            .map_err(|e| error(self.place_of(e.as_bytes(), e.utf8_error().valid_up_to()), "it is not UTF-8"))?;
+        self.text = String::from_utf8(bytes).map_err(|e| {
+            let (bytes, at) = (e.as_bytes(), e.utf8_error().valid_up_to());
+            error(self.place_of(bytes, at), not_utf8(bytes.get(at..).unwrap_or_default()))
+        })?;
         match serde_json::from_str::<&RawValue>(&self.text) {
             Ok(_) => Ok(()),
             Err(_) => Err(self.invalid(self.text.as_bytes())),

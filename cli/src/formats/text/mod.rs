@@ -85,6 +85,12 @@ fn cut(text: &str) -> String {
     }
 }
 
+/// What is wrong with these bytes, and the first of them.
+fn not_utf8(bytes: &[u8]) -> String {
+    let (shown, rest) = bytes.split_at(bytes.len().min(SHOWN_CHARACTERS));
+    format!("it is not UTF-8: \"{}{}\"", shown.escape_ascii(), if rest.is_empty() { "" } else { "..." })
+}
+
 /// A boolean, as JSON, Python or R write it.
 fn boolean(text: &str) -> Option<bool> {
     match text {

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Array, AsArray, Int32Array, StringArray};
+use arrow::array::{Array, AsArray, BinaryViewArray, ByteView, Int32Array, StringArray};
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{DictionaryHandling, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use rand::Rng;
@@ -276,6 +276,39 @@ fn stream_that_decompresses_without_bound_is_refused() {
         decoder.push(stream[0].clone()).unwrap();
         let error = (0..100).find_map(|_| decoder.push(stream[1].clone()).err());
         assert_eq!(error.is_some(), refused, "{error:?}");
+    }
+}
+
+/// A check of UTF-8 alone would take minutes.
+#[test]
+fn views_that_share_long_values_are_refused() {
+    let (length, text) = (1 << 20, Buffer::from(vec![b'x'; 1 << 20]));
+    let shared = |rows: usize| {
+        let views = vec![ByteView::new(length, b"xxxx").as_u128(); rows];
+        one_column(Arc::new(BinaryViewArray::new(views.into(), vec![text.clone()], None)))
+    };
+    for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        for (max_decompressed, max_reserved) in [(None, 0), (Some(0), 0), (Some(LIMIT), 0), (Some(LIMIT), 9)] {
+            for (rows, is_refused) in [(40, false), (100_000, true)] {
+                let batch = shared(rows);
+                let stream = messages(std::slice::from_ref(&batch), codec);
+                let decoder = BatchDecoder::new(LIMIT).with_cost_limit();
+                let storage = Arc::new(MemoryStorage { max_reserved, ..MemoryStorage::default() });
+                let mut decoder = match max_decompressed {
+                    Some(max) => decoder.with_spool(storage, max),
+                    None => decoder,
+                };
+                decoder.push(stream[0].clone()).unwrap();
+                match decoder.push(stream[1].clone()) {
+                    Ok(DecodedMessage::Batch(decoded)) => assert!(!is_refused && decoded == batch, "{rows} {codec:?}"),
+                    Ok(other) => panic!("{other:?}"),
+                    Err(error) => {
+                        assert!(is_refused && error.code == Code::ResourceExhausted, "{rows} {codec:?}: {error}");
+                        assert!(error.message.contains("as a dictionary"), "{error}");
+                    }
+                }
+            }
+        }
     }
 }
 
