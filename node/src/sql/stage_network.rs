@@ -1,8 +1,9 @@
 //! The other nodes of a query: calls to their peer ports, and parts that this node reads for them.
 
 use std::fmt;
-use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -111,11 +112,9 @@ impl QueryNetwork for NodeNetwork {
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let (pool, addr) = (self.get.pool.clone(), self.peer_addr(node)?);
+        let orders = TaskOrders { start: Some(start), ended };
         let call = async move {
             let mut client = worker_client(&pool, &addr)?;
-            let first = stream::once(ready(QueryTaskOrder { start: Some(start) }));
-            // The call's side of this node is open as long as the query runs.
-            let orders = first.chain(stream::once(ended).filter_map(|()| ready(None)));
             let started = async { Ok::<_, Error>(client.run_query_task(orders).await?.into_inner()) };
             let reports = pool.while_answering(&addr, started).await?;
             Ok::<_, Error>(while_answering(reports, pool.silence(&addr)).boxed())
@@ -136,6 +135,24 @@ impl QueryNetwork for NodeNetwork {
             Ok::<_, Error>(while_answering(rows, pool.silence(&addr)).boxed())
         };
         Ok(read_on(self.io.clone(), self.on_node(call).await?))
+    }
+}
+
+/// This node's side of the call that runs a task: open as long as the query runs. A type of its own, because the compiler cannot
+/// prove that a future with a boxed stream in a generic call is `Send`.
+struct TaskOrders {
+    start: Option<StartQueryTask>,
+    ended: BoxFuture<'static, ()>,
+}
+
+impl Stream for TaskOrders {
+    type Item = QueryTaskOrder;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<QueryTaskOrder>> {
+        match self.start.take() {
+            Some(start) => Poll::Ready(Some(QueryTaskOrder { start: Some(start) })),
+            None => self.ended.as_mut().poll(cx).map(|()| None),
+        }
     }
 }
 
