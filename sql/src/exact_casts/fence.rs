@@ -36,9 +36,11 @@ impl ScalarUDFImpl for OptimizationFence {
         "optimization_fence"
     }
 
-    /// Columns keep the names that they have without it.
+    /// A cast has the name of what it casts, and rules that project both beside each other tell them apart by an alias for casts
+    /// alone. So this name has the type of the cast.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.iter().map(|arg| arg.schema_name().to_string()).collect::<Vec<_>>().join(", "))
+        let args: Vec<String> = args.iter().map(Expr::to_string).collect();
+        Ok(format!("{}({})", self.name(), args.join(", ")))
     }
 
     fn signature(&self) -> &Signature {

@@ -133,7 +133,7 @@ const WITH_EXCHANGE: &[&str] = &[
 
 /// Those of which either is right.
 const WITH_OR_WITHOUT: &[&str] = &[
-    "SELECT a.v, b.v FROM alpha a JOIN beta b ON a.k IS NOT DISTINCT FROM b.k AND a.v < b.v",
+    "SELECT a.v, b.v FROM alpha a JOIN beta b ON (a.k IS NOT DISTINCT FROM b.k) AND a.v < b.v",
     "SELECT a.v, b.v FROM alpha a LEFT JOIN hollow b ON a.k = b.k",
     "SELECT a.v, b.v FROM hollow a FULL JOIN beta b ON a.k = b.k",
     "SELECT k FROM alpha INTERSECT SELECT k FROM beta WHERE v < 40",

@@ -272,9 +272,19 @@ async fn dropped_query_ends_its_tasks_everywhere() {
     for end in [ScanEnd::Hangs, ScanEnd::Repeats] {
         let rig = endless(end, config());
         for sql in ["SELECT customer, count(*) FROM endless GROUP BY customer", "SELECT * FROM endless"] {
-            let stream = rig.start(sql, &["endless"]).await.unwrap();
+            let mut stream = rig.start(sql, &["endless"]).await.unwrap();
             let mut open = rig.source.open.subscribe();
-            open.wait_for(|open| *open >= 6).await.unwrap();
+            let opened = async { open.wait_for(|open| *open >= 6).await.map(|_| ()) };
+            // It runs as long as somebody waits for its rows.
+            let read = async {
+                while let Some(rows) = stream.next().await {
+                    rows.unwrap();
+                }
+            };
+            tokio::select! {
+                opened = opened => opened.unwrap(),
+                () = read => panic!("{sql} has ended"),
+            }
             drop(stream);
             rig.all_tasks_ended().await;
             rig.source.all_dropped().await;
