@@ -9,7 +9,7 @@ use volley_common::wire::cluster::{QueryTaskKey, ReadQueryTaskRequest};
 use volley_common::{Code, NodeId};
 
 use super::memory_network::StageRig;
-use super::memory_source::{ScanEnd, order_schema, orders};
+use super::memory_source::{HOLDERS, ScanEnd, order_schema, orders};
 use super::*;
 
 /// The tables of these tests that a statement reads.
@@ -274,7 +274,7 @@ async fn dropped_query_ends_its_tasks_everywhere() {
         for sql in ["SELECT customer, count(*) FROM endless GROUP BY customer", "SELECT * FROM endless"] {
             let mut stream = rig.start(sql, &["endless"]).await.unwrap();
             let mut open = rig.source.open.subscribe();
-            let opened = async { open.wait_for(|open| *open >= 6).await.map(|_| ()) };
+            let opened = async { open.wait_for(|open| *open >= HOLDERS as usize).await.map(|_| ()) };
             // It runs as long as somebody waits for its rows.
             let read = async {
                 while let Some(rows) = stream.next().await {
