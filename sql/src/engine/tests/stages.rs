@@ -119,6 +119,35 @@ async fn three_nodes_give_the_rows_of_one() {
     three.all_tasks_ended().await;
 }
 
+/// How far a line of a plan is indented.
+fn indentation(line: &str) -> usize {
+    line.chars().take_while(|c| !c.is_alphabetic()).count()
+}
+
+/// The library swaps the sides of some joins, and distributes those of others by their keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_in_stages_take_their_probe_sides_in_pieces() {
+    let rig = rig();
+    let mut kinds = std::collections::BTreeSet::new();
+    for sql in QUERIES.iter().filter(|sql| sql.contains("JOIN") || sql.contains("EXISTS")) {
+        let plan = explained(&rig, sql).await;
+        let lines: Vec<&str> = plan.lines().collect();
+        let is_join = |line: &&str| {
+            ["HashJoinExec", "NestedLoopJoinExec", "CrossJoinExec"].iter().any(|join| line.contains(join))
+        };
+        for (at, join) in lines.iter().enumerate().filter(|(_, line)| is_join(line)) {
+            let depth = indentation(join);
+            let below = lines[at + 1..].iter().take_while(|line| indentation(line) > depth);
+            let sides: Vec<_> = below.filter(|line| indentation(line) == depth + 2).collect();
+            assert!(sides.len() == 2 && sides[1].contains("CooperativeProbeExec"), "{sql}: {join}\n{plan}");
+            kinds.extend(plan.contains("DistributedExec").then(|| join.contains("mode=Partitioned, join_type=Left,")));
+        }
+        let count = |operator: &str| lines.iter().filter(|line| line.contains(operator)).count();
+        assert_eq!(count("CooperativeProbeExec"), lines.iter().filter(|line| is_join(line)).count(), "{sql}\n{plan}");
+    }
+    assert_eq!(kinds.len(), 2, "no join whose sides were distributed was seen");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_is_kept_over_nodes() {
     let rig = rig();
