@@ -137,7 +137,9 @@ async fn joins_in_stages_take_their_probe_sides_in_pieces() {
         };
         for (at, join) in lines.iter().enumerate().filter(|(_, line)| is_join(line)) {
             let depth = indentation(join);
-            let below = lines[at + 1..].iter().take_while(|line| indentation(line) > depth);
+            // A stage ends with a line of its own.
+            let of_stage = lines[at + 1..].iter().take_while(|line| !line.contains('└'));
+            let below = of_stage.take_while(|line| indentation(line) > depth);
             let sides: Vec<_> = below.filter(|line| indentation(line) == depth + 2).collect();
             assert!(sides.len() == 2 && sides[1].contains("CooperativeProbeExec"), "{sql}: {join}\n{plan}");
             kinds.extend(plan.contains("DistributedExec").then(|| join.contains("mode=Partitioned, join_type=Left,")));
