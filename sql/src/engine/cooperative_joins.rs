@@ -20,7 +20,7 @@ use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJo
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
-    ReplaceChildrenOptions, StatisticsArgs,
+    ReplaceChildrenOptions, StatisticsArgs, replace_children_if_necessary,
 };
 use futures::{Stream, StreamExt, stream};
 
@@ -84,7 +84,8 @@ fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
         return Ok(Transformed::no(node));
     }
     let sides: Vec<Arc<dyn ExecutionPlan>> = vec![build.clone(), Arc::new(CooperativeProbeExec::new(probe.clone()))];
-    node.replace_children(sides, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute)).map(Transformed::yes)
+    // The side has the same properties, so that those of the join and of all above stay.
+    replace_children_if_necessary(node, sides).map(Transformed::yes)
 }
 
 /// The probe side of a join, in pieces.
