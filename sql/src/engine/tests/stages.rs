@@ -1,5 +1,6 @@
 //! Queries on three nodes in one process: the same rows as on one node, what stays on one node, cancellation, lost nodes.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray};
@@ -128,7 +129,7 @@ fn indentation(line: &str) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joins_in_stages_take_their_probe_sides_in_pieces() {
     let rig = rig();
-    let mut kinds = std::collections::BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for sql in QUERIES.iter().filter(|sql| sql.contains("JOIN") || sql.contains("EXISTS")) {
         let plan = explained(&rig, sql).await;
         let lines: Vec<&str> = plan.lines().collect();
