@@ -14,6 +14,9 @@ use volley_common::{Error, Result, clock};
 /// How long a result is kept, seconds: the end of all its tickets, so that a client that reads its endpoints one after the other comes
 /// to the last one.
 pub const RESULT_RETENTION_S: u64 = 3600;
+/// What a result takes at least, bytes: each has a row and a schema in the catalog, and files on nodes, however few rows it turns out
+/// to have.
+const LEAST_BYTES: u64 = 1 << 20;
 /// Which part of the file system results may take, unless the configuration says how much.
 const DISK_SHARE: u64 = 10;
 
@@ -51,8 +54,8 @@ impl ResultSpace {
         ResultSpace(Arc::new(ResultSpaceState { limit, ..ResultSpaceState::default() }))
     }
 
-    /// The space of a result that is expected to have this many bytes. It takes what the result turns out to have. `disk_bytes`: the
-    /// size of the file system.
+    /// The space of a result that is expected to have this many bytes. It takes what the result turns out to have, and a little at
+    /// least. `disk_bytes`: the size of the file system.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is too little for what is expected.
@@ -61,8 +64,8 @@ impl ResultSpace {
         let limit = if self.0.limit == 0 { disk_bytes / DISK_SHARE } else { self.0.limit };
         let (limits, owner) = (BudgetLimits::halved(limit), caller.budget_owner());
         let take = |bytes| self.0.budget.take(owner.as_ref(), bytes, limits).map_err(|_| full(limits));
-        drop(take(expected)?);
-        let share = Some(take(0)?);
+        drop(take(expected.max(LEAST_BYTES))?);
+        let share = Some(take(LEAST_BYTES)?);
         Ok(ResultShare { space: self.clone(), share, limits, is_complete: AtomicBool::new(false) })
     }
 
@@ -115,35 +118,50 @@ mod tests {
         CallerKey::Principal(name.into())
     }
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn principal_has_half_of_the_space() {
-        let space = ResultSpace::new(100);
-        let first = space.take(&caller("ann"), 30, 0).unwrap();
-        first.raise_to(50).unwrap();
-        assert_eq!(first.raise_to(51).unwrap_err().code, Code::ResourceExhausted);
-        assert!(space.take(&caller("ann"), 1, 0).is_err() && space.take(&caller("bob"), 50, 0).is_ok());
-        assert!(ResultSpace::new(0).take(&caller("ann"), 51, 1000).is_err(), "a tenth of the file system");
+        let space = ResultSpace::new(100 * MIB);
+        let first = space.take(&caller("ann"), 30 * MIB, 0).unwrap();
+        first.raise_to(50 * MIB).unwrap();
+        assert_eq!(first.raise_to(50 * MIB + 1).unwrap_err().code, Code::ResourceExhausted);
+        assert!(space.take(&caller("ann"), 1, 0).is_err() && space.take(&caller("bob"), 50 * MIB, 0).is_ok());
+        let tenth = ResultSpace::new(0);
+        assert!(tenth.take(&caller("ann"), 51 * MIB, 1000 * MIB).is_err(), "a tenth of the file system");
+        assert!(tenth.take(&caller("ann"), 50 * MIB, 1000 * MIB).is_ok());
+    }
+
+    #[test]
+    fn small_results_are_bounded_in_number() {
+        let space = ResultSpace::new(20 * LEAST_BYTES);
+        let small = || space.take(&caller("ann"), 1, 0).inspect(|stored| stored.raise_to(7).unwrap());
+        let stored: Vec<ResultShare> = (0..10).map(|_| small().unwrap()).collect();
+        assert!(small().is_err() && space.take(&caller("bob"), 1, 0).is_ok());
+        stored.iter().for_each(ResultShare::complete);
+        drop(stored);
+        assert!(small().is_err(), "they are kept");
     }
 
     #[test]
     fn space_of_a_stored_result_is_free_after_its_retention() {
-        let space = ResultSpace::new(100);
+        let space = ResultSpace::new(100 * MIB);
         let stored = space.take(&caller("ann"), 7, 0).unwrap();
-        stored.raise_to(50).unwrap();
+        stored.raise_to(50 * MIB).unwrap();
         stored.complete();
         drop(stored);
         let refused = space.take(&caller("ann"), 1, 0).err().unwrap();
         assert!(refused.message.contains("sql_result_space_bytes"), "{refused}");
         space.forget(clock::now_ms() + RESULT_RETENTION_S * 1000 + 1000);
-        assert!(space.take(&caller("ann"), 50, 0).is_ok());
+        assert!(space.take(&caller("ann"), 50 * MIB, 0).is_ok());
     }
 
     #[test]
     fn space_of_a_result_that_is_not_stored_is_free_at_once() {
-        let space = ResultSpace::new(100);
-        let failed = space.take(&caller("ann"), 50, 0).unwrap();
-        failed.raise_to(50).unwrap();
+        let space = ResultSpace::new(100 * MIB);
+        let failed = space.take(&caller("ann"), 50 * MIB, 0).unwrap();
+        failed.raise_to(50 * MIB).unwrap();
         drop(failed);
-        assert!(space.take(&caller("ann"), 50, 0).is_ok());
+        assert!(space.take(&caller("ann"), 50 * MIB, 0).is_ok());
     }
 }

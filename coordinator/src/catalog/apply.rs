@@ -106,6 +106,9 @@ impl Catalog {
         if write.fenced {
             self.note_fenced_write();
         }
+        if write.query_result {
+            self.note_query_result();
+        }
         if !op.transaction.is_empty() {
             self.join_transaction(op);
         }

@@ -68,7 +68,7 @@ impl CatalogFeature {
             CatalogFeature::Transactions => catalog.has_had_transactions(),
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
             CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
-            CatalogFeature::QueryResults => catalog.has_query_results(),
+            CatalogFeature::QueryResults => catalog.has_had_query_results(),
         }
     }
 

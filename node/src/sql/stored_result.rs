@@ -111,7 +111,10 @@ impl ResultCall<'_> {
         let results = put::put_into(PutTarget::QueryResult, context.clone(), headers, access, input, slot);
         let stored = results.try_for_each(|_| std::future::ready(Ok(()))).await;
         match (stored, failure.lock().take()) {
-            (Ok(()), _) => Ok(ticket),
+            // From now on: the query may have run for as long as a result is kept.
+            (Ok(()), _) => {
+                Ok(Ticket { expires_ms: clock::now_ms().saturating_add(RESULT_RETENTION_S * 1000), ..ticket })
+            }
             // The put says only that its stream broke.
             (Err(_), Some(error)) => Err(StoreFailure::Query(error)),
             (Err(error), None) => Err(StoreFailure::Storage(error)),
@@ -149,7 +152,7 @@ impl ResultCall<'_> {
     }
 }
 
-/// The ticket of a result that is not stored yet: for the caller, by the rights by which the query was planned.
+/// The ticket of a result that is not stored yet, without its expiry: for the caller, by the rights by which the query was planned.
 fn result_ticket(caller: &SqlCaller, rights: &PlannedRights) -> Ticket {
     let source = |(table, permitted_columns): (&Vec<String>, &u64)| ResultSource {
         table: table.clone(),
@@ -157,7 +160,6 @@ fn result_ticket(caller: &SqlCaller, rights: &PlannedRights) -> Ticket {
     };
     let mut ticket = Ticket {
         flight: rand::random(),
-        expires_ms: clock::now_ms().saturating_add(RESULT_RETENTION_S * 1000),
         table: vec![RESULT_SCHEMA.into(), format!("{:032x}", rand::random::<u128>())],
         result: Some(QueryResult { sources: rights.permitted_columns.iter().map(source).collect() }),
         ..Ticket::default()
@@ -222,7 +224,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn rows_of_a_query_become_a_result_by_one_put() {
         let cluster = cluster(true).await;
+        let begun_ms = clock::now_ms();
         let ticket = store(&cluster, "SELECT 7 AS n UNION ALL SELECT 8").await.unwrap();
+        assert!(ticket.expires_ms >= begun_ms + RESULT_RETENTION_S * 1000);
         let write = cluster.write();
         assert_eq!(write.parts.iter().map(|part| part.rows).sum::<u64>(), 2);
         assert!(write.query_result && write.table == ticket.table, "{write:?}");

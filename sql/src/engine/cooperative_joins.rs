@@ -20,7 +20,7 @@ use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJo
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
-    ReplaceChildrenOptions, StatisticsArgs,
+    ReplaceChildrenOptions, StatisticsArgs, replace_children_if_necessary,
 };
 use futures::{Stream, StreamExt, stream};
 
@@ -53,7 +53,29 @@ impl PhysicalOptimizerRule for CooperativeJoins {
     }
 }
 
+/// The plan without the pieces of probe sides: for a planner that moves the inputs of joins.
+pub(super) fn without_pieces(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = |node: Arc<dyn ExecutionPlan>| -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+        let input = node.downcast_ref::<CooperativeProbeExec>().map(|probe| probe.input().clone());
+        Ok(input.map_or_else(|| Transformed::no(node), Transformed::yes))
+    };
+    plan.transform_up(whole).map(|rewritten| rewritten.data)
+}
+
+/// The plan with the probe sides of all its joins in pieces.
+pub(super) fn in_pieces(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(with_pieces).map(|rewritten| rewritten.data)
+}
+
 fn with_pauses(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let join = with_pieces(node)?;
+    if join.transformed {
+        return Ok(Transformed::yes(Arc::new(CooperativeExec::new(join.data))));
+    }
+    Ok(join)
+}
+
+fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
     let sides: Vec<Arc<dyn ExecutionPlan>> = node.children().into_iter().cloned().collect();
     // Each of these joins collects its left side.
@@ -62,8 +84,8 @@ fn with_pauses(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
         return Ok(Transformed::no(node));
     }
     let sides: Vec<Arc<dyn ExecutionPlan>> = vec![build.clone(), Arc::new(CooperativeProbeExec::new(probe.clone()))];
-    let join = node.replace_children(sides, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))?;
-    Ok(Transformed::yes(Arc::new(CooperativeExec::new(join))))
+    // The side has the same properties, so that those of the join and of all above stay.
+    replace_children_if_necessary(node, sides).map(Transformed::yes)
 }
 
 /// The probe side of a join, in pieces.

@@ -5,7 +5,7 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{BeginWrite, DropTable, Quota, RestoreVersion, SetQuota, Table, WriteMode};
 
 use super::helpers::*;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, RowKey};
 
 const RESULT: &str = "query_results/1";
 
@@ -22,10 +22,8 @@ fn result(catalog: &Catalog) -> Option<&Table> {
 #[test]
 fn result_is_read_by_its_tickets_alone() {
     let mut fixture = CatalogFixture::new();
-    assert!(!fixture.catalog.has_query_results());
     store(&mut fixture, &[1, 2]);
     let (catalog, table) = (&fixture.catalog, result(&fixture.catalog).unwrap());
-    assert!(catalog.has_query_results());
     assert_eq!((table.version, table.rows, table.bytes), (1, 20, 200));
     assert_eq!(fixture.parts(table.id, 1), [1, 2]);
     assert_eq!(catalog.readable_version(table, Some(1), fixture.now).unwrap(), 1);
@@ -49,7 +47,20 @@ fn result_expires_with_its_retention() {
     assert!(fixture.catalog.needs_expiry(fixture.now, &keep(u64::MAX)));
     fixture.must_apply(Op::Expire(keep(u64::MAX)));
     assert_eq!((fixture.catalog.part_count(), fixture.catalog.all_tables().count()), (0, 0));
-    assert!(!fixture.catalog.has_query_results());
+}
+
+/// The log may still have their entries: a coordinator that does not know them would make tables of them.
+#[test]
+fn results_are_remembered_after_the_last_has_expired() {
+    let mut fixture = CatalogFixture::new();
+    fixture.begin(begin("w", "t", WriteMode::Create));
+    assert!(!fixture.catalog.has_had_query_results());
+    fixture.catalog.take_changes();
+    store(&mut fixture, &[1]);
+    assert!(fixture.catalog.take_changes().iter().any(|change| change.key == RowKey::Cluster));
+    fixture.now += RETENTION + 1;
+    fixture.must_apply(Op::Expire(keep(u64::MAX)));
+    assert!(result(&fixture.catalog).is_none() && fixture.catalog.has_had_query_results());
 }
 
 #[test]
@@ -68,10 +79,9 @@ fn dropped_result_expires_at_once() {
 fn write_of_a_result_without_commit_leaves_nothing() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(BeginWrite { query_result: true, ..begin("w", RESULT, WriteMode::Create) });
-    assert!(fixture.catalog.has_query_results());
     fixture.now += LEASE + 1;
     fixture.must_apply(Op::Expire(keep(u64::MAX)));
-    assert!(!fixture.catalog.has_query_results() && fixture.catalog.all_tables().next().is_none());
+    assert!(fixture.catalog.all_tables().next().is_none());
 }
 
 #[test]

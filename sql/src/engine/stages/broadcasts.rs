@@ -4,11 +4,15 @@
 //! but does not ask whether there is any, and does not wait for its readers: a side that is larger than was expected would take
 //! all memory of the node. So its input asks before each batch, and a broadcast that is too large ends its query with an error, as a
 //! join on one node does. Without broadcasts the library would run such joins in one task.
+//!
+//! It counts for each column all bytes of the buffers to which that refers. The columns of a batch that another node sent refer to
+//! one buffer, and slices of a large batch all to the same ones: they are copied first.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch, UInt64Array};
+use arrow::compute::take_record_batch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -21,6 +25,9 @@ use datafusion::physical_plan::{
 };
 use datafusion_distributed::{BroadcastExec, NetworkBoundaryExt};
 use futures::StreamExt;
+
+/// A batch is copied if so many times its bytes would be counted.
+const MAX_COUNTED: usize = 2;
 
 /// The plan of a task, which sends rows to others by a broadcast only if there is memory for them.
 pub(super) fn bounded(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
@@ -52,6 +59,18 @@ fn without_local(plan: Arc<dyn ExecutionPlan>, is_sent: bool) -> Result<Arc<dyn 
     }
     let inputs = inputs.into_iter().map(|input| without_local(input, is_boundary)).collect::<Result<Vec<_>>>()?;
     replace_children_if_necessary(plan, inputs)
+}
+
+/// The batch, with buffers of its own if many more bytes than it has would be counted.
+fn compact(batch: RecordBatch) -> RecordBatch {
+    let own = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+    // Nothing tells it of some types.
+    let Ok(own) = own.sum::<Result<usize, _>>() else { return batch };
+    if batch.get_array_memory_size() <= own.saturating_mul(MAX_COUNTED) {
+        return batch;
+    }
+    let all = UInt64Array::from_iter_values(0..batch.num_rows() as u64);
+    take_record_batch(&batch, &all).unwrap_or(batch)
 }
 
 /// An operator whose rows are refused when there is no memory for them. To all others it is this operator, also to those that count
@@ -108,7 +127,7 @@ impl ExecutionPlan for RefusableRows {
         let memory = MemoryConsumer::new(format!("BroadcastExec[{partition}]")).register(context.memory_pool());
         let rows = self.inner.execute(partition, context)?;
         let admitted = rows.map(move |batch: Result<RecordBatch>| -> Result<RecordBatch> {
-            let batch = batch?;
+            let batch = compact(batch?);
             // BroadcastExec takes as much, as soon as it has the batch.
             let bytes = batch.get_array_memory_size();
             memory.try_grow(bytes)?;
@@ -127,6 +146,7 @@ impl ExecutionPlan for RefusableRows {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use arrow::array::{ArrayRef, Int64Array};
+    use arrow::buffer::{Buffer, ScalarBuffer};
     use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
     use datafusion::execution::memory_pool::GreedyMemoryPool;
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -149,10 +169,14 @@ mod tests {
 
     /// How many rows the second of two tasks reads, with memory for some ten batches.
     async fn read(batches: usize) -> Result<usize> {
+        read_of(source(batches)).await
+    }
+
+    async fn read_of(source: Arc<dyn ExecutionPlan>) -> Result<usize> {
         let pool = Arc::new(GreedyMemoryPool::new(10 * ROWS * size_of::<i64>()));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
         let context = Arc::new(TaskContext::default().with_runtime(runtime));
-        let plan = bounded(Arc::new(BroadcastExec::new(source(batches), 2)));
+        let plan = bounded(Arc::new(BroadcastExec::new(source, 2)));
         // It may still read all rows, so none is dropped.
         let _first = plan.execute(0, context.clone())?;
         let rows = collect(plan.execute(1, context)?).await?;
@@ -165,6 +189,26 @@ mod tests {
         let error = from_datafusion(read(40).await.unwrap_err());
         assert_eq!(error.code, Code::ResourceExhausted, "{error}");
         assert!(error.message.contains("BroadcastExec"), "{error}");
+    }
+
+    /// A batch of another node, whose columns have one buffer, and a large one in slices.
+    #[tokio::test]
+    async fn shared_buffers_count_once() {
+        let whole = Buffer::from_vec(vec![7_i64; 4 * ROWS]);
+        let column = |at: usize| -> ArrayRef {
+            Arc::new(Int64Array::new(ScalarBuffer::new(whole.clone(), at * ROWS, ROWS), None))
+        };
+        let names = ["a", "b", "c", "d"];
+        let received = RecordBatch::try_from_iter((0..4).map(|at| (names[at], column(at)))).unwrap();
+        assert!(received.get_array_memory_size() > 10 * ROWS * size_of::<i64>(), "the test shows nothing");
+        let large: ArrayRef = Arc::new(Int64Array::from(vec![7; 4 * ROWS]));
+        let large = RecordBatch::try_from_iter([("n", large)]).unwrap();
+        let slices: Vec<RecordBatch> = (0..4).map(|at| large.slice(at * ROWS, ROWS)).collect();
+        for batches in [vec![received], slices] {
+            let (rows, schema) = (batches.iter().map(RecordBatch::num_rows).sum::<usize>(), batches[0].schema());
+            let source = MemorySourceConfig::try_new_exec(&[batches], schema, None).unwrap();
+            assert_eq!(read_of(source).await.unwrap(), rows);
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::colocated_join::ColocatedJoinExec;
 use super::messages::url_of;
 use super::routing::TaskRouting;
 use super::worker::QueryWorker;
+use crate::engine::cooperative_joins::{in_pieces, without_pieces};
 use crate::engine::part_scan::PartScanExec;
 use crate::fault::into_datafusion;
 
@@ -45,6 +46,8 @@ impl StagePlanner<'_> {
         config: SessionConfig,
     ) -> Result<(Arc<dyn ExecutionPlan>, SessionConfig)> {
         let config = self.config(config)?;
+        // The library looks for joins and their inputs, too: it exchanges the sides of some, and distributes those of others.
+        let plan = without_pieces(plan)?;
         let mut builder = SessionStateBuilder::new()
             .with_config(config)
             .with_query_planner(Arc::new(KnownPlan(plan)))
@@ -55,7 +58,7 @@ impl StagePlanner<'_> {
         let mut state = state.clone();
         *state.config_mut() = config.clone();
         let plan = planner.create_physical_plan(logical, &state).await?;
-        Ok((without_local_broadcasts(plan)?, config))
+        Ok((in_pieces(without_local_broadcasts(plan)?)?, config))
     }
 
     fn config(&self, mut config: SessionConfig) -> Result<SessionConfig> {

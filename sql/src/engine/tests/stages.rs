@@ -1,5 +1,6 @@
 //! Queries on three nodes in one process: the same rows as on one node, what stays on one node, cancellation, lost nodes.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray};
@@ -117,6 +118,37 @@ async fn three_nodes_give_the_rows_of_one() {
         assert_eq!(sorted(found), sorted(expected), "{sql}");
     }
     three.all_tasks_ended().await;
+}
+
+/// How far a line of a plan is indented.
+fn indentation(line: &str) -> usize {
+    line.chars().take_while(|c| !c.is_alphabetic()).count()
+}
+
+/// The library swaps the sides of some joins, and distributes those of others by their keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_in_stages_take_their_probe_sides_in_pieces() {
+    let rig = rig();
+    let mut kinds = BTreeSet::new();
+    for sql in QUERIES.iter().filter(|sql| sql.contains("JOIN") || sql.contains("EXISTS")) {
+        let plan = explained(&rig, sql).await;
+        let lines: Vec<&str> = plan.lines().collect();
+        let is_join = |line: &&str| {
+            ["HashJoinExec", "NestedLoopJoinExec", "CrossJoinExec"].iter().any(|join| line.contains(join))
+        };
+        for (at, join) in lines.iter().enumerate().filter(|(_, line)| is_join(line)) {
+            let depth = indentation(join);
+            // A stage ends with a line of its own.
+            let of_stage = lines[at + 1..].iter().take_while(|line| !line.contains('└'));
+            let below = of_stage.take_while(|line| indentation(line) > depth);
+            let sides: Vec<_> = below.filter(|line| indentation(line) == depth + 2).collect();
+            assert!(sides.len() == 2 && sides[1].contains("CooperativeProbeExec"), "{sql}: {join}\n{plan}");
+            kinds.extend(plan.contains("DistributedExec").then(|| join.contains("mode=Partitioned, join_type=Left,")));
+        }
+        let count = |operator: &str| lines.iter().filter(|line| line.contains(operator)).count();
+        assert_eq!(count("CooperativeProbeExec"), lines.iter().filter(|line| is_join(line)).count(), "{sql}\n{plan}");
+    }
+    assert_eq!(kinds.len(), 2, "no join whose sides were distributed was seen");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
