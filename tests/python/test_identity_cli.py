@@ -5,6 +5,7 @@ import os
 import pty
 import shutil
 import subprocess
+import termios
 
 import pyarrow as pa
 import pytest
@@ -81,6 +82,8 @@ def at_a_terminal(*words, typed):
             break
         shown += found.decode()
         if questions < len(typed) and shown.count(": ") > questions and shown.endswith(": "):
+            # The question is shown before the terminal is told to hide the answer.
+            wait_until(lambda: not termios.tcgetattr(master)[3] & termios.ECHO, 30, "the terminal hides what is typed")
             os.write(master, (typed[questions] + "\n").encode())
             questions += 1
     os.close(master)

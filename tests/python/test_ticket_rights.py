@@ -103,6 +103,7 @@ def test_open_streams_outlive_a_revoked_right(secured, name):
         gets.append((client, reader, reader.read_chunk().data.num_rows))
         writer, acks = client.do_put(descriptor(target), TABLE.schema)
         writer.write_table(TABLE)
+        assert acks.read() is not None, "the put has begun"
         puts.append((client, target, writer, acks))
     secured.revoke(f"user:{ana}", "reader", f"{name}/read")
     secured.revoke(f"user:{ana}", "writer", f"{name}/put")
