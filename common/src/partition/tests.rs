@@ -222,6 +222,23 @@ fn long_values_that_rows_share_are_hashed_once() {
     assert_eq!(partitioner.shards_of(&narrow).unwrap().len(), 100);
 }
 
+/// Stored tables keep their shards.
+#[test]
+fn long_values_that_rows_share_hash_as_in_a_plain_column() {
+    let long = |letter: &str| Some(letter.repeat(1000));
+    let values = StringArray::from(vec![long("a"), None, Some("short".to_string()), long("b")]);
+    let keys = Int32Array::from(vec![Some(3), Some(0), None, Some(1), Some(2), Some(0), Some(3), None]);
+    let expected = hashes(vec![arrow::compute::take(&values, &keys, None).unwrap()]);
+    let coded: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(values)));
+    assert_eq!(hashes(vec![coded.clone()]), expected);
+    assert_eq!(hashes(vec![coded.slice(2, 5)]), expected[2..7]);
+    let ends = Int32Array::from_iter_values((1..=8).map(|at| at * 2));
+    let runs = RunArray::<Int32Type>::try_new(&ends, coded.as_ref()).unwrap();
+    let expected: Vec<u64> = expected.iter().flat_map(|hash| [*hash, *hash]).collect();
+    assert_eq!(hashes(vec![Arc::new(runs.slice(3, 9))]), expected[3..12]);
+    assert_eq!(hashes(vec![Arc::new(runs)]), expected);
+}
+
 #[test]
 fn rows_spread_evenly() {
     let batch = batch(vec![Arc::new(Int64Array::from_iter_values(0..100_000))]);

@@ -4,7 +4,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use tokio::sync::watch;
 use volley_common::{Error, Result};
 
 use crate::raft::context::RaftContext;
@@ -38,19 +40,28 @@ pub fn check(data_dir: &dyn DataDir) -> Result<()> {
     }
 }
 
-/// Ends this coordinator: it never stands for election again, its folder is marked, and watchers get the reason.
+/// Ends this coordinator: it never stands for election again, its folder is marked, and watchers get the reason. The last two
+/// happen even if the caller stops waiting: it may be the call of a client, for which the other coordinators were asked.
 pub async fn decommission(ctx: &RaftContext, why: String) {
     if ctx.start_decommissioning() {
         return;
     }
     ctx.raft.runtime_config().elect(false);
     tracing::error!("{why}");
-    let (data_dir, text) = (ctx.env.data_dir.clone(), why.clone());
-    let marked = blocking(move || mark(&*data_dir, &text)).await.flatten();
-    if let Err(error) = marked {
-        tracing::warn!("the data folder {} cannot be marked as removed: {error}", ctx.store.dir().display());
+    mark_and_notify(ctx.env.data_dir.clone(), ctx.decommissioned.clone(), why).await;
+}
+
+/// Marks the folder, then gives the reason to `watchers`. A caller that stops waiting does not interrupt it.
+async fn mark_and_notify(data_dir: Arc<dyn DataDir>, watchers: watch::Sender<Option<Error>>, why: String) {
+    let ended = blocking(move || {
+        if let Err(error) = mark(&*data_dir, &why) {
+            tracing::warn!("the data folder {} cannot be marked as removed: {error}", data_dir.dir().display());
+        }
+        watchers.send_replace(Some(Error::precondition(why)));
+    });
+    if let Err(error) = ended.await {
+        tracing::error!("this coordinator was not ended: {error}");
     }
-    ctx.decommissioned.send_replace(Some(Error::precondition(why)));
 }
 
 /// Marks a folder durably. Blocks.
@@ -61,4 +72,29 @@ fn mark(data_dir: &dyn DataDir, why: &str) -> io::Result<()> {
     file.write_all(format!("{why}\n").as_bytes())?;
     file.sync()?;
     rename_durably(data_dir, &temp, &mark_path(data_dir))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::raft::storage::files::LocalDataDir;
+
+    #[tokio::test]
+    async fn coordinator_ends_although_the_caller_stops_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = Arc::new(LocalDataDir(dir.path().to_path_buf()));
+        data_dir.prepare().unwrap();
+        let watchers = watch::Sender::new(None);
+        let mut ended = watchers.subscribe();
+        // Polled once, then dropped.
+        let _ = mark_and_notify(data_dir.clone(), watchers.clone(), "a test".into()).now_or_never();
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended.wait_for(Option::is_some));
+        assert_eq!(ended.await.unwrap().unwrap().as_ref().unwrap().message, "a test");
+        assert_eq!(check(&*data_dir).unwrap_err().message, "a test");
+    }
 }
