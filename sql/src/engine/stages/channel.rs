@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
     SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg,
@@ -161,7 +161,7 @@ impl WorkerChannel for NodeChannel {
         &mut self,
         _headers: HeaderMap,
         request: ExecuteTaskRequest,
-        _metrics: ExecutionPlanMetricsSet,
+        metrics: ExecutionPlanMetricsSet,
         task_ctx: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
         let partitions = request.target_partition_start..request.target_partition_end;
@@ -172,7 +172,9 @@ impl WorkerChannel for NodeChannel {
             output: encode_output(request.producer_head, task_ctx).map_err(into_datafusion)?,
         };
         let rows = self.network.read_task(self.node, request).await.map_err(|error| self.failed(error))?;
-        Ok(received_rows::receive(self.node, rows, partitions, task_ctx.memory_pool()))
+        // Of the exchange that reads them. Leaves have the same for what they read of parts.
+        let received = MetricBuilder::new(&metrics).global_counter("bytes_received");
+        Ok(received_rows::receive(self.node, rows, partitions, task_ctx.memory_pool(), received))
     }
 
     async fn get_worker_info(&mut self, _request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {

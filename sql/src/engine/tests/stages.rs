@@ -152,6 +152,10 @@ async fn explain_shows_stages_and_nodes() {
     let analyzed =
         rig.rows("EXPLAIN ANALYZE SELECT k, count(*) FROM big GROUP BY k", &["big"]).await.unwrap().join("\n");
     assert!(analyzed.contains("PartScanExec") && analyzed.contains("output_rows"), "{analyzed}");
+    // Each of them reads from tasks on all three nodes.
+    let exchanges: Vec<&str> = analyzed.lines().filter(|line| line.contains("=> Network")).collect();
+    let moves = |line: &&str| line.contains("bytes_received=") && !line.contains("bytes_received=0");
+    assert!(exchanges.len() >= 2 && exchanges.iter().all(moves), "{analyzed}");
     rig.all_tasks_ended().await;
 }
 
