@@ -23,7 +23,7 @@ READER = "rita"
 # How a query may end, beside its rows, and what the text names: its limit.
 LIMIT_CODES = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
 LIMITS = "statement_timeout_s|sql_memory_bytes|sql_spill_bytes|max_queries_per_principal|max_concurrent_queries|sql_distribute_bytes"
-PLACES = "max_queries_per_principal|max_concurrent_queries"
+PLACES = "max_queries_per_principal|max_concurrent_queries|max_calls|relay_memory_bytes"
 # Every query is answered within this time, seconds: that of a query, and that of planning a long one while others do the same.
 ANSWERED_WITHIN = QUERY_SECONDS + 30
 # After an attack everything of it has ended within this time, seconds.
@@ -193,7 +193,7 @@ def many_queries(cluster, effort):
                 names = [f"query {at} at {member.name}" for at in range(count)]
                 for answer, reply in zip(answers(names, connection), connection.replies.values()):
                     if answer[0] == "RESOURCE_EXHAUSTED":
-                        check_refused(f"a query at {member.name}", answer, f"{PLACES}|max_calls")
+                        check_refused(f"a query at {member.name}", answer, PLACES)
                         assert reply.headers.get("grpc-retry-pushback-ms"), f"no hint when to try again: {vars(reply)}"
                     else:
                         check_clean(f"a query at {member.name}", answer, LIMIT_CODES)

@@ -33,7 +33,7 @@ const SMALL_DISK: u64 = 96 << 20;
 /// How long the cluster keeps old versions.
 const RETENTION: Duration = Duration::from_secs(12);
 /// Bytes of parts from which on a query runs on several nodes: tables have fewer after a replace, and more after some appends.
-const DISTRIBUTE_BYTES: u64 = 128 << 10;
+const DISTRIBUTE_BYTES: u64 = 256 << 10;
 
 /// The options of a run.
 #[derive(Clone, Debug)]

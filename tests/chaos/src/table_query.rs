@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::rows::{self, TableContent};
 
 /// How often a query of sums counts each row if it is to take a while, so that members end in the middle of it.
-const LONG: i64 = 100;
+const LONG: i64 = 50;
 /// Maximum number of rows that a write can say it has.
 const MOST_ROWS: i64 = 1 << 20;
 
