@@ -268,7 +268,8 @@ mod tests {
     #[test]
     fn internal_errors_of_a_statement_have_its_codes() {
         let internal = |text: &str| from_datafusion(DataFusionError::Internal(text.into()));
-        let pattern = internal("failed to call 'regex_match' Compute error: Regular expression did not compile: TooBig(7)");
+        let pattern =
+            internal("failed to call 'regex_match' Compute error: Regular expression did not compile: TooBig(7)");
         assert_eq!(pattern.code, Code::InvalidArgument);
         assert_eq!(pattern.message, "a regular expression cannot be used: TooBig(7)");
         let memory = internal("WorkerConnections stream for partition 1 was already consumed");
