@@ -287,6 +287,26 @@ async fn dropped_query_ends_its_tasks_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_query_keeps_neither_broadcasts_nor_memory() {
+    let joining = rig();
+    joining.rows("SELECT a.v, b.v FROM big a JOIN other b ON a.k = b.k", &["big", "other"]).await.unwrap();
+    joining.all_tasks_ended().await;
+    for engine in &joining.engines {
+        while engine.template.runtime_env().memory_pool.reserved() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // All rows of one side go to all nodes.
+    let hanging = endless(ScanEnd::Hangs, config());
+    let sql = "SELECT count(*) FROM endless a JOIN endless b ON a.amount < b.amount";
+    let stream = hanging.start(sql, &["endless"]).await.unwrap();
+    hanging.source.open.subscribe().wait_for(|open| *open >= 6).await.unwrap();
+    drop(stream);
+    hanging.all_tasks_ended().await;
+    hanging.source.all_dropped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_limit_ends_tasks_everywhere() {
     let rig = endless(ScanEnd::Hangs, EngineConfig { timeout: Duration::from_secs(1), ..config() });
     let error = rig.rows("SELECT sum(amount) FROM endless", &["endless"]).await.unwrap_err();
