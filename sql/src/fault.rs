@@ -15,6 +15,11 @@ use volley_common::{Error, Result};
 const MAX_TEXT: usize = 1000;
 /// The setting that the engine names when its quota of spill space is used up.
 const SPILL_QUOTA: &str = "max_temp_directory_size";
+/// What the engine calls an internal error of its own if a regular expression is wrong or too large.
+const BAD_PATTERN: &str = "Regular expression did not compile: ";
+/// What the library of stages says when rows of other nodes are read a second time. Only a join without equal columns does, when its
+/// side does not fit into memory: it reads that side again, to put it on disk.
+const READ_TWICE: &str = "already consumed";
 
 /// The error, for an operator or provider of DataFusion to return. [`from_datafusion`] gives it back.
 pub fn into_datafusion(error: Error) -> DataFusionError {
@@ -105,6 +110,13 @@ fn classify(error: &DataFusionError) -> Error {
             Error::unimplemented(format!("the SQL engine does not support this: {}", short(text)))
         }
         DataFusionError::ResourcesExhausted(text) => exhausted(text),
+        DataFusionError::Internal(text) if text.contains(BAD_PATTERN) => {
+            let reason = text.split(BAD_PATTERN).nth(1).unwrap_or_default();
+            Error::invalid(format!("a regular expression cannot be used: {}", short(reason)))
+        }
+        DataFusionError::Internal(text) if text.contains(READ_TWICE) => {
+            exhausted("a join without equal columns cannot use the disk for rows of other nodes")
+        }
         other => Error::internal(format!("the SQL engine failed: {}", short(&other.to_string()))),
     }
 }
@@ -251,6 +263,17 @@ mod tests {
         let wrapped = |kind: io::ErrorKind| io::Error::from(DataFusionError::IoError(kind.into()));
         assert_eq!(code(DataFusionError::IoError(wrapped(io::ErrorKind::StorageFull))), Code::ResourceExhausted);
         assert_eq!(code(DataFusionError::IoError(wrapped(io::ErrorKind::NotFound))), Code::Internal);
+    }
+
+    #[test]
+    fn internal_errors_of_a_statement_have_its_codes() {
+        let internal = |text: &str| from_datafusion(DataFusionError::Internal(text.into()));
+        let pattern =
+            internal("failed to call 'regex_match' Compute error: Regular expression did not compile: TooBig(7)");
+        assert_eq!(pattern.code, Code::InvalidArgument);
+        assert_eq!(pattern.message, "a regular expression cannot be used: TooBig(7)");
+        let memory = internal("WorkerConnections stream for partition 1 was already consumed");
+        assert_eq!(memory.code, Code::ResourceExhausted, "{memory}");
     }
 
     #[test]

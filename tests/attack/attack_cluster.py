@@ -17,12 +17,22 @@ from raw_flight import RawClient  # noqa: E402
 
 MIB = 1 << 20
 PUT_MEMORY, RELAY_MEMORY = 64 * MIB, 128 * MIB
+QUERY_MEMORY, SPILL_SPACE, RESULT_SPACE = 64 * MIB, 16 * MIB, 32 * MIB
+# Queries of one principal at a node, and for how long one may run, seconds.
+QUERY_PLACES, QUERY_SECONDS = 8, 3
+# Every query that can be runs on both nodes, and results of a megabyte are stored.
+QUERY_LIMITS = {
+    "sql-memory-bytes": QUERY_MEMORY, "sql-spill-bytes": SPILL_SPACE, "sql-result-space-bytes": RESULT_SPACE, "sql-result-bytes": MIB,
+    "sql-distribute-bytes": 0, "sql-partitions": 2, "max-concurrent-queries": 2 * QUERY_PLACES, "statement-timeout-s": QUERY_SECONDS,
+}
 # What a member may take beside its budgets while it serves clients that do no harm.
 SPARE = 64 * MIB
 # What a user may do: name → role and prefix.
 ROLES = {"mallory": ("owner", "/"), "rita": ("reader", "read"), "bob": ("owner", "bystander")}
 ADMINISTRATOR = "root"
 READ_TABLE, READ_ROWS = "read/large", 400_000
+# The same rows in parts on both nodes.
+SPREAD_TABLE = "read/spread"
 
 
 class Credentials(flight.ClientMiddlewareFactory, flight.ClientMiddleware):
@@ -48,8 +58,9 @@ class AttackCluster(Cluster):
         # What attacks may have taken beside the budgets, for each stream or connection.
         self.extra_bytes = 0
         budgets = ["--relay-memory-bytes", str(RELAY_MEMORY)]
+        queries = [word for name, value in QUERY_LIMITS.items() for word in (f"--{name}", str(value))]
         super().__init__(coordinators=1, nodes=2, coordinator_options=budgets,
-                         node_options=[*budgets, "--put-memory-bytes", str(PUT_MEMORY)])
+                         node_options=[*budgets, *queries, "--put-memory-bytes", str(PUT_MEMORY)])
         if not is_open:
             self._create_users()
         self._put_tables()
@@ -77,11 +88,12 @@ class AttackCluster(Cluster):
             wait_until(lambda: self._is_known(user), 30, f"every member knows {user}")
 
     def _put_tables(self):
-        """A table to read, of some 12 MB: more than a stream has of a window."""
+        """Tables to read, of some 12 MB each: more than a stream has of a window."""
         numbers = pa.array(range(READ_ROWS), pa.int64())
         text = pa.array([f"row {at:012}" for at in range(READ_ROWS)])
         with self.client(user="mallory") as client:
             put(client, READ_TABLE, pa.table({"n": numbers, "s": text}), shards=1, replicas=1)
+            put(client, SPREAD_TABLE, pa.table({"n": numbers, "s": text}), shards=4, replicas=1, shard_by=["n"])
 
     def _is_known(self, user):
         for member in self.members():
@@ -128,8 +140,8 @@ class AttackCluster(Cluster):
 
     def limit(self, member):
         """The bytes of anonymous memory that a member may have, whatever clients do."""
-        puts = PUT_MEMORY if member in self.nodes else 0
-        return self.resting[member.name] + puts + RELAY_MEMORY + SPARE + self.extra_bytes
+        own = PUT_MEMORY + QUERY_MEMORY if member in self.nodes else 0
+        return self.resting[member.name] + own + RELAY_MEMORY + SPARE + self.extra_bytes
 
     def sources(self, count):
         """Addresses of this machine that no member has: attackers that come from several machines."""

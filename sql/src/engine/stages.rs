@@ -12,7 +12,7 @@
 //! | `leaf_codec` | the engine's own operators as bytes |
 //! | `channel`, `messages`, `task_metrics` | calls to other nodes, and what is sent in them |
 //! | `received_rows`, `sent_rows` | rows of tasks on their way between nodes |
-//! | `worker`, `task_registry` | tasks that run here for other nodes |
+//! | `worker`, `task_runner`, `task_plan`, `task_registry` | tasks that run here |
 
 mod broadcasts;
 mod channel;
@@ -26,7 +26,9 @@ mod received_rows;
 mod routing;
 mod sent_rows;
 mod task_metrics;
+mod task_plan;
 mod task_registry;
+mod task_runner;
 mod worker;
 
 use std::fmt::Write;
@@ -142,7 +144,7 @@ impl QueryStages {
         let own = self.network.own_node();
         let workers = candidates(leaves.parts(), &self.network.nodes(), own, MAX_WORKERS);
         let mut config = state.config().clone();
-        worker::prepare(&mut config, &self.network);
+        self.worker.prepare(&mut config);
         let mut as_worker = self.template.clone();
         *as_worker.config_mut() = config.clone();
         if let Some(reason) = portability::reason_to_stay(rows, &as_worker.task_ctx()) {

@@ -28,6 +28,7 @@ pub fn text(ended: &ChaosOutcome) -> String {
     if let Some(time) = ended.repaired {
         text += &format!("\nall copies were repaired {:.1} s after the faults\n", time.as_secs_f64());
     }
+    text += &format!("\nafter the faults the sums of {} tables ran on several nodes\n", ended.staged_tables);
     for (program, mib) in &ended.memory {
         text += &format!("{program}: at most {mib} MiB of anonymous memory\n");
     }

@@ -32,6 +32,8 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(150);
 const SMALL_DISK: u64 = 96 << 20;
 /// How long the cluster keeps old versions.
 const RETENTION: Duration = Duration::from_secs(12);
+/// Bytes of parts from which on a query runs on several nodes: tables have fewer after a replace, and more after some appends.
+const DISTRIBUTE_BYTES: u64 = 256 << 10;
 
 /// The options of a run.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct ChaosOutcome {
     pub skipped: BTreeMap<&'static str, (usize, String)>,
     /// How long it took until all copies were in place after the last fault.
     pub repaired: Option<Duration>,
+    /// Tables whose sums ran on several nodes after the faults.
+    pub staged_tables: usize,
     /// The largest amount of anonymous memory of each program, MiB.
     pub memory: BTreeMap<String, u64>,
     /// The folder with history, logs and data, if it was kept.
@@ -80,7 +84,9 @@ fn cluster_options(coordinator_config: &str, seed: u64) -> ClusterOptions {
             "heartbeat_ms = 300\nnode_timeout_ms = 2000\nrepair_delay_ms = 4000\nlease_ms = 20000\nretention_ms = {retention}\n{coordinator_config}\n"
         ),
         // Small parts, so that a write has several; every part is read and checked some three times a minute.
-        node_config: "block_bytes = 65536\npart_bytes = 131072\nscrub_days = 0.0002\n".into(),
+        node_config: format!(
+            "block_bytes = 65536\npart_bytes = 131072\nscrub_days = 0.0002\nsql_distribute_bytes = {DISTRIBUTE_BYTES}\n"
+        ),
         ..ClusterOptions::default()
     }
 }
@@ -118,11 +124,11 @@ pub async fn run(options: &ChaosOptions) -> ChaosOutcome {
             None
         }
     };
-    final_reads(&load, &recorder).await;
+    let staged_tables = final_reads(&load, &recorder).await;
     nemesis.check_crashed();
     violations.append(&mut nemesis.violations);
     violations.extend(memory.violations());
-    let figures = RunFigures { skipped: nemesis.skipped, repaired, memory: memory.most() };
+    let figures = RunFigures { skipped: nemesis.skipped, repaired, staged_tables, memory: memory.most() };
     end(nemesis.cluster, &recorder, violations, options, figures)
 }
 
@@ -135,6 +141,7 @@ fn violation(kind: ViolationKind, what: String) -> ChaosViolation {
 struct RunFigures {
     skipped: BTreeMap<&'static str, (usize, String)>,
     repaired: Option<Duration>,
+    staged_tables: usize,
     memory: BTreeMap<String, u64>,
 }
 
@@ -143,7 +150,7 @@ fn end(
     recorder: &HistoryRecorder,
     mut violations: Vec<ChaosViolation>,
     options: &ChaosOptions,
-    RunFigures { skipped, repaired, memory }: RunFigures,
+    RunFigures { skipped, repaired, staged_tables, memory }: RunFigures,
 ) -> ChaosOutcome {
     let history = recorder.history();
     violations.extend(check::check(&history));
@@ -152,7 +159,7 @@ fn end(
         std::fs::write(folder.join("violations.json"), serde_json::to_vec_pretty(&violations).unwrap()).unwrap();
         folder
     });
-    ChaosOutcome { history, violations, skipped, repaired, memory, kept }
+    ChaosOutcome { history, violations, skipped, repaired, staged_tables, memory, kept }
 }
 
 /// Undoes all faults; afterwards every member must run, be ready and be reachable.
@@ -255,22 +262,26 @@ async fn tables(cluster: &TestCluster) -> Option<BTreeMap<String, usize>> {
     None
 }
 
-/// Reads every table that was used once more, twice and by SQL, each time at some member.
-async fn final_reads(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) {
+/// Reads every table that was used once more, twice and by SQL, each time at some member. Returns of how many of them the sums run on
+/// several nodes.
+async fn final_reads(load: &Arc<ClientWorkload>, recorder: &HistoryRecorder) -> usize {
     let history = recorder.history();
     let mut tables: Vec<&String> = history.operations.values().map(|operation| &operation.table).collect();
     tables.sort();
     tables.dedup();
     let mut worker = ChaosClient::new(load.clone(), 1);
+    let (sums, mut staged) = (TableQuery::Sums { factor: 1 }, 0);
     for table in tables {
-        for query in [None, None, Some(TableQuery::Sums { factor: 1 })] {
+        for query in [None, None, Some(sums.clone())] {
             for _ in 0..10 {
                 if worker.final_read(table, query.clone()).await {
                     break;
                 }
             }
         }
+        staged += usize::from(worker.runs_on_several_nodes(table, &sums).await);
     }
+    staged
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::rows::{self, TableContent};
 
 /// How often a query of sums counts each row if it is to take a while, so that members end in the middle of it.
-const LONG: i64 = 30;
+const LONG: i64 = 50;
 /// Maximum number of rows that a write can say it has.
 const MOST_ROWS: i64 = 1 << 20;
 
@@ -18,7 +18,7 @@ const MOST_ROWS: i64 = 1 << 20;
 pub enum TableQuery {
     /// Whole rows, of each write those with such numbers. Members run it without an engine.
     Rows(SeqFilter),
-    /// Counts and sums of each write, run by the engine of one node.
+    /// Counts and sums of each write, run by the engine: on one node, or in stages on several if the table is large enough.
     Sums {
         /// How often each row is counted.
         factor: i64,
@@ -69,7 +69,8 @@ impl TableQuery {
             TableQuery::Sums { factor } => format!(
                 "SELECT \"write\", count(*) AS counted, sum(seq) AS seqs, sum(\"check\") AS checks, min(total) AS least, max(total) AS most, \
                  count(DISTINCT seq) AS numbers, min(\"table\") AS first_table, max(\"table\") AS last_table \
-                 FROM {table} CROSS JOIN generate_series(1, {factor}) GROUP BY \"write\""
+                 FROM {} GROUP BY \"write\"",
+                repeated(table, *factor)
             ),
         }
     }
@@ -85,6 +86,16 @@ impl TableQuery {
             TableQuery::Rows(filter) => rows::content_of(table, batches, ordered, &|seq| filter.selects(seq)),
             TableQuery::Sums { factor } => sums(table, batches, *factor),
         }
+    }
+}
+
+/// Each row of a table so many times, by operators that run on several nodes: a join with `generate_series` stays on one.
+fn repeated(table: &str, factor: i64) -> String {
+    match factor {
+        1 => table.to_string(),
+        _ => format!(
+            "(SELECT \"table\", \"write\", seq, total, \"check\", unnest(range(0, {factor})) AS copy FROM {table})"
+        ),
     }
 }
 

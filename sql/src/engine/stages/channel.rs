@@ -7,21 +7,23 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
-    SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg,
+    MaybeEncoded, SetPlanRequest, TaskKey, TaskMetrics, WorkerChannel, WorkerToCoordinatorMsg,
 };
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
 use http::HeaderMap;
 use tokio::time::Instant;
 use url::Url;
-use volley_common::NodeId;
 use volley_common::wire::cluster::{QueryTaskReport, ReadQueryTaskRequest, StartQueryTask};
+use volley_common::{Error, NodeId};
 
 use super::messages::{encode_key, encode_output, encode_settings, node_of, of_node};
-use super::task_registry::TaskRegistry;
+use super::task_registry::{TaskGuard, TaskRegistry};
 use super::{received_rows, task_metrics};
 use crate::fault::{from_datafusion, into_datafusion};
 use crate::query_network::QueryNetwork;
@@ -29,22 +31,35 @@ use crate::query_network::QueryNetwork;
 /// When a query has to have ended, for its tasks on other nodes: in the session of the query.
 pub(super) struct QueryEnd(pub(super) Option<Instant>);
 
+/// A task to begin.
+pub(super) struct NewTask {
+    pub(super) key: TaskKey,
+    /// How many tasks its stage has.
+    pub(super) tasks: usize,
+    /// The settings of its query.
+    pub(super) settings: HeaderMap,
+    pub(super) plan: MaybeEncoded<Arc<dyn ExecutionPlan>>,
+}
+
+/// Begins a task on this node, which ends when the future completes. The stream has its metrics, if it reports them, and ends with it.
+pub(super) type BeginTask =
+    Arc<dyn Fn(TaskGuard, NewTask, BoxFuture<'static, ()>) -> Result<BoxStream<'static, TaskMetrics>> + Send + Sync>;
+
 /// Finds the channels to nodes.
 pub(super) struct NodeChannels {
     network: Arc<dyn QueryNetwork>,
-    /// Runs the tasks on this node.
-    own: Option<OwnChannel>,
+    own: OwnChannel,
 }
 
 impl NodeChannels {
-    /// For a task: the library finds those on the same node by itself.
-    pub(super) fn new(network: Arc<dyn QueryNetwork>) -> Self {
-        NodeChannels { network, own: None }
+    /// For a task, which reads rows of others.
+    pub(super) fn of_task(network: Arc<dyn QueryNetwork>, registry: Arc<TaskRegistry>) -> Self {
+        NodeChannels { network, own: OwnChannel { registry, begin: None } }
     }
 
-    /// For the head of a query. The library's way to tasks on the same node would not report the metrics of all.
-    pub(super) fn of_head(network: Arc<dyn QueryNetwork>, worker: Worker, registry: Arc<TaskRegistry>) -> Self {
-        NodeChannels { network, own: Some(OwnChannel { worker, registry }) }
+    /// For the head of a query, which begins tasks, too.
+    pub(super) fn of_head(network: Arc<dyn QueryNetwork>, registry: Arc<TaskRegistry>, begin: BeginTask) -> Self {
+        NodeChannels { network, own: OwnChannel { registry, begin: Some(begin) } }
     }
 }
 
@@ -52,20 +67,20 @@ impl NodeChannels {
 impl ChannelResolver for NodeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
         let node = node_of(url)?;
-        let channel: Box<dyn WorkerChannel> = match &self.own {
-            Some(own) if node == self.network.own_node() => Box::new(own.clone()),
-            _ => Box::new(NodeChannel { network: self.network.clone(), node }),
+        let channel: Box<dyn WorkerChannel> = match node == self.network.own_node() {
+            true => Box::new(self.own.clone()),
+            false => Box::new(NodeChannel { network: self.network.clone(), node }),
         };
         Ok(channel)
     }
 }
 
-/// Calls of this node's worker, in this process.
+/// Tasks of this node, in this process.
 #[derive(Clone)]
 struct OwnChannel {
-    worker: Worker,
-    /// Where other nodes that read rows of the tasks find them.
     registry: Arc<TaskRegistry>,
+    /// `None`: it only reads their rows.
+    begin: Option<BeginTask>,
 }
 
 #[async_trait]
@@ -78,16 +93,20 @@ impl WorkerChannel for OwnChannel {
         _metrics: ExecutionPlanMetricsSet,
         _task_ctx: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        let missing = || into_datafusion(Error::internal("a task begins no other one"));
+        let begin = self.begin.as_ref().ok_or_else(missing)?;
         let operators = task_metrics::operators_of(&set_plan_request.plan);
-        let key = set_plan_request.task_key;
-        let guard = Arc::new(self.registry.begin_own(key).map_err(into_datafusion)?);
-        // The task ends with the query. If it cannot begin, its readers find it until the reason is known.
-        let running = guard.clone();
-        let end = stream::once(async move { drop(running) }).filter_map(|()| ready(None));
-        let orders = c2w_stream.chain(end).map(Ok).boxed();
-        match self.worker.coordinator_channel(headers, set_plan_request, orders).await {
-            Ok(messages) => Ok(task_metrics::complete(messages, operators)),
+        let SetPlanRequest { task_key: key, task_count: tasks, plan, .. } = set_plan_request;
+        let guard = self.registry.begin_own(key).map_err(into_datafusion)?;
+        // The task ends with the query.
+        let ended: BoxFuture<'static, ()> = Box::pin(c2w_stream.for_each(|_| ready(())));
+        match begin(guard, NewTask { key, tasks, settings: headers, plan }, ended) {
+            Ok(metrics) => {
+                let messages = metrics.map(|metrics| Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)));
+                Ok(task_metrics::complete(messages.boxed(), operators))
+            }
             Err(error) => {
+                // Its readers find it until the reason is known.
                 let error = from_datafusion(error);
                 self.registry.fail(key, error.clone());
                 Err(into_datafusion(error))
@@ -102,12 +121,14 @@ impl WorkerChannel for OwnChannel {
         _metrics: ExecutionPlanMetricsSet,
         _task_ctx: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
-        let (partitions, _) = self.worker.execute_task(request).await?;
-        Ok(partitions.into_iter().map(|rows| rows.boxed()).collect())
+        let (plan, _) = self.registry.plan_of(&request.task_key).await.map_err(into_datafusion)?;
+        let partitions = request.target_partition_start..request.target_partition_end;
+        let rows = plan.execute(request.producer_head, partitions).map_err(into_datafusion)?;
+        Ok(rows.into_iter().map(|rows| rows.boxed()).collect())
     }
 
     async fn get_worker_info(&mut self, _request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
-        Ok(GetWorkerInfoResponse { version: self.worker.version().to_string() })
+        Err(into_datafusion(Error::internal("a query asks its own node nothing")))
     }
 }
 
@@ -118,7 +139,7 @@ struct NodeChannel {
 }
 
 impl NodeChannel {
-    fn failed(&self, error: volley_common::Error) -> DataFusionError {
+    fn failed(&self, error: Error) -> DataFusionError {
         into_datafusion(of_node(self.node, error))
     }
 }
@@ -161,7 +182,7 @@ impl WorkerChannel for NodeChannel {
         &mut self,
         _headers: HeaderMap,
         request: ExecuteTaskRequest,
-        _metrics: ExecutionPlanMetricsSet,
+        metrics: ExecutionPlanMetricsSet,
         task_ctx: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
         let partitions = request.target_partition_start..request.target_partition_end;
@@ -172,7 +193,9 @@ impl WorkerChannel for NodeChannel {
             output: encode_output(request.producer_head, task_ctx).map_err(into_datafusion)?,
         };
         let rows = self.network.read_task(self.node, request).await.map_err(|error| self.failed(error))?;
-        Ok(received_rows::receive(self.node, rows, partitions, task_ctx.memory_pool()))
+        // Of the exchange that reads them. Leaves have the same for what they read of parts.
+        let received = MetricBuilder::new(&metrics).global_counter("bytes_received");
+        Ok(received_rows::receive(self.node, rows, partitions, task_ctx.memory_pool(), received))
     }
 
     async fn get_worker_info(&mut self, _request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {

@@ -90,6 +90,16 @@ pub(super) fn check_received(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     Ok(())
 }
 
+/// A plan that another node has encoded.
+///
+/// # Errors
+/// The bytes are none, or none of an operator that is known here.
+pub(super) fn decode(encoded: &[u8], context: &Arc<TaskContext>) -> Result<Arc<dyn ExecutionPlan>> {
+    let codec = DistributedCodec::new_combined_with_user(context.session_config());
+    let converter = DeduplicatingProtoConverter::default();
+    physical_plan_from_bytes_with_proto_converter(encoded, context, &codec, &converter)
+}
+
 fn obstacle(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Option<String>> {
     let mut found = None;
     plan.apply(|node| {
@@ -100,9 +110,7 @@ fn obstacle(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result
         return Ok(found);
     }
     let encoded = MaybeEncoded::Decoded(plan.clone()).encode(context)?;
-    let codec = DistributedCodec::new_combined_with_user(context.session_config());
-    let converter = DeduplicatingProtoConverter::default();
-    let decoded = physical_plan_from_bytes_with_proto_converter(&encoded, context, &codec, &converter)?;
+    let decoded = decode(&encoded, context)?;
     let is_same = shown(plan) == shown(&decoded) && columns(plan)? == columns(&decoded)?;
     Ok((!is_same).then(|| "its plan would be another one on other nodes".into()))
 }

@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::physical_plan::metrics::Count;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -33,17 +34,18 @@ const MAX_WAITING: usize = 16 << 20;
 pub(super) type PartitionStream = BoxStream<'static, datafusion::error::Result<RecordBatch>>;
 
 /// A stream for each of the partitions of a task that runs on `node`. Call it on the runtime of the query: a task there receives the rows until the last of
-/// the streams is dropped.
+/// the streams is dropped. `received` counts the bytes that arrive.
 pub(super) fn receive(
     node: NodeId,
     rows: BoxStream<'static, Result<QueryTaskRows>>,
     partitions: Range<usize>,
     pool: &Arc<dyn MemoryPool>,
+    received: Count,
 ) -> Vec<PartitionStream> {
     let reservation = MemoryConsumer::new("rows of other nodes").register(pool);
     let queues = partitions.clone().map(|_| PartitionQueue::default()).collect();
     let state = Mutex::new(ReceivedState { schema: Bytes::new(), queues, waiting: 0, reservation });
-    let shared = Arc::new(ReceivedRows { state, first: partitions.start, room: Notify::new() });
+    let shared = Arc::new(ReceivedRows { state, first: partitions.start, room: Notify::new(), received });
     let receiver = Arc::new(AbortOnDropHandle::new(tokio::spawn(shared.clone().receive(rows))));
     let reader = |at| ReceivedPartition { shared: shared.clone(), at, decoder: None, _receiver: receiver.clone() };
     let named = move |error| into_datafusion(of_node(node, error));
@@ -56,6 +58,8 @@ struct ReceivedRows {
     first: usize,
     /// Notified when there may be room for more rows.
     room: Notify,
+    /// Bytes of all messages so far, also of those that nobody reads any more.
+    received: Count,
 }
 
 struct ReceivedState {
@@ -132,6 +136,7 @@ impl ReceivedRows {
     /// # Errors
     /// INTERNAL: the message is none of these partitions. RESOURCE_EXHAUSTED: there is no memory for it.
     fn add(&self, message: QueryTaskRows) -> Result<()> {
+        self.received.add(size(&message));
         let mut state = self.state.lock();
         if state.schema.is_empty() {
             state.schema = message.header;

@@ -3,14 +3,17 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion_distributed::TaskKey;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use volley_common::fairness::CallerKey;
 use volley_common::{Error, Result};
 
+use super::task_plan::TaskPlan;
 use crate::engine::admission::{QueryAdmission, QueryPermit};
 
 /// The id of a query.
@@ -18,6 +21,8 @@ type QueryId = [u8; 16];
 
 /// How many tasks that could not begin are remembered, for those who read their rows.
 const MAX_FAILED: usize = 256;
+/// How long those who read the rows of a task wait until it begins here: they may know of it before this node does.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The tasks that run here, for other nodes and for queries of which this node is the head.
 pub(super) struct TaskRegistry {
@@ -25,15 +30,21 @@ pub(super) struct TaskRegistry {
     running: Mutex<RunningTasks>,
     /// Tasks that could not begin, and why.
     failed: Mutex<VecDeque<(TaskKey, Error)>>,
-    /// Notified when one is added.
-    added: watch::Sender<()>,
+    /// Notified when one is added, and when a task has its plan.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct RunningTasks {
-    tasks: HashMap<TaskKey, CancellationToken>,
+    tasks: HashMap<TaskKey, RunningTask>,
     /// How many tasks each query has here, and its place among the queries of other nodes, if it is one of these.
     queries: HashMap<QueryId, (usize, Option<QueryPermit>)>,
+}
+
+struct RunningTask {
+    ended: CancellationToken,
+    /// `None` until it begins.
+    plan: Option<Arc<TaskPlan>>,
 }
 
 /// A task that runs. When it is dropped, all that computes rows of the task ends.
@@ -47,8 +58,8 @@ impl TaskRegistry {
     /// Of at most `max_queries` queries at once.
     pub(super) fn new(max_queries: usize) -> Arc<Self> {
         let admission = QueryAdmission::new(max_queries, max_queries);
-        let (failed, added) = (Mutex::default(), watch::Sender::new(()));
-        Arc::new(TaskRegistry { admission, running: Mutex::default(), failed, added })
+        let (failed, changed) = (Mutex::default(), watch::Sender::new(()));
+        Arc::new(TaskRegistry { admission, running: Mutex::default(), failed, changed })
     }
 
     /// Whether tasks of one more query are accepted.
@@ -90,7 +101,7 @@ impl TaskRegistry {
             }
         }
         let ended = CancellationToken::new();
-        tasks.insert(key, ended.clone());
+        tasks.insert(key, RunningTask { ended: ended.clone(), plan: None });
         drop(running);
         Ok(TaskGuard { registry: self.clone(), key, ended })
     }
@@ -103,26 +114,39 @@ impl TaskRegistry {
         }
         failed.push_back((key, error));
         drop(failed);
-        self.added.send_replace(());
+        self.changed.send_replace(());
     }
 
-    /// Completes when the task could not begin, with the reason.
-    pub(super) async fn failure(&self, key: &TaskKey) -> Error {
-        let mut added = self.added.subscribe();
-        loop {
-            let failed = self.failed.lock().iter().find(|(failed, _)| failed == key).map(|(_, error)| error.clone());
-            if let Some(error) = failed {
-                return error;
+    /// The plan of a task once it has begun, and what is cancelled when the task has ended.
+    ///
+    /// # Errors
+    /// Why it could not begin. UNAVAILABLE: it does not run here.
+    pub(super) async fn plan_of(&self, key: &TaskKey) -> Result<(Arc<TaskPlan>, CancellationToken)> {
+        let mut changed = self.changed.subscribe();
+        let begun = async {
+            loop {
+                if let Some(known) = self.known(key) {
+                    return known;
+                }
+                if changed.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
             }
-            if added.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+        };
+        timeout(BEGIN_LIMIT, begun).await.unwrap_or_else(|_| {
+            Err(Error::unavailable("no such task of a query runs here: it has ended, or the node was restarted"))
+        })
+    }
+
+    /// `None`: it has neither begun nor failed to.
+    fn known(&self, key: &TaskKey) -> Option<Result<(Arc<TaskPlan>, CancellationToken)>> {
+        let failed = self.failed.lock().iter().find(|(failed, _)| failed == key).map(|(_, error)| error.clone());
+        if let Some(error) = failed {
+            return Some(Err(error));
         }
-    }
-
-    /// Cancelled when the task has ended; `None`: it does not run here.
-    pub(super) fn end_of(&self, key: &TaskKey) -> Option<CancellationToken> {
-        self.running.lock().tasks.get(key).cloned()
+        let running = self.running.lock();
+        let task = running.tasks.get(key)?;
+        Some(Ok((task.plan.clone()?, task.ended.clone())))
     }
 
     /// How many tasks run.
@@ -133,9 +157,12 @@ impl TaskRegistry {
 }
 
 impl TaskGuard {
-    /// Cancelled when the task has ended.
-    pub(super) fn ended(&self) -> CancellationToken {
-        self.ended.clone()
+    /// The task begins. Nodes that wait for its rows can read them.
+    pub(super) fn set_plan(&self, plan: Arc<TaskPlan>) {
+        if let Some(task) = self.registry.running.lock().tasks.get_mut(&self.key) {
+            task.plan = Some(plan);
+        }
+        self.registry.changed.send_replace(());
     }
 }
 
@@ -143,19 +170,26 @@ impl Drop for TaskGuard {
     fn drop(&mut self) {
         self.ended.cancel();
         let mut running = self.registry.running.lock();
-        running.tasks.remove(&self.key);
+        let task = running.tasks.remove(&self.key);
         if let Entry::Occupied(mut query) = running.queries.entry(self.key.query_id.into_bytes()) {
             query.get_mut().0 -= 1;
             if query.get().0 == 0 {
                 query.remove();
             }
         }
+        drop(running);
+        // Its plan may take a while.
+        drop(task);
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use arrow::datatypes::Schema;
+    use datafusion::execution::TaskContext;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion_distributed::ProducerHead;
     use volley_common::Code;
 
     use super::*;
@@ -186,7 +220,6 @@ mod tests {
         let registry = TaskRegistry::new(1);
         let own = [1, 2].map(|query| registry.begin_own(key(query, 0)).unwrap());
         assert!(registry.has_room());
-        assert!(registry.end_of(&key(2, 0)).is_some());
         let other = registry.begin(key(3, 0)).unwrap();
         assert!(!registry.has_room());
         drop((own, other));
@@ -194,29 +227,44 @@ mod tests {
         assert!(registry.has_room() && registry.running.lock().queries.is_empty());
     }
 
+    fn plan() -> Arc<TaskPlan> {
+        let empty = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        Arc::new(TaskPlan::new(empty, Arc::new(TaskContext::default()), false))
+    }
+
     #[tokio::test]
     async fn failure_to_begin_is_known_to_those_who_wait() {
         let registry = TaskRegistry::new(2);
         let waiting = tokio::spawn({
             let registry = registry.clone();
-            async move { registry.failure(&key(1, 0)).await }
+            async move { registry.plan_of(&key(1, 0)).await.err() }
         });
         registry.fail(key(1, 1), Error::internal("another"));
         registry.fail(key(1, 0), Error::exhausted("no room"));
-        assert_eq!(waiting.await.unwrap(), Error::exhausted("no room"));
+        assert_eq!(waiting.await.unwrap(), Some(Error::exhausted("no room")));
         for task in 0..=MAX_FAILED {
             registry.fail(key(2, task), Error::internal("a later one"));
         }
         assert_eq!(registry.failed.lock().len(), MAX_FAILED);
     }
 
-    #[test]
-    fn end_of_a_task_is_that_of_its_guard() {
+    #[tokio::test]
+    async fn plan_of_a_task_ends_with_its_guard() {
         let registry = TaskRegistry::new(2);
+        let waiting = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.plan_of(&key(1, 0)).await }
+        });
         let guard = registry.begin(key(1, 0)).unwrap();
-        let ended = registry.end_of(&key(1, 0)).unwrap();
-        assert!(registry.end_of(&key(1, 1)).is_none() && !ended.is_cancelled());
+        assert!(registry.known(&key(1, 0)).is_none(), "it has not begun");
+        guard.set_plan(plan());
+        let (plan, ended) = waiting.await.unwrap().unwrap();
+        assert_eq!(plan.execute(ProducerHead::None, 0..1).unwrap().len(), 1);
+        let error = plan.execute(ProducerHead::None, 0..2).err().unwrap();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert!(!ended.is_cancelled() && Arc::strong_count(&plan) == 2);
         drop(guard);
-        assert!(ended.is_cancelled() && registry.end_of(&key(1, 0)).is_none());
+        assert!(ended.is_cancelled() && registry.known(&key(1, 0)).is_none());
+        assert_eq!(Arc::strong_count(&plan), 1);
     }
 }

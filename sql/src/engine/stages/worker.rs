@@ -1,40 +1,30 @@
 //! Tasks of other nodes' queries, run by this node's engine: in its memory, with its functions and settings.
 
 use std::fmt;
-use std::future::ready;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
-use async_trait::async_trait;
-use datafusion::common::DataFusionError;
 use datafusion::common::hash_utils::create_hashes;
-use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
-use datafusion_distributed::{
-    CoordinatorToWorkerMsg, DistributedConfig, DistributedExt, ExecuteTaskRequest, MaybeEncoded, SetPlanRequest,
-    TaskKey, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler,
-    WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
-};
+use datafusion_distributed::{MaybeEncoded, TaskKey};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, future, stream};
+use futures::{StreamExt, future};
 use volley_common::wire::cluster::{
     DescribeWorkerReply, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest, StartQueryTask,
 };
 use volley_common::{Error, Result};
 
-use super::broadcasts::bounded;
-use super::channel::NodeChannels;
-use super::leaf_codec::LeafCodec;
-use super::messages::{decode_key, decode_number, decode_output, decode_settings, url_of};
-use super::portability::check_received;
-use super::task_registry::{TaskGuard, TaskRegistry};
+use super::channel::{BeginTask, NewTask, NodeChannels};
+use super::messages::{decode_key, decode_number, decode_output, decode_settings};
+use super::task_registry::TaskGuard;
+use super::task_runner::{TaskRunner, end_with};
 use super::{sent_rows, task_metrics};
 use crate::engine::query_stream::catch_panic;
-use crate::fault::{checked, from_datafusion};
+use crate::fault::checked;
 use crate::query_network::QueryNetwork;
 
 /// The version of what nodes send each other for queries, beside that of DataFusion: messages, and plans with the functions and
@@ -47,9 +37,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs tasks for other nodes. Its futures and streams belong on the threads of queries; what they give can be read anywhere.
 pub struct QueryWorker {
-    worker: Worker,
-    network: Arc<dyn QueryNetwork>,
-    registry: Arc<TaskRegistry>,
+    runner: Arc<TaskRunner>,
 }
 
 /// The version of this node's engine, as nodes compare it. Nodes that distribute rows by another hash would join wrongly, so it
@@ -77,15 +65,12 @@ fn sample_hashes() -> datafusion::error::Result<Vec<u64>> {
 impl QueryWorker {
     /// With the sessions of `template`, for at most `max_queries` queries at once.
     pub(super) fn new(template: SessionState, network: Arc<dyn QueryNetwork>, max_queries: usize) -> Self {
-        let runtime = template.runtime_env().clone();
-        let sessions = TaskSessions { template, network: network.clone() };
-        let worker = Worker::from_session_builder(sessions).with_runtime_env(runtime).with_version(engine_version());
-        QueryWorker { worker, network, registry: TaskRegistry::new(max_queries) }
+        QueryWorker { runner: Arc::new(TaskRunner::new(template, network, max_queries)) }
     }
 
     /// What other nodes have to know before they send tasks.
     pub fn describe(&self) -> DescribeWorkerReply {
-        DescribeWorkerReply { engine: engine_version().into(), has_room: self.registry.has_room() }
+        DescribeWorkerReply { engine: engine_version().into(), has_room: self.runner.registry().has_room() }
     }
 
     /// Runs a task until `ended` completes or its time is over. The stream ends with the task. A caller that drops the stream has to
@@ -99,42 +84,32 @@ impl QueryWorker {
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let key = decode_key(start.key.as_ref())?;
-        let guard = self.registry.begin(key).map(Arc::new);
-        let begun = match &guard {
-            Ok(guard) => self.begin(key, guard.clone(), start, ended).await,
-            Err(error) => Err(error.clone()),
+        let begun = match self.runner.registry().begin(key) {
+            Ok(guard) => self.begin(key, guard, start, ended).await,
+            Err(error) => Err(error),
         };
         // Nodes that read its rows may know of it before the head does. They find it until the reason is known.
-        begun.inspect_err(|error| self.registry.fail(key, error.clone()))
+        begun.inspect_err(|error| self.runner.registry().fail(key, error.clone()))
     }
 
     async fn begin(
         &self,
         key: TaskKey,
-        guard: Arc<TaskGuard>,
+        guard: TaskGuard,
         start: StartQueryTask,
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
-        let headers = decode_settings(&start.settings)?;
-        let request = SetPlanRequest {
-            task_key: key,
-            task_count: decode_number(start.tasks)?,
-            plan: MaybeEncoded::Encoded(start.plan.into()),
-            work_unit_feed_declarations: Vec::new(),
-            target_worker_url: checked(url_of(self.network.own_node()))?,
-            query_start_time_ns: decode_number(start.query_started_ns)?,
-        };
-        let task_ended = guard.ended();
+        let settings = decode_settings(&start.settings)?;
+        let tasks = decode_number(start.tasks)?;
         let limit = time_limit(start.time_left_ms);
-        let orders = stream::once(async move {
+        let task = NewTask { key, tasks, settings, plan: MaybeEncoded::Encoded(start.plan.into()) };
+        let plan = checked(catch_panic(async { self.runner.begin(&guard, task) }).await?)?;
+        let ended = async move {
             future::select(ended, limit).await;
-            drop(guard);
-        });
-        let orders = orders.filter_map(|()| ready(None::<datafusion::error::Result<CoordinatorToWorkerMsg>>)).boxed();
-        let reports = catch_panic(self.worker.coordinator_channel(headers, request, orders)).await?;
-        let reports = checked(reports)?.filter_map(|message| ready(report_of(message)));
-        let until_end = stream::once(async move { task_ended.cancelled().await }).filter_map(|()| ready(None));
-        Ok(reports.chain(until_end).boxed())
+        };
+        let reports = end_with(ended, plan, guard)
+            .map(|metrics| Ok(QueryTaskReport { metrics: Some(task_metrics::encode(&metrics)) }));
+        Ok(reports.boxed())
     }
 
     /// The rows of some partitions of a task that runs here. They are computed until the task ends or the stream is dropped.
@@ -149,42 +124,37 @@ impl QueryWorker {
         if end - first > MAX_READ_PARTITIONS {
             return Err(Error::invalid(format!("a task does not have {} partitions", end - first)));
         }
-        let request = ExecuteTaskRequest {
-            task_key: key,
-            target_partition_start: first,
-            target_partition_end: end,
-            producer_head: decode_output(request.output)?,
-        };
-        // It waits for a task that has not begun yet.
-        let partitions = tokio::select! {
-            biased;
-            error = self.registry.failure(&key) => return Err(error),
-            partitions = catch_panic(self.worker.execute_task(request)) => partitions?,
-        };
-        let Some(ended) = self.registry.end_of(&key) else {
-            return Err(Error::unavailable(
-                "no such task of a query runs here: it has ended, or the node was restarted",
-            ));
-        };
-        let (partitions, _) = checked(partitions)?;
+        let output = decode_output(request.output)?;
+        let (plan, ended) = self.runner.registry().plan_of(&key).await?;
+        let partitions = catch_panic(async { plan.execute(output, first..end) }).await??;
         sent_rows::send(partitions, first, &ended)
     }
 
     /// How many tasks run here.
     #[cfg(test)]
     pub(in crate::engine) fn running(&self) -> usize {
-        self.registry.running()
+        self.runner.registry().running()
     }
 
     /// For the sessions of queries of which this node is the head: it runs its own tasks without sending them.
     pub(super) fn head_channels(&self) -> NodeChannels {
-        NodeChannels::of_head(self.network.clone(), self.worker.clone(), self.registry.clone())
+        let runner = self.runner.clone();
+        let begin: BeginTask = Arc::new(move |guard: TaskGuard, task: NewTask, ended: BoxFuture<'static, ()>| {
+            let plan = runner.begin(&guard, task)?;
+            Ok(end_with(ended, plan, guard))
+        });
+        NodeChannels::of_head(self.runner.network().clone(), self.runner.registry().clone(), begin)
+    }
+
+    /// Adds what encodes leaves, and what reaches other nodes, to a session.
+    pub(super) fn prepare(&self, config: &mut SessionConfig) {
+        self.runner.prepare(config);
     }
 }
 
 impl fmt::Debug for QueryWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueryWorker").field("node", &self.network.own_node()).finish_non_exhaustive()
+        f.debug_struct("QueryWorker").field("node", &self.runner.network().own_node()).finish_non_exhaustive()
     }
 }
 
@@ -194,56 +164,4 @@ fn time_limit(time_left_ms: u64) -> BoxFuture<'static, ()> {
         0 => Box::pin(future::pending()),
         ms => Box::pin(tokio::time::sleep(Duration::from_millis(ms).saturating_add(GRACE))),
     }
-}
-
-fn report_of(message: datafusion::error::Result<WorkerToCoordinatorMsg>) -> Option<Result<QueryTaskReport>> {
-    match message {
-        Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) => {
-            Some(Ok(QueryTaskReport { metrics: Some(task_metrics::encode(&metrics)) }))
-        }
-        // Numbers of tasks are fixed when the query is planned.
-        Ok(WorkerToCoordinatorMsg::LoadInfo(_) | WorkerToCoordinatorMsg::LoadInfoEos) => None,
-        Err(error) => Some(Err(from_datafusion(error))),
-    }
-}
-
-/// Makes the sessions of tasks.
-struct TaskSessions {
-    template: SessionState,
-    network: Arc<dyn QueryNetwork>,
-}
-
-#[async_trait]
-impl WorkerSessionBuilder for TaskSessions {
-    async fn build_session_state(&self, ctx: WorkerQueryContext) -> Result<SessionState, DataFusionError> {
-        let mut builder = ctx.builder;
-        let mut config = builder.config().take().unwrap_or_default();
-        let distributed = DistributedConfig::from_session_config(&config)?.clone();
-        *config.options_mut() = ConfigOptions::clone(self.template.config_options());
-        config.options_mut().extensions.insert(distributed);
-        config.set_distributed_worker_plan_rewrite_handler(OperatorCheck);
-        prepare(&mut config, &self.network);
-        let mut state = self.template.clone();
-        *state.config_mut() = config;
-        Ok(state)
-    }
-}
-
-/// Refuses plans that no head sends, and bounds what they keep in memory.
-struct OperatorCheck;
-
-impl WorkerPlanRewriteHandler for OperatorCheck {
-    fn rewrite_worker_plan(
-        &self,
-        ev: WorkerPlanRewriteEvent<'_>,
-    ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
-        check_received(&ev.plan)?;
-        Ok(WorkerPlanRewriteEventResponse::new(bounded(ev.plan)))
-    }
-}
-
-/// Adds what encodes leaves, and what reaches other nodes, to a session.
-pub(super) fn prepare(config: &mut SessionConfig, network: &Arc<dyn QueryNetwork>) {
-    config.set_distributed_user_codec(LeafCodec::new(network.clone()));
-    config.set_distributed_channel_resolver(NodeChannels::new(network.clone()));
 }

@@ -184,6 +184,10 @@ async fn explain_shows_stages_and_nodes() {
     let analyzed =
         rig.rows("EXPLAIN ANALYZE SELECT k, count(*) FROM big GROUP BY k", &["big"]).await.unwrap().join("\n");
     assert!(analyzed.contains("PartScanExec") && analyzed.contains("output_rows"), "{analyzed}");
+    // Each of them reads from tasks on all three nodes.
+    let exchanges: Vec<&str> = analyzed.lines().filter(|line| line.contains("=> Network")).collect();
+    let moves = |line: &&str| line.contains("bytes_received=") && !line.contains("bytes_received=0");
+    assert!(exchanges.len() >= 2 && exchanges.iter().all(moves), "{analyzed}");
     rig.all_tasks_ended().await;
 }
 
@@ -322,6 +326,26 @@ async fn dropped_query_ends_its_tasks_everywhere() {
             rig.source.all_dropped().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_query_keeps_neither_broadcasts_nor_memory() {
+    let joining = rig();
+    joining.rows("SELECT a.v, b.v FROM big a JOIN other b ON a.k = b.k", &["big", "other"]).await.unwrap();
+    joining.all_tasks_ended().await;
+    for engine in &joining.engines {
+        while engine.template.runtime_env().memory_pool.reserved() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // All rows of one side go to all nodes.
+    let hanging = endless(ScanEnd::Hangs, config());
+    let sql = "SELECT count(*) FROM endless a JOIN endless b ON a.amount < b.amount";
+    let stream = hanging.start(sql, &["endless"]).await.unwrap();
+    hanging.source.open.subscribe().wait_for(|open| *open >= 6).await.unwrap();
+    drop(stream);
+    hanging.all_tasks_ended().await;
+    hanging.source.all_dropped().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use rand::Rng;
 use volley_common::Result;
 use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
+use volley_tests::text_rows::text_rows;
 
 use super::{ChaosClient, MOST_ROWS, is_keyed, name};
 use crate::history::{OpOutcome, OpRequest};
@@ -144,6 +145,18 @@ impl ChaosClient {
         let request = query.map_or(OpRequest::Read { endpoints: true }, |query| OpRequest::Query { query });
         let outcome = self.note(id, table, request, begin, read_outcome(result));
         matches!(outcome, OpOutcome::Content { .. } | OpOutcome::Absent)
+    }
+
+    /// Whether a query runs on several nodes, as its plan says; false if there is no answer.
+    pub async fn runs_on_several_nodes(&mut self, table: &str, query: &TableQuery) -> bool {
+        let sql = format!("EXPLAIN {}", query.sql(table));
+        let (_, plan) = self
+            .call(async move |client| {
+                let rows = client.query(&sql, FetchOptions::default()).await?;
+                rows.map_ok(|fetched| fetched.batch).try_collect::<Vec<_>>().await
+            })
+            .await;
+        plan.is_ok_and(|plan| text_rows(&plan).concat().join("\n").contains("DistributedExec"))
     }
 }
 

@@ -70,7 +70,7 @@ fn rows(batches: &[RecordBatch]) -> usize {
 #[tokio::test]
 async fn partitions_have_exactly_their_rows() {
     let partitions = vec![vec![Ok(batch(0, 1000)), Ok(batch(1000, 7))], vec![], vec![Ok(batch(5, 3))]];
-    let received = receive(NODE, sent(partitions), 4..7, &pool());
+    let received = receive(NODE, sent(partitions), 4..7, &pool(), Count::new());
     let mut found = Vec::new();
     for partition in received {
         found.push(all(partition).await.unwrap());
@@ -83,10 +83,23 @@ async fn partitions_have_exactly_their_rows() {
 }
 
 #[tokio::test]
+async fn bytes_that_arrive_are_counted() {
+    let messages: Vec<_> =
+        sent(vec![vec![Ok(batch(0, 1000))], vec![Ok(batch(0, 10))]]).map(Result::unwrap).collect().await;
+    let expected: usize = messages.iter().map(size).sum();
+    let count = Count::new();
+    let rows = stream::iter(messages.into_iter().map(Ok)).boxed();
+    for partition in receive(NODE, rows, 4..6, &pool(), count.clone()) {
+        all(partition).await.unwrap();
+    }
+    assert_eq!(count.value(), expected);
+}
+
+#[tokio::test]
 async fn partition_without_its_end_is_an_error() {
     let whole = sent(vec![vec![Ok(batch(0, 10))], vec![Ok(batch(0, 10))]]);
     let cut = whole.filter(|message| std::future::ready(!matches!(message, Ok(m) if m.end && m.partition == 5)));
-    let mut received = receive(NODE, cut.boxed(), 4..6, &pool());
+    let mut received = receive(NODE, cut.boxed(), 4..6, &pool(), Count::new());
     let (second, first) = (received.pop().unwrap(), received.pop().unwrap());
     assert_eq!(rows(&all(first).await.unwrap()), 10);
     let error = all(second).await.unwrap_err();
@@ -97,7 +110,8 @@ async fn partition_without_its_end_is_an_error() {
 #[tokio::test]
 async fn failure_of_one_partition_ends_all_that_have_not_ended() {
     let failing = into_datafusion(Error::data_loss("a part is corrupt"));
-    let mut received = receive(NODE, sent(vec![vec![Err(failing)], vec![Ok(batch(0, 10))]]), 4..6, &pool());
+    let mut received =
+        receive(NODE, sent(vec![vec![Err(failing)], vec![Ok(batch(0, 10))]]), 4..6, &pool(), Count::new());
     let (second, first) = (received.pop().unwrap(), received.pop().unwrap());
     let error = all(first).await.unwrap_err();
     assert_eq!(error.code, Code::DataLoss);
@@ -112,7 +126,7 @@ async fn failure_of_one_partition_ends_all_that_have_not_ended() {
 async fn row_that_is_too_large_for_a_message_is_refused() {
     let column: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(MAX_PEER_MESSAGE)]));
     let large = RecordBatch::try_from_iter([("text", column)]).unwrap();
-    let mut received = receive(NODE, sent_as(large.schema(), vec![vec![Ok(large)]]), 4..5, &pool());
+    let mut received = receive(NODE, sent_as(large.schema(), vec![vec![Ok(large)]]), 4..5, &pool(), Count::new());
     let error = all(received.pop().unwrap()).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted);
     assert!(error.message.contains("sql_distribute_bytes"), "{error}");
@@ -120,7 +134,7 @@ async fn row_that_is_too_large_for_a_message_is_refused() {
 
 #[tokio::test]
 async fn partition_that_waits_gets_rows_behind_those_of_others() {
-    let mut received = receive(NODE, large_and_small().await, 4..6, &pool());
+    let mut received = receive(NODE, large_and_small().await, 4..6, &pool(), Count::new());
     let (second, first) = (received.pop().unwrap(), received.pop().unwrap());
     assert_eq!(rows(&all(second).await.unwrap()), 10);
     assert_eq!(rows(&all(first).await.unwrap()), 3_000_000);
@@ -129,7 +143,7 @@ async fn partition_that_waits_gets_rows_behind_those_of_others() {
 #[tokio::test]
 async fn rows_that_wait_are_counted_and_freed() {
     let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1 << 20));
-    let mut received = receive(NODE, large_and_small().await, 4..6, &pool);
+    let mut received = receive(NODE, large_and_small().await, 4..6, &pool, Count::new());
     let second = received.pop().unwrap();
     let error = all(second).await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
@@ -143,7 +157,7 @@ async fn rows_that_wait_are_counted_and_freed() {
 async fn dropped_partitions_end_the_stream() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<QueryTaskRows>>(1);
     let rows = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-    let received = receive(NODE, rows.boxed(), 0..3, &pool());
+    let received = receive(NODE, rows.boxed(), 0..3, &pool(), Count::new());
     drop(received);
     sender.closed().await;
 }
