@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use arrow_flight::FlightDescriptor;
 use futures::StreamExt;
+use volley_client::{FetchOptions, PutOutcome};
 use volley_common::Code;
-use volley_common::client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_tests::raw::{OpenPut, messages};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use arrow_flight::FlightEndpoint;
+use volley_client::{Client, FetchOptions};
 use volley_common::Code;
-use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_tests::cluster::files_below;
 use volley_tests::process::ServerProcess;

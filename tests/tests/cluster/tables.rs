@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use volley_common::client::{FetchOptions, PutOutcome};
+use volley_client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::{TestCluster, rows};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tonic::Request;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
 use volley_common::tls::ClientTls;

@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+use volley_common::clock;
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::schema::schema_message;
 
 use super::put::BatchEncoder;
-use crate::clock;
-use crate::ipc::decode::{BatchDecoder, DecodedMessage};
-use crate::ipc::schema::schema_message;
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

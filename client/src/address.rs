@@ -1,9 +1,8 @@
 //! Addresses of members: what a user types, and the locations in a FlightInfo.
-
 use std::net::IpAddr;
 
-use crate::listen::split_host_port;
-use crate::{Error, Result};
+use volley_common::listen::split_host_port;
+use volley_common::{Error, Result};
 
 /// The location of an endpoint that is read over the connection by which the FlightInfo came.
 pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection";
@@ -96,8 +95,9 @@ pub fn parse_location(uri: &str) -> Option<EndpointLocation> {
 
 #[cfg(test)]
 mod tests {
+    use volley_common::Code;
+
     use super::*;
-    use crate::Code;
 
     #[test]
     fn all_forms_of_an_address_are_equal() {

@@ -16,13 +16,13 @@ use futures::stream::SelectAll;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use volley_common::ipc::schema::parse_schema;
+use volley_common::net::Failover;
+use volley_common::{Code, Error, Result};
 
 use super::Client;
 use super::address::{EndpointLocation, parse_location};
 use super::stream::BatchStream;
-use crate::ipc::schema::parse_schema;
-use crate::net::Failover;
-use crate::{Code, Error, Result};
 
 /// Parallelism and buffering of a fetch.
 #[derive(Clone, Debug)]

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use prost::Message;
 use serde_json::json;
 use tonic::Status;
+use volley_common::{Error, Result};
 
 use super::{Client, FetchOptions, FetchStream};
-use crate::{Error, Result};
 
 /// The outcome of a statement that changes tables: the protobuf message DoPutUpdateResult of Flight SQL.
 #[derive(Clone, PartialEq, Message)]

@@ -7,11 +7,11 @@ use arrow::array::{AsArray, DictionaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type, Schema};
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::Status;
+use volley_common::Code;
+use volley_common::options::Options;
 
 use super::fake::*;
 use super::*;
-use crate::Code;
-use crate::options::Options;
 
 const REUSE: &str = "arrow-flight-reuse-connection://?";
 
@@ -110,7 +110,7 @@ async fn stream_with_another_schema_is_an_error() {
     let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let mut info = info(&[(0, 30)], &[], false);
-    info.schema = crate::ipc::schema::schema_message(&Schema::empty()).unwrap();
+    info.schema = volley_common::ipc::schema::schema_message(&Schema::empty()).unwrap();
     assert!(values(&client, info, 1).await.unwrap_err().message.contains("schema"));
 }
 

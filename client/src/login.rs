@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use http::HeaderValue;
+use volley_common::identity::{Secret, check_principal_name};
+use volley_common::tls::ClientTls;
+use volley_common::{Error, Result};
 
 use super::address::{dial_target, is_loopback};
-use crate::identity::{Secret, check_principal_name};
-use crate::tls::ClientTls;
-use crate::{Error, Result};
 
 /// How a client logs in. The default does not, which an open cluster allows.
 #[derive(Clone, Debug, Default)]
@@ -131,8 +131,9 @@ pub(super) fn check_confidential(addr: &str, is_tls: bool, allow_plaintext: bool
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::Code;
+
     use super::*;
-    use crate::Code;
 
     fn password() -> ClientLogin {
         ClientLogin::password("ana", Secret::new("correct horse"))

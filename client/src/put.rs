@@ -22,13 +22,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use volley_common::ipc::MESSAGE_BYTES;
+use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::split::split;
+use volley_common::{Code, Error, Result, grpc};
 
 use super::session::MIN_LEFT_FOR_PUT;
 use super::{Client, MAX_MESSAGE, failure};
-use crate::ipc::MESSAGE_BYTES;
-use crate::ipc::shrink::shrink_to_fit;
-use crate::ipc::split::split;
-use crate::{Code, Error, Result, grpc};
 
 /// Messages that may wait to be sent.
 const QUEUE_LEN: usize = 4;

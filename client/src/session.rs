@@ -19,13 +19,13 @@ use serde_json::Value;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
+use volley_common::grpc::NOW_HEADER;
+use volley_common::identity::Secret;
+use volley_common::{Error, Result, clock};
 
 use super::failure;
 use super::login::{ClientLogin, LoginCredentials, bearer};
 use super::token_file::read_token;
-use crate::grpc::NOW_HEADER;
-use crate::identity::Secret;
-use crate::{Error, Result, clock};
 
 /// Before a call, a session that ends sooner is renewed.
 pub(super) const MIN_LEFT: Duration = Duration::from_secs(30);

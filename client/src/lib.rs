@@ -13,6 +13,7 @@
 //! | `token_file` | reads the token of a file |
 //! | [`channel`] | the channel that adds the credential to each call |
 //! | `failure` | errors of calls whose connection failed |
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
@@ -25,14 +26,14 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::Channel;
+use volley_common::http2::settings;
+use volley_common::net::{ConnectionPool, Connector};
+use volley_common::options::Options;
+use volley_common::tls::ClientTls;
+use volley_common::tls::client::ClientConnector;
+use volley_common::tls::server::HttpVersions;
+use volley_common::{Code, Error, Result, TableName};
 
-use crate::http2::settings;
-use crate::net::{ConnectionPool, Connector};
-use crate::options::Options;
-use crate::tls::ClientTls;
-use crate::tls::client::ClientConnector;
-use crate::tls::server::HttpVersions;
-use crate::{Code, Error, Result, TableName};
 use address::{EndpointLocation, dial_target};
 use session::{LoginSession, MIN_LEFT};
 
