@@ -29,6 +29,11 @@ pub enum AddressTls {
     Open,
 }
 
+/// The addresses of a text that has one, or several separated by commas. Empty ones are left out.
+pub fn split_addresses(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|address| !address.is_empty())
+}
+
 /// `HOST:PORT` of an address with the scheme `grpc://`, `grpc+tcp://`, `grpc+tls://`, `http://`, `https://` or none; and whether
 /// it demands TLS.
 ///

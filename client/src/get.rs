@@ -1,8 +1,8 @@
 //! Reads all endpoints of a FlightInfo in parallel, each from any of its locations.
 //!
-//! Every endpoint has a task that streams it into a bounded queue. If the stream breaks, the task restarts it at the
-//! next location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is
-//! ordered, otherwise any queue that has a batch.
+//! Every endpoint has a task that streams it into a bounded queue (`reader`, `window`). If the stream breaks, the task restarts it
+//! at the next location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is
+//! ordered, otherwise any queue that has a batch. `endpoint` orders the locations, `tickets` replaces tickets that have expired.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,31 +11,40 @@ use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::{FlightEndpoint, FlightInfo, Ticket};
+use arrow_flight::{FlightInfo, Ticket};
 use futures::stream::SelectAll;
-use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
-use volley_common::net::Failover;
-use volley_common::{Code, Error, Result};
+use volley_common::options::Options;
+use volley_common::{Error, Result, TableName};
 
 use super::Client;
-use super::address::{EndpointLocation, parse_location};
 use super::stream::BatchStream;
+use endpoint::FetchEndpoint;
+use reader::{FetchContext, run_endpoint};
+use tickets::{TicketSource, keep_version};
+use window::{EndpointEvent, WindowReceiver, window};
 
-/// Parallelism and buffering of a fetch.
+mod endpoint;
+mod reader;
+mod tickets;
+mod window;
+
+/// Parallelism and memory of a fetch.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
-    /// Streams open at a time.
+    /// Streams open at a time, at least 1.
     pub streams: usize,
-    /// Batches buffered per stream.
-    pub window: usize,
+    /// Bytes of batches that wait for the reader, of all streams together: each stream has its share, and at least one batch. In
+    /// addition each stream has one batch that is being decoded, and up to 4 MiB in its HTTP/2 window.
+    pub window_bytes: usize,
 }
 
 impl Default for FetchOptions {
+    /// 8 streams, and 32 MiB.
     fn default() -> Self {
-        FetchOptions { streams: 8, window: 4 }
+        FetchOptions { streams: 8, window_bytes: 32 << 20 }
     }
 }
 
@@ -60,64 +69,14 @@ pub struct FetchStream {
     pub schema: SchemaRef,
     /// The FlightInfo that is fetched.
     pub info: FlightInfo,
-    client: Client,
+    context: Arc<FetchContext>,
     options: FetchOptions,
     waiting: VecDeque<FetchEndpoint>,
     open: EndpointReaders,
+    /// Keeps the version readable; there is none before the first endpoint is opened.
+    keeper: Option<AbortOnDropHandle<()>>,
     rows: i64,
     failed: bool,
-}
-
-/// An endpoint that can be read.
-struct FetchEndpoint {
-    index: usize,
-    ticket: Ticket,
-    locations: Vec<EndpointLocation>,
-    /// Whether a stream that broke after some rows is continued. That of a query, which has no location, is not: a query that
-    /// runs again may give its rows in another order.
-    resumes: bool,
-}
-
-impl FetchEndpoint {
-    /// Adds to `skipped` the locations that are left out, as [`locations`].
-    fn new(index: usize, endpoint: &FlightEndpoint, client: &Client, skipped: &mut usize) -> Result<Self> {
-        let ticket = endpoint.ticket.clone();
-        let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-        let locations = locations(endpoint, index, |location| client.permits(location), skipped)?;
-        Ok(FetchEndpoint { index, ticket, locations, resumes: !endpoint.location.is_empty() })
-    }
-}
-
-/// The locations of an endpoint that this client supports, and the original connection as the last one: every member
-/// redeems every ticket, and a client that cannot dial the nodes still reaches the member that it called. Locations that the
-/// client does not permit are left out, and added to `skipped`.
-///
-/// # Errors
-/// UNAVAILABLE: there are locations, but none has a scheme that this client supports.
-fn locations(
-    endpoint: &FlightEndpoint,
-    index: usize,
-    permits: impl Fn(&EndpointLocation) -> bool,
-    skipped: &mut usize,
-) -> Result<Vec<EndpointLocation>> {
-    if endpoint.location.is_empty() {
-        return Ok(vec![EndpointLocation::ReuseConnection]);
-    }
-    let mut locations: Vec<_> = endpoint.location.iter().filter_map(|l| parse_location(&l.uri)).collect();
-    if locations.is_empty() {
-        let uris: Vec<&str> = endpoint.location.iter().map(|l| l.uri.as_str()).collect();
-        return Err(Error::unavailable(format!(
-            "endpoint {index} has no location that this client supports (only grpc+tcp and grpc+tls), of {}",
-            uris.join(", ")
-        )));
-    }
-    let known = locations.len();
-    locations.retain(permits);
-    *skipped += known - locations.len();
-    if !locations.contains(&EndpointLocation::ReuseConnection) {
-        locations.push(EndpointLocation::ReuseConnection);
-    }
-    Ok(locations)
 }
 
 impl FetchStream {
@@ -135,12 +94,15 @@ impl FetchStream {
                 "locations without TLS are not used: give the nodes TLS, or all data may come through one member"
             );
         }
+        let schema = parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?;
+        let tickets = TicketSource::new(client.clone(), &info);
         Ok(FetchStream {
-            schema: parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?,
+            schema: schema.clone(),
             open: EndpointReaders::new(info.ordered),
-            client,
-            options: FetchOptions { streams: options.streams.max(1), window: options.window.max(1) },
+            context: Arc::new(FetchContext { client, tickets, schema }),
+            options: FetchOptions { streams: options.streams.max(1), ..options },
             waiting,
+            keeper: None,
             rows: 0,
             failed: false,
             info,
@@ -149,11 +111,24 @@ impl FetchStream {
 
     /// Opens waiting endpoints while fewer than `streams` are open.
     fn open_more(&mut self) {
+        self.start_keeper();
+        let share = self.options.window_bytes / self.options.streams.min(self.info.endpoint.len().max(1));
         while self.open.len() < self.options.streams {
             let Some(endpoint) = self.waiting.pop_front() else { return };
-            let (sender, events) = mpsc::channel(self.options.window);
-            let task = tokio::spawn(run_endpoint(self.client.clone(), endpoint, self.schema.clone(), sender));
+            let (sender, events) = window(share);
+            let task = tokio::spawn(run_endpoint(self.context.clone(), endpoint, sender));
             self.open.push(EndpointReader { events, ended: false, _task: AbortOnDropHandle::new(task) });
+        }
+    }
+
+    /// Keeps the version of a table readable. A query, which has no location, has no ticket that can be renewed.
+    fn start_keeper(&mut self) {
+        if self.keeper.is_some() {
+            return;
+        }
+        if let Some(last) = self.info.endpoint.last().filter(|last| !last.location.is_empty()) {
+            let task = tokio::spawn(keep_version(self.context.client.clone(), last.clone()));
+            self.keeper = Some(AbortOnDropHandle::new(task));
         }
     }
 
@@ -190,13 +165,13 @@ impl Stream for FetchStream {
                 None => self.check_rows(),
             };
             self.failed = !matches!(item, Some(Ok(_)));
+            if self.failed {
+                self.keeper = None;
+            }
             return Poll::Ready(item);
         }
     }
 }
-
-/// A message of an endpoint's task: a batch, or `None` at the end of the endpoint.
-type EndpointEvent = Result<Option<FetchedBatch>>;
 
 /// The open endpoints.
 enum EndpointReaders {
@@ -206,7 +181,7 @@ enum EndpointReaders {
 
 /// The receiving end of an endpoint's task. Dropping it ends the task.
 struct EndpointReader {
-    events: mpsc::Receiver<EndpointEvent>,
+    events: WindowReceiver,
     ended: bool,
     _task: AbortOnDropHandle<()>,
 }
@@ -256,7 +231,7 @@ impl Stream for EndpointReader {
         if self.ended {
             return Poll::Ready(None);
         }
-        let event = ready!(self.events.poll_recv(cx));
+        let event = ready!(self.events.poll_next(cx));
         // A queue that closes before the end of the endpoint: the task panicked.
         let event = event.unwrap_or_else(|| Err(Error::internal("the task that reads an endpoint ended unexpectedly")));
         self.ended = !matches!(event, Ok(Some(_)));
@@ -264,131 +239,75 @@ impl Stream for EndpointReader {
     }
 }
 
-/// Why the reading of an endpoint stopped before its end.
-enum ReadStopped {
-    /// The [`FetchStream`] was dropped.
-    ReceiverDropped,
-    Failed(Error),
-}
-
-impl From<Error> for ReadStopped {
-    fn from(error: Error) -> Self {
-        ReadStopped::Failed(error)
+impl Client {
+    /// Plans a table and fetches all its endpoints in parallel: [`Client::info`], then [`Client::fetch`]. The options are those
+    /// of reads: columns, a filter, a version, a limit.
+    ///
+    /// # Errors
+    /// Those of [`Client::info`] and [`Client::fetch`].
+    pub async fn get(&self, name: &TableName, options: &Options, fetch: FetchOptions) -> Result<FetchStream> {
+        let info = self.info(name, options).await?;
+        self.fetch(info, fetch)
     }
-}
 
-/// Streams an endpoint into `sender`, then its end or its error.
-async fn run_endpoint(client: Client, endpoint: FetchEndpoint, schema: SchemaRef, sender: mpsc::Sender<EndpointEvent>) {
-    let last = match read_endpoint(&client, &endpoint, &schema, &sender).await {
-        Ok(()) => Ok(None),
-        Err(ReadStopped::Failed(error)) => Err(error),
-        Err(ReadStopped::ReceiverDropped) => return,
-    };
-    let _ = sender.send(last).await;
-}
+    /// Fetches the endpoints of a FlightInfo in parallel. The stream yields batches, each with its endpoint: in the order
+    /// of the endpoints if the info is `ordered`, else as they arrive. Nothing is sent before the stream is polled.
+    ///
+    /// A stream that breaks continues at the next location at the row where it broke; that of a query fails. While tables are
+    /// read, their version is kept, and tickets that have expired are replaced, unless the read has a filter.
+    ///
+    /// ```no_run
+    /// # async fn example(client: volley_client::Client) -> volley_client::Result<()> {
+    /// use futures::TryStreamExt;
+    /// use volley_client::{FetchOptions, Options};
+    ///
+    /// let info = client.info(&"trips".parse()?, &Options::default()).await?;
+    /// println!("{} rows in {} endpoints", info.total_records, info.endpoint.len());
+    /// let mut batches = client.fetch(info, FetchOptions { streams: 4, window_bytes: 8 << 20 })?;
+    /// while let Some(fetched) = batches.try_next().await? {
+    ///     println!("endpoint {}: {} rows", fetched.endpoint, fetched.batch.num_rows());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// INTERNAL: the FlightInfo has no schema, or an endpoint without a ticket. UNAVAILABLE: an endpoint has only locations of
+    /// other transports. The stream's: UNAVAILABLE: no location of an endpoint answers. NOT_FOUND: a ticket has expired, or the
+    /// table may not be read any more. ABORTED: it has expired and cannot be replaced. DATA_LOSS: rows are missing.
+    pub fn fetch(&self, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
+        FetchStream::new(self.clone(), info, options)
+    }
 
-/// Streams an endpoint to its end. After UNAVAILABLE from one location it continues at the next one, until all
-/// locations in succession have failed without delivering a row.
-async fn read_endpoint(
-    client: &Client,
-    endpoint: &FetchEndpoint,
-    schema: &SchemaRef,
-    sender: &mpsc::Sender<EndpointEvent>,
-) -> Result<(), ReadStopped> {
-    let locations = endpoint.locations.len();
-    let mut candidates = endpoint.locations.clone();
-    candidates.sort_by_cached_key(|location| client.pool_of(location).health(client.address_of(location)).rank());
-    let mut failover = Failover::new(candidates);
-    failover.set_attempts_left(locations + 1);
-    let mut delivered = 0;
-    while let Some(location) = failover.next_candidate() {
-        let delivered_before = delivered;
-        let error = match read_location(client, endpoint, &location, schema, &mut delivered, sender).await {
-            Err(ReadStopped::Failed(error)) => error,
-            outcome => return outcome,
-        };
-        if delivered > 0 && !endpoint.resumes && error.code == Code::Unavailable {
-            return Err(error.at("the query broke after some of its rows: run it again").into());
+    /// All batches of a table: [`Client::get`], collected. For tables that fit in memory.
+    ///
+    /// # Errors
+    /// Those of [`Client::get`] and of its stream.
+    pub async fn get_all(&self, name: &TableName, options: &Options) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let fetch = self.get(name, options, FetchOptions::default()).await?;
+        let schema = fetch.schema.clone();
+        let batches = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
+        Ok((schema, batches))
+    }
+
+    /// One DoGet on the original connection, for a ticket or a table's name.
+    ///
+    /// # Errors
+    /// The member's; UNAVAILABLE if it is unreachable.
+    pub async fn open(&self, ticket: Ticket) -> Result<BatchStream> {
+        self.authenticated(|| BatchStream::open(self.own_channel(), ticket.clone())).await
+    }
+
+    /// [`Client::open`], collected.
+    ///
+    /// # Errors
+    /// Those of [`Client::open`] and of its stream.
+    pub async fn do_get(&self, ticket: Ticket) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let mut stream = self.open(ticket).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = stream.next().await? {
+            batches.push(batch);
         }
-        if delivered > delivered_before {
-            failover.set_attempts_left(locations);
-        }
-        let address = client.address_of(&location);
-        tracing::debug!(endpoint = endpoint.index, address, %error, "reading an endpoint failed");
-        failover.record::<()>(Err(error.at(format!("endpoint {} at {address}", endpoint.index))))?;
-    }
-    Err(failover.into_error().unwrap_or_else(|| Error::internal("an endpoint has no location")).into())
-}
-
-/// Streams an endpoint from one location, without the first `delivered` rows. Adds the rows that it sends to `delivered`.
-async fn read_location(
-    client: &Client,
-    endpoint: &FetchEndpoint,
-    location: &EndpointLocation,
-    schema: &SchemaRef,
-    delivered: &mut usize,
-    sender: &mpsc::Sender<EndpointEvent>,
-) -> Result<(), ReadStopped> {
-    let mut left_to_skip = *delivered;
-    let from: Arc<str> = client.address_of(location).into();
-    let channel = client.channel_at(location)?;
-    // A member that hangs keeps the connection open.
-    let mut silence = client.pool_of(location).silence(&from);
-    let mut batches = tokio::select! {
-        biased;
-        opened = client.authenticated(|| BatchStream::open(channel.clone(), endpoint.ticket.clone())) => opened?,
-        error = &mut silence => return Err(error.into()),
-    };
-    if batches.schema() != schema {
-        return Err(Error::internal("the stream's schema is not the FlightInfo's").into());
-    }
-    loop {
-        let batch = tokio::select! {
-            biased;
-            batch = batches.next() => batch?,
-            error = &mut silence => return Err(error.into()),
-        };
-        let Some(batch) = batch else { return Ok(()) };
-        let skip = left_to_skip.min(batch.num_rows());
-        left_to_skip -= skip;
-        if skip > 0 && skip == batch.num_rows() {
-            continue;
-        }
-        let batch = batch.slice(skip, batch.num_rows() - skip);
-        *delivered += batch.num_rows();
-        let fetched = FetchedBatch { endpoint: endpoint.index, batch, from: from.clone() };
-        sender.send(Ok(Some(fetched))).await.map_err(|_| ReadStopped::ReceiverDropped)?;
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use arrow_flight::Location;
-
-    use super::*;
-
-    fn endpoint(uris: &[&str]) -> FlightEndpoint {
-        let location = uris.iter().map(|uri| Location { uri: uri.to_string() }).collect();
-        FlightEndpoint { location, ..FlightEndpoint::default() }
-    }
-
-    #[test]
-    fn client_with_tls_keeps_its_connection_for_plaintext_locations() {
-        use EndpointLocation::{Member, ReuseConnection, TlsMember};
-        let (plain, tls) = ("grpc+tcp://n:1", "grpc+tls://n:2");
-        for (uris, is_tls, expected, expected_skipped) in [
-            (&[plain][..], true, vec![ReuseConnection], 1),
-            (&[plain, tls][..], true, vec![TlsMember("n:2".into()), ReuseConnection], 1),
-            (&[plain, tls][..], false, vec![Member("n:1".into()), TlsMember("n:2".into()), ReuseConnection], 0),
-            (&[][..], true, vec![ReuseConnection], 0),
-        ] {
-            let mut skipped = 0;
-            let permits = |location: &EndpointLocation| !is_tls || !matches!(location, Member(_));
-            let found = locations(&endpoint(uris), 0, permits, &mut skipped).unwrap();
-            assert_eq!((found, skipped), (expected, expected_skipped), "{uris:?} {is_tls}");
-        }
-        let error = locations(&endpoint(&["grpc+unix:///tmp/s"]), 3, |_| true, &mut 0).unwrap_err();
-        assert!(error.code == Code::Unavailable && error.message.contains("endpoint 3"), "{error}");
+        Ok((stream.schema().clone(), batches))
     }
 }

@@ -5,18 +5,21 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{AsArray, DictionaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type, Schema};
+use arrow_flight::FlightInfo;
 use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
 use tonic::Status;
-use volley_common::Code;
-use volley_common::options::Options;
 
 use super::fake::*;
 use super::*;
 
+mod addresses;
+mod tickets;
+
 const REUSE: &str = "arrow-flight-reuse-connection://?";
 
 async fn values(client: &Client, info: FlightInfo, streams: usize) -> Result<Vec<i64>> {
-    let options = FetchOptions { streams, window: 1 };
+    let options = FetchOptions { streams, window_bytes: 1 };
     let batches: Vec<FetchedBatch> = client.fetch(info, options)?.try_collect().await?;
     let column = |f: &FetchedBatch| f.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
     Ok(batches.iter().flat_map(column).collect())
