@@ -25,6 +25,8 @@
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
 //! | [`stream`] | one DoGet |
 //! | [`put`] | a put: encodes batches, applies backpressure, reads the outcome |
+//! | `parallel_put` | a put by a stream to each holder of shards, with one commit |
+//! | `scatter` | which rows go to which of these streams |
 //! | `sql` | statements of SQL |
 //! | [`address`] | addresses of members and locations of endpoints |
 //! | [`request`] | encodes options as descriptors and headers |
@@ -48,6 +50,7 @@ pub use builder::ClientBuilder;
 pub use channel::ClientChannel;
 pub use get::{FetchOptions, FetchStream, FetchedBatch};
 pub use login::ClientLogin;
+pub use parallel_put::ParallelPut;
 pub use put::PutOutcome;
 pub use stream::BatchStream;
 pub use volley_common::identity::Secret;
@@ -62,8 +65,10 @@ pub mod channel;
 mod failure;
 pub mod get;
 pub mod login;
+mod parallel_put;
 pub mod put;
 pub mod request;
+mod scatter;
 mod session;
 mod sql;
 pub mod stream;

@@ -14,6 +14,7 @@ use super::fake::*;
 use super::*;
 
 mod addresses;
+mod parallel;
 mod tickets;
 
 const REUSE: &str = "arrow-flight-reuse-connection://?";

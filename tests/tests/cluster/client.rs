@@ -1,14 +1,89 @@
-//! What the Rust client does for its users: several addresses, reads that outlast their tickets.
+//! What the Rust client does for its users: several addresses, puts by several streams, reads that outlast their tickets.
 
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use volley_client::{Client, FetchOptions};
-use volley_common::options::Options;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::oneshot;
+use volley_client::{Client, FetchOptions, ParallelPut};
+use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::{TestCluster, rows, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
+
+fn keyed() -> Options {
+    Options { shard_by: Some(vec!["id".into()]), shards: Some(8), ..Options::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_put_is_one_version_with_every_row() {
+    let cluster = TestCluster::start().await;
+    // A coordinator plans the write, or a node that forwards the call.
+    for (member, table) in [(&cluster.coordinators[0], "by-coordinator"), (&cluster.nodes[1], "by-node")] {
+        let client = member.client().await;
+        let name = rows::name(table);
+        let put = async |options: &Options, ids: std::ops::Range<i64>| {
+            client
+                .put_parallel(&name, options, rows::schema(), rows::stream(ids), ParallelPut::default())
+                .await
+                .unwrap()
+        };
+        let first = put(&keyed(), 0..200_000).await;
+        assert_eq!((first.version, first.rows, first.staged, first.repeated), (1, 200_000, false, false));
+        // The table's keys are those that it has.
+        let append = Options { mode: Some(Mode::Append), ..Options::default() };
+        assert_eq!(put(&append, 200_000..300_000).await.version, 2);
+        assert_eq!(rows::get_sorted(&client, table).await.unwrap(), Vec::from_iter(0..300_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_put_keeps_the_order_of_tables_without_keys() {
+    let mut cluster = TestCluster::start().await;
+    let client = cluster.client().await;
+    let (name, options) = (rows::name("t"), Options { shards: Some(4), ..Options::default() });
+    let put = client.put_parallel(&name, &options, rows::schema(), rows::stream(0..100_000), ParallelPut::default());
+    assert_eq!(put.await.unwrap().rows, 100_000);
+    assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_put_into_a_killed_node_leaves_nothing() {
+    let mut cluster = TestCluster::start().await;
+    let client = cluster.client().await;
+    let (killed, gate) = oneshot::channel::<()>();
+    // The streams are open once the source is read to its half.
+    let before = stream::iter(rows::batches(0..1_000_000).into_iter().map(Ok));
+    let (reached, half) = oneshot::channel::<()>();
+    let between = stream::once(async move {
+        reached.send(()).unwrap();
+        gate.await.unwrap();
+        Ok(rows::batch(0..0))
+    });
+    let after = stream::iter(rows::batches(1_000_000..1_500_000).into_iter().map(Ok));
+    let source = before.chain(between).chain(after);
+    let put = {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let name = rows::name("t");
+            client.put_parallel(&name, &keyed(), rows::schema(), source, ParallelPut::default()).await
+        })
+    };
+    half.await.unwrap();
+    cluster.nodes[0].kill();
+    killed.send(()).unwrap();
+    let error = put.await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    let error = rows::get(&client, "t").await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound, "{error}");
+    // The others take its rows.
+    let again = wait_for(SOON, "a put without the killed node", async || {
+        let (name, source) = (rows::name("t"), rows::stream(0..10_000));
+        client.put_parallel(&name, &keyed(), rows::schema(), source, ParallelPut::default()).await.ok()
+    });
+    assert_eq!(again.await.rows, 10_000);
+    assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..10_000));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reader_slower_than_its_tickets_gets_every_row_once() {
