@@ -25,6 +25,7 @@
 //! | [`fairness`] | shares between clients: limits of calls, and waiting in turn |
 //! | [`fair_budget`] | budgets of which one owner has a part at most |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
+//! | [`simple_types`] | types by their common names |
 //! | [`suggestion`] | the known name that is probably meant by one that is not known |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
@@ -52,6 +53,7 @@ pub mod placement;
 pub mod proxy;
 pub mod refusal_log;
 pub mod server;
+pub mod simple_types;
 pub mod suggestion;
 pub mod ticket;
 pub mod tls;

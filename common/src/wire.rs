@@ -122,17 +122,19 @@ impl catalog::Node {
 impl cluster::Ticket {
     /// What the ticket is for, as errors name it: its table, or the tables of its query.
     pub fn subject(&self) -> String {
-        let tables = self.query.as_ref().map(|query| &query.tables[..]);
-        match tables {
-            None => format!("table {:?}", self.table.join("/")),
-            Some([]) => "a query".into(),
-            Some(tables) => {
-                let named = tables.iter().take(MAX_NAMED).map(|table| format!("{:?}", table.table.join("/")));
-                let more = if tables.len() > MAX_NAMED { ", …" } else { "" };
-                format!("a query of {}{more}", named.collect::<Vec<_>>().join(", "))
-            }
+        match (&self.query, &self.result) {
+            (Some(query), _) => query_of(query.tables.iter().map(|table| &table.table[..])),
+            (None, Some(result)) => query_of(result.sources.iter().map(|source| &source.table[..])),
+            (None, None) => format!("table {:?}", self.table.join("/")),
         }
     }
+}
+
+/// A query of these tables, as errors name it.
+fn query_of<'a>(tables: impl ExactSizeIterator<Item = &'a [String]>) -> String {
+    let more = if tables.len() > MAX_NAMED { ", …" } else { "" };
+    let named: Vec<String> = tables.take(MAX_NAMED).map(|table| format!("{:?}", table.join("/"))).collect();
+    if named.is_empty() { "a query".into() } else { format!("a query of {}{more}", named.join(", ")) }
 }
 
 /// Maximum number of a query's tables that an error names.
@@ -151,5 +153,9 @@ pub const PROTOCOL: u32 = 1;
 pub const IDENTITY_FEATURES: u32 = 1;
 /// The same for the commands of transactions.
 pub const TRANSACTION_FEATURES: u32 = 2;
-/// The same for the statistics of parts. It is also what this version says.
+/// The same for the statistics of parts.
 pub const PART_STATISTICS_FEATURES: u32 = 3;
+/// The same for fenced writes.
+pub const FENCED_WRITE_FEATURES: u32 = 4;
+/// The same for the results of queries. It is also what this version says.
+pub const QUERY_RESULT_FEATURES: u32 = 5;

@@ -100,7 +100,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let client_routes = Routes::new(flight_service.clone().server()).add_service(health.clone());
     let client_routes = match services.config.server.identity.public_reflection {
         true => reflection::add_public_to(client_routes)?,
-        false => reflection::add_to(client_routes)?,
+        false => reflection::add_to(client_routes, &services.audit)?,
     };
     // The peer port serves Flight too, so that members need only one address of a coordinator.
     let peer_routes = Routes::new(CoordinatorPeerService::server(&services, membership.clone()))

@@ -4,11 +4,14 @@
 mod raft_support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use raft_support::{TestCoordinator, config, leader, node, peers, serve, start, wait_until};
+use raft_support::{
+    TestCoordinator, config, expect_nodes, leader, node, peers, propose_nodes, serve, start, wait_until,
+};
 use tempfile::TempDir;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{BeginWrite, RenewWrite};
@@ -59,26 +62,12 @@ impl RaftTestCluster {
         std::fs::remove_dir_all(self.dir.path().join(format!("c{id}"))).unwrap();
     }
 
-    /// Proposes like a client: repeats a change whose outcome is unknown, because the change is idempotent.
-    async fn propose(&self, ids: std::ops::Range<u64>) {
-        for id in ids {
-            match self.any().propose(node(id)).await {
-                Err(error) if error.message.contains("may or may not have taken effect") => {
-                    self.any().propose(node(id)).await.unwrap();
-                }
-                answer => drop(answer.unwrap()),
-            }
-        }
+    async fn propose(&self, ids: Range<u64>) {
+        propose_nodes(self.any(), ids).await;
     }
 
-    /// Checks that a linearizable read on every running coordinator returns all of these nodes.
-    async fn expect(&self, ids: std::ops::Range<u64>) {
-        for coordinator in self.up.values() {
-            let view = coordinator.raft.read().await.unwrap();
-            for id in ids.clone() {
-                assert!(view.node(NodeId(id)).is_some(), "coordinator {} lacks {id}", coordinator.raft.id());
-            }
-        }
+    async fn expect(&self, ids: Range<u64>) {
+        expect_nodes(&self.up, ids).await;
     }
 
     async fn until_voter(&self, id: u64) {

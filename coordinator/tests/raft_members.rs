@@ -4,11 +4,12 @@
 mod raft_support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use raft_support::{TestCoordinator, config, leader, node, peers, start, wait_until};
+use raft_support::{TestCoordinator, config, expect_nodes, leader, peers, propose_nodes, start, wait_until};
 use tempfile::TempDir;
+use volley_common::Code;
 use volley_common::wire::raft as wire;
-use volley_common::{Code, NodeId};
 use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::membership::unsafe_recovery::{inspect, recover};
 
@@ -74,26 +75,12 @@ impl GrowingCluster {
         self.raft(through).add_coordinator(id, &self.at[&id]).await.unwrap();
     }
 
-    async fn propose(&self, ids: std::ops::Range<u64>) {
-        for id in ids {
-            let raft = &self.up.values().next().unwrap().raft;
-            match raft.propose(node(id)).await {
-                Err(error) if error.message.contains("may or may not have taken effect") => {
-                    raft.propose(node(id)).await.unwrap();
-                }
-                answer => drop(answer.unwrap()),
-            }
-        }
+    async fn propose(&self, ids: Range<u64>) {
+        propose_nodes(&self.up.values().next().unwrap().raft, ids).await;
     }
 
-    /// Checks that a linearizable read on every running coordinator returns all of these nodes.
-    async fn expect(&self, ids: std::ops::Range<u64>) {
-        for coordinator in self.up.values() {
-            let view = coordinator.raft.read().await.unwrap();
-            for id in ids.clone() {
-                assert!(view.node(NodeId(id)).is_some(), "coordinator {} lacks {id}", coordinator.raft.id());
-            }
-        }
+    async fn expect(&self, ids: Range<u64>) {
+        expect_nodes(&self.up, ids).await;
     }
 }
 

@@ -13,7 +13,9 @@ use volley_common::identity::{Access, Directory, LoginMethod, Principal};
 use volley_common::options::TicketRequest;
 use volley_common::ticket::{MAGIC, SQL_MAGIC, TicketKey, is_signed};
 use volley_common::wire::catalog::{Grant, Role, User};
-use volley_common::wire::cluster::{Assertion, Columns, IdentitySnapshot, Query, TableVersion, Ticket, TicketPart};
+use volley_common::wire::cluster::{
+    Assertion, Columns, IdentitySnapshot, Query, QueryResult, ResultSource, TableVersion, Ticket, TicketPart,
+};
 
 use crate::input::{FuzzInput, check_error, chunk};
 
@@ -150,6 +152,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let table = TableVersion { table: ticket.table.clone(), version: Some(3), table_id: 7 };
     let query = Query { sql: "SELECT 1".into(), tables: vec![table], ..Query::default() };
     let query = Ticket { principal: "ann".into(), expires_ms: 1000, query: Some(query), ..Ticket::default() };
+    let source = ResultSource { table: ticket.table.clone(), permitted_columns: 0 };
+    let result = Ticket { result: Some(QueryResult { sources: vec![source] }), ..ticket.clone() };
     let assertion = Assertion { principal: "ann".into(), path: "/x".into(), expires_ms: 1000, ..Assertion::default() };
     let grant = |to: &str, role: Role, prefix: &[&str]| Grant {
         to: to.into(),
@@ -184,5 +188,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         redeemed("bob", "b"),
         redeemed_as(&query, "ann", ""),
         redeemed_as(&query, "bob", "b"),
+        redeemed_as(&result, "ann", ""),
+        redeemed_as(&result, "bob", "b"),
     ]
 }

@@ -80,6 +80,10 @@ impl CallerIdentifier {
         {
             return Ok(Access::open());
         }
+        // Readers of a part ask another holder at once.
+        if path != DO_GET {
+            self.authenticator.wait_for_directory(path).await;
+        }
         match self.authenticator.identify(&head.headers, caller, peer, path)? {
             Identified::Access(access) => Ok(access),
             Identified::Login { user, password } => {

@@ -91,6 +91,10 @@ pub struct NodeConfig {
     pub sql_spill_bytes: u64,
     /// Queries that read fewer bytes of parts run on the node that gets them; others run on several nodes, if there are. 0: all.
     pub sql_distribute_bytes: u64,
+    /// A query whose result is expected to have at least so many bytes is stored, and read in parallel. 0: none is.
+    pub sql_result_bytes: u64,
+    /// Bytes of the stored results of this node's queries that are kept at once; 0: a tenth of the data folder's file system.
+    pub sql_result_space_bytes: u64,
     /// How many partitions a query is run in; 0: as many as there are processors.
     pub sql_partitions: usize,
     /// The largest number of queries at once; a further one is refused.
@@ -130,6 +134,8 @@ impl Default for NodeConfig {
             sql_memory_bytes: 0,
             sql_spill_bytes: 10 << 30,
             sql_distribute_bytes: 256 << 20,
+            sql_result_bytes: 256 << 20,
+            sql_result_space_bytes: 0,
             sql_partitions: 0,
             max_concurrent_queries: 32,
             max_queries_per_principal: 0,
@@ -221,6 +227,12 @@ pub struct NodeArgs {
     /// Bytes of parts from which on a query runs on several nodes; 0: always.
     #[arg(long)]
     pub sql_distribute_bytes: Option<u64>,
+    /// Bytes from which on the result of a query is stored, and read in parallel; 0: none is.
+    #[arg(long)]
+    pub sql_result_bytes: Option<u64>,
+    /// Bytes of stored results of queries that are kept at once [default: a tenth of the file system].
+    #[arg(long)]
+    pub sql_result_space_bytes: Option<u64>,
     /// How many partitions a query is run in [default: as many as there are processors].
     #[arg(long)]
     pub sql_partitions: Option<usize>,

@@ -144,12 +144,23 @@ impl CoordinatorClient {
         .await
     }
 
-    /// Adds the parts of one stream to a write that another call will commit.
+    /// Adds the parts of one stream to a write that another call will commit. The call is idempotent, so it is retried for 30 s.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that says that the outcome is unknown, if no coordinator answered in that time: another put would be another
+    /// stream.
     pub async fn stage(&self, request: StagePartsRequest) -> Result<()> {
+        let write = request.write.clone();
         self.call(BrokenCall::Repeat, COMMIT_DEADLINE, request, |mut stub, request| async move {
             stub.stage_parts(request).await
         })
-        .await?;
+        .await
+        .map_err(|error| match error.code {
+            Code::Unavailable | Code::DeadlineExceeded => error.at(format_args!(
+                "it is unknown whether the rows were added to write {write}, and a repeated put could add them twice: abort the write, or roll back its transaction, and put all of its rows again"
+            )),
+            _ => error,
+        })?;
         Ok(())
     }
 

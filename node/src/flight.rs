@@ -9,7 +9,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use arrow_flight::{FlightData, FlightDescriptor, HandshakeRequest, HandshakeResponse};
 use bytes::Bytes;
@@ -34,8 +33,6 @@ const DO_EXCHANGE: &str = "/arrow.flight.protocol.FlightService/DoExchange";
 const MAX_EXCHANGED: usize = 64 << 20;
 /// Maximum number of messages of one handshake.
 const MAX_HANDSHAKE: usize = 16;
-/// How long a handshake without credentials in its headers may take to send them in a message.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const EXCHANGES: &str = "DoExchange offers the command {\"exchange\": \"echo\"}, which sends every message back";
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -90,7 +87,8 @@ impl Service<http::Request<Body>> for NodeFlightService {
 }
 
 /// Answers a handshake by the credentials of its headers or, if these have none, of its first message, without waiting for the
-/// end of the client's stream. The reply's header and each reply message have the token. Coordinators reply in the same way.
+/// end of the client's stream, which its body limits. The reply's header and each reply message have the token. Coordinators reply
+/// in the same way.
 async fn handshake(
     callers: Arc<CallerIdentifier>,
     request: Request<Streaming<HandshakeRequest>>,
@@ -101,9 +99,7 @@ async fn handshake(
         HandshakeAnswer::Token(token) => return handshake_reply(&token, None, messages),
         HandshakeAnswer::ByMessage(access) => access,
     };
-    let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, messages.message()).await;
-    let first =
-        first.map_err(|_| Error::deadline("the handshake has no credentials in its headers, and no message"))??;
+    let first = messages.message().await?;
     let payload = first.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
     let token = callers.answer_to_message(&access, &payload, &headers, &extensions).await?;
     handshake_reply(&token, first, messages)

@@ -11,7 +11,7 @@
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
 //! | [`get_resources`] | how many gets decompress at once |
 //! | [`sql`] | queries, Flight SQL, and reads with a filter that is checked here |
-//! | [`sql_resources`] | what all queries share: the engine and its threads |
+//! | [`sql_resources`], [`result_space`] | what all queries share: the engine and its threads; the disk space of stored results |
 //! | [`coordinator_proxy`] | metadata calls, forwarded to a coordinator |
 //! | [`flight`] | the Flight calls that tonic serves |
 //! | [`peer`] | the gRPC service for other members |
@@ -48,6 +48,7 @@ pub mod process;
 pub mod put;
 pub mod put_memory;
 pub mod put_resources;
+pub mod result_space;
 pub mod router;
 pub mod scrub;
 pub mod server;

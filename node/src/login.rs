@@ -23,6 +23,8 @@ const MAX_CONCURRENT: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Calls that may wait for a login. Further ones are refused at once.
 const MAX_WAITING: usize = 1024;
+/// When a refused login should be tried again, milliseconds.
+const RETRY_MS: u64 = 1_000;
 
 /// Who logs in: the digest, and the client's address, by which coordinators slow down guessing: what is refused to one address
 /// is not refused to others.
@@ -121,7 +123,7 @@ impl LoginClient {
 }
 
 fn too_many() -> Error {
-    Error::exhausted("too many clients are logging in at this node: try again later")
+    Error::exhausted("too many clients are logging in at this node: try again later").retry_after(RETRY_MS)
 }
 
 /// A call's part in a login. The last one that is dropped removes the login, so that the next call begins another.
@@ -207,7 +209,8 @@ mod tests {
         let (cluster, logins) = logins().await;
         login(&logins, "secret").await.unwrap();
         let others = logins.waiting.try_acquire_many(MAX_WAITING as u32).unwrap();
-        assert_eq!(login(&logins, "guess").await.unwrap_err().code, Code::ResourceExhausted);
+        let refused = login(&logins, "guess").await.unwrap_err();
+        assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
         login(&logins, "secret").await.unwrap();
         assert_eq!(cluster.coordinator.state.lock().logins.len(), 1, "a cached login waits for nobody");
         drop(others);

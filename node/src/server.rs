@@ -65,7 +65,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         let routes = Routes::new(service).add_service(health.clone());
         let routes = match state.config.server.identity.public_reflection {
             true => reflection::add_public_to(routes)?,
-            false => reflection::add_to(routes)?,
+            false => reflection::add_to(routes, &state.audit)?,
         };
         let router = NodeRouter::new(&state, routes, &listener.name);
         let limits = state.config.server.limits();

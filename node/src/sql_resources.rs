@@ -15,6 +15,7 @@ use volley_sql::engine::{EngineConfig, SqlEngine};
 use volley_sql::query_network::QueryNetwork;
 
 use crate::config::NodeConfig;
+use crate::result_space::ResultSpace;
 use crate::storage::{PartStore, available_memory};
 
 /// By how much the threads of queries give way to others, see nice(2).
@@ -22,6 +23,9 @@ const NICENESS: i32 = 5;
 /// Stack of each thread of queries, of which only what is used takes memory. The engine recurses for each level of an expression, and
 /// a thousand levels take some 20 MB without optimization.
 const STACK_BYTES: usize = 32 << 20;
+/// After how many turns of its tasks a thread of queries looks for timers and events. Turns of operators take milliseconds, so with
+/// the runtime's default of 61 a time limit would be seconds late while all threads are busy.
+const EVENT_INTERVAL: u32 = 2;
 /// Rows of a batch between operators.
 const BATCH_ROWS: usize = 8192;
 /// Which part of the memory that the process may use is for queries, unless the configuration says how much.
@@ -29,6 +33,8 @@ const MEMORY_SHARE: u64 = 4;
 
 /// The engine of a node, which starts with its first query.
 pub struct SqlResources {
+    /// The disk space of stored results.
+    pub results: ResultSpace,
     config: Arc<NodeConfig>,
     store: PartStore,
     /// The other nodes; not set: queries run on this one alone.
@@ -47,7 +53,8 @@ pub struct QueryRuntime {
 impl SqlResources {
     /// As configured; nothing is started.
     pub fn new(config: Arc<NodeConfig>, store: PartStore) -> Self {
-        SqlResources { config, store, network: OnceLock::new(), runtime: OnceCell::new() }
+        let results = ResultSpace::new(config.sql_result_space_bytes);
+        SqlResources { results, config, store, network: OnceLock::new(), runtime: OnceCell::new() }
     }
 
     /// Connects the engine with other nodes, before its first query.
@@ -84,6 +91,7 @@ impl QueryRuntime {
             .worker_threads(processors)
             .thread_name("sql")
             .thread_stack_size(STACK_BYTES)
+            .event_interval(EVENT_INTERVAL)
             .enable_all()
             // A priority that stays as it was is no fault.
             .on_thread_start(|| {

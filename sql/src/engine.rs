@@ -9,17 +9,20 @@
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
 //! | `planned_query`, `query_run` | a query that is planned, its parameters; its start |
+//! | `result_size` | about how many bytes its rows will have |
 //! | `stages` | queries on several nodes |
 //! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `unsound` | queries that the engine would answer wrongly |
 //! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
+//! | `cooperative_joins` | joins that leave their thread to others |
 //! | `admission`, `memory_shares` | how many queries run, and their memory |
 
 mod admission;
 mod binding;
 mod bounded_functions;
+mod cooperative_joins;
 mod exact_cast_rule;
 mod growth;
 mod memory_shares;
@@ -30,6 +33,7 @@ mod planned_query;
 mod query_run;
 mod query_stream;
 mod relabel;
+mod result_size;
 mod stages;
 mod statement_catalog;
 mod unsound;
@@ -54,6 +58,7 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::cooperative_joins::CooperativeJoins;
 use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
@@ -77,6 +82,8 @@ pub use self::stages::QueryWorker;
 const SETTINGS: &str = "df_settings";
 /// The most that a sort keeps free to merge what it has spilled, bytes.
 const SORT_MERGE_BYTES: usize = 10 << 20;
+/// How many scans of a query are planned at once. A source may wait for others while it plans one; they use one thread.
+const TABLES_AT_ONCE: usize = 16;
 /// The least number of partitions of queries that may run on several nodes: what has one partition cannot be divided.
 const MIN_PARTITIONS_OF_STAGES: usize = 2;
 
@@ -122,7 +129,7 @@ impl SqlEngine {
             .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
             .with_max_temp_directory_size(config.spill_bytes);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(QueryMemoryPool::new(memory)))
+            .with_memory_pool(Arc::new(QueryMemoryPool::new(memory, config.partitions.max(1))))
             .with_disk_manager_builder(disk)
             .build_arc();
         let runtime = checked(runtime).map_err(|error| error.at(config.spill_dir.display()))?;
@@ -135,6 +142,7 @@ impl SqlEngine {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ExactCastAnalysis))
             .with_optimizer_rules(exact_cast_rule::optimizer_rules())
+            .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
         builder.scalar_functions().get_or_insert_default().extend(bounded);
@@ -188,6 +196,23 @@ impl SqlEngine {
         Deadline::limit(deadline, catch_panic(self.plan(source, statement, parameters))).await??
     }
 
+    /// About how many bytes the rows of a query have, if its tables have at least `least` bytes: a smaller one is not worth the time.
+    /// `None`: it is smaller, it cannot be run, or nothing tells. No row is read.
+    ///
+    /// # Errors
+    /// Those of planning it, as it runs. DEADLINE_EXCEEDED: that took too long.
+    pub async fn result_bytes(&self, query: &PlannedQuery, least: u64) -> Result<Option<u64>> {
+        let has_rows = !is_description(&query.plan);
+        if query.source_bytes < least || !query.is_bound || !has_rows {
+            return Ok(None);
+        }
+        let estimate = async {
+            let plan = checked(query.state.create_physical_plan(&query.plan).await)?;
+            checked(result_size::estimate(&plan))
+        };
+        Deadline::limit(Deadline::after(self.config.timeout), catch_panic(estimate)).await??
+    }
+
     /// Runs a query. It runs on the current runtime, until its last row is taken or the stream is dropped.
     ///
     /// # Errors
@@ -238,9 +263,10 @@ impl SqlEngine {
         };
         let engine_schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
         let schema = views::without_views(&engine_schema);
+        let source_bytes = tables.iter().fold(0, |sum: u64, table| sum.saturating_add(table.about_bytes()));
         let pin = |table: &Arc<PlannedTable>| TableAt { name: table.name.clone(), version: Some(table.version) };
         let tables = tables.iter().map(pin).collect();
-        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, parameter_types, is_bound })
+        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, source_bytes, parameter_types, is_bound })
     }
 
     /// The catalog with the tables that the references mean, and with all others only if the statement asks for them.
@@ -272,14 +298,16 @@ impl SqlEngine {
 
 fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
     let partitions = config.partitions.max(1);
-    type_settings()
+    let mut settings = type_settings()
         .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true)
         .with_target_partitions(partitions)
         .with_batch_size(config.batch_rows.max(1))
         // Each partition of a sort takes that much in advance.
-        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions))
+        .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions));
+    settings.options_mut().execution.planning_concurrency = TABLES_AT_ONCE;
+    settings
 }
 
 /// The tables of a statement, in its order.
@@ -297,10 +325,15 @@ async fn plan_tables(source: &dyn TableSource, wanted: &[TableAt]) -> Result<Vec
     Ok(planned.into_iter().map(Arc::new).collect())
 }
 
+/// Whether a plan tells of another one, or of a table.
+fn is_description(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_))
+}
+
 /// The schema of a plan whose types are settled.
 fn result_schema(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef> {
     // Those have a schema of their own, whatever the plan inside them.
-    if matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_)) {
+    if is_description(plan) {
         return Ok(plan.schema().inner().clone());
     }
     let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});

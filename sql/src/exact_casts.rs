@@ -12,9 +12,14 @@
 //! | 32-bit integers cast to `Date64` | takes days for milliseconds | evaluated as written |
 //! | `TRY_CAST` that gives null for some values | compares these values | evaluated as written |
 //! | the year of timestamps in nanoseconds, with a year beyond 1677 to 2262 | compares with null | evaluated as written |
+//! | the year of timestamps with a zone that skips the year's first moment | compares with null | evaluated as written |
 //!
 //! "As written" is a call of [`fence()`] around the cast, which no rule of DataFusion looks into. All such casts get it, wherever they
 //! are: other rules can bring them into a comparison later.
+//!
+//! `CAST(column AS T) = x`, in a subquery with `x` of an outer query, is another matter: decorrelation groups by the column, and joins
+//! by the cast. That is right only if the cast gives different values for different ones. Then it has no fence until it is the
+//! condition of a join, and otherwise one, with which DataFusion refuses a subquery that computes an aggregate.
 //!
 //! A cast that fails for some values and is exact for all others is left to DataFusion, as in `CAST(bigint AS INT) > 5`: it
 //! compares the values that the cast would fail for.
@@ -23,7 +28,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable, TryCast};
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, TryCast};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 mod date_part;
@@ -99,8 +104,50 @@ fn exact_node(node: Expr, context: &SimplifyContext) -> Result<Transformed<Expr>
     match node {
         Expr::Cast(_) | Expr::TryCast(_) => exact_cast(node, false, context),
         Expr::ScalarFunction(call) => exact_call(call, context),
+        Expr::BinaryExpr(comparison) if is_correlation(&comparison, context) => exact_correlation(comparison, context),
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Whether a comparison is `CAST(column AS T) = x`, in which `x` has columns of an outer query alone, and is no literal after the
+/// next simplification.
+fn is_correlation(comparison: &BinaryExpr, context: &SimplifyContext) -> bool {
+    let BinaryExpr { left, op: Operator::Eq, right } = comparison else { return false };
+    let outer = match (is_cast_column(left), is_cast_column(right)) {
+        (true, false) => right,
+        (false, true) => left,
+        _ => return false,
+    };
+    let is_outer = |expr: &Expr| expr.contains_outer() && !expr.any_column_refs();
+    is_outer(outer)
+        && ExprSimplifier::new(context.clone()).simplify((**outer).clone()).is_ok_and(|simple| is_outer(&simple))
+}
+
+fn is_cast_column(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast(Cast { expr, .. }) if matches!(**expr, Expr::Column(_)))
+}
+
+/// The cast of the column has a fence if decorrelation must not find it.
+fn exact_correlation(comparison: BinaryExpr, context: &SimplifyContext) -> Result<Transformed<Expr>> {
+    let BinaryExpr { left, op, right } = comparison;
+    let side = |side: Expr| -> Result<Transformed<Expr>> {
+        let keeps_apart = match &side {
+            Expr::Cast(Cast { expr, field }) if is_cast_column(&side) => {
+                let from = expr.get_type(&**context.schema())?;
+                Some(exactness::keeps_apart(&from, field.data_type()))
+            }
+            _ => None,
+        };
+        match keeps_apart {
+            Some(true) => Ok(Transformed::no(side)),
+            Some(false) => Ok(Transformed::yes(fenced(side))),
+            None => exact(side, context),
+        }
+    };
+    let (left, right) = (side(*left)?, side(*right)?);
+    let is_changed = left.transformed || right.transformed;
+    let comparison = BinaryExpr::new(Box::new(left.data), op, Box::new(right.data));
+    Ok(Transformed::new(Expr::BinaryExpr(comparison), is_changed, TreeNodeRecursion::Jump))
 }
 
 fn exact_call(mut call: ScalarFunction, context: &SimplifyContext) -> Result<Transformed<Expr>> {
@@ -146,8 +193,11 @@ fn exact_cast(node: Expr, is_fenced: bool, context: &SimplifyContext) -> Result<
         other => return Ok(Transformed::no(other)),
     };
     // What is in the cast is done.
-    let call = Expr::ScalarFunction(ScalarFunction::new_udf(fence(), vec![cast]));
-    Ok(Transformed::new(call, is_changed || !is_fenced, TreeNodeRecursion::Jump))
+    Ok(Transformed::new(fenced(cast), is_changed || !is_fenced, TreeNodeRecursion::Jump))
+}
+
+fn fenced(cast: Expr) -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(fence(), vec![cast]))
 }
 
 fn needs_fence(node: &Expr, context: &SimplifyContext) -> bool {

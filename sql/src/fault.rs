@@ -13,6 +13,8 @@ use volley_common::{Error, Result};
 
 /// Most characters that a text of DataFusion may contribute to a message: some name every function or column.
 const MAX_TEXT: usize = 1000;
+/// The setting that the engine names when its quota of spill space is used up.
+const SPILL_QUOTA: &str = "max_temp_directory_size";
 
 /// The error, for an operator or provider of DataFusion to return. [`from_datafusion`] gives it back.
 pub fn into_datafusion(error: Error) -> DataFusionError {
@@ -90,7 +92,12 @@ fn classify(error: &DataFusionError) -> Error {
         DataFusionError::Plan(text) => classify_plan(text),
         DataFusionError::SQL(inner, _) => {
             let text = inner.to_string();
-            Error::invalid(format!("the SQL is wrong: {}", short(text.trim_start_matches("sql parser error: "))))
+            // So the command line and pyarrow name tables.
+            let hint = match text.contains("end of statement, found: / ") {
+                true => ": a table in a folder is sales.orders or \"sales/orders\"",
+                false => "",
+            };
+            Error::invalid(format!("the SQL is wrong: {}{hint}", short(text.trim_start_matches("sql parser error: "))))
         }
         DataFusionError::SchemaError(inner, _) => classify_schema(inner),
         DataFusionError::Configuration(text) | DataFusionError::Execution(text) => Error::invalid(short(text)),
@@ -142,10 +149,18 @@ fn classify_arrow(error: &ArrowError) -> Error {
 
 /// Only spilling does I/O.
 fn classify_io(error: &io::Error) -> Error {
+    // So the engine passes on an error of the disk: a full one would not be recognized by its kind.
+    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<DataFusionError>()) {
+        return classify(inner);
+    }
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::exhausted(format!("the disk of the spill folder is full ({error}): try again, or ask another node"))
         }
+        // The quota of the engine has no kind of its own.
+        _ if error.to_string().contains(SPILL_QUOTA) => Error::exhausted(
+            "the query needs more spill space than is free (`sql_spill_bytes`): select fewer rows or columns, or try again when fewer queries run",
+        ),
         _ => Error::internal(format!("the SQL engine cannot spill: {error}")),
     }
 }
@@ -233,6 +248,9 @@ mod tests {
         assert_eq!(code(DataFusionError::Shared(Arc::new(divided())).context("sort")), Code::InvalidArgument);
         assert_eq!(code(ArrowError::SchemaError("no".into()).into()), Code::Internal);
         assert_eq!(code(DataFusionError::IoError(io::ErrorKind::StorageFull.into())), Code::ResourceExhausted);
+        let wrapped = |kind: io::ErrorKind| io::Error::from(DataFusionError::IoError(kind.into()));
+        assert_eq!(code(DataFusionError::IoError(wrapped(io::ErrorKind::StorageFull))), Code::ResourceExhausted);
+        assert_eq!(code(DataFusionError::IoError(wrapped(io::ErrorKind::NotFound))), Code::Internal);
     }
 
     #[test]

@@ -50,6 +50,17 @@ pub(crate) fn parse_tokens<T>(
     }
 }
 
+/// What `parse` reads from a text that something parsed shows: the same again, unless the text means something else.
+///
+/// # Errors
+/// Those of [`tokens_of`] and [`parse_tokens`].
+pub(crate) fn reparse<T>(
+    text: &str,
+    parse: impl FnOnce(&mut DFParser<'_>) -> std::result::Result<T, DataFusionError>,
+) -> Result<T> {
+    parse_tokens(tokens_of(text, "the text")?, parse)
+}
+
 /// The dialect of one text.
 #[derive(Debug)]
 struct BoundedDialect {
@@ -183,8 +194,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String> {
-        let tokens = tokens_of(text, "the text").unwrap();
-        parse_tokens(tokens, |parser| parser.parse_into_expr()).map(|parsed| parsed.expr.to_string())
+        reparse(text, |parser| parser.parse_into_expr()).map(|parsed| parsed.expr.to_string())
     }
 
     #[test]

@@ -61,6 +61,27 @@ pub struct PlannedTable {
     pub bytes: u64,
     /// The verified ticket of these parts, for scans.
     pub ticket: Arc<Ticket>,
+    /// Which of its rows are in which part; `None`: nothing is known.
+    pub sharding: Option<TableSharding>,
+}
+
+/// How the rows of a version are distributed: a row is in a part of the shard that
+/// [`Partitioner`](volley_common::partition::Partitioner) gives for its keys.
+#[derive(Clone, Debug)]
+pub struct TableSharding {
+    /// The names of the key columns, in their order.
+    pub keys: Vec<String>,
+    /// How many shards the table has.
+    pub shards: u32,
+    /// The shard of each part.
+    pub part_shards: Vec<u32>,
+}
+
+impl PlannedTable {
+    /// Bytes of its parts, about, with all columns. The catalog does not tell them to who may not see all columns.
+    pub(crate) fn about_bytes(&self) -> u64 {
+        self.bytes.max(self.rows.saturating_mul(8))
+    }
 }
 
 /// One part of a version.
@@ -103,24 +124,30 @@ pub struct PartScan {
     pub counts: ScanCounts,
 }
 
-/// How many record batches a scan with a filter finds in the parts that its node has, and how many of these it leaves out by
-/// their statistics. Clones share the numbers.
+/// How many record batches a scan with a filter finds in the parts that its node has, how many of these it leaves out by their
+/// statistics, and how many bytes other nodes send. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub struct ScanCounts {
     messages: Count,
     pruned: Count,
+    received: Count,
 }
 
 impl ScanCounts {
     /// Counts with these.
-    pub(crate) fn new(messages: Count, pruned: Count) -> Self {
-        ScanCounts { messages, pruned }
+    pub(crate) fn new(messages: Count, pruned: Count, received: Count) -> Self {
+        ScanCounts { messages, pruned, received }
     }
 
     /// Adds the record batches of a part, and those of them that are left out.
     pub fn add(&self, messages: usize, pruned: usize) {
         self.messages.add(messages);
         self.pruned.add(pruned);
+    }
+
+    /// Adds the bytes of messages that another node sent.
+    pub fn add_received(&self, bytes: usize) {
+        self.received.add(bytes);
     }
 
     /// Record batches so far.
@@ -131,5 +158,10 @@ impl ScanCounts {
     /// Those of them that were left out.
     pub fn pruned(&self) -> usize {
         self.pruned.value()
+    }
+
+    /// Bytes of other nodes so far.
+    pub fn received(&self) -> usize {
+        self.received.value()
     }
 }

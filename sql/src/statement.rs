@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use volley_common::{Error, Result, TableName};
 
 use crate::names::{CATALOG, SqlName};
-use crate::parsing::{parse_tokens, tokens_of};
+use crate::parsing::{parse_tokens, reparse};
 use crate::predicate::limits;
 
 mod classify;
@@ -261,8 +261,7 @@ fn query_statement(query: &Query) -> Result<QueryStatement> {
 /// UNIMPLEMENTED: the text would mean something else.
 fn displayed(statement: &Statement) -> Result<String> {
     let text = statement.to_string();
-    let parsed = tokens_of(&text, WHAT).and_then(|tokens| parse_tokens(tokens, |parser| parser.parse_statements()));
-    match parsed {
+    match reparse(&text, |parser| parser.parse_statements()) {
         Ok(again) if again.len() == 1 && again.front() == Some(statement) => Ok(text),
         Ok(_) | Err(_) => Err(Error::unimplemented(
             "the statement cannot be rewritten for the engine: write it with $1 instead of ?, without FOR VERSION AS OF, and with a query of its own instead of one within INSERT or CREATE TABLE",

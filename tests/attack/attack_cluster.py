@@ -3,7 +3,6 @@
 Without users (`is_open`) everybody may do everything; with them, each attack has the rights of its role, and callers without identity have none.
 """
 
-import json
 import pathlib
 import sys
 
@@ -12,7 +11,7 @@ import pyarrow.flight as flight
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "python"))
 
-from cluster import Cluster, put, wait_until  # noqa: E402
+from cluster import Cluster, action, put, wait_until  # noqa: E402
 
 from raw_flight import RawClient  # noqa: E402
 
@@ -71,8 +70,8 @@ class AttackCluster(Cluster):
     def _create_users(self):
         with self.client() as root:
             for user, (role, prefix) in ROLES.items():
-                act(root, "create_user", {"user": user, "password": self.password(user)})
-                act(root, "grant", {"role": role, "prefix": prefix, "to": f"user:{user}"})
+                action(root, "create_user", {"user": user, "password": self.password(user)})
+                action(root, "grant", {"role": role, "prefix": prefix, "to": f"user:{user}"})
         for user in ROLES:
             wait_until(lambda: self._login(user), 30, f"{user} can log in")
             wait_until(lambda: self._is_known(user), 30, f"every member knows {user}")
@@ -88,7 +87,7 @@ class AttackCluster(Cluster):
         for member in self.members():
             with flight.connect(self.address(member), middleware=[Credentials(self.logins[user])]) as client:
                 try:
-                    act(client, "whoami", {})
+                    action(client, "whoami")
                 except flight.FlightUnauthenticatedError:
                     return False
         return True
@@ -135,9 +134,3 @@ class AttackCluster(Cluster):
     def sources(self, count):
         """Addresses of this machine that no member has: attackers that come from several machines."""
         return [f"{self.net}.{200 + at % 50}" for at in range(count)]
-
-
-def act(client, name, body):
-    """Runs an action; returns its last result, parsed."""
-    results = [r.body.to_pybytes() for r in client.do_action(flight.Action(name, json.dumps(body).encode()))]
-    return json.loads(results[-1]) if results and results[-1] else None

@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from attack import CLIENT_CODES, Attack, Problems, check_clean, check_refused
 from process_watch import MARK, OpenedPaths, listing
-from raw_flight import command_descriptor, field, ipc_messages, path_descriptor
+from protobuf import field
+from raw_flight import command_descriptor, ipc_messages, path_descriptor
 
 ROW = pa.table({"n": [1]})
 

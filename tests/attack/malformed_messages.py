@@ -9,7 +9,8 @@ import pyarrow as pa
 import flatbuffer
 from attack import CLIENT_CODES, Attack, Problems, check_clean, check_refused, tally
 from flatbuffer import BODY_LENGTH, BUFFERS, LENGTH, NODES
-from raw_flight import command_descriptor, field, ipc_messages, path_descriptor
+from protobuf import field
+from raw_flight import command_descriptor, ipc_messages, path_descriptor
 from raw_http2 import RawConnection
 
 TEXT = pa.table({"s": ["first", "second", "third"], "n": pa.array([1, 2, 3], pa.int64())})

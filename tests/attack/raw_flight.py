@@ -5,24 +5,12 @@ import io
 import grpc
 import pyarrow as pa
 
-SERVICE = "/arrow.flight.protocol.FlightService/"
+from protobuf import SERVICE, field
+
 # No call of an attack waits longer for its answer, seconds.
 DEADLINE = 60
 # The numbers of gRPC's codes, as trailers have them.
 CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-def varint(number):
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
-
-
-def field(number, content):
-    """A protobuf field of bytes."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def path_descriptor(*components):

@@ -5,7 +5,8 @@ import threading
 
 from attack import Attack, check_text, tally
 from attack_cluster import READ_TABLE
-from raw_flight import CODES, field
+from protobuf import field
+from raw_flight import CODES
 from raw_http2 import CANCEL, MAX_WINDOW, RST_STREAM, RawConnection, frame
 
 DO_GET = "/arrow.flight.protocol.FlightService/DoGet"

@@ -7,7 +7,8 @@ import re
 import struct
 
 from attack import Attack, check_text, tally
-from raw_flight import CODES, SERVICE, field
+from protobuf import SERVICE, field
+from raw_flight import CODES
 from raw_http2 import (
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, MAX_WINDOW, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, RawConnection, frame, header_block,

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from cluster import Cluster, action, descriptor, finish, wait_until
+from protobuf import SERVICE
 from tls_cluster import TlsCluster, volley
 
-FLIGHT = "/arrow.flight.protocol.FlightService/"
 ADMIN = "root"
 # A login verifies a password, which takes a debug build on a busy machine some seconds at most.
 LOGIN = flight.FlightCallOptions(timeout=30)
@@ -264,6 +264,16 @@ class UserTlsCluster(UserMembers, TlsCluster):
     """With TLS."""
 
 
+def searched(cluster):
+    """A cluster for a fixture. Then its logs are shown if the test fails, and searched for passwords and tokens of the tests."""
+    yield cluster
+    for member in cluster.members():
+        print(f"--- {member.name}\n{member.tail()}")
+    leaks = cluster.leaks(cluster.logs())
+    cluster.close()
+    assert leaks == [], "a log has a password or token that the tests used"
+
+
 def token_id(token):
     """The id of a service token."""
     return re.fullmatch(r"volley_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", token).group(1)
@@ -289,7 +299,7 @@ def headers(**values):
 
 def handshake(channel, *messages, **metadata):
     """A Handshake; returns the token of the reply's header, or None, and the payloads of its messages, as they were sent."""
-    call = channel.stream_stream(FLIGHT + "Handshake")(iter(messages), metadata=list(metadata.items()), timeout=30)
+    call = channel.stream_stream(SERVICE + "Handshake")(iter(messages), metadata=list(metadata.items()), timeout=30)
     replies = list(call)
     bearer = dict(call.initial_metadata()).get("authorization")
     return bearer and bearer.removeprefix("Bearer "), replies

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from cluster import read_endpoint
-from test_protocol import field, fields
+from protobuf import field, fields
 
 # A query that runs longer than any test, with little memory.
 ENDLESS = "SELECT count(*) AS n FROM generate_series(1, 1000000000000) WHERE value % 7 <> 3"

@@ -15,7 +15,7 @@ from identity_cluster import (
     ADMIN, LOGIN, TutorialHandler, basic, get_schema, handshake, headers, put_schema, refusal_of, token_id,
 )
 from matrix import PAIRS, for_release, matrix
-from test_protocol import field
+from protobuf import field
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
 KEYS = {

@@ -1,6 +1,5 @@
 """Invalid requests of clients get the right error, and nothing is stored."""
 
-import json
 import os
 
 import pyarrow as pa
@@ -110,3 +109,20 @@ def test_malformed_flight_sql_is_refused(client):
     any_message = b"\x0a\x42type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery\x12\x00"
     with pytest.raises(pa.ArrowInvalid, match="SQL"):
         client.get_flight_info(flight.FlightDescriptor.for_command(any_message))
+
+
+def test_requests_and_tickets_over_their_limits_are_refused(shared):
+    """16 MiB and 8 MiB; a smaller one is read, and refused for what it says."""
+    for member in (shared.coordinators[0], shared.nodes[0]):
+        with shared.client(member) as client:
+            for call, limit in (
+                (lambda size: action(client, "list_tables", b" " * size), 16 << 20),
+                (lambda size: client.get_flight_info(flight.FlightDescriptor.for_command(b"x" * size)), 16 << 20),
+                (lambda size: client.do_get(flight.Ticket(b"x" * size)).read_all(), 8 << 20),
+            ):
+                with pytest.raises(pa.ArrowInvalid, match=f"resource exhausted.* over the limit of {limit}"):
+                    call(limit + 1)
+                try:
+                    call(limit - 1_000)
+                except (pa.ArrowException, flight.FlightError, KeyError) as error:
+                    assert "over the limit" not in str(error), error

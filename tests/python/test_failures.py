@@ -1,6 +1,5 @@
 """Processes that are killed, clients that disappear, a cluster that is restarted."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -189,6 +188,28 @@ def test_cluster_keeps_everything_over_a_restart(own, number):
     assert get(cluster.client(), "ordered").equals(TABLE)
     assert same(get(cluster.client(), "keyed"), TABLE)
     assert put(cluster.client(), "ordered", TABLE.slice(0, 1), mode="append")["version"] == 2
+
+
+def test_restarted_coordinator_answers_whoever_reaches_it(own):
+    """From the first connection that it accepts: a rolling restart fails no call but those that find nobody."""
+    cluster = own(coordinators=3, nodes=1)
+    table = pa.table({"i": [1, 2, 3]})
+    put(cluster.client(), "t", table)
+    for coordinator in cluster.coordinators:
+
+        def answers():
+            unshared = [("grpc.use_local_subchannel_pool", 1)]
+            with flight.connect(cluster.address(coordinator), generic_options=unshared) as client:
+                try:
+                    return client.do_get(flight.Ticket(b"t")).read_all().equals(table)
+                except flight.FlightUnavailableError as error:
+                    assert "failed to connect" in str(error), error
+                    return False
+
+        assert coordinator.stop() == 0
+        coordinator.start()
+        wait_until(answers, 30, f"{coordinator.name} answers")
+        coordinator.wait_ready()
 
 
 def test_coordinator_with_a_lost_folder_catches_up(own):

@@ -1,11 +1,15 @@
 """`volley` with users: its commands, its ways to log in, and what it refuses to send."""
 
 import json
+import os
+import pty
+import shutil
+import subprocess
 
 import pyarrow as pa
 import pytest
 
-from cluster import put, wait_until
+from cluster import BIN, environment, put, wait_until
 from identity_cluster import ADMIN, token_id
 from tls_cluster import volley
 
@@ -58,6 +62,43 @@ def test_without_a_terminal_the_way_to_give_a_password_is_named(secured):
     assert "VOLLEY_PASSWORD" in error and "terminal" in error, error
     error = done(secured.cli("user", "add", "x", stdin=""), code=1)
     assert "--password-stdin" in error, error
+
+
+def at_a_terminal(*words, typed):
+    """Runs `volley` on a terminal of its own and types a line for each question; returns its exit code and what was shown."""
+    master, slave = pty.openpty()
+    # Questions are asked at the controlling terminal.
+    command = ["setsid", "--ctty", "--wait", BIN / "volley", *words]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment())
+    os.close(slave)
+    shown, questions = "", 0
+    while True:
+        try:
+            found = os.read(master, 4096)
+        except OSError:
+            break
+        if not found:
+            break
+        shown += found.decode()
+        if questions < len(typed) and shown.count(": ") > questions and shown.endswith(": "):
+            os.write(master, (typed[questions] + "\n").encode())
+            questions += 1
+    os.close(master)
+    return process.wait(timeout=30), shown
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="setsid is missing: no terminal can be given to a command")
+def test_passwords_are_asked_for_at_a_terminal_and_not_shown(secured, name):
+    ana = f"ana-{name[2:]}"
+    own, new = secured.passwords[ADMIN], secured.keep_password(ana)
+    login = ("--cluster", secured.address(secured.coordinators[0]), "--user", ADMIN)
+    code, shown = at_a_terminal(*login, "user", "add", ana, typed=[own, new, f"{new}-"])
+    assert code == 1 and "the two passwords differ" in shown, shown
+    code, shown = at_a_terminal(*login, "user", "add", ana, typed=[own, new, new])
+    assert code == 0 and f"added user {ana}" in shown, shown
+    assert f"Password of {ADMIN}: " in shown and own not in shown and new not in shown, shown
+    secured.settle()
+    done(secured.cli("whoami", user=ana))
 
 
 def test_token_is_created_used_and_revoked(secured, name, tmp_path):

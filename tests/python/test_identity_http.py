@@ -11,7 +11,7 @@ import pytest
 
 from cluster import action, descriptor, get, put
 from identity_cluster import ADMIN, Bearer, basic, handshake, headers
-from test_protocol import field, fields
+from protobuf import field, fields
 from tls_cluster import volley
 
 TABLE = pa.table({"i": pa.array(range(1_000), pa.int64())})
@@ -84,9 +84,12 @@ def test_reflection_is_for_principals(secured, service):
     for member in secured.members():
         with secured.channel(member) as channel:
             assert "arrow.flight.protocol.FlightService" in services(channel, service, bearer)
+            call_id = f"{service}-{member.name}"
             with pytest.raises(grpc.RpcError) as error:
-                services(channel, service)
+                services(channel, service, [("x-request-id", call_id)])
             assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            [line] = secured.wait_audited(request_id=call_id)
+            assert (line["operation"], line["result"], line["principal"]) == ("reflection", "UNAUTHENTICATED", None), line
 
 
 def test_settings_make_metrics_and_reflection_public(own_secured):

@@ -8,7 +8,7 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put
-from identity_cluster import ADMIN, LOGIN, TutorialHandler, UserTlsCluster, refusal_of
+from identity_cluster import ADMIN, LOGIN, TutorialHandler, UserTlsCluster, refusal_of, searched
 from tls_cluster import PROMPT, refusal, refused, volley
 from tls_fixtures import stranger
 
@@ -19,13 +19,7 @@ KEYED = dict(shards=4, shard_by=["i"])
 @pytest.fixture(scope="module")
 def cluster():
     """A coordinator and two nodes, each with a listener with TLS, and one that demands certificates of its clients."""
-    made = UserTlsCluster(coordinators=1, nodes=2, listeners=("tls", "mutual"))
-    yield made
-    for member in made.members():
-        print(f"--- {member.name}\n{member.tail()}")
-    leaks = made.leaks(made.logs())
-    made.close()
-    assert leaks == []
+    yield from searched(UserTlsCluster(coordinators=1, nodes=2, listeners=("tls", "mutual")))
 
 
 def certified(cluster, member, issued, **options):

@@ -11,7 +11,7 @@ import pytest
 from cluster import action, environment, wait_until
 from identity_cluster import ADMIN, LOGIN, TutorialHandler, basic, handshake, headers
 from matrix import for_release
-from test_protocol import field
+from protobuf import field
 
 
 def attempt(cluster, member, user, password):

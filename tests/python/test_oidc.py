@@ -12,7 +12,7 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put, wait_until
-from identity_cluster import UserCluster, put_schema, refusal_of
+from identity_cluster import UserCluster, put_schema, refusal_of, searched
 from oidc_issuer import (
     AUDIENCE, GROUPS_CLAIM, HOST, ISSUER, PRINCIPAL_CLAIM, ConnectProxy, Issuer, SigningKey, discover,
 )
@@ -69,24 +69,14 @@ class OidcCluster(UserCluster):
         shutil.rmtree(self.files, ignore_errors=True)
 
 
-def running():
-    cluster = OidcCluster()
-    yield cluster
-    for member in cluster.members():
-        print(f"--- {member.name}\n{member.tail()}")
-    leaks = cluster.leaks(cluster.logs())
-    cluster.close()
-    assert leaks == [], "a log has a token that the tests used"
-
-
 @pytest.fixture(scope="module")
 def shared_issuer():
-    yield from running()
+    yield from searched(OidcCluster())
 
 
 @pytest.fixture
 def own_issuer():
-    yield from running()
+    yield from searched(OidcCluster())
 
 
 def test_token_of_the_issuer_serves_every_call(shared_issuer, name):

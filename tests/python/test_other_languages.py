@@ -3,15 +3,13 @@ locations with the bearer of that login. Built by the toolchains of the language
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 
 import pytest
 
-from identity_cluster import UserTlsCluster
+from identity_cluster import UserTlsCluster, searched
 
-CLIENTS = pathlib.Path(__file__).parent.parent / "clients"
 # The first build fetches and compiles Arrow; later ones find it in the caches of the toolchains.
 BUILD_SECONDS = 900
 ROWS = 4_000
@@ -29,23 +27,17 @@ def build(folder, *command):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A copy, so that builds leave nothing in the project's folder."""
-    return shutil.copytree(CLIENTS, tmp_path_factory.mktemp("clients") / "clients")
-
-
-@pytest.fixture(scope="module")
-def go_client(folder):
+def go_client(client_sources):
     require("go")
-    build(folder / "go", "go", "build", "-o", "client", ".")
-    return [str(folder / "go" / "client")]
+    build(client_sources / "go", "go", "build", "-o", "client", ".")
+    return [str(client_sources / "go" / "client")]
 
 
 @pytest.fixture(scope="module")
-def java_client(folder):
+def java_client(client_sources):
     require("java", "javac", "mvn")
-    build(folder / "java", "mvn", "-q", "-B", "package")
-    target = folder / "java" / "target"
+    build(client_sources / "java", "mvn", "-q", "-B", "package")
+    target = client_sources / "java" / "target"
     opened = "--add-opens=java.base/java.nio=org.apache.arrow.memory.core,ALL-UNNAMED"
     return ["java", opened, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.Client"]
 
@@ -53,13 +45,7 @@ def java_client(folder):
 @pytest.fixture
 def cluster():
     """A new one for each language: every run fails a login, and the third failure slows the next login down."""
-    made = UserTlsCluster(coordinators=1, nodes=2)
-    yield made
-    for member in made.members():
-        print(f"--- {member.name}\n{member.tail()}")
-    leaks = made.leaks(made.logs())
-    made.close()
-    assert leaks == []
+    yield from searched(UserTlsCluster(coordinators=1, nodes=2))
 
 
 def check(command, cluster):

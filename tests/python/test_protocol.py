@@ -6,47 +6,9 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import descriptor, put, read_endpoint
+from protobuf import SERVICE, field, fields
 
 TABLE = pa.table({"a": [1, 2, 3]})
-SERVICE = "/arrow.flight.protocol.FlightService/"
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, content):
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def fields(message):
-    """The top-level fields of a protobuf message: number → list of values."""
-    found, at = {}, 0
-
-    def number():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        tag = number()
-        if tag & 7 == 0:
-            value = number()
-        else:
-            size = {1: 8, 5: 4}.get(tag & 7) or number()
-            value, at = message[at : at + size], at + size
-        found.setdefault(tag >> 3, []).append(value)
-    return found
 
 
 def channel(shared, member):

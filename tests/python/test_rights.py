@@ -9,9 +9,9 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put
-from identity_cluster import ADMIN, FLIGHT, put_schema, refusal_of
+from identity_cluster import ADMIN, put_schema, refusal_of
 from matrix import PAIRS, matrix
-from test_protocol import field
+from protobuf import SERVICE, field
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"], "c": [1.5, 2.5, 3.5]})
 KEYED = dict(shards=4, shard_by=["b"])
@@ -83,7 +83,7 @@ def test_hidden_table_cannot_be_told_from_a_missing_one(secured, name, call, pla
         answers = []
         for table in (f"{name}/hidden", f"{name}/absent"):
             with secured.channel(member) as channel, pytest.raises(grpc.RpcError) as error:
-                list(channel.unary_stream(FLIGHT + call.split()[0])(NAMING[call](table), metadata=metadata, timeout=20))
+                list(channel.unary_stream(SERVICE + call.split()[0])(NAMING[call](table), metadata=metadata, timeout=20))
             trailers = {key for key, _ in error.value.trailing_metadata() or ()}
             answers.append((error.value.code(), error.value.details().replace(table, "TABLE"), trailers))
         assert answers[0] == answers[1] and answers[0][0] == grpc.StatusCode.NOT_FOUND, answers

@@ -11,9 +11,9 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, put
-from identity_cluster import ADMIN, FLIGHT, get_schema, put_schema
+from identity_cluster import ADMIN, get_schema, put_schema
 from matrix import PAIRS, matrix
-from test_protocol import field
+from protobuf import SERVICE, field
 from test_rights import path_bytes
 
 TABLE = pa.table({"a": [1, 2, 3]})
@@ -67,6 +67,7 @@ ACTIONS = {
     "CloseSession": (ANYBODY, None),
     "CreatePreparedStatement": (ANYBODY, None),
     "ClosePreparedStatement": (ANYBODY, None),
+    "CancelQuery": (ANYBODY, None),
     "BeginTransaction": (ANYBODY, None),
     "EndTransaction": (ANYBODY, None),
     "cluster_status": (OPERATORS, None),
@@ -225,7 +226,7 @@ def test_polling_is_for_readers_only(secured, callers):
         for caller in CALLERS:
             metadata = [("authorization", f"Bearer {secured.session(users[caller])}")] if users[caller] else []
             with secured.channel(member) as channel:
-                poll = channel.unary_unary(FLIGHT + "PollFlightInfo")
+                poll = channel.unary_unary(SERVICE + "PollFlightInfo")
                 try:
                     poll(path_bytes(f"{prefix}/t"), metadata=metadata, timeout=20)
                     code = grpc.StatusCode.OK
@@ -256,7 +257,7 @@ def test_forged_assertion_gives_no_rights(secured, callers, value):
         for credentials in ([], [("authorization", f"Bearer {secured.session(users['stranger'])}")]):
             metadata = [*credentials, ("x-volley-assertion-bin", value)]
             with secured.channel(member) as channel, pytest.raises(grpc.RpcError) as error:
-                channel.unary_unary(FLIGHT + "GetFlightInfo")(path_bytes(f"{prefix}/t"), metadata=metadata, timeout=20)
+                channel.unary_unary(SERVICE + "GetFlightInfo")(path_bytes(f"{prefix}/t"), metadata=metadata, timeout=20)
             refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND}
             assert error.value.code() in refused, (member.name, error.value)
 
@@ -268,5 +269,5 @@ def test_assertion_cannot_be_replayed_by_a_client_without_its_key(secured, calle
     for member in secured.members():
         with secured.channel(member) as channel, pytest.raises(grpc.RpcError) as error:
             metadata = [("x-volley-assertion-bin", endpoint.ticket.ticket)]
-            list(channel.unary_stream(FLIGHT + "DoGet")(field(1, endpoint.ticket.ticket), metadata=metadata, timeout=20))
+            list(channel.unary_stream(SERVICE + "DoGet")(field(1, endpoint.ticket.ticket), metadata=metadata, timeout=20))
         assert error.value.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}, member.name

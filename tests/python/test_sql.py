@@ -11,7 +11,7 @@ import pytest
 
 from cluster import get, put, wait_until
 from sql_calls import ENDLESS, cancel, command, plan, query, rows, sql_name, update
-from test_protocol import field
+from protobuf import field
 
 TABLE = pa.table({
     "id": pa.array(range(3000), pa.int64()),

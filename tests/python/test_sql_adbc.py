@@ -25,6 +25,13 @@ def connect(cluster, member=None, **options):
     return dbapi.connect(cluster.address(member or cluster.coordinators[0]), autocommit=True, **options)
 
 
+def put_in_parts(client, name):
+    """Puts TABLE as a table of several parts; returns its name in a statement."""
+    put(client, name, TABLE.slice(0, 1000))
+    put(client, name, TABLE.slice(1000), mode="append")
+    return sql_name(name)
+
+
 @pytest.fixture
 def connection(shared):
     with connect(shared) as connection:
@@ -39,10 +46,7 @@ def cursor(connection):
 
 @pytest.fixture
 def table(client, name):
-    """A table of several parts; its name in a statement."""
-    put(client, name, TABLE.slice(0, 1000))
-    put(client, name, TABLE.slice(1000), mode="append")
-    return sql_name(name)
+    return put_in_parts(client, name)
 
 
 def fetched(cursor, statement, parameters=None):

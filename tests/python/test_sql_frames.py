@@ -6,9 +6,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster import get, put
+from cluster import get
 from sql_calls import rows, sql_name
-from test_sql_adbc import TABLE, connect
+from test_sql_adbc import TABLE, connect, put_in_parts
 
 BEES = pl.col("kind") == "bee"
 
@@ -22,10 +22,7 @@ def connection(request, shared):
 
 @pytest.fixture
 def table(client, name):
-    """A table of several parts; its name in a statement."""
-    put(client, name, TABLE.slice(0, 1000))
-    put(client, name, TABLE.slice(1000), mode="append")
-    return sql_name(name)
+    return put_in_parts(client, name)
 
 
 def test_polars_reads_tables_and_queries(connection, table):

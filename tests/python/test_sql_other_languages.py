@@ -4,13 +4,12 @@ compared here."""
 
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 
-from identity_cluster import UserTlsCluster
-from test_other_languages import CLIENTS, build, require
+from identity_cluster import UserTlsCluster, searched
+from test_other_languages import build, require
 
 SECONDS = 120
 SUM = 1 + 2 + sum(range(10, 110))
@@ -44,23 +43,17 @@ FOUND = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A copy, so that builds leave nothing in the project's folder."""
-    return shutil.copytree(CLIENTS, tmp_path_factory.mktemp("clients") / "clients")
-
-
-@pytest.fixture(scope="module")
-def go_client(folder):
+def go_client(client_sources):
     require("go")
-    build(folder / "go", "go", "build", "-o", "sql-client", "./sql")
-    return [str(folder / "go" / "sql-client")]
+    build(client_sources / "go", "go", "build", "-o", "sql-client", "./sql")
+    return [str(client_sources / "go" / "sql-client")]
 
 
 @pytest.fixture(scope="module")
-def jdbc_client(folder):
+def jdbc_client(client_sources):
     require("java", "javac", "mvn")
-    build(folder / "jdbc", "mvn", "-q", "-B", "package")
-    target = folder / "jdbc" / "target"
+    build(client_sources / "jdbc", "mvn", "-q", "-B", "package")
+    target = client_sources / "jdbc" / "target"
     # JDBC gives times without a zone in that of the process.
     options = ["--add-opens=java.base/java.nio=ALL-UNNAMED", "-Duser.timezone=UTC"]
     return ["java", *options, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.SqlClient"]
@@ -68,13 +61,7 @@ def jdbc_client(folder):
 
 @pytest.fixture(scope="module")
 def cluster():
-    made = UserTlsCluster(coordinators=1, nodes=2)
-    yield made
-    for member in made.members():
-        print(f"--- {member.name}\n{member.tail()}")
-    leaks = made.leaks(made.logs())
-    made.close()
-    assert leaks == []
+    yield from searched(UserTlsCluster(coordinators=1, nodes=2))
 
 
 def check(command, cluster, language, expected):

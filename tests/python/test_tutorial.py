@@ -7,6 +7,7 @@ import pyarrow.flight as flight
 import pytest
 
 from cluster import action, descriptor, finish, get, put, read_endpoint, wait_until
+from sql_calls import cancel
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
 
@@ -185,6 +186,10 @@ def test_aborted_write_leaves_nothing(client, name):
         client.get_flight_info(descriptor(name))
     with pytest.raises(flight.FlightError):
         action(client, "commit_write", {"write_id": begun["write_id"]})
+    with pytest.raises((flight.FlightError, pa.ArrowException), match="begin another write"):
+        put(client, name, TABLE, write_id=begun["write_id"])
+    with pytest.raises(KeyError):
+        client.get_flight_info(descriptor(name))
 
 
 def test_repeated_write_id_takes_effect_once(shared, client, name):
@@ -198,8 +203,7 @@ def test_repeated_write_id_takes_effect_once(shared, client, name):
 def test_cancelled_ticket_is_refused(shared, client, name):
     put(client, name, TABLE)
     info = client.get_flight_info(descriptor(name))
-    request = info.serialize()
-    list(client.do_action(flight.Action("CancelFlightInfo", b"\x0a" + varint(len(request)) + request)))
+    cancel(client, info)
     # The nodes get the cancellation a moment later.
     def refused():
         try:
@@ -207,11 +211,3 @@ def test_cancelled_ticket_is_refused(shared, client, name):
         except flight.FlightCancelledError as error:
             return name in str(error)
     wait_until(refused, 10, "the ticket is refused")
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])

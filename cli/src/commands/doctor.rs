@@ -2,6 +2,7 @@
 
 mod clock_offset;
 pub mod exposure;
+mod remedies;
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -94,7 +95,7 @@ pub async fn run(client: &Client, cluster: &str, json: bool) -> Result<ExitCode>
     let status = client.status().await;
     let nodes = future::join_all(report.nodes.iter().map(|node| {
         let (report, is_hanging) = (&report, is_hanging(&status, node));
-        async move { check_node(report, node, dial_node(client, &report.listener, node).await, is_hanging) }
+        async move { check_node(report, node, dial_node(client, report, node).await, is_hanging) }
     }));
     let (proxy, nodes) = tokio::join!(check_proxy(client, &report), nodes);
     let mut findings = vec![contacted];
@@ -221,19 +222,14 @@ async fn check_proxy(client: &Client, report: &AddressReport) -> Option<Finding>
     if report.direct {
         return None;
     }
-    let name = listener_prefix(&report.listener);
     let (dialed, address) = (dial(client, &report.coordinator).await, &report.coordinator);
     let subject = "coordinator, for all data";
     Some(match dialed {
         Ok(clock) => Finding::new(subject, address, clock),
-        Err(error) => Finding::problem(
-            subject,
-            address,
-            format!(
-                "{}; clients on this machine are sent to {address}: give the coordinators an address that they can reach, --advertise {name}grpc+tcp://HOST:PORT",
-                error.message
-            ),
-        ),
+        Err(error) => {
+            let remedy = remedies::of_coordinators(&report.listener, address);
+            Finding::problem(subject, address, format!("{error}; {remedy}"))
+        }
     })
 }
 
@@ -241,12 +237,10 @@ async fn check_proxy(client: &Client, report: &AddressReport) -> Option<Finding>
 ///
 /// # Errors
 /// It has none, or does not answer there.
-async fn dial_node(client: &Client, listener: &str, node: &Value) -> Result<Option<ClockOffset>> {
+async fn dial_node(client: &Client, report: &AddressReport, node: &Value) -> Result<Option<ClockOffset>> {
     match node["uri"].as_str() {
         Some(uri) => dial(client, uri).await,
-        None => Err(Error::unavailable(format!(
-            "it has no listener {listener:?}, so clients fetch its parts through other members: start it with --listen {listener}=HOST:PORT"
-        ))),
+        None => Err(Error::unavailable(remedies::no_address(&report.listener, &report.coordinator))),
     }
 }
 
@@ -263,7 +257,7 @@ fn check_node(report: &AddressReport, node: &Value, dialed: Result<Option<ClockO
     {
         finding.problems.push(match uri {
             Some(_) if is_hanging => format!("{error}: {HANG_REMEDY}"),
-            Some(uri) => format!("{error}; {}", remedy(listener, uri)),
+            Some(uri) => format!("{error}; {}", remedies::of_node(listener, uri)),
             None => error,
         });
     }
@@ -312,18 +306,6 @@ async fn dial(client: &Client, uri: &str) -> Result<Option<ClockOffset>> {
 /// The version in `volley-node 0.1.0`.
 fn version(software: Option<&str>) -> &str {
     software.and_then(|software| software.split(' ').nth(1)).unwrap_or("unknown")
-}
-
-/// `LISTENER=` for a setting, or nothing for the default listener.
-fn listener_prefix(listener: &str) -> String {
-    if listener.is_empty() { String::new() } else { format!("{listener}=") }
-}
-
-fn remedy(listener: &str, uri: &str) -> String {
-    let name = listener_prefix(listener);
-    format!(
-        "clients on this machine are sent to {uri}: give the node an address that they can reach, --advertise {name}grpc+tcp://HOST:PORT, or let the coordinators proxy all data, --locations {name}proxy"
-    )
 }
 
 #[cfg(test)]

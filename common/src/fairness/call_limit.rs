@@ -5,7 +5,6 @@
 //! Callers that have not identified themselves, and the services beside Flight, such as gRPC health, have places of their own:
 //! they take none of those of the others, and the others none of theirs.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use http::Response;
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use tonic::Status;
 
 use super::caller_key::CallerKey;
+use super::keyed_counts::KeyedCounts;
 use crate::Error;
 use crate::grpc::retry_later;
 use crate::http2::hold_until_end;
@@ -42,7 +42,8 @@ pub struct CallLimit {
 struct CallPool {
     most: usize,
     most_per_caller: usize,
-    calls: Mutex<CallCounts>,
+    /// By caller; the cluster's own calls in all only.
+    calls: Mutex<KeyedCounts<CallerKey>>,
 }
 
 /// Which places a call may have.
@@ -54,13 +55,6 @@ enum CallKind {
     Unidentified,
     /// A call of a service beside Flight.
     OtherService,
-}
-
-#[derive(Default)]
-struct CallCounts {
-    all: usize,
-    /// Only callers that have calls, and are somebody in particular.
-    by_caller: HashMap<CallerKey, usize>,
 }
 
 /// The place of one call among those in progress, until it is dropped.
@@ -108,8 +102,7 @@ impl CallLimit {
 
     fn admit_caller(self: &Arc<Self>, kind: CallKind, caller: CallerKey) -> Result<CallPermit, Status> {
         let pool = self.pool(kind);
-        let counted = pool.calls.lock().count(&caller, pool.most, pool.most_per_caller);
-        match counted {
+        match pool.count(&caller) {
             Ok(()) => {
                 if kind != CallKind::OtherService {
                     self.running().increment(1.0);
@@ -139,6 +132,18 @@ impl CallLimit {
 impl CallPool {
     fn new(most: usize, most_per_caller: usize) -> Self {
         CallPool { most, most_per_caller, calls: Mutex::default() }
+    }
+
+    fn count(&self, caller: &CallerKey) -> Result<(), CallScope> {
+        let mut calls = self.calls.lock();
+        if calls.of(caller) >= self.most_per_caller {
+            return Err(CallScope::Caller);
+        }
+        if calls.all() >= self.most {
+            return Err(CallScope::All);
+        }
+        calls.add((*caller != CallerKey::Cluster).then(|| caller.clone()));
+        Ok(())
     }
 
     fn refusal(&self, kind: CallKind, scope: CallScope, caller: &CallerKey) -> Error {
@@ -185,23 +190,6 @@ impl CallKind {
     }
 }
 
-impl CallCounts {
-    fn count(&mut self, caller: &CallerKey, most: usize, most_per_caller: usize) -> Result<(), CallScope> {
-        let own = self.by_caller.get(caller).copied().unwrap_or(0);
-        if own >= most_per_caller {
-            return Err(CallScope::Caller);
-        }
-        if self.all >= most {
-            return Err(CallScope::All);
-        }
-        self.all += 1;
-        if *caller != CallerKey::Cluster {
-            self.by_caller.insert(caller.clone(), own + 1);
-        }
-        Ok(())
-    }
-}
-
 impl CallPermit {
     /// Keeps the place until the body of the reply has ended, or its client is gone.
     pub fn hold<B>(self, reply: &mut Response<B>) {
@@ -214,14 +202,7 @@ impl Drop for CallPermit {
         if self.kind != CallKind::OtherService {
             self.limit.running().decrement(1.0);
         }
-        let mut calls = self.limit.pool(self.kind).calls.lock();
-        calls.all -= 1;
-        if let Some(own) = calls.by_caller.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                calls.by_caller.remove(&self.caller);
-            }
-        }
+        self.limit.pool(self.kind).calls.lock().remove(&self.caller);
     }
 }
 

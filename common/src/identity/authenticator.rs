@@ -12,9 +12,11 @@ mod token_cache;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use self::bearer::verify_bearer;
 use self::token_cache::TokenCache;
@@ -32,6 +34,8 @@ use crate::tls::{Caller, ClientIdentity};
 use crate::{Error, Result, clock};
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Calls that may wait until this member knows a directory. Further ones are refused at once.
+const MAX_WAITING: usize = 1024;
 
 /// Methods that members call of their own accord, not on behalf of a client: whole services, which end in `/`, and methods.
 /// Only peer ports serve them, and `server::serve::member_rights` says there which member may call which.
@@ -58,6 +62,8 @@ pub struct IdentityRules {
     pub shareable_tickets: bool,
     /// Verifies the tokens of an OIDC issuer.
     pub oidc: Option<Arc<OidcVerifier>>,
+    /// How long a call waits at a member that knows no directory yet, because it has just started.
+    pub directory_timeout: Duration,
 }
 
 /// Identifies the callers of one process. Cheap to clone.
@@ -69,6 +75,8 @@ struct AuthenticatorState {
     rules: IdentityRules,
     ticket_key: Arc<dyn Fn() -> Option<Arc<TicketKey>> + Send + Sync>,
     verified: TokenCache,
+    /// Places of calls that wait for a directory.
+    waiting: Semaphore,
 }
 
 /// The result of checking the credentials of a call.
@@ -102,7 +110,8 @@ impl Authenticator {
         rules: IdentityRules,
         ticket_key: Arc<dyn Fn() -> Option<Arc<TicketKey>> + Send + Sync>,
     ) -> Self {
-        Authenticator(Arc::new(AuthenticatorState { directory, rules, ticket_key, verified: TokenCache::default() }))
+        let (verified, waiting) = (TokenCache::default(), Semaphore::new(MAX_WAITING));
+        Authenticator(Arc::new(AuthenticatorState { directory, rules, ticket_key, verified, waiting }))
     }
 
     /// For tests: of an open cluster that permits everything to everybody.
@@ -114,6 +123,18 @@ impl Authenticator {
     /// The newest directory; `None`: this member knows none yet.
     pub fn directory(&self) -> Option<Arc<Directory>> {
         self.0.directory.load()
+    }
+
+    /// Waits until this member knows a directory, for [`IdentityRules::directory_timeout`] at most: a call that arrives right
+    /// after the start of a member need not fail. Whoever waits in vain is refused by [`Authenticator::identify`]. Health checks,
+    /// by the path of the method, do not wait.
+    pub async fn wait_for_directory(&self, path: &str) {
+        if path.starts_with(HEALTH) || self.directory().is_some() {
+            return;
+        }
+        let Ok(_place) = self.0.waiting.try_acquire() else { return };
+        let mut epochs = self.0.directory.subscribe();
+        let _ = tokio::time::timeout(self.0.rules.directory_timeout, epochs.wait_for(Option::is_some)).await;
     }
 
     /// Who makes a call of the method `path`. By this order: the assertion of a member; a token; the client's certificate;

@@ -122,12 +122,12 @@ impl OidcVerifier {
     }
 
     /// Verifies a token: its signature by a key of the issuer, issuer, audience and times, with a leeway of 60 s for clocks that
-    /// differ. Returns whom it names; the credential is the issuer. A key id that is not known asks
-    /// [`OidcVerifier::refresh_loop`] for new keys.
+    /// differ. Returns whom it names, with the issuer as the credential, and when it expires (milliseconds since 1970, without the
+    /// leeway). A key id that is not known asks [`OidcVerifier::refresh_loop`] for new keys.
     ///
     /// # Errors
     /// UNAUTHENTICATED: it is refused; the text says why. UNAVAILABLE: there are no keys yet.
-    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Principal> {
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<(Principal, u64)> {
         let header = Jwt::parse(token).map(|jwt| jwt.header).ok_or_else(|| self.refused("it is malformed"))?;
         let algorithm = permitted_algorithm(&header).map_err(|why| self.refused(why))?;
         let keys = self.keys.load_full().ok_or_else(|| {
@@ -148,9 +148,9 @@ impl OidcVerifier {
             KeyLookup::Ambiguous => return Err(self.refused("it names none of the several keys of its issuer")),
         };
         let claims = self.verified_claims(token, key, algorithm).map_err(|why| self.refused(&why))?;
-        let principal =
-            claims::check_times(&claims, now_ms).and_then(|()| claims::principal_of(&claims, &self.settings));
-        principal.map_err(|why| self.refused(&why))
+        let expires_ms = claims::check_times(&claims, now_ms).map_err(|why| self.refused(&why))?;
+        let principal = claims::principal_of(&claims, &self.settings).map_err(|why| self.refused(&why))?;
+        Ok((principal, expires_ms))
     }
 
     /// The claims of a token with a good signature, of this issuer and for this audience. Times are left to

@@ -23,6 +23,8 @@ const MAX_CONCURRENT: usize = 2;
 const MAX_HASHING: usize = MAX_CONCURRENT + 8;
 /// Passwords that are verified or wait: at 30 ms each, the last one waits 1.5 s.
 const MAX_VERIFYING: usize = 100;
+/// When a refused one should be tried again, milliseconds.
+const RETRY_MS: u64 = 2_000;
 const SALT_BYTES: usize = 16;
 /// A stored hash may not demand more memory (KiB), passes and lanes than these, far above those of [`hash_password`].
 const MAX_MEMORY_KIB: u32 = 256 << 10;
@@ -116,6 +118,7 @@ impl HashingLimits {
     async fn compute<T: Send + 'static>(&'static self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let _place = self.waiting.try_acquire().map_err(|_| {
             Error::exhausted("too many passwords are being set or verified at this member: retry in a few seconds")
+                .retry_after(RETRY_MS)
         })?;
         let permit = self.computing.acquire().await.map_err(|e| Error::internal(e.to_string()))?;
         let computing = tokio::task::spawn_blocking(move || {
@@ -147,7 +150,8 @@ mod tests {
         while ONE_OF_TWO.waiting.available_permits() > 0 || ONE_OF_TWO.computing.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(ONE_OF_TWO.compute(|| Ok(3)).await.unwrap_err().code, Code::ResourceExhausted);
+        let refused = ONE_OF_TWO.compute(|| Ok(3)).await.unwrap_err();
+        assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
         // The caller goes away, its computation does not.
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());

@@ -3,7 +3,7 @@
 //! They are computed while the part is written: for each batch and each of its orderable top-level columns the number of nulls,
 //! and a lower and an upper bound of the values. The part keeps them in the custom metadata of its footer, as
 //! [`STATISTICS_KEY`]: a version, a colon, and base64 of a CRC-32C (little-endian) and the message
-//! [`PartStatistics`](crate::wire::statistics::PartStatistics). A value that is damaged, or of another version, is not used.
+//! [`PartStatistics`]. A value that is damaged, or of another version, is not used.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `extremes` | the least and the greatest value of an array |
 //! | `bound` | bounds as bytes that have their order, and lists of them |
 //! | `bound_filter`, [`comparison`] | conditions on bounds, which hold wherever a filter can select a row |
+//! | `value_range` | ranges of values, to which long lists of them are shortened |
 //! | `part_bounds` | bounds of a whole part, for the catalog |
 
 mod bound;
@@ -19,6 +20,7 @@ mod column_values;
 pub mod comparison;
 mod extremes;
 mod part_bounds;
+mod value_range;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Schema};

@@ -18,8 +18,9 @@
 //! | null | (always null) |
 //! | dictionary, run-end encoded | as their values |
 //!
-//! So the shard depends neither on the width of a number nor on the encoding of a column. Lists, structs, maps and unions
-//! cannot be keys. docs/partitioning.md has an example and golden values.
+//! So the shard depends neither on the width of a number nor on the encoding of a column, and values of one type that are equal in
+//! SQL have the same shard: queries join tables shard by shard (docs/adr/0013-distributed-queries.md). Lists, structs, maps and
+//! unions cannot be keys. docs/partitioning.md has an example and golden values.
 
 mod bytes;
 #[cfg(test)]

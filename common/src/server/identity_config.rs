@@ -208,7 +208,8 @@ impl IdentityConfig {
     /// Those of [`IdentityConfig::check`] and [`OidcVerifier::new`].
     pub(super) fn rules(&self, insecure: bool) -> Result<IdentityRules> {
         let oidc = self.oidc()?.map(OidcVerifier::new).transpose()?;
-        Ok(IdentityRules { insecure, shareable_tickets: self.shareable_tickets, oidc: oidc.map(Arc::new) })
+        let oidc = oidc.map(Arc::new);
+        Ok(IdentityRules { insecure, shareable_tickets: self.shareable_tickets, oidc, ..IdentityRules::default() })
     }
 }
 

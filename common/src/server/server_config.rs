@@ -164,7 +164,7 @@ impl ServerConfig {
     /// # Errors
     /// INVALID_ARGUMENT: the settings contradict each other, or the file cannot be used.
     pub fn identity_rules(&self) -> Result<IdentityRules> {
-        self.identity.rules(self.insecure)
+        Ok(IdentityRules { directory_timeout: self.request_timeout(), ..self.identity.rules(self.insecure)? })
     }
 
     /// Opens the audit log. Call it once: each call starts a thread.

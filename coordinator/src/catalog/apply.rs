@@ -86,6 +86,7 @@ impl Catalog {
         if !op.transaction.is_empty() {
             self.check_in_transaction(op, now)?;
         }
+        self.check_begin_of_put(op)?;
         if let Some(old) = self.write(&op.id)
             && old.state != WriteState::Aborted as i32
             && let Some(resumed) = resume_write(&old, op, self.has_streams(&op.id), now)?
@@ -95,10 +96,16 @@ impl Catalog {
             }
             return Ok(reply::Reply::Write(resumed));
         }
+        if op.query_result && (op.mode() != WriteMode::Create || op.staged) {
+            return Err(Error::invalid("the result of a query is a new table, which one put creates"));
+        }
         let write = self.new_write(op, now)?;
         // A new write has no streams, whatever an earlier write of this id left.
         self.remove_staged(&op.id);
         self.upsert_write(write.clone());
+        if write.fenced {
+            self.note_fenced_write();
+        }
         if !op.transaction.is_empty() {
             self.join_transaction(op);
         }
@@ -120,6 +127,8 @@ impl Catalog {
             attempt: op.attempt,
             lease_until_ms: now.saturating_add(op.lease_ms),
             transaction: op.transaction.clone(),
+            fenced: op.fenced,
+            query_result: op.query_result,
             ..Write::default()
         };
         match (self.find(&op.table), op.mode()) {
@@ -149,7 +158,9 @@ impl Catalog {
             }
             (_, WriteMode::Replace) | (None, WriteMode::Create) => write.table_id = op.table_id,
         }
-        self.check_quota_to_begin(&op.table, op.mode())?;
+        if !op.query_result {
+            self.check_quota_to_begin(&op.table, op.mode())?;
+        }
         Ok(write)
     }
 
@@ -318,5 +329,14 @@ pub(super) fn already_there(name: &[String]) -> Error {
 }
 
 pub(super) fn aborted(write: &Write) -> Error {
-    Error::aborted(format!("write {:?} was aborted: {}", write.id, write.abort_reason))
+    let (id, reason) = (&write.id, &write.abort_reason);
+    Error::aborted(match (write.end_unknown, write.fenced) {
+        (true, _) => format!(
+            "write {id:?} has ended: {reason}; look whether its rows are in the table, and begin another write if they are not"
+        ),
+        (false, true) => format!(
+            "write {id:?} was aborted: {reason}; nothing of it is visible: begin another write, and put all of its rows again"
+        ),
+        (false, false) => format!("write {id:?} was aborted: {reason}"),
+    })
 }

@@ -6,7 +6,8 @@ use volley_common::wire::catalog::{
 };
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
-use super::apply::{already_there, done};
+use super::apply::{aborted, already_there, done};
+use super::fencing::is_superseded;
 use super::layouts::may_have_layout;
 use super::query::no_table;
 use super::transactions::in_transaction;
@@ -25,7 +26,7 @@ impl Catalog {
         if !write.transaction.is_empty() {
             return Err(in_transaction(&write));
         }
-        if !write.staged && write.attempt != op.attempt {
+        if is_superseded(&write, op) {
             return Err(Error::aborted(format!(
                 "this attempt of write {:?} was superseded by a later attempt",
                 op.write
@@ -36,6 +37,9 @@ impl Catalog {
             return Ok(reply::Reply::Outcome(self.commit_compaction(write, &parts, now)?));
         }
         let table = self.table_to_commit(&write, now)?;
+        if write.query_result {
+            return Ok(reply::Reply::Outcome(self.commit_query_result(write, table, &parts, now)));
+        }
         self.check_quota_to_commit(&table, &parts)?;
         Ok(reply::Reply::Outcome(self.make_visible(write, table, &parts, now)))
     }
@@ -181,6 +185,7 @@ impl Catalog {
                     op.write
                 )));
             }
+            WriteState::Aborted if write.end_unknown => return Err(aborted(&write)),
             WriteState::Open if !write.transaction.is_empty() => return Err(in_transaction(&write)),
             WriteState::Open if this_attempt => {
                 let reason = if op.reason.is_empty() { "its client asked for it" } else { &op.reason };
@@ -217,13 +222,21 @@ impl Catalog {
     }
 
     pub(super) fn drop_table(&mut self, op: &DropTable, now: u64) -> Result<reply::Reply> {
-        let mut table = self.find(&op.table).ok_or_else(|| no_table(&op.table))?.clone();
+        if let Some(table) = self.find(&op.table).cloned() {
+            self.drop_rows(table, now);
+        } else if !self.end_query_result(&op.table, now) {
+            return Err(no_table(&op.table));
+        }
+        Ok(done())
+    }
+
+    /// Drops a table: its newest version is readable for its retention.
+    pub(super) fn drop_rows(&mut self, mut table: Table, now: u64) {
         let after = table.version + 1;
         table.replaced.push(replaced_by(&table, after, now));
         table.dropped_ms = now.max(1);
         self.remove_all_parts(table.id, after, now);
         self.upsert_table(table);
-        Ok(done())
     }
 
     pub(super) fn clear(&mut self) -> Result<reply::Reply> {

@@ -130,10 +130,8 @@ impl Catalog {
         cluster.coordinators = op.coordinator.iter().cloned().collect();
         self.touched.insert(RowKey::Cluster);
         self.skip_identity_epochs();
-        // Their commits may be among those that were lost, so that nothing may conclude that they ended without one.
         for id in self.open.keys().cloned().collect::<Vec<_>>() {
-            self.remove_staged(&id);
-            self.remove_write(&id);
+            self.end_in_recovery(&id, now);
         }
         self.drop_open_transactions(now);
         Ok(done())

@@ -97,7 +97,11 @@ fn compact(write: Write) -> Write {
     let mut reason = write.abort_reason;
     reason.truncate(reason.floor_char_boundary(MAX_REASON));
     let (id, state, attempt, ended_ms) = (write.id, write.state, write.attempt, write.ended_ms);
-    let mut compact = Write { id, state, attempt, ended_ms, abort_reason: reason, ..Write::default() };
+    // Late puts of an aborted write are refused; to those of a committed one its outcome is the answer.
+    let fenced = write.fenced && state == WriteState::Aborted as i32;
+    let end_unknown = write.end_unknown;
+    let mut compact =
+        Write { id, state, attempt, ended_ms, abort_reason: reason, fenced, end_unknown, ..Write::default() };
     match write.outcome.filter(|_| state == WriteState::Committed as i32) {
         Some(outcome) => {
             let table = if outcome.table.is_empty() { write.table } else { outcome.table };
@@ -152,6 +156,11 @@ mod tests {
         assert!(writes.bytes < 60, "{} bytes", writes.bytes);
         writes.insert(Write { state: WriteState::Aborted as i32, abort_reason: "é".repeat(9999), ..finished(2) });
         assert!(writes.get("2").unwrap().abort_reason.len() <= MAX_REASON);
+        for (state, kept) in [(WriteState::Aborted, true), (WriteState::Committed, false)] {
+            writes.insert(Write { state: state as i32, fenced: true, staged: true, ..finished(3) });
+            let found = writes.get("3").unwrap();
+            assert_eq!((found.fenced, found.staged), (kept, false), "{state:?}");
+        }
     }
 
     #[test]

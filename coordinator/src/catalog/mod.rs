@@ -6,8 +6,10 @@
 //! | `query` | read-only queries |
 //! | `apply` | the dispatch of commands, and the commands of open writes, pins and cancellations |
 //! | `staged`, `finished` | the streams of staged writes; what is kept of finished writes |
+//! | `fencing` | refuses what was meant for a staged write that has ended |
 //! | `commit` | commands that create and end tables, versions and writes |
 //! | `restore` | the command that brings back old versions and dropped tables |
+//! | `query_results` | tables of queries' results, which are dropped by the commit that makes them |
 //! | `layouts` | the schemas and specs of old versions |
 //! | `usage` | how much the tables hold |
 //! | `compaction` | commands that replace small parts by fewer larger ones |
@@ -36,6 +38,7 @@ mod compaction;
 mod coordinators;
 mod ended_transactions;
 mod expire;
+mod fencing;
 mod finished;
 mod grants;
 mod identity;
@@ -43,6 +46,7 @@ mod layouts;
 pub mod nodes;
 pub mod parts;
 mod query;
+mod query_results;
 mod quotas;
 pub mod replies;
 mod restore;
@@ -56,6 +60,7 @@ mod usage;
 mod users;
 
 use ended_transactions::EndedTransactions;
+pub use fencing::refuses_puts;
 use finished::FinishedWrites;
 use identity::IdentityRows;
 use parts::PartIndex;

@@ -16,10 +16,11 @@ use super::{Catalog, PartRow};
 const MAX_ABSENCES: usize = 64;
 
 impl Catalog {
-    /// The table that an undo of the drop of `name` brings back: the one that was dropped last, while it is kept.
+    /// The table that an undo of the drop of `name` brings back: the one that was dropped last, while it is kept. Never the result of
+    /// a query.
     pub fn dropped_table(&self, name: &[String], now_ms: u64) -> Option<&Table> {
         let aging = self.aging.iter().filter_map(|id| self.tables.get(id));
-        let dropped = aging.filter(|table| table.dropped_ms != 0 && table.name == name);
+        let dropped = aging.filter(|table| table.dropped_ms != 0 && !table.query_result && table.name == name);
         let restorable = dropped.filter(|table| readable(table, table.version, now_ms));
         restorable.max_by_key(|table| (table.dropped_ms, table.id))
     }

@@ -7,6 +7,7 @@ use volley_common::wire::catalog::{Part, StageParts, StagedStream, Write, reply}
 use volley_common::{Error, Result};
 
 use super::apply::{done, renew};
+use super::fencing::check_stream;
 use super::{Catalog, RowKey};
 
 /// The streams of one open write.
@@ -42,6 +43,7 @@ impl Catalog {
                 op.write
             )));
         }
+        check_stream(&write, op)?;
         let staged = self.staged.get(&op.write);
         if write.streams.contains(&op.stream) || staged.is_some_and(|staged| staged.ids.contains(&op.stream)) {
             return Ok(done());

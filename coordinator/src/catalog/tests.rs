@@ -4,9 +4,11 @@
 mod administrator_resets;
 mod compactions;
 mod coordinators;
+mod fencing;
 mod helpers;
 mod identity;
 mod nodes;
+mod query_results;
 mod quotas;
 mod replay;
 mod restore;

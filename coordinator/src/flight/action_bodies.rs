@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema};
 use base64::Engine;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use volley_common::expectation::in_plain_words;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::fields::cut;
 use volley_common::options::{Options, TableRequest};
+use volley_common::simple_types::simple_type;
 use volley_common::wire::catalog::Compression;
 use volley_common::{Error, Result, TableName};
 
@@ -272,36 +273,16 @@ fn schema_of_fields(fields: Value) -> Result<Schema> {
 
 fn data_type(spec: &FieldSpec) -> Result<DataType> {
     let name = spec.r#type.trim();
-    Ok(match name.to_ascii_lowercase().as_str() {
-        "bool" | "boolean" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" | "int" => DataType::Int32,
-        "int64" | "long" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" | "halffloat" => DataType::Float16,
-        "float32" | "float" => DataType::Float32,
-        "float64" | "double" => DataType::Float64,
-        "string" | "utf8" => DataType::Utf8,
-        "large_string" | "large_utf8" => DataType::LargeUtf8,
-        "binary" => DataType::Binary,
-        "large_binary" => DataType::LargeBinary,
-        "date32" | "date" => DataType::Date32,
-        "date64" => DataType::Date64,
-        "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
-        _ => {
-            check_nesting(spec)?;
-            DataType::from_str(name).map_err(|_| {
-                Error::invalid(format!(
-                    "field {:?} has the unknown type {:?}: use a simple type, such as int64, float64, string, bool, date32 or timestamp, or give the whole schema as \"schema\"",
-                    cut(&spec.name),
-                    cut(name)
-                ))
-            })?
-        }
+    if let Some(simple) = simple_type(name) {
+        return Ok(simple);
+    }
+    check_nesting(spec)?;
+    DataType::from_str(name).map_err(|_| {
+        Error::invalid(format!(
+            "field {:?} has the unknown type {:?}: use a simple type, such as int64, float64, string, bool, date32 or timestamp, or give the whole schema as \"schema\"",
+            cut(&spec.name),
+            cut(name)
+        ))
     })
 }
 

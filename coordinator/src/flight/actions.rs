@@ -30,7 +30,7 @@ use crate::diagnostics::table_stats::table_json;
 use crate::service::Services;
 
 /// Names and descriptions of the actions, without those of [`admin_actions`] and [`identity_actions`].
-pub(super) const ACTIONS: [(&str, &str); 24] = [
+pub(super) const ACTIONS: [(&str, &str); 25] = [
     (
         "create_table",
         r#"Create an empty table: {"table", "schema": base64 | "fields": [{"name", "type", "nullable"}], "if_not_exists", "shards", "shard_by", "replicas", "compression"}"#,
@@ -65,6 +65,7 @@ pub(super) const ACTIONS: [(&str, &str); 24] = [
     ("CloseSession", "Close the client's session"),
     ("CreatePreparedStatement", "Prepare a statement of Flight SQL"),
     ("ClosePreparedStatement", "Close a prepared statement of Flight SQL"),
+    ("CancelQuery", "Cancel a query of Flight SQL, as CancelFlightInfo does"),
     ("BeginTransaction", "Begin a transaction of Flight SQL"),
     ("EndTransaction", "Commit a transaction of Flight SQL, or roll it back"),
 ];

@@ -77,6 +77,10 @@ impl CallAuthenticator {
         if self.from_members && self.authenticator.directory().is_some_and(|directory| directory.is_open()) {
             return Ok(Access::open());
         }
+        // A member would ask another coordinator at once.
+        if !self.from_members {
+            self.authenticator.wait_for_directory(head.uri.path()).await;
+        }
         match self.authenticator.identify(&head.headers, caller, peer, head.uri.path())? {
             Identified::Access(access) => Ok(access),
             Identified::Login { user, password } => {

@@ -3,15 +3,36 @@
 use std::io::Write;
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Location, Ticket};
+use http::Response;
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 use prost_types::Timestamp;
 use serde_json::json;
-use volley_common::TableName;
+use volley_common::grpc::PREFIX;
+use volley_common::http2::{ReplyBody, grpc_message};
 use volley_common::wire::catalog::DescriptorKind;
+use volley_common::{Error, Result, TableName};
 
+use super::limits::MAX_REPLY;
 use crate::client_listener::Locations;
 use crate::planner::endpoints::EndpointPlan;
 use crate::service::read::{ReadPlan, TableListing};
+
+/// The reply to GetFlightInfo of an encoded descriptor.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: it is too large.
+pub fn reply(descriptor: &[u8], plan: &ReadPlan) -> Result<Response<ReplyBody>> {
+    let mut reply = encode(descriptor, plan, PREFIX);
+    let length = reply.len() - PREFIX;
+    if length > MAX_REPLY {
+        return Err(Error::exhausted(format!(
+            "the FlightInfo of table {:?} would have {length} bytes, more than the limit of {MAX_REPLY}: the table has too many parts; put it again in larger batches",
+            plan.name.join("/")
+        )));
+    }
+    reply[1..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(grpc_message(reply.into()))
+}
 
 /// Encodes the reply to GetFlightInfo: the descriptor as it was received, and an endpoint for every stream. Leaves
 /// `prefix_len` bytes free at the front.

@@ -8,7 +8,6 @@
 mod tests;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use arrow_flight::{HandshakeRequest, HandshakeResponse};
 use futures::stream::{BoxStream, try_unfold};
@@ -29,8 +28,6 @@ use crate::service::login::{LoginService, no_credentials};
 
 /// Maximum number of messages of one handshake.
 const MAX_MESSAGES: usize = 16;
-/// How long the first message is waited for, if the headers have no credentials.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The name of a handshake in the audit log.
 const OPERATION: &str = "Handshake";
 
@@ -114,7 +111,7 @@ impl Handshakes {
     }
 
     /// The replies to the messages, each as its message arrives, because a client may wait for the reply before it closes its
-    /// side. Without a token the first message has the credentials.
+    /// side. Without a token the first message has the credentials. The request's body limits how long messages are waited for.
     fn replies(
         self,
         from: HandshakeCaller,
@@ -122,14 +119,7 @@ impl Handshakes {
         token: Option<Secret>,
     ) -> impl Stream<Item = Result<HandshakeResponse, Status>> + Send + 'static {
         try_unfold((self, from, messages, token), |(this, from, mut messages, token)| async move {
-            let next = match &token {
-                Some(_) => messages.try_next().await?,
-                None => {
-                    let first = tokio::time::timeout(MESSAGE_TIMEOUT, messages.try_next()).await;
-                    first.map_err(|_| no_message())??
-                }
-            };
-            let (request, token) = match (next, token) {
+            let (request, token) = match (messages.try_next().await?, token) {
                 (Some(request), Some(token)) => (request, token),
                 (None, Some(_)) => return Ok(None),
                 (next, None) => {
@@ -191,13 +181,6 @@ impl Handshakes {
         };
         Ok(issued.token)
     }
-}
-
-fn no_message() -> Error {
-    Error::deadline(format!(
-        "the handshake has no credentials in its headers, and no message with them arrived within {} s",
-        MESSAGE_TIMEOUT.as_secs()
-    ))
 }
 
 /// Of a login whose user this coordinator's directory does not have yet.

@@ -63,7 +63,7 @@ const METHODS: [(&str, Requirement, AuditKind); 10] = [
 ];
 
 /// Every action, and what it requires.
-const ACTIONS: [(&str, Requirement, AuditKind); 47] = [
+const ACTIONS: [(&str, Requirement, AuditKind); 48] = [
     ("create_table", Table(Role::Writer), Write),
     ("drop_table", Table(Role::Owner), Admin),
     ("restore_version", Table(Role::Owner), Admin),
@@ -88,6 +88,8 @@ const ACTIONS: [(&str, Requirement, AuditKind); 47] = [
     // A node runs it, and checks the rights to the tables when the statement is executed.
     ("CreatePreparedStatement", Identity, Read),
     ("ClosePreparedStatement", Identity, Read),
+    // A node runs it by CancelFlightInfo.
+    ("CancelQuery", Own, Read),
     // A node runs them: the first makes an id, the second is commit_transaction or abort_transaction.
     ("BeginTransaction", Identity, Write),
     ("EndTransaction", Own, Write),

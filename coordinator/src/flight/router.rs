@@ -2,6 +2,8 @@
 //! byte for byte, DoGet with its ticket verified or planned from a name, calls with SQL whole; what is forwarded says for whom.
 //! GetFlightInfo gets a hand-encoded reply. All other calls go to the tonic services.
 
+mod query_results;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,10 +19,10 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::fairness::CallLimit;
-use volley_common::grpc::{self, FLIGHT_SERVICE, PREFIX, known_method};
+use volley_common::grpc::{self, FLIGHT_SERVICE, known_method};
 use volley_common::http2::{
     AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UnidentifiedBody, decompressed,
-    grpc_error, grpc_message,
+    grpc_error,
 };
 use volley_common::identity::{ASSERTION_HEADER, is_public};
 use volley_common::listen::check_name;
@@ -38,7 +40,7 @@ use volley_common::{Code, Error, Result, TableName, clock};
 use super::call_authenticator::CallAuthenticator;
 use super::call_context::CallContext;
 use super::forwarding::NodeForwarder;
-use super::limits::{MAX_REPLY, MAX_REQUEST};
+use super::limits::MAX_REQUEST;
 use super::received_by::{ReceivedBy, client_listener, is_client_tls};
 use super::sql_calls::{ServedByNode, forward_sql, forwarding_of};
 use super::{flight_info, rights};
@@ -189,6 +191,7 @@ impl CoordinatorRouter {
             "GetFlightInfo" => self.get_flight_info(request, call).await,
             "DoGet" => self.do_get(request, call).await,
             "DoPut" | "DoExchange" => self.forward_stream(request, call).await,
+            "Handshake" => self.serve_unidentified(request).await,
             _ if call.access().require_identity().is_err() => self.serve_unidentified(request).await,
             "GetSchema" | "PollFlightInfo" | "DoAction" => self.serve_message(method, request, call).await,
             _ => Ok(self.serve_by_tonic(request).await),
@@ -277,25 +280,19 @@ impl CoordinatorRouter {
             return forward_sql(&self.nodes, head, &message, call, repeatable).await;
         }
         let headers = MetadataMap::from_headers(head.headers);
+        let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
+        if let Some(result) = self.named_result(&descriptor, call)? {
+            return self.query_result_info(&message, result, &headers, &listener, call).await;
+        }
         let table = TableRequest::from_descriptor(&descriptor, &headers)?.for_read()?;
         self.require_readable("GetFlightInfo", call, &table.name)?;
         let _place = match self.planning.enter(call.access()).await {
             Ok(place) => place,
             Err(status) => return Ok(grpc_error(status)),
         };
-        let listener = client_listener(&self.listeners, &head.extensions, headers.as_ref())?;
         let part_filter = part_filter::from_headers(headers.as_ref());
         let plan = self.read.plan_flight_info(call.access(), &table, part_filter.as_ref(), &listener).await?;
-        let mut reply = flight_info::encode(&message, &plan, PREFIX);
-        let length = reply.len() - PREFIX;
-        if length > MAX_REPLY {
-            return Err(Error::exhausted(format!(
-                "the FlightInfo of table {:?} would have {length} bytes, more than the limit of {MAX_REPLY}: the table has too many parts; put it again in larger batches",
-                plan.name.join("/")
-            )));
-        }
-        reply[1..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
-        Ok(grpc_message(reply.into()))
+        flight_info::reply(&message, &plan)
     }
 
     /// Verifies the ticket, or plans one if it is a table's name, and forwards the call to a node that has the data.

@@ -44,7 +44,8 @@ pub fn forwarding_of(method: &str, headers: &HeaderMap, message: &Bytes) -> Opti
         },
         _ => match sql_of_descriptor(&FlightDescriptor::decode(message.clone()).ok()?, headers)? {
             SqlContent::Filter => unchecked_filter(headers),
-            SqlContent::Query => Some(Repeatable::Yes),
+            // A query whose result is large runs now: another node must not run it, too.
+            SqlContent::Query => Some(if method == "GetSchema" { Repeatable::Yes } else { Repeatable::No }),
         },
     }
 }

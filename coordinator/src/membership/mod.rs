@@ -154,12 +154,13 @@ impl NodeMembership {
         NodeOrder { order, catalog_index, catalog_epoch, what: Some(what) }
     }
 
-    /// Sends an order to a node in session; returns the order's number. Closes the session if the node's queue is full.
+    /// Sends an order to a node in session; returns the order's number. Closes the session if the node's queue is full: no later
+    /// order may follow one that the node does not get.
     fn send_order(&self, node: NodeId, what: What) -> Option<u64> {
         let order = self.new_order(what);
         let number = order.order;
         let state = self.state.lock();
-        let session = state.sessions.get(&node)?;
+        let session = state.sessions.get(&node).filter(|session| !session.close.is_cancelled())?;
         if session.orders.try_send(Ok(order)).is_err() {
             tracing::warn!(%node, "the node does not receive its orders; closing its session");
             session.close.cancel();

@@ -156,6 +156,9 @@ impl NodeMembership {
     }
 
     /// Updates the catalog first; then orders the node to delete parts.
+    ///
+    /// # Errors
+    /// Those of the catalog. UNAVAILABLE: the session ended before all parts were ordered to be set aside.
     async fn apply_reconcile_plan(&self, node: NodeId, plan: ReconcilePlan) -> Result<()> {
         if plan != ReconcilePlan::default() {
             let (delete, quarantine, changes) = (plan.delete.len(), plan.quarantine.len(), plan.changes.len());
@@ -168,7 +171,9 @@ impl NodeMembership {
         }
         for parts in plan.quarantine.chunks(QUARANTINE_BATCH) {
             let parts = parts.iter().map(|id| (*id).into()).collect();
-            self.send_order(node, What::Quarantine(QuarantineParts { parts }));
+            let sent = self.send_order(node, What::Quarantine(QuarantineParts { parts }));
+            // The node is not reconciled without it: once it is, parts that the catalog does not list are deleted.
+            sent.ok_or_else(|| Error::unavailable("not all parts could be ordered to be set aside: they are later"))?;
         }
         Ok(())
     }

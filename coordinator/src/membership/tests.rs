@@ -7,9 +7,11 @@ use volley_common::PartId;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{CancelFlight, Node};
 use volley_common::wire::cluster::node_report::Report;
-use volley_common::wire::cluster::{Heartbeat, LostParts, NodeReport, Welcome};
+use volley_common::wire::cluster::{
+    Heartbeat, HeldPart, Inventory, LostParts, NodeReport, QuarantineParts, SendInventory, Welcome,
+};
 
-use super::session::SessionState;
+use super::session::{ReceivedReport, SessionState};
 use super::*;
 use crate::raft::testing::single_leader;
 use crate::scheduler::reconcile::CatalogHistory;
@@ -116,4 +118,27 @@ async fn second_process_of_a_node_in_session_is_refused() {
     let restarted = node(2);
     let (second, ()) = tokio::join!(membership.require_only_process(&restarted), async { drop(queued) });
     let _ = second.expect("a restarted node");
+}
+
+/// After a recovery: once the node is told that it is reconciled, parts that the catalog does not list are deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_misses_an_order_is_not_reconciled() {
+    let (_dir, membership) = single_coordinator().await;
+    // Room for the welcome and one order.
+    let (orders, mut queued) = mpsc::channel(2);
+    let close = CancellationToken::new();
+    let id = membership.open_session(NODE, 1, orders, close.clone(), CatalogHistory::Recovered).unwrap();
+    let mut session = SessionState { history: CatalogHistory::Recovered, ..SessionState::new(NODE, id, 1) };
+    let part = |id: u128| HeldPart { id: Some(PartId(id).into()), write: "lost".into(), ..HeldPart::default() };
+    let report = Report::Inventory(Inventory { parts: (1..=1200).map(part).collect(), last: true });
+    let received = ReceivedReport { at: Instant::now(), report };
+    let error = membership.handle_report(&mut session, received).await.unwrap_err();
+    assert_eq!(error.code, volley_common::Code::Unavailable, "{error}");
+    assert!(close.is_cancelled() && session.history == CatalogHistory::Recovered);
+    let first = queued.recv().await.unwrap().unwrap();
+    assert!(matches!(first.what, Some(What::Welcome(_))));
+    let second = queued.recv().await.unwrap().unwrap();
+    assert!(matches!(second.what, Some(What::Quarantine(QuarantineParts { parts })) if parts.len() == 500));
+    assert_eq!(membership.send_order(NODE, What::SendInventory(SendInventory {})), None, "though there is room again");
+    assert!(queued.try_recv().is_err());
 }

@@ -33,6 +33,8 @@ pub struct VersionPlan {
     pub bytes: u64,
     /// Parts that are left out, because they have no row that the filter selects.
     pub pruned: u64,
+    /// The shard of each part of all endpoints, in row order.
+    pub part_shards: Vec<u32>,
 }
 
 /// One stream that a reader can fetch.
@@ -108,7 +110,7 @@ impl VersionPlan {
     pub fn weight(&self) -> usize {
         let endpoint =
             |plan: &EndpointPlan| size_of_val(plan) + plan.ticket_suffix.len() + size_of_val(&*plan.locations);
-        self.endpoints.iter().map(endpoint).sum()
+        self.endpoints.iter().map(endpoint).sum::<usize>() + size_of_val(&*self.part_shards)
     }
 }
 
@@ -181,6 +183,7 @@ fn plan_parts(
     let mut plan = VersionPlan {
         uris: listed.iter().filter_map(|node| uris.get(node)).map(|uri| uri.to_string()).collect(),
         nodes: listed.clone(),
+        part_shards: parts.iter().map(|part| part.shard).collect(),
         ..VersionPlan::default()
     };
     for (run, holders) in runs.iter().zip(&holders) {

@@ -39,7 +39,7 @@ enum LeaderAttempt<T> {
 impl RaftContext {
     /// See [`Handle::propose`](super::handle::Handle::propose).
     pub async fn propose(&self, mut op: command::Op) -> Result<reply::Reply> {
-        self.remove_unknown(&mut op);
+        self.remove_unknown(&mut op).await;
         self.check_features(&op).await?;
         let command = Command { now_ms: 0, op: Some(op) };
         let (length, limit) = (command.encoded_len(), MAX_PEER_MESSAGE - ENVELOPE_BYTES);

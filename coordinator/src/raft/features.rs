@@ -2,15 +2,22 @@
 //! would then differ from those of the others. What a command can do without is left out of it until all know it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::{IDENTITY_FEATURES, PART_STATISTICS_FEATURES, TRANSACTION_FEATURES};
+use volley_common::wire::{
+    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, TRANSACTION_FEATURES,
+};
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
 use super::membership::peer_identity::query_all;
 use crate::catalog::Catalog;
+
+/// How long a command waits to learn what the other coordinators know, if it can do without that.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What only later versions know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +28,21 @@ pub enum CatalogFeature {
     Transactions,
     /// Statistics of parts.
     PartStatistics,
+    /// Staged writes into which nothing gets that was meant for an earlier write of their ids.
+    FencedWrites,
+    /// Results of queries.
+    QueryResults,
 }
 
 impl CatalogFeature {
     /// All of them.
-    pub const ALL: [CatalogFeature; 3] =
-        [CatalogFeature::Identities, CatalogFeature::Transactions, CatalogFeature::PartStatistics];
+    pub const ALL: [CatalogFeature; 5] = [
+        CatalogFeature::Identities,
+        CatalogFeature::Transactions,
+        CatalogFeature::PartStatistics,
+        CatalogFeature::FencedWrites,
+        CatalogFeature::QueryResults,
+    ];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
     fn needed_by(op: &Op) -> Option<Self> {
@@ -40,6 +56,7 @@ impl CatalogFeature {
             | Op::RotateTicketKey(_) => Some(CatalogFeature::Identities),
             Op::BeginWrite(begin) if !begin.transaction.is_empty() => Some(CatalogFeature::Transactions),
             Op::EndTransaction(_) => Some(CatalogFeature::Transactions),
+            Op::BeginWrite(begin) if begin.query_result => Some(CatalogFeature::QueryResults),
             _ => None,
         }
     }
@@ -50,6 +67,8 @@ impl CatalogFeature {
             CatalogFeature::Identities => catalog.identity_epoch() != 0,
             CatalogFeature::Transactions => catalog.has_had_transactions(),
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
+            CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
+            CatalogFeature::QueryResults => catalog.has_query_results(),
         }
     }
 
@@ -59,6 +78,8 @@ impl CatalogFeature {
             CatalogFeature::Identities => IDENTITY_FEATURES,
             CatalogFeature::Transactions => TRANSACTION_FEATURES,
             CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
+            CatalogFeature::FencedWrites => FENCED_WRITE_FEATURES,
+            CatalogFeature::QueryResults => QUERY_RESULT_FEATURES,
         }
     }
 
@@ -68,6 +89,8 @@ impl CatalogFeature {
             CatalogFeature::Identities => "users, grants and quotas",
             CatalogFeature::Transactions => "transactions",
             CatalogFeature::PartStatistics => "statistics of parts",
+            CatalogFeature::FencedWrites => "fenced staged writes",
+            CatalogFeature::QueryResults => "results of queries",
         }
     }
 }
@@ -93,10 +116,37 @@ impl RaftContext {
         CatalogFeature::needed_by(op).map_or(Ok(()), |feature| self.check_known(feature))
     }
 
-    /// Removes the statistics of parts from a command, unless every coordinator is known to know them: as a follower, one that does
-    /// not would store the entry without them. Such parts are never left out of a read.
-    pub fn remove_unknown(&self, op: &mut Op) {
+    /// Removes from a command what it can do without, unless every coordinator is known to know it: as a follower, one that does not
+    /// would store the entry without it. Parts without statistics are never left out of a read, and a write that is not fenced is
+    /// what it was in earlier versions.
+    pub async fn remove_unknown(&self, op: &mut Op) {
         remove_statistics_unless(op, || self.check_known(CatalogFeature::PartStatistics).is_ok());
+        if let Op::BeginWrite(begin) = op
+            && begin.fenced
+        {
+            begin.fenced = self.knows_fenced_writes().await;
+        }
+    }
+
+    /// Whether every coordinator is known to know fenced writes. Right after its start this one may not have heard from the others
+    /// yet: then it asks them.
+    async fn knows_fenced_writes(&self) -> bool {
+        let is_known = || self.check_known(CatalogFeature::FencedWrites).is_ok();
+        if is_known() {
+            return true;
+        }
+        if !self.has_heard_from_all() {
+            // Boxed: the futures around it nest as deep as the compiler allows.
+            let _ = tokio::time::timeout(ASK_TIMEOUT, query_all(self).boxed()).await;
+        }
+        is_known()
+    }
+
+    /// Whether every other coordinator has said what it knows.
+    fn has_heard_from_all(&self) -> bool {
+        let peers = self.peers();
+        let features = self.features.lock();
+        peers.keys().all(|id| *id == self.config.id || features.contains_key(id))
     }
 
     /// Checks that every coordinator has said that it knows something, or that the catalog has it.
@@ -191,6 +241,8 @@ mod tests {
         let begin =
             |transaction: &str| Op::BeginWrite(BeginWrite { transaction: transaction.into(), ..Default::default() });
         assert_eq!((needed(begin("tx")), needed(begin(""))), (Some(CatalogFeature::Transactions), None));
+        let result = BeginWrite { query_result: true, ..BeginWrite::default() };
+        assert_eq!(needed(Op::BeginWrite(result)), Some(CatalogFeature::QueryResults));
         assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }

@@ -96,7 +96,10 @@ pub fn deletable(catalog: &Catalog, node: NodeId, held: &[HeldPart], alive: &BTr
                 let recorded = part.holders.contains(&node.0);
                 !recorded && has_same_bytes(report, part) && !is_needed(catalog, part, node, alive)
             }
-            None => catalog.write(&report.write).is_some_and(|write| write.state() != WriteState::Open),
+            None => {
+                let write = catalog.write(&report.write);
+                write.is_some_and(|write| write.state() != WriteState::Open && !write.end_unknown)
+            }
         }
     };
     held.iter().filter(is_deletable).filter_map(|part| part.id.as_ref()).map(PartId::from).collect()

@@ -29,6 +29,8 @@ use crate::raft::Handle;
 const TURNS: usize = 2;
 /// How many logins may be verified or wait for it.
 const MAX_PENDING: usize = 256;
+/// When a login beyond these should be tried again, milliseconds.
+const RETRY_MS: u64 = 1_000;
 /// How many successful logins are kept for a minute.
 const MAX_RECENT: usize = 1_000;
 /// How long a call waits until this coordinator knows the user that has just logged in by its catalog.
@@ -88,8 +90,8 @@ impl LoginService {
     ///
     /// # Errors
     /// UNAUTHENTICATED: the user does not exist, has no password, or has another one. RESOURCE_EXHAUSTED: too many failed
-    /// logins of late, or too many at the moment. UNAVAILABLE: the password is not the one that this coordinator knows, and there
-    /// is no leader with the newest one.
+    /// logins of late, or too many at the moment. UNAVAILABLE: there is no user yet, or the password is not the one that this
+    /// coordinator knows, and there is no leader with the newest one.
     pub async fn login(&self, user: &str, password: &Secret, address: &str) -> Result<IssuedToken> {
         Ok(self.log_in(user, password, address).await?.issued)
     }
@@ -152,6 +154,7 @@ impl LoginService {
     fn pending(&self) -> Result<SemaphorePermit<'_>> {
         self.state.pending.try_acquire().map_err(|_| {
             Error::exhausted(format!("{MAX_PENDING} logins are in progress, which is the limit: try again in a second"))
+                .retry_after(RETRY_MS)
         })
     }
 
@@ -162,6 +165,7 @@ impl LoginService {
     /// The user, if the password is right and too many others were not wrong. To be called in turn: of many guesses at once, the
     /// first ones have failed meanwhile.
     async fn verify(&self, user: &str, password: &Secret, address: &str) -> Result<User> {
+        self.check_is_administered().await?;
         let throttle = &self.state.throttle;
         throttle.check(user, address, clock::now_ms())?;
         let verified = self.verified_user(user, password).await;
@@ -171,6 +175,18 @@ impl LoginService {
             Err(_) => throttle.failed(user, address, clock::now_ms()),
         }
         verified
+    }
+
+    /// Refuses while the cluster is closed and there is nobody who could log in: a client that is early must neither take its
+    /// right password for a wrong one nor be slowed down.
+    async fn check_is_administered(&self) -> Result<()> {
+        let is_open = self.authenticator.directory().is_none_or(|directory| directory.is_open());
+        if is_open || self.raft.view().has_identities() || self.raft.read().await?.has_identities() {
+            return Ok(());
+        }
+        Err(Error::unavailable(
+            "the cluster has no user yet: its first administrator is created within seconds of its start; try again in a moment, and if that does not help, look for bootstrap_admin_file in the coordinators' logs",
+        ))
     }
 
     /// Records a login whose caller went away.

@@ -7,6 +7,7 @@
 mod listing;
 mod part_pruning;
 pub mod queries;
+mod query_results;
 mod similar_tables;
 
 use std::sync::Arc;

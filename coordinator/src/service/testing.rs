@@ -11,7 +11,9 @@ use volley_common::net::ConnectionPool;
 use volley_common::server::audit::AuditLog;
 use volley_common::tls::MemberRole;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CreateTable, Grant, PutGrant, PutUser, PutUserMode, Role, TableSpec, User};
+use volley_common::wire::catalog::{
+    CreateTable, Grant, Node, PutGrant, PutUser, PutUserMode, RegisterNode, Role, TableSpec, User,
+};
 
 use super::{CallerPolicy, Services};
 use crate::config::CoordinatorConfig;
@@ -48,13 +50,18 @@ impl ServicesFixture {
     /// Of a cluster with the administrator `root`.
     pub async fn closed() -> Self {
         let fixture = Self::open().await;
+        fixture.create_administrator().await;
+        fixture
+    }
+
+    /// Creates `root`, the first user of the cluster.
+    pub async fn create_administrator(&self) {
         // Once for all tests of a process: few hashes are computed at a time, and few may wait.
         static HASH: OnceCell<String> = OnceCell::const_new();
         let hash = || async { hash_password(Secret::new(ROOT_PASSWORD)).await.unwrap() };
         let password_hash = HASH.get_or_init(hash).await.clone();
         let root = User { name: "root".into(), password_hash, generation: 1, ..User::default() };
-        fixture.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
-        fixture
+        self.apply(Op::PutUser(PutUser { user: Some(root), mode: PutUserMode::Bootstrap as i32 })).await;
     }
 
     /// Makes the directory that of the catalog, as the running coordinator does after each change.
@@ -67,6 +74,15 @@ impl ServicesFixture {
     pub async fn apply(&self, op: Op) {
         self.services.raft.propose(op).await.unwrap();
         self.follow_catalog();
+    }
+
+    /// Registers nodes 1 to `count`, which have the boot ids 11 and so on.
+    pub async fn register_nodes(&self, count: u64) {
+        for id in 1..=count {
+            let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
+            let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
+            self.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
+        }
     }
 
     /// Grants a role on a prefix such as `sales/eu`; "" is the whole cluster. `columns`: all if there are none.

@@ -4,7 +4,7 @@ use volley_common::identity::Access;
 use volley_common::options::MAX_RETENTION_S;
 use volley_common::ticket::TicketKey;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, PinVersion, Role, TableSpec};
+use volley_common::wire::catalog::{CancelFlight, DropTable, PinVersion, Role, TableSpec};
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Code, Error, Result, clock};
 
@@ -80,7 +80,19 @@ impl TicketService {
         check_cancellations(cancelled)?;
         let until_ms = cancelled_until_ms(&ticket, self.raft.now_ms(), self.retention_ms);
         self.raft.propose(Op::CancelFlight(CancelFlight { flight: ticket.flight, until_ms })).await?;
+        if ticket.result.is_some() {
+            self.drop_result(ticket.table).await;
+        }
         Ok(())
+    }
+
+    /// Ends the retention of a query's result, which no ticket gives any more.
+    async fn drop_result(&self, table: Vec<String>) {
+        if let Err(error) = self.raft.propose(Op::DropTable(DropTable { table })).await
+            && error.code != Code::NotFound
+        {
+            tracing::warn!(%error, "the result of a cancelled query stays until its retention ends");
+        }
     }
 
     /// Renews a ticket for the principal that planned it: returns it with a later expiry (milliseconds since 1970), until which
@@ -88,11 +100,11 @@ impl TicketService {
     ///
     /// # Errors
     /// As `TicketService::redeem`. NOT_FOUND: the version is not kept any more. INVALID_ARGUMENT: it is the ticket of a query, which
-    /// has several versions.
+    /// has several versions, or of its result, which takes disk space that is not the client's.
     pub async fn renew_ticket(&self, access: &Access, bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
         let mut ticket = self.redeem(access, bytes)?;
         require_own(access, &ticket, "renew")?;
-        if ticket.query.is_some() {
+        if ticket.query.is_some() || ticket.result.is_some() {
             return Err(Error::invalid("the ticket of a query cannot be renewed: call get_flight_info again"));
         }
         let retention_ms = {
@@ -167,7 +179,7 @@ pub fn ticket_ms(spec: Option<&TableSpec>, default_ms: u64) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use volley_common::wire::cluster::Query;
+    use volley_common::wire::cluster::{Query, QueryResult};
 
     use super::*;
     use crate::service::testing::ServicesFixture;
@@ -177,13 +189,18 @@ mod tests {
         let fixture = ServicesFixture::open().await;
         let (tickets, access) = (&fixture.services.tickets, Access::open());
         let expires_ms = clock::now_ms() + 600_000;
-        let ticket = Ticket { flight: 7, expires_ms, query: Some(Query::default()), ..Ticket::default() };
-        let signed = ticket_key(&fixture.services.raft.view()).unwrap().sign(&ticket);
-        assert_eq!(tickets.verify(&signed).unwrap(), ticket);
-        let refused = tickets.renew_ticket(&access, &signed).await.unwrap_err();
-        assert!(refused.code == Code::InvalidArgument && refused.message.contains("get_flight_info"), "{refused}");
-        tickets.cancel_flight(&access, &signed).await.unwrap();
-        assert_eq!(tickets.verify(&signed).unwrap_err().code, Code::Cancelled);
+        let query = Ticket { flight: 7, expires_ms, query: Some(Query::default()), ..Ticket::default() };
+        let table = vec!["query_results".into(), "1".into()];
+        let result = Some(QueryResult::default());
+        let result = Ticket { flight: 8, expires_ms, table, result, ..Ticket::default() };
+        for ticket in [query, result] {
+            let signed = ticket_key(&fixture.services.raft.view()).unwrap().sign(&ticket);
+            assert_eq!(tickets.verify(&signed).unwrap(), ticket);
+            let refused = tickets.renew_ticket(&access, &signed).await.unwrap_err();
+            assert!(refused.code == Code::InvalidArgument && refused.message.contains("get_flight_info"), "{refused}");
+            tickets.cancel_flight(&access, &signed).await.unwrap();
+            assert_eq!(tickets.verify(&signed).unwrap_err().code, Code::Cancelled);
+        }
     }
 
     #[test]

@@ -17,8 +17,8 @@ use volley_common::wire::catalog::{
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
 
-use crate::catalog::Catalog;
 use crate::catalog::replies::unexpected_reply;
+use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
@@ -44,7 +44,8 @@ impl WriteService {
     }
 
     /// Begins a write: plans where its parts go and records it in the catalog. A known write id resumes the write as it was
-    /// begun, or returns its outcome if it is committed. Whether the principal may write to the table is checked before.
+    /// begun, or returns its outcome if it is committed. That of a staged write which was aborted begins no put. Whether the
+    /// principal may write to the table is checked before.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the name, options, schema or keys. UNAVAILABLE: too few live nodes, or no leader.
@@ -60,8 +61,13 @@ impl WriteService {
         wait_for_live_nodes(&self.raft).await;
         let (command, nodes) = {
             let catalog = self.raft.read().await?;
-            let known = catalog.write(&request.write_id).filter(|known| known.state() != WriteState::Aborted);
+            let is_put = request.writer != 0;
+            let known = catalog.write(&request.write_id);
+            let known = known.filter(|known| known.state() != WriteState::Aborted || is_put && refuses_puts(known));
             known.iter().try_for_each(|known| check_table(access, known, &request))?;
+            if is_put {
+                catalog.check_put_id(&request.write_id)?;
+            }
             let (command, open) = match known {
                 Some(known) if is_resumable(&known, request.attempt) => {
                     check_repeated(&catalog, &name, &known, &request)?;
@@ -155,10 +161,10 @@ impl WriteService {
                 }
             }
         }
-        let StagePartsRequest { write, stream, mut parts, schema, attempt, only_first } = request;
+        let StagePartsRequest { write, stream, mut parts, schema, attempt, only_first, begun } = request;
         limit_statistics(&mut parts);
         let lease_ms = self.lease_ms;
-        let command = StageParts { write, stream, parts, lease_ms, schema, attempt, only_first };
+        let command = StageParts { write, stream, parts, lease_ms, schema, attempt, only_first, begun };
         self.raft.propose(Op::StageParts(command)).await?;
         Ok(())
     }
@@ -245,6 +251,8 @@ fn begin_command(request: &BeginWriteRequest, lease_ms: u64) -> BeginWrite {
         attempt: request.attempt,
         lease_ms,
         transaction: request.transaction.clone(),
+        fenced: request.staged && request.transaction.is_empty(),
+        query_result: request.query_result,
         ..BeginWrite::default()
     }
 }
@@ -354,6 +362,7 @@ fn resume(known: &Write, request: &BeginWriteRequest, lease_ms: u64) -> Result<B
         spec: known.spec.clone(),
         placement: known.placement.clone(),
         staged: known.staged,
+        fenced: known.staged && request.transaction.is_empty(),
         table_id: known.table_id,
         schema,
         ..begin_command(request, lease_ms)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use volley_common::NodeId;
 use volley_common::wire::catalog as row;
 use volley_common::wire::catalog::{Node, RegisterNode, command};
 use volley_common::wire::cluster as wire;
@@ -142,6 +144,28 @@ pub fn node(id: u64) -> command::Op {
             ..Node::default()
         }),
     })
+}
+
+/// Proposes nodes like a client: repeats a change whose outcome is unknown, because the change is idempotent.
+pub async fn propose_nodes(raft: &Handle, ids: Range<u64>) {
+    for id in ids {
+        match raft.propose(node(id)).await {
+            Err(error) if error.message.contains("may or may not have taken effect") => {
+                raft.propose(node(id)).await.unwrap();
+            }
+            answer => drop(answer.unwrap()),
+        }
+    }
+}
+
+/// Checks that a linearizable read on each of these coordinators returns all of these nodes.
+pub async fn expect_nodes(coordinators: &BTreeMap<u64, TestCoordinator>, ids: Range<u64>) {
+    for coordinator in coordinators.values() {
+        let view = coordinator.raft.read().await.unwrap();
+        for id in ids.clone() {
+            assert!(view.node(NodeId(id)).is_some(), "coordinator {} lacks {id}", coordinator.raft.id());
+        }
+    }
 }
 
 /// Waits until a condition holds for a coordinator's applied state. `what` describes the condition.

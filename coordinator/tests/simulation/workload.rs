@@ -82,7 +82,7 @@ fn effect_of(mode: WriteMode, write: u64) -> TableEffect {
 
 fn stage_command(write: &Write, stream: u64, parts: Vec<Part>) -> StageParts {
     let (write, lease_ms, schema, attempt) = (write.id.clone(), 3000, SCHEMA.into(), write.attempt);
-    StageParts { write, stream, parts, lease_ms, schema, attempt, only_first: false }
+    StageParts { write, stream, parts, lease_ms, schema, attempt, only_first: false, begun: attempt }
 }
 
 /// Registers a node.

@@ -92,10 +92,10 @@ fn writes() -> Vec<Op> {
         Op::CommitWrite(CommitWrite { write: "m1".into(), parts: vec![Part { rows: 20, ..part(9) }], attempt: 1 }),
         Op::BeginWrite(BeginWrite {
             staged: true,
+            fenced: true,
             schema: Bytes::new(),
             writer: 0,
             writer_boot: 0,
-            attempt: 0,
             ..begin("s1", "d", WriteMode::Replace)
         }),
         Op::StageParts(StageParts {
@@ -104,6 +104,7 @@ fn writes() -> Vec<Op> {
             parts: vec![part(20), part(21)],
             lease_ms: 500,
             schema: Bytes::from_static(b"schema"),
+            begun: 1,
             ..StageParts::default()
         }),
         Op::RenewWrite(RenewWrite { write: "s1".into(), lease_ms: 900 }),
@@ -132,6 +133,7 @@ fn transactions() -> Vec<Op> {
                     schema,
                     attempt: 1,
                     only_first: at == 1,
+                    begun: 1,
                 }),
             ]);
         }

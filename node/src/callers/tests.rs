@@ -71,7 +71,7 @@ impl TestUsers {
     fn security_of_new_node(&self) -> NodeSecurity {
         let open = NodeSecurity::open();
         let known = open.cluster.clone();
-        let rules = IdentityRules { insecure: false, shareable_tickets: false, oidc: None };
+        let rules = IdentityRules::default();
         let ticket_key = Arc::new(move || known.ticket_key.load_full());
         let authenticator = Authenticator::new(open.cluster.directory.clone(), rules, ticket_key);
         NodeSecurity { authenticator, ..open }

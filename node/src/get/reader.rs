@@ -26,8 +26,6 @@ pub struct TicketReader {
     projection: Option<Arc<Projection>>,
     /// Asserted to the nodes that parts are read from.
     caller: AssertedCaller,
-    /// Rows that may still be sent, if there is a limit.
-    remaining_rows: Option<u64>,
     current: Option<PartReader>,
     /// Held from the first part on that is decompressed.
     decompression: Option<GetSlot>,
@@ -52,7 +50,6 @@ impl TicketReader {
     pub fn new(context: Arc<GetContext>, ticket: Ticket, hop: bool) -> Result<Self> {
         let mut reader = TicketReader {
             projection: None,
-            remaining_rows: ticket.limit,
             caller: AssertedCaller::client(Access::open(), context.cluster.clone()),
             parts: TicketParts::new(context, ticket, hop)?,
             current: None,
@@ -86,12 +83,12 @@ impl TicketReader {
     /// The next bytes of a part that is passed on as it arrives; `None` if the current part is not, or has ended.
     async fn next_relayed(&mut self) -> Result<Option<FlightFrame>> {
         let Some(PartReader::Remote(part)) = &mut self.current else { return Ok(None) };
-        if !part.is_relayed(self.remaining_rows).await? {
+        if !part.is_relayed(self.parts.remaining_rows).await? {
             return Ok(None);
         }
         let frame = part.next_relayed().await?;
         if frame.is_none() {
-            self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(part.rows()));
+            self.parts.count_rows(part.rows());
             self.current = None;
         }
         Ok(frame)
@@ -112,9 +109,7 @@ impl TicketReader {
 
     /// Opens the next part if none is open; false after the last, or when the limit is reached.
     async fn has_current_part(&mut self) -> Result<bool> {
-        if self.remaining_rows == Some(0) {
-            self.current = None;
-        } else if self.current.is_none() {
+        if self.parts.needs_next(&mut self.current) {
             self.current = self.open_next_part().await?;
         }
         Ok(self.current.is_some())
@@ -133,13 +128,13 @@ impl TicketReader {
                 }
                 messages => messages?,
             },
-            Some(PartReader::Remote(part)) => part.next_messages(max_bytes, self.remaining_rows).await?,
+            Some(PartReader::Remote(part)) => part.next_messages(max_bytes, self.parts.remaining_rows).await?,
         };
         if messages.is_empty() {
             self.current = None;
         }
         let rows = messages.iter().filter_map(|message| message.rows).sum();
-        self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
+        self.parts.count_rows(rows);
         Ok(messages)
     }
 
@@ -157,7 +152,7 @@ impl TicketReader {
     async fn open_local(&mut self, part: &TicketPart) -> Result<Option<LocalPartReader>> {
         let Some(mapped) = self.parts.map(part).await? else { return Ok(None) };
         self.init_projection()?;
-        let local = LocalPartReader::new(mapped, self.projection.clone(), part.skip_batches, self.remaining_rows);
+        let local = LocalPartReader::new(mapped, self.projection.clone(), part.skip_batches, self.parts.remaining_rows);
         let mut local = local.within(self.memory.clone());
         if self.parts.ticket.permitted_columns != 0 {
             local = local.without_app_metadata();
@@ -209,7 +204,7 @@ impl FrameReader for TicketReader {
             self.current = self.open_next_part().await?;
         }
         if let (Some(PartReader::Remote(part)), true) = (&mut self.current, self.parts.ticket.schema.is_empty()) {
-            return part.schema_header(self.remaining_rows).await;
+            return part.schema_header(self.parts.remaining_rows).await;
         }
         self.parts.schema_header()
     }

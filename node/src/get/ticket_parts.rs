@@ -18,6 +18,8 @@ pub struct TicketParts {
     /// A ticket without a schema gets the schema of the first part on this node, because all parts of a table have the
     /// same schema.
     pub ticket: Ticket,
+    /// Rows that may still be sent, if there is a limit.
+    pub remaining_rows: Option<u64>,
     /// The get comes from another node: only parts on this node are read.
     hop: bool,
     next_part: usize,
@@ -32,7 +34,22 @@ impl TicketParts {
         if ticket.schema.is_empty() && ticket.parts.is_empty() {
             return Err(Error::invalid("the ticket names neither a schema nor a part: call get_flight_info again"));
         }
-        Ok(TicketParts { context, ticket, hop, next_part: 0 })
+        Ok(TicketParts { context, remaining_rows: ticket.limit, ticket, hop, next_part: 0 })
+    }
+
+    /// Counts rows that are sent.
+    pub fn count_rows(&mut self, rows: u64) {
+        self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
+    }
+
+    /// Whether the next part is to be opened: there is no reader of a `current` one. It is dropped when the limit is reached, after
+    /// which no part is opened.
+    pub fn needs_next<R>(&self, current: &mut Option<R>) -> bool {
+        let is_at_limit = self.remaining_rows == Some(0);
+        if is_at_limit {
+            *current = None;
+        }
+        !is_at_limit && current.is_none()
     }
 
     /// The next part; `None` after the last.
@@ -152,6 +169,7 @@ pub fn with_parts(ticket: &Ticket, parts: Vec<TicketPart>) -> Ticket {
         filter: ticket.filter.clone(),
         // It has no parts.
         query: None,
+        result: ticket.result.clone(),
     }
 }
 

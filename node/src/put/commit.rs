@@ -120,7 +120,7 @@ impl WriteExecution {
     }
 
     async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {
-        let PlannedWrite { context, table, write_id, schema, attempt, only_first, .. } = &self.write;
+        let PlannedWrite { context, plan, table, write_id, schema, attempt, only_first, .. } = &self.write;
         let outcome = json!({
             "table": table.to_string(),
             "write_id": write_id,
@@ -131,7 +131,9 @@ impl WriteExecution {
         });
         let schema = schema_message(schema)?;
         let (write, attempt, only_first) = (write_id.clone(), *attempt, *only_first);
-        context.coordinators.stage(StagePartsRequest { write, stream, parts, schema, attempt, only_first }).await?;
+        let begun = plan.write.as_ref().map_or(0, |write| write.attempt);
+        let request = StagePartsRequest { write, stream, parts, schema, attempt, only_first, begun };
+        context.coordinators.stage(request).await?;
         Ok(outcome)
     }
 

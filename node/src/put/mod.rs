@@ -69,6 +69,15 @@ const RETRY_MS: u64 = 500;
 /// The client's messages, as they arrive.
 pub type PutInput = Pin<Box<dyn Stream<Item = Result<FlightData>> + Send>>;
 
+/// What the rows of a put become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutTarget {
+    /// Rows of the table that the put names.
+    Table,
+    /// The result of a query of the caller, which needs no right to write for it: a new table, which only tickets name.
+    QueryResult,
+}
+
 /// A DoPut that has a place among those of this node. Nothing of its messages has been read.
 pub struct AdmittedPut {
     /// Its headers, and its extensions, which have the caller's [`Access`].
@@ -108,21 +117,35 @@ pub fn put(
     input: impl PutMessages + 'static,
     slot: PutSlot,
 ) -> AckStream {
+    put_into(PutTarget::Table, context, headers, access, input, slot)
+}
+
+/// As [`put`], into this target.
+pub fn put_into(
+    target: PutTarget,
+    context: Arc<PutContext>,
+    headers: MetadataMap,
+    access: Access,
+    input: impl PutMessages + 'static,
+    slot: PutSlot,
+) -> AckStream {
     let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
-        let outcome = run(context, headers, access, input, &acks).await;
+        let outcome = run(target, context, headers, access, input, &acks).await;
         drop(slot);
         acks.end(outcome);
     });
     stream
 }
 
-/// The steps of a put, and its line in the audit log when it has ended. Returns what [`write_rows`] does.
+/// The steps of a put, and its line in the audit log when it has ended, which the result of a query has as a read. Returns what
+/// [`write_rows`] does.
 ///
 /// # Errors
 /// Those of the handshake and of [`write_rows`].
 async fn run(
+    target: PutTarget,
     context: Arc<PutContext>,
     headers: MetadataMap,
     access: Access,
@@ -132,7 +155,7 @@ async fn run(
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(headers.as_ref());
     let (audit, table) = (context.audit.clone(), handshake.request.name.clone());
-    let planned = plan::begin(context.clone(), &handshake, &caller).await;
+    let planned = plan::begin(context.clone(), &handshake, &caller, target).await;
     let is_planned = planned.is_ok();
     let outcome = match planned {
         Ok(planned) => write_rows(context, handshake, planned, input, acks).await,
@@ -146,7 +169,7 @@ async fn run(
         request_id: request_id(headers.as_ref()),
         result: outcome.as_ref().map(|_| ()),
     };
-    if is_planned || !is_refused_by_coordinator(&event) {
+    if target == PutTarget::Table && (is_planned || !is_refused_by_coordinator(&event)) {
         audit.record(event);
     }
     outcome

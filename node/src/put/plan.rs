@@ -10,6 +10,7 @@ use volley_common::wire::catalog::{Compression, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
 
+use super::PutTarget;
 use super::handshake::PutHandshake;
 use super::part_sink::PartSinkConfig;
 use crate::assertion::AssertedCaller;
@@ -44,16 +45,23 @@ pub struct PlannedWrite {
 /// message for each shard uses them all.
 const FIRST_BLOCK_BYTES: u64 = 512 << 10;
 
-/// Begins the write that the handshake requests, for `caller`.
+/// Begins the write that the handshake requests, for `caller`, into `target`.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a schema that IPC cannot encode. Those of the coordinators, such as PERMISSION_DENIED.
-pub async fn begin(context: Arc<PutContext>, handshake: &PutHandshake, caller: &AssertedCaller) -> Result<PutPlan> {
-    let request = begin_request(&context, handshake)?;
+pub async fn begin(
+    context: Arc<PutContext>,
+    handshake: &PutHandshake,
+    caller: &AssertedCaller,
+    target: PutTarget,
+) -> Result<PutPlan> {
+    let query_result = target == PutTarget::QueryResult;
+    let request = BeginWriteRequest { query_result, ..begin_request(&context, handshake)? };
     let (mut attempt, transaction) = (request.attempt, request.transaction.clone());
     let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     check_transaction(write, &transaction)?;
+    check_query_result(write, query_result)?;
     if !transaction.is_empty() {
         // A put that joined a write of its transaction writes by the plan of that one.
         attempt = write.attempt;
@@ -93,6 +101,19 @@ pub fn check_transaction(write: &Write, transaction: &str) -> Result<()> {
     }
 }
 
+/// Checks that a write that was planned makes the result of a query, if one was requested: everybody would see its table.
+///
+/// # Errors
+/// FAILED_PRECONDITION: the coordinator is of a version that does not know such results.
+fn check_query_result(write: &Write, requested: bool) -> Result<()> {
+    match requested && write.state() == WriteState::Open && !write.query_result {
+        true => Err(Error::precondition(
+            "a coordinator of an earlier version does not know stored results of queries: upgrade all coordinators",
+        )),
+        false => Ok(()),
+    }
+}
+
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
     let TableRequest { name, kind, options } = &handshake.request;
     Ok(BeginWriteRequest {
@@ -119,6 +140,8 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         listener: handshake.listener.clone(),
         transaction: options.transaction.clone().unwrap_or_default(),
         create_append: options.mode == Some(Mode::CreateAppend),
+        // Not one of the options, which clients have.
+        query_result: false,
     })
 }
 

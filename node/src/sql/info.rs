@@ -13,9 +13,10 @@ use volley_sql::flight_sql::MetadataCommand;
 use volley_sql::statement::{PlainRead, SqlStatement, parse};
 
 use super::caller::SqlCaller;
-use super::query::{BoundQuery, plan};
+use super::query::{BoundQuery, plan, plan_sized};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
+use super::stored_result::ResultCall;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 
 /// How long the ticket of a query lasts that reads no table, milliseconds.
@@ -137,10 +138,17 @@ impl InfoCall<'_> {
         }
     }
 
-    /// The FlightInfo of a query: one endpoint, whose signed ticket any node redeems.
+    /// The FlightInfo of a query: one endpoint, whose signed ticket any node redeems; those of its stored result, if that is large.
     async fn query_info(&self, sql: &str, query: &BoundQuery) -> Result<FlightInfo> {
-        let planned = plan(self.caller, query).await?;
+        let call = ResultCall { caller: self.caller, proxy: self.proxy, request: self.request };
+        let least = call.least_bytes()?;
+        let planned = plan_sized(self.caller, query, least).await?;
         let schema = schema_message(&planned.schema)?;
+        let is_large = planned.result_bytes.zip(least).is_some_and(|(bytes, least)| bytes >= least);
+        if is_large && let Some(info) = call.flight_info(query, &planned, &schema).await? {
+            let app_metadata = versions_json(&planned.tables);
+            return Ok(FlightInfo { flight_descriptor: Some(self.descriptor.clone()), app_metadata, ..info });
+        }
         let expires_ms = planned.expires_ms.unwrap_or_else(|| clock::now_ms() + TABLELESS_MS);
         let app_metadata = versions_json(&planned.tables);
         let mut ticket = cluster::Ticket {

@@ -4,19 +4,20 @@
 //! | from | to |
 //! |---|---|
 //! | number | any number type that holds the values exactly |
-//! | text | text; integer, float, boolean, date, time or timestamp that it spells |
+//! | text | text; number, boolean, date, time or timestamp that it spells |
 //! | binary | binary |
 //! | date, timestamp, time, duration | the same in another unit that holds the values exactly; a date as a timestamp and back |
+//! | list | list whose elements may be cast so |
 //! | null | everything that may be null |
 //!
 //! What else differs must be what a put may append (`volley_common::ipc::conform`), or is refused.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DECIMAL256_MAX_PRECISION, DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use volley_common::ipc::conform::conform;
@@ -152,6 +153,7 @@ fn exact(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Misfit> {
         (_, DataType::Dictionary(_, values)) if !matches!(from, DataType::Dictionary(..)) => {
             cast(&exact(column, values)?, to)
         }
+        (DataType::List(_), DataType::List(item)) => exact_list(column, item),
         _ => exact_in_families(column, to),
     }
 }
@@ -162,6 +164,7 @@ fn exact_in_families(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Misfi
     match (family(from), family(to)) {
         (Text, Text) => cast(column, to),
         (Text, Number | Boolean) if can_cast_types(from, to) => cast(column, to),
+        (Text, Decimal) => spelled_decimal(column, to),
         (Text, Temporal) => match spelled_as(to) {
             // Its parser would drop what the type does not hold.
             Some(finer) => exact(&cast(column, &finer)?, to),
@@ -182,6 +185,39 @@ fn spelled_as(to: &DataType) -> Option<DataType> {
         DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Nanosecond),
         _ => return None,
     })
+}
+
+/// Text as a decimal, unless it has digits that the type does not hold: its parser would round, or wrap around.
+fn spelled_decimal(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Misfit> {
+    let scale = match to {
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => usize::try_from(*scale).ok(),
+        _ => None,
+    };
+    let Some(scale) = scale else { return Ok(column.clone()) };
+    let texts = cast(column, &DataType::LargeUtf8)?;
+    let is_inexact = |text: &&str| {
+        let (whole, digits) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
+        let whole = whole.trim_start_matches(['+', '-', '0']);
+        digits.trim_end_matches('0').len() > scale || whole.len() + scale > usize::from(DECIMAL256_MAX_PRECISION)
+    };
+    match texts.as_string::<i64>().iter().flatten().find(is_inexact) {
+        Some(text) => Err(Misfit::Value(text.into())),
+        None => cast(&texts, to),
+    }
+}
+
+/// A list with its elements under the type of `item`; unchanged if no cast of them is exact for any value.
+fn exact_list(column: &ArrayRef, item: &FieldRef) -> Result<ArrayRef, Misfit> {
+    let list = column.as_list::<i32>();
+    let elements = exact(list.values(), item.data_type())?;
+    if elements.data_type() != item.data_type() {
+        return Ok(column.clone());
+    }
+    let list = ListArray::try_new(item.clone(), list.offsets().clone(), elements, list.nulls().cloned());
+    list.map(|list| Arc::new(list) as ArrayRef).map_err(Misfit::Cast)
 }
 
 /// Casts there and back, and compares.

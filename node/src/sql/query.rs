@@ -23,14 +23,14 @@ use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result};
-use volley_sql::engine::SqlEngine;
+use volley_sql::engine::{PlannedQuery, SqlEngine};
 use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
 use volley_sql::statement::{QueryStatement, TableAt};
 
 use super::caller::SqlCaller;
 use super::parameters::declared_type;
-use super::source::{NodeSource, PinnedTables};
+use super::source::{NodeSource, PinnedTables, PlannedRights};
 
 /// Messages that wait for the reader of a query: each has about 1 MiB.
 const QUEUED_MESSAGES: usize = 4;
@@ -81,6 +81,10 @@ pub struct QueryPlan {
     pub tables: Vec<TableVersion>,
     /// Until when these versions are kept, milliseconds since 1970; `None`: it reads no table.
     pub expires_ms: Option<u64>,
+    /// The rights by which its tables were planned.
+    pub rights: PlannedRights,
+    /// About how many bytes its rows have, if that was asked for and is known.
+    pub result_bytes: Option<u64>,
 }
 
 impl QueryPlan {
@@ -98,6 +102,14 @@ impl QueryPlan {
 /// # Errors
 /// Those of [`SqlEngine::prepare`].
 pub async fn plan(caller: &SqlCaller, query: &BoundQuery) -> Result<QueryPlan> {
+    plan_sized(caller, query, None).await
+}
+
+/// The same, with about how many bytes its rows have, if its tables have at least `least` bytes.
+///
+/// # Errors
+/// Those of [`SqlEngine::prepare`].
+pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u64>) -> Result<QueryPlan> {
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), HashMap::new());
     let planning = {
@@ -107,12 +119,29 @@ pub async fn plan(caller: &SqlCaller, query: &BoundQuery) -> Result<QueryPlan> {
             let first = ParameterRows::runs(bound.as_ref()).next().transpose()?.flatten();
             let planned = runtime.engine.prepare(source, &query.statement, first).await?;
             let schema = schema_of_runs(planned.schema(), bound.as_ref());
-            Ok::<_, Error>((schema, planned.parameter_types().to_vec()))
+            let runs = bound.as_ref().map_or(1, ParameterRows::count);
+            let result_bytes = match least {
+                Some(least) => result_bytes(&runtime.engine, &planned, least, runs).await,
+                None => None,
+            };
+            Ok::<_, Error>((schema, planned.parameter_types().to_vec(), result_bytes))
         }
     };
-    let (schema, parameters) = runtime.spawn(planning).await?;
+    let (schema, parameters, result_bytes) = runtime.spawn(planning).await?;
     let tables = source.versions(&query.statement.tables);
-    Ok(QueryPlan { schema, parameters, tables, expires_ms: source.expires_ms() })
+    let (expires_ms, rights) = (source.expires_ms(), source.rights());
+    Ok(QueryPlan { schema, parameters, tables, expires_ms, rights, result_bytes })
+}
+
+/// About how many bytes so many runs of a query give. What fails here fails again when the query runs.
+async fn result_bytes(engine: &SqlEngine, planned: &PlannedQuery, least: u64, runs: usize) -> Option<u64> {
+    match engine.result_bytes(planned, least).await {
+        Ok(bytes) => bytes.map(|bytes| bytes.saturating_mul(runs as u64)),
+        Err(error) => {
+            tracing::debug!(%error, "nothing tells how large the result of a query is");
+            None
+        }
+    }
 }
 
 /// Makes messages of the rows of a query.

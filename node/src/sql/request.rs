@@ -11,6 +11,8 @@ use volley_sql::flight_sql::{MetadataCommand, PreparedHandle, SqlCommand, decode
 
 /// The option `transaction` of puts as a header.
 const TRANSACTION_HEADER: &str = "x-volley-transaction";
+/// The option `max_endpoints` as a header.
+const MAX_ENDPOINTS_HEADER: &str = "x-volley-max-endpoints";
 /// Options of headers, without their prefix, that mean something for a statement, or that concern the connection.
 const QUERY_HEADERS: [&str; 7] = ["sql", "decompress", "max-endpoints", "listener", "leader", "relayed", "hop"];
 
@@ -128,6 +130,21 @@ pub fn check_query_headers(headers: &HeaderMap) -> Result<()> {
     check_headers(headers, |option| QUERY_HEADERS.contains(&option))
 }
 
+/// How many endpoints a client wants at most.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the header is no number of at least 1.
+pub fn max_endpoints(headers: &HeaderMap) -> Result<Option<u32>> {
+    let Some(text) = header_text(headers, MAX_ENDPOINTS_HEADER)? else { return Ok(None) };
+    match text.trim().parse::<u32>() {
+        Ok(most) if most > 0 => Ok(Some(most)),
+        Ok(_) | Err(_) => Err(Error::invalid(format!(
+            "the header {MAX_ENDPOINTS_HEADER} is {:?}, and must be a number of at least 1",
+            cut(text)
+        ))),
+    }
+}
+
 /// The transaction of a statement that changes tables: by its command, or by the header of puts, for clients that cannot put it
 /// into the command.
 ///
@@ -203,6 +220,15 @@ mod tests {
         }
         for name in ["x-volley-limit", "x-volley-where", "x-volley-colums"] {
             assert!(check(name).unwrap_err().message.contains(name));
+        }
+    }
+
+    #[test]
+    fn number_of_endpoints_is_a_number() {
+        let of = |text: &str| max_endpoints(&headers(&[(MAX_ENDPOINTS_HEADER, text)]));
+        assert_eq!((max_endpoints(&HeaderMap::new()).unwrap(), of("1").unwrap()), (None, Some(1)));
+        for text in ["0", "-1", "many"] {
+            assert!(of(text).unwrap_err().message.contains(MAX_ENDPOINTS_HEADER), "{text}");
         }
     }
 

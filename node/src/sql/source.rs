@@ -1,8 +1,9 @@
 //! The tables of one caller, as the query engine reads them: planned by coordinators, read by [`PartScanner`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use futures::stream::BoxStream;
@@ -10,12 +11,13 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Error, Result, TableName, clock, partition};
 use volley_sql::predicate::Predicate;
-use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
+use volley_sql::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSharding, TableSource};
 use volley_sql::statement::TableAt;
 
 use super::caller::SqlCaller;
@@ -25,6 +27,8 @@ use crate::get::ticket_parts::with_parts;
 
 /// A table of fewer parts is read without asking which of them a filter excludes: that takes a call to a coordinator.
 const MIN_PARTS_TO_PRUNE: usize = 4;
+/// How long a statement waits for coordinators that do not answer which parts a filter excludes, for all of its tables together.
+const PRUNING_TIME: Duration = Duration::from_secs(3);
 /// Batches of a scan that are read ahead of the engine.
 const READ_AHEAD: usize = 2;
 
@@ -37,6 +41,22 @@ pub struct NodeSource {
     /// Where connections and disks are waited for: the threads of the node, not those of the engine.
     io: Handle,
     planned: Mutex<PlannedVersions>,
+    pruning: PruningDeadline,
+}
+
+/// Until when coordinators are asked which parts can be left out. `None`: none is asked, or the last one answered.
+#[derive(Default)]
+struct PruningDeadline(Mutex<Option<Instant>>);
+
+impl PruningDeadline {
+    /// That of a call which begins now: the same for all calls since the last one that was answered.
+    fn of_call(&self) -> Instant {
+        *self.0.lock().get_or_insert_with(|| Instant::now() + PRUNING_TIME)
+    }
+
+    fn answered(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// What was planned, here or before.
@@ -44,14 +64,25 @@ struct PlannedVersions {
     tables: PinnedTables,
     /// When the first of the tickets expires, milliseconds since 1970.
     expires_ms: Option<u64>,
+    rights: PlannedRights,
+}
+
+/// By which rights of the caller tables were planned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlannedRights {
+    /// By table's name: a hash of the columns that the caller may read, as tickets have it.
+    pub permitted_columns: BTreeMap<Vec<String>, u64>,
+    /// The oldest epoch of grants by which one was planned; `None`: no table was planned.
+    pub grant_epoch: Option<u64>,
 }
 
 impl NodeSource {
     /// The tables that `caller` may see; of those in `pinned` these ones. A table that is planned twice is the same both times, at
     /// the same version. Call it on a thread of the node.
     pub fn new(caller: SqlCaller, pinned: PinnedTables) -> Arc<Self> {
-        let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None });
-        Arc::new(NodeSource { caller, io: Handle::current(), planned })
+        let rights = PlannedRights::default();
+        let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None, rights });
+        Arc::new(NodeSource { caller, io: Handle::current(), planned, pruning: PruningDeadline::default() })
     }
 
     /// The ids and versions of those of these tables that were planned. The others as the statement names them.
@@ -65,18 +96,28 @@ impl NodeSource {
         self.planned.lock().expires_ms
     }
 
+    /// The rights by which the tables were planned.
+    pub fn rights(&self) -> PlannedRights {
+        self.planned.lock().rights.clone()
+    }
+
     fn note(&self, table: &TableAt, planned: &PlannedTable) {
         let (table_id, expires_ms) = (planned.ticket.table_id, planned.ticket.expires_ms);
+        let (permitted_columns, epoch) = (planned.ticket.permitted_columns, planned.ticket.grant_epoch);
         let version =
             TableVersion { table: table.name.components().to_vec(), version: Some(planned.version), table_id };
         let mut versions = self.planned.lock();
         versions.tables.insert(table.clone(), version);
         versions.expires_ms = Some(versions.expires_ms.map_or(expires_ms, |first| first.min(expires_ms)));
+        let rights = &mut versions.rights;
+        rights.permitted_columns.insert(table.name.components().to_vec(), permitted_columns);
+        rights.grant_epoch = Some(rights.grant_epoch.map_or(epoch, |first| first.min(epoch)));
     }
 
     fn read_plan(&self, table: &TableAt, planned: &cluster::PlannedTable) -> Result<PlannedTable> {
         let key = self.caller.context.get.cluster.ticket_key()?;
         let ticket = key.verify(&planned.ticket, clock::now_ms())?;
+        let keys = planned.shard_by.clone();
         let planned = PlannedTable {
             name: table.name.clone(),
             version: ticket.version,
@@ -84,6 +125,7 @@ impl NodeSource {
             parts: ticket.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
             rows: planned.rows,
             bytes: planned.bytes,
+            sharding: sharding(keys, planned, ticket.parts.len()),
             ticket: Arc::new(ticket),
         };
         self.note(table, &planned);
@@ -91,7 +133,19 @@ impl NodeSource {
     }
 
     /// The table with only those parts that a coordinator does not exclude.
-    async fn plan_filtered(&self, table: &PlannedTable, filter: cluster::PartFilter) -> Result<PlannedTable> {
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED: none answers until then. Those of planning.
+    async fn plan_filtered(
+        &self,
+        table: &PlannedTable,
+        filter: cluster::PartFilter,
+        until: Instant,
+    ) -> Result<PlannedTable> {
+        let too_late = || Error::deadline(format!("no coordinator answered within {PRUNING_TIME:?}"));
+        if until <= Instant::now() {
+            return Err(too_late());
+        }
         let version = TableVersion {
             table: table.name.components().to_vec(),
             version: Some(table.version),
@@ -99,7 +153,9 @@ impl NodeSource {
         };
         let request = PlanTablesRequest { tables: vec![version], filters: vec![filter] };
         let (coordinators, caller) = (self.caller.context.get.coordinators.clone(), self.caller.asserted.clone());
-        let reply = self.on_node(async move { coordinators.plan_tables(request, &caller).await }).await?;
+        let answer = async move { timeout_at(until, coordinators.plan_tables(request, &caller)).await };
+        let reply = self.on_node(async move { answer.await.unwrap_or_else(|_| Err(too_late())) }).await?;
+        self.pruning.answered();
         let Some(planned) = reply.tables.first() else {
             return Err(Error::internal("a coordinator planned no table"));
         };
@@ -109,7 +165,9 @@ impl NodeSource {
         }
         // The columns stay those of the first plan, whatever the caller may see by now.
         let kept = with_parts(&table.ticket, ticket.parts);
+        let keys = table.sharding.as_ref().map(|sharding| sharding.keys.clone()).unwrap_or_default();
         Ok(PlannedTable {
+            sharding: sharding(keys, planned, kept.parts.len()),
             parts: kept.parts.iter().map(|part| PlannedPart { rows: part.rows }).collect(),
             rows: planned.rows,
             bytes: planned.bytes,
@@ -149,7 +207,7 @@ impl TableSource for NodeSource {
             return table.clone();
         }
         let Some(filter) = part_filter(filter, &table.ticket) else { return table.clone() };
-        match self.plan_filtered(table, filter).await {
+        match self.plan_filtered(table, filter, self.pruning.of_call()).await {
             Ok(planned) => Arc::new(planned),
             Err(error) => {
                 tracing::debug!(table = %table.name, %error, "no part is left out of a scan");
@@ -171,6 +229,16 @@ impl TableSource for NodeSource {
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
         read_on(self.io.clone(), rows)
     }
+}
+
+/// How the rows of so many parts are distributed by these keys, if a coordinator says it, and this node knows the function.
+fn sharding(keys: Vec<String>, planned: &cluster::PlannedTable, parts: usize) -> Option<TableSharding> {
+    let part_shards = planned.part_shards.clone();
+    let is_known = planned.partition_algorithm == partition::ALGORITHM
+        && !keys.is_empty()
+        && part_shards.len() == parts
+        && part_shards.iter().all(|shard| *shard < planned.shards);
+    is_known.then_some(TableSharding { keys, shards: planned.shards, part_shards })
 }
 
 /// The table that was planned before, if it was, else the one that has the name now.
@@ -218,7 +286,7 @@ pub(super) fn read_on<T: Send + 'static>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use arrow::datatypes::Schema;
+    use arrow::datatypes::{DataType, Field, Schema};
     use futures::TryStreamExt;
     use tokio::runtime::Runtime;
     use volley_common::identity::Access;
@@ -226,29 +294,88 @@ mod tests {
     use super::*;
     use crate::get::tests::cluster::TestNode;
 
+    /// The tables of a caller of a node whose coordinators cannot be reached.
+    fn source_of(node: &TestNode) -> Arc<NodeSource> {
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(Access::open());
+        NodeSource::new(SqlCaller::of(node.context.sql.clone(), &request.into_parts().0), HashMap::new())
+    }
+
+    fn planned(name: &str, schema: Schema, parts: usize, ticket: cluster::Ticket) -> PlannedTable {
+        PlannedTable {
+            name: name.parse().unwrap(),
+            version: 3,
+            schema: Arc::new(schema),
+            parts: (0..parts).map(|_| PlannedPart { rows: 1 }).collect(),
+            rows: parts as u64,
+            bytes: 0,
+            ticket: Arc::new(ticket),
+            sharding: None,
+        }
+    }
+
     #[tokio::test]
     async fn table_is_planned_again_by_its_id_and_version() {
         let node = TestNode::start().await;
-        let mut request = http::Request::new(());
-        request.extensions_mut().insert(Access::open());
-        let caller = SqlCaller::of(node.context.sql.clone(), &request.into_parts().0);
-        let source = NodeSource::new(caller, HashMap::new());
+        let source = source_of(&node);
         let table = TableAt { name: "a/b".parse().unwrap(), version: None };
         let newest = TableVersion { table: vec!["a".into(), "b".into()], ..TableVersion::default() };
         assert_eq!(source.versions(std::slice::from_ref(&table)), std::slice::from_ref(&newest));
-        let ticket = cluster::Ticket { table_id: 7, expires_ms: 5, ..cluster::Ticket::default() };
-        let planned = PlannedTable {
-            name: table.name.clone(),
-            version: 3,
-            schema: Arc::new(Schema::empty()),
-            parts: Vec::new(),
-            rows: 0,
-            bytes: 0,
-            ticket: Arc::new(ticket),
+        let ticket = cluster::Ticket {
+            table_id: 7,
+            expires_ms: 5,
+            permitted_columns: 9,
+            grant_epoch: 4,
+            ..cluster::Ticket::default()
         };
+        let planned = planned("a/b", Schema::empty(), 0, ticket);
         source.note(&table, &planned);
         assert_eq!(source.versions(&[table]), [TableVersion { version: Some(3), table_id: 7, ..newest }]);
         assert_eq!(source.expires_ms(), Some(5));
+        let permitted_columns = BTreeMap::from([(vec!["a".into(), "b".into()], 9)]);
+        assert_eq!(source.rights(), PlannedRights { permitted_columns, grant_epoch: Some(4) });
+    }
+
+    #[tokio::test]
+    async fn tables_share_one_deadline_to_leave_out_parts() {
+        let node = TestNode::start().await;
+        let source = source_of(&node);
+        let until = Instant::now() + Duration::from_millis(50);
+        *source.pruning.0.lock() = Some(until);
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let filter = Predicate::parse("n > 7", &Arc::new(schema.clone())).unwrap();
+        let ticket = cluster::Ticket { schema: b"message".to_vec().into(), ..cluster::Ticket::default() };
+        let tables = ["a", "b"].map(|name| Arc::new(planned(name, schema.clone(), 9, ticket.clone())));
+        for table in &tables {
+            assert!(Arc::ptr_eq(&source.prune(table, &filter).await, table));
+            assert!(Instant::now() >= until, "a coordinator was asked");
+            assert_eq!(source.pruning.of_call(), until);
+        }
+        source.pruning.answered();
+        assert!(source.pruning.of_call() > until);
+    }
+
+    #[test]
+    fn sharding_that_is_not_told_exactly_is_not_known() {
+        let planned = cluster::PlannedTable {
+            shards: 4,
+            partition_algorithm: partition::ALGORITHM,
+            part_shards: vec![3, 0, 3],
+            ..cluster::PlannedTable::default()
+        };
+        let keys = || vec!["k".to_string()];
+        let known = sharding(keys(), &planned, 3).unwrap();
+        assert_eq!((known.keys, known.shards, known.part_shards), (keys(), 4, vec![3, 0, 3]));
+        assert!(sharding(keys(), &planned, 2).is_none(), "of other parts");
+        assert!(sharding(Vec::new(), &planned, 3).is_none(), "without keys");
+        let changed = |change: fn(&mut cluster::PlannedTable)| {
+            let mut planned = planned.clone();
+            change(&mut planned);
+            sharding(keys(), &planned, planned.part_shards.len())
+        };
+        assert!(changed(|planned| planned.partition_algorithm = 0).is_none(), "of a coordinator that does not say it");
+        assert!(changed(|planned| planned.partition_algorithm += 1).is_none(), "by another function");
+        assert!(changed(|planned| planned.shards = 3).is_none(), "with a shard that the table does not have");
     }
 
     #[test]

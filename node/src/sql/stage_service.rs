@@ -39,8 +39,11 @@ impl Drop for CountedTask {
 ///
 /// # Errors
 /// Those of [`crate::sql_resources::SqlResources::runtime`].
-pub async fn describe(context: &SqlContext) -> Result<DescribeWorkerReply> {
-    Ok(worker(context).await?.1.describe())
+pub async fn describe(context: &Arc<SqlContext>) -> Result<DescribeWorkerReply> {
+    let context = context.clone();
+    // The engine starts also if the head stops waiting for it: otherwise a slow start would begin anew with each query.
+    let described = tokio::spawn(async move { Ok::<_, Error>(worker(&context).await?.1.describe()) }).await;
+    described.unwrap_or_else(|e| Err(Error::internal(format!("the worker could not be described: {e}"))))
 }
 
 /// Runs a task until the caller's side of the call ends.

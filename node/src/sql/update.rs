@@ -182,12 +182,19 @@ enum RowTarget {
 }
 
 /// The messages of a put of a query's rows.
-struct PutRowsEncoder {
+pub(super) struct PutRowsEncoder {
     descriptor: FlightDescriptor,
     target: RowTarget,
     /// Once the schema is known, for an existing table.
     plan: Option<InsertPlan>,
     message_bytes: usize,
+}
+
+impl PutRowsEncoder {
+    /// Of a put that creates a table with the schema of the rows. `message_bytes`: about how many a message has.
+    pub(super) fn for_new_table(descriptor: FlightDescriptor, message_bytes: usize) -> Self {
+        PutRowsEncoder { descriptor, target: RowTarget::New, plan: None, message_bytes }
+    }
 }
 
 impl ResultEncoder for PutRowsEncoder {
@@ -250,7 +257,7 @@ fn unless_exists(created: Result<i64>, if_not_exists: bool) -> Result<i64> {
 }
 
 /// How the client names its call, for the put that carries it out. Its other headers are no options of that put.
-fn request_id(caller: &SqlCaller) -> MetadataMap {
+pub(super) fn request_id(caller: &SqlCaller) -> MetadataMap {
     let named = caller.headers.get(REQUEST_ID_HEADER).cloned();
     let named = named.map(|id| (http::HeaderName::from_static(REQUEST_ID_HEADER), id));
     MetadataMap::from_headers(named.into_iter().collect())

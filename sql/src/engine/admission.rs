@@ -1,24 +1,20 @@
 //! How many queries run at once: of each caller, and of all together.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use volley_common::fairness::CallerKey;
+use volley_common::fairness::{CallerKey, KeyedCounts};
 use volley_common::{Error, Result};
+
+/// When a refused query should be tried again, milliseconds.
+const RETRY_MS: u64 = 500;
 
 /// Counts the queries that run. Memory is bounded: a caller without queries is forgotten.
 pub(super) struct QueryAdmission {
     most: usize,
     most_per_caller: usize,
-    running: Mutex<RunningQueries>,
-}
-
-#[derive(Default)]
-struct RunningQueries {
-    all: usize,
-    /// Only callers that have queries, and are somebody in particular.
-    by_caller: HashMap<CallerKey, usize>,
+    /// By caller; the cluster's own queries in all only.
+    running: Mutex<KeyedCounts<CallerKey>>,
 }
 
 /// The place of one query among those that run, until it is dropped.
@@ -35,52 +31,43 @@ impl QueryAdmission {
     /// Admits one more query. It never waits.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: the caller, or all callers together, run as many queries as they may.
+    /// RESOURCE_EXHAUSTED with a hint when to retry: the caller, or all callers together, run as many queries as they may.
     pub(super) fn admit(self: &Arc<Self>, caller: CallerKey) -> Result<QueryPermit> {
         let mut running = self.running.lock();
-        let own = running.by_caller.get(&caller).copied().unwrap_or(0);
-        if own >= self.most_per_caller {
+        if running.of(&caller) >= self.most_per_caller {
             let most = self.most_per_caller;
             return Err(Error::exhausted(format!(
                 "{caller} runs {most} queries at this node, the most that one may run at once (`max_queries_per_principal`): let some of them end, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
-        if running.all >= self.most {
+        if running.all() >= self.most {
             let most = self.most;
             return Err(Error::exhausted(format!(
                 "this node runs {most} queries, the most that it runs at once (`max_concurrent_queries`): try again, or ask another node"
-            )));
+            ))
+            .retry_after(RETRY_MS));
         }
-        running.all += 1;
-        if caller != CallerKey::Cluster {
-            running.by_caller.insert(caller.clone(), own + 1);
-        }
+        running.add((caller != CallerKey::Cluster).then(|| caller.clone()));
         drop(running);
         Ok(QueryPermit { admission: self.clone(), caller })
     }
 
     /// Whether one more query would be admitted, of a caller that has none.
     pub(super) fn has_room(&self) -> bool {
-        self.running.lock().all < self.most
+        self.running.lock().all() < self.most
     }
 
     /// How many queries run.
     #[cfg(test)]
     pub(super) fn running(&self) -> usize {
-        self.running.lock().all
+        self.running.lock().all()
     }
 }
 
 impl Drop for QueryPermit {
     fn drop(&mut self) {
-        let mut running = self.admission.running.lock();
-        running.all -= 1;
-        if let Some(own) = running.by_caller.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                running.by_caller.remove(&self.caller);
-            }
-        }
+        self.admission.running.lock().remove(&self.caller);
     }
 }
 
@@ -100,14 +87,14 @@ mod tests {
         let admission = QueryAdmission::new(3, 2);
         let mut permits = vec![admission.admit(caller("a")).unwrap(), admission.admit(caller("a")).unwrap()];
         let refused = admission.admit(caller("a")).err().unwrap();
-        assert_eq!(refused.code, Code::ResourceExhausted);
+        assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)));
         assert!(refused.message.contains("max_queries_per_principal"), "{refused}");
         permits.push(admission.admit(caller("b")).unwrap());
         let refused = admission.admit(caller("c")).err().unwrap();
         assert!(refused.message.contains("max_concurrent_queries"), "{refused}");
+        assert_eq!(refused.retry_after_ms, Some(RETRY_MS));
         permits.clear();
-        assert_eq!(admission.running(), 0);
-        assert!(admission.running.lock().by_caller.is_empty());
+        assert!(admission.running.lock().is_empty());
         assert!(admission.admit(caller("c")).is_ok());
     }
 

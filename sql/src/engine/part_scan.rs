@@ -21,7 +21,7 @@ use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -109,6 +109,11 @@ impl PartScanExec {
     pub(super) fn of_parts(self, all_parts: usize) -> Self {
         let pruned_parts = all_parts.saturating_sub(self.table.parts.len());
         PartScanExec { all_parts, pruned_parts, ..self }
+    }
+
+    /// Whether only some rows of its parts are read, which a filter selects.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.filter.is_some()
     }
 
     fn group(&self, partition: usize) -> Result<Range<usize>> {
@@ -264,13 +269,14 @@ impl ExecutionPlan for PartScanExec {
 }
 
 impl PartScanExec {
-    /// Metrics of the record batches that a filter need not see; without one all are read.
+    /// Metrics of the bytes that other nodes send, and of the record batches that a filter need not see; without one all are read.
     fn counts(&self, partition: usize) -> ScanCounts {
-        if self.filter.is_none() {
-            return ScanCounts::default();
-        }
         let counter = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
-        ScanCounts::new(counter("messages"), counter("messages_pruned"))
+        let received = counter("bytes_received");
+        match &self.filter {
+            None => ScanCounts::new(Count::new(), Count::new(), received),
+            Some(_) => ScanCounts::new(counter("messages"), counter("messages_pruned"), received),
+        }
     }
 
     /// An error after the rows of these parts if all their rows should have been sent and were not: rows are never lost silently.

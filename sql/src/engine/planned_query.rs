@@ -22,6 +22,8 @@ pub struct PlannedQuery {
     /// The same without views.
     pub(super) schema: SchemaRef,
     pub(super) tables: Vec<TableAt>,
+    /// Of the parts of its tables, about.
+    pub(super) source_bytes: u64,
     pub(super) parameter_types: Vec<(String, Option<DataType>)>,
     /// Whether all parameters have values.
     pub(super) is_bound: bool,

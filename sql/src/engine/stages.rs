@@ -5,14 +5,19 @@
 //! | module | what it has |
 //! |---|---|
 //! | `routing` | which parts a task reads, and which node runs it |
+//! | `colocation`, `colocated_join` | joins of tables with equal shards, for which no row is exchanged |
 //! | `planner` | what the library asks when it makes stages |
 //! | `portability` | plans that would not be the same on another node |
-//! | `leaf_codec` | leaves as bytes |
+//! | `broadcasts` | broadcasts of a side of a join, within the memory of queries |
+//! | `leaf_codec` | the engine's own operators as bytes |
 //! | `channel`, `messages`, `task_metrics` | calls to other nodes, and what is sent in them |
 //! | `received_rows`, `sent_rows` | rows of tasks on their way between nodes |
 //! | `worker`, `task_registry` | tasks that run here for other nodes |
 
+mod broadcasts;
 mod channel;
+mod colocated_join;
+mod colocation;
 mod leaf_codec;
 mod messages;
 mod planner;
@@ -38,6 +43,7 @@ use volley_common::wire::cluster::TicketPart;
 use volley_common::{NodeId, Result};
 
 use self::channel::QueryEnd;
+use self::colocation::colocate;
 use self::planner::StagePlanner;
 use self::routing::{HolderRouting, TaskRouting, candidates};
 use self::worker::engine_version;
@@ -150,7 +156,8 @@ impl QueryStages {
         let nodes = routing.nodes(routing.max_tasks());
         config.set_extension(Arc::new(QueryEnd(deadline.map(|deadline| deadline.at))));
         let planner = StagePlanner { routing, worker: &self.worker, collects_metrics: analyzed.is_some() };
-        let (plan, config) = checked(planner.plan(state, logical, plan.clone(), config).await)?;
+        let plan = checked(colocate(plan, planner.routing.max_tasks()))?;
+        let (plan, config) = checked(planner.plan(state, logical, plan, config).await)?;
         if !checked(plan.exists(|node| Ok(node.is::<DistributedExec>())))? {
             return Ok(QueryPlacement::Head(
                 "its tables have too few parts, or its steps need all rows in one place".into(),

@@ -11,6 +11,7 @@ use crate::source::PartScan;
 use crate::statement::QueryKind;
 
 mod casts;
+mod colocation;
 mod large_values;
 mod limits;
 mod memory_network;
@@ -18,6 +19,7 @@ mod memory_source;
 mod metadata;
 mod plan_size;
 mod queries;
+mod result_size;
 mod stages;
 mod unsound;
 

@@ -1,5 +1,6 @@
 //! `date_part('year', t) < 9999`, which DataFusion makes a comparison of `t` with the beginnings of two years. Those that are no
-//! timestamps in nanoseconds become null, and the comparison is true for no row.
+//! timestamps in nanoseconds become null, and the comparison is true for no row. So do those that the zone of `t` skips: in
+//! `America/Caracas` the year 1965 began at half past midnight.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ pub(super) fn checked(call: &ScalarFunction, schema: &DFSchema) -> Option<Arc<Sc
     if call.func.name() != "date_part" || implementation(&call.func).is_some() {
         return None;
     }
-    matches!(time.get_type(schema), Ok(DataType::Timestamp(TimeUnit::Nanosecond, _)))
+    let timestamp = time.get_type(schema);
+    matches!(timestamp, Ok(DataType::Timestamp(TimeUnit::Nanosecond, _) | DataType::Timestamp(_, Some(_))))
         .then(|| Arc::new(ScalarUDF::new_from_impl(CheckedDatePart { inner: Arc::clone(&call.func) })))
 }
 

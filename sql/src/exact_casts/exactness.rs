@@ -1,11 +1,16 @@
-//! Which casts DataFusion moves in comparisons, and must not.
+//! Which casts DataFusion moves in comparisons, and must not, and which give different values for different ones.
 
-use arrow::datatypes::DataType::{Date32, Date64, Decimal32, Decimal64, Decimal128, Int32, Int64, Timestamp};
+use arrow::datatypes::DataType::{
+    Date32, Date64, Decimal32, Decimal64, Decimal128, Decimal256, Dictionary, Float64, Int32, Int64, Timestamp,
+};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr_common::casts::is_supported_type;
 
 /// Names of the zone in which timestamps without a zone count as they are stored.
 const UTC_NAMES: [&str; 3] = ["UTC", "+00:00", "Z"];
+
+/// Numbers of so many digits become different doubles.
+const DIGITS_OF_DOUBLE: i16 = 15;
 
 /// Whether DataFusion may move a cast to the literal that it is compared with, and the comparison may then have another result.
 pub(super) fn is_moved_wrongly(from: &DataType, to: &DataType, is_try: bool) -> bool {
@@ -54,11 +59,31 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
     }
 }
 
+/// Whether a cast that does not fail gives different values for different ones. Not for all types: false if it is not known.
+pub(super) fn keeps_apart(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (from, to) if from == to => true,
+        (Dictionary(_, from), to) => keeps_apart(from, to),
+        (from, Dictionary(_, to)) => keeps_apart(from, to),
+        (from, to) if is_text(to) => is_text(from) || from.is_integer(),
+        (from, to) if to.is_binary() => from.is_binary(),
+        (Timestamp(from, _), Timestamp(to, _)) => per_second(*from) <= per_second(*to),
+        (Date32, Date64 | Timestamp(..)) | (DataType::Float32, Float64) => true,
+        (from, Float64) if from.is_integer() => integer_digits(from) <= DIGITS_OF_DOUBLE,
+        (Decimal32(digits, _) | Decimal64(digits, _) | Decimal128(digits, _) | Decimal256(digits, _), Float64) => {
+            i16::from(*digits) <= DIGITS_OF_DOUBLE
+        }
+        (from, to) => match (scale(from), scale(to)) {
+            (Some(from_scale), Some(to_scale)) => from_scale <= to_scale,
+            _ => false,
+        },
+    }
+}
+
 /// Whether a cast succeeds for all values. Not for all types: false if it is not known.
 fn never_fails(from: &DataType, to: &DataType) -> bool {
-    let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     match (from, to) {
-        (DataType::Dictionary(_, values), to) if **values == *to => true,
+        (Dictionary(_, values), to) if **values == *to => true,
         (from, to) if is_text(to) => is_text(from) || from.is_integer(),
         (Timestamp(from, from_zone), Timestamp(to, to_zone)) => {
             !shifts(from_zone.as_deref(), to_zone.as_deref()) && per_second(*to) <= per_second(*from)
@@ -77,6 +102,10 @@ fn never_fails(from: &DataType, to: &DataType) -> bool {
     }
 }
 
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
 /// Whether a type's values are numbers to DataFusion when it moves casts.
 fn is_number(data_type: &DataType) -> bool {
     scale(data_type).is_some() || matches!(data_type, Date32 | Date64 | Timestamp(..))
@@ -85,7 +114,7 @@ fn is_number(data_type: &DataType) -> bool {
 /// The digits after the point of integers and decimals.
 fn scale(data_type: &DataType) -> Option<i8> {
     match data_type {
-        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) => Some(*scale),
+        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) | Decimal256(_, scale) => Some(*scale),
         other => other.is_integer().then_some(0),
     }
 }
@@ -146,8 +175,8 @@ mod tests {
             (nanos(Some("UTC")), nanos(Some("Europe/Berlin"))),
             (nanos(None), Timestamp(TimeUnit::Second, None)),
             (DataType::Utf8, DataType::Utf8View),
-            (DataType::Dictionary(Int32.into(), DataType::Utf8.into()), DataType::Utf8),
-            (DataType::Float64, Int64),
+            (Dictionary(Int32.into(), DataType::Utf8.into()), DataType::Utf8),
+            (Float64, Int64),
         ] {
             assert!(!is_moved_wrongly(&from, &to, false), "{from} to {to}");
             assert!(!is_moved_wrongly(&from, &to, true), "{from} to {to}");
@@ -166,6 +195,37 @@ mod tests {
         ] {
             assert!(!is_moved_wrongly(&from, &to, false), "{from} to {to}");
             assert!(is_moved_wrongly(&from, &to, true), "{from} to {to}");
+        }
+    }
+    #[test]
+    fn casts_that_round_do_not_keep_values_apart() {
+        let nanos = Timestamp(TimeUnit::Nanosecond, None);
+        for (from, to) in [
+            (Int32, Int64),
+            (Int64, Int32),
+            (Int64, Decimal128(22, 2)),
+            (Decimal128(10, 2), Decimal256(50, 4)),
+            (Decimal128(10, 2), Float64),
+            (Timestamp(TimeUnit::Second, None), nanos.clone()),
+            (Date32, nanos.clone()),
+            (Int32, Float64),
+            (Int64, DataType::Utf8),
+            (DataType::Utf8, DataType::Utf8View),
+            (Dictionary(Int32.into(), DataType::Utf8.into()), DataType::Utf8),
+        ] {
+            assert!(keeps_apart(&from, &to), "{from} to {to}");
+        }
+        for (from, to) in [
+            (Decimal128(10, 2), Int64),
+            (Decimal128(10, 2), Decimal128(10, 1)),
+            (nanos.clone(), Timestamp(TimeUnit::Second, None)),
+            (nanos, Date32),
+            (Date64, Date32),
+            (Float64, Int64),
+            (Int64, Float64),
+            (DataType::Utf8, Int64),
+        ] {
+            assert!(!keeps_apart(&from, &to), "{from} to {to}");
         }
     }
 }

@@ -163,7 +163,8 @@ impl VisibleColumns {
                 )));
             }
         }
-        let check = |fenced: &Expr| check_planned(fenced, WHAT).map_err(into_datafusion);
+        // What is checked is named where the error is taken.
+        let check = |fenced: &Expr| check_planned(fenced, "it").map_err(into_datafusion);
         let simple = exact_casts::simplified(typed, &simplifier, &context, check).and_then(balanced);
         let simple = simple.map_err(|e| self.planning_error(e))?;
         check_depth(&simple)?;

@@ -14,7 +14,7 @@ use volley_common::Result;
 
 use super::rewrite::normalized;
 use super::{PlainRead, TableAt, filter_levels, tables};
-use crate::parsing::{parse_tokens, tokens_of};
+use crate::parsing::reparse;
 use crate::predicate::{MAX_PREDICATE_BYTES, functions};
 
 /// The read that a query is, if it needs no engine.
@@ -106,8 +106,7 @@ fn text_of(filter: &Expr) -> Option<String> {
     if text.len() > MAX_PREDICATE_BYTES {
         return None;
     }
-    let tokens = tokens_of(&text, "the filter").ok()?;
-    let again = parse_tokens(tokens, |parser| parser.parse_into_expr()).ok()?;
+    let again = reparse(&text, |parser| parser.parse_into_expr()).ok()?;
     (again.alias.is_none() && again.expr == *filter).then_some(text)
 }
 

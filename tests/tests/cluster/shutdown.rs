@@ -33,6 +33,14 @@ async fn open(client: &Client) -> (Sender<FlightData>, Streaming<FlightData>) {
     (sender, back)
 }
 
+/// Ends such a stream, which is whole.
+async fn finish(mut sender: Sender<FlightData>, mut back: Streaming<FlightData>) {
+    sender.send(message("last")).await.unwrap();
+    assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
+    drop(sender);
+    assert!(back.message().await.unwrap().is_none());
+}
+
 fn message(text: &str) -> FlightData {
     FlightData { app_metadata: text.to_string().into(), ..FlightData::default() }
 }
@@ -58,7 +66,7 @@ async fn leadership_moves_while_a_stopping_leader_drains() {
     })
     .await;
     let old = cluster.leader().await;
-    let (mut sender, mut back) = open(&cluster.coordinators[old].client().await).await;
+    let (sender, back) = open(&cluster.coordinators[old].client().await).await;
     cluster.coordinators[old].terminate();
     wait_for_drain(&cluster.coordinators[old]).await;
     let new =
@@ -72,10 +80,7 @@ async fn leadership_moves_while_a_stopping_leader_drains() {
     .await;
     assert_eq!(cluster.nodes_alive().await, Some(1));
     assert!(cluster.coordinators[old].is_running(), "it waits for its stream");
-    sender.send(message("last")).await.unwrap();
-    assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
-    drop(sender);
-    assert!(back.message().await.unwrap().is_none());
+    finish(sender, back).await;
     assert!(cluster.coordinators[old].wait_for_exit().await.success());
 }
 
@@ -99,15 +104,12 @@ async fn stopping_node_serves_health_until_its_streams_end() {
     }
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    let (mut sender, mut back) = open(&node.client().await).await;
+    let (sender, back) = open(&node.client().await).await;
     node.terminate();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert!(watch.message().await.unwrap().is_none(), "a watch must not hold up the stop");
     wait_for_drain(node).await;
-    sender.send(message("last")).await.unwrap();
-    assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
-    drop(sender);
-    assert!(back.message().await.unwrap().is_none());
+    finish(sender, back).await;
     assert!(node.wait_for_exit().await.success());
 }
 
@@ -125,7 +127,7 @@ async fn proxied_streams_finish_while_their_node_drains() {
     let client = cluster.coordinators[0].client().await;
     rows::put(&client, "large", &Options::default(), 0..LARGE).await.unwrap();
     let mut get = client.open(Ticket::new("large")).await.unwrap();
-    let (mut sender, mut back) = open(&client).await;
+    let (sender, mut back) = open(&client).await;
     let mut batches = raw::messages("t", &rows::schema(), vec![rows::batch(0..100), rows::batch(100..200)]);
     let last = batches.pop().unwrap();
     let (mut put, messages) = channel(1);
@@ -153,10 +155,7 @@ async fn proxied_streams_finish_while_their_node_drains() {
     if let Ok(end) = tokio::time::timeout(Duration::from_secs(3), ended).await {
         panic!("a stream ended early: {end}");
     }
-    sender.send(message("last")).await.unwrap();
-    assert_eq!(back.message().await.unwrap().unwrap().app_metadata, "last");
-    drop(sender);
-    assert!(back.message().await.unwrap().is_none());
+    finish(sender, back).await;
     put.send(last).await.unwrap();
     drop(put);
     let mut outcome = Bytes::new();

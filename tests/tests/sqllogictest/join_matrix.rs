@@ -4,10 +4,12 @@
 //! that a part's holder filters by another rule than the engine, parts that are read twice or not at all, rows that are lost or
 //! repeated between nodes, and joins that rely on equal keys being in equal shards.
 //!
-//! Its short form has each key type once and each kind of sharding on either side; `VOLLEY_JOIN_MATRIX=long` runs all pairs.
+//! Its short form has each key type once, each kind of sharding on either side, and joins without exchanges; `VOLLEY_JOIN_MATRIX=long`
+//! runs all pairs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -17,6 +19,7 @@ use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::rows::name;
 use volley_tests::text_rows::{difference, text_rows};
+use volley_tests::wait_for;
 
 use crate::QueryNodes;
 use crate::key_types::{EQUAL_KEYS, KeyType, key_column, key_types};
@@ -55,8 +58,8 @@ const QUERIES: usize = 4;
 
 /// `{l}` and `{r}` are the tables, both with `id`, a key `k` and a number `v`; nulls are among keys and numbers. Sums are of
 /// integers, so that their order does not matter.
-const STATEMENTS: [&str; 19] = [
-    "SELECT l.id, l.k, r.id AS other, r.v FROM {l} l JOIN {r} r ON l.k = r.k",
+const STATEMENTS: [&str; 20] = [
+    BY_KEY,
     "SELECT l.id, l.v, r.id AS other FROM {l} l JOIN {r} r ON l.k = r.k WHERE l.id >= 10 AND r.v < 300 AND l.v <> r.v",
     "SELECT l.id, l.k, r.k AS other, r.v FROM {l} l LEFT JOIN {r} r ON l.k = r.k AND r.v > 100",
     "SELECT l.id, r.id AS other, r.k FROM {l} l RIGHT JOIN {r} r ON l.k = r.k WHERE l.id IS NULL OR l.id % 2 = 0",
@@ -75,7 +78,22 @@ const STATEMENTS: [&str; 19] = [
     "SELECT k FROM {l} INTERSECT SELECT k FROM {r}",
     "SELECT k, id FROM {l} EXCEPT SELECT k, id FROM {r}",
     "SELECT id, row_number() OVER (PARTITION BY k ORDER BY id) AS place, sum(v) OVER (PARTITION BY k ORDER BY id) AS total FROM {l} ORDER BY id LIMIT 40",
+    BY_BOTH_KEYS,
 ];
+const BY_KEY: &str = "SELECT l.id, l.k, r.id AS other, r.v FROM {l} l JOIN {r} r ON l.k = r.k";
+const BY_BOTH_KEYS: &str =
+    "SELECT l.id, l.k, r.v, r.k AS other FROM {l} l FULL JOIN {r} r ON l.k = r.k AND l.id = r.id AND l.v >= r.v";
+
+/// Key types of tables with equal shards: joins of them need no exchange, by the keys that the statement joins.
+static EQUAL_SHARDS: [(&str, &TableLayout, &str); 4] = [
+    ("int64", &LAYOUTS[2], BY_KEY),
+    ("float64", &LAYOUTS[2], BY_KEY),
+    ("dictionary", &LAYOUTS[2], BY_KEY),
+    ("int64", &LAYOUTS[5], BY_BOTH_KEYS),
+];
+/// How EXPLAIN names such a join.
+const COLOCATED_JOIN: &str = "ColocatedJoinExec";
+const SOON: Duration = Duration::from_secs(30);
 
 /// The cluster and the single process, with the same tables.
 struct JoinRig {
@@ -100,6 +118,12 @@ impl JoinRig {
             self.single.add(&table, schema, writes);
         }
         table
+    }
+
+    /// A statement over these tables.
+    async fn statement(&mut self, sql: &str, (left_key, left, right_key, right): TablePair<'_>) -> String {
+        let (left, right) = (self.table("l", left_key, left).await, self.table("r", right_key, right).await);
+        sql.replace("{l}", &left).replace("{r}", &right)
     }
 }
 
@@ -153,6 +177,9 @@ async fn compare_all(nodes: QueryNodes) {
     }
     let mut rig = JoinRig { clients, single: SingleProcess::start(), made: HashSet::new() };
     let statements = statements(&mut rig).await;
+    if matches!(nodes, QueryNodes::All) {
+        require_colocated_joins(&mut rig).await;
+    }
     let (asked, rig) = (statements.len(), &rig);
     let compared = stream::iter(statements.into_iter().enumerate())
         .map(|(at, sql)| async move { compare(&sql, &rig.clients[at % rig.clients.len()], &rig.single).await });
@@ -165,6 +192,35 @@ async fn compare_all(nodes: QueryNodes) {
     }
     assert!(failures.is_empty(), "{} of {asked} differ:\n\n{}", failures.len(), failures.join("\n\n"));
     assert!(refused * 10 < asked, "{refused} of {asked} statements are refused by one process, too");
+}
+
+/// That joins of equal shards need no exchange, so that the comparison is one of these. Those of other shards need one.
+async fn require_colocated_joins(rig: &mut JoinRig) {
+    let (types, client) = (key_types(), rig.clients[0].clone());
+    let (whole, small) = (key_type(&types, "int64"), key_type(&types, "int8"));
+    let [_, spread, keyed4, keyed7, ..] = &LAYOUTS;
+    let joined = rig.statement(BY_KEY, (whole, keyed4, whole, keyed4)).await;
+    // A node whose engine still starts takes no part.
+    wait_for(SOON, "all nodes take part", async || {
+        plan_of(&client, &joined).await.contains("t3 on node").then_some(())
+    })
+    .await;
+    for (name, layout, sql) in &EQUAL_SHARDS {
+        let key = key_type(&types, name);
+        let joined = rig.statement(sql, (key, *layout, key, *layout)).await;
+        let plan = plan_of(&client, &joined).await;
+        assert!(plan.contains(COLOCATED_JOIN), "{joined}:\n{plan}");
+    }
+    for pair in [(whole, keyed4, whole, keyed7), (whole, keyed4, whole, spread), (small, keyed4, whole, keyed4)] {
+        let joined = rig.statement(BY_KEY, pair).await;
+        let plan = plan_of(&client, &joined).await;
+        assert!(plan.contains("DistributedExec") && !plan.contains(COLOCATED_JOIN), "{joined}:\n{plan}");
+    }
+}
+
+async fn plan_of(client: &Client, sql: &str) -> String {
+    let (_, rows) = session::query(client, &format!("EXPLAIN {sql}")).await.unwrap();
+    text_rows(&rows).concat().join("\n")
 }
 
 /// A key type and a layout of the left table, and of the right one.
@@ -192,6 +248,10 @@ fn short_pairs(types: &[KeyType]) -> Vec<TablePair<'_>> {
         pairs.push((key, &LAYOUTS[at % count], key, &LAYOUTS[(at + 1 + at / count) % count]));
     }
     pairs.push((whole, &LAYOUTS[3], whole, &EMPTY));
+    pairs.extend(EQUAL_SHARDS.iter().map(|(name, layout, _)| {
+        let key = key_type(types, name);
+        (key, *layout, key, *layout)
+    }));
     pairs
 }
 
@@ -208,6 +268,7 @@ fn long_pairs(types: &[KeyType]) -> Vec<TablePair<'_>> {
             let of = |index: usize| &LAYOUTS[index % LAYOUTS.len()];
             pairs.push((key, of(at + shift), key, of(at * 2 + shift + 1)));
         }
+        pairs.push((key, &LAYOUTS[2], key, &LAYOUTS[2]));
     }
     for (at, (left, right)) in EQUAL_KEYS.iter().enumerate() {
         pairs.push((key_type(types, left), &LAYOUTS[2 + at % 2], key_type(types, right), &LAYOUTS[2]));

@@ -39,6 +39,7 @@ impl Exposures<'_> {
         let members = self.members(kind)?;
         let has = |other: ExposureKind| self.members(other).is_some();
         let readable = if self.is_open { "data" } else { "passwords, tokens and data" };
+        let insecure = if has(ExposureKind::Insecure) { " (--insecure)" } else { "" };
         Some(match kind {
             ExposureKind::RemoteClients if self.is_open && has(ExposureKind::Insecure) => format!(
                 "the cluster has no users, listeners of {members} accept other machines, and --insecure is set: everybody who reaches them may do everything: create an administrator with --bootstrap-admin-file at a coordinator, give the listeners TLS, and remove --insecure"
@@ -50,13 +51,13 @@ impl Exposures<'_> {
                 format!("--insecure is set at {members}, and no port needs it: remove it")
             }
             ExposureKind::PlaintextClients => format!(
-                "listeners of {members} accept other machines without TLS, so {readable} can be read on the way: give them --tls-cert and --tls-key"
+                "listeners of {members} accept other machines without TLS{insecure}, so {readable} can be read on the way: give them --tls-cert and --tls-key"
             ),
             ExposureKind::PlaintextHttp => format!(
-                "the HTTP ports of {members} accept other machines without TLS, so passwords and tokens for them can be read on the way: give them --tls-cert and --tls-key, or listen on 127.0.0.1"
+                "the HTTP ports of {members} accept other machines without TLS{insecure}, so passwords and tokens for them can be read on the way: give them --tls-cert and --tls-key, or listen on 127.0.0.1"
             ),
             ExposureKind::PlaintextMembers => format!(
-                "the peer ports of {members} accept other machines without a member's certificate, so every machine can pass for a member, and {readable} can be read on the way: give all members --peer-ca, --peer-cert and --peer-key, in the end with --peer-tls require"
+                "the peer ports of {members} accept other machines without a member's certificate{insecure}, so every machine can pass for a member, and {readable} can be read on the way: give all members --peer-ca, --peer-cert and --peer-key, in the end with --peer-tls require"
             ),
             ExposureKind::PublicMetrics if !self.is_open => {
                 format!("everybody reads /metrics of {members}: remove public_metrics, and give the monitoring a token")
@@ -141,6 +142,10 @@ mod tests {
             let warning = only(&status(false, &[kind]));
             assert!(warning.contains(remedy) && warning.contains("coordinator 1, node n1"), "{warning}");
         }
+        for kind in ["plaintext_clients", "plaintext_http", "plaintext_members"] {
+            let warning = only(&status(false, &[kind, "insecure"]));
+            assert!(warning.contains(" (--insecure), so "), "{warning}");
+        }
         assert!(exposure_warnings(&status(false, &["remote_clients", "of a newer version"])).is_empty());
         assert!(exposure_warnings(&json!({ "open": false, "exposures": [] })).is_empty());
     }
@@ -152,7 +157,7 @@ mod tests {
         let warnings = exposure_warnings(&status(true, &["insecure", "remote_clients", "plaintext_clients"]));
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("everybody who reaches them may do everything"), "{warnings:?}");
-        assert!(warnings[1].contains("so data can be read"), "{warnings:?}");
+        assert!(warnings[1].contains("without TLS (--insecure), so data can be read"), "{warnings:?}");
     }
 
     #[test]

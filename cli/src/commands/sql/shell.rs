@@ -42,7 +42,8 @@ impl<'a> ShellCommand<'a> {
     fn parse(text: &'a str) -> Result<Self> {
         let text = text.trim();
         let Some(command) = text.strip_prefix('\\') else {
-            return Ok(match text {
+            // Who ends statements with a semicolon does it here, too.
+            return Ok(match text.trim_end_matches(';').trim_end() {
                 "quit" | "exit" => ShellCommand::Quit,
                 "help" => ShellCommand::Help,
                 _ => ShellCommand::Statements(text),
@@ -245,6 +246,7 @@ mod tests {
             ("\\timing", ShellCommand::Timing),
             ("\\q", ShellCommand::Quit),
             ("exit", ShellCommand::Quit),
+            ("quit;", ShellCommand::Quit),
             ("\\?", ShellCommand::Help),
             ("SELECT 1;", ShellCommand::Statements("SELECT 1;")),
         ] {

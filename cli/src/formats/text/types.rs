@@ -8,6 +8,7 @@ use arrow::array::timezone::Tz;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::Deserialize;
 use serde_json::Value;
+use volley_common::simple_types::simple_type;
 use volley_common::{Error, Result};
 
 use super::cut;
@@ -102,34 +103,17 @@ fn parse_type(text: &str) -> Result<DataType, String> {
     if depth > MAX_TYPE_DEPTH || text.len() > MAX_TYPE_BYTES {
         return Err(format!("the type {:?} is too long", cut(text)));
     }
-    Ok(match text.to_ascii_lowercase().as_str() {
-        "bool" | "boolean" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" | "int" => DataType::Int32,
-        "int64" | "long" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" | "halffloat" => DataType::Float16,
-        "float32" | "float" => DataType::Float32,
-        "float64" | "double" => DataType::Float64,
-        "text" | "string" | "utf8" => DataType::Utf8,
-        "large_string" | "large_utf8" => DataType::LargeUtf8,
-        "binary" => DataType::Binary,
-        "large_binary" => DataType::LargeBinary,
-        "date32" | "date" => DataType::Date32,
-        "date64" => DataType::Date64,
-        "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
-        _ => match with_parameters(text) {
-            Some(known) => known,
-            None => DataType::from_str(text).map_err(|_| {
-                let text = cut(text);
-                format!("{text:?} is no type: use int64, float64, utf8, bool, date32, decimal(P, S), timestamp(us), timestamp(us, ZONE), or a type as `volley info` shows it")
-            })?,
-        },
-    })
+    // A name of this program alone.
+    if text.eq_ignore_ascii_case("text") {
+        return Ok(DataType::Utf8);
+    }
+    match simple_type(text).or_else(|| with_parameters(text)) {
+        Some(known) => Ok(known),
+        None => DataType::from_str(text).map_err(|_| {
+            let text = cut(text);
+            format!("{text:?} is no type: use int64, float64, utf8, bool, date32, decimal(P, S), timestamp(us), timestamp(us, ZONE), or a type as `volley info` shows it")
+        }),
+    }
 }
 
 #[derive(Deserialize)]

@@ -11,12 +11,12 @@ use crate::{Error, Result};
 
 impl Access {
     /// Fills a ticket's `principal`, `grant_epoch`, `shareable` and `permitted_columns`. Its table must be set. `shareable`:
-    /// whether the table's option says that everybody may redeem its tickets. The ticket of a query, which has no table, is never
-    /// shareable.
+    /// whether the table's option says that everybody may redeem its tickets. The ticket of a query, which has no table, and that of
+    /// its result are never shareable. What the principal may see of the tables of the latter, the ticket says of each.
     pub fn bind_ticket(&self, ticket: &mut Ticket, shareable: bool) {
         ticket.principal = self.name().to_string();
         ticket.grant_epoch = self.epoch();
-        if ticket.query.is_some() {
+        if ticket.query.is_some() || ticket.result.is_some() {
             (ticket.shareable, ticket.permitted_columns) = (false, 0);
             return;
         }
@@ -32,7 +32,8 @@ impl Access {
     /// was planned, the caller's rights are checked again; for a shareable ticket those of its planner suffice.
     ///
     /// The ticket of a query is for its own principal alone, whatever the settings say. Here nothing else of it is checked: its
-    /// tables are planned again when the query runs, by the rights that its caller has then.
+    /// tables are planned again when the query runs, by the rights that its caller has then. The ticket of its result is for that
+    /// principal, too, while it may read what the query read.
     ///
     /// # Errors
     /// UNAUTHENTICATED: the caller is nobody. PERMISSION_DENIED: the ticket is another principal's, or the rights have changed
@@ -40,8 +41,8 @@ impl Access {
     pub fn check_ticket(&self, ticket: &Ticket) -> Result<()> {
         let Some(rights) = self.checked_rights()? else { return Ok(()) };
         let is_own = rights.principal().name == ticket.principal;
-        if ticket.query.is_some() {
-            return if is_own { Ok(()) } else { Err(another_planned(rights, ticket)) };
+        if ticket.query.is_some() || ticket.result.is_some() {
+            return if is_own { check_sources(rights, ticket) } else { Err(another_planned(rights, ticket)) };
         }
         if !is_own && !ticket.shareable && !self.shareable_tickets {
             return Err(another_planned(rights, ticket));
@@ -50,14 +51,10 @@ impl Access {
         if ticket.grant_epoch >= rights.directory().epoch() {
             return Ok(());
         }
-        match remaining_right(rights.grants_on(&ticket.table), ticket) {
+        match remaining_right(rights.grants_on(&ticket.table), &ticket.table, ticket.permitted_columns) {
             TicketRight::Complete => Ok(()),
             _ if !is_own && is_planner_permitted(rights, ticket) => Ok(()),
-            TicketRight::Changed => Err(Error::denied(format!(
-                "the columns of table {:?} that {:?} may read have changed since the ticket was planned: call get_flight_info again",
-                ticket.table.join("/"),
-                rights.principal().name
-            ))),
+            TicketRight::Changed => Err(columns_changed(rights, &ticket.table)),
             TicketRight::None => Err(missing_table(&ticket.table)),
         }
     }
@@ -103,15 +100,42 @@ enum TicketRight {
     None,
 }
 
-fn remaining_right<'a>(grants: impl Iterator<Item = &'a Grant> + Clone, ticket: &Ticket) -> TicketRight {
-    if !permit(grants.clone(), Role::Reader, &ticket.table) {
+/// `permitted_columns`: those of the table by which it was planned.
+fn remaining_right<'a>(
+    grants: impl Iterator<Item = &'a Grant> + Clone,
+    table: &[String],
+    permitted_columns: u64,
+) -> TicketRight {
+    if !permit(grants.clone(), Role::Reader, table) {
         return TicketRight::None;
     }
-    match columns_of(grants, &ticket.table) {
+    match columns_of(grants, table) {
         None => TicketRight::Complete,
-        some if columns_hash(some.as_ref()) == ticket.permitted_columns => TicketRight::Complete,
+        some if columns_hash(some.as_ref()) == permitted_columns => TicketRight::Complete,
         Some(_) => TicketRight::Changed,
     }
+}
+
+/// Checks that the principal of a query's result may still read what the query read, if the grants have changed since.
+fn check_sources(rights: &PrincipalRights, ticket: &Ticket) -> Result<()> {
+    let Some(result) = ticket.result.as_ref().filter(|_| ticket.grant_epoch < rights.directory().epoch()) else {
+        return Ok(());
+    };
+    result.sources.iter().try_for_each(|source| {
+        match remaining_right(rights.grants_on(&source.table), &source.table, source.permitted_columns) {
+            TicketRight::Complete => Ok(()),
+            TicketRight::Changed => Err(columns_changed(rights, &source.table)),
+            TicketRight::None => Err(missing_table(&source.table)),
+        }
+    })
+}
+
+fn columns_changed(rights: &PrincipalRights, table: &[String]) -> Error {
+    Error::denied(format!(
+        "the columns of table {:?} that {:?} may read have changed since the ticket was planned: call get_flight_info again",
+        table.join("/"),
+        rights.principal().name
+    ))
 }
 
 /// Whether the planner of a ticket may still read what it planned, as far as its name and its groups in the catalog say: groups
@@ -120,7 +144,7 @@ fn is_planner_permitted(rights: &PrincipalRights, ticket: &Ticket) -> bool {
     let directory = rights.directory();
     let positions: Vec<usize> = directory.positions_of(&ticket.principal, &[]).collect();
     let grants = positions.iter().map(|at| directory.grant(*at));
-    matches!(remaining_right(grants, ticket), TicketRight::Complete)
+    matches!(remaining_right(grants, &ticket.table, ticket.permitted_columns), TicketRight::Complete)
 }
 
 fn another_planned(rights: &PrincipalRights, ticket: &Ticket) -> Error {
@@ -129,9 +153,9 @@ fn another_planned(rights: &PrincipalRights, ticket: &Ticket) -> Error {
         "" => "before this cluster had users".to_string(),
         planner => format!("for {planner:?}"),
     };
-    let or_share = match ticket.query {
-        Some(_) => "",
-        None => ", or put the table with shareable_tickets, which lets others redeem its tickets",
+    let or_share = match ticket.query.is_some() || ticket.result.is_some() {
+        true => "",
+        false => ", or put the table with shareable_tickets, which lets others redeem its tickets",
     };
     Error::denied(format!(
         "the ticket for {subject} was planned {planner}, and {name:?} presents it: call get_flight_info again{or_share}"

@@ -8,8 +8,8 @@ use crate::identity::principal::{LoginMethod, Principal, is_receiver_name};
 /// How much the clocks of issuer and member may differ.
 const LEEWAY_MS: u64 = 60_000;
 
-/// Whether a token is valid now, by its claims `exp` and `nbf`.
-pub(super) fn check_times(claims: &Map<String, Value>, now_ms: u64) -> Result<(), String> {
+/// Checks that a token is valid now, by its claims `exp` and `nbf`. Returns when it expires, in milliseconds since 1970.
+pub(super) fn check_times(claims: &Map<String, Value>, now_ms: u64) -> Result<u64, String> {
     let expires_ms = claims.get("exp").and_then(time_ms).ok_or("its claim exp is no time")?;
     if expires_ms.saturating_add(LEEWAY_MS) <= now_ms {
         return Err("it has expired".into());
@@ -20,7 +20,7 @@ pub(super) fn check_times(claims: &Map<String, Value>, now_ms: u64) -> Result<()
             return Err("it is not valid yet (compare the clocks of its issuer and of this member)".into());
         }
     }
-    Ok(())
+    Ok(expires_ms)
 }
 
 /// A NumericDate, seconds since 1970 with or without a fraction, in milliseconds.
@@ -101,9 +101,9 @@ mod tests {
     fn times_have_a_leeway_of_a_minute() {
         let at = NOW / 1000;
         let check = |value: Value| check_times(&claims(value), NOW);
-        assert_eq!(check(json!({ "exp": at - 59, "nbf": at + 60 })), Ok(()));
-        assert_eq!(check(json!({ "exp": at as f64 + 0.5, "nbf": null })), Ok(()));
-        assert_eq!(check(json!({ "exp": u64::MAX })), Ok(()));
+        assert_eq!(check(json!({ "exp": at - 59, "nbf": at + 60 })), Ok(NOW - 59_000));
+        assert_eq!(check(json!({ "exp": at as f64 + 0.5, "nbf": null })), Ok(NOW));
+        assert_eq!(check(json!({ "exp": u64::MAX })), Ok(u64::MAX));
         for expired in [json!({ "exp": at - 60 }), json!({ "exp": at - 61 }), json!({ "exp": 0 })] {
             assert_eq!(check(expired), Err("it has expired".into()));
         }

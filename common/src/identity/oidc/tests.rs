@@ -136,7 +136,7 @@ impl FileIssuer {
     }
 
     fn name(&self, token: &str) -> Result<String> {
-        self.verifier.verify(token, NOW).map(|principal| principal.name)
+        self.verifier.verify(token, NOW).map(|(principal, _)| principal.name)
     }
 
     fn refusal(&self, token: &str) -> String {
@@ -161,7 +161,7 @@ fn token_of_every_kind_of_key_is_accepted() {
             method: LoginMethod::Oidc,
             credential: ISSUER.into(),
         };
-        assert_eq!(issuer.verifier.verify(&token, NOW), Ok(expected), "{algorithm}");
+        assert_eq!(issuer.verifier.verify(&token, NOW), Ok((expected, NOW + 300_000)), "{algorithm}");
         assert!(issuer.verifier.is_issuer_of(&token));
         // No other key verifies it.
         for other in ["e", "p", "r"].into_iter().filter(|other| *other != id) {

@@ -5,6 +5,8 @@ use half::f16;
 
 /// Most bytes of a bound. Longer texts and binary values are shortened; every other value fits.
 pub(super) const MAX_BOUND_BYTES: usize = 32;
+/// Most bytes of a bound of a whole part, of whatever type.
+pub(super) const MAX_PART_BOUND_BYTES: usize = 16;
 
 /// The length in a list that says that there are no values.
 const NO_VALUES: u8 = 254;

@@ -4,20 +4,23 @@
 //! record batches by the statistics of their part, and parts, for which a coordinator evaluates it by those of the catalog. It
 //! says nothing of types: values are bytes whose order is that of the values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bound::ListedBound;
+use super::bound::{Bound, ListedBound, MAX_PART_BOUND_BYTES, after_all_with};
+use super::value_range::ValueRange;
 use crate::wire::cluster::{BoundCondition, BoundTest};
 
-/// Bytes that a condition takes in a message, about, without its value.
-const CONDITION_BYTES: usize = 16;
+/// Bytes that a condition takes in a message, at most, without its value: of a column below two million.
+const CONDITION_BYTES: usize = 12;
 /// Maximum bytes of a condition that is sent, about. In base64 it fits into the least header list that a member can be set to
 /// accept, beside the call's other headers.
 const MAX_SENT_BYTES: usize = 1536;
-/// Maximum number of conditions that a coordinator evaluates for each part, and of their levels.
+/// Maximum number of conditions that a coordinator evaluates for each part, of the columns that they read, and of their levels:
+/// the catalog is locked meanwhile.
 const MAX_CONDITIONS: usize = 128;
+pub(super) const MAX_COLUMNS: usize = 16;
 const MAX_LEVELS: usize = 16;
 
 /// A condition on the bounds of columns.
@@ -98,14 +101,7 @@ impl BoundFilter {
             BoundFilter::All(inner) => inner,
             other => vec![other],
         };
-        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
-        match (flat.len(), flat.pop()) {
-            (1, Some(only)) => only,
-            (_, last) => {
-                flat.extend(last);
-                BoundFilter::All(flat)
-            }
-        }
+        BoundFilter::joined(conditions.into_iter().flat_map(inner).collect(), BoundFilter::All)
     }
 
     /// One of these conditions.
@@ -114,12 +110,16 @@ impl BoundFilter {
             BoundFilter::Any(inner) => inner,
             other => vec![other],
         };
-        let mut flat: Vec<BoundFilter> = conditions.into_iter().flat_map(inner).collect();
-        match (flat.len(), flat.pop()) {
-            (1, Some(only)) => only,
-            (_, last) => {
-                flat.extend(last);
-                BoundFilter::Any(flat)
+        BoundFilter::joined(conditions.into_iter().flat_map(inner).collect(), BoundFilter::Any)
+    }
+
+    /// The only one of these conditions, or else all of them in one.
+    fn joined(mut conditions: Vec<BoundFilter>, join: fn(Vec<BoundFilter>) -> BoundFilter) -> Self {
+        match conditions.pop() {
+            Some(only) if conditions.is_empty() => only,
+            last => {
+                conditions.extend(last);
+                join(conditions)
             }
         }
     }
@@ -169,21 +169,87 @@ impl BoundFilter {
         })
     }
 
-    /// The message that says the same, or, of a condition that is too large, what follows from it; `None`: nothing does. It has at
-    /// most about 1.5 KiB.
+    /// The message that says the same of parts, or, of a condition that is too large, what follows from it; `None`: nothing does.
+    /// It has at most about 1.5 KiB.
     pub fn to_wire(&self) -> Option<BoundCondition> {
         let mut bytes = MAX_SENT_BYTES;
-        self.limited(&mut bytes, MAX_LEVELS).map(|limited| limited.condition())
+        self.shortened().limited(&mut bytes, MAX_LEVELS).map(|limited| limited.condition())
+    }
+
+    /// The condition with the beginnings of long values, from which it follows. Bounds of parts have no more bytes, so that it
+    /// excludes the same parts, but for those whose greatest value is such a beginning.
+    fn shortened(&self) -> BoundFilter {
+        let all = |conditions: &[BoundFilter]| conditions.iter().map(BoundFilter::shortened).collect();
+        match self {
+            BoundFilter::All(conditions) => BoundFilter::All(all(conditions)),
+            BoundFilter::Any(conditions) => BoundFilter::Any(all(conditions)),
+            BoundFilter::Compare { column, operator, value } if value.len() > MAX_PART_BOUND_BYTES => {
+                let beginning = &value[..MAX_PART_BOUND_BYTES];
+                match (operator, after_all_with(beginning)) {
+                    (BoundOperator::Greater | BoundOperator::GreaterOrEqual, _) => {
+                        BoundFilter::compare(*column, BoundOperator::GreaterOrEqual, beginning)
+                    }
+                    (BoundOperator::Less | BoundOperator::LessOrEqual, Bound::Value(after)) => {
+                        BoundFilter::compare(*column, BoundOperator::Less, after.as_slice())
+                    }
+                    (BoundOperator::Less | BoundOperator::LessOrEqual, _) => BoundFilter::IsNotNull(*column),
+                }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// What follows for the values of each column; `None`: the condition never holds.
+    fn ranges(&self) -> Option<BTreeMap<usize, ValueRange<'_>>> {
+        match self {
+            BoundFilter::All(conditions) => {
+                let mut ranges = BTreeMap::<usize, ValueRange<'_>>::new();
+                for condition in conditions {
+                    for (column, range) in condition.ranges()? {
+                        ranges.entry(column).or_default().narrow(range);
+                    }
+                }
+                Some(ranges)
+            }
+            BoundFilter::Any(conditions) => {
+                let mut possible = conditions.iter().filter_map(BoundFilter::ranges);
+                let mut ranges = possible.next()?;
+                for other in possible {
+                    ranges.retain(|column, range| other.get(column).is_some_and(|other| range.widen(*other)));
+                }
+                Some(ranges)
+            }
+            BoundFilter::IsNull(_) | BoundFilter::IsNotNull(_) => Some(BTreeMap::new()),
+            BoundFilter::Compare { column, operator, value } => {
+                let range = match operator {
+                    BoundOperator::Less | BoundOperator::LessOrEqual => ValueRange::at_most(value),
+                    BoundOperator::Greater | BoundOperator::GreaterOrEqual => ValueRange::at_least(value),
+                };
+                Some(BTreeMap::from([(*column, range)]))
+            }
+        }
+    }
+
+    /// That there may be values between the least and the greatest ones with which this condition compares a column; `None`: it
+    /// may hold whatever the values are.
+    fn between(&self) -> Option<BoundFilter> {
+        let bounds = self.ranges()?.into_iter().flat_map(|(column, range)| {
+            let from = range.least().map(|least| BoundFilter::compare(column, BoundOperator::GreaterOrEqual, least));
+            let to = range.greatest().map(|most| BoundFilter::compare(column, BoundOperator::LessOrEqual, most));
+            from.into_iter().chain(to)
+        });
+        let bounds: Vec<BoundFilter> = bounds.collect();
+        (!bounds.is_empty()).then(|| BoundFilter::all(bounds))
     }
 
     /// A condition that follows from this one, and takes at most `bytes`, which are reduced by what it takes.
-    fn limited(&self, bytes: &mut usize, levels: usize) -> Option<BoundFilter> {
+    fn limited(&self, bytes: &mut usize, most_levels: usize) -> Option<BoundFilter> {
         let own = match self {
             BoundFilter::Compare { value, .. } => CONDITION_BYTES + value.len(),
             _ => CONDITION_BYTES,
         };
         let before = *bytes;
-        let levels = levels.checked_sub(1)?;
+        let levels = most_levels.checked_sub(1)?;
         *bytes = before.checked_sub(own)?;
         let limited = match self {
             // Those that fit.
@@ -192,10 +258,13 @@ impl BoundFilter {
                     conditions.iter().filter_map(|condition| condition.limited(bytes, levels)).collect();
                 (!fitting.is_empty()).then_some(BoundFilter::All(fitting))
             }
-            // Without one of them nothing would follow.
+            // Without one of them nothing would follow but a range.
             BoundFilter::Any(conditions) => {
                 let all: Option<Vec<_>> = conditions.iter().map(|condition| condition.limited(bytes, levels)).collect();
-                all.map(BoundFilter::Any)
+                all.map(BoundFilter::Any).or_else(|| {
+                    *bytes = before;
+                    self.between()?.limited(bytes, most_levels)
+                })
             }
             other => Some(other.clone()),
         };
@@ -223,24 +292,29 @@ impl BoundFilter {
     /// The condition that a message says, or what follows from it if it is too large or has parts that only later versions know;
     /// `None`: nothing does.
     pub fn from_wire(condition: &BoundCondition) -> Option<Self> {
-        let mut left = MAX_CONDITIONS;
-        BoundFilter::read(condition, &mut left, MAX_LEVELS)
+        let mut limits = ReadLimits { conditions: MAX_CONDITIONS, columns: BTreeSet::new() };
+        BoundFilter::read(condition, &mut limits, MAX_LEVELS)
     }
 
-    fn read(condition: &BoundCondition, left: &mut usize, levels: usize) -> Option<Self> {
-        *left = left.checked_sub(1)?;
+    fn read(condition: &BoundCondition, limits: &mut ReadLimits, levels: usize) -> Option<Self> {
+        limits.conditions = limits.conditions.checked_sub(1)?;
         let levels = levels.checked_sub(1)?;
         let column = condition.column as usize;
         let compare = |operator| Some(BoundFilter::compare(column, operator, &condition.value));
-        match condition.test() {
+        let read = match condition.test() {
             BoundTest::Unspecified => None,
             BoundTest::All => {
-                let known = condition.conditions.iter().filter_map(|inner| BoundFilter::read(inner, left, levels));
+                let known = condition.conditions.iter().filter_map(|inner| BoundFilter::read(inner, limits, levels));
                 Some(BoundFilter::All(known.collect()))
             }
             BoundTest::Any => {
-                let all = condition.conditions.iter().map(|inner| BoundFilter::read(inner, left, levels));
-                all.collect::<Option<Vec<_>>>().map(BoundFilter::Any)
+                let before = limits.columns.clone();
+                let all = condition.conditions.iter().map(|inner| BoundFilter::read(inner, limits, levels));
+                let all: Option<Vec<_>> = all.collect();
+                if all.is_none() {
+                    limits.columns = before;
+                }
+                all.map(BoundFilter::Any)
             }
             BoundTest::IsNull => Some(BoundFilter::IsNull(column)),
             BoundTest::IsNotNull => Some(BoundFilter::IsNotNull(column)),
@@ -248,6 +322,25 @@ impl BoundFilter {
             BoundTest::LessOrEqual => compare(BoundOperator::LessOrEqual),
             BoundTest::Greater => compare(BoundOperator::Greater),
             BoundTest::GreaterOrEqual => compare(BoundOperator::GreaterOrEqual),
+        };
+        read.filter(|read| limits.admits(read))
+    }
+}
+
+/// How many more conditions a received one may have, and the columns that it has.
+struct ReadLimits {
+    conditions: usize,
+    columns: BTreeSet<usize>,
+}
+
+impl ReadLimits {
+    /// Whether the column of a condition is not one too many.
+    fn admits(&mut self, condition: &BoundFilter) -> bool {
+        match condition {
+            BoundFilter::All(_) | BoundFilter::Any(_) => true,
+            BoundFilter::IsNull(column) | BoundFilter::IsNotNull(column) | BoundFilter::Compare { column, .. } => {
+                self.columns.contains(column) || (self.columns.len() < MAX_COLUMNS && self.columns.insert(*column))
+            }
         }
     }
 }
@@ -269,100 +362,4 @@ pub fn schema_checksum(message: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn less(column: usize, value: &[u8]) -> BoundFilter {
-        BoundFilter::compare(column, BoundOperator::Less, value)
-    }
-
-    fn range<'a>(nulls: u64, minimum: &'a [u8], maximum: &'a [u8]) -> ColumnRange<'a> {
-        ColumnRange::new(nulls, ListedBound::Value(minimum), ListedBound::Value(maximum))
-    }
-
-    fn may_select(filter: &BoundFilter, column: ColumnRange<'_>) -> bool {
-        filter.may_select(&|at| (at == 0).then_some(column))
-    }
-
-    #[test]
-    fn comparisons_hold_where_a_value_may_compare_so() {
-        use BoundOperator::{Greater, GreaterOrEqual, Less, LessOrEqual};
-        let column = range(0, b"b", b"d");
-        for (operator, holds) in [
-            (Less, [false, false, true, true, true]),
-            (LessOrEqual, [false, true, true, true, true]),
-            (Greater, [true, true, true, false, false]),
-            (GreaterOrEqual, [true, true, true, true, false]),
-        ] {
-            for (value, holds) in [b"a", b"b", b"c", b"d", b"e"].into_iter().zip(holds) {
-                let filter = BoundFilter::compare(0, operator, value);
-                assert_eq!(may_select(&filter, column), holds, "{filter:?}");
-                let unknown = ColumnRange::new(0, ListedBound::Unknown, ListedBound::Unknown);
-                assert!(may_select(&filter, unknown) && filter.may_select(&|_| None));
-                let none = ColumnRange::new(3, ListedBound::NoValues, ListedBound::NoValues);
-                assert!(!may_select(&filter, none), "only nulls");
-            }
-        }
-    }
-
-    #[test]
-    fn nulls_and_values_are_told_apart() {
-        let (mixed, full) = (range(1, b"a", b"b"), range(0, b"a", b"b"));
-        let nulls = ColumnRange::new(2, ListedBound::NoValues, ListedBound::NoValues);
-        let held = |filter: BoundFilter| [mixed, full, nulls].map(|column| may_select(&filter, column));
-        assert_eq!(held(BoundFilter::IsNull(0)), [true, false, true]);
-        assert_eq!(held(BoundFilter::IsNotNull(0)), [true, true, false]);
-        assert_eq!(held(BoundFilter::never()), [false; 3]);
-        assert_eq!(held(BoundFilter::all(Vec::new())), [true; 3]);
-        let either = BoundFilter::any(vec![less(0, b"a"), BoundFilter::IsNull(0)]);
-        assert_eq!(held(either.clone()), [true, false, true]);
-        assert_eq!(held(BoundFilter::all(vec![either, less(0, b"b")])), [true, false, false]);
-    }
-
-    #[test]
-    fn conditions_come_back_from_their_message() {
-        let filter = BoundFilter::all(vec![
-            BoundFilter::any(vec![less(7, b"x"), BoundFilter::IsNull(7)]),
-            BoundFilter::compare(1, BoundOperator::GreaterOrEqual, b""),
-            BoundFilter::IsNotNull(2),
-        ]);
-        assert_eq!(BoundFilter::from_wire(&filter.to_wire().unwrap()).unwrap(), filter);
-        assert_eq!(filter.columns(), BTreeSet::from([1, 2, 7]));
-        let moved = filter.map_columns(&|column| (column < 9).then_some(column + 10)).unwrap();
-        assert_eq!(moved.columns(), BTreeSet::from([11, 12, 17]));
-        assert_eq!(filter.map_columns(&|column| (column < 7).then_some(column)), None);
-        let never = BoundFilter::never();
-        assert_eq!(BoundFilter::from_wire(&never.to_wire().unwrap()), Some(never));
-    }
-
-    #[test]
-    fn large_condition_is_sent_as_what_follows_from_it() {
-        let many = |count: usize| (0..count).map(|column| less(column, &[7; 32])).collect::<Vec<_>>();
-        let sent = |filter: BoundFilter| filter.to_wire().and_then(|message| BoundFilter::from_wire(&message));
-        let BoundFilter::All(some) = sent(BoundFilter::All(many(100))).unwrap() else { panic!("another condition") };
-        assert!(some.len() > 20 && some == many(100)[..some.len()]);
-        assert_eq!(sent(BoundFilter::Any(many(100))), None);
-        let both = BoundFilter::All(vec![BoundFilter::Any(many(100)), less(1, b"a")]);
-        assert_eq!(sent(both), Some(BoundFilter::All(vec![less(1, b"a")])));
-        let deep = (0..40).fold(less(1, b"a"), |inner, _| BoundFilter::Any(vec![BoundFilter::All(vec![inner])]));
-        assert_eq!(sent(deep), None);
-    }
-
-    #[test]
-    fn conditions_of_later_versions_may_hold() {
-        let known = less(0, b"a").to_wire().unwrap();
-        let later = BoundCondition { test: 99, ..known.clone() };
-        let of = |test: BoundTest| BoundCondition {
-            test: test as i32,
-            conditions: vec![later.clone(), known.clone()],
-            ..BoundCondition::default()
-        };
-        assert_eq!(BoundFilter::from_wire(&later), None);
-        assert_eq!(BoundFilter::from_wire(&of(BoundTest::Any)), None);
-        assert_eq!(BoundFilter::from_wire(&of(BoundTest::All)), Some(BoundFilter::All(vec![less(0, b"a")])));
-        let many = BoundCondition { conditions: vec![known.clone(); 1000], ..of(BoundTest::All) };
-        let BoundFilter::All(read) = BoundFilter::from_wire(&many).unwrap() else { panic!("another condition") };
-        assert!(read.len() < MAX_CONDITIONS);
-    }
-}
+mod tests;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayAccessor, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, LargeBinaryArray,
-    LargeStringArray, PrimitiveArray, StringArray, StringViewArray,
+    Array, ArrayAccessor, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, GenericByteArray,
+    LargeBinaryArray, LargeStringArray, PrimitiveArray, StringArray, StringViewArray,
 };
 use arrow::compute::{max_boolean, min_boolean};
 use arrow::datatypes::*;
@@ -75,12 +75,18 @@ pub(super) fn value_bounds(array: &dyn Array) -> (Bound, Bound) {
             let array = array.as_boolean();
             (ordered(min_boolean(array)), ordered(max_boolean(array)))
         }
-        DataType::Utf8 => text_bounds(array.as_string::<i32>()),
-        DataType::LargeUtf8 => text_bounds(array.as_string::<i64>()),
-        DataType::Utf8View => text_bounds(array.as_string_view()),
-        DataType::Binary => binary_bounds(array.as_binary::<i32>()),
-        DataType::LargeBinary => binary_bounds(array.as_binary::<i64>()),
-        DataType::BinaryView => binary_bounds(array.as_binary_view()),
+        DataType::Utf8 => text_bounds(array.as_string::<i32>(), offset_values(array.as_string::<i32>())),
+        DataType::LargeUtf8 => text_bounds(array.as_string::<i64>(), offset_values(array.as_string::<i64>())),
+        DataType::Utf8View => {
+            let array = array.as_string_view();
+            text_bounds(array, |at| array.value(at).as_bytes())
+        }
+        DataType::Binary => binary_bounds(array.as_binary::<i32>(), offset_values(array.as_binary::<i32>())),
+        DataType::LargeBinary => binary_bounds(array.as_binary::<i64>(), offset_values(array.as_binary::<i64>())),
+        DataType::BinaryView => {
+            let array = array.as_binary_view();
+            binary_bounds(array, |at| array.value(at))
+        }
         other => for_primitive_type!(other, primitive_bounds(array), (Bound::Unknown, Bound::Unknown)),
     }
 }
@@ -97,13 +103,19 @@ fn ordered<T: OrderedValue>(value: Option<T>) -> Bound {
     value.map_or(Bound::NoValues, OrderedValue::to_ordered)
 }
 
-fn text_bounds<'a>(array: impl ArrayAccessor<Item = &'a str>) -> (Bound, Bound) {
-    let found = extreme_positions(&array).map(|(least, greatest)| (array.value(least), array.value(greatest)));
+/// The bytes at each position. Arrow's own access to one value is not always inlined, and then costs as much as its comparison.
+fn offset_values<'a, T: ByteArrayType>(array: &'a GenericByteArray<T>) -> impl Fn(usize) -> &'a [u8] {
+    let (offsets, values) = (array.value_offsets(), array.value_data());
+    move |at| &values[offsets[at].as_usize()..offsets[at + 1].as_usize()]
+}
+
+fn text_bounds<'a>(array: impl ArrayAccessor<Item = &'a str>, bytes: impl Fn(usize) -> &'a [u8]) -> (Bound, Bound) {
+    let found = extreme_positions(&array, bytes).map(|(least, greatest)| (array.value(least), array.value(greatest)));
     found.map_or((Bound::NoValues, Bound::NoValues), |(least, greatest)| (lower_text(least), upper_text(greatest)))
 }
 
-fn binary_bounds<'a>(array: impl ArrayAccessor<Item = &'a [u8]>) -> (Bound, Bound) {
-    let found = extreme_positions(&array).map(|(least, greatest)| (array.value(least), array.value(greatest)));
+fn binary_bounds<'a>(array: impl ArrayAccessor<Item = &'a [u8]>, bytes: impl Fn(usize) -> &'a [u8]) -> (Bound, Bound) {
+    let found = extreme_positions(&array, bytes).map(|(least, greatest)| (array.value(least), array.value(greatest)));
     found.map_or((Bound::NoValues, Bound::NoValues), |(least, greatest)| (lower_binary(least), upper_binary(greatest)))
 }
 

@@ -4,17 +4,18 @@
 //! up to 2.6 GB. They are read while the catalog is locked, for every part of a table: so the message is not decoded, but its
 //! fields are found in its bytes.
 
+use std::array::from_fn;
+use std::cell::Cell;
+
 use bytes::Bytes;
 use prost::{Message, decode_length_delimiter};
 
-use super::bound::{Bound, BoundList, BoundSide, bound_at};
-use super::bound_filter::{BoundFilter, ColumnRange};
+use super::bound::{Bound, BoundList, BoundSide, MAX_PART_BOUND_BYTES, bound_at};
+use super::bound_filter::{BoundFilter, ColumnRange, MAX_COLUMNS};
 use crate::wire::statistics::PartBounds;
 
 /// Maximum bytes of a part's bounds in the catalog.
 pub const MAX_PART_BOUNDS_BYTES: usize = 256;
-/// Maximum bytes of one of them.
-const MAX_BYTES_OF_BOUND: usize = 16;
 /// Fields of [`PartBounds`], whose numbers begin with 1. All are length-delimited, which is this type of protobuf.
 const FIELDS: usize = 6;
 const LENGTH_DELIMITED: usize = 2;
@@ -31,8 +32,8 @@ pub(super) struct ColumnTotals {
 pub(super) fn encode(columns: impl Iterator<Item = ColumnTotals>) -> Bytes {
     let mut fitting: Vec<ColumnTotals> = Vec::new();
     for column in columns {
-        let minimum = column.minimum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Minimum);
-        let maximum = column.maximum.truncated(MAX_BYTES_OF_BOUND, BoundSide::Maximum);
+        let minimum = column.minimum.truncated(MAX_PART_BOUND_BYTES, BoundSide::Minimum);
+        let maximum = column.maximum.truncated(MAX_PART_BOUND_BYTES, BoundSide::Maximum);
         fitting.push(ColumnTotals { minimum, maximum, ..column });
         if message(&fitting).encoded_len() > MAX_PART_BOUNDS_BYTES {
             fitting.pop();
@@ -64,8 +65,41 @@ pub fn part_may_match(filter: &BoundFilter, bounds: &[u8]) -> bool {
         return true;
     }
     match fields(bounds) {
-        Some(fields) => filter.may_select(&|column: usize| range_of(&fields, column)),
+        Some(fields) => {
+            let columns = SearchedColumns { fields, found: from_fn(|_| Cell::new(None)) };
+            filter.may_select(&|column: usize| columns.range(column))
+        }
         None => true,
+    }
+}
+
+/// The columns of a part that a filter reads. Each is searched once, however many conditions read it.
+struct SearchedColumns<'a> {
+    fields: [&'a [u8]; FIELDS],
+    found: [Cell<Option<FoundColumn<'a>>>; MAX_COLUMNS],
+}
+
+#[derive(Clone, Copy)]
+struct FoundColumn<'a> {
+    column: usize,
+    /// `None`: nothing is known of it.
+    range: Option<ColumnRange<'a>>,
+}
+
+impl<'a> SearchedColumns<'a> {
+    fn range(&self, column: usize) -> Option<ColumnRange<'a>> {
+        for found in &self.found {
+            match found.get() {
+                Some(known) if known.column == column => return known.range,
+                Some(_) => {}
+                None => {
+                    let range = range_of(&self.fields, column);
+                    found.set(Some(FoundColumn { column, range }));
+                    return range;
+                }
+            }
+        }
+        range_of(&self.fields, column)
     }
 }
 
@@ -135,6 +169,22 @@ mod tests {
         assert!(matches(compare(0, BoundOperator::LessOrEqual, b"")));
         assert!(!matches(BoundFilter::IsNotNull(300)) && matches(BoundFilter::IsNull(300)));
         assert!(matches(compare(1, BoundOperator::Less, b"b")), "a column of which nothing is known");
+    }
+
+    #[test]
+    fn each_condition_sees_the_bounds_of_its_column() {
+        let columns = MAX_COLUMNS + 3;
+        let bounds = encode((0..columns).map(|column| totals(column, &[column as u8], &[column as u8])));
+        let equal = |column: usize, value: u8| {
+            let compared = |operator| compare(column, operator, &[value]);
+            BoundFilter::all(vec![compared(BoundOperator::GreaterOrEqual), compared(BoundOperator::LessOrEqual)])
+        };
+        // Twice, so that each column is read again after all others.
+        let each = |more: usize| {
+            (0..2 * columns).map(|at| equal(at % columns, (at % columns + more) as u8)).collect::<Vec<_>>()
+        };
+        assert!(part_may_match(&BoundFilter::all(each(0)), &bounds));
+        assert!(!part_may_match(&BoundFilter::any(each(1)), &bounds));
     }
 
     #[test]

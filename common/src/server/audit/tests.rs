@@ -50,7 +50,7 @@ fn authenticator() -> Authenticator {
         grants: vec![grant],
         ..IdentitySnapshot::default()
     }));
-    let rules = IdentityRules { insecure: false, shareable_tickets: false, oidc: None };
+    let rules = IdentityRules::default();
     Authenticator::new(directory, rules, Arc::new(|| None))
 }
 

@@ -93,6 +93,8 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "sql_distribute_bytes",
             "sql_memory_bytes",
             "sql_partitions",
+            "sql_result_bytes",
+            "sql_result_space_bytes",
             "sql_spill_bytes",
             "statement_timeout_s",
             "zone",

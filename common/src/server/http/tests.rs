@@ -73,7 +73,7 @@ fn closed() -> HttpIdentity {
         grants: vec![grant("user:op", Role::Operator), grant("user:reader", Role::Reader)],
         ..IdentitySnapshot::default()
     }));
-    let rules = IdentityRules { insecure: false, shareable_tickets: false, oidc: None };
+    let rules = IdentityRules::default();
     let authenticator = Authenticator::new(directory, rules, Arc::new(|| None));
     let login = Arc::new(OnePassword(authenticator.clone()));
     HttpIdentity { authenticator, login, audit: AuditLog::off(), public_metrics: false }
@@ -202,7 +202,7 @@ async fn metrics_are_public_if_open_or_so_configured() {
 
 #[tokio::test]
 async fn metrics_are_unavailable_until_the_users_are_known() {
-    let rules = IdentityRules { insecure: false, shareable_tickets: false, oidc: None };
+    let rules = IdentityRules::default();
     let authenticator = Authenticator::new(DirectoryHandle::new(), rules, Arc::new(|| None));
     let port = TestPort::start(ReadyStatus(HttpIdentity { authenticator, ..closed() })).await;
     port.expect("/metrics", "", 503).await;

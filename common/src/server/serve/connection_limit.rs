@@ -2,13 +2,13 @@
 //! clients of one port can neither close the others nor keep a node from opening parts. Connections that have not begun have
 //! fewer places: see `opening_connections`.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
+use crate::fairness::KeyedCounts;
 use crate::http2::PortKind;
 use crate::ip_network::network_of;
 
@@ -53,13 +53,7 @@ fn share(port: PortKind, files: usize) -> usize {
 pub struct ConnectionCounts {
     most: usize,
     most_per_network: usize,
-    counts: Mutex<CountsByNetwork>,
-}
-
-#[derive(Debug, Default)]
-struct CountsByNetwork {
-    all: usize,
-    by_network: HashMap<IpAddr, usize>,
+    counts: Mutex<KeyedCounts<IpAddr>>,
 }
 
 /// Why a connection is one too many.
@@ -84,21 +78,19 @@ impl ConnectionCounts {
     pub fn count_in(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionExcess> {
         let network = network_of(peer);
         let mut counts = self.counts.lock();
-        if counts.all >= self.most {
+        if counts.all() >= self.most {
             return Err(ConnectionExcess::All);
         }
-        let own = counts.by_network.get(&network).copied().unwrap_or(0);
-        if own >= self.most_per_network {
+        if counts.of(&network) >= self.most_per_network {
             return Err(ConnectionExcess::Network);
         }
-        counts.all += 1;
-        counts.by_network.insert(network, own + 1);
+        counts.add(Some(network));
         Ok(ConnectionPermit { counts: self.clone(), network })
     }
 
     /// How many connections there are.
     pub fn all(&self) -> usize {
-        self.counts.lock().all
+        self.counts.lock().all()
     }
 
     /// Why the log says that a connection was refused.
@@ -124,14 +116,7 @@ pub struct ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut counts = self.counts.counts.lock();
-        counts.all -= 1;
-        if let Some(own) = counts.by_network.get_mut(&self.network) {
-            *own -= 1;
-            if *own == 0 {
-                counts.by_network.remove(&self.network);
-            }
-        }
+        self.counts.counts.lock().remove(&self.network);
     }
 }
 
@@ -166,7 +151,7 @@ mod tests {
         drop(first);
         assert_eq!(admit(&counts, "192.0.2.2", 80).len(), 10);
         drop((second, third));
-        assert!(counts.counts.lock().by_network.is_empty() && counts.all() == 0);
+        assert!(counts.counts.lock().is_empty());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -133,7 +135,7 @@ fn requires_tls(port: PortKind) -> &'static str {
     match port {
         PortKind::Flight => "this port requires TLS, connect by grpc+tls://",
         PortKind::Peer => {
-            "this port requires the TLS of members, give the other member --peer-ca, --peer-cert and --peer-key"
+            "this port requires the TLS of members, and its caller lacks it: give the caller --peer-ca, --peer-cert and --peer-key"
         }
         PortKind::Http => "this port requires TLS, connect by https://",
     }
@@ -171,12 +173,17 @@ async fn send_refusal(opened: OpenedConnection, refusal: &ConnectionRefusal, por
 }
 
 /// Answers the first calls of a connection with `error`, then ends it. A GOAWAY in place of an answer says that the call can
-/// be repeated, which clients of gRPC do at once and for ever.
+/// be repeated, which clients of gRPC do at once and for ever. Other clients get HTTP's 400: a probe must not take it for success.
 async fn refuse_calls(stream: MaybeTls<LingeringStream>, error: Error) {
     let answered = CancellationToken::new();
-    let service = hyper::service::service_fn(|_: http::Request<Incoming>| {
+    let service = hyper::service::service_fn(|request: http::Request<Incoming>| {
         answered.cancel();
-        std::future::ready(Ok::<_, Infallible>(grpc_error(error.clone())))
+        let mut reply = grpc_error(error.clone());
+        let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if !kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+            *reply.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        std::future::ready(Ok::<_, Infallible>(reply))
     });
     let http = http2::Builder::new(TokioExecutor::new());
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));

@@ -1,6 +1,7 @@
 //! Bodies of actions: accepted, rejected with the cause, and hostile ones.
 #![allow(clippy::unwrap_used)]
 
+use arrow::datatypes::TimeUnit;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -33,6 +33,8 @@ fn call_with_sql_is_for_nodes() {
     let none = HeaderMap::new();
     for (command, expected) in COMMANDS {
         for method in ["GetFlightInfo", "PollFlightInfo", "GetSchema"] {
+            let is_query = command == COMMANDS[3].0;
+            let expected = if is_query && method != "GetSchema" { Some(Repeatable::No) } else { expected };
             assert_eq!(forwarding_of(method, &none, &descriptor(command)), expected, "{method} {command}");
         }
         let of_ticket = forwarding_of("DoGet", &none, &ticket(command.to_string()));
@@ -59,7 +61,7 @@ fn checked_filter_is_planned_here() {
     let checked = header(FILTER_CHECKED_HEADER);
     let forwarding = |command: &str| forwarding_of("GetFlightInfo", &checked, &descriptor(command));
     assert_eq!(forwarding(r#"{"table": "sales", "where": "a > 1"}"#), None);
-    assert_eq!(forwarding(r#"{"sql": "SELECT 1"}"#), Some(Repeatable::Yes), "only of a filter");
+    assert_eq!(forwarding(r#"{"sql": "SELECT 1"}"#), Some(Repeatable::No), "only of a filter");
 }
 
 #[test]

@@ -53,7 +53,9 @@ fn decode(plan: &VersionPlan, rotation: usize) -> Vec<DecodedEndpoint> {
         assert_eq!(locations.len(), plan.endpoints[at].location_count());
         DecodedEndpoint { parts: ticket.parts, locations, rows: plan.endpoints[at].rows, limit: ticket.limit }
     };
-    (0..plan.endpoints.len()).map(endpoint).collect()
+    let endpoints: Vec<DecodedEndpoint> = (0..plan.endpoints.len()).map(endpoint).collect();
+    assert_eq!(plan.part_shards, all_ids(&endpoints).iter().map(|id| *id as u32 + 49).collect::<Vec<_>>());
+    endpoints
 }
 
 /// The endpoints of version 1.

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use volley_common::wire::catalog::{Write, WriteState, row};
 use volley_common::wire::cluster::HeldPart;
 use volley_common::{NodeId, PartId};
 
@@ -59,6 +60,11 @@ fn only_parts_that_the_catalog_proves_unneeded_are_deletable() {
     assert!(on(1, &[], held(7, "over"), &all) && on(1, &[], held(7, "ended"), &all));
     assert!(!on(1, &[], held(7, "open"), &all), "it may be committed yet");
     assert!(!on(1, &[], held(7, "unknown"), &all), "it may have been committed before a recovery");
+    let state = WriteState::Aborted as i32;
+    let recovered = Write { id: "recovered".into(), state, fenced: true, end_unknown: true, ..Write::default() };
+    let mut lost = catalog(&[]);
+    put(&mut lost, row::Row::Write(recovered));
+    assert!(deletable(&lost, NodeId(1), &[held(7, "recovered")], &set(&all)).is_empty(), "and so may this one");
     assert!(!on(1, &[(7, &[1, 2])], held(7, "over"), &all), "the node is a holder");
     assert!(!on(1, &[(7, &[3, 4])], held(7, "over"), &all), "the shard is placed on the node");
     assert!(!on(3, &[(7, &[1])], held(7, "over"), &all), "one copy too few");

@@ -4,6 +4,7 @@
 use futures::FutureExt;
 use volley_common::identity::is_session_token;
 use volley_common::wire::catalog::RevokeToken;
+use volley_common::wire::cluster::IdentitySnapshot;
 
 use super::*;
 use crate::service::identity::PasswordChange;
@@ -49,6 +50,21 @@ async fn every_failed_login_has_the_same_error() {
     assert!(errors.iter().all(|error| *error == errors[0] && error.code == Code::Unauthenticated), "{errors:?}");
 }
 
+/// Clients are often started together with the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn login_before_the_first_administrator_is_to_be_repeated() {
+    let fixture = ServicesFixture::open().await;
+    let closed = IdentitySnapshot { closed: true, ..fixture.services.raft.view().identity_snapshot() };
+    fixture.services.directory.store(Directory::new(&closed));
+    for _ in 0..10 {
+        let early = fixture.services.login.login("root", &secret(ROOT_PASSWORD), "192.0.2.1").await.unwrap_err();
+        assert_eq!(early.code, Code::Unavailable, "{early}");
+        assert!(early.message.contains("no user yet") && early.message.contains("bootstrap_admin_file"), "{early}");
+    }
+    fixture.create_administrator().await;
+    login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn guessing_is_slowed_down_by_address() {
     let fixture = ServicesFixture::closed().await;
@@ -81,6 +97,16 @@ async fn guesses_of_cancelled_calls_count() {
     }
     let error = login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap_err();
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_beyond_the_limit_are_refused_at_once() {
+    let fixture = ServicesFixture::closed().await;
+    let others = fixture.services.login.state.pending.try_acquire_many(MAX_PENDING as u32).unwrap();
+    let refused = login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap_err();
+    assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(RETRY_MS)), "{refused}");
+    drop(others);
+    login(&fixture, "root", ROOT_PASSWORD, "192.0.2.1").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use prost::Message;
 use volley_common::identity::Access;
 use volley_common::options::Options;
+use volley_common::partition;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::Table;
 use volley_common::wire::cluster::{PartFilter, PlanTablesRequest, PlannedTable, TableVersion};
@@ -82,20 +83,23 @@ impl ReadService {
     pub async fn plan_tables(&self, access: &Access, tables: &[QueriedTable]) -> Result<Vec<PlannedTable>> {
         let listener = self.listeners.default_name();
         let plan = |catalog: CatalogView| {
-            let resolve = |table: &QueriedTable| {
+            let resolve = |table: &QueriedTable| -> Result<(ResolvedRead, bool)> {
                 let options = Options { version: table.version, ..Options::default() };
                 let permitted = access.permitted_columns(table.name.components());
                 let pruning = PartPruning::new(table.part_filter.as_ref(), permitted);
                 let found = table.find(&catalog, access)?;
-                self.resolve_read(&catalog, found, &options, pruning.as_ref(), |_| 1, &listener)
+                let read = self.resolve_read(&catalog, found, &options, pruning.as_ref(), |_| 1, &listener)?;
+                // What is not known exactly must not decide which rows are joined.
+                let has_layout = catalog.layout_to_restore(found, read.version).is_ok();
+                Ok((read, has_layout))
             };
-            tables.iter().map(resolve).collect::<Result<Vec<ResolvedRead>>>()
+            tables.iter().map(resolve).collect::<Result<Vec<(ResolvedRead, bool)>>>()
         };
         wait_for_live_nodes(&self.raft).await;
         let targets = self.raft.read_with(plan).await??;
         let mut planned = Vec::with_capacity(targets.len());
-        for target in targets {
-            planned.push(self.plan_table(access, target).await?);
+        for (target, has_layout) in targets {
+            planned.push(self.plan_table(access, target, has_layout).await?);
         }
         let bytes: usize = planned.iter().map(Message::encoded_len).sum();
         // Each has a tag and a length in the reply.
@@ -108,7 +112,8 @@ impl ReadService {
         Ok(planned)
     }
 
-    async fn plan_table(&self, access: &Access, target: ResolvedRead) -> Result<PlannedTable> {
+    /// `has_layout`: whether the version had the layout of `target` without a doubt.
+    async fn plan_table(&self, access: &Access, target: ResolvedRead, has_layout: bool) -> Result<PlannedTable> {
         let visible = target.select_columns(access, &Options::default()).await?;
         let in_ticket = match visible.in_ticket(target.version_plan.has_parts()) {
             // The columns are indexes in it.
@@ -122,6 +127,7 @@ impl ReadService {
         let is_whole = permitted.is_none();
         // By some of its key columns a table is not partitioned.
         let shows_keys = permitted.is_none_or(|permitted| spec.shard_by.iter().all(|key| permitted.contains(key)));
+        let has_shards = has_layout && shows_keys && !spec.shard_by.is_empty();
         Ok(PlannedTable {
             ticket: ticket.into(),
             rows: target.version_plan.rows,
@@ -130,6 +136,8 @@ impl ReadService {
             shard_by: if shows_keys { spec.shard_by } else { Vec::new() },
             shards: spec.shards,
             visible_schema: visible.schema,
+            partition_algorithm: if has_shards { partition::ALGORITHM } else { 0 },
+            part_shards: if has_shards { target.version_plan.part_shards.clone() } else { Vec::new() },
         })
     }
 }

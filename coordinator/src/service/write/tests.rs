@@ -1,11 +1,12 @@
-//! Repeated writes.
+//! Writes whose ids were used before.
 #![allow(clippy::unwrap_used)]
 
 use volley_common::Code;
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{Replaced, Row, row};
+use volley_common::wire::catalog::{RegisterNode, Replaced, Row, row};
 
 use super::*;
+use crate::service::testing::ServicesFixture;
 
 fn schema(columns: &[&str]) -> Bytes {
     use arrow::datatypes::{DataType, Field, Schema};
@@ -65,4 +66,56 @@ fn write_that_creates_or_appends_may_be_either() {
     let catalog = catalog();
     let table = catalog.table_named(&"t".parse().unwrap());
     assert_eq!((mode_of(&request, table), mode_of(&request, None)), (WriteMode::Append, WriteMode::Create));
+}
+
+/// With two nodes, and the users `ann`, who may write below `sales`, and `eve`, who may below `other`.
+async fn services() -> ServicesFixture {
+    let fixture = ServicesFixture::closed().await;
+    for id in [1, 2] {
+        let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
+        let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
+        fixture.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
+    }
+    fixture.grant("user:ann", Role::Writer, "sales", &[]).await;
+    fixture.grant("user:eve", Role::Writer, "other", &[]).await;
+    fixture
+}
+
+/// A request for the write `w`.
+fn request(table: &str, attempt: u64) -> BeginWriteRequest {
+    let table = table.split('/').map(String::from).collect();
+    BeginWriteRequest { table, write_id: "w".into(), attempt, ..BeginWriteRequest::default() }
+}
+
+/// What the action `begin_write` requests.
+fn of_action(attempt: u64) -> BeginWriteRequest {
+    BeginWriteRequest { staged: true, ..request("sales/t", attempt) }
+}
+
+/// What a node requests for a put.
+fn of_put(table: &str) -> BeginWriteRequest {
+    BeginWriteRequest { schema: schema(&["a"]), writer: 1, writer_boot: 11, ..request(table, 99) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_with_the_id_of_an_aborted_staged_write_is_refused() {
+    let fixture = services().await;
+    let (ann, eve, service) = (fixture.access("ann"), fixture.access("eve"), &fixture.services.write);
+    let begin = async |access: &Access, request: BeginWriteRequest| {
+        service.begin_write(access, request).await.map(|plan| plan.write.unwrap())
+    };
+    assert!(begin(&ann, of_action(7)).await.unwrap().fenced, "the only coordinator knows what it says");
+    let joined = begin(&ann, of_put("sales/t")).await.unwrap();
+    assert_eq!((joined.staged, joined.attempt), (true, 7));
+    service.abort_write("w".into(), "a test".into(), 0).await.unwrap();
+    for _ in 0..2 {
+        let error = begin(&ann, of_put("sales/t")).await.unwrap_err();
+        assert!(error.code == Code::Aborted && error.message.contains("a test"), "{error}");
+    }
+    let error = begin(&eve, of_put("other/t")).await.unwrap_err();
+    let tells = error.message.contains("sales") || error.message.contains("a test");
+    assert!(error.code == Code::InvalidArgument && !tells, "{error}");
+    let again = begin(&ann, of_action(8)).await.unwrap();
+    assert_eq!((again.state(), again.attempt), (WriteState::Open, 8));
+    assert_eq!(begin(&ann, of_put("sales/t")).await.unwrap().attempt, 8);
 }

@@ -15,7 +15,7 @@ use volley_common::{Error, Result};
 use volley_sql::predicate::{Predicate, Pruning, RowFilter};
 use volley_sql::source::ScanCounts;
 
-use crate::get::message::Projection;
+use crate::get::message::{EncodedMessage, Projection};
 use crate::storage::PartMessage;
 
 /// The columns and the filter of a scan.
@@ -99,6 +99,11 @@ impl ScanPlan {
         metrics::counter!("volley_scan_messages_total").increment(messages as u64);
         metrics::counter!("volley_scan_messages_pruned_total").increment(pruned as u64);
         self.counts.add(messages, pruned);
+    }
+
+    /// Counts messages that another node sent.
+    pub fn count_received(&self, messages: &[EncodedMessage]) {
+        self.counts.add_received(messages.iter().map(EncodedMessage::size).sum());
     }
 
     /// That of a verified ticket with a filter, whose schema is set: its columns, and its filter of the `visible` columns (names;

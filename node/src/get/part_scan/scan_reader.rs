@@ -27,8 +27,6 @@ pub struct ScanReader<T: ScanOutput> {
     plan: Option<Arc<ScanPlan>>,
     /// The names of the columns that the filter may have; `None`: all.
     visible: Option<BTreeSet<String>>,
-    /// Rows that may still be sent, if there is a limit.
-    remaining_rows: Option<u64>,
     current: Option<ScannedPart<T>>,
     /// Rows that were returned of the current part.
     delivered_rows: u64,
@@ -81,7 +79,6 @@ impl<T: ScanOutput> ScanReader<T> {
     fn unplanned(context: Arc<GetContext>, caller: AssertedCaller, ticket: Ticket, hop: bool) -> Result<Self> {
         Ok(ScanReader {
             caller,
-            remaining_rows: ticket.limit,
             // Holders filter and do not send what they store; what they send of a part without a filter is decoded here.
             parts: TicketParts::new(context, Ticket { decompress: false, ..ticket }, hop)?,
             plan: None,
@@ -100,7 +97,7 @@ impl<T: ScanOutput> ScanReader<T> {
             self.current = self.open_next_part().await?;
         }
         if let (Some(ScannedPart::Remote(remote)), true) = (&mut self.current, self.parts.ticket.schema.is_empty()) {
-            return remote.part.schema_header(self.remaining_rows).await;
+            return remote.part.schema_header(self.parts.remaining_rows).await;
         }
         self.parts.schema_header()
     }
@@ -125,7 +122,7 @@ impl<T: ScanOutput> ScanReader<T> {
             };
             let rows: u64 = outputs.iter().filter_map(T::rows).sum();
             self.delivered_rows += rows;
-            self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
+            self.parts.count_rows(rows);
             if !outputs.is_empty() {
                 return Ok(outputs);
             }
@@ -143,9 +140,7 @@ impl<T: ScanOutput> ScanReader<T> {
 
     /// Opens the next part if none is open; false after the last, or when the limit is reached.
     async fn has_current_part(&mut self) -> Result<bool> {
-        if self.remaining_rows == Some(0) {
-            self.current = None;
-        } else if self.current.is_none() {
+        if self.parts.needs_next(&mut self.current) {
             self.current = self.open_next_part().await?;
         }
         Ok(self.current.is_some())
@@ -160,11 +155,14 @@ impl<T: ScanOutput> ScanReader<T> {
                 Ok((!outputs.is_empty()).then_some(outputs))
             }
             Some(ScannedPart::Remote(remote)) => {
-                let messages = remote.part.next_messages(max_bytes, self.remaining_rows).await?;
+                let messages = remote.part.next_messages(max_bytes, self.parts.remaining_rows).await?;
                 if messages.is_empty() {
                     return Ok(None);
                 }
-                let schema_header = remote.part.schema_header(self.remaining_rows).await?;
+                if let Some(plan) = &self.plan {
+                    plan.count_received(&messages);
+                }
+                let schema_header = remote.part.schema_header(self.parts.remaining_rows).await?;
                 remote.convert(&self.parts.context, schema_header, messages).await.map(Some)
             }
         }
@@ -184,7 +182,7 @@ impl<T: ScanOutput> ScanReader<T> {
     async fn open_local(&mut self, part: &TicketPart) -> Result<Option<LocalScan<T>>> {
         let Some(mapped) = self.parts.map(part).await? else { return Ok(None) };
         let plan = self.plan()?;
-        Ok(Some(LocalScan::new(mapped, plan, self.parts.context.scan_threads.clone(), self.remaining_rows)))
+        Ok(Some(LocalScan::new(mapped, plan, self.parts.context.scan_threads.clone(), self.parts.remaining_rows)))
     }
 
     fn open_remote(&self, part: &TicketPart) -> ScannedPart<T> {

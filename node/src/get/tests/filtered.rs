@@ -16,7 +16,7 @@ use volley_common::wire::catalog::{Compression, Grant, Role};
 use volley_common::wire::cluster::{Columns, IdentitySnapshot, Ticket};
 
 use super::cluster::{TestNode, batch, introduce, key, large, ticket};
-use super::local::{copy_over, cut, flip};
+use super::local::{check_eviction, copy_over, cut, flip};
 use super::{all, first, ids, rows, second};
 use crate::assertion::AssertedCaller;
 use crate::get::FRAME_BYTES;
@@ -301,19 +301,7 @@ async fn aborted_filtered_get_evicts_its_part() {
     let node = TestNode::start().await;
     let id = node.write(&large(8));
     let whole = Ticket { schema: Bytes::new(), ..ticket(&[(id, &[])]) };
-    let read = async |frames: usize| {
-        let reader = open_reader(&node, filtered(&whole, "id >= 0"));
-        reader.frames(0).take(frames).collect::<Vec<_>>().await.len()
-    };
-    assert_eq!(read(100).await, 9);
-    assert!(node.context.store.cached(id).is_some(), "kept for the next reader");
-    assert_eq!(read(2).await, 2);
-    let evicted = async {
-        while node.context.store.cached(id).is_some() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), evicted).await.expect("the part is evicted");
+    check_eviction(&node, id, || open_reader(&node, filtered(&whole, "id >= 0")).frames(0), 9).await;
 }
 
 #[tokio::test]

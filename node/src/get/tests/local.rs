@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Code;
 use volley_common::PartId;
 use volley_common::grpc::retry_after;
@@ -69,7 +69,7 @@ async fn file_changed_while_read_fails_over_to_another_holder() {
         let mut stream = Box::pin(reader.frames(0));
         let mut decoder = volley_common::ipc::decode::BatchDecoder::new(1 << 30);
         let (mut got, mut frames) = (Vec::new(), 0);
-        while let Some(frame) = futures::StreamExt::next(&mut stream).await {
+        while let Some(frame) = stream.next().await {
             use bytes::Buf;
             let mut frame = frame.unwrap();
             frame.advance(5);
@@ -150,7 +150,7 @@ async fn file_cut_between_windows_fails_over_to_another_holder() {
     let reader = TicketReader::new(serving.context.get.clone(), ticket, false).unwrap();
     let mut stream = Box::pin(reader.frames(0));
     let (mut bytes, mut frames) = (0, 0);
-    while let Some(frame) = futures::StreamExt::next(&mut stream).await {
+    while let Some(frame) = stream.next().await {
         bytes += frame.unwrap().len();
         frames += 1;
         if frames == 3 {
@@ -165,12 +165,15 @@ async fn file_cut_between_windows_fails_over_to_another_holder() {
 async fn aborted_get_evicts_its_part() {
     let node = TestNode::start().await;
     let id = node.write(&large(2));
-    let read = async |frames: usize| {
-        let reader = TicketReader::new(node.context.get.clone(), ticket(&[(id, &[])]), false).unwrap();
-        let stream = futures::StreamExt::take(reader.frames(0), frames);
-        futures::StreamExt::collect::<Vec<_>>(stream).await.len()
-    };
-    assert_eq!(read(100).await, 3);
+    let open = || TicketReader::new(node.context.get.clone(), ticket(&[(id, &[])]), false).unwrap().frames(0);
+    check_eviction(&node, id, open, 3).await;
+}
+
+/// Checks that a part stays mapped after a get that was read to its end, which has this many frames, but not after one that was
+/// dropped before.
+pub(super) async fn check_eviction<S: Stream>(node: &TestNode, id: PartId, open: impl Fn() -> S, frames: usize) {
+    let read = async |limit: usize| open().take(limit).count().await;
+    assert_eq!(read(100).await, frames);
     assert!(node.context.store.cached(id).is_some(), "kept for the next reader");
     assert_eq!(read(2).await, 2);
     let evicted = async {

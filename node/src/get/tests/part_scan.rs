@@ -12,6 +12,7 @@ use volley_common::wire::catalog::Compression;
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::{Result, clock};
 use volley_sql::predicate::Predicate;
+use volley_sql::source::ScanCounts;
 
 use super::cluster::{TestNode, batch, introduce, large, schema, ticket};
 use super::local::copy_over;
@@ -45,6 +46,24 @@ async fn scan_of(
 
 async fn scan(node: &TestNode, ticket: &Ticket, wanted: WantedScan) -> Vec<RecordBatch> {
     scan_of(node, ticket, &schema(), wanted).await.unwrap()
+}
+
+#[tokio::test]
+async fn bytes_of_other_nodes_are_counted() {
+    let (serving, holder) = (TestNode::start().await, TestNode::start().await);
+    introduce(&[&serving, &holder]);
+    let (here, there) = (serving.write(&first()), holder.write(&second()));
+    let whole = Arc::new(ticket(&[(here, &[&serving]), (there, &[&holder])]));
+    let get = serving.context.get.clone();
+    let caller = AssertedCaller::client(Access::open(), get.cluster.clone());
+    for (parts, is_received) in [(0..1, false), (1..2, true)] {
+        let counts = ScanCounts::default();
+        let scanner = PartScanner::new(get.clone(), caller.clone()).counting(counts.clone());
+        let scan = scanner.scan(whole.clone(), schema(), parts.clone(), vec![0], None, None);
+        let found: Vec<RecordBatch> = scan.try_collect().await.unwrap();
+        assert!(!found.is_empty());
+        assert_eq!(counts.received() > 0, is_received, "{parts:?}");
+    }
 }
 
 #[tokio::test]

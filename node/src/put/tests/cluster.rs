@@ -40,6 +40,8 @@ pub struct FakeCoordinatorState {
     pub staged: bool,
     /// Whether it is of a version that knows transactions.
     pub knows_transactions: bool,
+    /// Whether it is of a version that knows results of queries.
+    pub knows_query_results: bool,
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_begin: Option<Error>,
@@ -130,6 +132,7 @@ impl Coordinator for FakeCoordinator {
             staged: state.staged || request.staged,
             attempt: request.attempt,
             transaction: if state.knows_transactions { request.transaction } else { String::new() },
+            query_result: request.query_result && state.knows_query_results,
             ..Write::default()
         };
         let write = state.writes.entry(request.write_id).or_insert(new).clone();

@@ -175,7 +175,7 @@ async fn stream_of_a_staged_write_is_staged() {
     let staged = cluster.coordinator.state.lock().staged_parts.clone();
     assert_eq!(staged.len(), 1);
     assert_eq!(staged[0].parts.iter().map(|p| p.rows).sum::<u64>(), 262_144);
-    assert_eq!(cluster.write().state(), WriteState::Open);
+    assert_eq!((cluster.write().state(), cluster.write().attempt), (WriteState::Open, staged[0].begun));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-use arrow::array::{AsArray, Float64Array, Int64Array, StringArray, StructArray};
-use arrow::datatypes::{Int32Type, TimestampSecondType};
+use arrow::array::{Float64Array, Int64Array, StringArray, StructArray};
+use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampSecondType};
 use volley_common::Code;
 
 use super::*;
@@ -28,9 +28,7 @@ fn columns_are_found_by_name_and_others_are_null() {
     let column = |value| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
     let batch = RecordBatch::try_from_iter([("one", column(1)), ("two", column(2))]).unwrap();
     let rows = plan.conform(&batch).unwrap();
-    let value = |at: usize| {
-        rows.column(at).is_valid(0).then(|| rows.column(at).as_primitive::<arrow::datatypes::Int64Type>().value(0))
-    };
+    let value = |at: usize| rows.column(at).is_valid(0).then(|| rows.column(at).as_primitive::<Int64Type>().value(0));
     assert_eq!([value(0), value(1), value(2)], [Some(2), None, Some(1)]);
     for (columns, given, why) in [
         (Some(names(&["a", "A"])), 2, "did you mean \"a\""),
@@ -79,12 +77,39 @@ fn text_is_parsed_if_it_spells_the_type() {
         ("1970-01-02T10:00:00", DataType::Date32),
         ("much", DataType::Int32),
         ("1.5", DataType::Int32),
-        ("1.5", DataType::Decimal128(3, 1)),
+        ("1.55", DataType::Decimal128(3, 1)),
+        ("1e1", DataType::Decimal128(3, 1)),
+        ("1000", DataType::Decimal128(3, 1)),
+        ("x", DataType::Decimal128(3, 1)),
         ("x", DataType::Binary),
     ] {
         let error = insert(text(value), to).unwrap_err();
         assert!(error.code == Code::InvalidArgument && error.message.contains("\"x\""), "{value}: {error}");
     }
+}
+
+#[test]
+fn text_is_a_decimal_if_no_digit_is_lost() {
+    let texts = StringArray::from(vec![Some("1.5"), Some("-2.500"), Some(" 7 "), None]);
+    let decimals = insert(texts, DataType::Decimal128(3, 1)).unwrap();
+    let values = decimals.as_primitive::<Decimal128Type>();
+    assert_eq!(values.iter().collect::<Vec<_>>(), [Some(15), Some(-25), Some(70), None]);
+    assert!(insert(StringArray::from(vec!["100"]), DataType::Decimal128(3, -2)).is_err());
+    let long = format!("{}.000", "9".repeat(76));
+    assert!(insert(StringArray::from(vec![long]), DataType::Decimal128(3, 1)).is_err());
+}
+
+#[test]
+fn elements_of_lists_are_cast_only_without_loss() {
+    let list = |values: Vec<Option<i64>>| ListArray::from_iter_primitive::<Int64Type, _, _>([Some(values), None]);
+    let to = |item| DataType::new_list(item, true);
+    let narrow = insert(list(vec![Some(1), None]), to(DataType::Int32)).unwrap();
+    let row = narrow.as_list::<i32>().value(0);
+    assert_eq!(row.as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(1), None]);
+    assert!(narrow.is_null(1));
+    let error = insert(list(vec![Some(1 << 40)]), to(DataType::Int32)).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.message.contains("\"x\""), "{error}");
+    assert!(insert(list(vec![Some(1)]), to(DataType::Utf8)).is_err());
 }
 
 #[test]

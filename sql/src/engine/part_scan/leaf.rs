@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::datatypes::Field;
 use bytes::Bytes;
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
@@ -12,7 +13,7 @@ use volley_common::{Error, NodeId, TableName};
 
 use super::{PartScanExec, groups};
 use crate::predicate::Predicate;
-use crate::source::{PlannedPart, PlannedTable, TableSource};
+use crate::source::{PlannedPart, PlannedTable, TableSharding, TableSource};
 
 impl PartScanExec {
     /// The parts, with their holders.
@@ -20,14 +21,29 @@ impl PartScanExec {
         &self.table.ticket.parts
     }
 
+    /// How the rows are distributed over the parts. A scan of a task does not know it.
+    pub(in crate::engine) fn sharding(&self) -> Option<&TableSharding> {
+        self.table.sharding.as_ref()
+    }
+
+    /// The table's column that is the column `at` of the rows.
+    pub(in crate::engine) fn table_column(&self, at: usize) -> Option<&Field> {
+        self.columns.get(at).map(|column| self.table.schema.field(*column))
+    }
+
+    /// Whether it may leave out rows that its filter selects, because others are enough.
+    pub(in crate::engine) fn has_limit(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// How many partitions it has.
     pub(in crate::engine) fn partition_count(&self) -> usize {
         self.groups.len()
     }
 
-    /// Bytes of its parts, about, with all columns. The catalog does not tell them to who may not see all columns.
+    /// Bytes of its parts, about, with all columns.
     pub(in crate::engine) fn table_bytes(&self) -> u64 {
-        self.table.bytes.max(self.table.rows.saturating_mul(8))
+        self.table.about_bytes()
     }
 
     /// A scan for each task, of these parts (indexes) and on this node. Each has as many partitions as this one.
@@ -52,6 +68,7 @@ impl PartScanExec {
                 rows,
                 bytes: share(self.table.bytes, rows, self.table.rows),
                 ticket: Arc::new(Ticket { parts: own, ..common.clone() }),
+                sharding: None,
             };
             let (columns, filter) = (self.columns.clone(), self.filter.clone());
             let scan =
@@ -111,6 +128,7 @@ impl PartScanExec {
             parts,
             bytes: leaf.bytes,
             ticket: Arc::new(ticket),
+            sharding: None,
         };
         let scan = Self::with_groups(source, Arc::new(table), partitions, columns, filter, limit)
             .map_err(crate::fault::from_datafusion)?;

@@ -12,8 +12,8 @@ use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
     SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg,
 };
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use http::HeaderMap;
 use tokio::time::Instant;
 use url::Url;
@@ -21,8 +21,9 @@ use volley_common::NodeId;
 use volley_common::wire::cluster::{QueryTaskReport, ReadQueryTaskRequest, StartQueryTask};
 
 use super::messages::{encode_key, encode_output, encode_settings, node_of, of_node};
+use super::task_registry::TaskRegistry;
 use super::{received_rows, task_metrics};
-use crate::fault::into_datafusion;
+use crate::fault::{from_datafusion, into_datafusion};
 use crate::query_network::QueryNetwork;
 
 /// When a query has to have ended, for its tasks on other nodes: in the session of the query.
@@ -32,7 +33,7 @@ pub(super) struct QueryEnd(pub(super) Option<Instant>);
 pub(super) struct NodeChannels {
     network: Arc<dyn QueryNetwork>,
     /// Runs the tasks on this node.
-    own: Option<Worker>,
+    own: Option<OwnChannel>,
 }
 
 impl NodeChannels {
@@ -42,8 +43,8 @@ impl NodeChannels {
     }
 
     /// For the head of a query. The library's way to tasks on the same node would not report the metrics of all.
-    pub(super) fn of_head(network: Arc<dyn QueryNetwork>, worker: Worker) -> Self {
-        NodeChannels { network, own: Some(worker) }
+    pub(super) fn of_head(network: Arc<dyn QueryNetwork>, worker: Worker, registry: Arc<TaskRegistry>) -> Self {
+        NodeChannels { network, own: Some(OwnChannel { worker, registry }) }
     }
 }
 
@@ -52,7 +53,7 @@ impl ChannelResolver for NodeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
         let node = node_of(url)?;
         let channel: Box<dyn WorkerChannel> = match &self.own {
-            Some(worker) if node == self.network.own_node() => Box::new(OwnChannel { worker: worker.clone() }),
+            Some(own) if node == self.network.own_node() => Box::new(own.clone()),
             _ => Box::new(NodeChannel { network: self.network.clone(), node }),
         };
         Ok(channel)
@@ -60,8 +61,11 @@ impl ChannelResolver for NodeChannels {
 }
 
 /// Calls of this node's worker, in this process.
+#[derive(Clone)]
 struct OwnChannel {
     worker: Worker,
+    /// Where other nodes that read rows of the tasks find them.
+    registry: Arc<TaskRegistry>,
 }
 
 #[async_trait]
@@ -75,9 +79,20 @@ impl WorkerChannel for OwnChannel {
         _task_ctx: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
         let operators = task_metrics::operators_of(&set_plan_request.plan);
-        let orders = c2w_stream.map(Ok).boxed();
-        let messages = self.worker.coordinator_channel(headers, set_plan_request, orders).await?;
-        Ok(task_metrics::complete(messages, operators))
+        let key = set_plan_request.task_key;
+        let guard = Arc::new(self.registry.begin_own(key).map_err(into_datafusion)?);
+        // The task ends with the query. If it cannot begin, its readers find it until the reason is known.
+        let running = guard.clone();
+        let end = stream::once(async move { drop(running) }).filter_map(|()| ready(None));
+        let orders = c2w_stream.chain(end).map(Ok).boxed();
+        match self.worker.coordinator_channel(headers, set_plan_request, orders).await {
+            Ok(messages) => Ok(task_metrics::complete(messages, operators)),
+            Err(error) => {
+                let error = from_datafusion(error);
+                self.registry.fail(key, error.clone());
+                Err(into_datafusion(error))
+            }
+        }
     }
 
     async fn execute_task(

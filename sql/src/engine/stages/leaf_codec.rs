@@ -1,32 +1,78 @@
-//! Leaves of plans as bytes, and back.
+//! The engine's own operators as bytes, and back: leaves, and the probe sides of joins.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::common::{internal_datafusion_err, internal_err, not_impl_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::bytes::{
+    physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
+};
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use prost::Message;
-use volley_common::wire::cluster::PartScanLeaf;
+use volley_common::wire::cluster::plan_leaf::Leaf;
+use volley_common::wire::cluster::{ColocatedJoinLeaf, PartScanLeaf, PlanLeaf};
 
+use super::colocated_join::ColocatedJoinExec;
+use super::portability::check_received;
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
 use crate::fault::into_datafusion;
 use crate::query_network::QueryNetwork;
 
-/// Encodes scans with signed tickets, and decodes them as scans of this node.
+/// Encodes scans with signed tickets, and joins of them, and decodes them as scans of this node. Of the probe side of a join there is
+/// only the input.
 #[derive(Debug)]
 pub(super) struct LeafCodec {
+    scans: ScanCodec,
+}
+
+/// Encodes scans alone: what is within a join cannot have another join within, however deep.
+#[derive(Debug)]
+struct ScanCodec {
     network: Arc<dyn QueryNetwork>,
 }
 
 impl LeafCodec {
     pub(super) fn new(network: Arc<dyn QueryNetwork>) -> Self {
-        LeafCodec { network }
+        LeafCodec { scans: ScanCodec { network } }
     }
 }
 
-impl PhysicalExtensionCodec for LeafCodec {
+impl ScanCodec {
+    fn encode(&self, node: &Arc<dyn ExecutionPlan>) -> Result<PartScanLeaf> {
+        let Some(scan) = node.downcast_ref::<PartScanExec>() else {
+            return not_impl_err!("{} cannot be sent to another node", node.name());
+        };
+        scan.to_leaf(|ticket| self.network.sign(ticket)).map_err(into_datafusion)
+    }
+
+    fn decode(&self, leaf: &PartScanLeaf) -> Result<Arc<dyn ExecutionPlan>> {
+        let ticket = self.network.verify(&leaf.ticket).map_err(into_datafusion)?;
+        let scan = PartScanExec::of_leaf(leaf, ticket, self.network.parts()).map_err(into_datafusion)?;
+        Ok(Arc::new(scan))
+    }
+}
+
+/// The probe side of a join, which is sent as nothing but its input.
+fn probe_side(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn ExecutionPlan>> {
+    match inputs {
+        [input] if bytes.is_empty() => Some(Arc::new(CooperativeProbeExec::new(input.clone()))),
+        _ => None,
+    }
+}
+
+/// The message, if it is sent for an operator without inputs.
+fn decoded<M: Message + Default>(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<M> {
+    if !inputs.is_empty() {
+        return internal_err!("a leaf of a task has no inputs, and {} were sent", inputs.len());
+    }
+    M::decode(bytes).map_err(|e| internal_datafusion_err!("a leaf of a task cannot be read: {e}"))
+}
+
+impl PhysicalExtensionCodec for ScanCodec {
     fn try_decode(
         &self,
         buf: &[u8],
@@ -34,14 +80,10 @@ impl PhysicalExtensionCodec for LeafCodec {
         _ctx: &TaskContext,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if !inputs.is_empty() {
-            return internal_err!("a leaf of a task has no inputs, and {} were sent", inputs.len());
+        if let Some(probe) = probe_side(buf, inputs) {
+            return Ok(probe);
         }
-        let leaf =
-            PartScanLeaf::decode(buf).map_err(|e| internal_datafusion_err!("a leaf of a task cannot be read: {e}"))?;
-        let ticket = self.network.verify(&leaf.ticket).map_err(into_datafusion)?;
-        let scan = PartScanExec::of_leaf(&leaf, ticket, self.network.parts()).map_err(into_datafusion)?;
-        Ok(Arc::new(scan))
+        self.decode(&decoded::<PartScanLeaf>(buf, inputs)?)
     }
 
     fn try_encode(
@@ -50,11 +92,56 @@ impl PhysicalExtensionCodec for LeafCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        let Some(scan) = node.downcast_ref::<PartScanExec>() else {
-            return not_impl_err!("{} cannot be sent to another node", node.name());
+        if !node.is::<CooperativeProbeExec>() {
+            buf.extend(self.encode(&node)?.encode_to_vec());
+        }
+        Ok(())
+    }
+}
+
+impl PhysicalExtensionCodec for LeafCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        ctx: &TaskContext,
+        proto_converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(probe) = probe_side(buf, inputs) {
+            return Ok(probe);
+        }
+        match decoded::<PlanLeaf>(buf, inputs)?.leaf {
+            Some(Leaf::Scan(scan)) => self.scans.decode(&scan),
+            Some(Leaf::Join(leaf)) => {
+                let join =
+                    physical_plan_from_bytes_with_proto_converter(&leaf.plan, ctx, &self.scans, proto_converter)?;
+                check_received(&join)?;
+                let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+                Ok(Arc::new(ColocatedJoinExec::new(join, number(leaf.shards), number(leaf.all_shards))))
+            }
+            None => internal_err!("a leaf of a task is of no kind that this node knows"),
+        }
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        proto_converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        if node.is::<CooperativeProbeExec>() {
+            return Ok(());
+        }
+        let leaf = match node.downcast_ref::<ColocatedJoinExec>() {
+            Some(colocated) => {
+                let join = colocated.join().clone();
+                let plan: Bytes = physical_plan_to_bytes_with_proto_converter(join, &self.scans, proto_converter)?;
+                let (shards, all_shards) = (colocated.shards() as u64, colocated.all_shards() as u64);
+                Leaf::Join(ColocatedJoinLeaf { plan, shards, all_shards })
+            }
+            None => Leaf::Scan(self.scans.encode(&node)?),
         };
-        let leaf = scan.to_leaf(|ticket| self.network.sign(ticket)).map_err(into_datafusion)?;
-        buf.extend(leaf.encode_to_vec());
+        buf.extend(PlanLeaf { leaf: Some(leaf) }.encode_to_vec());
         Ok(())
     }
 }

@@ -18,6 +18,8 @@ use datafusion_distributed::{
 use url::Url;
 use volley_common::Error;
 
+use super::broadcasts::without_local_broadcasts;
+use super::colocated_join::ColocatedJoinExec;
 use super::messages::url_of;
 use super::routing::TaskRouting;
 use super::worker::QueryWorker;
@@ -52,7 +54,8 @@ impl StagePlanner<'_> {
         let config = builder.config().take().ok_or_else(missing)?;
         let mut state = state.clone();
         *state.config_mut() = config.clone();
-        Ok((planner.create_physical_plan(logical, &state).await?, config))
+        let plan = planner.create_physical_plan(logical, &state).await?;
+        Ok((without_local_broadcasts(plan)?, config))
     }
 
     fn config(&self, mut config: SessionConfig) -> Result<SessionConfig> {
@@ -102,25 +105,38 @@ struct StageDecisions(Arc<dyn TaskRouting>);
 impl DesiredTaskCountHandler for StageDecisions {
     /// A leaf of one partition stays whole: an operator that needs all rows in one partition may be above it.
     async fn handle(&self, ev: DesiredTaskCountEvent<'_>) -> Option<Result<DesiredTaskCountEventResponse>> {
-        let scan = ev.plan.downcast_ref::<PartScanExec>()?;
-        Some(Ok(match scan.partition_count() {
-            1 => DesiredTaskCountEventResponse::maximum(1),
-            _ => DesiredTaskCountEventResponse::desired(self.0.max_tasks()),
+        let is_whole = match ev.plan.downcast_ref::<PartScanExec>() {
+            Some(scan) => scan.partition_count() == 1,
+            None if ev.plan.is::<ColocatedJoinExec>() => false,
+            None => return None,
+        };
+        Some(Ok(match is_whole {
+            true => DesiredTaskCountEventResponse::maximum(1),
+            false => DesiredTaskCountEventResponse::desired(self.0.max_tasks()),
         }))
     }
 }
 
 impl ScaleUpLeafNodeHandler for StageDecisions {
     fn handle(&self, ev: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
-        let scan = ev.plan.downcast_ref::<PartScanExec>()?;
         if ev.task_count < 2 {
             return None;
         }
-        let assigned = self.0.assign_parts(scan.ticket_parts(), ev.task_count);
-        let leaf = scan
-            .split(&assigned, &self.0.nodes(ev.task_count))
+        let leaf = self
+            .split(ev.plan, ev.task_count)?
             .and_then(|variants| DistributedLeafExec::try_new(ev.plan.clone(), variants));
         Some(leaf.map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf))))
+    }
+}
+
+impl StageDecisions {
+    /// The leaf of each task; `None`: it is no leaf of ours.
+    fn split(&self, leaf: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Result<Vec<Arc<dyn ExecutionPlan>>>> {
+        if let Some(join) = leaf.downcast_ref::<ColocatedJoinExec>() {
+            return Some(join.split(self.0.as_ref(), tasks));
+        }
+        let scan = leaf.downcast_ref::<PartScanExec>()?;
+        Some(scan.split(&self.0.assign_parts(scan.ticket_parts(), tasks), &self.0.nodes(tasks)))
     }
 }
 

@@ -21,14 +21,16 @@ use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use volley_common::Error;
 use volley_common::ipc::schema::schema_message;
 
+use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::fault::{from_datafusion, into_datafusion};
 
 /// The operators that leave this node.
-const OPERATORS: [&str; 21] = [
+const OPERATORS: [&str; 22] = [
     "AggregateExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
     "CooperativeExec",
+    "CooperativeProbeExec",
     "CrossJoinExec",
     "EmptyExec",
     "FilterExec",
@@ -55,8 +57,9 @@ const NAMED: [(&str, &str); 4] = [
     ("RecursiveQueryExec", "a recursive query"),
 ];
 
-/// What the library adds between stages.
-const EXCHANGES: [&str; 4] = ["BroadcastExec", "NetworkBroadcastExec", "NetworkCoalesceExec", "NetworkShuffleExec"];
+/// What the library adds between stages, and `colocation` to a plan that was compared: what is within it was, too.
+const ADDED: [&str; 5] =
+    ["BroadcastExec", "ColocatedJoinExec", "NetworkBroadcastExec", "NetworkCoalesceExec", "NetworkShuffleExec"];
 
 /// Why the plan must stay on this node; `None`: it is the same on every node of this version.
 ///
@@ -72,14 +75,14 @@ pub(super) fn reason_to_stay(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskCo
 }
 
 /// Checks the plan of a task, which may come from anybody where members have no TLS: the library decodes operators that read
-/// files, too.
+/// files, too. What is within a leaf is checked when that is decoded.
 ///
 /// # Errors
 /// PERMISSION_DENIED: it has an operator that no head sends.
 pub(super) fn check_received(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     plan.apply(|node| {
         let name = node.name();
-        match OPERATORS.contains(&name) || EXCHANGES.contains(&name) {
+        match OPERATORS.contains(&name) || ADDED.contains(&name) {
             true => Ok(TreeNodeRecursion::Continue),
             false => Err(into_datafusion(Error::denied(format!("a task may not have the operator {name}")))),
         }
@@ -122,6 +125,7 @@ fn obstacle_of(node: &Arc<dyn ExecutionPlan>) -> Option<String> {
 fn joins_limited_rows(node: &Arc<dyn ExecutionPlan>) -> bool {
     let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
     let is_limited = |side: &&Arc<dyn ExecutionPlan>| {
+        let side = side.downcast_ref::<CooperativeProbeExec>().map_or(*side, CooperativeProbeExec::input);
         side.downcast_ref::<CoalescePartitionsExec>().is_some_and(|collected| collected.fetch().is_some())
     };
     is_join && node.children().iter().any(is_limited)
@@ -131,8 +135,11 @@ fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
     displayable(plan.as_ref()).indent(true).to_string()
 }
 
-/// Names and types of the columns of each operator, and how many partitions it has.
-fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<(usize, Vec<(String, DataType)>)>> {
+/// How many partitions an operator has, and names and types of its columns.
+type OperatorShape = (usize, Vec<(String, DataType)>);
+
+/// The shape of each operator.
+fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<OperatorShape>> {
     let mut found = Vec::new();
     plan.apply(|node| {
         let schema = node.schema();

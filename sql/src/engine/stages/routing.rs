@@ -19,6 +19,10 @@ pub(super) trait TaskRouting: Debug + Send + Sync + 'static {
 
     /// The parts (indexes, ascending) that each of these many tasks reads. Each part is read by exactly one.
     fn assign_parts(&self, parts: &[TicketPart], tasks: usize) -> Vec<Vec<usize>>;
+
+    /// The shards (indexes, ascending) that each of these many tasks reads. A shard is its parts, of all tables; each is read by
+    /// exactly one task.
+    fn assign_shards(&self, shards: &[Vec<&TicketPart>], tasks: usize) -> Vec<Vec<usize>>;
 }
 
 /// Task i of every stage runs on the i-th worker, and reads parts that this worker holds.
@@ -59,6 +63,32 @@ impl TaskRouting for HolderRouting {
             rows[task] = rows[task].saturating_add(part.rows.max(1));
             assigned[task].push(at);
         }
+        assigned
+    }
+
+    /// The largest first, each to the task that has read it earliest. A row that the task's node does not hold counts as two: it is
+    /// read over the network.
+    fn assign_shards(&self, shards: &[Vec<&TicketPart>], tasks: usize) -> Vec<Vec<usize>> {
+        let nodes = self.nodes(tasks);
+        let rows_of = |shard: &[&TicketPart], counts: &dyn Fn(&TicketPart) -> bool| {
+            let rows = shard.iter().filter(|part| counts(part)).map(|part| part.rows);
+            rows.fold(0, u64::saturating_add)
+        };
+        let mut order: Vec<usize> = (0..shards.len()).collect();
+        order.sort_by_key(|at| Reverse(rows_of(&shards[*at], &|_| true)));
+        let mut costs = vec![0u64; tasks];
+        let mut assigned = vec![Vec::new(); tasks];
+        for at in order {
+            let rows = rows_of(&shards[at], &|_| true);
+            let cost_with = |task: usize| {
+                let remote = rows_of(&shards[at], &|part| !part.holders.contains(&nodes[task].0));
+                costs[task].saturating_add(rows).saturating_add(remote)
+            };
+            let Some((cost, task)) = (0..tasks).map(|task| (cost_with(task), task)).min() else { continue };
+            costs[task] = cost;
+            assigned[task].push(at);
+        }
+        assigned.iter_mut().for_each(|own| own.sort_unstable());
         assigned
     }
 }
@@ -109,6 +139,25 @@ mod tests {
     }
 
     #[test]
+    fn shard_is_read_where_most_of_it_is_unless_that_takes_longer() {
+        let assigned = |shards: &[Vec<TicketPart>], tasks: usize| {
+            let shards: Vec<Vec<&TicketPart>> = shards.iter().map(|parts| parts.iter().collect()).collect();
+            routing(3).assign_shards(&shards, tasks)
+        };
+        let shards = [
+            vec![part(10, &[1, 2]), part(30, &[2, 3])],
+            vec![part(20, &[3]), part(5, &[1])],
+            vec![part(20, &[1])],
+            vec![part(1, &[9])],
+        ];
+        assert_eq!(assigned(&shards, 3), [vec![2, 3], vec![0], vec![1]]);
+        assert_eq!(assigned(&shards, 1), [vec![0, 1, 2, 3]]);
+        let of_one = [vec![part(10, &[2])], vec![part(10, &[2])], vec![part(10, &[2])], vec![part(10, &[2])]];
+        assert_eq!(assigned(&of_one, 3), [vec![1], vec![0, 2], vec![3]], "its holder alone would take longer");
+        assert_eq!(assigned(&[], 2), [Vec::<usize>::new(), Vec::new()]);
+    }
+
+    #[test]
     fn task_runs_on_the_worker_of_its_number() {
         assert_eq!(routing(3).nodes(3), [1, 2, 3].map(NodeId));
         assert_eq!(routing(3).nodes(2), [1, 2].map(NodeId));
@@ -127,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_part_is_read_exactly_once(
+        fn every_part_and_shard_is_read_exactly_once(
             parts in prop::collection::vec((0u64..9, prop::collection::vec(1u64..6, 0..4)), 0..40),
             tasks in 1usize..6,
         ) {
@@ -138,6 +187,12 @@ mod tests {
             let mut all = assigned.concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..parts.len()).collect::<Vec<_>>());
+            let shards: Vec<Vec<&TicketPart>> = parts.chunks(3).map(|parts| parts.iter().collect()).collect();
+            let assigned = routing(5).assign_shards(&shards, tasks);
+            prop_assert!(assigned.len() == tasks && assigned.iter().all(|own| own.is_sorted()));
+            let mut all = assigned.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..shards.len()).collect::<Vec<_>>());
         }
     }
 }

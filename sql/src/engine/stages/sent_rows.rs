@@ -7,12 +7,14 @@ use arrow::datatypes::Schema;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::schema::{flight_header, schema_message};
+use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::QueryTaskRows;
 use volley_common::{Error, Result};
 
@@ -100,13 +102,22 @@ impl PartitionSender {
 
     fn messages(&self, batch: &RecordBatch, schema: &Schema) -> Result<Vec<QueryTaskRows>> {
         check_types(batch.schema_ref(), schema)?;
-        let message = |message: IpcMessage| QueryTaskRows {
-            partition: self.partition,
-            header: message.header,
-            body: message.body,
-            end: false,
-        };
-        Ok(encode_messages(batch, MESSAGE_BYTES)?.into_iter().map(message).collect())
+        encode_messages(batch, MESSAGE_BYTES)?.into_iter().map(|message| self.message(message)).collect()
+    }
+
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: it is larger than what nodes accept. One row can be: the state of an `array_agg` has all its values.
+    fn message(&self, message: IpcMessage) -> Result<QueryTaskRows> {
+        let IpcMessage { header, body } = message;
+        let message = QueryTaskRows { partition: self.partition, header, body, end: false };
+        let bytes = message.encoded_len();
+        match bytes <= MAX_PEER_MESSAGE {
+            true => Ok(message),
+            false => Err(Error::exhausted(format!(
+                "a row between the steps of the query has {bytes} bytes, and nodes send each other at most {MAX_PEER_MESSAGE}: \
+                 put fewer values into one group, or ask the operator for a larger `sql_distribute_bytes`"
+            ))),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tasks that a worker runs for other nodes: how many queries they are of, and how they end.
+//! The tasks that run on this node: how many queries of other nodes they are of, and how they end.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -19,7 +19,7 @@ type QueryId = [u8; 16];
 /// How many tasks that could not begin are remembered, for those who read their rows.
 const MAX_FAILED: usize = 256;
 
-/// The tasks that run here for other nodes.
+/// The tasks that run here, for other nodes and for queries of which this node is the head.
 pub(super) struct TaskRegistry {
     admission: Arc<QueryAdmission>,
     running: Mutex<RunningTasks>,
@@ -32,8 +32,8 @@ pub(super) struct TaskRegistry {
 #[derive(Default)]
 struct RunningTasks {
     tasks: HashMap<TaskKey, CancellationToken>,
-    /// How many tasks each query has here, and its place among the queries.
-    queries: HashMap<QueryId, (usize, QueryPermit)>,
+    /// How many tasks each query has here, and its place among the queries of other nodes, if it is one of these.
+    queries: HashMap<QueryId, (usize, Option<QueryPermit>)>,
 }
 
 /// A task that runs. When it is dropped, all that computes rows of the task ends.
@@ -56,11 +56,28 @@ impl TaskRegistry {
         self.admission.has_room()
     }
 
-    /// Begins a task.
+    /// Begins a task for another node.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: it is of one query too many. INTERNAL: it runs already.
     pub(super) fn begin(self: &Arc<Self>, key: TaskKey) -> Result<TaskGuard> {
+        self.insert(key, || self.admission.admit(CallerKey::Cluster).map(Some))
+    }
+
+    /// Begins a task of a query of which this node is the head: the query was admitted when it began.
+    ///
+    /// # Errors
+    /// INTERNAL: it runs already.
+    pub(super) fn begin_own(self: &Arc<Self>, key: TaskKey) -> Result<TaskGuard> {
+        self.insert(key, || Ok(None))
+    }
+
+    /// Begins a task; `admit` gives its query a place if it has none yet.
+    fn insert(
+        self: &Arc<Self>,
+        key: TaskKey,
+        admit: impl FnOnce() -> Result<Option<QueryPermit>>,
+    ) -> Result<TaskGuard> {
         let mut running = self.running.lock();
         let RunningTasks { tasks, queries } = &mut *running;
         if tasks.contains_key(&key) {
@@ -69,7 +86,7 @@ impl TaskRegistry {
         match queries.entry(key.query_id.into_bytes()) {
             Entry::Occupied(mut query) => query.get_mut().0 += 1,
             Entry::Vacant(place) => {
-                place.insert((1, self.admission.admit(CallerKey::Cluster)?));
+                place.insert((1, admit()?));
             }
         }
         let ended = CancellationToken::new();
@@ -162,6 +179,19 @@ mod tests {
         guards.clear();
         assert_eq!(registry.running(), 0);
         assert!(registry.running.lock().queries.is_empty());
+    }
+
+    #[test]
+    fn own_tasks_take_no_place_and_are_found() {
+        let registry = TaskRegistry::new(1);
+        let own = [1, 2].map(|query| registry.begin_own(key(query, 0)).unwrap());
+        assert!(registry.has_room());
+        assert!(registry.end_of(&key(2, 0)).is_some());
+        let other = registry.begin(key(3, 0)).unwrap();
+        assert!(!registry.has_room());
+        drop((own, other));
+        assert_eq!(registry.running(), 0);
+        assert!(registry.has_room() && registry.running.lock().queries.is_empty());
     }
 
     #[tokio::test]

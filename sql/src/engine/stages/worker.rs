@@ -26,11 +26,12 @@ use volley_common::wire::cluster::{
 };
 use volley_common::{Error, Result};
 
+use super::broadcasts::bounded;
 use super::channel::NodeChannels;
 use super::leaf_codec::LeafCodec;
 use super::messages::{decode_key, decode_number, decode_output, decode_settings, url_of};
 use super::portability::check_received;
-use super::task_registry::TaskRegistry;
+use super::task_registry::{TaskGuard, TaskRegistry};
 use super::{sent_rows, task_metrics};
 use crate::engine::query_stream::catch_panic;
 use crate::fault::{checked, from_datafusion};
@@ -38,7 +39,9 @@ use crate::query_network::QueryNetwork;
 
 /// The version of what nodes send each other for queries, beside that of DataFusion: messages, and plans with the functions and
 /// filters of the engine. Raised by each change that other versions do not understand, or understand in another way.
-const MESSAGES_VERSION: u32 = 1;
+const MESSAGES_VERSION: u32 = 2;
+/// The most partitions of a task that are read in one call: memory is taken for all of them before it is known whether they exist.
+const MAX_READ_PARTITIONS: usize = 1 << 16;
 /// How much longer than its query a task may run: the head says why a query ends, not its tasks.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -85,7 +88,8 @@ impl QueryWorker {
         DescribeWorkerReply { engine: engine_version().into(), has_room: self.registry.has_room() }
     }
 
-    /// Runs a task until `ended` completes, its time is over, or the stream is dropped before that. The stream ends with the task.
+    /// Runs a task until `ended` completes or its time is over. The stream ends with the task. A caller that drops the stream has to
+    /// complete `ended`, too: the service of nodes does, by the end of the call.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the task cannot be read. RESOURCE_EXHAUSTED: too many queries have tasks here. Those of its plan.
@@ -95,14 +99,19 @@ impl QueryWorker {
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
         let key = decode_key(start.key.as_ref())?;
-        let begun = self.begin(key, start, ended).await;
-        // Nodes that read its rows may know of it before the head does.
+        let guard = self.registry.begin(key).map(Arc::new);
+        let begun = match &guard {
+            Ok(guard) => self.begin(key, guard.clone(), start, ended).await,
+            Err(error) => Err(error.clone()),
+        };
+        // Nodes that read its rows may know of it before the head does. They find it until the reason is known.
         begun.inspect_err(|error| self.registry.fail(key, error.clone()))
     }
 
     async fn begin(
         &self,
         key: TaskKey,
+        guard: Arc<TaskGuard>,
         start: StartQueryTask,
         ended: BoxFuture<'static, ()>,
     ) -> Result<BoxStream<'static, Result<QueryTaskReport>>> {
@@ -115,7 +124,6 @@ impl QueryWorker {
             target_worker_url: checked(url_of(self.network.own_node()))?,
             query_start_time_ns: decode_number(start.query_started_ns)?,
         };
-        let guard = self.registry.begin(key)?;
         let task_ended = guard.ended();
         let limit = time_limit(start.time_left_ms);
         let orders = stream::once(async move {
@@ -137,10 +145,14 @@ impl QueryWorker {
     pub async fn read_task(&self, request: ReadQueryTaskRequest) -> Result<BoxStream<'static, Result<QueryTaskRows>>> {
         let key = decode_key(request.key.as_ref())?;
         let first = decode_number(request.first_partition)?;
+        let end = decode_number(request.end_partition)?.max(first);
+        if end - first > MAX_READ_PARTITIONS {
+            return Err(Error::invalid(format!("a task does not have {} partitions", end - first)));
+        }
         let request = ExecuteTaskRequest {
             task_key: key,
             target_partition_start: first,
-            target_partition_end: decode_number(request.end_partition)?.max(first),
+            target_partition_end: end,
             producer_head: decode_output(request.output)?,
         };
         // It waits for a task that has not begun yet.
@@ -158,7 +170,7 @@ impl QueryWorker {
         sent_rows::send(partitions, first, &ended)
     }
 
-    /// How many tasks of other nodes' queries run here.
+    /// How many tasks run here.
     #[cfg(test)]
     pub(in crate::engine) fn running(&self) -> usize {
         self.registry.running()
@@ -166,7 +178,7 @@ impl QueryWorker {
 
     /// For the sessions of queries of which this node is the head: it runs its own tasks without sending them.
     pub(super) fn head_channels(&self) -> NodeChannels {
-        NodeChannels::of_head(self.network.clone(), self.worker.clone())
+        NodeChannels::of_head(self.network.clone(), self.worker.clone(), self.registry.clone())
     }
 }
 
@@ -217,7 +229,7 @@ impl WorkerSessionBuilder for TaskSessions {
     }
 }
 
-/// Refuses plans that no head sends.
+/// Refuses plans that no head sends, and bounds what they keep in memory.
 struct OperatorCheck;
 
 impl WorkerPlanRewriteHandler for OperatorCheck {
@@ -226,7 +238,7 @@ impl WorkerPlanRewriteHandler for OperatorCheck {
         ev: WorkerPlanRewriteEvent<'_>,
     ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
         check_received(&ev.plan)?;
-        Ok(WorkerPlanRewriteEventResponse::new(ev.plan))
+        Ok(WorkerPlanRewriteEventResponse::new(bounded(ev.plan)))
     }
 }
 

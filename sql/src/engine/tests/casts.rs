@@ -1,6 +1,7 @@
 //! Comparisons of casts, in plans in which other rules move them.
 
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, TimestampNanosecondArray, TimestampSecondArray};
+use volley_common::Code;
 
 use super::*;
 
@@ -89,6 +90,33 @@ async fn casts_that_rules_bring_into_comparisons_are_not_moved() {
     ];
     for (sql, expected) in queries {
         check(&rig, sql, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn aggregates_correlated_by_a_cast_are_right_or_refused() {
+    let rig = rig();
+    let queries: [(&str, &[&str]); 4] = [
+        ("SELECT a.id FROM t a WHERE a.id = (SELECT max(b.id) FROM t b WHERE b.seconds = a.nanoseconds)", &["1"]),
+        ("SELECT a.id FROM t a WHERE a.id = (SELECT max(b.id) FROM t b WHERE a.nanoseconds = b.seconds)", &["1"]),
+        (
+            "SELECT a.id FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE CAST(b.price AS BIGINT) = a.number) ORDER BY a.id",
+            &["1"],
+        ),
+        // It is a comparison with zero, once it is simplified.
+        (
+            "SELECT a.id FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE CAST(b.price AS BIGINT) = a.id * 0 AND b.id = 3) ORDER BY a.id",
+            &["1", "2", "3", "4"],
+        ),
+    ];
+    for (sql, expected) in queries {
+        check(&rig, sql, expected).await;
+    }
+    // There would be a maximum for each price.
+    for cast in ["CAST(b.price AS BIGINT)", "CAST(CAST(b.price AS DOUBLE) AS BIGINT)", "CAST(b.price AS DECIMAL(8, 0))"]
+    {
+        let sql = format!("SELECT a.id FROM t a WHERE a.id = (SELECT max(b.id) FROM t b WHERE {cast} = a.number)");
+        assert_eq!(rig.error(&sql, &["t"]).await.code, Code::Unimplemented, "{sql}");
     }
 }
 

@@ -74,6 +74,15 @@ async fn operators_without_memory_end_right_or_with_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sort_beyond_the_spill_space_names_its_setting() {
+    let rig = EngineRig::with(EngineConfig { memory_bytes: 4 << 20, spill_bytes: 1 << 20, ..config() }, vec![big()]);
+    let error = rig.error("SELECT key, text FROM big ORDER BY text", &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_spill_bytes") && !error.message.contains("datafusion"), "{error}");
+    all_memory_freed(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn join_that_cannot_spill_is_refused() {
     let rig = with_memory(64 << 10);
     let error = rig.error("SELECT count(*) FROM big a JOIN big b ON a.text = b.text", &["big"]).await;
@@ -113,6 +122,21 @@ async fn query_ends_at_its_time_limit() {
     assert_eq!(error.code, Code::DeadlineExceeded);
     assert!(error.message.contains("statement_timeout_s"), "{error}");
     rig.source.all_dropped().await;
+}
+
+/// They give no row, or very many, and nothing below them waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_joins_end_at_their_time_limit() {
+    let rig = EngineRig::with(EngineConfig { timeout: Duration::from_secs(2), ..config() }, vec![big()]);
+    let conditions = ["", "WHERE a.key * b.key < 0", "WHERE a.key % 1 = b.key % 1 AND a.key * b.key < 0"];
+    for condition in conditions {
+        let sql = format!("SELECT sum(a.key - b.key) FROM big a CROSS JOIN big b {condition}");
+        let error = rig.error(&sql, &["big"]).await;
+        assert_eq!(error.code, Code::DeadlineExceeded, "{condition}: {error}");
+        // No thread is left in a join.
+        all_memory_freed(&rig).await;
+    }
+    assert_eq!(rig.rows("SELECT key FROM big WHERE key = 5", &["big"]).await, ["5"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

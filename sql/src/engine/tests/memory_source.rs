@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use volley_common::partition::Partitioner;
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, PartId, Result, TableName};
 
 use crate::predicate::Predicate;
-use crate::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSource};
+use crate::source::{ListedTable, PartScan, PlannedPart, PlannedTable, TableSharding, TableSource};
 use crate::statement::TableAt;
 
 /// The nodes that hold parts: each part is held by one.
@@ -43,6 +44,7 @@ pub(super) struct MemoryTable {
     pub(super) schema: SchemaRef,
     pub(super) parts: Vec<Vec<RecordBatch>>,
     pub(super) end: ScanEnd,
+    sharding: Option<TableSharding>,
 }
 
 /// What comes after the rows of a scan.
@@ -106,7 +108,27 @@ impl MemorySource {
 
 impl MemoryTable {
     pub(super) fn new(name: &str, version: u64, schema: SchemaRef, parts: Vec<Vec<RecordBatch>>) -> Self {
-        MemoryTable { name: name.parse().unwrap(), version, schema, parts, end: ScanEnd::Regular }
+        MemoryTable { name: name.parse().unwrap(), version, schema, parts, end: ScanEnd::Regular, sharding: None }
+    }
+
+    /// The same rows, distributed over shards by these keys: each part becomes one for each shard of which it has rows.
+    pub(super) fn sharded(mut self, keys: &[&str], shards: u32) -> Self {
+        let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+        let partitioner = Partitioner::new(&self.schema, &keys, shards).unwrap();
+        let (mut parts, mut part_shards) = (Vec::new(), Vec::new());
+        for batch in self.parts.iter().flatten() {
+            let shard_of = partitioner.shards_of(batch).unwrap();
+            for shard in 0..shards {
+                let own: BooleanArray = shard_of.iter().map(|of| Some(*of == shard)).collect();
+                if own.true_count() > 0 {
+                    parts.push(vec![filter_record_batch(batch, &own).unwrap()]);
+                    part_shards.push(shard);
+                }
+            }
+        }
+        self.parts = parts;
+        self.sharding = Some(TableSharding { keys, shards, part_shards });
+        self
     }
 
     pub(super) fn ending(mut self, end: ScanEnd) -> Self {
@@ -152,6 +174,7 @@ impl TableSource for MemorySource {
                 rows: table.rows(),
                 bytes: 1000 * table.rows(),
                 ticket: Arc::new(table.ticket()),
+                sharding: table.sharding.clone(),
             })
         };
         tables.iter().map(plan).collect()
@@ -166,6 +189,9 @@ impl TableSource for MemorySource {
         ticket.parts.pop();
         pruned.ticket = Arc::new(ticket);
         pruned.rows -= pruned.parts.pop().map_or(0, |part| part.rows);
+        if let Some(sharding) = &mut pruned.sharding {
+            sharding.part_shards.pop();
+        }
         Arc::new(pruned)
     }
 

@@ -28,7 +28,7 @@ async fn explain_analyze_shows_rows_and_bytes() {
     let plan = rig.rows("EXPLAIN ANALYZE SELECT id FROM orders WHERE amount > 15", &["orders"]).await.join("\n");
     let scan = plan.lines().find(|line| line.contains("PartScanExec")).unwrap();
     assert!(scan.contains("output_rows=3") && scan.contains("output_bytes="), "{plan}");
-    assert!(scan.contains("table=orders, version=2"), "{plan}");
+    assert!(scan.contains("table=orders, version=2") && scan.contains("bytes_received=0"), "{plan}");
 }
 
 #[tokio::test]

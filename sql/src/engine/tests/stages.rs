@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::StreamExt;
+use volley_common::wire::cluster::{QueryTaskKey, ReadQueryTaskRequest};
 use volley_common::{Code, NodeId};
 
 use super::memory_network::StageRig;
@@ -204,7 +205,7 @@ async fn query_stays_on_one_node_with_a_reason() {
     assert!(of_subquery.contains("this node alone: it has a scalar subquery"), "{of_subquery}");
     let of_window = reason(&all, "SELECT lag(t) IGNORE NULLS OVER (ORDER BY v) FROM big").await;
     assert!(of_window.contains("this node alone: it has a window function"), "{of_window}");
-    let limited = "SELECT count(*) FROM big a JOIN (SELECT k FROM other LIMIT 100) b ON a.k = b.k";
+    let limited = "SELECT count(*) FROM big a JOIN (SELECT k FROM big LIMIT 100) b ON a.k = b.k";
     let of_limit = reason(&all, limited).await;
     assert!(of_limit.contains("this node alone: it joins the first rows"), "{of_limit}");
     let of_values = reason(&all, "SELECT 1").await;
@@ -238,6 +239,16 @@ async fn error_of_a_task_keeps_code_and_names_the_node() {
     assert_eq!(error.code, Code::InvalidArgument);
     assert!(error.message.starts_with("node 0000000000000003: "), "{error}");
     rig.all_tasks_ended().await;
+}
+
+#[tokio::test]
+async fn too_many_partitions_are_refused_before_memory_is_taken() {
+    let rig = rig();
+    let worker = rig.nodes.workers.lock()[&NodeId(2)].clone();
+    let key = QueryTaskKey { query: "67e55044-10b1-426f-9247-bb680e5fe0c8".into(), stage: 1, task: 0 };
+    let end_partition = u64::MAX >> 1;
+    let request = ReadQueryTaskRequest { key: Some(key), end_partition, ..ReadQueryTaskRequest::default() };
+    assert_eq!(worker.read_task(request).await.err().unwrap().code, Code::InvalidArgument);
 }
 
 /// A table whose scans do not end as they should, on all nodes.

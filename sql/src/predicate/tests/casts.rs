@@ -102,7 +102,7 @@ fn number_cases() -> Vec<CastCase> {
     ]
 }
 
-const OPERATORS: [Operator; 8] = [
+pub(super) const OPERATORS: [Operator; 8] = [
     Operator::Eq,
     Operator::NotEq,
     Operator::Lt,
@@ -250,6 +250,23 @@ fn years_beyond_nanoseconds_select_all_rows_or_none() {
     }
     let text = Predicate::parse("EXTRACT(year FROM t) = 1970", &schema).unwrap().expr.to_string();
     assert!(!text.contains("date_part"), "the year of the pruned column: {text}");
+}
+
+#[test]
+fn year_whose_first_moment_a_zone_skips_is_compared() {
+    // Half past four, which is half past midnight: the offset changed from -04:30 to -04:00.
+    let first = -157_750_200;
+    let times = TimestampSecondArray::from(vec![Some(first - 1), Some(first), None]).with_timezone("America/Caracas");
+    let schema = Arc::new(Schema::new(vec![Field::new("t", times.data_type().clone(), true)]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(times)]).unwrap();
+    for (text, expected) in [
+        ("EXTRACT(year FROM t) = 1965", vec![1]),
+        ("EXTRACT(year FROM t) = 1964", vec![0]),
+        ("EXTRACT(year FROM t) >= 1965", vec![1]),
+        ("EXTRACT(year FROM t) < 1965", vec![0]),
+    ] {
+        assert_eq!(rows(&Predicate::parse(text, &schema).unwrap(), &batch), expected, "{text}");
+    }
 }
 
 #[test]

@@ -9,12 +9,13 @@ use arrow::array::{
 use arrow::compute::{cast, sort, take};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, Operator, binary_expr, cast as cast_to, col, lit, not, try_cast};
+use datafusion::logical_expr::{Expr, binary_expr, cast as cast_to, col, lit, not, try_cast};
 use proptest::prelude::*;
 use volley_common::ipc::statistics::{MessageStatistics, StatisticsBuilder};
 
 use super::super::expression::VisibleColumns;
 use super::Predicate;
+use super::casts::OPERATORS;
 use super::part_pruning::part_kept;
 
 /// Values of one column, ascending, and whether filters may calculate with it.
@@ -145,17 +146,7 @@ fn batch(base: usize, rows: &[usize]) -> RecordBatch {
 }
 
 fn comparison(left: Expr, operator: usize, right: Expr) -> Expr {
-    let operators = [
-        Operator::Eq,
-        Operator::NotEq,
-        Operator::Lt,
-        Operator::LtEq,
-        Operator::Gt,
-        Operator::GtEq,
-        Operator::IsDistinctFrom,
-        Operator::IsNotDistinctFrom,
-    ];
-    binary_expr(left, operators[operator % operators.len()], right)
+    binary_expr(left, OPERATORS[operator % OPERATORS.len()], right)
 }
 
 /// A test of one column.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`queries`], `queries/*.sql` | the queries, with the specification's values for validation |
-//! | [`engines`] | DataFusion, DuckDB and clusters, behind one function that runs a query |
+//! | [`engines`](mod@engines) | DataFusion, DuckDB and clusters, behind one function that runs a query |
 //! | [`duckdb`], `python/duckdb_queries.py` | DuckDB over Parquet files, in a process of its own |
 //! | [`cluster`] | a cluster with the tables |
 //! | [`figures`], [`query_result`] | times, CPU and ratios, as tables and JSON |

@@ -19,8 +19,8 @@ const WRITERS: usize = 1_000;
 const ROWS: i64 = 20;
 /// Shards of the table.
 const SHARDS: u32 = 4;
-/// How long a put may take, all its attempts together.
-const PUT_LIMIT: Duration = Duration::from_secs(60);
+/// How long a put may take, all its attempts together: two processors need more than a minute for all members and writers.
+const PUT_LIMIT: Duration = Duration::from_secs(180);
 /// How long the table may be unreadable afterwards.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// Pause before the first attempt is repeated; it doubles with each attempt, up to [`MAX_DOUBLINGS`] times, as clients do. A
@@ -33,7 +33,9 @@ impl ProcessNemesis {
     /// be there, once.
     pub(super) async fn burst(&mut self) -> InjectResult {
         let (begin, address) = (Instant::now(), self.cluster.servers.addresses());
-        let name = format!("burst{}", self.done);
+        // A name is used once: a repeated write id has the outcome of the first write, whose table is dropped.
+        let name = format!("burst{}", self.bursts);
+        self.bursts += 1;
         let table: TableName = name.parse().map_err(|e: Error| e.message)?;
         let options = Options {
             mode: Some(Mode::Create),

@@ -38,6 +38,8 @@ pub struct ProcessNemesis {
     /// Parts that lost a copy and have not had two since.
     parts_at_risk: BTreeSet<String>,
     done: usize,
+    /// Bursts that began, for their tables' names.
+    bursts: usize,
     /// A fault that destroys copies, waiting until the copies lost before it are repaired.
     deferred: Option<ScheduledFault>,
 }
@@ -81,6 +83,7 @@ impl ProcessNemesis {
             only,
             parts_at_risk: BTreeSet::new(),
             done: 0,
+            bursts: 0,
             deferred: None,
         }
     }

@@ -4,7 +4,7 @@ use super::super::testing::{access, column_grant, directory, grant, name, princi
 use super::*;
 use crate::Code;
 use crate::identity::directory::Directory;
-use crate::wire::cluster::{IdentitySnapshot, Query};
+use crate::wire::cluster::{IdentitySnapshot, Query, QueryResult, ResultSource};
 
 /// A ticket that `access` has planned.
 fn planned(access: &Access, table: &str, shareable: bool) -> Ticket {
@@ -183,4 +183,43 @@ fn ticket_of_a_query_is_for_its_principal_alone() {
     let shared = Ticket { shareable: true, ..ticket };
     assert_eq!(refusal(&access(&directory, "bob"), &shared).0, Code::PermissionDenied);
     assert_eq!(refusal(&Access::anonymous(), &shared).0, Code::Unauthenticated);
+}
+
+/// The ticket of the result of a query of these tables.
+fn result_of(access: &Access, tables: &[&str]) -> Ticket {
+    let source = |table: &&str| {
+        let table = name(table);
+        ResultSource { permitted_columns: access.permitted_columns_hash(&table), table }
+    };
+    let result = Some(QueryResult { sources: tables.iter().map(source).collect() });
+    let mut ticket = Ticket { table: name("query_results/1"), result, ..Ticket::default() };
+    access.bind_ticket(&mut ticket, true);
+    ticket
+}
+
+#[test]
+fn result_of_a_query_is_for_its_principal_alone() {
+    let directory = reader(3, &["ann", "bob"]);
+    let (ann, bob) = (access(&directory, "ann"), access(&directory, "bob"));
+    let ticket = result_of(&ann.clone().for_client(None, true), &["a/t", "a/u"]);
+    assert_eq!((ticket.principal.as_str(), ticket.shareable, ticket.permitted_columns), ("ann", false, 0));
+    ann.check_ticket(&ticket).unwrap();
+    let (code, message) = refusal(&bob.for_client(None, true), &ticket);
+    assert_eq!(code, Code::PermissionDenied);
+    assert!(message.contains("a query of \"a/t\", \"a/u\"") && !message.contains("query_results"), "{message}");
+    Access::open().check_ticket(&result_of(&Access::open(), &[])).unwrap();
+}
+
+#[test]
+fn result_of_a_query_ends_with_the_rights_to_its_tables() {
+    let of = |epoch, columns: &[&str]| access(&directory(epoch, &[column_grant("user:ann", "a", columns)]), "ann");
+    let ticket = result_of(&of(3, &["x", "y"]), &["a/t"]);
+    of(4, &["y", "x"]).check_ticket(&ticket).unwrap();
+    access(&reader(4, &["ann"]), "ann").check_ticket(&ticket).unwrap();
+    assert_eq!(refusal(&of(4, &["x"]), &ticket).0, Code::PermissionDenied);
+    let (code, message) = refusal(&access(&reader(4, &["bob"]), "ann"), &ticket);
+    assert_eq!(code, Code::NotFound);
+    assert!(message.contains("\"a/t\""), "{message}");
+    // One that read no table needs no right.
+    access(&reader(4, &["bob"]), "ann").check_ticket(&result_of(&of(3, &["x"]), &[])).unwrap();
 }

@@ -1,5 +1,7 @@
 //! Calls without a token, and those that need no identity.
 
+use futures::FutureExt;
+
 use super::*;
 
 #[test]
@@ -143,6 +145,31 @@ fn client_with_tls_is_no_member() {
         let access = access(cluster.authenticator.identify(&HeaderMap::new(), &caller, remote(), path)).unwrap();
         assert!(!access.is_open(), "{caller}");
     }
+}
+
+#[tokio::test]
+async fn call_waits_for_the_first_directory_health_checks_do_not() {
+    let handle = DirectoryHandle::new();
+    let rules = IdentityRules { directory_timeout: Duration::from_secs(600), ..IdentityRules::default() };
+    let authenticator = authenticator(&handle, rules);
+    authenticator.wait_for_directory("/grpc.health.v1.Health/Check").await;
+    let others = authenticator.0.waiting.try_acquire_many(MAX_WAITING as u32).unwrap();
+    authenticator.wait_for_directory(GET).await;
+    drop(others);
+    let waiting = authenticator.wait_for_directory(GET);
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    handle.store(Directory::open());
+    waiting.await;
+}
+
+#[tokio::test]
+async fn call_that_waits_in_vain_for_a_directory_is_refused() {
+    let rules = IdentityRules { directory_timeout: Duration::from_millis(10), ..IdentityRules::default() };
+    let authenticator = authenticator(&DirectoryHandle::new(), rules);
+    authenticator.wait_for_directory(GET).await;
+    let refused = authenticator.identify(&HeaderMap::new(), &Caller::Plaintext, remote(), GET).unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable, "{refused}");
 }
 
 #[test]

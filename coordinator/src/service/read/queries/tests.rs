@@ -11,8 +11,7 @@ use volley_common::options::TableRequest;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
-    BeginWrite, CommitWrite, CreateTable, DescriptorKind, DropTable, Node, Part, RegisterNode, Role, ShardPlacement,
-    TableSpec, WriteMode,
+    BeginWrite, CommitWrite, CreateTable, DescriptorKind, DropTable, Part, Role, ShardPlacement, TableSpec, WriteMode,
 };
 use volley_common::wire::cluster::{Columns, Ticket};
 use volley_common::wire::statistics::PartBounds;
@@ -80,11 +79,7 @@ async fn put(fixture: &ServicesFixture, id: &str, parts: Range<u128>) {
 /// With two nodes, the tables `sales/a` of two parts and `sales/empty`, and the user `reader`, who may see the columns `b` and `c`.
 async fn fixture() -> ServicesFixture {
     let fixture = ServicesFixture::closed().await;
-    for id in [1, 2] {
-        let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
-        let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
-        fixture.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
-    }
+    fixture.register_nodes(2).await;
     put(&fixture, "first", 1..3).await;
     let table = vec!["sales".into(), "empty".into()];
     let empty = CreateTable { table, schema: schema(), spec: Some(spec()), ..CreateTable::default() };
@@ -137,7 +132,28 @@ async fn tables_are_planned_whole_with_their_visible_columns() {
     for (planned, ticket) in &whole {
         assert_eq!((&planned.visible_schema, &ticket.schema, &ticket.columns), (&schema(), &schema(), &None));
         assert_eq!(planned.shard_by, ["a", "b"]);
+        assert_eq!(planned.partition_algorithm, partition::ALGORITHM);
     }
+    assert_eq!((&whole[0].0.part_shards[..], &whole[1].0.part_shards[..]), (&[0, 0][..], &[][..]));
+    assert_eq!((rows.partition_algorithm, rows.part_shards.len()), (0, 0), "a hidden column is one of the keys");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_of_parts_are_told_of_tables_with_keys() {
+    let fixture = fixture().await;
+    let first = plan(&fixture, "root", &[newest("sales/a")]).await.unwrap()[0].1.version;
+    put(&fixture, "second", 5..8).await;
+    let tables = [newest("sales/a"), QueriedTable { version: Some(first), ..newest("sales/a") }];
+    let planned = plan(&fixture, "root", &tables).await.unwrap();
+    let shards = |at: usize| (planned[at].0.partition_algorithm, planned[at].0.part_shards.clone());
+    assert_eq!(shards(0), (partition::ALGORITHM, vec![0; 3]));
+    assert_eq!(shards(1), (partition::ALGORITHM, vec![0; 2]));
+    let spec = TableSpec { shards: 1, replicas: 1, ..TableSpec::default() };
+    let table = vec!["other".into(), "unkeyed".into()];
+    let unkeyed = CreateTable { table, schema: schema(), spec: Some(spec), ..CreateTable::default() };
+    fixture.apply(Op::CreateTable(unkeyed)).await;
+    let unkeyed = plan(&fixture, "root", &[newest("other/unkeyed")]).await.unwrap().remove(0).0;
+    assert_eq!((unkeyed.partition_algorithm, unkeyed.part_shards), (0, Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

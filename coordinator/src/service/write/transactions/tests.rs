@@ -4,7 +4,7 @@
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{Node, Part, RegisterNode, RemoveGrant};
+use volley_common::wire::catalog::{Part, RemoveGrant};
 use volley_common::wire::cluster::StagePartsRequest;
 use volley_common::{PartId, clock};
 
@@ -16,11 +16,7 @@ use WriteMode::{Append, Create, Replace};
 /// With two nodes, and the users `ann` and `eve`, who may write below `sales`.
 async fn fixture() -> ServicesFixture {
     let fixture = ServicesFixture::closed().await;
-    for id in [1, 2] {
-        let (flight_uri, peer_addr) = (format!("grpc+tcp://n{id}:1"), format!("n{id}:2"));
-        let node = Node { id, boot: 10 + id, flight_uri, peer_addr, ..Node::default() };
-        fixture.apply(Op::RegisterNode(RegisterNode { node: Some(node) })).await;
-    }
+    fixture.register_nodes(2).await;
     for user in ["ann", "eve"] {
         fixture.grant(&format!("user:{user}"), Role::Writer, "sales", &[]).await;
     }
@@ -57,7 +53,8 @@ async fn put(fixture: &ServicesFixture, request: BeginWriteRequest) -> Result<()
     let part = Part { id: Some(PartId::random().into()), rows: 10, bytes: 100, holders: vec![1, 2], ..Part::default() };
     let (parts, schema, attempt) = (vec![part], write.schema, write.attempt);
     let stream = rand::random();
-    service.stage_parts(StagePartsRequest { write: write.id, stream, parts, schema, attempt, only_first }).await
+    let request = StagePartsRequest { write: write.id, stream, parts, schema, attempt, only_first, begun: attempt };
+    service.stage_parts(request).await
 }
 
 async fn end(fixture: &ServicesFixture, user: &str, id: &str, commit: bool) -> Result<()> {

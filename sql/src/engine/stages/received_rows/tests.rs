@@ -109,6 +109,16 @@ async fn failure_of_one_partition_ends_all_that_have_not_ended() {
 }
 
 #[tokio::test]
+async fn row_that_is_too_large_for_a_message_is_refused() {
+    let column: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(MAX_PEER_MESSAGE)]));
+    let large = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    let mut received = receive(NODE, sent_as(large.schema(), vec![vec![Ok(large)]]), 4..5, &pool());
+    let error = all(received.pop().unwrap()).await.unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted);
+    assert!(error.message.contains("sql_distribute_bytes"), "{error}");
+}
+
+#[tokio::test]
 async fn partition_that_waits_gets_rows_behind_those_of_others() {
     let mut received = receive(NODE, large_and_small().await, 4..6, &pool());
     let (second, first) = (received.pop().unwrap(), received.pop().unwrap());

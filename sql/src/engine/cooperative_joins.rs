@@ -1,0 +1,233 @@
+//! Joins that pause. A join computes as long as it has rows, and some operators above take all that is ready: a join that gives no
+//! row, or very many, would keep its thread for hours, in which neither its query ends nor another one begins.
+//!
+//! What a join gives counts against the budget of its task, as what leaves give does. What it takes of its probe side is cut so
+//! that it computes for some milliseconds with each piece, and its task pauses after a long one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Statistics, internal_err};
+use datafusion::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+    ReplaceChildrenOptions, StatisticsArgs,
+};
+use futures::{Stream, StreamExt, stream};
+
+/// Rows of the first piece of a partition.
+const FIRST_ROWS: usize = 64;
+/// The fewest rows of a piece. Time in which nobody takes the rows of a join counts as its own.
+const MIN_ROWS: usize = 16;
+/// By how much the next piece is larger after one that was computed quickly.
+const GROWTH: usize = 4;
+/// A piece that takes less is made larger.
+const QUICK: Duration = Duration::from_millis(5);
+/// About how long a piece may take. After a longer one the task pauses.
+const LONG: Duration = Duration::from_millis(20);
+
+/// Makes the joins of a plan pause. It must be the last rule: others look for joins and their inputs.
+#[derive(Debug)]
+pub(super) struct CooperativeJoins;
+
+impl PhysicalOptimizerRule for CooperativeJoins {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(with_pauses).map(|rewritten| rewritten.data)
+    }
+
+    fn name(&self) -> &str {
+        "cooperative_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn with_pauses(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
+    let sides: Vec<Arc<dyn ExecutionPlan>> = node.children().into_iter().cloned().collect();
+    // Each of these joins collects its left side.
+    let [build, probe] = sides.as_slice() else { return Ok(Transformed::no(node)) };
+    if !is_join || probe.is::<CooperativeProbeExec>() {
+        return Ok(Transformed::no(node));
+    }
+    let sides: Vec<Arc<dyn ExecutionPlan>> = vec![build.clone(), Arc::new(CooperativeProbeExec::new(probe.clone()))];
+    let join = node.replace_children(sides, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))?;
+    Ok(Transformed::yes(Arc::new(CooperativeExec::new(join))))
+}
+
+/// The probe side of a join, in pieces.
+#[derive(Debug)]
+pub(super) struct CooperativeProbeExec {
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl CooperativeProbeExec {
+    /// The rows of `input`.
+    pub(super) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        CooperativeProbeExec { input }
+    }
+
+    /// Whose rows it has.
+    pub(super) fn input(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.input
+    }
+}
+
+impl DisplayAs for CooperativeProbeExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("CooperativeProbeExec")
+    }
+}
+
+impl ExecutionPlan for CooperativeProbeExec {
+    fn name(&self) -> &'static str {
+        "CooperativeProbeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([input]) => Ok(Arc::new(CooperativeProbeExec::new(input))),
+            Err(children) => internal_err!("CooperativeProbeExec has one child, not {}", children.len()),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let rows = pieces(self.input.execute(partition, context)?);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        input_stats: &[Arc<Statistics>],
+        _args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        match input_stats {
+            [input] => Ok(input.clone()),
+            _ => internal_err!("CooperativeProbeExec has one child"),
+        }
+    }
+}
+
+/// How far a partition is.
+struct ProbeSlices {
+    rows: SendableRecordBatchStream,
+    /// What is left of a batch.
+    rest: Option<RecordBatch>,
+    /// Of the next piece.
+    piece_rows: usize,
+    /// When the last piece was given.
+    given: Option<Instant>,
+}
+
+fn pieces(rows: SendableRecordBatchStream) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    let slices = ProbeSlices { rows, rest: None, piece_rows: FIRST_ROWS, given: None };
+    stream::try_unfold(slices, |mut slices| async move {
+        if let Some(taken) = slices.given.map(|given| given.elapsed()) {
+            slices.piece_rows = next_rows(slices.piece_rows, taken);
+            if taken > LONG {
+                tokio::task::yield_now().await;
+            }
+        }
+        let batch = match slices.rest.take() {
+            Some(rest) => rest,
+            None => match slices.rows.next().await {
+                Some(batch) => batch?,
+                None => return Ok(None),
+            },
+        };
+        let rows = slices.piece_rows.min(batch.num_rows());
+        if rows < batch.num_rows() {
+            slices.rest = Some(batch.slice(rows, batch.num_rows() - rows));
+        }
+        slices.given = Some(Instant::now());
+        Ok::<_, DataFusionError>(Some((batch.slice(0, rows), slices)))
+    })
+}
+
+/// Rows of the next piece after one of so many, with which a join computed for so long.
+fn next_rows(rows: usize, taken: Duration) -> usize {
+    if taken < QUICK {
+        return rows.saturating_mul(GROWTH);
+    }
+    if taken <= LONG {
+        return rows;
+    }
+    let share = LONG.as_secs_f64() / taken.as_secs_f64();
+    ((rows as f64 * share) as usize).max(MIN_ROWS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    #[test]
+    fn pieces_are_as_large_as_time_allows() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_rows(64, ms(0)), 256);
+        assert_eq!(next_rows(256, ms(10)), 256);
+        assert_eq!(next_rows(8192, ms(200)), 819);
+        assert_eq!(next_rows(64, ms(3_600_000)), MIN_ROWS);
+        assert_eq!(next_rows(usize::MAX, ms(1)), usize::MAX);
+    }
+
+    #[tokio::test]
+    async fn pieces_have_all_rows_in_order() {
+        let batch = |rows: std::ops::Range<i64>| {
+            let column: ArrayRef = Arc::new(Int64Array::from_iter_values(rows));
+            RecordBatch::try_from_iter([("n", column)]).unwrap()
+        };
+        let batches: Vec<Result<RecordBatch>> = vec![Ok(batch(0..1000)), Ok(batch(0..0)), Ok(batch(1000..1001))];
+        let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
+        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows)).try_collect().await.unwrap();
+        assert_eq!(pieces[0].num_rows(), FIRST_ROWS);
+        let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
+        assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
+    }
+}
