@@ -1,7 +1,7 @@
 //! Calls with one answer: plans, lists, actions.
 //!
 //! A call that has no effect, or may take effect twice, goes to the client's other addresses when a member does not answer, or is
-//! slow to. Every other call is sent once, to a member that answers.
+//! slow to. Every other call is sent once, to a member that answers. A call that a member refuses for the moment is repeated.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use volley_common::net::{Attempt, Failover};
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result, TableName};
 
+use super::pushback::Pushback;
 use super::session::MIN_LEFT;
 use super::{Client, ClientChannel, failure, request, uri_of};
 
@@ -31,19 +32,24 @@ impl Client {
     /// The member's: NOT_FOUND: no such table or version. INVALID_ARGUMENT: an option, such as a column that does not exist.
     /// UNAVAILABLE: no member answers.
     pub async fn info(&self, name: &TableName, options: &Options) -> Result<FlightInfo> {
-        self.info_of(request::read_descriptor(name, options)).await
+        self.plan(request::read_descriptor(name, options), Some(HEDGE_AFTER)).await
     }
 
-    /// The FlightInfo of any descriptor.
+    /// The FlightInfo of any descriptor. Unlike that of a table it is requested from one member at a time: a query whose result
+    /// is large runs meanwhile.
     ///
     /// # Errors
     /// As [`Client::info`].
     pub async fn info_of(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+        self.plan(descriptor, None).await
+    }
+
+    async fn plan(&self, descriptor: FlightDescriptor, hedge_after: Option<Duration>) -> Result<FlightInfo> {
         let call = |mut flight: RawFlight| {
             let descriptor = descriptor.clone();
             async move { Ok::<_, Status>(flight.get_flight_info(descriptor).await?.into_inner()) }
         };
-        self.call_any(call, Some(HEDGE_AFTER)).await
+        self.call_any(call, hedge_after).await
     }
 
     /// The tables whose names begin with `prefix`, sorted by name. Their tickets are the tables' names.
@@ -162,10 +168,17 @@ impl Client {
             let (outcome, uri) = (call(member.flight()), &uri);
             async move { outcome.await.map_err(|status| failure::of_status(uri, status)) }
         };
-        tokio::select! {
-            biased;
-            outcome = self.authenticated(explained) => outcome,
-            _ = self.own_pool().silence(addr) => Err(failure::silent(&uri)),
+        let mut pushback = Pushback::default();
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.authenticated(&explained) => outcome,
+                _ = self.own_pool().silence(addr) => Err(failure::silent(&uri)),
+            };
+            match outcome.as_ref().err().and_then(|error| pushback.pause(error)) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return outcome,
+            }
         }
     }
 

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use volley_common::clock;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::schema::schema_message;
+use volley_common::{Error, clock};
 
 use super::put::BatchEncoder;
 
@@ -109,6 +109,8 @@ pub struct FakeFlightServer {
     pub fail_after: Option<usize>,
     /// See `fail_after`.
     pub status: Status,
+    /// How many calls are refused for the moment, before the others.
+    pub busy: Arc<AtomicUsize>,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
     /// Tickets that have expired.
@@ -163,6 +165,7 @@ pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFa
         rows: 10,
         fail_after: None,
         status: Status::unavailable("going down"),
+        busy: Arc::default(),
         gets: gets.clone(),
         expired: Vec::new(),
         plan: None,
@@ -232,6 +235,13 @@ fn unsupported<T>() -> Result<T, Status> {
     Err(Status::unimplemented("not supported by this fake"))
 }
 
+impl FakeFlightServer {
+    fn check_busy(&self) -> Result<(), Status> {
+        let left = self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Err(Error::exhausted("too many calls").retry_after(1).into()) } else { Ok(()) }
+    }
+}
+
 #[tonic::async_trait]
 impl FlightService for FakeFlightServer {
     type HandshakeStream = Out<HandshakeResponse>;
@@ -245,6 +255,7 @@ impl FlightService for FakeFlightServer {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         self.logins.check(request.metadata())?;
         self.gets.fetch_add(1, Ordering::SeqCst);
+        self.check_busy()?;
         let ticket = String::from_utf8(request.into_inner().ticket.to_vec()).unwrap();
         if self.expired.contains(&ticket) {
             return Err(Status::not_found("the ticket has expired: call get_flight_info again"));
@@ -266,6 +277,7 @@ impl FlightService for FakeFlightServer {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         self.logins.check(request.metadata())?;
+        self.check_busy()?;
         let mut messages = request.into_inner();
         let broken = ReportBroken(Some(self.puts.clone()));
         let mut decoder = BatchDecoder::new(super::MAX_MESSAGE);
@@ -294,6 +306,7 @@ impl FlightService for FakeFlightServer {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         self.logins.check(request.metadata())?;
+        self.check_busy()?;
         let action = request.into_inner();
         let body = serde_json::from_slice(&action.body).unwrap_or_default();
         self.actions.lock().push((action.r#type.clone(), body));
@@ -324,6 +337,7 @@ impl FlightService for FakeFlightServer {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
+        self.check_busy()?;
         let token = self.logins.log_in(request.metadata())?;
         let mut response: Response<Self::HandshakeStream> = Response::new(futures::stream::empty().boxed());
         if let Some(token) = token {
@@ -337,6 +351,7 @@ impl FlightService for FakeFlightServer {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        self.check_busy()?;
         let plan = self.plan.clone().ok_or_else(|| Status::unimplemented("this fake plans nothing"))?;
         let command = serde_json::from_slice(&request.into_inner().cmd).unwrap_or_default();
         self.actions.lock().push(("GetFlightInfo".into(), command));

@@ -35,6 +35,7 @@
 //! | `token_file` | reads the token of a file |
 //! | [`channel`] | the channel that adds the credential to each call |
 //! | `failure` | errors of calls whose connection failed |
+//! | `pushback` | repeats calls that a member refuses for the moment |
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -66,6 +67,7 @@ mod failure;
 pub mod get;
 pub mod login;
 mod parallel_put;
+mod pushback;
 pub mod put;
 pub mod request;
 mod scatter;

@@ -93,7 +93,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::put`]: nothing is visible then. UNAVAILABLE: if the message says that the outcome is unknown, the action
+    /// As [`Client::put`]: nothing is visible then. ABORTED: the write was aborted, by another client or because its lease ran out:
+    /// put all of the rows again. UNAVAILABLE: if the message says that the outcome is unknown, the action
     /// `commit_write` with the id in the message tells it.
     pub async fn put_parallel(
         &self,
@@ -170,7 +171,7 @@ impl ParallelWrite {
             match outcome {
                 Ok(outcome) if outcome.staged => stored += outcome.rows,
                 Ok(_) => failures.push(Error::aborted(
-                    "the write ended before all of its streams had begun, perhaps because another client aborted it: put the rows again, and check the table, to which one stream may have added its rows",
+                    "the write had ended before a stream of it began, because another client committed it, or a member of an earlier version did not know that it was aborted: look which rows are in the table, and put the others again",
                 )),
                 Err(error) => failures.push(error),
             }

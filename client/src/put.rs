@@ -26,8 +26,9 @@ use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::split::split;
 use volley_common::options::Options;
-use volley_common::{Code, Error, Result, TableName, grpc};
+use volley_common::{Code, Error, Result, TableName};
 
+use super::pushback::Pushback;
 use super::session::MIN_LEFT_FOR_PUT;
 use super::{Client, MAX_MESSAGE, failure, request};
 
@@ -35,8 +36,6 @@ use super::{Client, MAX_MESSAGE, failure, request};
 const QUEUE_LEN: usize = 4;
 /// Bytes of messages that are kept until the member accepts the put.
 const MAX_SENT_AGAIN: usize = 32 << 20;
-/// How often a put is tried at a member that is busy; the pauses grow, to half a minute in all.
-const MAX_ATTEMPTS: u32 = 10;
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
 /// The outcome of a put: the JSON of the last PutResult.
@@ -163,9 +162,8 @@ async fn call(
         Some(session) => Some(session.credential(MIN_LEFT_FOR_PUT).await?.number()),
         None => None,
     };
-    let mut attempt = 0;
+    let mut pushback = Pushback::default();
     let mut results = loop {
-        attempt += 1;
         calls.ready().await.map_err(|e| failure::broken(&client.uri(), &*e))?;
         let mut request = Request::new(Outbox::stream(outbox.clone()));
         *request.metadata_mut() = headers.clone();
@@ -181,12 +179,10 @@ async fn call(
         {
             continue;
         }
-        match grpc::retry_after(&status) {
-            Some(pause) if attempt < MAX_ATTEMPTS && outbox.is_complete() => {
-                tracing::debug!(%status, attempt, "the put is repeated later");
-                tokio::time::sleep(pause * attempt).await;
-            }
-            _ => return Err(failure::of_status(&client.uri(), status)),
+        let error = failure::of_status(&client.uri(), status);
+        match pushback.pause(&error) {
+            Some(pause) if outbox.is_complete() => tokio::time::sleep(pause).await,
+            _ => return Err(error),
         }
     };
     outbox.forget();

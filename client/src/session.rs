@@ -25,6 +25,7 @@ use volley_common::{Code, Error, Result, clock};
 
 use super::failure;
 use super::login::{ClientLogin, LoginCredentials, bearer};
+use super::pushback::Pushback;
 use super::token_file::read_token;
 
 /// Before a call, a session that ends sooner is renewed.
@@ -195,8 +196,24 @@ impl LoginSession {
         Ok(new)
     }
 
-    /// Exchanges a password for a session token, at the first member that answers.
+    /// Exchanges a password for a session token. While members are busy, or have no user yet, this waits.
     async fn log_in(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
+        let mut pushback = Pushback::default();
+        loop {
+            let error = match self.log_in_once(user, password, number).await {
+                Err(error) => error,
+                logged_in => return logged_in,
+            };
+            match pushback.pause(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                // The calls that need the login do not wait as long again.
+                None => return Err(Error { retry_after_ms: None, ..error }),
+            }
+        }
+    }
+
+    /// The same, once at the first member that answers.
+    async fn log_in_once(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
         let mut unanswered = None;
         for member in &self.members {
             let answer = log_in_at(member, user, password, number).await;

@@ -14,6 +14,7 @@ use super::fake::*;
 use super::*;
 
 mod addresses;
+mod busy;
 mod parallel;
 mod tickets;
 

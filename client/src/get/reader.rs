@@ -12,6 +12,7 @@ use super::tickets::TicketSource;
 use super::window::{ReaderDropped, WindowSender};
 use crate::Client;
 use crate::address::EndpointLocation;
+use crate::pushback::Pushback;
 use crate::stream::BatchStream;
 
 /// What the tasks of a fetch share.
@@ -62,7 +63,8 @@ struct EndpointTask<'a> {
 
 impl EndpointTask<'_> {
     /// Streams the endpoint to its end. After UNAVAILABLE from one location it continues at the next one, until all locations in
-    /// succession have failed without delivering a row. After NOT_FOUND for a ticket that has expired it continues with a new one.
+    /// succession have failed without delivering a row. After NOT_FOUND for a ticket that has expired it continues with a new one,
+    /// and after a refusal for the moment, when some time has passed.
     async fn read(mut self) -> Result<(), ReadStopped> {
         let client = &self.context.client;
         let locations = self.endpoint.locations.len();
@@ -70,19 +72,20 @@ impl EndpointTask<'_> {
         candidates.sort_by_cached_key(|location| client.pool_of(location).health(client.address_of(location)).rank());
         let mut failover = Failover::new(candidates);
         failover.set_attempts_left(locations + 1);
-        let mut is_replaced = false;
+        let (mut is_replaced, mut pushback) = (false, Pushback::default());
         while let Some(location) = failover.next_candidate() {
             let delivered_before = self.delivered;
             let error = match self.read_location(&location).await {
                 Err(ReadStopped::Failed(error)) => error,
                 outcome => return outcome,
             };
-            if self.delivered > 0 && !self.endpoint.resumes && error.code == Code::Unavailable {
+            let goes_on = self.delivered == 0 || self.endpoint.resumes;
+            if !goes_on && error.code == Code::Unavailable {
                 return Err(error.at("the query broke after some of its rows: run it again").into());
             }
             if self.delivered > delivered_before {
                 failover.set_attempts_left(locations);
-                is_replaced = false;
+                (is_replaced, pushback) = (false, Pushback::default());
             }
             let (index, address) = (self.endpoint.index, client.address_of(&location));
             tracing::debug!(endpoint = index, address, %error, "reading an endpoint failed");
@@ -90,6 +93,11 @@ impl EndpointTask<'_> {
                 self.endpoint.ticket = self.context.tickets.replace(&self.endpoint.ticket, index).await?;
                 is_replaced = true;
                 failover.set_attempts_left(locations);
+                continue;
+            }
+            if goes_on && let Some(pause) = pushback.pause(&error) {
+                failover.set_attempts_left(locations);
+                tokio::time::sleep(pause).await;
                 continue;
             }
             failover.record::<()>(Err(error.at(format!("endpoint {index} at {address}"))))?;
